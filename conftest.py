@@ -46,7 +46,7 @@ from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from tests.vectors.shared import ABSENT, SECURITY
-from verifier.services import clocks, home
+from verifier.services import clocks, epochs
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
@@ -121,9 +121,9 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     And each has a lease of its own, and chooses who signs, since what both were taken of goes with the rows of the test before.
     """
-    monkeypatch.setattr(home, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
+    monkeypatch.setattr(epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     # What each test's rows are, nothing outside is newer than; tests of a restore ask.
     monkeypatch.setattr("verifier.services.history.VOUCHED.holds", lambda _row: True)
     SILENCE.heard()
@@ -264,5 +264,5 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 def _readiness_writes_nothing() -> Iterator[None]:
     """The thread that tries would wait for the test's own transaction. tests/flows/test_writable.py has it really written."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agentauth.writing.try_to_write", lambda: None)
+        patch.setattr("agentauth.write_check.try_to_write", lambda: None)
         yield

@@ -1,22 +1,26 @@
-"""The servers: `python -m agentauth web|verifier [OPTIONS]`, gunicorn with `agentauth/web_server.py` or `verifier_server.py`.
+"""The servers: `python -m agentauth web|verifier [OPTIONS]`.
 
-gunicorn itself reads WEB_CONCURRENCY when it is imported, and ends with a traceback if it is not a number. So our own reader
-comes first.
+gunicorn with `agentauth/web_server.py` or `verifier_server.py`. gunicorn itself reads
+WEB_CONCURRENCY when it is imported, and ends with a traceback if it is not a number. So our own
+reader comes first.
 """
 
 import sys
 from importlib import import_module
 from typing import Final
 
-_SERVERS: Final = {"web": ("web_server", "wsgi"), "verifier": ("verifier_server", "asgi")}
+_SERVERS: Final = {"web": ("web_server", "wsgi"), "verifier": ("verifier_server", "verifier_application")}
 
 
 def main() -> None:
-    """Become the server that the first argument names; the others are gunicorn's. Raises SystemExit."""
+    """Become the server that the first argument names; the others are gunicorn's.
+
+    Raises SystemExit.
+    """
     name, *options = sys.argv[1:] or [""]
     if name not in _SERVERS:
         raise SystemExit("usage: python -m agentauth web|verifier --bind ADDRESS:PORT")
-    # It refuses a malformed WEB_CONCURRENCY by name.
+    # Refuses a malformed WEB_CONCURRENCY by name.
     import_module("agentauth.serving")
     from gunicorn.app.wsgiapp import run
 

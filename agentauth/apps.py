@@ -1,4 +1,4 @@
-"""The project as a Django app: binds the system checks."""
+"""The project as a Django app: registers the system checks."""
 
 from django.apps import AppConfig
 
@@ -7,8 +7,8 @@ class AgentAuthConfig(AppConfig):
     name = "agentauth"
 
     def ready(self) -> None:
-        # Their models are loaded by now. Celery is not imported here: whoever runs its tasks begins with agentauth/celery.py, and
-        # everybody else would start a fifth slower for it.
+        # Imported here, where their models are loaded. Celery is not: its processes start from
+        # agentauth/celery.py, and all others would start a fifth slower for it.
         from agentauth import checks, deployment
 
         _ = checks, deployment

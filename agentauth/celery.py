@@ -1,4 +1,4 @@
-"""The Celery app: the jobs as tasks, for operators who already run Celery. All others run `manage.py jobs`."""
+"""The Celery app: the jobs as tasks, for operators who run Celery. Others use `manage.py jobs`."""
 
 import logging
 import os
@@ -19,8 +19,8 @@ from agentauth.operations import listen  # noqa: E402
 from agentauth.startup import check_start  # noqa: E402
 
 app = Celery("agentauth")
-# All that Celery gets. It copies a whole settings module into its own configuration, secrets included, and shows that to
-# any client of the broker that asks a worker.
+# All that Celery gets. It copies a whole settings module into its own configuration, secrets
+# included, and shows that to any client of the broker that asks a worker.
 app.config_from_object({"broker_url": settings.CELERY_BROKER_URL or None})
 app.conf.update(
     task_serializer="json",
@@ -28,7 +28,7 @@ app.conf.update(
     # A client of the broker could read the configuration, stop workers and slow down tasks.
     worker_enable_remote_control=False,
     worker_send_task_events=False,
-    # One thread per job, and one run of a job at a time (`Job.do`), so no job blocks another in this one process.
+    # One thread per job, and one run of a job at a time (`Job.do`), so no job blocks another.
     worker_pool="threads",
     worker_concurrency=len(JOBS),
     # Drop a run that no worker takes before the next one is due.
@@ -36,7 +36,8 @@ app.conf.update(
         job.name: {"task": job.name, "schedule": job.seconds, "options": {"expires": job.seconds}}
         for job in JOBS
     },
-    # In memory: the image's user cannot write to the working directory, and after a restart of beat a job is at most one period late.
+    # In memory: the image's user cannot write to the working directory, and after a restart of beat
+    # a job is at most one period late.
     beat_scheduler="celery.beat:Scheduler",
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
@@ -56,7 +57,7 @@ for _job in JOBS:
 
 @setup_logging.connect  # type: ignore[untyped-decorator]  # celery has no types
 def keep_log_lines(loglevel: int = logging.WARNING, **_: Any) -> None:
-    """Keep Django's logging, so that lines look like those of every other process. `-l` sets the level of Celery's own logger."""
+    """Keep Django's logging, so that all processes log alike. `-l` sets Celery's own level."""
     logging.getLogger("celery").setLevel(min(loglevel, logging.getLogger().level))
 
 
@@ -86,7 +87,7 @@ logging.captureWarnings(capture=True)
 @worker_init.connect  # type: ignore[untyped-decorator]
 @beat_init.connect  # type: ignore[untyped-decorator]
 def _check_start(**_: object) -> None:
-    """Raises SystemExit, also if no broker is configured: Celery would look for one on this host."""
+    """Raises SystemExit, also without a broker: Celery would look for one on this host."""
     stop_if_unsafe()
     if not app.conf.broker_url:
         raise SystemExit("CELERY_BROKER_URL is not set: set it to the broker, as redis://host:port/db.")

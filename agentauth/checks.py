@@ -13,7 +13,7 @@ from agentauth.protocol.names import check_host
 from audit.cosigning import witnesses
 from audit.stores.places import store_error
 from kms.backends.places import PLACES, place_error
-from verifier.stores.addresses import parse_redis_url
+from verifier.stores.redis_url import parse_redis_url
 
 MIN_SECRET_CHARACTERS = 50
 BROKER = re.compile(r"[a-z][a-z0-9+-]*://")
@@ -22,9 +22,10 @@ PRODUCTION_KEY_BACKENDS = sorted(set(PLACES) - {"file"})
 
 
 def stop_if_unsafe() -> None:
-    """For servers and workers what `manage.py` does before each command: raises SystemExit that names each setting.
+    """Run the checks as `manage.py` does before each command.
 
-    No database is asked: it may be away, and processes that are forked afterwards must not share a connection.
+    Raises SystemExit that names each bad setting. Queries no database: it may be away, and
+    processes forked later must not share a connection.
     """
     if serious := [
         str(each) for each in run_checks(databases=[]) if each.is_serious() and not each.is_silenced()
@@ -34,7 +35,7 @@ def stop_if_unsafe() -> None:
 
 @register()
 def production_is_safe(**_kwargs: Any) -> list[Error]:
-    """Development is exactly a localhost PUBLIC_URL; everything else must hold all of this."""
+    """Anything but a localhost PUBLIC_URL is production, and must hold all of this."""
     if settings.DEVELOPMENT:
         return []
     rules = [
@@ -81,7 +82,7 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
 
 @register()
 def keys_can_be_made(**_kwargs: Any) -> list[Error]:
-    """Development too: what could make no key would be found at the first rotation, months later."""
+    """In development too: a backend without keys would show at the first rotation, months later."""
     pkcs11 = settings.PKCS11
     rules = [
         (
@@ -97,7 +98,8 @@ def keys_can_be_made(**_kwargs: Any) -> list[Error]:
 
 
 def _is_random(text: str) -> bool:
-    return len(text) >= MIN_SECRET_CHARACTERS and len(set(text)) > 4  # noqa: PLR2004 — a repeated letter is no secret
+    # A repeated letter is no secret.
+    return len(text) >= MIN_SECRET_CHARACTERS and len(set(text)) > 4  # noqa: PLR2004
 
 
 def _key_home() -> str:
@@ -106,7 +108,7 @@ def _key_home() -> str:
 
 @register()
 def origins_are_host_names(**_kwargs: Any) -> list[Error]:
-    """Development too: an origin written as no manifest can claim it would turn every agent away."""
+    """In development too: an origin that no manifest can claim would turn every agent away."""
     try:
         for origin in settings.TRUSTED_MODEL_ORIGINS:
             check_host(origin, "TRUSTED_MODEL_ORIGINS")
@@ -117,7 +119,10 @@ def origins_are_host_names(**_kwargs: Any) -> list[Error]:
 
 @register()
 def places_can_be_read(**_kwargs: Any) -> list[Error]:
-    """In development too, the addresses of Redis, store and broker must parse. Does not connect, and shows no URL."""
+    """In development too, the addresses of Redis, store and broker must parse.
+
+    Does not connect, and shows no URL, which may hold a password.
+    """
     found = []
     try:
         if settings.REDIS_URL:
@@ -135,7 +140,7 @@ def places_can_be_read(**_kwargs: Any) -> list[Error]:
 
 @register()
 def witnesses_are_named(**_kwargs: Any) -> list[Error]:
-    """A witness that cannot be asked would be missed by nobody until it is needed."""
+    """A witness that cannot be asked would go unnoticed until it is needed."""
     try:
         witnesses()
     except InvalidRequestError as error:
@@ -149,7 +154,7 @@ def _roles_differ() -> bool:
 
 
 def _is_private(url: str) -> bool:
-    """Whether what is sent there cannot be read on the way: TLS, or it never leaves the host."""
+    """Whether what is sent to `url` cannot be read on the way: TLS, or it never leaves the host."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (
         parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}

@@ -1,4 +1,4 @@
-"""`check --deploy`: the steps that an installation still lacks, in the order in which to do them."""
+"""`check --deploy`: the steps that an installation still lacks, in the order to do them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — so Django names it
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — Django's
 from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
@@ -20,16 +20,22 @@ from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.installation import disagreement
 from registry.services.subjects import LEGACY
-from verifier.stores.probe import EvictingServersError, RedisProbe, RefusingServersError, ServersAwayError
+from verifier.stores.redis_probe import (
+    EvictingServersError,
+    RedisProbe,
+    RefusingServersError,
+    ServersAwayError,
+)
 
 # PostgreSQL's insufficient_privilege.
 _NO_RIGHT: Final = "42501"
-# The jobs number events each second. Longer than they need after a restart, shorter than an operator waits before looking.
+# The jobs number events each second. This is longer than they need after a restart, and shorter
+# than an operator waits before looking.
 _NUMBERED_SECONDS: Final = 30
 
 
 def _may_create() -> bool:
-    """Whether the owner may create tables. Its password is not needed: any role may ask about another."""
+    """Whether the owner may create tables. Needs no password: any role may ask about another."""
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
@@ -49,7 +55,8 @@ def _is_migrated() -> bool:
         executor = MigrationExecutor(connection)
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
-            # The migration was begun. Only a role with rights can see whether it is done, and granting them is the next step.
+            # The migration was begun. Only a role with rights can see whether it is done, and
+            # granting them is the next step.
             return True
         raise
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())
@@ -81,7 +88,7 @@ def _has_admin() -> bool:
     return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).exists()
 
 
-# Django sorts messages by id, so the numbers give the order of the steps. `_missing` fills in the names in braces.
+# Django sorts messages by id, so the numbers order the steps. `_missing` fills in the {names}.
 _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     (
         "E041",
@@ -110,7 +117,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
 
 @register(deploy=True)
 def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
-    """The missing steps, empty if all are done. Empty in development, where `serve` does each step."""
+    """The missing steps, if any. Empty in development, where `serve` does each step."""
     if settings.DEVELOPMENT:
         return []
     return [*_redis(), *_missing(), *_advice()]
@@ -143,7 +150,7 @@ def _missing() -> Iterator[CheckMessage]:
     try:
         yield from _running()
     except (DatabaseError, InterfaceError):
-        # There is no table yet, or no right to read it, as said above.
+        # There is no table yet, or no right to read it, as reported above.
         return
 
 
@@ -164,8 +171,8 @@ def _redis() -> Iterator[CheckMessage]:
 
 
 def _running() -> Iterator[CheckMessage]:
-    """What else must run: the home of the keys, and the jobs, which show in the database by what they number."""
-    # Only the first: a home that is away would be named for each key.
+    """What else must run: the key backend, and the jobs, whose numbering shows in the database."""
+    # Only the first: an unavailable key backend would be reported for each key.
     if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
         yield Error(
             f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} check_keys` asks for each key.",

@@ -1,6 +1,7 @@
-"""Typed readers of environment variables, for the settings module only. Errors name the variable and never show its value.
+"""Typed readers of environment variables, for the settings module only.
 
-A bad value ends the process with one line: every process reads its settings first, and cannot run without them.
+Errors name the variable and never show its value. A bad value ends the process with one line: every
+process reads its settings first, and cannot run without them.
 """
 
 import binascii
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError
 
-# No library, shell or platform uses these prefixes, so an unknown variable with one of them is a typing error.
+# No library, shell or platform uses these prefixes, so an unknown variable here is a typing error.
 _OURS: Final = (
     "AGENTAUTH_",
     "AUDIT_",
@@ -48,10 +49,10 @@ def refuse(number: str, message: str) -> NoReturn:
 
 
 def commands(*, development: bool) -> tuple[str, str]:
-    """How the reader of a message types a management command here, and one that needs the owner's password.
+    """How to type a management command here, and one that needs the owner's password.
 
-    In production it is the command that docs/install.md and the image create. In development it is this Python, since in a
-    virtual environment plain `python` is often another one, or none.
+    In production it is the command that docs/install.md and the image create. In development it is
+    this Python: in a virtual environment plain `python` is often another one, or none.
     """
     if not development:
         return "agentauth", "agentauth --owner"
@@ -67,7 +68,7 @@ def env(name: str, default: str = "") -> str:
 
 
 def secret(name: str) -> str:
-    """The value of the variable, or the content of the file that `<name>_FILE` names; empty if neither is set."""
+    """The value of the variable, or the content of the file named by `<name>_FILE`; else empty."""
     path = env(f"{name}_FILE")
     value = env(name)
     if not path:
@@ -126,9 +127,9 @@ def choice(name: str, default: str, choices: Collection[str]) -> str:
 
 
 def mail(host: str, *, development: bool) -> dict[str, Any]:
-    """Django's settings for mail. Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
+    """Django's settings for mail, with `host`, the registry's own, in the default sender.
 
-    `host` is the registry's own, for the default sender.
+    Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
     """
     server, tls = env("EMAIL_HOST"), choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none"))
     backend = "smtp" if server else "console" if development else ""
@@ -146,13 +147,13 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:
-    """All variables with this prefix, by the rest of their names; those in `secrets` may come from files."""
+    """All variables with this prefix, by the rest of their names; `secrets` may come from files."""
     names = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
     return {name: env(prefix + name) for name in names} | {name: secret(prefix + name) for name in secrets}
 
 
 def secret_key(directory: Path, *, development: bool) -> str:
-    """The server secret from the environment. In development it is created once and kept in `directory`, mode 0600."""
+    """The server secret from the environment. Development makes one and keeps it in `directory`."""
     if value := secret("SECRET_KEY"):
         return value
     if not development:
@@ -166,7 +167,7 @@ def secret_key(directory: Path, *, development: bool) -> str:
         draft = directory / f".secret_key.{os.getpid()}"
         draft.write_text(os.urandom(48).hex())
         draft.chmod(0o600)
-        # A hard link is atomic: if processes start at once, one creates the file and all read the same key.
+        # A hard link is atomic: if processes start at once, one creates the file and all read it.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
@@ -174,9 +175,10 @@ def secret_key(directory: Path, *, development: bool) -> str:
 
 
 def subject_keys(server_secret: str, *, command: str) -> Mapping[str, bytes]:
-    """The versions of the subject key, the first for new pairs: lines of `version:key`, the key in base64url.
+    """The versions of the subject key, the first for new pairs: lines of `version:key`, base64url.
 
-    `command`: how to type a management command. If none is set, the only version is `legacy`, the key in use before subject keys existed.
+    `command`: how to type a management command. If none is set, the only version is `legacy`, the
+    key in use before subject keys existed.
     """
     lines = secret("SUBJECT_KEY").split()
     keys: dict[str, bytes] = {}

@@ -1,4 +1,4 @@
-"""Health endpoints: the process answers; what it needs in order to serve, each named as ok or failing; whether it signs."""
+"""Health endpoints: liveness, and readiness with each condition as ok or failing."""
 
 import logging
 import threading
@@ -13,86 +13,88 @@ from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from agentauth import metrics, writing
+from agentauth import metrics, write_check
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
-from agentauth.writing import NotWritableError
+from agentauth.write_check import NotWritableError
 from audit.backlog import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
-from verifier.services import home
+from verifier.services import epochs
 
 logger = logging.getLogger(__name__)
 
-# What was found is kept this long, so that probes, however many, do not load the database.
+# Results are kept this long (s), so that frequent probes do not load the database.
 KEPT_SECONDS = 1.0
 RETRY_SECONDS = 5
-# Signing is tried so often, since homes of keys may be paid by the call; sooner where it failed. Nobody waits longer for it.
+# Interval of the test signature (s), since key backends may charge per call; shorter after a
+# failure. A probe waits for a trial at most WAIT_SECONDS.
 SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
 WAIT_SECONDS = 0.2
 # Interval of the test write (s), shorter after a failure.
 WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
-# A trial that runs longer than this (s), the limit for an answer of the database, counts as failed before it ends.
+# A trial that takes longer than this (s) counts as failed before it ends: the database's limit for
+# an answer, 3 s, and a margin.
 OVERDUE_SECONDS = 4.0
-# In the environment of a request: it came to a process that signs nothing, and need not be allowed to.
+# META key: this process signs nothing, and need not be allowed to.
 SIGNS_NOTHING = "agentauth.signs_nothing"
 
 
 class NotReadyError(Exception):
-    """A condition that does not hold. The text is for the log."""
+    """A condition does not hold. The text is for the log."""
 
 
 def database() -> None:
-    """It answers."""
+    """The database answers."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
 
 
 def migrations() -> None:
-    """Its tables are those of this code."""
+    """The database's tables are those of this code."""
     _migrated()
 
 
 @cache
 def _migrated() -> None:
-    # Raising is not kept, holding is: nobody takes a migration back under a running process.
+    # Only success is cached: migrations are not undone under a running process.
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         raise NotReadyError("migrations wait to be applied")
 
 
 def token_key() -> None:
-    """There is a key to sign tokens with. Whether it does is told apart, since verify goes on without."""
+    """There is a key to sign tokens with. `signing` tells whether it works: verify needs none."""
     if not may_sign(purpose="token", now=timezone.now()):
         raise NotReadyError(f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`")
 
 
 def audit_queue() -> None:
-    """Events get their numbers. Where they do not, what ends something is done all the same, and needs this process."""
+    """Events get their numbers. If not, acts that end something go on, and need this process."""
     if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
         raise NotReadyError("more events wait for their number than may")
 
 
 def clock() -> None:
-    """This host's is the database's: else it changes nothing and decides nothing."""
-    if off := home.LEASE.clock_off(waits=False):
+    """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
+    if off := epochs.LEASE.clock_off(waits=False):
         raise NotReadyError(f"the clock of this host is {off.seconds_ahead} s ahead of the database's")
 
 
 def configuration() -> None:
-    """This process may act for the installation: its settings agree with the recorded ones, and its checks at startup passed."""
+    """This process may act for the installation: settings as recorded, checks at startup passed."""
     START.require()
     _not_halted(configuration.__name__)
 
 
 def history() -> None:
-    """The database is as new as what is known outside: it was not set back, or an operator has continued after a restore."""
+    """The database is not older than what is known outside it, or an operator has continued."""
     _not_halted(history.__name__)
 
 
 def _not_halted(check: str) -> None:
-    halt = home.LEASE.halt(waits=False)
+    halt = epochs.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 
@@ -101,13 +103,14 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
 }
-# Reported without changing the status: pages and most decisions work without any of them, and revoking without the first two. If
-# this process cannot write, neither can any other: a load balancer without backends would give a worse answer than our 503.
+# Reported without changing the status: pages and most decisions work without any of them, and
+# revoking without the first two. If this process cannot write, neither can any other: a load
+# balancer without backends would give a worse answer than our 503.
 TOLD_ONLY = {"audit_queue", "signing", "writable"}
 
 
 class Readiness:
-    """The state of each check, found again when it is older than KEPT_SECONDS."""
+    """The state of each check, refreshed when it is older than KEPT_SECONDS."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -134,7 +137,7 @@ class Trial:
         self._thread: threading.Thread | None = None
 
     def holds(self) -> bool:
-        """The last result; False before the first one, and while a trial takes longer than OVERDUE_SECONDS."""
+        """The last result; False before the first, and while a trial exceeds OVERDUE_SECONDS."""
         with self._lock:
             now = time.monotonic()
             running = self._thread is not None and self._thread.is_alive()
@@ -142,7 +145,7 @@ class Trial:
                 try:
                     act = self.prepare()
                 except (TemporarilyUnavailableError, DatabaseError, InterfaceError):
-                    # What the log has to say of it, it says there, or as a check that fails.
+                    # Already logged, or shown by a check that fails.
                     return False
                 self._begun = now
                 self._thread = threading.Thread(target=self._try, args=(act,), name=self._name, daemon=True)
@@ -156,12 +159,12 @@ class Trial:
             act()
             works = True
         except TemporarilyUnavailableError:
-            # The log has it already.
+            # Already logged.
             return
         except (DatabaseError, InterfaceError, NotWritableError) as error:
             logger.error("not ready: %s: %s", self._name, error)  # noqa: TRY400 — as for the checks
         finally:
-            # Also after an error nobody foresaw: what was found before says nothing then.
+            # Also after an unexpected error: the earlier result no longer holds.
             self._works = works
             self._until = time.monotonic() + self.kept(works=works)
 
@@ -188,7 +191,7 @@ class Writing(Trial):
     """Whether a small write is committed."""
 
     def prepare(self) -> Callable[[], object]:
-        return writing.try_to_write
+        return write_check.try_to_write
 
     def kept(self, *, works: bool) -> float:
         return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
@@ -200,8 +203,8 @@ _readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writa
 def _holds(name: str, check: Callable[[], None]) -> bool:
     try:
         check()
-    except Exception as error:  # noqa: BLE001 — whatever it is, we are not ready; the next probe asks anew
-        logger.error("not ready: %s: %s", name, error)  # noqa: TRY400 — a traceback at each probe hides the rest
+    except Exception as error:  # noqa: BLE001 — any error means not ready
+        logger.error("not ready: %s: %s", name, error)  # noqa: TRY400 — it would fill the log
         return False
     return True
 
@@ -214,9 +217,9 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """Everything it needs is there: 200, else 503. Asked anew each time, so it heals without a restart.
+    """200 if everything it needs is there, else 503. Checked anew, so it recovers by itself.
 
-    What is TOLD_ONLY changes nothing but itself.
+    A failing check in TOLD_ONLY changes nothing but its own state.
     """
     states = _readiness.states() | {"writable": _writing.holds()}
     if SIGNS_NOTHING not in request.META:

@@ -1,4 +1,4 @@
-"""The one table from a domain error to an HTTP answer, for the API and for pages; refusals are recorded here."""
+"""The one mapping from domain errors to HTTP answers, for API and pages. Records refusals."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusals import method_and_route, record_refused_request
-from verifier.services import home
+from verifier.services import epochs
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +90,11 @@ STATUSES = {
 }
 DPOP_CHALLENGE = 'DPoP error="{code}", algs="EdDSA Ed25519 ES256"'
 DEFAULT_RETRY_SECONDS = 1
-# In META: that this caller is a stranger was foreseen, and counted.
+# META key: this caller is already counted as a stranger.
 COUNTED = "agentauth.counted_stranger"
 MAX_BODY_BYTES = 1024
 _MAX_SENTENCE_BYTES = 600
-# What the rate limits refuse writes one event a second for each route, caller and process, not one each.
+# Refusals by rate limits write one event a second per route, caller and process, not one each.
 _batches = Batches(seconds=1)
 
 
@@ -119,12 +119,12 @@ class ServerError(AgentAuthError):
 
 
 def domain_error(error: Exception) -> AgentAuthError:
-    """Every exception as one of ours. What is not known becomes `server_error`, and only the log learns more."""
+    """Any exception as one of ours. An unknown one is `server_error`; only the log has details."""
     if isinstance(error, AgentAuthError):
         return error
     if isinstance(error, OperationalError | InterfaceError) or _takes_nothing(error):
-        # A lost connection, a lock or statement that took too long: the dependency is down, nobody was refused.
-        # There is no event of it, since events are kept in the same place: this line is what an operator finds.
+        # A lost connection, a lock or a statement timeout: the dependency is down, no caller was
+        # refused. Events are in the same database, so none is recorded: operators see only this.
         logger.error("the database did not answer", exc_info=error)
         return TemporarilyUnavailableError()
     for library, ours in _LIBRARY_ERRORS:
@@ -134,11 +134,11 @@ def domain_error(error: Exception) -> AgentAuthError:
 
 
 def _takes_nothing(error: Exception) -> bool:
-    """A database that reads only: a replica before it has taken over, or one that its keeper closed because the disk is full."""
+    """Whether the database is read-only: a replica before failover, or shut by a full disk."""
     return isinstance(error, InternalError) and isinstance(error.__cause__, ReadOnlySqlTransaction)
 
 
-# One sentence for both kinds of endpoint: the library does not say which of them refused.
+# One sentence for both kinds of endpoint: DRF does not say which of them refused.
 _MEDIA_TYPE = "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, NotFoundError),
@@ -152,18 +152,22 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
     (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch).")),
     (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
-    # An id in the admin site's forms that is none.
+    # A malformed id in a form of the admin site.
     (ValidationError, lambda: InvalidRequestError("The request could not be read.")),
     (SuspiciousOperation, lambda: InvalidRequestError("The request could not be read.")),
 ]
 
 
 def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
-    """Record the refusal after the service's rollback, in a transaction of its own; if that is not possible, 503."""
+    """Record the refusal in its own transaction, after the rollback. Returns the answer.
+
+    That is TemporarilyUnavailableError (503) if it cannot be recorded, and RateLimitedError once an
+    allowance is used up.
+    """
     if isinstance(
         error, TemporarilyUnavailableError | ServerError | MethodNotAllowedError | NotYetLoggedError
     ):
-        # Nobody was refused; and whoever waits for the log would make it longer each time.
+        # No caller was refused, and an event for each poll of the log would make the log longer.
         return error
     error = _limited(request, error)
     if error.recorded:
@@ -186,12 +190,12 @@ def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuth
 
 
 def count_stranger(route: str) -> int:
-    """Count a stranger's call that the rate limits refuse. How many to record now with `record_strangers`; mostly 0."""
+    """Count a stranger's rate-limited call. Returns how many to record now; mostly 0."""
     return _batches.add(f"{route} anonymous ", now=time.monotonic())
 
 
 def record_strangers(route: str, count: int) -> None:
-    """Record `count` calls of strangers that were refused before Django read them. Raises TemporarilyUnavailableError."""
+    """Record `count` strangers' calls refused before Django. Raises TemporarilyUnavailableError."""
     if unavailable := _unrecordable():
         raise unavailable
     record_refusal(
@@ -205,16 +209,19 @@ def record_strangers(route: str, count: int) -> None:
 
 
 def _unrecordable() -> AgentAuthError | None:
-    """Why no refusal can be recorded now: in a database that was set back, an event would begin another history."""
+    """Why nothing may be recorded: in a restored database an event would begin a second history."""
     try:
-        halt = home.LEASE.halt()
+        halt = epochs.LEASE.halt()
     except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
         return domain_error(error)
     return TemporarilyUnavailableError(halt.told) if halt else None
 
 
 def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
-    """Refused credentials count against their address and against all strangers; an allowance that is used up is the answer instead."""
+    """Count refused credentials against their address and all strangers.
+
+    Returns the error to answer: RateLimitedError once an allowance is used up.
+    """
     if isinstance(error, RateLimitedError) or getattr(request, "counted", False):
         return error
     if actor_of(request).kind != "anonymous":
@@ -234,7 +241,7 @@ def body_of(error: AgentAuthError) -> dict[str, Any]:
     if error.reason:
         body["reason"] = error.reason
     body |= error.fields
-    # A list of sentences is as long as what was asked for; an error stays below 1 kB.
+    # A list may be as long as the request; an error stays below 1 kB.
     for name, value in body.items():
         if isinstance(value, list):
             body[name] = shown = list(value)
@@ -244,7 +251,7 @@ def body_of(error: AgentAuthError) -> dict[str, Any]:
 
 
 def _short(sentence: str) -> str:
-    """As much of it as takes 600 bytes in JSON, where a letter may be six."""
+    """As much of it as fits into 600 bytes of JSON, where one letter may take six."""
     while len(json.dumps(sentence)) > _MAX_SENTENCE_BYTES:
         sentence = sentence[: len(sentence) * 9 // 10]
     return sentence
@@ -260,18 +267,18 @@ def headers_of(error: AgentAuthError, status: int, request: HttpRequest | Reques
 
 
 def _challenge(error: AgentAuthError, request: HttpRequest | Request) -> str:
-    """In the scheme the caller uses: agents show a proof, service providers a secret, people a passkey."""
+    """The scheme the caller uses: agents send a proof, providers a secret, people a passkey."""
     if isinstance(error, InvalidProofError | ProofNonceRequiredError):
         return DPOP_CHALLENGE.format(code=error.code)
     if isinstance(error, InvalidClientError):
         proved = "DPoP" in request.headers and "Authorization" not in request.headers
         return DPOP_CHALLENGE.format(code=error.code) if proved else 'Basic realm="agentauth"'
-    # A page's script is asking: at `Basic` the browser would open its own password dialog.
+    # A page's script called: on `Basic` the browser would open its own password dialog.
     return 'Passkey realm="agentauth"'
 
 
 def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
-    """DRF's exception handler: any exception of an API view as our answer."""
+    """DRF's exception handler: turns any exception of an API view into our answer."""
     request, view = context["request"], context["view"]
     error = domain_error(exc)
     if isinstance(error, ServerError):
@@ -286,7 +293,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
 
 
 def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
-    """Answer a refusal outside DRF: a page for people, JSON for scripts. It is recorded first."""
+    """Record a refusal outside DRF and answer it: a page for people, JSON for scripts."""
     error = recorded(request, error)
     metrics.count_error(error)
     status = STATUSES[error.code]
@@ -329,7 +336,7 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    # No session, no template context: the request itself (a foreign Host, say) is not to be trusted.
+    # No session and no template context: the request itself (a foreign Host, say) is not trusted.
     error = recorded(request, InvalidRequestError("The request could not be read."))
     metrics.count_error(error)
     status = STATUSES[error.code]
@@ -341,13 +348,14 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """The last resort, with no database and no template behind it: what a middleware raised ends here.
+    """The last resort for what a middleware raised. Uses no database and no template.
 
-    The session and the signed-in human are read by middleware, so a database that is away is met here first.
+    Middleware reads the session and the signed-in human, so an unavailable database shows here
+    first.
     """
     cause = sys.exc_info()[1]
     error = domain_error(cause if isinstance(cause, Exception) else RuntimeError())
-    # No path: what would stand for it, the route, is found after all middleware.
+    # No path, which may hold a secret; and the route is found only after all middleware.
     logger.error("unhandled error in a middleware", exc_info=cause)
     metrics.count_error(error)
     status = STATUSES[error.code]

@@ -1,4 +1,4 @@
-"""How DRF reads JSON bodies, the protocol's strict reader being the only one, and what it makes of Accept."""
+"""How DRF reads JSON bodies, only by the protocol's strict reader, and how it reads Accept."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,16 +15,18 @@ from agentauth.protocol.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 64 * 1024
 CHARSET = "utf-8"
-# What holds our type, the most specific first, and a weight of zero: not this one (RFC 9110 sections 12.4.2 and 12.5.1).
+# Ranges that include JSON, the most specific first; and `q=0`, which excludes a range (RFC 9110
+# sections 12.4.2 and 12.5.1).
 _RANGES = ("application/json", "application/*", "*/*")
 _NEVER = re.compile(r";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 
 class Negotiation(DefaultContentNegotiation):
-    """DRF's; what nearly every client sends is known without being taken apart each time.
+    """DRF's, with a fast path for what nearly every client sends.
 
-    Stricter than DRF in two ways (docs/protocol.md section 0): a body in another charset than UTF-8 has no parser, which is
-    415, and what `Accept` names with `q=0` is not served, which is 406 where nothing else is left.
+    Stricter than DRF in two ways (docs/protocol.md section 0): a body in a charset other than UTF-8
+    has no parser (415), and what `Accept` names with `q=0` is not served (406 if nothing else is
+    left).
     """
 
     def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
@@ -41,7 +43,7 @@ class Negotiation(DefaultContentNegotiation):
         for media_range in _RANGES:
             named = [each for each in given if each.partition(";")[0].strip().lower() == media_range]
             if named:
-                # The most specific range decides: a wider one is no way around it.
+                # The most specific range decides; a wider one does not override it.
                 refused = any(_NEVER.search(each) for each in named)
                 return [] if refused else [each for each in given if not _NEVER.search(each)]
         return given
@@ -57,7 +59,7 @@ class Negotiation(DefaultContentNegotiation):
 
 
 class StrictJSONParser(BaseParser):
-    """UTF-8 JSON objects, no duplicate members, no NaN, no deep nesting; at most 64 kB, or what the view names."""
+    """Reads UTF-8 JSON objects: no duplicate members, NaN or deep nesting; 64 kB by default."""
 
     media_type = "application/json"
 

@@ -1,4 +1,4 @@
-"""The table of periodic jobs. `manage.py jobs` runs them in one process, Celery's beat and workers over a broker."""
+"""The table of periodic jobs. `manage.py jobs` runs them in one process; Celery over a broker."""
 
 import logging
 import threading
@@ -23,26 +23,27 @@ from audit.partitions import create_partitions
 from audit.services import seal_audit
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
-from verifier.services import draining, home
+from verifier.services import epochs, outbox
 from verifier.services import expiry as verifier_expiry
-from verifier.services.keeper import keep_home
+from verifier.services.epoch_keeper import keep_home
 from verifier.services.marking import holding, mark_history
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two runs of a job. The slow ones may run late: whether something has expired is decided by the clock.
+# Seconds between two runs of a job. Slow jobs may run late: the clock decides what has expired.
 EACH_SECOND: Final = 1.0
 SLOWLY: Final = 30.0
-# A failed job that waits for other systems is retried after this long (s), so that it does not log an error each second.
+# A failed job that waits for other systems rests this long (s), to not log an error each second.
 REST_SECONDS: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A periodic job: `run(now=…)`, due every `seconds`, continues where the last run ended, in this process or another.
+    """A periodic job: `run(now=…)`, due every `seconds`, goes on where the last run ended anywhere.
 
-    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread. `holds`: if it finds that the log
-    is not what was signed, nothing is decided until an operator continues.
+    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread.
+    `holds`: if it finds that the log is not what was signed, nothing is decided until an operator
+    continues.
     """
 
     run: Callable[..., object]
@@ -54,18 +55,19 @@ class Job:
 
     @property
     def name(self) -> str:
-        """App and service, as in `audit.seal_audit`: the name of the Celery task, also used in log lines."""
+        """App and service, as in `audit.seal_audit`: the Celery task's name, also used in logs."""
         return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
 
     def do(self) -> bool:
-        """Run it once. False if it is still running here, rests after a failure, or this process may not act for the installation.
+        """Run it once, unless it is still running here, rests after a failure, or may not run now.
 
-        Raises what the job raises.
+        Returns whether it ran: False also if this process may not act for the installation. Raises
+        what the job raises.
         """
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
         try:
-            # Writing into a database that was set back would begin another history.
+            # Writing into a restored database would begin a second history.
             if not may_act():
                 return False
             self._run()
@@ -89,10 +91,10 @@ class Job:
 
 
 def may_act() -> bool:
-    """Whether this process may act for the installation, as checked within the last second. False if that is unknown."""
+    """Whether this process may act for the installation; at most 1 s old. False if unknown."""
     try:
         START.require()
-        return home.LEASE.halt() is None
+        return epochs.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
         # No traceback: the database logs the rest.
         logger.error("jobs: not run, since it is not known whether this process may act: %s", error)  # noqa: TRY400
@@ -103,7 +105,7 @@ def may_act() -> bool:
 JOBS: Final = (
     Job(keep_home, EACH_SECOND),
     Job(mark_history, EACH_SECOND),
-    Job(draining.drain_redis, EACH_SECOND),
+    Job(outbox.drain_redis, EACH_SECOND),
     Job(seal_audit, EACH_SECOND),
     Job(create_partitions, SLOWLY),
     Job(promote_due_keys, SLOWLY),

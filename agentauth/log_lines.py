@@ -1,4 +1,4 @@
-"""What a log line is: for people in development, one JSON object in production; no line holds a link that gives rights."""
+"""Log lines: text for people, or one JSON object each. No line holds a link that grants rights."""
 
 import json
 import logging
@@ -10,32 +10,32 @@ from typing import Any
 # The request during which a line is written; empty outside one.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-# Claim, setup and recovery links: whoever reads the address may use it, and Django logs the address of every refusal. Their patterns,
-# `/setup/<str:code>/`, say nothing.
+# Claim, setup and recovery links: anyone who reads the URL may use it, and Django logs the URL of
+# every refusal. Their patterns, `/setup/<str:code>/`, hold no secret.
 _SECRET_PATH = re.compile(r"((?:/|%2F)(?:claim|setup|recover)(?:/|%2F))[^/%\s?\"'&<]+", re.IGNORECASE)
-# Whatever a terminal or a reader of lines would act on, but the newlines of a traceback.
+# Control characters that a terminal or log reader would act on, except a traceback's newlines.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
 
 def without_secrets(value: object) -> object:
-    """A text without the secret of every claim, setup and recovery link in it; anything else as it is."""
+    """A text without the secret of each claim, setup or recovery link; other values unchanged."""
     return _SECRET_PATH.sub(r"\1…", value) if isinstance(value, str) else value
 
 
 class LineFormatter(logging.Formatter):
-    """A line for people: no secret of a link, no control character; only a traceback takes further lines."""
+    """A line for people: no secret links, no control characters; only tracebacks add lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return str(without_secrets(super().format(record))).translate(_CONTROL)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — logging's name
-        # Here the message stands alone, before a traceback is put below it.
+        # Escape the message's own newlines here, before a traceback is appended.
         line = super().formatMessage(record).replace("\n", "\\n")
         return f"{line} [{current}]" if (current := request_id.get()) else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object in ASCII, on one line whatever it holds: tracebacks, newlines and escapes are text in it."""
+    """One JSON object in ASCII, on one line: tracebacks, newlines and escapes are text in it."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -46,16 +46,16 @@ class JsonFormatter(logging.Formatter):
         }
         if current := request_id.get():
             line["request_id"] = current
-        # What our own code hands over as `extra={"members": {…}}`.
+        # Our own code passes these as `extra={"members": {…}}`.
         line |= getattr(record, "members", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # Before the quoting: a cut after it could take a backslash that the line still needs.
+        # Before quoting: a cut afterwards could remove a backslash that the line needs.
         return json.dumps({name: without_secrets(value) for name, value in line.items()}, default=str)
 
 
 def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:
-    """Django's LOGGING. Lines of single requests and of each start come in JSON, or where `level` asks for them."""
+    """Django's LOGGING. In JSON, or if `level` asks for it, one line per request and per start."""
     line = {"()": "agentauth.log_lines.JsonFormatter"}
     if not as_json:
         line = {
@@ -69,9 +69,9 @@ def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:
         "formatters": {"line": line},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "loggers": {
-            # Refusals are audit events: no line of Django's for each.
+            # Refusals are audit events: Django need not log each.
             **{name: {"level": "CRITICAL"} for name in ("django.request", "django.security")},
-            # The server's own lines name addresses too.
+            # gunicorn's own lines hold URLs too, so our formatter must remove their secrets.
             "gunicorn.error": {"handlers": ["stderr"], "propagate": False},
             **(
                 {f"agentauth.{name}": {"level": "INFO"} for name in ("requests", "startup")}

@@ -1,4 +1,4 @@
-"""The series of /metrics. Labels are words of ours only: routes, states, codes; never an id."""
+"""The series of /metrics. Labels are our own words only (routes, states, codes), never an id."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -19,15 +19,15 @@ from prometheus_client.registry import Collector
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
 from audit.backlog import MAX_WAITING_EVENTS
-from audit.copies import store_name
+from audit.checkpoint_copies import store_name
 from audit.cosigning import witnesses
 from audit.identifiers import made_at
+from audit.log_status import log_reach, log_standing
 from audit.models import Event, QueueEntry
 from audit.roles import may_read_log
-from audit.standing import log_reach, log_standing
 from kms.models import Key
 from registry.models import Grant
-from verifier.services import draining
+from verifier.services import outbox
 from verifier.stores.scripts import MAX_STREAM
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
@@ -84,19 +84,22 @@ KEY_HOME_AWAY = Gauge(
 
 
 def observe_request(*, method: str, route: str, status: int, seconds: float) -> None:
-    """One answered request. `method` and `route` are from our own lists, never what a client made up."""
+    """One answered request. `method` and `route` come from our own lists, never from a client."""
     _requests(method, route, status).observe(seconds)
 
 
 def add_requests(*, method: str, route: str, status: int, buckets: Mapping[int, int], seconds: float) -> None:
-    """Many of them: how many fell into each of BUCKETS, by its place there (one past the last: longer), and their sum."""
+    """Many requests: `buckets` counts them by index into BUCKETS (one past the last: longer).
+
+    `seconds` is the sum of their times.
+    """
     series = _requests(method, route, status)
     for place, number in buckets.items():
         series._buckets[place].inc(number)  # noqa: SLF001 — the library only counts one at a time
     series._sum.inc(seconds)  # noqa: SLF001 — the same
 
 
-# Which series it is, found once: the library looks it up under a lock each time. As many as there can be.
+# Cached: the library looks a series up under a lock each time. The size covers all there can be.
 @lru_cache(maxsize=1024)
 def _requests(method: str, route: str, status: int) -> Histogram:
     return REQUESTS.labels(method, route, str(status))
@@ -108,15 +111,15 @@ def _decisions(decision: str, error: str, reason: str) -> Counter:
 
 
 def count_error(error: AgentAuthError) -> None:
-    """One refusal or failure as it was answered, also those the log sums up."""
+    """One refusal or failure as answered, including those that the audit log sums up."""
     ERRORS.labels(error.code, error.reason or "").inc()
 
 
 def count_events(kind: str, number: int, event: Event | None) -> None:
-    """So many committed events of one kind; `settings.AUDIT_OBSERVER`. Tokens issued are the events of that kind, and so on.
+    """Count `number` committed events of one kind, e.g. issued tokens (`settings.AUDIT_OBSERVER`).
 
-    `event` is the one, where it was recorded alone. Those written many at a time tell of decisions that the process which
-    made them has counted.
+    `event` is set if it was recorded alone. Events written in bulk report decisions that the
+    process which made them has already counted.
     """
     EVENTS.labels(kind).inc(number)
     if event is not None and kind.startswith("verifier.decision."):
@@ -127,12 +130,15 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
 
 
 def count_decision(decision: str, error: str, reason: str, number: int = 1) -> None:
-    """Decisions: of events that were committed, or of such that Redis holds until they are written down."""
+    """Count decisions: committed as events, or held in Redis until they are written to the log."""
     _decisions(decision, error, reason).inc(number)
 
 
 def observe_key_call(*, home: str, outcome: str, seconds: float | None, is_open: bool) -> None:
-    """One call to a home of keys; `settings.KEY_OBSERVER`. No seconds: it was not made. `is_open`: the next will not be."""
+    """One call to a key backend (`settings.KEY_OBSERVER`). `seconds` is None if it was not made.
+
+    `is_open`: the circuit breaker is open, so the next call will not be made.
+    """
     KEY_CALLS.labels(home, outcome).inc()
     if seconds is not None:
         KEY_CALL_SECONDS.labels(home).observe(seconds)
@@ -147,7 +153,7 @@ def observe_job(*, job: str, outcome: str, seconds: float, ended_at: float) -> N
 
 
 class StateCollector(Collector):
-    """What the database says at the moment it is asked: the same from whichever process answers."""
+    """The state in the database at the time of the scrape, whichever process answers."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
@@ -156,7 +162,7 @@ class StateCollector(Collector):
             try:
                 yield from list(families(now))
             except (DatabaseError, InterfaceError):
-                # The counters are worth reading just then; the missing series say the rest.
+                # The database is away: the counters matter most then; missing series show the rest.
                 return
 
 
@@ -173,7 +179,7 @@ def _grants() -> GaugeMetricFamily:
 
 
 def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
-    # By the times in their ids: a question about the events themselves might be answered by reading all of them.
+    # By the time in the id: a query on the events themselves might read all of them.
     oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
     yield GaugeMetricFamily(
         "agentauth_audit_queue_events", "Events that wait for their number", value=QueueEntry.objects.count()
@@ -190,7 +196,7 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
-    """How the log stands. A verifier's role reads none of it: the registry's processes say it then."""
+    """The state of the log. A verifier's role may not read it; the registry reports it instead."""
     if not may_read_log():
         return
     standing, reach = log_standing(now=now), log_reach()
@@ -213,22 +219,22 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
     if settings.AUDIT_STORE:
         yield GaugeMetricFamily(
             "agentauth_audit_copied_leaves",
-            "Events that a checkpoint in the store outside signs",
+            "Events that a checkpoint in the external store signs",
             value=reach.copied.get(store_name(), 0),
         )
     cosigned = GaugeMetricFamily(
         "agentauth_audit_cosigned_leaves", "Events that a witness cosigned", labels=["witness"]
     )
-    # Those that are asked now: of one that no longer is, nothing is missing, and one that never answered lacks everything.
+    # Only the configured witnesses: a removed one lacks nothing, a silent one everything.
     for name in (witness.verifier.name for witness in witnesses()):
         cosigned.add_metric([name], reach.cosigned.get(name, 0))
     yield cosigned
 
 
 def _streams() -> Iterator[GaugeMetricFamily]:
-    waiting = draining.waiting_in_redis()
+    waiting = outbox.count_waiting_in_redis()
     if waiting is None:
-        # As with the database.
+        # Redis is unavailable: leave the series out, as with the database.
         return
     family = GaugeMetricFamily(
         "agentauth_verifier_stream_events", "Decisions in Redis that are not in the log yet", labels=["shard"]

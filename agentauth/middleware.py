@@ -1,4 +1,4 @@
-"""What every request passes: its id, one host, plain form, rate limits, same origin for pages, headers, time zone."""
+"""Middleware: request id, host, plain form, rate limits, same origin, headers, time zone."""
 
 import re
 import zoneinfo
@@ -15,7 +15,6 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
-from agentauth.incoming import WAITED
 from agentauth.log_lines import request_id
 from agentauth.protocol.errors import (
     CsrfFailedError,
@@ -25,11 +24,12 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
+from agentauth.request_bytes import WAITED
 from agentauth.startup import START
 from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
-from verifier.services import home
+from verifier.services import epochs
 from verifier.services.clocks import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -64,15 +64,16 @@ CONTENT_SECURITY_POLICY = "; ".join(
 ]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
-# The largest body anybody may send, a batch of questions; every other address takes less and says so itself.
+# The largest body anywhere, a batch of verify requests; all other views accept less and check that.
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LENGTH_DIGITS = 20
 BAD_REQUEST = 400
-# For a thread that answers. Of what is told to come again the clients' own limits of time are not used up yet.
+# The longest wait for a thread: short enough that a refused client can retry in its own time limit.
 MOST_WAIT_SECONDS = 2.0
-# Never limited: an orchestrator that is refused restarts what is only busy.
+# Never limited: an orchestrator would restart a process that is merely busy.
 PROBES = ("/health/", "/metrics")
-# Probes and scrapers address one process of many by its IP address. These paths make no link, cookie or redirect.
+# Probes and scrapers address one process of many by its IP address. These paths make no link,
+# cookie or redirect, so a foreign Host does no harm.
 NAMELESS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 FOREIGN_HOST = "agentauth.foreign_host"
 REGISTRATION = "/v1/agents"
@@ -80,7 +81,7 @@ ENTRANCES = ("/sign-in/", "/setup/", "/recover/", "/claim/")
 
 
 class RequestIdMiddleware:
-    """Gives each request our own id; what the client sent under that name is never used."""
+    """Gives each request our own id; one sent by the client is never used."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -88,7 +89,7 @@ class RequestIdMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         own = new_id_text()
         request.request_id = own  # type: ignore[attr-defined]  # our own attribute
-        # Every line logged meanwhile in this thread carries it.
+        # Every line logged meanwhile in this thread carries the id.
         token = request_id.set(own)
         try:
             response = self.get_response(request)
@@ -99,7 +100,7 @@ class RequestIdMiddleware:
 
 
 class ServerNonceMiddleware:
-    """Sends along the nonce that whoever read the request's proof wants in the agent's next one, errors included."""
+    """Sends the nonce for the agent's next proof if the check of this one set it."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -112,7 +113,7 @@ class ServerNonceMiddleware:
 
 
 class SecurityHeadersMiddleware:
-    """Headers on every answer, errors included. Answers to people and agents are never stored."""
+    """Headers on every answer, errors included. Answers to people and agents are not stored."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -120,8 +121,8 @@ class SecurityHeadersMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        # Where Django keeps them, as it keeps them: ours are text it need not look through for each answer.
-        kept = response.headers._store  # noqa: SLF001 — there is no other way past that
+        # Straight into Django's own store: our constant headers need no validation for each answer.
+        kept = response.headers._store  # noqa: SLF001 — the public way validates
         for name, header in STANDING_HEADERS:
             kept.setdefault(name, header)
         if not (request.path.startswith(self.static) and response.status_code < BAD_REQUEST):
@@ -134,9 +135,9 @@ class SecurityHeadersMiddleware:
 
 
 class OverloadMiddleware:
-    """Whoever waited too long for a thread is told to come again.
+    """Load shedding: a request that waited too long for a thread gets 503.
 
-    Where calls come faster than they can be answered, all would wait longer and longer, and none would be in time.
+    If calls come faster than they can be answered, all would wait longer and longer, none in time.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -151,7 +152,7 @@ class OverloadMiddleware:
 
 
 def take_any_host(request: HttpRequest) -> None:
-    """Replace a foreign Host with ours, and set FOREIGN_HOST in META so that later code can tell."""
+    """Replace a foreign Host with ours, and set FOREIGN_HOST in META for later code."""
     try:
         request.get_host()
     except DisallowedHost:
@@ -159,7 +160,10 @@ def take_any_host(request: HttpRequest) -> None:
 
 
 class OneHostMiddleware:
-    """Require our host name, except at NAMELESS paths. In development, redirect 127.0.0.1 and [::1] to localhost: an IP address is no passkey rp id."""
+    """Require our host name, except at NAMELESS paths.
+
+    In development, redirect 127.0.0.1 and [::1] to localhost: an IP address is no passkey rp id.
+    """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -181,17 +185,18 @@ class OneHostMiddleware:
 
 
 class PlainRequestMiddleware:
-    """An address has one spelling here, and a body says its length, which has a limit.
+    """Each address has one spelling, and each body a Content-Length within a limit.
 
-    A proof names its URL as text, so `/v1/%61gents` for `/v1/agents` would be a second name of one thing; and PostgreSQL raises
-    where a NUL is looked for. Django takes a chunked body for none at all, which is not what its sender meant.
+    A proof names its URL as text, so `/v1/%61gents` would be a second name of `/v1/agents`.
+    PostgreSQL raises on a NUL in a value. Django reads a chunked body as empty, which its sender
+    did not mean.
     """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # As the client sent it, where the server hands that on: Django's own path is decoded.
+        # As the client sent it, if the server passes that on: Django's own path is decoded.
         meta = request.META
         raw = str(meta.get("RAW_URI", "")).partition("?")[0]
         if "%" in raw or not PLAIN_PATH.fullmatch(request.path):
@@ -201,7 +206,7 @@ class PlainRequestMiddleware:
         if "HTTP_TRANSFER_ENCODING" in meta:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
         length = meta.get("CONTENT_LENGTH") or "0"
-        # More digits than any length has: Python would refuse to read them.
+        # More digits than any length has: Python would refuse to parse them.
         if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
             return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
         if int(length) > MAX_BODY_BYTES:
@@ -211,11 +216,11 @@ class PlainRequestMiddleware:
         return self.get_response(request)
 
 
-# They look at the clock themselves, and answer as the verifier's own processes do.
+# These check the clock themselves, and answer as the verifier's own processes do.
 _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
 
 
-# These need no database, so they are served whatever it says.
+# These need no database, so they are served in any case.
 _WITHOUT_DATABASE = NAMELESS | {"/v1/schema/", "/docs", "/docs/"}
 
 
@@ -225,7 +230,7 @@ def _ask_nothing(*_: object) -> None:
 
 
 class InstallationMiddleware:
-    """A process that may not act for the installation answers 503 to all but probes, static files and the API's description."""
+    """Answers 503, except at _WITHOUT_DATABASE, while this process may not act."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -235,7 +240,7 @@ class InstallationMiddleware:
             return self.get_response(request)
         try:
             START.require()
-            halt = home.LEASE.halt()
+            halt = epochs.LEASE.halt()
         except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
             if START.pending or request.method not in SAFE_METHODS:
                 return error_response(request, domain_error(error))
@@ -248,7 +253,7 @@ class InstallationMiddleware:
 
 
 class HostClockMiddleware:
-    """On a host whose clock is off nothing is changed: whatever is no mere reading is told to come again, before it begins."""
+    """Refuses every change with 503, before it begins, while this host's clock is wrong."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
@@ -263,11 +268,11 @@ class HostClockMiddleware:
 
 
 class RateLimitMiddleware:
-    """Counts each call against its human, or against the address of whoever has not proved who they are.
+    """Counts each call against its human, or against the address of a caller not yet authenticated.
 
-    Agents and service providers are counted where they are authenticated (registry/authentication.py), and what they present is
-    looked at first: credentials that hold work also at an address others have used up. Where nobody looks at them, they
-    are none.
+    Agents and service providers are counted where they authenticate (registry/authentication.py),
+    after their credentials were checked: valid ones work even at an address whose allowance others
+    used up. Credentials that no view checks count as none.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -283,7 +288,7 @@ class RateLimitMiddleware:
     def process_view(
         self, request: HttpRequest, view: Handler, *_arguments: object
     ) -> HttpResponseBase | None:
-        """Made-up credentials in front of a public document were passed over above, and the view asks for none."""
+        """Count a call that `count` skipped for its credentials, but whose view asks for none."""
         asks_nobody = not getattr(getattr(view, "cls", None), "authentication_classes", True)
         if not asks_nobody or getattr(request, "counted", False):
             return None
@@ -296,7 +301,7 @@ class RateLimitMiddleware:
 
     @staticmethod
     def count(request: HttpRequest) -> None:
-        """Raises RateLimitedError."""
+        """Raises RateLimitedError if an allowance is used up."""
         path, registers = request.path, request.path == REGISTRATION and request.method == "POST"
         presents = "HTTP_DPOP" in request.META or "HTTP_AUTHORIZATION" in request.META
         if path.startswith(PROBES):
@@ -304,7 +309,7 @@ class RateLimitMiddleware:
         signed_in = isinstance(getattr(request, "user", None), Human)
         if path.startswith("/v1/") and presents and not registers and not signed_in:
             return
-        request.counted = True  # type: ignore[attr-defined]  # our own attribute: its refusal is not counted again
+        request.counted = True  # type: ignore[attr-defined]  # not counted again
         if signed_in:
             rate_limits.take(rate_limits.HUMAN, str(request.user.pk))
         elif registers or (request.method == "POST" and path.startswith(ENTRANCES)):
@@ -316,15 +321,15 @@ class RateLimitMiddleware:
 
 
 class NoBrowserMiddleware:
-    """A call of the API that no browser's page made passes over what stands behind it in MIDDLEWARE, all but the rate limits.
+    """Lets an API call that no browser made skip the middleware below this, except the rate limits.
 
-    Sessions, messages, CSRF and time zones have nothing to do where no cookie came and no page is asked for. What is
-    added there and concerns the API as well belongs in front of this.
+    Sessions, messages, CSRF and time zones do nothing without a cookie or a page. Put middleware
+    that concerns the API too above this one.
     """
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = self.view = get_response
-        # Django wraps each middleware in a function that has its attributes; the last is Django's own, without one.
+        # A middleware that Django wraps has `get_response`; Django's own innermost handler has not.
         while inner := getattr(self.view, "get_response", None):
             self.view = inner
 
@@ -349,8 +354,7 @@ class NoBrowserMiddleware:
 class SameOriginMiddleware:
     """A request that changes something and carries our cookies must come from our own pages.
 
-    Beside Django's CSRF token and SameSite=Strict. The agents' and service providers' API ignores cookies, so it
-    is not concerned.
+    In addition to Django's CSRF token and SameSite=Strict. /v1/ accepts no change by cookie.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -369,14 +373,13 @@ class SameOriginMiddleware:
 
     @staticmethod
     def same_origin(request: HttpRequest) -> bool:
-        # Browsers always send Origin with a POST. A client without it has no victim's cookies to ride on, but a
-        # page act needs none such either: refuse.
+        # Browsers always send Origin with a POST: a request without it comes from no page of ours.
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
         return request.headers.get("Origin") == settings.ORIGIN and site == "same-origin"
 
 
 class TimeZoneMiddleware:
-    """Times on pages are in the signed-in human's zone."""
+    """Shows times on pages in the signed-in human's time zone."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response

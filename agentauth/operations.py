@@ -38,12 +38,16 @@ _said_at = -_SAID_EVERY
 
 @require_safe
 def page(request: HttpRequest) -> HttpResponse:
-    """`GET /metrics`. A caller without the token gets 404. That is counted and writes no event: a scraper would fill the log."""
+    """`GET /metrics`. A caller without the token gets 404.
+
+    A refusal is counted but writes no event: a scraper would fill the log.
+    """
     if not _may_read(request):
         return _refused()
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        # Under gunicorn each process writes its own files, and any process reads all of them (agentauth/web_server.py).
+        # Under gunicorn each process writes its own files, and any process reads all of them
+        # (agentauth/web_server.py).
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
         registry.register(metrics.StateCollector())
         return _text(generate_latest(registry))
@@ -55,8 +59,8 @@ def _may_read(request: HttpRequest) -> bool:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if settings.METRICS_TOKEN:
         return scheme.lower() == "bearer" and constant_time_compare(token, settings.METRICS_TOKEN)
-    # In production a proxy on the same machine makes every caller look local, so the token is required there. A foreign Host is
-    # what a web page in a browser on this machine would send.
+    # In production a proxy on the same machine makes every caller look local, so the token is
+    # required there. A foreign Host is what a web page in a browser on this machine would send.
     is_near = request.META.get("REMOTE_ADDR") in LOOPBACK and FOREIGN_HOST not in request.META
     return bool(settings.DEVELOPMENT) and is_near
 
@@ -162,7 +166,10 @@ class Listener(ThreadingHTTPServer):
 
 
 def listen() -> Listener | None:
-    """Answer at OPERATIONS_BIND, if it is set, until this process ends. Raises SystemExit if the address cannot be bound."""
+    """Answer at OPERATIONS_BIND, if set, until this process ends.
+
+    Raises SystemExit if the address cannot be bound.
+    """
     if not settings.OPERATIONS_BIND:
         return None
     try:

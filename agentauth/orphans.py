@@ -1,4 +1,4 @@
-"""End a process when its parent ends, even if the parent is killed: an orphan would keep its port in use."""
+"""End a process when its parent ends, even by SIGKILL: an orphan would keep its port in use."""
 
 import ctypes
 import os
@@ -11,10 +11,11 @@ _LIBC: Final = ctypes.CDLL(None)
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:
-    """Have the kernel send this process the signal `number` as soon as its parent, the process `parent`, has ended.
+    """Have the kernel send this process the signal `number` once its parent `parent` has ended.
 
-    Call it in the child, after any change of its user, which would undo it. The kernel watches the thread of the parent that
-    forked, so fork from the main thread. Does nothing on systems without prctl (macOS).
+    Call it in the child, after any change of its user, which would undo it. The kernel watches the
+    thread of the parent that forked, so fork from the main thread. Does nothing on systems without
+    prctl (macOS).
     """
     prctl = getattr(_LIBC, "prctl", None)
     if prctl is None:

@@ -1,4 +1,4 @@
-"""The one settings file: typed readers of the environment, deny by default, unsafe production stops (checks.py)."""
+"""The one settings file: typed readers of the environment; unsafe production stops (checks.py)."""
 
 import sys
 from pathlib import Path
@@ -26,35 +26,35 @@ from agentauth.postgresql.address import read_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# Development is exactly a localhost PUBLIC_URL; everything else is production and gets the production checks.
+# Development is exactly a localhost PUBLIC_URL; everything else gets the production checks.
 PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 if not is_origin(PUBLIC_URL):
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
-# What messages tell their reader to type before the name of a management command; the second as the database's owner.
+# How messages spell a management command; the second runs it as the database's owner.
 COMMAND, OWNER_COMMAND = commands(development=DEVELOPMENT)
 ISSUER, ORIGIN, RP_ID = PUBLIC_URL, PUBLIC_URL, _public.hostname or ""
 DEBUG = False
-# Tests live in processes started with AGENTAUTH_TESTING=1, and only on a localhost PUBLIC_URL.
+# Only processes started with AGENTAUTH_TESTING=1, on a localhost PUBLIC_URL, are under test.
 TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
-# Where a process started under TESTING kills itself, e.g. "issue.after_commit"; see audit/faults.py.
+# Where a process under TESTING kills itself, e.g. "issue.after_commit" (audit/faults.py).
 FAULT_AT = env("FAULT_AT") if TESTING else ""
 
 VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
-# Where new signing keys are made, as scheme:place, and of which kind (docs/keys.md); `file` (development only): here.
+# Place (scheme:place) and algorithm of new signing keys (docs/keys.md); `file`: development only.
 KEY_BACKEND, KEY_ALGORITHM = env("KEY_BACKEND", "file"), env("KEY_ALGORITHM", "EdDSA")
 KEY_DIRECTORY, KEY_FILE_PASSPHRASE_FILE = VAR_DIR / "keys", env("KEY_FILE_PASSPHRASE_FILE")
-# A key this old is followed by another; 0 for never.
+# A key this old is rotated; 0: never.
 KEY_ROTATION_DAYS = number("KEY_ROTATION_DAYS", 90, least=0, most=3650)
-TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # or delegated: docs/adr/0016
-# What the homes of keys need to know, each under its own prefix: {"ADDR": …, "TOKEN": …}.
+TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # docs/adr/0016
+# Settings of the key backends, each under its own prefix: {"ADDR": …, "TOKEN": …}.
 VAULT, PKCS11 = section("VAULT_", secrets=("TOKEN", "SECRET_ID")), section("PKCS11_", secrets=("PIN",))
 
 SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
-# Of an earlier or the next SECRET_KEY: what they made is taken, nothing new is made with them.
+# Earlier SECRET_KEYs, or the next one: what they made is accepted, nothing new is made with them.
 SECRET_KEY_FALLBACKS = secret("SECRET_KEY_FALLBACKS").split()
-# By version, the first for new pairs: what the `sub` of a person at a service provider is made with.
+# Keys that derive the `sub` of a person at a service provider, by version; the first for new pairs.
 SUBJECT_KEYS = subject_keys(SECRET_KEY, command=COMMAND)
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"] if DEVELOPMENT else [RP_ID]
 
@@ -76,7 +76,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
-    "agentauth.observing.ObservingMiddleware",
+    "agentauth.access_log.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
     "agentauth.middleware.OverloadMiddleware",
@@ -88,7 +88,7 @@ MIDDLEWARE = [
     "agentauth.middleware.PlainRequestMiddleware",
     "agentauth.middleware.InstallationMiddleware",
     "agentauth.middleware.HostClockMiddleware",
-    "agentauth.middleware.NoBrowserMiddleware",  # All below is for browsers: other calls pass over it.
+    "agentauth.middleware.NoBrowserMiddleware",  # Calls without a browser skip all below.
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -101,21 +101,21 @@ MIDDLEWARE = [
     "agentauth.http_errors.PageErrorMiddleware",
 ]
 
-# Web processes (gunicorn reads the same variable), and threads of each; long polls may hold a quarter of them.
+# Web processes (gunicorn reads this too) and threads of each; long polls may hold a quarter.
 WEB_CONCURRENCY = number("WEB_CONCURRENCY", 2, least=1, most=512)
 WEB_THREADS = number("WEB_THREADS", 16, least=1, most=512)
 LONG_POLL_SLOTS = WEB_THREADS // 4
 
-# Limits against abuse: registry/rate_limits.py. Only tests may go without.
+# Rate limits: registry/rate_limits.py. Only tests may go without.
 RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
 SERVICE_PROVIDER_CALLS_PER_MINUTE = number(
     "SERVICE_PROVIDER_CALLS_PER_MINUTE", 60_000, least=1, most=1_000_000_000
 )
-# Whoever presents it may read /metrics; in development whoever is on this machine.
+# Bearer token for /metrics. Without one, only development serves them, to this machine.
 METRICS_TOKEN = secret("METRICS_TOKEN")
-# Where jobs and Celery answer /metrics and /health/…, as address:port; the servers do so at their own.
+# Where jobs and Celery answer /metrics and /health/…, as address:port; servers use their own port.
 OPERATIONS_BIND = env("OPERATIONS_BIND")
-# Host names a manifest may claim as its model's origin; none: any, and pages show it as a claim either way.
+# Host names a manifest may claim as its model's origin; empty: any. Pages show it as a claim.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 
 ROOT_URLCONF, WSGI_APPLICATION = "agentauth.urls", "agentauth.wsgi.application"
@@ -154,8 +154,8 @@ def database(url: str) -> dict[str, Any]:
     except ImproperlyConfigured as error:
         raise SystemExit(str(error)) from None
     if config["ENGINE"] == "django.db.backends.sqlite3":
-        # IMMEDIATE: a writer queues before it reads, so it never fails half way. FULL: what we acknowledged
-        # survives a power failure.
+        # IMMEDIATE: a writer queues before it reads, so it never fails halfway. FULL: what we
+        # acknowledged survives a power failure.
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -164,16 +164,16 @@ def database(url: str) -> dict[str, Any]:
         if TESTING:
             config["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
     else:
-        # It limits every statement and lock, and plans once what is asked again and again. What the URL says stays.
+        # Bounds every statement and lock, and prepares repeated statements. The URL's options win.
         config |= {"ENGINE": "agentauth.postgresql", "CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
         ours: dict[str, Any] = {"server_side_binding": True, "prepare_threshold": 5}
-        if _MIGRATING:  # Takes as long as the log is large; for a lock, less than callers (1.6 s) who then wait behind it.
+        if _MIGRATING:  # May run for hours; waits less for a lock than callers behind it (1.6 s).
             ours |= {"answer_seconds": 86_400, "options": "-c statement_timeout=0 -c lock_timeout=1000"}
         config["OPTIONS"] = ours | config.get("OPTIONS", {})
     return config
 
 
-# Where the verifier keeps spent proofs and rates: redis://…, or redis://a:1,b:2,c:3 for a cluster. Empty: in the database.
+# Replay cache: redis://…, or redis://a:1,b:2,c:3 for a cluster. Empty: in the database.
 REDIS_URL = secret("REDIS_URL")
 
 DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
@@ -182,7 +182,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL, AUTHENTICATION_BACKENDS = "registry.Human", ["approvals.passkeys.PasskeyBackend"]
 
 REST_FRAMEWORK = {
-    # Deny by default: a view that names nobody answers nobody.
+    # Deny by default: a view without permissions answers no caller.
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "registry.authentication.AgentProofAuthentication",
         "registry.authentication.ServiceProviderAuthentication",
@@ -193,28 +193,28 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "agentauth.http_errors.handle_exception",
     "UNAUTHENTICATED_USER": None,
-    "DEFAULT_METADATA_CLASS": None,  # OPTIONS and `?format=` are no part of the contract.
+    "DEFAULT_METADATA_CLASS": None,  # OPTIONS and `?format=` are not in the contract.
     "URL_FORMAT_OVERRIDE": None,
 }
 
-# Run-time links that run upward (architecture: the stack), named here by dotted path.
+# Links from lower to higher apps at run time (docs/architecture.md), by dotted path.
 COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
 AUDIT_DISABLED_KEYS, AUDIT_GRANTS = "kms.services.disabled_keys", "registry.services.standing_grants.review"
 AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"
 DECISION_OBSERVER = "agentauth.metrics.count_decision"
-# Where checkpoints and archived events stand outside the database: file:<folder>, or s3://bucket/prefix. Tests name their own.
+# External store of checkpoints and events: file:<folder> or s3://bucket/prefix. Tests set theirs.
 AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else "")
-# Who cosigns the log's checkpoints: `vkey url` of each, with commas between (c2sp.org/tlog-witness).
+# Witnesses of the log's checkpoints: comma-separated `vkey url` (c2sp.org/tlog-witness).
 AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
-STATE_PUBLISHER = "verifier.services.state.publish"
+STATE_PUBLISHER = "verifier.services.state_changes.publish"
 
-# Hours for which a person can cancel a recovery of their account, and the mail server that tells them of it.
+# Hours in which a person can cancel a recovery of their account, and the server that mails them.
 RECOVERY_WAIT_HOURS = number("RECOVERY_WAIT_HOURS", 24, least=24, most=336)
 globals().update(mail(RP_ID, development=DEVELOPMENT))
 LANGUAGE_CODE, TIME_ZONE = "en-gb", "UTC"
 STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
-# Development serves assets from where they lie; production from what collectstatic gathered.
+# Development serves assets from the source folder; production what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"
 WHITENOISE_USE_FINDERS = DEVELOPMENT
 
@@ -227,22 +227,22 @@ CSRF_COOKIE_NAME = f"{_PREFIX}agentauth_csrf"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEVELOPMENT
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
-# Our own store: digests of keys, 30 minutes idle, 12 hours in all.
+# Our own session store: keys are kept as digests; 30 minutes idle, 12 hours in all.
 SESSION_ENGINE = "approvals.sessions"
 SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
 CSRF_FAILURE_VIEW = "agentauth.http_errors.csrf_failed"
 SECURE_SSL_REDIRECT, SECURE_HSTS_SECONDS = not DEVELOPMENT, 0 if DEVELOPMENT else 31_536_000
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = not DEVELOPMENT
-# Reverse proxies in front of us that we run ourselves; what fewer hops say of the client is not believed.
+# How many of our own reverse proxies stand in front. A header with fewer hops is not believed.
 TRUSTED_PROXIES = number("TRUSTED_PROXIES", 0, least=0, most=16)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]  # Probes come from inside, over http.
 SECURE_CROSS_ORIGIN_OPENER_POLICY, SECURE_REFERRER_POLICY = "same-origin", "no-referrer"
 X_FRAME_OPTIONS = "DENY"
 
-CELERY_BROKER_URL = secret("CELERY_BROKER_URL")  # The rest of Celery's configuration is in celery.py.
+CELERY_BROKER_URL = secret("CELERY_BROKER_URL")  # For the rest see celery.py.
 
-# One JSON object a line in production; a line for people in development. LOG_FORMAT says otherwise.
+# One JSON object a line in production, text in development. LOG_FORMAT overrides.
 LOGGING = logging_config(
     as_json=choice("LOG_FORMAT", "text" if DEVELOPMENT else "json", ("json", "text")) == "json",
     level=choice("LOG_LEVEL", "WARNING", ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")),

@@ -1,6 +1,7 @@
 """Checks at startup: each one passes, or the process ends with one line that says what to do.
 
-If the database is unavailable, or has no tables yet, a server starts anyway and answers 503 until every check has passed once.
+If the database is unavailable, or has no tables yet, a server starts anyway and answers 503 until
+every check has passed once.
 """
 
 import logging
@@ -18,7 +19,7 @@ from registry.models import Installation
 from registry.release import RELEASE
 from registry.services.installation import Halt, disagreement, is_database_ahead, release_disagreement
 from verifier.services import history
-from verifier.services.home import contradiction, look, read_row
+from verifier.services.epochs import contradiction, look, read_row
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def settings_agree() -> None:
 
 
 def replay_cache_agrees() -> None:
-    """The settings of this process choose the replay cache that the row names, unless none was used yet."""
+    """The settings choose the replay cache that the row names, unless none was used yet."""
     row, _database_now = read_row()
     if reason := contradiction(row):
         raise StartRefusedError(reason)
@@ -86,7 +87,8 @@ def release_may_run() -> None:
         raise StartRefusedError(reason)
 
 
-# Rights first: the other checks cannot query without them. Each raises StartRefusedError, or a django.db error if it cannot tell.
+# Rights first: the other checks cannot query without them. Each raises StartRefusedError, or a
+# django.db error if it cannot tell.
 CHECKS: tuple[Callable[[], None], ...] = (
     rights_suffice,
     _role_is_bounded,
@@ -97,7 +99,7 @@ CHECKS: tuple[Callable[[], None], ...] = (
 
 
 class Start:
-    """Whether the checks have passed, for all threads of a process and the processes forked from it."""
+    """Whether the checks have passed, for all threads of a process and all its forks."""
 
     def __init__(self) -> None:
         self.pending = False
@@ -107,7 +109,10 @@ class Start:
         self._next = 0.0
 
     def check(self) -> None:
-        """Run all checks. Raises SystemExit if one fails; if the database is unavailable, `require` runs them later."""
+        """Run all checks. Raises SystemExit if one fails.
+
+        If the database is unavailable, `require` runs them later.
+        """
         try:
             _ask()
             _say_started()
@@ -124,7 +129,7 @@ class Start:
             connection.close()
 
     def require(self) -> None:
-        """Raises TemporarilyUnavailableError until the checks have passed once; retries at most once a second."""
+        """Raises TemporarilyUnavailableError until all checks passed once; tries once a second."""
         if not self.pending:
             return
         if self._asking.acquire(blocking=False):
@@ -146,7 +151,7 @@ class Start:
 
 
 def _say_started() -> None:
-    # The first line in the log of each process, so that a log that stays empty shows that its process did not come so far.
+    # The first line in the log of each process: without it, the process did not come this far.
     logger.info("the checks at startup have passed: release %s", RELEASE)
 
 
@@ -160,7 +165,7 @@ START = Start()
 
 
 def check_start(kind: str = "serving") -> None:
-    """Run the checks. Every kind of process calls this before it does anything else: see `Start.check`."""
+    """Run the checks (`Start.check`). Every kind of process calls this before anything else."""
     START.kind = kind
     START.check()
 
@@ -168,9 +173,9 @@ def check_start(kind: str = "serving") -> None:
 def check_command(*, mends: bool) -> None:
     """See that a command may change something: the same conditions as for a server.
 
-    A command with another SECRET_KEY would issue codes that no server accepts; on a database restored from a backup it would
-    begin a second history. One that `mends` settings is refused only if the database is held. Raises InvalidStateError, which
-    says what to do, and django.db errors.
+    A command with another SECRET_KEY would issue codes that no server accepts; on a restored
+    database it would begin a second history. One that `mends` settings is refused only if the
+    database is held. Raises InvalidStateError, which says what to do, and django.db errors.
     """
     if mends:
         refuse(history.hold_of(read_row()[0]))

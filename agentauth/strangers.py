@@ -1,8 +1,10 @@
-"""Refuses strangers before Django reads their requests, once there are too many of them (docs/protocol.md, "Rate limits").
+"""Refuses strangers before Django reads their requests, if there are too many of them.
 
-Django takes 5 ms of CPU to refuse a caller. While the allowance of all strangers (`rate_limits.STRANGERS`) is used up, a
-worker process of the web server looks at credentials itself: all that came in within 0.1 s by one query. Those that hold go
-on to Django, which judges the request as always; the others are 429 here, and counted. Nothing is let in here.
+See docs/protocol.md, "Rate limits". Django takes 5 ms of CPU to refuse a caller. While the
+allowance of all strangers (`rate_limits.STRANGERS`) is used up, a worker process of the web server
+checks credentials itself, with one query for all calls of 0.1 s. Calls with valid ones go on to
+Django, which judges them as always; the others get 429 here, and are counted. Nothing is authorised
+here.
 """
 
 import io
@@ -29,7 +31,7 @@ from django.utils.http import http_date
 from agentauth import metrics
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
 from agentauth.middleware import REGISTRATION, SecurityHeadersMiddleware
-from agentauth.presented import Call, jkt_of, pair_of, read_call, verifies
+from agentauth.presented_credentials import Call, jkt_of, pair_of, read_call, verifies
 from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
@@ -39,26 +41,26 @@ from registry import rate_limits
 from registry.refusals import METHODS
 from registry.services.credentials import find_by_credentials
 from registry.services.keys import callers_with
-from verifier.endpoint import rendered
+from verifier.endpoint import render_body
 from verifier.services.connecting import use_own_connection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# So long after the allowance was last found used up strangers are kept from Django (s). Meanwhile it grows: with less, each
-# call that it allows would let in all that come before Django has refused one.
+# How long strangers are kept from Django after the allowance was last found used up (s). It refills
+# meanwhile: with less time, each call it allows would let in all that come before a refusal.
 _PRESSED_SECONDS: Final = 10.0
-# Between two queries (s): 10 a second, however many callers wait. A waiting caller has a connection, of which a process
-# keeps 512, so no queue is ever full.
+# Between two queries (s): 10 a second, however many callers wait. Each waiting caller has a
+# connection, of which a process keeps 512; that bounds the queue.
 _PAUSE_SECONDS: Final = 0.1
-# Credentials that held are not looked up again for so long (s). Django asks the database each time.
+# Valid credentials are not looked up again for this long (s). Django asks the database each time.
 _KNOWN_SECONDS: Final = 60.0
 _MOST_KNOWN: Final = 4_096
 _REGISTERS: Final = re.compile(rb"POST [^ \r\n]*" + re.escape(REGISTRATION.encode()) + rb"[ ?]")
 
 
 class Verdict(Enum):
-    """What becomes of a request: Django's, 429, looked up first, or 503 where the database does not answer."""
+    """What becomes of a request: to Django, 429, looked up first, or 503 (database away)."""
 
     DJANGO = "django"
     REFUSED = "refused"
@@ -68,7 +70,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What becomes of the request of `whose`. `call` is None only where Django takes it."""
+    """What becomes of the request of `whose`. `call` is None only if Django takes it."""
 
     whose: Any
     call: Call | None
@@ -81,7 +83,7 @@ class Judged:
 
     @property
     def is_refused(self) -> bool:
-        """Whether `answer` is to be sent."""
+        """Whether to send `answer`."""
         return self.verdict in {Verdict.REFUSED, Verdict.AWAY}
 
     @property
@@ -90,7 +92,7 @@ class Judged:
         return self.call is not None and self.call.keeps
 
     def answer(self, *, keeps: bool) -> bytes:
-        """The whole answer to a request that is refused."""
+        """The whole HTTP answer that refuses the request."""
         assert self.call is not None
         wait = (
             max(rate_limits.wait(*each) for each in _limits_of(self.call))
@@ -106,9 +108,9 @@ class Judged:
 
 
 class Strangers:
-    """Judges who asks one process. Asked in its loop; looks up and writes down in a thread of its own.
+    """Judges the callers of one process. Called in its loop; looks up and records in a thread.
 
-    `told` hears in that thread of calls that waited, of many at once.
+    `told` is called in that thread with the verdicts on calls that waited, many at once.
     """
 
     def __init__(self, told: Callable[[list[Judged]], None]) -> None:
@@ -116,7 +118,7 @@ class Strangers:
         self._pressed_until = float("-inf")
         self._known: dict[bytes, float] = {}
         self._waiting: list[tuple[Any, Call]] = []
-        # Answered since it was last written down, and what of it is to be recorded now, by method and route.
+        # Refusals since the last flush, and those to record in the log now, by method and route.
         self._answered: Counter[tuple[str, str]] = Counter()
         self._due: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -124,7 +126,7 @@ class Strangers:
         self._thread: threading.Thread | None = None
 
     def concern(self, data: bytearray) -> bool:
-        """Whether a request that begins so is to be judged; while there are few strangers, only registrations are."""
+        """Whether a request that begins so must be judged; without pressure, only registrations."""
         if rate_limits.wait(rate_limits.STRANGERS, rate_limits.CREDENTIALS):
             self._pressed_until = time.monotonic() + _PRESSED_SECONDS
         return self._is_pressed() or _REGISTERS.match(data) is not None
@@ -133,7 +135,7 @@ class Strangers:
         return time.monotonic() < self._pressed_until
 
     def judge(self, whose: object, data: bytearray, head: int, end: int, *, peer: object) -> Judged:
-        """What becomes of the request in `data[:end]`, as `read_call` takes it; where it waits, `told` hears the rest."""
+        """Judge the request in `data[:end]` (see `read_call`). If it waits, `told` hears later."""
         call = read_call(data, head, end, peer)
         if call is None:
             return Judged(whose, None, Verdict.DJANGO)
@@ -155,18 +157,21 @@ class Strangers:
             return Verdict.DJANGO
         if self._known.get(call.known_as, 0.0) <= time.monotonic():
             return Verdict.WAITS
-        # A stranger may know an agent's public key.
+        # The key alone proves nothing, since a stranger may know it: check the proof.
         return Verdict.DJANGO if call.authorization or verifies(call) else self._refuse(call)
 
     def stop(self, seconds: float) -> None:
-        """Write down who was refused and end the thread; waits `seconds` for it."""
+        """Record the last refusals and end the thread; wait `seconds` for it."""
         self._stopping.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(seconds)
 
     def look_up(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Judge the credentials of all these calls by two queries at most. Raises DatabaseError, InterfaceError."""
+        """Judge the credentials of these calls with two queries at most.
+
+        Raises DatabaseError, InterfaceError.
+        """
         pairs, keys = [pair_of(call) for call in calls], [jkt_of(call) for call in calls]
         found = find_by_credentials([pair for pair in pairs if pair]) if any(pairs) else []
         providers = iter(found)
@@ -187,7 +192,7 @@ class Strangers:
         return verdicts
 
     def write_down(self) -> None:
-        """Add who was refused to the metrics, and to the log what is due there."""
+        """Add the refusals to the metrics, and those that are due to the log."""
         with self._lock:
             answered, self._answered = self._answered, Counter()
             due, self._due = self._due, Counter()
@@ -204,7 +209,7 @@ class Strangers:
                     self._due[route] += count
 
     def _refuse(self, call: Call) -> Verdict:
-        # Names a caller chose would be counters without end.
+        # Names that a caller chose would create counters without end.
         method = call.method if call.method in METHODS else "other"
         route = call.path[1:] if call.path in _plain_paths() else ""
         with self._lock:
@@ -222,7 +227,7 @@ class Strangers:
 
     def _call_thread(self) -> None:
         if self._thread is None:
-            # Made late: only in the process that serves, and only where strangers come.
+            # Created late: only in the process that serves, and only if strangers come.
             self._thread = threading.Thread(target=self._work, name="strangers", daemon=True)
             self._thread.start()
         self._wake.set()
@@ -253,7 +258,7 @@ class Strangers:
 
     @staticmethod
     def _try(act: Callable[[], T]) -> T | None:
-        """What `act` makes; None where it failed, which is logged: the thread goes on."""
+        """What `act` returns; None if it failed. That is logged, and the thread goes on."""
         try:
             close_old_connections()
             return act()
@@ -263,15 +268,16 @@ class Strangers:
 
 
 def through_middleware(answer: HttpResponse, path: str) -> None:
-    """Give an answer at `path` the headers that each answer has.
+    """Give an answer at `path` the headers that every answer has.
 
-    Raises RuntimeError where a middleware answers by itself (with a redirect to https, say): its headers are not ours.
+    Raises RuntimeError if a middleware answers by itself (with a redirect to https, say): its
+    headers are not ours.
     """
-    view: Callable[[HttpRequest], Any] = lambda _: answer  # noqa: E731 — a view in the middleware's eyes
+    view: Callable[[HttpRequest], Any] = lambda _: answer  # noqa: E731 — acts as a view
     for middleware in (SecurityMiddleware, XFrameOptionsMiddleware, SecurityHeadersMiddleware):
         view = middleware(view)
-    # As a call arrives: by https, or by the http of a proxy that is believed. Without it production redirects, and sends no
-    # Strict-Transport-Security.
+    # As a call arrives: by https, or from a trusted proxy that says so. Otherwise production
+    # redirects, and sends no Strict-Transport-Security.
     asked = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "HTTP_HOST": settings.ALLOWED_HOSTS[0]}
     made = view(WSGIRequest(asked | {"wsgi.url_scheme": "https", "wsgi.input": io.BytesIO()}))
     if made is not answer:
@@ -280,11 +286,11 @@ def through_middleware(answer: HttpResponse, path: str) -> None:
 
 @lru_cache(maxsize=256)
 def _rendered(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
-    """Status line and standing headers, and the body, as Django's own answers have them."""
+    """Status line with constant headers, and the body, as in Django's own answers."""
     error = rate_limits.limited(wait) if verdict is Verdict.REFUSED else TemporarilyUnavailableError()
     status = STATUSES[error.code]
     made = HttpResponse(
-        rendered(body_of(error)),
+        render_body(body_of(error)),
         content_type="application/json",
         status=status,
         headers=headers_of(error, status, HttpRequest()),
@@ -296,7 +302,7 @@ def _rendered(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
 
 @lru_cache(maxsize=1)
 def _plain_paths() -> frozenset[str]:
-    """Addresses without a parameter, which are routes by themselves. Any other is a path that a caller chose."""
+    """Paths without a parameter, which are routes themselves. Any other is chosen by a caller."""
     patterns = (each for each in get_resolver().url_patterns if isinstance(each, URLPattern))
     return frozenset(f"/{each.pattern}" for each in patterns if "<" not in str(each.pattern))
 

@@ -15,9 +15,10 @@ from approvals.admin_site import site
 
 
 def without_slash(address: str) -> Callable[[HttpRequest], HttpResponseBase]:
-    """301 to an address of ours, for a person who typed it without its slash: GET and HEAD alone, and no query goes along.
+    """301 to our `address`, for a person who typed it without its slash.
 
-    No APPEND_SLASH: every other path is exactly as it is printed (docs/protocol.md section 0).
+    GET and HEAD only, and the query is dropped. No APPEND_SLASH: every other path is exactly as it
+    is printed (docs/protocol.md section 0).
     """
 
     @require_safe
@@ -33,7 +34,7 @@ handler404 = "agentauth.http_errors.not_found"
 handler500 = "agentauth.http_errors.server_error"
 
 urlpatterns = [
-    # Looked through in this order: what is asked most comes first.
+    # Matched in this order: the most frequent come first.
     *registry.urls.urlpatterns,
     *verifier.urls.urlpatterns,
     path("health/live", health.live),

@@ -1,6 +1,7 @@
-"""How gunicorn serves the verifier by itself: `python -m agentauth verifier`.
+"""gunicorn's configuration of the standalone verifier: `python -m agentauth verifier`.
 
-It speaks http, behind a proxy of ours that holds the certificate and passes it three addresses (docs/operations.md).
+It speaks http, behind a proxy of ours that holds the certificate and passes three addresses on
+(docs/operations.md).
 """
 
 import gc
@@ -25,7 +26,7 @@ from agentauth.serving import (
     workers,
 )
 
-# What gunicorn finds here by its own names, from the one place where both servers have it.
+# Settings that gunicorn reads here by name; both servers share them.
 __all__ = [
     "child_exit",
     "control_socket_disable",
@@ -44,29 +45,30 @@ __all__ = [
 ]
 METRICS_DIRECTORY = metrics_directory("verifier-metrics")
 
-# Loading takes most of a second; forked from a server that has done so, a process that takes the place of one that died
-# answers at once. What is loaded starts nothing: no thread, connection, loop or file (tests/faults/test_forking.py).
+# Loading takes most of a second. Forked from a loaded server, a replacement for a dead process
+# answers at once. Loading starts nothing: no thread, connection, loop or file
+# (tests/faults/test_forking.py).
 preload_app = True
-worker_class = "agentauth.receiving_asgi.Worker"
-# Named, so that a missing package stops the start and not the speed.
+worker_class = "agentauth.loop_worker.Worker"
+# Named, so that a missing package stops the start instead of slowing the server down.
 asgi_loop = "uvloop"
 http_parser = "fast"
-# New connections wait here while a process is busy for a moment.
+# Connections that the kernel queues while a process is busy for a moment.
 backlog = 512
-# A decision that was begun is finished, whoever hangs up meanwhile.
+# A decision that was begun is finished even if the client hangs up.
 asgi_disconnect_grace_period = graceful_timeout
 
 
 def on_starting(_server: Any) -> None:
-    """The application is loaded, and no process made yet: what lives for ever is not looked through again.
+    """The application is loaded, nothing forked: keep what lives for ever out of collections.
 
-    A request leaves no cycles behind worth mentioning, and a full collection stops every connection of a process for
-    tens of milliseconds: it comes after so many objects more.
+    A request leaves hardly any reference cycles, and a full collection stops every connection of a
+    process for tens of milliseconds: so collect only after 50,000 new objects.
     """
     from agentauth.postgresql.base import answer_soon
     from agentauth.startup import check_start
 
-    # Some of what is asked here Django answers, over a connection of its own.
+    # Django answers some requests here, over its own connection.
     answer_soon()
     check_start("verifier")
     empty(METRICS_DIRECTORY)

@@ -1,4 +1,4 @@
-"""How gunicorn serves us, as its configuration: `python -m agentauth web`."""
+"""gunicorn's configuration of the web server: `python -m agentauth web`."""
 
 import gc
 from typing import Any
@@ -23,7 +23,7 @@ from agentauth.serving import (
     workers,
 )
 
-# What gunicorn finds here by its own names, from the one place where both servers have it.
+# Settings that gunicorn reads here by name; both servers share them.
 __all__ = [
     "child_exit",
     "control_socket_disable",
@@ -42,26 +42,26 @@ __all__ = [
 ]
 METRICS_DIRECTORY = metrics_directory("metrics")
 
-# As in `verifier_server`: a process that takes the place of one that died has loaded everything.
+# As in `verifier_server`: a replacement for a dead process starts with everything loaded.
 preload_app = True
-worker_class = "agentauth.receiving.Worker"
-# Half of a process's connections may be sending, a quarter may wait for their next request.
+worker_class = "agentauth.thread_worker.Worker"
+# Threads of each process. Connections wait without one: half may be sending, a quarter idle.
 threads = number("WEB_THREADS", 16, least=1, most=512)
 
 
 def pre_request(_worker: Any, request: Any) -> None:
-    """What the loop that received the request knows about it."""
+    """Tell the parser's request what the loop that received it knows."""
     if request.unreader.last:
         request.force_close()
-    # Whoever waits for `100 Continue` has had it, or hears a refusal instead; gunicorn would say it again.
+    # The loop has already sent `100 Continue` or a refusal; gunicorn would send it again.
     request._expected_100_continue = False  # noqa: SLF001  # there is no other switch
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """In a process that ends: what it was told of decisions that wait in Redis, where the drainer finds it."""
+    """When a process ends: store which decisions in Redis it answered for, for the drainer."""
     from django.db import connections
 
-    from verifier.stores.told import TOLD
+    from verifier.stores.acknowledged import TOLD
 
     try:
         TOLD.write_down()
@@ -70,11 +70,11 @@ def worker_exit(_server: Any, _worker: Any) -> None:
 
 
 def on_starting(_server: Any) -> None:
-    """The application is loaded, and no process made yet: what lives for ever is not looked through again."""
+    """The application is loaded, nothing forked: keep what lives for ever out of collections."""
     from agentauth.postgresql.base import answer_soon
     from agentauth.startup import check_start
 
-    # Whoever calls waits for the answer: a database that hangs takes no thread for long.
+    # A caller waits for the answer, so a hanging database must not hold a thread for long.
     answer_soon()
     check_start()
     empty(METRICS_DIRECTORY)

@@ -1,4 +1,4 @@
-"""The WSGI entry: Django's, with one reading of text. Server processes start here."""
+"""The WSGI entry: Django's, with all text read as UTF-8. Server processes start here."""
 
 import os
 from typing import Any
@@ -18,8 +18,8 @@ from agentauth.checks import stop_if_unsafe  # noqa: E402 — it reads models
 class Utf8Request(WSGIRequest):
     """A request whose text is UTF-8, whatever charset its Content-Type names.
 
-    Django decodes query and form by that charset, and Python knows codecs that are none for text (`hex`) or that
-    raise (`undefined`): one such header would fail before any middleware runs.
+    Django decodes query and form by that charset. Python has codecs that are not for text (`hex`)
+    or that raise (`undefined`): one such header would fail before any middleware runs.
     """
 
     @property
@@ -36,13 +36,14 @@ class Application(WSGIHandler):
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> HttpResponseBase:
         response = super().__call__(environ, start_response)
-        # The server would leave it out itself, and log a warning for each HEAD that a stranger sends.
+        # gunicorn would omit the body itself, but log a warning for each HEAD.
         if environ["REQUEST_METHOD"] == "HEAD" and isinstance(response, HttpResponse):
             response.content = b""
         return response
 
 
 application = Application()
-# Every view, before the process says that it is there: else the first call of each process waits for them, for a second or more.
-get_resolver().url_patterns  # noqa: B018 — asking loads them
+# Load every view before the process reports that it is up: else its first call waits a second or
+# more.
+get_resolver().url_patterns  # noqa: B018 — the access loads them
 stop_if_unsafe()

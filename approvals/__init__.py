@@ -1,1 +1,1 @@
-"""A person says yes or no, with a passkey."""
+"""Pages and services with which humans decide, each decision signed with a passkey."""

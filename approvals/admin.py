@@ -50,7 +50,7 @@ class InvitationAdmin(ReadOnlyAdmin[SetupCode]):
 
     def __init__(self, model: type[SetupCode], admin_site: admin.AdminSite) -> None:
         super().__init__(model, admin_site)
-        # Here and not in the model's Meta, which would take a migration.
+        # Set here, because a change to the model's Meta would need a migration.
         self.opts.verbose_name, self.opts.verbose_name_plural = _("invitation"), _("invitations")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SetupCode]:

@@ -1,4 +1,4 @@
-"""Our own admin site: entered by passkey, no password page anywhere, rows read-only, every button a service."""
+"""The admin site: passkey sign-in, no passwords, read-only rows, actions that call services."""
 
 from typing import Any
 
@@ -34,13 +34,13 @@ PENDING_SHOWN = 25
 
 
 class InvitationForm(forms.Form):
-    """Whom to invite."""
+    """The human to invite."""
 
     email = forms.EmailField(label=_("E-mail"))
 
 
 class EnrolmentForm(forms.Form):
-    """For whom an enrolment code is made."""
+    """The human who gets an enrolment code."""
 
     human = forms.ModelChoiceField(Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human"))
 
@@ -81,7 +81,7 @@ class ControlRoom(admin.AdminSite):
                 name="new_service_provider",
             ),
         ]
-        # No password exists, so no page to change one.
+        # There are no passwords, so drop Django's pages to change one.
         theirs = [
             url
             for url in super().get_urls()
@@ -90,16 +90,16 @@ class ControlRoom(admin.AdminSite):
         return ours + theirs
 
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Sign-in is by passkey on the one sign-in page."""
+        """Redirect to the passkey sign-in, or to /approvals/ a human without admin rights."""
         if request.user.is_authenticated and not self.has_permission(request):
             return HttpResponseRedirect("/approvals/")
         wanted = request.GET.get("next") or reverse("admin:index")
         return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': wanted})}")
 
-    def logout(  # type: ignore[override]  # the stubs promise a page of the admin's own
+    def logout(  # type: ignore[override]  # the stubs expect a page of the admin
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Signing out is the pages' own act."""
+        """Redirect to /settings/: the admin's sign-out button posts to /sign-out/ instead."""
         return HttpResponseRedirect("/settings/")
 
     def has_permission(self, request: HttpRequest) -> bool:
@@ -118,7 +118,7 @@ class ControlRoom(admin.AdminSite):
         return super().index(request, context | (extra_context or {}))
 
     def log(self, request: HttpRequest) -> TemplateResponse:
-        """How the log stands, and how far its copies come."""
+        """Show the state of the log and how far its copies reach."""
         context = self.each_context(request) | {"title": _("Log"), "log": log_page(timezone.now())}
         return TemplateResponse(request, "admin/log.html", context)
 
@@ -166,10 +166,10 @@ class ControlRoom(admin.AdminSite):
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
 
     def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
-        """Ask, call the service, show what it made; nothing of it is kept in the session."""
+        """Show the form, call the service, show its result once; the session keeps none of it."""
         form, made = form_class(request.POST or None, label_suffix=""), None
         if request.method == "POST" and form.is_valid():
-            # What is made here opens doors: a session alone does not make it.
+            # These secrets give access, so a stolen session alone must not be able to make them.
             check_verification(request)
             try:
                 with acting(human_of(request)):

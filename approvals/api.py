@@ -1,4 +1,4 @@
-"""The receipt of a decision over the API: for the agent, its human and auditors, never for the service provider."""
+"""The receipt of a decision over the API, for the agent, its human and auditors only."""
 
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
@@ -16,7 +16,7 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 
 
 class SessionAuthentication(BaseAuthentication):
-    """The signed-in human, for reading only: this view has no method that changes anything."""
+    """Accept the signed-in human's session; needs no CSRF check because the view only reads."""
 
     def authenticate(self, request: Request) -> tuple[Human, None] | None:
         human = getattr(request._request, "user", None)  # noqa: SLF001 — DRF's documented inner request
@@ -24,7 +24,7 @@ class SessionAuthentication(BaseAuthentication):
 
 
 class MayReadReceipts(BasePermission):
-    """Anybody who proved who they are; whose receipt it is decides `get`."""
+    """Any authenticated caller; `get` checks whether the receipt is theirs to read."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         if request.user is None:
@@ -36,7 +36,7 @@ class ReceiptView(NativeView):
     """`GET /v1/grants/{id}/receipt` (docs/protocol.md section 6)."""
 
     authentication_classes = [
-        # First: the others begin by forgetting who the session says it is.
+        # First: the other two reset the user that the session set.
         SessionAuthentication,
         AgentProofAuthentication,
         ServiceProviderAuthentication,
@@ -48,7 +48,7 @@ class ReceiptView(NativeView):
         reader: object = request.user
         grant = readable_grant(grant_id, reader)
         receipt = receipt_of("approval", str(grant.pk))
-        # An administrator's passkey is nothing that agents learn.
+        # A receipt holds the signer's passkey; agents must not learn an administrator's.
         of_owner = receipt is not None and receipt.human_id == grant.agent.human_id
         if receipt is None or (isinstance(reader, Agent) and not of_owner):
             raise NotFoundError("This request has no receipt yet.")
@@ -63,7 +63,10 @@ class ReceiptView(NativeView):
 
 
 def readable_grant(grant_id: str, reader: object) -> Grant:
-    """The grant, if `reader` may have its receipt. Raises NotFoundError, the same for unknown and another's."""
+    """The grant, if `reader` may read its receipt.
+
+    Raises NotFoundError, the same whether it is unknown or another's, so that ids cannot be probed.
+    """
     try:
         grant = Grant.objects.select_related("agent").filter(pk=parse_id(grant_id)).first()
     except ValueError:

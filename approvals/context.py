@@ -1,4 +1,4 @@
-"""What every page shows around its content: what waits, whether the human is here or being recovered, and how to type a command."""
+"""Template context of every page: waiting items, presence, an open recovery, the command prefix."""
 
 from typing import Any
 
@@ -13,8 +13,10 @@ from verifier.services.confirmations import pending_for
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
-    """Members of every template: the signed-in human, how much waits for them, their presence, the recovery of
-    their account that is under way, and `command`.
+    """Context of every template.
+
+    The signed-in human, how many items wait for them, their presence, the open recovery of their
+    account, and `command`, the prefix to type before a management command.
     """
     human = getattr(request, "user", None)
     if not isinstance(human, Human):

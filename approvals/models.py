@@ -1,4 +1,4 @@
-"""Rows of the approvals app: passkeys, one-time setup codes, server-side challenges and the receipts of decisions."""
+"""Models: passkeys, one-time setup codes, recoveries, server-side challenges and receipts."""
 
 from datetime import datetime
 from typing import Self
@@ -12,26 +12,26 @@ from kms.seals import Sealed
 
 
 class Passkey(Sealed):
-    """A public key credential of a human. Receipts carry their own copy, so a removed one is really gone."""
+    """A human's public key credential. Receipts hold their own copy, so removal deletes the row."""
 
     SEALED = ("id", "human_id", "credential_id", "public_key")
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
-    # Unique across all humans: an id that is known can never be registered again (WebAuthn L3 section 7.1).
+    # Unique across all humans: a known id must not be registered again (WebAuthn L3 section 7.1).
     credential_id = models.BinaryField(max_length=1023, unique=True)
     # COSE_Key as attested.
     public_key = models.BinaryField(max_length=2048)
-    # Random, one per human and the same on each of their passkeys: it says nothing about them.
+    # Random, one per human and the same on all their passkeys, so it reveals nothing about them.
     user_handle = models.BinaryField(max_length=64)
     sign_count = models.BigIntegerField()
     name = models.CharField(max_length=80)
     aaguid = models.CharField(max_length=36, blank=True)
     transports = models.JSONField(default=list)
-    # Whether it may be synced: settled when it is made, so another answer is refused. Null until its next signature for
-    # passkeys from before release 2.
+    # Whether it may be synced (backup-eligible). Fixed at creation, so a signature that says
+    # otherwise is refused. Null for passkeys from before release 2 until their next signature.
     backup_eligible = models.BooleanField(null=True)
-    # Whether it is, by its latest signature.
+    # Whether it is synced, according to its latest signature.
     backed_up = models.BooleanField(default=False)
     created_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)
@@ -41,19 +41,22 @@ class Passkey(Sealed):
 
     @property
     def expected_backup_eligible(self) -> bool | None:
-        """What its next signature must say; None if either will do. What was synced could be, also if not noted then."""
+        """The flag its next signature must carry; None if either will do.
+
+        A passkey that was once synced must be backup-eligible, even if that was not recorded then.
+        """
         return True if self.backup_eligible is None and self.backed_up else self.backup_eligible
 
 
 class SetupCode(Sealed):
-    """A one-time link that ends in a passkey. Only the code's digest is kept; one that was used has no seal."""
+    """A one-time link that creates a passkey. Only the code's digest is kept; use ends the seal."""
 
     SEALED = ("id", "kind", "digest", "email", "is_staff", "expires_at")
 
     class Kind(models.TextChoices):
         FIRST_ADMIN = "first_admin"
         INVITATION = "invitation"
-        # Made by releases before 3 alone, whose links worked at once: refused. See Recovery.
+        # Made only by releases before 3, whose links worked without a wait. Refused: see Recovery.
         RECOVERY = "recovery"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -64,7 +67,7 @@ class SetupCode(Sealed):
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
-    # Who came in by it.
+    # The human who was created with it.
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
@@ -86,14 +89,14 @@ class SetupCode(Sealed):
 
 class RecoveryQuerySet(models.QuerySet["Recovery"]):
     def open(self, now: datetime) -> "RecoveryQuerySet":
-        """Neither used, cancelled nor past its end."""
+        """Not used, not cancelled and not expired."""
         return self.filter(used_at=None, cancelled_at=None, expires_at__gt=now)
 
 
 class Recovery(Sealed):
-    """A person is to get a new passkey in place of all others. Its state follows from these columns and the time.
+    """The process by which a human gets one new passkey in place of all others.
 
-    One that was used or cancelled has no seal.
+    Its state follows from these columns and the time. Use or cancellation ends its seal.
     """
 
     SEALED = (
@@ -102,7 +105,7 @@ class Recovery(Sealed):
     )
 
     class Case(models.TextChoices):
-        # The old passkeys work until the new one is made, so that the person can cancel with one.
+        # The old passkeys work until the new one is made, so that the human can cancel with one.
         LOST = "lost"
         # The account is suspended, and a second administrator decides.
         STOLEN = "stolen"
@@ -110,7 +113,7 @@ class Recovery(Sealed):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     case = models.CharField(max_length=8, choices=Case)
-    # The administrator; null for an operator, whom the event names.
+    # The administrator who started it; null for an operator, whom the event names.
     begun_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
@@ -120,17 +123,17 @@ class Recovery(Sealed):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
     confirmed_at = models.DateTimeField(null=True)
-    # From then on a link can be made. Null while a second administrator has to decide.
+    # When a link can first be made. Null until a second administrator decides.
     ready_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
     cancelled_at = models.DateTimeField(null=True)
     used_at = models.DateTimeField(null=True)
-    # Of the newest link: SHA-256 of its code, and when it ends.
+    # SHA-256 of the newest link's code, and when that link expires.
     link_digest = models.BinaryField(max_length=32, unique=True, null=True)
     link_expires_at = models.DateTimeField(null=True)
-    # When to tell the person of its state by mail, or to try again; null once they were told.
+    # When to send, or send again, the mail about its state; null once it was sent.
     notice_due_at = models.DateTimeField(null=True)
-    # Tries in a row that failed.
+    # Consecutive failures to send that mail.
     notice_failures = models.PositiveSmallIntegerField(default=0)
 
     objects = RecoveryQuerySet.as_manager()
@@ -172,7 +175,10 @@ class ChallengeQuerySet(models.QuerySet["Challenge"]):
 
 
 class Challenge(models.Model):
-    """What a passkey is asked to sign next. It never comes from the browser: it is found by who asks for what."""
+    """What a passkey is asked to sign next.
+
+    The browser never supplies it: the server finds it by session, human, purpose and subject.
+    """
 
     class Purpose(models.TextChoices):
         SETUP = "setup"
@@ -190,18 +196,18 @@ class Challenge(models.Model):
         RELEASE = "release"
         # An owner or an administrator lifts their own suspension.
         RESUME = "resume"
-        # Not signed: the record that the person took the second step for these dangerous permissions.
+        # Not signed: records that the human took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     purpose = models.CharField(max_length=16, choices=Purpose)
     challenge = models.BinaryField(max_length=32)
-    # SHA-256 of the session key: a challenge of one session is nothing in another.
+    # SHA-256 of the session key: a challenge is valid only in the session that asked for it.
     session = models.BinaryField(max_length=32)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+")
     # What it is about: the id of the row, or the name of the log; empty for a sign-in.
     subject = models.CharField(max_length=64, blank=True)
-    # The statement whose hash the challenge is, and the sentences the person read.
+    # The statement whose hash is the challenge, and the sentences the human read.
     statement = models.JSONField(default=dict)
     consent_text = models.TextField(blank=True)
     data = models.JSONField(default=dict)
@@ -222,7 +228,7 @@ class Challenge(models.Model):
 
 
 class Receipt(models.Model):
-    """The signed proof of one decision. Its texts are blanked when its person is deleted; the row stays."""
+    """The signed proof of one decision. Deleting its human blanks its texts; the row stays."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=16)
@@ -230,16 +236,16 @@ class Receipt(models.Model):
     # The id of the row it is about, as text: receipts outlive rows.
     subject = models.CharField(max_length=64)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
-    # Each challenge can bring about one decision, whoever is first.
+    # Unique, so that a challenge leads to one decision even if two requests answer it at once.
     challenge = models.BinaryField(max_length=32, unique=True)
-    # SHA-256 of the assertion: the same one posted again gets the same answer.
+    # SHA-256 of the assertion, so that posting the same one again returns the same receipt.
     assertion = models.BinaryField(max_length=32)
     passkey_name = models.CharField(max_length=80)
     consent_text = models.TextField()
     # The JWS, typ approval-receipt+jwt.
     compact = models.TextField()
-    # The key that signed it; null until the jobs have read it out of a receipt from before release 4. Empty where the text
-    # had gone by then.
+    # The key that signed it. Null for receipts from before release 4 until a job reads it out of
+    # `compact`; empty if that text was erased by then.
     kid = models.CharField(max_length=64, null=True)  # noqa: DJ001 - null and empty differ
     created_at = models.DateTimeField()
 

@@ -1,4 +1,4 @@
-"""Passkey ceremonies: the one file that knows the WebAuthn library, closes what it leaves open and fails closed."""
+"""Passkey ceremonies: the only module that uses the WebAuthn library; adds checks, fails closed."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from registry.models import Human
 
-# Section 1 of docs/protocol.md: RS256 is there for Windows Hello alone.
+# docs/protocol.md section 1. RS256 is accepted only for Windows Hello.
 ALGORITHMS = (
     COSEAlgorithmIdentifier.EDDSA,
     COSEAlgorithmIdentifier.ECDSA_SHA_256,
@@ -41,8 +41,8 @@ MAX_CLIENT_DATA_BYTES = 4096
 MAX_AUTHENTICATOR_DATA_BYTES = 4096
 MAX_ATTESTATION_BYTES = 16_384
 MAX_SIGNATURE_BYTES = 1024
-# We ask for no attestation, so a browser sends "none", or leaves a self-attested "packed" as it is. The other
-# formats would only expose their parsers.
+# We ask for no attestation, so a browser sends "none", or passes on a self-attested "packed".
+# Accepting other formats would only expose their parsers.
 FORMATS = ("none", "packed")
 
 _RP_HASH, _FLAGS, _COUNTER = slice(0, 32), 32, slice(33, 37)
@@ -52,7 +52,7 @@ _UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
 
 @dataclass(frozen=True, slots=True)
 class VerifiedAssertion:
-    """A signature by a known passkey over the expected challenge, with the person present and verified."""
+    """A signature by a known passkey over the expected challenge, with user verification."""
 
     credential_id: bytes
     user_handle: bytes | None
@@ -66,7 +66,7 @@ class VerifiedAssertion:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRegistration:
-    """A new passkey: its id, its COSE public key as attested, and what it says of itself."""
+    """A new passkey: its id, its COSE public key as attested, and the properties it reports."""
 
     credential_id: bytes
     public_key: bytes
@@ -90,7 +90,7 @@ def creation_options(
     display_name: str,
     exclude: Sequence[bytes] = (),
 ) -> dict[str, Any]:
-    """PublicKeyCredentialCreationOptionsJSON: a resident key, the person verified, no attestation."""
+    """PublicKeyCredentialCreationOptionsJSON: a resident key, user verification, no attestation."""
     return {
         "rp": {"id": rp_id, "name": "AgentAuth"},
         "user": {"id": b64u_encode(user_handle), "name": user_name, "displayName": display_name},
@@ -108,7 +108,7 @@ def creation_options(
 
 
 def request_options(*, rp_id: str, challenge: bytes, allow: Sequence[bytes] = ()) -> dict[str, Any]:
-    """PublicKeyCredentialRequestOptionsJSON; with nothing in `allow` the browser offers what it has."""
+    """PublicKeyCredentialRequestOptionsJSON; if `allow` is empty, the browser offers all it has."""
     return {
         "rpId": rp_id,
         "challenge": b64u_encode(challenge),
@@ -130,16 +130,19 @@ def verify_assertion(
     expected_user_handle: bytes | None,
     expected_backup_eligible: bool | None,
 ) -> VerifiedAssertion:
-    """Check an answer of `navigator.credentials.get()` (WebAuthn L3 section 7.2). Raises InvalidAssertionError.
+    """Check a response of `navigator.credentials.get()` (WebAuthn L3 section 7.2).
 
-    `credential` is the untrusted AuthenticationResponseJSON. `public_key` (COSE) and `sign_count` are the stored
-    ones. A handle may be absent where the ceremony named its credential; sign-in, which names none, asks for one.
-    Whether a passkey may be synced (backup-eligible) is settled when it is made: another answer comes from another
-    authenticator that holds the key. None where it is not known yet.
+    `credential` is the untrusted AuthenticationResponseJSON; `public_key` (COSE) and `sign_count`
+    are the stored ones. The user handle may be absent if the ceremony named its credential; sign-in
+    names none and requires one. `expected_backup_eligible` is None while unknown: the flag is fixed
+    when a passkey is made, so another one means that another authenticator holds the key.
 
-    1. shape and sizes  2. the credential asked for and its owner  3. client data: type, challenge, origin, no
-    embedding  4. authenticator data: rp, presence, verification, backup flags as before, no leftover byte
+    1. shape and sizes  2. the requested credential and its owner  3. client data: type, challenge,
+    origin, not embedded
+    4. authenticator data: rp, presence, verification, backup flags as before, no extra bytes
     5. the key's algorithm  6. signature and counter, by the library
+
+    Raises InvalidAssertionError.
     """
     # 1
     response = _response(credential)
@@ -201,9 +204,10 @@ def verify_assertion(
 def verify_registration(
     *, credential: object, expected_challenge: bytes, rp_id: str, origin: str
 ) -> VerifiedRegistration:
-    """Check an answer of `navigator.credentials.create()` (WebAuthn L3 section 7.1). Raises InvalidAssertionError.
+    """Check a response of `navigator.credentials.create()` (WebAuthn L3 section 7.1).
 
-    That the id belongs to nobody else is for the database to say: the column is unique.
+    An id that is registered already is refused by the database: the column is unique. Raises
+    InvalidAssertionError.
     """
     response = _response(credential)
     credential_id = credential_id_of(credential)
@@ -243,7 +247,7 @@ def verify_registration(
 
 
 def credential_id_of(credential: object) -> bytes:
-    """The id an untrusted credential claims, in the one form it may have. Raises InvalidAssertionError."""
+    """The id an untrusted credential claims in `id` and `rawId`. Raises InvalidAssertionError."""
     _response(credential)
     assert isinstance(credential, Mapping)
     identifier = _bytes(credential, "id", MAX_CREDENTIAL_ID_BYTES)
@@ -281,12 +285,12 @@ def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str)
         raise _refused("client data") from error
     if members.get("type") != kind:
         raise _refused("client data type")
-    # Compared as text: the library decodes leniently, so several texts would stand for one challenge.
+    # Compared as text: the library decodes leniently, so several texts would match one challenge.
     if members.get("challenge") != b64u_encode(challenge):
         raise _refused("challenge")
     if members.get("origin") != origin:
         raise _refused("origin")
-    # Strictly False or absent. An embedding page could lay anything over what the person thinks they sign.
+    # Strictly False or absent: an embedding page could cover what the human believes they sign.
     if members.get("crossOrigin", False) is not False or "topOrigin" in members:
         raise _refused("embedded page")
     binding = members.get("tokenBinding")
@@ -295,7 +299,7 @@ def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str)
 
 
 def _check_head(data: bytes, rp_id: str) -> int:
-    """rpIdHash, flags, counter: the first 37 bytes. Returns the flags."""
+    """Check rpIdHash and flags in the first 37 bytes. Returns the flags."""
     if len(data) < _HEAD_BYTES or data[_RP_HASH] != hashlib.sha256(rp_id.encode()).digest():
         raise _refused("another site")
     flags = data[_FLAGS]
@@ -307,7 +311,7 @@ def _check_head(data: bytes, rp_id: str) -> int:
 
 
 def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> bytes:
-    """The COSE key inside an attestation object that holds nothing but what it should."""
+    """The COSE key in an attestation object. Raises InvalidAssertionError if anything is off."""
     document, rest = _read_cbor(attestation)
     if rest or not isinstance(document, dict) or document.get("fmt") not in FORMATS:
         raise _refused("attestation")
@@ -329,7 +333,7 @@ def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> by
 
 
 def _extensions(rest: bytes, *, present: bool) -> None:
-    """What follows is exactly one map of extensions when its flag is set, and nothing otherwise."""
+    """Check that `rest` is exactly one extension map if its flag is set, and empty otherwise."""
     if present:
         value, rest = _read_cbor(rest)
         if not isinstance(value, dict):
@@ -342,15 +346,15 @@ def _read_cbor(data: bytes) -> tuple[object, bytes]:
     stream = io.BytesIO(data)
     try:
         value = cbor2.CBORDecoder(stream, allow_duplicate_keys=False, read_size=1).decode()
-    except Exception as error:  # malformed input reaches it before any signature: never a 500
+    except Exception as error:  # untrusted input, before any signature check: never answer 500
         raise _refused("CBOR") from error
     return value, data[stream.tell() :]
 
 
 def _check_public_key(cose: bytes) -> None:
-    """ES256, EdDSA or RS256 under the key rules of the protocol (a small-order Ed25519 point is refused).
+    """Check for ES256, EdDSA or RS256 under the protocol's key rules (no small-order point).
 
-    By the reader that verifies receipts: a key it cannot read could sign in, but never decide anything.
+    Uses the reader that verifies receipts: a key it cannot read could sign in but never decide.
     """
     try:
         read_passkey(cose)
@@ -364,20 +368,20 @@ def _transports(value: object) -> tuple[str, ...]:
 
 
 def _refused(what: str) -> InvalidAssertionError:
-    # `what` names the check for the log and for tests; a stranger learns nothing from it that the code does not say.
+    # `what` names the failed check for logs and tests. It reveals nothing that the code does not.
     return InvalidAssertionError(f"The passkey's answer was not accepted ({what}). Try again.")
 
 
 class PasskeyBackend:
-    """Django's authentication back end: it names the human of a session, and knows no credential of its own.
+    """Django's authentication backend: loads the human of a session and accepts no credentials.
 
-    Signing in goes through approvals.services, which hands a verified human to `login()`.
+    Sign-in goes through approvals.services, which passes a verified human to `login()`.
     """
 
     def authenticate(self, request: "HttpRequest | None", **_credentials: Any) -> None:
         return None
 
     def get_user(self, user_id: Any) -> "Human | None":
-        """The human, while active: a suspension ends every session at the next request."""
+        """The human, if active, so that a suspension ends every session at its next request."""
         human: Human | None = get_user_model().objects.filter(pk=user_id).first()
         return human if human is not None and human.is_active else None

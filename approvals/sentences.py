@@ -1,4 +1,4 @@
-"""Plain sentences for what is granted: the words on the pages, and the consent text a person signs."""
+"""Plain sentences for what is granted: the words on pages, and the consent text a human signs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ from registry.services.lookalikes import Likeness, Whose
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DANGEROUS = frozenset({"transact", "delete"})
-# So many payments show what a threshold does not limit.
+# Payments in the warning about a threshold without a budget.
 _EXAMPLE = 10
 
 
@@ -36,7 +36,7 @@ def whole(number: int) -> str:
 
 
 def fingerprint(jkt: str) -> str:
-    """The first sixteen characters of a key's thumbprint, in groups: something an eye can compare."""
+    """The first 16 characters of a key's thumbprint in groups of four, easy to compare by eye."""
     return " ".join(jkt[start : start + 4] for start in range(0, 16, 4))
 
 
@@ -47,7 +47,7 @@ def moment(at: datetime, zone: str) -> str:
 
 
 def listed(words: Sequence[str], last: str) -> str:
-    """One, two or more things as a sentence names them: a, b `last` c."""
+    """A list as a sentence names it: a, b `last` c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
@@ -59,7 +59,7 @@ def risk(capability: Capability) -> str:
 
 
 def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) -> str:
-    """What the capability permits at the service named `at`, without who does it: a verb phrase."""
+    """A verb phrase for what the capability permits at the service named `at`."""
     where = {"resource": capability.resource, "at": quoted(at)}
     match capability.type:
         case "read":
@@ -109,7 +109,7 @@ def constraint(each: Constraint) -> str:
 def _value(value: Scalar) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
-    # A text is the agent's own: it must not end its quotes or its line and go on as a sentence of ours.
+    # The agent chose this text: quote it, so that it cannot pass for a sentence of ours.
     return whole(value) if isinstance(value, int) else quoted(value)
 
 
@@ -146,10 +146,10 @@ def window_words(window: TimeWindow) -> str:
 
 
 def _days(days: Sequence[str], names: Mapping[str, str]) -> str:
-    """Three or more days in a row as their first and last, else all of them."""
+    """Three or more consecutive days as a range, otherwise a list."""
     week = list(names.values())
     first = week.index(days[0])
-    if len(days) > 2 and list(days) == week[first : first + len(days)]:  # noqa: PLR2004 — two days are named both
+    if len(days) > 2 and list(days) == week[first : first + len(days)]:  # noqa: PLR2004 — two days are listed
         return _("%(first)s to %(last)s") % {"first": days[0], "last": days[-1]}
     return listed(days, _("and"))
 
@@ -193,7 +193,7 @@ def limits(envelope: Envelope) -> list[str]:
 
 
 def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
-    """The warning of a threshold without a budget: how much many payments below it move without a confirmation."""
+    """Warn if a threshold has no budget: what several payments below it add up to, unasked."""
     each = _most_unasked(capabilities, envelope)
     count = min(envelope.max_uses or _EXAMPLE, _EXAMPLE)
     if each is None or envelope.budgets or count == 1:
@@ -208,7 +208,7 @@ def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]
 
 
 def _most_unasked(capabilities: Sequence[Capability], envelope: Envelope) -> Money | None:
-    """The largest payment that needs no confirmation, of an envelope with a threshold."""
+    """The largest payment that needs no confirmation; None without a threshold or a maximum."""
     threshold = envelope.confirm_above
     ceilings = [each.max_amount for each in capabilities if each.max_amount is not None]
     if threshold is None or threshold.minor == 0 or not ceilings:
@@ -218,7 +218,7 @@ def _most_unasked(capabilities: Sequence[Capability], envelope: Envelope) -> Mon
 
 
 def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
-    """One whole sentence for each capability. Its subject is never a name: an agent may be called “Nobody”."""
+    """One sentence per capability. Its subject is never a name: an agent may be called “Nobody”."""
     return [
         _("The agent may %(permission)s.")
         % {
@@ -231,7 +231,7 @@ def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope)
 
 
 def parties(agent: str, service_provider: str, audience: str) -> list[str]:
-    """Who acts and where, each on a line of its own: the first lines of a consent text."""
+    """The first lines of a consent text: the agent and the service, one line each."""
     return [
         _("Agent: %(agent)s") % {"agent": quoted(agent)},
         _("Service: %(at)s at %(audience)s") % {"at": quoted(service_provider), "audience": audience},
@@ -239,7 +239,7 @@ def parties(agent: str, service_provider: str, audience: str) -> list[str]:
 
 
 def likeness(each: Likeness) -> str:
-    """Why the agent's name is to be looked at twice, as a sentence that does not repeat it."""
+    """Why the agent's name needs a second look, in a sentence that does not repeat it."""
     name = {"name": legible(each.name, in_quotes=True)}
     match each.whose:
         case Whose.SERVICE if each.exact:
@@ -292,7 +292,7 @@ def approval_text(
 
 
 def recovered(at: datetime, zone: str) -> str:
-    """The mark of a recovered account, the same words in what is signed, on pages and in the activity."""
+    """The sentence about a recovered account, the same in signed texts, pages and activity."""
     return _("This account was recovered with a new passkey on %(at)s.") % {"at": moment(at, zone)}
 
 
@@ -351,9 +351,9 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
 
 
 def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
-    """The consent text of a release after a restore; `grants` are their ids and the names of their service providers.
+    """The consent text of a release after a restore; `grants` are pairs of id and provider name.
 
-    Without the agents' names: those are texts of many people, and the receipt outlives each of them.
+    It names no agents: those names belong to many people, and the receipt outlives them.
     """
     lines = [
         _("Grant: %(grant)s. Service: %(at)s.") % {"grant": grant, "at": quoted(provider)}
@@ -377,7 +377,7 @@ def confirmation_text(
     confirmed: bool,
     warnings: Sequence[str] = (),
 ) -> str:
-    """The consent text of a confirmation, with `warnings` about the agent's name, or of its denial."""
+    """The consent text of a confirmation, with `warnings` about the name, or of its denial."""
     lines = parties(agent, service_provider, audience)
     parts = {"act": act(action, service_provider)}
     if confirmed:

@@ -1,4 +1,4 @@
-"""The consent texts of resuming: one sentence a line, what is in force again by it, names in quotation marks."""
+"""Consent texts for resuming: one sentence a line, what is in force again, names in quotes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,13 +12,16 @@ from agentauth.protocol.names import quoted
 from approvals import sentences
 from registry.models import Agent, Grant, Human, ServiceProvider
 
-# In UTF-8, so that the receipt stays within its limit.
+# UTF-8 bytes of one text, so that the receipt stays within its limit.
 _MAX_BYTES = 12_000
 _RISKS = ("high", "medium", "low")
 
 
 def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: Sequence[str] = ()) -> str:
-    """`grants` are those in force as soon as the agent is active; `marks` say what else its reader must know."""
+    """The text to resume an agent.
+
+    `grants` are in force once the agent is active; `marks` are further sentences for the reader.
+    """
     name = {"agent": quoted(agent.name)}
     lines = [
         _("As an administrator I resume the agent %(agent)s.") % name
@@ -36,7 +39,7 @@ def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: 
 
 
 def grant_text(grant: Grant, *, by_admin: bool, marks: Sequence[str] = ()) -> str:
-    """The permissions of one agent at one service provider; `marks` as above."""
+    """The text to resume one agent's permissions at one service provider; `marks` as above."""
     names = {"agent": quoted(grant.agent.name), "at": quoted(grant.service_provider.name)}
     lines = [
         _("As an administrator I resume the permissions of %(agent)s at %(at)s.") % names
@@ -59,8 +62,9 @@ def grant_text(grant: Grant, *, by_admin: bool, marks: Sequence[str] = ()) -> st
 
 
 def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] = ()) -> str:
-    """Without the person's name: receipts outlive it. Their `agents` and `grants` that are in force again, by number; `marks` say what
-    happens to its recovery.
+    """The text to resume an account, named by id because the receipt outlives the name.
+
+    `agents` and `grants` count what is in force again; `marks` are sentences about a recovery.
     """
     return "\n".join(
         [
@@ -85,7 +89,7 @@ def ends_recovery() -> str:
 
 
 def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:
-    """How many `grants` of agents there are in force again."""
+    """The text to resume a service provider; `grants` counts what is in force again."""
     parts = {"at": quoted(provider.name), "audience": provider.audience}
     return "\n".join(
         [
@@ -134,7 +138,7 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
 
 
 def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
-    """As many of the terms as fit; then how many do not, with their digest, so that the signature holds for them too."""
+    """`lines` and the terms that fit, then count and digest of the rest, so it is signed too."""
     kept, size = list(lines), len("\n".join(lines).encode())
     for index, line in enumerate(terms):
         size += len(line.encode()) + 1

@@ -1,4 +1,4 @@
-"""Sessions of people: what lies in the database opens none, and each ends by itself, unused or old."""
+"""Sessions: the database holds only a digest of each key, and each ends when idle or too old."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from registry.models import Human
 
 IDLE = timedelta(minutes=30)
 LIFE = timedelta(hours=12)
-# How often an act of the person is written down: a click each second is not a write each second.
+# Seconds between two records of activity, so that not every click is a database write.
 SEEN_SECONDS = 60
-# Sent by our scripts with what a page does by itself: an open page alone does not keep a session.
+# Our scripts send it with background requests: an open page alone must not keep a session alive.
 BACKGROUND_HEADER = "X-Background"
 BACKEND = "approvals.passkeys.PasskeyBackend"
 
@@ -27,21 +27,21 @@ _BEGAN, _SEEN = "began", "seen"
 
 
 def stored_key(session_key: str) -> str:
-    """The name of a session's row: 160 bits of its key's SHA-256, as many as the column holds.
+    """The primary key of a session's row: 160 bits of SHA-256 of its key, the size of the column.
 
-    The key itself is in the browser alone, so who reads the database cannot ride anybody's session.
+    Only the browser has the key itself, so reading the database gives access to no session.
     """
     return hashlib.sha256(session_key.encode()).hexdigest()[:40]
 
 
 class SessionStore(db.SessionStore):
-    """Django's database sessions under `stored_key`, ending at whichever of the two ends comes first."""
+    """Django's database sessions under `stored_key`, ended by IDLE or LIFE, whichever is first."""
 
     def load(self) -> dict[str, Any]:
         living = Session.objects.filter(pk=stored_key(self.session_key or ""), expire_date__gt=timezone.now())
         row = living.first()
         if row is None:
-            # As Django does: a key that was not found is never taken over.
+            # As Django does: adopting an unknown key would allow session fixation.
             self._session_key = None
             return {}
         return self.decode(row.session_data)
@@ -69,20 +69,20 @@ class SessionStore(db.SessionStore):
 
 
 def start_session(request: HttpRequest, human: Human, *, now: datetime) -> None:
-    """Sign the human in, under a new session key: one known from before opens nothing."""
-    # Django keeps the key where the same human signs in again.
+    """Sign the human in under a new session key, so that a key known from before is useless."""
+    # login() keeps the key if the same human signs in again, so flush first.
     request.session.flush()
     login(request, human, backend=BACKEND)
     request.session[_BEGAN] = request.session[_SEEN] = int(now.timestamp())
 
 
 def keep_session(request: HttpRequest, human: Human) -> None:
-    """Let the session of this request go on though every session of the human has just ended."""
+    """Keep this request's session although every session of the human was just ended."""
     request.session[HASH_SESSION_KEY] = human.get_session_auth_hash()
 
 
 class KeepSessionMiddleware:
-    """Moves the end of a session on when the person does something."""
+    """Extend a session when the human does something; background requests do not count."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

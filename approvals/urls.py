@@ -1,4 +1,4 @@
-"""Routes of the pages, and of the receipt."""
+"""Routes of the pages and of the receipt API."""
 
 from django.urls import path
 
@@ -21,13 +21,14 @@ from approvals.views import (
     verification,
 )
 
-# Whose suspension is resumed where: an owner's on their own pages, an administrator's on pages for staff alone.
+# An owner lifts their suspension on their own pages, an administrator theirs on staff pages.
 RESUMED = (
     ("agents/<uuid:agent_id>/resume/", {"kind": "agent", "party": "owner"}),
     ("approvals/<uuid:grant_id>/resume/", {"kind": "grant", "party": "owner"}),
     ("resume/<str:kind>/<uuid:row_id>/", {"party": "administrator"}),
 )
-# What cannot be undone asks first; the last part of the address a button posts to names what its page showed.
+# Irreversible acts ask first. The last part of the path that a button posts to is a hash of what
+# its page showed.
 ENDED = (
     ("agents/<uuid:agent_id>/revoke/", {"kind": "agent", "party": "owner"}),
     ("approvals/<uuid:grant_id>/revoke/", {"kind": "grant", "party": "owner"}),

@@ -1,1 +1,1 @@
-"""What happened: append-only, provable. Knows no other app."""
+"""The append-only, provable log of events. It imports no other app."""

@@ -1,4 +1,7 @@
-"""The log in the admin site, and the read-only base every app's rows use. Rows change through services alone."""
+"""The log in the admin site, and the read-only base class of every app's admin pages.
+
+Rows change through services only.
+"""
 
 import base64
 import uuid
@@ -12,11 +15,12 @@ from django.utils.functional import cached_property
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
+from audit.event_writing import KINDS
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
-from audit.prepared import KINDS
 
-# How far a text is looked for that no index leads to, and how many events a list says it has, at most.
+# A search that no index supports covers only this many of the newest events.
 LAST_EVENTS: Final = 50_000
+# A list counts its events up to this number and no further.
 MOST_COUNTED: Final = 10_000
 _INDEXED: Final = ("id", "agent_id", "human_id", "grant_id")
 
@@ -30,16 +34,16 @@ if TYPE_CHECKING:
 else:
 
     class _ModelAdmin(admin.ModelAdmin):
-        # Django's class takes no type argument at run time.
+        # Django's class takes no type argument at run time, so accept and ignore it.
         def __class_getitem__(cls, _item: Any) -> type:
             return cls
 
 
 class ReadOnlyAdmin(_ModelAdmin[_M]):
-    """Shows rows and changes none: whatever may happen to one is an action that calls a service."""
+    """Shows rows and changes none: every change is an action that calls a service."""
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        # Django's own says "Select … to view".
+        # Django's own title says "Select … to view".
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title} | (extra_context or {}))
 
@@ -54,7 +58,7 @@ class ReadOnlyAdmin(_ModelAdmin[_M]):
 
 
 class KindFilter(admin.SimpleListFilter):
-    """The kinds there are, from the list of them: asking the events for theirs would read the whole log."""
+    """Filter by kind. The choices come from KINDS: reading them from the events is too slow."""
 
     title = "kind"
     parameter_name = "kind"
@@ -66,8 +70,8 @@ class KindFilter(admin.SimpleListFilter):
         return queryset.filter(kind=self.value()) if self.value() else queryset
 
 
-class ShortPaginator(Paginator):  # type: ignore[type-arg]  # the stubs' class takes an argument that Django's does not
-    """Counts no further than a person turns pages."""
+class ShortPaginator(Paginator):  # type: ignore[type-arg]  # only the stub takes an argument
+    """Counts at most MOST_COUNTED rows: counting the whole log takes too long for a page."""
 
     @cached_property
     def count(self) -> int:
@@ -78,24 +82,24 @@ class ShortPaginator(Paginator):  # type: ignore[type-arg]  # the stubs' class t
 class EventAdmin(ReadOnlyAdmin[Event]):
     list_display = ("at", "kind", "outcome", "reason", "actor_kind", "actor_id", "agent_id", "grant_id")
     list_filter = ("outcome", KindFilter)
-    # What is done with a text is below; that there is something makes the field appear.
+    # Django shows the search field only if this is set; get_search_results does the search.
     search_fields = ("id",)
     ordering = ("-id",)
-    # By any other column the whole log would be put in order for one page.
+    # Sorting by any other column would sort the whole log for one page.
     sortable_by = ()
     paginator = ShortPaginator
-    # The salt is what keeps a leaf hash from being guessed: it belongs to no page.
+    # The salt keeps the content of a leaf hash from being guessed, so no page shows it.
     exclude = ("salt",)
     show_full_result_count = False
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        # A filter on the salt would let it be guessed byte by byte.
+        # With a filter on the salt, a user could guess it byte by byte.
         return not lookup.startswith("salt") and super().lookup_allowed(lookup, value, request)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Event], search_term: str
     ) -> tuple[QuerySet[Event], bool]:
-        """By an index, or among the last: a text looked for in every event would take minutes."""
+        """Search ids by index and other text in the newest LAST_EVENTS; all events take minutes."""
         if not (text := search_term.strip()):
             return queryset, False
         try:
@@ -116,7 +120,7 @@ def _among_the_last(events: QuerySet[Event], text: str) -> QuerySet[Event]:
 
 class CheckpointAdmin(ReadOnlyAdmin[Checkpoint]):
     list_display = ("size", "at", "root_hash")
-    # Bytes are shown as text by the column below.
+    # The `root_hash` column shows these bytes as text.
     exclude = ("root",)
     readonly_fields = ("root_hash",)
     search_fields = ("size",)
@@ -145,7 +149,7 @@ class CheckpointCopyAdmin(ReadOnlyAdmin[CheckpointCopy]):
 
     def __init__(self, model: type[CheckpointCopy], admin_site: admin.AdminSite) -> None:
         super().__init__(model, admin_site)
-        # Here and not in the model's Meta, which would take a migration.
+        # Set here because a change of the model's Meta needs a migration.
         self.opts.verbose_name_plural = _("checkpoint copies")
 
 

@@ -1,4 +1,7 @@
-"""What the log signed before, wherever it stands: the points a whole check of the log has to pass through."""
+"""Signed checkpoints from the database, from stores and from files: a check must pass through them.
+
+A key is valid here unless it was disabled.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,16 +15,16 @@ from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteE
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.notes import Verifier, parse_note
 from audit.breaks import seen_store
-from audit.copies import PREFIX, ContradictedError, key_of, name_of, size_of, store_left_behind
+from audit.checkpoint_copies import PREFIX, ContradictedError, key_of, name_of, size_of, store_left_behind
 from audit.models import Checkpoint, CheckpointCopy
 from audit.signing import PURPOSE
 
 
 class Anchor(NamedTuple):
-    """The log signed that its first `size` leaves have this root; `place` says where that was found.
+    """The log signed that its first `size` leaves have this root; `place` says where this was read.
 
-    With `disabled_at` only a key that was disabled then signed it, so it is not `vouched` for. Whoever has that key can have
-    written it, so it proves nothing; and yet whatever we signed has to fit.
+    If `disabled_at` is set, only a key disabled at that time signed it, so it is not `vouched` for.
+    Anyone with that key can have written it, so it proves nothing, but it must still fit the log.
     """
 
     size: int
@@ -31,23 +34,26 @@ class Anchor(NamedTuple):
 
     @property
     def vouched(self) -> bool:
-        """Whether a key that counts signed it."""
+        """Whether a valid key signed it."""
         return self.disabled_at is None
 
 
 def read_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
-    """A checkpoint that one of the log's keys signed. Raises NoteError and UntrustedNoteError."""
+    """Read a checkpoint note. Raises NoteError, or UntrustedNoteError without a valid signature."""
     keys = cast("Mapping[str, PublicKey]", import_string(settings.AUDIT_KEYS)(purpose=PURPOSE, now=now))
     return _open(note, place, keys.values())
 
 
 def anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
-    """What a checkpoint in the database says. Raises ContradictedError where its note does not say it, or no key of the log."""
+    """The anchor of a checkpoint row.
+
+    Raises ContradictedError if the row differs from its note, or no valid log key signed the note.
+    """
     return _of_row(row, now, read_anchor)
 
 
 def any_anchor_of(row: Checkpoint, *, now: datetime) -> Anchor:
-    """As `anchor_of`, also where only a key signed it that was disabled since."""
+    """As `anchor_of`, but also accepts a note that only a disabled key signed."""
     return _of_row(row, now, read_any_anchor)
 
 
@@ -57,11 +63,11 @@ def _of_row(row: Checkpoint, now: datetime, opens: Callable[..., Anchor]) -> Anc
 
 
 def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ()) -> Iterator[Anchor]:
-    """Those in the database, then those in the store outside and in `others`, URIs; those by disabled keys too.
+    """The anchors of `since` events or more: from the database, then from the external stores.
 
-    Of `since` events or more. The store outside is that of settings, and that of the newest copy where it is another.
-    Raises ContradictedError for one that no key of the log ever signed, TemporarilyUnavailableError where a store does not
-    answer.
+    The stores are those of `read_stores` and the URIs in `others`. Anchors that only a disabled key
+    signed are included. Raises ContradictedError for a checkpoint that no key of the log ever
+    signed, TemporarilyUnavailableError if a store does not answer.
     """
     for row in Checkpoint.objects.filter(size__gte=since).order_by("size").iterator():
         yield any_anchor_of(row, now=now)
@@ -75,17 +81,17 @@ def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ())
 
 
 def read_stores() -> list[str]:
-    """The URIs of the stores that a check of the log always reads."""
+    """The stores that a check always reads: AUDIT_STORE, and the newest copy's if it is another."""
     left = store_left_behind()
     kind, _, options = settings.AUDIT_STORE.partition("?")
     if left and options and kind.partition(":")[0] == left.partition(":")[0]:
-        # Rows name a store without its options; those of the present one are the best guess.
+        # Rows store a URI without its options; assume those of the current store.
         left = f"{left}?{options}"
     return [uri for uri in (settings.AUDIT_STORE, left) if uri]
 
 
 def stores_not_read(others: Sequence[str] = ()) -> list[str]:
-    """The names of stores that got copies once and that neither `read_stores` nor `others` has."""
+    """The names of stores with copies that are in neither `read_stores` nor `others`."""
     read = {name_of(uri) for uri in [*read_stores(), *others]}
     there = CheckpointCopy.objects.order_by("store").values_list("store", flat=True).distinct()
     return [name for name in there if name not in read]
@@ -104,7 +110,7 @@ def _read(
 
 
 def read_any_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
-    """As `read_anchor`, and where no key that counts signed it, by the disabled ones."""
+    """As `read_anchor`, but tries the disabled keys if no valid key signed the note."""
     try:
         return read_anchor(note, place=place, now=now)
     except UntrustedNoteError:
@@ -113,7 +119,7 @@ def read_any_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
             import_string(settings.AUDIT_DISABLED_KEYS)(purpose=PURPOSE, now=now),
         )
         anchor = _open(note, place, [key for key, _at in disabled.values()])
-        # It counted until the last of the keys that signed it was disabled.
+        # Several disabled keys may have signed it: it was valid until the last one was disabled.
         at = max(at for key, at in disabled.values() if _signed_by(note, key))
         place = f"{place} (signed by a key that was disabled on {at:%Y-%m-%d %H:%M} UTC)"
         return anchor._replace(place=place, disabled_at=at)
@@ -128,7 +134,7 @@ def _signed_by(note: bytes | str, key: PublicKey) -> bool:
 
 
 def _open(note: bytes | str, place: str, keys: Iterable[PublicKey]) -> Anchor:
-    # The log may have had another name: who signed it is what counts.
+    # The log may have had another name, so take the note's own origin: the signing key decides.
     origin = parse_checkpoint(parse_note(note).text).origin
     try:
         verifiers = [Verifier(origin, key) for key in keys if key.kty == "OKP"]

@@ -1,4 +1,4 @@
-"""The events API. Who may read what is the principal's own answer: `request.user.audit_filter()`."""
+"""The events API. `request.user.audit_filter()` decides which events the caller may read."""
 
 import re
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ _KIND = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32}){1,3}")
 
 
 class Reader(Protocol):
-    """What audit asks of a principal, so that it need know no other app."""
+    """The one method a principal must have, so that audit imports no other app."""
 
     def audit_filter(self) -> dict[str, str] | None:
-        """Columns an event must match for this principal to read it; {} is every event, None is no event."""
+        """Columns an event must match to be readable; {} allows every event, None allows none."""
 
 
 class MayReadEvents(BasePermission):
@@ -39,7 +39,7 @@ class _Query:
     limit: int
 
     def page(self, scope: dict[str, str]) -> Page[Cursor] | Page[Descent]:
-        """The page that is asked for, of what the caller may read."""
+        """The requested page, limited to events in `scope`."""
         wanted = [*scope.items(), *self.filters.items()]
         if isinstance(self.after, Descent):
             return page_newest_first(wanted=wanted, after=self.after, limit=self.limit)
@@ -47,11 +47,11 @@ class _Query:
 
 
 class EventsView(APIView):
-    """GET /v1/audit/events (docs/protocol.md section 9): in the order of the log, then what is not yet numbered; or the
-    other way round.
+    """GET /v1/audit/events (docs/protocol.md section 9): in log order or reversed.
 
-    Following the numbers misses nothing: an event that commits late gets a later number, whatever its id. One
-    shown while it waited (`leaf_index` null) may come again with its number. A page may be short before the last.
+    In log order, events without a number come last. Paging misses no event: one that commits late
+    gets a later number, whatever its id. An event shown while it waited (`leaf_index` null) may be
+    shown again with its number. Pages before the last may be short.
     """
 
     permission_classes = (MayReadEvents,)

@@ -1,4 +1,4 @@
-"""How many events may wait for their number: beyond that nothing new is begun, and what ends something still is."""
+"""Load shedding: if too many events wait for their number, only acts that end something proceed."""
 
 import logging
 import threading
@@ -11,14 +11,16 @@ from audit.models import QueueEntry
 
 logger = logging.getLogger(__name__)
 
-# Beyond this the numbering is not behind but dead, and what we do would go unproved for too long.
+# With more waiting, the sequencer is not just behind but dead: new acts would stay unproved too
+# long.
 MAX_WAITING_EVENTS: Final = 100_000
-# From here on it is said.
+# Log a warning from this share of MAX_WAITING_EVENTS on.
 ALARM_AT: Final = 0.7
-# So often a process counts, at most: what comes in between may go beyond the bound by as much.
+# A process counts at most this often; events recorded in between may exceed the limit.
 SAMPLED_SECONDS: Final = 1.0
-# What takes something away, and what leads a person there: to stop an agent must not wait for the log to be well again.
-# They are few, since there must be something to end.
+# Kinds that are always accepted: those that end a right, and the sign-in steps that lead there.
+# Stopping an agent must not wait until the log has recovered. They are few: each needs something to
+# end.
 PASSES: Final = frozenset(
     {
         kinds.KEY_DISABLED,
@@ -49,7 +51,7 @@ PASSES: Final = frozenset(
 
 
 class Backlog:
-    """The number of waiting events as this process last counted it."""
+    """This process's last count of the waiting events."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -57,8 +59,8 @@ class Backlog:
         self._waiting = 0
 
     def waiting(self) -> int:
-        """How many wait, as of the last second; never more than MAX_WAITING_EVENTS. Raises django.db errors."""
-        # One thread counts, the others go by what was counted before.
+        """How many wait, at most MAX_WAITING_EVENTS; up to 1 s old. Raises django.db errors."""
+        # One thread counts; the others use the previous count instead of waiting.
         if time.monotonic() >= self._until and self._lock.acquire(blocking=False):
             try:
                 self._waiting = QueueEntry.objects.order_by("pk")[:MAX_WAITING_EVENTS].count()
@@ -72,7 +74,7 @@ class Backlog:
         return self._waiting
 
     def is_full(self) -> bool:
-        """Whether as many wait as may. Raises django.db errors."""
+        """Whether MAX_WAITING_EVENTS wait. Raises django.db errors."""
         return self.waiting() >= MAX_WAITING_EVENTS
 
 
@@ -80,15 +82,16 @@ _backlog = Backlog()
 
 
 def check_backlog(*, kind: str, actor_kind: str) -> None:
-    """Whether one more event of this kind may be written. Raises TemporarilyUnavailableError where too many wait.
+    """Raises TemporarilyUnavailableError if too many events wait to record one of this kind.
 
-    The system's own always may: the sums of refusals come before the numbering that empties the queue.
+    Events of the system are always accepted: `seal_audit` records sums of refusals before it
+    empties the queue.
     """
     if actor_kind != "system" and kind not in PASSES and _backlog.is_full():
         raise TemporarilyUnavailableError
 
 
 def check_backlog_of_many() -> None:
-    """As `check_backlog`, for events that keep where they are until they are taken."""
+    """As `check_backlog`, for events whose source keeps them until they are accepted."""
     if _backlog.is_full():
         raise TemporarilyUnavailableError

@@ -1,7 +1,8 @@
-"""Breaks of the log: where it continues under another name after a restore, with its own folder in the store outside.
+"""Breaks: after a restore the log continues under another name, with its own external folder.
 
-A database that was set back has lost signed events. What it writes from then on is another history, so that gets its own
-name, key and folder outside; the lost history stays outside unchanged (docs/protocol.md section 9).
+A restored database has lost signed events. What it writes from then on is another history, so that
+gets its own name, key and folder; the lost history stays unchanged in the external store
+(docs/protocol.md section 9).
 """
 
 import re
@@ -18,14 +19,14 @@ from django.conf import settings
 from agentauth.protocol.encoding import b64_decode, b64_encode, canonical_json, read_object
 from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
 from agentauth.protocol.reading import integer, items, text
-from audit.copies import MOVED, ContradictedError
+from audit.checkpoint_copies import MOVED, ContradictedError
 from audit.models import LogBreak
 from audit.stores import MAX_SMALL_BYTES, Sink, Store, store_at
 from audit.tree import root_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1
-# The second in which a log began, in this century.
+# The second (UTC) in which a log began, in this century.
 _NAME: Final = re.compile(r"20[0-9]{12}", re.ASCII)
 _FIRST: Final = re.compile(r"(checkpoints|segments)/([0-9]{20})(?:\.json)?", re.ASCII)
 _TILE: Final = re.compile(
@@ -34,7 +35,7 @@ _TILE: Final = re.compile(
 
 
 def current_break() -> LogBreak | None:
-    """The newest break, where the present log began; None if the log was never broken."""
+    """The newest break, where the current log began; None if the log was never broken."""
     return LogBreak.objects.order_by("-name").first()
 
 
@@ -47,7 +48,7 @@ def known_names() -> set[str]:
 
 
 def origin(name: str | None = None) -> str:
-    """The log's name in its notes: `<host>[:port]/v1/audit`, followed by `/<name>` after a break."""
+    """The log's name in its notes: `<host>[:port]/v1/audit`, then `/<name>` after a break."""
     if name is None:
         row = current_break()
         name = row.name if row else ""
@@ -55,29 +56,30 @@ def origin(name: str | None = None) -> str:
 
 
 def new_name(now: datetime, *, after: str = "") -> str:
-    """The name of a log that begins at `now`, later than the name `after` even where this host's clock is behind.
+    """The name of a log that begins at `now`; later than `after` even if the clock is behind.
 
-    Raises ContradictedError if there is none: a stranger wrote the last possible name into the store.
+    Raises ContradictedError if `after` is the last possible name, which only a stranger writes.
     """
     name = max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
     if not _NAME.fullmatch(name):
         raise ContradictedError(
-            f"No log can be named after {key_of_break(after)} in the store outside. If this registry did not write it, remove it."
+            f"No log can be named after {key_of_break(after)} in the external store. If this registry did not write it, remove it."
         )
     return name
 
 
 def names_outside(store: Store) -> set[str]:
-    """The logs that began after a restore, by the names of their records outside.
+    """The names of the logs that began after a restore, from their records in the external store.
 
-    Each name counts, whatever its object says: an older database knows no key that could tell ours from a stranger's, and to
-    pass over one of ours would let it begin a second history. Objects under other names are ignored (`strange_keys`).
+    Each name counts, whatever the record holds: an older database has no key to tell our records
+    from a stranger's, and if it ignored one of ours it would begin a second history. Objects under
+    other names are ignored (`strange_keys`).
     """
     return {name for key in store.keys(PREFIX) if (name := break_of(key))}
 
 
 def break_of(key: str) -> str:
-    """The name of the log whose record of a break has this key; empty for a key that the log does not write."""
+    """The log whose break record has this key; empty for a key that the log does not write."""
     name = key.removeprefix(PREFIX).removesuffix(".json")
     return name if _NAME.fullmatch(name) and key == key_of_break(name) else ""
 
@@ -88,7 +90,7 @@ def key_of_break(name: str) -> str:
 
 
 def break_record(row: LogBreak) -> bytes:
-    """The record of a break as the store outside keeps it: RFC 8785, written once."""
+    """The record of a break as the external store keeps it: RFC 8785, written once."""
     return canonical_json(
         {
             "version": VERSION,
@@ -106,12 +108,15 @@ def break_record(row: LogBreak) -> bytes:
 
 
 def log_store() -> Store | None:
-    """The store outside as the present log sees it: its own folder, and the parts of older logs that it continues."""
+    """The external store as the current log sees it: its folder, and the logs it continues.
+
+    None if AUDIT_STORE is empty.
+    """
     return seen_store(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
 
 
 def seen_store(uri: str) -> Store:
-    """The store of this URI as the present log sees it."""
+    """The store of this URI as the current log sees it."""
     return seen_from_log(store_at(uri), list(LogBreak.objects.order_by("name")))
 
 
@@ -134,7 +139,10 @@ def folder_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One log's folder, and how much of it counts: checkpoints up to `signed`, segments and tiles up to `archived`."""
+    """One log's folder, and how much of it counts for the log being read.
+
+    Checkpoints count up to `signed`, segments and tiles up to `archived`; None is no limit.
+    """
 
     folder: str
     signed: int | None
@@ -155,7 +163,7 @@ class _Layer:
 
 
 class _Seen:
-    """A store seen from one log. Objects are named by their content, so all logs share them."""
+    """A store seen from one log. All logs share `objects/`, whose names are content hashes."""
 
     def __init__(self, store: Store, layers: list[_Layer]) -> None:
         self._store, self._layers = store, layers
@@ -199,17 +207,17 @@ def _is_shared(key: str) -> bool:
 
 
 def read_break(store: Store, name: str) -> dict[str, Any]:
-    """The record of a break in the store outside. Raises ContradictedError if it is missing or malformed."""
+    """A break record in the external store. Raises ContradictedError if missing or malformed."""
     try:
         return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
     except EncodingError as error:
         raise ContradictedError(
-            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+            f"{key_of_break(name)} in the external store is malformed: it is not the record of a break."
         ) from error
 
 
 def lineage(store: Store) -> list[LogBreak]:
-    """The breaks that the newest log in a store builds on, oldest first, from the records in the store only.
+    """The breaks that the newest log in a store builds on, oldest first, from the store's records.
 
     Raises ContradictedError if a record is missing or malformed.
     """
@@ -227,11 +235,14 @@ def lineage(store: Store) -> list[LogBreak]:
 
 
 def check_records(store: Store) -> None:
-    """See that this database knows every log in the store outside, with the same record. Raises ContradictedError."""
+    """Check that this database knows every log in the external store, with the same record.
+
+    Raises ContradictedError.
+    """
     for row in LogBreak.objects.all():
         if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
             raise ContradictedError(
-                f"{key_of_break(row.name)} in the store outside differs from the break that this database recorded."
+                f"{key_of_break(row.name)} in the external store differs from the break that this database recorded."
             )
     if unknown := names_outside(store) - known_names():
         raise ContradictedError(
@@ -240,9 +251,9 @@ def check_records(store: Store) -> None:
 
 
 def check_breaks(breaks: Iterable[LogBreak]) -> None:
-    """See that each break matches the tree of this database and its record outside.
+    """Check each break against the tree of this database and its record in the external store.
 
-    Raises ContradictedError; TemporarilyUnavailableError if the store outside does not answer.
+    Raises ContradictedError; TemporarilyUnavailableError if the external store does not answer.
     """
     if settings.AUDIT_STORE:
         check_records(store_at(settings.AUDIT_STORE))
@@ -258,7 +269,7 @@ def check_breaks(breaks: Iterable[LogBreak]) -> None:
 
 
 def copy_break(store: Store) -> None:
-    """Write the record of the newest break to the store outside, if it is missing there; `store` is from `log_store`."""
+    """Write the record of the newest break, if any, to `store` (from `log_store`)."""
     if row := current_break():
         store.put_once(key_of_break(row.name), break_record(row))
 
@@ -285,9 +296,10 @@ def _parsed(store: Store, name: str) -> LogBreak:
         )
     except (KeyError, InvalidRequestError, EncodingError) as error:
         raise ContradictedError(
-            f"{key_of_break(name)} in the store outside is malformed: it is not the record of a break."
+            f"{key_of_break(name)} in the external store is malformed: it is not the record of a break."
         ) from error
-    # A log is named after every log that it replaces: a record could otherwise hide all of them, itself included.
+    # A log's name is later than every log it lost. Without this check, a record could list all of
+    # them, even itself, as lost and so hide them.
     if row.name != name or max(row.lost, default="") >= name:
-        raise ContradictedError(f"{key_of_break(name)} in the store outside is the record of another break.")
+        raise ContradictedError(f"{key_of_break(name)} in the external store is the record of another break.")
     return row

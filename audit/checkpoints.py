@@ -1,9 +1,10 @@
-"""Checkpoints: the log signs how long it is and what its root is, and what it signed stands outside the database too.
+"""Checkpoints: the log signs its size and root, and copies what it signed to an external store.
 
-What this relies on: a checkpoint is committed before anybody else is shown it; the store outside writes a key once; the
-tree only grows. So a crash anywhere leaves a checkpoint whose copy is missing, and the next run makes the copy first: there
-is no recovery of its own. And a database that was set back, cut short or written anew stands against its own signed word,
-outside: then nothing is signed any more, since a second story under our key is worse than none.
+This relies on three facts: a checkpoint is committed before anyone else sees it; the external store
+writes a key once; the tree only grows. So a crash leaves at worst a checkpoint without its copy,
+and the next run makes that copy first. No separate recovery is needed. A database that was set
+back, cut short or rewritten contradicts its own copies; then nothing more is signed, since a second
+history under our key is worse than no signature.
 """
 
 import logging
@@ -17,7 +18,7 @@ from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of, any_anchor_of
 from audit.breaks import copy_break, log_store, origin
-from audit.copies import PREFIX, ContradictedError, check_place, key_of, size_of, store_name
+from audit.checkpoint_copies import PREFIX, ContradictedError, check_place, key_of, size_of, store_name
 from audit.endings import copy_endings, ended_since
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy, Head
@@ -28,25 +29,27 @@ from audit.tree import root_at
 
 logger = logging.getLogger(__name__)
 
-# While there is news, as often as this.
+# How often to sign while the log grows; sooner if something ended (revoked, suspended, deleted).
 EVERY = timedelta(seconds=60)
 EVERY_ENDING = timedelta(seconds=5)
-# However much came at once: a segment of the archive ends at a checkpoint, and may not be as long as the log was late.
+# The most leaves between two checkpoints. A segment of the archive ends at a checkpoint, so after a
+# long delay one checkpoint for everything would make a segment of unlimited size.
 MOST_BETWEEN = 65_536
-# So many rows are looked through for one that can be shown.
+# How many of the newest rows `newest_signed` examines.
 LOOK = 16
 
 
 def newest_checkpoint() -> Checkpoint | None:
-    """What the log says of itself now; None before it said anything."""
+    """The newest checkpoint; None if there is none."""
     return Checkpoint.objects.order_by("-size").first()
 
 
 def newest_signed(*, now: datetime) -> Checkpoint | None:
-    """The newest checkpoint that a key of the log signed which counts at `now`, among the last LOOK; else None.
+    """The newest of the last LOOK checkpoints that a log key valid at `now` signed; else None.
 
-    A row that nobody of us signed is passed over, as are those of a key that was disabled: nobody could check them. The log
-    is signed again within moments then, so an answer from long ago would only look like a log that was set back.
+    Rows that no valid key signed are skipped, since a client could not verify them. After a key was
+    disabled the log is signed again within moments; a much older checkpoint would look like a log
+    that was set back, so do not search further.
     """
     rows = Checkpoint.objects.order_by("-size")[:LOOK].iterator(chunk_size=1)
     return next((row for row in rows if _counts(row, now)), None)
@@ -61,12 +64,14 @@ def _counts(checkpoint: Checkpoint, now: datetime) -> bool:
 
 
 def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
-    """Sign the log as it is, if it grew and EVERY has passed since a key that counts signed it; its size then, else None.
+    """Sign the log if it grew and EVERY has passed since a valid key signed it.
 
-    With `at_once` EVERY need not have passed. Raises ContradictedError where the log is not what it signed before, as the
-    store outside or its own rows tell; StoreChangedError, one of these, where its copies stand in another store;
-    ImmutableError where another log writes into the same store; TemporarilyUnavailableError where the key or the store
-    cannot be asked: without the store nothing is signed, since a database that was set back does not know it.
+    `at_once` skips the wait. Returns the signed size, or None if nothing was signed. Raises
+    ContradictedError if the external store or the log's own rows contradict what it signed before
+    (its subclass StoreChangedError if the copies are in another store); ImmutableError if another
+    log writes to the same store; TemporarilyUnavailableError if the key or the store does not
+    answer. Without the store nothing is signed: only the store shows that the database was set
+    back.
     """
     store = log_store()
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first()
@@ -75,16 +80,16 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     due = _due(head, newest, now, timedelta(0) if at_once else EVERY)
     if not due and not uncopied:
         return None
-    # 1. What was signed is still what the tree is, here and outside.
+    # 1. Check that the tree still matches what was signed, here and in the external store.
     if newest is not None:
         check_signed(newest, head)
     check_place()
     if store is not None:
         check_outside(store, newest)
-    # 2. The copy of the last one, should a crash have come in between.
+    # 2. Copy the previous checkpoint, in case a crash came before its copy.
     if store is not None and newest is not None and _is_signed(newest, now):
         _copy(store, newest, now)
-    # 3. The new one: committed, then shown.
+    # 3. Commit the new checkpoint, then copy it.
     if not due:
         return None
     for size in _sizes(newest.size if newest is not None else 0, head.size):
@@ -97,13 +102,13 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
 
 
 def _sizes(signed: int, size: int) -> Iterator[int]:
-    """What is to be signed after `signed`: up to `size`, in steps."""
+    """The sizes to sign after `signed`: up to `size`, in steps of MOST_BETWEEN."""
     yield from range(signed + MOST_BETWEEN, size, MOST_BETWEEN)
     yield size
 
 
 def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
-    """Whether a key of the log signed it: whoever may add rows may add one that nobody signed, and what is outside stays."""
+    """Whether a valid key signed it. Copies stay, so an inserted row must not become one."""
     if _copied(checkpoint):
         return True
     try:
@@ -120,12 +125,13 @@ def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta)
     if newest is None:
         return head.size > 0
     if head.size < newest.size:
-        # Nothing new to sign, and yet the sooner it is said the better.
+        # The log was cut short: run now, so that the check in step 1 reports it.
         return True
-    # A clock that was set back must not keep the log silent until it is as late again; and what nobody can check any more,
-    # since its key was disabled, is no word of ours.
-    # A restore must not undo what ended, so copy endings outside sooner.
+    # A restore must not undo what ended, so copy endings to the external store sooner.
     every = min(every, EVERY_ENDING) if ended_since(newest.size) else every
+    # A checkpoint from the future means that the clock was set back: do not wait for that time
+    # again. A checkpoint whose key was disabled since cannot be verified any more: sign again at
+    # once.
     is_recent = timedelta(0) <= now - newest.at < every
     return head.size > newest.size and not (is_recent and _counts(newest, now))
 
@@ -134,18 +140,19 @@ def _sign(size: int, head: Head, now: datetime) -> Checkpoint:
     root = tree_of(head).root() if size == head.size else root_at(size)
     _check(size, root, head)
     text = notes.sign_checkpoint(notes.Checkpoint(origin(), size, root), signer=audit_signer(now=now))
-    # Whoever signs at the same time signs the same tree; the first one's note stays, and is what both copy.
+    # A process that signs at the same time signs the same tree; the first note stays and both copy
+    # it.
     row, _ = Checkpoint.objects.get_or_create(size=size, defaults={"root": root, "note": text, "at": now})
     return row
 
 
 def check_signed(newest: Checkpoint, head: Head) -> None:
-    """See that the log still begins with what it signed last. Raises ContradictedError."""
+    """Check that the log still begins with what it signed last. Raises ContradictedError."""
     _check(newest.size, bytes(newest.root), head)
 
 
 def _check(size: int, root: bytes, head: Head) -> None:
-    """The tree at `size` has this root. What is not there any more counts as another root."""
+    """Check that the tree at `size` has this root, and is neither too short nor has gaps."""
     try:
         found = root_at(size) if size <= head.size else None
     except ChainError:
@@ -158,20 +165,23 @@ def _check(size: int, root: bytes, head: Head) -> None:
 
 
 def check_outside(store: Store, newest: Checkpoint | None) -> None:
-    """Everything outside since the last copy we know of is ours, and there is nothing outside that we do not know.
+    """Check that the external checkpoints since the last recorded copy are the ones kept here.
 
-    Raises ContradictedError; TemporarilyUnavailableError where the store does not answer.
+    Raises ContradictedError; TemporarilyUnavailableError if the store does not answer.
     """
     known = CheckpointCopy.objects.filter(store=store_name()).order_by("-checkpoint").first()
     compare_outside(store, newest, after=known.checkpoint_id - 1 if known else 0)
 
 
 def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) -> None:
-    """See that each checkpoint of more than `after` leaves in `store` equals the one kept here. Raises ContradictedError."""
+    """Check that each checkpoint of more than `after` leaves in `store` equals the one kept here.
+
+    Raises ContradictedError.
+    """
     size = newest.size if newest is not None else 0
     for key, found in checkpoints_in(store, after=after):
         note = store.get(key)
-        # Asked after the copy was seen: another of us may have signed it meanwhile.
+        # Read this row after listing the copy: another process may have signed it meanwhile.
         kept = Checkpoint.objects.filter(size=found).first()
         if kept is None and found > size:
             raise ContradictedError(
@@ -186,7 +196,10 @@ def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) 
 
 
 def checkpoints_in(store: Store, *, after: int = 0) -> Iterator[tuple[str, int]]:
-    """The key and size of each checkpoint of more than `after` leaves in a store, by size. Objects under other names say nothing of the log, and `verify_audit` shows them."""
+    """The key and size of each checkpoint of more than `after` leaves in a store, by size.
+
+    Objects under other names are ignored here; `verify_audit` lists them.
+    """
     for key in store.keys(PREFIX, after=key_of(after)):
         if (size := size_of(key)) is not None:
             yield key, size
@@ -200,15 +213,16 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     if _copied(checkpoint):
         return
     copy_break(store)
-    # The endings first: if a checkpoint is outside, so is what ended before it.
-    # Also those of checkpoints that were never copied.
+    # Endings first, so that a copied checkpoint implies copied endings; also those of earlier
+    # checkpoints that were never copied.
     earlier = Checkpoint.objects.filter(size__lt=checkpoint.size).order_by("size")
     copied = earlier.filter(copies__store=store_name()).values_list("size", flat=True).last() or 0
     sizes = earlier.filter(size__gt=copied).values_list("size", flat=True)
     for first, end in pairwise([copied, *sizes, checkpoint.size]):
         copy_endings(store, first, end)
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())
-    # The log may have left this store since it was last asked, and this may not be in the new one.
+    # If the log left this store since the last check, the new store may lack this copy: do not
+    # record it.
     check_place()
     fault_point("checkpoint.before_copied")
     CheckpointCopy.objects.get_or_create(checkpoint=checkpoint, store=store_name(), defaults={"at": now})

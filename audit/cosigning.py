@@ -1,27 +1,27 @@
-"""Which witnesses cosign the log, and the lines they gave. How one is asked is `audit.witnesses`."""
+"""Ask the configured witnesses to cosign the log, and keep their signature lines."""
 
 from datetime import datetime
 
 from django.conf import settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.checkpoint_copies import ContradictedError
 from audit.checkpoints import newest_signed
-from audit.copies import ContradictedError
 from audit.models import Checkpoint, Cosignature
 from audit.tree import consistency_proof
 from audit.witnesses import Outcome, Result, Witness, cosign, parse_witness
 
 
 def witnesses() -> list[Witness]:
-    """Those that settings.AUDIT_WITNESSES names, as `vkey url`. Raises InvalidRequestError."""
+    """The witnesses in settings.AUDIT_WITNESSES, each `vkey url`. Raises InvalidRequestError."""
     return [parse_witness(" ".join(text.split())) for text in settings.AUDIT_WITNESSES]
 
 
 def cosign_log(*, now: datetime) -> int:
-    """Ask every witness that has not cosigned the newest checkpoint; how many did now.
+    """Ask every witness that has not cosigned the newest checkpoint; returns how many cosigned.
 
-    All are asked before anything is raised: ContradictedError where one saw another tree than ours, else
-    TemporarilyUnavailableError where one gave no line.
+    Asks all of them before it raises: ContradictedError if one saw another tree than ours, else
+    TemporarilyUnavailableError if one gave no line.
     """
     newest = newest_signed(now=now)
     if newest is None:
@@ -43,7 +43,7 @@ def cosign_log(*, now: datetime) -> int:
 
 
 def _is_beyond_us(outcome: Outcome) -> bool:
-    """It saw a larger tree than any we signed. One that another of us signed meanwhile is there when looked for again."""
+    """Whether it saw a larger tree than any we signed; another process may have signed since."""
     if outcome.result is not Result.AHEAD or outcome.size is None:
         return False
     return not Checkpoint.objects.filter(size=outcome.size).exists()
@@ -59,7 +59,7 @@ def _ask(witness: Witness, newest: Checkpoint, now: datetime) -> Outcome:
         consistency=consistency_proof,
     )
     if outcome.line is not None:
-        # Somebody else may have asked it at the same time.
+        # Another process may have asked it at the same time.
         Cosignature.objects.get_or_create(
             checkpoint=newest, witness=name, defaults={"line": outcome.line, "at": now}
         )

@@ -1,7 +1,7 @@
-"""Dropping a month of the log from PostgreSQL: only what stands in the archive as a whole, and for the owner alone.
+"""Drop a fully archived month of events from PostgreSQL. Needs the database owner's role.
 
-Leaves stay, so every proof still holds; the events are in the archive. It ends in one short transaction, which gives up rather
-than hold up whoever records.
+Leaves stay, so every proof still holds. The drop is one short transaction with a lock timeout, so
+that it gives up rather than block processes that record events.
 """
 
 import time
@@ -17,7 +17,8 @@ from django.db.models import Q
 from audit.models import DroppedMonth, Event, Head, Leaf, Opening, QueueEntry, Segment
 from audit.partitions import Month, month_at, month_of
 
-# Younger months are never dropped: processes may remember that they are there (`audit.partitions`).
+# Younger months are never dropped: processes cache that their partitions exist
+# (`audit.partitions`).
 LEAST_KEPT: Final = 2
 BATCH: Final = 20_000
 _ATTEMPTS: Final = 10
@@ -29,7 +30,8 @@ SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid
 WHERE inhparent = 'audit_event'::regclass AND relname ~ '^audit_event_[0-9]{4}_[0-9]{2}$' ORDER BY relname
 """
 _NOW: Final = "SELECT now()"
-# Of so many events: how many, how many stand below the archived end, their outermost leaves, and the last of their ids.
+# For a page of events: their number, how many are below the archived end, their first and last leaf
+# index, and the last id.
 _ARCHIVED: Final = """
 SELECT count(*), count(*) FILTER (WHERE leaf_index < %s), min(leaf_index), max(leaf_index), (array_agg(id ORDER BY id DESC))[1]
 FROM (SELECT id FROM audit_event WHERE id > %s AND id >= %s AND id < %s ORDER BY id LIMIT %s) page
@@ -38,12 +40,12 @@ LEFT JOIN audit_leaf ON event_id = id
 
 
 class DroppingError(Exception):
-    """The month cannot be dropped. Says why, and what has to come first."""
+    """The month cannot be dropped. The text says why and what to do first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What went: how many events, and the first and the last of their leaves; -1 where there were none."""
+    """How many events were dropped, and their first and last leaf index (-1 without any)."""
 
     month: Month
     events: int
@@ -52,7 +54,7 @@ class Dropped:
 
 
 def archived_end() -> int:
-    """All leaves below it stand in the archive, without a gap."""
+    """The archive holds all leaves below this index, without a gap."""
     end = 0
     for segment in Segment.objects.order_by("first"):
         if segment.first != end:
@@ -62,7 +64,10 @@ def archived_end() -> int:
 
 
 def droppable_months(*, keep_months: int) -> list[Month]:
-    """The months that are there and older than so many before this one, by the database's clock; oldest first."""
+    """The stored months older than `keep_months` months by the database's clock, oldest first.
+
+    Raises DroppingError on SQLite, or if `keep_months` is below LEAST_KEPT.
+    """
     if connection.vendor != "postgresql":
         raise DroppingError("Only PostgreSQL keeps the log in months; on SQLite nothing is dropped.")
     if keep_months < LEAST_KEPT:
@@ -75,16 +80,22 @@ def droppable_months(*, keep_months: int) -> list[Month]:
 
 
 def drop_month(*, month: Month, now: datetime, prove: Callable[[int, int], object]) -> Dropped:
-    """Drop the partition of `month`, with the openings of its events. Needs the owner's connection, outside a transaction.
+    """Drop the partition of `month` and the openings of its events.
 
-    1. It is old enough. 2. Each of its events has a leaf below the archived end. 3. `prove(first, last)` reads those leaves
-    back from the archive, and raises where they do not stand there. 4. Nothing came to it meanwhile. Raises DroppingError,
-    what `prove` raises, and django.db errors; the month is then as it was.
+    Needs the owner's connection, outside a transaction.
+
+    1. The month is old enough.
+    2. Each of its events has a leaf below the archived end.
+    3. `prove(first, last)` reads those leaves back from the archive, and raises if any is missing
+    there.
+    4. No event was added meanwhile.
+
+    Raises DroppingError, what `prove` raises, and django.db errors; the month is then unchanged.
     """
     # 1
     if month not in droppable_months(keep_months=LEAST_KEPT):
-        raise DroppingError(f"{month} is no month of the log, or too young to be dropped.")
-    # 2: whatever is numbered from here on is seen in step 4.
+        raise DroppingError(f"{month} is not a month of the log, or too recent to be dropped.")
+    # 2. Read the size first: step 4 looks for leaves that were numbered after this.
     size = _size()
     dropped = _archived(month)
     # 3
@@ -96,7 +107,7 @@ def drop_month(*, month: Month, now: datetime, prove: Callable[[int, int], objec
         try:
             _drop(dropped, size, kept_from, now)
         except OperationalError:
-            # Somebody reads for longer than others may wait behind us.
+            # A long-running query holds the table for longer than the lock timeout.
             if attempt == _ATTEMPTS:
                 raise
             time.sleep(_PAUSE_SECONDS)
@@ -122,7 +133,7 @@ def _archived(month: Month) -> Dropped:
 
 
 def _kept_from(month: Month) -> int:
-    """The first leaf whose event will still be here: by their ids, a leaf after the other from where it was so far."""
+    """The first leaf whose event remains after the drop; searches from the previous one on."""
     gone = {*dropped_months(), month}
     at = DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
     while True:
@@ -141,7 +152,7 @@ def _drop(dropped: Dropped, size: int, kept_from: int, now: datetime) -> None:
     theirs = Q(event_id__gte=month.first_id, event_id__lt=month.later(1).first_id)
     with transaction.atomic(), connection.cursor() as cursor:
         Opening.objects.filter(theirs).delete()
-        # More than once where it was restored, or made again by a clock that went back.
+        # A month has several rows if it was restored, or re-created because a clock went back.
         DroppedMonth.objects.create(
             month=month.start.date(),
             events=dropped.events,
@@ -150,7 +161,8 @@ def _drop(dropped: Dropped, size: int, kept_from: int, now: datetime) -> None:
             kept_from=kept_from,
             at=now,
         )
-        # Others queue behind this one while it waits. It gives up before anybody would look for a deadlock.
+        # Other sessions queue behind a waiting exclusive lock. 500 ms keeps that short, and stays
+        # below PostgreSQL's 1 s deadlock_timeout.
         cursor.execute("SET LOCAL lock_timeout = '500ms'")
         cursor.execute("LOCK TABLE ONLY audit_event IN ACCESS EXCLUSIVE MODE")
         new = Leaf.objects.filter(theirs, leaf_index__gte=size).exists()
@@ -158,7 +170,7 @@ def _drop(dropped: Dropped, size: int, kept_from: int, now: datetime) -> None:
             raise DroppingError(
                 f"Events of {month} are still being recorded: a clock is wrong, or they came late."
             )
-        # Only the cleaning of the partition can be in the way now, and it gives way after a second.
+        # Only an autovacuum of the partition can hold a lock now; PostgreSQL cancels it after 1 s.
         cursor.execute("SET LOCAL lock_timeout = '3s'")
         cursor.execute(f"DROP TABLE {month.partition}")
 
@@ -172,7 +184,7 @@ def _midnight(day: Any) -> datetime:
 
 
 class Gone:
-    """Which events may be missing: those of months that were dropped, below the end of the archive."""
+    """The events that may be missing: those of dropped months, below the archived end."""
 
     def __init__(self) -> None:
         self._months, self._end = dropped_months(), archived_end()
@@ -182,7 +194,7 @@ class Gone:
 
 
 def kept_from() -> int:
-    """No event of a leaf below it is here; 0 where some that went are back."""
+    """The database holds no event of a leaf below this; 0 if dropped events were restored."""
     gone = sorted(dropped_months())
     if not gone:
         return 0

@@ -1,8 +1,11 @@
-"""What ended for good, as ids only, kept outside the database beside the checkpoints so that a restore does not bring it back.
+"""Endings (what was revoked, suspended or deleted) in the external store; no restore undoes them.
 
-Before a checkpoint is copied outside, what ended since the previous one is written under
-`endings/<size, 20 digits>.json` in the log's folder: `{"version": 1, "first", "end", "endings": [[kind, id], …]}`, RFC 8785, in
-the order of the log. If nothing ended there is no object. It contains no name, address or text.
+Before a checkpoint is copied, what ended since the previous one is written in the log's folder
+under `endings/<size, 20 digits>.json`, as RFC 8785, in log order:
+
+    {"version": 1, "first", "end", "endings": [[kind, id], …]}
+
+If nothing ended there is no object. It contains ids only: no name, address or text.
 """
 
 import re
@@ -13,13 +16,14 @@ from agentauth.protocol.encoding import canonical_json, read_object
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.reading import items, members, text
 from audit import kinds
-from audit.copies import ContradictedError
+from audit.checkpoint_copies import ContradictedError
 from audit.models import Event, Leaf
 from audit.stores import MAX_SMALL_BYTES, Store
 
 PREFIX: Final = "endings/"
 VERSION: Final = 1
-# By kind of event, where to find the id of what ended: a column of the event, or a member of its data, which may be a list.
+# By kind of event, where the id of what ended is: a column of the event, or a member of its data,
+# which may be a list.
 ENDINGS: Final[Mapping[str, str]] = {
     kinds.HUMAN_DELETED: "human_id",
     kinds.HUMAN_SUSPENDED: "human_id",
@@ -29,7 +33,8 @@ ENDINGS: Final[Mapping[str, str]] = {
     kinds.AGENT_KEY_BARRED: "data.jkt",
     kinds.AGENT_KEY_ROTATED: "data.old_jkt",
     kinds.GRANT_REVOKED: "grant_id",
-    # Only by an administrator: all others wait for their person after a restore anyway.
+    # Only if an administrator suspended it: after a restore, all other grants wait for their
+    # person.
     kinds.GRANT_SUSPENDED: "grant_id",
     kinds.SERVICE_PROVIDER_REVOKED: "service_provider_id",
     kinds.SERVICE_PROVIDER_SUSPENDED: "service_provider_id",
@@ -39,7 +44,8 @@ ENDINGS: Final[Mapping[str, str]] = {
     kinds.KEY_CERTIFICATE_REVOKED: "data.serial",
 }
 _NAME: Final = re.compile(r"[0-9]{20}(\.[0-9]+)?\.json", re.ASCII)
-# The most endings in one object: a larger object would exceed MAX_SMALL_BYTES and could not be read back.
+# The most endings in one object: a larger object would exceed MAX_SMALL_BYTES and could not be read
+# back.
 _MOST: Final = 8_000
 
 
@@ -51,12 +57,12 @@ class Ending(NamedTuple):
 
 
 def ended_since(size: int) -> bool:
-    """Whether anything ended after the first `size` leaves. Uses an index, so the log's length does not matter."""
+    """Whether anything ended after the first `size` leaves; fast for any size, by index."""
     return Leaf.objects.filter(leaf_index__gte=size, kind__in=[*ENDINGS]).exists()
 
 
 def copy_endings(store: Store, first: int, end: int) -> None:
-    """Write what ended in leaves `first` ≤ index < `end` to the store; a repetition changes nothing.
+    """Write what ended in leaves `first` ≤ index < `end` to the store; safe to repeat.
 
     Raises TemporarilyUnavailableError and ImmutableError from the store.
     """
@@ -67,9 +73,10 @@ def copy_endings(store: Store, first: int, end: int) -> None:
 
 
 def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
-    """What ended in the log of this folder after its first `after` leaves, and perhaps a little before that.
+    """What ended in this folder's log after its first `after` leaves, perhaps a little earlier.
 
-    Raises ContradictedError if an object is malformed, TemporarilyUnavailableError if the store does not answer.
+    Raises ContradictedError if an object is malformed, TemporarilyUnavailableError if the store
+    does not answer.
     """
     prefix = folder + PREFIX
     for key in store.keys(prefix, after=prefix + f"{after:020d}.json"):
@@ -87,7 +94,7 @@ def read_endings(store: Store, folder: str, *, after: int) -> Iterator[Ending]:
                 yield Ending(text(kind, "kind", maximum=64), text(ended, "id", maximum=64))
         except (EncodingError, InvalidRequestError, ValueError) as error:
             raise ContradictedError(
-                f"{key} in the store outside does not say what ended: it is malformed."
+                f"{key} in the external store does not say what ended: it is malformed."
             ) from error
 
 
@@ -104,7 +111,7 @@ def _endings(first: int, end: int) -> Iterator[Ending]:
     leaves = Leaf.objects.filter(leaf_index__gte=first, leaf_index__lt=end, kind__in=[*ENDINGS])
     ids = list(leaves.order_by("leaf_index").values_list("event_id", flat=True))
     events = Event.objects.in_bulk(ids)
-    # Those of dropped months are gone, and in the archive.
+    # Events of dropped months are only in the archive.
     for event in (events[each] for each in ids if each in events):
         for found in _ids(event):
             yield Ending(event.kind, str(found))
@@ -114,6 +121,6 @@ def _ids(event: Event) -> list[Any]:
     if event.kind == kinds.GRANT_SUSPENDED and not event.data.get("by_admin"):
         return []
     place = ENDINGS[event.kind]
-    # None in events of releases that did not record it.
+    # Absent in events of releases that did not record it.
     found = event.data.get(place[5:]) if place.startswith("data.") else getattr(event, place)
     return found if isinstance(found, list) else [found] if found is not None else []

@@ -1,4 +1,4 @@
-"""An event as its JSON and its bytes: the one form the sequencer, verify_audit and the API share."""
+"""An event's JSON and canonical bytes, shared by the sequencer, verify_audit and the API."""
 
 import uuid
 from datetime import datetime
@@ -11,7 +11,7 @@ from agentauth.protocol.errors import AgentAuthError, EncodingError
 if TYPE_CHECKING:
     from audit.models import Event, Opening
 
-# Of the table of events, with their types on PostgreSQL.
+# The columns of the event table, with their PostgreSQL types.
 COLUMN_TYPES: Final = {
     "id": "uuid", "kind": "text", "at": "timestamptz", "actor_kind": "text", "actor_id": "text", "agent_id": "uuid",
     "human_id": "uuid", "service_provider_id": "uuid", "grant_id": "uuid", "token_jti": "text", "outcome": "text",
@@ -19,14 +19,14 @@ COLUMN_TYPES: Final = {
 }  # fmt: skip
 COLUMNS = tuple(COLUMN_TYPES)
 
-# Of an event in the archive, with its line feed. An event is a few kilobytes.
+# The longest archive line, with its line feed. A typical event is a few kilobytes.
 MAX_LINE_BYTES: Final = 1024 * 1024
-# So much is left for the other columns, which have at most 64 characters each.
+# Leaves 4,096 bytes for the other columns, which have at most 64 characters each.
 MAX_DATA_BYTES: Final = MAX_LINE_BYTES - 4_096
 
 
 class Shown(Protocol):
-    """An event's columns but its salt, ids as they come: an `audit.models.Event`, a row of COLUMNS, or an event to be."""
+    """An event's columns without its salt: an Event, a row of COLUMNS, or an unwritten event."""
 
     @property
     def id(self) -> uuid.UUID | str: ...
@@ -59,7 +59,7 @@ class Shown(Protocol):
 
 
 class Columns(Shown, Protocol):
-    """With its salt: an `audit.models.Event`, or the row of a query for COLUMNS, which costs a tenth."""
+    """With its salt: an `audit.models.Event`, or a row of COLUMNS, which costs a tenth of that."""
 
     @property
     def id(self) -> uuid.UUID: ...
@@ -68,7 +68,7 @@ class Columns(Shown, Protocol):
 
 
 def event_body(event: Shown) -> dict[str, Any]:
-    """The event's JSON, exactly as docs/protocol.md section 9 names it: absent members are left out."""
+    """The event's JSON (docs/protocol.md section 9); members without a value are left out."""
     body: dict[str, Any] = {
         "id": str(event.id),
         "kind": event.kind,
@@ -96,7 +96,7 @@ def event_body(event: Shown) -> dict[str, Any]:
 def data_text(data: Any) -> bytes:
     """The canonical JSON of an event's data.
 
-    Raises EncodingError where the sequencer could not hash it, or no reader of the archive would take its line.
+    Raises EncodingError if it cannot be hashed, or if its archive line would be too long to read.
     """
     text = canonical_json(data)
     if len(text) > MAX_DATA_BYTES:
@@ -107,9 +107,9 @@ def data_text(data: Any) -> bytes:
 
 
 def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any]:
-    """The event as the API and a person's own data show it: with what proves it, and what may still be opened.
+    """The event for the API and exports, with its salt, leaf index and remaining openings.
 
-    A text that is not what the event committed to is not shown as if it were.
+    An opening that does not match its commitment was changed, and is left out.
     """
     openings = {
         opening.member: {"salt": b64u_encode(bytes(opening.salt)), "value": opening.value}
@@ -124,20 +124,20 @@ def event_with_openings(event: "Event", leaf_index: int | None) -> dict[str, Any
 
 
 def entry_of(event: Columns) -> bytes:
-    """The 32-byte entry of the log: the salted hash of the event's canonical JSON."""
+    """The 32-byte log entry: the salted hash of the event's canonical JSON."""
     return entry_hash(event_body(event), bytes(event.salt))
 
 
 def is_committed(event: "Event", opening: "Opening") -> bool:
-    """Whether the opening is what the event committed to."""
+    """Whether the opening matches the event's commitment."""
     try:
         made = commitment(opening.value, bytes(opening.salt))
     except AgentAuthError:
-        # A salt or value that no commitment is made of.
+        # The stored salt or value is invalid.
         return False
     return bool(event.data.get(opening.member) == made)
 
 
 def commitment(value: Any, salt: bytes) -> dict[str, str]:
-    """What stands in an event's data in place of the personal `value`; `salt` is 32 random bytes."""
+    """What an event's data holds instead of the personal `value`; `salt` is 32 random bytes."""
     return {"commitment": field_commitment(value, salt)}

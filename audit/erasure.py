@@ -1,4 +1,4 @@
-"""Erasing what an event's commitments hide: the event, its hash and every proof over it stay as they are."""
+"""Erase the openings of events. The events, their hashes and all proofs stay valid."""
 
 import uuid
 from collections.abc import Collection, Mapping
@@ -20,11 +20,12 @@ _MADE_THEIRS: Final = (kinds.AGENT_REGISTERED, kinds.AGENT_CLAIMED)
 def erase_openings(
     *, human_id: uuid.UUID, agent_ids: Collection[uuid.UUID], email: str, since: uuid.UUID | None = None
 ) -> list[str]:
-    """Delete the openings of everything recorded about this human and their agents, inside the caller's transaction.
+    """Delete the openings of all events about this human and their agents.
 
-    Returns the ids of those events that name neither: an invitation went to their address before they existed, and as an
-    administrator they gave a reason for denying another's request. `since`: only of events with later ids
-    (docs/protocol.md section 9).
+    Runs in the caller's transaction. Returns the ids of the erased events that name neither:
+    invitations to their address from before they existed, and reasons they gave as an administrator
+    for denying another person's request. With `since`, only events with later ids (docs/protocol.md
+    section 9).
     """
     for whose in (Q(human_id=human_id), *(Q(agent_id=agent_id) for agent_id in agent_ids)):
         _erase(Event.objects.filter(whose), since or _FIRST)
@@ -40,19 +41,25 @@ def erase_openings(
 
 
 def erase_invitation(*, email: str, at: datetime) -> list[str]:
-    """Delete the opening of the invitation that went to this address at this time, inside the caller's transaction; the ids of its event."""
+    """Delete the openings of invitations sent to this address at this time; returns the event ids.
+
+    Runs in the caller's transaction.
+    """
     found = _invitations(email, event__at=at)
     Opening.objects.filter(pk__in=[pk for pk, _ in found]).delete()
     return [str(event) for _, event in found]
 
 
 def erase_of_agent(agent_id: uuid.UUID) -> int:
-    """Delete the openings of everything recorded about an agent that nobody claimed, inside the caller's transaction; how many."""
+    """Delete the openings of all events about an unclaimed agent; returns how many.
+
+    Runs in the caller's transaction.
+    """
     return _erase(Event.objects.filter(agent_id=agent_id), _FIRST)
 
 
 def _erase(events: QuerySet[Event], after: uuid.UUID) -> int:
-    """A person may have millions: a page of events at a time, so that no statement runs into the database's time limit."""
+    """Delete by pages of events: a person may have millions, and a statement has a time limit."""
     erased, ids = 0, events.order_by("id").values_list("pk", flat=True)
     while page := list(ids.filter(pk__gt=after)[:PAGE]):
         erased += Opening.objects.filter(event_id__in=page).delete()[0]
@@ -61,30 +68,35 @@ def _erase(events: QuerySet[Event], after: uuid.UUID) -> int:
 
 
 class Erased:
-    """Whose openings the log says were erased, read when it is first asked, and again where it does not know.
+    """Which openings may be missing because the log says that they were erased.
 
-    An event of an erasure is believed as far as the log bears it out, since a process that may add events could add one:
-    its person was deleted, an agent it names is that person's, and another event it names is their denial or an invitation.
+    Reads the log at the first question, and again when an opening is missing without a known
+    reason. A compromised process could insert an erasure event, so one counts only if the log
+    confirms it: its person was deleted, a named agent is that person's, and any other named event
+    is their denial or an invitation.
     """
 
     def __init__(self) -> None:
-        # How many openings were missing and might be.
+        # How many openings were missing for a known reason.
         self.count = 0
         self._deleted: set[uuid.UUID | None] = set()
         self._gone: set[uuid.UUID | None] = set()
-        # By the agent or event that the event of an erasure names, the people it is about.
+        # The erased people, by each agent or event that their erasure event names.
         self._told: dict[uuid.UUID | None, set[uuid.UUID | None]] = {}
         self._invitations: set[uuid.UUID] = set()
-        # A release before this one erased invitations without saying which.
+        # An earlier release erased invitations without recording which.
         self._untold = False
         self._dropped: set[Month] = set()
         self._owners: dict[uuid.UUID, uuid.UUID | None] = {}
 
     def allows(self, event: Event) -> bool:
-        """Whether an opening of this event may be missing: its person or agent was erased, or its month was dropped once."""
+        """Whether an opening of this event may be missing.
+
+        Its person or agent was erased, or its month was dropped at some time.
+        """
         known = self._knows(event)
         if not known:
-            # Perhaps erased since.
+            # It may have been erased since the last read.
             self._read()
             known = self._knows(event)
         self.count += known
@@ -107,7 +119,7 @@ class Erased:
         return agent_id in self._gone if owner is None else owner in self._told.get(agent_id, ())
 
     def _went_alone(self, event: Event) -> bool:
-        """Whether it names neither the person nor an agent of theirs, and its opening was erased all the same."""
+        """Whether an erasure named this event, which names neither the person nor an agent."""
         people = self._told.get(event.pk, set())
         if event.kind == kinds.GRANT_DENIED:
             return event.actor_kind == "human" and event.actor_id in map(str, people)
@@ -115,7 +127,7 @@ class Erased:
         return is_invitation and bool(people or event.pk in self._invitations or self._untold)
 
     def _read(self) -> None:
-        # Leaves outlive their events.
+        # Also from the leaves, which stay when their events are dropped.
         leaves = Leaf.objects.filter(kind=kinds.HUMAN_DELETED).values_list("human_id", flat=True)
         deleted = Event.objects.filter(kind=kinds.HUMAN_DELETED).values_list("human_id", flat=True)
         self._deleted = {*deleted, *leaves} - {None}
@@ -134,7 +146,7 @@ class Erased:
 
 
 def named_ids(data: Mapping[str, Any], member: str) -> list[uuid.UUID]:
-    """The ids that an event of an erasure names; none if it has another form, as no service of ours writes."""
+    """The ids that an erasure event names; empty for a malformed event, which we never write."""
     try:
         return [uuid.UUID(str(each)) for each in data[member]]
     except (KeyError, TypeError, ValueError):
@@ -142,9 +154,9 @@ def named_ids(data: Mapping[str, Any], member: str) -> list[uuid.UUID]:
 
 
 def owner_of(agent_id: uuid.UUID) -> uuid.UUID | None:
-    """The person whose agent it is by the log: of its registration or claim, the first that names one.
+    """The agent's person according to the log: the first one its registration or claim names.
 
-    By the order of the leaves, in which no later event comes before an earlier one; by id while it waits for its number.
+    First by leaf order, which an inserted event cannot precede; by id for events without a number.
     """
     theirs: dict[str, Any] = {"agent_id": agent_id, "kind__in": _MADE_THEIRS, "human_id__isnull": False}
     numbered = Leaf.objects.filter(**theirs).order_by("leaf_index").values_list("human_id", flat=True)
@@ -155,7 +167,8 @@ def owner_of(agent_id: uuid.UUID) -> uuid.UUID | None:
 def _invitations(email: str, **of: Any) -> list[tuple[uuid.UUID, uuid.UUID]]:
     if not email:
         return []
-    # By the events, of which there are few: openings are many, and no index leads to a value.
+    # Select by the kind of event, of which there are few: openings are many, and values have no
+    # index.
     sent = Opening.objects.filter(member="email", event__kind=kinds.SETUP_CODE_CREATED, **of)
     return [
         (pk, event_id)

@@ -1,4 +1,4 @@
-"""Named points where a process under test kills itself. Outside test settings nothing here does anything."""
+"""Fault injection: named points where a process under test kills itself. Inactive outside tests."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ from django.conf import settings
 
 
 def fault_point(name: str) -> None:
-    """Die here as by `kill -9` if FAULT_AT names this point; settings leave FAULT_AT empty outside tests.
+    """Send SIGKILL to this process if FAULT_AT names this point. FAULT_AT is empty outside tests.
 
-    `name` is `act.place`, such as "sequence.after_head". FAULT_AT is a name, or `@` and the path of a file that holds
-    one, so that a test can move the point while the server runs.
+    `name` is `act.place`, such as "sequence.after_head". FAULT_AT is a name, or `@` and the path of
+    a file that holds one, so that a test can change it while the server runs.
     """
     if settings.FAULT_AT and name == _named(settings.FAULT_AT):
         os.kill(os.getpid(), signal.SIGKILL)

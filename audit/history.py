@@ -1,8 +1,9 @@
-"""Whether this database is as new as what is known outside, checked after each start of the database before anything is decided.
+"""Check that this database is not older than what is known outside it, before anything is decided.
 
-A database restored from a backup, or a lagging replica that took over, has lost what happened since. Three things reveal
-that: the checkpoints in the store outside, its own signed checkpoints compared with its head, and a mark of the log's size
-that the jobs keep in Redis (`verifier.services.marking`).
+Runs after each start of the database. A database restored from a backup, or a lagging replica after
+a failover, has lost the newest events. Three things reveal that: the checkpoints in the external
+store, its own signed checkpoints compared with its head, and a mark of the log's size that the jobs
+keep in Redis (`verifier.services.marking`).
 """
 
 from typing import NamedTuple, Self
@@ -10,14 +11,14 @@ from typing import NamedTuple, Self
 from django.conf import settings
 
 from audit.breaks import check_records, current_break, known_names, log_store
+from audit.checkpoint_copies import ContradictedError, check_place
 from audit.checkpoints import check_outside, check_signed, newest_checkpoint
-from audit.copies import ContradictedError, check_place
 from audit.models import Head, Leaf
 from audit.stores import store_at
 
 
 class Mark(NamedTuple):
-    """The log `name` (audit/breaks.py; empty for the first) had `size` leaves, and `link` was the link of the last one."""
+    """The log `name` (empty for the first) had `size` leaves; the last one's link is `link`."""
 
     name: str
     size: int
@@ -25,18 +26,18 @@ class Mark(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As it is kept: `<name or -> <size> <link in hex>`."""
+        """The stored form: `<name or -> <size> <link in hex>`."""
         return f"{self.name or '-'} {self.size} {self.link}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError."""
+        """Read the stored form. Raises ValueError if it is malformed."""
         name, size, link = text.split(" ")
         return cls("" if name == "-" else name, int(size), bytes.fromhex(link).hex())
 
 
 def present_mark() -> Mark | None:
-    """The mark for the log's present size; None before its first leaf."""
+    """The mark for the log's current size; None before its first leaf."""
     head = Head.objects.filter(id=Head.ONLY).first()
     if head is None or not head.size:
         return None
@@ -45,14 +46,19 @@ def present_mark() -> Mark | None:
 
 
 def check_history(mark: Mark | None) -> None:
-    """See that nothing outside is newer than this database, or belongs to another history.
+    """Check that nothing outside is newer than this database or belongs to another history.
 
-    `mark` is the mark in Redis, None if there is none; read it before this call, since the log keeps growing. Compares 1. the
-    newest signed checkpoint with the leaves; 2. the mark with the leaves; 3. the store outside with this database, which must
-    know every checkpoint and every log begun after a restore.
+    `mark` is the mark in Redis, None if there is none; read it before this call, since the log
+    keeps growing. Compares
 
-    Raises ContradictedError, which says what was found; StoreChangedError if the copies are in another store than AUDIT_STORE
-    names; TemporarilyUnavailableError if the store outside does not answer.
+    1. the newest signed checkpoint with the leaves;
+    2. the mark with the leaves;
+    3. the external store with this database, which must know every checkpoint and every log begun
+    after a restore.
+
+    Raises ContradictedError, which says what was found; StoreChangedError if the copies are in
+    another store than AUDIT_STORE names; TemporarilyUnavailableError if the external store does not
+    answer.
     """
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
     if newest is not None:  # 1
@@ -68,11 +74,11 @@ def check_history(mark: Mark | None) -> None:
 
 
 def check_mark(mark: Mark) -> None:
-    """See that the log has at least the events of the mark. Raises ContradictedError."""
+    """Check that the log contains the events up to the mark. Raises ContradictedError."""
     row = current_break()
     if mark.name != (row.name if row else ""):
         if mark.name in known_names():
-            # The mark of the previous log: the jobs replace it.
+            # The mark of a previous log; the jobs replace it.
             return
         raise ContradictedError(
             f"Redis knows a log {mark.name or 'without a name'} that this database does not know: it was set back."

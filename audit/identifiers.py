@@ -1,4 +1,4 @@
-"""Where row ids are minted: UUIDv7 from the clock and the system's randomness. Their layout is in the protocol."""
+"""Row ids: UUIDv7 from the clock and system randomness. `agentauth.protocol` defines the layout."""
 
 import os
 import threading
@@ -10,19 +10,21 @@ from typing import Final
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 
 _NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
-# RFC 9562 section 6.2, method 3: the 12 bits after the milliseconds hold their fraction, 244 ns each. Ids of the processes
-# of one host then sort by its clock too, as far as acts that follow each other are further apart than that.
+# RFC 9562 section 6.2, method 3: 12 bits after the milliseconds hold their fraction, in steps of
+# 244 ns. So ids of two processes on one host sort by its clock if they are made further apart than
+# that.
 _FRACTION_BITS: Final = 12
-# Method 2 below it: 62 random bits, of which the first is 0 so that steps rarely carry into the time.
+# Method 2 below it: 62 random bits, of which the first is 0 so that steps rarely carry into the
+# time.
 _RANDOM_BITS: Final = 62
 # A random step between two ids of one tick, so that the next id cannot be guessed from the last.
 _STEP_BITS: Final = 32
-# If the clock is set back by less than this, ids continue from the last one. If by more, they follow the clock:
-# an hour of ids from a wrong future would be worse than one change of order.
+# If the clock is set back by less than this, ids continue from the last one. If by more, they
+# follow the clock: an hour of ids from a wrong future would be worse than one change of order.
 MAX_SET_BACK_SECONDS: Final = 600
 _MAX_SET_BACK: Final = (MAX_SET_BACK_SECONDS * 1000) << _FRACTION_BITS
 
-# An id as it is written, made once for as long as it is in use.
+# Caches the text of ids in use, since formatting a UUID on each use is slow.
 id_text = lru_cache(maxsize=16_384)(str)
 
 
@@ -34,7 +36,10 @@ class _Mint:
         self._last = 0
 
     def next(self) -> int:
-        """The next number, larger than all before it unless the clock was set back by MAX_SET_BACK_SECONDS or more."""
+        """The next number, larger than all before it.
+
+        Unless the clock was set back by MAX_SET_BACK_SECONDS or more.
+        """
         with self._lock:
             # Read the clock inside the lock: before it, a waiting thread would use an old time.
             now, last = _ticks(), self._last >> _RANDOM_BITS
@@ -45,7 +50,10 @@ class _Mint:
             return self._last
 
     def begin_anew(self) -> None:
-        """Reset in a forked child: continue past the parent's last id, at a random distance, with a fresh lock."""
+        """Reset in a forked child: use a new lock, and continue past the parent's last id.
+
+        The distance is random, so that two children do not make the same ids.
+        """
         self._lock = threading.Lock()
         if self._last:
             self._last = ((self._last >> _RANDOM_BITS) + 1) << _RANDOM_BITS | _random(_RANDOM_BITS - 1)
@@ -72,15 +80,15 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def new_id() -> uuid.UUID:
-    """As `new_id_text`."""
+    """A fresh UUIDv7; ordered as by `new_id_text`."""
     return uuid.UUID(new_id_text())
 
 
 def new_id_text() -> str:
-    """A fresh UUIDv7, larger than every earlier one of this process, as it is written.
+    """A fresh UUIDv7 as text, larger than every earlier one of this process.
 
-    Threads and forked children included; not where the clock was set back by MAX_SET_BACK_SECONDS or more in between. Ids of
-    other processes sort by their clocks.
+    This holds across threads and forks, unless the clock was set back by MAX_SET_BACK_SECONDS or
+    more in between. Ids of other processes sort by their clocks.
     """
     number = _mint.next()
     bits = _FRACTION_BITS + _RANDOM_BITS

@@ -1,4 +1,4 @@
-"""An index that a migration adds to a table in use; nothing else of migrations lives here."""
+"""A migration operation that adds an index to a table in use."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 
 class AddIndexBesideWriters(AddIndexConcurrently):
-    """For a migration with `atomic = False`; on SQLite, which knows no other way, as `AddIndex` does."""
+    """AddIndexConcurrently that also works on SQLite. Its migration needs `atomic = False`."""
 
     def database_forwards(self, app_label: str, editor: Any, from_state: Any, to_state: Any) -> None:
         if editor.connection.vendor == "postgresql":
-            # A migration that waited too long for a transaction that was open leaves an index that nothing uses.
+            # A concurrent build that timed out behind an open transaction leaves an invalid index:
+            # remove it.
             model = to_state.apps.get_model(app_label, self.model_name)
             editor.remove_index(model, self.index, concurrently=True)
             super().database_forwards(app_label, editor, from_state, to_state)

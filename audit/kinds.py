@@ -1,28 +1,30 @@
-"""Every kind of event there is, as `app.subject.past_tense`. Each app adds its own here; nothing else is recorded."""
+"""All kinds of events, as `app.subject.past_tense`. Only kinds listed here can be recorded."""
 
-# A request that was refused at the edge, whoever made it.
+# A request refused before it reached its service, from any caller.
 REQUEST_REFUSED = "audit.request.refused"
-# Refusals of anonymous callers beyond the limit of one minute, as one event with their count.
+# One minute's anonymous refusals beyond the limit, as one event with their count.
 REFUSALS_SUPPRESSED = "audit.refusals.suppressed"
 
 # The log's copies were moved to another store.
 STORE_MOVED = "audit.store.moved"
 
-# A key of ours is in the key set and not yet in use.
+# A registry key is in the key set but not yet in use.
 KEY_PUBLISHED = "kms.key.published"
-# A key signs from now on; the one it replaced, if any, is retired with it.
+# A key signs from now on; the key it replaces, if any, is retired.
 KEY_ACTIVATED = "kms.key.activated"
-# A key is refused from now on, whatever it signed.
+# Everything a key signed is refused from now on.
 KEY_DISABLED = "kms.key.disabled"
-# A key of ours lets a key that one process holds sign tokens, within limits; and it does so no more.
+# A registry key certified a process's own key to sign tokens within limits; the certificate was
+# revoked.
 KEY_CERTIFIED = "kms.key.certified"
 KEY_CERTIFICATE_REVOKED = "kms.key.certificate_revoked"
-# Rows of a table got a seal: how many, and which of them had no good one before.
+# Rows of a table were sealed: how many, and which of them had no valid seal before.
 ROWS_SEALED = "kms.rows.sealed"
-# From here on, rows that no service of ours wrote give nothing.
+# From now on, rows without a valid seal give no rights.
 SEALS_DEMANDED = "kms.seals.demanded"
 
-# The settings that all processes share were recorded, or changed: which, from what, to what. No secret is in it.
+# The settings shared by all processes were recorded or changed: old and new values, without
+# secrets.
 SETTINGS_RECORDED = "registry.settings.recorded"
 
 # A human exists; their passkey comes with the setup link.
@@ -31,11 +33,12 @@ HUMAN_SUSPENDED = "registry.human.suspended"
 HUMAN_RESUMED = "registry.human.resumed"
 # Signed out everywhere at once.
 HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
-# A human changed how pages show things to them.
+# A human changed how pages are shown to them.
 HUMAN_CHANGED = "registry.human.changed"
-# Gone for good: name and address are erased, the row stays for what refers to it.
+# Name and address are erased; the row stays because other rows refer to it.
 HUMAN_DELETED = "registry.human.deleted"
-# What they and their agents wrote was erased: of which agents, of which events that name neither, and the receipts' hashes.
+# What they and their agents wrote was erased: the agents, the events that name neither, and the
+# hashes of the receipts.
 HUMAN_ERASED = "registry.human.erased"
 
 SERVICE_PROVIDER_CREATED = "registry.service_provider.created"
@@ -53,12 +56,12 @@ ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
 ENROLMENT_CODE_FAILED = "registry.enrolment_code.failed"
 
 AGENT_REGISTERED = "registry.agent.registered"
-# The same manifest with a new life; and one that says something else.
+# The same manifest with a new expiry; or a manifest with other content.
 AGENT_MANIFEST_RENEWED = "registry.agent.manifest_renewed"
 AGENT_MANIFEST_CHANGED = "registry.agent.manifest_changed"
 AGENT_KEY_ROTATED = "registry.agent.key_rotated"
 AGENT_CLAIMED = "registry.agent.claimed"
-# A new claim link, since the old one ended unused.
+# A new claim link, since the old one expired unused.
 AGENT_CLAIM_RENEWED = "registry.agent.claim_renewed"
 # A wrong code on the claim page; the fifth ends the link.
 AGENT_CLAIM_FAILED = "registry.agent.claim_failed"
@@ -66,7 +69,7 @@ AGENT_SUSPENDED = "registry.agent.suspended"
 AGENT_RESUMED = "registry.agent.resumed"
 AGENT_REVOKED = "registry.agent.revoked"
 AGENT_EXPIRED = "registry.agent.expired"
-# Nobody claimed it for a week.
+# Deleted because no human claimed it for a week.
 AGENT_DELETED = "registry.agent.deleted"
 # This agent key is refused for ever; the reason says why.
 AGENT_KEY_BARRED = "registry.agent_key.barred"
@@ -76,10 +79,11 @@ GRANT_APPROVED = "registry.grant.approved"
 GRANT_DENIED = "registry.grant.denied"
 GRANT_WITHDRAWN = "registry.grant.withdrawn"
 GRANT_SUSPENDED = "registry.grant.suspended"
-# What it rests on changed: tokens of an earlier version are refused.
+# Something the grant depends on changed: tokens of an earlier version are refused.
 GRANT_VERSION_RAISED = "registry.grant.version_raised"
 GRANT_RESUMED = "registry.grant.resumed"
-# An administrator released it after a restore: the copies outside prove that it was not used since the backup.
+# An administrator released it after a restore: the external copies prove that it was unused since
+# the backup.
 GRANT_RELEASED = "registry.grant.released"
 GRANT_REVOKED = "registry.grant.revoked"
 GRANT_EXPIRED = "registry.grant.expired"
@@ -87,45 +91,48 @@ GRANT_EXPIRED = "registry.grant.expired"
 TOKEN_ISSUED = "registry.token.issued"  # noqa: S105 — the name of an event
 TOKEN_REVOKED = "registry.token.revoked"  # noqa: S105 — the name of an event
 
-# The verifier let an action pass: what it debited stands in the data. The only kind that debits.
+# The verifier allowed an action; the data holds what was debited. The only kind that debits.
 DECISION_ALLOWED = "verifier.decision.allowed"
 DECISION_DENIED = "verifier.decision.denied"
-# The stored answer of an operation, given again: nothing was debited.
+# The stored answer of an operation was repeated: nothing was debited.
 DECISION_REPEATED = "verifier.decision.repeated"
-# A dry run that would have passed: nothing was debited.
+# A dry run that would have been allowed: nothing was debited.
 DECISION_REHEARSED = "verifier.decision.rehearsed"
-# Decisions that were made and never reached the log: which of them, and how many.
+# Decisions that were made but never reached the log: which, and how many.
 DECISIONS_LOST = "verifier.decisions.lost"
 
-# One transaction above a threshold waits for its human.
+# One transaction above a threshold waits for its human's confirmation.
 CONFIRMATION_REQUESTED = "verifier.confirmation.requested"
 CONFIRMATION_CONFIRMED = "verifier.confirmation.confirmed"
 CONFIRMATION_DENIED = "verifier.confirmation.denied"
 CONFIRMATION_EXPIRED = "verifier.confirmation.expired"
 
-# A human looks on from now on, proved by a passkey; and no longer.
+# A human's presence, proved by a passkey, begins; and ends.
 PRESENCE_BEGUN = "verifier.presence.begun"
 PRESENCE_ENDED = "verifier.presence.ended"
 
-# Nobody decides until the next epoch begins; and it began, where the data says.
+# No decisions until the next epoch begins; the epoch began (the data says where).
 HOME_LEFT = "verifier.home.left"
 HOME_BEGAN = "verifier.home.began"
-# The database was set back and an operator continued: after how many events, under which name, and what ended again.
+# An operator continued a restored database: after how many events, under which name, and what was
+# ended again.
 HISTORY_CONTINUED = "verifier.history.continued"
-# An operator closed the registry before a planned restore: nothing of this history follows.
+# An operator closed the registry before a planned restore: this history has no later events.
 HISTORY_CLOSED = "verifier.history.closed"
-# A process found the clock of its host off from the database's: it changes nothing until that is right again.
+# A process found its host's clock off from the database's; it makes no changes until that is
+# corrected.
 CLOCK_OFF = "verifier.clock.found_off"
 
-# A one-time link that ends in a passkey: for the first admin, or for somebody invited.
+# A one-time link to create a passkey, for the first administrator or an invited person.
 SETUP_CODE_CREATED = "approvals.setup_code.created"
-# An invitation that was not used was forgotten: of which events the address was erased.
+# An unused invitation was deleted: the events whose address was erased.
 INVITATION_ERASED = "approvals.invitation.erased"
-# An administrator or operator began a recovery; a second administrator decided; the person or an administrator ended it.
+# An administrator or operator began a recovery; a second administrator confirmed it; the person or
+# an administrator cancelled it.
 RECOVERY_BEGUN = "approvals.recovery.begun"
 RECOVERY_CONFIRMED = "approvals.recovery.confirmed"
 RECOVERY_CANCELLED = "approvals.recovery.cancelled"
-# The person was told of it by mail, or could not be: once for each state of the recovery.
+# The person was notified by mail, or the mail failed: once for each state of the recovery.
 RECOVERY_NOTICE_SENT = "approvals.recovery.notice_sent"
 RECOVERY_NOTICE_FAILED = "approvals.recovery.notice_failed"
 # A recovery link was used: there is one new passkey and no old one.
@@ -136,9 +143,9 @@ HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"
 # An administrator signed the name and keys under which the log continues after a restore.
 BREAK_SIGNED = "approvals.break.signed"
-# A human downloaded all that is kept about them.
+# A human downloaded all data kept about them.
 HUMAN_EXPORTED = "approvals.human.exported"
-# A passkey signature for one sensitive act, made just before it.
+# A fresh passkey signature for one sensitive act.
 HUMAN_VERIFIED = "approvals.human.verified"
 # The second explicit step before a dangerous permission is signed.
 SECOND_STEP_TAKEN = "approvals.second_step.taken"

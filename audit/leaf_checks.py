@@ -1,4 +1,4 @@
-"""Check one leaf, its event and its openings against what the log recorded. The tree is in `audit.verification`."""
+"""Check leaves, their events and openings. `audit.verification` checks the tree."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -27,7 +27,7 @@ class BadError(Exception):
 
 
 def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone) -> None:
-    """Check that the leaf has this index, continues `previous`, and matches its event. Raises BadError."""
+    """Check the leaf's index, its link to `previous`, and its event. Raises BadError."""
     if leaf.leaf_index != expected_index:
         raise missing(expected_index)
     if event is None and not gone.allows(leaf):
@@ -60,12 +60,12 @@ def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: b
 
 
 def leaf_hash_of(event: Event) -> bytes | None:
-    """The leaf hash of an event as stored now; None if it holds a value that cannot be hashed, which we never write."""
+    """The leaf hash of the stored event; None if a value cannot be hashed, which we never write."""
     return readable(lambda: leaf_hash(entry_of(event)))
 
 
 def read_leaves(start: int, end: int) -> Iterator[tuple[Leaf, Event | None]]:
-    """Leaves start ≤ index < end with their events. A row that cannot even be read is named by its leaf."""
+    """Leaves start ≤ index < end with their events. Raises BadError for an unreadable row."""
     rows = readable(lambda: _joined(start, end))
     if rows is not None:
         yield from rows
@@ -92,12 +92,12 @@ def readable(read: Callable[[], _T]) -> _T | None:
     except DatabaseError:
         # An unavailable database does not make the log wrong.
         raise
-    except Exception:  # noqa: BLE001 — a forged value may fail anywhere between the driver and the hash
+    except Exception:  # noqa: BLE001 — a forged value may fail anywhere up to the hash
         return None
 
 
 def check_openings_of(events: Sequence[Event], erased: Erased) -> None:
-    """Check the openings of these events, and that each that is missing was erased. Raises BadError."""
+    """Check the openings of these events, and that missing ones were erased. Raises BadError."""
     by_id = {event.pk: event for event in events}
     found = set()
     for opening in Opening.objects.filter(event_id__in=by_id):
@@ -113,7 +113,7 @@ def check_openings_of(events: Sequence[Event], erased: Erased) -> None:
 
 
 def check_other_openings(batch: int) -> None:
-    """Check the openings of events that have no number, and that there is an event to each. Raises BadError."""
+    """Check openings of events without a number, and that each has an event. Raises BadError."""
     last = None
     numbered = Leaf.objects.filter(event_id=OuterRef("event_id"))
     others = Opening.objects.filter(~Exists(numbered)).order_by("id")

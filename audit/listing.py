@@ -1,7 +1,7 @@
-"""Reading events in the order of the log or against it, a page at a time, at a cost that does not grow with the log.
+"""Read events in log order or reversed, by pages, at a cost that does not grow with the log.
 
-Leaves say whose event they are of and of which kind, so one of their indexes leads from page to page; what it does not tell
-apart is looked through, a bounded number of leaves for each page.
+Leaves repeat the event's agent, human and kind, so one of their indexes finds the next page. Other
+filters are applied to a bounded number of leaves per page.
 """
 
 import uuid
@@ -14,15 +14,15 @@ from django.db.models import QuerySet
 from audit.dropping import kept_from
 from audit.models import Event, Leaf, QueueEntry
 
-# Where no index leads to the next event that is wanted: so many leaves, or waiting events, are looked at for one page.
+# If no index covers the filters, a page examines at most this many leaves, or waiting events.
 EXAMINED: Final = 5_000
-# What an index of the leaves leads by, the best first; of the other columns of an event a leaf knows nothing.
+# The indexed columns of a leaf, the most selective first. A leaf has no other columns of its event.
 _LED_BY: Final = ("agent_id", "human_id", "kind")
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page ended: the last leaf it looked at, and the last event that had no leaf yet."""
+    """Where a page ended: the last leaf examined, and the last event without a leaf."""
 
     leaf_index: int = -1
     waiting: uuid.UUID | None = None
@@ -33,7 +33,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """Where a page against the order ended: the last waiting event it looked at, or, once those are through, the last leaf."""
+    """Where a reversed page ended: the last waiting event examined, or later the last leaf."""
 
     leaf_index: int | None = None
     waiting: uuid.UUID | None = None
@@ -46,28 +46,30 @@ End = TypeVar("End", Cursor, Descent)
 
 
 class Page(NamedTuple, Generic[End]):
-    """Events with their leaf index, None while they wait; and where the next page begins, None where nothing follows."""
+    """Events with their leaf index (None while waiting), and the next cursor (None at the end)."""
 
     events: list[tuple[Event, int | None]]
     end: End | None
 
 
 class _Found(NamedTuple):
-    """Events at their places, at most one more than a page holds; and the last place looked at, None where nothing follows."""
+    """Events with their places, at most `number`; and the last place examined, None at the end."""
 
     events: list[tuple[Event, Any]]
     reached: Any
 
 
 def page_of_log(*, wanted: Sequence[tuple[str, Any]], after: Cursor, limit: int) -> Page[Cursor]:
-    """At most `limit` events with all the values `wanted`, pairs of column and value: numbered ones, then those that wait.
+    """At most `limit` events that match the (column, value) pairs: first numbered, then waiting.
 
-    Following the cursor misses none, whatever is numbered meanwhile. A page before the last may hold fewer, even none.
+    Paging misses no event, whatever is numbered meanwhile. A page before the last may be short or
+    empty.
     """
     columns = _columns(wanted)
     if columns is None:
         return Page([], None)
-    # Waiting ones first: one that is numbered between the two questions is then in both answers, never in none.
+    # Read the queue first: an event numbered between the two queries is then in both, never in
+    # neither.
     waiting = _waiting(columns, _queued(after.waiting), limit + 1)
     numbered = _numbered(columns, _leaves(max(after.leaf_index, kept_from() - 1)), limit + 1)
     shown = numbered.events[:limit]
@@ -87,9 +89,9 @@ def page_of_log(*, wanted: Sequence[tuple[str, Any]], after: Cursor, limit: int)
 
 
 def page_newest_first(*, wanted: Sequence[tuple[str, Any]], after: Descent, limit: int) -> Page[Descent]:
-    """As `page_of_log`, in the opposite order: those that wait, then the numbered ones from the last to the first.
+    """As `page_of_log`, reversed: waiting events, then numbered ones from the last to the first.
 
-    Following the cursor misses none that was there at its beginning; what comes later is before its first page.
+    Paging misses no event that existed at its start; later events belong before its first page.
     """
     columns = _columns(wanted)
     if columns is None:
@@ -104,7 +106,7 @@ def page_newest_first(*, wanted: Sequence[tuple[str, Any]], after: Descent, limi
             return Page(events, Descent(waiting=waiting.reached))
     ids = {event.pk for event, _ in events}
     numbered = _numbered(columns, _leaves(after.leaf_index, descending=True), limit + 1)
-    # One that was numbered between the two questions is in both answers: it is shown as it was first.
+    # An event numbered between the two queries is in both: show it once, as waiting.
     later = [(event, at) for event, at in numbered.events if event.pk not in ids]
     shown = later[: limit - len(events)]
     reached = shown[-1][1] if len(shown) < len(later) else numbered.reached
@@ -112,7 +114,7 @@ def page_newest_first(*, wanted: Sequence[tuple[str, Any]], after: Descent, limi
 
 
 def _columns(wanted: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
-    """The values by their columns; None where two of them exclude each other."""
+    """The values by column; None if two values of one column differ, so that nothing matches."""
     columns: dict[str, Any] = {}
     for name, value in wanted:
         if str(columns.setdefault(name, value)) != str(value):
@@ -121,7 +123,7 @@ def _columns(wanted: Sequence[tuple[str, Any]]) -> dict[str, Any] | None:
 
 
 def _leaves(after: int | None, *, descending: bool = False) -> QuerySet[Leaf]:
-    """The leaves behind a place, in the direction that is asked for."""
+    """The leaves after a place, in the requested direction."""
     if not descending:
         return Leaf.objects.filter(leaf_index__gt=after).order_by("leaf_index")
     kept = Leaf.objects.filter(leaf_index__gte=kept_from()).order_by("-leaf_index")
@@ -129,7 +131,7 @@ def _leaves(after: int | None, *, descending: bool = False) -> QuerySet[Leaf]:
 
 
 def _queued(after: uuid.UUID | None, *, descending: bool = False) -> QuerySet[QueueEntry]:
-    """The waiting events behind one of them, in the direction that is asked for."""
+    """The waiting events after one of them, in the requested direction."""
     entries = QueueEntry.objects.order_by("-event_id" if descending else "event_id")
     if after is None:
         return entries
@@ -149,7 +151,8 @@ def _numbered(columns: Mapping[str, Any], leaves: QuerySet[Leaf], number: int) -
         for row in rows
         if all(str(value) == str(rest[name]) for name, value in zip(known, row[2:], strict=True))
     ]
-    # What no leaf tells apart is told by its event.
+    # Filters on columns that leaves lack are applied to the events, so read more than `number`
+    # then.
     taken = fitting if len(known) < len(rest) else fitting[:number]
     events = _events([event_id for _, event_id, *_ in taken], rest, known)
     found = [(events[row[1]], row[0]) for row in taken if row[1] in events]
@@ -171,10 +174,10 @@ def _waiting(columns: Mapping[str, Any], entries: QuerySet[QueueEntry], number: 
 
 
 def _events(ids: list[uuid.UUID], columns: Mapping[str, Any], known: Iterable[str]) -> dict[uuid.UUID, Event]:
-    """Those of the events that are still here and have the values that no leaf has told already."""
+    """The existing events among `ids` that match the columns that were not matched by leaf."""
     asked = {name: value for name, value in columns.items() if name not in known}
     if not ids:
         return {}
-    # With their bounds, so that no month is looked into that has none of them.
+    # The id bounds let PostgreSQL skip the months (partitions) that hold none of them.
     found = Event.objects.filter(**asked, pk__gte=min(ids), pk__lte=max(ids))
     return found.prefetch_related("openings").in_bulk(ids)

@@ -1,4 +1,4 @@
-"""Rows of the audit log. Events and leaves are written once; triggers (audit/triggers.py) hold that promise."""
+"""Tables of the audit log. Events and leaves are write-once; audit/triggers.py enforces that."""
 
 from django.db import models
 
@@ -7,10 +7,11 @@ from audit.kinds import DECISION_ALLOWED
 
 
 class Event(models.Model):
-    """One thing that happened. People and actors are text and ids, never foreign keys: the log outlives them.
+    """One event. People and actors are text and ids, never foreign keys: the log outlives them.
 
-    Every column but `salt` stands in the event's JSON (docs/protocol.md section 9); `salt` is hashed before it.
-    A new column must enter `audit.entries.event_body`, or changing it would go unseen.
+    Every column except `salt` is in the event's JSON (docs/protocol.md section 9); `salt` is hashed
+    before it. Add a new column to `audit.entries.event_body`, or the hash does not cover it and a
+    change stays undetected.
     """
 
     class Outcome(models.TextChoices):
@@ -27,7 +28,7 @@ class Event(models.Model):
     human_id = models.UUIDField(null=True)
     service_provider_id = models.UUIDField(null=True)
     grant_id = models.UUIDField(null=True)
-    token_jti = models.CharField(max_length=64, null=True)  # noqa: DJ001 - absent is not empty in the event's JSON
+    token_jti = models.CharField(max_length=64, null=True)  # noqa: DJ001 - null: absent in the JSON
     outcome = models.CharField(max_length=16, choices=Outcome)
     reason = models.CharField(max_length=64, null=True)  # noqa: DJ001 - as above
     request_id = models.CharField(max_length=64, blank=True)
@@ -55,7 +56,7 @@ class Event(models.Model):
 
 
 class Opening(models.Model):
-    """What a commitment in an event's data hides. Deleting it is erasure: the event stays and still proves."""
+    """The value behind a commitment in an event. Deleting it is erasure: the event still proves."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     event = models.ForeignKey(Event, on_delete=models.PROTECT, related_name="openings", db_constraint=False)
@@ -71,7 +72,7 @@ class Opening(models.Model):
 
 
 class QueueEntry(models.Model):
-    """An event that waits for its number. Written with the event, deleted with its numbering: what decides."""
+    """An event that waits for its number. Inserted with the event, deleted when it is numbered."""
 
     event = models.OneToOneField(
         Event, on_delete=models.PROTECT, primary_key=True, related_name="queue_entry", db_constraint=False
@@ -82,10 +83,10 @@ class QueueEntry(models.Model):
 
 
 class Leaf(models.Model):
-    """An event's place in the log: its number, its entry and leaf hash, and the hash link over everything before it.
+    """An event's place in the log: its number, entry, leaf hash, and a hash link to all before it.
 
-    Leaves stay for good; their events may live in the archive alone one day, so no constraint ties them. Whose event it
-    is and of which kind stands here again, so that theirs are found in the order of the log however long it is.
+    Leaves stay for ever; their events may later be only in the archive, so there is no foreign key
+    constraint. Agent, human and kind are repeated here, so that an index finds events in log order.
     """
 
     leaf_index = models.BigIntegerField(primary_key=True)
@@ -109,7 +110,8 @@ class Leaf(models.Model):
                 condition=models.Q(human_id__isnull=False),
                 name="leaf_human",
             ),
-            # Most of a log is of this kind; whoever looks for it finds it without an index, which would cost each its time.
+            # Most leaves have this kind: a scan finds them quickly, and indexing them would slow
+            # inserts.
             models.Index(
                 fields=["kind", "leaf_index"], condition=~models.Q(kind=DECISION_ALLOWED), name="leaf_kind"
             ),
@@ -123,9 +125,10 @@ class Leaf(models.Model):
 
 
 class Head(models.Model):
-    """Where the log ends: the one row two sequencers compete for by compare-and-swap.
+    """The end of the log: the single row that sequencers move by compare-and-swap.
 
-    `peaks` are the roots of the full subtrees, largest first, 32 bytes each: what the tree grows from.
+    `peaks` are the roots of the full subtrees, largest first, 32 bytes each; the tree grows from
+    them.
     """
 
     ONLY = 1
@@ -144,7 +147,7 @@ class Head(models.Model):
 
 
 class Node(models.Model):
-    """The root of a full tile: hash number `index` of tile level `level` (C2SP tlog-tiles). Level 0 are the leaves."""
+    """The root of a full tile: hash `index` of `level` (C2SP tlog-tiles). Leaves are level 0."""
 
     level = models.PositiveSmallIntegerField()
     index = models.BigIntegerField()
@@ -161,7 +164,7 @@ class Node(models.Model):
 
 
 class Checkpoint(models.Model):
-    """The log said and signed how long it is and what its root is: a C2SP signed note. Never taken back."""
+    """A C2SP signed note of the log's size and root. Never changed or deleted."""
 
     size = models.BigIntegerField(primary_key=True)
     root = models.BinaryField(max_length=32)
@@ -178,7 +181,7 @@ class Checkpoint(models.Model):
 
 
 class Cosignature(models.Model):
-    """A witness saw this checkpoint and found it consistent with all it saw before: `line` joins the note."""
+    """A witness found this checkpoint consistent with all before; `line` is added to the note."""
 
     checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="cosignatures")
     witness = models.CharField(max_length=255)
@@ -195,7 +198,7 @@ class Cosignature(models.Model):
 
 
 class CheckpointCopy(models.Model):
-    """This checkpoint stands outside the database, in `store`."""
+    """This checkpoint was copied to the external store `store`, a URI without options."""
 
     checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="copies")
     store = models.CharField(max_length=255)
@@ -209,7 +212,7 @@ class CheckpointCopy(models.Model):
 
 
 class Segment(models.Model):
-    """Leaves `first` ≤ index < `end` stand in the archive, and were read back and proved there."""
+    """Leaves `first` ≤ index < `end` are in the archive, and were read back and proved there."""
 
     first = models.BigIntegerField(primary_key=True)
     end = models.BigIntegerField(unique=True)
@@ -228,7 +231,10 @@ class Segment(models.Model):
 
 
 class DroppedMonth(models.Model):
-    """The events of a month went out of the database, since they stand in the archive; `kept_from` is the first leaf that still had its event."""
+    """A month of archived events was dropped from the database.
+
+    `kept_from` is the first leaf that still had its event.
+    """
 
     month = models.DateField()
     events = models.BigIntegerField()
@@ -242,18 +248,22 @@ class DroppedMonth(models.Model):
 
 
 class LogBreak(models.Model):
-    """A restore, after which the log continues under another name: its first `size` leaves are those of the previous log."""
+    """A restore, after which the log continues under another name.
 
-    # The second in which it began, as 14 digits, so that names sort in the order of the logs.
+    Its first `size` leaves are those of the previous log.
+    """
+
+    # The second (UTC) in which it began, as 14 digits, so that names sort by time.
     name = models.CharField(max_length=14, primary_key=True)
     # The name of the previous log; empty for the first one.
     previous = models.CharField(max_length=14, blank=True)
     size = models.BigIntegerField()
     root = models.BinaryField(max_length=32)
-    # How much of the previous log this one keeps: checkpoints of at most `signed` leaves, segments up to `archived`.
+    # How much of the previous log this one keeps: checkpoints of at most `signed` leaves, segments
+    # up to `archived`.
     signed = models.BigIntegerField()
     archived = models.BigIntegerField()
-    # Logs known outside and missing from this database: the restore lost them.
+    # Logs in the external store that this database does not know: the restore lost them.
     lost = models.JSONField(default=list)
     at = models.DateTimeField()
 
@@ -269,7 +279,7 @@ class LogBreak(models.Model):
 
 
 class RefusalCount(models.Model):
-    """How many anonymous refusals one route and error had in one minute; gone once summed up in an event."""
+    """Anonymous refusals per route, error and minute; deleted once an event sums them up."""
 
     ROUTE_LENGTH = 128
     ERROR_LENGTH = 64

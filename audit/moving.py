@@ -1,4 +1,4 @@
-"""Moving the log's store: copy everything from the old one into the new one, and mark the old one as left.
+"""Move the log's store: copy everything from the old one to the new one, and mark the old as left.
 
 Safe to repeat, since both stores write once: the next run finishes what a killed run began.
 """
@@ -17,8 +17,8 @@ from audit import kinds
 from audit.archive.hands import Hands
 from audit.archive.scratch import scratch
 from audit.breaks import check_records, copy_break, seen_store
+from audit.checkpoint_copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
 from audit.checkpoints import checkpoints_in, compare_outside, newest_checkpoint
-from audit.copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
 from audit.endings import copy_endings
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy
@@ -31,12 +31,12 @@ class MovingError(ChainError):
 
 
 def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[str, Any]:
-    """Copy the store `source` to the one that AUDIT_STORE names, where the log continues. Returns the data of the event.
+    """Copy the store `source` to the one in AUDIT_STORE and continue there; returns the event data.
 
-    Without `source` the old store is lost: only the checkpoints in the database are copied to the new one, anything else that
-    the old one knew is lost, and the event says so. Raises MovingError; ContradictedError if one of the stores has a
-    checkpoint that the database does not know; ImmutableError if the new store holds another object under the same key;
-    TemporarilyUnavailableError if a store does not answer.
+    Without `source` the old store is lost: only what the database holds is written to the new one,
+    and the event says so. Raises MovingError; ContradictedError if a store has a checkpoint that
+    the database does not know; ImmutableError if the new store holds another object under the same
+    key; TemporarilyUnavailableError if a store does not answer.
     """
     former = store_left_behind()
     if not settings.AUDIT_STORE:
@@ -58,10 +58,12 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
     _check_known(settings.AUDIT_STORE)
     if source is not None:
         _check_known(source)
-        # 2. From here on no process or database from before the move signs anything in the old store.
+        # 2. From here on no process or database from before the move signs anything in the old
+        # store.
         store_at(source).put_once(MOVED, canonical_json({"to": store_name()}))
         fault_point("move.after_mark")
-    # 3. Copy every object, byte by byte; then what the database has, since the old store may lack a copy.
+    # 3. Copy every object, byte by byte; then what the database has, since the old store may lack a
+    # copy.
     copied = _copy_all(store_at(source), target) if source is not None else None
     own = _put_own(former)
     objects = own if copied is None else copied
@@ -81,7 +83,10 @@ def _check_known(uri: str) -> None:
 
 
 def _put_own(former: str) -> int:
-    """Write the checkpoints that the former store had, and the record of the break that this log began after, if any."""
+    """Write the former store's checkpoints, their endings and the newest break's record.
+
+    Returns how many checkpoints.
+    """
     store, rows = seen_store(settings.AUDIT_STORE), Checkpoint.objects.filter(copies__store=former)
     copy_break(store)
     size = 0
@@ -112,7 +117,10 @@ def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
 
 
 def _note_copies(now: datetime) -> None:
-    """Note as copied what stands in the new store, whatever a process with the old setting still copies to the old one."""
+    """Record as copied only what the new store lists.
+
+    A process with the old setting may still be copying to the old store.
+    """
     there = {size for _key, size in checkpoints_in(seen_store(settings.AUDIT_STORE))}
     unnoted = Checkpoint.objects.exclude(copies__store=store_name()).values_list("size", flat=True)
     CheckpointCopy.objects.bulk_create(

@@ -1,4 +1,4 @@
-"""Query parameters of audit's API, read strictly. What they mean is the business of whoever asks for them."""
+"""Strict parsing of query parameters of audit's API."""
 
 import re
 import uuid
@@ -9,13 +9,13 @@ from rest_framework.request import Request
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.reading import shown
 
-# No log is longer: sizes and indices are 64-bit integers with a sign, in the database and in checkpoints.
+# Sizes and indices are signed 64-bit integers in the database and in checkpoints.
 MAX_NUMBER = 2**63 - 1
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 def query(request: Request, *names: str) -> dict[str, str]:
-    """The query parameters, of which `names` may stand there, each once. Raises InvalidRequestError."""
+    """The query parameters. Raises InvalidRequestError unless all are in `names`, each once."""
     given = request.query_params
     for name, values in given.lists():
         if name not in names or len(values) != 1:
@@ -25,14 +25,14 @@ def query(request: Request, *names: str) -> dict[str, str]:
 
 
 def required(given: Mapping[str, str], name: str) -> str:
-    """The parameter's text. Raises InvalidRequestError where it is not there."""
+    """The parameter's text. Raises InvalidRequestError if it is missing."""
     if name not in given:
         raise InvalidRequestError(f"The query parameter `{name}` is missing.")
     return given[name]
 
 
 def read_id(text: str) -> uuid.UUID:
-    """A UUID in its one form. Raises InvalidRequestError."""
+    """A UUID in canonical lower-case form. Raises InvalidRequestError."""
     try:
         parsed = uuid.UUID(text)
     except ValueError:

@@ -1,7 +1,8 @@
-"""The months of the log: on PostgreSQL the events of each stand in a partition of their own, by the time in their ids.
+"""Monthly partitions of the events on PostgreSQL, by the time in their ids.
 
-The jobs make months ahead. Where they did not, whoever records an event makes its month, on a connection of their own: made
-in a transaction that goes on, it would keep others waiting for its end, and be gone if that is rolled back.
+The jobs create partitions ahead. If one is missing, the process that records an event creates it,
+on a separate connection: in the recording transaction, the lock would block other processes until
+its end, and a rollback would undo it.
 """
 
 import time
@@ -14,19 +15,20 @@ from typing import Final
 
 from django.db import connection
 
-# Months that are made ahead of the one that is.
+# How many months after the current one the jobs create.
 AHEAD: Final = 3
-# Ids from before and after these years stand in two partitions that are always there.
+# Two permanent partitions hold ids from before and after these years.
 FIRST_YEAR, END_YEAR = 2025, 2100
-# So long a process believes that a month is there. One that may be dropped it never believes in.
+# How long a process caches that a month exists. A month that may be dropped is never cached.
 KNOWN_SECONDS: Final = 3600.0
-# A month can be dropped just after it was made: then once more. What comes again and again is no accident.
+# A month may be dropped right after it was created: retry a few times, then let the insert fail.
 _ATTEMPTS: Final = 3
 _MONTHS: Final = 12
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Whether a month is there, and whether it will be (`audit.dropping` drops none that is so young). Naming the table holds it to
-# the end of the transaction: until then none of its partitions goes.
+# Whether a month exists, and whether it is too young to be dropped (`audit.dropping`). Selecting
+# from the table locks it until the end of the transaction, so no partition can be dropped before
+# that.
 _STANDS: Final = """
 SELECT EXISTS (SELECT FROM pg_inherits JOIN pg_class ON oid = inhrelid
                WHERE inhparent = 'audit_event'::regclass AND relname = %s AND NOT inhdetachpending),
@@ -37,7 +39,7 @@ _ADD: Final = "SELECT agentauth_add_event_month(%s)"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Month:
-    """A month of UTC; `number` is 1 to 12."""
+    """A month in UTC; `number` is 1 to 12."""
 
     year: int
     number: int
@@ -55,11 +57,11 @@ class Month:
 
     @property
     def first_id(self) -> uuid.UUID:
-        """Ids of this month are not below it; those of the month before are."""
+        """The lower bound of this month's ids; ids of earlier months are below it."""
         return uuid.UUID(int=_milliseconds_of(self.start) << 80)
 
     def later(self, months: int) -> "Month":
-        """So many months on; negative: back."""
+        """The month that many months later; earlier if negative."""
         years, rest = divmod(self.number - 1 + months, _MONTHS)
         return Month(self.year + years, rest + 1)
 
@@ -70,7 +72,7 @@ def month_at(at: datetime) -> Month:
 
 
 def month_of(made: uuid.UUID | str) -> Month | None:
-    """The month whose partition takes the id; None where it is one of the two at the ends."""
+    """The month whose partition holds the id; None for the two permanent partitions."""
     at = _milliseconds(made)
     if not _FIRST <= at < _END:
         return None
@@ -78,15 +80,16 @@ def month_of(made: uuid.UUID | str) -> Month | None:
 
 
 class _Known:
-    """The months this process believes in, and until when (monotonic seconds)."""
+    """Cache of the months that exist, each with its expiry (monotonic seconds)."""
 
     def __init__(self) -> None:
         self._until: dict[Month, float] = {}
-        # The bounds of the month asked about last, in milliseconds: mostly the answer.
+        # The bounds of the month used last, in milliseconds: it usually answers the next question
+        # too.
         self._last = (0, 0, 0.0)
 
     def hold(self, first: int, last: int) -> bool:
-        """Whether ids of both times, and of all between them, have a place in the month asked about last."""
+        """Whether all ids from time `first` to `last` (ms) belong to the month used last."""
         low, end, until = self._last
         return low <= first and last < end and time.monotonic() < until
 
@@ -108,9 +111,10 @@ KNOWN = _Known()
 
 
 def make_room(ids: Sequence[uuid.UUID | str]) -> None:
-    """See to it that events of these ids, in their order, find their months. Needs the transaction that inserts them.
+    """Make sure that the partitions for these ids (in order) exist.
 
-    Mostly it asks nobody. Raises django.db errors where a month is missing and cannot be made.
+    Call it in the transaction that inserts them. Usually the cache answers, without a query. Raises
+    django.db errors if a month is missing and cannot be created.
     """
     if connection.vendor != "postgresql" or KNOWN.hold(_milliseconds(ids[0]), _milliseconds(ids[-1])):
         return
@@ -131,9 +135,9 @@ def _make_room_in(month: Month) -> None:
 
 
 def create_partitions(*, now: datetime) -> list[str]:
-    """Make this month and those ahead where they are missing; returns the names of those it made.
+    """Create the partitions of this month and of AHEAD more; returns the names of those created.
 
-    Raises django.db errors. On SQLite there are none to make.
+    Does nothing on SQLite. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []

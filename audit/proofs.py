@@ -1,4 +1,4 @@
-"""What the log shows to everybody: its signed word, proofs against it, and its tiles. HTTP is in `audit.proofs_api`."""
+"""The log's public data: signed checkpoints, proofs and tiles. HTTP is in `audit.proofs_api`."""
 
 import math
 import uuid
@@ -15,14 +15,17 @@ from audit import tree
 from audit.checkpoints import EVERY, newest_signed
 from audit.models import Checkpoint, Head, Leaf, QueueEntry
 
-# An event gets its number within about a second, and so does the first checkpoint once there is one.
+# An event is numbered within about a second, and the first event signed within about one more.
 SOON_SECONDS = 1
 _LENGTH_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
-    """Leaf `leaf_index` stands in the tree of `tree_size` leaves: `path` leads from `leaf_hash` up to `root`. Hashes of 32 bytes."""
+    """Proof that leaf `leaf_index` is in the tree of `tree_size` leaves.
+
+    `path` leads from `leaf_hash` up to `root`. Hashes have 32 bytes.
+    """
 
     leaf_index: int
     tree_size: int
@@ -32,15 +35,16 @@ class Inclusion:
 
 
 def signed_checkpoint(*, now: datetime) -> str:
-    """The newest checkpoint as a signed note, with the cosignatures kept for it. Raises NotYetLoggedError where there is none yet."""
+    """The newest checkpoint, a note with its cosignatures. Raises NotYetLoggedError if none."""
     return _note(_newest(now))
 
 
 def prove_inclusion(*, event: uuid.UUID, tree_size: int | None, now: datetime) -> Inclusion:
-    """That the event is in the tree of `tree_size` leaves, or of the newest checkpoint (RFC 9162 section 2.1.3).
+    """Prove that the event is in the tree of `tree_size` leaves (RFC 9162 section 2.1.3).
 
-    Raises NotFoundError for an id that is no event's, NotYetLoggedError for an event that is not numbered or, where no
-    size is named, not in a checkpoint, InvalidRequestError for a size beyond the log or that leaves the event out.
+    Without `tree_size`, the tree is that of the newest checkpoint. Raises NotFoundError if no event
+    has this id; NotYetLoggedError if the event has no number or, without `tree_size`, no checkpoint
+    covers it; InvalidRequestError if `tree_size` is beyond the log or does not cover the event.
     """
     leaf = _leaf(event)
     if tree_size is None:
@@ -56,7 +60,10 @@ def prove_inclusion(*, event: uuid.UUID, tree_size: int | None, now: datetime) -
 
 
 def prove_consistency(*, first: int, second: int) -> list[bytes]:
-    """That the tree of `second` leaves adds to that of `first` (RFC 9162 section 2.1.4). Raises InvalidRequestError."""
+    """Prove that the tree of `second` leaves extends that of `first` (RFC 9162 section 2.1.4).
+
+    Raises InvalidRequestError unless 1 ≤ first ≤ second ≤ the size of the log.
+    """
     longest = _head_size()
     if not 1 <= first <= second <= longest:
         raise InvalidRequestError(
@@ -67,7 +74,7 @@ def prove_consistency(*, first: int, second: int) -> list[bytes]:
 
 
 def prove_event(*, event: uuid.UUID, now: datetime) -> str:
-    """The event's proof in one text with the newest checkpoint and its cosignatures (c2sp.org/tlog-proof).
+    """The event's proof with the newest checkpoint and its cosignatures (c2sp.org/tlog-proof).
 
     Raises as `prove_inclusion` without a size.
     """
@@ -79,13 +86,13 @@ def prove_event(*, event: uuid.UUID, now: datetime) -> str:
 
 
 def tile(*, level: int, number: int, width: int, now: datetime) -> bytes:
-    """The first `width` hashes of a tile, one after the other (c2sp.org/tlog-tiles). Raises NotFoundError."""
+    """The first `width` hashes of a tile, joined (c2sp.org/tlog-tiles). Raises NotFoundError."""
     _within_checkpoint(level, number, width, now)
     return b"".join(_exactly(width, tree.tile(level, number, width)))
 
 
 def entry_bundle(*, number: int, width: int, now: datetime) -> bytes:
-    """The entries behind the tile of level 0 with this number, each after its length in two bytes. Raises NotFoundError."""
+    """The entries of level 0 tile `number`, each after its 2-byte length. Raises NotFoundError."""
     _within_checkpoint(0, number, width, now)
     found = _exactly(width, tree.entries(number, width))
     return b"".join(len(entry).to_bytes(_LENGTH_BYTES, "big") + entry for entry in found)
@@ -101,7 +108,7 @@ def _newest(now: datetime) -> Checkpoint:
 
 
 def _due_in(newest: Checkpoint | None, now: datetime) -> int:
-    """Seconds until the next checkpoint may be expected, at least one."""
+    """Seconds until the next checkpoint is due, 1 to 60."""
     if newest is None:
         return SOON_SECONDS
     left = math.ceil((newest.at + EVERY - now).total_seconds())
@@ -110,12 +117,13 @@ def _due_in(newest: Checkpoint | None, now: datetime) -> int:
 
 def _note(checkpoint: Checkpoint) -> str:
     lines = checkpoint.cosignatures.order_by("id").values_list("line", flat=True)
-    # A note with more signatures than that would be read by nobody; the first one is the log's own.
+    # Readers refuse a note with more than MAX_SIGNATURES; the log's own signature takes one.
     return checkpoint.note + "".join(lines[: MAX_SIGNATURES - 1])
 
 
 def _leaf(event: uuid.UUID) -> Leaf:
-    # The queue first: an event that is numbered between the two questions is then in both answers, never in none.
+    # Read the queue first: an event numbered between the two queries is then in both, never in
+    # neither.
     waiting = QueueEntry.objects.filter(event_id=event).exists()
     leaf = Leaf.objects.filter(event_id=event).first()
     if leaf is not None:
@@ -142,7 +150,7 @@ def _head_size() -> int:
 
 
 def _within_checkpoint(level: int, number: int, width: int, now: datetime) -> None:
-    """What no checkpoint vouches for is not shown, and an empty tile is none."""
+    """Raises NotFoundError unless the newest checkpoint covers the whole (partial) tile."""
     checkpoint = newest_signed(now=now)
     hashes = checkpoint.size >> level * TILE_HEIGHT if checkpoint is not None else 0
     if (number << TILE_HEIGHT) + width > hashes:
@@ -157,7 +165,7 @@ def _exactly(width: int, found: list[bytes]) -> list[bytes]:
 
 @contextmanager
 def _whole_tree() -> Iterator[None]:
-    """The sizes were looked at before: what the tree lacks now is a fault of ours, and no bad question."""
+    """The sizes were checked before, so a missing hash is a server error, not a bad request."""
     try:
         yield
     except ChainError as error:

@@ -1,4 +1,4 @@
-"""The public proof endpoints: the same for everybody, nobody is asked who they are. Neither salt nor event leaves here."""
+"""The public proof endpoints, without authentication. They return neither salts nor events."""
 
 from collections.abc import Iterable
 
@@ -18,19 +18,19 @@ from audit.tile_paths import TilePlace
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-# What a tile of some width holds never changes.
+# A tile of a given width never changes.
 KEPT = "public, max-age=31536000, immutable"
 
 
 class PublicView(APIView):
-    """Open to everybody, and the same for everybody: nobody is authenticated."""
+    """A view without authentication; the answer is the same for all clients."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
 
 
 class OneForm(DefaultContentNegotiation):
-    """Answers have one form here, whatever the client would like best, and errors are JSON."""
+    """Ignore the Accept header: answers have one media type, and errors are JSON."""
 
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
@@ -40,7 +40,7 @@ class OneForm(DefaultContentNegotiation):
 
 
 class CheckpointView(PublicView):
-    """`GET /v1/audit/checkpoint`: what the log says of itself, signed, with the cosignatures it has."""
+    """`GET /v1/audit/checkpoint`: the newest signed checkpoint with its cosignatures."""
 
     content_negotiation_class = OneForm
 
@@ -50,7 +50,7 @@ class CheckpointView(PublicView):
 
 
 class InclusionView(PublicView):
-    """`GET /v1/audit/proof/inclusion`: that an event is in the log."""
+    """`GET /v1/audit/proof/inclusion`: proof that an event is in the log."""
 
     def get(self, request: Request) -> Response:
         given = query(request, "event", "tree_size")
@@ -71,7 +71,7 @@ class InclusionView(PublicView):
 
 
 class ConsistencyView(PublicView):
-    """`GET /v1/audit/proof/consistency`: that the log only grew."""
+    """`GET /v1/audit/proof/consistency`: proof that the log only grew between two sizes."""
 
     def get(self, request: Request) -> Response:
         given = query(request, "first", "second")
@@ -83,7 +83,7 @@ class ConsistencyView(PublicView):
 
 
 class BundleView(PublicView):
-    """`GET /v1/audit/proof/bundle`: an event's proof and the signed checkpoint in one text, to be kept and checked offline."""
+    """`GET /v1/audit/proof/bundle`: an event's proof and checkpoint as one text for offline use."""
 
     content_negotiation_class = OneForm
 
@@ -93,7 +93,7 @@ class BundleView(PublicView):
 
 
 class TileView(PublicView):
-    """`GET /v1/audit/tile/<L>/<N>[.p/<W>]`: hashes of the tree. The URLconf lets nothing else through than that form."""
+    """`GET /v1/audit/tile/<L>/<N>[.p/<W>]`: hashes of the tree. The URLconf checks the form."""
 
     content_negotiation_class = OneForm
 
@@ -103,7 +103,7 @@ class TileView(PublicView):
 
 
 class EntriesView(PublicView):
-    """`GET /v1/audit/tile/entries/<N>[.p/<W>]`: what the leaves are hashes of."""
+    """`GET /v1/audit/tile/entries/<N>[.p/<W>]`: the entries that the leaves are hashes of."""
 
     content_negotiation_class = OneForm
 

@@ -1,4 +1,4 @@
-"""Counting anonymous refusals in the database, so that a flood cannot fill the log: across processes, per minute."""
+"""Count anonymous refusals per minute in the database, so that a flood cannot fill the log."""
 
 import threading
 from collections.abc import Iterator
@@ -11,15 +11,16 @@ from django.db.models import F
 from agentauth.protocol.encoding import timestamp
 from audit.models import RefusalCount
 
-# Refusals of anonymous callers that are recorded one by one, per route, error and clock minute.
+# Anonymous refusals recorded as single events per route, error and clock minute; more are only
+# counted.
 RECORDED_PER_MINUTE = 10
-# Keys with their own pace in a process, before those that may be written again are forgotten.
+# With more keys than this, a process forgets those whose pause is over, to bound its memory.
 _MAX_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What one minute suppressed: `minute` is its start (RFC 3339), `count` the refusals without their own event."""
+    """One minute's suppressed refusals: its start (RFC 3339) and how many have no event."""
 
     route: str
     error: str
@@ -28,7 +29,7 @@ class Flood:
 
 
 class Batches:
-    """Refusals of one process put together per key, so that a flood does not write to the database each time."""
+    """Batches one process's refusals per key, so that a flood causes few database writes."""
 
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
@@ -37,10 +38,11 @@ class Batches:
         self._lock = threading.Lock()
 
     def add(self, key: str, *, now: float) -> int:
-        """How many refusals to write now: this one and what waited, or 0 for none yet. `now` is monotonic seconds.
+        """How many refusals to write now: this one and the waiting ones, or 0 to wait.
 
-        What waits when a flood ends is written with the next refusal of the key; where there are very many keys, and none
-        comes for a while, it is in the metrics alone.
+        `now` is in monotonic seconds. Refusals that wait when a flood ends are written with the
+        next one of the key. If there are more than _MAX_KEYS keys and none comes in time, only the
+        metrics count them.
         """
         with self._lock:
             if len(self._next_at) > _MAX_KEYS:
@@ -54,7 +56,7 @@ class Batches:
             return count
 
     def hold(self, key: str, *, now: float) -> bool:
-        """Whether `add` would have this refusal wait; then it is counted. Where it is to be written, nothing is counted."""
+        """Whether `add` would make this refusal wait; counts it only if so."""
         with self._lock:
             if now >= self._next_at.get(key, now):
                 return False
@@ -63,7 +65,7 @@ class Batches:
 
 
 def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bool:
-    """Count `count` refusals, one of which would be an event; True while the minute's allowance of events lasts.
+    """Count `count` refusals that one event would represent; True if the minute allows the event.
 
     Needs a transaction.
     """
@@ -77,7 +79,7 @@ def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bo
             with transaction.atomic():
                 RefusalCount.objects.create(**key, count=1)
         except IntegrityError:
-            # Another process opened this minute first.
+            # Another process inserted this minute's row first.
             _increment(key)
     if RefusalCount.objects.get(**key).count <= RECORDED_PER_MINUTE:
         return True
@@ -86,12 +88,12 @@ def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bo
 
 
 def summarise_refusals(*, now: datetime) -> Iterator[Flood]:
-    """Take the minutes that have ended out of the counter and yield those that suppressed anything, once each.
+    """Delete the counters of past minutes and yield each that suppressed anything, once.
 
     Needs a transaction that also records what is yielded.
     """
     for row in RefusalCount.objects.filter(minute__lt=now.replace(second=0, microsecond=0)):
-        # A swap: of two processes that see the row only one deletes it, and a late count keeps it for next time.
+        # Compare and delete: only one of two processes deletes the row, and a late count keeps it.
         deleted, _ = RefusalCount.objects.filter(pk=row.pk, count=row.count).delete()
         if deleted and row.count > RECORDED_PER_MINUTE:
             yield Flood(row.route, row.error, timestamp(row.minute), row.count - RECORDED_PER_MINUTE)

@@ -1,6 +1,6 @@
-"""What database roles may do on PostgreSQL: the one that serves everything, and the verifier's, which changes no state.
+"""Rights of PostgreSQL roles: the serving role, and the verifier's, which changes no other state.
 
-Tables and columns stand here as text, and what the guards look at: this app is below those that own them.
+Tables and columns of other apps are text here, since audit imports no other app.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from audit import kinds
 from audit.partitions import AHEAD
 
 Rights = tuple[str, ...]
-# Table, right, whether of the whole table, and of which of its columns.
+# Table, right, whether it covers the whole table, and the columns it covers.
 _Held = tuple[str, str, bool, list[str]]
 
 _USUAL: Final[Rights] = ("DELETE", "INSERT", "SELECT", "UPDATE")
-# Where the serving role may do less than the usual. TRUNCATE, ALTER and DROP it may do nowhere.
+# Tables where the serving role has fewer rights. It may TRUNCATE, ALTER and DROP nowhere.
 _LESS: Final[Mapping[str, Rights]] = {
     "audit_event": ("INSERT", "SELECT"),
     "audit_leaf": ("INSERT", "SELECT"),
@@ -35,9 +35,10 @@ _LESS: Final[Mapping[str, Rights]] = {
         ),
         ("INSERT", "SELECT"),
     ),
-    # The owner drops.
+    # Only the owner drops months.
     "audit_droppedmonth": ("SELECT",),
-    # What ended never counts again, and rows without a seal are believed no more once `seal_rows` ran.
+    # An ended seal stays ended. Once `seal_rows` deleted this row, unsealed rows are never accepted
+    # again.
     "kms_endedseal": ("INSERT", "SELECT"),
     "kms_sealspending": ("DELETE", "SELECT"),
     # The version of a pair's `sub` never changes.
@@ -46,23 +47,23 @@ _LESS: Final[Mapping[str, Rights]] = {
     "registry_installation": ("INSERT", "SELECT", "UPDATE"),
     "django_migrations": ("SELECT",),
 }
-# All that the verifier's role may do; nothing with a table that is not here.
+# All rights of the verifier's role; none on other tables.
 _VERIFIER: Final[Mapping[str, Rights]] = {
-    # Whether a person signed what a grant says; not who has which passkey, nor what they read.
+    # To check that a person signed the grant; not passkeys, nor what the person was shown.
     "approvals_receipt": ("SELECT (compact, decision, kind, subject)",),
-    # What it says goes into the log, which it cannot read. An id says whether its month is there.
+    # It writes events that it cannot read. Reading ids is needed to check that a month exists.
     "audit_event": ("INSERT", "SELECT (id)"),
     "audit_queueentry": ("INSERT", "SELECT"),
     "audit_refusalcount": ("INSERT", "SELECT", "UPDATE (count)"),
-    # Whether its tables are those of its code.
+    # To check that the tables match its code.
     "django_migrations": ("SELECT",),
-    # Who lives, of a session: not what is in it.
+    # To check that a session is alive, not to read its content.
     "django_session": ("SELECT (expire_date, session_key)",),
     "kms_endedseal": ("SELECT",),
     "kms_key": ("SELECT",),
     "kms_keycertificate": ("SELECT",),
     "kms_sealspending": ("SELECT",),
-    # A proof that shows its private key ends the agent that holds it, and what that one still asks for.
+    # A proof that contains its private key revokes the agent and withdraws its open requests.
     "registry_agent": ("SELECT", "UPDATE (status)"),
     "registry_barredkey": ("INSERT", "SELECT"),
     "registry_grant": ("SELECT", "UPDATE (ended_at, status)"),
@@ -71,10 +72,10 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "registry_installation": ("SELECT",),
     "registry_serviceprovider": ("SELECT",),
     "registry_serviceprovidersecret": ("SELECT",),
-    # The jobs forget them.
+    # The jobs delete old rows.
     "registry_spentproof": ("INSERT", "SELECT (digest)"),
     "registry_token": ("SELECT",),
-    # One whose day is over makes room for the next.
+    # An expired operation is deleted so that its idempotency key can be used again.
     "verifier_agentoperation": ("DELETE", "INSERT", "SELECT"),
     "verifier_confirmation": ("INSERT", "SELECT", "UPDATE (consumed_at, status)"),
     "verifier_grantledger": ("INSERT", "SELECT", "UPDATE (spent, tat_us, uses)"),
@@ -86,15 +87,16 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "verifier_presencelease": ("SELECT",),
     "verifier_providercall": ("INSERT", "SELECT", "UPDATE (answer, body_sha256, expires_at)"),
     "verifier_statechange": ("INSERT", "SELECT"),
-    # How far it was told of events; how far they are written down is the jobs' to say.
+    # How far it was told of events; the jobs record how far they are written.
     "verifier_streamcursor": ("INSERT", "SELECT", "UPDATE (told)"),
 }
-# What each kind of process needs of a table.
+# The rights each kind of process needs on a table.
 _NEEDS: Final[Mapping[str, Callable[[str], Rights]]] = {
     "serving": lambda table: _LESS.get(table, _USUAL),
     "verifier": lambda table: _VERIFIER.get(table, ()),
 }
-# The kinds of events that the verifier's processes write. Any other tells of an act that is not theirs.
+# The kinds of events that verifier processes write; any other would record an act that is not
+# theirs.
 _VERIFIER_KINDS: Final = (
     kinds.AGENT_KEY_BARRED,
     kinds.AGENT_REVOKED,
@@ -110,8 +112,9 @@ _VERIFIER_KINDS: Final = (
     kinds.HOME_LEFT,
     kinds.REQUEST_REFUSED,
 )
-# Columns and rights on a table cannot say that an agent or a grant may end but not come back, that a yes is a human's, that
-# no event is passed over, nor what an event tells. A trigger refuses such rows to a role without this right on the whole table.
+# Table and column rights cannot express that an agent or grant may end but not return, that only a
+# human confirms, that no event is skipped, or which kinds of events are allowed. A trigger refuses
+# such rows to a role that lacks the given right on the whole table.
 _GUARDS: Final = {
     "registry_agent": ("UPDATE", "NEW.status <> 'revoked'", "UPDATE"),
     "registry_grant": ("UPDATE", "NEW.status <> 'withdrawn'", "UPDATE"),
@@ -119,8 +122,8 @@ _GUARDS: Final = {
     "verifier_streamcursor": ("INSERT", "NEW.number <> 0", "UPDATE"),
     "audit_event": ("INSERT", f"NEW.kind NOT IN {_VERIFIER_KINDS!r}", "SELECT"),
 }
-# Both may have the month made that an event needs (`audit.partitions`), and add the opening of an event, which the
-# verifier's role may neither read nor delete. Each function does nothing else.
+# Functions both roles may call: create the month an event needs (`audit.partitions`), and insert an
+# opening, which the verifier's role may neither read nor delete. Each function does nothing else.
 _CALLABLE: Final = (
     "agentauth_add_event_month(timestamptz)",
     "agentauth_add_opening(uuid, uuid, text, bytea, jsonb)",
@@ -142,7 +145,7 @@ WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
-# What is in reach of this process's own role: of whole tables, or these columns of them. A superuser has all of it.
+# The rights of this process's own role on whole tables or on columns. A superuser has all rights.
 _OWN: Final = """
 SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name),
        ARRAY(SELECT attname::text FROM pg_attribute
@@ -155,7 +158,7 @@ WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
        OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(held.oid, wanted.name))
 ORDER BY held.relname, wanted.name
 """
-# Beside tables.
+# Rights other than on tables.
 _MAY_CALL: Final = """
 SELECT current_user, has_schema_privilege('public', 'USAGE'), ARRAY(
     SELECT called FROM unnest(%s::text[]) called
@@ -168,11 +171,14 @@ WHERE relkind IN ('r', 'p') AND NOT relispartition AND relnamespace = 'public'::
 
 
 class RoleError(Exception):
-    """The role cannot be bound. Says what to change."""
+    """Grants cannot limit this role. The text says what to change."""
 
 
 def may_read_log() -> bool:
-    """Whether this process's role may read the log: all may but the verifier's. Raises django.db errors."""
+    """Whether this process's role may read the log; the verifier's may not.
+
+    Raises django.db errors.
+    """
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
@@ -181,10 +187,11 @@ def may_read_log() -> bool:
 
 
 def beyond_verifier(*, known_alone: bool = False) -> list[str]:
-    """What this process's role may do that answering verify, batch and introspect does not take: `UPDATE (name) on registry_human`.
+    """This process's rights beyond those of a verifier, as `UPDATE (name) on registry_human`.
 
-    With `known_alone`, only of tables and columns that this code has a model of: the others are a later release's, whose own verifiers
-    are held to what it gave them. What it could do after a SET ROLE is not looked at. None on SQLite, which has no roles. Raises django.db errors.
+    With `known_alone`, only on tables and columns that this code has a model of: others belong to a
+    later release, which checks its own verifiers. Ignores rights after a SET ROLE. Empty on SQLite,
+    which has no roles. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []
@@ -200,10 +207,10 @@ def beyond_verifier(*, known_alone: bool = False) -> list[str]:
 
 
 def missing_rights(kind: str) -> tuple[str, list[str]]:
-    """This process's role, and what it may not do of what a `serving` or a `verifier` process needs.
+    """This process's role, and the rights it lacks as a `serving` or `verifier` process (`kind`).
 
-    Each as `UPDATE (told) on verifier_streamcursor`. Empty on SQLite, and for tables that are not there yet. Raises django.db
-    errors.
+    Each as `UPDATE (told) on verifier_streamcursor`. Empty on SQLite; skips tables that do not
+    exist yet. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return "", []
@@ -228,7 +235,7 @@ def missing_rights(kind: str) -> tuple[str, list[str]]:
 
 
 def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
-    """Whether a right, as the tables above write it, is among those held: of whole tables (None), or of these columns."""
+    """Whether a right, written as in _VERIFIER, is in `held`, where None is the whole table."""
     right, _, named = needed.rstrip(")").partition(" (")
     if right not in held:
         return False
@@ -237,13 +244,16 @@ def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
 
 
 def _known_columns() -> dict[str, set[str]]:
-    """By table, of those that this code has a model of."""
+    """The columns of each table that this code has a model of."""
     described = [model._meta for model in apps.get_models(include_auto_created=True)]  # noqa: SLF001 — Django's API for it
     return {each.db_table: {str(field.column) for field in each.local_concrete_fields} for each in described}
 
 
 def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
-    """The row without tables and columns that this code does not know. A partition of the log counts as known: no role may use it directly."""
+    """The row without tables and columns that this code does not know.
+
+    A partition of the log counts as known, since no role may use it directly.
+    """
     table, right, whole, columns = row
     if table in known:
         return table, right, whole, columns if whole else [each for each in columns if each in known[table]]
@@ -252,7 +262,7 @@ def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
 
 
 def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  # noqa: FBT001 — a row of the query
-    """The part of a right that goes beyond those `given`; empty for none."""
+    """The part of a right that exceeds those `given`; empty if none."""
     if right in given:
         return ""
     if whole:
@@ -263,22 +273,23 @@ def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  #
 
 
 def grant_serving_role(role: str) -> dict[str, list[str]]:
-    """Give `role` exactly the rights the services need; returns table → rights. Needs the owner's connection.
+    """Give `role` exactly the rights the services need; returns table → rights.
 
-    Safe to run after every migration; one transaction, so that there is no moment at which the role may change
-    the log. Raises RoleError where grants would not bind the role: no PostgreSQL, no such role, a superuser, one
-    that owns the tables, or one that gets more from a role it is a member of.
+    Needs the owner's connection. Safe to run after every migration; one transaction, so that the
+    role can change the log at no moment. Raises RoleError if grants cannot limit the role: no
+    PostgreSQL, no such role, a superuser, the owner of the tables, or a member of a role with more
+    rights.
     """
     return _grant(role, _NEEDS["serving"])
 
 
 def grant_verifier_role(role: str) -> dict[str, list[str]]:
-    """Give `role` exactly what answering verify, batch and introspect takes. As `grant_serving_role` in all else."""
+    """As `grant_serving_role`, but gives exactly the rights for verify, batch and introspect."""
     return _grant(role, _NEEDS["verifier"])
 
 
 def temporary_left(role: str) -> str:
-    """A warning if `role` may still make temporary tables after its grants; else empty. Raises django.db errors."""
+    """A warning if `role` may create temporary tables; else empty. Raises django.db errors."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_database(), has_database_privilege(%s, current_database(), 'TEMPORARY')", [role]
@@ -300,14 +311,14 @@ def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]
     with transaction.atomic(), connection.cursor() as cursor:
         _refuse_unbindable(cursor, role)
         cursor.execute(f"GRANT USAGE ON SCHEMA public TO {quoted}")
-        # Only the database's owner can; for another it is a warning of PostgreSQL (`temporary_left`).
+        # Only the database's owner can do this; else PostgreSQL just warns (see `temporary_left`).
         database = connection.ops.quote_name(str(connection.settings_dict["NAME"]))
         cursor.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM {quoted}, PUBLIC")
         tables = sorted(connection.introspection.table_names(cursor))
         for table in tables:
             rights = rights_on(table)
             name = connection.ops.quote_name(table)
-            # Of its columns too.
+            # This also revokes rights on columns.
             cursor.execute(f"REVOKE ALL ON {name} FROM {quoted}, PUBLIC")
             if rights:
                 cursor.execute(f"GRANT {', '.join(rights)} ON {name} TO {quoted}")
@@ -319,8 +330,8 @@ def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]
 
 
 def _bind_partitions(cursor: Any, quoted: str) -> None:
-    """Rows go in and out by the table alone, and months come by the one function."""
-    # After a migration is the moment to make those ahead; the jobs and whoever records go on with it.
+    """Allow rows only through the parent table, and new months only through the function."""
+    # Create the months ahead now; later the jobs and processes that record events create them.
     cursor.execute(_MONTHS_AHEAD, [AHEAD])
     cursor.execute(_PARTITIONS)
     for (partition,) in cursor.fetchall():
@@ -333,7 +344,8 @@ def _bind_partitions(cursor: Any, quoted: str) -> None:
 
 def _guard(cursor: Any) -> None:
     for table, (event, wrong, right) in _GUARDS.items():
-        # The table by its id: a name would be looked up among the session's temporary tables first.
+        # Name the table with its schema: a bare name would match the session's temporary tables
+        # first.
         cursor.execute(
             f'CREATE OR REPLACE TRIGGER "{table}_guarded" BEFORE {event} ON "{table}" FOR EACH ROW '
             f"WHEN ({wrong} AND NOT has_table_privilege('public.{table}'::regclass, '{right}')) "
@@ -362,7 +374,7 @@ def _refuse_unbindable(cursor: Any, role: str) -> None:
 
 
 def _refuse_more(cursor: Any, role: str, granted: Mapping[str, list[str]]) -> None:
-    """What another role may do, its members may too: by inheriting it, or by becoming that role."""
+    """Refuse a role that gets more rights as a member of another, by inheritance or by SET ROLE."""
     cursor.execute(_IN_REACH, [role, role])
     for other, table, right in cursor.fetchall():
         if right not in granted.get(table, ()):

@@ -1,8 +1,8 @@
-"""The sequencer: gives committed events their numbers and links, in batches, and never touches the events.
+"""The sequencer: gives committed events their numbers and links, in batches; never changes events.
 
-What it relies on: an event commits together with its queue entry, or with its leaf; the head is one row, moved only by
-compare-and-swap; leaves are only inserted. So a crash at any line leaves either the whole batch numbered or
-nothing, and the next run goes the same road again: there is no recovery of its own.
+This relies on three facts: an event commits together with its queue entry or its leaf; the head is
+one row, moved only by compare-and-swap; leaves are only inserted. So a crash leaves either the
+whole batch numbered or nothing, and the next run starts again. No separate recovery is needed.
 """
 
 import uuid
@@ -21,12 +21,12 @@ from agentauth.protocol.chain import (
     leaf_hash,
     link,
 )
-from audit.copying import NULL, binary, copy_in, line
+from audit.bulk_copy import NULL, binary, copy_in, line
 from audit.entries import COLUMNS, Columns, entry_of
 from audit.faults import fault_point
 from audit.models import Event, Head, Leaf, Node, QueueEntry
 
-# What a batch costs whatever its size is a twentieth of what its events cost.
+# At this size, the fixed cost of a batch is a twentieth of the cost of its events.
 BATCH = 2_000
 _COPY_LEAVES = (
     """COPY audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind) FROM STDIN"""
@@ -37,30 +37,32 @@ _DELETE_ENTRIES = "DELETE FROM audit_queueentry WHERE event_id = ANY(%s)"
 def sequence_pending(*, now: datetime, batch: int = BATCH) -> int:
     """Number at most `batch` waiting events in one transaction; returns how many.
 
-    0 means nothing was waiting, or another sequencer moved the head first: the caller may simply come again. Raises
-    ChainError where the head is no end of a tree: it was changed.
+    0 means that nothing waited, or that another sequencer moved the head first: the caller may
+    retry. Raises ChainError if the head's peaks do not fit its size: it was changed.
     """
     with transaction.atomic():
-        # 1. The head before the queue. If the swap below succeeds, nobody numbered anything since this read, so
-        #    every entry read after it is still ours. The other way round, an entry another sequencer had already
-        #    numbered could be seen together with the head that sequencer left.
+        # 1. Read the head before the queue. If the swap below succeeds, no sequencer numbered
+        #    anything since this read, so every queue entry read after it is still unnumbered. In
+        #    the other order, a queue entry that another sequencer has numbered could be combined
+        #    with the head it left.
         head = _head()
-        # 2. The queue decides what is numbered, not the ids: an event that commits late with a small id is
-        #    still here, while one that is not yet committed is not seen at all. Asked by itself, so that what is
-        #    read does not grow with the log, whatever the planner makes of the two tables.
+        # 2. The queue decides what is numbered, not the ids: an event that commits late with a
+        #    small id is still queued, and an uncommitted one is not visible. Select the queue in a
+        #    subquery of its own, so that the rows read do not grow with the log, whatever plan the
+        #    database chooses.
         waiting = QueueEntry.objects.order_by("event_id").values("event_id")[:batch]
         found = Event.objects.filter(id__in=waiting).order_by("id")
         events: Sequence[Columns] = list(found.values_list(*COLUMNS, named=True))
         if not events:
             return 0
         grown = _grown(head, (_numberable(event) for event in events))
-        # 3. Compare and swap, before anything else is written: on PostgreSQL the loser waits here for the
-        #    winner's commit and then matches no row; on SQLite it could not even begin.
+        # 3. Compare and swap before any other write: on PostgreSQL the loser waits here for the
+        #    winner's commit and then matches no row; on SQLite it cannot begin its transaction.
         if not _move(head, grown, now):
             return 0
         fault_point("sequence.after_head")
-        # 4. Leaves and nodes in, queue entries out. Should a leaf exist already, its primary key or its event refuses the
-        #    second one and the whole batch rolls back: a fork cannot be written.
+        # 4. Insert leaves and nodes, delete queue entries. If a leaf with this index or event
+        #    exists, its unique constraint rolls back the whole batch: a fork cannot be written.
         _write(grown)
         _dequeue(grown.leaves)
         fault_point("sequence.before_commit")
@@ -69,18 +71,18 @@ def sequence_pending(*, now: datetime, batch: int = BATCH) -> int:
 
 
 def sequence_until_empty(*, now: datetime, batch: int = BATCH) -> int:
-    """Number events until none waits; returns how many this call numbered. Others may be numbering as well."""
+    """Number events until none waits; returns how many this call numbered. Safe in parallel."""
     total = 0
     while True:
         numbered = sequence_pending(now=now, batch=batch)
         total += numbered
-        # Nothing numbered and something waiting: another sequencer won, which is progress too.
+        # If nothing was numbered but events wait, another sequencer won the swap: try again.
         if 0 < numbered < batch or (not numbered and not QueueEntry.objects.exists()):
             return total
 
 
 class Numberable(NamedTuple):
-    """What the log needs to know of an event: its entry, and what its leaf repeats."""
+    """What the log needs from an event: its entry, and the columns its leaf repeats."""
 
     id: uuid.UUID | str
     entry: bytes
@@ -94,13 +96,13 @@ def _numberable(event: Columns) -> Numberable:
 
 
 def number_at_once(events: Sequence[Numberable], *, now: datetime) -> bool:
-    """Number events in the very transaction that writes them, in their order.
+    """Number events in the transaction that writes them, in their order.
 
-    False where another sequencer holds the head just now, or no first run has made it: then they have to wait in the queue.
-    Raises django.db errors, as where the head is not that of the leaves, and ChainError where it is no end of a tree;
-    nothing of it stands then, so use a savepoint.
+    Returns False if another sequencer holds the head, or the head does not exist yet: then the
+    caller queues them. Raises django.db errors, for example if the head does not match the leaves,
+    and ChainError if its peaks do not fit its size; call it in a savepoint to undo partial writes.
     """
-    # Nobody waits for anybody here: whom it is locked from queues its events.
+    # Skip a locked head instead of waiting: the caller then queues its events.
     head = Head.objects.select_for_update(skip_locked=True).filter(id=Head.ONLY).first()
     if head is None:
         return False
@@ -112,7 +114,7 @@ def number_at_once(events: Sequence[Numberable], *, now: datetime) -> bool:
 
 
 def _head() -> Head:
-    # The first run makes the row; two first runs cannot make two, since its id is always the same.
+    # The first run inserts the row; parallel first runs cannot insert two, since the id is fixed.
     head, _ = Head.objects.get_or_create(id=Head.ONLY, defaults={"size": 0, "link": EMPTY_LINK})
     return head
 
@@ -151,13 +153,13 @@ def _grown(head: Head, events: Iterable[Numberable]) -> _Grown:
 
 
 def tree_of(head: Head) -> CompactTree:
-    """The tree that ends at `head`. Raises ChainError where its peaks do not fit its size."""
+    """The tree that ends at `head`. Raises ChainError if its peaks do not fit its size."""
     peaks = bytes(head.peaks)
     return CompactTree(head.size, (peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
 
 
 def _move(head: Head, grown: _Grown, now: datetime) -> bool:
-    """Move the head from where it was read to past these leaves; False where another one was faster."""
+    """Move the head past these leaves; False if another sequencer moved it since it was read."""
     moved = Head.objects.filter(id=Head.ONLY, size=head.size, link=head.link).update(
         size=grown.tree.size, link=grown.leaves[-1].link, peaks=b"".join(grown.tree.peaks), moved_at=now
     )

@@ -1,4 +1,4 @@
-"""Recording what happens. Every app calls this; it calls nobody. Numbering is in `audit.sequencer`."""
+"""Record events. Every app calls this; it imports no other app. `audit.sequencer` numbers them."""
 
 import logging
 import os
@@ -20,24 +20,24 @@ from agentauth.protocol.values import per_call
 from audit import kinds
 from audit.backlog import check_backlog, check_backlog_of_many
 from audit.entries import data_text
-from audit.identifiers import new_id
-from audit.models import Event
-from audit.partitions import make_room
-from audit.prepared import (
+from audit.event_writing import (
     KINDS,
     Data,
     Entry,
     Hidden,
     Sealer,
-    checked,
-    recorded,
+    check_data,
+    find_recorded,
     write,
     write_one,
     write_together,
 )
+from audit.identifiers import new_id
+from audit.models import Event
+from audit.partitions import make_room
 from audit.refusals import count_refusal, summarise_refusals
 from audit.sequencer import sequence_until_empty
-from audit.statements import Statement, filled
+from audit.sql import Statement, fill_model
 
 __all__ = [
     "SYSTEM",
@@ -47,13 +47,13 @@ __all__ = [
     "Entry",
     "Hidden",
     "Sealer",
-    "checked",
+    "check_data",
     "draft",
+    "find_recorded",
     "record",
     "record_drafts",
     "record_many",
     "record_refusal",
-    "recorded",
     "seal_audit",
 ]
 
@@ -64,7 +64,7 @@ _Id = uuid.UUID | str | None
 
 @per_call(frozen=True, slots=True)
 class Actor:
-    """Who did it, as text: `kind` is human, agent, service_provider, system or anonymous; `id` may be empty."""
+    """Who acted. `kind` is human, agent, service_provider, system or anonymous; `id` may be ""."""
 
     kind: str
     id: str
@@ -75,7 +75,7 @@ SYSTEM = Actor("system", "")
 
 
 class Columns(TypedDict, total=False):
-    """What `draft` takes."""
+    """The arguments of `draft`."""
 
     kind: Required[str]
     actor: Required[Actor]
@@ -92,7 +92,7 @@ class Columns(TypedDict, total=False):
 
 
 class Draft(NamedTuple):
-    """An event that is checked and not yet written, with its canonical data and what its commitments hide."""
+    """A checked, unwritten event with its canonical data (`text`) and its openings."""
 
     event: Event
     text: bytes
@@ -114,14 +114,16 @@ def draft(
     data: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
 ) -> Draft:
-    """One event, for `record_drafts`.
+    """Check one event and prepare it for `record_drafts`.
 
-    `data` is JSON without floats of doubtful size, secrets or personal values; `personal` holds the names,
-    addresses and free text: each member stands in `data` as a salted commitment and is kept beside it in an
-    opening, which erasure may delete (docs/protocol.md section 9). `at` is aware, to the microsecond.
+    `data` is JSON without floats, secrets or personal values.
+    `personal` holds names, addresses and free text: in the event each member is a salted
+    commitment, and its value is kept in an opening, which erasure may delete (docs/protocol.md
+    section 9). `at` is aware, to the microsecond.
 
-    Raises ValueError for an unknown kind, for a naive time, or where a member is both plain and personal;
-    EncodingError where a value has no canonical JSON, or the archive would not take the data for its length.
+    Raises ValueError for an unknown kind, a naive time, or a member that is both plain and
+    personal; EncodingError if a value has no canonical JSON, or the data is too long for the
+    archive.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
@@ -151,19 +153,21 @@ def draft(
         "data": plain | committed,
         "salt": os.urandom(SALT_BYTES),
     }
-    event = filled(Event, columns, adding=True)
-    # Refuse here what could never be hashed or read back: an event the sequencer chokes on would stop the log.
+    event = fill_model(Event, columns, adding=True)
+    # Refuse data that cannot be hashed or read back: such an event would stop the sequencer and so
+    # the log.
     return Draft(event, data_text(event.data), openings)
 
 
 def record(*, act: Statement | None = None, **columns: Unpack[Columns]) -> Event:
-    """Write one event in the caller's transaction, so that what happened and its record live or die together.
+    """Write one event in the caller's transaction, so that the act and its record commit together.
 
-    `columns` as for `draft`. With `act`, an INSERT, it is done here, by the statement that writes the event too: they need no transaction
-    around them.
+    `columns` as for `draft`. `act` is an INSERT that runs in the same statement as the event's, so
+    the two need no transaction.
 
-    Raises ValueError outside a transaction, and as `draft`; TemporarilyUnavailableError where the database does not take
-    it, or too many events wait for their number: what cannot be put on record is not done.
+    Raises ValueError outside a transaction (without `act`), and as `draft`;
+    TemporarilyUnavailableError if the database refuses the event or too many events wait for their
+    number: an act that cannot be recorded must not happen.
     """
     if act is None and not connection.in_atomic_block:
         raise ValueError("record an event inside the transaction of what it tells")
@@ -178,9 +182,9 @@ def record(*, act: Statement | None = None, **columns: Unpack[Columns]) -> Event
 
 
 def record_drafts(drafts: Sequence[Draft], acts: Sequence[Statement] = ()) -> None:
-    """Do `acts`, which the events tell, and write the events, in their order, in the caller's transaction.
+    """Run `acts` and write the events that record them, in order, in the caller's transaction.
 
-    Raises as `record`, and django.db errors where a statement fails: an act may have waited for somebody's lock.
+    Raises as `record`, and django.db errors if a statement fails, such as an act's lock timeout.
     """
     if not connection.in_atomic_block:
         raise ValueError("record events inside the transaction of what they tell")
@@ -198,7 +202,8 @@ def record_drafts(drafts: Sequence[Draft], acts: Sequence[Statement] = ()) -> No
 
 
 def _observe_later(events: Sequence[Event]) -> None:
-    # Once it is true, and without a say in it.
+    # Notify the observer only after the commit; its errors are logged and change nothing
+    # (`robust`).
     observe = import_string(settings.AUDIT_OBSERVER)
 
     def told() -> None:
@@ -209,10 +214,12 @@ def _observe_later(events: Sequence[Event]) -> None:
 
 
 def record_many(entries: Sequence[Entry], *, now: datetime) -> int:
-    """Write events that were made elsewhere, in the caller's transaction, and number them; returns how many.
+    """Write events made elsewhere, in the caller's transaction, and number them; returns how many.
 
-    Where another one numbers at this moment, or it fails, they wait in the queue as others do. What `record` asks of an
-    event, `Entry` has asked already. The ids are the caller's: one that is there already fails them all. Raises ValueError outside a transaction, TemporarilyUnavailableError where the database does not take them, or too many wait already.
+    If they cannot be numbered at once, they wait in the queue. `Entry` has made the checks of
+    `record`. The ids are the caller's: if one exists already, all fail. Raises ValueError outside a
+    transaction, TemporarilyUnavailableError if the database refuses them or too many events wait
+    already.
     """
     if not connection.in_atomic_block:
         raise ValueError("record events inside the transaction of what they tell")
@@ -246,13 +253,15 @@ def record_refusal(
     grant_id: _Id = None,
     token_jti: str | None = None,
 ) -> Event | None:
-    """Record one refusal in a transaction of its own, after what was refused has been rolled back.
+    """Record one refusal in its own transaction, after the refused work was rolled back.
 
-    `route` is the pattern of the URL, never the path a caller chose: it keys the flood counter. An anonymous
-    caller's refusals beyond RECORDED_PER_MINUTE, per route and error, are only counted: then None comes back. So are, whoever
-    calls, those the edge puts together: `stands_for` is then how many this one stands for, itself among them.
+    `route` is the URL pattern, never the path a caller chose: it keys the flood counter. Refusals
+    of anonymous callers beyond RECORDED_PER_MINUTE, per route and error, are only counted, and None
+    is returned. The same holds for batched refusals of any caller: `stands_for` is how many this
+    one represents, itself included.
 
-    Raises TemporarilyUnavailableError where the database does not take it: that is then the answer.
+    Raises TemporarilyUnavailableError if the database refuses it; the caller then answers with
+    that.
     """
     counted = actor.kind == "anonymous" or stands_for is not None
     with _or_unavailable(), transaction.atomic():
@@ -275,7 +284,7 @@ def record_refusal(
 
 
 def seal_audit(*, now: datetime) -> int:
-    """Sum up what floods suppressed, then number every waiting event. Returns how many were numbered."""
+    """Record sums of suppressed refusals, then number every waiting event; returns how many."""
     with transaction.atomic():
         for flood in summarise_refusals(now=now):
             record(
@@ -296,7 +305,7 @@ def seal_audit(*, now: datetime) -> int:
 
 @contextmanager
 def _or_unavailable() -> Iterator[None]:
-    """Whatever the database raises is 503 to the caller, a trigger's or constraint's no as well; the log says more."""
+    """Turn any database error, also a trigger's or constraint's, into 503, and log the details."""
     try:
         yield
     except (DatabaseError, InterfaceError) as error:

@@ -1,4 +1,4 @@
-"""Who signs for the log: named by dotted path in settings, since audit imports no other app."""
+"""The log's signer, named by dotted path in settings because audit imports no other app."""
 
 from datetime import datetime
 from typing import cast
@@ -12,5 +12,5 @@ PURPOSE = "audit"
 
 
 def audit_signer(*, now: datetime) -> Signer:
-    """The key that signs the log's statements at `now`. Raises TemporarilyUnavailableError where there is none."""
+    """The key that signs checkpoints at `now`. Raises TemporarilyUnavailableError if none can."""
     return cast("Signer", import_string(settings.AUDIT_SIGNER)(purpose=PURPOSE, now=now))

@@ -1,4 +1,4 @@
-"""How a tile is named in an address (c2sp.org/tlog-tiles): a level, and a number with the width of a partial tile."""
+"""URL converters for tiles (c2sp.org/tlog-tiles): a level, and a number with a partial width."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ _ELEMENT = 1000
 
 @dataclass(frozen=True, slots=True)
 class TilePlace:
-    """Tile `number` of its level, of which the first `width` hashes are asked for: 1 to 256."""
+    """Tile `number` of its level, and how many of its hashes are requested: `width`, 1 to 256."""
 
     number: int
     width: int
@@ -28,9 +28,10 @@ class LevelConverter:
 
 
 class TileConverter:
-    """Elements of three digits, all but the last after an `x`, then `.p/` and a width of 1 to 255 where it is partial.
+    """Three-digit elements, all but the last after an `x`; if partial, then `.p/` and the width.
 
-    One number has one name: no element of zeros leads. Seven elements are more than any log has.
+    The width is 1 to 255. A number has one name: no leading zero elements. Seven elements are more
+    than any log has.
     """
 
     regex = (

@@ -1,4 +1,7 @@
-"""The stored tree: roots, proofs and tiles, read from leaves and nodes. Which hashes a proof takes is `agentauth.protocol.proofs`."""
+"""The stored tree: roots, proofs and tiles, read from leaves and nodes.
+
+`agentauth.protocol.proofs` decides which hashes a proof needs.
+"""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -16,27 +19,27 @@ TILE_WIDTH: Final = 1 << TILE_HEIGHT
 
 
 def root_at(size: int) -> bytes:
-    """The root of the first `size` leaves. 32 bytes. Raises ChainError where the log is not that long."""
+    """The root of the first `size` leaves, 32 bytes. Raises ChainError if the log is shorter."""
     return proofs.root(size, _Reader().subtree)
 
 
 def tree_at(size: int) -> CompactTree:
-    """The tree of the first `size` leaves, to be continued. Raises ChainError where the log is not that long."""
+    """The tree of the first `size` leaves, to extend. Raises ChainError if the log is shorter."""
     read = _Reader().subtree
     parts = proofs.full_subtrees(0, size) if size else []
     return CompactTree(size, (read(height, index) for height, index in parts))
 
 
 def inclusion_proof(index: int, size: int) -> list[bytes]:
-    """The path from leaf `index` to the root of the first `size` leaves, from the leaf upward (RFC 9162 section 2.1.3).
+    """The path from leaf `index` to the root of the first `size` leaves (RFC 9162 section 2.1.3).
 
-    Raises ChainError where the leaf is not among them, or the log is not that long.
+    Raises ChainError if the leaf is not among them, or the log is shorter.
     """
     return proofs.prove_inclusion(index, size, _Reader().subtree)
 
 
 def inclusion_proofs(indices: Iterable[int], size: int) -> dict[int, list[bytes]]:
-    """`inclusion_proof` of several leaves, each tile read once and all of a level in one question. Raises ChainError."""
+    """`inclusion_proof` of several leaves, with one query per level. Raises ChainError."""
     wanted = set(indices)
     reader = _Reader()
     reader.read_ahead({place for index in wanted for place in _tiles_of(index, size)})
@@ -44,12 +47,15 @@ def inclusion_proofs(indices: Iterable[int], size: int) -> dict[int, list[bytes]
 
 
 def consistency_proof(first: int, second: int) -> list[bytes]:
-    """The path that shows that the first `second` leaves add to the first `first` (RFC 9162 section 2.1.4). Raises ChainError."""
+    """Proof that the first `second` leaves extend the first `first` (RFC 9162 section 2.1.4).
+
+    Raises ChainError if the log is shorter.
+    """
     return proofs.prove_consistency(first, second, _Reader().subtree)
 
 
 def tile(level: int, number: int, width: int = TILE_WIDTH) -> list[bytes]:
-    """The first `width` hashes of tile `number` of `level` (C2SP tlog-tiles); fewer where there are no more."""
+    """The first `width` hashes of tile `number` of `level` (C2SP tlog-tiles), if so many exist."""
     start = number << TILE_HEIGHT
     if level == 0:
         return _leaves("leaf_hash", start, width)
@@ -58,7 +64,7 @@ def tile(level: int, number: int, width: int = TILE_WIDTH) -> list[bytes]:
 
 
 def entries(number: int, width: int = TILE_WIDTH) -> list[bytes]:
-    """The entries whose leaf hashes `tile(0, number, width)` gives."""
+    """The entries whose leaf hashes `tile(0, number, width)` returns."""
     return _leaves("entry", number << TILE_HEIGHT, width)
 
 
@@ -68,12 +74,12 @@ def _leaves(column: str, start: int, width: int) -> list[bytes]:
 
 
 def _unbroken(rows: Iterable[tuple[int, Any]], start: int) -> list[bytes]:
-    """Up to the first that is missing: with a gap closed up, each later one would be taken for its neighbour."""
+    """The values up to the first gap: past a gap, each value would be taken for its neighbour."""
     return [bytes(value) for place, (index, value) in enumerate(rows, start) if place == index]
 
 
 def _tiles_of(index: int, size: int) -> set[tuple[int, int]]:
-    """The tiles, as (level, number), that the proof of leaf `index` is made of."""
+    """The tiles, as (level, number), that the proof of leaf `index` needs."""
     asked: set[tuple[int, int]] = set()
 
     def note(height: int, number: int) -> bytes:
@@ -86,10 +92,10 @@ def _tiles_of(index: int, size: int) -> set[tuple[int, int]]:
 
 
 class _Reader:
-    """Hands out roots of full subtrees and asks the database for each tile once: a proof climbs through few of them."""
+    """Returns roots of full subtrees and reads each tile once; a proof needs only a few tiles."""
 
     def __init__(self) -> None:
-        # Of each tile its hashes, then the roots of two of them, of four, and so on, as far as they are full.
+        # For each tile: its hashes, then the roots of pairs of them, of fours, and so on.
         self._tiles: dict[tuple[int, int], list[Sequence[bytes]]] = {}
 
     def subtree(self, height: int, index: int) -> bytes:
@@ -103,7 +109,7 @@ class _Reader:
         return rows[rest][place]
 
     def read_ahead(self, places: Iterable[tuple[int, int]]) -> None:
-        """Have these tiles, (level, number), with one question for each level."""
+        """Read these tiles, as (level, number), with one query per level."""
         levels: dict[int, list[int]] = {}
         for level, number in places:
             levels.setdefault(level, []).append(number)
@@ -116,7 +122,7 @@ class _Reader:
 
 
 def _hashes(level: int, numbers: Iterable[int]) -> Iterable[tuple[int, bytes]]:
-    """The hashes of several tiles of a level with their indices, in order."""
+    """The hashes of several tiles of one level with their indices, in order."""
     name = "index" if level else "leaf_index"
     spans = reduce(
         or_,
@@ -134,6 +140,6 @@ def _rows(hashes: Sequence[bytes]) -> list[Sequence[bytes]]:
     rows = [hashes]
     while len(rows[-1]) > 1:
         row = rows[-1]
-        # Not strict: a last one without a partner is no full subtree yet.
+        # Not strict: a last hash without a partner does not form a full subtree.
         rows.append([node_hash(left, right) for left, right in zip(row[::2], row[1::2], strict=False)])
     return rows

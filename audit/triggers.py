@@ -1,7 +1,7 @@
-"""Triggers that let the database keep a promise, as migration operations for PostgreSQL and SQLite alike.
+"""Triggers that enforce invariants, as migration operations for PostgreSQL and SQLite.
 
-Both speak as an integrity error. A migration that makes SQLite rebuild a table drops its triggers: put the
-operation again after it, and `when_undone` before it.
+A violation raises an integrity error on both. A migration that makes SQLite rebuild a table drops
+its triggers: repeat the operation after it, and put `when_undone` before it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from django.apps.registry import Apps
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import RunPython
 
-# One function serves every trigger of PostgreSQL; its argument is the sentence. 23001 (restrict_violation) is
-# an integrity error to Django, as RAISE(ABORT) is on SQLite.
+# All PostgreSQL triggers use one function; its argument is the error message. Django treats 23001
+# (restrict_violation) as an integrity error, like RAISE(ABORT) on SQLite.
 _REFUSE = """
 CREATE OR REPLACE FUNCTION agentauth_refuse() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $refuse$
@@ -22,8 +22,8 @@ $refuse$
 """
 
 
-# The same for what a table keeps: its arguments are that table and the column of both. Without its schema, a temporary table
-# of that name would take the value instead.
+# One function for `keep_ended`; its arguments are the target table and the column's name in both
+# tables. The schema is named, or a temporary table of the same name would get the value instead.
 _KEEP = """
 CREATE OR REPLACE FUNCTION agentauth_keep() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $keep$
@@ -37,13 +37,13 @@ $keep$
 
 
 class _Triggers(RunPython):
-    """Creates the statements of the database at hand; `names` are the triggers to drop when undone."""
+    """Runs the statements for the database in use; undoing it drops the triggers in `names`."""
 
     def __init__(
         self, table: str, *, names: Sequence[str], postgresql: Sequence[str], sqlite: Sequence[str]
     ) -> None:
         def create(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
-            # Put again after a rebuild of the table, it replaces: PostgreSQL kept what SQLite lost.
+            # When repeated after a table rebuild, PostgreSQL still has the triggers: replace them.
             drop(apps, editor)
             statements = [_REFUSE, *postgresql] if editor.connection.vendor == "postgresql" else sqlite
             for statement in statements:
@@ -61,10 +61,11 @@ class _Triggers(RunPython):
 def append_only(
     table: str, *, unique: Sequence[str | tuple[str, ...]] = ("id",), deletable: bool = False
 ) -> RunPython:
-    """Refuse UPDATE, DELETE and (PostgreSQL) TRUNCATE of `table`; with `deletable`, refuse UPDATE alone.
+    """Refuse UPDATE, DELETE and (PostgreSQL) TRUNCATE of `table`; `deletable` allows DELETE.
 
-    `unique` names the columns by which a row is unique, a tuple where it takes several: SQLite's INSERT OR REPLACE deletes the row it collides
-    with and fires no delete trigger, so there an insert that collides is refused before that.
+    `unique` names the unique columns, with a tuple for several together. SQLite's INSERT OR REPLACE
+    deletes a conflicting row without firing its delete trigger, so on SQLite a conflicting insert
+    is refused.
     """
     sentence = f"append-only: rows of {table} never change"
     events = "UPDATE" if deletable else "UPDATE OR DELETE"
@@ -77,7 +78,7 @@ def append_only(
         " AND ".join(f'"{column}" = NEW."{column}"' for column in ((key,) if isinstance(key, str) else key))
         for key in unique
     )
-    # Table and column names are ours, written in migrations.
+    # Table and column names come from migrations only.
     replaced = f'WHEN EXISTS (SELECT 1 FROM "{table}" WHERE {collides})'  # noqa: S608 — as said
     sqlite = [
         _sqlite(f"{table}_kept", f'BEFORE UPDATE ON "{table}"', "", sentence),
@@ -92,10 +93,10 @@ def append_only(
 def state_machine(
     table: str, column: str, *, transitions: Mapping[str, Iterable[str]], initial: Iterable[str]
 ) -> RunPython:
-    """Refuse a row born outside `initial` and a change of `column` that `transitions` does not name.
+    """Refuse an insert outside the states `initial`, and a change of `column` not in `transitions`.
 
-    `transitions` maps each state to the states that may follow it; a state without an entry is final. Writing
-    the same state again is no change.
+    `transitions` maps each state to the states that may follow it; a state without an entry is
+    final. Writing the same state again is allowed.
     """
     steps = " OR ".join(
         f'(OLD."{column}" = {_text(old)} AND NEW."{column}" IN ({_texts(new)}))'
@@ -122,16 +123,16 @@ def state_machine(
 
 
 def keep_ended(table: str, column: str, *, into: str) -> RunPython:
-    """Add the old value of `column` to the column of the same name in `into`, whenever it is replaced or its row deleted.
+    """Insert the old value of `column` into that column of `into` when it changes or is deleted.
 
-    Null is no value. Its writer needs INSERT on `into`.
+    Skips null. The role that writes to `table` needs INSERT on `into`.
     """
     name = f"{table}_{column}_ended"
     kept = f"EXECUTE FUNCTION agentauth_keep('{into}', '{column}')"
     change, gone = f'AFTER UPDATE OF "{column}" ON "{table}"', f'AFTER DELETE ON "{table}"'
     was = f'OLD."{column}" IS NOT NULL'
     differs = f'OLD."{column}" IS DISTINCT FROM NEW."{column}"'
-    # Table and column names are ours, written in migrations.
+    # Table and column names come from migrations only.
     keep = (
         f'INSERT INTO "{into}" ("{column}") SELECT OLD."{column}" '  # noqa: S608 — as said
         f'WHERE NOT EXISTS (SELECT 1 FROM "{into}" WHERE "{column}" = OLD."{column}")'
@@ -151,7 +152,7 @@ def keep_ended(table: str, column: str, *, into: str) -> RunPython:
 
 
 def when_undone(operation: RunPython) -> RunPython:
-    """First in a migration: once the rest of it is undone, `operation` puts the triggers back that stood before it."""
+    """Put first in a migration: when the migration is undone, `operation` restores the triggers."""
     return RunPython(RunPython.noop, operation.code)
 
 
@@ -161,7 +162,7 @@ def _sqlite(name: str, event: str, condition: str, sentence: str) -> str:
 
 def _text(value: str) -> str:
     if not value.replace("_", "").isalnum():
-        # States are words of ours; anything else here would be a mistake in a migration.
+        # States are identifiers from our code; anything else is a mistake in a migration.
         raise ValueError(f"not a state: {value!r}")
     return f"'{value}'"
 

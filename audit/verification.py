@@ -1,8 +1,8 @@
-"""Proving the stored log: every leaf against its event, every link against the one before, and nothing left over.
+"""Prove the stored log: each leaf against its event, each link against the previous, no extra rows.
 
-Whole, or from the point on that an earlier run proved and a key of the log signed, with a part of what lies before it. Reads
-in batches and keeps none, so memory does not grow with the log. It needs no long transaction: what lies below the head it
-read first never changes, and each question about the rest is one statement.
+A run checks the whole log, or what follows a signed point that an earlier run proved, and a part of
+what precedes it. Reads in batches, so memory does not grow with the log. Needs no long transaction:
+rows below the head read first never change, and each check of other rows is one statement.
 """
 
 import base64
@@ -21,7 +21,7 @@ from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, Subtr
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
 from audit.anchors import Anchor
-from audit.copies import ContradictedError
+from audit.checkpoint_copies import ContradictedError
 from audit.dropping import Gone
 from audit.erasure import Erased
 from audit.leaf_checks import (
@@ -43,13 +43,14 @@ _NODES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`first_bad` is an event id or a leaf index; size and root (base64) are those of the leaves proved before it.
+    """The result of a run. `first_bad` is an event id or a leaf index.
 
-    Of these leaves a checkpoint by a key that counts signs the first `signed_size`. At `disabled_key_sizes` sizes there are
-    only checkpoints by keys that were disabled since, the last of them at `disabled_at` (empty without any): they fit, and
-    prove nothing by themselves. Leaves from `checked_from`
-    on were looked at, and of those before it the ones from `rechecked_from` to `rechecked_to`, the second not included.
-    Of what these events committed to, `erased` cannot be opened any more, and an event says why.
+    Size and root (base64) are those of the leaves proved before it. A checkpoint by a valid key
+    signs the first `signed_size` of them. At `disabled_key_sizes` sizes, only keys disabled since
+    (the last at `disabled_at`, empty if none) signed a checkpoint: it matches, but proves nothing.
+    The run checked leaves from `checked_from` on and `rechecked_from` ≤ index < `rechecked_to`.
+    `erased` counts the commitments of these events without an opening; an event says why each was
+    erased.
     """
 
     ok: bool
@@ -67,7 +68,7 @@ class Verdict:
 
 
 class Point(NamedTuple):
-    """The first `size` leaves were proved, have this root and end in this link, and a key that counts signed the root."""
+    """The first `size` leaves were proved, end in this link, and a valid key signed their root."""
 
     size: int
     root: bytes
@@ -75,7 +76,7 @@ class Point(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What to check again below a Point: leaves `first` ≤ index < `end`, and events with `after` < id ≤ `until`."""
+    """To recheck below a Point: leaves `first` ≤ index < `end`, events `after` < id ≤ `until`."""
 
     first: int
     end: int
@@ -84,7 +85,7 @@ class Part(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """The verdict; and if the log is whole, the largest Point that a key that counts signed, if there is one."""
+    """The verdict and, if the log is whole, the largest Point that a valid key signed, if any."""
 
     verdict: Verdict
     point: Point | None
@@ -94,10 +95,10 @@ START: Final = Point(0, b"", EMPTY_LINK)
 
 
 def verify_log(*, anchors: Iterable[Anchor] = (), batch: int = BATCH) -> Verdict:
-    """Check the whole log; the first contradiction ends it. Reads `batch` leaves at a time, writes nothing.
+    """Check the log up to the first contradiction. Reads `batch` leaves at a time, writes nothing.
 
-    At the size of each of `anchors` the tree has to have its root. Raises what reading them raises, but for
-    ContradictedError, which is a verdict.
+    At the size of each of `anchors`, the tree must have its root. Raises what iterating `anchors`
+    raises, except ContradictedError, which becomes a verdict.
     """
     return prove_log(anchors=anchors, batch=batch).verdict
 
@@ -109,9 +110,10 @@ def prove_log(
     again: Part | None = None,
     batch: int = BATCH,
 ) -> Proof:
-    """As `verify_log`; with `since` what came after that point, that the stored tree still has its root, and `again`.
+    """As `verify_log`, but checks only what follows `since`, the stored tree there, and `again`.
 
-    A writer of the database cannot forge a `since` that fits: its root was signed, and is kept outside.
+    An attacker with write access to the database cannot forge a matching `since`: its root was
+    signed and is kept outside the database.
     """
     run = _Run(since, again, batch)
     try:
@@ -132,24 +134,24 @@ class _Run:
 
     def check(self, anchors: Iterable[Anchor]) -> None:
         self.met.read(anchors)
-        # 1. Where the log says it ends, before anything else: later leaves are another run's business.
+        # 1. Read the head first: leaves added after it are left to the next run.
         head = Head.objects.filter(id=Head.ONLY).first() or Head(size=0, link=EMPTY_LINK)
         # 2. The start: the stored tree has the signed root, so later leaves only add to it.
         if self.since.size:
             self._begin(head)
-        # 3. Each leaf: present, in order, linked to the previous leaf, and the hash of its event; and what its event
-        # committed to: unchanged, or erased.
+        # 3. Each leaf: present, in order, linked to the previous leaf, and the hash of its event,
+        # whose openings are unchanged or erased.
         last_link = self._walk(self.tree, self.since.link, head.size, self.met)
         self.met.end(self.tree.size)
-        # 4. The head against the last leaf, and the stored frontier against the tree.
+        # 4. The head against the last leaf, and its stored peaks against the tree.
         _check_head(head, last_link, self.tree)
         _check_no_nodes_beyond(head.size)
-        # 5. Rows that belong to no leaf below the head.
+        # 5. Rows without a leaf below the head.
         _check_strays(self._new_events())
-        # 6. The openings of no leaf; those of leaves were looked at in step 3.
+        # 6. The openings of events without a leaf; step 3 checked the others.
         if not self.since.size:
             check_other_openings(self.batch)
-        # 7. A part of what earlier runs proved.
+        # 7. Recheck a part of what earlier runs proved.
         if self.again is not None:
             self._check_again(self.again)
 
@@ -190,7 +192,7 @@ class _Run:
         self.met.pass_by()
 
     def _walk(self, tree: CompactTree, previous: bytes, end: int, met: "_Anchors") -> bytes:
-        """Check the leaves from the tree's size on, up to `end`; the link of the last one."""
+        """Check leaves from the tree's size up to `end`; returns the link of the last one."""
         nodes, gone = list[Subtree](), Gone()
         met.meet(tree, previous)
         for start in range(tree.size, end, self.batch):
@@ -207,7 +209,8 @@ class _Run:
                 raise missing(tree.size)
             check_openings_of(events, self.erased)
             if self.since.size:
-                # Not asked for: the least of ids since then is what an index of ids finds last.
+                # Track the lowest id here: the database cannot find it quickly with an index on
+                # ids.
                 self.lowest = min(filter(None, (self.lowest, *ids)))
             if len(nodes) >= _NODES:
                 _check_nodes(nodes)
@@ -216,14 +219,14 @@ class _Run:
         return previous
 
     def _new_events(self) -> Q:
-        """All events; after a point, those that may have come since: with ids not below those of its last leaf and later ones."""
+        """All events; after a point, those from the lowest id of its last and later leaves on."""
         if not self.since.size:
             return Q()
         last = Leaf.objects.filter(leaf_index=self.since.size - 1).values_list("event_id", flat=True).first()
         return Q(pk__gte=min(filter(None, (last, self.lowest)))) if last or self.lowest else Q()
 
     def _check_again(self, part: Part) -> None:
-        """Check these leaves again, and that they are under the signed root."""
+        """Check these leaves again, and that the signed root covers them."""
         what = f"The stored tree of leaves {part.first} to {part.end - 1}, which were proved before,"
         tree = _stored_tree(part.first, what)
         before = Leaf.objects.filter(leaf_index=part.first - 1).first()
@@ -243,7 +246,7 @@ def _stored_tree(size: int, what: str) -> CompactTree:
 
 
 def _check_leads_to(size: int, root: bytes, later: Point, place: Place, what: str) -> None:
-    """The tree of `later` only adds to that of `size` leaves with this `root`."""
+    """Check that the tree of `later` extends the one of `size` leaves with this `root`."""
     try:
         verify_consistency(size, later.size, consistency_proof(size, later.size), root, later.root)
     except ChainError as error:
@@ -284,13 +287,13 @@ def _check_nodes(nodes: Sequence[Subtree]) -> None:
 
 
 def _check_no_nodes_beyond(size: int) -> None:
-    """Check for nodes outside the head, which could pass for those of later leaves."""
+    """Check that no nodes lie beyond the head: they could be taken for nodes of later leaves."""
     full = [size >> (TILE_HEIGHT * level) for level in range(64 // TILE_HEIGHT)]
     beyond = Q(level__gte=len(full)) | Q(level__lt=1)
     for level, number in enumerate(full):
         beyond |= Q(level=level, index__gte=number)
     strays = list(Node.objects.filter(beyond).order_by("level", "index").values_list("level", "index"))
-    # Later leaves have nodes as well: what counts is where the log ends by now.
+    # The log may have grown since, so compare with the current head.
     now = Head.objects.filter(id=Head.ONLY).values_list("size", flat=True).first() or 0
     for level, index in strays:
         if level < 1 or _first_leaf(level, index + 1) > now:
@@ -305,9 +308,9 @@ def _first_leaf(level: int, index: int) -> int:
 
 
 class _Anchors:
-    """What is to be met on the way, by size; `signed` and `doubted` are what `Verdict` tells of those that were met.
+    """The anchors not yet reached, by size, and what `Verdict` reports of those reached.
 
-    `point` is the last one that a key which counts vouches for, `since` at the least.
+    `point` is the last one that a valid key signed; at least `since`.
     """
 
     def __init__(self, since: Point) -> None:
@@ -327,7 +330,7 @@ class _Anchors:
             raise BadError(0, error.description) from error
 
     def pass_by(self) -> None:
-        """Those below `since` are not met on the way: the tree of `since` has to add to theirs."""
+        """Check the anchors below `since`, which the walk skips: `since` must extend them."""
         for size in sorted(size for size in self._by_size if size < self._since.size):
             here = self._by_size.pop(size)
             for anchor in here:
@@ -366,7 +369,7 @@ class _Anchors:
 
 
 def _check_strays(events: Q) -> None:
-    """Leaves past the head, events that nothing will ever number, and queue entries of no event."""
+    """Check for leaves past the head, events neither numbered nor queued, and orphaned entries."""
     head_size = Coalesce(Subquery(Head.objects.filter(id=Head.ONLY).values("size")), 0)
     outside = Leaf.objects.filter(Q(leaf_index__gte=head_size) | Q(leaf_index__lt=0)).order_by("leaf_index")
     if (index := outside.values_list("leaf_index", flat=True).first()) is not None:

@@ -1,8 +1,8 @@
-"""How far the log was proved before, kept in a file outside the database, so that the next run can continue from there.
+"""The file outside the database that records how far the log was proved, to continue from there.
 
-The file holds the log's own signed checkpoint. Even the owner of the database cannot forge one that fits a changed log; an
-attacker who can write the file can only replace it with another of our checkpoints. So keep it where neither the serving
-processes nor the database's owner can write.
+The file holds the log's own signed checkpoint. Even the owner of the database cannot forge one that
+fits a changed log; an attacker who can write the file can only replace it with another of our
+checkpoints. So keep it where neither the serving processes nor the database's owner can write.
 """
 
 import base64
@@ -30,7 +30,7 @@ RUNS: Final = 30
 
 
 class Round(NamedTuple):
-    """Progress of the repeated check of older rows: leaf `at` of `end`, and the last event checked by id."""
+    """Progress of the recheck of older rows: leaf `at` of `end`, and the last event id checked."""
 
     at: int = 0
     end: int = 0
@@ -46,7 +46,7 @@ class Verified(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The verdict of a run; whether the next run can continue from it; and a remark about the file, usually empty."""
+    """The verdict; whether the next run can continue from it; a remark on the file, or ""."""
 
     verdict: Verdict
     kept: bool
@@ -61,10 +61,11 @@ def verify_on(
     full: bool = False,
     runs: int = RUNS,
 ) -> Outcome:
-    """Check what came after the run that wrote `state`, and one part in `runs` of what came before; without the file, everything.
+    """Check what came after the run that wrote `state`, and one part in `runs` of what came before.
 
-    `anchors(size)` returns what the log signed for `size` events or more. If the log is whole and a key that counts signed it,
-    `state` is rewritten. Raises InvalidRequestError if the file is something else, and what `anchors` raises.
+    Without the file, or with `full`, check everything. `anchors(size)` returns what the log signed
+    for `size` events or more. If the log is whole and a valid key signed it, `state` is rewritten.
+    Raises InvalidRequestError if the file is something else, and what `anchors` raises.
     """
     before, remark = _read(state, now)
     since = before if before is not None and not full else None
@@ -95,8 +96,8 @@ def verify_on(
 def _plan(before: Verified, runs: int) -> tuple[Part, Round]:
     """The part to check again now, and where the next run continues.
 
-    A round covers what was proved when it began. So a changed leaf is checked by the end of the next round: within 2 × `runs`
-    runs.
+    A round covers what was proved when it began. So a changed leaf is checked by the end of the
+    next round: within 2 × `runs` runs.
     """
     at, end, event = before.round
     if at >= end:

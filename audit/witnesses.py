@@ -1,7 +1,7 @@
-"""The log asks witnesses to cosign its checkpoints (c2sp.org/tlog-witness). Which checkpoints, and where lines are kept, is elsewhere.
+"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness). `audit.cosigning` keeps the lines.
 
-A witness is a stranger with a key we trust for one thing: whatever it answers is told as an outcome, and none of it
-stops the log.
+A witness is an untrusted server: only its cosignature key is trusted. Whatever it answers becomes
+an outcome and never an exception, so a witness cannot stop the log.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,32 +26,34 @@ from agentauth.protocol.notes import (
 from agentauth.protocol.urls import normalize_url
 
 if TYPE_CHECKING:
-    from audit.posting import Answer
+    from audit.outgoing import Answer
 
-# For one request, from the name's resolution to the last byte of the answer; a witness is asked twice at most.
+# For one request, from name resolution to the last byte of the answer; at most two per witness.
 TIMEOUT_SECONDS: Final = 5.0
-# Sixteen lines of Ed25519 are 3 kB.
+# Ample: sixteen lines of Ed25519 signatures are 3 kB.
 MAX_ANSWER_BYTES: Final = 16_384
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
-# (first, second) → the path of `verify_consistency` between two sizes of our tree, 0 < first ≤ second.
+# (first, second) → the path of `verify_consistency` between two sizes of our tree, 0 < first ≤
+# second.
 Consistency = Callable[[int, int], Sequence[bytes]]
 
 
 class Result(StrEnum):
-    """What came of asking one witness."""
+    """The result of asking one witness."""
 
     COSIGNED = "cosigned"
-    # It cosigned a larger tree than this: a newer checkpoint was sent meanwhile, or our tree was set back.
+    # It cosigned a larger tree than this: a newer checkpoint was sent meanwhile, or our tree was
+    # set back.
     AHEAD = "ahead"
-    # It saw another tree of the size we have in common, or our proof was wrong: never to be passed over.
+    # It saw another tree at a common size, or our proof was wrong: callers must never ignore this.
     CONTRADICTED = "contradicted"
-    # Its latest size changed while it was asked: somebody else sends checkpoints of this log.
+    # Its latest size changed between two requests: another client sends checkpoints of this log.
     MOVED = "moved"
     MALFORMED = "malformed"
     UNTRUSTED = "untrusted"
     UNKNOWN_LOG = "unknown_log"
-    # Neither a cosignature of the witness's key nor a refusal of the protocol.
+    # Neither a cosignature by the witness's key nor a refusal that the protocol defines.
     BAD_ANSWER = "bad_answer"
     UNREACHABLE = "unreachable"
 
@@ -66,7 +68,7 @@ _REFUSALS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """Where a witness takes checkpoints (its submission prefix, without a final slash), and the key of its cosignatures."""
+    """A witness's submission prefix (without a final slash) and the key of its cosignatures."""
 
     url: str
     verifier: Verifier
@@ -74,10 +76,10 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`line` (a signature line with its line feed) and `at` (seconds since 1970) with COSIGNED, else None.
+    """The result, with `line` (including its line feed) and `at` (seconds since 1970) if COSIGNED.
 
-    `size` is that of the latest tree the witness is known to have cosigned, None where it did not say. `detail` is
-    for the operator: our own words, and at most a status or the name of an error.
+    `size` is that of the latest tree the witness is known to have cosigned; None if it did not say.
+    `detail` is for the operator: our own words, with at most a status or the name of an error.
     """
 
     result: Result
@@ -88,7 +90,11 @@ class Outcome:
 
 
 def parse_witness(text: str) -> Witness:
-    """Read `vkey url` of one witness. Raises InvalidRequestError: a key of type 0x04, an address that is https or on this host."""
+    """Read one witness's `vkey url`.
+
+    Raises InvalidRequestError unless the key has type 0x04 and the address is https or on this
+    host.
+    """
     vkey, _, url = text.partition(" ")
     try:
         verifier = parse_vkey(vkey)
@@ -100,15 +106,16 @@ def parse_witness(text: str) -> Witness:
 
 
 def cosign(note: str, *, witness: Witness, old_size: int, consistency: Consistency) -> Outcome:
-    """Ask `witness` to cosign `note`, a checkpoint our log signed; never raises for anything the witness does.
+    """Ask `witness` to cosign `note`, a checkpoint our log signed; no answer of the witness raises.
 
-    `old_size` is the size of the latest tree it cosigned, or 0 where we do not know. Where the witness says another
-    size, it is asked once more with a proof from there. A line comes back only after the witness's key verified it.
-    Raises NoteError where `note` is no checkpoint, and what `consistency` raises.
+    `old_size` is the size of the latest tree it cosigned, or 0 if unknown. If the witness reports
+    another size, it is asked once more with a proof from there. A line is returned only if the
+    witness's key verifies it. Raises NoteError if `note` is not a checkpoint, and what
+    `consistency` raises.
     """
     asked = parse_note(note)
     size = parse_checkpoint(asked.text).size
-    # What we remember of a witness may be wrong; what we have not got, we cannot prove from.
+    # The recorded size may be wrong; we cannot prove consistency from a larger tree than this one.
     outcome = _ask(note, asked, witness, min(old_size, size), consistency)
     if outcome.result is Result.MOVED and outcome.size is not None and outcome.size <= size:
         outcome = _ask(note, asked, witness, outcome.size, consistency)
@@ -121,10 +128,10 @@ def _ask(note: str, asked: Note, witness: Witness, old_size: int, consistency: C
     size = parse_checkpoint(asked.text).size
     path = consistency(old_size, size) if 0 < old_size < size else ()
     body = AddCheckpoint(old_size, tuple(path), note).text
-    # Late: the library behind it takes a tenth of a process's start, and few processes ask witnesses.
-    from audit.posting import NoAnswerError, post
+    # Imported late: httpx takes a tenth of a process's start time, and few processes ask witnesses.
+    from audit.outgoing import NoAnswerError, post
 
-    # A proxy of the environment has no part in what stays on this host.
+    # Do not send requests to this host through the environment's proxy.
     try:
         answer = post(
             f"{witness.url}/add-checkpoint",
@@ -144,12 +151,12 @@ def _ask(note: str, asked: Note, witness: Witness, old_size: int, consistency: C
 
 
 def _read(answer: "Answer", asked: Note, witness: Witness, size: int) -> Outcome:
-    """What an answer says. Raises NoteError where it is not in the form of its status."""
+    """Interpret an answer. Raises NoteError if its body does not fit its status."""
     detail = f"Status {answer.status}."
     if answer.status == HTTPStatus.OK:
         offered = Note(asked.text, parse_signatures(_text(answer.body)))
         for verified in verify_signatures(offered, [witness.verifier]):
-            # Zero is no time: such a line says nothing about when.
+            # Skip a line without a time (zero).
             if verified.at:
                 return Outcome(Result.COSIGNED, verified.signature.line, verified.at, size)
         raise NoteError("No line is by the witness's key.")

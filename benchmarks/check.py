@@ -1,4 +1,4 @@
-"""Is the driver honest? Both clients against a small server that knows what it did wrong; their counts must be its own."""
+"""Tests the driver: both clients against a server that counts its own errors must agree with it."""
 
 import json
 import tempfile
@@ -16,14 +16,14 @@ from benchmarks.load import Crowd, Question, Tally, requests_in, with_wrk, write
 from benchmarks.open_loop import open_loop
 
 CALLS, REPEAT_EVERY, UNAVAILABLE_EVERY, BROKEN_EVERY = 1000, 100, 90, 170
-# wrk ends early only where every call was answered.
+# wrk ends early only if every call was answered.
 CHECK_SECONDS = 5
 QUESTION = Question({"type": "read", "resource": "calendar"})
 Client = Callable[[str, list[Path]], Tally]
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """Answers as the verifier would; some calls with 503, some not at all. `did` counts what it did."""
+    """Answers like the verifier; some calls with 503, some not at all. `did` counts each."""
 
     daemon_threads = True
 
@@ -35,7 +35,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def judge(self, body: dict[str, str]) -> bool:
-        """A good proof, for the first time."""
+        """Whether the proof is valid and unspent."""
         try:
             proof = verify_proof(
                 body["proof"],
@@ -76,23 +76,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the library's name
-        """Nobody reads a line for each call."""
+        """No log line per call."""
 
 
 def by_wrk(url: str, files: list[Path]) -> Tally:
-    """All of them, as fast as they are answered."""
+    """Send all of them, as fast as they are answered."""
     return with_wrk(url, files, batch=1, connections=8, seconds=CHECK_SECONDS)
 
 
 def by_open_loop(url: str, files: list[Path]) -> Tally:
-    """All of them, in two seconds."""
+    """Send all of them within two seconds."""
     return open_loop(url, requests_in(files), rate=CALLS / 2, batch=1, connections=8)[0]
 
 
 def difference(client: Client, alg: Algorithm) -> str:
-    """What the client counted other than the server did; empty if nothing."""
+    """Where the client's counts differ from the server's; empty if nowhere."""
     pem = PrivateKey.generate(alg).to_pem().decode()
-    # One key, but tokens of five: a proof is good for its own alone.
+    # One key, but five tokens: a proof is valid for its own token only.
     agents = [(pem, f"token-{number}") for number in range(5)]
     crowd = Crowd("provider", "secret", "http://127.0.0.1:8001/acme", agents)
     with tempfile.TemporaryDirectory() as directory, FaultyServer() as server:

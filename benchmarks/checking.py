@@ -1,4 +1,4 @@
-"""Judges tokens the moment they are issued, in a process of its own: by /v1/verify, and as a reader of the key set does."""
+"""Judges tokens as they are issued, in its own process: through /v1/verify and by the key set."""
 
 import json
 import re
@@ -22,15 +22,13 @@ from benchmarks.load import TIMEOUT_SECONDS, BodyWriter, Crowd, Question
 
 THREADS = 4
 READING = Question({"type": "read", "resource": "calendar"})
-# A verifier that is late says 503, and that the call may be repeated with a new proof.
+# An overloaded verifier answers 503, which may be retried with a new proof.
 TRIES, PAUSE_SECONDS = 5, 0.1
 
 
 @dataclass(slots=True)
 class Judged:
-    """How many tokens, what went wrong with how many by way, which 503 of the verifier were asked again, and how long
-    each token waited from its answer on (s).
-    """
+    """How many tokens; failures per method; retried 503 answers; each token's wait (s)."""
 
     tokens: int = 0
     again: Counter[str] = field(default_factory=Counter)
@@ -39,7 +37,7 @@ class Judged:
 
 
 class KeySet:
-    """The published keys, fetched again when `max-age` is over and never before, whatever `kid` is asked for."""
+    """The published keys, fetched again only once `max-age` is over, whatever the `kid`."""
 
     def __init__(self, registry_url: str) -> None:
         self.issuer, self.lock = registry_url, threading.Lock()
@@ -47,7 +45,7 @@ class KeySet:
         self.found: Mapping[str, TokenKey] = {}
 
     def keys(self) -> Mapping[str, TokenKey]:
-        """By `kid`. Raises httpx.HTTPError where the registry does not answer."""
+        """`kid` → key. Raises httpx.HTTPError if the registry does not answer."""
         with self.lock:
             now = time.monotonic()
             if now >= self.until:
@@ -61,7 +59,7 @@ class KeySet:
 
 
 class Checker:
-    """`put` tokens, and at the end ask for what was `judged`. `pems` are agents' keys by grant."""
+    """`put` tokens, and at the end read `judged`. `pems`: grant → its agent's key."""
 
     def __init__(self, registry_url: str, verifier_url: str, crowd: Crowd, pems: Mapping[str, str]) -> None:
         self.registry_url, self.verifier_url = registry_url, verifier_url
@@ -75,7 +73,7 @@ class Checker:
         self.tokens.put((grant_id, token, time.time()))
 
     def judged(self) -> Judged:
-        """Once every token was. To be called once."""
+        """The results, once every token was judged. Call it once."""
         for _ in range(THREADS):
             self.tokens.put(None)
         parts = [self.results.get(timeout=4 * TIMEOUT_SECONDS) for _ in range(THREADS)]
@@ -128,7 +126,7 @@ class Checker:
         return ""
 
     def _by_verify(self, connection: HTTPConnection, pem: str, token: str, again: Counter[str]) -> str:
-        """Likewise; whatever was asked `again`."""
+        """What is wrong with the token; counts retried answers in `again`."""
         writer = BodyWriter(pem, token, self.crowd.audience, READING)
         headers = {"Authorization": self.crowd.basic, "Content-Type": "application/json"}
         said: dict[str, Any] = {}

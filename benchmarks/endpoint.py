@@ -1,8 +1,10 @@
-"""Measures a warm verification in one process, from the bytes of the request to those of the answer: `python -m benchmarks.endpoint`.
+"""Measures a warm verification in one process: `python -m benchmarks.endpoint`.
 
-All of the verifier's own work, with its connections, but no network: the transport takes what is written, and Redis is a
-stub that says yes at once to a command that was packed for it. So it tells what the code costs, whatever else the machine
-does. Prints a Markdown row: CPU µs of a request, of a bare signature check, and their ratio; medians (lowest to highest).
+From the bytes of the request to those of the answer: all of the verifier's own work and its
+connections, but no network. The transport discards output, and Redis is a stub that agrees at once
+to a packed command. So the result is the cost of the code, whatever else the machine does. Prints a
+Markdown row: CPU µs of a request, of a bare signature check, and their ratio; medians (lowest to
+highest).
 """
 
 # ruff: noqa: SLF001 - it puts in place what a server and a database would
@@ -25,7 +27,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
-# Before anything of the project is read.
+# Before anything of the project is imported.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="agentauth-metrics-"))
 os.environ["SERVICE_PROVIDER_CALLS_PER_MINUTE"] = "100000000"
 
@@ -36,30 +38,30 @@ from django.utils import timezone
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
 
-from agentauth import asgi
+from agentauth import verifier_application
+from agentauth.loop_worker import Connection, Worker
+from agentauth.metrics_buffer import Tally
 from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from agentauth.protocol.windows import DAYS
-from agentauth.receiving_asgi import Connection, Worker
-from agentauth.tally import Tally
 from registry.models import Grant, Human, Token
-from registry.services.state import TokenState
+from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint
-from verifier.services import home
-from verifier.services.following import Follower
-from verifier.services.home import Tenure
-from verifier.services.lean import LeanVerifier
-from verifier.services.moment import Moment
-from verifier.services.snapshots import Known, known_of
-from verifier.stores.connection import Servers
-from verifier.stores.node import packed
+from verifier.services import epochs
+from verifier.services.elapsed import Moment
+from verifier.services.epochs import Tenure
+from verifier.services.known_tokens import Known, known_of
+from verifier.services.state_cache import Follower
+from verifier.services.verifier_process import LeanVerifier
+from verifier.stores.redis_connection import pack
+from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Script
 
 CONNECTIONS = 8
 ROUND = 496
 NAMED = "EdDSA, each call named"
 YES, CLOSED = b'"valid":true', b'"outside_time_window"'
-# One that is always open; and as many as a grant may have, in zones of their own, all closed for days.
+# One window that is always open; and the maximum number, in different zones, all closed for days.
 ZONES = sorted(zoneinfo.available_timezones())[::30][: DEFAULT_MAXIMA.allowed_time_windows]
 OPEN = [{"days": list(DAYS), "start": "00:00", "end": "24:00", "zone": "Europe/Berlin"}]
 
@@ -71,7 +73,7 @@ def closed(now: datetime) -> list[dict[str, Any]]:
 
 
 class Knowing(Follower):
-    """A follower that holds the one token, its service provider and the keys."""
+    """A follower that holds one token, its service provider and the keys."""
 
     def __init__(self, place: steps.Stage, known: Known) -> None:
         self._place, self._known = place, known
@@ -92,7 +94,7 @@ class Knowing(Follower):
 
 
 class Agreeing(Servers):
-    """In place of Redis: OK to everything, numbered."""
+    """Replaces Redis: answers OK to everything, with numbers."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -106,13 +108,13 @@ class Agreeing(Servers):
         *,
         deadline: float = 0,
     ) -> list[int | None]:
-        packed((b"EVALSHA", script.sha1, len(keys), *keys, *args))
+        pack((b"EVALSHA", script.sha1, len(keys), *keys, *args))
         self._number += 1
         return [0, None, 0, self._number, None]
 
 
 class Taking(asyncio.Transport):
-    """Takes what is written."""
+    """Discards what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class Taking(asyncio.Transport):
 
 
 def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> Known:
-    """The rows of the token as they would have been read; a grant without `windows` has no such limit."""
+    """The token's rows as read from the database; without `windows` the grant has no such limit."""
     claims = cast("dict[str, Any]", read_object(b64u_decode(place.token.split(".")[1])))
     later = now + timedelta(hours=1)
     human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
@@ -152,7 +154,7 @@ def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> K
 
 
 def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:
-    """Gunicorn's worker, with what a connection asks of it."""
+    """A stand-in for gunicorn's worker, with what a connection needs of it."""
     config = Config()
     for name, value in {"http_parser": "fast", "limit_request_field_size": 8300, "keepalive": 75}.items():
         config.set(name, value)
@@ -167,7 +169,7 @@ def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:
 
 
 async def asked(connections: Sequence[Connection], requests: Sequence[bytes]) -> None:
-    """One request on each connection, until all are answered, and so on."""
+    """Repeatedly send one request on each connection, until all are answered."""
     for first in range(0, len(requests), len(connections)):
         for connection, request in zip(connections, requests[first:], strict=False):
             connection.data_received(request)
@@ -176,14 +178,14 @@ async def asked(connections: Sequence[Connection], requests: Sequence[bytes]) ->
 
 
 async def cpu_us(connections: Sequence[Connection], requests: Sequence[bytes]) -> list[float]:
-    """CPU µs of a request, of each round but the first two."""
+    """CPU µs per request, for each round except the first two."""
     taken = []
     for first in range(0, len(requests), ROUND):
         began = time.process_time_ns()
         await asked(connections, requests[first : first + ROUND])
         taken.append((time.process_time_ns() - began) / 1_000 / ROUND)
         if first == ROUND:
-            # As the server does once it has loaded.
+            # The server does this once it has loaded.
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 100)
@@ -193,9 +195,9 @@ async def cpu_us(connections: Sequence[Connection], requests: Sequence[bytes]) -
 async def measured(
     place: steps.Stage, now: datetime, windows: list[dict[str, Any]], expected: bytes, *, named: bool = False
 ) -> list[float]:
-    """All requests of the stage, asked of an endpoint made here. Raises RuntimeError where an answer is not the expected."""
+    """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     follower, tally = Knowing(place, known(place, now, windows)), Tally()
-    home.LEASE._last = home._Look(
+    epochs.LEASE._last = epochs._Look(
         Tenure(1, "redis", frozenset(), now),
         leaving=False,
         clock_off=None,
@@ -205,8 +207,8 @@ async def measured(
 
     async def start() -> tuple[LeanVerifier, Edge]:
         verifier = LeanVerifier(follower=follower, servers=Agreeing(), count=tally.decision)
-        headers = asgi.standing_headers()
-        return verifier, Edge(cast("Any", None), asgi.failed, tally.request, headers)
+        headers = verifier_application.standing_headers()
+        return verifier, Edge(cast("Any", None), verifier_application.failed, tally.request, headers)
 
     endpoint = Endpoint(start)
     endpoint._verifier, endpoint._edge = await start()
@@ -229,12 +231,12 @@ async def measured(
 
 
 def name(number: int) -> str:
-    """The line by which a service provider names one call."""
+    """The header by which a service provider names one call."""
     return f"Idempotency-Key: {number:022}\r\n"
 
 
 def bare(step: Callable[[int], object], calls: int) -> list[float]:
-    """CPU µs of the signature check alone, in rounds."""
+    """CPU µs of the signature check alone, per round."""
     return [steps.cpu_us(step, first, ROUND) for first in range(0, calls, ROUND)]
 
 

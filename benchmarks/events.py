@@ -1,7 +1,9 @@
-"""Measures what an event costs after its answer, drained from Redis and numbered: `python -m benchmarks.events`.
+"""Measures what an event costs after the answer (draining, numbering): `python -m
+benchmarks.events`.
 
-Events are made and written by what a verifier makes and writes them with, so many for each second; then the two jobs
-run in this process, and once more as often as there are seconds. Prints Markdown for benchmarks/README.md.
+Events are made and stored with the verifier's own functions, a fixed number per second of traffic;
+then the two jobs run in this process, once per second of traffic. Prints Markdown for
+benchmarks/README.md.
 """
 
 import argparse
@@ -31,15 +33,17 @@ from tests.live import LiveRegistry
 
 EACH_SECOND = (1_500, 4_000, 20_000)
 EVENTS = 80_000
-# One in so many is refused for its scope.
+# One in this many is refused for its scope.
 REFUSED = 20
 AHEAD = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one run: events a second while the jobs work; CPU in µs per event of draining, of sealing and of PostgreSQL;
-    bytes of its log per event.
+    """One run: events a second while the jobs work; CPU µs per event of draining, sealing,
+    PostgreSQL;
+
+    and bytes of its WAL per event.
     """
 
     rate: float
@@ -81,7 +85,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
-    """PostgreSQL as an installation has it, Redis, and a registry with so many agents; the URL, and a `Known` of each agent."""
+    """PostgreSQL, Redis and a registry with `agents`; yields the URL and a `Known` per agent."""
     os.environ.pop("DATABASE_URL", None)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-events-")))
@@ -94,25 +98,25 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
         made = seeded(registry, "crowd", wish)["agents"]
         seeded(registry, "tokens", [agent["grant_id"] for agent in made])
         registry.manage("seal_audit")
-        # Only now is it known where everything is.
+        # The addresses are known only now.
         os.environ.update(registry.env)
         os.environ["DJANGO_SETTINGS_MODULE"] = "agentauth.settings"
         import django
 
         django.setup()
         from registry.models import Token
-        from verifier.services.snapshots import known_tokens
+        from verifier.services.known_tokens import known_tokens
 
         yield url, list(known_tokens(list(Token.objects.values_list("jti", flat=True))).values())
 
 
 def run(database: str, tokens: Sequence[Any], calls: Iterator[int], *, each: int, events: int) -> Cost:
-    """Fill and work off, second after second. Raises RuntimeError where not every event was numbered."""
+    """Fill and work off, second by second. Raises RuntimeError if an event was left unnumbered."""
     from django.utils import timezone
 
     from audit.services import seal_audit
-    from verifier.services.draining import drain_redis
-    from verifier.stores.sync_connection import sync_client
+    from verifier.services.outbox import drain_redis
+    from verifier.stores.redis_for_threads import sync_client
 
     root = {"postgres": postmaster(database)}
     drained, size = 0, log_size()
@@ -142,8 +146,8 @@ def run(database: str, tokens: Sequence[Any], calls: Iterator[int], *, each: int
 
 
 def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
-    """Let the script decide so many calls of all agents in turn, as the verifier does."""
-    from verifier.stores.light import plan
+    """Have the script decide this many calls of all agents in turn, as the verifier does."""
+    from verifier.stores.redis_decisions import plan
     from verifier.stores.scripts import JUDGE
 
     sha1 = client.script_load(JUDGE.source.decode())
@@ -156,13 +160,13 @@ def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) 
 
 
 def call_of(known: Any, number: int) -> Any:
-    """A call whose token and proof were found good."""
+    """A call whose token and proof were found valid."""
     from django.utils import timezone
 
     from agentauth.protocol.capability import Action
     from agentauth.protocol.token import TokenClaims
     from audit.services import Actor
-    from verifier.services.home import LEASE
+    from verifier.services.epochs import LEASE
     from verifier.stores import StoreCall
 
     now, state = timezone.now(), known.state
@@ -202,14 +206,14 @@ def log_size() -> int:
 
 
 def position(asking: psycopg.Connection[Any]) -> int:
-    """How many bytes PostgreSQL has written to its log so far."""
+    """How many bytes PostgreSQL has written to its WAL."""
     row = asking.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchone()
     assert row
     return int(row[0])
 
 
 def median(runs: Sequence[Cost]) -> Cost:
-    """Each figure's."""
+    """The median of each figure."""
     names = Cost.__slots__
     return Cost(*(statistics.median(getattr(each, name) for each in runs) for name in names))
 

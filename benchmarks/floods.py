@@ -1,8 +1,9 @@
-"""Measures how far strangers slow proven callers down: `python -m benchmarks.floods`, alone on the machine.
+"""Measures how far outsiders slow authenticated callers: `python -m benchmarks.floods`.
 
-Callers that proved themselves ask as fast as they are answered, in short turns, every other one of which has others
-send `--rate` requests a second that prove nothing. Prints one Markdown row for each flood: what the callers got in both
-kinds of turns, the share that is kept (the median of neighbouring turns), and whether that is at least 80 %.
+Run it alone on the machine. Authenticated callers send as fast as they are answered, in short
+turns; in every other turn outsiders send `--rate` unauthenticated requests a second. Prints one
+Markdown row per flood: the callers' rate in both kinds of turns, the share kept (median of
+neighbouring turns), and whether that is at least 80 %.
 """
 
 import argparse
@@ -22,21 +23,22 @@ from benchmarks.strangers import FLOODS, READ, Flood, Target, own_data
 
 AGENTS = 100
 CONNECTIONS, STRANGERS = 8, 128
-# The bound: what is kept of the calm rate.
+# The required share of the calm rate.
 KEPT = 0.8
-# How long (s) strangers are alone, for what they cost.
+# Seconds of outsiders alone, to measure their cost.
 ALONE = 3
-# How long (s) a flood goes on before its turn begins.
+# Seconds a flood runs before its turn begins.
 SETTLE = 0.5
-# Every address of RFC 2544's network may be a stranger's; the proxy that names them is the benchmark itself.
+# Every address of RFC 2544's network may be an outsider's; this benchmark is the proxy that names
+# them.
 ENV = {"TRUSTED_PROXIES": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Right answers a second, their p99 (ms), how many calls were refused, and on how many the connection ended.
+    """Right answers a second, their p99 (ms), refused calls, and connections that ended.
 
-    A server that has many connections says so in the answer before; the client does not look.
+    A server with many connections announces the end in the answer before; the client does not look.
     """
 
     rate: float
@@ -46,12 +48,12 @@ class Turn:
 
 
 def target_of(there: Place) -> Target:
-    """Whom the floods are sent to."""
+    """The server that the floods target."""
     return Target(there.server.url, there.people(), there.crowd["agents"][0]["grant_id"])
 
 
 def asked(there: Place, flood: Flood, calls: int) -> list[bytes]:
-    """Calls of proven callers, each with a new proof."""
+    """Calls of authenticated callers, each with a new proof."""
     if flood.lean:
         question = Question(READ)
         return requests_in(
@@ -63,7 +65,7 @@ def asked(there: Place, flood: Flood, calls: int) -> list[bytes]:
 
 
 def sent(there: Place, flood: Flood, calls: int) -> list[bytes]:
-    """Calls of strangers, from one address, or each from another."""
+    """Calls of outsiders, from one address or each from another."""
     target = target_of(there)
     made = [flood.make(target) for _ in range(calls)]
     return [request.replace(b"\r\n", _forwarded(), 1) for request in made] if flood.many_addresses else made
@@ -75,7 +77,7 @@ def _forwarded() -> bytes:
 
 
 def turn(there: Place, calls: list[bytes], strangers: list[bytes], rate: float) -> Turn:
-    """Have all `calls` answered, with `strangers` beside where there are any."""
+    """Have all `calls` answered, beside the flood of `strangers`, if any."""
     flooding = multiprocessing.Process(target=_flood, args=(there.server.url, strangers, rate), daemon=True)
     if strangers:
         flooding.start()
@@ -94,9 +96,10 @@ def _flood(url: str, requests: list[bytes], rate: float) -> None:
 
 
 def stranger_us(there: Place, strangers: list[bytes], rate: float) -> tuple[float, float]:
-    """CPU µs of all servers for each request of strangers, with nobody beside, and the share that was not 2xx.
+    """CPU µs of all servers per outsider's request, with no other load, and the share that was not
+    2xx.
 
-    Less what the servers take while nobody asks.
+    Without what idle servers use.
     """
     before, began = _cpu(there), time.monotonic()
     tally, _ = open_loop(there.server.url, strangers, rate=rate, batch=1, connections=STRANGERS)
@@ -111,7 +114,7 @@ def _cpu(there: Place) -> float:
 
 
 def measure(there: Place, name: str, given: argparse.Namespace) -> str:
-    """One row. Which turn of a pair comes first changes each time, since the machine may grow slower or faster."""
+    """One row. The order within a pair of turns alternates, since the machine's speed may drift."""
     flood = FLOODS[name]
     guess = turn(there, asked(there, flood, 200), [], given.rate).rate
     calm: list[Turn] = []
@@ -119,7 +122,7 @@ def measure(there: Place, name: str, given: argparse.Namespace) -> str:
     for number in range(given.pairs):
         for is_flooded in (number % 2 == 0, number % 2 == 1):
             calls = asked(there, flood, max(50, int(guess * given.seconds)))
-            # As many as a turn takes that is four times as long; one that takes longer has them again.
+            # Enough for a turn four times as long; a longer one sends them again.
             most = int(given.rate * (given.seconds * 4 + SETTLE)) if is_flooded else 0
             made = turn(there, calls, sent(there, flood, most), given.rate)
             (flooded if is_flooded else calm).append(made)

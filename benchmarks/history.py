@@ -1,7 +1,9 @@
-"""Measures whether what pages and the events API ask of the log takes the same time however long it is: `python -m benchmarks.history`.
+"""Measures whether log queries of pages and the events API depend on its length: `python -m
+benchmarks.history`.
 
-Fills a private PostgreSQL, months deep, with events and leaves as they would stand there, and asks the very code of the
-pages and the API at each size. Leaves and entries are random: nothing here is proved. Prints Markdown.
+Fills a private PostgreSQL with months of realistic events and leaves, and runs the pages' and the
+API's own code at each size. Leaves and entries are random, since no proofs are made. Prints
+Markdown.
 """
 
 import argparse
@@ -26,9 +28,10 @@ SIZES = (100_000, 1_000_000)
 MONTHS = 12
 ROUNDS = 7
 BYTES_PER_EVENT = 1_600
-# One event in ten is of this agent; the human it belongs to has more of them.
+# One event in ten is of this agent; its owner has more of them.
 BUSY, BUSY_HUMAN = uuid.UUID(int=1), uuid.UUID(int=1_000_001)
-# An agent of one in ten thousand, one of a hundred events in all and only at the beginning, and one of the last hundred.
+# An agent with one event in ten thousand, one with a hundred at the beginning only, one with the
+# last hundred.
 RARE, EARLY, LATE = uuid.UUID(int=2), uuid.UUID(int=3), uuid.UUID(int=4)
 NOBODY = uuid.UUID(int=9)
 
@@ -107,7 +110,7 @@ def main() -> None:
 
 
 def connect(url: str, folder: Path) -> None:
-    """Migrate, and let this process be one of the installation."""
+    """Migrate, and make this process part of the installation."""
     registry = LiveRegistry(folder, database_url=url, env=ENV)
     registry.prepare()
     registry.manage("seal_audit")
@@ -118,19 +121,19 @@ def connect(url: str, folder: Path) -> None:
     django.setup()
     with psycopg.connect(url, autocommit=True) as asking:
         asking.execute(_MONTHS, [MONTHS])
-        # What preparing wrote would be in the way of the numbers.
+        # What preparing wrote would conflict with the numbers.
         asking.execute("SET session_replication_role = replica")
         for statement in _EMPTIED:
             asking.execute(statement)
 
 
 def first_of(sizes: list[int], size: int) -> int:
-    """How many events were there before."""
+    """How many events existed before."""
     return max((each for each in sizes if each < size), default=0)
 
 
 def fill(url: str, size: int, there: int, most: int) -> None:
-    """Make the log `size` events long; it reaches to this moment whatever its size, at the pace that `most` sets."""
+    """Grow the log to `size` events; it always ends now, at the rate `most` sets."""
     now = int(time.time() * 1000)
     span = MONTHS * 30 * 86_400_000
     with psycopg.connect(url) as writing:
@@ -150,7 +153,7 @@ def fill(url: str, size: int, there: int, most: int) -> None:
 
 
 def questions() -> dict[str, Callable[[], Any]]:
-    """What is asked, by name; each asks anew."""
+    """Name → query; each call queries again."""
     from django.contrib.admin import AdminSite
     from django.test import RequestFactory
 
@@ -159,7 +162,7 @@ def questions() -> dict[str, Callable[[], Any]]:
     from audit.identifiers import new_id_text
     from audit.listing import Cursor, page_of_log
     from audit.models import Event, Head, Leaf
-    from audit.services import recorded
+    from audit.services import find_recorded
     from registry.models import Human
 
     requests = RequestFactory()
@@ -190,7 +193,7 @@ def questions() -> dict[str, Callable[[], Any]]:
 
         return ask
 
-    # As a drain asks: made just now, and not there yet.
+    # As when draining: new ids that are not in the log yet.
     some = [new_id_text() for _ in range(8_000)]
     return {
         "API: all, from the first": api(),
@@ -229,12 +232,12 @@ def questions() -> dict[str, Callable[[], Any]]:
         "admin: search for the busy agent": listed(f"q={BUSY}"),
         "admin: search for an id that is none": listed(f"q={NOBODY}"),
         "admin: search for a request that was never made": listed("q=nothing-of-that-name"),
-        "jobs: which of 8,000 ids are recorded": lambda: recorded(some),
+        "jobs: which of 8,000 ids are recorded": lambda: find_recorded(some),
     }
 
 
 def measure(ask: Callable[[], Any], rounds: int) -> float:
-    """Seconds, the median; once before that nobody counts."""
+    """Median seconds, after one uncounted run."""
     ask()
     found = []
     for _ in range(rounds):
@@ -245,7 +248,7 @@ def measure(ask: Callable[[], Any], rounds: int) -> float:
 
 
 def explain(name: str, ask: Callable[[], Any]) -> None:
-    """How each statement of a question was answered, on stderr."""
+    """Print on stderr how each statement of a query was executed."""
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 

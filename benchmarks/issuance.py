@@ -1,7 +1,8 @@
-"""Measures issuing tokens against a slow, limited key service: `python -m benchmarks.issuance --signing delegated --rate 500 --seconds 120`.
+"""Measures issuing tokens against a slow, limited key service: `python -m benchmarks.issuance …`.
 
-Open loop, each call with a proof of its own; the registry's two processes, PostgreSQL, Redis, the jobs and the verifier as
-an installation has them. benchmarks/README.md says what the figures mean.
+For example `--signing delegated --rate 500 --seconds 120`. Open loop, each call with its own proof;
+two registry processes, PostgreSQL, Redis, jobs and verifier as installed. benchmarks/README.md
+explains the figures.
 """
 
 import argparse
@@ -33,27 +34,30 @@ from tests.live import ROOT
 from tests.postgres import free_port
 
 READ = {"type": "read", "resource": "calendar"}
-# A key is in the key set for so long before it signs (kms/lifetimes.py).
+# How long a key is in the key set before it signs (kms/lifetimes.py).
 PUBLISHED_SECONDS = 130
 WARM_RATE, WARM_SECONDS = 10.0, 10
-# ... and then so long at the rate of the run.
+# Seconds at the run's rate before measuring.
 RAMP_SECONDS = 3
-# By when every process has its own certified key.
+# By then every process has its own certified key.
 CERTIFIED_SECONDS = 300
-# Afterwards, with less to do, where all should be well again.
+# Afterwards, at a lower rate, where every call should succeed again.
 AFTER_SECONDS = 10
 
 
 @dataclass(slots=True)
 class Answers:
-    """What was answered: when due, after how long (s) and how; 201 by the key that signed. `checker` judges those."""
+    """All answers: when due, how long they took (s), and the outcome; a 201 by its signing key.
+
+    `checker` judges the issued tokens.
+    """
 
     checker: Checker | None = None
     all: list[tuple[float, float, str]] = field(default_factory=list)
     kids: Counter[str] = field(default_factory=Counter)
 
     def tell(self, due: float, now: float, head: bytes, body: bytes) -> None:
-        """One answer more."""
+        """Add an answer."""
         status = head[9:12].decode()
         self.all.append((due, now - due, status))
         if status == "201":
@@ -64,11 +68,11 @@ class Answers:
                 self.checker.put(issued["grant_id"], token)
 
     def times(self, status: str) -> list[float]:
-        """In order (s)."""
+        """Sorted seconds."""
         return sorted(seconds for _, seconds, said in self.all if said == status)
 
     def quarters(self, status: str) -> list[list[float]]:
-        """The same by when the call was due."""
+        """Seconds, split into quarters by when the call was due."""
         first, last = min(each[0] for each in self.all), max(each[0] for each in self.all)
         parts: list[list[float]] = [[], [], [], []]
         for due, seconds, said in self.all:
@@ -79,7 +83,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is measured, and the processes whose CPU counts; `keys` is where the key service is, empty with keys in files."""
+    """The system under test, and the processes whose CPU counts; `keys`: a key service, if any."""
 
     there: Place
     groups: Mapping[str, int]
@@ -87,20 +91,21 @@ class Scene:
     given: argparse.Namespace
 
     def counts(self) -> Counter[str]:
-        """What the key service was asked so far."""
+        """What the key service has been asked so far."""
         return Counter(_read(f"{self.keys}/counts")) if self.keys else Counter()
 
     def drive(self, answers: Answers, *, rate: float, seconds: float) -> tuple[Tally, float]:
-        """Issue at `rate` for so long; the client's own lateness (p99, ms) beside."""
+        """Issue at `rate` for `seconds`; also returns the client's own lateness (p99, ms)."""
         url, agents = self.there.registry.url, self.there.crowd["agents"]
         requests = signed(url, agents, calls=max(1, int(rate * seconds)), rate=rate)
-        # The server ends a connection that is idle for two seconds, maybe just when a call is sent on it.
+        # The server closes a connection idle for two seconds, perhaps just when a call is sent on
+        # it.
         connections = max(1, min(self.given.connections, int(rate)))
         return open_loop(url, requests, rate=rate, batch=1, connections=connections, tell=answers.tell)
 
 
 def signed(url: str, agents: list[dict[str, str]], *, calls: int, rate: float) -> list[bytes]:
-    """Whole requests, each with a new proof of the moment it will be sent at; the agents take turns. On every core."""
+    """Whole requests, on all cores, each with a proof for its sending time; agents take turns."""
     cores, starts = os.cpu_count() or 1, time.time()
     bounds = [calls * part // cores for part in range(cores + 1)]
     with ProcessPoolExecutor(cores) as pool:
@@ -134,7 +139,7 @@ def _signed(url: str, agents: list[dict[str, str]], calls: range, rate: float, s
 
 @contextlib.contextmanager
 def key_service(limit: int, latency_ms: float) -> Iterator[tuple[str, int]]:
-    """The fake, running; where it is, and its process."""
+    """The fake key service, running; its address and process id."""
     port = free_port()
     options = [f"--port={port}", f"--limit={limit}", f"--latency-ms={latency_ms}"]
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.key_service", *options], cwd=ROOT)
@@ -157,7 +162,7 @@ def key_service(limit: int, latency_ms: float) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def scene(given: argparse.Namespace) -> Iterator[Scene]:
-    """All that is measured, running."""
+    """Everything under test, running."""
     with contextlib.ExitStack() as stack:
         env, groups, keys = {"TOKEN_SIGNING": given.signing, "KEY_BACKEND": given.home}, {}, ""
         if given.home == "vault":
@@ -174,9 +179,9 @@ def scene(given: argparse.Namespace) -> Iterator[Scene]:
 
 
 def warm(made: Scene) -> None:
-    """Issue a little, until every process signs as it will and every thread has its connection to the database.
+    """Issue until every process signs in its final way and every thread has a database connection.
 
-    Raises RuntimeError where one does not come to it.
+    Raises RuntimeError if a process does not get there.
     """
     deadline = time.monotonic() + CERTIFIED_SECONDS
     while True:
@@ -195,7 +200,7 @@ def warm(made: Scene) -> None:
 
 
 def rotating(made: Scene, beside: ThreadPoolExecutor) -> Future[Any]:
-    """Has the next token key published so that it signs from the middle of the run on, which is to begin at once after this."""
+    """Publish the next token key so that it signs from mid-run on; start the run right after."""
     delay = made.given.seconds / 2 - PUBLISHED_SECONDS
 
     def rotate() -> None:
@@ -209,7 +214,7 @@ def rotating(made: Scene, beside: ThreadPoolExecutor) -> Future[Any]:
 
 
 def measure(made: Scene) -> None:
-    """Print the row, and what became of the tokens where the key was rotated."""
+    """Print the row and, if the key was rotated, what became of the tokens."""
     given = made.given
     warm(made)
     with ThreadPoolExecutor(1) as beside:
@@ -236,12 +241,12 @@ def measure(made: Scene) -> None:
     others = Counter(status for _, _, status in answers.all if status not in {"201", "503"})
     if tally.errors or others:
         print(f"Other answers: {dict(others)}, broken connections: {tally.errors}.")
-        # What the server said of it is gone with its directory.
+        # The server's log is deleted with its directory.
         print("".join(made.there.registry.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
 
 
 def checking(made: Scene) -> Checker:
-    """Who judges the tokens of the run."""
+    """The process that judges the run's tokens."""
     crowd = made.there.crowd
     whose = {name: crowd[name] for name in ("client_id", "client_secret", "audience")}
     pems = {agent["grant_id"]: agent["agent_pem"] for agent in crowd["agents"]}
@@ -249,7 +254,7 @@ def checking(made: Scene) -> Checker:
 
 
 def afterwards(made: Scene) -> None:
-    """Issue at half of what the key service or the load allowed, and say how long calls still failed."""
+    """Issue at half the limit or load, and print how long calls still failed."""
     after, rate = Answers(), max(1.0, min(made.given.limit or made.given.rate, made.given.rate) / 2)
     made.drive(after, rate=rate, seconds=AFTER_SECONDS)
     first = min(due for due, _, _ in after.all)

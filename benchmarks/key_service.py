@@ -1,8 +1,9 @@
-"""A fake key service: speaks as much of the Transit API as the registry uses, late and never beyond a limit of signatures.
+"""A fake key service with the Transit calls the registry uses, a delay, and a signature limit.
 
-`python -m benchmarks.key_service --port 8200 --limit 100 --latency-ms 20`. Each answer waits for the latency; a signature
-beyond the limit of the second is 429, as by a rate quota of OpenBao. `GET /counts` tells what it was asked. It signs with
-keys in its own memory, so that it takes as little of the machine as it can: the real one runs on another.
+`python -m benchmarks.key_service --port 8200 --limit 100 --latency-ms 20`. Each answer takes the
+latency; signatures beyond the limit per second get 429, like a rate quota of OpenBao. `GET /counts`
+returns the call counts. It signs with keys in memory to use little CPU: the real service runs on
+another machine.
 """
 
 import argparse
@@ -24,7 +25,10 @@ Answer = tuple[int, dict[str, Any] | None]
 
 
 class KeyService:
-    """Ed25519 keys by name, a limit of signatures a second (0: none), and what was asked: `<purpose> signed` and the like."""
+    """Ed25519 keys by name, a limit of signatures a second (0: none), and call counts.
+
+    Counts have names such as `<purpose> signed`.
+    """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit, self.clock = limit, clock
@@ -74,7 +78,7 @@ class KeyService:
 
 
 async def _serve(service: KeyService, seconds: float, reader: asyncio.StreamReader, writer: Any) -> None:
-    """Calls of one connection, one after another, each `seconds` late."""
+    """Handle the calls of one connection in turn, each `seconds` late."""
     try:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -91,7 +95,7 @@ async def _serve(service: KeyService, seconds: float, reader: asyncio.StreamRead
                 + text
             )
     except (asyncio.IncompleteReadError, ConnectionError):
-        # The other side has ended the connection.
+        # The other side closed the connection.
         writer.close()
 
 

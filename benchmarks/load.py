@@ -1,4 +1,4 @@
-"""Load for the verifier: signs distinct proofs right before a run, and has wrk send each of them exactly once."""
+"""Load for the verifier: signs distinct proofs right before a run, and wrk sends each once."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ LENGTH_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """A service provider, and agents with a token for it: pairs of a private key (PEM) and a token."""
+    """A service provider, and agents with tokens for it: pairs of private key (PEM) and token."""
 
     client_id: str
     client_secret: str
@@ -42,10 +42,10 @@ class Crowd:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked about each proof: `action`, and in turn with it each of `others`.
+    """The question asked with each proof: `action`, and each of `others` in turn.
 
-    `operation`: under an idempotency key of its own. `named`: each call has an `Idempotency-Key` header of its own.
-    `batch`: so many questions in a call.
+    `operation`: with its own idempotency key. `named`: each call has its own `Idempotency-Key`
+    header. `batch`: the number of questions in a call.
     """
 
     action: dict[str, Any]
@@ -56,14 +56,16 @@ class Question:
 
     @property
     def path(self) -> str:
-        """Where it is asked."""
+        """The path of the endpoint."""
         return "/v1/verify" if self.batch == 1 else "/v1/verify/batch"
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What came of one run. `answered`, `not_2xx` and `errors` (broken connections, answers that never came) are
-    calls; `wrong` are verifications, of calls answered 2xx, that did not say what they should have.
+    """The result of one run.
+
+    `answered`, `not_2xx` and `errors` (broken connections, missing answers) count calls; `wrong`
+    counts verifications in 2xx answers with an unexpected verdict.
     """
 
     sent: int
@@ -77,7 +79,7 @@ class Tally:
     p999_ms: float
 
     def right(self, batch: int) -> int:
-        """Verifications answered as they should be."""
+        """Verifications with the expected answer."""
         return (self.answered - self.not_2xx) * batch - self.wrong
 
 
@@ -91,12 +93,13 @@ def write_requests(
     first: int = 0,
     repeat_every: int = 0,
 ) -> list[Path]:
-    """Sign for `calls` calls and write them as whole HTTP requests, one file from each core.
+    """Sign for `calls` calls and write them as whole HTTP requests, one file per core.
 
-    The agents take turns, and so do the actions of each; `first` calls of the turns were made before.
+    The agents take turns, and so do the actions of each; `first` calls of the turns were made
+    before.
 
-    With `repeat_every`, each such call sends the call before it again: replays that the counts must show. Raises
-    RuntimeError where signing took so long that the proofs would grow old under way.
+    With `repeat_every`, each such call repeats the previous one: replays that the counts must show.
+    Raises RuntimeError if signing took so long that the proofs would expire on the way.
     """
     began, cores = time.monotonic(), os.cpu_count() or 1
     bounds = [first + calls * part // cores for part in range(cores + 1)]
@@ -113,7 +116,7 @@ def write_requests(
 
 
 def requests_in(files: list[Path]) -> list[bytes]:
-    """The requests of such files, in their order."""
+    """The requests of such files, in order."""
     found = []
     for file in files:
         data, at = file.read_bytes(), 0
@@ -129,7 +132,7 @@ def with_wrk(
 ) -> Tally:
     """Send the requests over `connections` kept-open connections until they or the seconds run out.
 
-    A right answer holds the text `expected`, `batch` times.
+    A right answer contains the text `expected`, `batch` times.
     """
     command = [
         *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_SECONDS}s"),
@@ -141,7 +144,7 @@ def with_wrk(
 
 
 def parse_tally(printed: str) -> Tally:
-    """What sending.lua printed last. Raises ValueError where it came to no end."""
+    """The last line sending.lua printed. Raises ValueError if it did not finish."""
     lines = printed.strip().splitlines()
     if not lines or not lines[-1].startswith("{"):
         raise ValueError(f"wrk said nothing of use: {printed!r}")
@@ -149,17 +152,17 @@ def parse_tally(printed: str) -> Tally:
 
 
 def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int) -> None:
-    """One core's share. `calls` are positions in the whole run, so that the agents take turns across shares."""
+    """One core's share. `calls` are positions in the whole run, so agents take turns across all."""
 
     @cache
     def writer(agent: int) -> BodyWriter:
-        # Made at its first turn: of many agents a run may ask about a part alone.
+        # Made on first use: a run may ask about only some of many agents.
         pem, token = crowd.agents[agent]
         return BodyWriter(pem, token, crowd.audience, question)
 
     def asked(number: int) -> str:
         lap, agent = divmod(number, len(crowd.agents))
-        # By lap too, or an agent would have the same action each time.
+        # Shifted by lap, or an agent would have the same action each time.
         return writer(agent).body(iat, agent + lap)
 
     head = _head(crowd, question, url)
@@ -179,7 +182,7 @@ def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range,
 
 
 def framed(request: bytes) -> bytes:
-    """As it stands in a file for `with_wrk`: after its length."""
+    """The request preceded by its length, as in a file for `with_wrk`."""
     return b"%0*d" % (LENGTH_DIGITS, len(request)) + request
 
 
@@ -191,7 +194,7 @@ def _head(crowd: Crowd, question: Question, url: str) -> str:
 
 
 class BodyWriter:
-    """Bodies about one agent's token, each with a new proof. All that stays the same is made once."""
+    """Bodies about one agent's token, each with a new proof. All constant parts are made once."""
 
     def __init__(self, pem: str, token: str, audience: str, question: Question) -> None:
         self.signer = LocalSigner(PrivateKey.from_pem(pem.encode()))
@@ -208,7 +211,7 @@ class BodyWriter:
         self.operation = question.operation
 
     def body(self, iat: int, turn: int = 0) -> str:
-        """A verify request as JSON. `turn` chooses the action."""
+        """A verify request as JSON. `turn` selects the action."""
         claims = f'{{"jti":"{secrets.token_urlsafe(16)}","iat":{iat},{self.claims}'
         signed = f"{self.header}.{b64u_encode(claims.encode())}"
         proof = f"{signed}.{b64u_encode(self.signer.sign(signed.encode()))}"

@@ -1,8 +1,10 @@
-"""Measures what the log costs as it grows, numbered and in its tree, and how long its proofs take: `python -m benchmarks.log`.
+"""Measures the cost of numbering events as the log grows, and of proofs: `python -m
+benchmarks.log`.
 
-A private PostgreSQL with fsync. Events are written and numbered as the jobs do it, 2,000 in a transaction, until the log has
-each of the sizes; there a checkpoint is signed, and proofs, tiles and the checkpoint are asked for through Django's whole
-stack without the network and without the limit of calls. Prints Markdown for benchmarks/README.md.
+A private PostgreSQL with fsync. Events are written and numbered as the jobs do it, 2,000 in a
+transaction, until the log has each of the sizes; there a checkpoint is signed, and proofs, tiles
+and the checkpoint are requested through Django's whole stack, without network and rate limit.
+Prints Markdown for benchmarks/README.md.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from tests.live import LiveRegistry
 
 SIZES = (10_000, 100_000, 1_000_000)
 BATCH = 2_000
-# The rate is that of the last so many events before a size is reached.
+# The rate is measured over this many events before each size.
 MEASURED = 10_000
 ASKED = 300
 
@@ -58,7 +60,10 @@ def main() -> None:
 
 
 def grow(url: str, size: int, ids: list[str]) -> str:
-    """Let the log grow to `size`; the cost of its last MEASURED events. Raises RuntimeError where some wait for their number."""
+    """Grow the log to `size`; returns the cost of its last MEASURED events.
+
+    Raises RuntimeError if an event has no number yet.
+    """
     from audit.models import QueueEntry
 
     write_until(size - MEASURED, ids)
@@ -79,10 +84,10 @@ def write_until(size: int, ids: list[str]) -> int:
     from audit import kinds
     from audit.identifiers import new_id_text
     from audit.sequencer import sequence_until_empty
-    from audit.services import Entry, checked, record_many
+    from audit.services import Entry, check_data, record_many
 
     data, written = (
-        checked({"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}),
+        check_data({"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}),
         0,
     )
     who = "0192f1c8-0000-7000-8000-000000000001"
@@ -108,7 +113,7 @@ def write_until(size: int, ids: list[str]) -> int:
         ]
         with transaction.atomic():
             record_many(made, now=now)
-        # The very first batch waits for the head that this makes.
+        # The first batch creates the head that it otherwise waits for.
         sequence_until_empty(now=now)
         ids += [each.id for each in made]
         written += len(made)
@@ -116,7 +121,7 @@ def write_until(size: int, ids: list[str]) -> int:
 
 
 def asked(size: int, ids: list[str]) -> list[str]:
-    """The latencies of each question, p50 and p99."""
+    """p50 and p99 of each request."""
     from django.conf import settings
     from django.test import Client
     from django.utils import timezone

@@ -1,11 +1,11 @@
-"""Makes many agents with approved grants and live tokens, for `--part many` of benchmarks.verify.
+"""Creates many agents with approved grants and live tokens, for `--part many` of benchmarks.verify.
 
 `python -m benchmarks.many agents|tokens` reads JSON, acts on the database of its environment and
-prints what it made. One agent with its grant exists (tests/seed.py). The others are copies of its
-rows: a person for each 300 agents; an agent with a key and a seal of its own; a grant; and the
-receipt of that grant's approval, signed by a passkey and by the registry's receipt key. A token is
-a row with its claims, signed with the registry's token key. Rows are inserted 1,000 at a time, by a
-superuser of PostgreSQL and without triggers, one of which lets grants begin as pending alone.
+prints the result. One agent with its grant exists (tests/seed.py). The others are copies of its
+rows: a person per 300 agents; an agent with its own key and seal; a grant; and the receipt of that
+grant's approval, signed by a passkey and by the registry's receipt key. A token is a row with its
+claims, signed with the registry's token key. A PostgreSQL superuser inserts 1,000 rows at a time,
+without triggers, one of which lets grants begin only as pending.
 
 Left out is what no verifier reads: the events of these acts, and manifests by the copies' own keys.
 """
@@ -45,7 +45,7 @@ M = TypeVar("M", bound=models.Model)
 
 
 def agents(agent_id: str, count: int, alg: Algorithm) -> list[dict[str, str]]:
-    """`count` copies of this agent and its grant: `agent_id`, `agent_pem` and `grant_id` of each."""
+    """`count` copies of this agent and its grant: `agent_id`, `agent_pem`, `grant_id` of each."""
     grant = Grant.objects.select_related("agent__human", "service_provider").get(agent_id=agent_id)
     humans = [_person(grant.agent.human) for _ in range(0, count, AGENTS_EACH)]
     Human.objects.bulk_create(humans)
@@ -67,7 +67,7 @@ def agents(agent_id: str, count: int, alg: Algorithm) -> list[dict[str, str]]:
 
 
 def tokens(grant_ids: Sequence[str]) -> Iterator[str]:
-    """A token of each of these grants, which have the terms of the first. It lives 900 s."""
+    """A token for each of these grants, which have the first one's terms. Valid for 900 s."""
     first = Grant.objects.select_related("service_provider").get(pk=grant_ids[0])
     capabilities, envelope = parse_capabilities(first.capabilities), parse_envelope(first.envelope)
     provider = first.service_provider
@@ -100,14 +100,14 @@ def tokens(grant_ids: Sequence[str]) -> Iterator[str]:
 
 
 def _copies(grant: Grant, human: Human, alg: Algorithm) -> tuple[str, Agent, Grant, Receipt]:
-    """The PEM of a new agent's key, and rows to be: the agent, its grant, the receipt."""
+    """A new agent's key (PEM), and unsaved rows: the agent, its grant, the receipt."""
     key, now = PrivateKey.generate(alg), datetime.now(UTC)
     public = LocalSigner(key).public
     agent = _copy(grant.agent, human=human, jkt=public.thumbprint, public_jwk=public.jwk)
     agent.set_seal()
     own = _copy(grant, agent=agent, human=human, service_provider=grant.service_provider)
     receipt = receipts.approval_of(own, receipt_signer(), now=now)
-    # As for a receipt of today, or the jobs would read it out of each of them.
+    # As for a current receipt; otherwise the jobs would parse each receipt for it.
     receipt.kid = receipt_signer().kid
     return key.to_pem().decode(), agent, own, receipt
 
@@ -136,7 +136,7 @@ def _token(claims: Mapping[str, Any], now: datetime) -> Token:
 
 
 def _copy(row: M, **changes: Any) -> M:
-    """The row under a new id, not in the database yet."""
+    """The row under a new id, not saved yet."""
     named = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}  # noqa: SLF001 — Django's documented API
     for name, value in {"id": new_id(), **changes}.items():
         named.pop(f"{name}_id", None)

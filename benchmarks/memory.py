@@ -1,8 +1,9 @@
-"""Measures what live tokens take of a verifier's process, and whether many cost more: `python -m benchmarks.memory`, alone on the machine.
+"""Measures a verifier process's memory per live token, and whether many tokens slow it down.
 
-Each token is another agent's, of another grant and another person. It goes the way of a real one, without I/O: proved from
-its text, its state read from rows, its proof checked, judged, and its yes kept. Prints bytes of memory a token, and CPU µs
-of the calls that follow, about each token in turn.
+`python -m benchmarks.memory`, alone on the machine. Each token belongs to another agent, grant and
+person. It takes a real token's path without I/O: parsed and proved, its state read from rows, its
+proof checked, decided, and the result cached. Prints bytes per token, and CPU µs of later calls
+about each token in turn.
 """
 
 import argparse
@@ -31,14 +32,14 @@ from audit.identifiers import new_id
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.nonces import nonces_of
-from registry.services.state import TokenState
+from registry.services.token_state import TokenState
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.home import Tenure
+from verifier.services.epochs import Tenure
+from verifier.services.known_tokens import Copies, Known, known_of
 from verifier.services.proved_tokens import ProvedTokens
-from verifier.services.snapshots import Copies, Known, known_of
 from verifier.stores import StoreCall
-from verifier.stores.light import plan
+from verifier.stores.redis_decisions import plan
 
 REGISTRY: Final = LocalSigner(PrivateKey.generate())
 KEYS: Final = {REGISTRY.kid: REGISTRY.public}
@@ -48,7 +49,7 @@ TENURE: Final = Tenure(1, "redis", frozenset(), NOW)
 PROVIDER: Final = ServiceProvider(id=new_id(), audience=steps.AUDIENCE, status="active")
 ACTOR: Final = Actor("service_provider", str(PROVIDER.pk), "request")
 NONCES: Final = nonces_of(str(PROVIDER.pk), NOW)
-# Of the calls that are timed; a signature is checked in each.
+# Timed calls; each checks a signature.
 MEASURED: Final = 4_000
 
 
@@ -99,7 +100,7 @@ class Caller:
         self.token = sign_token(claims, REGISTRY)
 
     def question(self) -> dict[str, Any]:
-        """A body of verify with a new proof."""
+        """A verify body with a new proof."""
         proof = make_proof(
             self.signer,
             method="GET",
@@ -118,14 +119,14 @@ class Caller:
 
 
 class Process:
-    """What a verifier keeps of tokens."""
+    """What a verifier process keeps about tokens."""
 
     def __init__(self) -> None:
         self.tokens = ProvedTokens()
         self.states: Copies[str, Known] = Copies(1_000_000, attrgetter("rests_on"))
 
     def decide(self, question: dict[str, Any], state: TokenState | None = None) -> None:
-        """As far as it goes without Redis. `state` is what the database says of a token that is not held."""
+        """Decide as far as it goes without Redis. `state`: what the database has on a new token."""
         call = prepare(
             parse_verify_request(question),
             service_provider=PROVIDER,
@@ -153,7 +154,7 @@ def resident() -> int:
 
 
 def filled(process: Process, count: int) -> Sequence[Caller]:
-    """A process that knows so many tokens; a thousand callers out of them, spread evenly."""
+    """A process that knows `count` tokens; and a thousand evenly spread callers of them."""
     kept = []
     for number in range(count):
         caller = Caller()
@@ -164,7 +165,7 @@ def filled(process: Process, count: int) -> Sequence[Caller]:
 
 
 def cpu_us(process: Process, callers: Sequence[Caller]) -> float:
-    """CPU µs a call."""
+    """CPU µs per call."""
     questions = [callers[number % len(callers)].question() for number in range(MEASURED)]
     began = time.process_time_ns()
     for question in questions:
@@ -183,7 +184,7 @@ def main() -> None:
         before = resident()
         callers = filled(process, count)
         gc.collect()
-        # As the server does once it has loaded.
+        # The server does this once it has loaded.
         gc.freeze()
         each = (resident() - before) / count
         times = [cpu_us(process, callers) for _ in range(5)]

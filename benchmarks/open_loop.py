@@ -1,6 +1,6 @@
-"""An open-loop client: each call has a moment at which it is due, and its latency counts from there, sent late or not.
+"""An open-loop client: a call's latency counts from when it is due, whether it is sent late or not.
 
-One loop over epoll with bare sockets, since the load generator shares the machine with what it measures.
+One epoll loop with bare sockets, since the load generator shares the machine with what it measures.
 """
 
 import gc
@@ -17,13 +17,13 @@ from benchmarks.load import TIMEOUT_SECONDS, VALID, Tally
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 _READ_BYTES = 262_144
-# What is told of an answer: when its call was due and when it was here (perf_counter), its head and its body.
+# (when the call was due, when its answer arrived (perf_counter), head, body)
 Told = Callable[[float, float, bytes, bytes], None]
 
 
 @dataclass(slots=True)
 class _Connection:
-    """One kept-open connection with at most one call under way; `due` is when that call should have been sent."""
+    """A kept-open connection with at most one call in progress, which was `due` at that time."""
 
     socket: socket.socket
     due: float = 0.0
@@ -49,14 +49,16 @@ def open_loop(
     connections: int,
     tell: Told | None = None,
 ) -> tuple[Tally, float]:
-    """Send each request once, `rate` calls a second; a call whose moment finds no free connection waits for one.
+    """Send each request once, `rate` calls a second; a due call without a free connection waits for
+    one.
 
-    Without a rate each connection has its next call as soon as it is free, which is then due.
+    With no rate each connection sends its next call as soon as it is free, and that is when it is
+    due.
 
-    `tell` hears of each answer, and has to be quick: nothing is sent meanwhile.
+    `tell` gets each answer, and has to be quick: nothing is sent meanwhile.
 
-    Gives the tally, and how late the client itself sent where a connection was free (p99, ms): that much of the
-    latencies is its own.
+    Returns the tally, and how late the client itself sent although a connection was free (p99, ms):
+    that part of the latencies is its own.
     """
     loop = _Loop(url, batch, connections, tell)
     gc.disable()
@@ -82,7 +84,7 @@ def open_loop(
 
 
 def percentile(ordered: list[float], percent: float) -> float:
-    """In ms, of ordered seconds; 0 where there are none."""
+    """In ms, of sorted seconds; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0
 
 
@@ -94,9 +96,9 @@ class _Loop:
         self.counts = _Counts()
         self.epoll = select.epoll()
         self.all: dict[int, _Connection] = {}
-        # First in, first out: every connection is used, so every process of the server is asked.
+        # First in, first out: all connections, and so all server processes, are used.
         self.free: deque[_Connection] = deque()
-        # When the last call that found none free could have gone.
+        # When the last call that found none free could have been sent.
         self.freed_at = 0.0
         for _ in range(connections):
             self.connect()
@@ -115,7 +117,7 @@ class _Loop:
         self.epoll.close()
 
     def run(self, requests: list[bytes], rate: float | None) -> float:
-        """Seconds from the first moment due to the last answer."""
+        """Seconds from the first due time to the last answer."""
         began = time.perf_counter()
         last = began
         following, total = 0, len(requests)
@@ -130,7 +132,7 @@ class _Loop:
             due = now + TIMEOUT_SECONDS
             if rate is not None and following < total and self.free:
                 due = began + following / rate
-            # select alone waits for less than a millisecond; epoll then says for whom.
+            # select can wait for less than a millisecond; epoll then names the connections.
             if select.select([self.epoll], [], [], max(0.0, due - time.perf_counter()))[0]:
                 for number, _ in self.epoll.poll(0):
                     self.receive(self.all[number])
@@ -176,7 +178,7 @@ class _Loop:
         self.free.append(connection)
 
     def broken(self, connection: _Connection) -> None:
-        """The other side ended the connection; a call that was under way on it is lost, a new one takes its place."""
+        """The other side closed the connection: its call is lost, a new connection replaces it."""
         if connection in self.free:
             self.free.remove(connection)
         else:
@@ -189,5 +191,5 @@ class _Loop:
 
 
 def _length(head: bytes) -> int:
-    """The body's length. Raises ValueError for an answer that does not name it."""
+    """The body's length. Raises ValueError for an answer without it."""
     return int(head[head.lower().index(_LENGTH) + len(_LENGTH) :].split(b"\r\n", 1)[0])

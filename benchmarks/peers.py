@@ -1,8 +1,9 @@
-"""Measures what others do for each request of an API beside verify: `python -m benchmarks.peers`.
+"""Measures what comparable servers do per API request, beside verify: `python -m benchmarks.peers`.
 
-Installs packages of npm, at fixed versions, into a temporary folder and starts each server as one
+Installs npm packages at fixed versions into a temporary folder and starts each server as one
 Node.js process (peer.mjs); ours is one verifier process in the same run, under the same load
-generator. Proofs are Ed25519, signed before, and sent once. Prints Markdown (benchmarks/README.md).
+generator. Proofs are Ed25519, signed in advance, and sent once. Prints Markdown
+(benchmarks/README.md).
 """
 
 import argparse
@@ -36,7 +37,9 @@ BASIC = base64.b64encode(b"client:secret").decode()
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one peer is asked: `path`, with a proof or as an introspection; `expected` stands in a right answer."""
+    """What one peer is asked: `path`, with a proof or as introspection; right answers hold
+    `expected`.
+    """
 
     path: str
     expected: str
@@ -51,7 +54,7 @@ KINDS = {
 
 
 class Peer:
-    """One running server, and tokens of it for keys of ours."""
+    """One running server, and its tokens for our keys."""
 
     def __init__(self, name: str, folder: Path, redis_url: str) -> None:
         self.kind, self.url = KINDS[name], f"http://127.0.0.1:{free_port()}"
@@ -100,7 +103,7 @@ class Peer:
             ).encode()
 
     def drive(self, file: Path, *, calls: int, connections: int, seconds: int) -> verify.Run:
-        """Sign for so many calls and send them until the seconds are over."""
+        """Sign for this many calls and send them until the seconds are over."""
         file.write_bytes(b"".join(map(framed, self.requests(calls))))
         check, before = check_us(), cpu_seconds({"server": self.process.pid})["server"]
         tally = with_wrk(
@@ -120,7 +123,7 @@ class Peer:
 
 @contextlib.contextmanager
 def peer(name: str, folder: Path, redis_url: str) -> Iterator[Peer]:
-    """A running server. Raises ValueError where it does not start."""
+    """A running server. Raises ValueError if it does not start."""
     made = Peer(name, folder, redis_url)
     try:
         yield made
@@ -174,7 +177,7 @@ def measure(name: str, folder: Path, there: Place, given: argparse.Namespace) ->
 
 
 def check_replay(server: Peer, file: Path) -> None:
-    """Raises RuntimeError where the peer accepts a proof twice: then it does not do what it is compared for."""
+    """Raises RuntimeError if the peer accepts a proof twice: it does not do comparable work."""
     file.write_bytes(framed(next(server.requests(1))) * 2)
     tally = with_wrk(server.url, [file], batch=1, connections=1, seconds=5, expected=server.kind.expected)
     if (tally.answered, tally.not_2xx) != (2, 1):
@@ -182,19 +185,19 @@ def check_replay(server: Peer, file: Path) -> None:
 
 
 def install(folder: Path) -> None:
-    """The packages, into this folder. Raises CalledProcessError where npm cannot have them."""
+    """Install the packages into this folder. Raises CalledProcessError if npm fails."""
     (folder / "package.json").write_text("{}")
     quiet = ("--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--save-exact")
     subprocess.run(["npm", "install", *quiet, *PACKAGES], cwd=folder, check=True)
 
 
 def version() -> str:
-    """Of Node.js."""
+    """The version of Node.js."""
     return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def row(name: str, runs: list[verify.Run], ours: list[verify.Run]) -> str:
-    """Medians, also as multiples of `ours`; what went wrong is added up."""
+    """Medians, also as multiples of `ours`; errors are added up."""
     rate = statistics.median(run.rate for run in runs)
     cpu = statistics.median(run.cpu["server"] for run in runs)
     rates = rate / statistics.median(run.rate for run in ours)

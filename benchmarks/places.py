@@ -1,4 +1,4 @@
-"""What is measured, brought up from nothing: databases, Redis, the registry, the verifier, the jobs, and a crowd of agents."""
+"""Starts what is measured: databases, Redis, registry, verifier, jobs, and a crowd of agents."""
 
 # ruff: noqa: E402 - Django is set up before anything imports a model
 
@@ -30,9 +30,9 @@ from tests.actors import seeded
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
 WORKERS = 2
-# As an installation runs: no shortcuts for tests, and the limit against abuse out of the way but counted.
+# As installed: no shortcuts for tests, and the abuse limits far away but counting.
 ENV = {"AGENTAUTH_TESTING": "0", "FAULT_AT": "", "SERVICE_PROVIDER_CALLS_PER_MINUTE": "100000000"}
-# A token is good for 900 s; a run with its warm-up takes one or two minutes.
+# A token is valid for 900 s; a run with its warm-up takes one or two minutes.
 TOKENS_SECONDS = 600
 
 
@@ -45,7 +45,7 @@ class Place:
     directory: Path
     others: Mapping[str, int]
     crowd: dict[str, Any] = field(default_factory=dict)
-    # Whether benchmarks/many.py made the agents, and makes their tokens.
+    # Whether benchmarks/many.py created the agents, and creates their tokens.
     bulk: bool = False
     # How many calls were signed so far.
     calls: int = 0
@@ -53,12 +53,12 @@ class Place:
     tokens_at: float = 0.0
 
     def cpu(self) -> dict[str, float]:
-        """Seconds so far of each group, the server itself first."""
+        """CPU seconds so far of each group, the server itself first."""
         assert self.server.process
         return cpu_seconds({"server": self.server.process.pid, **self.others})
 
     def restart(self) -> None:
-        """All that the server remembers in its processes is gone."""
+        """Restart the server, so that its processes' caches are empty."""
         self.server.stop()
         self.server.start()
 
@@ -85,11 +85,11 @@ def place(
     env: Mapping[str, str] | None = None,
     bulk: bool = False,
 ) -> Iterator[Place]:
-    """Everything for one part, on `database` ("sqlite" or "postgres"); `lean`: the verifier's own `workers` and Redis, or
-    a `cluster` of three.
+    """Everything for one part, on `database` ("sqlite" or "postgres").
 
-    `wish` goes to `tests.seed crowd`, `env` to all that runs. With `bulk` all agents but the first are copies of it
-    (benchmarks/many.py).
+    `lean`: the verifier's own `workers` and Redis, or a `cluster` of three. `wish` goes to
+    `tests.seed crowd`, `env` to all processes. With `bulk` all agents but the first are copies of
+    it (benchmarks/many.py).
     """
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-")))
@@ -117,7 +117,7 @@ def place(
             copies = {"count": wish["agents"] - 1, "alg": wish["alg"]}
             told = {"agent_id": crowd["agents"][0]["agent_id"], **copies}
             crowd["agents"] += registry.act("benchmarks.many", "agents", told)
-        # Numbered before anything is measured: what seeding wrote is not the verifier's work.
+        # Number the events of seeding now: they are not the verifier's work.
         registry.manage("seal_audit")
         others["jobs"] = stack.enter_context(jobs(registry))
         server.start()
@@ -126,14 +126,14 @@ def place(
 
 
 def postmaster(url: str) -> int:
-    """The PostgreSQL server that answers at `url`: the parent of the process that serves us."""
+    """The PostgreSQL server at `url`: the parent of the process that serves this connection."""
     with psycopg.connect(url) as connection:
         return parent_of(connection.info.backend_pid)
 
 
 @contextlib.contextmanager
 def jobs(registry: LiveRegistry) -> Iterator[int]:
-    """The periodic work beside the server; its process id."""
+    """The periodic jobs beside the server; yields their process id."""
     process = subprocess.Popen(
         [sys.executable, "manage.py", "jobs"], cwd=ROOT, env=registry.env, start_new_session=True
     )
@@ -145,5 +145,5 @@ def jobs(registry: LiveRegistry) -> Iterator[int]:
 
 
 def machine() -> str:
-    """In one line, for the head of a table."""
+    """The machine in one line, for the head of a table."""
     return f"{processes.machine()}, load average {os.getloadavg()[0]:.1f} before"

@@ -1,4 +1,7 @@
-"""CPU time of groups of processes, read from /proc: each group is one process with all that descend from it. And what machine it is."""
+"""CPU time of groups of processes, from /proc, and a description of the machine.
+
+Each group is one process with all its descendants.
+"""
 
 import contextlib
 import os
@@ -16,7 +19,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
-    """The processes that it started and that run; none where it has ended."""
+    """Its running child processes; none if it has ended."""
     found: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -25,12 +28,12 @@ def children(pid: int) -> list[int]:
 
 
 def pids_of(root: int) -> list[int]:
-    """The process, and all that descend from it and run."""
+    """The process and all its running descendants."""
     return [root, *(pid for child in children(root) for pid in pids_of(child))]
 
 
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
-    """User and system time so far of each named group, in seconds; of children that ended too, once waited for."""
+    """User and system seconds of each group so far; ended children count once waited for."""
     parents, ticks = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -54,12 +57,12 @@ def _descends(pid: int, root: int, parents: Mapping[int, int]) -> bool:
 
 
 def parent_of(pid: int) -> int:
-    """The process that started it."""
+    """The parent of this process."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def check_us() -> float:
-    """CPU µs of a bare Ed25519 check just now, the mean of all cores: a virtual machine's neighbours change it, up to twice."""
+    """CPU µs of a bare Ed25519 check now, the cores' mean: other virtual machines may double it."""
     public, private = bindings.crypto_sign_keypair()
     signed, cores = bindings.crypto_sign(bytes(400), private), os.sched_getaffinity(0)
     taken = []
@@ -76,7 +79,7 @@ def check_us() -> float:
 
 
 def machine() -> str:
-    """What it runs on, without naming it."""
+    """The machine's hardware, without its name."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     models = (line.partition(":")[2].split() for line in info if line.startswith("model name"))
     memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)

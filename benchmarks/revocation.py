@@ -1,7 +1,7 @@
-"""How long a revoked token still passes: `python -m benchmarks.revocation`, two verifier processes under load.
+"""Measures how long a revoked token is still accepted: `python -m benchmarks.revocation`.
 
-For each revocation both processes are asked about the token every 5 ms, with new proofs; measured is the time from the
-answer of the revoking call to the last answer that said yes.
+For each revocation two verifier processes under load are asked about the token every 5 ms, with new
+proofs. Measured is the time from the answer of the revoking call to the last yes.
 """
 
 import argparse
@@ -26,9 +26,10 @@ from tests.live import LiveVerifier
 
 QUESTION = Question(READ)
 ASK_SECONDS = 0.005
-# Of each process: so many yeses before the token is revoked, and noes in a row after which no yes is expected.
+# Per process: yeses before the token is revoked, and consecutive noes after which no yes is
+# expected.
 YESES, NOES = 5, 40
-# Beyond the hard bound (5 s) a yes is a fault, and this gives up.
+# A yes after the hard bound (5 s) is a fault; the wait ends here.
 GIVE_UP_SECONDS = 15
 LOAD_AGENTS = 50
 LOAD_SECONDS = 20
@@ -36,7 +37,7 @@ LOAD_CONNECTIONS = 8
 
 
 class Watcher(threading.Thread):
-    """Asks one process about one token until told to end. `last_yes` is when its last yes arrived (perf_counter)."""
+    """Asks one process about one token until told to end. `last_yes`: its time (perf_counter)."""
 
     def __init__(self, url: str, crowd: Crowd, agent: tuple[str, str]) -> None:
         super().__init__(daemon=True)
@@ -68,7 +69,7 @@ class Watcher(threading.Thread):
         connection.close()
 
     def until(self, *, yeses: int = 0, noes: int = 0) -> None:
-        """Wait for so many of each. Raises TimeoutError."""
+        """Wait for this many of each. Raises TimeoutError."""
         deadline = time.monotonic() + GIVE_UP_SECONDS
         while self.yeses < yeses or self.noes_in_a_row < noes:
             if time.monotonic() > deadline or not self.is_alive():
@@ -77,7 +78,7 @@ class Watcher(threading.Thread):
 
 
 def revoke(registry_url: str, crowd: Crowd, token: str) -> float:
-    """The service provider revokes the token; when the answer was here (perf_counter)."""
+    """The service provider revokes the token; returns when the answer came (perf_counter)."""
     address = urlsplit(registry_url)
     connection = HTTPConnection("127.0.0.1", address.port, timeout=GIVE_UP_SECONDS)
     headers = {"Authorization": crowd.basic, "Content-Type": "application/x-www-form-urlencoded"}
@@ -91,7 +92,7 @@ def revoke(registry_url: str, crowd: Crowd, token: str) -> float:
 
 
 def one(registry_url: str, urls: list[str], crowd: Crowd, agent: tuple[str, str]) -> list[tuple[float, int]]:
-    """Revoke one token. At each process: seconds until the last yes (0 if none came after), and answers that were not 200."""
+    """Revoke one token. Per process: seconds until the last yes (0 if none), non-200 answers."""
     watchers = [Watcher(url, crowd, agent) for url in urls]
     for watcher in watchers:
         watcher.start()
@@ -109,7 +110,7 @@ def one(registry_url: str, urls: list[str], crowd: Crowd, agent: tuple[str, str]
 
 
 def under_load(url: str, files: list[Path], rate: float) -> Tally:
-    """The other agents' calls meanwhile, in a process of its own."""
+    """The other agents' calls meanwhile, in a separate process."""
     return open_loop(url, requests_in(files), rate=rate, batch=1, connections=LOAD_CONNECTIONS)[0]
 
 

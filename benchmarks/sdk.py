@@ -1,8 +1,9 @@
-"""Measures verification as a service provider's program asks for it: `python -m benchmarks.sdk`.
+"""Measures verification through the SDK, as a service provider calls it: `python -m
+benchmarks.sdk`.
 
-Threads share one `VerifierClient` of the SDK and ask a live verifier, `--calls` times about each of
-100 tokens, in turn. Proofs are signed before. Prints Markdown: calls a second, their latency, and
-the CPU of a call in the client (this process), the server and the rest (benchmarks/README.md).
+Threads share one `VerifierClient` and ask a live verifier, `--calls` times about each of 100
+tokens, in turn. Proofs are signed in advance. Prints Markdown: calls a second, their latency, and
+the CPU per call of the client (this process), the server and the rest (benchmarks/README.md).
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks.processes import check_us
 from benchmarks.verify import READ
 
 AGENTS = 100
-# Each thread has its connection and the verifier knows each token after so many calls.
+# After this many calls each thread has its connection and the verifier knows each token.
 WARM_CALLS = 4
 
 
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def signed(crowd: Crowd, calls: int) -> list[tuple[str, str]]:
-    """Pairs of a token and a new proof: so many of each token, the tokens in turn."""
+    """Pairs of a token and a new proof: `calls` per token, the tokens in turn."""
     signers = [LocalSigner(PrivateKey.from_pem(pem.encode())) for pem, _ in crowd.agents]
     iat, url = int(time.time()), crowd.audience + PATH
     return [
@@ -91,7 +92,7 @@ def signed(crowd: Crowd, calls: int) -> list[tuple[str, str]]:
 
 
 def ask(client: VerifierClient, crowd: Crowd, proofs: list[tuple[str, str]], threads: int) -> Answers:
-    """Ask about each proof once; every thread has its next call as soon as the last is answered."""
+    """Ask about each proof once; each thread sends its next call once the last is answered."""
     waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     for each in proofs:
         waiting.put(each)
@@ -122,7 +123,7 @@ def ask(client: VerifierClient, crowd: Crowd, proofs: list[tuple[str, str]], thr
 
 
 def row(answers: Answers, seconds: float, cpu: dict[str, float], check: float) -> str:
-    """The cells after the run's number. `cpu` is µs per call by group, `client` among them."""
+    """The cells after the run's number. `cpu`: group → µs per call, `client` among them."""
     times = answers.times
     groups = ", ".join(f"{name} {micros:,.0f}" for name, micros in cpu.items())
     return (

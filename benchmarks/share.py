@@ -1,14 +1,14 @@
-"""Measures payments a second against what PostgreSQL alone makes of them: `python -m benchmarks.share`.
+"""Measures payments a second against what PostgreSQL alone can do: `python -m benchmarks.share`.
 
-1. One payment of each of 100 agents, while PostgreSQL logs each statement. Their transactions
-   become one script of pgbench: the same statements with the values of one agent at random,
-   prepared as ours are, but with new ids and a new idempotency key each time. It reads the values
-   from a table first, which is one statement more.
-2. Payments as fast as they are answered, as `benchmarks.verify --part durable` measures them.
-3. The script, as fast as PostgreSQL takes it over as many connections. The jobs rest meanwhile.
+1. Make one payment for each of 100 agents, while PostgreSQL logs each statement. Their transactions
+   become one pgbench script: the same statements with the values of a random agent, prepared as
+   ours are, but with new ids and a new idempotency key each time. It reads the values from a table
+   first, which is one statement more.
+2. Make payments as fast as they are answered, like `benchmarks.verify --part durable`.
+3. Run the script as fast as PostgreSQL accepts it, over as many connections, with no jobs running.
 
-A transaction of the script holds one payment, while several of 2. share one, so the share may pass
-100 %. Prints Markdown (benchmarks/README.md says what the figures mean).
+A transaction of the script holds one payment, while in step 2 several may share one, so the share
+may exceed 100 %. Prints Markdown (benchmarks/README.md explains the figures).
 """
 
 import argparse
@@ -35,12 +35,12 @@ from benchmarks.places import Place, machine, place
 from benchmarks.processes import cpu_seconds
 from tests.postgres import binaries
 
-# Stands in every line of the log, so that the statements of one connection are told apart.
+# Begins every log entry, to tell apart the statements of each connection.
 PREFIX = "@%p@ "
 TABLE = "benchmark_payment"
 DIGITS, TAIL = 12, "<tail>"
 KEY = f"payment-{{:0{DIGITS}}}"
-# An id of version 7 begins with its time; what is told apart by it is the rest.
+# A version 7 id begins with its time; the rest tells ids apart.
 ID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 LINE = re.compile(r"^@(\d+)@ (?:LOG:  (?:execute [^:]*|statement): |DETAIL:  [Pp]arameters: )(.*)", re.DOTALL)
 LITERAL = re.compile(r"'((?:[^']|'')*)'(::)?")
@@ -85,7 +85,10 @@ def main() -> None:
 
 
 def written(there: Place) -> str:
-    """The script, whose values are in the table it reads. Raises RuntimeError where a payment is refused, or is not one transaction."""
+    """The script; its values are in the table it reads.
+
+    Raises RuntimeError if a payment is refused, or is not exactly one transaction.
+    """
     url = there.registry.env["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True) as asking:
         [data] = asking.execute("SHOW data_directory").fetchone() or ("",)
@@ -122,7 +125,7 @@ def written(there: Place) -> str:
 
 
 def wait_for_logging(url: str) -> None:
-    """Until the first process of PostgreSQL has read its settings again, and so told all others to."""
+    """Wait until PostgreSQL's main process has reloaded its settings and signalled the others."""
     while True:
         with psycopg.connect(url) as asking:
             if asking.execute("SHOW log_statement").fetchone() == ("all",):
@@ -130,9 +133,9 @@ def wait_for_logging(url: str) -> None:
 
 
 def pay_once(there: Place) -> list[str]:
-    """A payment of each agent, one after the other; the idempotency keys, each of one length.
+    """One payment per agent, one after the other; returns the idempotency keys, all of one length.
 
-    Raises RuntimeError for a refusal, and where five tries in a row were 503 or the like.
+    Raises RuntimeError for a refusal, or after five failed tries in a row (503 or the like).
     """
     crowd, keys = there.people(), []
     for number, (pem, token) in enumerate(crowd.agents):
@@ -156,9 +159,9 @@ def pay_once(there: Place) -> list[str]:
 
 
 def transactions(log: str) -> Iterator[list[str]]:
-    """The statements of each transaction in PostgreSQL's log, from BEGIN to COMMIT, with their values as literals."""
+    """Each transaction's statements in PostgreSQL's log, BEGIN to COMMIT, with literal values."""
     open_ones: dict[str, list[str]] = {}
-    # What does not begin with the prefix goes on from the line before.
+    # A line without the prefix continues the previous entry.
     for entry in re.split(r"\n(?=@\d+@ )", log):
         told = LINE.match(entry.rstrip())
         if told is None:
@@ -178,17 +181,18 @@ def transactions(log: str) -> Iterator[list[str]]:
 
 
 def with_values(statement: str, parameters: str) -> str:
-    """The statement with the logged values, as text between quotes, in place of `$1` and so on."""
+    """The statement with the logged values, as quoted text, in place of `$1` and so on."""
     values = dict(VALUE.findall(parameters))
     return re.sub(r"\$(\d+)\b", lambda found: values[found[1]], statement)
 
 
 def script(payments: Mapping[str, str], since: int) -> tuple[str, list[list[str]]]:
-    """A script of pgbench for the statements of any of these payments, which stand under their keys, and what each of
-    them has in the table.
+    """A pgbench script for any of these payments' statements (by key), and each payment's table
+    values.
 
-    Ids of version 7 that were made since then (ms since 1970), and the keys, end otherwise each time. What a process
-    asks now and then alone, as how long the queue of events is, is left out with the payment that it was asked for.
+    Version 7 ids made since `since` (ms since 1970), and the keys, end differently each time. A
+    payment with a statement that a process runs only now and then, such as the queue's length, is
+    left out.
     """
     forms = {key: LITERAL.sub(r"?\2", payment) for key, payment in payments.items()}
     usual = Counter(forms.values()).most_common(1)[0][0]
@@ -209,7 +213,7 @@ def script(payments: Mapping[str, str], since: int) -> tuple[str, list[list[str]
         name = f":c{len(columns) - 1}"
         if not is_new:
             return name + cast
-        # What is put together is text; what comes alone has the type that is asked for.
+        # A combined value is text; a single one has the type that is asked for.
         cast = cast or ("::text[]" if own[0].startswith("{") else "")
         return f"replace({name}::text, {quoted(TAIL)}, :tail::text){cast}"
 
@@ -233,12 +237,15 @@ def marked(text: str, key: str, since: int) -> str:
 
 
 def quoted(text: str) -> str:
-    """A literal of what stood between quotes. In pgbench a colon begins a variable, between quotes too."""
+    """A literal from a quoted text. In pgbench a colon begins a variable even between quotes."""
     return "E'" + text.replace("\\", "\\\\").replace(":", "\\x3a") + "'"
 
 
 def pgbench(there: Place, file: Path, clients: int, seconds: int) -> tuple[float, float]:
-    """Transactions a second, and PostgreSQL's CPU µs of each. Raises CalledProcessError where one failed."""
+    """Transactions a second, and PostgreSQL's CPU µs per transaction.
+
+    Raises CalledProcessError if one failed.
+    """
     where = psycopg.conninfo.conninfo_to_dict(there.registry.env["DATABASE_URL"])
     program = str((binaries() or Path()) / "pgbench")
     command = [
@@ -260,7 +267,7 @@ def pgbench(there: Place, file: Path, clients: int, seconds: int) -> tuple[float
 
 
 def counted(printed: str) -> tuple[int, float]:
-    """How many transactions pgbench made, and how many a second. Raises ValueError where any failed, or none was made."""
+    """Count and rate (1/s) of transactions. Raises ValueError if any failed or none ran."""
     count = re.search(r"^number of transactions actually processed: (\d+)", printed, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", printed, re.MULTILINE)
     rate = re.search(r"^tps = ([\d.]+)", printed, re.MULTILINE)

@@ -1,11 +1,13 @@
-"""Whether a verifier that works for long keeps its size: `python -m benchmarks.soak --seconds 3600 --rate 4000`.
+"""Tests that a long-running verifier does not grow: `python -m benchmarks.soak --seconds 3600
+--rate 4000`.
 
-Chunks of distinct proofs, open-loop, one after the other; after each the memory and the open files of every group of processes
-are read. Growth counts from the end of the warm-up, when caches are as full as this crowd makes them: its tokens are renewed
-each ten minutes and are good for fifteen, so two of each agent's are held from the first renewal on. What is compared is the
-mean of ten minutes then and of the last ten, since jobs go up and down with each segment they archive. It fails (exit 1)
-where a group has grown by more than a tenth, has more files open, or any answer was wrong or none (503, or a broken
-connection). Memory is private to each process, or shared out among those that share it (PSS).
+Chunks of distinct proofs, open-loop, one after the other; after each, memory and open files of
+every group of processes are read. Growth counts from the end of the warm-up, when caches are as
+full as this crowd fills them: its tokens are renewed every ten minutes and valid for fifteen, so
+from the first renewal on two per agent are cached. The mean of ten minutes then is compared with
+the last ten, since the jobs' memory varies with each archived segment. Fails (exit 1) if a group
+has grown by more than a tenth, has more open files, or any answer was wrong or missing (503, or a
+broken connection). Memory is private per process, or proportional if shared (PSS).
 """
 
 import argparse
@@ -24,24 +26,24 @@ from benchmarks.verify import READ
 
 AGENTS = 1000
 CHUNK_SECONDS = 20
-# The registry judges some too, and renews what the agents hold.
+# The registry also decides some, and issues the agents' new tokens.
 REGISTRY_CALLS, REGISTRY_RATE = 400, 40.0
 MOST_GROWTH = 1.10
 MEAN_SECONDS = 600
-# Connections are made where they are needed, and kept.
+# Connections are opened on demand, and kept.
 MORE_FILES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of one group of processes."""
+    """Memory and open files of one group of processes."""
 
     kilobytes: int
     files: int
 
     @classmethod
     def of(cls, root: int) -> "Size":
-        """The process `root` with all that descend from it."""
+        """The process `root` with all its descendants."""
         kilobytes = files = 0
         for pid in pids_of(root):
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -51,7 +53,7 @@ class Size:
 
     @classmethod
     def mean(cls, sizes: list["Size"]) -> "Size":
-        """Of at least one."""
+        """The mean of at least one."""
         return cls(round(fmean(each.kilobytes for each in sizes)), round(fmean(each.files for each in sizes)))
 
 
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def soak(there: Place, given: argparse.Namespace) -> list[str]:
-    """Print a row every minute or so, and give back what is not as it should be."""
+    """Print a row every minute or so; returns what is not as it should be."""
     assert there.server.process
     assert there.registry.process
     groups = {
@@ -114,7 +116,7 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
 
 
 def growth(name: str, first: list[dict[str, Size]], last: list[dict[str, Size]]) -> list[str]:
-    """Print what became of one group, and give back what is not as it should be."""
+    """Print the growth of one group; returns what is not as it should be."""
     before, after = Size.mean([sizes[name] for sizes in first]), Size.mean([sizes[name] for sizes in last])
     print(
         f"{name}: {before.kilobytes / 1024:.1f} to {after.kilobytes / 1024:.1f} MB, {before.files} to {after.files} files"

@@ -1,7 +1,8 @@
-"""Measures what each step of a warm verification costs, without I/O: `python -m benchmarks.steps`, alone on the machine.
+"""Measures each step of a warm verification, without I/O: `python -m benchmarks.steps`.
 
-Every input is distinct and valid (one agent, one token, a new proof for each call), made before the clock starts. Prints
-a Markdown table: CPU µs per call, median (lowest to highest) of the runs, and the ratio to a bare signature check.
+Run it alone on the machine. Every input is distinct and valid (one agent, one token, a new proof
+per call), made before the clock starts. Prints a Markdown table: CPU µs per call, median (lowest to
+highest) of the runs, and the ratio to a bare signature check.
 """
 
 # ruff: noqa: E402 - the settings must be read before anything imports a model
@@ -20,7 +21,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-# Before Django reads its settings: nothing of this run is kept, and no database is opened.
+# Before Django reads its settings: this run keeps nothing and opens no database.
 os.environ.setdefault("VAR_DIR", tempfile.mkdtemp(prefix="agentauth-steps-"))
 os.environ.setdefault("SECRET_KEY", "only-for-benchmarks-0123456789-abcdefghijklmnopqrstuvwxyz")
 os.environ["PUBLIC_URL"] = "http://localhost:8000"
@@ -50,7 +51,7 @@ from registry.services.nonces import nonces_of
 from verifier.answers import allowed_body
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.home import Tenure
+from verifier.services.epochs import Tenure
 from verifier.stores import StoreCall
 
 AUDIENCE = "https://api.service.example/v1"
@@ -66,7 +67,7 @@ Steps = Mapping[str, Callable[[int], object]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One agent with one token of one grant at one service provider, and as many calls as are measured."""
+    """One agent with one token of one grant at one service provider, and the calls to measure."""
 
     provider: ServiceProvider
     agent: Agent
@@ -78,7 +79,7 @@ class Stage:
 
 
 def stage(alg: Algorithm, calls: int) -> Stage:
-    """Distinct calls signed by a key of `alg`; the registry's own key is Ed25519, as by default."""
+    """Distinct calls signed by a key of `alg`; the registry's own key is Ed25519, the default."""
     registry, agent_key = LocalSigner(PrivateKey.generate()), PrivateKey.generate(alg)
     agent = Agent(id=new_id(), name="Research Assistant", model_origin="models.example")
     token = sign_token(
@@ -118,7 +119,7 @@ def stage(alg: Algorithm, calls: int) -> Stage:
 
 
 def bare(place: Stage) -> Steps:
-    """The signature checks of the libraries, with the key kept and nothing else done."""
+    """The libraries' signature checks alone, with the key cached."""
     split = [proof.rpartition(".") for proof in place.proofs]
     messages = [head.encode() for head, _, _ in split]
     signatures = [b64u_decode(tail) for _, _, tail in split]
@@ -140,7 +141,7 @@ def bare(place: Stage) -> Steps:
 
 
 def steps(place: Stage) -> Steps:
-    """The steps of `POST /v1/verify` that need no I/O, in their order, and all of them in a row."""
+    """The steps of `POST /v1/verify` that need no I/O, in order, and all of them together."""
     nonces, actor = nonces_of(str(place.provider.pk), NOW), Actor("service_provider", str(place.provider.pk))
     tenure = Tenure(1, "database", frozenset(), NOW)
     snapshot = Snapshot(
@@ -218,7 +219,7 @@ def steps(place: Stage) -> Steps:
 
 
 def cpu_us(step: Callable[[int], object], first: int, calls: int) -> float:
-    """CPU µs of one call, over `calls` of them; inputs from `first` on."""
+    """CPU µs per call, over `calls` of them; inputs from `first` on."""
     began = time.process_time_ns()
     for index in range(first, first + calls):
         step(index)
@@ -232,7 +233,7 @@ def measure(alg: Algorithm, *, calls: int, runs: int) -> None:
     every = {**bare(place), **steps(place)}
     for step in every.values():
         cpu_us(step, 0, warm)
-    # Every step in each run: what slows the machine for a while slows them all.
+    # Every step in each run, so that a slow phase of the machine affects all steps.
     taken: dict[str, list[float]] = {name: [] for name in every}
     for _ in range(runs):
         for name, step in every.items():

@@ -1,4 +1,4 @@
-"""Requests that prove nothing, as whole HTTP requests: the floods that `benchmarks.floods` sends. Each one is new."""
+"""Unauthenticated requests as whole HTTP requests, each new: the floods of `benchmarks.floods`."""
 
 import base64
 import json
@@ -22,14 +22,14 @@ FORM_BODY = "Content-Type: application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """The server at `url`, those who are known there, and a grant of one of them."""
+    """The server at `url`, its known callers, and a grant of one of them."""
 
     url: str
     crowd: Crowd
     grant_id: str
 
     def request(self, line: str, *headers: str, body: str = "") -> bytes:
-        """`line` is method and path; with its length where there is a body."""
+        """`line` is method and path; Content-Length is added if there is a body."""
         lengths = [f"Content-Length: {len(body.encode())}"] if body else []
         head = [f"{line} HTTP/1.1", f"Host: {self.url.removeprefix('http://')}", *headers, *lengths]
         return ("\r\n".join(head) + "\r\n\r\n" + body).encode()
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """One kind of stranger. `lean`: at the verifier's own processes, else at the registry's."""
+    """One kind of outsider. `lean`: at the verifier's own processes, else at the registry's."""
 
     lean: bool
     make: Callable[[Target], bytes]
@@ -45,12 +45,12 @@ class Flood:
 
 
 def stranger() -> LocalSigner:
-    """A key that nobody knows."""
+    """An unknown key."""
     return LocalSigner(PrivateKey.generate())
 
 
 def proof(target: Target, signer: LocalSigner, line: str, body: str = "") -> str:
-    """The DPoP line of an agent's call to the registry."""
+    """The DPoP header of an agent's call to the registry."""
     method, _, path = line.partition(" ")
     made = make_proof(
         signer,
@@ -64,19 +64,19 @@ def proof(target: Target, signer: LocalSigner, line: str, body: str = "") -> str
 
 
 def own_data(target: Target, signer: LocalSigner) -> bytes:
-    """`GET /v1/agents/me` by this key."""
+    """`GET /v1/agents/me` with this key."""
     line = "GET /v1/agents/me"
     return target.request(line, proof(target, signer, line))
 
 
 def token_call(target: Target) -> bytes:
-    """`POST /v1/tokens` by a stranger's key."""
+    """`POST /v1/tokens` with an unknown key."""
     line, body = "POST /v1/tokens", json.dumps({"grant_id": target.grant_id})
     return target.request(line, proof(target, stranger(), line, body), JSON_BODY, body=body)
 
 
 def registration(target: Target) -> bytes:
-    """`POST /v1/agents` with a manifest that is in order."""
+    """`POST /v1/agents` with a valid manifest."""
     signer, now = stranger(), int(time.time())
     manifest = sign_manifest(
         signer,
@@ -94,25 +94,27 @@ def registration(target: Target) -> bytes:
 
 
 def wrong_basic(target: Target) -> str:
-    """The known provider's id, and another secret each time."""
+    """The known provider's id, with a new wrong secret each time."""
     pair = f"{target.crowd.client_id}:{secrets.token_urlsafe(32)}".encode()
     return "Authorization: Basic " + base64.b64encode(pair).decode()
 
 
 @lru_cache(maxsize=8)
 def _body(target: Target, token: str = "") -> str:
-    """A question about the first agent's token, or another, with the agent's proof."""
+    """A question about `token` (default: the first agent's), with the agent's proof."""
     pem, known = target.crowd.agents[0]
     return BodyWriter(pem, token or known, target.crowd.audience, Question(READ)).body(int(time.time()))
 
 
 def wrong_secret(target: Target) -> bytes:
-    """`POST /v1/verify` with a wrong secret. The question is the same each time: nobody comes to read it."""
+    """`POST /v1/verify` with a wrong secret. The server never reads the question, so it stays the
+    same.
+    """
     return target.request("POST /v1/verify", wrong_basic(target), JSON_BODY, body=_body(target))
 
 
 def long_accept(target: Target) -> bytes:
-    """The same with an Accept header that takes long to read, another each time."""
+    """The same with an Accept header that is slow to parse, a new one each time."""
     ranges = ",".join([secrets.token_hex(8), *["a"] * (MAX_ACCEPT // 2 - 10)])
     return target.request(
         "POST /v1/verify", wrong_basic(target), f"Accept: {ranges}", JSON_BODY, body=_body(target)
@@ -120,14 +122,14 @@ def long_accept(target: Target) -> bytes:
 
 
 def garbage_token(target: Target) -> bytes:
-    """A known service provider asks about a token that is none."""
+    """A known service provider asks about an invalid token."""
     token = ".".join(secrets.token_urlsafe(size) for size in (40, 300, 64))
     known = f"Authorization: {target.crowd.basic}"
     return target.request("POST /v1/verify", known, JSON_BODY, body=_body(target, token))
 
 
 def stolen_token(target: Target) -> bytes:
-    """A known service provider asks about an agent's token with a proof by a stranger's key."""
+    """A known service provider asks about an agent's token with a proof by an unknown key."""
     _, token = target.crowd.agents[0]
     made = make_proof(
         stranger(),
@@ -148,7 +150,7 @@ def wrong_revocation(target: Target) -> bytes:
 
 
 def no_proof(target: Target) -> bytes:
-    """A DPoP header that is no proof."""
+    """A DPoP header that is not a proof."""
     return target.request("GET /v1/agents/me", f"DPoP: {secrets.token_urlsafe(200)}")
 
 

@@ -1,7 +1,7 @@
-"""Measures verification: `make bench`, alone on the machine. Prints Markdown for
-benchmarks/README.md, which says what the figures mean.
+"""Measures verification: `make bench`, alone on the machine.
 
-Each run: tokens that are good for long enough, distinct proofs signed right before, a warm-up, then the measured seconds.
+Each run: tokens that live long enough, distinct proofs signed right before, a warm-up, then the
+measured seconds. Prints Markdown for benchmarks/README.md, which explains the figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "
 MAY_PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
 BUDGET = {"value": "1000000.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 READING = Question(READ)
-# Several kinds of act, most of them under constraints on what is given with the act.
+# Several kinds of act, most with constraints on their arguments.
 SEVERAL: list[dict[str, Any]] = [
     {
         "type": "read",
@@ -53,7 +53,7 @@ ACTS: list[dict[str, Any]] = [
 ]
 ALWAYS = [{"days": list(DAYS), "start": "00:00", "end": "24:00", "zone": "Europe/Berlin"}]
 WARM_SECONDS = 3
-# Signed for so many more than the warm-up's rate promises, so that the seconds run out before the proofs.
+# Sign this many times what the warm-up's rate needs, so that the seconds run out before the proofs.
 SPARE = 1.5
 WARM_PROOFS = 40_000
 HEAD = (
@@ -65,9 +65,9 @@ EVERY_CORE = os.sched_getaffinity(0)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing to measure. `cold`: each agent is asked about once, by a server that has just started.
+    """One thing to measure. `cold`: a freshly started server is asked about each agent once.
 
-    `bulk`: agents and tokens are made by benchmarks/many.py.
+    `bulk`: benchmarks/many.py creates agents and tokens.
     """
 
     database: str
@@ -110,8 +110,11 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A tally; `judged` verifications in its 2xx answers, and those right a second; CPU in µs per verification by group
-    of processes; a bare signature check before and after (µs, mean); how late an open-loop client sent (p99, ms).
+    """A tally and its figures.
+
+    `judged` verifications in 2xx answers, and right ones a second; CPU µs per verification by group
+    of processes; a bare signature check before and after (µs, mean); how late an open-loop client
+    sent (p99, ms).
     """
 
     tally: Tally
@@ -123,7 +126,7 @@ class Run:
 
     @property
     def checks(self) -> float:
-        """The server's CPU as a multiple of a bare signature check of that minute."""
+        """The server's CPU as a multiple of a bare signature check at that time."""
         return self.cpu["server"] / self.check_us
 
 
@@ -146,7 +149,7 @@ def main() -> None:
     parser.add_argument("--cluster", action="store_true", help="three nodes of Redis instead of one server")
     parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
     given = parser.parse_args()
-    # The parts bring their own.
+    # Each part sets its own.
     os.environ.pop("DATABASE_URL", None)
     if given.pin:
         os.sched_setaffinity(0, {min(EVERY_CORE)})
@@ -184,7 +187,7 @@ def measure(name: str, given: argparse.Namespace) -> None:
             runs.append(run(there, part, given, rate=rate))
             print(title(name, given, rate), number + 1, row(runs[-1]), flush=True)
         if any(run.tally.wrong + run.tally.not_2xx + run.tally.errors for run in runs):
-            # What the server said of it is gone with its directory.
+            # The server's log is deleted with its directory.
             print("".join(there.server.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
     print(title(name, given, rate), "median", medians(runs[-given.runs :]), flush=True)
 
@@ -199,7 +202,7 @@ def title(name: str, given: argparse.Namespace, rate: float | None) -> str:
 
 
 def run(there: Place, part: Part, given: argparse.Namespace, *, rate: float | None) -> Run:
-    """One measured run with all that comes before it."""
+    """One measured run, with its preparation and warm-up."""
     if part.cold:
         there.restart()
         calls, seconds = part.agents, WINDOW_SECONDS
@@ -219,7 +222,7 @@ def run(there: Place, part: Part, given: argparse.Namespace, *, rate: float | No
 
 
 def signed(there: Place, part: Part, calls: int) -> list[Path]:
-    """Fresh requests on disk, signed on every core; the agents' turns go on from those before."""
+    """New requests on disk, signed on every core; the agents' turns continue from the last ones."""
     people, first = there.people(), there.calls
     there.calls += calls
     with on_cores(EVERY_CORE):
@@ -242,9 +245,10 @@ def drive(
     seconds: int,
     rate: float | None,
 ) -> tuple[Tally, float]:
-    """Send them: by wrk as fast as they are answered, or open-loop at `rate`; the client's own lateness (p99, ms) beside.
+    """Send them with wrk as fast as they are answered, or open-loop at `rate`.
 
-    Raises RuntimeError where nothing was answered, since then there is nothing to measure.
+    Also returns the client's own lateness (p99, ms). Raises RuntimeError if nothing was answered,
+    since then there is nothing to measure.
     """
     url, batch, connections = there.server.url, part.question.batch, given.connections
     with on_cores({max(EVERY_CORE)} if given.pin else EVERY_CORE):
@@ -259,7 +263,7 @@ def drive(
 
 @contextlib.contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
-    """This process, and what it starts meanwhile, runs on `cores` alone."""
+    """Within the context, this process and its children run on `cores` alone."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -279,7 +283,7 @@ def row(run: Run) -> str:
 
 
 def medians(runs: list[Run]) -> str:
-    """Each figure's median, rates with their span; what went wrong is added up."""
+    """Each figure's median, rates with their range; errors are added up."""
 
     def median(figure: Callable[[Run], float]) -> float:
         return statistics.median(map(figure, runs))

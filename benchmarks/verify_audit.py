@@ -1,8 +1,8 @@
-"""Measures `manage.py verify_audit`, whole and from where it was: `python -m benchmarks.verify_audit`.
+"""Measures `manage.py verify_audit`, in full and resumed: `python -m benchmarks.verify_audit`.
 
-A private PostgreSQL with a log of each of the sizes, written and numbered as the jobs do it, and signed. Then a whole check,
-and after so many new events, which are a day's, a check that goes on from it. Each is a process of its own. Prints Markdown
-for benchmarks/README.md.
+A private PostgreSQL with a log of each of the sizes, written and numbered as the jobs do it, and
+signed. Then a full check, and after a day's worth of new events one that resumes from it. Each runs
+in its own process. Prints Markdown for benchmarks/README.md.
 """
 
 import argparse

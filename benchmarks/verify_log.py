@@ -1,7 +1,8 @@
-"""Measures how long the offline verifiers take for a log, and how much memory: `python -m benchmarks.verify_log`.
+"""Measures time and memory of the offline log verifiers: `python -m benchmarks.verify_log`.
 
-Makes an export and an archive of so many synthetic events, signed with a key of its own, and has each verifier go through
-both in a process of its own. Fails where one finds another root than the maker's. Prints Markdown for benchmarks/README.md.
+Makes an export and an archive of synthetic events, signed with its own key, and has each verifier
+check both in a separate process. Fails if one finds a root other than the expected one. Prints
+Markdown for benchmarks/README.md.
 """
 
 import argparse
@@ -35,7 +36,7 @@ VERIFIERS = {
     "Python": [sys.executable, str(ROOT / "agentauth/sdk/verify_log.py")],
     "JavaScript": ["node", str(ROOT / "tests/interop/verify_log.mjs")],
 }
-# A process counts the memory of the one that began it as its own, so that has to be a small one.
+# A process's peak memory includes that of its parent at fork, so the parent has to be small.
 LAUNCHING = """
 import json, resource, subprocess, sys
 subprocess.call(sys.argv[1:])
@@ -87,7 +88,7 @@ class Made:
         (directory / "export/checkpoint").write_text(self._note())
 
     def measure(self, command: list[str], kind: str) -> tuple[float, float, float]:
-        """Seconds, of them CPU, and the peak of resident memory in MB, of one run that has to find the maker's root."""
+        """Seconds, CPU seconds, peak memory (MB) of one run, which must find the expected root."""
         given = [*command, str(self.directory / kind), "--trusted-keys", str(self.directory / "keys")]
         began = time.monotonic()
         done = subprocess.run([*LAUNCHER, *given], capture_output=True, text=True, check=False)
@@ -99,7 +100,7 @@ class Made:
         return seconds, used["cpu"], used["peak"] * KIB / 1e6
 
     def _lines(self) -> Iterator[bytes]:
-        """Decisions of a verifier and what is recorded with them, of 100 agents; their salts as random as real ones."""
+        """A verifier's decisions and what is recorded with them, for 100 agents; random salts."""
         chance = random.Random(1)
         ids = [[str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(4)] for _ in range(100)]
         for index in range(self.events):

@@ -1,1 +1,1 @@
-"""Programs that use AgentAuth as a stranger would: only the SDK, over HTTP."""
+"""Programs that use AgentAuth as an outside developer would: only the SDK, over HTTP."""

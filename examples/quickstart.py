@@ -23,7 +23,7 @@ async def main(registry_url: str, service_provider: str, method: str, path: str)
         if pending.claim_code:
             print(f"The page asks for this code: {pending.claim_code}")
         return
-    # Good for one minute and one request.
+    # Valid for one minute and one request.
     for name, value in headers.items():
         print(f"{name}: {value}")
 

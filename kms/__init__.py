@@ -1,1 +1,1 @@
-"""Who signs: key records, their life, and the backends that hold them."""
+"""Signing keys: their records, their life, and the backends that hold them."""

@@ -1,4 +1,7 @@
-"""The public key set of tokens. Receipts' and the log's keys stand in the discovery document instead."""
+"""The key set of tokens.
+
+The keys of receipts and of the log are in the discovery document instead.
+"""
 
 from django.utils import timezone
 from rest_framework.permissions import AllowAny

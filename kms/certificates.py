@@ -1,4 +1,4 @@
-"""Keys that one process holds, certified by a token key of ours: made, published, revoked, and read with the others."""
+"""Keys held by one process and certified by a token key: made, published, revoked and verified."""
 
 import logging
 import os
@@ -26,28 +26,30 @@ from audit.services import SYSTEM, Actor, record
 from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
 from kms.services import public_jwks, signer, verification_keys
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 
-# Short, so that what a dead process left behind is soon gone; long enough to outlast a key service that is away.
+# Short, so that the key of a dead process soon expires; long enough to outlast an outage of the
+# KMS.
 CERTIFIED_FOR = timedelta(hours=2)
-# Of one host: a process has two or three. Beyond, as when processes die again and again, the key itself signs.
+# A process has two or three. Beyond this, as when processes keep dying, the token key itself signs.
 MOST_PER_PROCESS = 16
-# For whoever looks what there was; the log knows for good.
+# How long an expired certificate stays in the table. The log keeps its event for good.
 _KEPT_FOR = timedelta(days=1)
 
 
 def host_name() -> str:
-    """This host's name as certificates write it; each host of a registry needs a name of its own."""
+    """This host's name as used in certificates. Each host of a registry needs a name of its own."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:64] or "-"
 
 
 def certify(public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: datetime) -> KeyCertificate:
-    """Have the present token key certify `public`, an Ed25519 key of the process of this number on this host, and publish it.
+    """Certify `public`, an Ed25519 key of process number `process` on this host, and publish it.
 
-    It may sign from `usable_from` on. Raises TemporarilyUnavailableError where no key can certify, or this host has
-    MOST_PER_PROCESS × WEB_CONCURRENCY living ones already.
+    The current token key signs the certificate. The certified key may sign from `usable_from` on.
+    Raises TemporarilyUnavailableError if no key can certify, or if this host already has
+    MOST_PER_PROCESS × WEB_CONCURRENCY valid ones.
     """
     host = host_name()
     living = KeyCertificate.objects.filter(instance__startswith=f"{host}:", not_after__gt=now)
@@ -85,7 +87,10 @@ def certify(public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: date
 
 
 def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertificate:
-    """Refuse everything the certified key signed, from now on and for good. Raises NotFoundError and InvalidStateError."""
+    """Refuse everything the key signed, now and for good.
+
+    Raises NotFoundError and InvalidStateError.
+    """
     with transaction.atomic():
         named = (
             KeyCertificate.objects.filter(serial=serial) if is_id(serial) else KeyCertificate.objects.none()
@@ -104,13 +109,13 @@ def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertif
 
 
 def token_keys(*, now: datetime) -> dict[str, TokenKey]:
-    """All that proves a token at `now`, by `kid`: the token keys, and those they certified within their limits."""
+    """The keys that verify tokens at `now`, by `kid`: token keys, and keys they certified."""
     keys = verification_keys(purpose=Key.Purpose.TOKEN, now=now)
     return {kid: certified for kid, (certified, _) in _certified(keys, now).items()} | keys
 
 
 def token_jwks(*, now: datetime) -> dict[str, list[dict[str, str]]]:
-    """The JWK Set of the same keys (docs/protocol.md section 4), certified ones with their `certificate`."""
+    """The JWK Set of these keys (docs/protocol.md section 4), certified ones with `certificate`."""
     keys = verification_keys(purpose=Key.Purpose.TOKEN, now=now)
     own = public_jwks(purpose=Key.Purpose.TOKEN, now=now)["keys"]
     return {
@@ -126,7 +131,7 @@ def _certified(keys: dict[str, PublicKey], now: datetime) -> dict[str, tuple[Cer
     rows = KeyCertificate.objects.filter(state=KeyCertificate.State.CERTIFIED, not_after__gt=now)
     found = {}
     for kid, by, jws in rows.order_by("serial").values_list("kid", "issuer__kid", "jws"):
-        # One of a key that is disabled, or retired for long, counts no more than that key.
+        # A certificate counts no longer than the key that signed it.
         certified = _verified(jws, by, keys[by], settings.ISSUER) if by in keys else None
         if certified is not None and certified.key.thumbprint == kid:
             found[kid] = (certified, jws)
@@ -135,7 +140,10 @@ def _certified(keys: dict[str, PublicKey], now: datetime) -> dict[str, tuple[Cer
 
 @lru_cache(maxsize=4096)
 def _verified(jws: str, by: str, issuer_key: PublicKey, issuer: str) -> CertifiedKey | None:
-    """Once for each text; the row that holds it could have been changed by others."""
+    """Verify a certificate, once per text.
+
+    The row alone proves nothing: others may have changed it.
+    """
     try:
         return verify_certificate(jws, keys={by: issuer_key}, expected_issuer=issuer).key
     except InvalidRequestError:

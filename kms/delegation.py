@@ -1,8 +1,8 @@
-"""Who signs tokens: a token key itself, or a key that lives in this process and that the token key certified.
+"""The signer of tokens: a token key itself, or a key of this process that the token key certified.
 
-The private key is made after the fork, never leaves the memory, and ends with the process. Nothing here waits for a
-key service in a request's own time: a request that finds the key half way through its life starts one short thread
-that makes the next. While there is none that may sign, the token key does.
+The private key is generated after the fork, stays in memory, and ends with the process. No request
+waits for the KMS here: a request that finds the key half way through its life starts a short thread
+that makes the next one. While no certified key may sign, the token key does.
 """
 
 import logging
@@ -22,24 +22,26 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
-from audit.statements import Columns, Question
+from audit.sql import Columns, Question
 from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
 from kms.pace import PACE
 from kms.services import signer
-from kms.state import KEY_CHANGES
+from kms.state_publisher import KEY_CHANGES
 
 logger = logging.getLogger(__name__)
 
-# The next is made after this share of a life, a little different in each process: long before the end of the present one.
+# A key is replaced after this share of its life, long before its end. Random, to spread the load.
 _RENEW_AFTER: Final = (0.3, 0.5)
-# Seconds until a renewal that failed is tried again, likewise.
+# A failed renewal is retried after this many seconds, also random.
 _TRY_AGAIN: Final = (20.0, 40.0)
-# Who signs is asked for once in so long, not for each token. A key that was disabled meanwhile signs what is refused everywhere, and
-# tokens of one that was followed count for longer than that (`kms.lifetimes.CLOCK_SKEW`).
+# The choice of signer is cached for this long, not made per token. Within it a key that was
+# disabled may still sign, but what it signs is refused everywhere; and tokens of a key that was
+# replaced stay valid longer than this (`kms.lifetimes.CLOCK_SKEW`).
 KNOWN_FOR: Final = timedelta(seconds=1)
-# What `lifetimes` needs of each token key that may still count, and whether it stands behind the certified key.
+# What `lifetimes` needs of each token key that may still count, and whether it issued this
+# process's certificate.
 _KEYS_AND_MINE: Final = Question(
     "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s AND state = 'certified')"
     " FROM kms_key k WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)",
@@ -49,7 +51,7 @@ _KEYS_AND_MINE: Final = Question(
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A certified key in this process, and within which limits it signs; its representation shows no secret."""
+    """A certified key of this process and its limits. Its representation shows no secret."""
 
     signer: LocalSigner
     limits: CertifiedKey
@@ -68,21 +70,21 @@ def _in_thread(work: Callable[[], None]) -> None:
 
 
 class Delegate:
-    """The certified keys of one process. `run` has work done beside the request; for all threads."""
+    """The certified keys of one process. `run` does work outside the request. Thread-safe."""
 
     def __init__(self, run: Callable[[Callable[[], None]], None] = _in_thread) -> None:
         self._run = run
         self.forget()
 
     def forget(self) -> None:
-        """Hold nothing: a child of a fork shares no key with its parent."""
+        """Drop all keys: a forked child must not share a key with its parent."""
         self._lock = threading.Lock()
         self._held: tuple[Held, ...] = ()
         self._renewing = False
         self._again_at: datetime | None = None
 
     def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> Held | None:
-        """The newest key that may sign a token of these times (unix seconds) at `now`; None where there is none.
+        """The newest key that may sign a token with these times (Unix seconds) at `now`, or None.
 
         Whether its certificate still counts comes from the database, as for a token key.
         """
@@ -99,7 +101,7 @@ class Delegate:
                 found = held
             else:
                 self._drop(held)
-            # What another key followed, or what was taken away, is replaced at once, unless that is under way.
+            # Renew at once if the token key was replaced or the certificate revoked.
             due = due or (held is newest and (followed or not counts))
         if due:
             self._renew(now)
@@ -153,7 +155,10 @@ os.register_at_fork(after_in_child=DELEGATE.forget)
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Who signs: found at a moment, in a way of signing, after so many changes of keys here. `limits` are a certified key's."""
+    """A choice of signer: when it was made, TOKEN_SIGNING, and the count of key changes.
+
+    `limits` are those of a certified key.
+    """
 
     signer: Signer
     limits: CertifiedKey | None
@@ -176,7 +181,7 @@ class Choosing:
         self.last: _Choice | None = None
 
     def forget(self) -> None:
-        """A child of a fork signs with no key of its parent."""
+        """Drop the choice: a forked child must not sign with its parent's key."""
         self.last = None
 
 
@@ -186,9 +191,10 @@ os.register_at_fork(after_in_child=CHOSEN.forget)
 
 @contextmanager
 def turn_to_sign() -> Iterator[None]:
-    """Before a token is asked for in vain: raises TemporarilyUnavailableError where the key service would refuse to sign it.
+    """Admit a token request, before it costs a proof, a row and an event.
 
-    Whoever fails inside had no turn: else strangers could take them all.
+    Raises TemporarilyUnavailableError if the KMS would refuse to sign. A request that fails inside
+    returns its turn; otherwise strangers could use up all turns.
     """
     last = CHOSEN.last
     if last is not None and last.limits is not None:
@@ -203,21 +209,22 @@ def turn_to_sign() -> Iterator[None]:
 
 
 def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
-    """Who signs a token of these times (unix seconds) at `now`, as TOKEN_SIGNING says, as of KNOWN_FOR ago at most.
+    """The signer of a token with these times (Unix seconds) at `now`, as TOKEN_SIGNING says.
 
-    A change that this process made is known at once. Raises TemporarilyUnavailableError.
+    The choice is at most KNOWN_FOR old, and never older than a key change made by this process.
+    Raises TemporarilyUnavailableError.
     """
     last = CHOSEN.last
     if last is not None and last.holds(issued_at=issued_at, expires_at=expires_at, now=now):
         return last.signer
-    # Before anything is read: what changes meanwhile is asked for again.
+    # Read before anything else, so that a change made meanwhile invalidates the choice.
     way, changes = settings.TOKEN_SIGNING, KEY_CHANGES.number
     if way == "delegated":
         held = DELEGATE.signer(issued_at=issued_at, expires_at=expires_at, now=now)
         if held is not None:
             CHOSEN.last = _Choice(held.signer, held.limits, now, way, changes)
             return held.signer
-        # The token key signs this one alone, in its turn: the next may be one that a certified key may sign.
+        # Do not cache: a certified key may be able to sign the next token.
         CHOSEN.last = None
         return signer(purpose=Key.Purpose.TOKEN, now=now)
     found = signer(purpose=Key.Purpose.TOKEN, now=now)
@@ -226,7 +233,7 @@ def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
 
 
 def _standing(held: Held, now: datetime) -> tuple[bool, bool]:
-    """Whether the key may sign at `now`, and whether the one that certified it was followed by another. One query."""
+    """Whether the key may sign at `now`, and whether its issuer was replaced. One query."""
     rows = _KEYS_AND_MINE.ask(held.signer.kid, now)
     for (_, certified), life in zip(rows, lifetimes((key for key, _ in rows), now=now), strict=True):
         if not certified:

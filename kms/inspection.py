@@ -1,4 +1,4 @@
-"""Whether each living key is still what the database says of it, asked of its home now; nothing is changed."""
+"""Checks each living key against its backend: same key, and able to sign. Changes nothing."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from kms.models import Key
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one key: `problem` is one line for the operator, empty where there is none."""
+    """The result for one key: `problem` is one line for the operator, empty if there is none."""
 
     kid: str
     purpose: str
@@ -17,9 +17,9 @@ class Finding:
 
 
 def inspect_keys() -> list[Finding]:
-    """One finding for each key that signs or will, by purpose; and one without `kid` for each purpose that has none.
+    """One finding per key that signs or will sign, and one without `kid` per purpose without a key.
 
-    Raises nothing of a home's: what it says of a key, or that it says nothing, is the problem.
+    A backend's error is the finding's problem, and is not raised.
     """
     living = Key.objects.filter(state__in=[Key.State.NEXT, Key.State.ACTIVE]).order_by(
         "purpose", "active_from"

@@ -1,4 +1,4 @@
-"""What a key may do at a given moment, from its times alone. Pure: no database, no clock."""
+"""What a key may do at a given moment, computed from its times. Pure: no database, no clock."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,19 +7,20 @@ from datetime import datetime, timedelta
 from agentauth.protocol.token import MAX_TOKEN_SECONDS
 from kms.models import Key
 
-# How long a key is in the key set before it signs: four times the set's max-age (section 4 promises 120 s), and
-# ten more for the commit and for the clocks of several servers.
+# How long a key is in the key set before it signs: four times the set's max-age (section 4 promises
+# 120 s), and 10 s for the commit and for differences between servers' clocks.
 PUBLISHED_BEFORE_USE = timedelta(seconds=120 + 10)
-# A token signed in the last moment before the switch, by a server whose clock lags, still lives this long.
+# A server whose clock lags may sign a token this long after the switch.
 CLOCK_SKEW = timedelta(seconds=60)
-# What a retired key certified may sign on for this long: processes need the time to have the next certify another.
+# How long keys certified by a retired key may sign on, so that processes can have new ones
+# certified.
 HANDOVER = timedelta(seconds=240)
 TOKEN_OVERLAP = timedelta(seconds=MAX_TOKEN_SECONDS) + CLOCK_SKEW + HANDOVER
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A key's state at one moment, whatever a job has recorded so far."""
+    """A key's state at one moment, whether or not a job has recorded it."""
 
     key: Key
     state: str
@@ -27,7 +28,7 @@ class Lifetime:
     needed_until: datetime | None
 
     def verifies(self, now: datetime) -> bool:
-        """Whether its signatures still count: published, not disabled, and not past the end of what it signed."""
+        """Whether its signatures count: published, not disabled, and still needed."""
         if self.state == Key.State.RETIRED:
             return self.needed_until is None or now < self.needed_until
         return self.state in {Key.State.NEXT, Key.State.ACTIVE}
@@ -36,7 +37,8 @@ class Lifetime:
 def lifetimes(keys: Iterable[Key], *, now: datetime) -> list[Lifetime]:
     """The state of each key of one purpose at `now`, in the order given.
 
-    The newest key whose time has come signs; one recorded as active beside it was retired at that moment.
+    The newest key whose `active_from` has passed signs. One still recorded as active was retired
+    then.
     """
     keys = list(keys)
     living = [
@@ -47,9 +49,9 @@ def lifetimes(keys: Iterable[Key], *, now: datetime) -> list[Lifetime]:
 
 
 def needed_until(purpose: str, retired_at: datetime) -> datetime | None:
-    """The end of the last signature of a key retired at `retired_at`; None is for ever.
+    """When the last signature of a key retired at `retired_at` expires; None means never.
 
-    Tokens die by themselves. Receipts and checkpoints are evidence: their keys verify as long as anyone asks.
+    Tokens expire. Receipts and checkpoints are evidence, so their keys verify for good.
     """
     return retired_at + TOKEN_OVERLAP if purpose == Key.Purpose.TOKEN else None
 

@@ -1,4 +1,4 @@
-"""Records of our own keys. The keys themselves live where `uri` says; no private part is ever in the database."""
+"""Records of our signing keys. The keys are where `uri` says; no private key is in the database."""
 
 from typing import Self
 
@@ -11,10 +11,10 @@ __all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending"]
 
 
 class Key(Sealed):
-    """One signing key and its life: next, active, retired; disabled from anywhere, for good.
+    """One signing key: next, active, retired; or disabled, from any state and for good.
 
-    What a key may do at a moment is decided by comparing its times with that moment (`kms.lifetimes`); `state`
-    is what a job recorded last. A disabled key has no seal: set back to another state, it gives nothing.
+    What a key may do is computed from its times (`kms.lifetimes`); `state` is what a job recorded
+    last. A disabled key has no seal, so an attacker who resets its state gains nothing.
     """
 
     SEALED = ("kid", "purpose", "uri", "algorithm", "public_jwk")
@@ -38,12 +38,13 @@ class Key(Sealed):
     algorithm = models.CharField(max_length=16)
     public_jwk = models.JSONField()
     published_at = models.DateTimeField()
-    # Signs from this moment on, whether or not a job has recorded it yet.
+    # It signs from this moment on, even if no job has recorded the switch.
     active_from = models.DateTimeField()
     retired_at = models.DateTimeField(null=True)
-    # The end of what it signed: until then a retired key still verifies. Null: for ever.
+    # A retired key verifies until then, when the last thing it signed expires. Null: for good.
     needed_until = models.DateTimeField(null=True)
-    # By which the key before introduces this one (agentauth/protocol/introduction.py); empty for a purpose's first.
+    # The previous key's introduction of this one (agentauth/protocol/introduction.py); empty for
+    # the first.
     introduction = models.TextField(blank=True, db_default="", default="")
     disabled_at = models.DateTimeField(null=True)
 
@@ -81,9 +82,10 @@ class Key(Sealed):
 
 
 class KeyCertificate(models.Model):
-    """A token key's word for a key that lives in one process (docs/protocol.md section 4); the private half is only there.
+    """A token key's certificate for a key of one process (docs/protocol.md section 4).
 
-    Its times are those of the signed text, but for `usable_from`: until then the key set may not be everywhere.
+    The private key is only in that process. The times are those of the signed text, except
+    `usable_from`: until then the key set may not have reached every verifier.
     """
 
     class State(models.TextChoices):

@@ -1,4 +1,4 @@
-"""All sealed rows at once: which of them no service of ours wrote, and the command that seals them."""
+"""All sealed rows together: finds rows without a valid seal, and seals them (`seal_rows`)."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -15,27 +15,27 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.seals import EndedSeal, Sealed, SealsPending
 
-# Rows that are locked together: some tens of milliseconds.
+# Rows locked per transaction: some tens of milliseconds.
 _BATCH: Final = 500
 
 
 @dataclass(slots=True)
 class Sealing:
-    """What `seal_rows` did: by table, how many rows got a seal, and the ids of those that it left as they are."""
+    """What `seal_rows` did, by table: how many rows it sealed, and the ids of those it refused."""
 
     sealed: dict[str, int] = field(default_factory=dict)
     refused: dict[str, list[str]] = field(default_factory=dict)
 
 
 def sealed_models() -> list[type[Sealed]]:
-    """Every kind of row that has a seal."""
+    """All models whose rows have a seal."""
     return [model for model in apps.get_models() if issubclass(model, Sealed)]
 
 
 def unsealed_rows() -> Iterator[tuple[str, str]]:
-    """Table and id of each row that would give a right and that no service of ours wrote. Raises django.db errors.
+    """Table and id of each row that would give a right but has no valid seal.
 
-    None while `seal_rows` is outstanding, except with a seal that ended.
+    Raises django.db errors. While `seal_rows` is outstanding, only rows whose seal has ended.
     """
     for model in sealed_models():
         for rows in _batches(model):
@@ -43,11 +43,12 @@ def unsealed_rows() -> Iterator[tuple[str, str]]:
 
 
 def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
-    """Seal the rows of before the first seal, once for an installation, and have every row without a good seal refused from then on.
+    """Seal rows older than seals, once per installation, and from then on demand seals.
 
-    Later: seal with the present SECRET_KEY what a former one of SECRET_KEY_FALLBACKS sealed. A row whose seal is not good then
-    stays as it is, unless the operator says with `adopt` that it is believed as it stands. Rows and their event are one
-    transaction for each batch: after a crash, run it again. Raises django.db errors.
+    Later runs renew seals made under SECRET_KEY_FALLBACKS with the current SECRET_KEY. Rows without
+    a valid seal then stay as they are, unless the operator passes `adopt` to trust them as they
+    stand. Each batch of rows commits together with its event, so a run that crashed is repeated.
+    Raises django.db errors.
     """
     believed = adopt or SealsPending.objects.exists()
     done = Sealing()
@@ -61,7 +62,7 @@ def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
 
 
 def _batches(model: type[Sealed]) -> Iterator[list[Any]]:
-    """All rows that need a seal, by statements that each read a batch: no long statement, however many there are."""
+    """All rows that need a seal, in batches, so that no statement runs for long."""
     rows = _judged(model)
     batch = list(rows[:_BATCH])
     while batch:
@@ -70,9 +71,9 @@ def _batches(model: type[Sealed]) -> Iterator[list[Any]]:
 
 
 def _judged(model: type[Sealed]) -> QuerySet[Any]:
-    """The rows that need a seal, without what it does not cover, each with `has_ended` as of the same moment.
+    """The rows that need a seal, with their sealed fields and `has_ended`, read in one statement.
 
-    Asked later, the seal of a row that a service changes meanwhile would have ended.
+    Read later, `has_ended` would be true for a seal that a service just replaced.
     """
     rows = model.giving().only(*model.SEALED, "seal").order_by("pk")
     return rows.annotate(has_ended=Exists(EndedSeal.objects.filter(seal=OuterRef("seal"))))
@@ -84,7 +85,7 @@ def _seal_batch(
     table = model.table()
     with transaction.atomic():
         changed, adopted = [], []
-        # Asked again whether they need one: a row that ended since gets no seal.
+        # Select again: a row that has ended since gets no seal.
         for row in _judged(model).select_for_update(no_key=True).filter(pk__in=ids):
             if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
@@ -103,7 +104,7 @@ def _seal_batch(
 
 
 def _set_seal(row: Sealed) -> bool:
-    """Seal the row; False for values that no service writes, over which there is no seal."""
+    """Seal the row; False if it has values that no service writes and that cannot be sealed."""
     try:
         row.set_seal()
     except EncodingError:

@@ -1,8 +1,8 @@
-"""Seals: a row that gives a right carries a proof, under SECRET_KEY, that a service of ours wrote what gives it.
+"""Seals: a MAC under SECRET_KEY proves that a service wrote a row that gives a right.
 
-An attacker who has the database alone can write rows, but no seals. A row that is set back to what it was, or deleted and
-inserted again, has a seal that ended: a trigger keeps each seal that was replaced or deleted, in a table from which the
-serving role cannot delete (docs/adr/0030-a-row-that-gives-a-right-is-sealed.md).
+An attacker with access to the database alone can write rows, but no seals. A row that is set back
+to an earlier state, or deleted and inserted again, has a seal that ended: a trigger stores each
+replaced or deleted seal in a table from which the serving role cannot delete (ADR 30).
 """
 
 import hmac
@@ -24,22 +24,28 @@ from agentauth.protocol.errors import EncodingError
 
 logger = logging.getLogger(__name__)
 
-# How a statement of its own asks whether the seal of a row (alias and column in place of {}) ended.
+# For raw SQL: whether the seal of a row has ended. {}: alias and column.
 ENDED: Final = "EXISTS (SELECT 1 FROM kms_endedseal ended WHERE ended.seal = {})"
 _LABEL: Final = "agentauth/seal/v1"
-# So that a row that is changed and changed back by us has another seal than the one that ended.
+# Without a salt, a row that is changed and changed back would get the seal that ended.
 _SALT_BYTES: Final = 16
 _TOLD: Final = 1_024
 
 
 class EndedSeal(models.Model):
-    """A seal that was replaced, or whose row was deleted. Only added to, by a trigger of the sealed tables."""
+    """A seal that was replaced, or whose row was deleted.
+
+    Triggers of the sealed tables only insert.
+    """
 
     seal = models.CharField(primary_key=True, max_length=80)
 
 
 class SealsPending(models.Model):
-    """One row from the migration of an installation that had rows before seals, until `seal_rows` ran. Only deleted."""
+    """Holds one row until `seal_rows` ran, if the installation had rows before seals.
+
+    Only deleted.
+    """
 
     ONLY = 1
 
@@ -50,11 +56,14 @@ class SealsPending(models.Model):
 
 
 class Sealed(models.Model):
-    """A row of which the fields in `SEALED` give a right. Services call `set_seal` when they write one of them."""
+    """A row whose fields in `SEALED` give a right.
+
+    A service that writes one of them calls `set_seal`.
+    """
 
     SEALED: ClassVar[Sequence[str]]
 
-    # Null: with a default, SQLite would make the table anew, without its triggers.
+    # Nullable: to add a default, SQLite would rebuild the table without its triggers.
     seal = models.CharField(max_length=80, null=True, editable=False)  # noqa: DJ001 — as said
 
     class Meta:
@@ -62,9 +71,10 @@ class Sealed(models.Model):
 
     @classmethod
     def giving(cls) -> QuerySet[Self]:
-        """The rows that need a seal, whatever their state: all whose seal is asked for, now or after a change of state.
+        """The rows that need a seal: those whose seal is checked, in this state or a later one.
 
-        The others ended for good or give nothing; ask `is_sealed`, `fits` or `sealed` of none of them.
+        Other rows have ended for good or give nothing: do not call `is_sealed`, `fits` or `sealed`
+        on them.
         """
         return cls.rows()
 
@@ -77,27 +87,30 @@ class Sealed(models.Model):
         return cls._meta.db_table
 
     def set_seal(self) -> None:
-        """Seal what the row says now; the caller has made sure of it, and saves `seal` with it."""
+        """Seal the row's current values, which the caller has checked. The caller saves `seal`."""
         salt = secrets.token_bytes(_SALT_BYTES)
         self.seal = b64u_encode(salt + _mac(settings.SECRET_KEY, salt, _said(self)))
 
     def is_sealed(self) -> bool:
-        """Whether a service of ours wrote what the row says, and nothing ended it. One query; raises django.db errors."""
+        """Whether a service wrote this row and its seal has not ended.
+
+        One query; raises django.db errors.
+        """
         if not DEMAND.holds():
             return True
         return self.fits() and not EndedSeal.objects.filter(seal=str(self.seal)).exists()
 
     def fits(self, *, key: str | None = None) -> bool:
-        """Whether the seal, whether or not it ended, is over what the row says: by `key`, or by any key of ours.
+        """Whether the seal matches the row under `key`, or under any of our keys.
 
-        True while `seal_rows` is outstanding and no key is named.
+        It may have ended. Without `key`, True while `seal_rows` is outstanding.
         """
         if key is None and not DEMAND.holds():
             return True
         try:
             sealed, said = b64u_decode(self.seal or ""), _said(self)
         except EncodingError:
-            # What no service writes.
+            # No service writes such values.
             sealed, said = b"", b""
         salt, mac = sealed[:_SALT_BYTES], sealed[_SALT_BYTES:]
         keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) if key is None else (key,)
@@ -112,13 +125,13 @@ _S = TypeVar("_S", bound=Sealed)
 
 
 def sealed(rows: QuerySet[_S]) -> list[_S]:
-    """Those of the rows whose seal is good: one query, as without. Raises django.db errors."""
+    """The rows with a valid seal, in one query. Raises django.db errors."""
     ended = EndedSeal.objects.filter(seal=OuterRef("seal"))
     return [row for row in rows.filter(~Exists(ended)) if row.fits()]
 
 
 class _Demand:
-    """Whether rows without a seal give nothing. Once they do, they do for good: the serving role cannot add the row."""
+    """Whether every row needs a seal. Once true it stays true: the serving role cannot undo it."""
 
     def __init__(self) -> None:
         self._holds = False
@@ -132,7 +145,10 @@ DEMAND: Final = _Demand()
 
 
 def _said(row: Sealed) -> bytes:
-    """The table and the fields that give the right, as bytes. Raises EncodingError for values that no service writes."""
+    """The table and the sealed fields as bytes.
+
+    Raises EncodingError for values no service writes.
+    """
     fields = {name: _plain(getattr(row, name)) for name in row.SEALED}
     return canonical_json([row.table(), fields])
 
@@ -153,7 +169,7 @@ def _mac(secret: str, salt: bytes, said: bytes) -> bytes:
 
 @lru_cache(maxsize=_TOLD)
 def _tell(table: str, pk: str, _seal: str | None) -> None:
-    # Once for each such row and process, not at each try.
+    # Log each such row once per process, not at every check.
     logger.error(
         "Refusing row %s of %s: no service wrote what it says. Run `%s verify_audit`.",
         pk,

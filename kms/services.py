@@ -1,4 +1,4 @@
-"""Signing keys: who signs now, which keys verify, and how one follows another. Private keys stay in the backends."""
+"""Signing keys: which one signs, which verify, and rotation. Private keys stay in the backends."""
 
 import json
 import logging
@@ -17,13 +17,13 @@ from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
-from audit.statements import Columns, Question
+from audit.sql import Columns, Question
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
 from kms.pace import PACE, Pace
 from kms.seals import ENDED, sealed
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ _WHO_SIGNS = (
     f" AND NOT {ENDED.format('present.seal')} ORDER BY active_from DESC"
 )
 _PRESENT = Question(_WHO_SIGNS, present=Columns(Key, {*Key.SEALED, "seal"}))
-# So long after it failed, a rotation by the clock is tried again: each try may leave a key in its home that nobody names.
+# After a failure, scheduled rotation waits this long: each try may leave an unused key in the KMS.
 ROTATE_AGAIN = timedelta(hours=1)
-# Purpose → when it may be tried again, in this process.
+# By purpose: when this process may try again.
 _ROTATION_FAILED: dict[str, datetime] = {}
-# Enough for every purpose's next, active and a few retired keys; a bound all the same.
+# Enough for each purpose's next, active and a few retired keys.
 _CACHED_KEYS = 64
 
 
 class _KeySigner:
-    """A backend's signer under the name its row gives it; what the backend raises becomes one word for callers."""
+    """A backend's signer with its row's `kid`. It raises TemporarilyUnavailableError only."""
 
     __slots__ = ("_pace", "_signer", "kid")
 
@@ -74,9 +74,9 @@ class _KeySigner:
 def signer(*, purpose: str, now: datetime) -> Signer:
     """The key that signs for `purpose` (token, audit, receipt) at `now`.
 
-    Which key that is comes from the database at every call, so that a rotated or disabled key is never served
-    from memory; only the opened key itself is kept (and for tokens the choice: `kms.delegation.KNOWN_FOR`). Raises
-    TemporarilyUnavailableError where there is no such key or its backend fails, here or in the signer's `sign`.
+    The choice is read from the database each time, so that no rotated or disabled key is used
+    (tokens cache it: `kms.delegation.KNOWN_FOR`); only the opened key is cached. Raises
+    TemporarilyUnavailableError if no key signs or its backend fails, here or in `sign`.
     """
     key = _present(purpose, now)
     if key is None:
@@ -84,7 +84,7 @@ def signer(*, purpose: str, now: datetime) -> Signer:
             f"No key of purpose {purpose!r} may sign now; run `{settings.COMMAND} rotate_key {purpose}`."
         )
     try:
-        # Pinned to what was published: another key in its place could make nothing that leaves here.
+        # Pinned to the published key: a signature by any other key never leaves here.
         pace = PACE if purpose == Key.Purpose.TOKEN else None
         return _KeySigner(_opened(key.uri, _public(key)), key.kid, pace)
     except backends.BackendError as error:
@@ -92,31 +92,31 @@ def signer(*, purpose: str, now: datetime) -> Signer:
 
 
 def may_sign(*, purpose: str, now: datetime) -> bool:
-    """Whether there is a key that signs for `purpose` at `now`. Its home is not asked."""
+    """Whether a key signs for `purpose` at `now`. Does not call its backend."""
     return _present(purpose, now) is not None
 
 
 def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
-    """Every key whose signatures count at `now`, by `kid`: next, active, and retired until no longer needed."""
+    """Keys whose signatures count at `now`, by `kid`: next, active, and retired while needed."""
     return {key.kid: _public(key) for key in _verifying(purpose, now)}
 
 
 def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
-    """Every key of a `purpose` whose signatures have no end (`needed_until`), by `kid`: all of ours but the disabled."""
+    """All keys of a `purpose` whose signatures never expire, by `kid`, except disabled ones."""
     return {key.kid: _public(key) for key in sealed(Key.giving().filter(purpose=purpose))}
 
 
 def disabled_keys(*, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
-    """Every key of `purpose` that was disabled by `now`, and when, by `kid`.
+    """The keys of `purpose` disabled by `now`, with that time, by `kid`.
 
-    What they signed proves nothing, and must fit all the same.
+    Their signatures prove nothing, but must still verify.
     """
     disabled = Key.objects.filter(purpose=purpose, state=Key.State.DISABLED, disabled_at__lte=now)
     return {key.kid: (_public(key), cast("datetime", key.disabled_at)) for key in disabled}
 
 
 def public_jwks(*, purpose: str, now: datetime) -> dict[str, list[dict[str, str]]]:
-    """The JWK Set of the same keys (RFC 7517 section 5): public members, `kid`, `use`, and `alg` as in headers."""
+    """The JWK Set of the same keys (RFC 7517 section 5), with `kid`, `use` and `alg`."""
     return {
         "keys": [
             _public(key).jwk | {"kid": key.kid, "use": "sig", "alg": key.algorithm}
@@ -126,9 +126,9 @@ def public_jwks(*, purpose: str, now: datetime) -> dict[str, list[dict[str, str]
 
 
 def ensure_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
-    """The key that signs or will sign for `purpose`, made if there is none. Safe to call at every start.
+    """The key that signs or will sign for `purpose`, made if there is none. Idempotent.
 
-    Raises TemporarilyUnavailableError when the backend cannot make one.
+    Raises TemporarilyUnavailableError if the backend cannot make one.
     """
     living = Key.objects.filter(purpose=purpose, state__in=_LIVING).order_by("active_from")
     if (key := living.first()) is not None:
@@ -136,21 +136,22 @@ def ensure_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
     try:
         return rotate_key(purpose=purpose, actor=actor, now=now)
     except InvalidStateError:
-        # Another process made it between the two lines.
+        # Another process made one in between.
         return living.get()
 
 
 def rotate_key(
     *, purpose: str, actor: Actor, now: datetime, uri: str | None = None, introduced: bool = True
 ) -> Key:
-    """Publish the next key of `purpose`; it signs by itself once every verifier has had time to fetch it.
+    """Publish the next key of `purpose`. It signs once every verifier has had time to fetch it.
 
-    A purpose's very first key signs at once: no verifier has an older set (docs/protocol.md section 4). With `uri`
-    the key is one that an operator made, and must sign a message before it is published; without, KEY_BACKEND makes
-    one. The present key introduces the next, unless it cannot sign and the caller says so by `introduced=False`.
+    A purpose's first key signs at once: no verifier has an older set (docs/protocol.md section 4).
+    `uri` names an operator's key, which must pass a test signature; without it, KEY_BACKEND makes
+    one. The current key introduces the next; `introduced=False` is for a current key that cannot
+    sign.
 
-    Raises InvalidStateError while a next key still waits, or for a key on record already or of no use to its purpose;
-    ValueError for an unknown purpose; TemporarilyUnavailableError when a backend cannot make, find or use a key.
+    Raises InvalidStateError if a next key waits, or the key is on record or unfit for its purpose;
+    ValueError for an unknown purpose; TemporarilyUnavailableError if a backend fails.
     """
     if purpose not in Key.Purpose.values:
         raise ValueError(f"unknown key purpose: {purpose}")
@@ -158,7 +159,7 @@ def rotate_key(
     _refuse_second_next(purpose)
     first = not Key.objects.filter(purpose=purpose).exists()
     introducer = _introducer(purpose, now) if introduced else None
-    # The key is kept before its row is: a crash in between leaves a key nobody names, never the reverse.
+    # Made before its row: a crash in between leaves a key without a row, never a row without a key.
     at, public = _made(uri, purpose)
     with _named_if_in_vain(at, made=uri is None):
         key = Key(
@@ -186,10 +187,10 @@ def rotate_key(
 
 
 def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
-    """Rotate each purpose whose newest key has been in the set for KEY_ROTATION_DAYS; returns how many.
+    """Rotate each purpose whose newest key was published KEY_ROTATION_DAYS ago; returns how many.
 
-    A purpose whose home fails does not hold up the others; its present key goes on signing, and this process tries
-    again after ROTATE_AGAIN. Raises TemporarilyUnavailableError when all were tried.
+    A failure does not stop the other purposes: the current key goes on signing, and this process
+    retries after ROTATE_AGAIN. Raises TemporarilyUnavailableError after all were tried.
     """
     due = []
     for purpose in Key.Purpose.values if settings.KEY_ROTATION_DAYS else []:
@@ -203,7 +204,7 @@ def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
             rotate_key(purpose=purpose, actor=actor, now=now)
             rotated += 1
         except InvalidStateError:
-            # Somebody else rotates at this moment.
+            # Another process rotates at this moment.
             continue
         except TemporarilyUnavailableError as error:
             logger.error("the %s key is due for rotation and cannot be rotated", purpose)  # noqa: TRY400 — raised below
@@ -215,7 +216,7 @@ def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
 
 
 def introductions(*, purpose: str) -> list[str]:
-    """How each key of `purpose` was introduced by the one before, oldest first; nothing by or of a disabled key."""
+    """Each key's introduction by the previous one, oldest first; none by or of a disabled key."""
     keys = list(Key.objects.filter(purpose=purpose).order_by("published_at", "active_from"))
     disabled = {key.kid for key in keys if key.state == Key.State.DISABLED}
     return [
@@ -228,21 +229,21 @@ def introductions(*, purpose: str) -> list[str]:
 
 
 def promote_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
-    """Record every switch-over whose time has come; returns how many. The switch itself needs no recording."""
+    """Record every switch that is due; returns how many. Switches take effect unrecorded."""
     due = Key.objects.filter(state=Key.State.NEXT, active_from__lte=now)
     return sum(_promote(key, actor=actor, now=now) for key in due)
 
 
 def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = False) -> Key:
-    """Refuse everything a key signed, from now on and for good: it may be known to someone else.
+    """Refuse everything a key signed, now and for good, because others may have it.
 
-    Raises NotFoundError, and InvalidStateError when it is disabled already, or when nothing could sign for its purpose
-    without it (`refuse_to_disable`); `even_last` is for what was disabled before a restore.
+    Raises NotFoundError, and InvalidStateError if it is disabled already or the last of its purpose
+    that can sign (`refuse_to_disable`); `even_last` is for keys disabled before a restore.
     """
     promote_due_keys(now=now)
     with transaction.atomic():
         named = Key.objects.filter(kid=kid).values_list("purpose", flat=True)
-        # All keys of the purpose: two administrators who disable two keys at once would leave none.
+        # Lock all keys of the purpose: two administrators could each disable one and leave none.
         keys = list(Key.objects.select_for_update(no_key=True).filter(purpose__in=named).order_by("pk"))
         key = next((each for each in keys if each.kid == kid), None)
         if key is None:
@@ -256,7 +257,7 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
 
 
 def refuse_to_disable(key: Key, keys: Iterable[Key], *, now: datetime, even_last: bool = False) -> None:
-    """Raise InvalidStateError if `key`, of all `keys` of its purpose, may not be disabled at `now`."""
+    """Raise InvalidStateError if `key` may not be disabled at `now`. `keys`: all of its purpose."""
     if key.state == Key.State.DISABLED:
         raise InvalidStateError("The key is disabled already.")
     others = [each for each in keys if each.pk != key.pk and each.state in _LIVING]
@@ -274,7 +275,7 @@ def refuse_to_disable(key: Key, keys: Iterable[Key], *, now: datetime, even_last
 
 
 class _OvertakenError(Exception):
-    """Another process recorded the switch first: undo our half."""
+    """Another process recorded the switch first: roll back our half."""
 
 
 def _promote(key: Key, *, actor: Actor, now: datetime) -> bool:
@@ -308,7 +309,7 @@ def _refuse_second_next(purpose: str) -> None:
 
 @contextmanager
 def _named_if_in_vain(at: str, *, made: bool) -> Iterator[None]:
-    """Where a key was made and gets no row after all, the log says where it is, so that an operator destroys it."""
+    """If a key was made but gets no row, log where it is, so that an operator destroys it."""
     try:
         yield
     except Exception:
@@ -325,7 +326,7 @@ def _made(uri: str | None, purpose: str) -> tuple[str, PublicKey]:
 
 
 def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
-    """A key that is there already, seen to sign: with another right missing, the switch would end in silence."""
+    """An existing key, tested to sign: without a permission, signing would stop at the switch."""
     public = backends.public_key(uri)
     if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
         raise InvalidStateError("The log is signed with Ed25519 keys alone, and that is none.")
@@ -339,9 +340,9 @@ def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
 
 
 def _introducer(purpose: str, now: datetime) -> Signer | None:
-    """The present key, seen to sign before another is made: each try that fails would leave one behind in its home."""
+    """The current key, tested to sign before another is made: a failed try leaves an unused key."""
     if _present(purpose, now) is None:
-        # The first of its purpose, or all before it were disabled.
+        # The first of its purpose, or all earlier ones were disabled.
         return None
     present = signer(purpose=purpose, now=now)
     present.sign(backends.TRIAL)
@@ -374,7 +375,7 @@ def _record(kind: str, key: Key, *, actor: Actor, now: datetime, replaced: str |
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _opened(uri: str, public: PublicKey) -> Signer:
-    # A URI names one key for ever, so what is kept here cannot go stale; failures are not kept.
+    # A URI names one key for ever, so this never goes stale. Failures are not cached.
     return backends.open_signer(uri, public)
 
 
@@ -388,9 +389,9 @@ def _parsed(jwk: str) -> PublicKey:
 
 
 def _unavailable(why: backends.BackendError | str) -> TemporarilyUnavailableError:
-    # The operator's log says what is wrong with the key; the caller learns only when it may try again.
+    # The operator's log says what is wrong with the key; the caller learns only when to retry.
     if not isinstance(why, backends.NotAskedError):
-        # That it is away was said when it was found so, and not for each call since.
+        # The outage was logged when it was detected; do not log each call since.
         logger.error("signing is unavailable: %s", why)
     after = why.retry_after if isinstance(why, backends.BackendError) else None
     return TemporarilyUnavailableError(

@@ -1,4 +1,4 @@
-"""Switch to a new key at once, where the old key may not sign any more: for the log after a restore."""
+"""Switches to a new key at once, because the old one must not sign: for the log after a restore."""
 
 from datetime import datetime
 
@@ -10,11 +10,12 @@ from kms.services import promote_due_keys, rotate_key
 
 
 def switch_key(*, purpose: str, actor: Actor, now: datetime) -> Key:
-    """Create a key that signs from `now` on; signatures of the previous key stay valid.
+    """Create a key that signs from `now` on. Signatures of the previous key stay valid.
 
-    Only for purposes whose verifiers fetch no key set beforehand, which `token` is not. A next key that waits was published by
-    the history that may be lost, so it does not count as new. Raises TemporarilyUnavailableError where no key can be made,
-    InvalidStateError where another process makes one at this moment, ValueError for `token`.
+    Not for `token`, whose verifiers must have fetched the key set before. A waiting next key was
+    published by the history that may be lost, so it does not count as new. Raises
+    TemporarilyUnavailableError if no key can be made, InvalidStateError if another process is
+    making one, ValueError for `token`.
     """
     if purpose == Key.Purpose.TOKEN:
         raise ValueError("verifiers must have fetched a token key before it signs")

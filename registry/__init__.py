@@ -1,1 +1,1 @@
-"""Who exists and what they were granted."""
+"""Humans, agents and service providers, and what they were granted."""

@@ -1,4 +1,4 @@
-"""Service providers, agents, grants and keys in the admin site: rows to read, actions that call services."""
+"""Admin pages of service providers, agents, grants and keys: read-only rows, and actions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +19,7 @@ from registry.models import Agent, Grant, ServiceProvider
 from registry.refusals import record_refused_request
 from registry.services import agents, grants, service_providers
 
-# As many as fit into an address.
+# Ids that fit into one URL.
 MOST_AT_ONCE = 100
 # Agents and grants that an administrator can resume.
 _HELD = Q(status=Agent.Status.SUSPENDED, suspended_by_admin=True)
@@ -33,16 +33,16 @@ def each(
     member: str,
     **more: object,
 ) -> None:
-    """Call the service with every row as its `member`; say how many it did, and why it did not do the others."""
+    """Call `service` with each row as its argument `member`; show successes and refusals."""
     done, actor = 0, actor_of(request)
     for row in rows:
         try:
             service(**{member: row}, actor=actor, now=timezone.now(), **more)
         except TemporarilyUnavailableError:
-            # Not refused: the page says with 503 that it could not be done now.
+            # Not a refusal: the answer is a 503.
             raise
         except AgentAuthError as error:
-            # Shown as a message instead of raised, it would not reach the edge that records.
+            # Shown as a message, the error never reaches the handler that records refusals.
             record_refused_request(request, error)
             model_admin.message_user(request, f"{row}: {error.description}", messages.ERROR)
         else:
@@ -52,12 +52,12 @@ def each(
 
 
 def ask_first(kind: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
-    """Go to the page that shows what ends with these rows, and asks: nothing is done here. `left`: as `_named`."""
+    """Redirect to the page that shows what would end, and asks. `left`: see `_named`."""
     return HttpResponseRedirect(f"/endings/{kind}/?{urlencode(_named(rows, left), doseq=True)}")
 
 
 def sign_each(place: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
-    """Go to the pages where the administrator signs for each of these rows: a session alone does not do it."""
+    """Redirect to where the administrator signs for each row; a session alone is not enough."""
     named = _named(rows, left)
     if len(named["id"]) == 1:
         return HttpResponseRedirect(f"{place}{named['id'][0]}/")
@@ -65,10 +65,10 @@ def sign_each(place: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
 
 
 def _named(rows: QuerySet[Any], left: Q) -> dict[str, Any]:
-    """The rows as an address names them.
+    """The query parameters that name the rows: at most MOST_AT_ONCE ids.
 
-    Of more than fit into it, the first of those with which it is `left` to do, and of how many they are: choosing the same
-    rows again leads to the next ones.
+    Of more rows, it names the first for which the action is still outstanding (`left`), and adds
+    `of`, how many are outstanding. So selecting the same rows again leads to the next ones.
     """
     chosen = rows.order_by("pk").values_list("pk", flat=True)
     number = chosen.count()
@@ -146,7 +146,7 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
 
 
 class KeyAdmin(ReadOnlyAdmin[Key]):
-    """Here and not in kms, since who acts is a human of the registry. None of the columns is secret."""
+    """Here and not in kms because the actor is a registry human. No column is secret."""
 
     list_display = ("kid", "purpose", "state", "algorithm", "published_at", "active_from", "retired_at")
     list_filter = ("purpose", "state")

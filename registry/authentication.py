@@ -1,4 +1,4 @@
-"""Who is calling: an agent by a proof with its registered key, a service provider by client id and secret."""
+"""Authenticate agents by a proof under their key, service providers by client id and secret."""
 
 import base64
 import binascii
@@ -39,23 +39,27 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def caller_of(request: Request) -> Any:
-    """The authenticated caller: an Agent, a ServiceProvider, or None. DRF's own types know only AUTH_USER_MODEL."""
+    """The caller: an Agent, a ServiceProvider, or None. DRF's types know only AUTH_USER_MODEL."""
     return request.user
 
 
 def forget_caller(request: Request) -> None:
-    """Nobody, until proved: the error handler asks who was calling, also while that is still being found out."""
+    """Set no caller. The error handler reads it even if authentication itself fails."""
     request.user = None  # type: ignore[assignment]  # the stubs know users alone
 
 
 def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]) -> None:
-    """Ask the rate limits for this caller, who stands in the event if that is refused. Raises RateLimitedError."""
+    """Apply the rate limit `ask` to this caller. Raises RateLimitedError.
+
+    A refusal sets `request.user` first, so that its event names the caller.
+    """
     sort, key = (
         rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER,
         str(caller.pk),
     )
     if isinstance(caller, Agent) and caller.human_id is None:
-        # Nobody vouches for it, and keys cost nothing: with an allowance for each, a stranger's would have no end.
+        # No human vouches for an unclaimed agent, and keys cost nothing: with a limit per agent, a
+        # stranger could add to it with each new key. So its calls count by address.
         sort, key = rate_limits.ADDRESS, str(getattr(request._request, "client_address", ""))  # noqa: SLF001 — our own attribute on DRF's inner request
     try:
         ask(sort, key)
@@ -65,7 +69,7 @@ def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[
 
 
 def actor_of(request: HttpRequest | Request) -> Actor:
-    """Who is calling, as audit stores it; `anonymous` until proved. With the id our middleware gave the request."""
+    """The caller for the audit log, with the request's id; `anonymous` until authenticated."""
     user, request_id = getattr(request, "user", None), str(getattr(request, "request_id", ""))
     for model, kind in ((Agent, "agent"), (ServiceProvider, "service_provider"), (Human, "human")):
         if isinstance(user, model):
@@ -74,10 +78,11 @@ def actor_of(request: HttpRequest | Request) -> Actor:
 
 
 def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
-    """The request's proof, checked against the request as we know it; its nonce not yet judged, and not yet spent.
+    """The request's proof, checked against the request. Its nonce is unchecked; it is unspent.
 
-    The URL is built from PUBLIC_URL, never from the Host header, and the proof covers the exact body. A mutation
-    takes no query string, since the proof does not cover one. A private key in the proof bars that key for ever.
+    The expected URL is built from PUBLIC_URL, never from the Host header, which the caller
+    chooses. The proof covers the exact body. It does not cover a query string, so a mutation takes
+    none. A private key in the proof bars that key for ever.
 
     Raises InvalidProofError, InvalidRequestError.
     """
@@ -99,10 +104,12 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
 
 
 def judge_nonce(request: Request, proof: VerifiedProof, *, required: bool, now: datetime) -> None:
-    """Take the proof's nonce if it is one of the registry's own and still good; `required`, refuse a proof without.
+    """Check the proof's nonce, if it has one: it must be the registry's own and recent.
 
-    Whatever the answer becomes, it then carries `DPoP-Nonce` where the agent should use another nonce from now on
-    (RFC 9449 section 8.2): where this one is refused, and where its time is about to end.
+    With `required`, a proof without a nonce is refused. If the nonce is refused or about to end,
+    the answer carries `DPoP-Nonce`, whatever the answer is: the agent should use that nonce from
+    now on (RFC 9449 section 8.2).
+
     Raises ProofNonceRequiredError.
     """
     nonces = nonces_of(REGISTRY, now)
@@ -115,12 +122,12 @@ def judge_nonce(request: Request, proof: VerifiedProof, *, required: bool, now: 
 
 
 def _send_along(request: Request, nonce: str | None) -> None:
-    # Our middleware makes it the answer's header, whichever view or error answers.
+    # Our middleware sends it as a header, whichever view or error handler answers.
     request._request.dpop_nonce = nonce  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
 
 
 def spend(proof: VerifiedProof, *, waits: bool = True) -> None:
-    """Use the proof up, for good, whatever becomes of the request; `waits` as for `spend_proof`.
+    """Spend the proof for good, whatever becomes of the request; `waits` as for `spend_proof`.
 
     Raises InvalidProofError(reason="replayed").
     """
@@ -132,7 +139,7 @@ def spend(proof: VerifiedProof, *, waits: bool = True) -> None:
 
 
 class AgentProofAuthentication(BaseAuthentication):
-    """Header `DPoP` with a proof by the registered key of an agent that is not revoked."""
+    """Header `DPoP`: a proof by the registered key of an agent that is not revoked."""
 
     def authenticate(self, request: Request) -> tuple[Agent, VerifiedProof] | None:
         forget_caller(request)
@@ -144,32 +151,33 @@ class AgentProofAuthentication(BaseAuthentication):
         now = timezone.now()
         proof = read_proof(request, now=now)
         try:
-            # Before anything is spent. A nonce refused here only gets older, so its proof is never good later.
+            # Before the proof is spent. A refused nonce only gets older, so the proof can never be
+            # accepted later.
             judge_nonce(request, proof, required=False, now=now)
         except ProofNonceRequiredError:
             if (known := self.holder(request, proof.jkt)) is not None:
-                # Its agent proved itself: the call counts as its own, and as no stranger's.
+                # The proof shows which agent calls, so the call does not count as a stranger's.
                 limited_as(request, known, rate_limits.take)
                 request._request.counted = True  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
             raise
         agent = self.holder(request, proof.jkt)
         if agent is None:
-            # Before the proof is spent: a stranger's keys write nothing here.
+            # Before the proof is spent, so that a stranger's keys cause no write here.
             raise InvalidClientError("No agent is registered with this key.")
-        # The limit is asked before the proof is spent, which is a write, and counted after: a replayed proof is not
-        # its agent's call.
+        # Check the limit before spending the proof, which is a write. Count the call afterwards: a
+        # replayed proof is not the agent's call.
         limited_as(request, agent, rate_limits.check)
         self.spend(request, proof)
         limited_as(request, agent, rate_limits.take)
         return agent, proof
 
     def holder(self, request: Request, jkt: str) -> Agent | None:
-        """The agent that may call with this key. A view may read more of what it needs with it."""
+        """The agent that may call with this key. A subclass may read more in the same query."""
         _ = request
         return holder_of(jkt)
 
     def spend(self, request: Request, proof: VerifiedProof) -> None:
-        """Use the proof up. Raises InvalidProofError."""
+        """Spend the proof. Raises InvalidProofError."""
         _ = request
         spend(proof)
 
@@ -194,8 +202,8 @@ class ServiceProviderAuthentication(BaseAuthentication):
 def read_basic(header: str) -> tuple[str, str]:
     """Client id and secret of one Basic header. Raises InvalidClientError for anything else.
 
-    RFC 6749 section 2.3.1 form-encodes both first. Ids are UUIDs and secrets base64url, in which neither `%` nor `+`
-    occurs: so they are understood alike from clients that do and from those that do not.
+    RFC 6749 section 2.3.1 form-encodes both, which not every client does. Decoding suits both
+    kinds of client: ids are UUIDs and secrets base64url, and neither contains `%` or `+`.
     """
     scheme, _, encoded = header.partition(" ")
     try:

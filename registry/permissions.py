@@ -1,4 +1,4 @@
-"""Who may call an endpoint. The default denies: a view that names nobody answers nobody."""
+"""Which callers may use an endpoint. The default denies everyone."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from registry.models import Agent, ServiceProvider
 
 
 class DenyAll(BasePermission):
-    """What settings name as the default."""
+    """The default in the settings: a view that names no permission answers no caller."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         return False
@@ -40,7 +40,7 @@ class IsServiceProvider(BasePermission):
 
 
 class IsAgentOrServiceProvider(BasePermission):
-    """Either, for the calls that serve both."""
+    """An agent or a service provider, for calls that serve both."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if caller_of(request) is None:

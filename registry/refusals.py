@@ -1,4 +1,7 @@
-"""A refused request on record: who asked, whose feed it belongs to, and by which route. Both edges call this."""
+"""Record a refused request: the caller, whose events it belongs to, and the route.
+
+Called by the error handler of all views, and by admin actions that show a refusal as a message.
+"""
 
 from typing import Any
 
@@ -18,7 +21,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
 def record_refused_request(
     request: HttpRequest | Request, error: AgentAuthError, *, stands_for: int | None = None
 ) -> None:
-    """Record the refusal after the service's rollback, in a transaction of its own.
+    """Record the refusal in a transaction of its own, after the service's rollback.
 
     `stands_for` as in `audit.services.record_refusal`. Raises TemporarilyUnavailableError.
     """
@@ -34,12 +37,12 @@ def record_refused_request(
 
 
 def method_of(request: HttpRequest | Request) -> str:
-    """The method; made-up ones are one, or each would be a counter and a series of its own."""
+    """The method, or `other`: each made-up method would be a counter and a series of its own."""
     return str(request.method) if request.method in METHODS else "other"
 
 
 def method_and_route(request: HttpRequest | Request) -> str:
-    """By what refusals are counted: the pattern of the address, never the path a caller chose."""
+    """The key by which refusals are counted: the URL pattern, never the path a caller chose."""
     match = getattr(request, "resolver_match", None)
     return f"{method_of(request)} {match.route if match else ''}"
 

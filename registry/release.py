@@ -1,7 +1,8 @@
-"""The release of this code, and the releases of the database that it may run on.
+"""The release of this code, and the releases of the database on which it may run.
 
-Two neighbouring releases run side by side during an upgrade (docs/upgrade.md), so each release must work with what the next
-one changes in PostgreSQL and Redis, and the next one with what this one left there.
+Two neighbouring releases run side by side during an upgrade (docs/upgrade.md). So each release must
+work with what the next one changes in PostgreSQL and Redis, and the next one with what this one
+left there.
 """
 
 from typing import Any, Final
@@ -9,15 +10,16 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import migrations
 
-# Raise it with each landed change of what processes share: tables, rights, keys and entries in Redis, members of tokens.
-# `makemigrations` then asks for a migration of the column's default; add `raise_release` to it.
+# Raise it with each landed change to what processes share: tables, rights, keys and entries in
+# Redis, members of tokens. `makemigrations` then asks for a migration of the column's default; add
+# `raise_release` to it.
 RELEASE: Final = 4
-# How many releases ahead of this one the database may be.
+# How many releases the database may be ahead of this one.
 BESIDE: Final = 1
 
 
 def disagreement(database: int, *, code: int = RELEASE) -> str | None:
-    """Why code of one release may not run on a database at another, and what to do; None if it may."""
+    """Why code at one release may not run on a database at another, and what to do; or None."""
     if database < code:
         return (
             f"this code is release {code} and the database is at release {database}: migrate it first, as the owner,"
@@ -32,7 +34,7 @@ def disagreement(database: int, *, code: int = RELEASE) -> str | None:
 
 
 def raise_release(number: int) -> migrations.RunPython:
-    """For the migration of each release: raise the number in the row that processes read. It is never lowered."""
+    """For the migration of each release: raise the number that processes read. Never lowered."""
 
     def raised(apps: Any, _editor: Any) -> None:
         rows = apps.get_model("registry", "Installation").objects

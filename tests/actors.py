@@ -1,4 +1,4 @@
-"""The agent and the service provider of flows, speaking HTTP with nothing but the protocol package."""
+"""The agent and service provider of end-to-end tests; they import only the protocol package."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.live import LiveRegistry
 
 @dataclass
 class Scene:
-    """An approved grant on a live registry, with the agent's key and the service provider's credentials."""
+    """An approved grant on a live registry, the agent's key and the provider's credentials."""
 
     registry: LiveRegistry
     agent_id: str
@@ -79,7 +79,7 @@ class Scene:
         )
 
     def question(self, token: str, action: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-        """A verify request with a fresh proof, unless `proof` is given."""
+        """A verify request, with a fresh proof unless `proof` is given."""
         body = {"token": token, "method": "POST", "url": self.audience + "/v1/payments", **more}
         body.setdefault("proof", self.proof(token))
         return body | ({"action": action} if action else {})
@@ -101,7 +101,7 @@ def scene(
     owner: str = "",
     require_nonce: bool = False,
 ) -> Scene:
-    """Seed an approved grant on `registry`; with `owner`, a pending one of the human with that e-mail."""
+    """Seed an approved grant on `registry`; with `owner` (an e-mail), a pending one of theirs."""
     wish = {
         "capabilities": capabilities,
         "envelope": envelope,
@@ -113,12 +113,12 @@ def scene(
 
 
 def scenes(registry: LiveRegistry, wishes: list[dict[str, Any]]) -> list[Scene]:
-    """One seeded scene for each wish."""
+    """One seeded scene per wish."""
     return [_scene(registry, **made) for made in seeded(registry, "scenes", wishes)]
 
 
 def seeded(registry: LiveRegistry, what: str, told: Any, *, root: Path | None = None) -> Any:
-    """What tests/seed.py made of `told` in the database of `registry`; its version's, or that of `root`."""
+    """Run tests/seed.py on the database of `registry`, from its own code or that in `root`."""
     return registry.act("tests.seed", what, told, root=root)
 
 
@@ -127,26 +127,27 @@ def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:
 
 
 def drawn_in(page: str) -> str:
-    """The token of a page that has a text to sign; a page of the release before may have none."""
+    """The token of a page that shows a text to sign; the previous release may have none."""
     drawn = re.search(r'name="drawn" value="([^"]+)"', page)
     return drawn[1] if drawn else ""
 
 
 def shown_in(page: str) -> str:
-    """The fingerprint of a page that asks before an end."""
+    """The fingerprint of a page that asks for confirmation before ending something."""
     [shown] = re.findall(r'action="([A-Za-z0-9_-]{43})"', page)
     return str(shown)
 
 
 class LivePerson:
-    """A human at a live registry's pages, with a software passkey and a cookie jar."""
+    """A user of a live registry's pages, with a software passkey and a cookie jar."""
 
     def __init__(self, registry: LiveRegistry, email: str) -> None:
         self.registry, self.email = registry, email
         self.device = Authenticator(origin=registry.url)
         own_pages = {"Origin": registry.url, "Sec-Fetch-Site": "same-origin"}
         self.http = httpx.Client(base_url=registry.url, headers=own_pages, timeout=30)
-        # Else its connections are open when the person is collected, and that is a warning somewhere else.
+        # Otherwise the connections are still open when the user is garbage-collected, and a later
+        # test fails on the warning.
         weakref.finalize(self, self.http.close)
         link = registry.manage("setup_link", "--email", email)["url"].removeprefix(registry.url)
         self.http.get(link)
@@ -158,11 +159,11 @@ class LivePerson:
         return self.http.post(path, json=body, headers={"X-CSRFToken": self._csrf()})
 
     def press_on(self, path: str, **fields: str) -> httpx.Response:
-        """Open a page that has a text to sign, and press its button."""
+        """Open a page that shows a text to sign, and press its button."""
         return self.post(f"{path}statement", {"drawn": drawn_in(self.http.get(path).text)} | fields)
 
     def claim(self, claim_url: str, code: str) -> None:
-        """Take the agent as one's own: its link opened, the code it shows typed, signed."""
+        """Claim the agent: open the link, type the code it shows, sign."""
         path = urlsplit(claim_url).path
         options = self.press_on(path, code=code)
         assert options.status_code == 200, options.text
@@ -171,7 +172,7 @@ class LivePerson:
         assert done.status_code == 200, done.text
 
     def sign(self, grant_id: str) -> dict[str, Any]:
-        """Everything of an approval up to the signature: the body that decides."""
+        """All of an approval up to the signature; returns the body that decides."""
         base = f"/approvals/{grant_id}/"
         page = self.http.get(base).text
         everything = dict.fromkeys(re.findall(r'name="(permission\.\d+)"', page), "on")
@@ -187,7 +188,7 @@ class LivePerson:
         return self.post(f"/approvals/{grant_id}/decide", signed)
 
     def revoke_grant(self, grant_id: str) -> httpx.Response:
-        """Read what ends with it, and press."""
+        """Read what ends with the grant, then press the button."""
         path = f"/approvals/{grant_id}/revoke/"
         return self.http.post(
             path + shown_in(self.http.get(path).text), headers={"X-CSRFToken": self._csrf()}
@@ -200,7 +201,7 @@ class LivePerson:
         assert done.status_code == 200, done.text
 
     def confirm(self, confirmation_id: str) -> httpx.Response:
-        """Say yes to one payment, from the question to the signed answer."""
+        """Approve one payment, from the question to the signed answer."""
         path = f"/confirmations/{confirmation_id}/"
         options = self.press_on(path, decision="confirm")
         assert options.status_code == 200, options.text

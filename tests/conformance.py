@@ -1,4 +1,4 @@
-"""Holds an HTTP answer to the API's description: its status, its media type, its schema, and nothing beyond."""
+"""Checks an HTTP answer against the API description: status, media type, schema, no extras."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from jsonschema_rs import Draft202012Validator
 
 from agentauth.openapi.document import openapi
 
-# A `DPoP-Nonce` comes along only when it is time for one.
+# `DPoP-Nonce` is sent only when a new nonce is due.
 ALWAYS = {"X-Request-Id", "Cache-Control", "Retry-After", "WWW-Authenticate"}
 NOT_FOUND = 404
 
 
 def closed(schema: Any) -> Any:
-    """The schema with every object shut: an answer may grow for clients, but not unnoticed by us."""
+    """The schema with every object closed: answers may gain members, but only declared ones."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -45,14 +45,14 @@ def faults(value: Any, schema: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _paths() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
-    """Exact paths before those with parameters: `/v1/agents/me` is no id. The name of a tile alone holds slashes."""
+    """Exact paths first: `/v1/agents/me` is not an id. Only the name of a tile contains slashes."""
     paths = sorted(openapi()["paths"].items(), key=lambda item: item[0].count("{"))
     patterns = [re.sub(r"\{[a-z_]+\}", "[^/]+", path.replace("{tile}", ".+")) for path, _ in paths]
     return [(re.compile(pattern), methods) for pattern, (_, methods) in zip(patterns, paths, strict=True)]
 
 
 def described(method: str, path: str) -> dict[str, Any] | None:
-    """The operation of this request, if the description has one."""
+    """The operation of this request, if the description has it."""
     for pattern, methods in _paths():
         if pattern.fullmatch(path):
             found: dict[str, Any] | None = methods.get(method.lower())
@@ -61,9 +61,10 @@ def described(method: str, path: str) -> dict[str, Any] | None:
 
 
 def check(method: str, path: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
-    """Asserts that the answer is one of those described; what is not described at all is another test's matter.
+    """Assert that the answer is one the description declares; undescribed operations are checked
+    elsewhere.
 
-    `headers` are looked up in any case.
+    `headers` are looked up case-insensitively.
     """
     operation = described(method, path)
     if operation is None:

@@ -1,4 +1,4 @@
-"""Live registries for stories across apps, on both databases; or, for tests marked `production`, the installed system."""
+"""Live registries for end-to-end tests on both databases; or the installed one."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """The URL of a running PostgreSQL: the one tests/run.py started, else one of our own."""
+    """The URL of a running PostgreSQL: the one tests/run.py started, else a new one."""
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
         return
@@ -38,7 +38,7 @@ def postgres_url() -> Iterator[str]:
 
 
 def fresh_database(url: str, name: str) -> str:
-    """A new empty database on the server of `url`, of this test process alone; its URL."""
+    """Create an empty database on the server of `url`, for this process alone; returns its URL."""
     name += os.environ.get("PYTEST_XDIST_WORKER", "")
     subprocess.run(
         [
@@ -55,7 +55,8 @@ def fresh_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-# Where an installed system is named (tests/run.py), the stories are told there, as tests/production says.
+# If an installed system is named (tests/run.py), the tests run against it, as tests/production
+# describes.
 PRODUCTION = os.environ.get("PRODUCTION")
 _ADDRESSES = itertools.count(1)
 _KINDS = ["production"] if PRODUCTION else ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -63,14 +64,14 @@ _KINDS = ["production"] if PRODUCTION else ["sqlite", pytest.param("postgres", m
 
 @pytest.fixture(autouse=True, scope="session")
 def _database_of_the_installed_system(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Beside it this process reads and writes as the serving role does."""
+    """This test process reads and writes the system's database with the serving role's rights."""
     with django_db_blocker.unblock() if PRODUCTION else contextlib.nullcontext():
         yield
 
 
 @pytest.fixture(autouse=True)
 def _address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test asks the installed system from another loopback address: its limits count by address, and all tests share it."""
+    """Each test calls from its own loopback address: limits count by address."""
     if not PRODUCTION:
         return
     number = next(_ADDRESSES)
@@ -87,7 +88,7 @@ def _address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", params=_KINDS)
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind; empty string for SQLite in the registry's own directory."""
+    """An empty database of each kind; an empty string is SQLite in the registry's directory."""
     if request.param != "postgres":
         return ""
     name = "flow_" + request.module.__name__.rsplit(".", 1)[-1]
@@ -96,7 +97,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A running registry with four server processes and an empty, migrated database; or the installed one."""
+    """A registry with four server processes and an empty database; or the installed one."""
     if PRODUCTION:
         yield ProductionRegistry(Path(PRODUCTION))
         return
@@ -111,7 +112,7 @@ def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -
 def sqlite_registry(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveRegistry]:
-    """A running registry on SQLite alone, for stories that do not depend on the database; or the installed one."""
+    """A registry on SQLite, for tests that do not depend on the database; or the installed one."""
     if PRODUCTION:
         yield ProductionRegistry(Path(PRODUCTION))
         return

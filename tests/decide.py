@@ -1,8 +1,9 @@
-"""A human's decisions straight through the services, for flows whose subject is the agent; no page is asked.
+"""A user's decisions made through the services, for tests whose subject is the agent; no page is
+opened.
 
-`python -m tests.decide approve|deny|revoke|confirm` reads `{"id": …}`, plus `capabilities` or `envelope` to narrow and
-`reason` to deny, acts on the database of its environment and prints what came of it. Without an argument it reads one such
-object a line, with its `act`.
+`python -m tests.decide approve|deny|revoke|confirm` reads `{"id": …}`, plus `capabilities` or
+`envelope` to narrow and `reason` to deny, acts on the database of its environment and prints the
+result. Without an argument it reads one such object per line, with its `act`.
 """
 
 import json
@@ -17,12 +18,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
 def made(act: str, told: dict[str, Any]) -> dict[str, Any]:
-    """One decision, as it was told."""
+    """Make one decision from its JSON description."""
     return decide(act=act, **told)
 
 
 def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 — the wire's own word
-    """One decision by alice, who adopts the agent first where nobody has."""
+    """One decision by alice, who first claims an agent that has no owner."""
     from agentauth.protocol.capability import parse_capabilities
     from agentauth.protocol.envelope import parse_envelope
     from audit.services import Actor
@@ -58,7 +59,7 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 �
 
 
 def adopted_by(agent: Any, now: datetime) -> Any:
-    """The agent's human; a new alice where it has none yet."""
+    """The agent's owner; a new alice if it has none yet."""
     from audit.services import Actor
     from registry.services import agents, people
 

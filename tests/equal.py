@@ -1,4 +1,4 @@
-"""One request asked at the view and at the lean endpoint: what each of them answers, and what it writes into the log."""
+"""Sends one request to the view and to the lean endpoint, and compares answers and log entries."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 import time_machine
 from django.conf import settings
 
-from agentauth.asgi import answered_by_django
+from agentauth.verifier_application import answered_by_django
 from audit.models import Event, RefusalCount
 from registry.tests.cast import basic
 from tests import redis_servers, through
@@ -23,13 +23,13 @@ from verifier.tests.scene import Scene
 NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
 VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
-# Made anew by each answer.
+# Made anew for each answer.
 _OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<=/confirmations/)[^/]+')
-# What is asked at the one before it is asked at the other.
+# One endpoint answers this many requests before the other answers them.
 _TOGETHER = 50
 _OWN_LINES = {"x-request-id"}
 _OWN_DATA = ("confirmation_id", "details")
-# What a decision's event says, but what stands for this one alone.
+# The fields of a decision's event, without those that name this one decision.
 _SAID = (
     "kind", "actor_kind", "actor_id", "outcome", "reason", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
 )  # fmt: skip
@@ -37,7 +37,7 @@ _SAID = (
 
 @dataclass
 class Ask:
-    """A request as a server hands it on. `headers` are lines; a name may stand there twice."""
+    """A request as the server receives it. `headers` are lines; a name may occur twice."""
 
     path: str
     body: bytes
@@ -50,7 +50,7 @@ class Ask:
 
 
 def ask(place: Scene, body: object, path: str = VERIFY, **changes: str | None) -> Ask:
-    """A request in order, with its length; `changes` puts header lines in the place of others, None leaves one out."""
+    """A valid request with its length; `changes` replaces header lines, None removes one."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers: dict[str, str | None] = {
         "host": "localhost:8000",
@@ -64,7 +64,7 @@ def ask(place: Scene, body: object, path: str = VERIFY, **changes: str | None) -
 
 @dataclass
 class Both:
-    """The two, over the same database at the same moment: `clock` goes on only when it is told to."""
+    """Both endpoints, on one database at one moment: `clock` advances only when told to."""
 
     running: through.Running
     clock: "time_machine.Traveller"
@@ -72,16 +72,17 @@ class Both:
     seen: set[Any] = field(default_factory=set)
 
     def same(self, made: Ask | Callable[[], Ask], *, recorded: bool = True) -> Mapping[str, Any]:
-        """Ask both, each its own if `made` makes them; what both answered, with `status` among its members.
+        """Send the request to both (`made` may build one each) and compare; returns the answer,
+        with its `status`.
 
-        Not `recorded`: what they write is counted together, and one of them writes it.
+        Not `recorded`: what they write is counted together, and only one of them writes it.
         """
         return self.all_same([("it", made)], recorded=recorded)[0]
 
     def all_same(
         self, asked: Iterable[tuple[str, Ask | Callable[[], Ask]]], *, recorded: bool = True
     ) -> list[Mapping[str, Any]]:
-        """Ask both about many things, each under its name, that change nothing for one another."""
+        """Send both many requests, each under its name, that do not affect one another."""
         answers: list[Mapping[str, Any]] = []
         differ: list[str] = []
         left = iter(asked)
@@ -104,11 +105,11 @@ class Both:
         return answers
 
     def at_view(self, asked: Ask) -> Any:
-        """Ask one of them alone: status, header lines and body."""
+        """Ask the view alone: status, header lines and body."""
         return self._view(asked)
 
     def at_endpoint(self, asked: Ask) -> Any:
-        """The same of the other."""
+        """Ask the lean endpoint alone: status, header lines and body."""
         self.running.look()
         return self._lean(asked)
 
@@ -123,7 +124,10 @@ class Both:
         return _kept(answer.status_code, list(answer.headers.items()), answer.content)
 
     def _said(self) -> Counter[str]:
-        """What the log says that it did not say before. Refusals are counted anew: their minute, which has an end elsewhere, stands still."""
+        """What the log gained since the last call.
+
+        Refusal counters start again here: the clock stands still, so their minute never ends.
+        """
         RefusalCount.objects.all().delete()
         if self.redis:
             through.drained()
@@ -144,7 +148,7 @@ def served(
 def both(
     request: pytest.FixtureRequest, served: through.Running, redis_server: redis_servers.Server
 ) -> Iterator[Both]:
-    """The two at each home, at `NOW`."""
+    """Both endpoints with each replay cache, at `NOW`."""
     with pytest.MonkeyPatch.context() as patch, time_machine.travel(NOW, tick=False) as clock:
         patch.setattr(settings, "REDIS_URL", redis_server.url if request.param == "redis" else "")
         served.forget()
@@ -158,7 +162,7 @@ def both(
 
 
 def _told(event: Event) -> list[Any]:
-    # A key is named by its digest, and each of the two may be asked under a key of its own.
+    # Keys are named by their digests, and each endpoint may be asked with a key of its own.
     own = {name: "-" for name in _OWN_DATA if name in event.data}
     return [getattr(event, name) for name in _SAID] + [event.data | own]
 

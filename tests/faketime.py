@@ -1,4 +1,4 @@
-"""libfaketime, which gives one process another clock: where it is, for tests marked `faketime`."""
+"""Where libfaketime is, which gives one process another clock; for tests marked `faketime`."""
 
 from pathlib import Path
 

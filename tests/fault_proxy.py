@@ -1,4 +1,4 @@
-"""A TCP proxy that hurts: in front of a server of ours, on loopback, in a thread of this process."""
+"""A fault-injecting TCP proxy in front of a local server, in a thread of this process."""
 
 import asyncio
 import contextlib
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 
 class FaultProxy:
-    """Set `mode`: it holds for what comes from then on, on old connections too.
+    """Set `mode`: it applies to all further traffic, on existing connections too.
 
-    pass; delay, by `delay_seconds` either way; blackhole: nothing arrives; noreply: commands arrive, answers do not; reset;
-    half: `half_bytes` of commands arrive, then reset.
+    pass; delay: `delay_seconds` either way; blackhole: nothing arrives; noreply: commands arrive,
+    answers do not; reset; half: `half_bytes` of commands arrive, then reset.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -33,12 +33,12 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._stopped.set)
 
     def lead_to(self, target_port: int) -> None:
-        """Whoever connects from now on comes there; who is connected is cut off."""
+        """Send new connections to another port, and cut those that are open."""
         self._target_port = target_port
         self.cut()
 
     def cut(self) -> None:
-        """End every connection there is; new ones pass."""
+        """Close every open connection; new ones pass."""
         assert self._loop is not None
         self.mode = "pass"
         self._loop.call_soon_threadsafe(self._abort)
@@ -56,7 +56,7 @@ class FaultProxy:
         server.close()
         for writer in self._writers:
             writer.transport.abort()
-        # What was cut off has a turn to end.
+        # Let the tasks of closed connections end.
         await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -126,7 +126,7 @@ def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
 
 
 class ProxyProcess:
-    """The same in a process of its own, for a test that is busy itself: `say` "noreply", or "delay 0.2"."""
+    """The proxy in its own process, for a busy test: `say` "noreply", or "delay 0.2"."""
 
     def __init__(self, target_port: int) -> None:
         command = [sys.executable, "-m", "tests.fault_proxy", str(target_port)]

@@ -1,11 +1,11 @@
-"""What a forger does: a signed object that is another's but for one letter."""
+"""What a forger does: someone else's signed object with one letter changed."""
 
 
 def changed_signature(compact: str) -> str:
-    """The same header and payload under a signature of which one letter is another.
+    """The same header and payload under a signature with one letter changed.
 
-    Not its last letters: the last byte of an Ed25519 signature is zero one time in sixteen, and the last letter carries
-    two bits, so that putting an `A` there may change nothing.
+    Not its last letters: an Ed25519 signature ends in a zero byte one time in sixteen, and the last
+    letter carries two bits, so putting an `A` there may change nothing.
     """
     message, _, signature = compact.rpartition(".")
     middle = len(signature) // 2

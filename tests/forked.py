@@ -1,4 +1,4 @@
-"""Commands in processes that begin with what is slow to import: half of what a new Python costs, and the same to the command."""
+"""Runs commands in forks with the slow imports done: half the cost of a new Python process."""
 
 import multiprocessing
 import os
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-# None of them reads settings.
+# None of these modules reads settings.
 _FORKS.set_forkserver_preload(["django.core.management", "django.db.models", "django.urls", "psycopg", "redis.asyncio", "requests", "webauthn"])  # fmt: skip
 
 
 def manage(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """`python manage.py` with these arguments, in the present directory."""
+    """Run `python manage.py` with these arguments in the current directory."""
     with tempfile.TemporaryDirectory() as folder:
         process = _FORKS.Process(target=_manage, args=(arguments, dict(env), folder))
         process.start()

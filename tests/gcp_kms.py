@@ -1,7 +1,8 @@
-"""A private Google Cloud KMS for tests: the calls we make, in this process, on a free port of loopback.
+"""A fake Google Cloud KMS for tests: the calls we make, in this process, on a free loopback port.
 
-There is no emulator. Google's client comes here by the variables it reads itself: a "universe" whose domain is localhost,
-a root certificate, and a service account. So the connection is TLS and each call carries credentials, as in production.
+There is no emulator. Environment variables direct Google's client here: a "universe" whose domain
+is localhost, a root certificate, and a service account. So calls use TLS and credentials, as in
+production.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ Kind = CryptoKeyVersion.CryptoKeyVersionAlgorithm
 
 @dataclass
 class Version:
-    """One version of a key. `polls`: how often it is asked for before it can be used."""
+    """One version of a key. `polls`: how often it is requested before it can be used."""
 
     private: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
     kind: int
@@ -50,18 +51,18 @@ class Version:
 
 
 def _as_it_is(_answer: Any) -> None:
-    """Nothing is wrong."""
+    """Leave the answer unchanged."""
 
 
 @dataclass
 class Service:
-    """What it holds, and what it does wrong. `spoil` may change each answer."""
+    """The keys it holds, and the faults it injects. `spoil` may change each answer."""
 
     env: dict[str, str]
     account: rsa.RSAPublicKey
     keys: dict[str, Version] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
-    # Who called: each connection has another name.
+    # The callers: each connection has its own name.
     callers: list[str] = field(default_factory=list)
     refusal: grpc.StatusCode | None = None
     slow_seconds: float = 0.0
@@ -69,7 +70,7 @@ class Service:
     spoil: Callable[[Any], object] = _as_it_is
 
     def well(self) -> None:
-        """Everything is as it should be again; keys stay."""
+        """End all faults; keys stay."""
         self.refusal, self.slow_seconds, self.polls, self.spoil = None, 0.0, 0, _as_it_is
         self.calls.clear()
 
@@ -134,7 +135,7 @@ class Service:
         )
 
     def answer(self, name: str, call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        """One call, once whoever calls has shown a token of the account; whether and how late it is answered."""
+        """Handle one call that has the account's token, with the injected faults and delay."""
 
         def answered(asked: Any, context: grpc.ServicerContext) -> Any:
             self.calls.append(name)
@@ -168,7 +169,7 @@ class Service:
 
 @contextlib.contextmanager
 def service(home: Path) -> Iterator[Service]:
-    """A running service; its `env` is what a process needs to reach it with the rights to do everything."""
+    """A running service; `env` gives a process the address and full rights."""
     account = rsa.generate_private_key(65537, 2048)
     certificate, key = _certificate()
     (home / "roots.pem").write_bytes(certificate)
@@ -209,7 +210,7 @@ def service(home: Path) -> Iterator[Service]:
 
 
 def write_account(path: Path, key: rsa.RSAPrivateKey, port: int) -> None:
-    """A service account's file. With it the client signs its tokens itself and asks nobody for one."""
+    """Write a service account file. With it the client signs its own tokens."""
     account = {
         "type": "service_account",
         "project_id": "agentauth-tests",
@@ -249,7 +250,7 @@ def _private(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def spki(key: Any) -> bytes:
-    """A public key in PEM."""
+    """A public key as PEM."""
     return bytes(
         key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )

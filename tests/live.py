@@ -1,4 +1,4 @@
-"""A real registry for flows: gunicorn with several processes on a free port, on SQLite or PostgreSQL."""
+"""A real registry for end-to-end tests: gunicorn with processes, on SQLite or PostgreSQL."""
 
 import atexit
 import contextlib
@@ -26,14 +26,14 @@ from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
-# Each registry has its own; agentauth/web_server.py, once imported, sets the second for the process that imports it.
+# Each registry sets its own; importing agentauth/web_server.py sets the second in this process.
 OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
 SQLITE = "agentauth.sqlite3"
 
 
 @functools.cache
 def _migrated() -> Path:
-    """Where what the migrations made is kept: to copy it takes a tenth of the time. `tests.run` gives all its processes one."""
+    """Folder of migrated databases: a copy takes a tenth of the time. `tests.run` shares one."""
     if shared := os.environ.get("MIGRATED"):
         return Path(shared)
     folder = tempfile.mkdtemp(prefix="agentauth-migrated-")
@@ -43,7 +43,7 @@ def _migrated() -> Path:
 
 @contextlib.contextmanager
 def _whole(copy: Path) -> Iterator[Path]:
-    """A folder to write into; other processes see it as `copy` once it is all there. Of two, the first is kept."""
+    """A folder to fill; it becomes visible as `copy` when complete. Of two, the first is kept."""
     part = copy.with_name(f"{copy.name}-{os.getpid()}")
     part.mkdir()
     yield part
@@ -73,13 +73,13 @@ def _load(url: str, directory: Path, copy: Path) -> None:
 
 
 def _copy_keys(source: Path, target: Path) -> None:
-    # Who keeps none in files has no such folder, and makes one for itself alone.
+    # Without keys in files there is no such folder, and each registry makes its own.
     if (source / "keys").exists():
         shutil.copytree(source / "keys", target / "keys")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    # Not the file alone: what was committed may lie in the log beside it.
+    # Not a copy of the file alone: committed data may still be in the write-ahead log.
     with (
         contextlib.closing(sqlite3.connect(source)) as old,
         contextlib.closing(sqlite3.connect(target)) as new,
@@ -88,14 +88,14 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 class LiveServer:
-    """One gunicorn with its processes: started, looked at, stopped. `url` is where it is asked."""
+    """One gunicorn with its processes: started, inspected, stopped. `url` is its address."""
 
     url: str
     port: int
     log: Path
     env: dict[str, str]
     command: list[str]
-    # Whose code runs: this checkout's, or another version's.
+    # The source tree that runs: this checkout's, or another version's.
     root: Path = ROOT
     process: subprocess.Popen[bytes] | None = None
 
@@ -104,7 +104,7 @@ class LiveServer:
         self.wait_until_ready()
 
     def launch(self) -> None:
-        """Start the server, ready or not."""
+        """Start the server without waiting for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=self.root, env=self.env, stdout=log, stderr=log, start_new_session=True
@@ -137,9 +137,9 @@ class LiveServer:
 
 
 class LiveRegistry(LiveServer):
-    """One running registry. `manage` runs a command against the same database; `url` is its origin.
+    """One running registry. `manage` runs a command on its database; `url` is its origin.
 
-    `services` is an origin that service providers of a test may have there; nothing is sent to it.
+    `services` is an origin for a test's service providers; nothing is sent to it.
     """
 
     services = "http://127.0.0.1:8001"
@@ -172,7 +172,7 @@ class LiveRegistry(LiveServer):
         self.command = [*gunicorn(f"127.0.0.1:{self.port}"), *arguments]
 
     def manage(self, *arguments: str, check: bool = True) -> Any:
-        """Run a management command with `--json`; its answer, None where it failed and said nothing."""
+        """Run a management command with `--json`; returns its output, None for none."""
         command = [sys.executable, "manage.py", *arguments, "--json"]
         done = subprocess.run(
             command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False
@@ -182,7 +182,7 @@ class LiveRegistry(LiveServer):
         return json.loads(done.stdout or "null")
 
     def act(self, module: str, act: str, told: Any, *, root: Path | None = None) -> Any:
-        """What tests/seed.py or tests/decide.py did with the database, by its answer; its version's, or that of `root`."""
+        """Run tests/seed.py or tests/decide.py on the database; `root` names other code."""
         done = subprocess.run(
             [sys.executable, "-m", module, act],
             cwd=root or self.root, env=self.env, input=json.dumps(told), capture_output=True, text=True, check=False,
@@ -191,11 +191,11 @@ class LiveRegistry(LiveServer):
         return json.loads(done.stdout)
 
     def run(self, *arguments: str) -> None:
-        """Run a management command that says nothing."""
+        """Run a management command without output."""
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.root, env=self.env, check=True)
 
     def prepare(self) -> None:
-        """All tables, in a database that is empty, and the keys: a copy of what is made once for everybody whose keys are files."""
+        """Create all tables in an empty database, and the keys: a shared copy if keys are files."""
         if any(name.startswith("KEY_") for name in self.env):
             self._copied("tables", lambda: None)
             self._make_keys()
@@ -206,7 +206,7 @@ class LiveRegistry(LiveServer):
         self.run("ensure_keys", "-v", "0")
 
     def _copied(self, what: str, make: Callable[[], None]) -> None:
-        """The tables and `what` else there is, from the copy; where there is none it is made, with `make` after the tables."""
+        """Copy the tables and `what`; make the copy if needed, with `make` after the tables."""
         url, directory = self.env["DATABASE_URL"], Path(self.env["VAR_DIR"])
         copy = _migrated() / f"{'postgres' if url else 'sqlite'}-{what}"
         if not copy.exists():
@@ -218,7 +218,7 @@ class LiveRegistry(LiveServer):
             _load(url, directory, copy)
 
     def verifier_role(self) -> str:
-        """A new role of the database, once there are tables: it may do what a verifier does and no more."""
+        """Create a database role, after the tables, with a verifier's rights and no others."""
         name = f"verifier_{os.urandom(3).hex()}"
         with psycopg.connect(self.env["DATABASE_URL"], autocommit=True) as connection:
             connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'p'".encode())
@@ -226,12 +226,12 @@ class LiveRegistry(LiveServer):
         return name
 
     def fault_at(self, point: str) -> None:
-        """From now on every process that comes to this point dies there; empty for none."""
+        """From now on each process that reaches this point dies there; empty for none."""
         (self.directory / "fault_at").write_text(point)
 
 
 class LiveVerifier(LiveServer):
-    """The verifier's own process type on the database of `registry`, with its spent proofs in Redis."""
+    """The verifier's process type on the database of `registry`, with its replay cache in Redis."""
 
     def __init__(
         self,
@@ -252,11 +252,11 @@ class LiveVerifier(LiveServer):
             "PROMETHEUS_MULTIPROC_DIR": str(registry.directory / f"verifier-{self.port}-metrics"),
             **(env or {}),
         }
-        server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.verifier_server"]
-        self.command = [*server, "--bind", f"127.0.0.1:{self.port}", "agentauth.asgi:application"]
+        server = [sys.executable, "-m", "agentauth", "verifier"]
+        self.command = [*server, "--bind", f"127.0.0.1:{self.port}"]
 
     def act_as(self, role: str) -> None:
-        """Let it have what `LiveRegistry.verifier_role` made, from its next start on."""
+        """Use the role made by `LiveRegistry.verifier_role` from the next start on."""
         parts = urlsplit(self.env["DATABASE_URL"])
         hosts = parts.netloc.rpartition("@")[2]
         self.env["DATABASE_URL"] = urlunsplit(parts._replace(netloc=f"{role}:p@{hosts}"))

@@ -1,7 +1,7 @@
-"""A private S3 and KMS server for tests, with Object Lock enforced and Ed25519 keys, in memory, on a free port of loopback.
+"""A private S3 and KMS server for tests, in memory, with Object Lock and Ed25519 keys, on loopback.
 
-The program pins libraries that we use in other versions, so it lives in an environment of its own inside ours, made from
-tests/ministack.txt by whoever needs it first.
+The program pins other versions of libraries that we use, so it has its own environment inside ours,
+made from tests/ministack.txt by the first process that needs it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ START_SECONDS = 30
 
 @contextlib.contextmanager
 def server(home: Path) -> Iterator[str]:
-    """A running server; gives its URL. It takes any credentials."""
+    """A running server; yields its URL. It accepts any credentials."""
     port = free_port()
     env = {
         **os.environ,
@@ -49,20 +49,20 @@ def server(home: Path) -> Iterator[str]:
 
 
 def client(url: str) -> Any:
-    """What its objects are looked at with, as anybody."""
+    """An S3 client to inspect its objects, with any credentials."""
     session = boto3.session.Session("of-a-test", "of-a-test")
     return session.client("s3", endpoint_url=url, region_name="us-east-1")
 
 
 def make_bucket(url: str, name: str) -> Any:
-    """A bucket with Object Lock; the client that made it."""
+    """Create a bucket with Object Lock; returns its client."""
     made = client(url)
     made.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
     return made
 
 
 def installed() -> Path:
-    """The program, installed once for each content of its lock; other processes wait meanwhile."""
+    """The program, installed once per content of its lock file; other processes wait meanwhile."""
     folder = Path(sys.prefix) / "ministack" / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / "lock").open("w") as held:

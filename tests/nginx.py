@@ -1,6 +1,6 @@
-"""A private nginx in front of servers of ours, on a free loopback port, with TLS or without; as root or as any user.
+"""A private nginx before our servers, on a free loopback port, with or without TLS, as any user.
 
-`documented` is the configuration that docs/install.md prints: what operators copy is what the tests run.
+`documented` is the configuration printed in docs/install.md: the tests run what operators copy.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 20
-# What stands around a site's configuration; one worker process, so that there is one pool of connections.
+# What surrounds a site's configuration; one worker process, so that there is one connection pool.
 _MAIN = """
 daemon off;
 worker_processes 1;
@@ -48,7 +48,7 @@ _CERTIFICATE = re.compile(r"^ *ssl_certificate(?:_key)? .*\n", re.MULTILINE)
 
 
 def program() -> str | None:
-    """Where nginx is; None where it is not installed. Its folder need not be on the path of a user."""
+    """Where nginx is; None if it is not installed. Its folder need not be on a user's path."""
     return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 
 
@@ -63,27 +63,29 @@ class Nginx:
 
     @property
     def url(self) -> str:
-        """Where it is asked; as `localhost`, which its certificate names as well as 127.0.0.1."""
+        """Its address as `localhost`, which its certificate names besides 127.0.0.1."""
         return f"{'https' if self.certificate else 'http'}://localhost:{self.port}"
 
     @property
     def trust(self) -> ssl.SSLContext | bool:
-        """What httpx is given to `verify`."""
+        """The `verify` argument for httpx."""
         return ssl.create_default_context(cafile=self.certificate) if self.certificate else True
 
     @property
     def asked(self) -> list[str]:
-        """A line per request, complete once nginx has stopped: the client's status, each upstream's own, the request line."""
+        """A line per request, complete once nginx stopped: status, upstreams' statuses, the
+        request.
+        """
         return (self.directory / "access.log").read_text().splitlines()
 
     @property
     def errors(self) -> str:
-        """Warnings and errors, among them each upstream that hung up on a request."""
+        """Warnings and errors, including each upstream that closed the connection on a request."""
         return (self.directory / "error.log").read_text()
 
 
 def documented(*, web: int, verifier: int | None = None) -> str:
-    """The site that docs/install.md prints, in front of the servers on these loopback ports; `verifier` defaults to `web`."""
+    """The site of docs/install.md, before servers on these ports; `verifier` defaults to `web`."""
     page = (ROOT / "docs/install.md").read_text()
     [site] = re.findall(r"/agentauth\.conf <<'EOF'\n(.*?)^EOF$", page, re.MULTILINE | re.DOTALL)
     ports = {"8000": web, "8001": verifier or web}
@@ -96,10 +98,11 @@ def documented(*, web: int, verifier: int | None = None) -> str:
 
 @contextlib.contextmanager
 def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> Iterator[Nginx]:
-    """A running nginx with `site`, which listens at `443 ssl`, on `port` of 127.0.0.1 (a free one for 0) instead.
+    """A running nginx with `site`; instead of `443 ssl` it listens on `port` of 127.0.0.1 (0: a
+    free one).
 
-    Its files lie in `directory`. Without `tls` it speaks http, else with a certificate of its own.
-    Raises RuntimeError where it does not start.
+    Its files are in `directory`. With `tls` it uses its own certificate, otherwise plain http.
+    Raises RuntimeError if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
@@ -109,7 +112,7 @@ def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> It
     assert count == 1, "the site does not listen at `443 ssl` once"
     if tls:
         made = "ssl_certificate proxy.crt; ssl_certificate_key proxy.key;\n" + made
-    # As root its workers would become `nobody`, who may not write into a directory of ours.
+    # As root its workers would run as `nobody`, who cannot write into our directory.
     user = "user root;" if os.geteuid() == 0 else ""
     (directory / "nginx.conf").write_text(_MAIN.format(user=user, site=made))
     found = program()
@@ -141,7 +144,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> N
 
 
 def self_signed(directory: Path, host: str = "localhost") -> Path:
-    """Writes `proxy.crt`, for the host and 127.0.0.1, and `proxy.key`; the path of the first, which clients trust."""
+    """Write `proxy.crt` (for the host and 127.0.0.1) and `proxy.key`; returns the first path."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""A private OpenBao server for tests: the real Vault API with a Transit engine, in memory, on a free port of loopback."""
+"""A private OpenBao server for tests: the Vault API with Transit, in memory, on loopback."""
 
 import contextlib
 import os
@@ -20,9 +20,10 @@ START_SECONDS = 20
 
 @contextlib.contextmanager
 def server(home: Path, *, tls: bool = False) -> Iterator[str]:
-    """A running server; gives its URL. `ROOT_TOKEN` may do everything there; Transit is mounted at `transit`.
+    """A running server; yields its URL. `ROOT_TOKEN` has all rights; Transit is mounted at
+    `transit`.
 
-    With `tls` the certificate that signed its own is `home / AUTHORITY`.
+    With `tls`, `home / AUTHORITY` is the certificate that signed its own.
     """
     port = free_port()
     command = [

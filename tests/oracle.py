@@ -1,8 +1,10 @@
-"""The oracle after a fault: compares what clients were told with rows, counters, events and the log.
+"""The oracle after a fault: compares what clients were told with rows, counters, events and the
+log.
 
-`python -m tests.oracle JSON` (`-`: JSON from the standard input) runs against the database of its environment, prints the
-list of broken invariants and exits 1 if there are any. JSON: {"tokens": [jti…], "decisions": [decision_id…],
-"revoked": [grant_id…], "approved": [grant_id…]} as acknowledged to clients.
+`python -m tests.oracle JSON` (`-`: from standard input) runs on the database of its environment,
+prints the list of broken invariants and exits 1 if there are any. JSON: {"tokens": [jti…],
+"decisions": [decision_id…], "revoked": [grant_id…], "approved": [grant_id…]} as acknowledged to
+clients.
 """
 
 import json
@@ -52,7 +54,7 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
     yield from (f"an acknowledged approval is lost: {lost}" for lost in set(log["approved"]) - approved)
     signed = {str(pk) for pk in Receipt.objects.filter(kind="approval").values_list("subject", flat=True)}
     yield from (f"a receipt without its approval: {odd}" for odd in signed - approved)
-    # Grants seeded by tests/seed.py have no receipt; those decided on the page (acknowledged ones) must.
+    # Grants seeded by tests/seed.py have no receipt; those approved on the page must have one.
     yield from (f"an approval without its receipt: {odd}" for odd in set(log["approved"]) - signed)
 
     seal_audit(now=datetime.now(UTC))
@@ -62,7 +64,7 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
 
 
 def counters(allowed: list[Any]) -> Iterator[str]:
-    """Uses and spending in each ledger equal what the events add up to, and stay below what the grant allows."""
+    """Uses and spending in each ledger equal the sum of the events, within the grant's limits."""
     from agentauth.protocol.envelope import parse_envelope
     from verifier.models import GrantLedger
 
@@ -83,9 +85,9 @@ def counters(allowed: list[Any]) -> Iterator[str]:
 
 
 def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[str]:
-    """Of each budget: the sum of its period's debits, and of the period before, is what is counted.
+    """Each budget counts the sum of its period's debits, and of the previous period's.
 
-    That of the running period is not above the ceiling.
+    That of the running period is not above the limit.
     """
     from agentauth.protocol.money import Money
     from agentauth.protocol.windows import period_start
@@ -103,7 +105,7 @@ def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[
 
 
 def confirmations(allowed: list[Any]) -> Iterator[str]:
-    """A human's yes is used once, by one decision that says so."""
+    """A confirmation is used once, by one decision that names it."""
     from verifier.models import Confirmation
 
     used = Counter(event.data["confirmation_id"] for event in allowed if "confirmation_id" in event.data)
@@ -115,13 +117,13 @@ def confirmations(allowed: list[Any]) -> Iterator[str]:
 
 
 def done_twice(own: list[Any]) -> Iterator[str]:
-    """An operation that has a name stands in the log once; every repetition of it is an event of another kind."""
+    """A named operation is in the log once; each repetition is an event of another kind."""
     names = [_name_of(event) for event in own]
     yield from (f"done {n} times: {name}" for name, n in Counter(names).items() if name is not None and n > 1)
 
 
 def _name_of(event: Any) -> str | None:
-    """The release before has it in the data itself."""
+    """The previous release has it in the data itself."""
     name = "idempotency_key_sha256"
     details = event.openings.filter(member="details").values_list("value", flat=True).first() or {}
     return event.data.get(name) or details.get(name)

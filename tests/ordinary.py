@@ -1,6 +1,8 @@
-"""Starts a program as production does: as an ordinary user, and with no package but those of requirements.txt.
+"""Starts a program as in production: as an ordinary user, with the packages of requirements.txt
+only.
 
-`python -m tests.ordinary MODULE …` runs a module where whatever the lock file does not name cannot be imported.
+`python -m tests.ordinary MODULE …` runs a module that cannot import any package missing from the
+lock file.
 """
 
 import importlib.abc
@@ -19,9 +21,10 @@ USER_ID: Final = 10001
 
 
 def as_user() -> list[str]:
-    """What stands in front of a command so that root's rights do not help it; nothing where this is not root.
+    """A command prefix that drops root's rights; empty if this process is not root.
 
-    It may read everything, since the tests' Python may lie in root's home, and write what is its own.
+    It may read everything, since the tests' Python may be in root's home, and write what is its
+    own.
     """
     if os.geteuid() != 0:
         return []
@@ -31,14 +34,14 @@ def as_user() -> list[str]:
 
 
 def give_to_user(folder: Path) -> None:
-    """Let such a process write into it, as into VAR_DIR."""
+    """Let such a process write into the folder, as into VAR_DIR."""
     if os.geteuid() == 0:
         for path in (folder, *folder.rglob("*")):
             os.chown(path, USER_ID, USER_ID)
 
 
 class OnlyLocked(importlib.abc.MetaPathFinder):
-    """Refuses each top-level module that comes with a distribution which the lock file does not name."""
+    """Refuses to import top-level modules of distributions that the lock file does not name."""
 
     def __init__(self, lock: str) -> None:
         locked = {

@@ -1,14 +1,15 @@
-"""How long something may take: as promised in the campaign, which is alone on its machine, and far longer elsewhere."""
+"""Time limits: as promised in the campaign, alone on its machine; far longer elsewhere."""
 
 from tests.conftest import CAMPAIGN
 
-# Beside other work everything may take so many times as long, and at least this much (s): what hangs takes longer still.
+# Beside other work everything may take this many times as long, and at least this many seconds; a
+# hang takes longer still.
 _TIMES, _LEAST_SECONDS = 10, 10.0
 
 
 def within(seconds: float) -> float:
-    """The promised time in the campaign; elsewhere one that only what hangs exceeds. Both in seconds.
+    """The promised time in the campaign; elsewhere a time that only a hang exceeds. In seconds.
 
-    `tests.run campaign` runs each file that asks this, on PostgreSQL.
+    `tests.run campaign` runs each file that calls this, on PostgreSQL.
     """
     return seconds if CAMPAIGN else max(_TIMES * seconds, _LEAST_SECONDS)

@@ -1,4 +1,4 @@
-"""A private PgBouncer in transaction mode, in front of a PostgreSQL of the tests. Loopback only; it checks no passwords."""
+"""A private PgBouncer in transaction mode before a test PostgreSQL, on loopback, no passwords."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from pathlib import Path
 from tests import postgres
 
 START_SECONDS = 20
-# Of the server's connections for one role and database: fewer than the clients that the tests have.
+# Server connections per role and database: fewer than the tests have clients.
 POOL_SIZE = 4
 
 
 def program() -> str | None:
-    """Where it is; the packages put it among the administrator's programs, which need not be on the path."""
+    """Where it is; packages install it for administrators, so perhaps not on the path."""
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 @contextlib.contextmanager
 def pooler(server_port: int, roles: Sequence[str], *, settings: str = "") -> Iterator[int]:
-    """The port of one for these roles; `settings` are lines of its configuration."""
+    """The port of a PgBouncer for these roles; `settings` are lines of its configuration."""
     found, port = program(), postgres.free_port()
     assert found, "PgBouncer is not installed"
     directory = Path(tempfile.mkdtemp(prefix="agentauth-pgbouncer-"))

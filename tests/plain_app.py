@@ -1,4 +1,4 @@
-"""A small ASGI application to serve in tests: it answers as the registry's edge does and says what it was given.
+"""A small ASGI application for tests: answers like the registry, and reports what it received.
 
 `gunicorn -c python:agentauth.verifier_server tests.plain_app:application`.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 import django
 
-from agentauth.incoming import MAX_BODY_BYTES
+from agentauth.request_bytes import MAX_BODY_BYTES
 
-# What its server asks before it serves (agentauth/startup.py) it asks with models.
+# Its server's startup checks (agentauth/startup.py) use models.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup()
 

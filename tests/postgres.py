@@ -1,6 +1,8 @@
-"""A private PostgreSQL for tests: DATABASE_URL if it is set, else the system's binaries on a free port.
+"""A private PostgreSQL for tests: DATABASE_URL if it is set, else the system's binaries on a free
+port.
 
-`python -m tests.postgres COMMAND …` runs a command with DATABASE_URL pointing at it. A server of our own can be hurt.
+`python -m tests.postgres COMMAND …` runs a command with DATABASE_URL pointing at it. Fault tests
+need a private one.
 """
 
 import contextlib
@@ -17,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROLE = "agentauth"
-# After kill -9 the first starts may fail: the lock file is still there, and backends are still ending.
+# After kill -9 the first starts may fail: the lock file still exists, and backends are still
+# exiting.
 START_SECONDS = 60
 
 
@@ -37,7 +40,7 @@ def free_port() -> int:
 
 
 def as_server_user() -> dict[str, int]:
-    """PostgreSQL refuses to run as root: as root, use the account its package made."""
+    """PostgreSQL refuses to run as root: then use the account its package created."""
     if os.geteuid() != 0:
         return {}
     account = pwd.getpwnam("postgres")
@@ -45,22 +48,23 @@ def as_server_user() -> dict[str, int]:
 
 
 def url_of(*ports: int) -> str:
-    """Of one server, or of a primary and its replicas: whoever writes is found."""
+    """The URL of one server, or of a primary and its replicas: it finds the writable one."""
     places = ",".join(f"127.0.0.1:{port}" for port in ports)
     which = "?target_session_attrs=read-write" if len(ports) > 1 else ""
     return f"postgres://{ROLE}@{places}/{ROLE}{which}"
 
 
 def psql(url: str, statement: str) -> subprocess.CompletedProcess[str]:
-    """What the program said to one statement, refused or not."""
+    """Run one statement; returns psql's result, refused or not."""
     command = ["psql", url, "-v", "ON_ERROR_STOP=1", "-q", "-c", statement]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class Server:
-    """One server in a directory of its own; `url` names a superuser with a database of its own name. Loopback only.
+    """One server in its own directory; `url` names a superuser with a database of the same name.
 
-    Unless `durable`, what is committed need not reach the disk: tests kill processes, not machines.
+    Loopback only. Unless `durable`, commits need not reach the disk: tests kill processes, not
+    machines.
     """
 
     def __init__(self, directory: Path, *, durable: bool = False, settings: str = "") -> None:
@@ -80,7 +84,7 @@ class Server:
         return url_of(self.port)
 
     def make(self) -> None:
-        """The files of an empty server, and a first start."""
+        """Initialise an empty server, and start it once."""
         if self._user:
             os.chown(self.directory, self._user["user"], self._user["group"])
         initdb = ["-D", self.data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
@@ -89,14 +93,14 @@ class Server:
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", ROLE, ROLE)
 
     def follow(self, primary: "Server") -> None:
-        """Become its synchronous replica: a copy of all it has, and from then on it acknowledges nothing that is not here too."""
+        """Become its synchronous replica: copy the primary, whose commits then wait for this."""
         shutil.rmtree(self.data, ignore_errors=True)
         if self._user:
             os.chown(self.directory, self._user["user"], self._user["group"])
         from_there = ["-h", "127.0.0.1", "-p", primary.port, "-U", ROLE, "-X", "stream", "-c", "fast", "-R"]
         self._run("pg_basebackup", "-D", self.data, "--no-sync", *from_there)
         self.start()
-        # After the copy, which would wait for a replica of its own once it is the primary.
+        # Only after the copy, or this server would wait for a replica itself once promoted.
         primary.say("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
         until = time.monotonic() + START_SECONDS
         while primary.say("SELECT sync_state FROM pg_stat_replication") != "sync":
@@ -105,17 +109,17 @@ class Server:
             time.sleep(0.1)
 
     def promote(self) -> None:
-        """From a replica to the primary. The other one must have ended."""
+        """Become the primary. The former primary must have stopped."""
         self._run("pg_ctl", "-D", self.data, "-w", "promote")
 
     def say(self, *statements: str) -> str:
-        """As the superuser, each by itself; what the last one said."""
+        """Run each statement as the superuser; returns the output of the last."""
         given = [part for statement in statements for part in ("-c", statement)]
         asked = ["psql", self.url, "-Atq", *given]
         return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
     def start(self) -> None:
-        """Start, again and again until it stays."""
+        """Start, again and again until it stays up."""
         log = ["-l", self.directory / "log", "-o", self._options]
         until = time.monotonic() + START_SECONDS
         while True:
@@ -131,24 +135,24 @@ class Server:
             self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
 
     def is_running(self) -> bool:
-        """Whether it takes connections, or will once it has recovered."""
+        """Whether it accepts connections, or will once it has recovered."""
         status = [str(self._bin / "pg_ctl"), "-D", str(self.data), "status"]
         found = subprocess.run(status, check=False, capture_output=True, cwd=self.directory, **self._user)  # type: ignore[call-overload]
         return bool(found.returncode == 0)
 
     def freeze(self) -> None:
-        """It and all its processes: connections are taken by the system, and nothing answers."""
+        """Stop all its processes: the kernel still accepts connections, but nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def freeze_the_first(self) -> None:
-        """Its first process alone: who is connected goes on, and nobody else is let in."""
+        """Stop its main process alone: open connections go on, new ones are not served."""
         os.kill(self._postmaster(), signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """kill -9 of the postmaster; its backends notice that and end."""
+        """kill -9 of the postmaster; its backends notice and exit."""
         os.kill(self._postmaster(), signal.SIGKILL)
 
     def _postmaster(self) -> int:
@@ -168,7 +172,7 @@ class Server:
 
 @contextlib.contextmanager
 def server(*, durable: bool = False, settings: str = "", disk: Path | None = None) -> Iterator[Server]:
-    """A running server of our own, with `settings` as `-c name=value …`, in a directory on `disk`."""
+    """A running private server, with `settings` as `-c name=value …`, in a directory on `disk`."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-", dir=disk))
     if disk is not None:
         disk.chmod(0o755)
@@ -183,7 +187,7 @@ def server(*, durable: bool = False, settings: str = "", disk: Path | None = Non
 
 @contextlib.contextmanager
 def replica(primary: Server, *, settings: str = "") -> Iterator[Server]:
-    """A synchronous replica of a running server; the settings must be as the primary's."""
+    """A synchronous replica of a running server; the settings must equal the primary's."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-replica-"))
     made = Server(directory, settings=settings)
     try:
@@ -196,7 +200,7 @@ def replica(primary: Server, *, settings: str = "") -> Iterator[Server]:
 
 @contextlib.contextmanager
 def cluster(*, durable: bool = False) -> Iterator[str]:
-    """The URL of a running server: DATABASE_URL if it is set, else one of our own."""
+    """The URL of a running server: DATABASE_URL if it is set, else a private one."""
     if given := os.environ.get("DATABASE_URL", ""):
         yield given
         return

@@ -1,4 +1,4 @@
-"""The version before this one, from the history of this clone: the commit that tests/PREVIOUS_RELEASE names."""
+"""The previous version, from this clone's history: the commit named in tests/PREVIOUS_RELEASE."""
 
 import subprocess
 import tarfile
@@ -10,13 +10,13 @@ COMMIT = (ROOT / "tests/PREVIOUS_RELEASE").read_text().strip()
 
 
 def is_here() -> bool:
-    """Whether this clone has it; a shallow one and an unpacked archive have not."""
+    """Whether this clone contains it; a shallow clone or an unpacked archive does not."""
     asked = ["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"]
     return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
 
 def file(path: str) -> str:
-    """The text of one of its files; empty where it has no such file."""
+    """The text of one of its files; empty if it has no such file."""
     told = subprocess.run(
         ["git", "show", f"{COMMIT}:{path}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -32,7 +32,7 @@ def files() -> set[str]:
 
 
 def unpack(directory: Path) -> Path:
-    """All its files, in a folder of their own."""
+    """Unpack all its files into this folder."""
     packed = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(directory, filter="data")

@@ -1,6 +1,6 @@
-"""A person's yes without pages: the receipt that an approval leaves, with a real passkey's signature and the registry's own.
+"""Approvals without pages: real receipts, signed by a passkey and by the registry.
 
-For tests whose subject begins after the approval. Tests of approving itself go through the pages.
+For tests that start after the approval. Tests of approving itself use the pages.
 """
 
 import secrets
@@ -34,7 +34,7 @@ CONSENT = "Yes, exactly this."
 
 
 def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms: Any) -> None:
-    """Approve as the human's signed decision does: on the terms that were asked for unless `terms` says otherwise."""
+    """Approve as a user's signed decision does, on the requested terms unless `terms` differ."""
     capabilities, envelope = (
         parse_capabilities(grant.requested_capabilities),
         parse_envelope(grant.requested_envelope),
@@ -44,14 +44,14 @@ def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms:
         "envelope": envelope,
         "valid_until": latest_end(grant, now),
     }
-    # As the pages do: whoever sees the grant approved finds its receipt.
+    # In one transaction, as on the pages: an approved grant always has its receipt.
     with transaction.atomic():
         approve_grant(grant=grant, human=human, actor=actor, now=now, **(given | terms))
         sign(grant, now=now)
 
 
 def asked(grant: Grant, now: datetime) -> dict[str, Any]:
-    """As columns, what may be approved of a pending grant: for a `sign` before the row says it."""
+    """What may be approved of a pending grant, as columns: for a `sign` before the row has them."""
     end = latest_end(grant, now)
     return {
         "capabilities": grant.requested_capabilities,
@@ -63,10 +63,10 @@ def asked(grant: Grant, now: datetime) -> dict[str, Any]:
 def sign(
     grant: Grant, *, now: datetime, decision: Literal["approve", "deny"] = "approve", **changes: Any
 ) -> Receipt:
-    """The receipt for a grant's row as it is now, by its agent's human; `changes` are columns it says otherwise."""
+    """A receipt for the grant's current row by its agent's owner; `changes` replace columns."""
     agents = Agent.objects.select_related("human").defer("suspended_by_owner", "suspensions")
     agent = agents.get(pk=grant.agent_id)
-    # Of a database before an upgrade not every column is there.
+    # A database before an upgrade may lack columns.
     columns = {field.attname for field in Grant._meta.concrete_fields} - grant.get_deferred_fields()
     signed = Grant(**({name: getattr(grant, name) for name in columns} | changes))
     signed.agent = agent
@@ -76,7 +76,7 @@ def sign(
 
 
 def approval_of(grant: Grant, signer: Signer, *, now: datetime) -> Receipt:
-    """A row to be: the receipt of this grant's approval. The grant's agent and service provider are at hand."""
+    """An unsaved row: the receipt of this grant's approval. Agent and provider must be loaded."""
     assert grant.human is not None
     statement = _statement(grant, grant.human, "approve", now)
     compact = _sealed(statement, grant.human, signer)
@@ -98,7 +98,7 @@ def _statement(grant: Grant, human: Human, decision: Literal["approve", "deny"],
 
 
 def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> Confirmation:
-    """Say yes to one transaction, as the human's signed decision does."""
+    """Confirm one transaction, as a user's signed decision does."""
     with transaction.atomic():
         row = confirmations.confirm(confirmation=row, human=human, actor=actor, now=now)
         sign_confirmation(row, human, now=now)
@@ -108,14 +108,14 @@ def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> 
 def sign_confirmation(
     row: Confirmation, human: Human, *, now: datetime, decision: Literal["confirm", "deny"] = "confirm"
 ) -> Receipt:
-    """The receipt of a confirmation's row as it is now."""
+    """The receipt of a confirmation's current row."""
     statement = confirmation(row=row, human=human, decision=decision, consent_text=CONSENT, now=now)
     return keep(statement, human, now=now)
 
 
 def keep(statement: Statement, human: Human, *, now: datetime) -> Receipt:
-    """The statement under the passkey and the receipt key, stored as the pages do."""
-    # Whenever it is said to have been.
+    """Sign the statement with passkey and receipt key, and store it as the pages do."""
+    # The row's own time is the present, whatever time the statement claims.
     present = timezone.now()
     ensure_key(purpose="receipt", actor=Actor("system", "test"), now=present)
     compact = _sealed(statement, human, signer(purpose="receipt", now=present))
@@ -143,7 +143,7 @@ def _sealed(statement: Statement, human: Human, signer: Signer) -> str:
 
 
 def has_receipt(grant: Grant) -> bool:
-    """Whether anything is stored as an approval of the grant."""
+    """Whether an approval of the grant is stored."""
     return Receipt.objects.filter(kind="approval", subject=str(grant.pk)).exists()
 
 
@@ -153,13 +153,13 @@ def last_of(grant: Grant) -> Receipt:
 
 
 def copy(receipt: Receipt, grant: Grant, *, now: datetime) -> Receipt:
-    """A row as if the receipt were an approval of this grant, later than all others: INSERT is all it takes."""
+    """Insert the receipt as this grant's latest approval, which takes no more than an INSERT."""
     at = now + timedelta(hours=1)
     return store("approval", "approve", str(grant.pk), receipt.human, receipt.compact, at)
 
 
 def store(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
-    """The row, with a challenge of its own."""
+    """Store the row with its own challenge."""
     row = _row(kind, decision, subject, human, compact, now)
     row.save(force_insert=True)
     return row

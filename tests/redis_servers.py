@@ -1,7 +1,7 @@
-"""Private Redis and Valkey servers for tests, on free loopback ports: one, a cluster, or a primary that Sentinels watch. They can
-be hurt.
+"""Private Redis and Valkey servers for tests, on free loopback ports, which tests may break.
 
-`python -m tests.redis_servers COMMAND …` runs a command with REDIS_URL pointing at one (or at the one given there).
+A single server, a cluster, or a primary watched by Sentinels. `python -m tests.redis_servers
+COMMAND …` runs a command with REDIS_URL pointing at one (or at the one already set).
 """
 
 import contextlib
@@ -29,7 +29,8 @@ from cryptography.x509.oid import NameOID
 from tests.postgres import free_port
 
 PROGRAMS = ("redis-server", "valkey-server")
-# What the verifier asks for (docs/operations.md), nothing written to disk, and a copy sent at once: there is but one to send.
+# The verifier's requirements (docs/operations.md), no persistence, and immediate sync: there is one
+# replica only.
 CONFIG = {
     "maxmemory-policy": "noeviction",
     "save": "",
@@ -37,12 +38,12 @@ CONFIG = {
     "repl-diskless-sync-delay": "0",
 }
 PATIENCE_SECONDS = 20
-# Under which Sentinels know the primary; and how soon they call it down.
+# The Sentinels' name for the primary, and how soon they consider it down.
 NAME, DOWN_AFTER_MS = "agentauth", 1000
 
 
 class Server:
-    """One server process and its directory. `config` are its options; what it wrote to disk is there at the next start."""
+    """One server process and its directory. `config` are its options; files survive restarts."""
 
     def __init__(self, program: str, directory: Path, config: dict[str, str]) -> None:
         self.program, self.directory, self.config = program, directory, config
@@ -55,22 +56,22 @@ class Server:
 
     @property
     def nodes(self) -> list["Server"]:
-        """Itself, as a cluster has several."""
+        """A list like a cluster's, of this one server."""
         return [self]
 
     @property
     def identity(self) -> str:
-        """Who it is and whose data it holds, as the verifier tells servers apart."""
+        """Identifies the server and its data, as the verifier does."""
         told = self.client().info("server", "replication")
         return f"{told['run_id']}:{told['master_replid']}"
 
     def client(self) -> Any:
-        """A client of its own, to look and to break things with."""
+        """A new client, to inspect and break things."""
         password = self.config.get("requirepass")
         return redis.Redis(port=self.port, password=password, socket_timeout=PATIENCE_SECONDS)
 
     def start(self) -> None:
-        """Start on the same port, with what is on disk, which is nothing unless `config` says so; wait for the answer."""
+        """Start on the same port with what is on disk (by default nothing) and wait for it."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         until = time.monotonic() + PATIENCE_SECONDS
@@ -87,7 +88,7 @@ class Server:
         return command
 
     def _answers(self) -> bool:
-        # Without a greeting: one may be asked for a password.
+        # Without a handshake: it may require a password.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as line:
                 line.sendall(b"PING\r\n")
@@ -99,7 +100,7 @@ class Server:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """As a power failure would: nothing is saved."""
+        """Like a power failure: nothing is saved."""
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
@@ -110,7 +111,7 @@ class Server:
             self.process = None
 
     def freeze(self) -> None:
-        """It takes connections and bytes, and answers nothing."""
+        """It accepts connections and bytes, and answers nothing."""
         if self.process is not None:
             self.process.send_signal(signal.SIGSTOP)
 
@@ -121,7 +122,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three primaries that share the slots. `url` names them all."""
+    """Three primaries sharing the slots. `url` names them all."""
 
     nodes: list[Server]
 
@@ -136,7 +137,7 @@ class Cluster:
         return next(node for node in self.nodes if node.port in ports)
 
     def migrate(self, slot: int, target: Server, *, half: bool = False) -> None:
-        """Move a slot with its keys to another node, as `redis-cli --cluster reshard` does; `half`: it ends before the keys go."""
+        """Move a slot like `redis-cli --cluster reshard`; `half`: stop before its keys move."""
         source = self.owner(slot)
         old, new = source.client(), target.client()
         old_id, new_id = (each.execute_command("CLUSTER MYID").decode() for each in (old, new))
@@ -144,7 +145,7 @@ class Cluster:
         old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
         if half:
             return
-        # In two words: in one, the client would make text of the keys.
+        # As two words: given one word, the client would decode the keys.
         while keys := old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         for client in (new, old, *(node.client() for node in self.nodes)):
@@ -152,7 +153,7 @@ class Cluster:
 
 
 class Sentinel(Server):
-    """One of those that watch a primary. It writes its configuration anew as it learns."""
+    """A Sentinel. It rewrites its configuration as it learns."""
 
     def __init__(self, program: str, directory: Path, primary: Server, quorum: int, own: str) -> None:
         super().__init__(program, directory, {"requirepass": own} if own else {})
@@ -175,7 +176,7 @@ class Sentinel(Server):
 
 @dataclass(frozen=True)
 class Watched:
-    """A primary and its replica, watched by three Sentinels. `url` names these."""
+    """A primary and its replica, watched by three Sentinels, which `url` names."""
 
     nodes: list[Server]
     sentinels: list[Sentinel]
@@ -187,7 +188,7 @@ class Watched:
         return f"redis+sentinel://{f':{password}@' if password else ''}{named}/{NAME}"
 
     def primary(self) -> Server:
-        """By what the nodes that answer say of themselves; the former one may still say so where it is only frozen."""
+        """By what the nodes themselves say; a frozen former primary may still claim to be one."""
         for node in self.nodes:
             with contextlib.suppress(redis.RedisError):
                 if node.client().info("replication")["role"] == "master":
@@ -195,13 +196,13 @@ class Watched:
         raise RuntimeError("no node is a primary")
 
     def named(self) -> set[int]:
-        """The ports that the Sentinels name as the primary's; one where they agree."""
+        """The ports the Sentinels name as the primary's; one port once they agree."""
         return {int(each.client().sentinel_master(NAME)["port"]) for each in self.sentinels}
 
 
 @contextlib.contextmanager
 def server(program: str = "redis-server", **config: str) -> Iterator[Server]:
-    """A running server; `config` by option name with `_` for `-`, for instance `maxmemory="500kb"`."""
+    """A running server; `config` by option name with `_` for `-`, such as `maxmemory="500kb"`."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-redis-"))
     started = Server(program, directory, {name.replace("_", "-"): value for name, value in config.items()})
     try:
@@ -218,7 +219,8 @@ def cluster(program: str = "redis-server") -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         nodes = []
         for _ in range(3):
-            # The bus has a port of its own: the usual one, 10,000 above, may be past the last.
+            # The cluster bus needs its own port: the default, port + 10,000, may be above the last
+            # one.
             options = {
                 "cluster_enabled": "yes",
                 "cluster_node_timeout": "2000",
@@ -243,8 +245,9 @@ def cluster(program: str = "redis-server") -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def watched(program: str = "redis-server", *, own: str = "", **config: str) -> Iterator[Watched]:
-    """A primary and a replica of all its data, which three Sentinels know of; two of them must agree that it is down. `own`:
-    the password of the Sentinels.
+    """A primary and its replica, watched by three Sentinels, two of which must agree on a failure.
+
+    `own`: the password of the Sentinels.
     """
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(server(program, **config))
@@ -277,7 +280,7 @@ def _whole(node: Server) -> bool:
 
 
 def self_signed(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 and no other name, and its key, for a server with TLS."""
+    """A certificate for 127.0.0.1 only, and its key, for a server with TLS."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
     now = datetime.now(UTC)
@@ -304,7 +307,7 @@ def self_signed(directory: Path) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def address() -> Iterator[str]:
-    """The URL of a running server: REDIS_URL if it is set, else one of our own."""
+    """The URL of a running server: REDIS_URL if it is set, else a private one."""
     if given := os.environ.get("REDIS_URL", ""):
         yield given
         return

@@ -1,4 +1,7 @@
-"""Runs the groups of tests: `python -m tests.run unit|coverage|rest|production|again|campaign|screenshots`. Names what a machine lacks."""
+"""Runs groups of tests, and names what this machine lacks: `python -m tests.run GROUP`.
+
+GROUP is unit, coverage, rest, production, again, campaign or screenshots.
+"""
 
 import json
 import os
@@ -15,12 +18,13 @@ from tests.production import environment
 from tests.vectors.shared import ABSENT, SECURITY
 
 APPS = ["agentauth", "audit", "kms", "registry", "verifier", "approvals"]
-# Whose tests run with those of the apps. Those in the other folders of tests/ bear a mark of the stage they belong to.
+# Folders that run with the apps' unit tests. Files in other folders of tests/ carry the mark of
+# their stage.
 UNIT_FOLDERS = ["tests/contract", "tests/vectors", "tests/campaign", "tests/mutation"]
-# Of every hundred branches in each of these, the unit tests alone take so many.
+# Minimum branch coverage in percent of each package, by unit tests alone.
 COVERED = ["agentauth/protocol", "registry", "verifier", "approvals", "kms", "audit"]
 FLOOR = 95
-# Of the files that run side by side those that last: each is begun before the short ones.
+# The slowest of the files that run side by side: each starts before the short ones.
 LONGEST = {
     f"tests/{name}.py"
     for name in (
@@ -29,17 +33,17 @@ LONGEST = {
         "flows/test_sdk_demo", "flows/test_partition",
     )
 }  # fmt: skip
-# One more than there are cores, since some wait, and no more than that, since each has to read all tests and make its tables. A
-# test that lasts holds up those behind it in its process: others take them.
+# One more than the cores, since some tests wait, but no more: each process collects all tests and
+# creates its tables. A slow test blocks those queued behind it, which other processes then take.
 CORES = min(os.cpu_count() or 1, 7)
 BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
-# The SDK against a live server, but for the demo.
+# The SDK against a live server, without the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider", "rotation")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
 
 def missing() -> dict[str, str]:
-    """Marker → program that is not here."""
+    """Marker → the program this machine lacks."""
     absent = {}
     if not (shutil.which("chromium") or shutil.which("chromium-browser")):
         absent["browser"] = "Chromium"
@@ -70,7 +74,7 @@ def missing() -> dict[str, str]:
 
 
 def pytest(*arguments: str, database_url: str = "", together: bool = False, shared: bool = True) -> bool:
-    """Whether all passed. `together` with others, what it prints comes when it is done. Not `shared`: without those files."""
+    """Whether all passed. `together`: print at the end. Not `shared`: hide the shared files."""
     env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     if database_url:
         env["DATABASE_URL"] = database_url
@@ -86,7 +90,7 @@ def pytest(*arguments: str, database_url: str = "", together: bool = False, shar
 
 
 def marked(*markers: str) -> list[str]:
-    """The files of tests that name one of these, the longest first: pytest need not read the thousands of tests in the others."""
+    """The files naming one of these markers, longest first: pytest need not read all others."""
     named = re.compile(rf"\bmark\.({'|'.join(markers)})\b")
     files = (each for folder in [*APPS, "tests"] for each in Path(folder).rglob("test_*.py"))
     found = sorted(str(each) for each in files if named.search(each.read_text()))
@@ -94,7 +98,7 @@ def marked(*markers: str) -> list[str]:
 
 
 def paced() -> list[str]:
-    """The files outside tests/faults and tests/campaign in which something holds or is tried at length in the campaign alone."""
+    """Files outside tests/faults and tests/campaign with longer or stricter campaign tests."""
     named = re.compile(
         r"^(?:from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import .*|@pytest\.mark\.long)$",
         re.MULTILINE,
@@ -109,7 +113,7 @@ def paced() -> list[str]:
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
-    """The unit tests on SQLite; where PostgreSQL is here, without those that `on_postgresql` runs instead."""
+    """The unit tests on SQLite; with PostgreSQL, without those that `on_postgresql` runs."""
     without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
     return pytest(
         *arguments,
@@ -125,7 +129,7 @@ def unit(absent: dict[str, str], *arguments: str) -> bool:
 
 
 def coverage(absent: dict[str, str]) -> bool:
-    """The unit tests with their branches counted: a line for each package, and whether all reach the floor."""
+    """The unit tests with branch coverage: a line per package, and whether all reach the floor."""
     passed = unit(absent, "--cov", "--cov-report=")
     more = ("--cov", "--cov-append", "--cov-report=")
     if "postgres" not in absent:
@@ -155,7 +159,7 @@ def coverage(absent: dict[str, str]) -> bool:
 
 
 def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
-    """The unit tests that ask a database, and those with servers of their own."""
+    """The unit tests that use a database, and those with servers of their own."""
     without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
     return pytest(
         *arguments,
@@ -163,11 +167,11 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "tests/test_triggers.py",
         "--ignore=agentauth/protocol",
         "--ignore=agentauth/sdk",
-        # What is refused before any question to the database.
+        # Refused before any database query.
         "--ignore=agentauth/tests/test_public_urls.py",
         "--database-tests",
         "only",
-        # They wait for PostgreSQL and Redis as well.
+        # They wait for PostgreSQL and Redis too.
         "-n",
         str(CORES + 2),
         "--dist",
@@ -184,14 +188,15 @@ def with_redis(*arguments: str) -> bool:
 
 
 def rest(absent: dict[str, str]) -> bool:
-    """What `check` did not run: the unit tests on PostgreSQL, those with Redis, then the stories across apps."""
+    """What `check` did not run: unit tests on PostgreSQL and Redis, then end-to-end tests."""
     if "postgres" in absent:
         passed = "redis" in absent or with_redis()
         return stories(absent) and passed
     with postgres.cluster() as url:
         passed = on_postgresql(absent, url)
         if "redis" not in absent:
-            # What asks at verify and its sisters, asked again at the lean endpoint and with the home in Redis.
+            # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
+            # in Redis.
             again = (
                 "--through",
                 "lean",
@@ -207,13 +212,13 @@ def rest(absent: dict[str, str]) -> bool:
 
 
 def left_out(absent: dict[str, str]) -> str:
-    """For what runs beside the browser's tests, or before them: how to leave out those, and what the machine lacks."""
+    """A marker expression that leaves out browser tests and what the machine lacks."""
     return "".join(f" and not {marker}" for marker in {"browser", *absent} - {"production"})
 
 
 def production(without: str) -> bool:
-    """What is asked of the system as docs/install.md installs it: one for all, since it has a dozen processes."""
-    # Late: it reads settings, which this process has none of.
+    """Tests of the system installed by docs/install.md: only one, as it has a dozen processes."""
+    # Late: it reads settings, which this process does not have.
     from tests.production.installation import errors, installed
 
     with installed() as home:
@@ -221,7 +226,7 @@ def production(without: str) -> bool:
         try:
             told = marked("production")
             passed = pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
-            # Whatever was asked of it, nothing failed inside.
+            # No request may cause an error inside the services.
             print(*errors(home), sep="\n")
             return passed and not errors(home)
         finally:
@@ -229,18 +234,19 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills side by side; then flows, file by file and often waiting, with the browser, whose driver needs a process
-    of its own, beside them; then faults, which mostly wait, with `beside_faults` beside them.
+    """Sweeps and kills in parallel; then flows, file by file, beside the browser, whose driver
+    needs its own process; then faults, which mostly wait, with `beside_faults` beside them.
     """
     without = left_out(absent)
     passed = True
     if "production" not in absent:
-        # In their place: what is asked there is not asked of a development server once more.
+        # These replace runs against a development server.
         passed = production(without)
         without += " and not production"
-    # Archivers take minutes to be killed anywhere: that is the campaign's.
+    # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    # One file after the other in the order they are given in: each has servers of its own, and the longest need not come last.
+    # Whole files in the given order: each has its own servers, and the longest should not come
+    # last.
     by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
     passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without) and passed
     flows = (
@@ -264,7 +270,7 @@ def stories(absent: dict[str, str]) -> bool:
 
 
 def beside_faults(absent: dict[str, str]) -> bool:
-    """What the other Python is asked; then, as on a clone that has nothing beside it, the files that differ there."""
+    """Tests on the other Python; then the files that differ on a clone without shared files."""
     passed = asked_again()
     url = os.environ.get("TEST_POSTGRES_URL")
     if not (SECURITY and url):
@@ -275,7 +281,7 @@ def beside_faults(absent: dict[str, str]) -> bool:
 
 
 def asked_again() -> bool:
-    """Whether what the group `again` asks passed on OTHER_PYTHON; true where that names none."""
+    """Whether the group `again` passed on OTHER_PYTHON; true if that is unset."""
     python = os.environ.get("OTHER_PYTHON")
     if not python:
         return True
@@ -285,12 +291,12 @@ def asked_again() -> bool:
 
 
 def campaign(absent: dict[str, str]) -> bool:
-    """What has a longer version or a bound of time (CAMPAIGN=1; see tests/conftest.py, tests/pace.py): faults, then the others."""
+    """Longer versions and time limits (CAMPAIGN=1, tests/conftest.py, tests/pace.py)."""
     without = "".join(f" and not {marker}" for marker in absent)
     alone = ("-m", without.removeprefix(" and "))
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)
     passed = pytest("tests/campaign", *alone) and passed
-    # Also those that CI asks on PostgreSQL alone, on SQLite.
+    # Also, on SQLite, the tests that CI runs on PostgreSQL only.
     passed = unit(absent | {"postgres": ""}) and passed
     if {"postgres", "redis"} & absent.keys():
         return pytest(*paced(), *alone) and passed
@@ -298,7 +304,8 @@ def campaign(absent: dict[str, str]) -> bool:
         passed = pytest(*paced(), *alone, database_url=url) and passed
         both = ("verifier/tests/test_lean_equality.py", "verifier/tests/test_lean_vectors.py")
         passed = pytest(*both, database_url=url) and passed
-        # What `rest` asks at the lean endpoint with the home in Redis, with the home in the database.
+        # On the other Python, with the Django locked for it: code that parses bytes in Python
+        # alone, what users run, and the registry's API.
         again = ("--through", "lean", "--home", "database", "-n", "2")
         alone = ("-m", "not slow and not postgres and not redis")
         return pytest("verifier/tests", *again, *alone, database_url=url) and passed
@@ -315,8 +322,8 @@ def main() -> int:
     elif group == "coverage":
         passed = coverage(absent)
     elif group == "again":
-        # On the other Python, and the other Django that is locked for it: what has no other reader of bytes than Python's, what
-        # users run, and the registry's API.
+        # On the other Python, with the Django locked for it: code whose bytes only Python reads,
+        # what users run, and the registry's API.
         again = (
             "agentauth/protocol",
             "agentauth/sdk",
@@ -340,7 +347,7 @@ def main() -> int:
     for marker, program in absent.items():
         print(f"NOT RUN: tests marked '{marker}', because {program} is not here")
     if not SECURITY:
-        # Other people's data, which no package installs: also with REQUIRE_ALL=1 a clone without it passes.
+        # External data that no package installs: a clone without it passes even with REQUIRE_ALL=1.
         print(f"NOT RUN: tests marked 'vectors', because {ABSENT}")
     return 0 if passed else 1
 

@@ -1,4 +1,4 @@
-"""`python -m tests.scan`: bandit over the code, advisories against the locked packages, and the list of parts (SBOM)."""
+"""`python -m tests.scan`: bandit on the code, advisories for locked packages, and the SBOM."""
 
 import json
 import subprocess
@@ -9,13 +9,13 @@ PARTS = "sbom.json"
 
 
 def code() -> bool:
-    """No finding of medium or high severity; what is left out stands in pyproject.toml with its reason."""
+    """No finding of medium or high severity; pyproject.toml gives the reason for each exclusion."""
     command = [sys.executable, "-m", "bandit", "-q", "-ll", "-c", "pyproject.toml", "-r", *CODE]
     return subprocess.run(command, check=False).returncode == 0
 
 
 def advisories() -> bool:
-    """No known vulnerability in what is locked. Packages that could not be looked up are named, never passed over."""
+    """No known vulnerability in locked packages. Packages without an answer are reported."""
     command = [
         sys.executable,
         "-m",
@@ -43,7 +43,7 @@ def advisories() -> bool:
 
 
 def parts() -> bool:
-    """Writes the SBOM, CycloneDX, from the lock."""
+    """Write the SBOM (CycloneDX) from the lock file."""
     command = [sys.executable, "-m", "cyclonedx_py", "requirements", "requirements.txt", "-o", PARTS]
     return subprocess.run(command, check=False).returncode == 0
 

@@ -1,7 +1,8 @@
-"""Makes an approved grant straight through the services, for tests whose subject begins after the approval.
+"""Creates approved grants through the services, for tests that start after the approval.
 
-`python -m tests.seed scenes|crowd|tokens|receipts|redis_home|events` reads JSON, acts on the database of its environment and prints what was made. No page
-is asked here (tests/receipts.py); the flows that are about approving go through the pages.
+`python -m tests.seed scenes|crowd|tokens|receipts|redis_home|events` reads JSON, acts on the
+database of its environment and prints the result. It uses no page (tests/receipts.py); tests of
+approving use the pages.
 """
 
 import json
@@ -25,9 +26,10 @@ def seed(
     owner: str = "",
     require_nonce: bool = False,
 ) -> dict[str, Any]:
-    """A human, a service provider, an active agent and an approved grant; ids and secrets to act with.
+    """A user, a service provider, an active agent and an approved grant; ids and secrets to act
+    with.
 
-    With `owner`, the e-mail of a human who exists, the grant is theirs to decide and left pending.
+    With `owner`, the e-mail of an existing user, the grant is pending and theirs to decide.
     """
     from registry.models import Human
 
@@ -42,7 +44,7 @@ def seed(
     }
 
 
-# As many grants as may be asked for in an hour.
+# As many grants as may be requested in an hour.
 AGENTS_EACH = 300
 
 
@@ -53,9 +55,9 @@ def crowd(
     envelope: dict[str, Any],
     alg: Literal["EdDSA", "ES256"] = "EdDSA",
 ) -> dict[str, Any]:
-    """One service provider and humans with up to AGENTS_EACH agents, each with an approved grant: what a measurement needs.
+    """One service provider and users with up to AGENTS_EACH agents, each with an approved grant.
 
-    In one transaction, since nobody waits for a single one of them.
+    In one transaction, since no caller needs one of them earlier. For measurements.
     """
     from django.db import transaction
 
@@ -75,7 +77,7 @@ def crowd(
 
 
 def tokens(grant_ids: list[str]) -> list[str]:
-    """A fresh token of each grant."""
+    """A new token of each grant."""
     from django.db import transaction
 
     from audit.services import Actor
@@ -93,11 +95,11 @@ def tokens(grant_ids: list[str]) -> list[str]:
 
 
 def signed_again(grant_ids: list[str]) -> list[str]:
-    """A receipt for each of these grants that has none, as the seeds of an earlier version left them; their ids."""
+    """Add a receipt to each grant that an earlier version's seeds left without; returns the ids."""
     from registry.models import Grant
     from tests import receipts
 
-    # Before the upgrade there are no columns that it brings.
+    # Before the upgrade its new columns do not exist.
     found = Grant.objects.filter(pk__in=grant_ids).defer("follows_at")
     grants = [each for each in found if not receipts.has_receipt(each)]
     for grant in grants:
@@ -106,12 +108,12 @@ def signed_again(grant_ids: list[str]) -> list[str]:
 
 
 def redis_home() -> dict[str, Any]:
-    """The first epoch is in Redis, as if the verifier had never been anywhere else: nobody asked anything yet.
+    """Put the first epoch in Redis, as if the verifier had always been there, before any call.
 
-    A move would have everybody wait: for leases, and then for proofs without a nonce.
+    A move would make all callers wait: for leases, and then for nonces.
     """
     from verifier.models import Home
-    from verifier.stores.probe import RedisProbe
+    from verifier.stores.redis_probe import RedisProbe
 
     probe = RedisProbe()
     servers = sorted(probe.run_ids())
@@ -124,7 +126,7 @@ def redis_home() -> dict[str, Any]:
 
 
 def events(count: int) -> None:
-    """So many more in the log, with their numbers."""
+    """Add `count` events to the log, with their numbers."""
     from audit.tests.proving import grow
 
     grow(count, now=datetime.now(UTC))
@@ -212,7 +214,7 @@ def _granted(
 
 
 def made(what: str, told: Any) -> Any:
-    """What the command of that name makes of `told`."""
+    """Run the command of that name with the JSON arguments."""
     if what == "scenes":
         return [seed(**wish) for wish in told]
     if what == "crowd":

@@ -1,4 +1,4 @@
-"""A token of SoftHSM for tests: a real PKCS #11 library whose keys are in a folder."""
+"""A SoftHSM token for tests: a real PKCS #11 library with its keys in a folder."""
 
 import os
 import shutil
@@ -14,12 +14,12 @@ OFFICER_PIN: Final = "pin-of-the-officer"
 
 
 def installed() -> bool:
-    """Whether this machine has it."""
+    """Whether SoftHSM is installed."""
     return bool(shutil.which(PROGRAM)) and Path(MODULE).exists()
 
 
 def token(home: Path) -> dict[str, str]:
-    """A new token in `home`; what a process must have in its environment before it starts the library."""
+    """A new token in `home`; returns the environment to set before loading the library."""
     (home / "tokens").mkdir()
     configuration = home / "softhsm2.conf"
     configuration.write_text(f"directories.tokendir = {home / 'tokens'}\nlog.level = ERROR\n")

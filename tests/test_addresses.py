@@ -1,4 +1,4 @@
-"""Hostile addresses in every place that may hold one: refused where they would be kept, and nowhere asked."""
+"""Hostile addresses in every field that takes one: refused on input, and never contacted."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ HOSTILE = [*SCHEMES, *(f"https://{host}" for host in HOSTS)]
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Whatever somebody wanted to reach or to look up: nothing, at the end of each test."""
+    """All attempted connections and look-ups: none, at the end of each test."""
     tried: list[Any] = []
 
     def trapped(*arguments: Any, **_named: Any) -> NoReturn:
@@ -98,7 +98,7 @@ def test_SS_1_SS_2_no_model_comes_from_there() -> None:
 
 
 def manifest(client: AgentClient, **claims: Any) -> str:
-    """Signed as it stands: the SDK itself would refuse to."""
+    """Signed without the SDK's own checks, which would refuse it."""
     now = int(time.time())
     body = {
         "aud": project.ISSUER,
@@ -169,7 +169,7 @@ LURES: dict[str, object] = {
 def test_SS_1_DP_84_where_a_header_says_the_key_lies_nobody_looks(
     agent: AgentClient, grant: Grant, alice: Human, provider_and_secret: Provider
 ) -> None:
-    """In each object we read: proof, manifest, change of a key, token; some are taken all the same, for their own key."""
+    """In each object we read (proof, manifest, key change, token); some pass, for their own key."""
     lured = LURES | {"jwk": dict(agent.signer.public.jwk)}
     now = int(time.time())
     claims = {"htm": "GET", "htu": f"{project.PUBLIC_URL}/v1/agents/me", "iat": now, "jti": "j"}

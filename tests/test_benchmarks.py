@@ -1,4 +1,4 @@
-"""The benchmark driver counts what happened. No test measures time; that is only done in benchmarks/."""
+"""The benchmark driver counts correctly. No test measures time; only benchmarks/ does."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def crowd(alg: Algorithm, agents: int) -> Crowd:
 
 
 def bodies(files: list[Path]) -> list[dict[str, object]]:
-    """The JSON of each request, whose Content-Length is right."""
+    """The JSON of each request, after checking its Content-Length."""
     found = []
     for request in requests_in(files):
         head, _, body = request.decode().partition("\r\n\r\n")
@@ -45,7 +45,7 @@ def bodies(files: list[Path]) -> list[dict[str, object]]:
 
 
 def test_refusals_replays_and_broken_connections_are_counted_for_what_they_are() -> None:
-    # Every proof but the repeated ones passes the protocol's own checks there, so it is the generator's test too.
+    # The server checks every proof but the repeated ones, so this tests the generator too.
     assert difference(by_open_loop, "EdDSA") == ""
     assert difference(by_open_loop, "ES256") == ""
 
@@ -108,7 +108,8 @@ def test_wrk_s_counts_are_read_and_its_silence_is_an_error() -> None:
     )
     tally = parse_tally(printed)
     assert (tally.sent, tally.answered, tally.errors, tally.p999_ms) == (12, 10, 1, 9.25)
-    # Of ten calls of four, two were refused whole, and three verifications of the others were wrong.
+    # Of ten calls with four questions each, two were refused whole, and three verdicts of the
+    # others were wrong.
     assert tally.right(4) == 29
     with pytest.raises(ValueError, match="nothing of use"):
         parse_tally("unable to connect")
@@ -224,7 +225,7 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
         "SELECT c0, c1, c2 FROM benchmark_payment WHERE n = :n \\gset",
         "SELECT replace(:c0::text, E'<tail>', :tail::text), replace(:c1::text, E'<tail>', :tail::text), :c2, E'12\\x3a30';",
     ]
-    # An id from before is one of the rows that are there.
+    # An older id belongs to an existing row.
     _, [row, *_] = share.script(payments, since=0x019F00000001)
     assert row[0] == "019f0000-0000-7000-8000-000000000001"
 
@@ -259,7 +260,7 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
         tally, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
         assert (tally.answered, tally.wrong, tally.not_2xx, tally.errors) == (calls, 0, 0, 0)
         if name == "named":
-            # The very same calls: their proofs are spent, and their answers are kept.
+            # The very same calls: their proofs are spent, and their answers are stored.
             again, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
             assert (again.answered, again.wrong, again.not_2xx, again.errors) == (calls, 0, 0, 0)
             with VerifierClient(
@@ -270,12 +271,12 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
         if name == "hot":
             file = there.directory / "payment.sql"
             file.write_text(share.written(there))
-            # Its CPU is counted in ticks of 10 ms, of which a second may have none.
+            # Its CPU is counted in ticks of 10 ms; a run of one second may have none.
             rate, _ = share.pgbench(there, file, 2, 1)
             assert rate > 0
 
 
-# Prints each command that its module does not take; one that takes no options is told apart by that.
+# Prints each command whose module rejects it; a module without options is recognised by that.
 PARSE = """
 import argparse, importlib, shlex, sys
 

@@ -1,4 +1,4 @@
-"""Holds tests/CASES.md to the truth: each test it names exists and carries the case's id, and no case is left out."""
+"""Holds tests/CASES.md to the tests: named tests exist with the case's id, no case is missing."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ TABLE = ROOT / "tests/CASES.md"
 CASE = r"[A-Z]{2}-(?:OK-)?\d+"
 ROW = re.compile(rf"^\| ({CASE}) \| (.+) \|$", re.MULTILINE)
 REFERENCE = re.compile(r"`([\w./]+\.py)::(\w+(?:::\w+)?)(?:\[[^\]]*\])?`")
-# Who owes a case that has no test yet; anything else is a hole.
+# Who still owes a case without a test; any other case without one is a gap.
 OWNERS = (
     "not yet: notifications",
     "not yet: operations",
@@ -24,17 +24,17 @@ OWNERS = (
     "not yet: safety",
     "not yet: production",
 )
-# What may still wait for one of them. A case that is held does not come to be owed again.
+# The cases that may still wait. A case with a test must not become owed again.
 OWED = re.compile(
     r"OA-\d+|AP-(23|26|39)|AU-26|EN-(13|17)|OP-(1|4|11|12)|RF-(27|28)|SA-(8|9|10)",
     re.ASCII,
 )
-# Their ids come from the shared files, one parametrised row each, so they do not stand in the source.
+# Their ids come from the shared files, one parametrised row each, so they are not in the source.
 FROM_FILES = "tests/vectors/test_vectors.py"
 
 
 def rows() -> dict[str, str]:
-    """Case id → what the table says of it."""
+    """Case id → the table's text."""
     found = ROW.findall(TABLE.read_text())
     assert len(found) == len(dict(found)), "a case stands in the table twice"
     return dict(found)

@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: sizes, places, names, docstrings, and the lists that must stay true."""
+"""House rules no linter knows: sizes, places, names, docstrings, and lists that must stay true."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ TOP_LEVEL = {
     "tests", "verifier",
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
-# The marks that tests/run.py asks for by name after the unit tests.
+# The marks that tests/run.py selects by name after the unit tests.
 STAGES = {"sweep", "production", "flow", "node", "slow", "browser", "faults"}
 MAX_LINES = 400
 MAX_SETTINGS_LINES = 250
@@ -117,7 +117,7 @@ def test_every_make_target_a_page_names_is_there() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as its links name them."""
+    """The headings of a page, as links refer to them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
@@ -163,7 +163,7 @@ def test_no_secret_is_compared_with_an_operator() -> None:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_a_file_of_tests_runs_in_some_stage(path: Path) -> None:
-    """Those of the unit stage by their place; the others by a mark that holds for all that is in them."""
+    """Files of the unit stage by their place; others by a mark on every test in them."""
     name = path.relative_to(ROOT).as_posix()
     if path.parent == ROOT / "tests" or name.startswith(tuple(f"{folder}/" for folder in UNIT_FOLDERS)):
         return
@@ -176,7 +176,7 @@ def test_a_file_of_tests_runs_in_some_stage(path: Path) -> None:
 
 
 def test_a_message_names_a_command_as_its_reader_types_it() -> None:
-    """`settings.COMMAND` before its name: `agentauth` on a host, this Python and `manage.py` in a checkout."""
+    """Messages use `settings.COMMAND`: `agentauth`, or Python and `manage.py` in a checkout."""
     names = {path.stem for path in SOURCES if path.parent.name == "commands"}
     bare = re.compile(rf"manage\.py \w|\b[Rr]un `?(?:{'|'.join(names)})\b")
     shown = [(path, text) for path in FILES if path.suffix == ".html" for text in [path.read_text()]]
@@ -188,7 +188,7 @@ def test_a_message_names_a_command_as_its_reader_types_it() -> None:
 
 
 def _texts(tree: ast.AST) -> set[str]:
-    """All texts of a module but its docstrings."""
+    """All string literals of a module except docstrings."""
     texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return {node.value for node in texts if isinstance(node.value, str) and id(node) not in statements}

@@ -1,7 +1,7 @@
-"""No migration copies or rewrites the log, which may hold a billion events, or blocks writers meanwhile.
+"""No migration copies or rewrites the log (up to a billion events), or blocks writers meanwhile.
 
-The first eight of `audit` did: they came before the first version that another one may run beside. Later ones are held to
-what PostgreSQL does by its catalogue alone, or beside writers.
+The first eight of `audit` did, before the first release that supports running beside another. Later
+ones may only do what PostgreSQL does in its catalogue alone, or without blocking writers.
 """
 
 import inspect
@@ -22,12 +22,13 @@ from django.db.models.fields import NOT_PROVIDED
 
 from audit.triggers import append_only, state_machine
 
-# Fixed: the last migration of a landed version that copied the log, and what it still may be upgraded from by night only.
+# Fixed: the last released migration that copied the log; upgrades from before it need downtime.
 LAST_THAT_MAY = "0008_dropped_months"
 LOG = {"event", "leaf"}
 TABLES = re.compile(r"\baudit_(?:event|leaf)\b|\b(?:Event|Leaf)\b|[\"'](?:event|leaf)[\"']")
 TRIGGERS = type(append_only("audit_node"))
-# An index of a partitioned table is made for each partition beside writers, and then attached.
+# An index of a partitioned table is built per partition without blocking writers, and then
+# attached.
 SQL = re.compile(
     r"\s*(CREATE (UNIQUE )?INDEX CONCURRENTLY |DROP INDEX CONCURRENTLY |CREATE (UNIQUE )?INDEX \w+ ON ONLY |"
     r"ALTER INDEX \w+ ATTACH PARTITION |ALTER TABLE audit_leaf VALIDATE CONSTRAINT )",
@@ -46,7 +47,7 @@ HARMLESS = (
 
 
 def offences(operations: Sequence[Operation]) -> Iterator[str]:
-    """What of these would copy or rewrite the events or leaves, or lock them for as long as their number takes."""
+    """Operations that copy or rewrite events or leaves, or lock them longer the more there are."""
     for operation in operations:
         if isinstance(operation, migrations.SeparateDatabaseAndState):
             yield from offences(operation.database_operations)
@@ -60,7 +61,7 @@ def offences(operations: Sequence[Operation]) -> Iterator[str]:
 
 
 def _source(code: Callable[..., None]) -> str:
-    """The whole migration, since its SQL stands beside the function; without the bodies of functions, which do not run."""
+    """The whole migration, since its SQL is beside the function; without bodies that do not run."""
     module = inspect.getmodule(code)
     text = inspect.getsource(module if module and ".migrations.0" in module.__name__ else code)
     return BODY.sub("", text)
@@ -93,7 +94,7 @@ def _leaves_rows_alone(operation: Operation) -> bool:
 
 
 def later() -> dict[str, Sequence[Operation]]:
-    """The migrations of all apps of ours that have to hold to it."""
+    """The migrations of all our apps that must follow the rule."""
     found = MigrationLoader(None).disk_migrations
     return {
         f"{app}.{name}": migration.operations

@@ -1,4 +1,4 @@
-"""Each migration leaves the tables such that the release before goes on (docs/upgrade.md): expand now, contract a release later."""
+"""After a migration the previous release still works (docs/upgrade.md): expand, then contract."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from registry.release import RELEASE
 from tests import previous_release
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where the rule begins: the last ones of release 1.
+# The last migrations of release 1; the rule holds for those after them.
 BEFORE = {"audit": 8, "kms": 4, "registry": 5, "verifier": 8, "approvals": 3}
 
 
@@ -30,7 +30,7 @@ def after(app: str) -> list[tuple[str, Any]]:
 
 
 def flat(operations: Sequence[Operation]) -> list[Operation]:
-    """With what lies in SeparateDatabaseAndState."""
+    """With the operations inside SeparateDatabaseAndState."""
     found: list[Operation] = []
     for each in operations:
         inner = each.database_operations if isinstance(each, migrations.SeparateDatabaseAndState) else [each]
@@ -39,9 +39,10 @@ def flat(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def is_plain(operation: Operation, made: set[str]) -> bool:
-    """Whether the release before cannot notice: new tables, and columns that it need not know to insert a row.
+    """Whether the previous release cannot notice: new tables, and columns it may omit in an INSERT.
 
-    `made`: models that the same migration makes. A default that only Python knows is none: an INSERT of older code goes without.
+    `made`: models created by the same migration. A default in Python only does not count, since
+    older code does not know it.
     """
     if isinstance(operation, migrations.CreateModel | AddIndexConcurrently):
         return True

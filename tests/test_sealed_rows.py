@@ -1,4 +1,4 @@
-"""A row that gives a right gives nothing unless a service of ours wrote it: each kind, written with the serving role's rights."""
+"""A right-giving row that our services did not write is void: each kind, with the serving role."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ DIGEST = hashlib.sha256(CODE).digest()
 
 
 class World:
-    """One row of each kind that has a seal, each made by the service that makes it."""
+    """One row of each sealed kind, each made by its own service."""
 
     def __init__(self, alice: Person, bob: Person, admin: Person, now: datetime) -> None:
         self.alice, self.bob, self.admin, self.now = alice, bob, admin, now
@@ -88,7 +88,7 @@ def world(alice: Person, bob: Person, admin: Person, now: datetime) -> World:
 
 
 def another(value: Any) -> Any:
-    """A value of the same kind that the row did not have."""
+    """A different value of the same kind."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, datetime):
@@ -106,7 +106,7 @@ def another(value: Any) -> Any:
 
 
 def write(row: Sealed, **values: Any) -> None:
-    """One UPDATE of these columns, as the serving role may make it."""
+    """One UPDATE of these columns, with the serving role's rights."""
     row.rows().filter(pk=row.pk).update(**values)
 
 
@@ -142,10 +142,10 @@ def test_DJ_17_no_field_that_gives_a_right_changes_alone(
     changed = model.rows().get(pk=row.pk)
     assert getattr(changed, name) != getattr(row, name)
     assert not changed.is_sealed()
-    # Who is no administrator any more has no right to look at.
+    # A former administrator may not look.
     gives = model.giving().filter(pk=row.pk).exists()
     assert list(unsealed_rows()) == [(model.table(), str(row.pk))] * gives
-    # And back again, with the seal of another row.
+    # Changed back, but with another row's seal.
     write(row, seal=world.rows[Agent if model is not Agent else Passkey].seal)
     assert not model.rows().get(pk=row.pk).is_sealed()
 
@@ -158,7 +158,7 @@ def _elsewhere(world: World) -> ServiceProvider:
 
 
 def inserted(row: Sealed, **values: Any) -> None:
-    """A copy with another id and these values, the seal too: INSERT is all it takes."""
+    """A copy with another id and these values, seal included: an INSERT alone."""
     fields = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
     del fields[row._meta.pk.attname]
     row.rows().create(**fields | values)
@@ -176,7 +176,7 @@ def comes_in(path: str) -> None:
 
 
 def a_passkey(world: World) -> None:
-    """Of her own device, written down as Alice's; then over Alice's own row."""
+    """A passkey of her own device stored as Alice's; then written over Alice's own row."""
     device, row = Authenticator(origin=ORIGIN), world.rows[Passkey]
     inserted(row, credential_id=device.credential_id, public_key=device.public_key)
     eve = Person(client=browser(), device=device)
@@ -186,7 +186,7 @@ def a_passkey(world: World) -> None:
     write(row, credential_id=device.credential_id, public_key=device.public_key)
     refused(eve.sign_in(), 400, "invalid_assertion")
     refused(eve.sign_in(world.alice.client), 400, "invalid_assertion")
-    # Nor by a challenge for a further one, which nobody signed for, in a session of hers.
+    # Nor through a challenge for a further passkey in Alice's session, which no passkey signed for.
     options = world.bob.ask_passkey().json()["publicKey"]
     Challenge.objects.filter(purpose="passkey").update(data={})
     body = {"credential": Authenticator(origin=ORIGIN).registration(options)}
@@ -194,7 +194,7 @@ def a_passkey(world: World) -> None:
 
 
 def an_invitation(world: World) -> None:
-    """With a code of one's own; then an invitation that makes its guest an administrator."""
+    """With a code of the attacker's; then an invitation that makes its guest an administrator."""
     row = world.rows[SetupCode]
     inserted(row, digest=DIGEST, is_staff=True)
     comes_in(f"/setup/{b64u_encode(CODE)}/")
@@ -205,12 +205,12 @@ def an_invitation(world: World) -> None:
 
 
 def a_recovery(world: World) -> None:
-    """Ready, with a link of one's own: the person's account for the asking."""
+    """Marked ready, with the attacker's link: it would hand over the account."""
     later = world.now + timedelta(hours=1)
     ready = {"ready_at": world.now, "link_digest": DIGEST, "link_expires_at": later}
     write(world.rows[Recovery], **ready)
     comes_in(f"/recover/{b64u_encode(CODE)}/")
-    # Nor does an administrator who makes a link for what is ready give the row a seal.
+    # Nor does an administrator who makes a link for a ready recovery seal the row.
     with pytest.raises(InvalidStateError):
         link_of(Recovery.objects.get(), world.now)
 
@@ -224,7 +224,7 @@ def an_administrator(world: World) -> None:
 
 
 def a_service_provider(world: World) -> None:
-    """That allows more than it may, one with another name, and one that reads the whole log."""
+    """One with more rights than it has, one with another name, and one that reads the whole log."""
     grant = pending(world.agent, world.provider, now=world.now)
     write(world.provider, allowed=["read:calendar", "transact:payments"])
     refused(world.agent.ask(world.provider, capabilities=[PAY]), 404, "not_found")
@@ -249,7 +249,7 @@ def a_secret(world: World) -> None:
 
 
 def an_agents_key(world: World) -> None:
-    """One that the row got without a rotation: neither for a grant that needs no new signature after one, nor for a new one."""
+    """A key set without a rotation: refused for grants that stay signed, and for new ones."""
     grant = approved(world.agent, world.provider, now=world.now)
     assert issue(world.agent, grant).status_code == 201
     eve = AgentClient()
@@ -257,12 +257,12 @@ def an_agents_key(world: World) -> None:
     refused(issue(eve, grant), 400, "invalid_grant")
     with pytest.raises(GrantChangedError):
         approve(pending(eve, world.provider, now=world.now), world.alice.human, now=world.now)
-    # Nor does it get a seal by a rotation to a next one.
+    # Nor does a rotation to a next key seal it.
     refused(eve.rotate(), 401, "invalid_client")
 
 
 def a_key(world: World) -> None:
-    """A receipt key and a token key of one's own sign nothing and count nowhere."""
+    """Receipt and token keys of the attacker's sign nothing and count nowhere."""
     own = LocalSigner(PrivateKey.generate("EdDSA"))
     for purpose in ("receipt", "token"):
         row = Key.objects.get(purpose=purpose)
@@ -336,7 +336,7 @@ def test_DJ_17_a_row_that_ended_and_is_set_back_gives_nothing(world: World, mode
     before: Any = model.rows().filter(pk=world.rows[model].pk).values().get()
     assert model.rows().get(pk=before["id"]).is_sealed()
     SET_BACK[model](world)
-    # Past the triggers that hold states, which are not what is tried here.
+    # Bypasses the state triggers, which other tests cover.
     with as_table_owner():
         if not model.rows().filter(pk=before["id"]).update(**before):
             model.rows().create(**before)

@@ -1,4 +1,4 @@
-"""Rules of safety that hold for every line of the code that runs: how secrets are compared, what is never called."""
+"""Security rules for all production code: how secrets are compared, what is never called."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ SECRET = re.compile(
     r"(?:^|_)(secret|(?:hex)?digest|hmac|mac|password|otp|(?<!status_)code|cookie|nonce|challenge|token)$",
     re.IGNORECASE,
 )
-# Comparisons of values that are no secret, each with its reason.
+# Comparisons of values that are not secret, each with its reason.
 PUBLIC = {
     "nonce != self.nonce": "the SDK looks whether the server gave a new one",
     "fresh != nonce": "likewise",
@@ -41,7 +41,7 @@ def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
 
 
 def last_name(node: ast.expr) -> str:
-    """The word an operand ends with: `secret` of `row.secret`, `hexdigest` of `x.hexdigest()`; not the code of an error."""
+    """An operand's last word: `secret` of `row.secret`, `hexdigest` of a call; no error's code."""
     if isinstance(node, ast.Call):
         return last_name(node.func)
     if isinstance(node, ast.Attribute):
@@ -50,11 +50,11 @@ def last_name(node: ast.expr) -> str:
 
 
 def secrets_compared(tree: ast.AST) -> Iterator[str]:
-    """Each `==` or `!=` with an operand that is named like a secret or its digest."""
+    """Each `==` or `!=` with an operand named like a secret or its digest."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and any(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops):
             operands = [node.left, *node.comparators]
-            # What stands in the source is no secret: a status, the name of an error.
+            # A constant in the source is not a secret: a status, an error's name.
             if not any(isinstance(each, ast.Constant) for each in operands) and any(
                 SECRET.search(last_name(each)) for each in operands
             ):
@@ -101,15 +101,15 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
     for place, node in nodes(ast.Call):
         assert isinstance(node, ast.Call)
         name = last_name(node.func)
-        # `re.compile` and `template.compile` are other words.
+        # `re.compile` and `template.compile` are something else.
         if name in FORBIDDEN_CALLS and not (name == "compile" and isinstance(node.func, ast.Attribute)):
             found.add((place, name))
-    # The one text that is marked safe is escaped in the same expression.
+    # The one text marked safe is escaped in the same expression.
     assert found == {("agentauth/openapi/page.py", "mark_safe")}
 
 
 def test_DJ_19_no_refusal_is_one_object_for_everybody() -> None:
-    """An exception that is raised again grows by the frames of each time, and keeps alive what stood in them: secrets too."""
+    """An exception raised again keeps growing its traceback, whose frames keep secrets alive."""
     raised = {
         (place, node.exc.id)
         for place, node in nodes(ast.Raise)
@@ -118,8 +118,9 @@ def test_DJ_19_no_refusal_is_one_object_for_everybody() -> None:
     assert raised == set()
 
 
-# Where texts that others wrote go to a terminal: these make them show as text. What the SDK's two checkers print is JSON in ASCII,
-# since they import nothing of ours; `serve` and `jobs` print numbers and the address of the settings.
+# Modules that print: the first makes foreign text safe for a terminal. The SDK's two checkers print
+# ASCII JSON, since they import nothing else of ours; `serve` and `jobs` print numbers and the
+# settings' address.
 PRINTS = {
     "agentauth/sdk/terminal.py",
     "agentauth/sdk/verify_log.py",
@@ -140,19 +141,19 @@ def test_commands_print_in_one_place() -> None:
     assert {place for place in found if "/management/" in place or "/sdk/" in place} == PRINTS
 
 
-# What opens a connection, or starts a program that could.
+# Modules that open connections, or start programs that could.
 NETWORK = {
     "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "hvac", "smtplib", "poplib",
     "imaplib", "xmlrpc", "asyncio", "subprocess", "multiprocessing", "websockets", "boto3", "botocore", "grpc", "google.cloud", "pkcs11", "redis",
     "django.core.mail", "paramiko", "dns",
 }  # fmt: skip
-# Where the server may: the key service, Redis, the log's store and its witnesses at the addresses their operator set, and our own server
-# processes. Which nodes a cluster of Redis has, it says itself. The database and Celery's broker are Django's and Celery's own. Whoever adds
-# a line here also answers for SS-1, SS-2 and SS-4 there.
+# Where the server may: the key service, Redis, the log's store and witnesses at addresses their
+# operator set, and our own processes. A Redis cluster itself names its nodes. Database and Celery's
+# broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
-    ("audit/posting.py", "asyncio"),
-    ("audit/posting.py", "httpx"),
-    ("audit/posting.py", "ssl"),
+    ("audit/outgoing.py", "asyncio"),
+    ("audit/outgoing.py", "httpx"),
+    ("audit/outgoing.py", "ssl"),
     ("audit/stores/s3.py", "boto3"),
     ("audit/stores/s3.py", "botocore"),
     ("kms/backends/awskms.py", "botocore"),
@@ -161,45 +162,46 @@ REACHES_OUT = {
     ("kms/backends/pkcs11.py", "pkcs11"),
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
-    ("verifier/stores/probe.py", "redis"),
-    ("verifier/stores/mark.py", "redis"),
-    ("verifier/stores/connection.py", "asyncio"),
-    ("verifier/stores/connection.py", "redis"),
-    ("verifier/stores/connection.py", "ssl"),
-    ("verifier/stores/node.py", "asyncio"),
-    ("verifier/stores/node.py", "ssl"),
-    ("verifier/stores/sync_connection.py", "asyncio"),
-    ("verifier/stores/sync_connection.py", "redis"),
+    ("verifier/stores/redis_probe.py", "redis"),
+    ("verifier/stores/size_mark.py", "redis"),
+    ("verifier/stores/redis_servers.py", "asyncio"),
+    ("verifier/stores/redis_servers.py", "redis"),
+    ("verifier/stores/redis_servers.py", "ssl"),
+    ("verifier/stores/redis_connection.py", "asyncio"),
+    ("verifier/stores/redis_connection.py", "ssl"),
+    ("verifier/stores/redis_for_threads.py", "asyncio"),
+    ("verifier/stores/redis_for_threads.py", "redis"),
     ("verifier/stores/sentinels.py", "redis"),
-    ("verifier/services/draining.py", "redis"),
-    ("agentauth/receiving.py", "socket"),
-    ("agentauth/receiving.py", "ssl"),
-    # What kind of address it listens at.
+    ("verifier/services/outbox.py", "redis"),
+    ("agentauth/thread_worker.py", "socket"),
+    ("agentauth/thread_worker.py", "ssl"),
+    # The kind of address it listens on.
     ("agentauth/operations.py", "socket"),
-    ("agentauth/accepting.py", "socket"),
-    # The loop alone: connections come to it.
-    ("agentauth/accepting.py", "asyncio"),
-    ("agentauth/receiving_asgi.py", "asyncio"),
-    # Mail goes to the server of EMAIL_HOST, from which it goes to a person's address; smtplib for its errors.
+    ("agentauth/least_loaded.py", "socket"),
+    # Only the event loop: it accepts connections.
+    ("agentauth/least_loaded.py", "asyncio"),
+    ("agentauth/loop_worker.py", "asyncio"),
+    # Mail goes to the server EMAIL_HOST, which delivers to a person's address; smtplib is for its
+    # errors.
     ("approvals/services/notices.py", "django.core.mail"),
     ("approvals/services/notices.py", "smtplib"),
-    ("agentauth/exchange.py", "asyncio"),
-    ("agentauth/tally.py", "asyncio"),
+    ("agentauth/http_exchange.py", "asyncio"),
+    ("agentauth/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
-    # Of asyncio the loop alone: what these read comes over Django's connections.
-    ("agentauth/asgi.py", "asyncio"),
+    # Only the event loop: what these read arrives over Django's connections.
+    ("agentauth/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
-    ("verifier/services/lean.py", "asyncio"),
-    ("verifier/services/turns.py", "asyncio"),
-    ("verifier/stores/lane.py", "asyncio"),
-    ("verifier/services/following.py", "asyncio"),
-    ("verifier/services/loads.py", "asyncio"),
+    ("verifier/services/verifier_process.py", "asyncio"),
+    ("verifier/services/batch_order.py", "asyncio"),
+    ("verifier/stores/group_commit.py", "asyncio"),
+    ("verifier/services/state_cache.py", "asyncio"),
+    ("verifier/services/shared_reads.py", "asyncio"),
 }
 
 
 def reaching(tree: ast.AST) -> Iterator[str]:
-    """Each module of NETWORK that is imported, wherever in the file, and each found by its name."""
+    """Each module of NETWORK imported anywhere in the file, or looked up by name."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -229,7 +231,7 @@ def test_SS_1_the_rule_finds_what_it_is_for(line: str, found: set[str]) -> None:
 
 
 def test_SS_1_SS_7_SS_8_the_server_reaches_out_in_the_named_places_alone() -> None:
-    """No address that somebody sent or registered is ever asked, and nothing is sent to one."""
+    """The server never contacts an address that a caller sent or registered."""
     server = [path for path in SOURCES if not path.is_relative_to(ROOT / "examples")]
     found = {
         (str(path.relative_to(ROOT)), name)
@@ -241,7 +243,7 @@ def test_SS_1_SS_7_SS_8_the_server_reaches_out_in_the_named_places_alone() -> No
 
 
 def test_DJ_12_no_sql_is_put_together_from_values() -> None:
-    """Text given to the database is constant; values go beside it."""
+    """SQL text is constant; values are passed beside it."""
     found = set()
     for place, node in nodes(ast.Call):
         assert isinstance(node, ast.Call)
@@ -252,27 +254,27 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
     assert {place for place, _ in found} <= TABLE_NAMES_ONLY, found
 
 
-# What takes SQL as its first argument: Django's, and ours.
+# What takes SQL as its first argument: Django's functions, and ours.
 RUNS_SQL = {"raw", "execute", "run_prepared", "select", "written", "Question", "Act"}
-# Where names of tables and roles of ours are put into SQL: migrations, their triggers, and the serving role.
-# ... and where one of two constants is asked for.
+# Where our names of tables and roles are formatted into SQL: migrations, their triggers, the
+# serving role; or where one of two constants is chosen.
 TABLE_NAMES_ONLY = {
-    # Runs what it is given, as the two below do.
+    # Runs the SQL it is given, like the two below.
     "agentauth/postgresql/base.py",
     "audit/dropping.py",
     "audit/migrations/0005_partitions.py",
-    "audit/prepared.py",
+    "audit/event_writing.py",
     "audit/roles.py",
-    "audit/statements.py",
+    "audit/sql.py",
     "audit/triggers.py",
-    "registry/services/state.py",
+    "registry/services/token_state.py",
     "verifier/migrations/0010_guards_by_table.py",
-    "verifier/services/state.py",
+    "verifier/services/state_changes.py",
 }
 
 
 def test_a_row_is_not_locked_through_a_join() -> None:
-    """After a lock wait PostgreSQL reads the locked row again, but not the rows joined to it; `of` locks one table of a join."""
+    """After a lock wait PostgreSQL rereads the locked row only, not joined rows; `of` names it."""
     found = [
         place
         for place, call in nodes(ast.Call)
@@ -292,7 +294,7 @@ def test_DJ_30_celery_and_sessions_speak_json_alone() -> None:
 
 
 def test_DJ_34_nobody_writes_csrf_exempt() -> None:
-    """The API's views are exempt because DRF makes them so; tests/flows/test_hardening.py holds them to ignoring cookies."""
+    """DRF exempts the API's views; tests/flows/test_hardening.py checks they ignore cookies."""
     found = {str(path.relative_to(ROOT)) for path in SOURCES if "csrf_exempt" in path.read_text()}
     # The decorator that guards a service provider's own views by token and proof.
     assert found == {"agentauth/sdk/django.py"}
@@ -309,7 +311,7 @@ def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
     assert "make audit" in (ROOT / ".ci/run").read_text()
     assert "tests.scan" in (ROOT / "Makefile").read_text()
     installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
-    # All but the tool that makes the locks itself.
+    # All but the tool that makes the lock files itself.
     assert [line for line in installs if "--require-hashes" not in line] == [
         "\t$(BIN)/python -m pip install --quiet uv"
     ]

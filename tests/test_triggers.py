@@ -1,4 +1,4 @@
-"""The promises the database keeps by trigger are all there once every migration ran, on either database."""
+"""After all migrations, every trigger the guarantees rely on exists, on either database."""
 
 import pytest
 from django.db import connection
@@ -41,7 +41,7 @@ def migrate(*targets: tuple[str, str]) -> None:
 
 @pytest.mark.django_db
 def test_no_migration_dropped_a_trigger() -> None:
-    # SQLite rebuilds a table to change it, and forgets its triggers.
+    # SQLite rebuilds a table to alter it, which drops its triggers.
     wanted = {f"{table}_{moment}" for table in STATE_MACHINES for moment in ("birth", "step")}
     wanted |= {
         f"{model.table()}_seal_ended_{end}" for model in sealed_models() for end in ("change", "delete")

@@ -1,8 +1,9 @@
-"""The same tests through the lean endpoint, and with the home in Redis: `pytest verifier/tests --through lean --home redis`.
+"""Runs the same tests through the lean endpoint, or with the replay cache in Redis.
 
-Both endpoints must say the same and both homes keep the same, so what asks at `/v1/verify` and its sisters is asked again.
-What differs is told here: the endpoint looks at the database before each call and not twice a second, and what waits in
-Redis is in the log after it, so that nothing is waited for and time may stand still.
+`pytest verifier/tests --through lean --home redis`: both endpoints must answer alike and both
+caches keep the same, so tests of `/v1/verify` and its sisters run again. Two differences are
+bridged here: the endpoint polls the database before each call instead of twice a second, and events
+waiting in Redis are drained after it. So tests need not wait, and time may stand still.
 """
 
 import asyncio
@@ -23,15 +24,15 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms.certificates import token_keys
 from tests import conformance
 from verifier.models import Home, StateChange
-from verifier.services import following, home, lean
-from verifier.services.moment import Moment
-from verifier.services.state import present_position, state_since
-from verifier.services.watching import Look, News
-from verifier.stores import light
-from verifier.stores.connection import Servers
-from verifier.stores.sync_connection import SyncServers, sync_client
+from verifier.services import epochs, state_cache, verifier_process
+from verifier.services.elapsed import Moment
+from verifier.services.state_changes import present_position, state_since
+from verifier.services.state_watcher import Look, News
+from verifier.stores import redis_decisions
+from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_servers import Servers
 
-# The modules of verifier/tests that ask at an endpoint; the others ask what is behind it.
+# The modules of verifier/tests that call an endpoint; the others test what is behind it.
 MODULES: Final = frozenset(
     [
         "batch",
@@ -59,7 +60,7 @@ MODULES: Final = frozenset(
 SERVED = {"/v1/verify", "/v1/verify/batch", "/v1/introspect"}
 
 
-# What is left out, by the way it would be asked on and the beginning of its name, and why.
+# Tests left out, by mode and prefix of the name, with the reason.
 LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     "lean": {
         "test_a_database_that_stays_away_is_not_asked_256_times": "it counts what the view's pipeline tries",
@@ -78,7 +79,7 @@ LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def chosen(config: pytest.Config, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Which of the tests are asked again this way, and which are not."""
+    """The tests that run again this way, and those that do not."""
     ways = (config.getoption("--through"), config.getoption("--home"))
     out = tuple(name for way in ways for name in LEFT_OUT.get(way, ()))
     kept: list[pytest.Item] = []
@@ -100,7 +101,7 @@ class Answered(HttpResponse):
 
 
 class DrainingClient(Client):
-    """Django's client; what its calls left in Redis is in the log afterwards."""
+    """Django's client; after each call it drains Redis into the log."""
 
     def request(self, **request: Any) -> Any:
         answer = super().request(**request)
@@ -109,7 +110,7 @@ class DrainingClient(Client):
 
 
 class LeanClient(Client):
-    """Django's client, but the lean endpoint answers what it serves."""
+    """Django's client, except that the lean endpoint answers what it serves."""
 
     endpoint: "Running"
 
@@ -135,16 +136,16 @@ class LeanClient(Client):
 
 
 def drained() -> None:
-    """What Redis holds of decisions is in the log."""
-    from verifier.services.draining import drain
+    """Drain the decisions in Redis into the log."""
+    from verifier.services.outbox import drain
 
-    # One at a time: two would leave each other's shards alone.
+    # One at a time: two drainers would skip each other's shards.
     with _DRAINING, sync_client() as client:
         drain(client, now=timezone.now())
 
 
 class Looking:
-    """In place of the thread that watches: looks when it is told to, in the thread that tells it."""
+    """Replaces the watcher thread: polls when told to, in the calling thread."""
 
     made: "list[Looking]" = []
 
@@ -156,27 +157,28 @@ class Looking:
 
     def start(self) -> None:
         self.look()
-        # The thread that starts everything else is not seen again.
+        # The thread that starts everything else does not return here.
         connections.close_all()
 
     def stop(self, seconds: float) -> None:
         self.made.remove(self)
 
     def forget(self) -> None:
-        """As at the start: the next look tells that everything may have changed."""
+        """As at the start: the next poll reports that everything may have changed."""
         self._position = None
 
     def look(self) -> None:
-        """As the watcher does; where the database does not answer, what is known only gets older."""
+        """Poll as the watcher does; if the database does not answer, knowledge only gets older."""
         began = Moment.now()
-        # Whether we are at home is said to whoever decides.
+        # The decision itself checks whether the replay cache is here.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
-            home.LEASE.current()
+            epochs.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
             keys = token_keys(now=timezone.now())
-            # Whether the clocks agree is the lease's to say, whose view of the database's clock travels with the tests.
-            off = home.LEASE._last and home.LEASE._last.clock_off
+            # The lease decides whether the clocks agree; its view of the database's clock travels
+            # with the tests.
+            off = epochs.LEASE._last and epochs.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
             self._tell(News(news.changes, news.everything, Look(began, keys, ahead)))
 
@@ -185,7 +187,7 @@ class Looking:
         if self._position is None:
             news, self._position = News(everything=True), present_position()
         elif newest == self._newest:
-            # Nothing is told twice: of many calls at once each would have the others read anew.
+            # Report nothing twice: each of several parallel calls would make the others reread.
             news = News()
         else:
             feed = state_since(self._position)
@@ -195,7 +197,7 @@ class Looking:
 
 
 class NoKeeping:
-    """In place of the thread that keeps the home: tests move it themselves."""
+    """Replaces the keeper thread: tests move the replay cache themselves."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -204,7 +206,7 @@ class NoKeeping:
 def scope(
     path: str, query: str, headers: list[tuple[bytes, bytes]], *, method: str = "POST"
 ) -> dict[str, Any]:
-    """A request as the server hands it on (ASGI)."""
+    """A request as the server passes it on (ASGI)."""
     return {
         "type": "http",
         "http_version": "1.1",
@@ -220,11 +222,11 @@ def scope(
 
 
 class Running:
-    """The endpoint in a loop of its own, in a thread."""
+    """The endpoint in its own loop and thread."""
 
     def __init__(self) -> None:
-        # It sets Django up, which pytest has done by now.
-        from agentauth.asgi import start
+        # It sets up Django, which pytest has already done.
+        from agentauth.verifier_application import start
         from verifier.endpoint import Endpoint
 
         self._loop = asyncio.new_event_loop()
@@ -257,7 +259,7 @@ class Running:
             looking.forget()
 
     def look(self) -> None:
-        """The endpoint knows what is in the database now."""
+        """Let the endpoint read the database now."""
         for looking in Looking.made:
             looking.look()
         self._run(asyncio.sleep(0))
@@ -265,7 +267,7 @@ class Running:
     def ask(
         self, path: str, query: str, headers: list[tuple[bytes, bytes]], body: bytes, *, method: str = "POST"
     ) -> Answered:
-        """One request, as the server would hand it on."""
+        """One request, as the server would pass it on."""
         asked = scope(path, query, headers, method=method)
         sent: list[Any] = []
 
@@ -291,11 +293,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(redis_url: str) -> Iterator[Running]:
-    """An endpoint that can be at home in this Redis, if it is named."""
+    """An endpoint that may use this Redis, if given, as replay cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "REDIS_URL", redis_url)
-        patch.setattr(following, "Watcher", Looking)
-        patch.setattr(lean, "Keeping", NoKeeping)
+        patch.setattr(state_cache, "Watcher", Looking)
+        patch.setattr(verifier_process, "Keeping", NoKeeping)
         made = Running()
         try:
             yield made
@@ -305,14 +307,14 @@ def running(redis_url: str) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def at_home_in_redis(url: str) -> Iterator[None]:
-    """The first epoch, in Redis, which has all the time it needs: that it is late is another test's business."""
+    """The first epoch in Redis without deadlines: other tests cover lateness."""
     servers = SyncServers(url)
     with pytest.MonkeyPatch.context() as patch, contextlib.closing(servers):
         for each in (Servers, SyncServers):
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
-        # Tests travel in time, and Redis does not come along.
-        patch.setattr(light, "APART_US", 10**15)
-        row, _ = home.look()
+        # Tests travel in time; Redis does not.
+        patch.setattr(redis_decisions, "APART_US", 10**15)
+        row, _ = epochs.look()
         servers.mark(row.epoch)
         Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(servers.run_ids().values()))
         yield

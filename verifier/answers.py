@@ -1,4 +1,4 @@
-"""The bodies verify answers with: small, the same for the same refusal, and without anything secret."""
+"""The bodies of verify's answers: small, without secrets, and identical for identical refusals."""
 
 import json
 import uuid
@@ -17,8 +17,8 @@ from verifier.stores import Permit
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
 _MAX_REFUSAL = 1_000
 
-# One sentence per answer. It depends on error and reason alone: a forged token and another service provider's get
-# the same bytes.
+# One sentence per error and reason. It depends on nothing else, so that a forged token and another
+# service provider's get the same bytes and cannot be told apart.
 _SENTENCES = {
     ("invalid_token", "malformed"): "The token is not in the form of ours.",
     ("invalid_token", "unknown"): "The token is not known here.",
@@ -32,7 +32,7 @@ _SENTENCES = {
     ("invalid_token", "agent_inactive"): "The agent is not active.",
     ("invalid_token", "human_inactive"): "The human behind the agent is not active.",
     ("invalid_token", "binding"): "The proof was made with another key than the token is bound to.",
-    ("invalid_dpop_proof", "malformed"): "There is no proof, or it is not in its form.",
+    ("invalid_dpop_proof", "malformed"): "The proof is missing or malformed.",
     ("invalid_dpop_proof", "signature"): "The proof's signature does not verify.",
     ("invalid_dpop_proof", "method"): "The proof was made for another method.",
     (
@@ -66,7 +66,7 @@ _SENTENCES = {
 
 
 def sentence(refuse: Refuse) -> str:
-    """What a person can read about the refusal."""
+    """The refusal as a sentence for people."""
     return _SENTENCES[refuse.error, refuse.reason]
 
 
@@ -91,12 +91,12 @@ def refusal_body(refuse: Refuse) -> dict[str, Any]:
 
 
 def body_of(outcome: Permit | Refuse) -> Mapping[str, Any]:
-    """The body that says this outcome."""
+    """The body for this outcome."""
     return outcome.answer if isinstance(outcome, Permit) else refusal_body(outcome)
 
 
 class Named(Protocol):
-    """What an answer says of an agent."""
+    """The agent as an answer shows it."""
 
     @property
     def id(self) -> uuid.UUID: ...
@@ -115,7 +115,7 @@ def allowed_body(
     claims: TokenClaims,
     now_seconds: int,
 ) -> dict[str, Any]:
-    """The body of `valid: true`; `capability` only where an action was asked about."""
+    """The body of `valid: true`; `capability` is None if the request names no action."""
     body: dict[str, Any] = {
         "valid": True,
         "decision_id": decision_id,
@@ -134,17 +134,17 @@ def allowed_body(
 def allowed_again(
     body: Mapping[str, Any], limits: Limits, *, decision_id: str, expires_in: int
 ) -> dict[str, Any]:
-    """`allowed_body` of another call with the same token and action, of which `body` was made."""
+    """`allowed_body` for a further call with the token and action that `body` was made for."""
     return {**body, "decision_id": decision_id, "limits": limits.to_json(), "expires_in": expires_in}
 
 
 def repeated_body(answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int) -> dict[str, Any]:
-    """The answer as it was given, marked; only `expires_in` is of the token that was presented now."""
+    """The earlier answer, marked as repeated; only `expires_in` is of the current token."""
     return {**answer, "expires_in": claims.expires_at - now_seconds, "repeated": True}
 
 
 def _add_violations(body: dict[str, Any], refuse: Refuse) -> None:
-    """As many violations as fit; a limit too long to show is left out, its argument and operator are not."""
+    """Add as many violations as fit. If one is too long, leave out its limit first."""
     body["violations"] = shown = []
     for violation in refuse.violations:
         full = violation.to_json()

@@ -1,4 +1,4 @@
-"""The verifier over HTTP: service providers ask for decisions, agents wait for a human's confirmation of one transaction."""
+"""The verifier's API: decisions for service providers, and confirmations for waiting agents."""
 
 from typing import Any, cast
 
@@ -24,11 +24,11 @@ from verifier.models import Confirmation
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
 from verifier.services.confirmations import approval_url, asked_for, find_for_agent
-from verifier.services.web import introspect, verify, verify_batch
+from verifier.services.web_process import introspect, verify, verify_batch
 
 
 class VerifyView(NativeView):
-    """`POST /v1/verify`: may this agent do that, now? Answers 200 for yes and for no (docs/protocol.md section 8)."""
+    """`POST /v1/verify`: may this agent do that now? 200 for yes and no (protocol.md section 8)."""
 
     authentication_classes = [ServiceProviderAuthentication]
     permission_classes = [IsServiceProvider]
@@ -55,11 +55,11 @@ class VerifyView(NativeView):
 
 
 class VerifyBatchView(NativeView):
-    """`POST /v1/verify/batch`: up to 256 questions, answered in their order; a bad one in its place."""
+    """`POST /v1/verify/batch`: up to 256 requests, answered in order and each by itself."""
 
     authentication_classes = [ServiceProviderAuthentication]
     permission_classes = [IsServiceProvider]
-    # The parser asks for it.
+    # Read by the parser.
     max_body_bytes = 1024 * 1024
 
     def post(self, request: Request) -> Response:
@@ -67,8 +67,8 @@ class VerifyBatchView(NativeView):
         body = self.body(required=["requests"])
         provider = cast("ServiceProvider", request.user)
         asked = items(body["requests"], "requests", maximum=MAX_REQUESTS)
-        # One was counted with the credentials. Never refused here: where a batch is more than all that is allowed at
-        # once, no wait would help.
+        # Authentication counted one call. `charge` never refuses: a batch larger than the whole
+        # allowance could otherwise never pass.
         rate_limits.charge(rate_limits.SERVICE_PROVIDER, str(provider.pk), len(asked) - 1)
         answers = verify_batch(
             service_provider=provider,
@@ -80,23 +80,23 @@ class VerifyBatchView(NativeView):
         return Response({"results": answers}, headers={"Cache-Control": "no-store"})
 
     def read_body(self, request: Request) -> None:
-        """The one body that may pass Django's limit. Without a length (chunked) nothing of it is read."""
+        """Read the only body that may exceed Django's limit; a chunked one is not read."""
         inner = request._request  # noqa: SLF001 — DRF's documented inner request
         if int(inner.META.get("CONTENT_LENGTH") or 0) > self.max_body_bytes:
             raise RequestDataTooBig
-        # Where Django keeps what it has read: everybody who asks later finds it there.
+        # Django's cache of the body: later readers find it there.
         inner._body = inner.read(self.max_body_bytes)  # noqa: SLF001 — as above
 
 
 class IntrospectView(NativeView):
-    """`POST /v1/introspect` (RFC 7662, form-encoded): what the token says if it is good and the caller's."""
+    """`POST /v1/introspect` (RFC 7662, form-encoded): the claims of a valid token of the caller."""
 
     authentication_classes = [ServiceProviderAuthentication]
     permission_classes = [IsServiceProvider]
     parser_classes = [FormParser]
 
     def post(self, request: Request) -> Response:
-        # A token in an address ends up in the logs of everything between.
+        # Refuse a query string: a token in a URL would end up in the logs of every proxy.
         self.query()
         answer = introspect(
             service_provider=cast("ServiceProvider", request.user),
@@ -107,14 +107,14 @@ class IntrospectView(NativeView):
 
 
 class ConfirmationsView(NativeView):
-    """`GET /v1/confirmations`: what was asked of humans for the agent's own transactions, newest first."""
+    """`GET /v1/confirmations`: the confirmations of the agent's own transactions, newest first."""
 
     def get(self, request: Request) -> Response:
         return self.listed(asked_for(self.agent).order_by("-id"), render_confirmation)
 
 
 class ConfirmationView(NativeView):
-    """`GET /v1/confirmations/{id}?wait=0..30`: the state now, or as soon as a pending one is decided."""
+    """`GET /v1/confirmations/{id}?wait=0..30`: its state; waits for a pending one's decision."""
 
     def get(self, request: Request, confirmation_id: str) -> Response:
         query = self.query("wait")
@@ -129,7 +129,7 @@ class ConfirmationView(NativeView):
 
 
 def render_confirmation(row: Confirmation) -> dict[str, Any]:
-    """The confirmation as its agent sees it, in the state it is in now."""
+    """The confirmation as its agent sees it, with its current status."""
     times = {"expires_at": row.expires_at, "decided_at": row.decided_at, "usable_until": row.usable_until}
     return {
         "confirmation_id": str(row.pk),

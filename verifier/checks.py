@@ -1,4 +1,4 @@
-"""Who signed what, for whom, and with which key: steps 3 to 5 of `POST /v1/verify` (docs/protocol.md section 8), without I/O."""
+"""Steps 3 to 5 of `POST /v1/verify` (docs/protocol.md section 8): token, proof, binding; no I/O."""
 
 import time
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from audit.services import Actor
 from registry.models import ServiceProvider
 from registry.services.nonces import Nonces
 from verifier.requests import VerifyRequest
-from verifier.services import home
+from verifier.services import epochs
 from verifier.services.proved_tokens import ProvedTokens
 from verifier.stores import Delivery, EarlyRefusal, StoreCall
 
 TOKENS = ProvedTokens()
-# Refusals of tokens that are not ours: so many events a minute for each process, service provider and reason.
+# Rate of the events for tokens that are not ours, per process, service provider and reason.
 _UNRECOGNISED = Batches(seconds=60 / RECORDED_PER_MINUTE)
 
 
@@ -34,7 +34,7 @@ def prepare(
     *,
     service_provider: ServiceProvider,
     keys: Mapping[str, TokenKey],
-    tenure: home.Tenure,
+    tenure: epochs.Tenure,
     nonces: Nonces,
     nonce_required: bool,
     delivery: Delivery | None = None,
@@ -42,17 +42,19 @@ def prepare(
     now: datetime,
     tokens: ProvedTokens = TOKENS,
 ) -> StoreCall | EarlyRefusal:
-    """A call that is to be judged, or its refusal. `keys` maps `kid` to token keys.
+    """Return the call to judge, or its refusal. `keys` maps `kid` to token keys.
 
-    The proof is not spent here: who cannot show a token bound to the proof's key writes nothing into the replay
-    memory, and cannot use up another's `jti`. A proof without a nonce is refused where `nonce_required`; one whose
-    nonce is not among `nonces` always is, and never becomes good, since nonces only get older. `tokens` spares the
-    signature of a token proved before; the proof's is checked every time.
+    The proof is not spent here: a caller without a token bound to the proof's key must not write
+    into the replay cache or use up another caller's `jti`. A proof without a nonce is refused if
+    `nonce_required`. One whose nonce is not in `nonces` is always refused and never becomes valid,
+    since nonces only get older. `tokens` caches token signatures already verified; the proof's
+    signature is verified every time.
     """
     seconds = int(now.timestamp())
     claims: TokenClaims | None = None
     try:
-        # 3. Signature, issuer, audience, then time. Forged, foreign and another service provider's are one answer.
+        # 3. Signature, issuer and audience before time, so that forged, foreign and other service
+        # providers' tokens all get the same answer.
         claims = tokens.verify(
             request.untrusted_token,
             keys=keys,
@@ -60,7 +62,7 @@ def prepare(
             expected_audience=service_provider.audience,
             now=seconds,
         )
-        # 4. The URL first: a proof for a resource that is not the caller's proves nothing to it.
+        # 4. The URL first: a proof for another service provider's resource proves nothing here.
         _check_url(request.untrusted_url, service_provider.audience)
         proof = verify_proof(
             request.untrusted_proof or "",
@@ -71,7 +73,7 @@ def prepare(
             now=seconds,
         )
         check_nonce(proof, accepted=nonces.accepted, required=nonce_required)
-        # 5. The token is worth something only in the hands of the key it names.
+        # 5. A token is valid only with a proof by the key it names, so a stolen token is useless.
         check_binding(proof, expected_jkt=claims.jkt)
     except ProofNonceRequiredError as error:
         refuse, leaked_key = Refuse(error.code, nonce=nonces.current), None
@@ -110,7 +112,7 @@ def prepare(
 
 
 def _stands_for(service_provider: ServiceProvider, refuse: Refuse) -> int:
-    """See `EarlyRefusal`. Sampled, because any caller can make service providers ask about made-up tokens."""
+    """See `EarlyRefusal`. Sampled: anyone can make a service provider ask about made-up tokens."""
     key = f"{service_provider.pk} {refuse.error} {refuse.reason}"
     return _UNRECOGNISED.add(key, now=time.monotonic())
 

@@ -1,8 +1,9 @@
-"""The lean ASGI endpoint of `POST /v1/verify`, `/v1/verify/batch` and `/v1/introspect`: its own process type.
+"""The verifier process's ASGI endpoint: `/v1/verify`, `/v1/verify/batch` and `/v1/introspect`.
 
-It answers what is in order. Whatever is not (no or refused credentials, a body that is no request, a query string, too many
-calls, a method or address it does not serve) goes to the Django view of the same address, which refuses it as it refuses
-everywhere: one meaning, and the same bytes. No session, no middleware, no ORM while what is asked for is known.
+It answers well-formed requests. All others (missing or refused credentials, an invalid body, a
+query string, too many calls, an unknown method or address) go to the Django view of the same
+address, so that a refusal has the same meaning and the same bytes in both. No session or middleware
+runs here, and no ORM query while the state is cached.
 """
 
 import asyncio
@@ -31,10 +32,10 @@ from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
-from verifier.heads import MAX_BATCH_BYTES, Head, Scope, head_of
+from verifier.request_heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
-from verifier.services.lean import LeanVerifier
+from verifier.services.verifier_process import LeanVerifier
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,11 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 64 * 1024
-# Requests of known callers that one process has not answered yet; beyond, the next is told at once to come again.
+# Unanswered requests of known callers in one process; beyond this, further ones get 503 at once.
 MAX_IN_FLIGHT: Final = 256
-# With more than so many of them, where turns of the loop have taken longer than this (s) for a while (s), each begins no more
-# after that long, since whoever comes next waits for all of it; what a standstill of a moment has piled up is answered.
+# Load shedding: above 32 unanswered requests, once turns of the event loop have taken more than
+# 25 ms for 0.25 s, a turn begins no new request after its first 25 ms, since later callers wait
+# for all of them. A backlog from one short stall is still answered.
 _MAX_IN_LONG_TURN: Final = 32
 _LONG_TURN_SECONDS: Final = 0.025
 _LASTING_SECONDS: Final = 0.25
@@ -53,22 +55,23 @@ _OVERLOADED: Final = TemporarilyUnavailableError("Too many calls at once. Try ag
 
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _FORM_TYPES: Final = frozenset({b"application/x-www-form-urlencoded"})
-# As a call that carries one spells it. Whoever escapes its letters is found out when it is read.
+# A cheap test for this member. A client that escapes its letters is found out when
+# the body is parsed.
 _NAMED: Final = b'"idempotency_key"'
 _VERIFY_ROUTE: Final = "POST v1/verify"
-# What the process serves beside, also where there is no room for anything else: how it is, and its counters.
+# Health probes and metrics, which are served even under overload.
 BESIDE: Final = frozenset({b"/health/live", b"/health/ready", b"/health/startup", b"/metrics"})
-# Counted, recorded and answered as any unknown address is.
+# Stands for every address this process does not serve: counted, recorded and answered as unknown.
 _NOWHERE: Final = "/v1/-"
 
 
-class Unusual(Exception):  # noqa: N818 — no error: the request is somebody else's to answer
-    """Nothing for here: the Django view answers it."""
+class Unusual(Exception):  # noqa: N818 — no error: the Django view answers the request
+    """This endpoint does not answer the request: the Django view does."""
 
 
 @per_call(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `body` is None where none was taken."""
+    """One HTTP request. `body` is None if none was read."""
 
     scope: Scope
     head: Head
@@ -78,7 +81,7 @@ class Request:
 
 @per_call(frozen=True, slots=True)
 class Response:
-    """What to send. `headers` are all but the length where it is `complete`, else those beside `Edge.headers`."""
+    """What to send. `headers` lack only the length if `complete`; else `Edge.headers` are added."""
 
     status: int
     body: bytes
@@ -87,13 +90,13 @@ class Response:
 
 
 class Delegate(Protocol):
-    """Whoever answers what the endpoint does not."""
+    """Answers the requests that the endpoint does not."""
 
     async def __call__(self, request: Request, /) -> Response:
-        """Raises TemporarilyUnavailableError."""
+        """Answer `request`. Raises TemporarilyUnavailableError if it cannot."""
 
     def stop(self) -> None:
-        """End what it holds."""
+        """Release its resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +105,26 @@ class Edge:
 
     # The Django view of the same address.
     delegate: Delegate
-    # A refusal or failure as every edge tells it, counted and, where it is a defect, logged.
+    # Renders an error as all our endpoints do, counts it, and logs it if it is a defect.
     failed: Callable[[Exception], Response]
-    # (route, status, seconds) of each answer given here.
+    # Called with (route, status, seconds) for each answer given here.
     observe: Callable[[str, int, float], None]
-    # What stands on every answer given here.
+    # Added to every answer given here.
     headers: tuple[tuple[bytes, bytes], ...]
 
 
 class Endpoint:
-    """The ASGI application; `verifier` and `edge` are made by `start`, in the process and the loop that serve."""
+    """The ASGI application. `start` makes verifier and edge in the serving process and its loop."""
 
     def __init__(self, start: Callable[[], Awaitable[tuple[LeanVerifier, Edge]]]) -> None:
         self._start = start
         self._verifier: LeanVerifier
         self._edge: Edge
         self._in_flight = 0
-        # When the first call in the present turn of the loop was begun that made it many; none did yet.
+        # When the current turn of the loop began its first call above _MAX_IN_LONG_TURN;
+        # None if not yet.
         self._turn_began: float | None = None
-        # Of the long turns that came one soon after the other: when the first was found to be one, and when the last.
+        # When the first and the last of the current run of long turns were noticed.
         self._long_since = self._long_last = -_LASTING_SECONDS
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
@@ -142,7 +146,8 @@ class Endpoint:
             self._in_flight += 1
             try:
                 head = head_of(scope, https_only=self._https_only)
-                # The whole body, which our server has before it asks us. Where none is read, it is refused by what its head says.
+                # Our server calls us once it has the whole body. If the head forbids reading it,
+                # the request is refused by its head alone.
                 body = (await receive())["body"] if head.reads_body else None
                 answer = await self._answer(Request(scope, head, body, own))
             finally:
@@ -154,10 +159,10 @@ class Endpoint:
             self._edge.observe(route.decode(), answer.status, time.perf_counter() - begun)
 
     def _is_full(self, now: float) -> bool:
-        """Whether a call that begins now, as one of many, is told to come again. The first of a turn has it timed."""
+        """Whether to shed a call that begins now. The first one of a turn starts its timer."""
         if self._turn_began is None:
             self._turn_began = now
-            # It runs first in the next turn.
+            # The callback runs first in the next turn, which ends the measurement.
             asyncio.get_running_loop().call_soon(self._end_turn)
         if now - self._turn_began > _LONG_TURN_SECONDS:
             if now - self._long_last > _LASTING_SECONDS:
@@ -184,7 +189,7 @@ class Endpoint:
                 except Unusual:
                     pass
             return await self._delegated(request)
-        except Exception as error:  # noqa: BLE001 — whatever it is, it is answered; defects are logged there
+        except Exception as error:  # noqa: BLE001 — every error is answered; `failed` logs defects
             return self._edge.failed(error)
 
     async def _delegated(self, request: Request) -> Response:
@@ -197,9 +202,10 @@ class Endpoint:
         return self._verifier.follower.held_provider(head.digest) is not None
 
     async def _as_stranger(self, request: Request) -> Response | None:
-        """The answer to a caller whose credentials are not held here and do not hold; None where they do.
+        """Refuse a caller with uncached credentials that turn out wrong; None if they are right.
 
-        Meanwhile it is none of those in flight: however many strangers come, they take no room from known callers.
+        The request is not counted as in flight meanwhile, so that unknown callers, however many,
+        take no room from known ones.
         """
         self._in_flight -= 1
         try:
@@ -212,7 +218,8 @@ class Endpoint:
 
     async def _verify(self, request: Request) -> bytes:
         if _NAMED in (request.body or b""):
-            # The agent named it, so the database decides on it: where too many wait for that, it is not read in vain.
+            # The database decides calls with this member. If its queue is full, do
+            # not parse in vain.
             self._verifier.check_room()
         caller = self._held_caller(request, _JSON_TYPES, MAX_BODY_BYTES)
         provider, actor = caller or await self._caller(request)
@@ -238,9 +245,10 @@ class Endpoint:
         except TemporarilyUnavailableError:
             raise
         except AgentAuthError as error:
-            # Another body under the call's key, or a call under it that still runs: no decision, so no event yet.
-            raise await self._verifier.recorded(error, provider, actor, now, _VERIFY_ROUTE) from None
-        return rendered(answer.body)
+            # Another body under the call's Idempotency-Key, or a call under it still running:
+            # `verify` decided nothing and wrote no event.
+            raise await self._verifier.record_error(error, provider, actor, now, _VERIFY_ROUTE) from None
+        return render_body(answer.body)
 
     async def _verify_batch(self, request: Request) -> bytes:
         caller = self._held_caller(request, _JSON_TYPES, MAX_BATCH_BYTES)
@@ -251,12 +259,12 @@ class Endpoint:
         except AgentAuthError:
             raise Unusual from None
         _count(actor)
-        # As the view does.
+        # `_count` counted one call; as in the Django view, count the rest of the batch.
         rate_limits.charge(rate_limits.SERVICE_PROVIDER, actor.id, len(asked) - 1)
         results = await self._verifier.verify_batch(
             service_provider=provider, requests=asked, actor=actor, clock=partial(datetime.now, UTC)
         )
-        return rendered({"results": results})
+        return render_body({"results": results})
 
     async def _introspect(self, request: Request) -> bytes:
         caller = self._held_caller(request, _FORM_TYPES, MAX_BODY_BYTES)
@@ -271,12 +279,15 @@ class Endpoint:
         answer = await self._verifier.introspect(
             service_provider=provider, untrusted_token=tokens[0], now=datetime.now(UTC)
         )
-        return rendered(answer)
+        return render_body(answer)
 
     def _held_caller(
         self, request: Request, types: frozenset[bytes], max_body: int
     ) -> tuple[ServiceProvider, Actor] | None:
-        """The service provider of a request in the plain form, where it is held. Raises Unusual for any other request."""
+        """The service provider of a plain request; None if it is not cached.
+
+        Raises Unusual for a request in any other form.
+        """
         head, body = request.head, request.body
         if (
             head.authorization is None
@@ -289,7 +300,7 @@ class Endpoint:
         return None if provider is None else (provider, _actor(provider, request))
 
     async def _caller(self, request: Request) -> tuple[ServiceProvider, Actor]:
-        """The same, where it is to be read first."""
+        """As `_held_caller`, but reads the service provider from the database."""
         provider = await self._verifier.follower.provider(request.head.authorization or "")
         if provider is None:
             raise Unusual
@@ -318,17 +329,17 @@ class Endpoint:
 
 
 def _nowhere(request: Request) -> Request:
-    """The same at an address that nobody serves: what this process serves is less than the Django application behind it."""
+    """The request at an unknown address, since Django serves more addresses than this process."""
     scope = {**request.scope, "path": _NOWHERE, "raw_path": _NOWHERE.encode()}
     return replace(request, scope=scope)
 
 
-def rendered(body: Mapping[str, Any]) -> bytes:
+def render_body(body: Mapping[str, Any]) -> bytes:
     """JSON as the framework's renderer writes it."""
     text = orjson.dumps(body)
     if text.isascii():
         return text
-    # Two line ends that JavaScript once minded: the renderer escapes them.
+    # U+2028 and U+2029 end lines in older JavaScript, so the renderer escapes them.
     return text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
 
 
@@ -344,5 +355,5 @@ def _count(caller: Actor) -> None:
     try:
         rate_limits.take(rate_limits.SERVICE_PROVIDER, caller.id)
     except RateLimitedError:
-        # Asked again by the view, which says and records it.
+        # The view counts again, answers 429 and records it.
         raise Unusual from None

@@ -1,11 +1,14 @@
-"""One verification, from what was asked to the answer: the only description of it, for every process that answers.
+"""One verification, from request to answer. Every process that verifies runs this code.
 
-1. `prepare` (checks.py): token, proof, binding, without I/O. 2. What is known of the token. 3. Light or durable, the one fork:
-a light call is judged from memory and made true by one script in Redis, a durable one is decided in the database
-(docs/adr/0013-what-redis-may-hold.md). 4. The answer, if what it rests on still holds.
+1. `prepare` (checks.py) checks token, proof and binding, without I/O.
+2. The token's state is looked up.
+3. A light call is judged from memory and committed by one Redis script; a durable call is decided
+   in the database (docs/adr/0013-what-redis-may-hold.md).
+4. The answer is given if the state it rests on is still fresh enough.
 
-What differs between processes is `Means`: the verifier's own process (services/lean.py) knows the state and waits in
-an event loop; the web process (services/web.py) reads it each time, and its thread waits.
+Processes differ in their `Means`: the verifier process (services/verifier_process.py) caches the
+state and waits in an event loop; the web process (services/web_process.py) reads the state for each
+call and blocks its thread.
 """
 
 import logging
@@ -36,11 +39,11 @@ from verifier.answers import body_of
 from verifier.checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
-from verifier.services.basis import Basis
-from verifier.services.home import Tenure
-from verifier.services.moment import Moment
-from verifier.services.snapshots import Known
-from verifier.services.turns import ALONE, Turn
+from verifier.services.batch_order import ALONE, Turn
+from verifier.services.elapsed import Moment
+from verifier.services.epochs import Tenure
+from verifier.services.freshness import Basis
+from verifier.services.known_tokens import Known
 from verifier.stores import (
     Delivery,
     EarlyRefusal,
@@ -51,72 +54,76 @@ from verifier.stores import (
     StoreCall,
     events,
 )
-from verifier.stores.connection import DEADLINE_SECONDS
 from verifier.stores.database import Asked, Outcome
-from verifier.stores.entries import no_entry
-from verifier.stores.light import (
+from verifier.stores.redis_decisions import (
     Called,
     Plan,
     check_reply,
     conclude,
-    giving_back,
-    held,
-    holding,
+    give_back_call,
+    hold_call,
     is_kept,
     is_light,
-    noting,
+    note_call,
     plan,
-    refused_again,
+    read_hold,
+    recall_refusal,
 )
+from verifier.stores.redis_servers import DEADLINE_SECONDS
 from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script, shard_of
+from verifier.stores.stream_entries import no_entry
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# s. The basis must outlast the call of Redis, whose deadline this doubles: what the script decides is in the log at once.
+# How long (s) the basis must still hold before Redis is called: twice the call's deadline. The
+# script records the decision, so it must not run for a call that can no longer be answered.
 SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 
 
 class Means(Protocol):
-    """What one process decides with. All raise TemporarilyUnavailableError where they cannot do what they say."""
+    """What a process verifies with. Each method raises TemporarilyUnavailableError if it cannot."""
 
     def look(self) -> Moment:
-        """When the state that is known was read. Raises where that is too long ago, or this process may not answer."""
+        """When the known state was read. Raises if too long ago, or this process may not answer."""
 
     async def caught_up(self) -> Moment:
-        """The same. A process that stood still first hears what changed meanwhile."""
+        """As `look`, but a process that was stalled first waits for the changes it missed."""
 
     def tenure(self) -> Tenure:
         """The epoch of the replay cache in which this process may decide now."""
 
     def token_keys(self) -> Mapping[str, TokenKey]:
-        """The keys whose signatures under tokens count, by `kid`."""
+        """The keys that tokens may be signed with, by `kid`."""
 
     async def known(self, jti: str) -> Known | None:
-        """The token's state; None where it was never issued here."""
+        """The token's state; None if it was never issued here."""
 
     async def evaluate(self, script: Script, called: Called) -> Reply:
-        """What a script in Redis answers."""
+        """Run a script in Redis and return its reply."""
 
     def check_room(self) -> None:
-        """Raise where no more calls may wait for the database."""
+        """Raise if no more calls may queue for the database."""
 
     async def decide(self, asked: Asked) -> Outcome:
-        """Decide a call in the database. Raises NotDoneError where it is certain that nothing was done, and the call's own errors."""
+        """Decide a call in the database.
+
+        Raises NotDoneError if certainly nothing was done, and the call's own errors.
+        """
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
-        """The outcome of something else in the database, after the decisions of `queue` that came before."""
+        """Run `unit` in the database, after the earlier decisions of `queue`; return its result."""
 
     def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this work, which raises nothing; the caller need not wait for it."""
+        """Run `work`, which raises nothing. It may still run when this returns."""
 
     def count(self, decision: str, error: str, reason: str) -> None:
-        """Count a decision in the metrics where no event that this process commits does."""
+        """Count a decision in the metrics if this process commits no event for it."""
 
 
 @per_call(frozen=True, slots=True)
 class Answer:
-    """What the service provider gets, with status 200: the body of section 8."""
+    """The body that the service provider gets with status 200 (docs/protocol.md section 8)."""
 
     body: Mapping[str, Any]
 
@@ -134,16 +141,21 @@ async def verify(
     """Decide one request of an authenticated service provider (docs/protocol.md section 8).
 
     1. Service provider: authenticated by the caller of this function. 2. Its own idempotency.
-    3. Token. 4. Proof. 5. Binding. 6. Spend the proof. 7. State. 8. Capability and constraints. 9. The agent's
-    idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses. 15. Record.
-    3 to 5 are `prepare`, 7 to 14 `agentauth.protocol.decision.decide`. 2, 6 and 15 are Redis' script or the database's
-    transaction, so 2 runs after 3 to 5, but its answer outranks theirs. The event of a refusal is written before the
-    answer is given. `turn` is for a question in a batch. Raises IdempotencyMismatchError (that of step 9 is recorded),
-    IdempotencyInProgressError, and TemporarilyUnavailableError where there is no answer: never a wrong yes.
+    3. Token. 4. Proof. 5. Binding. 6. Spend the proof. 7. State. 8. Capability and constraints.
+    9. The agent's idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and
+    uses. 15. Record.
+
+    `prepare` does 3 to 5, `agentauth.protocol.decision.decide` 7 to 14, and the Redis script or the
+    database transaction 2, 6 and 15. So 2 runs after 3 to 5, but its answer outranks theirs. The
+    event of a refusal is written before the answer is given. `turn` orders the requests of a batch.
+
+    Raises IdempotencyMismatchError (already recorded if it comes from step 9) and
+    IdempotencyInProgressError. Raises TemporarilyUnavailableError if it cannot decide; it never
+    answers a wrong yes.
     """
     basis = Basis(await means.caught_up(), means.tenure())
     if request.operation_key is not None:
-        # The database decides these: where too many calls wait for it, no signature is checked in vain.
+        # The database decides these calls. If its queue is full, do not check signatures in vain.
         means.check_room()
     keys, tenure = means.token_keys(), basis.tenure
     prepared = prepare(
@@ -159,19 +171,19 @@ async def verify(
     )
     recheck_key = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
     if isinstance(prepared, EarlyRefusal):
-        return _answer(await _refused(means, prepared, basis, turn, recheck_key), None)
+        return _answer(await _refuse_early(means, prepared, basis, turn, recheck_key), None)
     return _answer(await judge(means, prepared, basis, turn, recheck_key), prepared.fresh_nonce)
 
 
 async def judge(
     means: Means, call: StoreCall, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
 ) -> Outcome:
-    """Steps 2 and 6 to 15. `recheck_key` raises where the token's key counts no more: the call may have waited."""
+    """Steps 2 and 6 to 15. `recheck_key` raises if the token's key was withdrawn during a wait."""
     try:
         if await turn.comes(call.queue):
             basis = replace(basis, began=means.look())
         redis = basis.tenure.kind == Home.Kind.REDIS
-        # In the database it is read there, with everything else.
+        # Without Redis, the database transaction reads the state itself.
         known = await means.known(call.claims.jti) if redis else None
         if known is not None and not known.is_of(call.claims, call.service_provider_id):
             known = None
@@ -193,11 +205,12 @@ async def judge(
 async def _lightly(
     means: Means, call: StoreCall, known: Known | None, basis: Basis, turn: Turn
 ) -> Outcome | None:
-    """In Redis; None where the very same call went to the database before."""
+    """Decide in Redis; None if an earlier try of this same call went to the database."""
     made = plan(call, known)
-    # What the script decides is in the log, so it is not asked for what could not be told any more.
+    # The script records its decision, so do not run it for a call that can no longer be answered.
     basis.check(SPARE_SECONDS)
-    # Scripts for one grant run in the order in which they are sent, and this one is sent before the next question's turn.
+    # Redis runs the scripts for one grant in the order they are sent, and this one is sent before
+    # the next request of the batch takes its turn.
     turn.pass_on()
     reply = await means.evaluate(JUDGE, made.called)
     fault_point("verify.after_judge")
@@ -205,10 +218,11 @@ async def _lightly(
         return None
     outcome = conclude(call, known, made, reply)
     try:
-        # While Redis was asked, what is known may have grown too old all the same, or the cache is being moved.
+        # During the call the state may have become too old, or a move of the
+        # replay cache have begun.
         basis.check()
     except TemporarilyUnavailableError:
-        # The very same call of a service provider is told it when it asks again.
+        # If the answer is kept, the service provider gets it by repeating the same call.
         if not is_kept(call):
             await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
         raise
@@ -220,36 +234,37 @@ async def _lightly(
 
 
 async def _durably(means: Means, call: StoreCall, known: Known | None, still: Callable[[], None]) -> Outcome:
-    """In the database; before it, where proofs are in Redis, the proof."""
+    """Decide in the database. If proofs are kept in Redis, spend the proof there first."""
     means.check_room()
     if call.tenure.kind == Home.Kind.DATABASE:
         return await means.decide(Asked(call, None, still))
-    reply = await means.evaluate(JUDGE, holding(call, known))
+    reply = await means.evaluate(JUDGE, hold_call(call, known))
     fault_point("verify.after_hold")
     if reply.code is Code.AGAIN:
-        # The token was refused then, which Redis decided.
-        return refused_again(reply.kept)
-    spent = held(reply)
+        # An earlier try of this same call was refused for its token, by Redis alone.
+        return recall_refusal(reply.kept)
+    spent = read_hold(reply)
     try:
         outcome = await means.decide(Asked(call, spent, still))
     except NotDoneError:
-        # A call with a name finds its use still set aside when it is asked again.
+        # A call with an Idempotency-Key finds its reserved use again when it is retried.
         if call.delivery is None:
             _set_free(means, call, known, spent)
         raise
-    # What is recalled was set aside for the first try, whose it stays. Nor is a use given back that a mismatch took: its
-    # mark lets the same bytes pass again, and would give it back twice.
+    # A recalled answer keeps the use that its first try reserved. A mismatch keeps its use as well:
+    # its mark lets the same bytes pass again, which would give the use back twice.
     if isinstance(outcome, Refuse) or (isinstance(outcome, Permit) and outcome.repeated):
         _set_free(means, call, known, spent)
     return outcome
 
 
-async def _refused(
+async def _refuse_early(
     means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
 ) -> Outcome:
-    """The one event of a refusal in steps 3 to 5; where the call has a name it may be an answer that is given again."""
+    """Record a refusal of steps 3 to 5, or recall the answer if the call has an Idempotency-Key."""
     if refusal.claims is None and refusal.leaked_key is None:
-        # A stranger can make a service provider ask about a forged token, so its refusal costs no row.
+        # Anyone can make a service provider ask about a forged token, so its refusal must
+        # not cost a row.
         refusal = replace(refusal, delivery=None)
     to_database = (
         basis.tenure.kind == Home.Kind.DATABASE
@@ -267,7 +282,7 @@ async def _refused(
         if refusal.stands_for:
             _, entry = no_entry(refusal, refusal.refuse, None)
             shard = shard_of(refusal.service_provider_id)
-            check_reply(await means.evaluate(NOTE, noting(shard, basis.tenure.epoch, entry)))
+            check_reply(await means.evaluate(NOTE, note_call(shard, basis.tenure.epoch, entry)))
     finally:
         turn.leave()
     means.count("denied", refusal.refuse.error, refusal.refuse.reason or "")
@@ -275,18 +290,18 @@ async def _refused(
 
 
 def _answer(outcome: Outcome, fresh_nonce: str | None) -> Answer:
-    """The answer of an outcome that is committed, a yes with the nonce to use next where there is a new one.
+    """The answer for a committed outcome; a yes carries the next nonce if there is a new one.
 
-    Raises IdempotencyMismatchError, which is an HTTP error.
+    Raises IdempotencyMismatchError if that is the outcome: it is an HTTP error.
     """
     body = outcome.body if isinstance(outcome, Recalled) else body_of(outcome)
     if body.get("error") == IdempotencyMismatchError.code:
         error = IdempotencyMismatchError(body["error_description"])
-        # Its event was committed with the spent proof; the edge must not write a second one.
+        # Its event was committed with the spent proof, so the endpoint must not write a second one.
         error.recorded = True
         raise error
     if body["valid"] and fresh_nonce is not None:
-        # Never stored with the answer: what is given again brings the nonce of its own time.
+        # Not stored with the answer: a repeated answer carries the nonce that is current then.
         return Answer({**body, "nonce": fresh_nonce})
     return Answer(body)
 
@@ -294,9 +309,10 @@ def _answer(outcome: Outcome, fresh_nonce: str | None) -> Answer:
 def check_key(
     means: Means, keys: Mapping[str, TokenKey], untrusted_token: str, audience: str, now: datetime
 ) -> None:
-    """Verify the token of a call that waited again, if the keys are no longer `keys`. From any thread.
+    """Verify the token again after a wait, if the keys are no longer `keys`. Safe from any thread.
 
-    Raises TemporarilyUnavailableError where the present keys do not verify it: the next try is told the reason.
+    Raises TemporarilyUnavailableError if the current keys do not verify it; a retry gets the
+    reason.
     """
     present = means.token_keys()
     if present is keys:
@@ -310,37 +326,37 @@ def check_key(
             now=int(now.timestamp()),
         )
     except InvalidTokenError:
-        raise TemporarilyUnavailableError("The key of this token was changed meanwhile. Try again.") from None
+        raise TemporarilyUnavailableError("The key of this token has changed. Try again.") from None
 
 
 def _check_still(means: Means, recheck_key: Callable[[], None]) -> None:
-    """Right before a decision in the database, for which it waited in a queue."""
+    """Check freshness and key right before the database decides, after the wait in its queue."""
     means.look()
     recheck_key()
 
 
 def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
-    """Record that this yes, whose event the script wrote, is not given. Raises django.db errors."""
+    """Record that a yes, whose event the script wrote, is withheld. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
             record_drafts([events.withheld(call, made.event_id, known.human_id)])
 
 
 def _set_free(means: Means, call: StoreCall, known: Known | None, spent: Spent) -> None:
-    """Give back the use of a rate, if one was set aside."""
+    """Give back the use of the rate, if one was reserved."""
     if spent.reserved_us is not None:
-        means.afterwards(_give_back(means, giving_back(call, known, spent)))
+        means.afterwards(_give_back(means, give_back_call(call, known, spent)))
 
 
 async def _give_back(means: Means, called: Called) -> None:
     try:
         await means.evaluate(GIVE_BACK, called)
     except TemporarilyUnavailableError:
-        # The grant waits one interval longer than needed; no limit is passed.
+        # The agent must wait one interval longer than needed; no limit is exceeded.
         logger.warning("a use of a rate that was set aside could not be given back")
 
 
-async def recorded(
+async def record_error(
     means: Means,
     error: AgentAuthError,
     service_provider: ServiceProvider,
@@ -348,7 +364,7 @@ async def recorded(
     now: datetime,
     route: str,
 ) -> AgentAuthError:
-    """`error`, whose one event is written now if `verify` wrote none; that this is unavailable, where it cannot be written."""
+    """Record `error` unless `verify` did; return it, or the error to answer if recording fails."""
     if error.recorded:
         return error
     record = partial(

@@ -1,4 +1,4 @@
-"""What decisions leave behind: counters, remembered operations, confirmations of single transactions, presence."""
+"""The verifier's tables: counters, remembered operations, confirmations, presence, replay cache."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,17 +14,19 @@ from registry.models import Grant, Human
 
 
 class GrantLedger(models.Model):
-    """What one grant has used, through all its versions. Budgets of a period count what the agent's other grants at the
-    service provider have used as well (`verifier.stores.work`).
+    """What one grant has used, across all its versions.
+
+    Budgets of a period also count what the agent's other grants at the service provider have used
+    (`verifier.stores.work`).
     """
 
     grant = models.OneToOneField(Grant, on_delete=models.PROTECT, primary_key=True, related_name="+")
     # The rate's theoretical arrival time in µs since 1970; null before the first use.
     tat_us = models.BigIntegerField(null=True)
     uses = models.BigIntegerField(default=0)
-    # {"EUR/day/Europe/Berlin": [start of the period counted, minor units spent in it]}. Named by currency, period
-    # and zone alone, so that a ceiling that changed keeps what was already spent under it. "EUR/day-before/…" is the
-    # period counted before that one.
+    # {"EUR/day/Europe/Berlin": [start of the counted period, minor units spent in it]}. The key has
+    # only currency, period and zone, so that a changed ceiling keeps what was already spent.
+    # "EUR/day-before/…" is the period before that one.
     spent = models.JSONField(default=dict)
 
     class Meta:
@@ -36,7 +38,7 @@ class GrantLedger(models.Model):
         return f"{self.grant_id}: {self.uses} uses"
 
     def counters(self, beside: Sequence["GrantLedger"] = ()) -> Ledger:
-        """The row as the protocol's value, counted together with those `beside` it."""
+        """The row as a protocol value, counted together with the ledgers `beside` it."""
         return Ledger(
             tat_us=self.tat_us,
             uses=self.uses,
@@ -49,18 +51,19 @@ class GrantLedger(models.Model):
 
 
 class AgentOperation(models.Model):
-    """One allowed operation under the agent's idempotency key, written with its debit: what makes a retry free."""
+    """An allowed operation of the agent, stored with its debit so that a retry costs nothing."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    # Without an index of its own: it would be asked instead of the one below, and a grant may have a million operations.
+    # No index of its own: the planner would prefer it to the one below, and a grant may
+    # have a million operations.
     grant = models.ForeignKey(Grant, on_delete=models.PROTECT, related_name="+", db_index=False)
     key = models.CharField(max_length=128)
-    # SHA-256 of the canonical action: the same key never stands for two acts.
+    # SHA-256 of the canonical action, so that one key never stands for two actions.
     action_digest = models.BinaryField(max_length=32)
     # The answer as it was given.
     answer = models.JSONField()
     created_at = models.DateTimeField()
-    # Null: as long as the grant (a transact must never be done twice).
+    # Null: kept as long as the grant, since a transact must never be done twice.
     expires_at = models.DateTimeField(null=True, db_index=True)
 
     class Meta:
@@ -71,29 +74,29 @@ class AgentOperation(models.Model):
 
 
 class ProviderCall(models.Model):
-    """The answer to one call of a service provider, for when it asks again because the first answer was lost."""
+    """The answer to a service provider's call, kept in case it is lost and the provider retries."""
 
-    # SHA-256 over the provider's id and its key: what it minted is kept nowhere.
+    # SHA-256 over the provider's id and its key, which itself is not stored.
     digest = models.BinaryField(max_length=32, primary_key=True)
     body_sha256 = models.BinaryField(max_length=32)
-    # The body as text, so that it comes back with its members as they were. Empty only before the commit.
+    # Stored as text to keep the order of its members. Empty only before the commit.
     answer = models.TextField()
     expires_at = models.DateTimeField(db_index=True)
 
 
 class ConfirmationQuerySet(models.QuerySet["Confirmation"]):
     def waiting(self, now: datetime) -> "ConfirmationQuerySet":
-        """Pending and not past their hour."""
+        """Pending and not expired."""
         return self.filter(status=Confirmation.Status.PENDING, expires_at__gt=now)
 
     def lapsed(self, now: datetime) -> "ConfirmationQuerySet":
-        """Ended by time alone, while their row still says pending or confirmed."""
+        """Expired, while their row still says pending or confirmed."""
         ended = Q(status=Confirmation.Status.PENDING, expires_at__lte=now)
         return self.filter(ended | Q(status=Confirmation.Status.CONFIRMED, usable_until__lte=now))
 
 
 class Confirmation(models.Model):
-    """A human's yes or no to one transaction: this action under this key of this version of the grant."""
+    """A human's yes or no to one transaction: an action under a key and a version of the grant."""
 
     class Status(models.TextChoices):
         PENDING = "pending"
@@ -109,12 +112,12 @@ class Confirmation(models.Model):
     action_digest = models.BinaryField(max_length=32)
     idempotency_key = models.CharField(max_length=128)
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
-    # Who decided; null until decided.
+    # The human who decided; null until then.
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
-    # A yes is good for ten minutes only.
+    # A yes is valid for ten minutes.
     usable_until = models.DateTimeField(null=True)
     consumed_at = models.DateTimeField(null=True)
 
@@ -122,7 +125,7 @@ class Confirmation(models.Model):
 
     class Meta:
         constraints = [
-            # One question at a time, and no second question after an answer.
+            # Only one open request at a time, and none after an answer.
             models.UniqueConstraint(
                 fields=["grant", "grant_version", "action_digest", "idempotency_key"],
                 condition=~Q(status="expired"),
@@ -156,7 +159,7 @@ class Confirmation(models.Model):
         return f"{self.status} for {self.grant_id}"
 
     def status_at(self, now: datetime) -> str:
-        """The state as it is at `now`: time ends a pending or confirmed one before any job records it."""
+        """The status at `now`: a pending or confirmed one expires before a job records it."""
         end = {self.Status.PENDING: self.expires_at, self.Status.CONFIRMED: self.usable_until}.get(
             self.Status(self.status)
         )
@@ -165,19 +168,19 @@ class Confirmation(models.Model):
 
 class PresenceLeaseQuerySet(models.QuerySet["PresenceLease"]):
     def current(self, now: datetime) -> "PresenceLeaseQuerySet":
-        """Renewed within a minute, in a session that has not ended in any of the ways a session ends."""
+        """Renewed within a minute, in a session that has not expired or been ended."""
         return self.filter(
             expires_at__gt=now, session__expire_date__gt=now, session_epoch=F("human__session_epoch")
         )
 
 
 class PresenceLease(models.Model):
-    """The human says "I'm here" and looks on, until `expires_at` and never longer than the session it was begun in."""
+    """A human is present until `expires_at`, but no longer than the session it was begun in."""
 
     human = models.OneToOneField(Human, on_delete=models.CASCADE, primary_key=True, related_name="+")
-    # Signing out deletes the session's row, and the lease goes with it.
+    # Signing out deletes the session's row and, by the cascade, the lease.
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="+")
-    # Raising the human's epoch ends every session at once, and so every lease.
+    # Raising the human's epoch ends all sessions and leases at once.
     session_epoch = models.PositiveIntegerField()
     began_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -189,10 +192,10 @@ class PresenceLease(models.Model):
 
 
 class StateChange(models.Model):
-    """One thing that verification rests on and that changed: committed with the change itself, told to whoever asks."""
+    """A change of state that verification rests on, committed together with the change itself."""
 
     id = models.BigAutoField(primary_key=True)
-    # The number of the transaction that made the change; see verifier/services/state.py.
+    # The number of the transaction that made the change; see verifier/services/state_changes.py.
     position = models.BigIntegerField(db_index=True)
     subject = models.CharField(max_length=16)
     subject_id = models.CharField(max_length=64)
@@ -203,7 +206,7 @@ class StateChange(models.Model):
 
 
 class Home(models.Model):
-    """The replay cache and its epoch: the one row every process reads (verifier/services/home.py)."""
+    """The replay cache and its epoch: one row that all processes read (services/epochs.py)."""
 
     ONLY = 1
 
@@ -212,24 +215,29 @@ class Home(models.Model):
         REDIS = "redis"
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
-    # What is remembered under one number was remembered in one place without a gap. Counted up, never down.
+    # One number stands for one cache without a gap. It only ever grows.
     epoch = models.PositiveBigIntegerField(default=1)
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.DATABASE)
-    # Since when, by the database's clock.
+    # When the epoch began, by the database's clock or that of the host that began
+    # it, whichever was later.
     began_at = models.DateTimeField()
-    # Who the Redis servers are that this epoch began with (verifier/stores/node.py, `identity`): another may have forgotten something.
+    # Identities of the Redis servers when the epoch began (verifier/stores/redis_connection.py,
+    # `identity`). A server with another identity may have lost something.
     servers = models.JSONField(default=list)
-    # Set while the epoch ends: nobody decides, and the next begins when every lease has run out.
+    # Set while the epoch ends: nothing is decided, and the next begins once
+    # every lease has expired.
     leaving_at = models.DateTimeField(null=True)
     leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
-    # Release 3 writes it. To be dropped by release 5.
+    # Written by release 3. Release 5 drops it.
     back_after = models.PositiveSmallIntegerField(default=0)
-    # The start of the database for which its history was compared with what is known outside (verifier/services/history.py).
+    # The start of the database whose history was compared (verifier/services/history.py).
     vouched_for = models.CharField(max_length=128, blank=True, db_default="", default="")
-    # Since when nothing is decided because this database is older than that, and what was found; null and empty: it is not.
+    # Since when the database is held, because it was set back or closed, and why. Null
+    # and empty: not held.
     held_at = models.DateTimeField(null=True)
     held_because = models.TextField(blank=True, db_default="", default="")
-    # The log's name since the last restore (audit/breaks.py): a process that knows another forgets all it holds.
+    # The log's name since the last restore (audit/breaks.py). A change
+    # invalidates every process's cache.
     history = models.CharField(max_length=14, blank=True, db_default="", default="")
 
     class Meta:
@@ -248,18 +256,19 @@ class Home(models.Model):
 
     @property
     def target(self) -> str:
-        """The cache of the epoch that goes on, or is about to begin."""
+        """The cache of the current epoch or, while it ends, of the next one."""
         return self.leaving_for or self.kind
 
 
 class StreamCursor(models.Model):
-    """How far the events of one shard of Redis are written down: moved in the transaction that writes them."""
+    """How far the outbox has moved a Redis shard's events into the log, in the same transaction."""
 
     epoch = models.PositiveBigIntegerField()
     shard = models.PositiveSmallIntegerField()
-    # The number of the last event taken over; they are counted 1, 2, 3 in each shard of each epoch.
+    # The last event in the log. Events are numbered 1, 2, 3 in each shard of each epoch.
     number = models.PositiveBigIntegerField(default=0)
-    # The number up to which verifiers were told of events; what is missing below it once the epoch is over, is lost.
+    # The last event that a verifier acknowledged. Once the epoch is over, any missing up
+    # to it are lost.
     told = models.PositiveBigIntegerField(default=0)
 
     class Meta:

@@ -1,4 +1,4 @@
-"""The body of a verify request, read strictly: unknown members, wrong types and bad amounts stop here."""
+"""Parses a verify request strictly: rejects unknown members, wrong types and bad amounts."""
 
 import uuid
 from functools import lru_cache
@@ -14,32 +14,33 @@ from verifier.stores import Delivery
 _MAX_TEXT = 65_536
 _MAX_METHOD = 32
 MAX_KEY = 128
-# Of an action that is kept: what is longer is read each time, so that what is kept stays small.
+# Actions with a longer resource are not cached, so that the cache stays small.
 _MAX_KEPT_RESOURCE = 256
 
 
 @per_call(frozen=True, slots=True)
 class VerifyRequest:
-    """One question of a service provider. Token, proof and URL are as the agent sent them: nothing of it is proved."""
+    """One verify request. Token, proof and URL are as the agent sent them, not yet verified."""
 
     untrusted_token: str
     untrusted_proof: str | None
     method: str
     untrusted_url: str
     action: Action | None
-    # The agent's name for its operation; see docs/protocol.md section 8.
+    # The agent's idempotency key for its operation; see docs/protocol.md section 8.
     operation_key: str | None
     dry_run: bool
 
 
 def parse_verify_request(obj: object) -> VerifyRequest:
-    """Read the body of `POST /v1/verify` (docs/protocol.md section 8).
+    """Parse the body of `POST /v1/verify` (docs/protocol.md section 8).
 
-    A proof that is absent or null is not an error of the service provider: the agent sent none, and the answer
-    says so. A null anywhere else is one: a lost `action` would ask for less than the caller means to.
+    A missing or null proof is not the service provider's error: the agent sent none, and the answer
+    is a refusal. Any other null is an error: a lost `action` would check less than the caller
+    intends.
 
-    Raises InvalidRequestError naming the member; also for a `transact` without `idempotency_key`, since a payment
-    whose retry cannot be told from a second payment must not begin.
+    Raises InvalidRequestError naming the member. A `transact` needs an `idempotency_key`, since
+    without one a retry could not be told from a second payment.
     """
     body = members(
         obj,
@@ -71,31 +72,34 @@ def parse_verify_request(obj: object) -> VerifyRequest:
 
 
 def _action(obj: object) -> Action:
-    """`parse_action`; of an action that is texts alone, as most are, the one that was made before. It holds nothing that changes."""
+    """`parse_action`, cached for actions that consist of strings only, as most do.
+
+    Sharing the cached object is safe, since an Action is immutable.
+    """
     if type(obj) is dict:
         resource = obj.get("resource")
         if type(resource) is str and len(resource) <= _MAX_KEPT_RESOURCE:
             try:
                 return _kept_action(tuple(obj.items()))
             except TypeError:
-                # Arguments, an amount, or what does not belong there.
+                # Unhashable: it has arguments, an amount or an invalid member.
                 pass
     return parse_action(obj)
 
 
 @lru_cache(maxsize=4_096)
 def _kept_action(members: tuple[tuple[str, object], ...]) -> Action:
-    """An error is not kept. Equal members are the same members: all that passes here are texts."""
+    """Errors are not cached. Equal keys mean equal actions, as all valid values are strings."""
     return parse_action(dict(members))
 
 
 def parse_delivery(
     key: str | None, *, service_provider_id: uuid.UUID, body: bytes, operation_key: str | None
 ) -> Delivery | None:
-    """Read the header `Idempotency-Key` of `POST /v1/verify`: the service provider's own name for this one call.
+    """Parse the header `Idempotency-Key` of `POST /v1/verify`: the provider's key for this call.
 
-    Raises InvalidRequestError for one outside its form, and for the agent's own key of the body: an agent that named
-    the call could have the answer to one of its requests given to another.
+    Raises InvalidRequestError if it is malformed or equals the agent's key in the body: an agent
+    that chose the key could get the answer to one of its requests for another.
     """
     if key is None:
         return None
@@ -104,5 +108,5 @@ def parse_delivery(
         raise InvalidRequestError(
             "Idempotency-Key: must be minted by you for this call, not be the agent's idempotency_key."
         )
-    # One provider's keys never meet another's: an id holds no NUL.
+    # Two providers' keys never collide: an id contains no NUL.
     return Delivery(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))

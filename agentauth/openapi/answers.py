@@ -1,6 +1,7 @@
-"""JSON Schemas of what single endpoints read and answer; what they are made of is in `shapes.py`.
+"""JSON Schemas of what single endpoints read and answer; their parts are in `shapes.py`.
 
-Answers stay open (no `additionalProperties: false`): clients must skip members they do not know. The tests close them.
+Answers stay open (no `additionalProperties: false`): clients must skip members they do not know.
+The tests close them.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from registry.api.grants import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
 from registry.models import Agent, Grant
 from registry.services.grant_requests import MAX_SECONDS, MIN_SECONDS
 
-# Open on purpose: what stands inside is described by the kind of event.
+# Open on purpose: the kind of event says what is inside.
 ANYTHING: Final[Schema] = {}
 PAYLOAD: Final[Schema] = {"type": "object"}
 

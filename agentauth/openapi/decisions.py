@@ -1,4 +1,4 @@
-"""JSON Schemas of verify, introspection and confirmations: what service providers ask and are told."""
+"""JSON Schemas of verify, introspection and confirmations: what providers ask and are told."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -28,7 +28,7 @@ _VIOLATION: Final = record(
 )
 NONCE: Final = string("What the agent's next proof must carry: hand it on as `DPoP-Nonce`.")
 _LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
-# What verify refuses with, in the order of its checks: error to reasons; none where the error says it all.
+# The errors of verify in the order of its checks, with their reasons; some have none.
 REASONS: Final[Mapping[str, Sequence[str]]] = {
     "invalid_token": (
         "malformed", "unknown", "expired", "not_yet_valid", "revoked", "grant_inactive", "agent_inactive", "human_inactive", "binding",
@@ -40,16 +40,16 @@ REASONS: Final[Mapping[str, Sequence[str]]] = {
     "step_up_required": ("human_offline", "confirm_above", "confirmation_denied"),
     "envelope_exceeded": ("rate", "budget", "max_uses"),
 }  # fmt: skip
-# Each pair of error and reason, None where there is none.
+# Each pair of error and reason; None if there is none.
 REFUSALS: Final[Sequence[tuple[str, str | None]]] = [
     (error, reason) for error, reasons in REASONS.items() for reason in reasons or (None,)
 ]
-# What a question of a batch may be answered with in its place, beside a decision.
+# Errors that may stand in the place of a decision in a batch's answer.
 IN_PLACE: Final = ("invalid_request", "idempotency_mismatch", "temporarily_unavailable")
 
 
 def _reasoned() -> list[Schema]:
-    """Which reasons go with which error."""
+    """Schemas that tie each error to its reasons."""
     return [
         {"properties": {"error": {"const": error}, "reason": one_of(reasons)}, "required": ["reason"]}
         if reasons

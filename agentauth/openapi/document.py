@@ -1,4 +1,4 @@
-"""Puts the OpenAPI document together: paths, methods and callers from the URLconf and its views, the rest from `paths/`."""
+"""Builds the OpenAPI document: paths and callers from the URLconf, the rest from `paths/`."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ _CALLER_OF: Final = {
 
 @lru_cache(maxsize=1)
 def openapi() -> dict[str, Any]:
-    """The document. Not to be changed by who reads it: there is one."""
+    """The document, which is cached and shared: do not change it."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "AgentAuth", "version": VERSION, "description": _DESCRIPTION},
@@ -95,7 +95,7 @@ def _paths() -> dict[str, Any]:
 
 
 def callers(operation: Operation, view: Any) -> Sequence[str]:
-    """Who may call, by the names of the security schemes; nobody in particular for what is public."""
+    """Who may call, by the names of the security schemes; empty if public."""
     if operation.callers or view is None:
         return operation.callers
     return [_CALLER_OF[each.__name__] for each in view.authentication_classes]
@@ -174,9 +174,9 @@ def _responses(operation: Operation, who: Sequence[str], proof_error_status: int
 def refusals(
     operation: Operation, who: Sequence[str], proof_error_status: int = 401
 ) -> Mapping[int, Sequence[str]]:
-    """Status to codes: those of the operation, and those that follow from caller, body and key."""
+    """Codes by status: the operation's own, and those that follow from caller, body and key."""
     codes = [*operation.errors, *(code for name in who for code in BY_CALLER[name]), *ALWAYS]
-    # What is keyed changes something, and where it needs no body it takes an empty object.
+    # A keyed operation changes something; without a body of its own it takes an empty object.
     codes += BY_BODY if operation.body or operation.keyed else ()
     codes += BY_KEY if operation.keyed else ()
     codes += BY_ACCEPT if all(answer.media_type == JSON for answer in operation.answers.values()) else ()

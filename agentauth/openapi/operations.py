@@ -1,4 +1,4 @@
-"""What is said of one operation, and of the refusals and headers that many share. The operations are in `paths/`."""
+"""Types that describe an operation, and the refusals and headers many share. See also `paths/`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One successful answer. `schema` names a component; no schema is no body."""
+    """One successful answer. `schema` names a component; without one there is no body."""
 
     description: str
     schema: str = ""
@@ -35,9 +35,9 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method at one path. Path parameters and callers are read from the URLconf and the view, not said here.
+    """One method at one path. Path parameters and callers come from the URLconf and the view.
 
-    `errors` are the codes beyond those that follow from who calls and from the body. `keyed` operations take
+    `errors` are the codes beyond those that follow from caller and body. `keyed` operations take
     `Idempotency-Key`. `callers` is for the one view that authenticates by its body.
     """
 
@@ -46,7 +46,7 @@ class Operation:
     answers: Mapping[int, Answer]
     description: str = ""
     query: Mapping[str, Schema] = field(default_factory=dict)
-    # Of the query parameters, those that must be there.
+    # Names of the query parameters that must be there.
     required: Sequence[str] = ()
     body: Body | None = None
     errors: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """When a code is given, and the sentence it comes with; `more` are the members beside it."""
+    """When a code is given, and its example sentence; `more` are the members beside it."""
 
     when: str
     sentence: str
@@ -83,7 +83,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "invalid_grant": Refusal(
         "grant unknown, another's or not active, or agent, human or service provider not active: one answer",
-        "There is no active grant of yours with this id.",
+        "You have no active grant with this id.",
     ),
     "invalid_dpop_proof": Refusal(
         "no proof or a bad one",
@@ -167,14 +167,14 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
 }
 
-# What follows from who calls: the codes every such endpoint may give.
+# Codes that every endpoint for this kind of caller may give.
 BY_CALLER: Final[Mapping[str, Sequence[str]]] = {
     "proof": ("invalid_dpop_proof", "use_dpop_nonce", "invalid_client"),
     "basic": ("invalid_client",),
     "session": (),
 }
 BY_BODY: Final = ("unsupported_media_type",)
-# Where `Accept` is looked at: what answers with text or bytes has one form.
+# Only where `Accept` is read: answers in text or bytes have one form.
 BY_ACCEPT: Final = ("not_acceptable",)
 BY_KEY: Final = ("idempotency_mismatch", "idempotency_in_progress")
 ALWAYS: Final = ("invalid_request", "request_too_large", "rate_limited", "temporarily_unavailable")
@@ -205,7 +205,7 @@ _TILE: Final = (
     "The tile's number in elements of three digits, all but the last after an `x`: 1234067 is `x001/x234/067`; then "
     "`.p/` and the width of a partial tile. Its slashes stand in the path as they are."
 )
-# What it is, an example, and its form.
+# Description, example and pattern.
 PATH_PARAMETERS: Final[Mapping[str, tuple[str, str, str]]] = {
     "grant_id": ("A grant's id.", "01a3185c-5000-76a7-9877-3671d8a6d7e4", _SEGMENT),
     "confirmation_id": ("A confirmation's id.", "01a3185c-5000-7a0e-a1f2-0f8e0a6f2b11", _SEGMENT),
@@ -243,7 +243,7 @@ HEADERS: Final[Mapping[str, Schema]] = {
 
 
 def status_of(code: str, proof_error_status: int) -> int:
-    """The HTTP status of a code; that of a bad proof differs where there is no registered caller yet."""
+    """The HTTP status of a code; a bad proof's differs where no caller is registered yet."""
     if code in {"invalid_dpop_proof", "use_dpop_nonce"}:
         return proof_error_status
     return STATUSES[code]

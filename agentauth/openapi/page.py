@@ -1,4 +1,4 @@
-"""The description as a page shows it: rows instead of schemas, sentences instead of keywords. Nothing is said here anew."""
+"""The description as a page shows it: rows and sentences for schemas. Adds nothing to it."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from agentauth.openapi.shapes import Schema
 
 _CODE: Final = re.compile(r"`([^`]+)`")
 _SHOWN_VALUES: Final = 8
-# A signed object in full is several screens wide on a phone; the document itself has it whole.
+# A signed object in full is several screens wide on a phone; the document has all of it.
 _SHOWN_CHARACTERS: Final = 72
 _LINE: Final = 58
 _REFUSED: Final = "400"
@@ -37,13 +37,13 @@ class Row:
     kind: SafeString
     note: SafeString
     required: bool
-    # Of a parameter: path, query or header.
+    # For a parameter: path, query or header.
     place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """One named schema: its rows, in several `forms` where it has them, or just what kind of value it is."""
+    """One named schema: its rows, in several `forms` if it has them, or else its kind of value."""
 
     name: str
     note: SafeString
@@ -109,7 +109,7 @@ def groups() -> Sequence[Group]:
 
 @lru_cache(maxsize=1)
 def types() -> Sequence[Type]:
-    """The named schemas, but for the bodies: those stand where they are sent."""
+    """The named schemas except request bodies, which are shown with their operation."""
     bodies = {each.body.schema for each in OPERATIONS.values() if each.body}
     schemas = sorted(openapi()["components"]["schemas"].items())
     return [_type(name, schema) for name, schema in schemas if name not in bodies]
@@ -123,18 +123,18 @@ def errors() -> Sequence[tuple[str, SafeString, str]]:
 
 def prose(text: str) -> SafeString:
     """Plain text with its `backticks` as code."""
-    return mark_safe(_CODE.sub(r"<code>\1</code>", escape(text)))  # noqa: S308 — escaped in the line itself
+    return mark_safe(_CODE.sub(r"<code>\1</code>", escape(text)))  # noqa: S308 — escaped here
 
 
 def pretty(example: Any) -> str:
-    """An example as it is read: indented, with long texts cut."""
+    """An example for readers: indented, with long texts cut."""
     if isinstance(example, str):
         return _cut(example)
     return _laid_out(_shortened(example))
 
 
 def _laid_out(value: Any, indent: str = "") -> str:
-    """JSON in which what fits a line stands on one."""
+    """JSON in which what fits on one line stands on one."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or len(flat) + len(indent) <= _LINE:
         return flat
@@ -203,7 +203,7 @@ def _successes(responses: dict[str, Any]) -> list[Success]:
         if status < _REFUSED:
             content = next((_content(*each) for each in answer.get("content", {}).items()), None)
             if content and any(content == other.content for other in found):
-                # Shown once: the same example twice would only look like a difference.
+                # Show it once: a repeated example would look like a difference.
                 content = replace(content, example="")
             found.append(Success(status, prose(answer["description"]), content))
     return found
@@ -221,12 +221,12 @@ def _named(schema: Schema) -> str:
 
 
 def kind(schema: Schema) -> SafeString:
-    """What kind of value it is, in a few words, with links to named schemas."""
+    """The kind of value in a few words, with links to named schemas."""
     if "$ref" in schema:
         name = _named(schema)
         return format_html('<a href="#type-{}">{}</a>', name, name)
     if "allOf" in schema:
-        # The named one, and what is true of it here besides.
+        # The first is the named schema; the others only narrow it.
         return kind(schema["allOf"][0])
     for several in ("anyOf", "oneOf"):
         if several in schema:
@@ -287,14 +287,14 @@ def _type(name: str, schema: Schema) -> Type:
 
 
 def _form(schema: Schema) -> tuple[SafeString, list[Row]]:
-    """The rows under the words its `type` may be, where those tell one form of a thing from another."""
+    """The rows, titled with the values of `type` if those tell one form from another."""
     values = schema["properties"].get("type", {}).get("enum", [])
     title = format_html("<code>type</code> {}", _values(values)) if values else _NOTHING
     return title, [row for row in _rows(schema) if not values or row.name != "type"]
 
 
 def _rows(schema: Schema, prefix: str = "") -> Iterator[Row]:
-    """A row for each member; those of objects without a name of their own under a dotted one."""
+    """A row for each member; members of unnamed objects have a dotted name."""
     for name, member in schema["properties"].items():
         required = name in schema.get("required", ())
         inner, place = member, prefix + name

@@ -1,7 +1,8 @@
-"""JSON Schemas (2020-12) of what the protocol reads and writes: capability, action, money, envelope, event and their parts.
+"""JSON Schemas (2020-12) of the protocol's values: capability, action, money, envelope and parts.
 
-Numbers, names and lists come from the modules that enforce them, so that they cannot be two. What a schema cannot say
-(sums, currencies that must agree, time zones that exist) the reader of the protocol package still checks.
+Numbers, names and lists come from the modules that enforce them, so that the two cannot differ.
+What a schema cannot express (sums, currencies that must agree, time zones that exist) the protocol
+package still checks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from agentauth.protocol.windows import DAYS, PERIODS
 Schema = dict[str, Any]
 
 ARGUMENT: Final = "[A-Za-z0-9._~-]{1,64}"
-# One path segment that is neither `.` nor `..`, without look-ahead: not every reader of patterns has it.
+# One path segment that is neither `.` nor `..`, without look-ahead: some regex engines have none.
 _SEGMENT: Final = (
     "(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|[.][A-Za-z0-9_~-][A-Za-z0-9._~-]*|[.][.][A-Za-z0-9._~-]+)"
 )
@@ -25,7 +26,7 @@ _NAME: Final = "[a-z][a-z0-9_-]*"
 _COMPACT: Final = "^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$"
 
 
-# Places of tiles in an address (c2sp.org/tlog-tiles).
+# Tiles in a URL (c2sp.org/tlog-tiles).
 LEVEL: Final = "(?:[1-5]?[0-9]|6[0-3])"
 TILE: Final = "(?:x[0-9]{3}/){0,6}[0-9]{3}(?:[.]p/(?:[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
 
@@ -42,7 +43,7 @@ def record(
     *,
     closed: bool = False,
 ) -> Schema:
-    """An object. `closed` for what we read: there an unknown member is refused; of what we write, readers skip it."""
+    """An object. `closed` for what we read: it refuses unknown members. What we write is open."""
     schema: Schema = {
         "type": "object",
         "description": description,
@@ -64,7 +65,7 @@ def integer(description: str, minimum: int, maximum: int = INTEGER_LIMIT - 1) ->
 
 
 def array(items: Schema, description: str = "", *, minimum: int = 0, maximum: int | None = None) -> Schema:
-    """A list; `maximum` where there is one."""
+    """A list, of at most `maximum` items if that is set."""
     schema: Schema = {"type": "array", "items": items} | ({"description": description} if description else {})
     if minimum:
         schema["minItems"] = minimum
@@ -118,7 +119,7 @@ def _capability(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
 
 
 def _action(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
-    # As sent and perhaps malformed: then nothing covers it, which is an answer and no error.
+    # Taken even if malformed: then no capability covers it, which is a refusal and no error.
     resource = string("What is acted on; a malformed one is covered by nothing.", minLength=0)
     required = {"type": one_of(kinds), "resource": resource, **more}
     arguments = {
@@ -131,7 +132,7 @@ def _action(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
 
 
 def _kinds(make: Any, money: str) -> list[Schema]:
-    """The three forms of a capability or an action: plain, with an amount, with a name of its own."""
+    """The three forms of a capability or action: plain, with an amount, custom."""
     name = string("One part.", pattern=f"^{_NAME}$", maxLength=64)
     namespace = string("Parts joined by dots.", pattern=f"^{_NAME}(?:[.]{_NAME})*$", maxLength=64)
     plain = [kind for kind in TYPES if kind not in {"transact", "custom"}]

@@ -1,4 +1,4 @@
-"""The values all examples share: the story of docs/example.md, signed with its fixed keys, kept in story.json."""
+"""The values of all examples: the story of docs/example.md, signed with its keys (story.json)."""
 
 import json
 from pathlib import Path

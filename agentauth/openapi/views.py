@@ -23,7 +23,7 @@ class SchemaView(PublicView):
 
 @require_safe
 def docs(request: HttpRequest) -> HttpResponse:
-    """`GET /docs/`: the same for people; works without JavaScript."""
+    """`GET /docs/`: the same as a page for people; works without JavaScript."""
     shown = {
         "groups": page.groups(),
         "types": page.types(),

@@ -1,1 +1,1 @@
-"""Django's PostgreSQL backend (`ENGINE`), with connections that give up by themselves."""
+"""Django's PostgreSQL backend (`ENGINE`), with timeouts on the client's side."""

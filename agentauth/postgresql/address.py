@@ -1,4 +1,4 @@
-"""Reads the URL of the database, which may name a primary and its replicas: only the one that writes is connected to."""
+"""Reads the database URL, which may name a primary and its replicas; only the primary is used."""
 
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -7,15 +7,16 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 _PORT: Final = 5432
-# Whoever asked a replica would decide by what may be out of date.
+# No replica: decisions would rest on stale data.
 _WRITING: Final = ("read-write", "primary")
 
 
 def read_database_url(url: str) -> dict[str, Any]:
-    """Django's configuration for `url`: `postgres://role:password@host:port,host:port/name?option=value`, or `sqlite:///path`.
+    """Django's configuration for `url`. Raises ImproperlyConfigured, without showing the URL.
 
-    Only a server that writes will do, of several hosts and of one alone, whose name may come to mean another; whether the
-    URL says so or not. Raises ImproperlyConfigured, with nothing of the URL in it.
+    `url` is `postgres://role:password@host:port,host:port/name?option=value`, or `sqlite:///path`.
+    Only a server that accepts writes is used, whether the URL says so or not, and even of a single
+    host, whose name may come to mean another.
     """
     try:
         parts = urlsplit(url)
@@ -41,7 +42,7 @@ def read_database_url(url: str) -> dict[str, Any]:
 
 
 def _place(text: str) -> tuple[str, str]:
-    """Host and port of one. Raises ValueError."""
+    """Host and port of one server. Raises ValueError."""
     parts = urlsplit(f"//{text}")
     port = _PORT if parts.port is None else parts.port
     if not parts.hostname or not port:

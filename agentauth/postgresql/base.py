@@ -1,7 +1,8 @@
 """Connections to PostgreSQL that do not wait for ever.
 
-The limits of statements and locks are the server's. Where the way to it swallows what is sent, or it stands still, they end
-nothing, and TCP is content as long as somebody takes the bytes: only the client's own clock helps.
+Statement and lock timeouts are the server's. If the network swallows what is sent, or the server
+stands still, they end nothing, and TCP is content as long as the bytes are acknowledged: only a
+timeout on the client's side helps.
 """
 
 import select
@@ -19,36 +20,36 @@ from psycopg.abc import RV, PQGen
 from psycopg.errors import ConnectionTimeout
 from psycopg.pq import TransactionStatus
 
-# How often psycopg looks up while it waits (s).
+# How often psycopg wakes up while it waits (s).
 _INTERVAL: Final = 0.1
 _LIMITS: Final = {
-    # What is left open by one who cannot be heard any more holds its locks for so long at most.
+    # A transaction left open by a client that was cut off holds its locks this long at most.
     "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
     "connect_timeout": 5,
-    # Longer than the server lets a statement take, so that it is the server who says so where it can.
+    # Longer than the server's statement timeout, so that the server reports it where it can.
     "answer_seconds": 12,
-    # A connection that is used by nobody is known to be lost after 10 s, what was sent on one after as long.
+    # A lost connection is noticed after 10 s, whether idle or with data not yet acknowledged.
     "keepalives_idle": 4,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# Where somebody waits for the answer: no statement takes longer, and no attempt to connect.
+# Where a caller waits for the answer: the limit of each statement and of each attempt to connect.
 SHORT_SECONDS: Final = 2
-# And no wait for a lock: it ends before the statement does, so that the server says what was waited for. It is also how long a
-# call waits for another with its Idempotency-Key (docs/protocol.md section 0).
+# The lock timeout then. It ends before the statement does, so that the server says what was waited
+# for. A call waits as long for another with its Idempotency-Key (docs/protocol.md section 0).
 LOCK_SECONDS: Final = SHORT_SECONDS * 4 / 5
-# The server's own word, that a statement took too long, is waited for this much longer.
+# How much longer the client waits for the server's own timeout error.
 _SPARE_SECONDS: Final = 1
-# So many in a row that had no answer, and nobody else waits for one; one tries again after so long.
+# After this many unanswered calls in a row only one thread tries again, after a pause (s).
 _MOST_UNANSWERED: Final = 2
 _PAUSE_SECONDS: Final = 1
 
 
 def answer_soon() -> None:
-    """From now on no connection that this process makes waits for longer than SHORT_SECONDS, and one more, for an answer.
+    """From now on, a new connection of this process waits SHORT_SECONDS (and one more) at most.
 
-    What the database's URL says of it stays.
+    Options in the database's URL win.
     """
     settings = connections.settings[DEFAULT_DB_ALIAS]
     if settings["ENGINE"] == __package__:
@@ -56,7 +57,7 @@ def answer_soon() -> None:
 
 
 def answer_soon_here() -> None:
-    """The same for the connection of this thread alone, where it is not made yet."""
+    """The same for this thread's connection alone, if it is not open yet."""
     here = connections[DEFAULT_DB_ALIAS]
     if here.settings_dict["ENGINE"] == __package__:
         options = DatabaseWrapper.limits(SHORT_SECONDS) | here.settings_dict["OPTIONS"]
@@ -64,7 +65,7 @@ def answer_soon_here() -> None:
 
 
 class Silence:
-    """Whether the server is known not to answer just now: then nobody else of this process waits for it. For any thread."""
+    """Circuit breaker: while the server is silent, no other thread waits for it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,7 +73,10 @@ class Silence:
         self._until = 0.0
 
     def check(self) -> None:
-        """Before somebody connects. Raises OperationalError while it is so, but for one who tries, now and then."""
+        """Call before connecting. Raises OperationalError while the circuit is open.
+
+        One thread may try now and then.
+        """
         if self._unanswered < _MOST_UNANSWERED:
             return
         with self._lock:
@@ -82,13 +86,13 @@ class Silence:
             self._until = now + SHORT_SECONDS + _SPARE_SECONDS
 
     def unanswered(self) -> None:
-        """Somebody waited in vain."""
+        """Record a wait without an answer."""
         with self._lock:
             self._unanswered += 1
             self._until = time.monotonic() + _PAUSE_SECONDS
 
     def heard(self) -> None:
-        """It said something, be it no. Costs next to nothing: it stands behind every answer."""
+        """Record an answer, even an error. Costs next to nothing: it runs after every answer."""
         self._unanswered = 0
 
 
@@ -97,21 +101,21 @@ SILENCE = Silence()
 
 
 class BoundedConnection(Connection[Any]):
-    """One that is closed where an answer takes longer than `answer_seconds`. Whether that was done is then not known."""
+    """Closes if an answer takes over `answer_seconds`; whether the act was done is then unknown."""
 
     answer_seconds: float
-    # For statements that are written once: a new cursor for each is more work than what it asks.
+    # Reused for statements with fixed text: a new cursor costs more than the query itself.
     kept_cursors: list[Any]
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
         if timeout is not None:
-            # For what need not come, a notification: whoever waits for that says how long.
+            # The caller sets its own timeout, for a notification that need not come.
             return super().wait(gen, interval, timeout)
         try:
             answer = super().wait(gen, interval, self.answer_seconds)
         except OperationalError as error:
             if error.sqlstate is None and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                # The server said nothing: it still owes the answer, and would give it to the next question.
+                # Close it: the late answer would be read as that of the next statement.
                 self.pgconn.finish()
                 SILENCE.unanswered()
                 raise OperationalError(f"no answer within {self.answer_seconds} s") from None
@@ -121,15 +125,16 @@ class BoundedConnection(Connection[Any]):
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Django's with limits of time, each of which an option may change; `answer_seconds` is one that Django does not know."""
+    """Django's, with time limits that options may change. `answer_seconds` is our own option."""
 
     @staticmethod
     def limits(seconds: int) -> dict[str, Any]:
-        """Options of a connection whose statements take `seconds` at most; for what was sent and is not acknowledged, as long."""
+        """Options of a connection whose statements, and sent data, take `seconds` at most."""
         milliseconds = seconds * 1000
         return {
             "connect_timeout": SHORT_SECONDS,
-            # A wait for a lock ends first: it says what was waited for, to somebody who is still there to hear it.
+            # The lock timeout comes first: its error says what was waited for while the caller
+            # waits.
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
             " -c idle_in_transaction_session_timeout=30000",
             "answer_seconds": seconds + _SPARE_SECONDS,
@@ -144,7 +149,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> BoundedConnection:
-        # Neither a pool nor another level is an option here.
+        # This backend supports neither a pool nor another isolation level.
         self.isolation_level = IsolationLevel.READ_COMMITTED
         answer_seconds = conn_params.pop("answer_seconds")
         SILENCE.check()
@@ -155,8 +160,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 SILENCE.unanswered()
             else:
                 SILENCE.heard()
-            # The frame that failed holds the error and what was half connected, and is held by the error: a circle, and an
-            # open file until somebody collects garbage. Of one whose time was up (psycopg 3.3) nobody else lets go.
+            # The failed frame and the error refer to each other, and keep the half-open connection
+            # and its file open until a garbage collection. After a timeout (psycopg 3.3) only this
+            # closes it.
             traceback.clear_frames(error.__traceback__)
             raise
         SILENCE.heard()
@@ -164,12 +170,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return made
 
     def run_prepared(self, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
-        """The rows of a statement that is written once, and how many it touched. Prepared at its first use.
+        """The rows of a statement with fixed text, and how many it touched. Prepared at first use.
 
-        As by a cursor of Django's, but for what that makes anew each time. Raises django.db errors.
+        Like a Django cursor, without what that creates anew each time. Raises django.db errors.
         """
         if self.queries_logged or self.execute_wrappers:
-            # Somebody listens: they hear it as any other.
+            # Query logging or a wrapper is active: it must see this statement like any other.
             with self.cursor() as heard:
                 heard.execute(sql, values)
                 return (heard.fetchall() if heard.description else []), heard.rowcount
@@ -182,8 +188,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def run_pipelined(
         self, statements: Sequence[tuple[str, Sequence[Any]]]
     ) -> list[tuple[list[tuple[Any, ...]], int]]:
-        """`run_prepared` of each, all sent before the first answer is waited for. Raises the error of the first that failed;
-        those after it were not executed.
+        """`run_prepared` for each, all sent before the first answer is awaited.
+
+        Raises the error of the first that failed; those after it were not executed.
         """
         if len(statements) == 1 or self.queries_logged or self.execute_wrappers:
             return [self.run_prepared(*each) for each in statements]
@@ -209,10 +216,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return kept[:count]
 
     def is_usable(self) -> bool:
-        """Whether nothing speaks against it: Django would ask the server, at every request.
+        """Whether nothing shows that it is lost. Django would ask the server, at every request.
 
-        An idle connection has nothing to say but good-bye, and where the way to it is broken, keepalives find out and hang
-        up. After an error that was not the data's another is taken: what was prepared on this one may fit no more.
+        On an idle connection the server sends nothing but its goodbye, and if the network is
+        broken, keepalives find out and hang up. After an error that was not the data's another
+        connection is used: what was prepared on this one may no longer fit.
         """
         if self.errors_occurred:
             return False
@@ -220,7 +228,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             heard = select.poll()
             heard.register(self.connection.pgconn.socket, select.POLLIN)
             while heard.poll(0):
-                # A notice is no good-bye; the end raises.
+                # A notice is no goodbye; the end raises.
                 self.connection.pgconn.consume_input()
         except OperationalError:
             return False
@@ -228,5 +236,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 def _told(cursor: Any) -> tuple[list[tuple[Any, ...]], int]:
-    # `cursor.description` would be made anew, column by column.
+    # `cursor.description` would be built anew, column by column.
     return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount

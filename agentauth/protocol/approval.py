@@ -1,6 +1,6 @@
-"""The statements a person signs with a passkey: their exact members, and the challenge that stands for each.
+"""The statements a person signs with a passkey: their exact members, and the challenge of each.
 
-Who may sign what, and when, is for the approvals app; the proof that somebody did is in `receipt.py`.
+The approvals app decides who may sign what; the proof of the signature is in `receipt.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from .errors import InvalidRequestError
 from .names import MAX_NAME, check_host
 from .reading import INTEGER_LIMIT, integer, items, members, text
 
-# A signature over one kind can never be shown as another: the tag is hashed in front of the statement.
+# Hashed before the statement, so that a signature over one kind cannot be shown as another.
 CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "approval": b"agentauth/approval/v1",
     "confirmation": b"agentauth/confirmation/v1",
@@ -26,7 +26,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "release": b"agentauth/release/v1",
     "resume": b"agentauth/resume/v1",
 }
-# Both answers are signed: a denial nobody signed could have been made by the server alone.
+# Denials are signed too: the server alone could have invented an unsigned one.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "approval": ("approve", "deny"),
     "confirmation": ("confirm", "deny"),
@@ -37,12 +37,12 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 MAX_REASON: Final = 500
 MAX_RELEASED: Final = 100
-# What can be suspended, and who lifts their own suspension of it; only agents and grants have an owner.
+# What can be suspended, and who lifts their own suspension; only agents and grants have an owner.
 RESUMED: Final = ("agent", "grant", "human", "service_provider")
 PARTIES: Final = ("owner", "administrator")
 
-# Which agent, which key and which manifest: a renamed agent or a rotated key is then another statement. The digest
-# of the text ties the words the person read to the terms a machine enforces.
+# The agent's name, key and manifest: a rename or key change makes it another statement. The text's
+# digest ties the words the person read to the terms a machine enforces.
 _WHO: Final = (
     "kind", "decision", "issuer", "rp_id", "human_id", "issued_at", "nonce", "consent_sha256", "language",
 )  # fmt: skip
@@ -56,19 +56,19 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
         *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action", "idempotency_key",
     ),
     "claim": _COMMON,
-    # It is about the log and no agent (section 9).
+    # About the log, not about an agent (section 9).
     "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
     "release": (*_WHO, "name", "size", "root", "grants"),
     "resume": (*_WHO, "subject", "party", "suspension"),
 }  # fmt: skip
 
-# A receipt is kept for ever: limits that a registry tightens later must not make an old one unreadable.
+# Receipts are kept for ever: a registry that tightens its limits must still read old ones.
 _ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRef:
-    """The agent as the person saw it. `jkt` is base64url, `manifest_sha256` lower-case hex of the compact manifest."""
+    """The agent as shown. `jkt` is base64url, `manifest_sha256` hex of the compact manifest."""
 
     id: str
     name: str
@@ -78,7 +78,7 @@ class AgentRef:
 
 @dataclass(frozen=True, slots=True)
 class ServiceProviderRef:
-    """The service provider as the person saw it."""
+    """The service provider as shown to the person."""
 
     id: str
     name: str
@@ -87,16 +87,16 @@ class ServiceProviderRef:
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What all statements share: where and by whom it is signed, about which agent, and the text the person read.
+    """What all statements share: where, when and by whom each is signed, and with which text.
 
-    `issued_at` is aware, `nonce` 32 fresh random bytes, `consent_text` plain text with one sentence per line,
-    `language` its BCP 47 tag.
+    `issued_at` is aware, `nonce` 32 fresh random bytes, `consent_text` plain text with one sentence
+    per line, `language` its BCP 47 tag.
     """
 
     issuer: str
     rp_id: str
     human_id: str
-    # None for a statement that is about no agent.
+    # None for a statement about no agent.
     agent: AgentRef | None
     issued_at: datetime
     nonce: bytes
@@ -106,7 +106,7 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement whose every member was checked; made by the builders and `parse_statement` alone."""
+    """A checked statement. Only the builders and `parse_statement` make it."""
 
     body: Mapping[str, object]
 
@@ -125,7 +125,7 @@ class Statement:
         return canonical_json(self.to_json())
 
     def challenge(self) -> bytes:
-        """The 32 bytes the passkey signs: `SHA-256(tag ‖ 0x00 ‖ canonical)` (docs/protocol.md section 6)."""
+        """The 32 bytes the passkey signs: `SHA-256(tag ‖ 0x00 ‖ canonical)` (section 6)."""
         return sha256(CHALLENGE_TAGS[self.kind] + b"\x00" + self.canonical())
 
     def to_json(self) -> dict[str, object]:
@@ -134,7 +134,7 @@ class Statement:
 
 
 def consent_sha256(consent_text: str) -> str:
-    """Lower-case hex SHA-256 of the UTF-8 consent text. Raises InvalidRequestError for half a surrogate pair."""
+    """Lower-case hex SHA-256 of the UTF-8 text. Raises InvalidRequestError for a lone surrogate."""
     try:
         return sha256(consent_text.encode()).hex()
     except UnicodeEncodeError:
@@ -154,12 +154,12 @@ def approval_statement(
     second_step: bool,
     deny_reason: str | None = None,
 ) -> Statement:
-    """The yes or no to a grant (docs/protocol.md section 6): as granted; when denied, as requested.
+    """Approve or deny a grant (section 6): the terms as granted; when denied, as requested.
 
-    `second_step` says that the person took the second explicit step; a yes to `transact` or `delete` without it is
-    no statement. Raises InvalidRequestError naming the member.
+    `second_step`: the person took the second explicit step; without it no approval of `transact` or
+    `delete` is valid. Raises InvalidRequestError naming the member.
     """
-    # No short cut past the reader: a term that only the builder accepts would be signed and never verify.
+    # Through the parser: a term that only the builder accepts would be signed but never verify.
     return parse_statement(
         common_members(signing, "approval", decision)
         | {
@@ -186,11 +186,11 @@ def confirmation_statement(
     action: Action,
     idempotency_key: str,
 ) -> Statement:
-    """The yes or no to one transaction: the whole action and the agent's key of this one operation.
+    """Confirm or deny one transaction: the whole action and the agent's key of this operation.
 
     Raises InvalidRequestError naming the member.
     """
-    # Action and operation key stand in full, not as digests, so that the receipt alone says what was confirmed.
+    # Action and key in full, not as digests: the receipt alone says what was confirmed.
     return parse_statement(
         common_members(signing, "confirmation", decision)
         | {
@@ -205,7 +205,7 @@ def confirmation_statement(
 
 
 def claim_statement(signing: Signing) -> Statement:
-    """A person takes an unclaimed agent as their own. Raises InvalidRequestError naming the member."""
+    """A person adopts an unclaimed agent. Raises InvalidRequestError naming the member."""
     return parse_statement(common_members(signing, "claim", "claim"))
 
 
@@ -219,10 +219,10 @@ def break_statement(
     root: bytes,
     vkeys: Sequence[str],
 ) -> Statement:
-    """An administrator confirms that after a restore the log continues as `origin`, with these keys only.
+    """After a restore, an administrator confirms that the log goes on as `origin`, with these keys.
 
-    Its first `size` leaves, whose tree has this root (32 bytes), are those of `previous_origin`. Raises InvalidRequestError
-    naming the member.
+    Its first `size` leaves, with root `root` (32 bytes), are those of `previous_origin`. Raises
+    InvalidRequestError naming the member.
     """
     return parse_statement(
         common_members(signing, "break", "continue")
@@ -267,9 +267,9 @@ def _provider_json(provider: ServiceProviderRef) -> dict[str, object]:
 
 
 def parse_statement(obj: object) -> Statement:
-    """Read a statement strictly: exactly the members of its kind, each in the one form it may have.
+    """Read a statement strictly: exactly the members of its kind, each in its one form.
 
-    Builders pass through here too, so nothing can be signed that could not be read back. Raises
+    Builders call this too, so nothing is signed that could not be read back. Raises
     InvalidRequestError naming the member (docs/protocol.md section 6).
     """
     kind = obj.get("kind") if isinstance(obj, dict) else None
@@ -281,12 +281,12 @@ def parse_statement(obj: object) -> Statement:
     _check_common(body)
     if check := _CHECKS.get(kind):
         check(body)
-    # Copied to its depth: what was checked must not change between the challenge and the receipt.
+    # A deep copy: what was checked must not change between challenge and receipt.
     return Statement(deepcopy(body))
 
 
 def _check_common(body: Mapping[str, object]) -> None:
-    # The pages' own origin is the only one a passkey signs for, and its host is the only rp_id.
+    # A passkey signs only for the pages' own origin, whose host is the rp_id.
     origin = fields.origin(body["issuer"], "statement.issuer")
     host = check_host(body["rp_id"], "statement.rp_id")
     if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
@@ -295,14 +295,14 @@ def _check_common(body: Mapping[str, object]) -> None:
     if "agent" in body:
         _check_agent(body)
     fields.time(body["issued_at"], "statement.issued_at")
-    # Without it two equal decisions would have one challenge, and an old signature could be shown for the new one.
+    # Without it, an old signature could be shown for a new, equal decision.
     fields.bytes32(body["nonce"], "statement.nonce")
     fields.matching(body["consent_sha256"], fields.HEX_SHA256, "statement.consent_sha256")
     fields.matching(body["language"], fields.LANGUAGE, "statement.language")
 
 
 def _check_agent(body: Mapping[str, object]) -> None:
-    # The name is bounded, not judged: what registration once accepted must stay readable when its rules grow.
+    # Only the length is checked: names that registration once accepted must stay readable.
     agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
     fields.matching(agent["id"], fields.UUID, "statement.agent.id")
     text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
@@ -332,7 +332,7 @@ def _check_release(body: Mapping[str, object]) -> None:
 
 def _check_grant(body: Mapping[str, object]) -> None:
     fields.matching(body["grant_id"], fields.UUID, "statement.grant_id")
-    # A signature is for one version: after any change the grant must be signed anew.
+    # A signature is for one version: after any change the grant must be signed again.
     integer(body["grant_version"], "statement.grant_version", minimum=1)
     where = "statement.service_provider"
     provider = members(body["service_provider"], where, required=("id", "name", "audience"))
@@ -354,7 +354,7 @@ def _check_approval(body: Mapping[str, object]) -> None:
     approves = body["decision"] == "approve"
     if approves and reason is not None:
         raise InvalidRequestError("statement.deny_reason: is for a denial only.")
-    # The signature itself shows that the second step was taken, so no server can forget to ask for it.
+    # Part of what is signed, so no server can forget to ask for the second step.
     if approves and not second_step and any(each.type in GRAVE_TYPES for each in capabilities):
         raise InvalidRequestError("statement.second_step: transact and delete need the second step.")
 
@@ -368,7 +368,7 @@ def _check_confirmation(body: Mapping[str, object]) -> None:
 
 def _check_resume(body: Mapping[str, object]) -> None:
     where, given = "statement.subject", body["subject"]
-    # A person is named by id alone: a receipt outlives their name.
+    # A person is named by id alone: the receipt outlives their name.
     named = () if isinstance(given, dict) and given.get("type") == "human" else ("name",)
     subject = members(given, where, required=("type", "id", *named))
     if subject["type"] not in RESUMED:
@@ -379,7 +379,7 @@ def _check_resume(body: Mapping[str, object]) -> None:
     owned = subject["type"] in {"agent", "grant"}
     if body["party"] not in (PARTIES if owned else PARTIES[1:]):
         raise InvalidRequestError("statement.party: must be owner (of an agent or grant) or administrator.")
-    # A signature lifts this one suspension: the next one has another number.
+    # Otherwise one signature could lift later suspensions too.
     integer(body["suspension"], "statement.suspension", minimum=0)
 
 

@@ -1,6 +1,6 @@
-"""Capabilities and actions: their grammar, and the three questions covers, choose and narrows.
+"""Capabilities and actions: their grammar, and the questions covers, choose and narrows.
 
-How money and single constraints work is in `money.py` and `constraint.py`; behavioural limits are in `envelope.py`.
+Money is in `money.py`, constraints in `constraint.py`, behavioural limits in `envelope.py`.
 """
 
 import re
@@ -24,34 +24,34 @@ from .reading import items, members, shown
 from .values import per_call
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
-# Types whose effect cannot be taken back: granting them needs a second explicit step (docs/protocol.md section 6).
+# Irreversible types: to grant one needs a second explicit step (docs/protocol.md section 6).
 GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
-# Bytes of its canonical JSON: a human may be asked to read all of it and sign, each character perhaps shown as `\x7f`.
+# Bytes of canonical JSON. A human may have to read all of it, each character as `\x7f`.
 MAX_TRANSACT: Final = 2_048
-# An action's texts are bounded by the body that carries them: they are compared, never stored in a token.
+# Bounded by the request body: an action's texts are compared, never stored in a token.
 _MAX_BODY: Final = 65_536
 
 _RESOURCE: Final = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
-# A namespace is dotted, a name is not, so `custom:namespace.name:resource` can be split in one way only. Lower case
-# alone: two names a person cannot tell apart by ear are not two names.
+# Only namespaces have dots, so `custom:namespace.name:resource` splits in one way. Lower case only:
+# names that sound alike must not differ.
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)*")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _MAX_NAME: Final = 64
 
 
 def is_resource(value: str) -> bool:
-    """Is `value` a resource path: segments of `A-Z a-z 0-9 . _ ~ -` joined by `/`, at most 255 characters?"""
+    """Is `value` a path of `A-Z a-z 0-9 . _ ~ -` segments joined by `/`, at most 255 characters?"""
     if len(value) > MAX_RESOURCE or _RESOURCE.fullmatch(value) is None:
         return False
-    # `.` and `..` would let `files/reports/../secrets` pass as lying under `files/reports`.
+    # Otherwise `files/reports/../secrets` would pass as lying under `files/reports`.
     return "." not in value or {".", ".."}.isdisjoint(value.split("/"))
 
 
 def lies_under(asked: str, granted: str) -> bool:
-    """Is `asked` the resource `granted` or below it? On whole segments: `calendars` is not under `calendar`."""
+    """Is `asked` at or below `granted`? Whole segments: `calendars` is not under `calendar`."""
     return is_resource(asked) and (asked == granted or asked.startswith(granted + "/"))
 
 
@@ -59,8 +59,8 @@ def lies_under(asked: str, granted: str) -> bool:
 class Capability:
     """One permitted kind of act on a resource and everything below it (docs/protocol.md section 3).
 
-    `max_amount` is set for every `transact` except in a service provider's allow-list, where None means unlimited.
-    `namespace` and `name` are set for `custom` alone. Build with the class methods or `parse_capability`: they check.
+    `max_amount` is set for every `transact`; in an allow-list None means unlimited. Build with the
+    class methods or `parse_capability`: they check.
     """
 
     type: str
@@ -108,23 +108,23 @@ class Capability:
     def custom(
         cls, namespace: str, name: str, resource: str, *, constraints: Mapping[str, object] | None = None
     ) -> "Capability":
-        """An act the service provider named itself, e.g. `("acme.crm", "merge_contacts", "contacts")`."""
+        """The service provider's own act, e.g. `("acme.crm", "merge_contacts", "contacts")`."""
         body = {"type": "custom", "namespace": namespace, "name": name, "resource": resource}
         return parse_capability({**body, "constraints": dict(constraints or {})})
 
     @property
     def label(self) -> str:
-        """`type:resource`, or `custom:namespace.name:resource`: the form of allow-lists and of `scope`."""
+        """`type:resource` or `custom:namespace.name:resource`, as in allow-lists and `scope`."""
         kind = f"custom:{self.namespace}.{self.name}" if self.type == "custom" else self.type
         return f"{kind}:{self.resource}"
 
     @property
     def is_limitless(self) -> bool:
-        """True if neither a constraint nor an amount limits it: only then may `scope` name it."""
+        """Is there neither a constraint nor an amount? Only then may `scope` name it."""
         return not self.constraints and self.max_amount is None
 
     def to_json(self) -> dict[str, object]:
-        """The wire form; members that say nothing are left out, since a token must stay small."""
+        """The wire form without empty members, since a token must stay small."""
         body: dict[str, object] = {"type": self.type, "resource": self.resource}
         if self.type == "custom":
             body |= {"namespace": self.namespace, "name": self.name}
@@ -137,7 +137,7 @@ class Capability:
 
 @per_call(frozen=True, slots=True)
 class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the arguments
-    """What a service provider asks about. `resource` is as sent and may be malformed: then nothing covers it."""
+    """What a service provider asks about. A malformed `resource` is kept; nothing covers it."""
 
     type: str
     resource: str
@@ -146,7 +146,7 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
     namespace: str | None = None
     name: str | None = None
 
-    # Written by hand because the generated one would call `true` and `1` the same argument.
+    # Written by hand: the generated one would take `true` and `1` for the same argument.
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Action) and self._identity() == other._identity())
 
@@ -155,7 +155,7 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
         return (self.type, self.resource, self.amount, arguments, self.namespace, self.name)
 
     def to_json(self) -> dict[str, object]:
-        """The wire form, `arguments` always there, so that leaving it out and sending `{}` are one action."""
+        """The wire form, always with `arguments`: omitting it and sending `{}` are the same."""
         body: dict[str, object] = {
             "type": self.type,
             "resource": self.resource,
@@ -169,17 +169,19 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
 
     @property
     def lasts(self) -> bool:
-        """Whether it moves money or destroys something: what is decided of it is on record before its answer."""
+        """Does it move money or destroy something? Then its decision is stored before the answer is
+        sent, so that a crash cannot forget it.
+        """
         return self.type in {"transact", "delete"} or self.amount is not None
 
     def digest(self) -> bytes:
-        """SHA-256 of the canonical JSON: two actions are the same exactly if their digests are."""
+        """SHA-256 of the canonical JSON: equal digests mean equal actions."""
         return sha256(canonical_json(self.to_json()))
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One limit an action broke; `limit` is JSON: the operand of the constraint, or money for `max_amount`."""
+    """One limit an action broke; `limit` is the constraint's operand, or money for `max_amount`."""
 
     argument: str
     operator: str
@@ -192,7 +194,7 @@ class Violation:
 
 @per_call(frozen=True, slots=True)
 class Choice:
-    """The capability that covers an action, or None with the stable reason and what was violated."""
+    """The capability that covers an action, or None with the stable reason and violations."""
 
     capability: Capability | None
     reason: Literal["no_capability", "constraint"] | None = None
@@ -200,7 +202,7 @@ class Choice:
 
 
 def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None, str | None]:
-    """The type, and for `custom` alone its namespace and name."""
+    """The type, and its namespace and name if it is `custom`."""
     kind = body["type"]
     if not isinstance(kind, str) or kind not in TYPES:
         raise InvalidRequestError(f"{where}.type: must be one of {', '.join(TYPES)}.")
@@ -233,10 +235,10 @@ def _parse_resource(value: object, where: str) -> str:
 
 
 def parse_capability(obj: object, where: str = "capability") -> Capability:
-    """Read one capability as it stands in requests, manifests and tokens (docs/protocol.md section 3).
+    """Read one capability of a request, manifest or token (docs/protocol.md section 3).
 
-    Raises InvalidRequestError naming the member: unknown members, operators and types are refused, `transact` must
-    have a `max_amount` and nothing else may.
+    Raises InvalidRequestError naming the member: unknown members, operators and types are refused;
+    `transact` must have a `max_amount`, other types must not.
     """
     optional = ("constraints", "max_amount", "namespace", "name")
     body = members(obj, where, required=("type", "resource"), optional=optional)
@@ -251,19 +253,18 @@ def parse_capability(obj: object, where: str = "capability") -> Capability:
 
 
 def parse_capabilities(obj: object, where: str = "capabilities") -> tuple[Capability, ...]:
-    """Read a list of 1 to 32 capabilities. Raises InvalidRequestError naming the index and the member."""
+    """Read 1 to 32 capabilities. Raises InvalidRequestError naming the index and the member."""
     entries = items(obj, where, maximum=MAX_CAPABILITIES)
     return tuple(parse_capability(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
 
 
 def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
-    """Read an entry of a service provider's allow-list: `type:resource` or `custom:namespace.name:resource`.
+    """Read an allow-list entry. Only here may a `transact` lack `max_amount`: its granter sets it.
 
-    The one place where a `transact` without `max_amount` is made: the entry says what may be asked for at all, and
-    the amount is for the person who grants it. Raises InvalidRequestError.
+    Raises InvalidRequestError.
     """
     kind, *rest = entry.split(":") if isinstance(entry, str) else ("",)
-    # No wildcard exists: an entry names one type and one resource, or it is a mistake.
+    # There are no wildcards: an entry names one type and one resource.
     if len(rest) != (2 if kind == "custom" else 1):
         raise InvalidRequestError(f"{where}: must be type:resource or custom:namespace.name:resource.")
     body: dict[str, object] = {"type": kind}
@@ -274,7 +275,7 @@ def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
 
 
 def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...]:
-    """Read an allow-list of at most 64 entries. The empty list is accepted and allows nothing.
+    """Read an allow-list of at most 64 entries. An empty one is valid and allows nothing.
 
     Raises InvalidRequestError naming the index.
     """
@@ -285,10 +286,10 @@ def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...
 def parse_action(obj: object, where: str = "action") -> Action:
     """Read the `action` of a verify request (docs/protocol.md sections 3 and 8).
 
-    A malformed resource is kept and covered by nothing (`insufficient_scope`), since the path may be an agent's and
-    the service provider's call is still well formed. Everything else that is wrong is the caller's mistake and
-    raises InvalidRequestError: an unknown type, a `transact` without a positive amount, an amount anywhere else.
-    A `transact` is of a length that a human can read.
+    A malformed resource is kept and covered by nothing (`insufficient_scope`): the path may come
+    from the agent, while the service provider's call is valid. All other errors are the caller's
+    and raise InvalidRequestError: an unknown type, a `transact` without a positive amount or longer
+    than a human can read, an amount on another type.
     """
     optional = ("arguments", "amount", "namespace", "name")
     body = members(obj, where, required=("type", "resource"), optional=optional)
@@ -322,11 +323,11 @@ def _same_kind(left: Capability | Action, right: Capability) -> bool:
 
 
 def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
-    """Every limit of `granted` the action breaks. An argument that is constrained but not supplied breaks it."""
+    """Every limit of `granted` that the action breaks. A missing constrained argument breaks it."""
     broken = [
         Violation(each.argument, each.operator, each.operand_json())
         for each in granted.constraints
-        # None satisfies no constraint, so a missing argument denies.
+        # No constraint allows None, so a missing argument denies.
         if not each.allows(action.arguments.get(each.argument))
     ]
     ceiling = granted.max_amount
@@ -336,11 +337,12 @@ def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
 
 
 def choose(granted: Sequence[Capability], action: Action) -> Choice:
-    """The first capability of the grant that covers `action`: the only place that says yes (docs/protocol.md section 3).
+    """The first capability that covers `action`; no other code says yes (section 3).
 
-    One suffices, they are never combined. Total. If none does, the violations are those of the first that matches type and resource.
+    One must suffice alone. Total. If none does, the violations are those of the first that matches
+    type and resource.
     """
-    # Kind and resource first: an agent must not learn the limits of resources it was never granted.
+    # Match kind and resource first: an agent must not learn limits on resources it was not granted.
     matching = [
         each for each in granted if _same_kind(action, each) and lies_under(action.resource, each.resource)
     ]
@@ -354,10 +356,10 @@ def choose(granted: Sequence[Capability], action: Action) -> Choice:
 
 
 def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
-    """Does `new` permit nothing that `old` does not? Each new capability must lie under one old one.
+    """Does `old` permit everything that `new` does? Each new capability must lie under one old one.
 
-    Total, reflexive and transitive; an empty `new` permits nothing and so narrows everything. It may say no to a
-    list that is in truth narrower (two old capabilities are never added together), and never yes to a wider one.
+    Total, reflexive and transitive; an empty `new` narrows everything. May say no to a list that is
+    in fact narrower (old capabilities are never combined), never yes to a wider one.
     """
     return all(any(_narrows_one(each, wide) for wide in old) for each in new)
 
@@ -365,16 +367,16 @@ def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
 def _narrows_one(new: Capability, old: Capability) -> bool:
     if not _same_kind(new, old) or not lies_under(new.resource, old.resource):
         return False
-    # No ceiling in an old capability is an allow-list entry; no ceiling in the new one would lift the old ceiling.
+    # Only an allow-list entry has no ceiling; without one, the new capability would lift the old.
     if old.max_amount is not None and (new.max_amount is None or not new.max_amount.within(old.max_amount)):
         return False
     return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)
 
 
 def common(left: Capability, right: Capability) -> Capability | None:
-    """A capability that permits only what both permit: the deeper resource, the lower ceiling, every constraint.
+    """What both permit: the deeper resource, the lower ceiling, every constraint.
 
-    None where they share nothing, or nothing that one capability can say. Whatever it answers narrows both.
+    None if they share nothing, or nothing that one capability can express. The result narrows both.
     """
     if not _same_kind(left, right):
         return None
@@ -388,7 +390,7 @@ def common(left: Capability, right: Capability) -> Capability | None:
     kept = [each for each in left.constraints if not any(theirs.implies(each) for theirs in extra)]
     constraints = sorted((*kept, *extra), key=lambda each: (each.argument, each.operator))
     both = replace(left, resource=deeper.resource, max_amount=lower, constraints=tuple(constraints))
-    # An argument and operator can stand once in the wire form: two lists that only overlap cannot be said there.
+    # The wire form has each argument and operator once, so it cannot express two overlapping lists.
     distinct = len({(each.argument, each.operator) for each in constraints}) == len(constraints)
     fits = distinct and len(constraints) <= MAX_CONSTRAINTS
     return both if fits and _narrows_one(both, left) and _narrows_one(both, right) else None

@@ -1,6 +1,8 @@
-"""A certificate: the registry's token key says of a key that one process holds what it may sign, and until when.
+"""Certificates: a token key of the registry states what a process's own key may sign, and until
+when.
 
-It is read where the key set is read, once, and gives a `CertifiedKey`; the checks each token then takes are in `token.py`.
+A certificate is verified once, with the key set, and becomes a `CertifiedKey`; the checks per token
+are in `token.py`.
 """
 
 import re
@@ -19,7 +21,7 @@ CERTIFICATE_TYP: Final = "key-certificate+jwt"
 CERTIFIED_PURPOSE: Final = "token"
 MAX_CERTIFICATE_SECONDS: Final = 86_400
 MAX_CERTIFICATE_BYTES: Final = 2_048
-# More than any registry publishes; a bound on the work that a set can ask for.
+# More than any registry publishes. Bounds the work that a key set can cause.
 MAX_KEYS: Final = 10_000
 _CLAIMS: Final = ("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance", "jti")
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -27,7 +29,10 @@ _INSTANCE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a verified certificate says. `serial` is its name, `instance` the process that holds the private key."""
+    """A verified certificate.
+
+    `serial` is its id, `instance` the process that holds the private key.
+    """
 
     serial: str
     instance: str
@@ -45,9 +50,10 @@ def sign_certificate(
     not_after: int,
     max_token_seconds: int = MAX_TOKEN_SECONDS,
 ) -> str:
-    """A compact JWS by `signer`, a token key, for the Ed25519 key `subject`; times are unix seconds.
+    """Sign a certificate with `signer`, a token key, for the Ed25519 key `subject`.
 
-    Raises InvalidRequestError for what `verify_certificate` would refuse, and what the signer raises.
+    Times are in Unix seconds. Raises InvalidRequestError for what `verify_certificate` would
+    refuse, and what the signer raises.
     """
     claims = {
         "iss": issuer,
@@ -60,21 +66,24 @@ def sign_certificate(
         "instance": instance,
         "jti": serial,
     }
-    # Before the signature: what must not be certified is never signed.
+    # Check before signing: a signature on a bad certificate could not be taken back.
     _read(claims, signer.public, issuer)
     return sign_compact(claims, signer, typ=CERTIFICATE_TYP, header={"kid": signer.kid})
 
 
 def verify_certificate(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> Certificate:
-    """What one of the registry's token `keys`, by `kid`, certified. Says nothing of the present time: each token's check does.
+    """Verify a certificate by one of the registry's token `keys` (by `kid`).
 
-    1. Compact JWS within 2,048 bytes. 2. `kid` is one of `keys`. 3. Signature and
-    `typ`. 4. Header of exactly `alg`, `kid`, `typ`, and
-    both parts in canonical JSON: one meaning, one text. 5. Exactly the known claims, each in its form:
-    this registry, purpose `token`, an Ed25519 key in `cnf` of which `sub` is the thumbprint and which is not the
-    issuer's, `nbf` < `exp` ≤ `nbf` + 86,400, `max_token_seconds` 1 to 900. Raises InvalidRequestError.
+    Each token's check, not this one, compares its times with now.
 
-    `keys` are those that need no certificate: by type no certified key can stand among them, so a chain has one link.
+    1. Compact JWS within 2,048 bytes. 2. `kid` is one of `keys`. 3. Signature and `typ`. 4. Header
+    of exactly `alg`, `kid`, `typ`, and both parts in canonical JSON: one certificate has one text.
+    5. Exactly the known claims, each in its form: this registry, purpose `token`, an Ed25519 key in
+    `cnf` whose thumbprint is `sub` and which is not the issuer's, `nbf` < `exp` ≤ `nbf` + 86,400,
+    `max_token_seconds` 1 to 900. Raises InvalidRequestError.
+
+    `keys` have no certificate themselves: by type no certified key can be among them. So a stolen
+    process key cannot certify another.
     """
     try:
         jws = parse_compact(compact, max_bytes=MAX_CERTIFICATE_BYTES)  # 1
@@ -92,11 +101,12 @@ def verify_certificate(compact: str, *, keys: Mapping[str, PublicKey], expected_
 
 
 def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey]:
-    """The keys of `/.well-known/jwks.json` by `kid`, ready for `token.verify_access_token`.
+    """Read `/.well-known/jwks.json` (RFC 7517 section 5): keys by `kid`, ready for
+    `token.verify_access_token`.
 
-    A key with a `certificate` counts only under a certificate by a key of the same set that has none itself; one that
-    fails is left out, as is a key we cannot read, and the others still count. What is no key set at all, names one `kid` twice
-    or shows a private member is refused whole: raises InvalidRequestError.
+    A key with a `certificate` counts only if a key of the same set without one certified it. A key
+    that fails this, or that we cannot read, is left out; the others still count. Raises
+    InvalidRequestError for what is not a key set, has a `kid` twice or shows a private member.
     """
     body = key_set.get("keys") if isinstance(key_set, Mapping) else None
     own: dict[str, PublicKey] = {}
@@ -134,7 +144,8 @@ def _key(jwk: object) -> PublicKey | None:
     except PrivateMemberError as error:
         raise InvalidRequestError("keys: hold a private member.") from error
     except InvalidKeyError:
-        # A kind of key that a later version brings; tokens under it are unknown here.
+        # A key type of a later version (RFC 7517 section 5 says to ignore it). Its tokens are
+        # `unknown` here.
         return None
 
 

@@ -1,4 +1,7 @@
-"""The log's mathematics: event entries, leaves, hash links, and RFC 9162 Merkle trees with their proofs. Storage is elsewhere."""
+"""The log's hashes: event entries, leaves, links, and RFC 9162 Merkle trees with their proofs.
+
+Storage is elsewhere.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,42 +13,44 @@ from .errors import ChainError
 HASH_BYTES: Final = 32
 SALT_BYTES: Final = 32
 EMPTY_LINK: Final = bytes(HASH_BYTES)
-# A tile holds the hashes of one level of a subtree of this height: 256 of them (C2SP tlog-tiles).
+# A tile holds the hashes of one level of a subtree of this height: 256 (c2sp.org/tlog-tiles).
 TILE_HEIGHT: Final = 8
 _EVENT_TAG: Final = b"agentauth/event/v1\0"
 _FIELD_TAG: Final = b"agentauth/field/v1\0"
-# One leading byte keeps leaves, nodes and links apart: without it an inner node could be shown as a leaf
-# (RFC 9162 section 2.1.1), or a link as either.
+# One leading byte separates leaves, nodes and links. Without it an attacker could present an inner
+# node as a leaf (a second preimage; RFC 9162 section 2.1.1), or a link as either.
 _LEAF: Final = b"\0"
 _NODE: Final = b"\1"
 _LINK: Final = b"\2"
 
 
 def entry_hash(event: Mapping[str, object], salt: bytes) -> bytes:
-    """The entry of an event (section 9): SHA-256(tag ‖ 0x00 ‖ 32-byte salt ‖ RFC 8785 event). 32 bytes.
+    """The entry of an event (section 9): SHA-256(tag ‖ 0x00 ‖ 32-byte salt ‖ RFC 8785 event).
 
-    The salt keeps a published leaf from being a guess that can be checked: events are short and predictable.
-    Raises ChainError for a salt of another length, EncodingError for an event without a canonical form.
+    32 bytes. Events are short and predictable: without the salt, anyone could guess an event and
+    confirm the guess by its published leaf. Raises ChainError for a salt of another length,
+    EncodingError for an event without a canonical form.
     """
     return canonical_entry_hash(canonical_json(event), salt)
 
 
 def canonical_entry_hash(text: bytes, salt: bytes) -> bytes:
-    """`entry_hash` of an event whose RFC 8785 bytes are at hand. Raises ChainError."""
+    """`entry_hash` for an event already in RFC 8785 bytes. Raises ChainError."""
     return sha256(_EVENT_TAG + _salt(salt) + text)
 
 
 def field_commitment(value: object, salt: bytes) -> str:
-    """What stands in an event for a personal member (section 9): base64url of SHA-256(tag ‖ 0x00 ‖ salt ‖ RFC 8785 value).
+    """What stands in an event for a personal member (section 9): base64url of SHA-256(tag ‖ 0x00 ‖
+    salt ‖ RFC 8785 value).
 
-    Deleting salt and value erases the person; the event, and every hash above it, stays as it was. Raises
-    ChainError and EncodingError.
+    Deleting salt and value erases the personal data; the event and every hash above it stay valid.
+    Raises ChainError and EncodingError.
     """
     return canonical_field_commitment(canonical_json(value), salt)
 
 
 def canonical_field_commitment(text: bytes, salt: bytes) -> str:
-    """`field_commitment` of a value whose RFC 8785 bytes are at hand. Raises ChainError."""
+    """`field_commitment` for a value already in RFC 8785 bytes. Raises ChainError."""
     return b64u_encode(sha256(_FIELD_TAG + _salt(salt) + text))
 
 
@@ -60,10 +65,11 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def link(previous: bytes, leaf: bytes) -> bytes:
-    """link_n = SHA-256(0x02 ‖ link_{n−1} ‖ leaf_hash_n), with EMPTY_LINK before the first (section 9). 32 bytes.
+    """link_n = SHA-256(0x02 ‖ link_{n−1} ‖ leaf_hash_n), EMPTY_LINK before the first (section 9).
 
-    The links order the log by hand-to-hand contact: one changed, dropped or inserted leaf changes every later link.
-    Raises ChainError when either is not 32 bytes, since two lengths could be shifted against each other.
+    32 bytes. A changed, dropped or inserted leaf changes every later link. Raises ChainError unless
+    both are 32 bytes: with free lengths, bytes could move from one to the other under the same
+    hash.
     """
     return sha256(_LINK + _hash(previous) + _hash(leaf))
 
@@ -85,16 +91,17 @@ class Subtree(NamedTuple):
 
 
 class CompactTree:
-    """A Merkle tree that grows by leaves and keeps only the roots of its full subtrees: at most one per bit of its size.
+    """A Merkle tree that is appended to and keeps only the roots of its full subtrees: at most one
+    per bit of its size.
 
-    A log of a billion leaves is continued from thirty hashes; `peaks` (largest subtree first) and `size` are all a
-    caller has to store.
+    Thirty hashes are enough to continue a log of a billion leaves. `peaks` (largest subtree first)
+    and `size` are all a caller has to store.
     """
 
     __slots__ = ("_peaks", "_size")
 
     def __init__(self, size: int = 0, peaks: Iterable[bytes] = ()) -> None:
-        """Continue a tree. Raises ChainError when the number of peaks does not fit the size."""
+        """Continue a tree. Raises ChainError if the number of peaks does not fit the size."""
         self._size = size
         self._peaks = [_hash(peak) for peak in peaks]
         if size < 0 or size.bit_count() != len(self._peaks):
@@ -111,9 +118,13 @@ class CompactTree:
         return tuple(self._peaks)
 
     def append(self, leaf: bytes, full: list[Subtree] | None = None) -> None:
-        """Add one leaf hash (32 bytes); the subtrees of whole tiles that it completes are added to `full`. Raises ChainError."""
+        """Append one leaf hash (32 bytes).
+
+        Subtrees of whole tiles that it completes are added to `full`. Raises ChainError.
+        """
         node = _hash(leaf)
-        # Adding one to the size carries over its trailing one bits; each carry joins two subtrees of equal size.
+        # Adding one to the size carries over its trailing one bits; each carry joins two subtrees
+        # of equal size.
         size, height = self._size, 0
         self._size += 1
         while size & 1:
@@ -125,7 +136,10 @@ class CompactTree:
         self._peaks.append(node)
 
     def root(self) -> bytes:
-        """The tree's root (RFC 9162 section 2.1.1); SHA-256 of nothing for the empty tree. 32 bytes."""
+        """The tree's root (RFC 9162 section 2.1.1); SHA-256 of no bytes for the empty tree.
+
+        32 bytes.
+        """
         if not self._peaks:
             return sha256(b"")
         node = self._peaks[-1]
@@ -134,14 +148,15 @@ class CompactTree:
         return node
 
     def head(self) -> TreeHead:
-        """Size and root together, so that they are taken at one moment."""
+        """Size and root, taken at one moment."""
         return TreeHead(self._size, self.root())
 
 
 def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes) -> None:
-    """Prove that `leaf` (a leaf hash) is number `index` of the tree of `size` leaves with `root` (RFC 9162 section 2.1.3.2).
+    """Verify that `leaf` (a leaf hash) has number `index` in the tree of `size` leaves with `root`
+    (RFC 9162 section 2.1.3.2).
 
-    Raises ChainError. `path` goes from the leaf upward.
+    `path` goes from the leaf upward. Raises ChainError.
     """
     if not 0 <= index < size:
         raise ChainError("The leaf lies outside the tree.")
@@ -155,10 +170,11 @@ def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], 
 def verify_consistency(
     first: int, second: int, path: Sequence[bytes], first_root: bytes, second_root: bytes
 ) -> None:
-    """Prove that the tree of `second` leaves only adds to that of `first` leaves (RFC 9162 section 2.1.4.2).
+    """Verify that the tree of `second` leaves only appends to that of `first` leaves (RFC 9162
+    section 2.1.4.2). Without this, a log could rewrite or drop entries between two signed trees.
 
-    Equal sizes need equal roots and an empty path. The empty tree is refused as a first: it is consistent with
-    everything, so a proof from it proves nothing. Raises ChainError.
+    Equal sizes need equal roots and an empty path. An empty first tree is refused: it is consistent
+    with every tree, so the proof would show nothing. Raises ChainError.
     """
     if not 0 < first <= second:
         raise ChainError("The sizes are not those of an older and a newer tree.")
@@ -166,7 +182,7 @@ def verify_consistency(
         if path or first_root != second_root:
             raise ChainError("Two trees of one size must be the same.")
         return
-    # A first tree that is a full subtree is not repeated in its own proof.
+    # If the first tree is a full subtree, its proof omits its root.
     hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
     if not hashes:
         raise ChainError("The consistency proof is empty.")
@@ -175,7 +191,7 @@ def verify_consistency(
         position, last = position >> 1, last >> 1
     old = new = _hash(hashes[0])
     for part, on_left in _climb(position, last, hashes[1:]):
-        # What lies to the left was there before; what lies to the right came with the newer tree only.
+        # What lies to the left was in both trees; what lies to the right is only in the newer one.
         if on_left:
             old, new = node_hash(part, old), node_hash(part, new)
         else:
@@ -185,10 +201,11 @@ def verify_consistency(
 
 
 def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each hash of a path from node `position` of a level that ends at `last`, and whether it stands on the left.
+    """Yield each hash of a path from node `position` of a level that ends at `last`, and whether it
+    is the left sibling.
 
-    Raises ChainError when the path ends below or goes on above the root: the length of a proof follows from the
-    sizes, and a free length would let one proof be read in two ways.
+    The sizes determine the length of a proof; with a free length one proof could be read in two
+    ways. Raises ChainError if the path ends below the root or continues above it.
     """
     for sibling in path:
         if last == 0:
@@ -196,7 +213,7 @@ def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[by
         on_left = bool(position & 1) or position == last
         yield _hash(sibling), on_left
         if on_left:
-            # The last node of a level that has no partner rises until it has one.
+            # The last node of a level without a sibling rises until it has one.
             while not position & 1 and position:
                 position, last = position >> 1, last >> 1
         position, last = position >> 1, last >> 1
@@ -211,7 +228,8 @@ def _hash(value: bytes) -> bytes:
 
 
 def _salt(value: bytes) -> bytes:
-    # A fixed length, because salt and value stand side by side without a separator.
+    # A fixed length: salt and value are joined without a separator, so bytes could otherwise move
+    # from one to the other under the same hash.
     if len(value) != SALT_BYTES:
         raise ChainError("A salt is 32 bytes.")
     return value

@@ -1,4 +1,4 @@
-"""Checkpoints (c2sp.org/tlog-checkpoint): what a log signs about its tree, and what a witness states about that."""
+"""Checkpoints (c2sp.org/tlog-checkpoint): what a log signs about its tree and witnesses cosign."""
 
 import re
 from collections.abc import Iterable
@@ -29,7 +29,10 @@ _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The log named `origin` had `size` leaves with `root` (32 bytes). `extensions` are lines we neither write nor read."""
+    """The log named `origin` had `size` leaves with `root` (32 bytes).
+
+    `extensions` are further lines, which we neither write nor interpret.
+    """
 
     origin: str
     size: int
@@ -37,7 +40,7 @@ class Checkpoint:
     extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises NoteError where the text would not be read back as this."""
+        """Raises NoteError if the text would not be read back as this."""
         lines = (self.origin, *self.extensions)
         if not all(lines) or any("\n" in line for line in lines):
             raise NoteError("A checkpoint's lines are not empty.")
@@ -49,7 +52,7 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """The note text: three lines or more, each ended by a line feed."""
+        """The note text: at least three lines, each ended by a line feed."""
         lines = (self.origin, str(self.size), b64_encode(self.root), *self.extensions)
         return "\n".join(lines) + "\n"
 
@@ -61,7 +64,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class OpenedCheckpoint:
-    """A checkpoint that a trusted key of its log signed, and the cosignatures of trusted witnesses it came with."""
+    """A checkpoint signed by a trusted key of its log, with cosignatures of trusted witnesses."""
 
     checkpoint: Checkpoint
     note: Note
@@ -69,7 +72,7 @@ class OpenedCheckpoint:
 
 
 def parse_checkpoint(text: str) -> Checkpoint:
-    """Read a note's text as a checkpoint. Raises NoteError; what it says is not verified."""
+    """Read a note's text as a checkpoint. Raises NoteError. Nothing is verified."""
     lines = check_text(text).split("\n")[:-1]
     if len(lines) < 3:  # noqa: PLR2004 - origin, size, root
         raise NoteError("A checkpoint has three lines or more.")
@@ -84,11 +87,12 @@ def open_checkpoint(
     witnesses: Iterable[Verifier] = (),
     expected_origin: str,
 ) -> OpenedCheckpoint:
-    """Read a signed checkpoint of the log `expected_origin`. Raises NoteError and UntrustedNoteError.
+    """Read and verify a signed checkpoint of the log `expected_origin`.
 
-    1. The note is in its one form. 2. It is a checkpoint of that log. 3. No signature of a key in `log_keys` or
-    `witnesses` is bad. 4. A key in `log_keys` signed it: a witness alone cannot speak for a log. Keys of the wrong
-    type in either list are never matched.
+    1. The note is in its one form. 2. It is a checkpoint of that log: a key may sign for several,
+    and another log's tree proves nothing here. 3. No signature by a key in `log_keys` or
+    `witnesses` is bad. 4. A key in `log_keys` signed it: a witness alone cannot speak for a log.
+    Keys of the wrong type in either list never match. Raises NoteError and UntrustedNoteError.
     """
     # 1, 2
     note = parse_note(data)
@@ -106,7 +110,10 @@ def open_checkpoint(
 
 
 def sign_checkpoint(checkpoint: Checkpoint, *, signer: Signer) -> str:
-    """The note with the log's signature under its origin. Raises NoteError for an origin no key can be named by, else as `sign_text`."""
+    """Sign a checkpoint as its log.
+
+    Raises NoteError for an origin that cannot name a key, else as `sign_text`.
+    """
     try:
         signature = sign_text(checkpoint.text, name=checkpoint.origin, signer=signer)
     except ValueError:
@@ -115,15 +122,17 @@ def sign_checkpoint(checkpoint: Checkpoint, *, signer: Signer) -> str:
 
 
 def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: int) -> Signature:
-    """A witness's line over the whole text, extensions too. `at` in seconds since 1970. Raises as `cosign_text`.
+    """A witness's signature line over the whole text, extensions included; `at` is in seconds since
+    1970.
 
-    Whoever signs this states that this is the largest tree of the log seen so far, consistent with all before.
+    By signing, the witness states that this is the largest tree of the log it has seen, consistent
+    with all before. Raises as `cosign_text`.
     """
     return cosign_text(checkpoint.text, name=name, signer=signer, at=at)
 
 
 def parse_size(text: str) -> int:
-    """An index or size as its texts write it: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
+    """Read an index or size: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
     if not _DECIMAL.fullmatch(text) or (size := int(text)) > MAX_SIZE:
         raise NoteError("A number is not a decimal without leading zeros, or is too large.")
     return size

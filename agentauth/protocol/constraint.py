@@ -1,4 +1,4 @@
-"""One limit on one named argument: what it allows, and when it is at least as tight as another."""
+"""A limit on one named argument: what it allows, and when it is at least as tight as another."""
 
 import re
 from collections.abc import Sequence
@@ -10,30 +10,30 @@ from .reading import INTEGER_LIMIT, integer, items, members, shown, text
 
 Scalar = str | bool | int
 
-# No pattern language on purpose: a person can read each of these, and none takes long to evaluate.
+# No pattern language on purpose: a person can read each operator, and each is fast to evaluate.
 OPERATORS: Final = ("eq", "in", "not_in", "min", "max", "prefix", "max_length")
 MAX_CONSTRAINTS: Final = 16
 MAX_ITEMS: Final = 64
-# Far above what fits a token with company; it bounds what a page must show.
+# Far above what fits into a token. Bounds what a page must show.
 MAX_TEXT: Final = 1024
-# The alphabet of a resource segment: safe in every log, page and token without escaping.
+# The alphabet of a resource segment: safe in logs, pages and tokens without escaping.
 _ARGUMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
 def same(left: object, right: object) -> bool:
-    """Equal in type and value. Python's `==` alone would take `true` for 1 (docs/protocol.md section 3)."""
+    """Equal in type and value. Python's `==` alone takes `true` for 1 (protocol.md section 3)."""
     return type(left) is type(right) and left == right
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constraint:
-    """`argument operator value`, e.g. `size max 1048576`; `value` is a tuple for `in` and `not_in`."""
+    """`argument operator value`, e.g. `size max 1048576`; `value` is a tuple for `in`, `not_in`."""
 
     argument: str
     operator: str
     value: Scalar | tuple[Scalar, ...]
 
-    # Written by hand because the generated one would call `eq true` and `eq 1` the same constraint.
+    # Written by hand: the generated one would take `eq true` and `eq 1` for the same constraint.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constraint) and self._identity() == other._identity()
 
@@ -49,15 +49,17 @@ class Constraint:
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def allows(self, supplied: object) -> bool:
-        """Does `supplied` satisfy this constraint? Total: any Python value may be asked about.
+        """Does `supplied` satisfy this constraint? Total: takes any Python value.
 
-        A value of another type never satisfies, and strings compare code point by code point with no normalisation.
+        A value of another type never satisfies it. Strings compare by code point, without
+        normalisation.
         """
         match self.operator:
             case "eq" | "in":
                 return any(same(supplied, value) for value in self.values)
             case "not_in":
-                # A value that could not be listed is not thereby allowed: null or a list satisfies nothing.
+                # A value of a type that cannot be listed is not thereby allowed: null or a list
+                # satisfies nothing.
                 return isinstance(supplied, Scalar) and not any(
                     same(supplied, value) for value in self.values
                 )
@@ -73,13 +75,14 @@ class Constraint:
                 )
             case "max_length":
                 return isinstance(supplied, str) and type(self.value) is int and len(supplied) <= self.value
-        return False  # an operator nobody knows allows nothing
+        return False  # an unknown operator allows nothing
 
     def implies(self, old: "Constraint") -> bool:
-        """Is everything this allows also allowed by `old`?
+        """Does `old` allow everything that this allows?
 
-        Deliberately not complete: only a tighter use of the same operator, or a finite list (`eq`, `in`) each of
-        whose values satisfies `old`. Those two are what a person can check by eye, and both are transitive.
+        Deliberately incomplete: yes only for a tighter use of the same operator, or a finite list
+        (`eq`, `in`) whose values all satisfy `old`. A person can check these two by eye, and both
+        are transitive.
         """
         if self.argument != old.argument:
             return False
@@ -92,7 +95,8 @@ class Constraint:
             case "not_in":
                 return all(any(same(value, kept) for kept in self.values) for value in old.values)
             case "min" | "max" | "prefix":
-                # A higher minimum is a value the old minimum allows; a longer prefix begins with the old one.
+                # A higher minimum satisfies the old minimum; a longer prefix begins with the old
+                # one.
                 return old.allows(self.value)
             case "max_length":
                 return type(self.value) is int and type(old.value) is int and self.value <= old.value
@@ -104,15 +108,20 @@ class Constraint:
 
 
 def _at_least(high: object, low: object) -> bool:
-    """`high >= low` for two integers or two strings; everything else, `true` included, is not comparable."""
+    """`high >= low` for two integers or two strings; everything else, `true` included, is not
+    comparable.
+    """
     if type(high) is int and type(low) is int:
         return high >= low
     return isinstance(high, str) and isinstance(low, str) and high >= low
 
 
 def parse_scalar(obj: object, where: str, *, max_text: int = MAX_TEXT) -> Scalar:
-    """A string, boolean or integer of magnitude below 2^53. Raises InvalidRequestError naming `where`."""
-    # Before the integers: in Python a boolean is one.
+    """A string, boolean or integer of magnitude below 2^53.
+
+    Raises InvalidRequestError naming `where`.
+    """
+    # Before the integers: in Python a boolean is an int.
     if isinstance(obj, bool):
         return obj
     if isinstance(obj, str):
@@ -123,7 +132,10 @@ def parse_scalar(obj: object, where: str, *, max_text: int = MAX_TEXT) -> Scalar
 
 
 def check_argument(name: object, where: str) -> str:
-    """An argument's name: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`. Raises InvalidRequestError naming `where`."""
+    """An argument's name: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`.
+
+    Raises InvalidRequestError naming `where`.
+    """
     if not isinstance(name, str) or _ARGUMENT.fullmatch(name) is None:
         raise InvalidRequestError(
             f"{where}: the argument name {shown(str(name))} must be 1 to 64 of A-Z a-z 0-9 . _ ~ -"
@@ -149,21 +161,23 @@ def _parse_operand(operator: str, obj: object, where: str) -> Scalar | tuple[Sca
 
 def _parse_list(entries: Sequence[object], where: str) -> tuple[Scalar, ...]:
     values = tuple(parse_scalar(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
-    # `true` and 1 are two values here, so the types are part of the comparison.
+    # `true` and 1 are different values, so compare types too.
     if len({(type(value).__name__, value) for value in values}) != len(values):
         raise InvalidRequestError(f"{where}: names a value twice.")
     return values
 
 
 def parse_constraints(obj: object, where: str) -> tuple[Constraint, ...]:
-    """Read `{"argument": {"operator": operand, …}, …}` into constraints sorted by argument and operator.
+    """Read `{"argument": {"operator": operand, …}, …}` into constraints sorted by argument and
+    operator.
 
-    Sorted, so that two spellings of one JSON object are one value. At most 16 in all (docs/protocol.md section 3).
-    Raises InvalidRequestError naming the member; an unknown operator is refused, not skipped.
+    Sorted, so that two spellings of one JSON object are equal. At most 16 in all (docs/protocol.md
+    section 3). Raises InvalidRequestError naming the member; an unknown operator is refused, since
+    skipping it would drop a limit.
     """
     if not isinstance(obj, dict):
         raise InvalidRequestError(f"{where}: must be a JSON object.")
-    # A name may carry several operators, say `min` and `max`; each counts towards the sixteen.
+    # A name may have several operators, such as `min` and `max`; each counts towards the 16.
     found: list[Constraint] = []
     for argument, operators in obj.items():
         check_argument(argument, where)

@@ -1,6 +1,7 @@
-"""Passkey public keys (COSE_Key, RFC 9052): a reader of the one shape WebAuthn has, and signature checks under it.
+"""Passkey public keys (COSE_Key, RFC 9052): a reader for the keys of WebAuthn, and signature
+checks.
 
-Own and tiny, so that a receipt can be verified where no WebAuthn or CBOR library is installed.
+No WebAuthn or CBOR library is needed, so a receipt can be verified without one.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ MAX_COSE_KEY_BYTES: Final = 2_048
 _MIN_RSA_BITS, _MAX_RSA_BITS, _RSA_EXPONENT = 2_048, 8_192, 65_537
 _COORDINATE_BYTES: Final = 32
 
-# Labels of RFC 9052 section 7 and RFC 9053 section 7; -1 to -3 mean different things for different key types.
+# Labels of RFC 9052 section 7 and RFC 9053 section 7; -1 to -3 mean different things for different
+# key types.
 _KTY, _ALG, _CRV_OR_N, _X_OR_E, _Y = 1, 3, -1, -2, -3
 _UNSIGNED, _NEGATIVE, _BYTES, _MAP = 0, 1, 2, 5
 _INLINE: Final = 24
@@ -29,13 +31,13 @@ Label = int | bytes
 
 @dataclass(frozen=True, slots=True)
 class PasskeyKey:
-    """The public key of a passkey: ES256, EdDSA (Ed25519), or RS256 for Windows Hello (docs/protocol.md section 1)."""
+    """A passkey's public key: ES256, EdDSA (Ed25519), or RS256 for Windows Hello (section 1)."""
 
     alg: str
     _key: PublicKey | rsa.RSAPublicKey
 
     def verify(self, message: bytes, signature: bytes) -> None:
-        """Check a WebAuthn assertion signature (ES256 in DER) over `message`. Raises InvalidSignatureError."""
+        """Verify a WebAuthn assertion signature (ES256 in DER). Raises InvalidSignatureError."""
         if isinstance(self._key, PublicKey):
             raw = _raw_ecdsa(signature) if self.alg == "ES256" else signature
             self._key.verify(message, raw, alg=self.alg)
@@ -47,8 +49,8 @@ class PasskeyKey:
 
 
 def _raw_ecdsa(signature: bytes) -> bytes:
-    """DER to the fixed form that `PublicKey` checks."""
-    # The library reads strict DER only; a number that is negative or too wide falls out at `to_bytes`.
+    """Convert DER to the fixed form that `PublicKey` verifies. Raises InvalidSignatureError."""
+    # The library accepts strict DER only; `to_bytes` refuses a negative or too large number.
     try:
         r, s = decode_dss_signature(signature)
         return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
@@ -57,12 +59,13 @@ def _raw_ecdsa(signature: bytes) -> bytes:
 
 
 def read_passkey(cose: bytes) -> PasskeyKey:
-    """Read a COSE_Key of a passkey (WebAuthn L3 section 5.8.5, RFC 9053, RFC 8230).
+    """Read a passkey's COSE_Key (WebAuthn L3 section 5.8.5, RFC 9053, RFC 8230).
 
-    Exactly the labels its type needs, nothing after it. Raises InvalidKeyError.
+    Exactly the labels of its type, and nothing after it. Raises InvalidKeyError.
     """
     labels = _read_map(cose)
-    # Type, algorithm and curve together: a key of one type under the algorithm of another is how checks get confused.
+    # Compare type, algorithm and curve together: a key of one type used under the algorithm of
+    # another could accept forged signatures.
     kind = (labels.get(_KTY), labels.get(_ALG))
     if kind == (2, -7) and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E, _Y} and labels[_CRV_OR_N] == 1:
         return PasskeyKey("ES256", p256_public_key(_bytes(labels[_X_OR_E]), _bytes(labels[_Y])))
@@ -75,7 +78,8 @@ def read_passkey(cose: bytes) -> PasskeyKey:
 
 def _rsa_key(modulus: bytes, exponent: bytes) -> rsa.RSAPublicKey:
     n, e = int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big")
-    # The upper bound keeps one verification from costing seconds; any exponent but the usual one is a curiosity.
+    # Fewer bits can be factored. The upper bound keeps one verification from taking seconds. Small
+    # exponents have allowed forged PKCS #1 v1.5 signatures; real passkeys use 65537.
     if not _MIN_RSA_BITS <= n.bit_length() <= _MAX_RSA_BITS or n % 2 == 0 or e != _RSA_EXPONENT:
         raise InvalidKeyError("The passkey's RSA key is not of 2048 to 8192 bits with exponent 65537.")
     try:
@@ -91,10 +95,12 @@ def _bytes(value: Label) -> bytes:
 
 
 def _read_map(data: bytes) -> dict[int, Label]:
-    """A CBOR map of integers to integers or byte strings, in definite lengths and shortest form (RFC 8949 4.2.1)."""
+    """Read a CBOR map of integers to integers or byte strings, in definite lengths and shortest
+    form (RFC 8949 section 4.2.1).
+    """
     if not isinstance(data, bytes) or not 0 < len(data) <= MAX_COSE_KEY_BYTES:
         raise InvalidKeyError("The passkey's key is empty or too long.")
-    # Bounded by the length above: a count that promises more items than there are bytes runs into the end.
+    # The length above bounds the loop: a count that promises more items than there are bytes fails.
     major, count, at = _head(data, 0)
     if major != _MAP:
         raise InvalidKeyError("The passkey's key is not a CBOR map.")
@@ -102,11 +108,11 @@ def _read_map(data: bytes) -> dict[int, Label]:
     for _ in range(count):
         label, at = _item(data, at)
         value, at = _item(data, at)
-        # Which of two equal labels wins differs between readers.
+        # Readers differ in which of two equal labels wins.
         if not isinstance(label, int) or label in result:
             raise InvalidKeyError("The passkey's key has a label twice or of the wrong type.")
         result[label] = value
-    # Else two byte strings would be one key, and one passkey could be registered twice.
+    # Otherwise two byte strings would be one key, and one passkey could be registered twice.
     if at != len(data):
         raise InvalidKeyError("The passkey's key has bytes after its end.")
     return result
@@ -124,7 +130,10 @@ def _item(data: bytes, at: int) -> tuple[Label, int]:
 
 
 def _head(data: bytes, at: int) -> tuple[int, int, int]:
-    """Major type, argument and the position after them. Longer forms than needed would be second spellings."""
+    """Return major type, argument and the position after them.
+
+    Refuses forms longer than needed, which would be second spellings.
+    """
     if at >= len(data):
         raise InvalidKeyError("The passkey's key ends too early.")
     major, value = data[at] >> 5, data[at] & 0x1F
@@ -133,7 +142,7 @@ def _head(data: bytes, at: int) -> tuple[int, int, int]:
     size = {24: 1, 25: 2}.get(value, 0)
     argument = data[at + 1 : at + 1 + size]
     number = int.from_bytes(argument, "big")
-    # Two bytes are enough for everything a key of 2 kB holds; indefinite lengths (31) end up here as well.
+    # Two bytes are enough for a key of 2 kB. Indefinite lengths (31) end here as well.
     if not size or len(argument) != size or number < (_INLINE if size == 1 else 0x100):
         raise InvalidKeyError("The passkey's key is not in the shortest CBOR form.")
     return major, number, at + 1 + size

@@ -1,4 +1,4 @@
-"""The judgement itself, pure: from a question, what is known and what was used, to yes or no. Every verifier asks this."""
+"""The decision as a pure function of question, state and ledger. Every verifier calls it."""
 
 import uuid
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from agentauth.protocol.values import per_call
 
 
 class Question(Protocol):
-    """What is judged: a call whose token, proof and binding are good. `now` is aware, to the microsecond."""
+    """A call whose token, proof and binding are verified. `now` is aware, to the microsecond."""
 
     @property
     def action(self) -> Action | None: ...
     @property
     def action_digest(self) -> bytes:
-        """SHA-256 of the canonical action, also of none: what an operation's key is bound to."""
+        """SHA-256 of the canonical action (or of none). An operation's key is bound to it."""
 
     @property
     def dry_run(self) -> bool: ...
@@ -29,7 +29,7 @@ class Question(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What is remembered of an operation that was allowed under a key."""
+    """What is stored of an operation that was allowed under a key."""
 
     action_digest: bytes
     answer: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Operation:
 
 @per_call(frozen=True, slots=True)
 class Snapshot:
-    """Everything `decide` needs to know of the world, as of one moment."""
+    """Everything `decide` needs to know, as of one moment."""
 
     # Why the token may not act at all (a reason of `invalid_token`), or None.
     refusal: str | None
@@ -50,32 +50,37 @@ class Snapshot:
 
 @per_call(frozen=True, slots=True)
 class Refuse:
-    """No. `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error."""
+    """No.
+
+    `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error.
+    """
 
     error: str
     reason: str | None = None
     retry_after: int | None = None
     violations: tuple[Violation, ...] = ()
     confirmation_id: uuid.UUID | None = None
-    # What the agent's next proof must carry, where that is what was missing.
+    # The nonce the agent's next proof must have, if it lacked one.
     nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AskHuman:
-    """All is in order but a human's yes to this one transaction. The store finds or makes the confirmation."""
+    """All checks pass, but a human must confirm. The store finds or makes the confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Yes, but not again: the operation was done, and this is its answer."""
+    """Yes, and nothing is counted: the operation was allowed before, with this answer."""
 
     answer: Mapping[str, Any]
 
 
 @per_call(frozen=True, slots=True)
 class Allow:
-    """Yes: `ledger` is to be stored, `limits` is what is left, `capability` the one that covered (None: no action)."""
+    """Yes: store `ledger`; `limits` is what is left, `capability` the one that covers (None: no
+    action).
+    """
 
     ledger: Ledger
     limits: Limits
@@ -87,31 +92,32 @@ Decision = Allow | Repeat | AskHuman | Refuse
 
 
 def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
-    """Steps 7 to 14 of docs/protocol.md section 8, in their order; nothing is read and nothing is written.
+    """Steps 7 to 14 of docs/protocol.md section 8, in order. Reads and writes nothing.
 
-    7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9. The agent's
-    idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses.
+    7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9. The
+    agent's idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses.
 
-    The order is part of the contract: a revoked token learns nothing about limits, and a repeated operation
-    passes even where its budget is now used up, since it consumes nothing.
+    The order is part of the contract: the holder of a revoked token learns nothing about limits,
+    and a repeated operation passes even if its budget is now used up, since it consumes nothing.
     """
-    # 7. First of all, also for a repeat: a stored yes is no yes once the grant is gone.
+    # 7. First, also for a repeat: a stored yes ends with its grant.
     if snapshot.refusal is not None:
         return Refuse("invalid_token", snapshot.refusal)
-    # 8. One capability must cover it; they are never added together.
+    # 8. One capability must cover the action; they are never combined.
     capability = None
     if call.action is not None:
         choice = choose(snapshot.capabilities, call.action)
         if choice.capability is None:
             return Refuse("insufficient_scope", choice.reason, violations=choice.violations)
         capability = choice.capability
-    # 9. Before the counters, so that a retry is free, and bound to the whole action, so that a key approved for
-    #    one payment cannot carry another.
+    # 9. Before the counters, so that a retry is free. Bound to the whole action, so that a key
+    # approved for one payment cannot serve another.
     if snapshot.operation is not None:
         if snapshot.operation.action_digest != call.action_digest:
             return Refuse("idempotency_mismatch")
         return Repeat(snapshot.operation.answer)
-    # 10. to 14. The envelope's own order is windows, presence, threshold, rate, budgets and uses.
+    # 10. to 14. `enforce` checks windows, presence, threshold, rate, budgets and uses in this
+    # order.
     outcome = enforce(
         snapshot.envelope,
         ledger,
@@ -131,7 +137,7 @@ def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
         uses_confirmation=snapshot.confirmation == "confirmed" and _needed_confirmation(call, snapshot),
     )
     if call.dry_run:
-        # Nothing is consumed, so what is left is what was left before.
+        # Nothing is consumed, so report what was left before.
         return replace(
             allow,
             ledger=ledger,
@@ -142,7 +148,10 @@ def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
 
 
 def _needed_confirmation(call: Question, snapshot: Snapshot) -> bool:
-    """Was the human's yes what let it pass? One for a transaction that now lies below the threshold is left alone."""
+    """Was the confirmation needed?
+
+    One for a transaction that is now below the threshold is not used up.
+    """
     amount = None if call.action is None else call.action.amount
     threshold = snapshot.envelope.confirm_above
     return amount is not None and threshold is not None and not amount.within(threshold)

@@ -1,4 +1,7 @@
-"""DPoP proofs (RFC 9449): making them and proving them. Who the key belongs to, and whether it was spent, is the caller's."""
+"""DPoP proofs (RFC 9449): make and verify them.
+
+Which agent holds the key, and whether the proof was used before, is for the caller to check.
+"""
 
 import hmac
 import re
@@ -40,28 +43,31 @@ __all__ = [
 
 TYP: Final = "dpop+jwt"
 WINDOW_SECONDS: Final = 60
-# The replay memory outlives the window because it is computed from it: a proof is good until iat + 60 s, and the
-# clocks of two verifiers may differ by a few seconds.
+# The replay cache must remember a proof for longer than any verifier accepts it (iat + 60 s). The
+# extra 5 s cover the difference between the clocks of two verifiers.
 SPEND_SECONDS: Final = WINDOW_SECONDS + 5
 MAX_JTI_LENGTH: Final = 256
-# Some 0.8 kB each.
+# Entries of about 0.8 kB each.
 _KEPT_HEADERS: Final = 120_000
-# Ours have 158 letters (Ed25519) and 220 (P-256). Longer ones are read each time, so that what is kept stays small.
+# Characters. Our headers have 158 (Ed25519) and 220 (P-256). Longer ones are parsed on each call,
+# which bounds the memory of the cache.
 _MAX_KEPT_HEADER: Final = 512
 _KEPT_TOKENS: Final = 4_096
-# Usual ones have 900 letters.
+# Characters. A usual token has about 900.
 _MAX_KEPT_TOKEN: Final = 2_048
-# The keys of verified tokens by the header that named them in a proof; and that header by the key's thumbprint, oldest
-# first. Of each key one header: an agent that spells its own in many ways takes no other's place.
+# Two maps of keys that a verified token named: header segment to key, and thumbprint to header
+# segment, oldest first. Each key keeps one header, so an agent that spells its header in many ways
+# cannot evict the entries of others.
 _BOUND_KEYS: Final[dict[str, PublicKey]] = {}
 _BOUND_HEADERS: Final[dict[str, str]] = {}
 _KEEPING: Final = threading.Lock()
-# RFC 9110 section 11.2 (token68): a second credential joined on by a comma, or any space, does not match.
+# token68 (RFC 9110 section 11.2). A space, or a second credential joined with a comma, does not
+# match.
 _AUTHORIZATION: Final = re.compile(r"([A-Za-z]+) +([A-Za-z0-9._~+/-]+=*)")
 
 
 class LeakedKeyError(InvalidProofError):
-    """The proof's `jwk` carried the true private key: `key` is to be barred for ever (section 1)."""
+    """The proof's `jwk` held the private half of `key`: bar that key for ever (section 1)."""
 
     def __init__(self, key: PublicKey) -> None:
         super().__init__("The proof carries a private key.", reason="malformed")
@@ -70,10 +76,11 @@ class LeakedKeyError(InvalidProofError):
 
 @per_call(frozen=True, slots=True)
 class VerifiedProof:
-    """A proof whose every claim was checked against the request. It is not yet known to be fresh in replay memory.
+    """A proof whose claims all match the request. Whether it is a replay is not checked yet.
 
-    `spent_until` (unix seconds) is how long (`jkt`, `jti`) must be remembered; `nonce` is what the proof carries,
-    to be judged by `check_nonce`; `body_hash` is its `bh` as sent. `header` is the first segment, as sent.
+    `spent_until` (Unix seconds) is how long (`jkt`, `jti`) must be remembered. `nonce` is the
+    proof's claim, for `check_nonce` to judge; `body_hash` is its `bh` as sent; `header` is the
+    first segment as sent.
     """
 
     key: PublicKey
@@ -96,25 +103,30 @@ def verify_proof(
     now: int,
     require_body_hash: bool = False,
 ) -> VerifiedProof:
-    """Prove one DPoP proof (RFC 9449 section 4.3; docs/protocol.md sections 2 and 8) for one request at `now` (unix seconds).
+    """Verify a DPoP proof for one request (RFC 9449 section 4.3; protocol.md sections 2 and 8).
 
-    1. Compact JWS of ours. 2. Its key is public and strict. 3. Signature, `typ`, JSON claims. 4. `jti`, `htm`,
-    `htu`, `iat` stand there in their types. 5. Method, exact text. 6. URL, by normal form. 7. Time. 8. `ath`: the
-    token's hash when `access_token` is given, absent when not. 9. `bh`: when `body` is given (the native API) and
-    not empty, or when `require_body_hash`. Unknown members are ignored. Nonce and replay come after, with the caller.
+    `now` is in Unix seconds. 1. It is a compact JWS in our form. 2. Its key is public and strict.
+    3. Signature, `typ`, JSON claims. 4. `jti`, `htm`, `htu` and `iat` are present, in their types.
+    5. Method, as exact text. 6. URL, in normal form. 7. Time. 8. `ath` is the hash of
+    `access_token`, and is absent if there is none. 9. `bh` matches `body`; it is required if `body`
+    is not empty (the native API) or if `require_body_hash`. Unknown members are ignored. The caller
+    checks nonce and replay afterwards.
 
-    Raises InvalidProofError with the reason of the first check that fails (LeakedKeyError in step 2), and
-    InvalidRequestError when `expected_url` itself is not a URL we compare.
+    Raises InvalidProofError with the reason of the first check that fails (LeakedKeyError in step
+    2), and InvalidRequestError if `expected_url` itself cannot be normalised.
     """
     # 1. to 3.
     key, header, claims = _prove_signature(compact)
     # 4.
     jti = _text(claims, "jti")
+    # RFC 9449 section 11.1: large values could exhaust a replay cache that stores them. Ours stores
+    # a digest; the bound holds for any.
     if len(jti) > MAX_JTI_LENGTH:
         raise InvalidProofError("The proof's jti is longer than 256 characters.", reason="malformed")
     method, url, iat = _text(claims, "htm"), _text(claims, "htu"), _seconds(claims, "iat")
     nonce = _text(claims, "nonce") if "nonce" in claims else None
-    # 5. Methods are case-sensitive (RFC 9110 section 9.1).
+    # 5. A captured GET proof must not authorise a DELETE (RFC 9449 section 4.3, check 8). Methods
+    # are case-sensitive (RFC 9110 section 9.1).
     if method != expected_method:
         raise InvalidProofError("The proof was made for another method.", reason="method")
     # 6.
@@ -129,11 +141,13 @@ def verify_proof(
 
 
 def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bool) -> None:
-    """Judge the proof's nonce (RFC 9449 section 9) against those this server would take now.
+    """Check the proof's nonce against those this server accepts now (RFC 9449 sections 8 and 9).
 
-    A proof without one passes unless `required`. A nonce that is not among `accepted` never passes, not even where
-    none was asked for: it was made for another server or another time. Compared in constant time, so that none can
-    be found out letter by letter. Raises ProofNonceRequiredError.
+    A nonce shows that the proof is recent: without one, an attacker who can use the key for a
+    moment can sign proofs with a future `iat` and use them later (section 11.2). A proof without a
+    nonce passes unless `required`. A nonce outside `accepted` never passes, even where none was
+    asked for: it was made for another server or another time. The comparison takes constant time,
+    so a nonce cannot be guessed byte by byte. Raises ProofNonceRequiredError.
     """
     if proof.nonce is None:
         if required:
@@ -143,11 +157,13 @@ def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bo
 
 
 def check_binding(proof: VerifiedProof, *, expected_jkt: str) -> None:
-    """Check that the proof's key is the one the token names in `cnf.jkt` (RFC 9449 section 6.1).
+    """Check that the proof's key is the one in the token's `cnf.jkt` (RFC 9449 section 6.1).
 
-    Until this passed, the proof shows only that somebody holds some key. Raises InvalidTokenError (`binding`): the
-    proof is good, but the token is not this key's. `expected_jkt` comes from a verified token, so the key is kept and
-    the agent's next proof is read faster. Keys of strangers, whose signatures hold too, never take its place.
+    Until then the proof shows only that its sender holds some key: anyone who stole a token can
+    sign a valid proof with a key of their own. Raises InvalidTokenError (`binding`).
+
+    `expected_jkt` must come from a verified token. The key is then cached, so that the agent's next
+    proof is verified faster. Keys without a token never enter this cache.
     """
     if proof.jkt != expected_jkt:
         raise InvalidTokenError("The token is bound to another key.", reason="binding")
@@ -171,10 +187,12 @@ def make_proof(
     body: bytes | None = None,
     nonce: str | None = None,
 ) -> str:
-    """Sign a proof for one request. `jti` must be new and hard to guess (≥ 96 random bits), `iat` is unix seconds.
+    """Sign a proof for one request.
 
-    `url` is sent in its normal form, so query and fragment never leave in a header. Pass `access_token` at a service
-    provider, `body` at the registry. Raises InvalidRequestError for a URL we would refuse.
+    `jti` must be new and have at least 96 random bits; `iat` is in Unix seconds. `url` is sent in
+    its normal form, so query and fragment never leave in a header. Pass `access_token` at a service
+    provider, `body` at the registry. Raises InvalidRequestError for a URL that `normalize_url`
+    refuses.
     """
     claims: dict[str, object] = {"jti": jti, "htm": method, "htu": normalize_url(url), "iat": iat}
     if access_token is not None:
@@ -187,11 +205,13 @@ def make_proof(
 
 
 def authorization_header(lines: Sequence[str]) -> str:
-    """The access token of the request's Authorization header lines: exactly one, `DPoP <token>`, scheme in any case.
+    """Return the access token of the Authorization header lines: exactly one, `DPoP <token>`,
+    scheme in any case.
 
-    Raises InvalidTokenError when there is none or it is another scheme: a bound token under `Bearer` is a downgrade
-    (RFC 9449 section 7.2). Raises InvalidRequestError for a second line, also when a server joined it on with a
-    comma, and for a scheme without a token.
+    Raises InvalidTokenError if there is none or the scheme is another: to accept a bound token
+    under `Bearer` would let a thief use it without the key (RFC 9449 section 7.2). Raises
+    InvalidRequestError for a second line, also when a server joined it with a comma, and for a
+    scheme without a token: two readers could pick different tokens.
     """
     if not lines:
         raise InvalidTokenError("The request carries no access token.", reason="malformed")
@@ -204,9 +224,11 @@ def authorization_header(lines: Sequence[str]) -> str:
 
 
 def single_header(lines: Sequence[str]) -> str:
-    """The proof of the request's DPoP header lines: exactly one (RFC 9449 section 4.3, check 1).
+    """Return the proof of the DPoP header lines: exactly one (RFC 9449 section 4.3, check 1).
 
-    Two lines reach some frameworks joined by a comma; no proof holds one. Raises InvalidProofError (`malformed`).
+    With two, the layer that checks and the layer that records might look at different proofs. Some
+    frameworks join two lines with a comma, which no proof contains. Raises InvalidProofError
+    (`malformed`).
     """
     if len(lines) != 1 or not lines[0] or "," in lines[0]:
         raise InvalidProofError("Exactly one DPoP header is needed.", reason="malformed")
@@ -215,15 +237,17 @@ def single_header(lines: Sequence[str]) -> str:
 
 def _prove_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
     try:
-        # 1. and 2. The key is the attacker's to choose: this proves only who holds it, the caller proves who that is.
+        # 1. and 2. The sender chooses the key, so this proves only possession of it. The caller
+        # must compare it with the key of an agent or token.
         segment, payload, signing_input, signature = split_compact(compact)
         key = _BOUND_KEYS.get(segment)
         if key is None:
             header = read_header(segment)
-            # Every caller compares the key's thumbprint with a token's, an agent's or a manifest's.
+            # `registered`: every caller compares the thumbprint with that of a token, an agent or a
+            # manifest.
             key = parse_jwk(header.get("jwk"), registered=True)
         else:
-            # Its text passed these checks with this key.
+            # This exact header passed all checks with this key before.
             header = {"alg": key.alg, "typ": TYP}
         # 3.
         return key, segment, proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP)
@@ -246,13 +270,15 @@ def _text(claims: dict[str, object], name: str) -> str:
 
 def _seconds(claims: dict[str, object], name: str) -> int:
     value = claims.get(name)
-    # bool is an int to Python; fractions would make "the last second" depend on rounding.
+    # In Python a bool is an int. Fractions would make the last second depend on rounding.
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidProofError(f"The proof's {name} is missing or no whole number.", reason="malformed")
     return value
 
 
 def _check_url(url: str, expected_url: str) -> None:
+    # Without this check, a service provider could forward an agent's proof to another one (RFC 9449
+    # section 4.3, check 9).
     expected = normalize_url(expected_url)
     try:
         same = normalize_url(url) == expected
@@ -263,10 +289,13 @@ def _check_url(url: str, expected_url: str) -> None:
 
 
 def _check_time(claims: dict[str, object], iat: int, now: int) -> None:
-    """`iat` within the window; `exp` and `nbf`, which RFC 9449 does not ask for, bind when present (RFC 7519 section 4.1).
+    """Check `iat`, and `exp` and `nbf` if present (RFC 9449 section 4.3, check 11; RFC 7519 section
+    4.1).
 
-    `nbf` gets the window's leeway, since a clock that may be 60 s ahead writes it as well. `exp` gets none: it is
-    the maker's own wish that the proof ends.
+    An older proof could be replayed, since the replay cache has forgotten it. Proofs from the
+    future could be signed in advance by an attacker who can use the key for a moment (RFC 9449
+    section 11.2). `nbf` has the same 60 s of leeway, since it comes from the same clock. `exp` has
+    none: it is the signer's own wish that the proof ends.
     """
     if abs(now - iat) > WINDOW_SECONDS:
         raise InvalidProofError("The proof was made too long ago, or in the future.", reason="iat")
@@ -278,17 +307,24 @@ def _check_time(claims: dict[str, object], iat: int, now: int) -> None:
 
 def _check_access_token(claims: dict[str, object], access_token: str | None) -> None:
     if access_token is None:
-        # The native API takes no token; a proof that names one was made for a service provider.
+        # The native API takes no token. A proof with `ath` was made for a service provider, which
+        # could forward it here.
         if "ath" in claims:
             raise InvalidProofError("The proof names an access token, but none is used here.", reason="ath")
         return
+    # Without `ath`, a proof would work with any token of the same key, such as one for a wider
+    # grant (RFC 9449 section 4.3, check 12).
     digest = _kept_token_digest if len(access_token) <= _MAX_KEPT_TOKEN else _token_digest
     if not _equal(claims.get("ath"), digest(access_token)):
         raise InvalidProofError("The proof was made for another access token.", reason="ath")
 
 
 def _check_body(claims: dict[str, object], body: bytes | None, *, required: bool) -> str | None:
-    """At the registry the body is what is asked for, so the signature must cover it (section 2); elsewhere `bh` is a stranger's claim."""
+    """Check `bh`, and return it as sent.
+
+    DPoP does not sign the body (RFC 9449 section 11.7). At the registry the body says what is asked
+    for, so without `bh` an attacker in between could change it. Elsewhere `bh` is not compared.
+    """
     present = "bh" in claims
     if (required or body) and not present:
         raise InvalidProofError("The proof does not cover the body: bh is missing.", reason="body")
@@ -308,7 +344,7 @@ def _token_digest(access_token: str) -> str:
     return _digest(access_token.encode("utf-8", "surrogatepass"))
 
 
-# One token comes with many proofs.
+# An agent sends one token with many proofs.
 _kept_token_digest = lru_cache(maxsize=_KEPT_TOKENS)(_token_digest)
 
 

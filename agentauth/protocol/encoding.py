@@ -1,4 +1,7 @@
-"""Bytes and text in exactly one form: base64url, canonical JSON, JSON reading, times. No signatures and no domain rules."""
+"""Canonical bytes and text: base64url, canonical JSON, strict JSON, times.
+
+No signatures and no domain rules.
+"""
 
 import binascii
 import hashlib
@@ -15,16 +18,18 @@ from .errors import EncodingError
 
 MAX_BODY_BYTES = 65_536
 MAX_DEPTH = 32
-# Above this, an integer no longer survives a reader that keeps numbers as IEEE doubles (RFC 8259 section 6):
-# two implementations would see two different amounts under one signature.
+# Above this, a reader that keeps numbers as IEEE doubles loses digits (RFC 8259 section 6): two
+# implementations would see two different amounts under one signature.
 MAX_INTEGER = 2**53 - 1
 _MAX_INTEGER_DIGITS = len(str(MAX_INTEGER)) + 1  # and a sign
 
-# What the library knows is base64 with "+" and "/". Only letters change here: whatever else stands there stays.
+# The library knows base64 with "+" and "/". Only these letters are mapped; all others pass through
+# and are caught below.
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 _JSON_SPACE = " \t\n\r"
-# Runs of plain letters at once: letter by letter it would take as long as all the rest of a batch's reading.
+# Matches runs of plain characters at once: one at a time would take as long as the rest of reading
+# a batch.
 _STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _BRACKETS = re.compile(r"[\[\]{}]")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
@@ -45,30 +50,33 @@ def _b64u(data: bytes) -> bytes:
 
 
 def b64u_decode(text: str) -> bytes:
-    """Decode base64url in its one form: no padding, no other alphabet, trailing bits zero.
+    """Decode canonical base64url: no padding, no other alphabet, trailing bits zero.
 
-    Raises EncodingError. Section 1: a lenient reader would give one signature many spellings, and with them
-    many cache keys, many `ath` values and many log entries for the same bytes.
+    Raises EncodingError. With a lenient reader one signature would have many spellings, and so many
+    cache keys, `ath` values and log entries for the same bytes (section 1).
     """
     try:
         raw = text.encode("ascii")
         data = binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"=" * (-len(raw) % 4))
     except (UnicodeEncodeError, binascii.Error, ValueError, AttributeError):
         raise EncodingError("A value is not base64url.") from None
-    # The standard decoder skips what it does not know. Encoding again is the one test that leaves nothing out:
-    # padding, white space, "+" and "/", non-zero trailing bits all come back different.
+    # The standard decoder skips characters outside its alphabet. Encoding again catches all of it:
+    # padding, white space, "+", "/" and non-zero trailing bits come back different.
     if _b64u(data) != raw:
         raise EncodingError("A value is not base64url in its canonical form.")
     return data
 
 
 def b64_encode(data: bytes) -> str:
-    """Standard base64 with padding (RFC 4648 section 4), which notes and log proofs are written in."""
+    """Standard base64 with padding (RFC 4648 section 4), as in notes and log proofs."""
     return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def b64_decode(text: str) -> bytes:
-    """Decode standard base64 in its one form: padded, no white space, trailing bits zero. Raises EncodingError."""
+    """Decode canonical standard base64: padded, no white space, trailing bits zero.
+
+    Raises EncodingError.
+    """
     try:
         data = binascii.a2b_base64(text.encode("ascii"))
     except (UnicodeEncodeError, binascii.Error, AttributeError):
@@ -79,17 +87,19 @@ def b64_decode(text: str) -> bytes:
 
 
 def canonical_json(value: object) -> bytes:
-    """RFC 8785 bytes of `value` (dicts with text keys, lists, tuples, text, booleans, None, integers within ±(2^53 − 1)).
+    """RFC 8785 bytes of `value`: dicts with text keys, lists, tuples, text, booleans, None, and
+    integers within ±(2^53 − 1).
 
-    Raises EncodingError for anything else. Floats are refused although RFC 8785 defines them: no statement,
-    event or manifest of ours holds one, so a float here is a mistake about to be signed.
+    Raises EncodingError for anything else. RFC 8785 defines floats, but no statement, event or
+    manifest of ours has one: a float here is a mistake about to be signed.
     """
     if _plain(value):
-        # Of these types the standard library writes the same text, many times faster: names in ASCII have one order in
-        # UTF-16 and in Unicode, and both escape the same characters in the same way.
+        # For these types the standard library writes the same bytes, many times faster: ASCII names
+        # sort the same in UTF-16 (RFC 8785 section 3.2.3) and in Unicode, and both escape the same
+        # characters alike.
         try:
             text = _ENCODE(value)
-            # Found also where a backslash stands before it; then the exact way says so.
+            # Also matches an escaped backslash before "u0000"; then the exact path below decides.
             if "\\u0000" not in text:
                 return text.encode()
         except (UnicodeError, RecursionError, ValueError):
@@ -108,21 +118,22 @@ def canonical_json(value: object) -> bytes:
 def read_json(
     data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
 ) -> object:
-    """Read one JSON text that every careful reader understands in the same way.
+    """Read one JSON text that every strict reader understands in the same way.
 
-    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refused beyond RFC 8259: a byte order
-    mark, duplicate member names, NaN and Infinity (also a float that overflows), lone surrogates, NUL in text,
-    integers beyond ±(2^53 − 1). Floats come back as float: the caller decides whether one may stand there.
-    Raises EncodingError.
+    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refused beyond RFC 8259:
+    a byte order mark, duplicate member names, NaN and Infinity (also a float that overflows), lone
+    surrogates, NUL in text, integers beyond ±(2^53 − 1). Floats are returned as float: the caller
+    decides whether one is allowed. Raises EncodingError.
     """
     text = _decode(data, max_bytes)
-    # Counting first keeps the usual body, which has few brackets, free of the exact scan. It must come before
-    # parsing: the parser recurses, and on a deep stack it would raise where no caller expects it.
-    # (To find none is ten times as fast as to count none.)
+    # Count first: the usual body has few brackets and skips the exact scan. The check must precede
+    # parsing, because the parser recurses: on a deep stack it would raise where no caller expects
+    # it. (`in` is ten times as fast as `count` where there are none.)
     if text.count("{") + ("[" in text and text.count("[")) > max_depth:
         _check_depth(text, max_depth)
     try:
-        # `decode` of the decoder looks for white space with two regular expressions; this takes half its time.
+        # The decoder's `decode` finds white space with two regular expressions; this takes half its
+        # time.
         text = text.strip(_JSON_SPACE)
         value, end = _DECODER.raw_decode(text)
     except EncodingError:
@@ -131,7 +142,7 @@ def read_json(
         raise EncodingError("The text is not JSON.") from None
     if end != len(text):
         raise EncodingError("The text is not JSON.")
-    # Only an escape can bring a surrogate or a NUL past the UTF-8 decoder and the JSON grammar.
+    # Only a \u escape can produce a surrogate or a NUL: UTF-8 and the JSON grammar exclude both.
     if "\\" in text and "\\u" in text:
         for part in _walk(value):
             if isinstance(part, str):
@@ -142,7 +153,7 @@ def read_json(
 def read_object(
     data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
 ) -> dict[str, object]:
-    """`read_json`, where only an object will do. Raises EncodingError."""
+    """`read_json` for a JSON object. Raises EncodingError."""
     value = read_json(data, max_bytes=max_bytes, max_depth=max_depth)
     if not isinstance(value, dict):
         raise EncodingError("A JSON object is needed here.")
@@ -150,22 +161,22 @@ def read_object(
 
 
 def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC with `Z`: no fraction when the microseconds are zero, else exactly six digits.
+    """RFC 3339 in UTC with `Z`: no fraction if the microseconds are zero, else exactly six digits.
 
     One instant has one spelling, because times are hashed into events and signed in statements.
-    Raises EncodingError for a naive datetime: guessing its zone would move a deadline by hours.
+    Raises EncodingError for a naive datetime: guessing its zone could move a deadline by hours.
     """
     if at.tzinfo is None:
         raise EncodingError("A time without a zone was given.")
-    # Which leaves out the fraction by itself where it is zero.
+    # isoformat() omits the fraction if it is zero.
     return at.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def parse_timestamp(text: object) -> datetime:
-    """Read RFC 3339 in UTC: `2026-01-31T09:30:00Z`, at most six digits of fraction. Raises EncodingError.
+    """Read RFC 3339 in UTC: `2026-01-31T09:30:00Z`, at most six digits of fraction.
 
-    Offsets and lower-case letters are refused (section 0 asks for `Z`): accepting them would allow two texts
-    for one instant.
+    Offsets and lower-case letters are refused (section 0 requires `Z`): they would allow two texts
+    for one instant. Raises EncodingError.
     """
     if not isinstance(text, str) or not _TIMESTAMP.fullmatch(text):
         raise EncodingError("A time must look like 2026-01-31T09:30:00Z.")
@@ -177,7 +188,8 @@ def parse_timestamp(text: object) -> datetime:
 
 def _decode(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
     if isinstance(data, str):
-        # A character is at least one byte, so a long text is refused before it is encoded to be measured.
+        # A character is at least one byte, so a long text is refused before it is encoded to
+        # measure it.
         if len(data) > max_bytes or (not data.isascii() and _utf8_length(data) > max_bytes):
             raise EncodingError("The text is too long.")
         return data
@@ -207,7 +219,8 @@ def _check_text(text: str) -> None:
 
 def _check_depth(text: str, limit: int) -> None:
     depth = 0
-    # Without escapes every second piece between quotation marks is a string; to cut them out so is five times as fast.
+    # Without escapes every second piece between quotation marks is a string; removing them this way
+    # is five times as fast.
     bare = _STRINGS.sub("", text) if "\\" in text else "".join(text.split('"')[::2])
     for bracket in _BRACKETS.findall(bare):
         if bracket in "[{":
@@ -219,7 +232,9 @@ def _check_depth(text: str, limit: int) -> None:
 
 
 def _plain(value: object) -> bool:
-    """Whether all of it is text, true, false, null, an integer in bounds, or a list or object of such, named in ASCII."""
+    """Is it built only of text, booleans, None, integers in bounds, lists, and dicts with ASCII
+    names?
+    """
     stack = [value]
     while stack:
         part = stack.pop()
@@ -240,7 +255,10 @@ def _plain(value: object) -> bool:
 
 
 def _walk(value: object) -> Iterator[object]:
-    """Every scalar and every member name, by an explicit stack so that depth costs memory and not recursion."""
+    """Yield every scalar and member name.
+
+    An explicit stack, so that depth costs memory, not recursion.
+    """
     stack = [value]
     while stack:
         part = stack.pop()
@@ -255,14 +273,15 @@ def _walk(value: object) -> Iterator[object]:
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
-    # Which of two equal names wins differs between readers: the checker and the doer would see different requests.
+    # Readers differ in which of two equal names wins: the code that checks and the code that acts
+    # would see different requests (RFC 8259 section 4).
     if len(members) != len(pairs):
         raise EncodingError("A JSON object names a member twice.")
     return members
 
 
 def _integer(digits: str) -> int:
-    # Length first: turning a million digits into a number takes quadratic time.
+    # Length first: converting a million digits takes quadratic time.
     if len(digits) > _MAX_INTEGER_DIGITS or abs(number := int(digits)) > MAX_INTEGER:
         raise EncodingError("A number is too large.")
     return number
@@ -279,7 +298,7 @@ def _constant(_name: str) -> NoReturn:
     raise EncodingError("NaN and Infinity are not JSON.")
 
 
-# Built once: json.loads with hooks makes a new decoder, and with it a new scanner, at every call.
+# Built once: json.loads with hooks makes a new decoder and scanner on each call.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
 )

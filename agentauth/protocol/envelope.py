@@ -1,6 +1,8 @@
-"""The behavioural envelope of a grant: its grammar, when one is narrower than another, and its pure enforcement.
+"""The behavioural envelope of a grant: its grammar, when one is narrower than another, and its pure
+enforcement.
 
-Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; who keeps the ledger is the verifier's part.
+Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; the verifier stores the
+ledger.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,19 +46,22 @@ Confirmation = Literal["none", "confirmed", "denied"]
 
 @dataclass(frozen=True, slots=True)
 class Maxima:
-    """The largest values and longest lists a registry accepts in an envelope; shown in discovery."""
+    """The largest values and longest lists that a registry accepts in an envelope; shown in
+    discovery.
+    """
 
-    # A hundred a second per grant; above it the intervals come near the clock differences between servers.
+    # 100 a second per grant. With more, the intervals come close to the clock differences between
+    # servers.
     max_requests_per_minute: int = 6_000
     max_burst: int = 6_000
     allowed_time_windows: int = 16
     budgets: int = 8
     max_uses: int = 1_000_000_000
-    # A token lives 900 s at most whatever is said here: a larger wish is harmless and not refused.
+    # A token lives at most 900 s in any case: a larger value is harmless and not refused.
     max_session_seconds: int = 86_400
 
     def to_json(self) -> dict[str, int]:
-        """Each member's maximum by the member's own name; lists by their length."""
+        """Each member's maximum by its name; for lists, their length."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
@@ -65,9 +70,9 @@ DEFAULT_MAXIMA: Final = Maxima()
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Behavioural limits of a grant (docs/protocol.md section 3). None means that there is no such limit.
+    """Behavioural limits of a grant (docs/protocol.md section 3). None means no such limit.
 
-    `max_burst` None counts as 1. An empty tuple of windows is never open: empty means no, also when built by hand.
+    `max_burst` None counts as 1. An empty tuple of windows is never open, also if built by hand.
     """
 
     max_requests_per_minute: int | None = None
@@ -88,7 +93,7 @@ class Envelope:
 
     @property
     def burst(self) -> int:
-        """The burst that applies: the absent one is 1."""
+        """The effective burst: 1 if absent."""
         return 1 if self.max_burst is None else self.max_burst
 
     def to_json(self) -> dict[str, object]:
@@ -108,17 +113,17 @@ class Envelope:
         return body
 
 
-# Asked for several times in each call.
+# Cached: each call needs it several times.
 _rate = lru_cache(maxsize=4_096)(Rate)
 EMPTY: Final = Envelope()
 _MEMBERS: Final = tuple(each.name for each in fields(Envelope))
 
 
 def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEFAULT_MAXIMA) -> Envelope:
-    """Read an envelope; every member may be left out (docs/protocol.md section 3).
+    """Read an envelope; every member is optional (docs/protocol.md section 3).
 
-    Raises InvalidRequestError naming the member. A null is refused, not read as "no limit": who sends it may have
-    lost a value. So is an empty list, which could be read as never or as always.
+    Raises InvalidRequestError naming the member. Null is refused, not read as "no limit": its
+    sender may have lost a value. So is an empty list, which could mean never or always.
     """
     body = members(obj, where, optional=_MEMBERS)
     counts = {
@@ -126,10 +131,10 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
         for name in ("max_requests_per_minute", "max_burst", "max_uses", "max_session_seconds")
         if name in body
     }
-    # A burst above the minute's worth would let the first minute pass twice the rate the human reads.
+    # A burst above one minute's uses would allow twice the displayed rate in the first minute.
     if "max_burst" in counts and counts["max_burst"] > counts.get("max_requests_per_minute", 0):
         raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
-    # Only the two words of JSON: 1 or "true" is not a decision somebody made.
+    # Only JSON true and false: 1 or "true" is not a deliberate decision.
     online = body.get("requires_human_online", False)
     if not isinstance(online, bool):
         raise InvalidRequestError(f"{where}.requires_human_online: must be true or false.")
@@ -146,7 +151,7 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
 
 
 def _parse_windows(body: Mapping[str, object], where: str, maxima: Maxima) -> tuple[TimeWindow, ...] | None:
-    # Absent and empty must not meet: absent is any time, and empty would be never.
+    # Keep absent and empty apart: absent is any time, empty would be never.
     if "allowed_time_windows" not in body:
         return None
     place = f"{where}.allowed_time_windows"
@@ -160,7 +165,7 @@ def _parse_budgets(body: Mapping[str, object], where: str, maxima: Maxima) -> tu
     place = f"{where}.budgets"
     entries = items(body["budgets"], place, maximum=maxima.budgets)
     budgets = tuple(parse_budget(entry, f"{place}[{index}]") for index, entry in enumerate(entries))
-    # Two ceilings for one counter: one of them would mislead the person who reads them.
+    # With two ceilings for one counter, one would mislead the person who reads them.
     if len({budget.key for budget in budgets}) != len(budgets):
         raise InvalidRequestError(f"{place}: has two budgets of the same currency, period and zone.")
     return budgets
@@ -169,11 +174,11 @@ def _parse_budgets(body: Mapping[str, object], where: str, maxima: Maxima) -> tu
 def single_currency(
     capabilities: Iterable[Capability], envelope: Envelope, where: str = "envelope"
 ) -> str | None:
-    """The one currency of a grant, or None if it names no money.
+    """The only currency of a grant, or None if it names no money.
 
-    Raises InvalidRequestError if there are two: sums and ceilings over two currencies mean nothing.
+    Raises InvalidRequestError for two: a sum over two currencies means nothing.
     """
-    # The threshold and the budgets count too: a limit in another currency would never bind.
+    # Include the threshold and the budgets: a limit in another currency would never bind.
     amounts = [each.max_amount for each in capabilities]
     amounts += [envelope.confirm_above, *(budget.ceiling for budget in envelope.budgets)]
     currencies = sorted({amount.currency for amount in amounts if amount is not None})
@@ -190,9 +195,10 @@ def _at_most(new: int | None, old: int | None) -> bool:
 def narrows_envelope(new: Envelope, old: Envelope) -> bool:
     """Does `new` allow no sequence of actions that `old` refuses? Total, reflexive and transitive.
 
-    May say no to an envelope that is in truth narrower, never yes to a wider one (docs/protocol.md section 3).
+    May say no to an envelope that is in fact narrower, never yes to a wider one (docs/protocol.md
+    section 3).
     """
-    # The burst matters only under a rate: where the old one has none, any burst is narrower.
+    # The burst matters only with a rate: if the old envelope has none, any burst is narrower.
     rate = _at_most(new.max_requests_per_minute, old.max_requests_per_minute) and (
         old.max_requests_per_minute is None or new.burst <= old.burst
     )
@@ -215,13 +221,14 @@ def narrows_envelope(new: Envelope, old: Envelope) -> bool:
 
 
 def _same_or_less(new: Budget, old: Budget) -> bool:
-    # The same counter with a lower ceiling, nothing cleverer: it must be plain to the person who compares them.
+    # Only the same counter with a lower ceiling: the person who compares them must be able to see
+    # it.
     return new.key == old.key and new.ceiling.within(old.ceiling)
 
 
 @per_call(frozen=True, slots=True)
 class Allowed:
-    """Go ahead: `ledger` is what to store, `limits` what is left after this use."""
+    """Yes: store `ledger`; `limits` is what is left after this use."""
 
     ledger: Ledger
     limits: Limits
@@ -229,7 +236,7 @@ class Allowed:
 
 @per_call(frozen=True, slots=True)
 class Refused:
-    """No, with the stable error and reason of docs/protocol.md section 8; `retry_after` in s where time heals it."""
+    """No, with the stable error and reason of section 8; `retry_after` in s if waiting helps."""
 
     error: str
     reason: str | None
@@ -238,7 +245,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class StepUp:
-    """Everything else is in order, but a human must confirm this one transaction first."""
+    """All other checks pass, but a human must first confirm this one transaction."""
 
 
 Outcome = Allowed | Refused | StepUp
@@ -248,7 +255,7 @@ def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
     """What is left of each counted limit at the aware instant `now`."""
     budgets = []
     for budget in envelope.budgets:
-        # A ceiling below what was already spent leaves nothing, not less than nothing.
+        # If more is spent than a lowered ceiling allows, 0 is left.
         left = Money(max(budget.ceiling.minor - ledger.used_minor(budget, now), 0), budget.ceiling.currency)
         budgets.append(BudgetLeft(left.currency, budget.period, left.value))
     rate = envelope.rate
@@ -268,40 +275,43 @@ def enforce(
     human_online: bool,
     confirmation: Confirmation,
 ) -> Outcome:
-    """Decide whether one use of a grant stays inside its envelope; the pure part of docs/protocol.md section 8.
+    """Decide whether one use of a grant stays inside its envelope; the pure part of
+    docs/protocol.md section 8.
 
-    `now` is aware, to the microsecond. `confirmation` is the state of the human's confirmation of exactly this
-    action. The ledger given is never changed: only an Allowed carries a new one, so a refusal or a dry run that
-    drops it counts nothing. Without an action, windows and presence apply and nothing is counted.
+    `now` is aware, to the microsecond. `confirmation` is the state of the human's confirmation of
+    exactly this action. The given ledger is never changed: only an Allowed has a new one, so a
+    refusal or a dry run counts nothing. Without an action, only windows and presence are checked
+    and nothing is counted.
 
     1. Windows. 2. Presence. 3. Threshold. 4. Rate. 5. Budgets and uses. 6. Debit.
     """
-    # 1. Outside its hours a grant does not exist, so nothing further is told.
+    # 1. First: outside its hours a grant does not exist, so nothing else about it is revealed.
     windows = envelope.allowed_time_windows
     if windows is not None and not any(window.is_open(now) for window in windows):
         opening = next_opening(windows, now)
         return Refused("outside_time_window", None, None if opening is None else seconds_until(opening, now))
-    # 2. A lease is the only proof that the human looks on; the caller compared it with the clock.
+    # 2. The presence lease is the only proof that the human is online; the caller checked its time.
     if envelope.requires_human_online and not human_online:
         return Refused("step_up_required", "human_offline")
     if action is None:
         return Allowed(ledger, limits_left(envelope, ledger, now))
-    # 3. A human's no to this one action is final; a missing yes waits until the rest is known to be in order.
+    # 3. A human's denial of this action is final. A missing confirmation waits until 4 and 5 have
+    # passed.
     above = _above_threshold(envelope, action)
     if above and confirmation == "denied":
         return Refused("step_up_required", "confirmation_denied")
-    # 4. and 5. Before a human is asked, so that nobody is made to sign what would be refused a moment later.
+    # 4. and 5. Before asking a human, so that nobody signs what would be refused a moment later.
     refusal = _counted_refusal(envelope, ledger, action.amount, now)
     if refusal is not None:
         return refusal
     if above and confirmation != "confirmed":
         return StepUp()
-    # 6. The one place that counts.
+    # 6. Only here is anything counted.
     return _debited(envelope, ledger, action.amount, now)
 
 
 def _above_threshold(envelope: Envelope, action: Action) -> bool:
-    """Another currency than the threshold's is above it: what cannot be compared is not waved through."""
+    """An amount in another currency counts as above: what cannot be compared must not pass."""
     if envelope.confirm_above is None or action.amount is None:
         return False
     return not action.amount.within(envelope.confirm_above)
@@ -310,7 +320,7 @@ def _above_threshold(envelope: Envelope, action: Action) -> bool:
 def _counted_refusal(
     envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
 ) -> Refused | None:
-    # Rate first: it is the cheapest to heal, and its answer tells the caller when.
+    # Rate first: waiting helps soonest, and the answer says how long.
     rate = envelope.rate
     if rate is not None and (wait := rate.wait_us(ledger.tat_us, microseconds(now))) > 0:
         return Refused("envelope_exceeded", "rate", -(-wait // 1_000_000))
@@ -326,7 +336,7 @@ def _counted_refusal(
 def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime) -> Allowed:
     rate = envelope.rate
     after = Ledger(
-        # Kept where there is no rate: a rate in a later version of the grant starts from what is known.
+        # Kept without a rate too: a rate in a later version of the grant then starts from it.
         tat_us=ledger.tat_us if rate is None else rate.advance(ledger.tat_us, microseconds(now)),
         uses=ledger.uses + 1,
         spent=ledger.spent if amount is None else debit(envelope.budgets, amount, ledger, now),

@@ -1,19 +1,23 @@
-"""The one family of refusals: each is a class with a stable snake-case code. HTTP statuses are not here."""
+"""All errors of the protocol: each has a stable snake-case code. HTTP statuses are elsewhere."""
 
 from typing import Any, ClassVar, Final
 
-# Characters. A description may quote a text of 500 that a person wrote; a client's may be all a server chose to send.
+# Characters. A description may quote a text of 500 that a person wrote; in a client, it may be
+# whatever a server sent.
 MAX_MESSAGE: Final = 2_000
 
 
 class AgentAuthError(Exception):
-    """A refusal. `description` is one plain sentence a person can act on and never holds a secret.
+    """A refusal.
 
-    It is cut after `MAX_MESSAGE` characters, and so is `reason`. `reason` is the finer stable word where a code has several; `fields` are further JSON members of the answer.
+    `description` is one plain sentence a person can act on; it never contains a secret.
+    `description` and `reason` are cut after `MAX_MESSAGE` characters. `reason` is the finer stable
+    word for codes that have several; `fields` are further JSON members of the answer.
     """
 
     code: ClassVar[str] = "error"
-    # True once its audit event is committed with what was done; the edge then writes no second one.
+    # True once its audit event was committed with the act; the HTTP layer then writes no second
+    # one.
     recorded: bool = False
 
     def __init__(self, description: str = "", *, reason: str | None = None, **fields: Any) -> None:
@@ -32,7 +36,7 @@ class InvalidRequestError(AgentAuthError):
 
 
 class EncodingError(InvalidRequestError):
-    """Bytes that are not in the one form we accept."""
+    """Bytes or text that are not in canonical form."""
 
 
 class InvalidKeyError(InvalidRequestError):
@@ -72,13 +76,13 @@ class ChainError(AgentAuthError):
 
 
 class NoteError(AgentAuthError):
-    """A signed note, a checkpoint, or a text that carries one, that is not in its one form."""
+    """A signed note, a checkpoint, or a text with one inside, that is not in canonical form."""
 
     code = "invalid_note"
 
 
 class UntrustedNoteError(NoteError):
-    """A well-formed note that no trusted key signed, or with a signature of a trusted key that does not verify."""
+    """A well-formed note without a signature by a trusted key, or with one that does not verify."""
 
     code = "untrusted_note"
 
@@ -88,7 +92,7 @@ class InvalidClientError(AgentAuthError):
 
 
 class NotFoundError(AgentAuthError):
-    """One answer for what does not exist and for what is another's, so that no id can be tried."""
+    """The same answer for a missing object and another owner's, so that ids cannot be probed."""
 
     code = "not_found"
 
@@ -97,7 +101,7 @@ class NotFoundError(AgentAuthError):
 
 
 class NotYetLoggedError(AgentAuthError):
-    """It will be in the log, or in its next checkpoint, in about `retry_after` seconds: no refusal, only too early."""
+    """Not in the log, or its next checkpoint, yet; it will be in about `retry_after` seconds."""
 
     code = "not_yet_logged"
 
@@ -115,7 +119,7 @@ class InvalidStateError(AgentAuthError):
 
 
 class InvalidScopeError(AgentAuthError):
-    """Asked beyond the manifest, or beyond what the service provider allows."""
+    """The request exceeds the manifest, or what the service provider allows."""
 
     code = "invalid_scope"
 
@@ -149,7 +153,7 @@ class SlowDownError(AgentAuthError):
 
 
 class RateLimitedError(AgentAuthError):
-    """Too many calls in a short time, whatever they asked; `retry_after` says when to go on."""
+    """Too many calls in a short time, whatever they asked; `retry_after` says when to retry."""
 
     code = "rate_limited"
 
@@ -183,13 +187,13 @@ class CsrfFailedError(AgentAuthError):
 
 
 class ConfirmationRequiredError(AgentAuthError):
-    """The second explicit step was not taken."""
+    """The person did not take the second explicit step."""
 
     code = "confirmation_required"
 
 
 class TemporarilyUnavailableError(AgentAuthError):
-    """A dependency is down: never a wrong yes, never a 401."""
+    """A dependency is unavailable: never a wrong yes, never a 401."""
 
     code = "temporarily_unavailable"
 

@@ -1,4 +1,7 @@
-"""Identifiers: UUID version 7 made from a time and entropy the caller brings. Nothing here reads a clock or a random source."""
+"""Identifiers: UUID version 7, made from a time and entropy of the caller.
+
+Reads no clock and no random source.
+"""
 
 import re
 import uuid
@@ -11,10 +14,12 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-
 
 
 def uuid7_text(unix_ms: int, entropy: bytes) -> str:
-    """UUIDv7 (RFC 9562 section 5.7): `unix_ms` milliseconds since 1970, `entropy` exactly 10 bytes, of which 74 bits are used.
+    """Make a UUIDv7 (RFC 9562 section 5.7) from milliseconds since 1970 and exactly 10 bytes of
+    entropy, of which 74 bits are used.
 
-    Raises EncodingError. Ids sort by the time they were made, which keeps database pages warm; they are names,
-    never secrets: the time is readable in them.
+    Ids sort by creation time, which keeps database pages warm. They are names, never secrets: the
+    time is readable in them, and RFC 9562 section 8 forbids their use as capabilities. Raises
+    EncodingError.
     """
     if not 0 <= unix_ms <= _MAX_MS:
         raise EncodingError("A time lies outside what an identifier can hold.")
@@ -28,16 +33,16 @@ def uuid7_text(unix_ms: int, entropy: bytes) -> str:
 
 
 def is_id(value: object) -> bool:
-    """Whether `value` is an identifier as section 0 writes it: a lower-case UUIDv7 text.
+    """Is `value` a lower-case UUIDv7 text, as section 0 writes it?
 
-    `uuid.UUID()` would also take braces, capitals and `urn:uuid:`; one thing then has several names, and a
-    comparison by text misses.
+    `uuid.UUID()` also takes braces, capitals and `urn:uuid:`: one object would have several names,
+    and a comparison of texts would miss it.
     """
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def parse_id(text: str) -> uuid.UUID:
-    """The identifier in `text`, in its one spelling. Raises ValueError for anything `is_id` refuses."""
+    """Parse an identifier. Raises ValueError for anything `is_id` refuses."""
     if not is_id(text):
         raise ValueError("not an identifier")
     return uuid.UUID(text)

@@ -1,7 +1,9 @@
-"""How one key of the registry introduces the next: a statement under the present key that names its successor.
+"""How one key of the registry introduces the next: a statement, signed by the present key, that
+names its successor.
 
-Whoever trusts one key of a purpose can walk from it to those that came after, without believing the server that
-serves them. A disabled key introduces nobody: whoever made us disable it could have signed as well.
+A client that trusts one key of a purpose can follow the chain to later ones without trusting the
+server that lists them. A disabled key introduces no other: an attacker who has it could have signed
+the introduction.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from .keys import PublicKey, Signer, parse_jwk
 from .reading import integer, members
 
 INTRODUCTION_TYP: Final = "key-introduction+jwt"
-# More rotations than a purpose sees in a lifetime; a bound all the same.
+# More rotations than a purpose ever has. Bounds the work that a document can cause.
 MAX_INTRODUCTIONS: Final = 1_000
 _CLAIMS: Final = ("iss", "purpose", "iat", "jwk")
 
@@ -21,7 +23,9 @@ _CLAIMS: Final = ("iss", "purpose", "iat", "jwk")
 def sign_introduction(
     present: Signer, following: PublicKey, *, issuer: str, purpose: str, issued_at: int
 ) -> str:
-    """A compact JWS by the present key that names the following one (docs/protocol.md section 4)."""
+    """Sign, with the present key, an introduction of the following one (docs/protocol.md section
+    4).
+    """
     claims = {"iss": issuer, "purpose": purpose, "iat": issued_at, "jwk": following.jwk}
     return sign_compact(claims, present, typ=INTRODUCTION_TYP, header={"kid": present.kid})
 
@@ -29,11 +33,11 @@ def sign_introduction(
 def verify_introduction(
     compact: str, present: PublicKey, *, expected_issuer: str, expected_purpose: str
 ) -> PublicKey:
-    """The key that `present` introduces.
+    """Verify an introduction and return the key that `present` introduces.
 
-    1. Signed by it, as this kind of object. 2. Exactly the known claims. 3. Of this registry and this purpose: a
-    key of one purpose introduces none of another. 4. The following key passes every check of section 1.
-    Raises InvalidRequestError.
+    1. Signed by `present`, as this `typ`. 2. Exactly the known claims. 3. Of this registry and this
+    purpose: a stolen receipt key must not introduce a token key. 4. The following key passes every
+    check of section 1. Raises InvalidRequestError.
     """
     try:
         claims = verify_jws(parse_compact(compact), present, expected_typ=INTRODUCTION_TYP).claims  # 1
@@ -51,10 +55,11 @@ def verify_introduction(
 def introduced_keys(
     pinned: PublicKey, introductions: Sequence[str], *, expected_issuer: str, expected_purpose: str
 ) -> list[PublicKey]:
-    """The pinned key and all that it leads to, oldest first; `introductions` as the discovery document lists them.
+    """The pinned key and all keys reached from it, oldest first; `introductions` in the order of
+    the discovery document.
 
-    What does not follow from a key reached so far is passed over: it may be older than the pinned key, or follow
-    one that was disabled. Raises InvalidRequestError for more than MAX_INTRODUCTIONS.
+    Introductions by a key not reached yet are skipped: they may be older than the pinned key, or
+    follow a key that was disabled. Raises InvalidRequestError for more than MAX_INTRODUCTIONS.
     """
     if len(introductions) > MAX_INTRODUCTIONS:
         raise InvalidRequestError(f"introductions: are more than {MAX_INTRODUCTIONS}.")

@@ -1,6 +1,6 @@
-"""The statement by which an agent's next key takes over from its present one: signed by the next, sent under the present.
+"""The statement that replaces an agent's key: signed by the next key, sent under the present one.
 
-Who holds which key, and whether a key may still be used, is the registry's business.
+Which agent holds which key, and whether a key may still be used, is for the registry to check.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .reading import integer, members, text
 
 KEY_CHANGE_TYP: Final = "agent-key+jwt"
-# As for proofs: the statement is made for one call, not for a drawer.
+# As for proofs: a statement serves one call. A longer window would let a captured one be used
+# later.
 WINDOW_SECONDS: Final = 60
 _MAX_JTI: Final = 256
 _CLAIMS: Final = ("aud", "iat", "jti", "agent_id", "old_jkt")
@@ -20,7 +21,7 @@ _CLAIMS: Final = ("aud", "iat", "jti", "agent_id", "old_jkt")
 
 @dataclass(frozen=True, slots=True)
 class VerifiedKeyChange:
-    """A next key that proved itself for one agent and one present key; made by `verify_key_change` alone."""
+    """A verified next key for one agent and one present key. Only `verify_key_change` makes it."""
 
     key: PublicKey
     agent_id: str
@@ -37,9 +38,10 @@ class VerifiedKeyChange:
 def sign_key_change(
     new_key: Signer, *, audience: str, issued_at: int, jti: str, agent_id: str, old_jkt: str
 ) -> str:
-    """Sign with the next key, as a compact JWS (docs/protocol.md section 5); `audience` is the registry's issuer.
+    """Sign a key change with the next key (docs/protocol.md section 5); `audience` is the
+    registry's issuer.
 
-    Raises InvalidRequestError where the two keys are one.
+    Raises InvalidRequestError if both keys are the same.
     """
     _check_other(new_key.public, old_jkt)
     claims = {"aud": audience, "iat": issued_at, "jti": jti, "agent_id": agent_id, "old_jkt": old_jkt}
@@ -49,14 +51,15 @@ def sign_key_change(
 def verify_key_change(
     compact: str, *, expected_audience: str, expected_agent_id: str, expected_old_jkt: str, now: int
 ) -> VerifiedKeyChange:
-    """Prove that the holder of the next key wants it to be this agent's (section 5); `now` in Unix seconds.
+    """Verify that the holder of the next key wants it for this agent (section 5); `now` is in Unix
+    seconds.
 
-    1. Read the compact form. 2. Take the key from the header: the statement introduces it. 3. Signature and `typ`.
-    4. Exactly the known claims, for this registry and for now. 5. For this agent and in place of this very key:
-    else a statement made once could be used again, or put a stranger's key in the place of another agent's.
-    6. Another key than the present one.
+    1. Read the compact form. 2. Take the key from the header: the statement introduces it. 3.
+    Signature and `typ`. 4. Exactly the known claims, for this registry and for now. 5. For this
+    agent and in place of this very key: otherwise a captured statement could be used again, or
+    attach the key to another agent. 6. The key differs from the present one.
 
-    Raises InvalidRequestError; and PrivateMemberError where the header gives the private key away, because the
+    Raises InvalidRequestError, and PrivateMemberError if the header leaks the private key: the
     caller must then bar that key for ever.
     """
     try:

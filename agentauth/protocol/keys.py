@@ -1,4 +1,7 @@
-"""Keys: strict public keys, JWK and thumbprints, private keys at rest, the Signer interface. Nothing here knows JWS or storage."""
+"""Keys: strict public keys, JWK, thumbprints, private keys at rest, and the Signer interface.
+
+This module knows neither JWS nor storage.
+"""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
@@ -22,9 +25,9 @@ _ED25519_FIELD: Final = 2**255 - 19
 _ED25519_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
 _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
-# The y coordinates of the eight points of small order (RFC 7748 section 6.1 gives the same set in another form):
-# 0, 1, −1, and the two of order eight. A key among them verifies a signature over any message; an R among them
-# lets one signature be made for many keys. Each y stands for both signs of x.
+# The y coordinates of the eight points of small order: 0, 1, −1, and the two of order eight; each
+# stands for both signs of x. A key among them verifies one signature over many messages; an R among
+# them lets one signature verify under many keys.
 _SMALL_ORDER_Y: Final = frozenset(
     {
         0,
@@ -39,19 +42,23 @@ _SMALL_ORDER_Y: Final = frozenset(
     }
 )
 
-# EdDSA is the old name (RFC 8037), Ed25519 the fully specified one (RFC 9864): the same key, the same signature.
+# EdDSA (RFC 8037) is the older name, Ed25519 (RFC 9864) the fully specified one, of the same
+# algorithm.
 _NAMES: Final[dict[Algorithm, frozenset[str]]] = {
     "EdDSA": frozenset({"EdDSA", "Ed25519"}),
     "ES256": frozenset({"ES256"}),
 }
 ALGORITHM_NAMES: Final = frozenset().union(*_NAMES.values())
 
-# RFC 7518 sections 6.2.2, 6.3.2, 6.4 and RFC 8037 section 2: any of these is secret material.
+# Members with secret material (RFC 7518 sections 6.2.2, 6.3.2, 6.4; RFC 8037 section 2).
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 class PrivateMemberError(InvalidKeyError):
-    """A JWK came with a private member. `derives` is the public key when the private member really makes it."""
+    """A JWK has a private member.
+
+    `derives` is the public key if the private member really belongs to it.
+    """
 
     def __init__(self, derives: "PublicKey | None") -> None:
         super().__init__("A public key is needed; this one holds a private member.")
@@ -66,7 +73,7 @@ class PublicKey:
     thumbprint: str
     x: str
     y: str | None = field(default=None)
-    # Ed25519: the 32 bytes themselves, which libsodium reads at each check. P-256: the key as OpenSSL holds it.
+    # Ed25519: the 32 raw bytes, as libsodium takes them. P-256: OpenSSL's key object.
     _key: bytes | ec.EllipticCurvePublicKey = field(kw_only=True, repr=False, compare=False)
 
     @property
@@ -76,15 +83,17 @@ class PublicKey:
 
     @property
     def jwk(self) -> dict[str, str]:
-        """The required public members and nothing else, a new dict at each call."""
+        """The required public members and no others, in a new dict on each call."""
         if self.y is None:
             return {"kty": "OKP", "crv": "Ed25519", "x": self.x}
         return {"kty": "EC", "crv": "P-256", "x": self.x, "y": self.y}
 
     def verify(self, message: bytes, signature: bytes, *, alg: str) -> None:
-        """Check `signature` (64 raw bytes) over `message`; `alg` is the name in the JWS header.
+        """Verify `signature` (64 raw bytes) over `message`; `alg` is the name in the JWS header.
 
-        Raises InvalidSignatureError. The algorithm belongs to the key, never to the message (RFC 8725 section 3.1).
+        The key determines the algorithm, never the message: otherwise an attacker picks an
+        algorithm under which the key's bytes mean something else (RFC 8725 section 3.1). Raises
+        InvalidSignatureError.
         """
         if alg not in _NAMES[self.alg]:
             raise InvalidSignatureError("The algorithm does not belong to the key.")
@@ -103,9 +112,10 @@ class PublicKey:
 def parse_jwk(value: object, *, registered: bool = False) -> PublicKey:
     """Read a public JWK (RFC 7517) of one of the two key types of section 1.
 
-    `use`, `key_ops` and `alg` are optional, but when they stand there they must allow verification by this very
-    key type. Other members are ignored and never fetched. Raises InvalidKeyError, and PrivateMemberError for any
-    private member. `registered` is for proofs alone, see `ed25519_public_key`.
+    `use`, `key_ops` and `alg` are optional; if present they must allow verification with this key
+    type. Other members are ignored and no URL in them is fetched. Raises InvalidKeyError, and
+    PrivateMemberError for any private member: its sender leaked the key (RFC 9449 section 4.3,
+    check 7). `registered` is for proofs alone, see `ed25519_public_key`.
     """
     if not isinstance(value, dict):
         raise InvalidKeyError("A key must be a JSON object.")
@@ -115,30 +125,37 @@ def parse_jwk(value: object, *, registered: bool = False) -> PublicKey:
 
 
 def ed25519_public_key(raw: bytes, *, registered: bool = False) -> PublicKey:
-    """The Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5), a point of the group of prime order in canonical form.
+    """Read an Ed25519 key of 32 raw bytes (RFC 8032 section 5.1.5), strictly.
 
-    A point with a component of small order (mixed order) is refused: two verifiers that are both right about RFC 8032
-    may disagree about its signatures (section 5.1.7 allows an equation with and without the cofactor), and the
-    holder could choose such signatures. Raises InvalidKeyError.
+    It must be canonical and in the prime-order group. A mixed-order point (with a small-order
+    component) is refused: RFC 8032 section 5.1.7 allows verification with and without the cofactor,
+    so for such a key two correct verifiers can disagree, and its holder could choose signatures on
+    which they do. Raises InvalidKeyError.
 
-    `registered` leaves out the check of the group, which costs about as much as that of a signature. Only for a key whose
-    thumbprint the caller then compares with that of a registered key, as for each proof: an equal key passed this
-    check when it was registered. One that is no point at all then fails at its first signature.
+    `registered` skips the group check, which costs about as much as a signature check. Use it only
+    if the caller then compares the thumbprint with that of a registered key, as for each proof: an
+    equal key passed this check at registration. Bytes that encode no point fail at the first
+    signature.
     """
     if len(raw) != _COORDINATE_BYTES:
         raise InvalidKeyError("An Ed25519 key is 32 bytes.")
     if not _is_strict_point(raw):
         raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
-    # libsodium before 1.0.20 of 2025-12-30 let half of the mixed points through (CVE-2025-69277): PyNaCl 1.6.2 or later.
+    # libsodium before 1.0.20 of 2025-12-30 accepted half of the mixed-order points
+    # (CVE-2025-69277). PyNaCl 1.6.2 or later has the fix.
     if not registered and not crypto_core_ed25519_is_valid_point(raw):
         raise InvalidKeyError("The Ed25519 key is not in the prime-order subgroup.")
     x = b64u_encode(raw)
-    # A copy that nobody else holds and that is bytes: its length is not looked at again.
+    # A copy as immutable bytes: the caller cannot change it, and its length needs no second check.
     return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw))
 
 
 def p256_public_key(x: bytes, y: bytes) -> PublicKey:
-    """The P-256 key of two 32-byte coordinates (RFC 7518 section 6.2.1). Raises InvalidKeyError when off the curve."""
+    """Read a P-256 key of two 32-byte coordinates (RFC 7518 section 6.2.1).
+
+    Raises InvalidKeyError for a point off the curve: arithmetic with it would be in another, weaker
+    group.
+    """
     if len(x) != _COORDINATE_BYTES or len(y) != _COORDINATE_BYTES:
         raise InvalidKeyError("P-256 coordinates are 32 bytes each.")
     numbers = ec.EllipticCurvePublicNumbers(
@@ -154,7 +171,7 @@ def p256_public_key(x: bytes, y: bytes) -> PublicKey:
 
 
 class PrivateKey:
-    """A private key held in this process. Its representation never shows the secret."""
+    """A private key in this process. Its repr never shows the secret."""
 
     __slots__ = ("_key", "public")
 
@@ -173,11 +190,14 @@ class PrivateKey:
 
     @classmethod
     def from_pem(cls, pem: bytes, passphrase: bytes | None = None) -> "PrivateKey":
-        """Read a PKCS #8 PEM of Ed25519 or P-256, encrypted exactly where there is a passphrase. Raises InvalidKeyError."""
+        """Read a PKCS #8 PEM of Ed25519 or P-256, encrypted if and only if a passphrase is given.
+
+        Raises InvalidKeyError.
+        """
         try:
             key = serialization.load_pem_private_key(pem, password=passphrase)
         except (ValueError, TypeError):
-            # The library's words could quote the file: they are dropped with the cause.
+            # The library's message could quote the file, so it is dropped with the cause.
             raise InvalidKeyError("The file holds no readable private key.") from None
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return cls(key)
@@ -186,9 +206,10 @@ class PrivateKey:
         raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
 
     def to_pem(self, passphrase: bytes | None = None) -> bytes:
-        """PKCS #8 PEM, with a passphrase encrypted: the caller owns the file's permissions (0600).
+        """PKCS #8 PEM, encrypted if there is a passphrase.
 
-        The library derives a key from the passphrase in a hurry: it must be beyond guessing by itself.
+        The caller sets the file's permissions (0600). The library's key derivation is fast, so the
+        passphrase itself must be beyond guessing.
         """
         return self._key.private_bytes(
             serialization.Encoding.PEM,
@@ -207,12 +228,12 @@ class PrivateKey:
         return f"<PrivateKey {self.public.alg} {self.public.thumbprint}>"
 
     def __reduce__(self) -> str:
-        # Pickling would carry the secret into caches and task queues.
+        # Pickling would copy the secret into caches and task queues.
         raise TypeError("A private key is not pickled.")
 
 
 class Signer(Protocol):
-    """Whatever can sign: a key in this process, in a file, in a key management service."""
+    """Signs messages, with a key in this process, in a file or in a key management service."""
 
     @property
     def kid(self) -> str:
@@ -224,7 +245,7 @@ class Signer(Protocol):
 
     @property
     def public(self) -> PublicKey:
-        """The public half, to check what the backend returned and to publish."""
+        """The public half, to publish and to check signatures that the backend returned."""
 
     def sign(self, message: bytes) -> bytes:
         """64 raw signature bytes over `message`."""
@@ -269,7 +290,7 @@ def _parse_public(jwk: dict[str, object], *, registered: bool) -> PublicKey:
 
 
 def _check_use(jwk: dict[str, object], alg: Algorithm) -> None:
-    """A key its owner published for something else is not taken for signatures (RFC 7517 sections 4.2 to 4.4)."""
+    """Refuse a key that its owner published for another use (RFC 7517 sections 4.2 to 4.4)."""
     if "alg" in jwk and not (isinstance(name := jwk["alg"], str) and name in _NAMES[alg]):
         raise InvalidKeyError("The key's alg does not fit its type.")
     if "use" in jwk and jwk["use"] != "sig":
@@ -291,11 +312,11 @@ def _coordinate(jwk: dict[str, object], name: str) -> bytes:
 
 
 def _derived(jwk: dict[str, object]) -> PublicKey | None:
-    """The public key that `d` makes, if the JWK claims that same one.
+    """The public key derived from `d`, if the JWK names that same key; else None.
 
-    Anyone may write a made-up `d` beside a stranger's public key. Only a true one shows that the secret is out,
-    and only then may the key be barred: otherwise barring would be a weapon against other people's keys. Leading
-    zeros in a P-256 `d` are against RFC 7518, but the secret is out all the same.
+    Anyone can write an invented `d` beside another agent's public key. Only a matching one shows
+    that the secret leaked. If any `d` barred the key, an attacker could bar the keys of others.
+    Leading zeros in a P-256 `d` violate RFC 7518, but the secret has leaked all the same.
     """
     try:
         named = ("kty", "crv", "x", "y")
@@ -320,32 +341,40 @@ def _public_of(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> P
 
 
 def _thumbprint(canonical: str) -> str:
-    """RFC 7638: SHA-256 over the required members in order of their names, without white space."""
+    """RFC 7638 section 3: SHA-256 over the required members in lexicographic order, no spaces.
+
+    Optional members stay out, so that a key cannot change its name by adding one.
+    """
     return b64u_encode(sha256(canonical.encode("ascii")))
 
 
 def _is_strict_point(raw: bytes) -> bool:
-    """Whether 32 bytes are a canonical encoding (y below the field's prime) and not a point of small order.
+    """Is this a canonical encoding (y below the field prime) of a point that is not of small order?
 
-    The library reduces y silently, so two encodings would name one key, with two thumbprints. The other
-    non-canonical form, x = 0 with its sign set, exists only for points of small order.
+    The library silently reduces y, so one key would have two encodings and two thumbprints: a
+    barred key could return under its second name. The other non-canonical form, x = 0 with the sign
+    bit set (RFC 8032 section 5.1.3), exists only for points of small order.
     """
     y = int.from_bytes(raw, "little") & ((1 << 255) - 1)
     return y < _ED25519_FIELD and y not in _SMALL_ORDER_Y
 
 
 def _check_ed25519_signature(signature: bytes) -> None:
-    """R canonical and not of small order, S below the group order (RFC 8032 section 5.1.7).
+    """Check the encoding of a signature (RFC 8032 section 5.1.7).
 
-    The library refuses all of these by itself; they stand here so that the rule holds under any backend that is put
-    in its place.
+    R must be canonical and not of small order, S below the group order: a larger S would make a
+    second valid signature from the first without the key (section 8.4). The library refuses all of
+    these itself; the checks stand here so that the rule holds for any backend.
     """
     if not _is_strict_point(signature[:32]) or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER:
         raise InvalidSignatureError("The signature is not in canonical form.")
 
 
 def _der_signature(signature: bytes) -> bytes:
-    """The library wants DER; the wire has r ‖ s. Zero and values past the order never leave this function."""
+    """Convert r ‖ s to the DER that the library takes. Refuses zero and values not below the order.
+
+    Zero has made ECDSA verifiers accept any message (CVE-2022-21449).
+    """
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     if not (0 < r < _P256_ORDER and 0 < s < _P256_ORDER):
         raise InvalidSignatureError("The signature is out of range.")

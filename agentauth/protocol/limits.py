@@ -1,6 +1,6 @@
-"""The arithmetic of counted limits: rate, budgets and uses, as pure steps from one ledger to the next.
+"""The arithmetic of counted limits (rate, budgets, uses) as pure steps from one ledger to the next.
 
-Where ledgers are kept, and how two servers never use one twice, is the verifier's business.
+The verifier stores ledgers and keeps two servers from spending the same budget twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from .windows import PERIODS, parse_zone, period_end, period_start, reaches_into
 _MINUTE_US: Final = 60_000_000
 _SECOND_US: Final = 1_000_000
 _DAY_SECONDS: Final = 86_400
-# What a ledger adds to the name of a period for the one counted before the latest.
+# Suffix of a period's name in a ledger, for the period before the latest.
 _BEFORE: Final = "-before"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A cumulative ceiling on the money moved in one period of one zone."""
+    """A ceiling on the sum of money moved in one period of one time zone."""
 
     ceiling: Money
     period: str
@@ -32,12 +32,12 @@ class Budget:
 
     @property
     def key(self) -> str:
-        """What identifies the budget in a ledger and across versions of a grant: `EUR/day/Europe/Berlin`."""
+        """Identifies the budget in a ledger and across grant versions: `EUR/day/Europe/Berlin`."""
         return f"{self.ceiling.currency}/{self.period}/{self.zone}"
 
     @property
     def key_before(self) -> str:
-        """As `key`, for the period counted before the latest one: `EUR/day-before/Europe/Berlin`."""
+        """As `key`, for the period before the latest: `EUR/day-before/Europe/Berlin`."""
         return f"{self.ceiling.currency}/{self.period}{_BEFORE}/{self.zone}"
 
     def to_json(self) -> dict[str, object]:
@@ -46,7 +46,7 @@ class Budget:
 
 
 def parse_budget(obj: object, where: str) -> Budget:
-    """Read one budget (docs/protocol.md section 3); `zone` is UTC where it is left out.
+    """Read one budget (docs/protocol.md section 3); an absent `zone` is UTC.
 
     Raises InvalidRequestError naming the member.
     """
@@ -57,17 +57,21 @@ def parse_budget(obj: object, where: str) -> Budget:
     return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
 
 
-# By a budget's `key` its latest period, and by its `key_before` the one before: the start, and the minor units spent in it.
+# Maps a budget's `key` to its latest period, and its `key_before` to the one before: start, and
+# minor units spent.
 Spent = Mapping[str, tuple[str, int]]
 
 
 @per_call(frozen=True, slots=True)
 class Ledger:
-    """What a grant has used. `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
+    """What a grant has used.
 
-    `spent` maps a budget's key to the start of the latest period counted and the minor units spent in it, and its
-    `key_before` to those of the period before, which only other grants count. `beside` is the `spent` of each other
-    grant of the same agent at the same service provider: budgets of a period count it too.
+    `tat_us` is the GCRA's theoretical arrival time in µs since 1970, None before any use.
+
+    `spent` maps a budget's key to the start of its latest counted period and the minor units spent
+    in it, and its `key_before` to those of the period before, which only other grants count.
+    `beside` has the `spent` of each other grant of this agent at this service provider: budgets of
+    a period count those too.
     """
 
     tat_us: int | None = None
@@ -76,7 +80,7 @@ class Ledger:
     beside: tuple[Spent, ...] = field(default=(), hash=False)
 
     def used_minor(self, budget: Budget, now: datetime) -> int:
-        """The minor units that count against `budget` now: this grant's, and those of the others."""
+        """The minor units that count against `budget` now: of this grant and of the others."""
         _, minor = self.spent_minor(budget, now)
         return minor + sum(spent_beside(spent, budget, now) for spent in self.beside)
 
@@ -84,15 +88,16 @@ class Ledger:
         """The current period of `budget` and the minor units already spent in it."""
         current = period_start(budget.period, budget.zone, now)
         start, minor = self.spent.get(budget.key, (current, 0))
-        # Only a later period empties the budget. A clock that went backwards must not open yesterday's again.
+        # Only a later period empties the budget: a clock set back must not reopen yesterday's.
         return (start, minor) if start >= current else (current, 0)
 
 
 def spent_beside(spent: Spent, budget: Budget, now: datetime) -> int:
-    """What another grant has spent, in minor units, of the period of `budget` that is running; nothing of `total`.
+    """Minor units another grant spent in the running period of `budget`; 0 for `total`.
 
-    Its days may be those of another zone. Then a day counts that has an hour in common with the running one: asking again
-    with another zone does not start a new budget. Two days of that zone may reach into the running one.
+    The other grant's days may be in another zone. A day counts if it shares an hour with the
+    running one (two days of that zone can): otherwise, asking again with another zone would start a
+    new budget.
     """
     prefix = f"{budget.ceiling.currency}/{budget.period}"
     by_zone: dict[str, int] = {}
@@ -102,7 +107,8 @@ def spent_beside(spent: Spent, budget: Budget, now: datetime) -> int:
         zone = key.split("/", 2)[2]
         if reaches_into(budget.period, start, zone, running_in=budget.zone, now=now):
             by_zone[zone] = by_zone.get(zone, 0) + minor
-    # Two periods of one zone hold different payments. Budgets of two zones counted the same payments.
+    # Two periods of one zone are different payments, so add them; budgets of two zones counted the
+    # same payments, so take the larger.
     return max(by_zone.values(), default=0)
 
 
@@ -117,7 +123,7 @@ class BudgetLeft:
 
 @per_call(frozen=True, slots=True)
 class Limits:
-    """What a grant may still do now; None where there is no such limit. Shown in the answer of verify."""
+    """What a grant may still do now, for the answer of verify; None if there is no such limit."""
 
     rate_remaining: int | None = None
     budgets: tuple[BudgetLeft, ...] = ()
@@ -137,21 +143,21 @@ class Limits:
 
 
 def microseconds(now: datetime) -> int:
-    """Whole microseconds since 1970, exactly: `timestamp()` is a float and loses them."""
+    """Whole microseconds since 1970. Exact: `timestamp()` is a float and loses digits."""
     since = now - _EPOCH
     return (since.days * _DAY_SECONDS + since.seconds) * _SECOND_US + since.microseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """The generic cell rate algorithm: `burst` at once, then one per 60/`per_minute` s.
+    """The generic cell rate algorithm: `burst` uses at once, then one every 60/`per_minute` s.
 
-    So at most `per_minute + burst - 1` in any 60 s (docs/protocol.md section 3).
+    At most `per_minute + burst - 1` in any 60 s (docs/protocol.md section 3).
     """
 
     per_minute: int
     burst: int
-    # Microseconds between two uses, rounded up: rounding down would let one more through in the minute.
+    # Microseconds between two uses. Rounded up: rounding down could allow one more per minute.
     interval_us: int = field(init=False, repr=False, compare=False)
     # How far the theoretical arrival time may run ahead of the clock.
     tolerance_us: int = field(init=False, repr=False, compare=False)
@@ -170,11 +176,13 @@ class Rate:
         return (now_us if tat_us is None else max(tat_us, now_us)) + self.interval_us
 
     def used_up(self, at_us: int) -> int:
-        """The theoretical arrival time after the whole burst at `at_us`: the next use is one interval later."""
+        """The theoretical arrival time after the whole burst is used at `at_us`: the next use is
+        allowed one interval later.
+        """
         return at_us + self.tolerance_us + self.interval_us
 
     def remaining(self, tat_us: int | None, now_us: int) -> int:
-        """How many uses would be allowed at `now_us`, one right after the other."""
+        """How many uses would be allowed at `now_us`, one after the other."""
         ahead = 0 if tat_us is None else max(tat_us - now_us, 0)
         return max((self.tolerance_us - ahead) // self.interval_us + 1, 0)
 
@@ -182,9 +190,10 @@ class Rate:
 def budget_wait(
     budgets: Sequence[Budget], amount: Money, ledger: Ledger, now: datetime
 ) -> tuple[bool, int | None]:
-    """Does `amount` fit every budget? If not: seconds until it may, or None where time does not heal it.
+    """Does `amount` fit every budget?
 
-    An amount in a currency that a budget cannot count does not fit: it would pass uncounted.
+    If not, seconds until it may, or None if waiting does not help. An amount in another currency
+    than a budget's does not fit: it would pass uncounted.
     """
     waits: list[int | None] = []
     for budget in budgets:
@@ -194,17 +203,19 @@ def budget_wait(
         end = period_end(budget.period, budget.zone, now) if amount.within(budget.ceiling) else None
         waits.append(None if end is None else seconds_until(end, now))
     known = [wait for wait in waits if wait is not None]
-    # Every full budget must empty before the amount fits, so the longest wait counts and one endless wait is endless.
+    # Every exceeded budget must empty first, so the longest wait counts; if one never ends, there
+    # is none.
     return not waits, max(known) if known and len(known) == len(waits) else None
 
 
 def debit(
     budgets: Sequence[Budget], amount: Money, ledger: Ledger, now: datetime
 ) -> dict[str, tuple[str, int]]:
-    """The spent part of the ledger after `amount`. Counts of budgets no longer in the envelope are kept:
+    """The ledger's `spent` after `amount`.
 
-    one that comes back in a later version of the grant must not come back empty. The first debit in a new period
-    keeps the former one as the period before: it may reach into a running period of another zone.
+    Counts of budgets no longer in the envelope are kept: a budget that returns in a later version
+    of the grant must not return empty. The first debit in a new period keeps the former one as the
+    period before, which may overlap a running period of another zone.
     """
     spent = dict(ledger.spent)
     for budget in budgets:

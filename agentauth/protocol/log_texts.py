@@ -1,4 +1,6 @@
-"""The texts in which a Merkle proof travels with a checkpoint: one entry's proof, a request to a witness, its answers."""
+"""Texts that carry a Merkle proof with a checkpoint: one entry's proof, a request to a witness, and
+its answer.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from .encoding import b64_decode, b64_encode
 from .errors import EncodingError, NoteError
 from .notes import Verifier, check_text, parse_note, read_text
 
-# No tree of 2^63 leaves needs more, and c2sp.org/tlog-witness allows no more.
+# A tree of 2^63 leaves needs no more, and c2sp.org/tlog-witness allows no more.
 MAX_HASHES: Final = 63
 SIZE_TYPE: Final = "text/x.tlog.size"
 _LOG_PROOF: Final = "c2sp.org/tlog-proof@v1"
@@ -21,9 +23,11 @@ _OLD: Final = "old "
 
 @dataclass(frozen=True, slots=True)
 class LogProof:
-    """That a leaf is number `index` of the tree of `checkpoint`, a signed note kept as it came (c2sp.org/tlog-proof).
+    """A proof that a leaf has number `index` in the tree of `checkpoint`, a signed note kept as
+    received (c2sp.org/tlog-proof).
 
-    `path` goes from the leaf upward; `extra` is whatever the application needs to find the leaf again, and nobody signed it.
+    `path` goes from the leaf upward. `extra` is what the application needs to find the leaf again;
+    it is not signed.
     """
 
     index: int
@@ -33,7 +37,7 @@ class LogProof:
 
     @property
     def text(self) -> str:
-        """The lines of the proof. Raises NoteError for what `parse_log_proof` would not read back."""
+        """The text of the proof. Raises NoteError if `parse_log_proof` would not read it back."""
         lines = [
             _LOG_PROOF,
             *([] if self.extra is None else [_EXTRA + b64_encode(self.extra)]),
@@ -47,7 +51,9 @@ class LogProof:
 
 @dataclass(frozen=True, slots=True)
 class AddCheckpoint:
-    """What a log asks of a witness: cosign `checkpoint` (a signed note as it came), consistent with the tree of `old_size`."""
+    """A log's request to a witness: cosign `checkpoint` (a signed note as received), which is
+    consistent with the tree of `old_size`.
+    """
 
     old_size: int
     path: tuple[bytes, ...]
@@ -55,7 +61,7 @@ class AddCheckpoint:
 
     @property
     def text(self) -> str:
-        """The body of the request. Raises NoteError for what `parse_add_checkpoint` would not read back."""
+        """The request body. Raises NoteError if `parse_add_checkpoint` would refuse it."""
         written = _with_checkpoint([f"{_OLD}{self.old_size}"], self.path, self.checkpoint)
         if parse_add_checkpoint(written) != self:
             raise NoteError("The request to a witness has no text.")
@@ -79,10 +85,11 @@ def verify_log_proof(
     witnesses: Iterable[Verifier] = (),
     expected_origin: str,
 ) -> OpenedCheckpoint:
-    """Prove that `leaf` (a leaf hash of 32 bytes) stands in the log `expected_origin`; the checkpoint that says so.
+    """Verify that `leaf` (a leaf hash of 32 bytes) is in the log `expected_origin`; returns the
+    checkpoint that commits to it.
 
-    How many of its cosignatures are enough is the caller's policy. Raises NoteError and UntrustedNoteError as
-    `open_checkpoint`, ChainError where the path does not lead to the signed root.
+    The caller decides how many cosignatures are enough. Raises NoteError and UntrustedNoteError as
+    `open_checkpoint`, ChainError if the path does not lead to the signed root.
     """
     proof = parse_log_proof(data)
     opened = open_checkpoint(
@@ -94,13 +101,18 @@ def verify_log_proof(
 
 
 def parse_add_checkpoint(data: bytes | str) -> AddCheckpoint:
-    """Read the body of add-checkpoint (c2sp.org/tlog-witness). Raises NoteError; nothing is verified."""
+    """Read the body of add-checkpoint (c2sp.org/tlog-witness).
+
+    Raises NoteError; nothing is verified.
+    """
     lines, checkpoint = _parts(data)
     return AddCheckpoint(_number(lines, _OLD), _hashes(lines), checkpoint)
 
 
 def format_size_answer(size: int) -> str:
-    """The body of a witness's 409: the size of the latest checkpoint it cosigned. Its type is SIZE_TYPE."""
+    """The body of a witness's 409: the size of the latest checkpoint it cosigned, in type
+    SIZE_TYPE.
+    """
     return f"{size}\n"
 
 
@@ -114,7 +126,9 @@ def _with_checkpoint(lines: Sequence[str], path: Iterable[bytes], checkpoint: st
 
 
 def _parts(data: bytes | str) -> tuple[list[str], str]:
-    """The lines before the first empty line, and the checkpoint after it, which is a signed note of the right form."""
+    """The lines before the first empty line, and the checkpoint after it, a well-formed signed
+    note.
+    """
     head, divider, checkpoint = check_text(read_text(data)).partition("\n\n")
     if not divider:
         raise NoteError("A checkpoint follows after an empty line.")
@@ -123,7 +137,7 @@ def _parts(data: bytes | str) -> tuple[list[str], str]:
 
 
 def _number(lines: list[str], label: str) -> int:
-    """Take the first line off, which is `label` and a number."""
+    """Remove the first line, which is `label` and a number, and return the number."""
     line = lines.pop(0) if lines else ""
     if not line.startswith(label):
         raise NoteError(f"A line with {label.strip()} is missing.")

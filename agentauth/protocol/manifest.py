@@ -1,6 +1,7 @@
 """The agent manifest: what an agent says of itself and may ever ask for, signed by its own key.
 
-Whether the origin is trusted, and what a second manifest of the same key means, is the registry's business.
+Whether the origin is trusted, and what a second manifest of the same key means, is for the registry
+to decide.
 """
 
 import hashlib
@@ -28,15 +29,16 @@ MANIFEST_TYP: Final = "agent-manifest+jwt"
 MAX_MANIFEST_SECONDS: Final = 366 * 86_400
 # How far an agent's clock may run ahead of ours, as for proofs.
 MAX_AHEAD_SECONDS: Final = 60
-# Long enough for any id; the registry stores it.
+# Characters. The registry stores the id, so it needs a bound.
 MAX_JTI: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedManifest:
-    """A manifest whose signature and claims were checked; made by `verify_manifest` alone.
+    """A verified manifest. Only `verify_manifest` makes it.
 
-    Times are Unix seconds; `sha256` is the lower-case hex digest of the compact form as received.
+    Times are in Unix seconds; `sha256` is the lower-case hex digest of the compact form as
+    received.
     """
 
     compact: str
@@ -56,7 +58,9 @@ class VerifiedManifest:
         return self.key.thumbprint
 
     def content(self) -> tuple[str, str, str, tuple[Capability, ...]]:
-        """What must be equal for a second registration to be the same agent; times and `jti` are not part of it."""
+        """What must be equal for a second registration to find the same agent: not times, not
+        `jti`.
+        """
         return self.name, self.description, self.model_origin, self.capabilities
 
 
@@ -72,9 +76,10 @@ def sign_manifest(
     model_origin: str,
     capabilities: Sequence[Capability],
 ) -> str:
-    """Sign a manifest as a compact JWS (docs/protocol.md section 5); `audience` is the registry's issuer.
+    """Sign a manifest as a compact JWS (docs/protocol.md section 5); `audience` is the registry's
+    issuer.
 
-    Checks the claims as the registry will, so that a mistake is met here. Raises ManifestError.
+    Checks the claims as the registry will. Raises ManifestError.
     """
     claims: dict[str, object] = {
         "aud": audience,
@@ -86,26 +91,26 @@ def sign_manifest(
         "model_origin": model_origin,
         "capabilities": [capability.to_json() for capability in capabilities],
     }
-    # The agent meets its mistakes here, before its key is known to anybody.
+    # Report mistakes here, before any registry knows the key.
     _read_claims(claims, expected_audience=audience, now=issued_at)
     return sign_compact(claims, signer, typ=MANIFEST_TYP, header={"jwk": signer.public.jwk})
 
 
 def verify_manifest(compact: str, *, expected_audience: str, now: int) -> VerifiedManifest:
-    """Verify a manifest and return it in a checked form (docs/protocol.md section 5); `now` in Unix seconds.
+    """Verify a manifest (docs/protocol.md section 5); `now` is in Unix seconds.
 
-    1. Read the compact form. 2. Take the key from the header: a manifest introduces its own key. 3. Signature and
-    `typ`. 4. Claims.
+    1. Read the compact form. 2. Take the key from the header: a manifest introduces its own key. 3.
+    Signature and `typ`. 4. Claims.
 
-    Raises ManifestError; and PrivateMemberError where the header gives the private key away, because the caller
+    Raises ManifestError, and PrivateMemberError if the header leaks the private key: the caller
     must then bar that key for ever.
     """
     try:
-        # 1. Nothing of it is believed yet.
+        # 1. Nothing is verified yet.
         jws = parse_compact(compact)
-        # 2. Possession of the key is all that is claimed, so taking it from the message itself is sound here.
+        # 2. The manifest claims only possession of this key, so the message itself may name it.
         key = parse_jwk(jws.header.get("jwk"))
-        # 3. A proof or token of the same key is another `typ` and refused.
+        # 3. `typ` excludes a proof or token of the same key.
         verified = verify_jws(jws, key, expected_typ=MANIFEST_TYP)
     except PrivateMemberError:
         raise
@@ -132,13 +137,17 @@ def verify_manifest(compact: str, *, expected_audience: str, now: int) -> Verifi
 def _read_claims(
     claims: dict[str, object], *, expected_audience: str, now: int
 ) -> tuple[str, str, str, tuple[Capability, ...], str]:
-    """The checked name, description, origin, capabilities and jti. Raises ManifestError naming the claim."""
+    """Return name, description, origin, capabilities and jti.
+
+    Raises ManifestError naming the claim.
+    """
     required = ("aud", "iat", "exp", "jti", "name", "model_origin", "capabilities")
     try:
-        # A claim we do not know might be a restriction its author counts on.
+        # An unknown claim might be a restriction its author relies on.
         members(claims, "manifest", required=required, optional=("description",))
         _check_times(claims, now)
-        # One registry, spelt exactly: a manifest made for another registry must not be replayed here.
+        # Otherwise a manifest made for another registry could be replayed here (RFC 7519 section
+        # 4.1.3).
         if claims["aud"] != expected_audience:
             raise ManifestError("aud: the manifest is for another registry.")
         return (
@@ -157,9 +166,9 @@ def _check_times(claims: dict[str, object], now: int) -> None:
     expires_at = integer(claims["exp"], "exp", minimum=0)
     if issued_at > now + MAX_AHEAD_SECONDS:
         raise ManifestError("iat: lies in the future.")
-    # No leeway at the end: it decides what is allowed, and the registry's clock is the one that counts.
+    # No leeway at the end: `exp` limits rights, and the registry's clock is authoritative.
     if expires_at <= now:
         raise ManifestError("exp: the manifest has expired.")
-    # Longer lives would outlast the attention of those who once approved.
+    # A longer life would outlast the attention of the people who approved it.
     if not 0 < expires_at - issued_at <= MAX_MANIFEST_SECONDS:
         raise ManifestError("exp: must be at most 366 days after iat.")

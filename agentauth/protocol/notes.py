@@ -1,4 +1,7 @@
-"""Signed notes (c2sp.org/signed-note) and their keys, cosignatures of witnesses among them. What a checkpoint says is elsewhere."""
+"""Signed notes (c2sp.org/signed-note), their keys, and cosignatures of witnesses.
+
+What a checkpoint says is in `checkpoint.py`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -17,20 +20,22 @@ from .errors import (
 from .keys import PublicKey, Signer, ed25519_public_key
 
 MAX_SIGNATURES: Final = 16
-# Sixteen signatures of the largest kind that is in use, 5 kB each, and a text: more is no note of a log.
+# Room for a text and 16 signatures of the largest kind in use, 5 kB each. No log's note is longer.
 MAX_NOTE_BYTES: Final = 131_072
 MAX_TIMESTAMP: Final = 2**63 - 1
 _KEY_ID_BYTES: Final = 4
 _TIMESTAMP_BYTES: Final = 8
 _SIGNATURE_LINE: Final = "— "
-# Of control characters the line feed alone is allowed: a carriage return or an escape would make what is shown differ
-# from what is signed. Half a character has no bytes to sign.
+# The line feed is the only control character allowed: a carriage return or an escape sequence would
+# make the displayed text differ from the signed one. A lone surrogate has no bytes to sign.
 _FORBIDDEN: Final = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
 
 class SignatureType(IntEnum):
-    """What a key signs: the text itself, or that a witness saw it at a time (c2sp.org/tlog-cosignature)."""
+    """What a key signs: the text itself, or that a witness saw it at a time
+    (c2sp.org/tlog-cosignature).
+    """
 
     NOTE = 1
     COSIGNATURE = 4
@@ -38,14 +43,19 @@ class SignatureType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A trusted Ed25519 key under a name. The same key for another purpose is another verifier, with another key id."""
+    """A trusted Ed25519 key under a name.
+
+    The same key for another purpose is another verifier with another key id.
+    """
 
     name: str
     key: PublicKey
     kind: SignatureType = SignatureType.NOTE
 
     def __post_init__(self) -> None:
-        """Raises InvalidKeyError for another kind of key, ValueError for a name that a note cannot hold."""
+        """Raises InvalidKeyError for another type of key, ValueError for a name no note can
+        contain.
+        """
         if not is_key_name(self.name):
             raise ValueError("a note's key name is not empty and holds neither spaces nor plus signs")
         if self.key.kty != "OKP":
@@ -53,12 +63,17 @@ class Verifier:
 
     @property
     def key_id(self) -> bytes:
-        """4 bytes of SHA-256 over name, line feed, type and key: a hint at which key to use, no more."""
+        """4 bytes of SHA-256 over name, line feed, type and key.
+
+        Only a hint at which key to use: anyone can make a key with the same id.
+        """
         return sha256(self.name.encode() + b"\n" + self._material)[:_KEY_ID_BYTES]
 
     @property
     def vkey(self) -> str:
-        """`name+key id in hex+base64 of type and key`: the text by which others are told to trust this key."""
+        """`name+key id in hex+base64 of type and key`: the text that others configure to trust this
+        key.
+        """
         return f"{self.name}+{self.key_id.hex()}+{b64_encode(self._material)}"
 
     @property
@@ -66,9 +81,10 @@ class Verifier:
         return bytes([self.kind]) + b64u_decode(self.key.x)
 
     def verify(self, text: str, signature: bytes) -> int | None:
-        """Check what stands behind the key id of a signature line; the time of a cosignature in seconds, None for a note's own.
+        """Verify what follows the key id in a signature line.
 
-        Raises InvalidSignatureError.
+        Returns the time of a cosignature in seconds, None for a note's own signature. Raises
+        InvalidSignatureError.
         """
         at = None
         if self.kind is SignatureType.COSIGNATURE:
@@ -82,7 +98,7 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One signature line as it stands; `value` is what follows the key id."""
+    """One signature line as received; `value` is what follows the key id."""
 
     name: str
     key_id: bytes
@@ -90,13 +106,13 @@ class Signature:
 
     @property
     def line(self) -> str:
-        """The line, with its line feed."""
+        """The line, including its line feed."""
         return f"{_SIGNATURE_LINE}{self.name} {b64_encode(self.key_id + self.value)}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A text that ends in a line feed, and the signatures that came with it: nothing here is verified yet."""
+    """A text that ends in a line feed, and its signatures. Nothing is verified yet."""
 
     text: str
     signatures: tuple[Signature, ...]
@@ -104,7 +120,9 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSignature:
-    """A signature that a trusted key made; `at` is the time a cosignature claims, in seconds since 1970, else None."""
+    """A verified signature of a trusted key; `at` is the time a cosignature claims (seconds since
+    1970), else None.
+    """
 
     verifier: Verifier
     signature: Signature
@@ -112,17 +130,20 @@ class VerifiedSignature:
 
 
 def verifier_key(name: str, key: PublicKey) -> str:
-    """The vkey of `key` for notes under `name`. Raises InvalidKeyError and ValueError as `Verifier` does."""
+    """The vkey of `key` for notes under `name`.
+
+    Raises InvalidKeyError and ValueError as `Verifier`.
+    """
     return Verifier(name, key).vkey
 
 
 def parse_vkey(text: str) -> Verifier:
-    """Read `name+key id+base64`, of type 0x01 or 0x04. Raises NoteError.
+    """Read `name+key id+base64` of type 0x01 or 0x04. Raises NoteError.
 
-    The key id must be the one that follows from name and key: a wrong one would never match, and whoever trusts the
-    line would wait for signatures in vain.
+    The key id must follow from name and key: a wrong one never matches a signature, so the user
+    would trust a key that can verify nothing.
     """
-    # Base64 may hold further plus signs, names may not.
+    # Base64 may contain further plus signs, names may not.
     name, _, rest = text.partition("+")
     key_id, _, encoded = rest.partition("+")
     try:
@@ -136,7 +157,7 @@ def parse_vkey(text: str) -> Verifier:
 
 
 def is_key_name(name: str) -> bool:
-    """Whether a signature line can name this: not empty, one line, no space of any kind, no plus sign."""
+    """Can a signature line hold this name: not empty, one line, no white space, no plus sign?"""
     return (
         bool(name)
         and "+" not in name
@@ -146,7 +167,11 @@ def is_key_name(name: str) -> bool:
 
 
 def check_text(text: str) -> str:
-    """`text`, where a note can hold it: not empty, ends in a line feed, no other control character. Raises NoteError."""
+    """Return `text` if a note can hold it: it ends in a line feed and has no other control
+    character.
+
+    Raises NoteError.
+    """
     if not text.endswith("\n"):
         raise NoteError("A note's text ends with a line feed.")
     if _FORBIDDEN.search(text):
@@ -155,9 +180,12 @@ def check_text(text: str) -> str:
 
 
 def parse_note(data: bytes | str) -> Note:
-    """Read a note of at most MAX_NOTE_BYTES and MAX_SIGNATURES. Raises NoteError; nothing is verified."""
+    """Read a note of at most MAX_NOTE_BYTES and MAX_SIGNATURES.
+
+    Raises NoteError; nothing is verified.
+    """
     note = check_text(read_text(data))
-    # The last empty line divides: the text may hold others.
+    # Split at the last empty line: the text itself may contain others.
     text, divider, lines = note.rpartition("\n\n")
     if not divider:
         raise NoteError("A note has signatures after an empty line.")
@@ -165,7 +193,9 @@ def parse_note(data: bytes | str) -> Note:
 
 
 def parse_signatures(lines: str) -> tuple[Signature, ...]:
-    """Read signature lines, one or more, each ended by a line feed: the last part of a note, or a witness's answer. Raises NoteError."""
+    """Read one or more signature lines, each ended by a line feed: the end of a note, or a
+    witness's answer. Raises NoteError.
+    """
     found = check_text(lines).split("\n")[:-1]
     if len(found) > MAX_SIGNATURES:
         raise NoteError(f"A note has at most {MAX_SIGNATURES} signatures.")
@@ -173,11 +203,13 @@ def parse_signatures(lines: str) -> tuple[Signature, ...]:
 
 
 def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[VerifiedSignature, ...]:
-    """The signatures by one of `verifiers`, in the note's order; none when only strangers signed.
+    """The verified signatures by `verifiers`, in the note's order; empty if only unknown keys
+    signed.
 
-    A signature line is by a key when name and key id agree; others are ignored. Raises UntrustedNoteError where a
-    known key's signature does not verify: then the note was tampered with, whoever else signed it. Raises NoteError
-    where two of `verifiers` cannot be told apart.
+    A line belongs to a key if name and key id match; others are ignored. Raises UntrustedNoteError
+    if a known key's signature does not verify: the note was tampered with, even if another known
+    key's signature does. Raises NoteError if two of `verifiers` share name and key id, since a
+    signature could not be matched to one.
     """
     known: dict[tuple[str, bytes], Verifier] = {}
     for verifier in verifiers:
@@ -192,14 +224,19 @@ def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[Verifi
 
 
 def sign_text(text: str, *, name: str, signer: Signer) -> Signature:
-    """Sign a note's text under `name`. Raises NoteError, InvalidKeyError, InvalidSignatureError, and what the signer raises."""
+    """Sign a note's text under `name`.
+
+    Raises NoteError, InvalidKeyError, InvalidSignatureError, and what the signer raises.
+    """
     return _sign(check_text(text), Verifier(name, signer.public), None, signer)
 
 
 def cosign_text(text: str, *, name: str, signer: Signer, at: int) -> Signature:
-    """State under `name` that `text`, a checkpoint's, was seen consistent at `at`, seconds since 1970 (c2sp.org/tlog-cosignature).
+    """Cosign a checkpoint's text: state under `name` that it was seen consistent at `at`, in
+    seconds since 1970 (c2sp.org/tlog-cosignature).
 
-    The caller has checked that it is a checkpoint. Raises as `sign_text`, and NoteError for a time out of range.
+    The caller has checked that `text` is a checkpoint. Raises as `sign_text`, and NoteError for a
+    time out of range.
     """
     if not 0 < at <= MAX_TIMESTAMP:
         raise NoteError("A cosignature's time is out of range.")
@@ -207,7 +244,7 @@ def cosign_text(text: str, *, name: str, signer: Signer, at: int) -> Signature:
 
 
 def format_note(text: str, signatures: Iterable[Signature]) -> str:
-    """A note of a text and signatures, in this order. Raises NoteError for what `parse_note` would not read back."""
+    """Format a note. Raises NoteError for what `parse_note` would not read back."""
     note = Note(text, tuple(signatures))
     written = f"{text}\n{''.join(signature.line for signature in note.signatures)}"
     if parse_note(written) != note:
@@ -250,12 +287,13 @@ def _sign(text: str, verifier: Verifier, at: int | None, signer: Signer) -> Sign
     value = signer.sign(_message(text, at))
     if at is not None:
         value = at.to_bytes(_TIMESTAMP_BYTES, "big") + value
-    # A signer may live behind a network: what it gave back is looked at before anybody relies on it.
+    # The signer may be a remote service, so check its signature before anyone relies on it.
     verifier.verify(text, value)
     return Signature(verifier.name, verifier.key_id, value)
 
 
 def _message(text: str, at: int | None) -> bytes:
-    # The header keeps the two kinds apart: no checkpoint's second line is a time.
+    # This header separates the two kinds: the second line of a checkpoint is a size, never a time.
+    # Without it, a cosignature could pass for a log's own signature.
     header = "" if at is None else f"cosignature/v1\ntime {at}\n"
     return (header + text).encode()

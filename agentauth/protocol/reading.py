@@ -1,6 +1,6 @@
-"""Strict reading of JSON values already in memory: exact members, exact types, errors that name the place.
+"""Strict reading of parsed JSON: exact members, exact types, errors that name the place.
 
-Bytes become values in `encoding.py`; what the values mean is decided by the modules that call these functions.
+Bytes become values in `encoding.py`; the callers of these functions decide what the values mean.
 """
 
 import re
@@ -9,17 +9,18 @@ from typing import Final
 
 from .errors import InvalidRequestError
 
-# Doubles hold every integer below 2^53 exactly; beyond it two JSON readers may see two numbers.
+# A double holds every integer below 2^53 exactly; beyond it two JSON readers may see two numbers.
 INTEGER_LIMIT: Final = 2**53
 _SHOWN: Final = 40
-# RFC 8785 cannot encode a lone surrogate and PostgreSQL cannot store NUL: refused here, not found out there.
+# RFC 8785 cannot encode a lone surrogate, and PostgreSQL cannot store NUL: refuse both on input.
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 def shown(value: str) -> str:
-    """A foreign string made fit for an error sentence: ASCII, short, quoted.
+    """Make a caller's string safe for an error message: ASCII, short, quoted.
 
-    Bounded because an error body stays below 1 kB whatever was sent, escaped because it ends up in terminals.
+    Short because an error body stays below 1 kB for any input, escaped because messages reach
+    terminals and logs.
     """
     return ascii(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
 
@@ -27,14 +28,16 @@ def shown(value: str) -> str:
 def members(
     obj: object, where: str, *, required: Collection[str] = (), optional: Collection[str] = ()
 ) -> dict[str, object]:
-    """The JSON object `obj`, which has every member of `required` and none outside the two lists.
+    """Return `obj`, a JSON object with every member of `required` and none outside the two lists.
 
-    Raises InvalidRequestError naming `where` (docs/protocol.md section 0: unknown members are refused).
+    Raises InvalidRequestError naming `where` (docs/protocol.md section 0: unknown members are
+    refused).
     """
     if not isinstance(obj, dict):
         raise InvalidRequestError(f"{where}: must be a JSON object.")
     for name in obj:
-        # A member we do not know may be a limit its sender relies on: ignoring it would widen what was asked.
+        # An unknown member may be a limit its sender relies on: to ignore it would widen what was
+        # asked.
         if not isinstance(name, str) or (name not in required and name not in optional):
             raise InvalidRequestError(f"{where}: the member {shown(str(name))} is not known here.")
     for name in required:
@@ -44,12 +47,13 @@ def members(
 
 
 def text(obj: object, where: str, *, maximum: int, minimum: int = 1) -> str:
-    """A string of `minimum` to `maximum` code points that every store and every encoder can hold.
+    """Return `obj`, a string of `minimum` to `maximum` code points that stores and encoders can
+    hold.
 
     Raises InvalidRequestError naming `where`.
     """
     if type(obj) is str and minimum <= len(obj) <= maximum and obj.isascii() and "\0" not in obj:
-        # Most are: the rest tells what is wrong, or looks closer.
+        # Fast path for most strings; the code below finds what is wrong with the others.
         return obj
     if not isinstance(obj, str):
         raise InvalidRequestError(f"{where}: must be a string.")
@@ -61,9 +65,9 @@ def text(obj: object, where: str, *, maximum: int, minimum: int = 1) -> str:
 
 
 def integer(obj: object, where: str, *, minimum: int, maximum: int = INTEGER_LIMIT - 1) -> int:
-    """An integer in the closed range. A float is refused even when whole, and `true` is not 1.
+    """Return `obj`, an integer in the closed range.
 
-    Raises InvalidRequestError naming `where`.
+    A float is refused even if whole; `true` is not 1. Raises InvalidRequestError naming `where`.
     """
     if type(obj) is not int:
         raise InvalidRequestError(f"{where}: must be an integer.")
@@ -73,9 +77,10 @@ def integer(obj: object, where: str, *, minimum: int, maximum: int = INTEGER_LIM
 
 
 def items(obj: object, where: str, *, maximum: int, minimum: int = 1) -> list[object]:
-    """A list of `minimum` to `maximum` items. Empty is refused by default: an empty list of limits says nothing.
+    """Return `obj` as a list of `minimum` to `maximum` items.
 
-    Raises InvalidRequestError naming `where`.
+    An empty list is refused by default: it could be read as no limit or as nothing allowed. Raises
+    InvalidRequestError naming `where`.
     """
     if not isinstance(obj, list | tuple):
         raise InvalidRequestError(f"{where}: must be a list.")

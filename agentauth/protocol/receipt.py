@@ -1,6 +1,7 @@
-"""The approval receipt: a person's signed decision that anyone can check later, without this server.
+"""Approval receipts: a person's signed decision that anyone can verify later without this server.
 
-It holds the statement, the passkey's answer and the text the person read, under the registry's `receipt` key.
+A receipt has the statement, the passkey's answer and the text the person read, signed by the
+registry's `receipt` key.
 """
 
 from collections.abc import Mapping
@@ -36,10 +37,10 @@ _UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
 
 @dataclass(frozen=True, slots=True)
 class VerifiedReceipt:
-    """A receipt of which every signature was checked; made by `verify_receipt` alone.
+    """A receipt whose signatures were all verified. Only `verify_receipt` makes it.
 
-    `credential_id` is the registry's word: a passkey does not sign its own id. All else is under both signatures,
-    or is bound to the passkey's through a hash.
+    Only the registry vouches for `credential_id`: a passkey does not sign its own id. Both
+    signatures cover everything else, directly or through a hash.
     """
 
     statement: Statement
@@ -62,11 +63,11 @@ def build_receipt(
     consent_text: str,
     signer: Signer,
 ) -> str:
-    """Sign the receipt of one decision as a compact JWS of at most 64 kB (docs/protocol.md section 6).
+    """Sign the receipt of one decision as a compact JWS of at most 64 kB (section 6).
 
-    `credential_public_key` is the COSE_Key, `human_id` the human it belongs to in the registry; the four byte
-    strings are the passkey's answer as received. Checked as `verify_receipt` will, so no receipt that would not
-    verify is ever signed. Raises InvalidReceiptError.
+    `credential_public_key` is the COSE_Key, `human_id` its owner in the registry; the four byte
+    strings are the passkey's answer as received. Runs the checks of `verify_receipt`, so a receipt
+    that would not verify is never signed. Raises InvalidReceiptError.
     """
     claims: dict[str, object] = {
         "statement": statement.to_json(),
@@ -91,17 +92,18 @@ def build_receipt(
 
 
 def verify_receipt(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> VerifiedReceipt:
-    """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, retired ones included.
+    """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, also retired ones.
 
-    1. The registry's signature, by a trusted key, over a JWS of this `typ`. 2. The claims, exactly. 3. The
-    statement is of the expected issuer, and the passkey belongs to the human it names. 4. The text the person read
-    is the one hashed into the statement. 5. The passkey was asked for this statement, on the issuer's own page.
-    6. It was there, and checked its user. 7. Its signature. No clock: a decision stays a decision.
+    1. The registry's signature, by a trusted key, over a JWS of this `typ`. 2. The claims, exactly.
+    3. The statement names the expected issuer, and the passkey belongs to the human it names. 4.
+    The statement contains the hash of the text the person read. 5. The passkey was asked for this
+    statement, on the issuer's own page. 6. The person was present and verified. 7. The passkey's
+    signature. No clock: a decision does not expire.
 
     Raises InvalidReceiptError (docs/protocol.md section 6).
     """
     try:
-        # 1. The key is found by name among trusted ones; nothing in the receipt can add one.
+        # 1. `kid` selects among trusted keys; nothing in the receipt can add one.
         jws = parse_compact(compact, max_bytes=MAX_RECEIPT_BYTES)
         kid = _trusted_kid(jws.header.get("kid"), keys)
         verified = verify_jws(jws, keys[kid], expected_typ=RECEIPT_TYP)
@@ -124,7 +126,7 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
     body = members(claims, "receipt", required=_MEMBERS)
     raw = {name: b64u_decode(text(body[name], name, maximum=MAX_RECEIPT_BYTES)) for name in _BINARY}
     statement = parse_statement(body["statement"])
-    # 3. Without this a receipt by anybody's passkey would pass for the one of the human it names.
+    # 3. Otherwise a receipt by any user's passkey would pass for one of the human it names.
     if statement.body["issuer"] != expected_issuer:
         raise InvalidReceiptError("The receipt is of another issuer.")
     if body["human_id"] != statement.body["human_id"]:
@@ -143,22 +145,24 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
 
 
 def _check_client_data(data: bytes, statement: Statement) -> None:
-    """The browser's words: what was asked of the passkey, and on which page."""
+    """Check what the browser signed off: what was asked of the passkey, and on which page."""
     client = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
     if client.get("type") != "webauthn.get":
         raise InvalidReceiptError("The client data is not of an assertion.")
-    # Compared as text: a lenient decoder would take several texts for one challenge.
+    # Otherwise a signature over one statement could be shown for another. Compared as text: a
+    # lenient decoder would take several texts for one challenge.
     if client.get("challenge") != b64u_encode(statement.challenge()):
         raise InvalidReceiptError("The passkey was asked for another statement.")
+    # A phishing page could relay a challenge of ours; its origin would show here.
     if client.get("origin") != split_url(str(statement.body["issuer"]))[0]:
         raise InvalidReceiptError("The passkey signed on a page of another origin.")
-    # A page embedded in another may be covered by it: the person would have read something else.
+    # The embedding page could cover ours, so that the person reads something else.
     if client.get("crossOrigin", False) is not False or "topOrigin" in client:
         raise InvalidReceiptError("The passkey signed on an embedded page.")
 
 
 def _check_authenticator_data(data: bytes, rp_id: str) -> None:
-    """The passkey's words: for which site, with the person present and verified."""
+    """Check what the authenticator says: for which site, with the person present and verified."""
     if len(data) < _HEAD_BYTES or data[:32] != sha256(rp_id.encode("ascii")):
         raise InvalidReceiptError("The passkey signed for another site.")
     flags = data[32]
@@ -166,6 +170,6 @@ def _check_authenticator_data(data: bytes, rp_id: str) -> None:
         raise InvalidReceiptError("The person was not present and verified.")
     if flags & _BS and not flags & _BE:
         raise InvalidReceiptError("The passkey's backup flags contradict each other.")
-    # An assertion attests no key, and has bytes beyond the head exactly when it says so.
+    # An assertion has no attested key, and has bytes beyond the head exactly if its flags say so.
     if flags & _AT or bool(flags & _ED) != (len(data) > _HEAD_BYTES):
         raise InvalidReceiptError("The authenticator data does not have the length its flags say.")

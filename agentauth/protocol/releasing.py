@@ -1,4 +1,4 @@
-"""The statement by which an administrator releases grants that a restore suspended (docs/protocol.md section 6)."""
+"""The statement by which an administrator releases grants suspended by a restore (section 6)."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ def release_statement(
 ) -> Statement:
     """Exactly these grants (id, version) return after the restore that began the log `name`.
 
-    `size` and `root` (32 bytes) are those of the last checkpoint of the lost log, which proves that they were not used.
-    Raises InvalidRequestError naming the member.
+    `size` and `root` (32 bytes) are those of the last checkpoint of the lost log, which proves that
+    the grants were not used. Raises InvalidRequestError naming the member.
     """
     return parse_statement(
         common_members(signing, "release", "release")

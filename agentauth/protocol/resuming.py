@@ -1,4 +1,4 @@
-"""The statement by which an owner or an administrator lifts their own suspension (docs/protocol.md section 6)."""
+"""The statement with which an owner or administrator lifts their own suspension (section 6)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ from .approval import Signing, Statement, common_members, parse_statement
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is resumed: an agent, a grant (by the name of its agent), a person or a service provider.
+    """What is resumed: an agent, a grant (named like its agent), a person or a service provider.
 
-    A person is named by id alone: their name must not outlive them in the receipt.
+    A person is named by id alone: the receipt must not keep their name after they are deleted.
     """
 
     type: Literal["agent", "grant", "human", "service_provider"]
@@ -28,7 +28,8 @@ def resume_statement(
 ) -> Statement:
     """The signer, as this party, lifts this one suspension of exactly this row.
 
-    `suspension` is a number that every suspension of the row raises. Raises InvalidRequestError naming the member.
+    `suspension` is a number that rises with each suspension of the row, so an old signature cannot
+    lift a later one. Raises InvalidRequestError naming the member.
     """
     return parse_statement(
         common_members(signing, "resume", "resume")

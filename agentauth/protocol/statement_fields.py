@@ -1,4 +1,7 @@
-"""The members that several kinds of statement share, each in the one spelling it may have: a second one would be a second challenge."""
+"""Members that several kinds of statement share, each with exactly one spelling.
+
+A second spelling would give the same statement a second challenge.
+"""
 
 import re
 from typing import Final
@@ -16,7 +19,10 @@ LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8}){0,3}")
 
 
 def origin(value: object, where: str) -> str:
-    """The origin of an absolute http or https URL. Raises InvalidRequestError naming `where`, as all of these."""
+    """The origin of an absolute http or https URL.
+
+    Raises InvalidRequestError naming `where`, as do all functions here.
+    """
     try:
         return split_url(text(value, where, maximum=2048))[0]
     except InvalidRequestError:
@@ -24,15 +30,15 @@ def origin(value: object, where: str) -> str:
 
 
 def matching(value: object, pattern: re.Pattern[str], where: str) -> None:
-    """A text that the whole pattern matches."""
+    """Check that the whole text matches `pattern`."""
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
         raise InvalidRequestError(f"{where}: is not in the form it must have.")
 
 
 def time(value: object, where: str) -> None:
-    """A time as `timestamp` writes it."""
+    """Check that this is a time as `timestamp` writes it."""
     try:
-        # Written again, because one instant must have one spelling under a signature.
+        # Formatted again and compared: under a signature one instant must have one spelling.
         if timestamp(parse_timestamp(value)) == value:
             return
     except EncodingError:
@@ -41,7 +47,7 @@ def time(value: object, where: str) -> None:
 
 
 def bytes32(value: object, where: str) -> None:
-    """32 bytes in base64url."""
+    """Check that this is 32 bytes in base64url."""
     try:
         if isinstance(value, str) and len(b64u_decode(value)) == NONCE_BYTES:
             return

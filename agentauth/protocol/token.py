@@ -1,4 +1,7 @@
-"""The agent access token: an RFC 9068 JWT bound to a key, made and read. Revocation and state are the verifier's."""
+"""The agent access token: an RFC 9068 JWT bound to the agent's key. Make and verify it.
+
+Revocation and the state of the grant are checked by the verifier.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,9 @@ _JKT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class CertifiedKey:
-    """A key that one process holds, and what a token key of the registry lets it sign (`certificate.py`). Times are unix seconds."""
+    """A key that one process holds, and what a token key of the registry lets it sign
+    (`certificate.py`). Times are in Unix seconds.
+    """
 
     key: PublicKey
     not_before: int
@@ -37,7 +42,7 @@ class CertifiedKey:
     max_token_seconds: int
 
     def may_sign(self, *, issued_at: int, expires_at: int, now: int) -> bool:
-        """Whether the certificate is in force at `now` and covers a token of these times."""
+        """Is the certificate in force at `now`, and does it cover a token of these times?"""
         return (
             self.not_before - NOT_BEFORE_SECONDS <= min(issued_at, now)
             and expires_at <= self.not_after
@@ -46,15 +51,17 @@ class CertifiedKey:
         )
 
 
-# What proves a token: a key of the registry, or one it certified. By type, none of the second kind certifies others.
+# Keys that verify a token: one of the registry, or one that it certified. By this type, no
+# certified key can certify another.
 TokenKey = PublicKey | CertifiedKey
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key. Times are unix seconds.
+    """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key.
 
-    `claims` holds everything as signed; what is ours in it is read by `read_claims`. `key` proved it, under the name `kid`.
+    Times are in Unix seconds. `claims` are as signed; `read_claims` reads our own. `key`, named
+    `kid`, verified it.
     """
 
     jti: str
@@ -70,7 +77,10 @@ class VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """A token that passed both steps. `online` says that the grant has an envelope, so only verify can decide."""
+    """A token that passed both steps.
+
+    `online` means that the grant has an envelope, so only verify can decide.
+    """
 
     jti: str
     subject: str
@@ -100,9 +110,10 @@ def build_claims(
     capabilities: Sequence[Capability],
     has_envelope: bool,
 ) -> dict[str, object]:
-    """The claims of a token (section 7). Times are unix seconds; `expires_at` is already capped by grant and manifest.
+    """Build the claims of a token (section 7).
 
-    Raises ValueError when the life is not 1 to 900 seconds: that is the caller's mistake, never a request's.
+    Times are in Unix seconds; `expires_at` is already capped by grant and manifest. Raises
+    ValueError unless the life is 1 to 900 seconds: that is the caller's mistake, never a request's.
     """
     if not 0 < expires_at - issued_at <= MAX_TOKEN_SECONDS:
         raise ValueError(f"a token lives 1 to {MAX_TOKEN_SECONDS} seconds")
@@ -128,24 +139,26 @@ def build_claims(
 
 
 def scope_of(capabilities: Sequence[Capability]) -> str:
-    """`scope` for plain OAuth readers: space-separated `type:resource` of the capabilities that nothing limits.
+    """`scope` for plain OAuth clients: space-separated `type:resource` of the capabilities without
+    limits.
 
-    A reader of `scope` alone knows no constraints and no amounts; naming a limited capability there would hand it
-    an unlimited one.
+    A reader of `scope` sees neither constraints nor amounts: a limited capability in it would look
+    unlimited.
     """
     return " ".join(each.label for each in capabilities if each.is_limitless)
 
 
 def check_token_size(claims: Mapping[str, object], *, alg: str, kid: str) -> None:
-    """Raises GrantTooLargeError when the token's signing input would pass 4,096 bytes.
+    """Raises GrantTooLargeError if the token's signing input would exceed 4,096 bytes.
 
-    Called when a grant is requested: a grant whose token cannot be signed must fail before a person is asked.
+    Called when a grant is requested: a grant whose token cannot be signed must fail before a person
+    is asked.
     """
     _signing_input(claims, alg=alg, kid=kid)
 
 
 def sign_token(claims: Mapping[str, object], signer: Signer) -> str:
-    """Sign the claims as a compact `at+jwt`. Raises GrantTooLargeError, and what the signer raises."""
+    """Sign the claims as a compact `at+jwt`. Raises GrantTooLargeError, and the signer's errors."""
     return signed(_signing_input(claims, alg=signer.alg, kid=signer.kid), signer)
 
 
@@ -164,7 +177,7 @@ def verify_token(
     expected_audience: str,
     now: int,
 ) -> tuple[VerifiedToken, TokenClaims]:
-    """Both steps of reading, and what each of them gives. Raises InvalidTokenError."""
+    """Both steps of verification, and the result of each. Raises InvalidTokenError."""
     token = verify_access_token(
         compact, keys=keys, expected_issuer=expected_issuer, expected_audience=expected_audience, now=now
     )
@@ -179,19 +192,25 @@ def verify_access_token(
     expected_audience: str,
     now: int,
 ) -> VerifiedToken:
-    """Step 1: the RFC 9068 and `cnf` check. `keys` maps `kid` to the issuer's published token keys (`certificate.read_key_set`), `now` is unix seconds.
+    """Step 1: verify the token as RFC 9068 section 4 says, and its `cnf`.
 
-    1. Compact JWS of ours with a `kid` (`malformed`). 2. The key is known (`unknown`). 3. Signature (`unknown`).
-    4. `typ` and JSON claims (`malformed`). 5. Issuer and audience (`unknown`). 6. Every claim we rely on, in its
-    type (`malformed`). 7. Life at most 900 s (`malformed`), and within the certificate of a key that has one (`unknown`). 8. `exp` (`expired`), `nbf` and `iat` (`not_yet_valid`).
+    `keys` maps `kid` to the issuer's published token keys (`certificate.read_key_set`); `now` is in
+    Unix seconds.
 
-    A forged token, another issuer's and another service provider's give one answer, and before expiry is looked at:
-    nobody learns from the answer whether a token that is not theirs exists. Raises InvalidTokenError with a reason
-    of section 8.
+    1. Compact JWS of ours with a `kid` (`malformed`). 2. The key is known (`unknown`). 3. Signature
+    (`unknown`). 4. `typ` and JSON claims (`malformed`). 5. Issuer and audience (`unknown`). 6.
+    Every claim we rely on, in its type (`malformed`). 7. Life at most 900 s (`malformed`), and
+    within the certificate of a certified key (`unknown`). 8. `exp` (`expired`), `nbf` and `iat`
+    (`not_yet_valid`).
+
+    A forged token, another issuer's and another service provider's all get `unknown`, before expiry
+    is checked: a caller cannot learn whether a token that is not theirs exists. Raises
+    InvalidTokenError with a reason of section 8.
     """
     # 1. to 4.
     kid, key, claims = _prove_signature(compact, keys)
-    # 5. One audience only, as a text or alone in a list (RFC 7519 section 4.1.3).
+    # 5. Without these checks, a service provider could use an agent's token at another one. One
+    # audience only, as a text or alone in a list (RFC 7519 sections 4.1.1 and 4.1.3).
     if claims.get("iss") != expected_issuer or claims.get("aud") not in (
         expected_audience,
         [expected_audience],
@@ -214,15 +233,16 @@ def verify_access_token(
         kid,
         key,
     )
-    # 7. A token past our own limit was not made by our rules, whoever holds the key.
+    # 7. We never sign a longer life: such a token shows a fault or a stolen key.
     if expires_at - issued_at > MAX_TOKEN_SECONDS:
         raise InvalidTokenError("The token's life is longer than allowed.", reason="malformed")
     if isinstance(key, CertifiedKey) and not key.may_sign(
         issued_at=issued_at, expires_at=expires_at, now=now
     ):
-        # Nobody certified this: as good as forged.
+        # Outside its certificate the key has no authority, so the token counts as forged.
         raise InvalidTokenError("The token is not known here.", reason="unknown")
-    # 8. No leeway: the same clock wrote these times and reads them, and `nbf` already stands 10 s back.
+    # 8. No leeway: the registry's clock both writes and reads these times, and `nbf` is already 10
+    # s back.
     if expires_at <= now:
         raise InvalidTokenError("The token has expired.", reason="expired")
     if not_before > now or issued_at > now + NOT_BEFORE_SECONDS:
@@ -231,10 +251,10 @@ def verify_access_token(
 
 
 def read_claims(token: VerifiedToken) -> TokenClaims:
-    """Step 2: our own claims. Raises InvalidTokenError (`malformed`).
+    """Step 2: read our own claims. Raises InvalidTokenError (`malformed`).
 
-    The ids must be ids and the capabilities must parse: a token signed by us that does not is the sign of another
-    version or of a fault, and neither may be guessed at.
+    Ids must be ids and capabilities must parse: a token of ours that fails here comes from another
+    version or from a fault, and to guess its meaning could grant too much.
     """
     claims = token.claims
     grant_id, version, scope = claims.get("grant_id"), claims.get("grant_version"), claims.get("scope")
@@ -244,7 +264,7 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
         raise _malformed("grant_version")
     if not isinstance(scope, str):
         raise _malformed("scope")
-    # Only one word is defined. Another would be a condition we do not know, and the unknown is refused.
+    # Only one value is defined. Another would be a condition we do not know, so it is refused.
     if claims.get("verify", "online") != "online":
         raise _malformed("verify")
     return TokenClaims(
@@ -272,7 +292,7 @@ def _prove_signature(compact: str, keys: Mapping[str, TokenKey]) -> tuple[str, T
     if key is None:
         raise InvalidTokenError("The token is not known here.", reason="unknown")
     try:
-        # A wrong `typ` is told apart from a forgery only under a good signature.
+        # Report a wrong `typ` only under a valid signature; before that, every token is `unknown`.
         return kid, key, verify_jws(jws, public_half(key), expected_typ=TYP).claims
     except InvalidSignatureError:
         raise InvalidTokenError("The token is not known here.", reason="unknown") from None
@@ -281,12 +301,14 @@ def _prove_signature(compact: str, keys: Mapping[str, TokenKey]) -> tuple[str, T
 
 
 def public_half(key: TokenKey) -> PublicKey:
-    """The key itself, for a signature alone: whether it may have signed is not said."""
+    """The key itself, to verify a signature. Does not say whether the key was allowed to sign."""
     return key.key if isinstance(key, CertifiedKey) else key
 
 
 def _key_id(jws: UnverifiedJws) -> str:
-    """A `kid` is looked up in a fixed map and goes nowhere else: no path, query or key service sees it."""
+    """The `kid`, used only as a key of a fixed map: as a path, query or URL it would let an
+    attacker inject a key (RFC 8725 section 3.10).
+    """
     kid = jws.header.get("kid")
     if not isinstance(kid, str):
         raise InvalidTokenError("The token names no key.", reason="malformed")
@@ -308,7 +330,9 @@ def _seconds(claims: Mapping[str, object], name: str) -> int:
 
 
 def _key_thumbprint(claims: Mapping[str, object]) -> str:
-    """`cnf` is `{"jkt": …}` and nothing else: a second confirmation method would be one we do not check."""
+    """`cnf` is exactly `{"jkt": …}`: a second confirmation method would be one that we do not
+    check.
+    """
     cnf = claims.get("cnf")
     if not isinstance(cnf, dict) or cnf.keys() != {"jkt"}:
         raise _malformed("cnf")
@@ -319,7 +343,9 @@ def _key_thumbprint(claims: Mapping[str, object]) -> str:
 
 
 def _capabilities(details: object) -> tuple[Capability, ...]:
-    """The capabilities of the one entry of our type. An entry of another type grants something we cannot read."""
+    """The capabilities of the only entry, which is of our type: an entry of another type would
+    grant something we cannot read.
+    """
     if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
         raise _malformed("authorization_details")
     entry = details[0]

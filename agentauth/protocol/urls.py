@@ -1,4 +1,6 @@
-"""URLs as DPoP compares them: one normal form of an absolute http(s) URL, and whether it lies inside an audience."""
+"""URLs as DPoP compares them: the normal form of an absolute http(s) URL, and whether it lies
+within an audience.
+"""
 
 import re
 from functools import lru_cache
@@ -8,12 +10,12 @@ from typing import Final
 from .errors import InvalidRequestError
 
 MAX_URL_LENGTH: Final = 2_048
-# One call compares the same few texts several times, and many calls name the same resources. Errors are not kept.
+# One call compares the same few URLs several times. Errors are not cached.
 _KEPT: Final = 2_048
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
-# One pattern over printable ASCII. A host is a name, an IPv4 address or a bracketed IPv6 address: no userinfo
-# ("https://api.example@evil.example" would read as two different hosts to two readers), no escapes, no zone.
-# Query and fragment are matched, so that their characters are checked too, and then dropped.
+# One pattern over printable ASCII. A host is a name, an IPv4 address or a bracketed IPv6 address:
+# no userinfo (two readers could see two hosts in "https://api.example@evil.example"), no escapes,
+# no zone. Query and fragment are matched so that their characters are checked, then dropped.
 _URL: Final = re.compile(
     r"(https?)://"
     r"([a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?|\[[0-9a-f:.]+\])"
@@ -28,13 +30,14 @@ _MAX_PORT: Final = 65_535
 
 
 def normalize_url(url: str) -> str:
-    """The form in which two URLs are compared (section 8): absolute http(s), without query and fragment.
+    """Normalise an absolute http(s) URL for comparison, without query and fragment (section 8).
 
-    Scheme and host in lower case, default port dropped, an empty path is `/`, the hex digits of percent-encodings
-    in capitals; nothing is decoded, so `%2F` and `/` stay different. Raises InvalidRequestError for userinfo, a
-    backslash or a dot segment (plain or percent-encoded), a broken percent-encoding, anything but printable
-    ASCII, and texts over 2,048 characters. Refused rather than resolved: the service provider's framework and we
-    might resolve differently, and the signature would then cover another resource than the one that is served.
+    Scheme and host in lower case, default port dropped, empty path is `/`, hex digits of
+    percent-encodings in capitals; nothing is decoded, so `%2F` and `/` stay different. Raises
+    InvalidRequestError for userinfo, a backslash or a dot segment (plain or percent-encoded), a
+    broken percent-encoding, anything but printable ASCII, and more than 2,048 characters. Refused,
+    not resolved: the service provider's framework might resolve differently, and the signature
+    would cover another resource than the one served.
     """
     origin, path = split_url(url)
     return origin + path
@@ -42,7 +45,7 @@ def normalize_url(url: str) -> str:
 
 @lru_cache(maxsize=_KEPT)
 def split_url(url: str) -> tuple[str, str]:
-    """The normal form of `url` in two parts, origin and path. Raises InvalidRequestError as `normalize_url` does."""
+    """The origin and path of `normalize_url(url)`. Raises InvalidRequestError as it does."""
     match = _URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
     if match is None:
         raise InvalidRequestError("The URL is not an absolute http or https URL in plain form.")
@@ -57,10 +60,10 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def url_within(url: str, audience: str) -> bool:
-    """Whether `url` has the audience's origin and lies at or below its path, on a segment boundary.
+    """Does `url` have the audience's origin and lie at or below its path, on a segment boundary?
 
-    `https://sp.example/v1` holds `/v1` and `/v1/x`, not `/v10`. Raises InvalidRequestError when either is not a
-    URL that `normalize_url` takes: without the refusal of dot segments a prefix would prove nothing.
+    `https://sp.example/v1` contains `/v1` and `/v1/x`, not `/v10`. Raises InvalidRequestError if
+    `normalize_url` refuses either: with dot segments a common prefix would prove nothing.
     """
     origin, path = split_url(url)
     audience_origin, audience_path = split_url(audience)
@@ -71,8 +74,8 @@ def url_within(url: str, audience: str) -> bool:
 def _normal_path(path: str) -> str:
     if "%" in path:
         path = _ESCAPE.sub(_upper_escape, path)
-    # "%2E" is a dot and "%2F" a slash to many servers, and they decode before they route (Django does): dot
-    # segments are looked for in the form such a server would see.
+    # Many servers (Django too) decode "%2E" and "%2F" before they route, so look for dot segments
+    # in the decoded form.
     seen = path.replace("%2E", ".").replace("%2F", "/") if "%" in path else path
     if "/." in seen and not {".", ".."}.isdisjoint(seen.split("/")):
         raise InvalidRequestError("The URL's path has a dot segment.")

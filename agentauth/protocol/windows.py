@@ -1,7 +1,7 @@
-"""Wall time in IANA zones: weekly windows, when they next open, and where a budget's period begins.
+"""Wall time in IANA zones: weekly windows, their next opening, and the start of a budget's period.
 
-A window is an interval of what the clock on the wall shows, not of elapsed seconds. So an hour that a spring change
-skips is in no window, and an hour that an autumn change repeats is in its window both times.
+A window is an interval of wall-clock time, not of elapsed seconds. An hour that a spring change
+skips is in no window; an hour that an autumn change repeats is in its window both times.
 """
 
 import re
@@ -19,11 +19,12 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PERIODS: Final = ("day", "week", "month", "total")
 _DAY_MINUTES: Final = 1440
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
-# Names whose meaning depends on the machine: two servers would keep two different windows.
+# The meaning of these names depends on the machine: two servers would apply different windows.
 _HOST_ZONES: Final = frozenset({"localtime", "Factory", "posixrules"})
-# A weekly window can fall wholly into a skipped hour or a skipped day, but not twice running: two weeks and a day.
+# A clock change can skip a weekly window wholly, but not twice running: two weeks and a day.
 _SEARCH_DAYS: Final = 15
-# Lists of windows whose next opening is kept: as many grants as call a process within a minute, some 2 kB each.
+# Entries of about 2 kB, one per list of windows. Enough for the grants that call one process within
+# a minute.
 _KEPT_OPENINGS: Final = 4_096
 
 
@@ -32,13 +33,14 @@ def _zone_names() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones()) - _HOST_ZONES
 
 
-# Python keeps eight zones and reads the file of any other again at each call. There are some 600 names.
+# zoneinfo caches only eight zones and reads the file of any other on each call. There are about 600
+# names.
 _zone = lru_cache(maxsize=1_024)(zoneinfo.ZoneInfo)
 
 
 def parse_zone(obj: object, where: str) -> str:
-    """The name of an IANA zone, spelt exactly. Raises InvalidRequestError naming `where`."""
-    # Looked up in the list before it nears the file system: a zone name is a path to zoneinfo.
+    """Check the exact name of an IANA zone. Raises InvalidRequestError naming `where`."""
+    # Look it up before it reaches the file system: zoneinfo opens a zone name as a path.
     if not isinstance(obj, str) or obj not in _zone_names():
         raise InvalidRequestError(f"{where}: {shown(str(obj))} is not an IANA time zone.")
     return obj
@@ -46,9 +48,11 @@ def parse_zone(obj: object, where: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TimeWindow:
-    """Wall time from `start` (inclusive) to `end` (exclusive), in minutes after midnight, on `days` of `zone`.
+    """Wall time from `start` (inclusive) to `end` (exclusive), minutes after midnight, on `days` of
+    `zone`.
 
-    `end` at or below `start` wraps past midnight; the day is the day the window starts. `end` 1440 is "24:00".
+    `end` at or below `start` wraps past midnight; the day is the one on which the window starts.
+    `end` 1440 is "24:00".
     """
 
     days: tuple[str, ...]
@@ -58,11 +62,14 @@ class TimeWindow:
 
     @property
     def until(self) -> int:
-        """The end in minutes after the midnight that precedes the start: above 1440 where the window wraps."""
+        """The end in minutes after the midnight before the start; above 1440 if it wraps."""
         return self.end if self.end > self.start else self.end + _DAY_MINUTES
 
     def holds(self, wall: datetime) -> bool:
-        """Is the naive wall time `wall` of this zone inside? Seconds count: 16:59:59.9 is before 17:00."""
+        """Is the naive wall time `wall` of this zone inside?
+
+        Seconds count: 16:59:59.9 is before 17:00.
+        """
         minute = wall.hour * 60 + wall.minute
         today, yesterday = DAYS[wall.weekday()], DAYS[wall.weekday() - 1]
         if today in self.days and self.start <= minute < self.until:
@@ -74,7 +81,7 @@ class TimeWindow:
         return self.holds(now.astimezone(_zone(self.zone)))
 
     def lies_inside(self, old: "TimeWindow") -> bool:
-        """Is every wall time of this window in `old`, same zone, each day being a day of `old`?"""
+        """Is every wall time of this window in `old`, in the same zone and on days of `old`?"""
         return (
             self.zone == old.zone
             and set(self.days) <= set(old.days)
@@ -109,9 +116,10 @@ def _parse_clock(obj: object, where: str, *, may_be_24: bool) -> int:
 
 
 def parse_window(obj: object, where: str) -> TimeWindow:
-    """Read one time window (docs/protocol.md section 3). Raises InvalidRequestError naming the member.
+    """Read one time window (docs/protocol.md section 3).
 
-    `end` = `start` is refused: it could be read as never or as always. A whole day is "00:00" to "24:00".
+    Raises InvalidRequestError naming the member. `end` = `start` is refused: it could be read as
+    never or as always. A whole day is "00:00" to "24:00".
     """
     body = members(obj, where, required=("days", "start", "end", "zone"))
     days = items(body["days"], f"{where}.days", maximum=len(DAYS))
@@ -125,7 +133,7 @@ def parse_window(obj: object, where: str) -> TimeWindow:
     if start == end:
         raise InvalidRequestError(f"{where}.end: must differ from start.")
     zone = parse_zone(body["zone"], f"{where}.zone")
-    # In the order of the week, so that two spellings of one set of days are one value.
+    # In weekday order, so that two spellings of one set of days are equal.
     return TimeWindow(tuple(day for day in DAYS if day in days), start, end, zone)
 
 
@@ -138,18 +146,22 @@ def windows_narrow(new: Iterable[TimeWindow], old: Iterable[TimeWindow]) -> bool
 
 
 def seconds_until(instant: datetime, now: datetime) -> int:
-    """Whole seconds from `now` to `instant`, rounded up and at least 1: who waits that long is not too early."""
+    """Whole seconds from `now` to `instant`, at least 1.
+
+    Rounded up, so that a client that waits this long is not too early.
+    """
     # Integer arithmetic on timedelta: total_seconds() is a float.
     return max(1, -((now - instant) // timedelta(seconds=1)))
 
 
 def next_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
-    """The first instant (UTC) after `now` at which one of the windows is open, or None if none opens in two weeks.
+    """The first instant (UTC) after `now` when a window is open; None if none opens in two weeks.
 
-    Searching costs ten times as much as the rest of a refusal, so the search happens once a minute for each list.
+    The search costs ten times as much as the rest of a refusal, so it runs once a minute for each
+    list of windows.
     """
     opening = _kept_opening(windows, now.astimezone(UTC).replace(second=0, microsecond=0))
-    # Some clocks of the past changed within a minute, so a window can open and close between two of its seconds.
+    # Some historical clock changes fell within a minute, so a window can open and close within one.
     return opening if opening is None or opening > now else _search_opening(windows, now)
 
 
@@ -162,9 +174,10 @@ _kept_opening = lru_cache(maxsize=_KEPT_OPENINGS)(_search_opening)
 
 
 def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
-    """The instants after `now`, in order, at which a closed window may open: its starts, and every clock change.
+    """The instants after `now`, in order, at which a closed window may open: its starts and every
+    clock change.
 
-    A change of the clock can jump into a window (spring) or back into one that had closed (autumn).
+    A clock change can jump into a window (spring) or back into one that had closed (autumn).
     """
     zone = _zone(window.zone)
     today = now.astimezone(zone).date()
@@ -179,7 +192,9 @@ def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
 
 
 def _changes(zone: zoneinfo.ZoneInfo, begin: datetime, end: datetime) -> Iterator[datetime]:
-    """The instants in (begin, end], to the second, at which the zone's offset changes (at most one a day)."""
+    """The instants in (begin, end], to the second, at which the zone's offset changes (at most one
+    a day).
+    """
     low = begin.astimezone(UTC).replace(microsecond=0)
     while low < end:
         high = low + timedelta(days=1)
@@ -222,9 +237,9 @@ def _next_first_day(period: str, first: date) -> date:
 
 
 def period_start(period: str, zone: str, now: datetime) -> str:
-    """The local date (ISO) on which the period that holds `now` begins; "total" for the period that never ends.
+    """The local date (ISO) on which the period around `now` begins; "total" if it has no end.
 
-    ISO dates sort as text, which lets a ledger notice a clock that went backwards.
+    ISO dates sort as text, so a ledger can notice a clock that was set back.
     """
     first = _first_day(period, now.astimezone(_zone(zone)).date())
     return "total" if first is None else first.isoformat()
@@ -233,15 +248,16 @@ def period_start(period: str, zone: str, now: datetime) -> str:
 def period_end(period: str, zone: str, now: datetime) -> datetime | None:
     """The first instant (UTC) of the next period, or None for `total`.
 
-    Where midnight itself is skipped (Beirut in spring), or the whole day (Apia in 2011), that is the change itself.
+    If midnight (Beirut in spring) or the whole day (Apia in 2011) is skipped, it is the instant of
+    the change.
     """
     first = _first_day(period, now.astimezone(_zone(zone)).date())
     return None if first is None else _midnight(_next_first_day(period, first), zone)
 
 
 def reaches_into(period: str, start: str, zone: str, *, running_in: str, now: datetime) -> bool:
-    """Whether the period of `zone` that began on the local date `start` has an instant in common with the one that
-    holds `now` in the zone `running_in`, or with a later one. False for `total`.
+    """Does the period of `zone` that began on the local date `start` overlap the one around `now`
+    in `running_in`, or a later one? False for `total`.
     """
     first = _first_day(period, now.astimezone(_zone(running_in)).date())
     if first is None:
@@ -253,6 +269,6 @@ def reaches_into(period: str, start: str, zone: str, *, running_in: str, now: da
 
 
 def _midnight(day: date, zone: str) -> datetime:
-    # Of a midnight shown twice the first counts. One that the wall skips is read with the offset from before the
-    # change, and is then the change itself.
+    # A midnight that occurs twice: the first counts. A skipped one is read with the offset before
+    # the change, which gives the instant of the change.
     return datetime(day.year, day.month, day.day, tzinfo=_zone(zone)).astimezone(UTC)

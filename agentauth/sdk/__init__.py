@@ -1,4 +1,7 @@
-"""The client of agents and service providers. Stands on the protocol, httpx and cryptography; never on Django."""
+"""The client for agents and service providers.
+
+Uses the protocol, httpx and cryptography, never Django.
+"""
 
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import AgentAuthError, ManifestError, TemporarilyUnavailableError

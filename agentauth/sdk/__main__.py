@@ -105,7 +105,7 @@ def _add_witness(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0 done, 1 refused (said on stderr), 2 used wrongly."""
+    """Run one command: 0 done, 1 refused (reason on stderr), 2 bad usage."""
     options = parser().parse_args(arguments)
     try:
         answer = asyncio.run(COMMANDS[options.command](options))

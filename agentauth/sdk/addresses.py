@@ -1,4 +1,4 @@
-"""Which addresses a client speaks to, and which URLs lie within a service provider's audience. No I/O."""
+"""Which addresses a client connects to, and which URLs lie within an audience. No I/O."""
 
 import re
 from typing import Final
@@ -9,7 +9,7 @@ from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 
 from .errors import AddressError, AudienceError
 
-# Only these two: a name such as `host.localhost` resolves wherever the resolver likes.
+# Only these two: a resolver may send `host.localhost` anywhere.
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1"})
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -20,7 +20,7 @@ def is_loopback(url: str) -> bool:
 
 
 def check_registry_url(url: str) -> str:
-    """The registry's origin without a final slash, which is also its issuer name. Raises AddressError."""
+    """The registry's origin without a final slash, which is its issuer. Raises AddressError."""
     parts = _split(url)
     if parts.path not in {"", "/"} or parts.query or parts.fragment or "?" in url or "#" in url:
         raise AddressError("The registry's address is an origin, such as https://registry.example.com.")
@@ -28,7 +28,8 @@ def check_registry_url(url: str) -> str:
 
 
 def path_segment(identifier: str) -> str:
-    """An id or slug as one path segment: it may come from a file or from a service provider's answer.
+    """Check that an id or slug is one path segment: it may come from a file or a service provider,
+    and a slash in it would change which URL is signed.
 
     Raises InvalidRequestError.
     """
@@ -38,7 +39,10 @@ def path_segment(identifier: str) -> str:
 
 
 def check_audience(audience: str) -> str:
-    """An audience the registry named. Raises AddressError: a registry in error must not make us sign for clear text."""
+    """Check an audience from the registry.
+
+    Raises AddressError: a faulty registry must not make us send tokens unencrypted.
+    """
     parts = _split(audience)
     if parts.query or parts.fragment or audience.endswith("/"):
         raise AddressError("The service provider's audience is not a plain URL.")
@@ -46,10 +50,11 @@ def check_audience(audience: str) -> str:
 
 
 def within_audience(url: str, audience: str) -> str:
-    """`url` made absolute: a path is resolved against the audience's origin. The query is kept.
+    """Make `url` absolute: a path is resolved against the audience's origin. The query is kept.
 
-    Raises AudienceError unless it lies at or below the audience's path (protocol section 8), and for what is neither
-    an absolute URL nor a path: `events` and `//host/x` mean different places to different readers.
+    Raises AudienceError unless it lies at or below the audience's path (protocol section 8), and
+    for what is neither an absolute URL nor a path: readers differ on where `events` and `//host/x`
+    lead.
     """
     absolute = url
     if "://" not in url.split("?", 1)[0]:
@@ -69,7 +74,7 @@ def within_audience(url: str, audience: str) -> str:
 
 
 def without_query(url: str) -> str:
-    """`url` up to its query or fragment: what a proof names."""
+    """`url` without query and fragment, as in a proof."""
     return url.split("#", 1)[0].split("?", 1)[0]
 
 

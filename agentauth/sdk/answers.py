@@ -1,4 +1,4 @@
-"""What the registry's answers mean to a caller: small records, read leniently (unknown members are ignored)."""
+"""The registry's answers as small records, read leniently (unknown members are ignored)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 
 from .errors import RegistryError
 
-# Characters. The longest text of an answer that is used or shown is a token, and an ASCII one.
+# Characters. The longest text used from an answer is a token, which is ASCII.
 MAX_MEMBER: Final = MAX_JWS_BYTES
 _OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent as registered. While `unclaimed`, a human adopts it at `claim_url` with `claim_code`."""
+    """A registered agent. While `unclaimed`, a human adopts it at `claim_url` with `claim_code`."""
 
     agent_id: str
     status: str
@@ -38,9 +38,10 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A grant as it stands. `answer` is the registry's whole answer: what was asked, what was granted.
+    """A grant's current state.
 
-    `approval_url` is where a human decides, `claim_code` what the page asks for while the agent is unclaimed.
+    `answer` is the registry's whole answer, with requested and granted terms. `approval_url` is
+    where a human decides; the page asks for `claim_code` while the agent is unclaimed.
     """
 
     grant_id: str
@@ -57,7 +58,10 @@ class Grant:
     def of(
         cls, body: Mapping[str, object], *, service_provider: str = "", claim_code: str | None = None
     ) -> Self:
-        """Read a grant of `POST /v1/grants`, `GET /v1/grants` or `GET /v1/grants/{id}`. Raises RegistryError."""
+        """Read a grant of `POST /v1/grants`, `GET /v1/grants` or `GET /v1/grants/{id}`.
+
+        Raises RegistryError.
+        """
         interval = body.get("interval")
         named = body.get("service_provider")
         if isinstance(named, Mapping):
@@ -76,13 +80,13 @@ class Grant:
 
     @property
     def narrowed(self) -> bool:
-        """Did the human grant less than was asked?"""
+        """Did the human grant less than requested?"""
         return bool(self.answer.get("narrowed"))
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceProvider:
-    """A service provider: where it is, and what may be asked of it (`read:calendar` and the like)."""
+    """A service provider: its audience, and what agents may ask for (such as `read:calendar`)."""
 
     id: str
     name: str
@@ -103,7 +107,7 @@ class ServiceProvider:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """A human's word on one transaction: `pending`, `confirmed`, `denied`, `consumed` or `expired`."""
+    """An answer on one transaction: `pending`, `confirmed`, `denied`, `consumed` or `expired`."""
 
     confirmation_id: str
     status: str
@@ -116,7 +120,7 @@ class Confirmation:
 
 
 def text(body: Mapping[str, object], name: str) -> str:
-    """A member that must be there and be text, of at most `MAX_MEMBER` characters. Raises RegistryError."""
+    """A required text member of at most `MAX_MEMBER` characters. Raises RegistryError."""
     value = body.get(name)
     if not _is_text(value):
         raise _missing(name)
@@ -124,7 +128,9 @@ def text(body: Mapping[str, object], name: str) -> str:
 
 
 def optional(body: Mapping[str, object], name: str) -> str | None:
-    """A member that may be absent; anything but text of at most `MAX_MEMBER` characters counts as absent."""
+    """An optional text member; anything but text of at most `MAX_MEMBER` characters counts as
+    absent.
+    """
     value = body.get(name)
     return value if _is_text(value) and value else None
 

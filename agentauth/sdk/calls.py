@@ -1,4 +1,4 @@
-"""One call to a service provider: tried again where that is safe, each try signed anew, no redirect followed."""
+"""One call to a service provider: retried where safe, each try with a new proof; no redirects."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -11,7 +11,7 @@ from .exchange import answering
 from .nonces import ServerNonce
 from .wire import ATTEMPTS, new_key, open_client, pause, retry_after
 
-# A limit that heals within this is waited for; a longer one is the caller's decision.
+# Seconds. A shorter Retry-After is waited for; a longer one is for the caller to decide.
 LONGEST_WAIT_SECONDS: Final = 10
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -32,14 +32,16 @@ async def send(
     server_nonce: ServerNonce,
     transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
-    """Send until an answer stands. Raises TemporarilyUnavailableError when none came, or none that can be unpacked.
+    """Send until there is a final answer.
 
-    At most four tries; one that an answer asks for, with its nonce or with a fresh token, is not counted. The answer
-    is the service provider's and of any size: httpx reads it whole, unpacks it, and waits 10 s for each part of it.
+    Raises TemporarilyUnavailableError if none came, or none that can be decompressed. At most four
+    tries; a retry with a nonce or fresh token that an answer asked for is not counted. The service
+    provider's answer may have any size: httpx reads it whole, decompresses it, and waits 10 s for
+    each part.
     """
     headers = {"Accept": "application/json"}
     if idempotency_key or method.upper() not in _SAFE:
-        # One name for the operation over all tries: a try whose answer was lost must not act twice.
+        # The same key for all tries: a try whose answer was lost must not act twice.
         headers["Idempotency-Key"] = idempotency_key or new_key()
     hints = _Hints(server_nonce)
     response: httpx.Response | None = None
@@ -50,7 +52,7 @@ async def send(
         try:
             signed = await sign(hints.sent, fresh_token=hints.fresh_token)
         except AgentAuthError:
-            # No new token to be had: what the service provider said before stands.
+            # Without a new token, the service provider's last answer is final.
             if response is None or not hints.fresh_token:
                 raise
             return response
@@ -76,7 +78,7 @@ async def send(
 
 @dataclass(slots=True)
 class _Hints:
-    """What an answer taught about signing the next try."""
+    """What earlier answers asked of the next proof."""
 
     server_nonce: ServerNonce
     # The nonce of the last try.
@@ -85,17 +87,17 @@ class _Hints:
     fresh_token: bool = False
 
     def take(self, response: httpx.Response) -> bool:
-        """Does the answer ask for another signature, and is it one not tried yet?"""
+        """Does the answer ask for another proof or token that was not tried yet?"""
         unauthorized = response.status_code == httpx.codes.UNAUTHORIZED
         challenge = response.headers.get("WWW-Authenticate", "") if unauthorized else ""
         refused = 'error="use_dpop_nonce"' in challenge
         fresh = self.server_nonce.take(response.headers, sent=self.sent, refused=refused)
         if refused:
-            # Once: a server that likes none of its own nonces would be asked for ever.
+            # Once: a server that refuses its own nonces would cause an endless loop.
             retry = fresh and not self.nonce_tried
             self.nonce_tried = True
             return retry
-        # The grant may have changed since the token was made (its version rose). Once is enough to know.
+        # The grant may have changed since the token was issued (its version rose). Retry once.
         retry = 'error="invalid_token"' in challenge and not self.fresh_token
         self.fresh_token = self.fresh_token or retry
         return retry

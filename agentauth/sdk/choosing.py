@@ -1,4 +1,4 @@
-"""Which of an agent's grants answers a request or is used for a call. No I/O."""
+"""Choose which of an agent's grants matches a request or serves a call. No I/O."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -16,22 +16,22 @@ _FOR_EVER: Final = float("inf")
 
 
 def is_usable(grant: Grant) -> bool:
-    """Is it approved and has not ended?"""
+    """Is it approved and not expired?"""
     return grant.status == "approved" and _ends_at(grant) > time.time()
 
 
 def waits_for_human(grant: Grant) -> bool:
-    """Has a human yet to decide, or to sign again what a change suspended?"""
+    """Must a human still decide, or sign again after a change?"""
     return grant.status == "pending" or (grant.status == "suspended" and grant.approval_url is not None)
 
 
 def find_same(
     grants: Iterable[Grant], capabilities: Sequence[Capability], envelope: Envelope
 ) -> Grant | None:
-    """The grant that was asked for with these terms: a usable one, else a waiting, else a suspended one.
+    """The grant requested with these terms: a usable one, else a waiting, else a suspended one.
 
-    Terms are the capabilities in any order and the envelope, as asked: a human who gave less is not
-    asked again.
+    Terms are the capabilities in any order and the envelope, as requested: a human who granted less
+    is not asked again.
     """
     asked = _terms([capability.to_json() for capability in capabilities], envelope.to_json())
     same = [grant for grant in grants if _asked(grant) == asked]
@@ -109,7 +109,7 @@ def _nothing(
 
 def _ended(grant: Grant, sentence: str, again: str) -> NoGrantError:
     why = f" The reason given: {grant.deny_reason}" if grant.deny_reason else ""
-    # Only its owner or an administrator resumes it; another request would go round their decision.
+    # Only its owner or an administrator can resume it; a new request would bypass their decision.
     how = "Its owner or an administrator can resume it." if grant.status == "suspended" else again
     return NoGrantError(f"{sentence}{why} {how}", reason=grant.status, grant_id=grant.grant_id)
 
@@ -135,7 +135,7 @@ def _shown(limit: object) -> str:
 
 
 def capabilities_of(grant: Grant) -> tuple[Capability, ...]:
-    """What it grants, or asks for while it was not granted; unknown kinds are left out."""
+    """The granted capabilities, or the requested ones before approval; skips unknown types."""
     part = grant.answer.get("granted") or grant.answer.get("requested")
     listed = part.get("capabilities") if isinstance(part, dict) else None
     found = []
@@ -156,7 +156,7 @@ def _violations(grant: Grant, action: Action) -> tuple[Violation, ...]:
 
 
 def _asked(grant: Grant) -> bytes | None:
-    """The terms it was asked for with; None where this version cannot read them."""
+    """The requested terms; None if this version cannot read them."""
     asked = grant.answer.get("requested")
     try:
         if not isinstance(asked, dict):

@@ -1,4 +1,4 @@
-"""The agent's client: register, ask a human for a grant, and sign calls to a service provider with it."""
+"""The agent's client: register, ask a human for a grant, sign calls to a service provider."""
 
 import asyncio
 import time
@@ -35,11 +35,11 @@ _PAGES: Final = 100
 
 
 class AgentAuthClient:
-    """One agent at one registry. Making it does nothing yet: the key file is read or made at the first call.
+    """One agent at one registry. The key file is read or created at the first call, not before.
 
-    `key_file` holds the agent's private key and manifest, by default one for each registry under the user's
-    configuration directory. With an `enrolment_code` the agent belongs to a human from the start; without, a human
-    claims it on the approval page. `name` is what that human sees.
+    `key_file` has the agent's private key and manifest; by default one per registry in the user's
+    configuration directory. With an `enrolment_code` the agent belongs to a human from the start;
+    without, a human claims it on the approval page. `name` is what that human sees.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AgentAuthClient:
     # ---- who the agent is
 
     def identity(self) -> Identity:
-        """The stored identity; a new key is made where there is none. Raises KeyFileError."""
+        """The stored identity; creates a key if there is none. Raises KeyFileError."""
         return self._life.identity()
 
     async def register(
@@ -80,11 +80,12 @@ class AgentAuthClient:
         description: str = "",
         model_origin: str = UNSPECIFIED_ORIGIN,
     ) -> Agent:
-        """Make the agent known to the registry, or find it again; its claim link and code while unclaimed.
+        """Register the agent, or find it again; with claim link and code while it is unclaimed.
 
-        The first time `capabilities` are all it may ever ask for, until `renew_manifest` says otherwise; later they
-        must lie within that. `model_origin` is the host name of who made the model behind the agent, which the human
-        sees as a claim. Raises ManifestError where they do not, and what the registry refuses.
+        The first time, `capabilities` are all it may ever ask for, until `renew_manifest` changes
+        that; later ones must lie within it. `model_origin` is the host name of the model's maker,
+        shown to the human as a claim. Raises ManifestError beyond the manifest, and the registry's
+        refusals.
         """
         self._agent = await self._life.register(capabilities, description, model_origin)
         return self._agent
@@ -98,17 +99,17 @@ class AgentAuthClient:
     ) -> Agent:
         """Renew the manifest for a year from now; what you leave out stays unchanged.
 
-        A renewal alone happens by itself, before half of that year is over. `capabilities` are all the agent may ask
-        for from now on: grants they no longer cover are suspended until a human signs again, all others go on.
-        Raises ManifestError, and what the registry refuses.
+        A plain renewal happens automatically, before half of that year is over. `capabilities` are
+        all the agent may ask for from now on: grants they no longer cover are suspended until a
+        human signs again. Raises ManifestError, and the registry's refusals.
         """
         return await self._life.renew_manifest(capabilities, description, model_origin)
 
     async def rotate_key(self) -> Agent:
-        """Change to a new key. The old key is refused for ever; the SDK gets new tokens by itself.
+        """Change to a new key. The old key is refused for ever; the SDK gets new tokens itself.
 
-        Grants with `delete` or `transact` are suspended until a human signs again. A crash at any moment leaves a key
-        file that the agent goes on with: the next call finishes the change. Raises AgentInactiveError unless the
+        Grants with `delete` or `transact` are suspended until a human signs again. A crash at any
+        moment is safe: the next call finishes the change. Raises AgentInactiveError unless the
         agent is active.
         """
         return await self._life.rotate_key()
@@ -122,14 +123,15 @@ class AgentAuthClient:
         envelope: Envelope | Mapping[str, object] | None = None,
         reason: str = "",
     ) -> Grant:
-        """Ask a human for `capabilities` at a service provider (its id or slug), within the limits of `envelope`.
+        """Ask a human for `capabilities` at a service provider (id or slug), within `envelope`.
 
-        A grant that was asked for with the same capabilities (in any order) and envelope is returned instead, in this
-        process or an earlier one, for as long as it is approved, waits for a human or is suspended: they are not asked
-        twice. Registers first where needed. Show the human the grant's `approval_url`, where it has one, and its
-        `claim_code`. Raises ManifestError for capabilities beyond the manifest, and what the registry refuses.
+        If a grant with the same capabilities (in any order) and envelope was requested before, also
+        in an earlier process, and is approved, waiting or suspended, it is returned instead: the
+        human is not asked twice. Registers first if needed. Show the human the grant's
+        `approval_url`, if any, and its `claim_code`. Raises ManifestError beyond the manifest, and
+        the registry's refusals.
         """
-        # The claim link of an unclaimed agent lives an hour: registering again opens the next one.
+        # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
         if self._agent is None or self._agent.claim_url is not None:
             await self.register(capabilities)
         assert self._agent is not None
@@ -153,10 +155,10 @@ class AgentAuthClient:
         return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
 
     async def wait_for_decision(self, grant: Grant | str) -> Grant:
-        """Wait until a human has decided, however long they take; `status` says what became of the grant.
+        """Wait until a human has decided, without a time limit; `status` is the outcome.
 
-        That is also for a grant that is suspended until they sign again. A limit is the caller's:
-        `async with asyncio.timeout(600): …`. Raises what the registry refuses.
+        Also waits for a suspended grant that needs a new signature. The caller sets a limit with
+        `async with asyncio.timeout(600): …`. Raises the registry's refusals.
         """
         grant_id = grant if isinstance(grant, str) else grant.grant_id
         code = None if isinstance(grant, str) else grant.claim_code
@@ -165,27 +167,27 @@ class AgentAuthClient:
             asked_at = time.monotonic()
             current = Grant.of(await self._life.get(path, wait=POLL_SECONDS), claim_code=code)
             if not waits_for_human(current):
-                # A cached choice of grant was made before this decision.
+                # The cached choice of grant is older than this decision.
                 self._forget()
                 return current
-            # The registry answers a poll faster than its interval with slow_down, and holds back none for a suspended grant.
+            # Faster polls get slow_down; for a suspended grant the registry answers polls at once.
             pace = current.interval if current.status == "pending" else POLL_SECONDS
             await asyncio.sleep(max(0.0, pace - (time.monotonic() - asked_at)))
 
     async def get_grant(self, grant_id: str) -> Grant:
-        """The grant as it stands now."""
+        """The grant's current state."""
         return Grant.of(await self._life.get(f"/v1/grants/{path_segment(grant_id)}"))
 
     async def withdraw_grant(self, grant: Grant | str) -> None:
-        """Take a pending request back. Raises InvalidStateError once it was decided."""
+        """Withdraw a pending request. Raises InvalidStateError once it was decided."""
         await self._end(grant, "withdraw")
 
     async def revoke_grant(self, grant: Grant | str) -> None:
-        """Give an approved grant up for good; its tokens are refused from now on."""
+        """Revoke an approved grant for good; its tokens are refused from now on."""
         await self._end(grant, "revoke")
 
     async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:
-        """Wait until a human has confirmed or denied one transaction, or its time is over."""
+        """Wait until a human has confirmed or denied one transaction, or it expired."""
         path = f"/v1/confirmations/{path_segment(confirmation_id)}"
         while True:
             asked_at = time.monotonic()
@@ -199,12 +201,13 @@ class AgentAuthClient:
     async def get_token(
         self, service_provider_id: str, grant_id: str | None = None, *, action: Action | None = None
     ) -> str:
-        """An access token for a service provider, from the cache while it is good, renewed before it expires.
+        """An access token for a service provider, cached and renewed before it expires.
 
-        It is of the grant with `grant_id`, else of one that covers `action`; of several, the one that ends last.
-        Without either it is of the only grant there, or of the one that covers all that the others do. Raises
-        GrantPendingError with `approval_url` and `claim_code` while a human has yet to decide, NoGrantError where
-        nothing may be used, AmbiguousGrantError where the grants differ and nothing says which.
+        For the grant `grant_id`, else one that covers `action`; of several, the one that ends last.
+        Without either, the only grant, or the one that covers all that the others do. Raises
+        GrantPendingError with `approval_url` and `claim_code` while a human must decide,
+        NoGrantError if none is usable, AmbiguousGrantError if the grants differ and nothing says
+        which.
         """
         if grant_id is not None:
             return await self._token(service_provider_id, grant_id)
@@ -212,13 +215,13 @@ class AgentAuthClient:
         try:
             return await self._token(service_provider_id, grant.grant_id)
         except InvalidGrantError:
-            # It ended, or was suspended, after the grants were looked up.
+            # The grant ended or was suspended after the lookup.
             self._grants.forget(grant.service_provider)
         grant = await self._choose(service_provider_id, action)
         return await self._token(service_provider_id, grant.grant_id)
 
     def forget_tokens(self, service_provider_id: str) -> None:
-        """Drop cached tokens: after a grant changed, the next call gets a token of its new version."""
+        """Drop cached tokens: after a grant changed, the next call gets a token of its version."""
         self._tokens.forget(service_provider_id)
         self._grants.forget()
 
@@ -231,12 +234,12 @@ class AgentAuthClient:
         action: Action | None = None,
         nonce: str | None = None,
     ) -> dict[str, str]:
-        """The two headers that authenticate one request, good for a minute and one use.
+        """The two headers that authenticate one request, valid for 60 s and one use.
 
-        `url` is absolute, or a path at the audience's origin; the query is not signed. `action` is what the request
-        does, as the service provider will ask about it: it chooses among several grants. Raises AudienceError outside
-        the service provider's audience, and what `get_token` raises. `nonce` is the `DPoP-Nonce` of its last answer;
-        without, the one that `call` was last given there.
+        `url` is absolute, or a path at the audience's origin; the query is not signed. `action` is
+        what the request does, as the service provider will ask verify; it selects among several
+        grants. `nonce` is the `DPoP-Nonce` of its last answer; by default the one that `call` got
+        last. Raises AudienceError outside the audience, and as `get_token`.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))
@@ -262,13 +265,14 @@ class AgentAuthClient:
         json: Any = None,
         idempotency_key: str | None = None,
     ) -> httpx.Response:
-        """Call a service provider and return its answer, whatever the status; no redirect is followed.
+        """Call a service provider and return its answer, whatever the status. Follows no redirect.
 
-        `action` chooses the grant, as for `authenticate_headers`. Lost answers, 503 and a short `Retry-After` are
-        tried again, each with a new proof and the same Idempotency-Key, so that nothing is done twice; a nonce that
-        is asked for is sent at once. Raises TemporarilyUnavailableError when no answer comes, or none that can be unpacked.
-        The answer is read whole, whatever its size, for as long as each part of it comes within 10 s: that is the caller's
-        to limit, with `asyncio.timeout`, or with `authenticate_headers` and an HTTP client of their own.
+        `action` selects the grant, as for `authenticate_headers`. Lost answers, 503 and a short
+        `Retry-After` are retried with a new proof and the same Idempotency-Key, so nothing is done
+        twice; a requested nonce is sent at once. Raises TemporarilyUnavailableError if no answer
+        comes, or none that can be decompressed. The answer may have any size while each part comes
+        within 10 s: to limit it, use `asyncio.timeout`, or `authenticate_headers` with another HTTP
+        client.
         """
         provider = await self.service_provider(service_provider_id)
         absolute = within_audience(url, check_audience(provider.audience))
@@ -293,7 +297,7 @@ class AgentAuthClient:
     # ---- what the registry knows
 
     async def service_provider(self, service_provider_id: str) -> ServiceProvider:
-        """Where a service provider is and what may be asked of it; looked up again after five minutes."""
+        """A service provider's audience and allow-list, cached for five minutes."""
         path = f"/v1/service-providers/{path_segment(service_provider_id)}"
 
         async def ask() -> Kept[ServiceProvider]:
@@ -302,13 +306,13 @@ class AgentAuthClient:
         return await self._providers.get((service_provider_id,), ask)
 
     async def audit_events(self) -> list[Mapping[str, object]]:
-        """The audit events about this agent in the order of the log, those not yet numbered last."""
+        """The audit events about this agent in log order, those not yet numbered last."""
         return await self._pages("/v1/audit/events")
 
     async def list_grants(self) -> list[Grant]:
-        """Every grant this agent ever asked for, oldest first."""
+        """Every grant this agent ever requested, oldest first."""
         grants = [Grant.of(body) for body in await self._pages("/v1/grants")]
-        # Ids are UUIDv7: their order is the order of asking.
+        # Ids are UUIDv7, so they sort by time of request.
         return sorted(grants, key=lambda grant: grant.grant_id)
 
     # ---- inside
@@ -352,7 +356,7 @@ class AgentAuthClient:
         return [grant for grant in await self.list_grants() if grant.service_provider == provider.id]
 
     async def _choose(self, service_provider_id: str, action: Action | None) -> Grant:
-        """The usable grant for the action, from the grants known here, and where none will do, from the registry's."""
+        """The usable grant for the action among cached grants, else among the registry's."""
         if self.identity().agent_id is None:
             raise NoGrantError("This agent has not asked for anything yet. Call request_grant first.")
         provider = await self.service_provider(service_provider_id)
@@ -376,13 +380,13 @@ class AgentAuthClient:
                     raise
 
     async def _pending(self, grant: Grant) -> GrantPendingError:
-        """The error that says where a human decides. Registering again shows an unclaimed agent's live link and code."""
+        """The error that says where a human decides. Registering renews the claim link and code."""
         agent = await self.register()
         if agent.claim_url:
             approval_url = f"{agent.claim_url}?grant={grant.grant_id}"
         else:
             approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
-        # Not the code itself: an exception ends in logs, where the link alone must not be enough.
+        # Without the code: exceptions reach logs, where the link alone must not be enough.
         hint = " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
         return GrantPendingError(
             f"A human has yet to decide. Ask them to open {approval_url}{hint}",
@@ -392,5 +396,5 @@ class AgentAuthClient:
         )
 
     def _nonce_of(self, provider: ServiceProvider) -> ServerNonce:
-        """By audience, which is narrower than an origin: two service providers may share one."""
+        """Per audience, not per origin: two service providers may share an origin."""
         return self._nonces.setdefault(provider.audience, ServerNonce())

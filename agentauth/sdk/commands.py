@@ -1,4 +1,4 @@
-"""What each command of the command line does; arguments come parsed, answers go back as one flat record."""
+"""The commands of the command line: parsed arguments in, one flat record out."""
 
 import argparse
 import contextlib
@@ -26,7 +26,8 @@ Answer = Mapping[str, object]
 
 
 def read_capability(text: str) -> Capability:
-    """`read:calendar`, `transact:payments:100.00:EUR`, `custom:acme.crm.merge:contacts`, or the JSON of protocol section 3.
+    """`read:calendar`, `transact:payments:100.00:EUR`, `custom:acme.crm.merge:contacts`, or the
+    JSON of protocol section 3.
 
     Raises InvalidRequestError.
     """
@@ -46,7 +47,10 @@ def read_capability(text: str) -> Capability:
 
 
 def read_action(text: str | None) -> Action | None:
-    """The same texts as what a call does: `transact:payments:20.00:EUR`, or the JSON of an action. Raises InvalidRequestError."""
+    """Read an action in the same form, such as `transact:payments:20.00:EUR`, or as JSON.
+
+    Raises InvalidRequestError.
+    """
     if text is None:
         return None
     if text.lstrip().startswith("{"):
@@ -69,7 +73,7 @@ def _capabilities(options: argparse.Namespace) -> list[Capability]:
 
 
 async def keygen(options: argparse.Namespace) -> Answer:
-    """Make the key file. Raises KeyFileError where there is one: a key is never overwritten."""
+    """Create the key file. Raises KeyFileError if it exists: a key is never overwritten."""
     registry = check_registry_url(options.registry)
     file = KeyFile(Path(options.key_file) if options.key_file else default_path(registry))
     if file.load(registry) is not None:
@@ -88,13 +92,13 @@ async def register(options: argparse.Namespace) -> Answer:
 
 
 async def request(options: argparse.Namespace) -> Answer:
-    """Ask for a grant, and with --wait for its outcome too."""
+    """Request a grant, and with --wait also wait for the decision."""
     client = _client(options)
     grant = await client.request_grant(
         options.service_provider, _capabilities(options), read_object(options.envelope), options.reason
     )
     if options.wait and grant.status == "pending":
-        # On stderr, so that stdout stays the one answer.
+        # On stderr, so that stdout has only the answer.
         _tell(grant)
         grant = await client.wait_for_decision(grant)
     return {
@@ -108,14 +112,14 @@ async def request(options: argparse.Namespace) -> Answer:
 
 
 async def token(options: argparse.Namespace) -> Answer:
-    """Print an access token: useless without the key, and still not for other people's eyes."""
+    """Print an access token. It is useless without the key, but keep it private."""
     action = read_action(options.action)
     client = _client(options)
     return {"access_token": await client.get_token(options.service_provider, options.grant, action=action)}
 
 
 async def call(options: argparse.Namespace) -> Answer:
-    """Call a service provider; the answer's body as JSON where the strict reader reads it, else as UTF-8 text."""
+    """Call a service provider. The body is JSON if the strict reader accepts it, else text."""
     response = await _client(options).call(
         options.service_provider,
         options.method,
@@ -124,7 +128,7 @@ async def call(options: argparse.Namespace) -> Answer:
         json=_data(options.data),
         idempotency_key=options.idempotency_key,
     )
-    # The charset that an answer names may be any codec of Python, also one that decodes no text.
+    # The charset of an answer may name any Python codec, even one that decodes no text.
     content: object = response.content.decode(errors="replace")
     with contextlib.suppress(EncodingError):
         content = read_json(response.content, max_bytes=len(response.content))
@@ -144,7 +148,7 @@ async def check_log(options: argparse.Namespace) -> Answer:
 
 
 async def check_proof(options: argparse.Namespace) -> Answer:
-    """Check one proof out of the audit log likewise."""
+    """Check one proof from the audit log against keys the caller trusts; nothing is fetched."""
     return _checked(verify_proof.check, options)
 
 

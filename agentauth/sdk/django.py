@@ -1,4 +1,4 @@
-"""Protects Django views: a decorator names the act, a middleware asks verify before anything answers.
+"""Protect Django views: a decorator names the act, a middleware asks verify before the view runs.
 
 The only file of the SDK that imports Django. Settings of the service provider's project:
 
@@ -7,9 +7,10 @@ The only file of the SDK that imports Django. Settings of the service provider's
         "CLIENT_ID": "…", "CLIENT_SECRET": "…",
         "AUDIENCE": "https://api.example.com/v1",
     }
-    # One of the two, first: AgentAuthMiddleware for every view, ProtectedMiddleware for those with `protected` alone.
+    # Put one of the two first: AgentAuthMiddleware checks every view, ProtectedMiddleware only
+    # views with `protected`.
     MIDDLEWARE = ["agentauth.sdk.django.AgentAuthMiddleware", …]
-    INSTALLED_APPS = ["agentauth.sdk.django.Checks", …]  # `manage.py check` then finds what stops the start
+    INSTALLED_APPS = ["agentauth.sdk.django.Checks", …]  # for `manage.py check`
 """
 
 import functools
@@ -46,7 +47,7 @@ ActionOf = Callable[..., Action]
 
 _GUARDED: Final = "agentauth_guarded"
 _OPEN: Final = "agentauth_open"
-# On the request: the check that its middleware made, and for which arguments; None if it made none.
+# On the request: the check that the middleware made and its arguments; None if it made none.
 _CHECKED: Final = "agentauth_checked"
 _UNSEEN: Final = object()
 _MAX_IDEMPOTENCY_KEY: Final = 128
@@ -59,13 +60,13 @@ _CACHED: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Check:
-    """What one use of `protected` says of its views; None for the act of a view that says nothing."""
+    """What one use of `protected` says of its views; action None for a view that names no act."""
 
     action: Action | ActionOf | None
     handles_repeats: bool
 
     def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Allowed:
-        """Ask verify. Raises AgentAuthError for everything that is not a yes to this very request."""
+        """Ask verify. Raises AgentAuthError for everything but a yes to exactly this request."""
         token, proof = _credentials(request)
         act = self.action(request, *args, **kwargs) if callable(self.action) else self.action
         allowed = _verify(request, token, proof, act)
@@ -74,28 +75,33 @@ class _Check:
         return allowed
 
 
-# A view that says nothing is checked without an act, and sees for itself whether its operation is a repetition.
+# A view without `protected` is checked without an act, and handles repeated operations itself.
 _WITHOUT_ACT: Final = _Check(None, handles_repeats=True)
 
 
 def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Callable[[View], View]:
-    """Let a request through to the view only if verify allows `action`; else answer the refusal.
+    """Let a request reach the view only if verify allows `action`; otherwise answer with the
+    refusal.
 
-    `action` is the act itself, or a function of the view's arguments that says what it is from URL and body; it may
-    raise InvalidRequestError. The view finds the decision by `decision(request)`. An operation that was allowed
-    before under the same Idempotency-Key is answered 409 `already_processed`, unless the view says with
-    `handles_repeats` that it looks at `decision(request).repeated` and does not act again. Allowed does
-    not mean carried out: the process that asked may have died first, or given up on an answer (UnknownOutcomeError). Only a view that keeps what it did by that key can tell, and may then do what is missing.
+    `action` is the act itself, or a function of the view's arguments that derives it from URL and
+    body and may raise InvalidRequestError. The view gets the decision by `decision(request)`.
 
-    The middleware checks before any decorator around the view runs, so that none (`cache_page`, `condition`) answers
-    without a check. Answers are `Cache-Control: private, no-store`, or what the view says with `private` added; `public`
-    stands as said. Without the middleware the view raises ImproperlyConfigured.
+    An operation that was allowed before under the same Idempotency-Key is answered 409
+    `already_processed`, unless the view says with `handles_repeats` that it checks
+    `decision(request).repeated` and does not act again. Allowed does not mean carried out: the
+    process that asked may have died first, or given up on an answer (UnknownOutcomeError). Only a
+    view that records what it did under that key can tell, and may then do what is missing.
+
+    The middleware checks before any decorator around the view runs, so that none (`cache_page`,
+    `condition`) answers without a check. Answers get `Cache-Control: private, no-store`, or the
+    view's own header with `private` added; `public` stays. Without the middleware the view raises
+    ImproperlyConfigured.
     """
     check = _Check(action, handles_repeats)
 
     def decorate(view: View) -> View:
         if inspect.iscoroutinefunction(view):
-            # Verify is asked over a blocking call, which would hold up the whole event loop.
+            # Verify is a blocking call, which would stall the whole event loop.
             raise ImproperlyConfigured("agentauth.sdk.django protects synchronous views only.")
 
         @functools.wraps(view)
@@ -107,16 +113,20 @@ def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Ca
             request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
             return _kept_from_caches(view(request, *args, **kwargs))
 
-        # Decorators that use functools.wraps carry it on, so the middleware finds it on the outermost.
+        # functools.wraps copies this attribute, so the middleware finds it on the outermost
+        # decorator.
         setattr(guarded, _GUARDED, check)
-        # Nothing here rests on a cookie, so no other site can ride on one.
+        # Authentication uses no cookie, so another site cannot exploit one.
         return csrf_exempt(guarded)
 
     return decorate
 
 
 def unprotected(view: View) -> View:
-    """Mark a view as open to every caller. The middleware skips it; a check inside the view still applies."""
+    """Mark a view as open to every caller.
+
+    The middleware skips it; a check inside the view still applies.
+    """
 
     @functools.wraps(view)
     def marked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -127,7 +137,7 @@ def unprotected(view: View) -> View:
 
 
 def decision(request: HttpRequest) -> Allowed:
-    """What verify answered for this request. Raises ImproperlyConfigured in a view that is not protected."""
+    """The answer of verify. Raises ImproperlyConfigured in a view that is not protected."""
     allowed = getattr(request, "agentauth", None)
     if not isinstance(allowed, Allowed):
         raise ImproperlyConfigured("This view is not protected by agentauth.sdk.django.")
@@ -135,12 +145,12 @@ def decision(request: HttpRequest) -> Allowed:
 
 
 class ProtectedMiddleware:
-    """Checks each view with `protected` before the decorators around it; every other view is open."""
+    """Checks views with `protected` before the decorators around them; other views are open."""
 
     denies_by_default = False
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
-        # Here too, since no server runs the system checks.
+        # Checked here too, since servers do not run the system checks.
         if errors := cache_errors(None):
             raise ImproperlyConfigured(f"{errors[0].msg} {errors[0].hint}")
         self.get_response = get_response
@@ -150,10 +160,10 @@ class ProtectedMiddleware:
         allowed = getattr(request, "agentauth", None)
         if not isinstance(allowed, Allowed):
             return response
-        # Here alone: a cache around the view would hand it on to other agents.
+        # Set only here: a cache around the view would give this agent's nonce to others.
         if allowed.nonce is not None:
             response["DPoP-Nonce"] = allowed.nonce
-        # Also what Django makes of an exception of the view, and what a decorator answered in its place.
+        # Covers Django's answer to an exception of the view, and answers of decorators too.
         return _kept_from_caches(response)
 
     def process_view(
@@ -161,7 +171,8 @@ class ProtectedMiddleware:
     ) -> HttpResponse | None:
         """Django's hook between URL and view."""
         if hasattr(request, "_cache_update_cache"):
-            # Django's cache was asked already: by a middleware that is not seen to be one.
+            # A cache middleware that `cache_errors` does not recognise has already looked for an
+            # answer.
             raise ImproperlyConfigured(_CACHED)
         setattr(request, _CHECKED, None)
         check = getattr(view, _GUARDED, None)
@@ -178,10 +189,10 @@ class ProtectedMiddleware:
 
 
 class AgentAuthMiddleware(ProtectedMiddleware):
-    """Every view needs an agent unless it says otherwise: a forgotten decorator must not open a door.
+    """Every view requires an agent unless it says otherwise: a forgotten decorator opens nothing.
 
-    A view with `protected` is checked for its own act, one with `unprotected` is open, every other is checked without an
-    act: token, proof, windows and presence.
+    A view with `protected` is checked for its own act, one with `unprotected` is open, every other
+    is checked without an act: token, proof, windows and presence.
     """
 
     denies_by_default = True
@@ -196,7 +207,9 @@ class Checks(AppConfig):
 
 @register
 def cache_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
-    """agentauth_sdk.E001: Django's site cache answers by URL and headers, before any view or process_view."""
+    """agentauth_sdk.E001: Django's site cache answers by URL and headers, before any view or
+    process_view.
+    """
     caches = (UpdateCacheMiddleware, FetchFromCacheMiddleware)
     made = {path: import_string(path) for path in settings.MIDDLEWARE}
     return [
@@ -207,7 +220,10 @@ def cache_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
 
 
 def refusal(error: AgentAuthError) -> HttpResponse:
-    """The answer to the agent. A fault of ours is logged with its cause; the agent learns only that it is ours."""
+    """The answer to the agent.
+
+    A fault on our side is logged with its cause, which the agent does not see.
+    """
     answer = answer_for(error)
     if answer.status == _UNAVAILABLE:
         logger.error("a request could not be checked: %s", error)
@@ -215,19 +231,22 @@ def refusal(error: AgentAuthError) -> HttpResponse:
 
 
 def request_url(request: HttpRequest) -> str:
-    """The address of the request as the agent signed it: the configured audience's origin and the path as received.
+    """The request's URL as the agent signed it: origin of the configured audience, path as
+    received.
 
-    Never from the Host header, which the caller chooses. Raises InvalidRequestError for a target that is no path.
+    Never from the Host header, which the caller chooses: a proof made for another host would pass.
+    Raises InvalidRequestError for a target that is no path.
     """
     origin = urlsplit(_setting("AUDIENCE"))
     return f"{origin.scheme}://{origin.netloc}{_raw_path(request)}"
 
 
 def _raw_path(request: HttpRequest) -> str:
-    """The path before decoding: Django turns `%2F` into `/`, and then two URLs would be one.
+    """The path before decoding: Django decodes `%2F` to `/`, so two URLs would look like one.
 
-    Servers hand it over as RAW_URI (gunicorn), REQUEST_URI (mod_wsgi, uWSGI) or raw_path (ASGI). No client header
-    can set these names. Where none is there, the path is encoded again: a signed `%2F` is then refused, not confused.
+    Servers pass it as RAW_URI (gunicorn), REQUEST_URI (mod_wsgi, uWSGI) or raw_path (ASGI). No
+    client header can set these names. Without them the decoded path is encoded again: a signed
+    `%2F` is then refused, not confused with `/`.
     """
     environ = getattr(request, "environ", {})
     scope = getattr(request, "scope", {})
@@ -241,7 +260,7 @@ def _raw_path(request: HttpRequest) -> str:
 
 
 def _credentials(request: HttpRequest) -> tuple[str, str]:
-    """Token and proof, each from exactly one header line. Django joins repeated lines with a comma."""
+    """Token and proof, each from exactly one header line. Django joins repeated ones by a comma."""
     token = authorization_header(_lines(request, "HTTP_AUTHORIZATION"))
     return token, single_header(_lines(request, "HTTP_DPOP"))
 
@@ -266,14 +285,14 @@ def _idempotency_key(request: HttpRequest) -> str | None:
     value = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if value is None:
         return None
-    # A comma is two header lines that Django joined: which of them names the operation?
+    # A comma means two header lines that Django joined: it is unclear which names the operation.
     if not 1 <= len(value) <= _MAX_IDEMPOTENCY_KEY or "," in value or not value.isascii():
         raise InvalidRequestError("Idempotency-Key must be one header of 1 to 128 plain characters.")
     return str(value)
 
 
 def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Allowed:
-    """The middleware's decision on this call of the view; one that it could not see coming is asked for here.
+    """The middleware's decision on this call of the view; if it made none, verify is asked here.
 
     Raises AgentAuthError as the check does.
     """
@@ -282,18 +301,18 @@ def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs:
         raise ImproperlyConfigured(
             "Put agentauth.sdk.django.AgentAuthMiddleware or ProtectedMiddleware into MIDDLEWARE."
         )
-    # A second call needs a decision of its own, which its proof does not get.
+    # A second call needs a decision of its own: the proof is spent, so verify will refuse it.
     setattr(request, _CHECKED, None)
     if checked is None or checked[0] is not check:
         return check(request, *args, **kwargs)
     if checked[1:] != (args, kwargs):
-        # The act was named from the URL's arguments; for others nothing is allowed.
+        # The act was derived from the URL's arguments; for other arguments nothing is allowed.
         raise ImproperlyConfigured("Move the decorator that changes the view's arguments inside `protected`.")
     return decision(request)
 
 
 def _kept_from_caches(response: HttpResponseBase) -> HttpResponseBase:
-    """Kept from caches that would answer the next request without a check, unless the view says otherwise."""
+    """Keep the answer out of caches, which would skip the check, unless the view says otherwise."""
     stated = {each.partition("=")[0].strip().lower() for each in response.get("Cache-Control", "").split(",")}
     if stated == {""}:
         response["Cache-Control"] = "private, no-store"
@@ -312,5 +331,5 @@ def _setting(name: str) -> str:
 
 @functools.cache
 def _client(registry_url: str, client_id: str, client_secret: str) -> VerifierClient:
-    """One client, and with it one pool of connections, for each process and configuration."""
+    """One client, so one connection pool, per process and configuration."""
     return VerifierClient(registry_url, client_id, client_secret)

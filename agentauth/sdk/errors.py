@@ -1,4 +1,4 @@
-"""What only a client can raise, and how a registry's error answer becomes an exception."""
+"""Errors that only a client raises, and the conversion of error answers to exceptions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,47 +10,55 @@ from .nonces import read_nonce
 
 
 class AddressError(AgentAuthError):
-    """An address we do not speak to: not https (http is for localhost and 127.0.0.1 alone), or not a plain origin."""
+    """An address we do not connect to: not https (http is for localhost and 127.0.0.1 alone), or
+    not a plain origin.
+    """
 
     code = "invalid_address"
 
 
 class AudienceError(AgentAuthError):
-    """The URL is not the service provider's: a proof for it would be a proof for a stranger."""
+    """The URL is outside the service provider's audience: another server could use the proof."""
 
     code = "outside_audience"
 
 
 class KeyFileError(AgentAuthError):
-    """The key file is unreadable, open to others, or belongs to another registry."""
+    """The key file is unreadable, readable by other users, or of another registry."""
 
     code = "key_file"
 
 
 class WitnessStateError(AgentAuthError):
-    """A witness's files do not belong together, or cannot be used: beginning anew would cosign a rewritten log."""
+    """A witness's files do not belong together or are unusable: starting empty would cosign a
+    rewritten log.
+    """
 
     code = "witness_state"
 
 
 class NoGrantError(AgentAuthError):
-    """No grant at this service provider may be used for the call; the text says what is missing and how to ask.
+    """No grant at this service provider can be used for the call; the text says what is missing and
+    how to ask.
 
-    `reason` is `no_capability`, `constraint` (the field `violations` names the limits), the state of the grant
-    that ended or is suspended, or None where nothing was asked.
+    `reason` is `no_capability`, `constraint` (the field `violations` names the limits), the state
+    of the grant that ended or is suspended, or None if nothing was requested yet.
     """
 
     code = "no_grant"
 
 
 class AmbiguousGrantError(AgentAuthError):
-    """Several grants differ in what they cover, and the call does not say what it does: pass `action`."""
+    """Several grants differ in what they cover, and the call names no act: pass `action`."""
 
     code = "ambiguous_grant"
 
 
 class GrantPendingError(AgentAuthError):
-    """A human has yet to decide, or to sign again what a change suspended. Show them `approval_url`, and `claim_code` where there is one."""
+    """A human must decide, or sign again after a change.
+
+    Show them `approval_url` and, if set, `claim_code`.
+    """
 
     code = "grant_pending"
 
@@ -62,13 +70,15 @@ class GrantPendingError(AgentAuthError):
 
 
 class AlreadyProcessedError(AgentAuthError):
-    """This operation was allowed before, under the same Idempotency-Key: acting again would do it twice."""
+    """This operation was allowed before under the same Idempotency-Key: acting again would do it
+    twice.
+    """
 
     code = "already_processed"
 
 
 class RegistryError(AgentAuthError):
-    """An answer of the registry that this version has no class for; `status` is the HTTP status."""
+    """An error answer that this version has no class for; `status` is the HTTP status."""
 
     code = "registry_error"
 
@@ -91,33 +101,35 @@ class RefusedError(AgentAuthError):
 
     @property
     def retry_after(self) -> int | None:
-        """Seconds until time alone may heal it; None where it will not."""
+        """Seconds after which a retry may succeed; None if waiting does not help."""
         value = self.fields.get("retry_after")
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     @property
     def nonce(self) -> str | None:
-        """The nonce the agent must put into its next proof, where that is what was missing."""
+        """The nonce the agent's next proof must have, if it lacked one."""
         return read_nonce(self.fields.get("nonce"))
 
 
 _BY_CODE = {
     error.code: error
     for error in AgentAuthError.__subclasses__()
-    # Only the registry's own family: a client-side class must not be raised because of what a server says.
+    # Only the protocol's classes: a server must not make us raise a client-side error.
     if error.__module__ == protocol_errors.__name__
 }
 
 
 def error_from(status: int, body: Mapping[str, object]) -> AgentAuthError:
-    """The exception for an error answer `{"error","error_description","reason"?,…}`; unknown codes are RegistryError."""
+    """The exception for an error answer `{"error","error_description","reason"?,…}`; unknown codes
+    become RegistryError.
+    """
     code = str(body.get("error", ""))
     description = str(body.get("error_description") or f"The registry answered with status {status}.")
     reason = body.get("reason")
     fields: dict[str, Any] = {
         name: value for name, value in body.items() if name not in {"error", "error_description", "reason"}
     }
-    # A member named like a parameter of ours would be taken for it.
+    # A member with the name of a constructor parameter would be passed as that parameter.
     for name in ("description", "status", "self"):
         fields.pop(name, None)
     kind = _BY_CODE.get(code)

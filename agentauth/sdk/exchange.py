@@ -1,6 +1,7 @@
-"""One exchange over HTTP. Every answer of the registry is read here: within one time, up to one size, never unpacked.
+"""One HTTP exchange.
 
-What httpx raises becomes TemporarilyUnavailableError here and nowhere else.
+Every answer of the registry is read here: within a time limit, up to a size limit, never
+decompressed. Exceptions of httpx become TemporarilyUnavailableError here and nowhere else.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ import httpx
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
-# A page of 100 grants, each with what was asked for and what was granted, of at most 65,536 bytes each, is 13 MB.
+# A page of 100 grants, each with requested and granted terms of at most 65,536 bytes, is 13 MB.
 MAX_ANSWER_BYTES: Final = 16_777_216
-# HTTPError is the family of RequestError and TransportError; the next two stand beside it. UnicodeError is what
-# resolving a host name raises for one that cannot exist, such as "a..b". TimeoutError is asyncio's.
+# HTTPError covers RequestError and TransportError, but not the next two. Resolving an impossible
+# host name such as "a..b" raises UnicodeError. TimeoutError is asyncio's.
 _FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, TimeoutError)
 
 Params = Mapping[str, str | int]
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
-# time.monotonic() at which the exchange of this thread ends.
+# time.monotonic() at which this thread's exchange must end.
 _ends_at: ContextVar[float] = ContextVar("_ends_at")
 
 
 @contextmanager
 def answering(who: str) -> Iterator[None]:
-    """Raises TemporarilyUnavailableError, which names `who`, for all that httpx raises when there is no answer."""
+    """Turn every failure of httpx into TemporarilyUnavailableError, naming `who`."""
     try:
         yield
     except _FAILURES as failure:
@@ -48,9 +49,9 @@ async def ask(
     params: Params | None = None,
     content: bytes | None = None,
 ) -> httpx.Response:
-    """Send one request and read its whole answer, at most `MAX_ANSWER_BYTES` of it, within `seconds`.
+    """Send one request and read its whole answer, at most `MAX_ANSWER_BYTES`, within `seconds`.
 
-    Raises TemporarilyUnavailableError where there is no such answer: what became of the request is not known.
+    Raises TemporarilyUnavailableError otherwise: whether the request took effect is then unknown.
     """
     sent = {**(headers or {}), **_IDENTITY}
     with answering(who):
@@ -75,7 +76,7 @@ def ask_blocking(
     headers: Mapping[str, str],
     content: bytes,
 ) -> httpx.Response:
-    """`ask`, of a client that `hold_to_time` prepared. Resolving the host name has the resolver's own time limit."""
+    """`ask` for a client prepared by `hold_to_time`. The resolver has its own time limit."""
     sent = {**headers, **_IDENTITY}
     started = _ends_at.set(time.monotonic() + seconds)
     try:
@@ -89,9 +90,10 @@ def ask_blocking(
 
 
 def hold_to_time(client: httpx.Client) -> httpx.Client:
-    """Make every wait of `client` for its sockets end with the exchange; httpx limits only each wait by itself.
+    """Make every socket wait of `client` end with the exchange. httpx limits only each single wait,
+    so a server that sends slowly could hold the thread for ever.
 
-    httpx has no option for it. A transport of a test has no sockets and is left alone.
+    httpx has no option for it. A test's transport has no sockets and is left alone.
     """
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 — pyproject.toml names the version
         if isinstance(transport, httpx.HTTPTransport):
@@ -100,13 +102,16 @@ def hold_to_time(client: httpx.Client) -> httpx.Client:
 
 
 class _Body:
-    """The bytes of one answer, as they come. Raises TemporarilyUnavailableError for what is not to be read."""
+    """The bytes of one answer as they arrive.
+
+    Raises TemporarilyUnavailableError for compression or excess length.
+    """
 
     def __init__(self, who: str, response: httpx.Response, max_bytes: int) -> None:
         self._who, self._response, self._max_bytes = who, response, max_bytes
         self._received = bytearray()
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            # A few bytes may unpack to gigabytes.
+            # A few bytes could decompress to gigabytes.
             raise TemporarilyUnavailableError(f"{who} sent a compressed answer, which was not asked for.")
 
     def add(self, part: bytes) -> None:
@@ -137,7 +142,7 @@ def _why(failure: Exception) -> str:
 
 
 def _left(timeout: float | None, late: type[Exception]) -> float | None:
-    """The seconds one wait may take. Raises `late` where the exchange has none left."""
+    """The seconds one wait may take. Raises `late` if the exchange has none left."""
     ends_at = _ends_at.get(None)
     if ends_at is None:
         return timeout

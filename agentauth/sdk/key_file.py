@@ -21,11 +21,13 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the agent is. `manifest` is the compact JWS it registers with; None until capabilities are known.
+    """The agent's identity.
 
-    `agent_id` is None until the registry has answered: the manifest is stored first, so that a crash or a lost
-    answer between the two leads back to the same agent. `next_key` and `next_manifest` are stored before the
-    registry is asked to take them, and replace the present ones once it has.
+    `manifest` is the compact JWS it registers with; None until capabilities are known.
+
+    `agent_id` is None until the registry has answered: the manifest is stored first, so that a
+    crash or a lost answer in between leads back to the same agent. `next_key` and `next_manifest`
+    are stored before the registry is asked to accept them, and replace the present ones afterwards.
     """
 
     registry: str
@@ -37,14 +39,14 @@ class Identity:
 
 
 def config_directory() -> Path:
-    """Where programs of this user keep their settings, by the custom of the platform."""
+    """The user's configuration directory, by the convention of the platform."""
     home = Path.home()
     if sys.platform == "darwin":
         return home / "Library" / "Application Support"
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
     configured = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a relative path is invalid and is to be ignored.
+    # The XDG specification says to ignore a relative path.
     return Path(configured) if Path(configured).is_absolute() else home / ".config"
 
 
@@ -56,14 +58,14 @@ def default_path(registry_url: str) -> Path:
 
 
 class KeyFile:
-    """One agent's identity on disk. Every write is whole or not at all; none is readable by others, ever."""
+    """One agent's identity on disk. Writes are atomic; no other user can ever read the file."""
 
     def __init__(self, path: Path) -> None:
-        # Resolved, so that replacing the file keeps a link that leads to it.
+        # Resolved, so that replacing the file keeps a symbolic link to it.
         self.path = path.expanduser().resolve()
 
     def load(self, registry: str) -> Identity | None:
-        """The stored identity, or None where there is no file. Raises KeyFileError."""
+        """The stored identity, or None if there is no file. Raises KeyFileError."""
         data = read_private(self.path)
         if data is None:
             return None
@@ -75,7 +77,10 @@ class KeyFile:
         return identity
 
     def create(self, identity: Identity) -> Identity:
-        """Store a new identity; if another process was first, its identity is the answer, and both use it. Raises KeyFileError."""
+        """Store a new identity.
+
+        If another process was first, returns its identity, and both use it. Raises KeyFileError.
+        """
         if create_private(self.path, _text(identity)):
             return identity
         stored = self.load(identity.registry)
@@ -84,16 +89,16 @@ class KeyFile:
         return stored
 
     def save(self, identity: Identity) -> None:
-        """Replace the stored identity in one step: a crash leaves the old file or the new one. Raises KeyFileError."""
+        """Replace the stored identity atomically. Raises KeyFileError."""
         replace_private(self.path, _text(identity))
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
-        """Apply `change` to what is stored now, not to what was read a while ago. Raises KeyFileError.
+        """Apply `change` to the identity stored now, not to one read earlier. Raises KeyFileError.
 
-        Under a lock: of two processes that change the file at once, neither loses the other's next key.
+        Under a lock: if two processes change the file at once, neither loses the other's next key.
         """
         stored = self._load(registry)
-        # A file nobody may write is good for as long as nothing changes.
+        # A read-only file works as long as nothing changes.
         if change(stored) == stored:
             return stored
         with locked(self.path):
@@ -120,7 +125,7 @@ class KeyFile:
                 next_manifest=_text_or_none(body.get("next_manifest")),
             )
         except (AgentAuthError, KeyError, ValueError):
-            # Nothing of the content goes into the message: it holds the key.
+            # The file holds the key, so its content must not appear in the message.
             raise KeyFileError(f"{self.path} is not a key file of this library.") from None
         if version != VERSION:
             raise KeyFileError(f"{self.path} was written by another version of this library.")

@@ -1,6 +1,6 @@
-"""The agent's life at one registry: its key and manifest, registered, renewed, widened, rotated.
+"""The agent's life cycle at one registry: key and manifest, registered, renewed, widened, rotated.
 
-The next key or manifest is stored beside the present one before the registry is asked, so that a
+The next key or manifest is stored beside the present one before the registry is called, so that a
 crash at any step leads back to the same agent.
 """
 
@@ -36,7 +36,7 @@ from .wire import Registry, new_jti
 
 logger = logging.getLogger(__name__)
 
-# After a renewal that was refused while the manifest still lives.
+# Seconds before the next try, after a failed renewal of a manifest that is still valid.
 RENEW_AGAIN_SECONDS: Final = 3600
 _ME: Final = "/v1/agents/me"
 
@@ -45,9 +45,9 @@ Ask = Callable[[LocalSigner], Awaitable[Answer]]
 
 
 class AgentLife:
-    """Makes every call of the agent at its registry, under its present key and a living manifest.
+    """Makes the agent's calls to its registry, with its present key and a valid manifest.
 
-    `on_change` is called when tokens issued before are worth nothing any more.
+    `on_change` is called when earlier tokens have become invalid.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AgentLife:
         self._locks = Locks()
 
     def identity(self) -> Identity:
-        """The stored identity; a new key is made where there is none. Raises KeyFileError."""
+        """The stored identity; creates a key if there is none. Raises KeyFileError."""
         if self._stored is None:
             stored = self.key_file.load(self._registry.url)
             if stored is None:
@@ -88,7 +88,7 @@ class AgentLife:
 
     @property
     def manifest(self) -> VerifiedManifest | None:
-        """The manifest the agent stands under; None before it registered. Raises ManifestError."""
+        """The present manifest; None before registration. Raises ManifestError."""
         compact = self.identity().manifest
         return None if compact is None else read_manifest(compact, registry=self._registry.url)
 
@@ -109,7 +109,7 @@ class AgentLife:
             try:
                 return await ask(signer)
             except InvalidClientError:
-                # Another process with this key file may have taken another key.
+                # Another process with this key file may have rotated the key.
                 self._reload()
                 await self._keep()
                 if self.signer.kid == signer.kid:
@@ -133,7 +133,8 @@ class AgentLife:
                 body["enrolment_code"] = self._enrolment_code
             agent = Agent.of(await self._registry.post(self.signer, "/v1/agents", body))
             sent = read_manifest(compact, registry=self._registry.url)
-            # Registering again renews nothing: the registry then names the end of the older manifest.
+            # Registering again does not renew: the registry then returns the end of the older
+            # manifest.
             is_registered = _seconds(agent.expires_at) == sent.expires_at
             self._update(
                 lambda stored: replace(
@@ -148,9 +149,9 @@ class AgentLife:
             return replace(agent, status=renewed.status, expires_at=renewed.expires_at)
 
     def _to_register(self, capabilities: Sequence[Capability], description: str, model_origin: str) -> str:
-        """The stored manifest, signed again if it has ended or was signed by an earlier key.
+        """The stored manifest, signed again if it has expired or an earlier key signed it.
 
-        The very first one is stored.
+        The first manifest ever is stored.
         """
         now = int(time.time())
         if self.identity().manifest is None:
@@ -286,14 +287,14 @@ class AgentLife:
         if self.identity().next_key is None and not self._is_late():
             return
         async with self._locks.of():
-            # Another call or another process may have done it meanwhile.
+            # Another call or process may have done it meanwhile.
             self._reload()
             await self._finish_key_if_possible()
             if self._is_late():
                 await self._in_time(self._known().expires_at, self._catch_up)
 
     def _is_late(self) -> bool:
-        """Is a manifest to be declared: one that was interrupted, or a renewal?"""
+        """Is a manifest to be sent: an interrupted one, or a renewal?"""
         identity, now = self.identity(), time.time()
         if identity.agent_id is None or identity.manifest is None or now < self._renew_at:
             return False
@@ -356,7 +357,7 @@ class AgentLife:
         former, self._stored = self._signer, identity
         self._signer = LocalSigner(identity.private_key)
         if former is not None and former.kid != self._signer.kid:
-            # They are bound to the former key.
+            # Tokens are bound to the former key.
             self._on_change()
 
     def _update(self, change: Callable[[Identity], Identity]) -> None:
@@ -368,7 +369,7 @@ def _kid(key: PrivateKey | None) -> str | None:
 
 
 def _may_be_done(error: AgentAuthError) -> bool:
-    """Was there no answer, or one that does not say whether the act was done, such as a 200 that cannot be read?"""
+    """Is it unknown whether the act was done: no answer, a 5xx, or a 200 that cannot be read?"""
     if isinstance(error, RegistryError):
         return httpx.codes.is_success(error.status) or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
     return isinstance(error, TemporarilyUnavailableError)

@@ -1,4 +1,4 @@
-"""What a registry's audit log shows to everybody, believed as far as the keys that were brought along say so."""
+"""Client of a registry's public audit log. Trusts only what the given keys signed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,13 +27,16 @@ from .wire import (
     retry_after,
 )
 
-# What is said about an event and is not the event (docs/protocol.md section 9).
+# Members beside the event that are not part of it (docs/protocol.md section 9).
 _BESIDE: Final = ("salt", "leaf_index", "openings")
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenEvent:
-    """The event is number `index` of the tree that `opened` signs. Keep `text`: with the event and the keys it proves this offline."""
+    """The event has number `index` in the tree that `opened` signs.
+
+    Keep `text`: with the event and the keys it is an offline proof.
+    """
 
     index: int
     opened: OpenedCheckpoint
@@ -41,10 +44,11 @@ class ProvenEvent:
 
 
 class LogClient:
-    """One registry's log. It needs no agent and no credentials, since everybody is shown the same.
+    """One registry's log. Needs no agent and no credentials: the log is public.
 
-    `vkeys` are the log's verifier keys and those of witnesses one trusts, as they came to you by another way than from
-    the registry. Keys of the log all have its name. Raises NoteError for what is no key, ValueError without one of a log.
+    `vkeys` are the verifier keys of the log and of trusted witnesses, obtained from elsewhere than
+    the registry. All keys of the log have its name. Raises NoteError for an invalid key, ValueError
+    unless there are keys of exactly one log.
     """
 
     def __init__(
@@ -60,9 +64,11 @@ class LogClient:
         self._transport = transport
 
     async def checkpoint(self) -> OpenedCheckpoint:
-        """The newest one, and the cosignatures of the witnesses that were named; how many are enough is yours to say.
+        """The newest checkpoint, with the cosignatures of the given witnesses; the caller decides
+        how many are enough.
 
-        Raises UntrustedNoteError where no pinned key signed it, NotYetLoggedError where there is none yet.
+        Raises UntrustedNoteError if no pinned key signed it, NotYetLoggedError if there is none
+        yet.
         """
         return open_checkpoint(
             await self._get("/v1/audit/checkpoint"),
@@ -72,10 +78,12 @@ class LogClient:
         )
 
     async def prove(self, event: Mapping[str, object]) -> ProvenEvent:
-        """That the log holds this very event, as the events API shows it: with `salt`, `leaf_index` and `openings`.
+        """Prove that the log contains this event, as the events API returns it: with `salt`,
+        `leaf_index` and `openings`.
 
-        Raises ChainError for an event that is another than the log's or opens what it did not commit to,
-        UntrustedNoteError where no pinned key signed the tree, NotYetLoggedError with `retry_after` where it is too early.
+        Raises ChainError if the event differs from the log's or opens what it did not commit to,
+        UntrustedNoteError if no pinned key signed the tree, NotYetLoggedError with `retry_after` if
+        it is too early.
         """
         leaf = _leaf(event)
         given = await self._get("/v1/audit/proof/bundle", event=str(event.get("id")))
@@ -93,7 +101,7 @@ class LogClient:
         return ProvenEvent(index, opened, given.decode())
 
     async def _get(self, path: str, **query: str) -> bytes:
-        """Ask, again where that may heal. Raises AgentAuthError."""
+        """Get `path`, retrying where that may help. Raises AgentAuthError."""
         url = self.registry_url + path
         error: AgentAuthError = TemporarilyUnavailableError()
         for attempt in range(ATTEMPTS):
@@ -122,7 +130,7 @@ class LogClient:
 
 
 def _leaf(event: Mapping[str, object]) -> bytes:
-    """The leaf hash, after everything that is opened was held against its commitment. Raises ChainError."""
+    """The leaf hash, after comparing all openings with their commitments. Raises ChainError."""
     bare = {name: value for name, value in event.items() if name not in _BESIDE}
     openings, data = event.get("openings") or {}, event.get("data")
     if not isinstance(openings, Mapping) or not isinstance(data, Mapping):
@@ -130,12 +138,12 @@ def _leaf(event: Mapping[str, object]) -> bytes:
     try:
         for member, opening in openings.items():
             said = {"commitment": field_commitment(opening["value"], _salt(opening["salt"]))}
-            # What stands beside salt and value is proved by nothing.
+            # Further members beside salt and value would be unproved.
             if data.get(member) != said or opening.keys() != {"salt", "value"}:
                 raise ChainError("The event opens what it did not commit to.")
         return leaf_hash(entry_hash(bare, _salt(event.get("salt"))))
     except (EncodingError, KeyError, TypeError):
-        raise ChainError("That is no event with its salt.") from None
+        raise ChainError("Not an event with its salt.") from None
 
 
 def _salt(text: object) -> bytes:

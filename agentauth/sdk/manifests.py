@@ -1,4 +1,4 @@
-"""The agent's own manifest: made for what it may ever ask for, renewed with the same content or another. No I/O."""
+"""The agent's own manifest: made for all it may ever ask for, and renewed. No I/O."""
 
 import functools
 import secrets
@@ -35,7 +35,7 @@ def new_manifest(
         issued_at=now,
         expires_at=now + LIFE_SECONDS,
         jti=secrets.token_urlsafe(_JTI_BYTES),
-        # A name people can tell apart; who wants a better one passes it.
+        # A default that people can tell apart.
         name=name or f"Agent {signer.public.thumbprint[:6]}",
         description=description,
         model_origin=model_origin,
@@ -43,11 +43,11 @@ def new_manifest(
     )
 
 
-# Its signature is checked once: it is asked about at every call.
+# Cached: every call reads it, and its signature needs one check.
 @functools.lru_cache(maxsize=8)
 def read_manifest(compact: str, *, registry: str) -> VerifiedManifest:
-    """What a stored manifest says, also when it has expired. Raises ManifestError."""
-    # Judged at its own time of issue: whether it still lives is another question, asked of `expires_at`.
+    """Read a stored manifest, even an expired one. Raises ManifestError."""
+    # Verified as of its own time of issue; callers check `expires_at` where it matters.
     issued_at = read_object(parse_compact(compact).payload).get("iat")
     return verify_manifest(
         compact, expected_audience=registry, now=issued_at if isinstance(issued_at, int) else 0
@@ -64,7 +64,7 @@ def next_manifest(
     description: str | None = None,
     model_origin: str | None = None,
 ) -> str:
-    """The manifest with a new life, signed by `signer`; what is None stays. Raises ManifestError."""
+    """Renew the manifest, signed by `signer`; None keeps a member. Raises ManifestError."""
     return new_manifest(
         signer,
         registry=registry,
@@ -72,7 +72,7 @@ def next_manifest(
         description=manifest.description if description is None else description,
         model_origin=model_origin or manifest.model_origin,
         capabilities=manifest.capabilities if capabilities is None else capabilities,
-        # The registry takes only a later one.
+        # The registry accepts only a later `iat`.
         now=max(now, manifest.issued_at + 1),
     )
 
@@ -80,13 +80,16 @@ def next_manifest(
 def is_due(manifest: VerifiedManifest, *, now: float) -> bool:
     """Is half its life over?
 
-    Half: no grant may outlive the manifest, and half a year is longer than the longest grant (90 days).
+    Half, because no grant may outlive the manifest, and half a year exceeds the longest grant (90
+    days).
     """
     return manifest.expires_at - now < (manifest.expires_at - manifest.issued_at) / 2
 
 
 def check_within(manifest: VerifiedManifest, *, name: str | None, capabilities: Sequence[Capability]) -> None:
-    """Refuse what the manifest does not cover. Raises ManifestError: a key has one manifest, and humans knew it."""
+    """Raises ManifestError for what the manifest does not cover: humans approved exactly this
+    manifest.
+    """
     if name is not None and name != manifest.name:
         raise ManifestError(
             f"This key file holds the agent {manifest.name!r}. Use another key_file for {name!r}."

@@ -1,4 +1,7 @@
-"""Files that hold a key: readable by their owner alone, written whole or not at all. What stands in them is not here."""
+"""Files that hold a key: readable by their owner alone, written atomically.
+
+What they contain is decided elsewhere.
+"""
 
 import os
 import secrets
@@ -16,7 +19,10 @@ _POSIX: Final = os.name == "posix"
 
 
 def read_private(path: Path) -> bytes | None:
-    """What stands in the file, at most MAX_BYTES + 1 of it; None where there is none. Raises KeyFileError where others can read it."""
+    """The file's content, at most MAX_BYTES + 1; None if it does not exist.
+
+    Raises KeyFileError if other users can read it.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
@@ -24,13 +30,13 @@ def read_private(path: Path) -> bytes | None:
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}.") from None
     with os.fdopen(descriptor, "rb") as file:
-        # Asked of the open file, not of the name: nobody can swap it in between.
+        # Checked on the open file, not by name, so that it cannot be swapped in between.
         _check_owner(path, os.fstat(file.fileno()))
         return file.read(MAX_BYTES + 1)
 
 
 def create_private(path: Path, text: str) -> bool:
-    """Make the file; False, and nothing changed, where the name is taken. Raises KeyFileError."""
+    """Create the file; returns False, changing nothing, if the name exists. Raises KeyFileError."""
     temporary = _write_beside(path, text)
     try:
         # A hard link fails where the name exists: of two processes with two new keys, one wins.
@@ -46,7 +52,10 @@ def create_private(path: Path, text: str) -> bool:
 
 
 def replace_private(path: Path, text: str) -> None:
-    """Replace the file in one step: a crash leaves the old content or the new one. Raises KeyFileError."""
+    """Replace the file atomically: a crash leaves the old content or the new.
+
+    Raises KeyFileError.
+    """
     temporary = _write_beside(path, text)
     try:
         temporary.replace(path)
@@ -58,8 +67,8 @@ def replace_private(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock, one process at a time; it ends with the process. Raises KeyFileError."""
-    # A file of its own, since the locked one is replaced.
+    """Hold the file's lock, one process at a time; it ends with it. Raises KeyFileError."""
+    # A separate lock file, since the locked file itself gets replaced.
     lock = path.with_name(f".{path.name}.lock")
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -102,7 +111,7 @@ def _write_beside(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # 0600 from the first byte on: chmod afterwards would leave a moment in which others can open it.
+        # 0600 at creation: with a later chmod, other users could open it in between.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

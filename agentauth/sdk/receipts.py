@@ -1,4 +1,4 @@
-"""Approval receipts checked without any server: the file, the keys the caller trusts, and what it then says."""
+"""Check approval receipts offline: the file, the trusted keys, and what the receipt says."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ _MAX_FILE_BYTES: Final = 1_048_576
 
 
 def check_receipt(text: str, *, keys: Mapping[str, PublicKey], issuer: str | None) -> VerifiedReceipt:
-    """Check a receipt: a compact JWS, or the JSON object with a member `receipt` that holds it.
+    """Check a receipt: a compact JWS, or a JSON object whose member `receipt` is one.
 
-    Without `issuer`, whoever holds one of the trusted keys may have issued it. Raises InvalidReceiptError.
+    Without `issuer`, any holder of a trusted key may have issued it. Raises InvalidReceiptError.
     """
     compact = text.strip()
     try:
@@ -29,7 +29,11 @@ def check_receipt(text: str, *, keys: Mapping[str, PublicKey], issuer: str | Non
 
 
 def read_key_set(text: str) -> dict[str, PublicKey]:
-    """A JWK Set as keys by `kid`. Raises InvalidRequestError: a set with a bad, nameless or doubled key is no anchor."""
+    """Read a JWK Set as keys by `kid`.
+
+    Raises InvalidRequestError: a set with an invalid key, or with a missing or repeated `kid`, is
+    no trust anchor.
+    """
     entries = read_object(text, max_bytes=_MAX_FILE_BYTES).get("keys")
     if not isinstance(entries, list) or not entries:
         raise InvalidRequestError("The trusted keys must be a JWK Set with at least one key.")
@@ -55,7 +59,7 @@ def read_file(name: str) -> str:
 
 
 def summary(receipt: VerifiedReceipt) -> dict[str, object]:
-    """What the receipt proves, in the order a person asks: who decided what, for whom, and the text they read."""
+    """What the receipt proves: who decided what, for whom, and the text they read."""
     statement = receipt.statement.body
     return {
         "kind": statement.get("kind"),
@@ -72,7 +76,10 @@ def summary(receipt: VerifiedReceipt) -> dict[str, object]:
 
 
 def _issuer_claimed(compact: str) -> str:
-    """The issuer a receipt names, before anything is proved: only to be compared with what is proved afterwards."""
+    """The issuer a receipt names.
+
+    Not verified: only for comparison with what is verified afterwards.
+    """
     statement = read_object(parse_compact(compact, max_bytes=MAX_RECEIPT_BYTES).payload).get("statement")
     return str(statement.get("issuer")) if isinstance(statement, dict) else ""
 

@@ -1,4 +1,6 @@
-"""A refusal as the HTTP answer a service provider gives to an agent. No framework: status, headers and a JSON body."""
+"""A refusal as a service provider's HTTP answer to an agent: status, headers and a JSON body, for
+any framework.
+"""
 
 import json
 import re
@@ -29,7 +31,7 @@ _REFUSED: Final = {
     "step_up_required": 403,
     "envelope_exceeded": 429,
 }
-# A word this version does not know is still a no.
+# An error code that this version does not know is still a no.
 _REFUSED_OTHERWISE: Final = 403
 _RAISED: Final[tuple[tuple[type[AgentAuthError], int], ...]] = (
     (InvalidTokenError, 401),
@@ -67,17 +69,17 @@ _BY_ERROR: Final = {
     "use_dpop_nonce": "Put the nonce of this answer's DPoP-Nonce header into the proof.",
     "outside_time_window": "The grant does not allow this at this time.",
 }
-# What words the registry chooses are short; another text is none, and would fill the answer.
+# The registry's codes are short words. Any other text is not a code and could fill the answer.
 _WORD: Final = re.compile(r"[a-z0-9_]{1,64}")
 _NO_SENTENCE: Final = "This is not allowed."
-# Seconds; above it a wait is a wrong answer and not a header that every client can read.
+# Seconds. A longer wait is an error, and not every client can parse it.
 _LONGEST_WAIT: Final = 999_999_999
 _SHOWN: Final = ("retry_after", "confirmation_id", "approval_url", "violations")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What to send: never to be cached, at most 1 kB."""
+    """The answer to send: never cached, at most 1 kB."""
 
     status: int
     headers: Mapping[str, str]
@@ -85,7 +87,7 @@ class HttpAnswer:
 
 
 def answer_for(error: AgentAuthError) -> HttpAnswer:
-    """The HTTP answer for a refusal; what is not the agent's doing becomes 503, never 401 and never 200."""
+    """The HTTP answer for a refusal; what is not the agent's fault is 503, never 401 or 200."""
     if isinstance(error, RefusedError):
         return _refused(error)
     for kind, status in _RAISED:
@@ -111,7 +113,7 @@ def _refused(error: RefusedError) -> HttpAnswer:
 def _answer(
     status: int, code: str, description: str, members: Mapping[str, object], retry_after: int | None = None
 ) -> HttpAnswer:
-    """The answer: first without its further members, then without `description`, if it would be too long."""
+    """The answer. If too long, without its further members, then without `description`."""
     code = code if _is_word(code) else RefusedError.code
     headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
     if status == _UNAUTHORIZED:
@@ -120,7 +122,7 @@ def _answer(
         headers["Retry-After"] = str(retry_after)
     reason = {"reason": members["reason"]} if _is_word(members.get("reason")) else {}
     shown = reason | {name: members[name] for name in _SHOWN if members.get(name) is not None}
-    # Long limits (a list of 64 payees) are left out rather than cut: half a list would be a wrong one.
+    # Long limits (a list of 64 payees) are dropped, not cut: half a list would be wrong.
     bodies = ((description, shown), (description, reason), (_NO_SENTENCE, reason))
     contents = [
         json.dumps({"error": code, "error_description": sentence} | more).encode()

@@ -1,4 +1,7 @@
-"""What the command line shows: the one place that writes to stdout and stderr, since most of it others wrote."""
+"""Output of the command line.
+
+Nothing else writes to stdout and stderr, since most of the text is untrusted.
+"""
 
 import json
 import sys
@@ -15,7 +18,11 @@ def show_json(answer: Mapping[str, object]) -> None:
 
 
 def show_lines(answer: Mapping[str, object]) -> None:
-    """`name  value` lines, aligned; what is not text is JSON, and further lines of a text are indented: none is taken for a name."""
+    """Aligned `name value` lines.
+
+    Values that are not text are JSON; further lines of a text are indented, so that none looks like
+    a name.
+    """
     shown = {name: value for name, value in answer.items() if value not in (None, "")}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
@@ -36,6 +43,6 @@ def tell(line: str) -> None:
 
 
 def _encodable(text: str, stream: TextIO) -> str:
-    """`text` with an escape for each character that the encoding of `stream` lacks."""
+    """`text`, with escapes for characters that the encoding of `stream` lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,4 +1,4 @@
-"""What a client keeps in memory: tokens, grants, service providers. No I/O of its own."""
+"""What a client caches in memory: tokens, grants, service providers. No I/O of its own."""
 
 import asyncio
 import time
@@ -12,11 +12,12 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from .answers import text
 from .errors import RegistryError
 
-# A token is renewed when a fifth of its life, at most a minute, is left: a call under way does not outlive it.
+# A token is renewed when a fifth of its life, at most 60 s, is left: it outlives a call in
+# progress.
 _MARGIN_SECONDS: Final = 60
 _MARGIN_SHARE: Final = 5
 
-# Seconds. Grants and service providers change rarely; during an outage the known ones are used.
+# Seconds. Grants and service providers change rarely; during an outage cached ones are used.
 LOOKED_UP_SECONDS: Final = 300
 
 T = TypeVar("T")
@@ -32,14 +33,14 @@ class Kept(Generic[T]):
 
 
 def looked_up(value: T) -> Kept[T]:
-    """A value of the registry, as of now."""
+    """A value from the registry, as of now."""
     return Kept(value, renew_at=time.time() + LOOKED_UP_SECONDS, expires_at=float("inf"))
 
 
 def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
     """Read `POST /v1/tokens`. Raises RegistryError.
 
-    Life counts from `asked_at`, before the question: a slow answer must not make a token look younger than it is.
+    Life counts from `asked_at`, before the request: a slow answer must not extend a token's life.
     """
     value, life = text(answer, "access_token"), answer.get("expires_in")
     if not isinstance(life, int):
@@ -49,7 +50,7 @@ def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
 
 
 class Locks:
-    """A lock for each name, of the running event loop: one client may serve several in turn."""
+    """A lock per name and running event loop: one client may serve several loops in turn."""
 
     def __init__(self) -> None:
         self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]]()
@@ -61,22 +62,22 @@ class Locks:
 
 
 class Cache(Generic[T]):
-    """Values by a name of one or more parts, for one client; none is ever written to disk."""
+    """Values by a name of one or more parts, for one client. Never written to disk."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, ...], Kept[T]] = {}
         self._locks = Locks()
 
     async def get(self, name: tuple[str, ...], ask: Callable[[], Awaitable[Kept[T]]]) -> T:
-        """The value: the kept one while it is fresh, else a new one. Raises what `ask` raises."""
-        # One lock for each name: callers at the same moment share one question.
+        """The cached value while it is fresh, else a new one. Raises what `ask` raises."""
+        # One lock per name: concurrent callers share one request.
         async with self._locks.of(*name):
             kept = self._kept.get(name)
             if kept is None or kept.renew_at <= time.time():
                 try:
                     fresh = await ask()
                 except TemporarilyUnavailableError:
-                    # Renewal is early, so the old one still carries over a short outage.
+                    # Renewal is early, so the old value bridges a short outage.
                     if kept is None or kept.expires_at <= time.time():
                         raise
                     return kept.value
@@ -84,5 +85,5 @@ class Cache(Generic[T]):
             return kept.value
 
     def forget(self, *first: str) -> None:
-        """Drop the values whose names begin with these parts; all without any."""
+        """Drop the values whose names begin with these parts; without parts, all."""
         self._kept = {name: kept for name, kept in self._kept.items() if name[: len(first)] != first}

@@ -1,4 +1,7 @@
-"""The service provider's client: asks the registry whether one request may pass. Synchronous; knows no framework."""
+"""The service provider's client: asks the registry whether one request may pass.
+
+Synchronous; independent of any framework.
+"""
 
 import json
 import random
@@ -29,27 +32,30 @@ from .nonces import read_nonce
 from .wire import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
-# A lost answer can be asked for again under the same key, so the client repeats the question until it is answered.
+# Tries per question. Under one Idempotency-Key a lost answer can be requested again.
 _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 2.0
-# So long after the first no try begins any more. With its timeout the last has ended within the 20 s in which the registry
-# is sure to know what became of the first, or to judge it anew (protocol section 8).
+# Seconds after the first try in which another may begin. With its timeout, the last one ends within
+# the 20 s in which the registry surely still knows the outcome of the first, or judges it anew
+# (protocol section 8).
 _ASKS_FOR_SECONDS: Final = 12.0
-# And so long none of `ask_again`. An answer is kept for 60 s; two hosts' clocks may each be 5 s off, and the way takes its
-# time. What is said after that tells nothing of the first try: its proof is old by then, or a replay.
+# Seconds after the first try in which `ask_again` may ask. The registry keeps an answer for 60 s;
+# two hosts' clocks may each be 5 s off, and the network takes time. A later answer says nothing
+# about the first try: its proof is too old by then, or a replay.
 _KEPT_FOR_SECONDS: Final = 45.0
 _MAX_ANSWER_BYTES: Final = 1_048_576
-# The caller's own mistakes, which the agent or the service provider can mend; everything else that is not an answer
-# is a fault of ours and must look like one.
+# Mistakes that the agent or the service provider can fix. Everything else that is not an answer is
+# a fault on our side and must be reported as one.
 _CALLERS_MISTAKES: Final = (InvalidRequestError, IdempotencyMismatchError)
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Verify said yes to exactly this request. `answer` is the whole answer (protocol section 8).
+    """Verify allowed exactly this request. `answer` is the whole answer (protocol section 8).
 
-    With `repeated` the agent's operation was allowed before: do not act again, answer with the stored result.
+    With `repeated`, the agent's operation was allowed before: do not act again, answer with the
+    stored result.
     """
 
     decision_id: str
@@ -72,7 +78,7 @@ class Allowed:
             agent_name=str(known.get("name", "")),
             subject=str(body.get("subject", "")),
             grant_id=str(body.get("grant_id", "")),
-            # Anything but a plain false counts as repeated: acting twice is worse than not acting.
+            # Anything but false counts as repeated: acting twice is worse than not acting.
             repeated=body.get("repeated", False) is not False,
             nonce=read_nonce(body.get("nonce")),
             answer=body,
@@ -81,7 +87,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question to verify, as it goes over the wire each time. Token and proof are in it, so it is not shown."""
+    """One question to verify, in the bytes that each try sends. The repr hides token and proof."""
 
     content: bytes = field(repr=False)
     name: str
@@ -89,11 +95,12 @@ class Asked:
 
 
 class UnknownOutcomeError(TemporarilyUnavailableError):
-    """Asked again and again, and nothing that was said stands: verify may have said yes, and debited, or done nothing.
+    """All tries failed, so the outcome is unknown: verify may have debited, or done nothing.
 
-    Do not act. For three quarters of a minute from its first try on, `VerifierClient.ask_again(error)` asks for the very
-    same answer; a yes may then be acted upon. Where nobody does, an operation that was debited stays undone: to the agent,
-    who tries it again under its key, verify says `repeated`, which is that it was allowed, not that it was carried out.
+    Do not act. For 45 s after the first try, `VerifierClient.ask_again(error)` can retrieve the
+    same answer; a yes may then be acted upon. If the caller does not, a debited operation stays
+    undone: when the agent retries it under its key, verify answers `repeated`, which means allowed,
+    not carried out.
     """
 
     def __init__(self, description: str, question: Asked) -> None:
@@ -102,9 +109,9 @@ class UnknownOutcomeError(TemporarilyUnavailableError):
 
 
 class VerifierClient:
-    """Asks one registry as one service provider. Safe to share between threads; `close` frees its connections.
+    """Asks one registry as one service provider. Thread-safe; `close` frees its connections.
 
-    `timeout` is in seconds, for one try from connecting to the last byte of its answer.
+    `timeout` is in seconds, for one try from connecting to the last byte of the answer.
     """
 
     def __init__(
@@ -136,11 +143,14 @@ class VerifierClient:
     ) -> Allowed:
         """May the holder of `token`, who made `proof` for `method` and `url`, do `action` now?
 
-        `url` is the service provider's own address for the request, never taken from its Host header.
-        `idempotency_key` is the agent's own, from its header of that name. Without `action` only token, proof,
-        windows and presence are judged. Raises RefusedError for a no, InvalidRequestError and
-        IdempotencyMismatchError for a question that cannot be answered, TemporarilyUnavailableError for everything
-        that is not an answer: never treat that one as a yes. UnknownOutcomeError is one of these: see there where
+        `url` is the service provider's own address for the request, never taken from its Host
+        header: a caller chooses that header and could replay a proof made for another host.
+        `idempotency_key` is the agent's own, from its header of that name. Without `action` only
+        token, proof, windows and presence are checked.
+
+        Raises RefusedError for a no, InvalidRequestError and IdempotencyMismatchError for a
+        question that cannot be answered, and TemporarilyUnavailableError for everything that is not
+        an answer: never treat it as a yes. UnknownOutcomeError is one of these; see there if
         `action` costs something.
         """
         _check_lengths(token, proof, url)
@@ -154,14 +164,14 @@ class VerifierClient:
         content = json.dumps(body).encode()
         if len(content) > MAX_BODY_BYTES:
             raise InvalidRequestError("The request is too long to be checked.")
-        # A key minted for this one request of an agent, and unlike the agent's own (protocol section 8): under it the
-        # registry answers the second time as it did the first, though the proof is spent by then.
+        # A new key for this one request, different from the agent's (protocol section 8): with it
+        # the registry repeats its first answer, although the proof is spent by then.
         return self._decided(Asked(content, new_key(), time.monotonic()))
 
     def ask_again(self, error: UnknownOutcomeError) -> Allowed:
-        """What `verify` could not find out: the same question under its own name, with the answers of `verify`.
+        """Ask the same question again under its key; returns and raises as `verify`.
 
-        Raises `error` once more, and asks nobody, where it is too late to hear what became of it.
+        Raises `error` again, without asking, if it is too late to learn the outcome.
         """
         if time.monotonic() - error.question.began > _KEPT_FOR_SECONDS:
             raise error
@@ -181,7 +191,7 @@ class VerifierClient:
             client.close()
 
     def _open(self) -> httpx.Client:
-        # Made at the first call, not at import: a server that forks afterwards must not share sockets.
+        # Opened at the first call, not at import: processes forked later must not share sockets.
         with self._lock:
             if self._client is None:
                 self._client = hold_to_time(
@@ -206,7 +216,7 @@ class VerifierClient:
         raise RefusedError(error, reason if isinstance(reason, str) else None, fields)
 
     def _post(self, question: Asked) -> httpx.Response:
-        """One try. Raises TemporarilyUnavailableError where no answer came, or none that can be read."""
+        """One try. Raises TemporarilyUnavailableError if there is no readable answer."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": question.name}
         return ask_blocking(
             self._open(),
@@ -220,10 +230,11 @@ class VerifierClient:
         )
 
     def _ask(self, question: Asked) -> dict[str, object]:
-        """The decision: the same bytes are sent until it is known.
+        """Send the same bytes until the decision is known.
 
-        1. Lost, 5xx and "still running" may each hide a yes that is committed, debit and all. 2. Once one of them does, only
-        a decision tells what became of it, or that the question is none: whatever else is said is of this try alone.
+        1. A lost answer, a 5xx and "still running" may each hide a committed yes, debit included.
+        2. After one of these, only a decision, or the refusal of the question itself, settles the
+        outcome: any other answer is about this try alone.
         """
         end = min(time.monotonic() + _ASKS_FOR_SECONDS, question.began + _KEPT_FOR_SECONDS)
         unknown: Exception | None = None
@@ -252,28 +263,28 @@ class VerifierClient:
 
 
 def _check_lengths(token: str, proof: str, url: str) -> None:
-    """What no registry can read is the agent's fault, and not a reason to ask. Raises RefusedError in the words of verify."""
+    """Refuse what is too long for any registry, in the words of verify. Raises RefusedError."""
     if len(token) > MAX_JWS_BYTES:
         raise RefusedError("invalid_token", "malformed", {})
     if len(proof) > MAX_JWS_BYTES:
         raise RefusedError("invalid_dpop_proof", "malformed", {})
     if len(url) > MAX_JWS_BYTES:
-        # No proof has room for it.
+        # A proof that names this URL would be too long.
         raise RefusedError("invalid_dpop_proof", "url", {})
 
 
 def _read(response: httpx.Response) -> dict[str, object]:
     """The decision in an answer.
 
-    Raises InvalidRequestError and IdempotencyMismatchError, RegistryError for what else is refused or broken, and
-    TemporarilyUnavailableError for all that is no decision yet.
+    Raises InvalidRequestError and IdempotencyMismatchError, RegistryError for other refusals and
+    broken answers, TemporarilyUnavailableError for everything that is no decision yet.
     """
     try:
         body = read_object(response.content, max_bytes=_MAX_ANSWER_BYTES)
     except EncodingError as error:
         raise _no_answer() from error
     if response.status_code == httpx.codes.OK:
-        # Asked for by identity: 1, "true" or a missing member is no decision.
+        # By identity: 1, "true" or a missing member is no decision.
         if body.get("valid") is True or body.get("valid") is False:
             return body
         raise _no_answer()
@@ -281,9 +292,10 @@ def _read(response: httpx.Response) -> dict[str, object]:
     if isinstance(refusal, (*_CALLERS_MISTAKES, TemporarilyUnavailableError)):
         raise refusal
     if isinstance(refusal, IdempotencyInProgressError):
-        # Our first try still runs.
+        # Our own first try is still running.
         raise _no_answer()
-    # Wrong credentials, a limit of ours, a defect: the agent did nothing wrong and must not hear that it did.
+    # Wrong credentials, our rate limit or a defect: the agent did nothing wrong and must not be
+    # told so.
     raise RegistryError(
         f"Verify answered {response.status_code} {refusal.code}: {refusal.description}",
         status=response.status_code,
@@ -291,12 +303,14 @@ def _read(response: httpx.Response) -> dict[str, object]:
 
 
 def _leaves_open(status: int) -> bool:
-    """Whether the question of which no decision was read may have been decided all the same."""
+    """Could the question have been decided although no decision was read?"""
     return status in {httpx.codes.OK, httpx.codes.CONFLICT} or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
 def _pause(asked: int | None) -> float:
-    """As long as the registry asked, within bounds: an agent waits meanwhile. Never all at once."""
+    """As long as the registry asks, at most 2 s since an agent is waiting, with jitter against a
+    thundering herd.
+    """
     seconds = _PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS)
     return seconds + random.uniform(0, 0.25)  # noqa: S311 — spreads load, keeps no secret
 

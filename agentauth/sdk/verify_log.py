@@ -1,14 +1,14 @@
-"""Checks an audit log without the server that wrote it: `python verify_log.py --help`.
+"""Check an audit log without the server that wrote it: `python verify_log.py --help`.
 
-One file, the standard library and `cryptography`; nothing is fetched, nothing believed but the keys you bring. A folder
-is an export (`checkpoint`, `lines.gz`) or an archive (`segments/`, `objects/`); either may hold `checkpoints/`. Shown: each
-line stands in its place and is byte for byte what the signed roots commit to; no segment is missing, doubled or changed;
-the folder's checkpoints and every `--old-checkpoint` you kept have the roots that these very lines give, so nothing you
-once saw was changed or dropped. Not shown: that an event is true or well-formed (in a line it is hashed, never parsed),
-that Parquet objects hold the same events (only their digests), and anything of `tile/`. Checkpoints newer than the last
-segment are held by signature alone; `newest_checkpoint` says how far they go. Where a log broke and went on after a restore
-(`breaks/`), that is shown and is a problem, unless `--accept-break` names exactly it. `first_bad`: from that leaf on, nothing is
-shown. Formats: docs/protocol.md section 9; c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature; RFC 9162.
+One file, the standard library and `cryptography`; fetches nothing and trusts only your keys. A
+folder is an export (`checkpoint`, `lines.gz`) or an archive (`segments/`, `objects/`); either may
+have `checkpoints/`. Verified: each line is in its place and byte for byte what the signed roots
+commit to; no segment is missing, doubled or changed; the folder's checkpoints and each
+`--old-checkpoint` have the roots of these lines, so nothing you once saw was changed or dropped.
+Not verified: that an event is true or well-formed (lines are hashed, not parsed), Parquet objects
+(only their digests) and `tile/`. Checkpoints after the last segment: signatures only, up to
+`newest_checkpoint`. A break after a restore (`breaks/`) is a problem unless `--accept-break` names
+it. From leaf `first_bad` on, nothing is verified. Formats: protocol.md section 9.
 """
 
 import argparse
@@ -40,7 +40,7 @@ LINE = re.compile(rf"{NUMBER} ([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048]) ".encode()
 
 
 class ProblemError(Exception):
-    """What is wrong where; `first_bad` is given where it is known that the fault may lie before the line that is read."""
+    """What is wrong, and where; `first_bad` if the fault may lie before the line being read."""
 
     def __init__(self, place: str, text: str, first_bad: int | None = None) -> None:
         super().__init__(f"{place}: {text}")
@@ -48,7 +48,7 @@ class ProblemError(Exception):
 
 
 class Checkpoint(NamedTuple):
-    """A tree as its log signed it, and where that was read."""
+    """A signed tree, and where its note was read."""
 
     place: str
     size: int
@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One log of the archive that continues another: its folder, its name, and how much of it counts."""
+    """One log of the archive: its folder, its name, and how much of it counts."""
 
     folder: str
     origin: str
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 
 def read_break(path: Path) -> dict[str, Any]:
-    """A record of a break, with its root as bytes and its `place`. Raises ProblemError."""
+    """Read the record of a break, with its root as bytes and its `place`. Raises ProblemError."""
     place = f"breaks/{path.name}"
     raw = read(path, place)
     try:
@@ -76,9 +76,9 @@ def read_break(path: Path) -> dict[str, Any]:
         whole = all(type(each) is int and 0 <= each < 1 << 53 for each in record.values())
         record |= {"version": 1, "name": name, "previous": previous, "lost": sorted(set(lost))}
         record |= {"origin": f"{base}/{name}", "previous_origin": f"{base}/{previous}" if previous else base}
-        # A log is named after all that it replaces: no record hides its own log or leads in a circle.
+        # Names rise from log to log, so no record hides its own log or forms a cycle.
         named = all(map(LOG_NAME.fullmatch, [name, *lost])) and max(previous, *lost, "") < name
-        # Rebuilt from its variable members and compared, as a manifest is.
+        # Rebuilt from its variable members and compared, as for a manifest.
         exact = canonical(record | {"root": base64.b64encode(root).decode()})
         fits = path.name == f"{name}.json" and base.endswith("/v1/audit") and len(root) == HASH
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -116,12 +116,12 @@ def parts(line: list[dict[str, Any]]) -> list[Part]:
 
 
 def number_of(place: str) -> int:
-    """What a file is named by; -1 for another name, which is refused where the file is read."""
+    """The number in a file's name; -1 for another name, which is refused when it is read."""
     return int(found[1]) if (found := re.fullmatch(r".*/([0-9]{20})(\.json)?", place)) else -1
 
 
 def canonical(value: object) -> bytes:
-    """RFC 8785, of values without fractions and names beyond U+D7FF. Raises ValueError for half a character."""
+    """RFC 8785 without fractions or names beyond U+D7FF. Raises ValueError (lone surrogate)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -133,7 +133,7 @@ def read(path: Path, place: str) -> bytes:
 
 
 def unbase64(text: str) -> bytes:
-    """Standard base64 in its one form. Raises ValueError."""
+    """Decode canonical standard base64. Raises ValueError."""
     raw = base64.b64decode(text, validate=True)
     if base64.b64encode(raw).decode() != text:
         raise ValueError(text)
@@ -141,12 +141,12 @@ def unbase64(text: str) -> bytes:
 
 
 class Trust:
-    """The keys that were brought, and the one log that everything has to be of."""
+    """The keys the user trusts, and the one log that everything must belong to."""
 
     def __init__(self, vkeys: str) -> None:
-        """C2SP verifier keys, one a line, beside empty lines and lines that begin with #. Raises ValueError."""
+        """C2SP verifier keys, one a line; skips empty and # lines. Raises ValueError."""
         self.keys: dict[tuple[str, bytes], tuple[int, Ed25519PublicKey]] = {}
-        # Of the folder's logs, oldest first; none before the first note is read.
+        # The folder's logs, oldest first; empty until the first note is read.
         self.origins, self.newest = list[str](), 0
         for line in vkeys.splitlines():
             if line and not line.startswith("#"):
@@ -154,15 +154,15 @@ class Trust:
                 raw = unbase64(match[3]) if match else b"?"
                 named = sha256(f"{match[1]}\n".encode() + raw).digest()[:4] if match else b""
                 if not match or raw[0] not in {LOG_KEY, WITNESS_KEY} or named.hex() != match[2]:
-                    raise ValueError(f"This is no verifier key of Ed25519: {line[:200]!a}")
+                    raise ValueError(f"Not an Ed25519 verifier key: {line[:200]!a}")
                 self.keys[match[1], named] = raw[0], Ed25519PublicKey.from_public_bytes(raw[1:])
         if not self.keys:
             raise ValueError("There is no verifier key.")
 
     def checkpoint(self, raw: bytes, place: str, expected: str = "") -> Checkpoint:
-        """What a note says, once a trusted key that is named like the log has signed it. Raises ProblemError.
+        """Verify a note by a trusted key of its log. Raises ProblemError.
 
-        The log is the `expected` one, else one that the folder goes on from, else the one that was seen first.
+        The log must be `expected`, else one that the folder continues, else the first one seen.
         """
         match = NOTE.fullmatch(raw.decode(errors="replace"))
         if not match or match[0].encode() != raw:
@@ -184,7 +184,7 @@ class Trust:
         return Checkpoint(place, size, root)
 
     def _signed(self, line: str, text: bytes, origin: str) -> bool:
-        """Whether this signature is the log's. Passes over unknown keys. Raises ValueError, InvalidSignature."""
+        """Is this the log's signature? Skips unknown keys. Raises ValueError, InvalidSignature."""
         _, name, encoded = line.split(" ")
         raw = unbase64(encoded)
         if not raw[4:]:
@@ -203,13 +203,13 @@ def node(left: bytes, right: bytes) -> bytes:
 
 
 class Log:
-    """One walk over all lines from the first on. Of the tree it keeps the roots of full subtrees, largest first."""
+    """One pass over all lines. Of the tree it keeps the roots of full subtrees, largest first."""
 
     def __init__(self, folder: Path, trust: Trust) -> None:
         self.folder, self.trust = folder, trust
         self.size, self.peaks = 0, list[bytes]()
-        self.marks: list[Checkpoint] = []  # to be met on the way, the next one last
-        self.shown = Checkpoint("", 0, b"")  # the last one that agreed
+        self.marks: list[Checkpoint] = []  # still to be compared, the next one last
+        self.shown = Checkpoint("", 0, b"")  # the last one that matched
         self.breaks = list[dict[str, Any]]()
 
     def _places(self, part: str, end: int) -> list[str]:
@@ -219,7 +219,7 @@ class Log:
         return [place for place in places if number_of(place) < end]
 
     def verify(self, old: list[Path], accepted: list[str]) -> None:
-        """Raises ProblemError at the first bad place, and at a break that is not among those `accepted`."""
+        """Raises ProblemError at the first fault, and at a break not among `accepted`."""
         logs = self._logs(accepted)
         kept = [self.trust.checkpoint(read(path, str(path)), str(path)) for path in old]
         self.marks = sorted([*kept, *self._checkpoints(logs)], key=lambda mark: mark.size)[::-1]
@@ -263,7 +263,7 @@ class Log:
         return previous
 
     def _segment(self, place: str, part: Part, previous: str | None) -> str:
-        """Checks a manifest, its objects and its lines; the digest that the next manifest has to name."""
+        """Check a manifest, its objects and lines. Returns the digest the next one must name."""
         first, raw, objects = self.size, read(self.folder / place, place), dict[str, Any]()
         if place != f"{part.folder}segments/{first:020}.json":
             raise ProblemError(place, "leaves a gap or overlaps")
@@ -275,7 +275,7 @@ class Log:
                 digest, length = given[what]["sha256"], given[what]["bytes"]
                 objects[what] = {"key": f"objects/{digest}.{ending}", "sha256": digest, "bytes": length}
                 whole &= type(length) is int and bool(re.fullmatch("[0-9a-f]{64}", digest))
-            # Rebuilt from its variable members and compared: it has no other member and no other spelling.
+            # Rebuilt from its variable members and compared: no other member, no other spelling.
             origin = part.origin or self.trust.origins[0]
             wanted: dict[str, Any] = {"version": 1, "origin": origin, "first": first, "end": head.size}
             exact = canonical(wanted | objects | {"previous": previous, "checkpoint": given["checkpoint"]})
@@ -297,7 +297,7 @@ class Log:
         raise ProblemError(key, "is missing or not what the manifest names")
 
     def _add(self, place: str, head: Checkpoint) -> None:
-        """Takes in one file of lines, which lead to the tree of `head`."""
+        """Read one file of lines, which lead to the tree of `head`."""
         turn = self._meet()
         for line in self._lines(place):
             size, match = self.size, LINE.match(line)
@@ -308,7 +308,7 @@ class Log:
             salt = base64.urlsafe_b64decode(match[2] + b"=")
             entry = sha256(b"agentauth/event/v1\0" + salt + line[match.end() :]).digest()
             peak = sha256(b"\0" + entry).digest()
-            # One more carries over the trailing one bits of the size; each carry joins two full subtrees.
+            # Adding one carries over the size's trailing one bits; each carry joins two subtrees.
             while size & 1:
                 peak, size = node(self.peaks.pop(), peak), size >> 1
             self.peaks.append(peak)
@@ -320,7 +320,7 @@ class Log:
         self._agree(head)
 
     def _lines(self, place: str) -> Iterator[bytes]:
-        """The lines of a file, none held but those of one chunk."""
+        """The lines of a file, holding one chunk at a time."""
         inflate, rest = zlib.decompressobj(wbits=31), b""
         with (self.folder / place).open("rb") as file:
             while not inflate.eof:
@@ -340,7 +340,7 @@ class Log:
             raise ProblemError(place, "ends within a line")
 
     def _meet(self) -> int:
-        """Compares with every checkpoint up to this size; none may be left behind. The size of the next one."""
+        """Compare with each checkpoint up to this size. Returns the size of the next one."""
         while self.marks and self.marks[-1].size <= self.size:
             self._agree(self.marks.pop())
         return self.marks[-1].size if self.marks else ENDLESS
@@ -361,7 +361,7 @@ def verdict(trust: Trust, shown: Checkpoint, events: int) -> dict[str, Any]:
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:
-    """What is printed; the tree is the largest one that is shown to be good. Raises OSError, ValueError for bad keys."""
+    """The result to print, with the largest verified tree. Raises OSError, ValueError."""
     log = Log(options.folder, Trust(options.trusted_keys.read_text("utf-8")))
     bad = dict[str, Any]()
     try:
@@ -385,7 +385,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    """0: all is shown; 1: something is wrong; 2: used wrongly."""
+    """0: all is verified; 1: something is wrong; 2: bad usage."""
     parser = argparse.ArgumentParser(description="Check an audit log without its server.")
     arguments(parser)
     try:

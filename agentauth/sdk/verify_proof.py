@@ -1,9 +1,11 @@
-"""Checks one proof out of an audit log without any server: that an event is in it, or that a tree only added to another.
+"""Check one proof from an audit log without its server: an event is in it, or a tree appends to
+another.
 
-`python verify_proof.py --help`; beside it stands verify_log.py, which reads keys and notes. An event is a file as the events
-API shows it, with its `salt`; what it has in `openings` is held against the commitments in `data`. Formats: docs/protocol.md
-section 9; c2sp.org/tlog-proof; RFC 9162 sections 2.1.3 and 2.1.4; RFC 8785, but for numbers with a fraction and members named
-beyond U+D7FF, which no event has: they are refused.
+`python verify_proof.py --help`. It needs verify_log.py beside it, which reads keys and notes. An
+event is a file as the events API returns it, with its `salt`; its `openings` are compared with the
+commitments in `data`. Formats: docs/protocol.md section 9; c2sp.org/tlog-proof; RFC 9162 sections
+2.1.3 and 2.1.4; RFC 8785. Numbers with a fraction and names beyond U+D7FF are refused; no event has
+them.
 """
 
 import argparse
@@ -25,7 +27,7 @@ BUNDLE = re.compile(
     rf"c2sp\.org/tlog-proof@v1\n(?:extra ([A-Za-z0-9+/=]+)\n)?index {log.NUMBER}\n((?:[A-Za-z0-9+/=]+\n)*)\n(.*)",
     re.DOTALL,
 )
-# What is given together; each has one proof.
+# Options that belong together; each set has one proof.
 WAYS = (
     {"inclusion", "checkpoint"},
     {"inclusion", "checkpoint", "event"},
@@ -35,7 +37,7 @@ WAYS = (
 
 
 def rise(index: int, size: int, path: list[bytes], leaf: bytes) -> bytes:
-    """The root to which the path of leaf `index` leads (RFC 9162 section 2.1.3). Raises ValueError."""
+    """The root that the path of leaf `index` gives (RFC 9162 section 2.1.3). Raises ValueError."""
     if size == 1:
         if path:
             raise ValueError(path)
@@ -48,9 +50,9 @@ def rise(index: int, size: int, path: list[bytes], leaf: bytes) -> bytes:
 
 
 def grow(first: int, second: int, path: list[bytes], known: list[bytes]) -> tuple[bytes, bytes]:
-    """The roots of both trees to which a path leads (RFC 9162 section 2.1.4). Raises ValueError.
+    """The roots of both trees computed from a path (RFC 9162 section 2.1.4). Raises ValueError.
 
-    `known` is the root of the first tree: where that is one full subtree of the second, the path leaves it out.
+    `known` is the root of the first tree; the path omits it if it is a full subtree of the second.
     """
     if first == second:
         [same] = known + path
@@ -58,7 +60,7 @@ def grow(first: int, second: int, path: list[bytes], known: list[bytes]) -> tupl
     half = _half(second)
     *path, side = path
     if first <= half:
-        # What lies to the right came with the second tree only.
+        # What lies to the right is in the second tree only.
         old, new = grow(first, half, path, known)
         return old, log.node(new, side)
     old, new = grow(first - half, second - half, path, [])
@@ -66,12 +68,12 @@ def grow(first: int, second: int, path: list[bytes], known: list[bytes]) -> tupl
 
 
 def _half(size: int) -> int:
-    """Where a tree divides: the largest power of two below its size."""
+    """Where a tree splits: the largest power of two below its size."""
     return 1 << (size - 1).bit_length() - 1
 
 
 def read_json(path: Path) -> Any:
-    """JSON that all readers understand alike. Raises ProblemError."""
+    """JSON that all readers understand in the same way. Raises ProblemError."""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs) or any(name > "\ud7ff" for name, _ in pairs):
@@ -93,7 +95,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_event(path: Path) -> tuple[bytes, int | None]:
-    """An event's leaf hash, and its number if the file tells one. Raises ProblemError."""
+    """An event's leaf hash, and its number if the file has one. Raises ProblemError."""
     event, opened = read_json(path), {}
     try:
         number, openings = event.pop("leaf_index", None), event.pop("openings", {})
@@ -102,7 +104,7 @@ def read_event(path: Path) -> tuple[bytes, int | None]:
         for member, opening in openings.items():
             field = b"agentauth/field/v1\0" + _salt(opening["salt"]) + log.canonical(opening["value"])
             commitment = base64.urlsafe_b64encode(sha256(field).digest()).decode().rstrip("=")
-            # What stands beside salt and value is proved by nothing.
+            # Further members beside salt and value would be unproved.
             opened[member] = opening.keys() == {"salt", "value"} and event["data"][member] == {
                 "commitment": commitment
             }
@@ -134,7 +136,7 @@ def _hashes(texts: list[str]) -> list[bytes]:
 
 
 def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkpoint:
-    """The tree that holds the leaf. Raises ProblemError, and what bad members raise."""
+    """Verify inclusion; returns the tree. Raises ProblemError, and as malformed members do."""
     event = read_event(options.event) if options.event else None
     if options.bundle:
         match = BUNDLE.fullmatch(log.read(options.bundle, str(options.bundle)).decode())
@@ -163,7 +165,7 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
 
 
 def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Checkpoint:
-    """The second tree, which holds all of the first. Raises ProblemError, and what bad members raise."""
+    """Verify consistency; returns the newer tree. Raises as `check_inclusion`."""
     first, second = (
         trust.checkpoint(log.read(each, str(each)), str(each)) for each in (options.first, options.second)
     )
@@ -171,7 +173,7 @@ def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Chec
     path = _hashes(proof["consistency_path"])
     if (_number(proof["first"]), _number(proof["second"])) != (first.size, second.size):
         raise log.ProblemError(str(options.consistency), "is of other trees than the checkpoints")
-    # Every tree adds to the empty one, so nothing is shown by it.
+    # Every tree appends to the empty one, so a proof from it would show nothing.
     if not 0 < first.size <= second.size or grow(first.size, second.size, path, [first.root]) != (
         first.root,
         second.root,
@@ -181,7 +183,10 @@ def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Chec
 
 
 def check(options: argparse.Namespace) -> dict[str, Any]:
-    """What is printed. Raises OSError and ValueError for bad keys, and for arguments that do not belong together."""
+    """The result to print.
+
+    Raises OSError and ValueError for bad keys and arguments that do not fit together.
+    """
     if {name for name in set.union(*WAYS) if getattr(options, name)} not in WAYS:
         raise ValueError(
             "Give --inclusion with --checkpoint, --bundle with --event, or --consistency with --first and --second."
@@ -216,7 +221,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> int:
-    """0: it is shown; 1: it is not; 2: used wrongly."""
+    """0: verified; 1: not verified; 2: bad usage."""
     parser = argparse.ArgumentParser(description="Check a proof out of an audit log.")
     arguments(parser)
     try:

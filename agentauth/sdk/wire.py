@@ -1,4 +1,6 @@
-"""The agent's side of the registry's HTTP API: every try with a proof of its own, a retry never a second effect."""
+"""The agent's side of the registry's HTTP API: each try has its own proof, and a retry has no
+second effect.
+"""
 
 import asyncio
 import functools
@@ -29,19 +31,20 @@ from .exchange import MAX_ANSWER_BYTES, Params, ask
 from .nonces import ServerNonce
 
 ATTEMPTS: Final = 4
-# A server that asks for more patience than this gets its answer shown to the caller instead.
+# Seconds. If the server asks for a longer wait, the caller gets its answer instead.
 LONGEST_WAIT_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 10
 _JTI_BYTES: Final = 16
-# 429s that no short wait heals: a human has to act, or hours to pass.
+# 429 codes that no short wait resolves: a human has to act, or hours to pass.
 _NOT_HEALED_BY_WAITING: Final = frozenset({"too_many_pending_grants", "cooldown_active"})
 
 
 @functools.cache
 def ssl_context() -> ssl.SSLContext:
-    """The trusted authorities: the system's, or those that SSL_CERT_FILE or SSL_CERT_DIR names, also for a registry on loopback.
+    """The trusted certificate authorities: the system's, or those in SSL_CERT_FILE or SSL_CERT_DIR,
+    also for a registry on loopback.
 
-    Reading them takes longer than a whole call, so it happens once.
+    Cached, because reading them takes longer than a whole call.
     """
     return httpx.create_ssl_context()
 
@@ -49,10 +52,11 @@ def ssl_context() -> ssl.SSLContext:
 def open_client(
     url: str, transport: httpx.AsyncBaseTransport | None, timeout: float = TIMEOUT_SECONDS
 ) -> httpx.AsyncClient:
-    """A client for one exchange with the host of `url`: it follows no redirect, since a proof names one URL.
+    """A client for one exchange with the host of `url`.
 
-    One connection per exchange: calls are rare (tokens are cached), nothing needs closing, and the same
-    AgentAuthClient serves several event loops. Proxies from the environment never see a loopback call.
+    It follows no redirect, since a proof names one URL. One connection per exchange: calls are rare
+    (tokens are cached), nothing needs closing, and one AgentAuthClient can serve several event
+    loops. Proxies from the environment never see a loopback call.
     """
     return httpx.AsyncClient(
         transport=transport,
@@ -74,13 +78,13 @@ def new_key() -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
-    """Seconds of a `Retry-After` header; None without one, or with a date."""
+    """Seconds of a `Retry-After` header; None if it is absent or a date."""
     value = headers.get("Retry-After", "")
     return int(value) if value.isascii() and value.isdigit() and len(value) <= 9 else None  # noqa: PLR2004 — no overflow
 
 
 async def pause(attempt: int, asked: int | None) -> None:
-    """Wait before the next try: as long as the server asked, else longer each time; never all clients at once."""
+    """Wait before the next try: as long as the server asks, else with backoff; with jitter."""
     seconds = asked if asked is not None else 0.25 * 2**attempt
     await asyncio.sleep(seconds + random.uniform(0, 0.25))  # noqa: S311 — spreads load, keeps no secret
 
@@ -96,12 +100,12 @@ class Registry:
     async def get(
         self, signer: Signer, path: str, params: Params | None = None, *, wait: int = 0
     ) -> dict[str, object]:
-        """Ask for `path`; with `wait`, a long poll of that many seconds. Raises AgentAuthError."""
+        """Get `path`; with `wait`, as a long poll of that many seconds. Raises AgentAuthError."""
         query = {**(params or {}), **({"wait": wait} if wait else {})}
         return await self._exchange(signer, "GET", path, query, None, TIMEOUT_SECONDS + wait)
 
     async def post(self, signer: Signer, path: str, body: Mapping[str, object]) -> dict[str, object]:
-        """Change something, once, however many tries it takes. Raises AgentAuthError."""
+        """Post to `path`. Takes effect once, however many tries it needs. Raises AgentAuthError."""
         return await self._exchange(signer, "POST", path, None, json.dumps(body).encode(), TIMEOUT_SECONDS)
 
     async def _exchange(
@@ -113,12 +117,12 @@ class Registry:
         body: bytes | None,
         timeout: float,  # noqa: ASYNC109 — the limit of one try; a caller's own limit is asyncio.timeout
     ) -> dict[str, object]:
-        """Send until there is an answer that stands.
+        """Send until there is a final answer.
 
-        1. Each try is signed anew: the last proof may be spent even though its answer was lost. 2. Body and
-        Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost, 503, a healing 429
-        and "still running" are tried again; a nonce that is asked for is put in at once, and once, which is no
-        try of its own; everything else stands.
+        1. Each try has a new proof: the last one may be spent even if its answer was lost. 2. Body
+        and Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost
+        answers, 503, 429s that a short wait resolves and "still running" are retried. A requested
+        nonce is sent at once, one time, and is not counted as a try. Every other answer is final.
         """
         headers = {"Idempotency-Key": new_key(), "Content-Type": "application/json"} if body else {}
         asked_for_nonce = False
@@ -179,7 +183,7 @@ def heals(status: int, error: AgentAuthError) -> bool:
 
 
 def registry_at(url: str) -> str:
-    """The subject of a sentence about the registry at `url`."""
+    """The subject of an error message about the registry at `url`."""
     return f"The registry at {url}"
 
 
@@ -196,7 +200,7 @@ def _read(response: httpx.Response) -> dict[str, object]:
 
 def refusal(response: httpx.Response) -> AgentAuthError:
     if response.is_redirect:
-        # Following it would hand a proof for one address to another.
+        # Following it would send a proof for one address to another.
         return RegistryError(
             f"The registry answered with a redirect to {response.headers.get('Location', '')[:200]!r}, which is never"
             " followed. Use the registry's own address.",

@@ -1,4 +1,4 @@
-"""Fixtures of the verifier's tests that the wiring's tests use as well."""
+"""Fixtures of the verifier's tests that these tests use too."""
 
 from verifier.tests.scene import place
 from verifier.tests.streams import redis, redis_server, verifier

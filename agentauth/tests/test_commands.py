@@ -1,4 +1,4 @@
-"""Every command of the project: one JSON object with the members of docs/protocol.md section 12, and clear refusals."""
+"""Every command prints one JSON object as in docs/protocol.md section 12, and refuses clearly."""
 
 import json
 import os
@@ -31,14 +31,15 @@ from tests.postgres import free_port
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals")
 PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
-# They run until they are stopped, so in a process of their own.
+# These run until stopped, so in a process of their own.
 LASTING = {"serve", "jobs"}
-# They need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py hold their answers.
+# These need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py check their
+# answers.
 ELSEWHERE = {"close_history", "grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
 
 
 def retired(now: datetime) -> str:
-    """The kid of a key that signs nothing any more, so that it may be disabled."""
+    """The kid of a key that no longer signs, so that it may be disabled."""
     ensure_key(purpose="receipt", actor=TESTER, now=now)
     return rotate_key(purpose="receipt", actor=TESTER, now=now).kid
 
@@ -48,25 +49,25 @@ def certified(now: datetime) -> str:
 
 
 def all_keys(now: datetime) -> list[str]:
-    """No argument, but a key for each purpose."""
+    """No arguments; creates a key for each purpose."""
     for purpose in Key.Purpose.values:
         ensure_key(purpose=purpose, actor=TESTER, now=now)
     return []
 
 
 def signing(now: datetime) -> list[str]:
-    """No argument, but the log can be signed."""
+    """No arguments; enables signing of the log."""
     ensure_key(purpose="audit", actor=TESTER, now=now)
     return []
 
 
 def continuing(now: datetime) -> list[str]:
-    """A database that was restored, which nothing outside tells of."""
+    """A restored database with no copy of the log outside."""
     return [*signing(now), "--undetected", "--yes", "--operator", "alice"]
 
 
 def moving(now: datetime) -> list[str]:
-    """The log's store, which settings then name no more."""
+    """The log's store, which the settings no longer name."""
     signing(now)
     call_command("seal_audit", stdout=StringIO())
     former = settings.AUDIT_STORE
@@ -74,7 +75,8 @@ def moving(now: datetime) -> list[str]:
     return ["--from", former]
 
 
-# Arguments with which each command does what it is for, in a registry with a human, a service provider and keys.
+# Arguments with which each command succeeds, in a registry with a user, a service provider and
+# keys.
 GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "setup_link": [
         lambda _provider, _now: [],
@@ -120,7 +122,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
 
 
 def documented() -> dict[str, set[str]]:
-    """Command to the members section 12 names for it: the words in backticks, options aside."""
+    """Command → the members section 12 names for it: the words in backticks, without options."""
     page = (ROOT / "docs/protocol.md").read_text()
     section = page[page.index("\n## 12. Commands") : page.index("\n## 13.")]
     rows = re.findall(r"^\| `(\w+)(?=[ `])[^|]*?(?:\\\|[^|]*?)*\| (.+) \|$", section, re.MULTILINE)
@@ -161,7 +163,7 @@ def test_with_json_it_prints_one_object_with_the_documented_members(
     for arguments in GOOD[name]:
         given, out, err = arguments(settled, now), StringIO(), StringIO()
         call_command(name, *given, "--json", stdout=out, stderr=err)
-        # One line, and the whole of it: no second object, no word before or after.
+        # A single line: no second object, no text before or after.
         assert out.getvalue().count("\n") == 1
         answer = json.loads(out.getvalue())
         assert isinstance(answer, dict)
@@ -223,7 +225,7 @@ BAD = {
     "move_audit_store": [[], ["--from"], ["--lost"], ["--lost", "--from", "file:x"], ["--lost", "more"]],
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
-    # Nothing is held.
+    # The database is not held.
     "close_history": [[], ["--operator"], ["--operator", " ", "--yes"], ["more"]],
     "continue_after_restore": [
         [],
@@ -273,7 +275,7 @@ def test_what_cannot_be_undone_needs_a_yes(
     arguments = ["--operator", "alice", "--undetected", "--json"]
     with pytest.raises(CommandError, match=r"Nothing was changed:"):
         call_command("continue_after_restore", *arguments, stdout=out, stderr=err)
-    # The question is no part of the answer.
+    # The prompt is not part of the output.
     assert out.getvalue() == ""
     assert "Continue? [yes/no]" in err.getvalue()
     monkeypatch.setattr(sys, "stdin", StringIO("yes\n"))
@@ -298,7 +300,7 @@ def test_a_database_that_cannot_be_used_is_one_line(database_url: str, tmp_path:
 
 
 def handles_sigterm(pid: int) -> bool:
-    """By the kernel's mask of the signals that the process has a handler for."""
+    """Whether it handles SIGTERM, by the kernel's mask of caught signals."""
     status = Path(f"/proc/{pid}/status").read_text()
     [caught] = re.findall(r"^SigCgt:\t([0-9a-f]+)$", status, re.MULTILINE)
     return bool(int(caught, 16) & 1 << signal.SIGTERM - 1)
@@ -306,7 +308,7 @@ def handles_sigterm(pid: int) -> bool:
 
 @pytest.mark.flow
 def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
-    """As an operator's script would: started, read, stopped; on a registry that has nothing yet."""
+    """Started, read and stopped as an operator's script would, on an empty registry."""
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     env |= {"PUBLIC_URL": f"http://localhost:{free_port()}", "VAR_DIR": str(tmp_path), "WEB_CONCURRENCY": "1"}
 
@@ -331,7 +333,7 @@ def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
     try:
         looping = started("jobs")
         deadline = time.monotonic() + 60
-        # Before it handles the signal, SIGTERM would only kill it.
+        # SIGTERM would kill it before it handles the signal.
         while not handles_sigterm(looping.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         looped = ended(looping)

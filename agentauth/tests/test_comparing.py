@@ -1,4 +1,4 @@
-"""While a process compares the database with what is known outside, probes wait for nothing and calls wait for that (SA-13)."""
+"""While a process compares the database with its store, calls wait and probes do not (SA-13)."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
@@ -10,25 +10,25 @@ from django.test import Client
 
 from agentauth import health
 from audit.history import Mark
-from verifier.services import history, home
-from verifier.services.home import Tenure
+from verifier.services import epochs, history
+from verifier.services.epochs import Tenure
 
-# Other threads are to see what the test wrote.
+# Other threads must see what the test wrote.
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Gate:
-    """A comparison that has begun, and ends when the test says so."""
+    """A running comparison, which ends when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.opened = Event(), Event()
         monkeypatch.setattr(history, "VOUCHED", history.Vouched())
         monkeypatch.setattr(history, "check_history", self.check)
-        monkeypatch.setattr(home, "LEASE", home.Lease())
-        # Whoever waits for it waits for longer than it lasts.
-        monkeypatch.setattr(home, "COMPARE_SECONDS", 60)
-        monkeypatch.setattr(home, "PROBE_SECONDS", 0.01)
-        monkeypatch.setattr(home, "LEASE_SECONDS", 60)
+        monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+        # The wait for it must outlast the comparison.
+        monkeypatch.setattr(epochs, "COMPARE_SECONDS", 60)
+        monkeypatch.setattr(epochs, "PROBE_SECONDS", 0.01)
+        monkeypatch.setattr(epochs, "LEASE_SECONDS", 60)
         monkeypatch.setattr(health, "KEPT_SECONDS", 0)
         monkeypatch.setattr(health, "_readiness", health.Readiness())
 
@@ -38,9 +38,9 @@ class Gate:
 
     @staticmethod
     def call() -> Tenure:
-        """What a call asks in a thread of the server."""
+        """The check a call makes in a server thread."""
         try:
-            return home.LEASE.current()
+            return epochs.LEASE.current()
         finally:
             connection.close()
 
@@ -65,7 +65,7 @@ def test_SA_13_readiness_waits_for_no_comparison(monkeypatch: pytest.MonkeyPatch
 def test_SA_13_readiness_lets_the_comparison_begin_and_calls_wait_for_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A process that no load balancer sends anything yet."""
+    """A process that gets no calls from a load balancer yet."""
     gate = Gate(monkeypatch)
     assert not gate.is_ready()
     assert gate.begun.wait(10)
@@ -79,9 +79,9 @@ def test_SA_13_readiness_lets_the_comparison_begin_and_calls_wait_for_that(
 
 
 def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe's own look could not know yet, and would be fresh for a second more."""
+    """The probe's own read came too early, and would count as fresh for another second."""
     gate = Gate(monkeypatch)
-    monkeypatch.setattr(home, "FRESH_SECONDS", 60)
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", 60)
     assert not gate.is_ready()
     assert gate.begun.wait(10)
     gate.opened.set()
@@ -94,8 +94,8 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.
 def test_SA_13_the_first_probe_of_a_process_is_ready_where_comparing_is_quick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of a server's processes a probe reaches any: each would be not ready at its first."""
+    """A probe may reach any process, and each would be unready at its first."""
     gate = Gate(monkeypatch)
-    monkeypatch.setattr(home, "PROBE_SECONDS", 60)
+    monkeypatch.setattr(epochs, "PROBE_SECONDS", 60)
     gate.opened.set()
     assert gate.is_ready()

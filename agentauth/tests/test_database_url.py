@@ -1,4 +1,4 @@
-"""Where the database is, as the URL says: one host, or a primary and its replicas."""
+"""The database's address by URL: one host, or a primary and its replicas."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `check --deploy` says of parts that do not run; the steps from an empty database on are in tests/flows/test_shared_settings.py."""
+"""`check --deploy` about parts that do not run; tests/flows/test_shared_settings.py has steps."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What cannot be read from the environment is refused by the name of its variable, in one line, without its value."""
+"""An unreadable variable is refused in one line that names it, without its value."""
 
 import os
 from collections.abc import Callable
@@ -49,7 +49,7 @@ SECRETS = [
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_each_secret_may_stand_in_a_file(name: str, tmp_path: Path) -> None:
-    """By the settings themselves, which read it with `secret`: a file that is not there is refused by name."""
+    """The settings read it with `secret`: a missing file is refused by name."""
     from agentauth.tests.test_settings import check
 
     done = check(tmp_path, **{name: "", f"{name}_FILE": str(tmp_path / "nothing")})
@@ -132,7 +132,9 @@ def test_an_unknown_variable_with_our_prefix_is_refused_by_name(
 
 
 def test_foreign_variables_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of libraries with names like ours, and what Kubernetes tells of services that are named like our prefixes."""
+    """Those of libraries with similar names, and those Kubernetes sets for services named like
+    ours.
+    """
     for name in (
         "VAULT_SKIP_VERIFY",
         "PKCS11_MODULE_PATH",
@@ -205,5 +207,5 @@ def test_each_malformed_setting_stops_the_start_and_is_named(
 
 
 def test_no_two_settings_of_one_name() -> None:
-    """The names that are allowed are those that were read: there is no second list to forget."""
+    """The allowed names are those that were read, so there is no second list to maintain."""
     assert {"AUDIT_STORE", "KEY_BACKEND", "SUBJECT_KEY_FILE", "TRUSTED_PROXIES"} <= environment._KNOWN

@@ -1,4 +1,4 @@
-"""What strangers write is bounded: of each kind of refusal a few are events, and the rest are counted (SA-6)."""
+"""What outsiders write is bounded: few refusals of a kind are events, the rest counted (SA-6)."""
 
 import base64
 from collections import Counter
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 
 ALLOWED = 1
 EACH = ALLOWED + 1
-# Numbers and hashes of the events, and what its own time forgets: sessions and questions of a sign-in.
+# The log's numbers and hashes, and rows that expire by themselves: sessions and sign-in challenges.
 BESIDE = {
     "audit.Event", "audit.Opening", "audit.QueueEntry", "audit.RefusalCount", "registry.BarredKey", "sessions.Session",
     "approvals.Challenge",
@@ -33,14 +33,16 @@ BESIDE = {
 
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch, now: datetime) -> Iterator[None]:
-    """A minute that does not end, and a small allowance in it."""
+    """A minute that never ends, with a small allowance."""
     monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", ALLOWED)
     with time_machine.travel(now, tick=False):
         yield
 
 
 def strangers(method: str, path: str) -> Iterator[dict[str, str]]:
-    """Nobody, a made-up client, an agent that is not registered, and one that shows its private key; each time another."""
+    """No credentials, an invented client, an unregistered agent, and one disclosing its private
+    key.
+    """
     for number in range(EACH):
         yield {}
         yield {"Authorization": "Basic " + base64.b64encode(f"client-{number}:secret".encode()).decode()}
@@ -104,7 +106,7 @@ def test_SA_6_strangers_use_up_nothing_of_an_agents_allowance(agent: AgentClient
     for _ in range(EACH):
         client = AgentClient()
         client.register(manifest=client.disclosing("agent-manifest+jwt"))
-    # The key it is about to take.
+    # The key it is about to rotate to.
     following = AgentClient()
     agent.call("POST", "/v1/agents/me/key", {"new_key": following.disclosing(KEY_CHANGE_TYP)})
     assert BarredKey.objects.filter(jkt=following.jkt).exists()

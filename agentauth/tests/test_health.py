@@ -1,4 +1,4 @@
-"""Readiness tells the truth, names what fails and nothing else, and heals by itself."""
+"""Readiness is right, names only what fails, and recovers by itself."""
 
 import threading
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
 from agentauth import health
-from agentauth.asgi import environ
+from agentauth.verifier_application import environ
 from audit.services import Actor
 from kms import services
 from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
-from verifier.services import home
+from verifier.services import epochs
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor("system", "test")
@@ -34,7 +34,7 @@ def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_readiness", health.Readiness())
     monkeypatch.setattr(health, "_signing", health.Signing("signing"))
     monkeypatch.setattr(health, "_writing", health.Writing("writable"))
-    # The thread of a trial has ended by then, or is told to.
+    # By then the trial's thread has ended, or been told to.
     monkeypatch.setattr(health, "WAIT_SECONDS", 20.0)
     health._migrated.cache_clear()
     yield
@@ -86,7 +86,7 @@ def test_OG_17_no_key_then_a_key_is_ready_again(now: datetime) -> None:
 
 @pytest.fixture
 def no_signature(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Iterator[Path]:
-    """Keys lie elsewhere than where they are looked for; here."""
+    """Keys are not where this process looks for them."""
     monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
     there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
     services._opened.cache_clear()
@@ -113,7 +113,7 @@ def test_a_process_that_signs_nothing_says_nothing_of_it(token_key: None, no_sig
         "method": "GET", "path": "/health/ready", "raw_path": b"/health/ready", "query_string": b"",
         "http_version": "1.1", "scheme": "http", "headers": [(b"host", b"localhost")],
     }  # fmt: skip
-    # As the verifier's own process hands it on.
+    # As the verifier's own process passes it on.
     told = {health.SIGNS_NOTHING: environ(scope, b"")[health.SIGNS_NOTHING]}
     assert Client().get("/health/ready", **told).json()["checks"] == dict.fromkeys(
         [*health.CHECKS, "writable"], "ok"
@@ -157,7 +157,7 @@ def test_a_home_that_is_slow_holds_up_no_probe_and_is_tried_once(
     assert trial
     trial.join(20)
     assert [failing(ask()) for _ in range(5)] == [[]] * 5
-    # What was found is kept, since homes are paid by the call.
+    # The result is cached, since key services bill each call.
     assert asked == [TRIAL]
 
 
@@ -195,10 +195,10 @@ def test_a_queue_beyond_its_bound_is_told_and_keeps_no_revocation_away(
 def test_a_host_whose_clock_is_off_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
     later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
     with monkeypatch.context() as patch:
-        patch.setattr(home, "database_clock", lambda: later)
+        patch.setattr(epochs, "database_clock", lambda: later)
         assert failing(ask()) == ["clock"]
         assert REGISTRY.get_sample_value("agentauth_ready", {"check": "clock"}) == 0
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     assert failing(ask()) == []
 
 

@@ -1,4 +1,4 @@
-"""A database whose history is in doubt is left as it is by every job (SA-13)."""
+"""No job changes a database whose history is in doubt (SA-13)."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.jobs import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.copies import ContradictedError, StoreChangedError, key_of
+from audit.checkpoint_copies import ContradictedError, StoreChangedError, key_of
 from audit.history import Mark
 from audit.models import Head, QueueEntry
 from audit.stores import store_at
@@ -17,7 +17,7 @@ from audit.tests import proving
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import history, home
+from verifier.services import epochs, history
 
 
 @pytest.mark.django_db
@@ -45,7 +45,7 @@ def test_SA_13_meanwhile_no_job_runs_and_nothing_is_numbered(
 def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They run on while the database is swapped under them, and then sign nothing and number nothing more."""
+    """Running jobs whose database is swapped below them sign and number nothing more."""
     [job] = [job for job in JOBS if job.name == "audit.checkpoint_log"]
     monkeypatch.setattr(job, "_rests_until", 0.0)
     settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
@@ -75,9 +75,9 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
 def test_SA_13_a_store_is_moved_before_the_history_can_be_compared(
     settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AUDIT_STORE names another store and PostgreSQL was started anew: by the steps of docs/operations.md it goes on."""
+    """With a new AUDIT_STORE and restarted PostgreSQL, jobs resume by docs/operations.md."""
     monkeypatch.setattr(history, "RETRY_SECONDS", 0)
-    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     for job in JOBS:
         monkeypatch.setattr(job, "_rests_until", 0.0)
     old, settings.AUDIT_STORE = f"file:{tmp_path / 'old'}", f"file:{tmp_path / 'old'}"

@@ -1,4 +1,4 @@
-"""Every domain error has its status; what is not known leaks nothing (U1, U2, U5)."""
+"""Every domain error has its status; unknown errors reveal nothing (U1, U2, U5)."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def leaves(family: type[errors.AgentAuthError]) -> list[type[errors.AgentAuthErr
 
 @pytest.mark.parametrize(
     "error",
-    # The errors of the SDK never cross our own HTTP edge.
+    # SDK errors never reach our own HTTP edge.
     [leaf for leaf in leaves(errors.AgentAuthError)[1:] if not leaf.__module__.startswith("agentauth.sdk")],
     ids=lambda error: error.__name__,
 )
@@ -57,7 +57,7 @@ def test_U1_a_database_that_does_not_answer_is_503_with_a_time_to_retry() -> Non
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_U1_a_database_that_only_reads_is_503() -> None:
-    """As a replica does that has not taken over yet."""
+    """As on a replica that has not been promoted yet."""
     with connection.cursor() as cursor:
         cursor.execute("SET default_transaction_read_only = on")
         try:
@@ -145,7 +145,8 @@ def test_U2_a_sentence_stays_short_in_bytes(letter: str) -> None:
 
 @pytest.mark.django_db
 def test_U4_made_up_methods_share_one_flood_counter(now: datetime) -> None:
-    # The counter is one of a clock minute: on a running clock its last second would come now and then.
+    # The counter is per clock minute: on a running clock the minute would at times end during the
+    # test.
     with time_machine.travel(now, tick=False):
         for number in range(RECORDED_PER_MINUTE + 1):
             Client().generic(f"M{number:03}", "/sign-in/")

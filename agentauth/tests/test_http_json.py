@@ -1,4 +1,4 @@
-"""JSON in and out: how much of a body is read, and that the short ways lead where DRF's own lead."""
+"""JSON input and output: how much of a body is read; shortcuts give the same result as DRF."""
 
 import io
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from agentauth.http_json import MAX_BODY_BYTES, Negotiation, StrictJSONParser
 from agentauth.protocol.errors import EncodingError
 from registry.api.views import NativeView
-from verifier.accept import takes_json
+from verifier.accept_header import takes_json
 
 
 def body(size: int) -> io.BytesIO:
@@ -72,7 +72,7 @@ def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
 )
 def test_json_is_served_where_accept_leaves_room_for_it(accept: str) -> None:
     request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
-    # What the lean endpoint serves, the view serves too.
+    # The view accepts whatever the lean endpoint accepts.
     assert takes_json(accept.encode())
     assert Negotiation().select_renderer(request, [JSONRenderer()])[1]
 

@@ -1,4 +1,4 @@
-"""The settings that all processes share: recorded by one command, compared with every look, changed by name alone."""
+"""Settings all processes share: recorded by a command, checked at each read, changed by name."""
 
 import base64
 import json
@@ -26,9 +26,9 @@ from registry.services.installation import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import history, home
-from verifier.services.home import Lease, look
-from verifier.services.keeper import Keeper
+from verifier.services import epochs, history
+from verifier.services.epoch_keeper import Keeper
+from verifier.services.epochs import Lease, look
 
 pytestmark = pytest.mark.django_db
 NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
@@ -36,7 +36,7 @@ NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 
 @pytest.fixture(autouse=True)
 def _connection_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A start closes it before processes are forked; here it holds the test's transaction.
+    # A start closes the connection before forking; here it holds the test's transaction.
     monkeypatch.setattr("agentauth.startup.connection", SimpleNamespace(close=lambda: None))
 
 
@@ -45,7 +45,7 @@ def record(now: datetime, *change: str) -> list[str]:
 
 
 def seen() -> Lease:
-    """What this process knows after a look of its own."""
+    """What this process knows after reading the record itself."""
     lease = Lease()
     lease.clock_off()
     return lease
@@ -116,7 +116,7 @@ def test_SA_14_a_process_with_another_setting_halts_and_names_it(
 
 
 def test_SA_14_a_process_without_redis_moves_no_home(now: datetime, settings: Any) -> None:
-    """The others are in Redis; a keeper without REDIS_URL would leave it for all of them."""
+    """The others are in Redis; a keeper without REDIS_URL would move all of them out of it."""
     settings.REDIS_URL = "redis://redis.example:6379"
     record(now)
     look()
@@ -132,7 +132,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
 ) -> None:
     monkeypatch.setattr("agentauth.health.KEPT_SECONDS", 0.0)
     monkeypatch.setattr("agentauth.health._readiness", Readiness())
-    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     record(now)
     client = Client()
     assert client.get("/v1/issuer-does-not-exist").status_code == 404
@@ -193,7 +193,7 @@ def test_the_command_says_what_it_recorded(capsys: pytest.CaptureFixture[str], s
 
 
 def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, settings: Any) -> None:
-    """Handed out as a fallback, recorded, used, and the old one taken away: each neighbour in that order may act."""
+    """Add the new key as a fallback, record it, use it, remove the old one: steps may overlap."""
     old, subjects = settings.SECRET_KEY, {"legacy": settings.SECRET_KEY.encode()}
 
     def process(key: str, *fallbacks: str) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def our_commands() -> dict[str, JsonCommand]:
     return found
 
 
-# They only look, or make roles, or see for themselves whether the database is held.
+# They only read, manage roles, or check for themselves whether the database is held.
 FREE = {
     "check_keys",
     "close_history",
@@ -235,7 +235,7 @@ FREE = {
     "make_subject_key",
     "verify_audit",
 }
-# They mend what keeps the others from acting.
+# They fix what keeps the other commands from running.
 MENDING = {"move_audit_store", "record_settings", "seal_rows"}
 
 
@@ -265,7 +265,7 @@ def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
 def test_SA_13_a_process_with_another_setting_compares_nothing(
     now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would hold the database for what stands in a Redis or a store that is not this registry's."""
+    """Otherwise it would hold the database for the content of a foreign Redis or store."""
     record(now)
     asked: list[object] = []
     monkeypatch.setattr(history, "VOUCHED", history.Vouched())

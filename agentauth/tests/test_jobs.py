@@ -1,4 +1,4 @@
-"""Periodic work is the same whether Celery beat or `manage.py jobs` does it."""
+"""Periodic work is the same, whether Celery beat or `manage.py jobs` runs it."""
 
 import ast
 import os
@@ -27,7 +27,7 @@ from agentauth.management.commands import jobs
 from agentauth.protocol.errors import NoteError
 
 ROOT = Path(__file__).resolve().parents[2]
-# How a task is sent, in Celery's words.
+# How Celery code sends a task.
 SENDS = {"delay", "delay_on_commit", "apply_async", "apply_async_on_commit", "send_task"}
 BY_NAME = {job.name: job for job in JOBS}
 
@@ -50,7 +50,7 @@ def test_the_loop_steps_back_behind_other_sessions_too(
     monkeypatch.setattr(jobs, "AUTOGROUP", tmp_path / "autogroup")
     jobs.step_back()
     assert nice == [jobs.NICENESS]
-    # A session it shares with others is not its own to hold back.
+    # A session shared with other processes must not be throttled by this one.
     assert [each.read_text() for each in tmp_path.iterdir()] == [str(jobs.NICENESS)] * own_session
     monkeypatch.setattr(jobs, "AUTOGROUP", tmp_path / "away" / "autogroup")
     jobs.step_back()
@@ -60,7 +60,7 @@ def noted(calls: list[str], name: str) -> Callable[..., None]:
     def call(**_named: object) -> None:
         calls.append(name)
 
-    # Its name stays: it is the job's.
+    # It keeps its name, which is the job's.
     call.__module__, call.__name__ = BY_NAME[name].run.__module__, BY_NAME[name].run.__name__
     return call
 
@@ -74,7 +74,7 @@ def raising(error: Exception, name: str) -> Callable[..., None]:
 
 
 def do_all_of_them() -> None:
-    """As the loop does, each once."""
+    """Run each job once, as the loop does."""
     command = jobs.Command()
     command.work(slow=True)
     for job in JOBS:
@@ -97,13 +97,13 @@ def test_beat_and_the_loop_call_the_same_services(monkeypatch: pytest.MonkeyPatc
 
 def test_one_worker_command_has_a_thread_for_each_job() -> None:
     assert (app.conf.worker_pool, app.conf.worker_concurrency) == ("threads", len(JOBS))
-    # One queue, from which a worker takes by default.
+    # A single queue, the one a worker consumes by default.
     queues = {app.amqp.router.route({}, name)["queue"].name for name in BY_NAME}
     assert queues == set(app.amqp.queues.consume_from) == {"celery"}
 
 
 def test_celery_knows_its_own_settings_alone() -> None:
-    """A worker with remote control shows its configuration to any client of the broker."""
+    """A worker with remote control would show its configuration to any client of the broker."""
     ours = {name for name in dir(settings) if name.isupper()}
     assert {"SECRET_KEY", "SUBJECT_KEYS", "REDIS_URL"} <= ours
     assert not ours & set(app.conf)
@@ -134,7 +134,7 @@ def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(monkeypatch: p
 
 
 def test_a_job_that_is_running_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a store that hangs takes one thread of a worker, however often beat asks."""
+    """A hanging store then takes only one worker thread, however often beat sends the task."""
     job, begun, gate = BY_NAME["audit.archive_due"], threading.Event(), threading.Event()
 
     def hang(**_named: object) -> None:
@@ -171,7 +171,7 @@ def test_a_job_that_failed_at_a_store_rests_before_it_is_tried_again(monkeypatch
 
 
 def test_nothing_but_beat_sends_a_task() -> None:
-    """So nothing that answers a request waits for the broker: no code of ours sends one, nor imports a task to send it."""
+    """No code that answers requests sends or imports tasks, so none of it waits for the broker."""
     found = set()
     apps = ("agentauth", "approvals", "audit", "kms", "registry", "verifier")
     for path in (each for part in apps for each in (ROOT / part).rglob("*.py")):
@@ -188,7 +188,7 @@ def test_nothing_but_beat_sends_a_task() -> None:
 
 
 def test_a_task_that_nobody_took_until_its_next_turn_is_dropped() -> None:
-    """As it goes over the wire: a worker looks at `expires` in the message."""
+    """As sent over the wire: a worker reads `expires` from the message."""
     with Celery(broker="memory://") as here, here.connection_for_write() as connection:
         here.conf.update(beat_schedule=app.conf.beat_schedule)
         for entry in here.conf.beat_schedule.values():
@@ -242,14 +242,14 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
 
 
 def loop_with(*, hangs: bool, then: str) -> None:
-    """`manage.py jobs` in this process, where nothing does anything but what is asked. Ends the process, or should."""
+    """`manage.py jobs` in this process with stub jobs. Ends the process, or should."""
     loop: Any = jobs
     table: Any = jobs_table
     hanging = threading.Event()
 
     def hang(**_named: object) -> None:
         if hangs:
-            # As the archive's hands do: a thread that Python waits for at its end.
+            # Like the archive's worker thread, which Python waits for at exit.
             slept = ThreadPoolExecutor().submit(time.sleep, 3_600)
             hanging.set()
             slept.result()
@@ -264,7 +264,7 @@ def loop_with(*, hangs: bool, then: str) -> None:
     for job in JOBS:
         job.run = hang if job.name == "audit.archive_due" else noted([], job.name)
     loop.Command.work = work
-    # None of this is asked of a database: there is none.
+    # There is no database to ask.
     table.may_act = lambda: True
     loop.check_start = lambda: None
     call_command("jobs")
@@ -282,7 +282,7 @@ def test_the_loop_ends_whatever_hangs_and_a_supervisor_sees_whether_it_failed(
         "from agentauth.tests.test_jobs import loop_with;"
         f"loop_with(hangs={hangs}, then={then!r})"
     )
-    # Far less than what hangs, far more than it takes.
+    # Far less than the hang, far more than a clean exit takes.
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )

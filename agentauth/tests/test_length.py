@@ -1,4 +1,4 @@
-"""A length is a number of usual size, or none."""
+"""A Content-Length is a number of usual size, or refused."""
 
 import pytest
 from django.test import Client

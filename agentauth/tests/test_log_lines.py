@@ -1,4 +1,4 @@
-"""What the server writes to its log: one line each, no link that gives rights by itself, nothing a terminal obeys."""
+"""Log output: one line per entry, no links that carry secrets, no terminal control characters."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def test_AU_23_a_line_for_people_holds_nothing_a_terminal_obeys() -> None:
     assert "\n" not in line
     assert "\x1b" not in line
     assert not {"\r", "\x00", "\x9b"} & set(line)
-    # A traceback keeps its lines, and nothing but them.
+    # A traceback keeps its line breaks and no other control characters.
     found = LineFormatter("{message}", style="{").format(record("x", error=ValueError("\x1b[31mred")))
     assert "\x1b" not in found
     assert len(found.splitlines()) == 2
@@ -76,5 +76,5 @@ def test_DJ_28_every_handler_writes_such_lines(config: dict[str, Any]) -> None:
     line = config["formatters"]["line"]
     assert line.get("class", line.get("()")).startswith("agentauth.log_lines.")
     assert {handler["formatter"] for handler in config["handlers"].values()} == {"line"}
-    # Else gunicorn would write the addresses of failed requests by a handler of its own.
+    # Otherwise gunicorn's own handler would log the addresses of failed requests.
     assert config["loggers"]["gunicorn.error"]["handlers"] == ["stderr"]

@@ -1,4 +1,4 @@
-"""What the page of metrics says of the log: how far it is signed, copied, witnessed and archived, and whether it fits."""
+"""Metrics about the log: how far it is signed, copied, witnessed, archived, and consistent."""
 
 import re
 from datetime import datetime, timedelta
@@ -34,7 +34,7 @@ def sample(name: str) -> float | None:
 
 @pytest.fixture
 def log(settings: Settings, tmp_path: Path, now: datetime) -> None:
-    """Three events and what a new key says of itself; the checkpoint over them stands outside."""
+    """Three events and those of a new key; their checkpoint is in the store."""
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}?x=y"
     ensure_key(purpose="audit", actor=SYSTEM, now=now)
     more(3, now)

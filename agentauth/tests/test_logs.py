@@ -1,4 +1,4 @@
-"""U6: the secret of a claim, setup or recovery link stands in no line of a log."""
+"""U6: the secret of a claim, setup or recovery link is in no log line."""
 
 import pytest
 from django.test import Client

@@ -1,4 +1,4 @@
-"""What every request passes: headers, host, origin, request id; and what agents pass over."""
+"""What every request goes through: headers, host, origin, request id; and what agents skip."""
 
 import re
 from typing import Any
@@ -8,8 +8,8 @@ from django.test import Client
 from pytest_django import Settings
 from rest_framework.views import APIView
 
-from agentauth.incoming import WAITED
 from agentauth.middleware import MOST_WAIT_SECONDS
+from agentauth.request_bytes import WAITED
 from agentauth.urls import urlpatterns
 from audit.models import Event
 from kms.models import Key
@@ -155,7 +155,7 @@ def test_what_only_browsers_need_changes_no_answer_of_the_api(
 ) -> None:
     def answered() -> tuple[Any, ...]:
         answer = Client().generic(method, path, **more)
-        # Made anew for each answer: its id, and the token in a page.
+        # New in each answer: its id, and the CSRF token in a page.
         made = re.compile(rf'{answer["X-Request-Id"]}|(?<="csrf-token" content=")\w{{64}}')
         said = {name: made.sub("", value) for name, value in answer.items()}
         return answer.status_code, said, set(answer.cookies), made.sub("", answer.content.decode())

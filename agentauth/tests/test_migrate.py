@@ -1,4 +1,4 @@
-"""`migrate` beside processes that serve gives way to them."""
+"""`migrate` gives way to serving processes."""
 
 import os
 import subprocess

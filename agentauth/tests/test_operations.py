@@ -1,4 +1,4 @@
-"""SA-15: scrapers and balancers ask one process by its address, and leave nothing in the log of events."""
+"""SA-15: scrapers and balancers probe single processes by address, and cause no events."""
 
 import logging
 import socket
@@ -30,7 +30,7 @@ def production(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     settings.DEVELOPMENT = False
     settings.ALLOWED_HOSTS = ["registry.example.com"]
     settings.METRICS_TOKEN = TOKEN
-    # As a scraper inside asks: over http.
+    # A scraper inside the network uses http.
     settings.SECURE_SSL_REDIRECT = True
     return settings
 
@@ -42,7 +42,7 @@ def test_SA_15_probes_and_scrapes_answer_under_any_host(
 ) -> None:
     before = Event.objects.count()
     answer = Client().get(path, headers={"Host": host, "Authorization": f"Bearer {TOKEN}"})
-    # Ready it is not, since no settings are recorded here; that is an answer too.
+    # It is not ready without recorded settings; that counts as an answer too.
     is_answer = (
         "checks" in answer.json()
         if path in {"/health/ready", "/health/startup"}
@@ -50,7 +50,7 @@ def test_SA_15_probes_and_scrapes_answer_under_any_host(
     )
     assert is_answer, answer.content
     assert Event.objects.count() == before
-    # Nothing there could carry the name it was asked by any further.
+    # No cookie may be set for the host name that was asked for.
     assert answer.cookies == {}
     assert "Location" not in answer
     assert "evil.example" not in answer.content.decode()
@@ -72,12 +72,12 @@ def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
             assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
     assert counted() == before + 3
     assert not Event.objects.exists()
-    # One line a minute, however many.
+    # One line a minute, however many there are.
     assert [record.name for record in caplog.records] == ["agentauth.operations"]
 
 
 def test_SA_15_a_foreign_host_is_refused_at_every_other_address(production: Settings, now: datetime) -> None:
-    # A process that may not act records no refusal, and so answers none.
+    # A process that may not act cannot record a refusal, and so answers none.
     production.SUBJECT_KEYS = {"1": bytes(32)}
     record_settings(actor=TESTER, now=now)
     for path in ("/", "/health/", "/health/live/", "/metrics/", "/v1/verify"):
@@ -85,7 +85,7 @@ def test_SA_15_a_foreign_host_is_refused_at_every_other_address(production: Sett
 
 
 def test_in_development_a_page_under_another_name_reads_no_metrics() -> None:
-    """A browser of this machine, sent there by a name that now leads here."""
+    """DNS rebinding: a browser on this machine asks by a name that now resolves here."""
     assert Client().get("/metrics").status_code == 200
     assert Client().get("/metrics", headers={"Host": "evil.example"}).status_code == 404
 

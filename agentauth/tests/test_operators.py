@@ -1,4 +1,4 @@
-"""Commands that enlarge what an agent, a person or a service provider can do name the person who ran them in every event (SA-1)."""
+"""Commands that enlarge rights record the operator's name in every event (SA-1)."""
 
 import os
 import pwd
@@ -23,7 +23,7 @@ COMMANDS: dict[str, Callable[[Human, ServiceProvider], list[str]]] = {
 
 
 def actors(command: str, *arguments: str) -> set[tuple[str, str]]:
-    """Who did what the command did."""
+    """The actors in the events of this command."""
     before = set(Event.objects.values_list("pk", flat=True))
     call_command(command, *arguments, stdout=StringIO())
     return set(Event.objects.exclude(pk__in=before).values_list("actor_kind", "actor_id"))

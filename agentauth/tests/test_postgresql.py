@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: what they are opened with, and that none waits for an answer for ever."""
+"""PostgreSQL connections: their parameters, and that no wait for an answer is endless."""
 
 import gc
 import socket
@@ -35,13 +35,13 @@ def test_what_the_url_says_of_the_connection_is_not_lost() -> None:
     parameters = DatabaseWrapper(given).get_connection_params()
     assert parameters["sslmode"] == "verify-full"
     assert "statement_timeout=10000" in parameters["options"]
-    # The server's own limit is reached first.
+    # The server's own timeout comes first.
     assert parameters["answer_seconds"] > 10
 
 
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Iterator[FaultProxy]:
-    """This thread's connection leads through it, and waits for a second."""
+    """This thread's connection goes through the proxy, with a timeout of a second."""
     parts, before = urlsplit(settings.DATABASE_URL), connections[DEFAULT_DB_ALIAS]
     with fault_proxy(parts.port or 5432) as proxy, django_db_blocker.unblock():
         use_own_connection("test")
@@ -70,7 +70,7 @@ def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_
     with pytest.raises(OperationalError, match="no answer within 1 s"):
         ask("SELECT 2")
     assert time.monotonic() - began < within(5)
-    # What is asked now is not answered with what was asked before.
+    # A new query must not get the answer to an earlier one.
     with pytest.raises(OperationalError):
         ask("SELECT 3")
     far.mode = "pass"
@@ -80,7 +80,7 @@ def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_
 
 @pytest.mark.postgres
 def test_RF_4_an_attempt_to_connect_that_was_given_up_keeps_no_file(far: FaultProxy) -> None:
-    """While the database stands still there is one every few seconds, in processes that collect garbage seldom."""
+    """While the database hangs, attempts keep failing in processes that seldom collect garbage."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         connections[DEFAULT_DB_ALIAS].settings_dict["PORT"] = silent.getsockname()[1]
         gc.collect()
@@ -98,12 +98,12 @@ def test_RF_4_an_attempt_to_connect_that_was_given_up_keeps_no_file(far: FaultPr
 def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_has_one(
     far: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As long as this machine may take; the end of the pause is set below.
+    # As long as this machine may need; the test ends the pause below.
     monkeypatch.setattr(base, "_PAUSE_SECONDS", 600)
     monkeypatch.setattr(base, "_SPARE_SECONDS", 600)
 
     def waits() -> bool:
-        """Whether a new connection was tried, and not refused at once."""
+        """Whether a new connection was attempted, not refused at once."""
         connections[DEFAULT_DB_ALIAS].close()
         with pytest.raises(OperationalError) as refused:
             ask("SELECT 1")
@@ -112,7 +112,7 @@ def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_h
     assert ask("SELECT 1") == 1
     far.mode = "noreply"
     assert [waits() for _ in range(3)] == [True, True, False]
-    # One tries, and meanwhile still nobody else waits.
+    # One caller tries, and the others still do not wait.
     monkeypatch.setattr(SILENCE, "_until", 0.0)
     SILENCE.check()
     assert not waits()
@@ -123,7 +123,7 @@ def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_h
 
 @pytest.mark.postgres
 def test_RF_4_one_that_waits_in_vain_among_others_is_no_silence(far: FaultProxy) -> None:
-    """A lock is waited for, and all else goes on."""
+    """A wait for a lock, while other queries go on."""
     for _ in range(3):
         SILENCE.unanswered()
         connections[DEFAULT_DB_ALIAS].close()
@@ -137,7 +137,7 @@ def test_RF_4_web_processes_wait_for_two_seconds_and_one_more() -> None:
         answer_soon()
         options = connections.settings[DEFAULT_DB_ALIAS]["OPTIONS"]
         assert "statement_timeout=2000 -c lock_timeout=1600" in options["options"]
-        # What the URL says stays.
+        # The URL's values win.
         assert (options["answer_seconds"], options["connect_timeout"]) == (3, 9)
         assert options["server_side_binding"]
     finally:
@@ -172,7 +172,7 @@ def test_what_is_left_open_gives_its_locks_back(far: FaultProxy) -> None:
 
 
 def meanwhile(statement: str) -> None:
-    """By another connection."""
+    """On another connection."""
     other = connections[DEFAULT_DB_ALIAS].copy()
     with closing(other), other.cursor() as cursor:
         cursor.execute(statement)

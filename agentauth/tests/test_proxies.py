@@ -1,4 +1,4 @@
-"""Who a client is behind proxies: what our own added, and nothing a client wrote."""
+"""A client's address behind proxies: what our own proxies added, never what a client wrote."""
 
 import pytest
 from django.http import HttpRequest, HttpResponse

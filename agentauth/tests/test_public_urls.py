@@ -1,4 +1,4 @@
-"""The short list of what anybody may see. Every other route asks who is calling, whatever the method."""
+"""The short list of public addresses. Every other route authenticates, whatever the method."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,8 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 pytestmark = pytest.mark.django_db
 
-# docs/protocol.md section 2. Setup, recovery and claim pages have their secret in the link: an unknown one is 404.
+# docs/protocol.md section 2. Setup, recovery and claim links carry their secret: an unknown one is
+# 404.
 PUBLIC = {
     "",
     ".well-known/agentauth",
@@ -29,7 +30,7 @@ PUBLIC = {
     "sign-in/options",
     "recovered/",
 }
-# Typed without its slash by a person, who is sent on with it.
+# A user may type these without the slash, and is redirected.
 WITHOUT_SLASH = {"docs": "/docs/", "admin": "/admin/"}
 UUID = "01980000-0000-7000-8000-000000000000"
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -45,7 +46,7 @@ def routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
 
 
 def filled(route: str) -> str:
-    """The route with something in each of its gaps."""
+    """The route with all parameters filled in."""
     parts = [UUID if part.startswith("<") else part for part in route.split("/")]
     return "/" + "/".join(parts)
 
@@ -63,7 +64,7 @@ def test_a_page_typed_without_its_slash_leads_to_it(client: Client, route: str) 
         answer = getattr(client, method)(
             f"/{route}?next=//elsewhere.example", headers={"Host": "localhost:8000"}
         )
-        # A path of ours, whatever was asked: no host, no query.
+        # Always a path of ours, without host or query.
         assert (answer.status_code, answer["Location"]) == (301, WITHOUT_SLASH[route])
     assert client.post(f"/{route}", headers={"Host": "localhost:8000"}).status_code in {403, 405}
     for other in ("/sign-in", "/v1/schema", "/settings/passkeys/", "/adminx", "/docs//"):
@@ -81,7 +82,7 @@ def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(route: str, tok
     for method in METHODS:
         response = getattr(client, method)(filled(route), content_type="application/json")
         if response.status_code == 302:
-            # Nothing but the way to the sign-in; the admin site sends a stranger there by its front.
+            # Only to the sign-in; the admin site redirects by way of its start page.
             location = response["Location"]
             assert location == "/admin/" or location.startswith(("/sign-in/", "/admin/login/")), method
         elif response.status_code == 301:

@@ -1,4 +1,4 @@
-"""A process on the database of another release: what it does at its start, and what readiness says."""
+"""A process on another release's database: what it does at its start, and its readiness."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from audit.services import Actor
 from registry.models import Installation
 from registry.release import RELEASE
 from registry.services.installation import record_settings
-from verifier.services import home
+from verifier.services import epochs
 
 pytestmark = pytest.mark.django_db
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_readiness", health.Readiness())
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     health._migrated.cache_clear()
     yield
     health._migrated.cache_clear()
@@ -36,7 +36,7 @@ def database_is_at(release: int) -> None:
 @pytest.mark.parametrize("ahead", [-1, 2])
 def test_it_does_not_start_and_names_both_releases(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
     database_is_at(RELEASE + ahead)
-    # The connection is the test's.
+    # The connection belongs to the test.
     monkeypatch.setattr(connection, "close", lambda: None)
     with pytest.raises(SystemExit) as ended:
         Start().check()

@@ -1,4 +1,4 @@
-"""`serve` says what is in its way before it says anything else."""
+"""`serve` reports what prevents a start before anything else."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_a_port_that_is_left_in_time_is_waited_for(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """What SIGTERM and SIGINT did before is what they do afterwards."""
+    """Restore the handlers of SIGTERM and SIGINT afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in before.items():
@@ -64,7 +64,7 @@ def signals() -> Iterator[None]:
         ([0, 0, 0, 0, 0], True),
         ([0, 1, 2, 3, 59], True),
         ([0, 1, 2, 3, 60], False),
-        # Those before the last five are forgotten.
+        # Restarts before the last five are forgotten.
         ([0, 2, 2, 3, 60, 61], True),
         ([0, 1, 2, 3, 60, 61], False),
     ],
@@ -79,10 +79,10 @@ def test_where_a_part_keeps_dying_all_parts_are_stopped_and_it_is_said(
     tmp_path: Path, signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "POLL_SECONDS", 0.01)
-    # Long enough for the slowest machine: the other test tells of the minute.
+    # Long enough for the slowest machine: another test covers the minute.
     monkeypatch.setattr(serve, "RESTARTS_SECONDS", 3600.0)
     died, ran = tmp_path / "died", tmp_path / "ran"
-    # It waits for the other one, so that there is one to be stopped.
+    # It waits for the other process, so that there is one to stop.
     dying = f"import os, time\nwhile not os.path.exists({str(ran)!r}): time.sleep(0.01)\nopen({str(died)!r}, 'a').write('x')"
     running = f"import os, time\nopen('{ran}.draft', 'w').write(str(os.getpid()))\nos.rename('{ran}.draft', {str(ran)!r})\ntime.sleep(600)"
     with pytest.raises(SystemExit, match="keeps stopping"):

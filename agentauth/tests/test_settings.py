@@ -1,4 +1,4 @@
-"""Unsafe production settings stop start-up with one clear line and an id (OP-7, KM-13)."""
+"""Unsafe production settings stop the start with one clear line and an id (OP-7, KM-13)."""
 
 import os
 import re
@@ -92,7 +92,7 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
     "started",
     [
         "-c,import agentauth.wsgi",
-        "-c,import agentauth.asgi",
+        "-c,import agentauth.verifier_application",
         "-m,celery,-A,agentauth,worker,--pool,solo",
         "-m,celery,-A,agentauth,beat",
     ],
@@ -121,7 +121,7 @@ def test_OP_7_KM_13_no_server_and_no_worker_starts_with_an_unsafe_setting(
 def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warning(
     tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    # All but the database, which is not there: tests/flows/test_shared_settings.py asks one.
+    # All but the database, which does not exist here: tests/flows/test_shared_settings.py uses one.
     done = check(tmp_path, "--deploy", "--fail-level", "WARNING", **changes)
     assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["agentauth.E040"]
 

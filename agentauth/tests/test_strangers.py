@@ -1,4 +1,4 @@
-"""Over the limit of its address a stranger's call at the verifier never comes to Django (SA-10)."""
+"""Over the address's limit an unauthenticated call at the verifier never reaches Django (SA-10)."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from agentauth import asgi, http_errors
+from agentauth import http_errors, verifier_application
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
 from audit.refusals import Batches
@@ -26,7 +26,7 @@ from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
 from tests.pace import within
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import following
+from verifier.services import state_cache
 from verifier.tests.scene import LOOK, Scene, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -34,15 +34,15 @@ pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(tra
 
 @pytest.fixture
 def handed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What comes to Django's view. One call a minute for each address, and an event of the others each hour."""
+    """Calls that reach Django's view. Each address has one call a minute, and one event an hour."""
     heard: list[str] = []
-    answered = asgi.answered_by_django
+    answered = verifier_application.answered_by_django
 
     def hearing(scope: Any, body: bytes) -> Any:
         heard.append(scope["path"])
         return answered(scope, body)
 
-    monkeypatch.setattr(asgi, "answered_by_django", hearing)
+    monkeypatch.setattr(verifier_application, "answered_by_django", hearing)
     monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=3600))
     with one_call_a_minute():
         yield heard
@@ -54,13 +54,13 @@ def wrong(place: Scene, **changes: str) -> Ask:
 
 
 def elsewhere(place: Scene, **changes: str) -> Ask:
-    """Through a proxy of ours, from an address that is new."""
+    """Through a proxy of ours, from a new address."""
     made = uuid.uuid4().int
     return wrong(place, x_forwarded_for=f"198.51.{made % 256}.{made // 256 % 256}", **changes)
 
 
 def wait_until(both: Both, holds: Callable[[], bool]) -> None:
-    """Let the endpoint's loop turn until it does."""
+    """Run the endpoint's loop until it holds."""
     ends = time.monotonic() + within(1)
     while not holds():
         assert time.monotonic() < ends
@@ -68,7 +68,7 @@ def wait_until(both: Both, holds: Callable[[], bool]) -> None:
 
 
 def guessed(both: Both, place: Scene, **changes: str) -> None:
-    """One refused for its secret, and one at the limit, of which there is an event."""
+    """One call refused for its secret, and one over the limit, for which an event is recorded."""
     assert [both.at_endpoint(wrong(place, **changes))[0] for _ in range(2)][1] == 429
 
 
@@ -102,7 +102,7 @@ def test_SA_10_a_wrong_secret_is_looked_up_once_between_two_looks(
         looked_up.extend(pairs)
         return find(pairs)
 
-    monkeypatch.setattr(following, "find_by_credentials", hearing)
+    monkeypatch.setattr(state_cache, "find_by_credentials", hearing)
     guessed(both, place)
     guess = wrong(place)
     for looks in (1, 2):
@@ -155,7 +155,7 @@ def test_SA_10_calls_without_credentials_share_one_too(
     handed_on.clear()
     assert [both.at_endpoint(nameless(number))[0] for number in range(2, 5)] == [429] * 3
     assert handed_on == []
-    # Another allowance than that of guesses.
+    # Its limit is separate from that of wrong secrets.
     assert both.at_endpoint(elsewhere(place))[0] == 401
 
 
@@ -163,7 +163,7 @@ def test_SA_10_calls_without_credentials_share_one_too(
 def test_SA_10_a_proven_caller_is_answered_whatever_lines_come_twice(
     both: Both, handed_on: list[str], name: str
 ) -> None:
-    """Where a line comes twice no other line is read: the caller looked as if it had no credentials."""
+    """If one header comes twice the others are not read, so the call seemed without credentials."""
     place = scene()
     assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
     rate_limits.take(rate_limits.STRANGERS, rate_limits.NAMELESS)
@@ -184,7 +184,7 @@ def test_SA_10_calls_without_credentials_are_refused_as_the_view_does(
     assert both.at_endpoint(nameless)[0] == 401
     status, lines, body = both.at_endpoint(nameless)
     by_view = both.at_view(nameless)
-    # The view refuses it before it looks for an address, and so for what that allows.
+    # The view refuses before it resolves the address, and so before it knows `Allow`.
     assert (status, [each for each in lines if each[0] != "allow"]) == by_view[:2]
     assert json.loads(body) == json.loads(by_view[2])
 
@@ -218,21 +218,21 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
     assert both.at_endpoint(known)[0] == 200
     rate_limits.take(rate_limits.STRANGERS, rate_limits.CREDENTIALS)
     rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
-    monkeypatch.setattr(following, "find_by_credentials", waiting)
+    monkeypatch.setattr(state_cache, "find_by_credentials", waiting)
     with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
         guesses = [callers.submit(both._lean, wrong(place, accept=accept)) for _ in range(MAX_IN_FLIGHT + 20)]
         loads = both.running.app._verifier.follower._provider_loads
         try:
             wait_until(both, lambda: len(loads._asked) == len(guesses))
             assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
-            # Good credentials that are not held yet wait for their turn, and are not turned away.
+            # Valid credentials not cached yet wait for their turn, and are not refused.
             new = callers.submit(both._lean, ask(newcomer, newcomer.body(LOOK)))
             wait_until(both, lambda: len(loads._asked) == len(guesses) + 1)
             both.running.look()
         finally:
             go.set()
         assert new.result(30)[0] == 200
-        # Or told to come again, where this machine took its time.
+        # Or told to retry, if this machine was too slow.
         assert {each.result(30)[0] for each in guesses} <= {429, 503}
 
 
@@ -245,6 +245,6 @@ def test_SA_10_good_credentials_are_good_at_a_guessers_address(both: Both, hande
     assert handed_on == []
     rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
     both.running.forget()
-    # In a form that only the view takes, and read first.
+    # In a form only the view accepts, which is read first.
     assert both.at_endpoint(ask(place, place.body(LOOK), accept="application/json;indent=4"))[0] == 200
     assert handed_on == [VERIFY]

@@ -1,4 +1,4 @@
-"""Decisions that wait in Redis: the loop takes them over, and the page of metrics says how many there are."""
+"""Decisions waiting in Redis: the loop drains them, and the metrics count them."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Leaf
 from tests.postgres import free_port
 from tests.redis_servers import Server
-from verifier.services.draining import drain_redis
+from verifier.services.outbox import drain_redis
 from verifier.stores.scripts import MAX_STREAM
 from verifier.tests.streams import Verifier, taken
 
@@ -27,7 +27,7 @@ def test_the_job_drains_what_the_settings_name(verifier: Verifier, configured: N
     written = verifier.write()
     jobs.Command().work(slow=False)
     assert taken() == [written]
-    # Numbered in the same turn.
+    # Numbered in the same run.
     assert Leaf.objects.filter(event_id=written).exists()
 
 

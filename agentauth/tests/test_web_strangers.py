@@ -1,4 +1,4 @@
-"""Once there are too many strangers, the web server refuses them before Django, and lets in who proves itself (SA-10)."""
+"""A flooded web server refuses outsiders before Django and admits authenticated callers (SA-10)."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from agentauth import http_errors, metrics, strangers
-from agentauth.presented import Call, read_call
+from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.strangers import Judged, Strangers, Verdict
 from audit.models import Event
@@ -34,7 +34,7 @@ ALLOWED, REFUSED, WAITS = Verdict.DJANGO, Verdict.REFUSED, Verdict.WAITS
 
 @pytest.fixture(autouse=True)
 def _many_strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The allowance of all strangers is used up. An event of the refused each hour."""
+    """The outsiders' common limit is used up. One event of refusals an hour."""
     monkeypatch.setattr(http_errors, "_batches", Batches(seconds=3600))
     with one_call_a_minute():
         rate_limits.take(STRANGERS, CREDENTIALS)
@@ -43,7 +43,7 @@ def _many_strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def judging() -> Strangers:
-    """Without its thread: what that does, each test does."""
+    """Without its thread: each test does that thread's work."""
     made = Strangers(lambda _: None)
     made._thread = threading.current_thread()
     return made
@@ -100,7 +100,7 @@ def test_SA_10_of_many_strangers_each_credential_is_looked_up(judging: Strangers
     assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is WAITS
     assert verdict_of(judging, "GET http://localhost:8000/v1/agents/me?a=b", "dpop:x") is WAITS
     assert verdict_of(judging, "POST /v1/revoke", "AUTHORIZATION: Basic eDp5") is WAITS
-    # No credentials: counted by address alone, as pages are.
+    # No credentials: counted by address only, as pages are.
     assert verdict_of(judging, "GET /v1/agents/me") is ALLOWED
     assert verdict_of(judging, "GET /sign-in/", "DPoP: x") is ALLOWED
 
@@ -131,7 +131,7 @@ def test_SA_10_many_credentials_are_two_queries(
 def test_SA_10_an_agents_proof_of_another_request_is_refused(
     judging: Strangers, agent: AgentClient, changes: dict[str, Any]
 ) -> None:
-    # With a body: the proof covers it.
+    # With a body, which the proof covers.
     body = b"" if "body" not in changes else b"{ }"
     made = agent.proof("GET", OWN, **changes)
     asked = call("GET /v1/agents/me", f"DPoP: {made}", body=body)
@@ -144,7 +144,7 @@ def test_SA_10_who_knows_an_agents_public_key_is_refused(judging: Strangers, age
     forged = f"DPoP: {header}.{claims}.{signature}"
     assert judging.look_up([call("GET /v1/agents/me", forged)]) == [REFUSED]
     assert judging.look_up([own(agent)]) == [ALLOWED]
-    # Now that the key is known, nobody looks it up.
+    # The key is known by now, so it is not looked up.
     assert verdict_of(judging, "GET /v1/agents/me", forged) is REFUSED
     assert verdict_of(judging, "GET /v1/agents/me", f"DPoP: {agent.proof('GET', OWN)}") is ALLOWED
 
@@ -193,7 +193,7 @@ def test_SA_10_an_agent_nobody_claimed_has_the_allowance_of_its_address(judging:
     assert judging.look_up([own(stranger)]) == [ALLOWED]
     rate_limits.take(ADDRESS, PEER[0])
     assert judging.look_up([own(stranger)]) == [REFUSED]
-    # And is looked up each time.
+    # So it is looked up each time.
     assert judging._known == {}
 
 
@@ -217,7 +217,7 @@ def test_SA_10_two_lines_of_credentials_are_none(
 
 def test_SA_10_a_registration_is_let_in_by_its_own_allowances(judging: Strangers) -> None:
     line = "POST /v1/agents"
-    # Guesses stop no registration.
+    # Wrong credentials do not block registration.
     assert verdict_of(judging, line) is ALLOWED
     rate_limits.take(ENTRY, PEER[0])
     assert verdict_of(judging, line) is REFUSED
@@ -266,7 +266,7 @@ def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
 ) -> None:
     judging.look_up([own(AgentClient())])
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.home.Lease.halt", _away)
+        patch.setattr("verifier.services.epochs.Lease.halt", _away)
         judging.write_down()
     assert not Event.objects.filter(reason="rate_limited").exists()
     judging.write_down()

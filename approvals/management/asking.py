@@ -1,4 +1,4 @@
-"""How a command asks before what cannot be undone: it shows what ends, as the page does, and waits for a yes."""
+"""Ask before an irreversible act on the command line: show what ends, as the page does."""
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
@@ -10,20 +10,22 @@ from audit.management.json_output import JsonCommand
 
 
 def ask(command: JsonCommand, kind: str, **named: str) -> None:
-    """Show on stderr what ends with the row of this name, and go on only after a yes. Raises CommandError.
+    """Show on stderr what ends with this row, and return only after a yes.
 
-    A row that is not there is the service's to refuse. Raises InvalidStateError for one that cannot end now.
+    Returns without asking if there is no such row: the service refuses that. Raises CommandError if
+    the operator does not agree, InvalidStateError if the row cannot end now.
     """
     try:
         row = KINDS[kind].rows.filter(**named).first()
     except (ValueError, ValidationError):
-        # No id of ours.
+        # Not a valid id, so there is no such row.
         return
     loss = KINDS[kind].describe(row, timezone.now()) if row is not None else None
     if loss is None:
         return
     if loss.refusal:
-        # Not left to the service: a moment later it may allow this, and the operator was never asked.
+        # Refuse here: a moment later the service may allow it without the operator having been
+        # asked.
         raise InvalidStateError(loss.refusal)
     for line in (loss.title, *(f"  {line}" for line in (*loss.about, *loss.facts))):
         command.tell(line)

@@ -1,1 +1,1 @@
-"""What people do on the pages, one module per subject. Views call these; these call the registry and the verifier."""
+"""Services behind the pages, one module per subject. They call the registry and the verifier."""

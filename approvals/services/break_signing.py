@@ -1,4 +1,4 @@
-"""An administrator signs the break: the name and keys under which the log continues after a restore."""
+"""An administrator signs the break: name and keys under which the log continues after a restore."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ KIND = "break"
 
 
 def find_break(name: str, *, human: Human) -> LogBreak:
-    """The break of this name, for an administrator. Raises NotFoundError for all others, and if there is no such break."""
+    """The break of this name, for an administrator. Raises NotFoundError otherwise."""
     row = LogBreak.objects.filter(pk=name).first()
     if row is None or not human.is_administrator:
         raise NotFoundError
@@ -54,7 +54,7 @@ def begin_signing(
 ) -> dict[str, Any]:
     """Make the statement of the break and ask for its signature.
 
-    Raises InvalidStateError if it is signed already; what `check_drawn` raises.
+    Raises InvalidStateError if it is signed already, and what `check_drawn` raises.
     """
     if receipt_of(KIND, row.name) is not None:
         raise InvalidStateError("This restore is signed already. Reload the page to see the receipt.")
@@ -83,9 +83,10 @@ def begin_signing(
 def finish_signing(
     *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Keep the receipt of the signed record, here and outside.
+    """Keep the receipt of the signed record, here and in the audit store.
 
-    Raises InvalidAssertionError; TemporarilyUnavailableError if the store outside does not answer, and then nothing is kept.
+    Raises InvalidAssertionError, or TemporarilyUnavailableError if the store does not answer; then
+    nothing is kept.
     """
 
     def act(_challenge: Challenge) -> None:
@@ -102,7 +103,7 @@ def finish_signing(
             act=act,
         )
         if settings.AUDIT_STORE:
-            # Last: a receipt that is not outside is not kept here either.
+            # Last, so that a receipt that could not be stored outside is not kept here either.
             key = f"{folder_of(row.name)}receipt.jws"
             store_at(settings.AUDIT_STORE).put_once(key, receipt.compact.encode())
     return receipt

@@ -1,4 +1,4 @@
-"""Challenges: made and kept on the server, bound to session, human, purpose and subject, taken once."""
+"""Challenges: made on the server, bound to session, human, purpose and subject, used once."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ CHALLENGE_LIFE = timedelta(seconds=CEREMONY_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """Who asks for what: the key under which a challenge is kept and found again."""
+    """The key under which a challenge is stored: purpose, session, human and subject."""
 
     purpose: Challenge.Purpose
     session_key: str
@@ -49,7 +49,7 @@ def begin(
     consent_text: str = "",
     data: Mapping[str, Any] | None = None,
 ) -> Challenge:
-    """Keep a new challenge (random unless it is a statement's hash); an older one of the same ceremony ends."""
+    """Store a new challenge, random unless it is a statement's hash, in place of an unused one."""
     _rows(ceremony).filter(used_at=None).delete()
     return Challenge.objects.create(
         purpose=ceremony.purpose,
@@ -66,7 +66,7 @@ def begin(
 
 
 def latest(ceremony: Ceremony) -> Challenge:
-    """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError where there is none."""
+    """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError if none."""
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
         raise InvalidAssertionError("Nothing was asked of your passkey here. Press the button again.")
@@ -74,16 +74,19 @@ def latest(ceremony: Ceremony) -> Challenge:
 
 
 def take(row: Challenge, *, now: datetime) -> None:
-    """Use the challenge. Raises InvalidAssertionError where it was used before or is older than five minutes."""
+    """Use up the challenge.
+
+    Raises InvalidAssertionError if it was used before or is older than five minutes.
+    """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
         raise InvalidAssertionError("This signature request is over. Press the button again.")
 
 
 @contextmanager
 def answering(row: Challenge, *, now: datetime, first: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """One transaction in which the challenge is used and its answer judged; one answered wrongly stays used up.
+    """Use up the challenge and judge its answer in one transaction; a wrong answer uses it up too.
 
-    `first` locks what every act locks before a challenge.
+    `first` takes the locks that every act takes before a challenge.
     """
     try:
         with transaction.atomic():
@@ -96,13 +99,16 @@ def answering(row: Challenge, *, now: datetime, first: Callable[[], object] = la
 
 
 def spend(row: Challenge, *, now: datetime) -> None:
-    """End a challenge that was answered wrongly: a second guess needs a new one."""
+    """End a challenge that was answered wrongly, so that a second guess needs a new one."""
     Challenge.objects.filter(pk=row.pk, used_at=None).update(used_at=now)
 
 
 def void(rows: ChallengeQuerySet, *, now: datetime) -> None:
-    """Use these up unanswered, inside the caller's transaction; an answer under way is done before, or refused after."""
-    # Locked in the order in which a deletion locks a person's challenges.
+    """Use these up unanswered, in the caller's transaction.
+
+    An answer under way either commits first or is refused.
+    """
+    # In the order in which a deletion locks a human's challenges, so that the two cannot deadlock.
     held = [row.pk for row in rows.open(now).select_for_update().order_by("pk")]
     Challenge.objects.filter(pk__in=held).update(used_at=now)
 
@@ -120,11 +126,11 @@ def passkey_options(row: Challenge, human: Human) -> dict[str, Any]:
 def check_signature(
     row: Challenge, *, credential: object, human: Human | None, now: datetime
 ) -> tuple[Passkey, VerifiedAssertion]:
-    """Verify an assertion over the challenge by a passkey of `human` (None: of whoever it names, for a sign-in).
+    """Verify an assertion over the challenge by a passkey of `human` (None: anyone's).
 
-    Inside the caller's transaction: the counter moves with what the signature brings about.
-    Raises InvalidAssertionError, the same for an unknown passkey, for another person's and for one that no ceremony of
-    ours wrote down.
+    `human` is None at a sign-in. Runs in the caller's transaction, so that the counter moves only
+    together with the signed act. Raises InvalidAssertionError, the same for an unknown passkey,
+    another human's, and one that none of our ceremonies sealed.
     """
     passkeys = Passkey.objects.select_related("human").filter(credential_id=credential_id_of(credential))
     passkey = (passkeys if human is None else passkeys.filter(human=human)).first()
@@ -143,7 +149,8 @@ def check_signature(
     )
     if human is None and verified.user_handle is None:
         raise InvalidAssertionError("This passkey does not say whose it is.")
-    # Swap: of two signatures with one counter, a copied authenticator's, one is refused.
+    # Compare and swap: of two signatures with one nonzero counter (a cloned authenticator), one
+    # fails.
     moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(
         sign_count=verified.sign_count,
         last_used_at=now,
@@ -156,10 +163,11 @@ def check_signature(
 
 
 def hold_human(human: Human, *subjects: Human) -> None:
-    """See that the human still is who came in, and keep it so until the commit of what they do.
+    """Check that the human may still act, and lock them until the caller commits.
 
-    Last, as everywhere: humans are locked after passkeys, agents and grants. `subjects`, whom the act is about, are
-    locked by the same statement: people are locked in one order. Raises NotFoundError.
+    Comes last: humans are locked after passkeys, agents and grants. `subjects`, the humans the act
+    is about, are locked by the same statement, so that all humans are locked in one order. Raises
+    NotFoundError if the human was suspended or their sessions were ended.
     """
     people = Human.objects.filter(pk__in=[each.pk for each in (human, *subjects)]).order_by("pk")
     held = {each.pk: each for each in people.select_for_update(no_key=True)}.get(human.pk)
@@ -168,7 +176,7 @@ def hold_human(human: Human, *subjects: Human) -> None:
 
 
 def forget_challenges(*, now: datetime) -> int:
-    """Delete challenges nobody can use any more. Returns how many."""
+    """Delete challenges that expired more than a day ago. Returns how many."""
     return forget(Challenge.objects.filter(expires_at__lt=now - timedelta(days=1)))
 
 

@@ -22,7 +22,7 @@ def claim_page(agent: Agent, human: Human, *, now: datetime) -> Page:
     shown = {
         "agent_name": agent.name,
         "agent_key": agent.jkt,
-        # Description, origin and what it may ever ask for are in the manifest.
+        # The manifest's hash covers description, origin and everything the agent may ask for.
         "manifest": agent.manifest_sha256,
         "likenesses": warnings,
         # A link renewed meanwhile is another claim: the code that was typed belongs to this one.
@@ -39,8 +39,8 @@ def begin_claim(
 ) -> dict[str, Any]:
     """Check the code the agent shows, then ask for the signature of the claim.
 
-    Raises InvalidRequestError(reason="claim_code") for a wrong code, ExpiredError once the link has ended; what
-    `check_drawn` raises.
+    Raises InvalidRequestError(reason="claim_code") for a wrong code, ExpiredError once the link has
+    ended, and what `check_drawn` raises.
     """
     check_claim_code(agent=agent, code=code, actor=actor, now=now)
     page = claim_page(agent, human, now=now)
@@ -60,7 +60,10 @@ def begin_claim(
 def finish_claim(
     *, agent: Agent, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Make the human the owner, as signed. Raises InvalidAssertionError, GrantChangedError, InvalidStateError."""
+    """Make the human the owner, as signed.
+
+    Raises InvalidAssertionError, GrantChangedError, InvalidStateError.
+    """
 
     def act(_row: Challenge) -> None:
         claim_agent(agent=agent, human=human, actor=actor, now=now)

@@ -53,8 +53,8 @@ def begin_confirmation(
 ) -> dict[str, Any]:
     """Make the statement of a `confirm` or `deny` and ask for its signature.
 
-    Raises ExpiredError, InvalidStateError once decided, GrantChangedError where a yes would let nothing pass,
-    InvalidRequestError for another word; what `check_drawn` raises.
+    Raises ExpiredError; InvalidStateError if it was decided; GrantChangedError if a yes would have
+    no effect; InvalidRequestError for another decision; and what `check_drawn` raises.
     """
     if decision not in DECISIONS:
         raise InvalidRequestError("The decision must be confirm or deny.")
@@ -88,7 +88,10 @@ def begin_confirmation(
 def finish_confirmation(
     *, row: Confirmation, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Carry out the signed yes or no. Raises InvalidAssertionError, GrantChangedError and what the verifier's services raise."""
+    """Carry out the signed yes or no.
+
+    Raises InvalidAssertionError, GrantChangedError and what the verifier's services raise.
+    """
 
     def act(challenge: Challenge) -> None:
         decided = confirm if challenge.statement["decision"] == "confirm" else deny

@@ -1,6 +1,7 @@
-"""Continue after a restore: end what the lost history may have ended or spent, and give the log another name.
+"""Continue after a restore: end what the lost history may have ended or spent, rename the log.
 
-This is one transaction that an operator starts (`manage.py continue_after_restore`, docs/restore.md) while nothing is answered.
+An operator starts this one transaction (`manage.py continue_after_restore`, docs/restore.md) while
+the registry answers no requests.
 """
 
 from collections.abc import Iterator
@@ -39,17 +40,20 @@ from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
 from verifier.services import history
-from verifier.services.home import configured, database_clock, look
-from verifier.stores.mark import read_mark
-from verifier.stores.probe import RedisProbe
+from verifier.services.epochs import configured_cache, database_clock, look
+from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.size_mark import read_mark
 
-# More claim links than an agent can get before it is deleted, a week after nobody claimed it.
+# More claim links than an agent can get in the week before it is deleted unclaimed.
 _CLAIMS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """The log continues as `log` after `size` leaves; how many grants were suspended, requests withdrawn and endings repeated."""
+    """The log continues as `log` after `size` leaves.
+
+    Counts of grants suspended, requests withdrawn and endings repeated.
+    """
 
     log: str
     size: int
@@ -60,7 +64,7 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class _Lost:
-    """What Redis and the store know of the lost history: names of logs, the latest epoch, and what ended."""
+    """What Redis and the store know of the lost history: log names, latest epoch, endings."""
 
     names: frozenset[str]
     epoch: int
@@ -70,16 +74,23 @@ class _Lost:
 def continue_after_restore(
     *, operator: str, undetected: bool = False, actor: Actor, now: datetime
 ) -> Continued:
-    """Lift the hold: from here on this database is the registry's history. `operator` is recorded as the person who decided.
+    """Lift the hold and make this database the registry's history.
 
-    1. See that the database is held, unless `undetected`. 2. Read what is known outside; if that fails, stop. 3. Swap the hold
-    for the new history; of several operators one succeeds. In the same transaction: 4. give the log a new key; 5. end again
-    what is known to have ended, people first; 6. end sessions, codes and requests, and suspend approved grants until a new
-    signature; 7. record the break, here and outside. The verifier leaves its home, so a new epoch begins.
+    `operator` is recorded as the person who decided.
 
-    Raises InvalidStateError if nothing is held, or another operator was first; TemporarilyUnavailableError if Redis, the
-    store outside or the key backend does not answer, and then the hold stays; ContradictedError if the store holds a
-    malformed object.
+    1. Check that the database is held, unless `undetected`.
+    2. Read what is known outside; stop if that fails.
+    3. Swap the hold for the new history; one operator succeeds. Steps 4 to 7 share its transaction.
+    4. Give the log a new key.
+    5. End again what is known to have ended, humans first.
+    6. End sessions, codes and requests, and suspend approved grants until a new signature.
+    7. Record the break, here and outside.
+
+    The verifier leaves its home, so a new epoch begins.
+
+    Raises InvalidStateError if nothing is held or another operator was first;
+    TemporarilyUnavailableError if Redis, the store or the key backend does not answer, and then the
+    hold stays; ContradictedError if the store holds a malformed object.
     """
     row = _held(undetected=undetected)  # 1
     store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
@@ -102,7 +113,8 @@ def continue_after_restore(
             "ended_again": again,
         }
         record(kind=kinds.HISTORY_CONTINUED, actor=actor, at=now, reason=REASON, data=data)
-        # Last: if the process dies between this and the commit, the hold stays and the next try counts this name as lost.
+        # Last: if the process dies before the commit, the hold stays and the next try counts this
+        # name as lost.
         if store is not None:
             store.put_once(key_of_break(name), break_record(begun))
         fault_point("continue.before_commit")
@@ -131,7 +143,8 @@ def _lost(row: Home, store: Store | None) -> _Lost:
         mark, probe = read_mark(), RedisProbe()
         names |= {mark.name} - known if mark else set()
         epoch = probe.latest_mark()
-        # A process that still knows an epoch of the lost history can then write into none of its shards.
+        # Bars a process that still has an epoch of the lost history from writing to any of its
+        # shards.
         probe.mark(max(row.epoch + 1, epoch + 1))
         epoch = max(row.epoch + 1, epoch + 1)
     endings: Iterator[Ending] = iter(())
@@ -155,7 +168,7 @@ def _swap(row: Home, name: str, epoch: int) -> None:
         vouched_for=row.instance,  # type: ignore[attr-defined]  # annotated
         epoch=epoch,
         leaving_at=database_clock(),
-        leaving_for=configured(),
+        leaving_for=configured_cache(),
         back_after=0,
     )
     if not swapped:
@@ -169,15 +182,18 @@ def _people_first(endings: tuple[Ending, ...]) -> list[Ending]:
 
 
 def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
-    """End or suspend what may have been used, ended or spent since the backup. Returns the numbers of suspended grants and withdrawn requests."""
+    """End or suspend what may have been used, ended or spent since the backup.
+
+    Returns the numbers of suspended grants and withdrawn requests.
+    """
     Human.objects.update(session_epoch=F("session_epoch") + 1)
     EnrolmentCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
     SetupCode.objects.filter(used_at=None, expires_at__gt=now).update(expires_at=now)
-    # One may have been cancelled since the backup.
+    # One of them may have been cancelled since the backup.
     for row in Recovery.objects.select_for_update().open(now).order_by("pk"):
         cancel_recovery(recovery=row, actor=actor, now=now)
     Challenge.objects.all().delete()
-    # Claim links are derived from these numbers: pass by those that the lost history used.
+    # Claim links derive from these numbers: skip those that the lost history may have used.
     Agent.objects.filter(status=Agent.Status.UNCLAIMED).update(claim_number=F("claim_number") + _CLAIMS)
     suspended = withdrawn = 0
     states = [Grant.Status.PENDING, Grant.Status.APPROVED, Grant.Status.SUSPENDED]

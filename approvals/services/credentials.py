@@ -1,4 +1,4 @@
-"""A human's passkeys: added beside the others, removed, and all of them at once."""
+"""A human's passkeys: adding one, removing one, removing all."""
 
 import hmac
 import secrets
@@ -41,8 +41,11 @@ def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str,
 def finish_passkey(
     *, human: Human, credential: object, session_key: str, actor: Actor, now: datetime
 ) -> Passkey:
-    """Add the passkey. Raises InvalidAssertionError, also for an id that is registered to anybody; NotFoundError if the
-    human was suspended or recovered since the request came in, so that no recovery leaves it behind.
+    """Add the passkey.
+
+    Raises InvalidAssertionError, also for an id that is registered to anyone; NotFoundError if the
+    human was suspended or recovered since the request came in, so that the passkey cannot outlive a
+    recovery.
     """
     row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
     with answering(row, now=now):
@@ -56,13 +59,14 @@ def finish_passkey(
 
 
 def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
-    """Remove one of the human's passkeys, and end every session and presence of theirs: which of them it began is not kept.
+    """Remove one of the human's passkeys, and end all their sessions and presence.
 
-    The caller may keep the session of this request (`keep_session`). Raises NotFoundError, also where that session ended
-    since the request came in; InvalidStateError for the last one.
+    All of them, because it is not recorded which passkey began a session. The caller may keep the
+    session of this request (`keep_session`). Raises NotFoundError if there is no such passkey or
+    that session ended since the request came in; InvalidStateError for the last passkey.
     """
     with transaction.atomic():
-        # Locked together: two removals at once must not leave nobody able to sign in.
+        # Lock all of them: two removals at once must not leave the human unable to sign in.
         mine = {str(row.pk): row for row in hold_passkeys(human)}
         if passkey_id not in mine:
             raise NotFoundError("There is no such passkey.")
@@ -74,7 +78,10 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
 
 
 def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetime) -> int:
-    """Remove every passkey of the human inside the caller's transaction, which ends their sessions; how many there were."""
+    """Remove all passkeys in the caller's transaction. Returns how many.
+
+    The caller ends the sessions.
+    """
     rows = hold_passkeys(human)
     for row in rows:
         _remove(row, reason=reason, actor=actor, now=now)
@@ -82,21 +89,22 @@ def remove_all_passkeys(*, human: Human, reason: str, actor: Actor, now: datetim
 
 
 def remove_passkey_for_good(*, passkey: Passkey, reason: str, actor: Actor, now: datetime) -> None:
-    """Remove a passkey that was removed before a restore, also the last one: its person needs a recovery.
+    """Repeat the removal of a passkey that a restore undid, even of the last one.
 
-    The restore itself ended every session.
+    Its human then needs a recovery. Continuing after the restore ends every session, so none is
+    ended here.
     """
     with transaction.atomic():
         _remove(passkey, reason=reason, actor=actor, now=now)
 
 
 def hold_passkeys(human: Human) -> list[Passkey]:
-    """All passkeys of the human, locked until the commit, in one order, so that two who ask wait in a line."""
+    """Lock all of the human's passkeys until the commit, in id order to avoid deadlocks."""
     return list(Passkey.objects.select_for_update().filter(human=human).order_by("id"))
 
 
 def user_handle_of(human: Human) -> bytes:
-    """The handle all passkeys of this human carry: a new random one where there is none yet."""
+    """The user handle on all of this human's passkeys; a new random one if there is none yet."""
     known = Passkey.objects.filter(human=human).order_by("created_at").first()
     return bytes(known.user_handle) if known else secrets.token_bytes(USER_HANDLE_BYTES)
 
@@ -114,9 +122,9 @@ def verify_new(row: Challenge, credential: object) -> VerifiedRegistration:
 def add_passkey(
     human: Human, verified: VerifiedRegistration, handle: bytes, *, actor: Actor, now: datetime
 ) -> Passkey:
-    """Keep a verified new passkey, inside the caller's transaction.
+    """Store a verified new passkey, in the caller's transaction.
 
-    Raises InvalidAssertionError for an id that is registered to anybody (WebAuthn L3 section 7.1).
+    Raises InvalidAssertionError for an id that is registered to anyone (WebAuthn L3 section 7.1).
     """
     number = Passkey.objects.filter(human=human).count() + 1
     try:
@@ -149,7 +157,10 @@ def add_passkey(
 
 
 def _asked(row: Challenge) -> str:
-    """That `begin_passkey` made this challenge, for a person who signed for it: the row alone proves nothing."""
+    """A MAC proving that `begin_passkey`, which takes a passkey signature, made this challenge.
+
+    Without it, writing a row to the database would be enough to add a passkey.
+    """
     value = f"{bytes(row.challenge).hex()}/{bytes(row.session).hex()}/{row.human_id}"
     return salted_hmac("approvals.passkey.asked", value, algorithm="sha256").hexdigest()
 

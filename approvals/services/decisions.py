@@ -1,4 +1,4 @@
-"""Approving and denying: what the page was drawn from, the second step, the statement, the signed decision."""
+"""Approving and denying: the drawn page, the second step, the statement, the signed decision."""
 
 import hashlib
 import hmac
@@ -36,7 +36,7 @@ from registry.services.grants import approve_grant, deny_grant
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What the present choices would grant, in words."""
+    """What the current choices would grant, in words."""
 
     sentences: list[str]
     changes: list[str]
@@ -46,7 +46,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The page as it is drawn first: its token, and the lines an approval of all of it signs."""
+    """The approval page as first drawn: its token, and the lines that approving all of it signs."""
 
     drawn: str
     sentences: list[str]
@@ -54,14 +54,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """The lines that a denial signs with the reason as it is now, and the token of the page that shows them."""
+    """The lines a denial with the current reason signs, and the token of the page showing them."""
 
     drawn: str
     sentences: list[str]
 
 
 def approval_page(grant: Grant, text: str | None = None) -> Page:
-    """Everything the approval page shows that a decision rests on; `text` is what would be signed."""
+    """Everything on the approval page that a decision rests on; `text` is what would be signed."""
     agent, provider = grant.agent, grant.service_provider
     shown = {
         "version": grant.version,
@@ -78,15 +78,15 @@ def approval_page(grant: Grant, text: str | None = None) -> Page:
         "service_status": provider.status,
         "likenesses": name_warnings(agent, agent.human),
     }
-    # Its digest: the token travels with every question of the page.
+    # Only its digest, because the token travels with every request of the page.
     signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
     return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed)
 
 
 def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
-    """The request is still the one on the page and still waits for a decision.
+    """Check that the request is still the one on the page and still waits for a decision.
 
-    Raises ExpiredError, InvalidStateError once decided; what `check_drawn` raises.
+    Raises ExpiredError, InvalidStateError if it was decided, and what `check_drawn` raises.
     """
     page = _undecided_page(grant, now)
     check_drawn(page, drawn)
@@ -94,9 +94,9 @@ def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
 
 
 def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
-    """What the approval page shows of the texts to sign, and its token.
+    """What the approval page shows of the text to sign, and its token.
 
-    Nothing is to be approved where manifest or allow-list no longer cover anything of it.
+    The text is empty if manifest and allow-list no longer cover any of it.
     """
     terms = offered_terms(grant, now)
     text = _text(grant, human, terms, now) if terms.capabilities else ""
@@ -107,13 +107,13 @@ def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
 
 
 def draw_denial(grant: Grant, reason: str, *, now: datetime) -> Denial:
-    """What a page shows of the text that denies the request for this reason."""
+    """The text that denies the request for this reason, as a page shows it."""
     text = _denial(grant, _plain(reason))
     return Denial(drawn_token(approval_page(grant, text), now=now), text.splitlines())
 
 
 def review_denial(*, grant: Grant, reason: str, drawn: str, now: datetime) -> Denial:
-    """The same for a reason that was typed on the page of the token `drawn`. Changes nothing.
+    """As `draw_denial`, for a reason typed on the page with the token `drawn`. Changes nothing.
 
     Raises what `check_unchanged` raises.
     """
@@ -123,9 +123,10 @@ def review_denial(*, grant: Grant, reason: str, drawn: str, now: datetime) -> De
 def review_choices(
     *, grant: Grant, human: Human, choices: Mapping[str, str], drawn: str, now: datetime
 ) -> Review:
-    """What these choices would grant and how that differs from what was asked. Changes nothing.
+    """What these choices would grant and how that differs from the request. Changes nothing.
 
-    Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms` raise.
+    Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms`
+    raise.
     """
     at = check_unchanged(grant, drawn, now=now).at
     terms = _chosen(grant, human, choices, at=at, now=now)
@@ -148,9 +149,9 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Record that the human looked at exactly these dangerous permissions and went on; good for five minutes.
+    """Record that the human saw exactly these dangerous permissions and went on.
 
-    Raises what `review_choices` raises.
+    Valid for five minutes. Raises what `review_choices` raises.
     """
     terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now)
     with transaction.atomic():
@@ -178,8 +179,8 @@ def begin_approval(
 ) -> dict[str, Any]:
     """Make the statement of an approval from the choices, and ask for its signature.
 
-    Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) where the second
-    step for these very permissions was not taken in this session.
+    Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) if
+    the second step for exactly these permissions was not taken in this session.
     """
     terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now)
     if terms.dangerous:
@@ -209,7 +210,8 @@ def begin_denial(
 ) -> dict[str, Any]:
     """Make the statement of a denial, and ask for its signature.
 
-    Raises what `check_unchanged` raises; GrantChangedError too where the page showed another reason.
+    Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason;
+    InvalidStateError if the grant is not pending.
     """
     check_unchanged(grant, drawn, now=now)
     if grant.status != Grant.Status.PENDING:
@@ -240,10 +242,10 @@ def begin_denial(
 def decide(
     *, grant: Grant, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Carry out the signed decision. The same assertion again gets the same receipt.
+    """Carry out the signed decision. Posting the same assertion again returns the same receipt.
 
-    Raises InvalidAssertionError; GrantChangedError, ExpiredError, InvalidStateError where the request moved
-    between the statement and the signature.
+    Raises InvalidAssertionError; GrantChangedError, ExpiredError, InvalidStateError if the request
+    changed between the statement and the signature.
     """
 
     def act(row: Challenge) -> None:
@@ -273,7 +275,7 @@ def decide(
 
 
 def _plain(reason: str) -> str:
-    """On one line, as it is signed."""
+    """The reason on one line, as it is signed."""
     return " ".join(reason.split())[:MAX_REASON]
 
 
@@ -310,7 +312,7 @@ def _use_second_step(grant: Grant, human: Human, session_key: str, terms: Terms,
 
 
 def _danger_digest(grant: Grant, terms: Terms) -> bytes:
-    """What the second step is about: other permissions or other amounts need another one."""
+    """A digest of what the second step covers: other permissions or amounts need another one."""
     body = {
         "grant": str(grant.pk),
         "version": grant.version,
@@ -324,7 +326,10 @@ def _dangerous(grant: Grant, terms: Terms) -> list[str]:
 
 
 def _chosen(grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime) -> Terms:
-    """The terms of these choices on the page drawn at `at`: the life counts from there, so that its end is as shown."""
+    """The terms of these choices, their life counted from `at`, when the page was drawn.
+
+    So the end that is signed is the end that was shown.
+    """
     terms = chosen_terms(grant, choices, zone=human.time_zone, now=at)
     if terms.valid_until <= now:
         raise GrantChangedError("The end this page shows has passed. Reload it.", changes=[])
@@ -334,7 +339,7 @@ def _chosen(grant: Grant, human: Human, choices: Mapping[str, str], *, at: datet
 def _shown_terms(
     grant: Grant, human: Human, choices: Mapping[str, str], *, drawn: str, now: datetime
 ) -> tuple[Terms, str]:
-    """The terms of these choices and their text, which is the one that the page shows."""
+    """The terms of these choices and their text, checked against the one the page shows."""
     at = check_unchanged(grant, drawn, now=now).at
     terms = _chosen(grant, human, choices, at=at, now=now)
     text = _text(grant, human, terms, now)

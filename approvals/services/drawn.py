@@ -1,7 +1,8 @@
-"""What a page shows, signed into it as its drawn token: nothing is signed that is not what the page showed.
+"""The drawn token: what a page shows, signed, so that a human signs only what the page showed.
 
-Every ceremony whose text a person signs describes its page as a `Page`. The token is made when the page is drawn,
-compared when its button is pressed (`ask_signature`), and once more when the signature arrives (`accept_signature`).
+Every ceremony whose text a human signs describes its page as a `Page`. The token is made when the
+page is drawn, compared when its button is pressed (`ask_signature`), and compared again when the
+signature arrives (`accept_signature`).
 """
 
 import json
@@ -21,9 +22,9 @@ _SALT = "approvals.page"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The page of one ceremony: what it is about, and everything on it that the signature rests on.
+    """The page of one ceremony: its subject, and everything on it that the signature rests on.
 
-    `shown` maps names that `moved` has sentences for to JSON values.
+    `shown` maps names to JSON values; `moved` has a sentence for each name.
     """
 
     purpose: Challenge.Purpose
@@ -33,14 +34,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A drawn token that was read: what its page showed, and when it was drawn."""
+    """The content of a drawn token: what its page showed, and when it was drawn."""
 
     at: datetime
     shown: Mapping[str, Any]
 
 
 def drawn_token(page: Page, *, now: datetime) -> str:
-    """The page as it is drawn at `now`, signed, so that it can hand this back unchanged."""
+    """The page as drawn at `now`, signed, so that the browser can only return it unchanged."""
     body = {
         "purpose": page.purpose,
         "subject": page.subject,
@@ -51,7 +52,7 @@ def drawn_token(page: Page, *, now: datetime) -> str:
 
 
 def read_drawn(token: str, purpose: Challenge.Purpose, subject: str) -> Drawn:
-    """Read the token of a page of this ceremony. Raises InvalidRequestError for one we did not make for it."""
+    """Read the token of a page of this ceremony. Raises InvalidRequestError for any other token."""
     try:
         body = signing.loads(token, salt=_SALT)
     except signing.BadSignature:
@@ -62,17 +63,18 @@ def read_drawn(token: str, purpose: Challenge.Purpose, subject: str) -> Drawn:
 
 
 def check_drawn(page: Page, token: str) -> None:
-    """See that the page would be drawn now as it was.
+    """Check that the page would look the same if it were drawn now.
 
-    Raises InvalidRequestError as `read_drawn`; GrantChangedError with `changes`, sentences that say what moved.
+    Raises InvalidRequestError as `read_drawn`; GrantChangedError with `changes`, sentences that say
+    what changed.
     """
     old = read_drawn(token, page.purpose, page.subject).shown
-    # As the token holds it: a tuple comes back from JSON as a list.
+    # Through JSON, as in the token: a tuple becomes a list.
     new = json.loads(json.dumps(dict(page.shown)))
     differs = [name for name in new if name not in old or old[name] != new[name]]
     if not differs:
         return
-    # The text is made from the rest: by itself it is told only where the rest does not explain it.
+    # The text derives from the rest: report it only if nothing else explains the difference.
     told = [name for name in differs if name != "text"] or differs
     raise GrantChangedError(
         "This page has changed since it was shown. Reload it and read it again.",

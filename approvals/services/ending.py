@@ -1,7 +1,8 @@
-"""Acts that cannot be undone ask first: what ends is shown, named and signed for, and exactly that ends or nothing does.
+"""Irreversible acts ask first: what was shown, named and signed for ends, or nothing does.
 
-One road for all of them: `preview` describes the rows as they are; the page posts to an address that names it, which
-the passkey's signature is bound to; `end_for_good` locks the rows, describes them again, and compares.
+One path for all of them: `preview` describes the rows; the page posts to a path with a hash of
+that, to which the passkey signature is bound; `end_for_good` locks the rows, describes them again
+and compares.
 """
 
 import unicodedata
@@ -45,10 +46,11 @@ Party = Literal["owner", "administrator"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How rows of one kind are read, described and ended, and the words for it: `verb`, and what several are called.
+    """How rows of one kind are read, described and ended, and their words: `verb` and `plural`.
 
-    `rows` read what they belong to by queries of their own: under a lock, a join shows that as it was before the wait.
-    `lock` locks what the description rests on before the rows themselves, in the order in which every act takes them.
+    `rows` reads related rows by separate queries: under a lock, a join would show them as they were
+    before the wait. `lock` locks what the description rests on before the rows themselves, in the
+    order that every act uses.
     """
 
     rows: QuerySet[Any]
@@ -60,16 +62,16 @@ class Kind:
 
 
 def _lock_agents(agents: QuerySet[Agent], _now: datetime) -> None:
-    # An approval locks the agent first: none is under way while this is held.
+    # An approval locks the agent first, so none is under way while this lock is held.
     list(agents.select_for_update(no_key=True).order_by("pk"))
 
 
 def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
-    """Ways in, passkeys, agents, humans: as signatures and deletions take them."""
+    """Lock ways in, passkeys, agents, humans, in the order signatures and deletions use."""
     recoveries = [(human, hold_ways_in(human)) for human in humans]
     list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
     _lock_agents(Agent.objects.filter(human__in=humans), now)
-    # With all admins, whom each deletion locks: two who delete each other wait for no ring.
+    # Includes all admins, whom each deletion locks: two who delete each other must not deadlock.
     admins = Q(is_staff=True, status=Human.Status.ACTIVE)
     chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
     list(chosen.select_for_update(no_key=True).order_by("pk"))
@@ -78,14 +80,14 @@ def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
 
 
 def _lock_setups(invitations: QuerySet[SetupCode], _now: datetime) -> None:
-    # As a setup takes them: its challenge, then the invitation.
+    # In the order a setup uses: its challenge, then the invitation.
     subjects = [str(pk) for pk in invitations.values_list("pk", flat=True)]
     challenges = Challenge.objects.filter(purpose=Challenge.Purpose.SETUP, subject__in=subjects)
     list(challenges.select_for_update().order_by("pk"))
 
 
 def _lock_purposes(keys: QuerySet[Key], _now: datetime) -> None:
-    # As each disabling locks them: all of a purpose, since the last one stays.
+    # All keys of the purpose, as each disabling locks them, because the last one must stay.
     of_purposes = Key.objects.filter(purpose__in=keys.values("purpose"))
     list(of_purposes.select_for_update(no_key=True).order_by("pk"))
 
@@ -149,9 +151,10 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What one press would end: `ends`, and `stays` for rows that were chosen and cannot end.
+    """What one press would end: `ends`, and `stays` for chosen rows that cannot end.
 
-    `typed` is what the person types; empty where an owner revokes a grant, which takes neither that nor a passkey.
+    `typed` is what the human must type; empty if an owner revokes a grant, which needs neither
+    typing nor a passkey.
     """
 
     kind: str
@@ -161,7 +164,7 @@ class Preview:
 
     @property
     def counts(self) -> list[str]:
-        """How much ends in all: rows where there are several, grants, access tokens, requests."""
+        """Totals of what ends: rows if there are several, grants, access tokens, requests."""
         grants, tokens = sum(each.grants for each in self.ends), sum(each.tokens for each in self.ends)
         waiting = sum(each.waiting for each in self.ends)
         said = [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"] if len(self.ends) > 1 else []
@@ -181,13 +184,19 @@ class Preview:
 
     @property
     def shown(self) -> str:
-        """A hash of what a person decides by, with which the button's address ends. An agent gets tokens and makes requests while they read: these do not count."""
+        """A hash of what the human decides by; the path the button posts to ends with it.
+
+        Tokens and waiting requests are left out: agents make new ones while the human reads.
+        """
         ends = [[each.pk, each.title, list(each.about), list(each.facts)] for each in self.ends]
         return b64u_encode(sha256(canonical_json([self.kind, self.typed, ends])))
 
 
 def preview(kind: str, ids: Sequence[uuid.UUID], *, human: Human, party: Party, now: datetime) -> Preview:
-    """Describe what ends with these rows. Raises NotFoundError for rows that are not there or not this party's."""
+    """Describe what ends with these rows.
+
+    Raises NotFoundError if a row is missing or not this party's.
+    """
     return _described(kind, _found(kind, ids, human, party), human, party, now)
 
 
@@ -201,12 +210,16 @@ def end_for_good(
     actor: Actor,
     now: datetime,
 ) -> Preview:
-    """End what the page of this name showed: all of it, or nothing. The passkey was asked for by the caller.
+    """End what the page with the hash `shown` showed: all of it, or nothing.
 
-    1. Lock the rows, agents first. 2. Describe them as they are now, and compare. 3. End each. 4. See that the human still
-    is who came in. Raises NotFoundError as `preview`, also for a human suspended or signed out meanwhile;
-    GrantChangedError where the page would be drawn otherwise now; InvalidStateError where nothing is left to end, or a
-    service refuses one of the rows.
+    The caller has checked the passkey, if one is needed.
+
+    1. Lock the rows, agents first.  2. Describe them as they are now, and compare.
+    3. End each.  4. Check that the human may still act.
+
+    Raises NotFoundError as `preview`, and if the human was suspended or signed out meanwhile;
+    GrantChangedError if the page would look different now; InvalidStateError if nothing is left to
+    end or a service refuses one of the rows.
     """
     if kind == "key":
         promote_due_keys(now=now)
@@ -224,7 +237,10 @@ def end_for_good(
 
 
 def check_shown(found: Preview, shown: str) -> None:
-    """See that the page would be drawn now as it was. Raises GrantChangedError, InvalidStateError where nothing is left."""
+    """Check that the page would look the same now.
+
+    Raises GrantChangedError if not, InvalidStateError if nothing is left to end.
+    """
     if not found.ends:
         raise InvalidStateError(f"Nothing was done. {found.stays[0].refusal}")
     if found.shown != shown:
@@ -234,7 +250,7 @@ def check_shown(found: Preview, shown: str) -> None:
 
 
 def check_typed(found: Preview, text: str) -> None:
-    """See that the person typed what the page asks for; capitals and spaces do not matter. Raises InvalidRequestError."""
+    """Check what the human typed, ignoring case and extra spaces. Raises InvalidRequestError."""
     if _plain(text) != _plain(found.typed):
         raise InvalidRequestError(f"Nothing was done. Type “{found.typed}” to confirm.")
 
@@ -244,7 +260,7 @@ def _plain(text: str) -> str:
 
 
 def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
-    """The rows by id, in the order in which they are locked and ended."""
+    """The rows in id order, in which they are locked and ended. Raises NotFoundError."""
     if kind not in KINDS or (party == "administrator" and not human.is_administrator):
         raise NotFoundError
     rows = KINDS[kind].rows.filter(pk__in=ids)
@@ -269,7 +285,7 @@ def _unless_oneself(loss: Loss, human: Human) -> Loss:
 
 
 def _typed(kind: str, ends: Sequence[Loss], party: Party) -> str:
-    """The name of the one row, or how many there are."""
+    """What to type: the name of the single row, or the number of rows."""
     if not ends or (party == "owner" and kind == "grant"):
         return ""
     if len(ends) == 1:

@@ -50,7 +50,7 @@ def _row(rows: QuerySet[Any], argument: str, act: Callable[..., object]) -> _End
         try:
             row = rows.filter(pk=name).first()
         except (ValueError, ValidationError):
-            # No id of ours.
+            # Not a valid id, so there is no such row.
             return False
         if row is not None:
             act(**{argument: row}, actor=actor, now=now)
@@ -70,7 +70,10 @@ def _name(argument: str, act: Callable[..., object]) -> _End:
 
 
 def _key(reason: str) -> _End:
-    """Bar an agent's key, also if no agent here has it. An agent that has it cannot act without it, so it is revoked."""
+    """Bar an agent's key, even if no agent here has it.
+
+    An agent that has it cannot act without it, so it is revoked.
+    """
 
     def end(name: str, *, actor: Actor, now: datetime) -> bool:
         is_thumbprint = _THUMBPRINT.fullmatch(name) is not None
@@ -80,7 +83,10 @@ def _key(reason: str) -> _End:
 
 
 def _suspend_for_both(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """The record does not say whether the owner or an admin did it, so both must resume it. Raises InvalidStateError."""
+    """Suspend for the owner and for an admin: the record does not say who did it.
+
+    So both must resume it. Raises InvalidStateError.
+    """
     done = False
     for by_admin in (True, False):
         with suppress(InvalidStateError):
@@ -119,8 +125,9 @@ ENDS: Final[Mapping[str, _End]] = {
 def end_again(ending: Ending, *, actor: Actor, now: datetime) -> bool:
     """Repeat an ending of the lost history, in the caller's transaction.
 
-    False if it is done already, or if this database does not have what ended. Raises InvalidStateError for a kind of ending that
-    this version does not know, so that no ending is skipped silently.
+    False if it is done already, or if this database does not have what ended. Raises
+    InvalidStateError for a kind of ending that this version does not know, so that no ending is
+    skipped silently.
     """
     end = ENDS.get(ending.kind)
     if end is None:

@@ -1,4 +1,4 @@
-"""What time has ended on the pages: challenges nobody can use any more, and sessions."""
+"""Deletes what has expired on the pages: challenges, sessions and unused invitations."""
 
 from datetime import datetime
 
@@ -12,13 +12,14 @@ from registry.services.expiry import forget
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:
-    """Delete the challenges, sessions and unused invitations that have ended, by the database's clock too; erase what is left of deleted people.
+    """Delete what has expired, and erase what is left of deleted humans.
 
-    Returns how many of each; of people, how many were looked at, and of receipts, of how many it is written down which key
-    signed them.
+    Challenges, sessions and unused invitations expire. That is judged by the database's clock too,
+    so that a host whose clock is ahead deletes nothing early. Returns how many of each; for
+    `people`, how many were looked at; for `receipts`, in how many the signing key was filled in.
     """
     now = not_ahead(now)
-    # Anybody who opens the sign-in page has a session.
+    # Every visitor to the sign-in page gets a session.
     sessions = forget(Session.objects.filter(expire_date__lt=now))
     return {
         "challenges": forget_challenges(now=now),

@@ -1,4 +1,4 @@
-"""All that is kept about a person, as one JSON document that is made while it is sent."""
+"""Everything kept about a human, as one JSON document that is generated while it is sent."""
 
 import json
 import uuid
@@ -27,7 +27,7 @@ PAGE: Final = 200
 
 
 def export_data(*, human: Human, actor: Actor, now: datetime) -> Iterator[str]:
-    """Record that the person takes their data, and return the document in pieces (docs/protocol.md section 11)."""
+    """Record the export and return the document in pieces (docs/protocol.md section 11)."""
     with transaction.atomic():
         record(kind=kinds.HUMAN_EXPORTED, actor=actor, at=now, human_id=human.pk)
     return _document(human, now)
@@ -50,7 +50,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
         "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
         "receipts": chain.from_iterable(_each(part, receipt) for part in receipts_about(human, subjects)),
         "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
-        # Each of these is led to by an index. Of the time before an agent was theirs, the log names the agent alone.
+        # Each query uses an index. Events from before an agent was claimed name only the agent.
         "events": chain(
             _events(Q(human_id=human.pk)),
             *(_events(Q(agent_id=agent, human_id=None)) for agent in ids),
@@ -82,7 +82,7 @@ def _each(rows: QuerySet[Any], shown: Callable[[Any], dict[str, Any]]) -> Iterat
 
 
 def _events(whose: Q) -> Iterator[dict[str, Any]]:
-    """By their ids, a page at a time, so that no statement is long however many there are."""
+    """The events, read in pages by id, so that no statement runs long however many there are."""
     last = uuid.UUID(int=0)
     rows = Event.objects.filter(whose).order_by("pk").prefetch_related("openings")
     while page := list(rows.filter(pk__gt=last)[:PAGE]):
@@ -174,7 +174,7 @@ def _receipt(row: Receipt) -> dict[str, Any]:
 
 
 def _receipt_about_others(row: Receipt) -> dict[str, Any]:
-    """Of one that the person signed as an administrator: what they did, without the words of those it is about."""
+    """A receipt the human signed as an administrator, without the texts of those it is about."""
     digest = b64u_encode(sha256(row.compact.encode()))
     return _receipt(row) | {"consent_text": None, "receipt": None, "receipt_sha256": digest}
 

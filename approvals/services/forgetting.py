@@ -1,6 +1,6 @@
-"""Erasing everything that a deleted person or their agents wrote, and the address of an invitation that was not used.
+"""Erase what a deleted human or their agents wrote, and the address of an unused invitation.
 
-Here and in the log's openings, with an event that says what was erased.
+Both in this database and in the log's openings; an event records what was erased.
 """
 
 import hashlib
@@ -28,16 +28,17 @@ from registry.services import forgetting as registry_forgetting
 from verifier.models import Confirmation
 from verifier.services import forgetting as verifier_forgetting
 
-# A call that was under way when a person was deleted may leave a text behind: it is looked for again for so long.
+# A call under way during a deletion may leave a text behind: look for such texts this long.
 AGAIN_FOR: Final = timedelta(days=1)
-# So far before the deletion an event of theirs may have taken its id: calls last for seconds, and decisions wait in Redis.
+# An event may have taken its id this long before the deletion: calls last seconds, but decisions
+# wait in Redis.
 UNDER_WAY: Final = timedelta(hours=1)
-# So long after its end an invitation that was not used is kept, so that an administrator can see whom they invited.
+# How long an expired unused invitation is kept, so that an administrator can see whom they invited.
 INVITATION_KEPT: Final = timedelta(days=7)
 BATCH: Final = 20
 BLANKED_AT_ONCE: Final = 500
 NAMED_AT_ONCE: Final = 1_000
-# Ids in one event: some 90 KB, where a line of the archive may have 1 MiB.
+# Ids in one event: about 90 KB, where a line of the archive may have 1 MiB.
 TOLD_AT_ONCE: Final = 1_000
 # Receipts whose subject is a person, an agent, a grant or a confirmation.
 ABOUT_PEOPLE: Final = (
@@ -49,7 +50,10 @@ ABOUT_PEOPLE: Final = (
 
 
 def receipts_about(human: Human, subjects: Collection[str]) -> Iterator[QuerySet[Receipt]]:
-    """Receipts they signed, and those that others signed about what they own, each once; in parts that an index leads to."""
+    """Receipts the human signed, and those others signed about what they own, each once.
+
+    In parts that each use an index.
+    """
     yield Receipt.objects.filter(human=human)
     for part in _parts(subjects):
         yield Receipt.objects.filter(kind__in=ABOUT_PEOPLE, subject__in=part).exclude(human=human)
@@ -64,18 +68,19 @@ def erase_texts(
     since: uuid.UUID | None = None,
     late: bool = False,
 ) -> None:
-    """Erase the texts of a deleted human, and record it with what the log cannot know by itself, in one transaction.
+    """Erase the texts of a deleted human and record it, in one transaction.
 
-    With `since`, of openings only those of later events, and what the first time recorded is not recorded again. `late`: an
-    earlier release deleted them, and erased their invitation without saying which event that was. A receipt keeps its row:
-    whose, about what, when, and the hash of what was signed; the event has the hash of the receipt.
+    The event holds what the log cannot know by itself. With `since`, only openings of later events
+    are erased, and what the first run recorded is not recorded again. `late`: an earlier release
+    deleted the human, and erased their invitation without recording which event that was. A receipt
+    keeps its row (signer, subject, time, hash of what was signed); the event has its hash.
     """
     with transaction.atomic():
         agents = registry_forgetting.agents_of(human.pk)
         grants = {str(pk) for pk in Grant.objects.filter(agent_id__in=agents).values_list("pk", flat=True)}
         asked = Confirmation.objects.filter(grant__agent_id__in=agents).values_list("pk", flat=True)
         subjects = {str(human.pk), *map(str, agents), *map(str, asked)} | grants
-        # A release that is asked for now may name their agents; the administrator asks again.
+        # An open release challenge may name their agents; the administrator starts it again.
         Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.RELEASE)).delete()
         for part in _parts(subjects):
             Challenge.objects.filter(subject__in=part).delete()
@@ -92,9 +97,10 @@ def erase_texts(
 
 
 def erase_again(*, now: datetime) -> int:
-    """Erase what calls under way left of people deleted within a day, and all of those whom an earlier release deleted.
+    """Erase leftovers of calls that were under way when a human was deleted within the last day.
 
-    Returns how many people were looked at.
+    Also everything of humans that an earlier release deleted. Returns how many humans were looked
+    at.
     """
     deleted = Event.objects.filter(kind=kinds.HUMAN_DELETED)
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED).values("human_id")
@@ -107,12 +113,14 @@ def erase_again(*, now: datetime) -> int:
 
 
 def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> None:
-    """End an invitation that was not used, erase its address and what was typed at its link, and record which event it was.
+    """End an unused invitation, erase its address and what was typed at its link, and record that.
 
-    Raises InvalidStateError where it was used: the person who came in by it is deleted instead.
+    The event names the erased event. Raises InvalidStateError if the invitation was used: delete
+    the human who came in by it instead.
     """
     with transaction.atomic():
-        # First, as a setup takes them: one that is under way is done before, or refused after.
+        # First, in a setup's lock order: a setup under way either commits before this or is
+        # refused.
         Challenge.objects.filter(purpose=Challenge.Purpose.SETUP, subject=str(invitation.pk)).delete()
         unused = SetupCode.objects.filter(
             pk=invitation.pk, kind=SetupCode.Kind.INVITATION, used_at=None, human=None
@@ -124,13 +132,13 @@ def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> 
 
 
 def forget_ended_invitations(*, now: datetime) -> int:
-    """Forget invitations that ended unused INVITATION_KEPT ago; how many."""
+    """Forget invitations that expired unused INVITATION_KEPT ago. Returns how many."""
     ended = SetupCode.objects.filter(
         kind=SetupCode.Kind.INVITATION, used_at=None, human=None, expires_at__lte=now - INVITATION_KEPT
     )
     rows = list(ended.order_by("expires_at")[:BATCH])
     for row in rows:
-        # One that an administrator forgot meanwhile is none of these any more.
+        # An administrator may have forgotten it meanwhile.
         with suppress(InvalidStateError):
             forget_invitation(invitation=row, actor=SYSTEM, now=now)
     return len(rows)
@@ -139,7 +147,7 @@ def forget_ended_invitations(*, now: datetime) -> int:
 def _told(
     agents: Collection[uuid.UUID], events: Collection[str], receipts: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The data of the events that say what was erased, one at least: each names at most TOLD_AT_ONCE."""
+    """Data of the events that record what was erased: at least one, TOLD_AT_ONCE ids in each."""
     every = [
         *(("agents", str(agent)) for agent in agents),
         *(("events", event) for event in events),
@@ -163,15 +171,15 @@ def _erase(event: Event, *, since: uuid.UUID | None, now: datetime) -> bool:
 
 
 def _before(moment: datetime) -> uuid.UUID:
-    """An id that sorts before each that is made from then on."""
+    """An id that sorts before every id made from `moment` on."""
     return uuid.UUID(uuid7_text(int(moment.timestamp() * 1000), bytes(ENTROPY_BYTES)))
 
 
 def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) -> Iterator[Receipt]:
-    """Those they signed, those about them, and releases after a restore whose text names an agent of theirs.
+    """Receipts they signed, receipts about them, and releases that name one of their agents.
 
-    Since release 4 a release names grants by their ids in place of agents, so nothing of theirs is in it. Nor is there in the
-    record of a break, which stands outside as well.
+    Since release 4 a release after a restore names grants by id instead of agents, so it holds
+    nothing of theirs. Nor does the record of a break, which is also stored outside.
     """
     for part in receipts_about(human, subjects):
         yield from part.filter(kind__in=ABOUT_PEOPLE).exclude(compact="").iterator()
@@ -183,13 +191,13 @@ def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) 
 
 
 def _blank(receipts: Collection[str]) -> None:
-    """A part at a time: the database looks for the person of each, and ends a statement after 2 s."""
+    """Blank receipts in parts: the database looks up the human of each, and a statement has 2 s."""
     for part in _parts(receipts, BLANKED_AT_ONCE):
         Receipt.objects.filter(pk__in=part).update(compact="", consent_text="", passkey_name="")
 
 
 def _parts(ids: Collection[str], size: int | None = None) -> Iterator[list[str]]:
-    """As many as one statement may name, a part at a time: a person may have ten thousands of grants."""
+    """Split ids into what one statement may name: a human may have tens of thousands of grants."""
     every, size = sorted(ids), size or NAMED_AT_ONCE
     for first in range(0, len(every), size):
         yield every[first : first + size]

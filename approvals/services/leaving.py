@@ -1,4 +1,4 @@
-"""How a person is suspended, and how they leave for good: what is theirs ends or is erased, what proves the past stays."""
+"""Suspending or deleting a human: what is theirs ends or is erased, proofs of the past stay."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,18 +18,21 @@ from audit.services import Actor
 from registry.models import Human
 from registry.services import people
 
-# Each repetition takes an act of theirs, with a passkey signature, that commits between two statements of one transaction.
+# Each retry needs an act of theirs, with a passkey signature, that commits between two statements
+# of one transaction.
 _TRIES: Final = 5
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """Suspend the human, and end what they began: sessions, with what is signed in them, codes, invitations and recoveries.
+    """Suspend the human and end what they started.
 
-    None of it goes on once they are resumed. Raises InvalidStateError as `registry.services.people.suspend_human`.
+    That is: sessions with what is signed in them, codes, invitations and recoveries. None of it
+    goes on once they are resumed. Raises InvalidStateError as
+    `registry.services.people.suspend_human`.
     """
 
     def act() -> None:
-        # First, as everywhere: before people.
+        # First: recoveries are locked before humans everywhere.
         cancel_all(human=human, actor=actor, now=now)
         end_invitations(by=human, now=now)
         people.suspend_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
@@ -38,10 +41,11 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """Delete the human: their agents, grants, passkeys and sessions end, and whatever they or their agents wrote is erased.
+    """Delete the human: agents, grants, passkeys and sessions end, and all their texts are erased.
 
-    Events and rows stay with ids, states, times, amounts and hashes, and the log proves as before (docs/protocol.md section 11).
-    Raises InvalidStateError as `registry.services.people.delete_human`.
+    Texts are what they or their agents wrote. Events and rows keep ids, states, times, amounts and
+    hashes, and the log proves as before (docs/protocol.md section 11). Raises InvalidStateError as
+    `registry.services.people.delete_human`.
     """
     email = human.email
 
@@ -49,21 +53,22 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         _bar_ways_in(human, actor=actor, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         people.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
-        # Last: what was recorded above has openings too.
+        # Last, because the events recorded above have openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 
     _end_all_begun(human, act, now)
 
 
 class _BegunMeanwhileError(Exception):
-    """They began more after the act had ended what they began, and before it locked them."""
+    """The human started something between the two steps of `act`; see `_end_all_begun`."""
 
 
 def _end_all_begun(human: Human, act: Callable[[], None], now: datetime) -> None:
-    """Do `act` in one transaction: it ends what the human began, then locks them. Undo and repeat it if they began more between.
+    """Run `act`, which ends what the human started and then locks them, in one transaction.
 
-    Their act may commit while this waits for them. To lock behind the lock on people what it made could wait in a ring.
-    Raises TemporarilyUnavailableError where that happens `_TRIES` times.
+    An act of theirs may commit while this waits for the lock: then undo it all and retry. Locking
+    the new rows after the lock on humans could deadlock. Raises TemporarilyUnavailableError after
+    `_TRIES` attempts.
     """
     for _ in range(_TRIES):
         with suppress(_BegunMeanwhileError), transaction.atomic():
@@ -76,9 +81,10 @@ def _end_all_begun(human: Human, act: Callable[[], None], now: datetime) -> None
 
 
 def hold_ways_in(human: Human) -> set[Any]:
-    """Lock whatever still could become a passkey, inside the caller's transaction and before anything else of it.
+    """Lock everything that could still become a passkey, before any other lock of the transaction.
 
-    Who is at it is done before this ends, or refused after a deletion that follows. Returns the ids of the recoveries.
+    A setup or recovery under way either commits first or is refused after the deletion that
+    follows. Returns the ids of the recoveries.
     """
     recoveries, *others = _ways_in(human)
     held = {row.pk for row in recoveries.select_for_update()}
@@ -88,7 +94,10 @@ def hold_ways_in(human: Human) -> set[Any]:
 
 
 def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
-    """End them, as `hold_ways_in` locks them: a setup under way finishes first or is refused, and no new one can start."""
+    """End the ways in, in the order `hold_ways_in` locks them.
+
+    A setup under way finishes first or is refused, and no new one can start.
+    """
     _recoveries, challenges, codes = _ways_in(human)
     cancel_all(human=human, actor=actor, now=now)
     Recovery.objects.filter(human=human).update(notice_due_at=None)
@@ -98,13 +107,13 @@ def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
 
 
 def _ways_in(human: Human) -> tuple[RecoveryQuerySet, QuerySet[Challenge], QuerySet[SetupCode]]:
-    """In the order in which they are locked.
+    """What could still become a passkey, in lock order.
 
-    First of a recovery's rows, as everywhere: a link that is being used is done before, or refused after.
+    Recoveries come first, as everywhere: a link in use either commits first or is refused.
     """
     recoveries = taken_part_in(human)
     codes = SetupCode.objects.filter(Q(human=human) | Q(email__iexact=human.email))
-    # The challenge of a setup holds the name and the address that were typed.
+    # A setup's challenge holds the name and the address that were typed.
     setups = [str(pk) for rows in (codes, recoveries) for pk in rows.values_list("pk", flat=True)]
     mine = Q(human=human) | Q(purpose=Challenge.Purpose.SETUP, subject__in=setups)
     return recoveries, Challenge.objects.filter(mine), codes

@@ -1,4 +1,4 @@
-"""What ends together with one agent, grant, service provider, human, invitation, key or certificate, in words and counts."""
+"""What ends along with an agent, grant, service provider, human, invitation, key or certificate."""
 
 import uuid
 from collections import Counter
@@ -27,22 +27,23 @@ from kms.services import refuse_to_disable
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.people import refuse_to_delete
 
-# So many grants, agents or services of one row are named; the others are counted.
+# Grants, agents or services named per row; the others are counted.
 _NAMED = 20
 # Grants in one statement.
 _PAGE = 1_000
 _KID_TYPED = _ID_TYPED = 8
-# A longer name takes too long to type in an emergency: part of the id is typed instead.
+# A longer name takes too long to type in an emergency, so part of the id is typed instead.
 _NAME_TYPED = 32
 _HELD = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What ends with one row. `typed` is what a person types for it, `title` what a page calls it, `about` which one it is.
+    """What ends with one row. `typed` is what the human types, `title` its name on pages.
 
-    `grants` are approved or suspended, `tokens` access tokens that are valid now, `waiting` requests that wait for an answer.
-    Agents get more tokens and make more requests while the page is read. `refusal` says why the row cannot end.
+    `about` tells which row it is. `grants` counts approved and suspended grants, `tokens` access
+    tokens valid now, `waiting` requests that wait for an answer. Agents get more tokens and make
+    more requests while the page is read. `refusal` says why the row cannot end; empty if it can.
     """
 
     pk: str
@@ -57,7 +58,7 @@ class Loss:
 
 
 def describe_agent(agent: Agent, now: datetime) -> Loss:
-    """Its grants, its requests, its tokens, and the key that tells it from another of its name."""
+    """Its grants, requests and tokens, and the key that tells it from agents of the same name."""
     owner = agent.human
     about = [
         *_owned_by(owner),
@@ -80,7 +81,7 @@ def describe_agent(agent: Agent, now: datetime) -> Loss:
 
 
 def describe_grant(grant: Grant, now: datetime) -> Loss:
-    """What it permits, and whose it is."""
+    """What it permits and who owns it."""
     agent, provider = grant.agent, grant.service_provider
     about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
     title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
@@ -92,7 +93,11 @@ def describe_grant(grant: Grant, now: datetime) -> Loss:
 
 
 def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
-    """Its address, and the grants at it: of many, the oldest and that there are more, since others are approved all the time."""
+    """Its address and the grants at it.
+
+    Of many grants only the oldest are named and the rest are not counted, because approvals go on
+    and each would change the page.
+    """
     held = _held(Q(service_provider=provider), now)
     n = held.count()
     facts = [
@@ -152,7 +157,7 @@ def describe_invitation(row: SetupCode, now: datetime) -> Loss:
 
 
 def describe_key(key: Key, now: datetime) -> Loss:
-    """Since when it signs, and what of it proves nothing any more."""
+    """Since when it signs, and what of its signatures becomes worthless."""
     signs = _("It signed from %(begin)s to %(end)s.") if key.retired_at else _("It signs from %(begin)s on.")
     times = {"begin": _date(key.active_from), "end": _date(key.retired_at or now)}
     about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
@@ -166,7 +171,7 @@ def describe_key(key: Key, now: datetime) -> Loss:
 
 
 def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
-    """The process that holds its key, and its end."""
+    """The process that holds its key, and when it expires."""
     about = [
         _("Process: %(instance)s.") % {"instance": row.instance},
         _("Valid until %(at)s.") % {"at": _date(row.not_after)},
@@ -189,7 +194,7 @@ def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
 
 
 def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
-    # The jobs have yet to read the key out of some.
+    # Receipts whose `kid` the job has not filled in yet.
     unread = Receipt.objects.filter(kid=None, compact__startswith=_beginning(key))
     yield ngettext(
         "%(n)s receipt that it signed is no longer valid as proof.",
@@ -206,7 +211,7 @@ def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
 
 
 def _approved_under(key: Key, now: datetime) -> Iterator[uuid.UUID]:
-    """The held grants whose newest approval this key signed, in their order, a page at a time."""
+    """The held grants whose newest approval this key signed, in id order, read a page at a time."""
     approvals = Receipt.objects.filter(kind="approval", decision="approve")
     signed = approvals.annotate(by=Coalesce("kid", Left("compact", len(_beginning(key)))))
     held = _held(Q(), now).values_list("pk", flat=True)
@@ -235,7 +240,7 @@ _SIGNED: Mapping[str, Callable[[Key, datetime], Iterator[str]]] = {
 
 
 def _beginning(key: Key) -> str:
-    """With what each receipt by this key begins: its header has one form (agentauth/protocol/jose.py)."""
+    """The prefix of each receipt by this key: one header form (agentauth/protocol/jose.py)."""
     header = {"alg": key.algorithm, "kid": key.kid, "typ": RECEIPT_TYP}
     return f"{b64u_encode(canonical_json(header))}."
 
@@ -246,7 +251,7 @@ def _issued_under(key: Key) -> Q:
 
 
 def _held(which: Q, now: datetime) -> Any:
-    """Approved and suspended grants, in the order in which they were asked for; what a revoked agent holds is nothing."""
+    """Approved and suspended grants in the order they were requested, without revoked agents'."""
     found = Grant.objects.filter(which, status__in=_HELD, valid_until__gt=now)
     return found.exclude(agent__status=Agent.Status.REVOKED).order_by("id")
 
@@ -303,7 +308,7 @@ def _tokens(which: Q, now: datetime) -> int:
 
 
 def _date(at: datetime) -> str:
-    # In UTC for every reader, since the text is compared when the button is pressed.
+    # UTC for every reader: the text is compared when the button is pressed.
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 

@@ -1,4 +1,4 @@
-"""What changed under a human's eyes, or since they signed, in words."""
+"""What changed since a page was shown, or since a statement was signed, in words."""
 
 from django.utils.translation import gettext as _
 
@@ -7,7 +7,7 @@ from approvals import sentences
 
 
 def moved(name: str, old: object, new: object) -> str:
-    """One member of what a decision rests on, before and after."""
+    """A sentence about one member of what a decision rests on, with its old and new value."""
     if name == "agent_key":
         old, new = sentences.fingerprint(str(old)), sentences.fingerprint(str(new))
     if name in {"agent_name", "service_name", "name"}:

@@ -1,4 +1,4 @@
-"""Tells people by mail what becomes of a recovery of their account, outside the pages that an attacker may hold."""
+"""Mails a human about a recovery of their account, outside the pages an attacker may control."""
 
 import logging
 from datetime import datetime, timedelta
@@ -15,10 +15,12 @@ from audit import kinds
 from audit.services import SYSTEM, record
 
 logger = logging.getLogger(__name__)
-# After a first failure; doubled with each further one. A claim by a process that died ends after as long.
+# Wait after the first failure, doubled with each further one. The claim of a process that died
+# expires after as long.
 RETRY = timedelta(minutes=2)
 MAX_RETRY = timedelta(hours=6)
-# Mails of one run, so that a mail server that hangs (EMAIL_TIMEOUT each) does not hold the job for minutes.
+# Mails per run, so that a hanging mail server (EMAIL_TIMEOUT each) does not block the job for
+# minutes.
 BATCH = 20
 
 
@@ -27,7 +29,7 @@ class NoMailError(Exception):
 
 
 def send_notices(*, now: datetime) -> int:
-    """Send the mails that are due; what fails stays due and is retried. Returns how many were sent.
+    """Send the mails that are due. Returns how many were sent; a failed one stays due.
 
     At least once: if the process dies after the mail and before the commit, the mail is sent again.
     """
@@ -36,12 +38,12 @@ def send_notices(*, now: datetime) -> int:
 
 
 def mail_is_sent() -> bool:
-    """Whether this process has somewhere to send mail to."""
+    """Whether this process has a mail server to send to."""
     return bool(settings.EMAIL_BACKEND)
 
 
 def notice_text(row: Recovery) -> tuple[str, str]:
-    """Subject and body for the state of this recovery. No secret is in it; opening its link changes nothing."""
+    """Subject and body for the recovery's state. Contains no secret; its link changes nothing."""
     human = row.human
     cancel = _("If you did not ask for this, sign in with a passkey that you have and cancel it here:")
     page = f"{settings.PUBLIC_URL}/recovery/"
@@ -77,7 +79,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
 
 def _send(row: Recovery, now: datetime) -> bool:
     claim = now + min(RETRY * 2**row.notice_failures, MAX_RETRY)
-    # Swap: of several processes one sends it.
+    # Compare and swap: of several processes one sends it.
     mine = Recovery.objects.filter(pk=row.pk, notice_due_at=row.notice_due_at)
     if not mine.update(notice_due_at=claim):
         return False
@@ -85,23 +87,24 @@ def _send(row: Recovery, now: datetime) -> bool:
     try:
         _deliver(row)
     except (SMTPException, OSError, NoMailError) as error:
-        # The class alone: a server's answer repeats the address.
+        # Log only the class: a server's reply repeats the address.
         reason = str(error) if isinstance(error, NoMailError) else type(error).__name__
         logger.error("The notice of recovery %s was not sent and is retried: %s.", row.pk, reason)  # noqa: TRY400
         with transaction.atomic():
-            # The first of a row of failures is an event; a month without mail is not thousands.
+            # Record only the first of consecutive failures: a month without mail must not add
+            # thousands.
             if claimed.update(notice_failures=min(row.notice_failures + 1, 16)) and not row.notice_failures:
                 _record(kinds.RECOVERY_NOTICE_FAILED, row, now, reason="mail")
         return False
     with transaction.atomic():
-        # Unless it has a new state meanwhile, of which they are told in another mail.
+        # Without effect if the recovery changed meanwhile: its new state gets a mail of its own.
         claimed.update(notice_due_at=None, notice_failures=0)
         _record(kinds.RECOVERY_NOTICE_SENT, row, now)
     return True
 
 
 def _deliver(row: Recovery) -> None:
-    """Raises SMTPException, OSError; NoMailError."""
+    """Send the mail. Raises SMTPException, OSError; NoMailError if no mail server is set."""
     if not mail_is_sent():
         raise NoMailError("EMAIL_HOST is not set")
     subject, body = notice_text(row)

@@ -1,4 +1,4 @@
-"""What of a request a human may still say yes to: manifest and allow-list may have moved since it was made."""
+"""What of a request may still be approved: manifest and allow-list may have changed since."""
 
 from dataclasses import dataclass
 
@@ -15,30 +15,31 @@ from registry.models import Grant
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A permission that can no longer be given as it was asked for, or granted before, and for whose sake."""
+    """A permission that can no longer be given as requested or granted before, and why."""
 
     capability: Capability
-    # Else the service provider allows it no more.
+    # Otherwise the service provider's allow-list no longer covers it.
     by_manifest: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """`capabilities` lie within manifest and allow-list as they are now; `lost` is what does not."""
+    """`capabilities` lie within the current manifest and allow-list; `lost` is what does not."""
 
     capabilities: tuple[Capability, ...]
     lost: tuple[Lost, ...]
 
 
 def whole(grant: Grant) -> tuple[Capability, ...]:
-    """What was asked for; for a grant that is signed anew, what it had."""
+    """The capabilities requested; for a grant that is signed again, those it had."""
     return parse_capabilities(grant.capabilities or grant.requested_capabilities)
 
 
 def offer(grant: Grant) -> Offer:
-    """Each permission as it is where it is still covered, else what is left of it, else nothing.
+    """Each permission if it is still covered, else what is left of it, else nothing.
 
-    What is left narrows both what was asked and what covers it now, so a signature over it is a narrowing too.
+    What is left narrows both the request and what covers it now, so a signature over it only
+    narrows.
     """
     manifest = parse_capabilities(grant.agent.capabilities)
     allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]

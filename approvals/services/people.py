@@ -1,4 +1,4 @@
-"""How a person comes in: setup links, passkeys, signing in and out."""
+"""How a human gets in: setup links, the first passkey, signing in and out."""
 
 import hashlib
 import secrets
@@ -40,7 +40,7 @@ INVITATION_LIFE = timedelta(hours=72)
 
 @dataclass(frozen=True, slots=True)
 class SetupLink:
-    """A one-time link, to be shown once, and when it ends."""
+    """A one-time link, shown once, and when it expires."""
 
     url: str
     expires_at: datetime
@@ -51,15 +51,15 @@ _USED = "This setup link was used or is too old. Ask for a new one."
 
 
 def admin_exists() -> bool:
-    """Whether there is a staff human at all; while there is none, the first-admin link may be made."""
+    """Whether any staff human exists; until then a first-admin link may be made."""
     return Human.objects.filter(is_staff=True).exists()
 
 
 def create_setup_link(*, email: str = "", is_staff: bool = False, actor: Actor, now: datetime) -> SetupLink:
-    """A one-time link: for the first admin without `email`, else an invitation. The link is not kept.
+    """Make a one-time link: an invitation to `email`, or without one a link for the first admin.
 
-    Raises InvalidStateError for a first-admin link once an admin exists, InvalidRequestError for a bad or
-    known address (docs/protocol.md section 11).
+    The link itself is not stored. Raises InvalidStateError for a first-admin link once an admin
+    exists, InvalidRequestError for a malformed or taken address (docs/protocol.md section 11).
     """
     if not email and admin_exists():
         raise InvalidStateError("There is an admin already: name the e-mail address of the human to invite.")
@@ -77,7 +77,7 @@ def create_setup_link(*, email: str = "", is_staff: bool = False, actor: Actor, 
 
 
 def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
-    """Give the new row its code, keep the digest alone, and hand the link out, inside the caller's transaction."""
+    """Store the row with a new code's digest and return the link, in the caller's transaction."""
     code = secrets.token_bytes(SETUP_CODE_BYTES)
     row.digest = setup_digest(code)
     row.set_seal()
@@ -94,7 +94,7 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
 
 
 def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
-    """The invitations that this administrator made and that can still be used. The log says who made them."""
+    """The usable invitations this administrator made; the log says who made which."""
     made = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(human.pk))
     recent = made.filter(human_id=None, at__gt=now - INVITATION_LIFE).values("at")
     codes = SetupCode.objects.filter(kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now)
@@ -102,24 +102,24 @@ def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
 
 
 def end_invitations(*, by: Human, now: datetime) -> None:
-    """End these, inside the caller's transaction."""
+    """Expire the unused invitations that `by` made, in the caller's transaction."""
     invitations_of(by, now=now).update(expires_at=now)
 
 
 def setup_digest(code: bytes) -> bytes:
-    """What is kept of a setup code."""
+    """The digest of a setup code; the code itself is not stored."""
     return hashlib.sha256(code).digest()
 
 
 def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
     """The live setup code with this digest; looking changes nothing.
 
-    Raises NotFoundError, ExpiredError, or InvalidStateError where an admin exists meanwhile.
+    Raises NotFoundError, ExpiredError, or InvalidStateError if an admin exists by now.
     """
     row = SetupCode.objects.filter(digest=digest).first()
     if row is None:
         raise NotFoundError(_GONE)
-    # Links of releases before 3 recover at once, without the wait.
+    # RECOVERY links, made by releases before 3, would recover at once, without the wait.
     if row.used_at is not None or row.expires_at <= now or row.kind == SetupCode.Kind.RECOVERY:
         raise ExpiredError(_USED)
     if not row.is_sealed():
@@ -134,7 +134,7 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
 def begin_setup(
     *, setup_code: SetupCode, name: str, email: str, session_key: str, now: datetime
 ) -> dict[str, Any]:
-    """Creation options for the first passkey of a new human. Nobody exists yet after this.
+    """Creation options for the first passkey of a new human. No human is created yet.
 
     Raises InvalidRequestError for a bad name or address, or one that is taken.
     """
@@ -142,7 +142,7 @@ def begin_setup(
     _check_free(email)
     if not name.strip():
         raise InvalidRequestError("Enter your name.")
-    # Before the device makes a passkey, which would be left on it for nobody.
+    # Check now: after a later refusal the device would keep a passkey that belongs to no account.
     check_display_name(name.strip())
     check_is_no_word(name.strip())
     handle = secrets.token_bytes(USER_HANDLE_BYTES)
@@ -163,9 +163,10 @@ def begin_setup(
 def finish_setup(
     *, setup_code: SetupCode, credential: object, session_key: str, actor: Actor, now: datetime
 ) -> Human:
-    """Make the human and their passkey, and use up the code: all of it or nothing.
+    """Create the human and their passkey, and use up the code: all of it or nothing.
 
-    Raises InvalidAssertionError, ExpiredError where the code was used meanwhile, InvalidStateError.
+    Raises InvalidAssertionError; ExpiredError if the code was used meanwhile; InvalidStateError if
+    an admin exists by now.
     """
     row = latest(Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)))
     with answering(row, now=now):
@@ -185,13 +186,16 @@ def finish_setup(
 
 
 def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
-    """Request options for a discoverable passkey: nobody says who they are before they have signed."""
+    """Request options for a discoverable passkey: a visitor names no account before signing."""
     row = begin(Ceremony(Challenge.Purpose.SIGN_IN, session_key), now=now)
     return request_options(rp_id=settings.RP_ID, challenge=bytes(row.challenge))
 
 
 def finish_sign_in(*, credential: object, session_key: str, request_id: str, now: datetime) -> Human:
-    """The active human whose passkey signed. The caller starts the session. Raises InvalidAssertionError."""
+    """The active human whose passkey signed; the caller starts the session.
+
+    Raises InvalidAssertionError.
+    """
     row = latest(Ceremony(Challenge.Purpose.SIGN_IN, session_key))
     with answering(row, now=now):
         passkey, _ = check_signature(row, credential=credential, human=None, now=now)
@@ -202,14 +206,14 @@ def finish_sign_in(*, credential: object, session_key: str, request_id: str, now
 
 
 def sign_out(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End the human's presence and record that they leave. The caller ends the session."""
+    """End the human's presence and record the sign-out. The caller ends the session."""
     with transaction.atomic():
         end_presence(human=human, actor=actor, now=now)
         record(kind=kinds.HUMAN_SIGNED_OUT, actor=actor, at=now, human_id=human.id)
 
 
 def session_key_of(request: HttpRequest) -> str:
-    """The key of the row of the request's session, which is made if there is none yet."""
+    """The stored key of the request's session, which is created if there is none yet."""
     if not request.session.session_key:
         request.session.create()
     return stored_key(str(request.session.session_key))
@@ -224,13 +228,16 @@ def _active(human: Human) -> Human:
 def _check_free(email: str) -> None:
     check_email(email)
     if Human.objects.filter(email__iexact=email).exists():
-        raise InvalidRequestError("Somebody already has this e-mail address.")
+        raise InvalidRequestError("This e-mail address is already in use.")
 
 
 def use_code(setup_code: SetupCode, *, now: datetime) -> None:
-    """Use the code up, inside the caller's transaction. Raises ExpiredError where somebody was first, InvalidStateError."""
+    """Use up the code, in the caller's transaction.
+
+    Raises ExpiredError if it was used or has expired, InvalidStateError if an admin exists.
+    """
     if setup_code.kind == SetupCode.Kind.FIRST_ADMIN:
-        # Every first-admin code is locked, so that two of them cannot make two first admins at once.
+        # Lock every first-admin code, so that two of them cannot make two first admins at once.
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
         if admin_exists():
             raise InvalidStateError("This registry has its first admin already.")

@@ -29,7 +29,10 @@ def ask_presence(*, human: Human, session_key: str, now: datetime) -> dict[str, 
 def begin_presence(
     *, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> datetime:
-    """Begin the lease; returns its end. Raises InvalidAssertionError; NotFoundError as `hold_human`."""
+    """Begin the lease; returns its end.
+
+    Raises InvalidAssertionError; NotFoundError as `hold_human`.
+    """
     row = latest(_ceremony(human, session_key))
     with answering(row, now=now):
         check_signature(row, credential=credential, human=human, now=now)
@@ -39,7 +42,7 @@ def begin_presence(
 
 
 def end_presence(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End the lease, and void what was asked of a passkey to begin one, in whichever session."""
+    """End the lease, and void open challenges that would begin one, in every session."""
     asked = Challenge.objects.filter(purpose=Challenge.Purpose.PRESENCE, human=human)
     with transaction.atomic():
         void(asked, now=now)

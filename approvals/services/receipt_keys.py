@@ -1,4 +1,4 @@
-"""Which key signed a receipt, read out of those from before release 4, so that the receipts of a key are counted by index."""
+"""Fills in which key signed receipts from before release 4, so that an index counts them by key."""
 
 import uuid
 from typing import Final
@@ -9,15 +9,18 @@ from agentauth.protocol.errors import EncodingError
 from agentauth.protocol.jose import read_header
 from approvals.models import Receipt
 
-# Receipts in one run of the job: well below the 2 s of a statement.
+# Receipts per run of the job; its statements stay well below the 2 s limit.
 BATCH: Final = 2_000
-# More than any header has: a kid has at most 64 characters.
+# Characters read of each receipt: more than any header has, as a kid has at most 64.
 _BEGINNING: Final = 256
 _MOST_CHARACTERS: Final = 64
 
 
 def fill_kids() -> int:
-    """Write down which key signed each receipt that does not say so; how many. A process of release 3 writes such ones."""
+    """Fill in the signing key of receipts that lack it. Returns how many.
+
+    A process of release 3 still writes such receipts.
+    """
     found: dict[str, list[uuid.UUID]] = {}
     unread = Receipt.objects.filter(kid=None).annotate(beginning=Left("compact", _BEGINNING))
     for pk, beginning in unread.values_list("pk", "beginning")[:BATCH]:
@@ -29,10 +32,10 @@ def fill_kids() -> int:
 
 
 def _kid_of(beginning: str) -> str:
-    """Empty where the text was erased, or is no receipt."""
+    """The kid in the header; empty if the text was erased or is not a receipt."""
     try:
         kid = str(read_header(beginning.partition(".")[0]).get("kid", ""))
     except EncodingError:
         return ""
-    # No key of ours has a longer name: an attacker's row must not stop the job for all others.
+    # No key of ours has a longer kid. A forged row must not stop the job for all others.
     return kid if len(kid) <= _MOST_CHARACTERS else ""

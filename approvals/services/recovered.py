@@ -1,4 +1,4 @@
-"""What a recovery leaves behind: for 14 days a notice on the person's pages, and a mark on what they sign."""
+"""For 14 days after a recovery: a notice on the human's pages and a sentence in what they sign."""
 
 from datetime import datetime, timedelta
 
@@ -13,28 +13,29 @@ RECENT = timedelta(days=14)
 
 
 def recovery_news(human: Human, *, now: datetime) -> Recovery | None:
-    """The recovery to tell this person of: used, cancelled or ended within the last 14 days, or under way."""
+    """The recovery to show this human: used, cancelled or expired in the last 14 days, or open."""
     ended = Q(cancelled_at__gt=now - RECENT) | Q(cancelled_at=None, expires_at__gt=now - RECENT)
     unused = Recovery.objects.filter(ended, human=human, used_at=None).order_by("-begun_at")
     return recent_recovery(human, now=now) or unused.first()
 
 
 def recent_recovery(human: Human, *, now: datetime) -> Recovery | None:
-    """The recovery that made this person's passkeys new within the last 14 days."""
+    """The recovery that replaced this human's passkeys within the last 14 days."""
     used = Recovery.objects.filter(human=human, used_at__gt=now - RECENT)
     return used.order_by("-used_at").first()
 
 
 def recovery_marks(human: Human, *, now: datetime) -> list[str]:
-    """What a text to sign says of the recovery: one sentence, or none if the account was not recovered recently.
+    """The sentence about a recent recovery for a text to sign; an empty list if there was none.
 
-    It is about the account, not one passkey: a recovery removes all passkeys, so each later one goes back to it.
+    It is about the account, not one passkey: a recovery removes all passkeys, so each later one was
+    added with the new one.
     """
     row = recent_recovery(human, now=now)
     return [recovery_mark(row, zone=human.time_zone)] if row else []
 
 
 def recovery_mark(row: Recovery, *, zone: str) -> str:
-    """The sentence of a used recovery."""
+    """The sentence about a used recovery."""
     assert row.used_at is not None
     return sentences.recovered(row.used_at, zone)

@@ -1,7 +1,7 @@
-"""Recovery: a person gets a new passkey in place of all others (docs/protocol.md section 11).
+"""Recovery: a human gets a new passkey in place of all others (docs/protocol.md section 11).
 
-After a wait, which the person can use to cancel with an old passkey, or after a second administrator's decision.
-Every act locks the `Recovery` row first, then challenges, passkeys and people.
+It needs a wait, during which the human can cancel with an old passkey, or a second administrator's
+decision. Every act locks the `Recovery` row first, then challenges, passkeys and humans.
 """
 
 import secrets
@@ -40,19 +40,20 @@ from registry.models import Human
 from registry.services.database_time import not_ahead, not_behind
 from registry.services.people import recover_human
 
-# From the moment it is ready, or waits for the second administrator.
+# Counted from when it is ready, or starts to wait for the second administrator.
 RECOVERY_LIFE = timedelta(days=7)
 LINK_LIFE = timedelta(minutes=15)
-# What the account must be, by case.
+# The status the account must have, by case.
 _STATUS = {Recovery.Case.LOST: Human.Status.ACTIVE, Recovery.Case.STOLEN: Human.Status.SUSPENDED}
 
 
 def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor, now: datetime) -> Recovery:
-    """Begin a recovery; nothing of the account changes yet. `admin` is None for an operator.
+    """Start a recovery; nothing about the account changes yet. `admin` is None for an operator.
 
-    Lost: ready after RECOVERY_WAIT_HOURS. Stolen: ready once a second administrator decides. Raises InvalidStateError
-    if the account is not active (lost) or not suspended (stolen), if a recovery of it is under way, or if it is the
-    administrator's own; NotFoundError if they are no administrator any more.
+    Lost: ready after RECOVERY_WAIT_HOURS. Stolen: ready once a second administrator decides. Raises
+    InvalidStateError if the account is not active (lost) or not suspended (stolen), if it has an
+    open recovery, or if it is the administrator's own; NotFoundError if `admin` is no longer an
+    administrator; InvalidRequestError for another case.
     """
     if case not in Recovery.Case.values:
         raise InvalidRequestError("The case must be lost or stolen.")
@@ -89,8 +90,9 @@ def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor
 def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: datetime) -> None:
     """A second administrator decides: the recovery is ready at once.
 
-    Raises InvalidStateError if they began it or it is their own account, if nothing is left to decide, if either
-    administrator was recovered within 14 days (else one could make their own second), and what `start_recovery` raises.
+    Raises InvalidStateError if they started it or it is their own account, if nothing is left to
+    decide, or if either administrator was recovered within 14 days (otherwise one administrator
+    could recover another account and use it as their second); and what `start_recovery` raises.
     """
     with transaction.atomic():
         row = _hold_open(recovery, now)
@@ -115,7 +117,7 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
 
 
 def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
-    """End the recovery and its link. Raises InvalidStateError if it was used or cancelled before."""
+    """End the recovery and its link. Raises InvalidStateError if it was used or cancelled."""
     with transaction.atomic():
         open_ones = Recovery.objects.filter(pk=recovery.pk, used_at=None, cancelled_at=None)
         if not open_ones.update(cancelled_at=now, notice_due_at=now, notice_failures=0, seal=None):
@@ -124,19 +126,20 @@ def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
 
 
 def taken_part_in(human: Human) -> RecoveryQuerySet:
-    """The recoveries of this account, and those that this administrator began or decided, in the order in which they are locked."""
+    """Recoveries of this account and those this administrator started or decided, in lock order."""
     return Recovery.objects.filter(Q(human=human) | Q(begun_by=human) | Q(confirmed_by=human)).order_by("pk")
 
 
 def hold_taken_part_in(human: Human) -> set[Any]:
-    """Lock these until the commit, before anything else; returns their ids."""
+    """Lock them until the commit, before any other lock. Returns their ids."""
     return {row.pk for row in taken_part_in(human).select_for_update()}
 
 
 def check_taken_part_in(human: Human, held: set[Any]) -> None:
-    """See, once the human is locked, that no recovery came since `hold_taken_part_in`. Raises GrantChangedError.
+    """Check, once the human is locked, that no recovery was added since `hold_taken_part_in`.
 
-    To lock that one now could wait in a ring: another act may hold it, and wait for a person whom the caller holds.
+    Locking the new one now could deadlock: its holder may be waiting for a human whom the caller
+    has locked. Raises GrantChangedError.
     """
     if held != set(taken_part_in(human).values_list("pk", flat=True)):
         raise GrantChangedError(
@@ -145,9 +148,10 @@ def check_taken_part_in(human: Human, held: set[Any]) -> None:
 
 
 def cancel_all(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End what recoveries this person takes part in, inside the caller's transaction.
+    """Cancel the open recoveries this human takes part in, in the caller's transaction.
 
-    At a suspension, resumption or deletion: what a suspended person began does not go on once they are resumed.
+    At a suspension, resumption or deletion: what a suspended human started must not go on once they
+    are resumed.
     """
     hold_taken_part_in(human)
     for row in taken_part_in(human).open(now):
@@ -157,9 +161,10 @@ def cancel_all(*, human: Human, actor: Actor, now: datetime) -> None:
 def create_recovery_link(
     *, recovery: Recovery, admin: Human | None, actor: Actor, now: datetime
 ) -> SetupLink:
-    """A link for 15 minutes, once the recovery is ready; an earlier link ends. Only its digest is kept.
+    """Make a link for a ready recovery, valid for 15 minutes; an earlier link ends.
 
-    Raises InvalidStateError before that, and if an administrator who took part is not active any more.
+    Only its digest is stored. Raises InvalidStateError if the recovery is not ready, or if an
+    administrator who took part is no longer active.
     """
     code = secrets.token_bytes(SETUP_CODE_BYTES)
     with transaction.atomic():
@@ -175,7 +180,7 @@ def create_recovery_link(
 
 
 def find_by_link(digest: bytes, *, now: datetime) -> Recovery:
-    """The recovery with this live link; looking changes nothing. Raises NotFoundError, ExpiredError."""
+    """The recovery with this live link; changes nothing. Raises NotFoundError, ExpiredError."""
     row = Recovery.objects.select_related("human").filter(link_digest=digest).first()
     if row is not None:
         _check_link(row, now)
@@ -185,7 +190,7 @@ def find_by_link(digest: bytes, *, now: datetime) -> Recovery:
 
 
 def begin_recovery(*, recovery: Recovery, session_key: str, now: datetime) -> dict[str, Any]:
-    """Creation options for the new passkey, also on a device that holds an old one. Nothing changes yet."""
+    """Creation options for the new passkey, even on a device with an old one. Changes nothing."""
     human = recovery.human
     _check_ready(recovery, now)
     handle = user_handle_of(human)
@@ -202,11 +207,11 @@ def begin_recovery(*, recovery: Recovery, session_key: str, now: datetime) -> di
 def finish_recovery(
     *, recovery: Recovery, credential: object, session_key: str, actor: Actor, now: datetime
 ) -> Human:
-    """Put the new passkey in the place of all old ones and use up the recovery: all of it or nothing.
+    """Replace all passkeys with the new one and use up the recovery: all of it or nothing.
 
-    Sessions and unspent enrolment codes end, and every grant waits for a new signature. A suspended account stays
-    suspended until an administrator signs that they resume it. Raises InvalidAssertionError, ExpiredError,
-    InvalidStateError as `create_recovery_link`.
+    Sessions and unspent enrolment codes end, and every grant waits for a new signature. A suspended
+    account stays suspended until an administrator signs that they resume it. Raises
+    InvalidAssertionError, ExpiredError, and InvalidStateError as `create_recovery_link`.
     """
     challenge, held = latest(_ceremony(recovery, session_key)), list[Recovery]()
     with answering(challenge, now=now, first=lambda: held.append(_hold_open(recovery, now, ExpiredError))):
@@ -220,10 +225,11 @@ def finish_recovery(
         row.save()
         human = row.human
         by_them = Actor("human", str(human.pk), actor.request_id)
-        # Who signs at this moment holds a passkey: done before, and suspended here, or refused after.
+        # A signature under way has locked a passkey: it commits first and its grant is suspended
+        # below, or it is refused.
         hold_passkeys(human)
         recover_human(human=human, actor=by_them, now=now)
-        # After the sessions ended: one that was adding a passkey is done before, or refused after.
+        # After the sessions ended: a session that is adding a passkey commits first or is refused.
         removed = remove_all_passkeys(human=human, reason="recovery", actor=by_them, now=now)
         add_passkey(human, verified, bytes.fromhex(challenge.data["user_handle"]), actor=by_them, now=now)
         data = {"passkeys_removed": removed, "recovery_id": str(row.pk)}
@@ -234,7 +240,10 @@ def finish_recovery(
 def _hold_open(
     recovery: Recovery, now: datetime, error: type[AgentAuthError] = InvalidStateError
 ) -> Recovery:
-    """The row, locked until the commit, and as we wrote it: what follows seals what it says."""
+    """The open row, locked until the commit. Raises `error` if there is none.
+
+    Its seal is checked because callers seal it again after changing it.
+    """
     row = Recovery.objects.select_for_update().open(now).filter(pk=recovery.pk).first()
     if row is None or not row.is_sealed():
         raise error("This recovery was used, cancelled or has ended. Ask for a new one.")
@@ -242,7 +251,7 @@ def _hold_open(
 
 
 def _hold_admin(row: Recovery, admin: Human | None) -> None:
-    """See that this administrator still is one, and keep it, and the account, so until the commit."""
+    """Check that `admin` is still an administrator; lock them and the account until the commit."""
     if admin is None:
         Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
         return
@@ -273,7 +282,7 @@ def _check_account(row: Recovery) -> None:
 
 
 def _check_ready(row: Recovery, now: datetime) -> None:
-    # By the database's clock too: a host that is ahead must not end the wait.
+    # By the database's clock too: a host whose clock is ahead must not end the wait early.
     if row.ready_at is None or row.ready_at > not_ahead(now):
         raise InvalidStateError(
             f"This recovery is not ready until {formats.date_format(row.ready_at.astimezone(UTC), 'j F Y, H:i')} UTC. Try again then."

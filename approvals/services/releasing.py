@@ -1,4 +1,7 @@
-"""Releasing grants after a restore: an administrator signs that grants which were provably not used since the backup return."""
+"""Releasing grants after a restore: an administrator signs for those provably unused.
+
+Unused means not used, revoked or changed since the backup.
+"""
 
 import hashlib
 import hmac
@@ -30,7 +33,7 @@ from registry.services.grants import release_grant
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A suspended grant, and why it is not released; empty where it may be."""
+    """A suspended grant, and why it cannot be released; empty if it can."""
 
     grant: Grant
     refusal: str
@@ -38,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Each grant that the restore suspended, and the checkpoint of the lost log; without one, `problem` says why."""
+    """Each suspended grant, and the lost log's checkpoint; if that is None, `problem` says why."""
 
     grants: list[Finding]
     anchor: Anchor | None
@@ -51,14 +54,15 @@ class Findings:
 
     @property
     def refused(self) -> list[Finding]:
-        """The others."""
+        """Those that may not."""
         return [each for each in self.grants if each.refusal]
 
 
 def find_unused(row: LogBreak, *, now: datetime) -> Findings:
-    """Read what was lost and what happened since, and say of each suspended grant whether it may be released.
+    """Decide for each suspended grant whether it may be released.
 
-    Raises TemporarilyUnavailableError where the store outside does not answer.
+    Reads what was lost and what happened since. Raises TemporarilyUnavailableError if the audit
+    store does not answer.
     """
     grants = list(_suspended())
     try:
@@ -76,13 +80,13 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
 
 def choosing_page(row: LogBreak, grants: Iterable[Grant]) -> Page:
-    """What the page shows on which an administrator chooses: each grant by its names and version."""
+    """What the page for choosing grants shows: each grant by its names and version."""
     shown = {f"grant.{each.pk}": _shown(each) for each in grants}
     return Page(Challenge.Purpose.SECOND_STEP, row.name, shown)
 
 
 def release_page(row: LogBreak, grants: Sequence[Grant], size: int) -> Page:
-    """What the page shows on which the release of these grants is signed, proved by `size` events."""
+    """What the page to sign shows: these grants, and the text, with the size of the proven log."""
     names = [(str(each.pk), each.service_provider.name) for each in grants]
     shown = {f"grant.{each.pk}": _shown(each) for each in grants}
     return Page(
@@ -102,9 +106,10 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> tuple[list[Grant], Page]:
-    """Record that the administrator looked at exactly these grants and went on; good for five minutes.
+    """Record that the administrator saw exactly these grants and went on.
 
-    Returns them and the page on which they are released. Raises InvalidStateError; what `check_drawn` raises.
+    Valid for five minutes. Returns the grants and the page on which they are released. Raises
+    InvalidStateError, and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
     check_drawn(choosing_page(row, grants), drawn)
@@ -120,8 +125,8 @@ def begin_release(
 ) -> dict[str, Any]:
     """Make the statement that releases these grants and ask for its signature.
 
-    Raises InvalidStateError where one of them is not proved; ConfirmationRequiredError where the second step was not taken for
-    exactly these; what `check_drawn` raises.
+    Raises InvalidStateError if one of them is not proved unused; ConfirmationRequiredError if the
+    second step was not taken for exactly these; and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
     page = release_page(row, grants, anchor.size)
@@ -149,19 +154,21 @@ def begin_release(
 def finish_release(
     *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
-    """Release the grants of the signed statement, all of them or none. What was lost was proved for the statement and cannot change.
+    """Release the grants of the signed statement, all of them or none.
 
-    Raises InvalidAssertionError; InvalidStateError and GrantChangedError where one of them moved since.
+    Only the present is checked again: what was lost was proved for the statement and cannot change.
+    Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them changed
+    since.
     """
 
     def chosen(challenge: Challenge) -> list[Grant]:
-        # In the order of their ids, as everywhere.
+        # In id order, as everywhere, to avoid deadlocks.
         return list(_suspended().filter(pk__in=[each["id"] for each in challenge.statement["grants"]]))
 
     def act(challenge: Challenge) -> None:
         body = challenge.statement
         proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
-        # Read before the log is, so that what moves in between is noticed.
+        # Read before the log, so that a change in between is noticed.
         grants = chosen(challenge)
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)

@@ -1,4 +1,4 @@
-"""Resuming what was suspended: the party that suspended it signs that it lifts exactly this suspension."""
+"""Resuming: the party that suspended something signs that it lifts exactly this suspension."""
 
 import uuid
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ from verifier.services.confirmations import end_unused
 KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider
 Party = Literal["owner", "administrator"]
-# What may be begun before a suspension, and must not be finished after it.
+# Ceremonies that may have begun before the suspension and must not finish after it.
 _DECIDED_BY = (Challenge.Purpose.APPROVAL, Challenge.Purpose.SECOND_STEP, Challenge.Purpose.CONFIRMATION)
 
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """What is suspended, and which party's suspension the human who asks can lift.
+    """A suspended row, and the party whose suspension the human who asks can lift.
 
     `number` rises with each suspension of the row. `text` is what they sign, one sentence a line.
     """
@@ -49,12 +49,12 @@ class Suspension:
 
     @property
     def name(self) -> str:
-        """As the pages and, but for a person, the statement name it."""
+        """Its name on the pages and, unless it is a human, in the statement."""
         return name_of(self.row)
 
 
 def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row:
-    """The row, for its owner or, as `party`, for administrators. Raises NotFoundError for all others, and if there is none."""
+    """The row, for its owner or, as `party`, an administrator. Raises NotFoundError otherwise."""
     rows: dict[str, Any] = {
         "agent": Agent.objects.select_related("human"),
         "grant": Grant.objects.select_related("agent__human", "service_provider"),
@@ -68,12 +68,12 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row
 
 
 def name_of(row: Row) -> str:
-    """As pages name it; a grant by its agent."""
+    """The row's name on pages; for a grant, its agent's."""
     return row.agent.name if isinstance(row, Grant) else row.name
 
 
 def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
-    """The suspension of the row that this party may lift. Raises InvalidStateError where there is none."""
+    """The suspension of the row that this party may lift. Raises InvalidStateError if none."""
     by_admin = party == "administrator"
     if isinstance(row, Agent):
         _check_held(row, by_admin=by_admin)
@@ -93,7 +93,7 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
     in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
     if isinstance(row, Human):
         agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()
-        # Whose passkey it is now is what the administrator has to know.
+        # After a recovery the passkey may be another person's: the administrator has to know.
         marks = recovery_marks(row, now=now)
         if Recovery.objects.open(now).filter(human=row).exists():
             marks.append(texts.ends_recovery())
@@ -107,7 +107,7 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
 
 
 def resume_page(found: Suspension) -> Page:
-    """What the page of a suspension shows: whose suspension is lifted, which one, and the text that is signed."""
+    """What the page of a suspension shows: whose suspension ends, which one, the text to sign."""
     shown = {"party": found.party, "suspension": found.number, "name": found.name, "text": found.text}
     return Page(Challenge.Purpose.RESUME, str(found.row.pk), shown)
 
@@ -115,7 +115,10 @@ def resume_page(found: Suspension) -> Page:
 def begin_resume(
     *, found: Suspension, human: Human, drawn: str, session_key: str, now: datetime
 ) -> dict[str, Any]:
-    """Make the statement that lifts this suspension and ask for its signature. Raises what `check_drawn` raises."""
+    """Make the statement that lifts this suspension and ask for its signature.
+
+    Raises what `check_drawn` raises.
+    """
     statement = resume_statement(
         signing(None, human, found.text, now),
         subject=found.subject,
@@ -143,17 +146,19 @@ def finish_resume(
     actor: Actor,
     now: datetime,
 ) -> Receipt:
-    """Lift the suspension that was signed for, and end unused decisions and ceremonies from before it.
+    """Lift the signed suspension, and end unused decisions and ceremonies from before it.
 
-    The same assertion again gets the same receipt. Raises InvalidAssertionError, also for a repeat after this party suspended
-    the row again; InvalidStateError if it is not suspended (by this party); GrantChangedError if the page is out of date.
+    Posting the same assertion again returns the same receipt. Raises InvalidAssertionError, also
+    for a repeat after this party suspended the row again; InvalidStateError if it is not suspended
+    (by this party); GrantChangedError if the page is out of date.
     """
     recoveries = set[Any]()
 
     def first() -> None:
         if isinstance(row, Human):
             recoveries.update(hold_taken_part_in(row))
-        # Before the locks of any decision: one under way either ends first or has no challenge left to sign.
+        # Before a decision's own locks: a decision under way commits first or finds its challenge
+        # void.
         _void_begun(row, now)
 
     def act(_challenge: Challenge) -> None:
@@ -177,12 +182,12 @@ def finish_resume(
 
 
 def last_resume(row: Row) -> Receipt | None:
-    """The receipt of the last time it was resumed."""
+    """The receipt of the last time it was resumed; None if never."""
     return receipt_of(KIND, str(row.pk))
 
 
 def _check_lifted(row: Row, party: Party, now: datetime) -> None:
-    """Refuse the same assertion once more where what it lifted is in force again: "resumed" would not be true."""
+    """Refuse a repeated assertion if the row is suspended again: "resumed" would not be true."""
     row.refresh_from_db()
     try:
         find_suspension(row, party=party, now=now)
@@ -202,7 +207,7 @@ def _grants_of(row: Row) -> QuerySet[Grant]:
 
 
 def _void_begun(row: Row, now: datetime) -> None:
-    """Void what a person was asked to sign about the row's grants, inside the caller's transaction."""
+    """Void open challenges about decisions on the row's grants, in the caller's transaction."""
     asked = Challenge.objects.open(now).filter(purpose__in=_DECIDED_BY)
     subjects, grants = set(asked.values_list("subject", flat=True)), _grants_of(row)
     about = [
@@ -219,7 +224,8 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
     elif isinstance(row, Grant):
         resume_grant(grant=row, actor=actor, now=now, by_admin=by_admin)
     elif isinstance(row, Human):
-        # It was begun for a suspended account, or by a suspended administrator whom an earlier release suspended.
+        # These were started for a suspended account, or by an administrator whom an earlier release
+        # suspended without ending them.
         cancel_all(human=row, actor=actor, now=now)
         end_invitations(by=row, now=now)
         resume_human(human=row, actor=actor, now=now)
@@ -228,7 +234,7 @@ def _lift(found: Suspension, actor: Actor, now: datetime) -> None:
 
 
 def _marks(agent: Agent, now: datetime) -> list[str]:
-    """What the owner's text says of a recovery of their account."""
+    """Sentences for the owner's text about a recovery of their account."""
     return recovery_marks(agent.human, now=now) if agent.human else []
 
 
@@ -243,7 +249,7 @@ def _is_owner(row: Row, human: Human) -> bool:
 
 
 def _waiting_for(agent: Agent, now: datetime) -> list[Grant]:
-    """What the agent may do again once it is active."""
+    """The grants in force once the agent is active again."""
     active = Q(service_provider__status=ServiceProvider.Status.ACTIVE)
     live = Grant.objects.live(now).filter(active, agent=agent).select_related("agent", "service_provider")
     return list(live.order_by("id"))

@@ -1,4 +1,4 @@
-"""One road for everything a person signs: page, statement, challenge, assertion, receipt, and the act, in one transaction."""
+"""The one path for everything signed: page, statement, challenge, assertion, act, receipt."""
 
 import hashlib
 import hmac
@@ -40,10 +40,10 @@ def ask_signature(
     drawn: str,
     now: datetime,
 ) -> dict[str, Any]:
-    """Keep the statement's challenge and return the options for `navigator.credentials.get()`.
+    """Store the statement's challenge and return the options for `navigator.credentials.get()`.
 
-    `page` is the page as it would be drawn now, `drawn` the token of the one whose button was pressed. Raises what
-    `check_drawn` raises.
+    `page` is the page as it would be drawn now, `drawn` the token of the one whose button was
+    pressed. Raises what `check_drawn` raises.
     """
     check_drawn(page, drawn)
     row = begin(
@@ -52,7 +52,7 @@ def ask_signature(
         challenge=statement.challenge(),
         statement=statement.to_json(),
         consent_text=consent_text,
-        # The release before this one reads the number of a claim's link here.
+        # The previous release, which may run beside this one, reads `claim_number` here.
         data={"drawn": drawn, "claim_number": page.shown.get("claim_number")},
     )
     return passkey_options(row, human)
@@ -68,14 +68,15 @@ def accept_signature(
     act: Callable[[Challenge], None],
     first: Callable[[], object] = lambda: None,
 ) -> Receipt:
-    """Verify the signature over what was asked, do `act` and keep the receipt: all of it or nothing.
+    """Verify the signature, run `act` and store the receipt: all of it or nothing.
 
-    `page` describes the page as it would be drawn now: what moved since it was shown is not signed for. `first` locks what
-    every act locks before a challenge.
+    `page` describes the page as it would be drawn now, so that nothing that changed since is signed
+    for. `first` takes the locks that every act takes before a challenge.
 
-    The very same assertion again, a double click or a retry, gets the same receipt and does nothing twice.
-    Raises InvalidAssertionError, NotFoundError where the human was suspended or their sessions were ended since the
-    request came in, what `check_drawn` raises, and whatever `act` raises; in each case the challenge is used up.
+    The same assertion again, by a double click or a retry, returns the same receipt and does
+    nothing twice. Raises InvalidAssertionError; NotFoundError if the human was suspended or their
+    sessions were ended since the request came in; what `check_drawn` and `act` raise. In each case
+    the challenge is used up.
     """
     row = latest(ceremony)
     fingerprint = _fingerprint(credential)
@@ -87,13 +88,14 @@ def accept_signature(
             take(row, now=now)
             passkey, verified = check_signature(row, credential=credential, human=human, now=now)
             fault_point("approve.after_signature")
-            # A challenge of the release before may have no token: its page is to be reloaded.
+            # A challenge of the previous release may have no token; its page must then be reloaded.
             check_drawn(page(row), row.data.get("drawn", ""))
             act(row)
             hold_human(human)
             return _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
     except AgentAuthError:
-        # Of two at once one was first: by now its receipt is there.
+        # If the same assertion came in twice at once, the other request has stored its receipt by
+        # now.
         if (repeated := _repeated(row, fingerprint)) is not None:
             return repeated
         spend(row, now=now)
@@ -137,7 +139,7 @@ def _keep_receipt(
 
 
 def receipt_of(kind: str, subject: str) -> Receipt | None:
-    """The latest receipt of a grant (`approval`), agent (`claim`) or confirmation; none where its text was erased."""
+    """The latest receipt of this kind for this row; None if none is left with its text."""
     found = Receipt.objects.filter(kind=kind, subject=subject).exclude(compact="")
     return found.order_by("-created_at", "-id").first()
 
@@ -153,5 +155,5 @@ def _fingerprint(credential: object) -> bytes:
     try:
         return hashlib.sha256(canonical_json(credential)).digest()
     except AgentAuthError:
-        # Never equal to one that was accepted; the verification that follows says what is wrong.
+        # Never equal to an accepted one; the verification that follows reports what is wrong.
         return b""

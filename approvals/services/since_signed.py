@@ -1,4 +1,4 @@
-"""Why a suspended grant waits for a new signature: what differs from what was signed last, in words."""
+"""Why a suspended grant waits for a new signature: how it differs from what was last signed."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from registry.models import Grant
 
 
 def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
-    """Why a suspended grant waits for a new signature: what differs from the one that was signed last.
+    """Sentences on how a suspended grant differs from what was last signed.
 
-    A manifest that was only renewed says the same as before, so it is told only where it took something away or
-    is the cause.
+    A manifest that was only renewed says the same as before, so it is mentioned only if it took
+    something away or caused the suspension.
     """
     causes, lines = Grant.SuspensionCause, []
     agent, provider = grant.agent, grant.service_provider
@@ -43,7 +43,7 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
                 " are not counted, and one of them may be made again."
             )
         )
-    # There and back again: nothing differs now, and yet it happened.
+    # It changed and changed back: nothing differs now, but it was the cause.
     there_and_back = {
         causes.KEY_ROTATED: _("The agent changed its key."),
         causes.AUDIENCE_CHANGED: _("The service moved to another address and back."),
@@ -52,7 +52,10 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
 
 
 def _signed(grant: Grant) -> dict[str, Any] | None:
-    """The statement of the last approval. Its seal is not checked: the row that holds it is our own."""
+    """The statement of the last approval; None without a receipt.
+
+    Its seal is not checked: the row that holds it is our own.
+    """
     receipt = receipt_of("approval", str(grant.pk))
     if receipt is None:
         return None

@@ -1,4 +1,4 @@
-"""Builds the statement of each kind from rows: the bytes a passkey signs (docs/protocol.md section 6)."""
+"""Builds statements, whose hash a passkey signs, from rows (docs/protocol.md section 6)."""
 
 import secrets
 from datetime import datetime
@@ -71,12 +71,12 @@ def confirmation(
 
 
 def claim(*, agent: Agent, human: Human, consent_text: str, now: datetime) -> Statement:
-    """The statement by which a human takes an agent as theirs."""
+    """The statement by which a human claims an agent."""
     return claim_statement(signing(agent, human, consent_text, now))
 
 
 def signing(agent: Agent | None, human: Human, consent_text: str, now: datetime) -> Signing:
-    """What every statement says: who signs, when, about which agent if any, and the text that they read."""
+    """What every statement says: who signs, when, about which agent if any, the text they read."""
     return Signing(
         issuer=settings.ISSUER,
         rp_id=str(settings.RP_ID),

@@ -1,4 +1,4 @@
-"""From what a person chose on the approval page to capabilities, envelope and end; and what they changed."""
+"""Turns choices on the approval page into capabilities, envelope and end; lists the changes."""
 
 import re
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ class Terms:
 
     @property
     def dangerous(self) -> tuple[Capability, ...]:
-        """What needs the second step."""
+        """The capabilities that need the second step."""
         return tuple(each for each in self.capabilities if each.type in sentences.DANGEROUS)
 
 
 def asked_terms(grant: Grant, now: datetime) -> Terms:
-    """What the agent asks for; for a suspended grant that is signed anew, what it had."""
+    """What the agent requests; for a grant that is signed again, what it had."""
     return Terms(
         capabilities=whole(grant),
         envelope=parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope),
@@ -46,12 +46,12 @@ def asked_terms(grant: Grant, now: datetime) -> Terms:
 
 
 def offered_terms(grant: Grant, now: datetime) -> Terms:
-    """What may be approved of it: what manifest and allow-list cover as they are now. Maybe no permission at all."""
+    """What may be approved of it: what manifest and allow-list cover now, possibly nothing."""
     return replace(asked_terms(grant, now), capabilities=offer(grant).capabilities)
 
 
 def whole_days(until: datetime, now: datetime) -> int:
-    """How many days "Valid for" shows: rounded up, so that keeping it keeps the whole life."""
+    """Days that "Valid for" shows: rounded up, so that not changing it keeps the whole life."""
     return max(1, -((now - until) // DAY))
 
 
@@ -61,7 +61,7 @@ def currency_of(terms: Terms) -> str | None:
 
 
 def read_choices(choices: object) -> dict[str, str]:
-    """The posted choices: a flat object of known names and short texts. Raises InvalidRequestError."""
+    """The posted choices: an object of known names and short texts. Raises InvalidRequestError."""
     if not isinstance(choices, dict) or len(choices) > _MAX_CHOICES:
         raise InvalidRequestError("The choices could not be read.")
     for name, value in choices.items():
@@ -71,10 +71,11 @@ def read_choices(choices: object) -> dict[str, str]:
 
 
 def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: datetime) -> Terms:
-    """Apply the choices to what is offered and prove that they only narrow it (docs/protocol.md section 6).
+    """Apply the choices to what is offered, never widening it (docs/protocol.md section 6).
 
-    A permission without its name in `choices` is off; an absent or blank limit stays as it was asked. `zone` is
-    where a newly added daily budget counts its days. Raises InvalidRequestError for widened or unreadable terms.
+    A permission whose name is not in `choices` is off; an absent or blank limit stays as requested.
+    `zone` is where a new daily budget counts its days. Raises InvalidRequestError for widened or
+    unreadable terms.
     """
     asked = offered_terms(grant, now)
     capabilities = tuple(
@@ -89,7 +90,7 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
         envelope=_envelope(asked, choices, zone),
         valid_until=_end(asked.valid_until, choices.get("days", ""), now),
     )
-    # The page can only lower, but a request need not come from the page.
+    # The page can only lower, but a forged request may ask for more.
     if not narrows(terms.capabilities, asked.capabilities):
         raise InvalidRequestError(
             "What was asked may only be narrowed: a limit is above what the agent asked."
@@ -100,7 +101,7 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
 
 
 def changes(asked: Terms, chosen: Terms, *, at: str, now: datetime) -> list[str]:
-    """What the person changed at the service named `at`: short sentences with the old and the new value."""
+    """What the human changed at the service named `at`: sentences with old and new value."""
     lines = []
     kept = {(each.type, each.resource, each.namespace, each.name): each for each in chosen.capabilities}
     for each in asked.capabilities:
@@ -164,7 +165,7 @@ def _envelope(asked: Terms, choices: Mapping[str, str], zone: str) -> Envelope:
         threshold = read_money(choices["confirm"], currency, _("Ask me above"), zero=True)
     burst = envelope.max_burst
     if rate is not None and burst is not None:
-        burst = min(burst, rate)  # a burst above the rate is refused, and lowering one lowers both
+        burst = min(burst, rate)  # a burst above the rate is invalid, so lowering the rate lowers both
     return replace(
         envelope,
         max_requests_per_minute=envelope.max_requests_per_minute if rate is None else rate,
@@ -196,7 +197,10 @@ def _number(text: str, label: str) -> int:
 
 
 def read_money(text: str, currency: str, label: str, *, zero: bool = False) -> Money:
-    """An amount as a person types it, "40", "40.00" or "40,00". Raises InvalidRequestError naming the field."""
+    """An amount as people type it: "40", "40.00", "40,00".
+
+    Raises InvalidRequestError naming the field.
+    """
     value = text.strip()
     if _COMMA_DECIMALS.fullmatch(value):
         value = value.replace(",", ".")

@@ -1,4 +1,4 @@
-"""Which grants that a restore suspended were provably not used, revoked or changed since the backup."""
+"""Which grants that a restore suspended were provably unused and unchanged since the backup."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,35 +18,35 @@ from audit.models import Event, Leaf, LogBreak, QueueEntry
 from registry.models import Grant
 
 _PAGE: Final = 1_000
-# What speaks against no grant. Every other kind does, those that a later version adds too.
+# Kinds that count against no grant. Every other kind does, also those a later version adds.
 HARMLESS: Final = frozenset({
     kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED, kinds.CLOCK_OFF,
     kinds.ROWS_SEALED, kinds.SEALS_DEMANDED,
-    # A disabled key was disabled again by its own record outside.
+    # A key disabled in the lost history was disabled again from its record outside.
     kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED, kinds.KEY_CERTIFIED, kinds.KEY_CERTIFICATE_REVOKED,
     kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED,
     kinds.ENROLMENT_CODE_CREATED, kinds.AGENT_REGISTERED, kinds.GRANT_REQUESTED,
-    # Tokens of before the restore are refused: the suspension raised the version.
+    # Tokens from before the restore are refused, because the suspension raised the version.
     kinds.TOKEN_ISSUED,
-    # None of these debits.
+    # None of these debits a budget.
     kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
     kinds.PRESENCE_BEGUN, kinds.PRESENCE_ENDED, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.SECOND_STEP_TAKEN,
     kinds.HISTORY_CLOSED, kinds.HISTORY_CONTINUED, kinds.BREAK_SIGNED, kinds.INVITATION_ERASED,
 })  # fmt: skip
-# An event of these kinds is about its own grant, and no other of the same agent, person or service provider.
+# An event of these kinds is about its own grant only, no other of its agent, human or provider.
 _OF_ONE_GRANT: Final = ("registry.grant.", "registry.token.", "verifier.decision.", "verifier.confirmation.")
 _IDS: Final = ("grant_id", "agent_id", "human_id", "service_provider_id")
 
 
 class Against:
-    """What was seen that speaks against grants, by the id it is about."""
+    """What was seen that counts against grants, by the id it is about."""
 
     def __init__(self) -> None:
         self._all = ""
         self._by_id: dict[str, str] = {}
 
     def add(self, kind: str, ids: Mapping[str, Any]) -> None:
-        """Take note of an event; `ids` has the members of an event's JSON that name what it is about."""
+        """Note an event; `ids` has the members of its JSON that name what it is about."""
         if kind in HARMLESS:
             return
         grant = ids.get("grant_id")
@@ -57,24 +57,27 @@ class Against:
         for each in about:
             self._by_id.setdefault(each, kind)
         if not about:
-            # It may concern any of them: decisions that were lost, for example.
+            # It may concern any grant: lost decisions, for example.
             self._all = self._all or kind
 
     def kind_of(self, grant: Grant) -> str:
-        """The kind of an event that speaks against it; empty for none."""
+        """The kind of an event that counts against the grant; empty if there is none."""
         ids = (grant.pk, grant.agent_id, grant.agent.human_id, grant.service_provider_id)
         return self._all or next((kind for each in ids if (kind := self._by_id.get(str(each)))), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What this database's own log says since the break: what speaks against grants, and the data of each suspension, by grant."""
+    """What this database's log says since the break.
+
+    `against` holds what counts against grants, `suspended` the data of each suspension, by grant.
+    """
 
     against: Against
     suspended: Mapping[str, Mapping[str, Any]]
 
     def refusal(self, grant: Grant, now: datetime) -> str:
-        """Why this grant is not released, as a sentence; empty where nothing here forbids it."""
+        """Why this grant is not released, as a sentence; empty if nothing here forbids it."""
         data = self.suspended.get(str(grant.pk))
         if not grant.waits_for_signature(now) or grant.suspension_cause != Grant.SuspensionCause.RESTORED:
             return "It does not wait because of the restore."
@@ -92,7 +95,8 @@ class Present:
 def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
     """The checkpoint that ends the lost log, and what the lost events say against grants.
 
-    Raises InvalidStateError with what is missing for a proof; TemporarilyUnavailableError where the store does not answer.
+    Raises InvalidStateError, naming what the proof lacks; TemporarilyUnavailableError if the store
+    does not answer.
     """
     newest = current_break()
     if newest is None or newest.pk != row.pk:
@@ -101,7 +105,7 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
         raise InvalidStateError("AUDIT_STORE is not set, so nothing outside says what was lost.")
     if row.lost:
         raise InvalidStateError("More than one log was lost, and only the last one can be proved.")
-    # Late: it loads pyarrow, which starts a thread, and servers fork after everything is imported.
+    # Imported late: it loads pyarrow, which starts a thread, and servers fork after their imports.
     from audit.archive.lost import read_lost
 
     against, last = Against(), dict[str, Any]()
@@ -125,12 +129,12 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
 
 
 def read_present(row: LogBreak) -> Present:
-    """What happened in this database since the break, numbered or not yet."""
+    """What happened in this database since the break, sequenced or still queued."""
     against, suspended = Against(), dict[str, Mapping[str, Any]]()
-    # The queue first: an event that is numbered between the two questions is then in both answers, never in none.
+    # The queue first: an event sequenced between the two queries is then in both, never in neither.
     waiting = list(QueueEntry.objects.values_list("event_id", flat=True))
     leaves = Leaf.objects.filter(leaf_index__gte=row.size)
-    # Each once, in order.
+    # Each id once, in order.
     ids = iter(dict.fromkeys([*waiting, *leaves.values_list("event_id", flat=True)]))
     while page := list(islice(ids, _PAGE)):
         found = list(Event.objects.filter(id__in=page))
@@ -144,7 +148,7 @@ def _read_page(
     events: Iterable[Event], row: LogBreak, against: Against, suspended: dict[str, Mapping[str, Any]]
 ) -> None:
     for event in events:
-        # Each epoch's decisions are in the lost log, which was closed with none missing, or in this one.
+        # Every decision is in the lost log, which was closed with none missing, or in this one.
         if event.kind == kinds.DECISIONS_LOST:
             continue
         if event.kind == kinds.GRANT_SUSPENDED and event.reason == REASON and event.at == row.at:

@@ -1,4 +1,4 @@
-"""Proof, for one sensitive act, that whoever asks holds a passkey of the signed-in human: a session alone is not enough."""
+"""A passkey signature for one sensitive act: a session alone is not enough."""
 
 import uuid
 from collections.abc import Iterator
@@ -31,9 +31,10 @@ class VerificationRequiredError(AgentAuthError):
 
 
 def ask_verification(*, human: Human, act: str, session_key: str, now: datetime) -> dict[str, Any]:
-    """Request options for a signature that allows `act`, the path it will be posted to, once within five minutes.
+    """Request options for a signature that allows one POST to the path `act` within five minutes.
 
-    A session has one such question open: a new one ends the last. Raises InvalidRequestError for no path.
+    A session has one such challenge open; a new one replaces it. Raises InvalidRequestError if
+    `act` is not a path.
     """
     if not act.startswith("/") or len(act) > MAX_ACT_CHARACTERS:
         raise InvalidRequestError("The member act is the path of what you are about to do.")
@@ -43,11 +44,11 @@ def ask_verification(*, human: Human, act: str, session_key: str, now: datetime)
 def verify_human(
     *, human: Human, act: str, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> uuid.UUID:
-    """Accept the signature for exactly this act and use it up, before the act itself. Returns the id of its passkey.
+    """Accept the signature for exactly this act and use it up, before the act.
 
-    It stays used whatever becomes of the act. Raises VerificationRequiredError where none came along,
-    InvalidAssertionError for one that is wrong, late, of another session or made for another act
-    (docs/protocol.md section 11).
+    Returns the id of its passkey. It stays used even if the act fails. Raises
+    VerificationRequiredError if there is no signature, InvalidAssertionError if it is wrong, late,
+    of another session or made for another act (docs/protocol.md section 11).
     """
     if credential is None:
         raise VerificationRequiredError("Confirm with your passkey that it is you, then repeat this.")
@@ -61,10 +62,10 @@ def verify_human(
 
 @contextmanager
 def acting(human: Human) -> Iterator[None]:
-    """One transaction for what the human does by their session or a signature: it commits only while they still may act.
+    """Run what the human does in one transaction that commits only if they may still act.
 
-    A suspension or recovery at the same moment waits for the commit and finds what was made, or undoes the act. Raises
-    NotFoundError, and whatever the act raises.
+    A suspension or recovery at the same moment waits for the commit and then sees what was made, or
+    undoes the act. Raises NotFoundError, and whatever the act raises.
     """
     with transaction.atomic():
         yield
@@ -72,7 +73,7 @@ def acting(human: Human) -> Iterator[None]:
 
 
 def _check_act(row: Challenge, act: str) -> None:
-    # Else a signature made for a harmless act would serve for a grave one.
+    # Otherwise a signature made for a harmless act would allow a dangerous one.
     if row.data["act"] != act:
         raise InvalidAssertionError("This signature was made for something else. Try again.")
 

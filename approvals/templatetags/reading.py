@@ -1,4 +1,4 @@
-"""Filters for reading: names and strangers' words, times with their zone, keys as something an eye can compare."""
+"""Template filters: names and untrusted text, times with their zone, comparable fingerprints."""
 
 import re
 from datetime import datetime, timedelta
@@ -24,13 +24,13 @@ _ESCAPE = re.compile(r"(\\\\)|\\(?:u\{[0-9a-f]+\}|x[0-9a-f]{2}|[nrt])")
 
 @register.filter
 def named(name: str) -> SafeString:
-    """A name in a heading: in quotation marks, and set apart from the words around it."""
+    """A name for a heading: in quotation marks and marked up as a name."""
     return set_apart(in_quotes(name))
 
 
 @register.filter
 def set_apart(sentence: str) -> SafeString:
-    """A sentence of ours in which every name and value stands apart from our words; in quotation marks they already are."""
+    """A sentence of ours with every quoted name or value marked up, apart from our own words."""
     parts = enumerate(_QUOTED.split(sentence))
     forms = ("{}", '<span class="name">{}</span>')
     return format_html_join("", "{}", ((format_html(forms[index % 2], words),) for index, words in parts))
@@ -38,7 +38,7 @@ def set_apart(sentence: str) -> SafeString:
 
 @register.filter
 def spoken(words: str) -> SafeString:
-    """A stranger's words on one line: what does not show as itself stands as an escape, marked as one."""
+    """Untrusted text on one line; characters that would not show become marked escapes."""
     text = legible(" ".join(words.split()))
     parts, at = [], 0
     for found in _ESCAPE.finditer(text):
@@ -51,7 +51,7 @@ def spoken(words: str) -> SafeString:
 
 @register.filter
 def when(at: datetime | None) -> SafeString | str:
-    """A time as people say it, with the exact one and its zone on hover."""
+    """A relative time, with the exact time and its zone on hover."""
     if at is None:
         return _("never")
     now = timezone.now()
@@ -72,5 +72,5 @@ def grouped(number: int) -> str:
 
 @register.filter
 def exact(at: datetime) -> str:
-    """A date and time with its zone, in the reader's."""
+    """A date and time in the reader's zone, which it names."""
     return f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} ({timezone.get_current_timezone_name()})"

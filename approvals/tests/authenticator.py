@@ -1,4 +1,4 @@
-"""A software authenticator for tests: real keys, real signatures, and every way to get a ceremony wrong."""
+"""A software authenticator for tests: real keys and signatures, and every ceremony error."""
 
 import hashlib
 import json
@@ -28,7 +28,9 @@ def new_key(alg: int) -> Key:
 
 @dataclass
 class Authenticator:
-    """One device with one resident credential. `assertion` and `registration` answer as a browser would."""
+    """One device with one resident credential. `assertion` and `registration` answer as browsers
+    do.
+    """
 
     rp_id: str = "localhost"
     origin: str = "http://localhost:8000"
@@ -97,7 +99,7 @@ class Authenticator:
         signature: bytes | None = None,
         **client: Any,
     ) -> dict[str, Any]:
-        """Answer request options; extra keywords change members of the client data (`...` drops one)."""
+        """Answer request options; extra keywords change client data members (`...` drops one)."""
         client.setdefault("challenge", options["challenge"])
         challenge = client.pop("challenge")
         client_data = client_bytes or self.client_data(kind, challenge, **client)

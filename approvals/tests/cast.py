@@ -1,4 +1,4 @@
-"""Who plays in the tests of the pages: people with a browser and a software passkey."""
+"""The users in the tests of the pages, each with a browser and a software passkey."""
 
 import json
 import re
@@ -21,7 +21,7 @@ __all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "dra
 
 
 def browser(**headers: str) -> Client:
-    """A browser on our own pages: it says where a request comes from, as browsers do."""
+    """A browser on our own pages: it sends the Origin of its requests."""
     return Client(
         SERVER_NAME="localhost",
         SERVER_PORT="8000",
@@ -30,14 +30,14 @@ def browser(**headers: str) -> Client:
 
 
 def drawn_on(page: Any) -> str:
-    """The token of a page."""
+    """The token of a page that shows a text to sign."""
     [drawn] = re.findall(r'name="drawn" value="([^"]+)"', page.content.decode())
     return str(drawn)
 
 
 @dataclass
 class Person:
-    """A human at a browser, with one passkey."""
+    """A user at a browser, with one passkey."""
 
     client: Client = field(default_factory=browser)
     device: Authenticator = field(default_factory=lambda: Authenticator(origin=ORIGIN))
@@ -65,18 +65,18 @@ class Person:
         return self.post("/sign-in/finish", {"credential": self.device.assertion(options)})
 
     def verification(self, path: str, **changes: Any) -> dict[str, Any]:
-        """A passkey signature for what is about to be posted to `path`."""
+        """A passkey signature for what will be posted to `path`."""
         options = self.post("/verify/options", {"act": path})
         assert options.status_code == 200, options.content
         return self.device.assertion(options.json()["publicKey"], **changes)
 
     def press(self, path: str, fields: dict[str, str] | None = None) -> Any:
-        """Submit a form whose act needs a signature of its own."""
+        """Submit a form whose act requires its own signature."""
         verification = json.dumps(self.verification(path))
         return self.client.post(path, (fields or {}) | {"verification": verification})
 
     def ready_to_end(self, path: str, **changes: str) -> Callable[[], Any]:
-        """Read a page that asks before an end, type what it says, and sign: what is left is the press."""
+        """Read a page that confirms an end, type the name and sign; returns the final press."""
         page = self.get(path)
         assert page.status_code == 200, page.content
         found = page.context["found"]
@@ -87,22 +87,22 @@ class Person:
         return lambda: self.client.post(address, fields)
 
     def end(self, path: str, **changes: str) -> Any:
-        """The whole of it."""
+        """Read, type, sign and press."""
         return self.ready_to_end(path, **changes)()
 
     def ask_passkey(self) -> Any:
-        """Creation options for a further passkey, signed for with the one there is."""
+        """Creation options for a further passkey, authorised by the existing one."""
         path = "/settings/passkeys/options"
         return self.post(path, {"verification": self.verification(path)})
 
     def drawn_at(self, path: str) -> str:
-        """What the page at `path` would hand back."""
+        """The token that the page at `path` would return."""
         page = self.get(path)
         assert page.status_code == 200, page.content
         return drawn_on(page)
 
     def drawn(self, grant: Grant) -> str:
-        """What the approval page would hand back."""
+        """The token that the approval page would return."""
         return self.drawn_at(f"/approvals/{grant.pk}/")
 
     def press_on(self, path: str, **fields: Any) -> Any:
@@ -110,13 +110,13 @@ class Person:
         return self.post(f"{path}statement", {"drawn": self.drawn_at(path)} | fields)
 
     def ask(self, grant: Grant, act: str, *, drawn: str | None = None, **more: Any) -> Any:
-        """One of the approval page's questions, with every permission on unless `choices` says otherwise."""
+        """One of the approval page's questions; every permission is on unless `choices` differ."""
         everything = {f"permission.{index}": "on" for index in range(len(grant.requested_capabilities))}
         body = {"choices": everything, "drawn": drawn or self.drawn(grant)} | more
         return self.post(f"/approvals/{grant.pk}/{act}", body)
 
     def statement(self, grant: Grant, decision: str = "approve", **more: Any) -> Any:
-        """As the page asks: choices are reviewed first, and the text they make is on the page then."""
+        """Ask as the page does: review the choices, then use the token of the resulting text."""
         if decision == "approve" and "choices" in more:
             found = self.ask(grant, "review", **more).json()
             more["drawn"] = found.get("drawn", more.get("drawn"))
@@ -129,7 +129,7 @@ class Person:
         return self.post(f"/approvals/{grant.pk}/decide", {"credential": credential})
 
     def approve(self, grant: Grant, **choices: str) -> Any:
-        """The whole of it, second step included."""
+        """The whole approval, second step included."""
         more: dict[str, Any] = {"choices": choices} if choices else {}
         drawn = self.drawn(grant)
         found = self.ask(grant, "review", drawn=drawn, **more).json()
@@ -141,7 +141,7 @@ class Person:
         return self.decide(grant, options.json()["publicKey"])
 
     def denial_drawn(self, grant: Grant, reason: str = "") -> str:
-        """The token of the approval page with this reason typed into it."""
+        """The approval page's token with this reason typed in."""
         page = self.get(f"/approvals/{grant.pk}/").content.decode()
         [drawn] = re.findall(r'name="denial_drawn" value="([^"]+)"', page)
         if not reason:
@@ -156,7 +156,7 @@ class Person:
         return self.decide(grant, options.json()["publicKey"])
 
     def deny_as_admin(self, grant: Grant, reason: str = "Not here.", **changes: Any) -> Any:
-        """Sign, as an administrator, that another's request is denied; where the statement is refused, its answer."""
+        """Sign the denial of another user's request, or return the refusal of its statement."""
         path = f"/denials/{grant.pk}/"
         shown = self.post(f"{path}review", {"drawn": self.drawn_at(path), "reason": reason})
         assert shown.status_code == 200, shown.content
@@ -167,7 +167,7 @@ class Person:
         return self.post(f"{path}decide", {"credential": credential})
 
     def resume(self, path: str) -> Any:
-        """Sign on this page that something is resumed: where the statement is refused, its answer."""
+        """Sign a resume on this page; or return the refusal of its statement."""
         page = self.get(path)
         drawn = drawn_on(page) if page.status_code == 200 else ""
         asked = self.post(f"{path}statement", {"drawn": drawn})
@@ -178,7 +178,7 @@ class Person:
 
 
 def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:
-    """A new human who came in by an invitation and is signed in."""
+    """A new user who accepted an invitation and is signed in."""
     person = Person()
     link = create_setup_link(email=email, is_staff=is_staff, actor=TESTER, now=now)
     done = person.set_up(link.url, name=name, email=email)

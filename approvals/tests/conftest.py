@@ -1,4 +1,4 @@
-"""The cast of the story: Alice with her passkey, Bob, an admin, an agent, a service provider."""
+"""The parties: Alice with her passkey, Bob, an administrator, an agent, a service provider."""
 
 from datetime import datetime
 
@@ -53,7 +53,7 @@ def agent(alice: Person, now: datetime) -> AgentClient:
 
 @pytest.fixture
 def reading(agent: AgentClient, service_provider: ServiceProvider, now: datetime) -> Grant:
-    """A pending request without anything dangerous."""
+    """A pending request with nothing dangerous."""
     return pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR], reason="To find a slot")
 
 

@@ -1,4 +1,4 @@
-"""A person whose every free text is a word of its own, and where those words lie afterwards."""
+"""A user whose free texts are unique words, and where those words are stored afterwards."""
 
 import base64
 import gzip
@@ -25,7 +25,7 @@ _WORD = re.compile(f"{_MARK}[a-z]+")
 
 
 def word(name: str) -> str:
-    """What is planted in the input of this name: it fits in a path, a name, a key and an address."""
+    """The word typed into this input: valid in a path, a name, a key and an address."""
     return _MARK + name.replace("_", "")
 
 
@@ -44,7 +44,7 @@ def limited(name: str) -> dict[str, Any]:
         "pay": {"type": "transact", "resource": "payments", "max_amount": money("500.00")},
         "custom": {
             "type": "custom",
-            # These words are the service provider's.
+            # The service provider's words.
             "namespace": "vendor.acts",
             "name": "merge",
             "resource": f"records/{word(name + '_custom')}",
@@ -57,7 +57,7 @@ def capabilities(name: str) -> list[dict[str, Any]]:
 
 
 def own_act(name: str) -> dict[str, Any]:
-    """No service provider knows it; a manifest may name it."""
+    """A capability no service provider knows; a manifest may name it."""
     return {
         "type": "custom",
         "namespace": word(name + "_namespace"),
@@ -68,7 +68,7 @@ def own_act(name: str) -> dict[str, Any]:
 
 @dataclass
 class Planted:
-    """The person, a colleague who administers, their agents, and how they are asked for at a service provider."""
+    """The user, an administrator, their agents, and how a service provider names them."""
 
     now: datetime
     person: Person = field(
@@ -83,7 +83,7 @@ class Planted:
         assert done.status_code == 200, done.content
 
     def register(self, name: str, *, days: int = 60) -> AgentClient:
-        """An agent that comes unclaimed and is claimed on the page."""
+        """An agent that registers unclaimed and is claimed on the page."""
         client = AgentClient()
         manifest = client.manifest(
             name=word(name), description=word(name + "_description"), days=days,
@@ -117,7 +117,7 @@ def provider_of(name: str, port: int, now: datetime) -> tuple[ServiceProvider, s
 
 
 def live(planted: Planted, admin: Person) -> Scene:
-    """All that can be done with a text: registered, claimed, asked for, approved, denied, used, refused, confirmed, changed."""
+    """Put words into all acts: register, claim, request, approve, deny, use, confirm, change."""
     now = planted.now
     for purpose in ("token", "receipt"):
         ensure_key(purpose=purpose, actor=TESTER, now=now)
@@ -142,7 +142,7 @@ def live(planted: Planted, admin: Person) -> Scene:
         "description": word("described"),
         "model_origin": f"{word('moved')}.example",
     }
-    # Beyond the grant, which waits for a signature then.
+    # Beyond the grant, which then waits for a signature.
     changed = client.replace(
         capabilities=[*capabilities("changed"), own_act("changed")], key=word("replace_key"), **changes
     )
@@ -189,10 +189,10 @@ def found(text: str) -> set[str]:
 
 
 def in_database() -> dict[str, set[str]]:
-    """By `table.column`, every planted word in it, also as bytes or hex."""
+    """`table.column` → every planted word in it, also as bytes or hex."""
     hits: dict[str, set[str]] = {}
     with connection.cursor() as cursor:
-        # Of PostgreSQL, partitions too.
+        # On PostgreSQL this includes partitions.
         for table in connection.introspection.table_names(cursor):
             cursor.execute(f'SELECT * FROM "{table}"')  # noqa: S608 — our own tables
             names = [column[0] for column in cursor.description]
@@ -211,7 +211,7 @@ def _text(value: object) -> str:
 
 
 def _decoded(text: str) -> str:
-    """What lies in it as base64url, as in a JWS: each part at each of its four alignments."""
+    """Its base64url content, as in a JWS: each part at each of its four alignments."""
     parts = re.findall(r"[A-Za-z0-9_-]{16,}", text)
     return "".join(
         base64.urlsafe_b64decode(cut + "=" * (-len(cut) % 4)).decode("latin-1")
@@ -222,7 +222,7 @@ def _decoded(text: str) -> str:
 
 
 def in_files(folder: Path) -> dict[str, set[str]]:
-    """By kind of file, every planted word in what lies outside."""
+    """Kind of file → every planted word in the store."""
     hits: dict[str, set[str]] = {}
     for path in folder.rglob("*"):
         if path.is_file() and (words := found(_of_file(path))):

@@ -1,4 +1,4 @@
-"""Recoveries for tests: begun, ready, and used at a browser of its own."""
+"""Account recoveries for tests: begun, ready, and used in a new browser."""
 
 from datetime import datetime, timedelta
 
@@ -27,7 +27,7 @@ def ready_link(human: Human, now: datetime) -> SetupLink:
 
 
 def recovered(link: SetupLink, device: Authenticator | None = None) -> Person:
-    """Somebody at a new browser opens the link and makes a passkey."""
+    """A new browser opens the link and creates a passkey."""
     person = Person(client=browser(), device=device or Authenticator())
     done = person.set_up(link.url, name="", email="")
     assert done.status_code == 200, done.content

@@ -1,4 +1,4 @@
-"""A database that is set back in tests, while what was put outside stays."""
+"""Sets a test database back while its copies outside remain."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from audit.services import seal_audit
 from registry.tests.cast import TESTER
 from verifier.services import history
 from verifier.services.closing import close_history
-from verifier.services.home import look
+from verifier.services.epochs import look
 
 
 class _SetBackError(Exception):
@@ -22,7 +22,7 @@ class _SetBackError(Exception):
 
 @contextmanager
 def set_back() -> Iterator[None]:
-    """The backup is made at the beginning; what the body does to the database is lost at its end."""
+    """Back up at the start; what the body does to the database is lost at its end."""
     seal_audit(now=timezone.now())
     with suppress(_SetBackError), transaction.atomic():
         yield
@@ -30,14 +30,15 @@ def set_back() -> Iterator[None]:
 
 
 def close() -> int:
-    """Close the history, with no lease to wait for."""
-    # A thread of an earlier test may have left its connection, which Django holds in a circle, to the collector.
+    """Close the history, with no leases to wait for."""
+    # An earlier test's thread may leave its connection to the garbage collector: Django's reference
+    # cycle holds it.
     gc.collect()
     return close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None)
 
 
 def restored(happens: Callable[[], object] = lambda: None, end: Callable[[], object] = close) -> LogBreak:
-    """A backup, then `happens` and `end`, then the backup in place of the database, which goes on."""
+    """A backup, `happens` and `end`, then the backup in place of the database, which goes on."""
     with set_back():
         happens()
         end()

@@ -1,4 +1,4 @@
-"""What was decided or begun before a suspension is not used or finished after it: the person decides again."""
+"""Decisions and ceremonies from before a suspension are void after it: the user decides again."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -22,7 +22,7 @@ Stop = Callable[[Scene, Person, Person], None]
 def shop(
     alice: Person, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], now: datetime
 ) -> Scene:
-    """Alice's grant to pay, above 50.00 only with her yes."""
+    """Alice's grant to pay, above 50.00 only with her confirmation."""
     provider, secret = provider_and_secret
     above = {"value": "50.00", "currency": "EUR"}
     grant = approved(agent, provider, now=now, capabilities=[PAY], envelope={"confirm_above": above})
@@ -74,7 +74,7 @@ def test_EN_11_a_yes_from_before_a_suspension_is_not_used_after_it(
     STOPS[what](shop, alice, admin)
     second = asked(shop, operation)
     assert second != first
-    # A new yes, after it, is used once.
+    # A new confirmation, made afterwards, is used once.
     alice.sign_in()
     assert say_yes(alice, second).status_code == 200
     assert shop.pay("90.00", operation)["valid"]
@@ -99,7 +99,7 @@ def test_EN_11_a_yes_begun_before_a_suspension_is_not_finished_after_it(
     path = f"/confirmations/{confirmation}/"
     options = alice.press_on(path, decision="confirm").json()["publicKey"]
     STOPS[what](shop, alice, admin)
-    # Her passkey signs what was asked before.
+    # Her passkey signs the earlier question.
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
     refused(answer, 400, "invalid_assertion")
     assert Confirmation.objects.get(pk=confirmation).status == "pending"
@@ -128,7 +128,7 @@ def test_SA_1_what_was_resumed_once_is_not_called_resumed_again(
     alice.client.post(suspend)
     options = alice.press_on(path).json()["publicKey"]
     body = {"credential": alice.device.assertion(options)}
-    # A lost answer: the same again says the same, and is done once.
+    # After a lost answer, the same call gets the same answer and acts only once.
     assert [alice.post(f"{path}decide", body).status_code for _ in "ab"] == [200, 200]
     alice.client.post(suspend)
     refused(alice.post(f"{path}decide", body), 400, "invalid_assertion")

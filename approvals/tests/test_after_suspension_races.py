@@ -1,4 +1,4 @@
-"""A yes that is under way while a suspension comes and goes, on PostgreSQL: it does not slip through behind it."""
+"""A confirmation in progress while a suspension comes and goes does not survive (PostgreSQL)."""
 
 import pytest
 from django.db import transaction

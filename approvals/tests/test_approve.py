@@ -1,4 +1,4 @@
-"""Approving and denying: what is shown is what is signed, once, by the one who was asked."""
+"""Approving and denying: what is shown is signed, once, by the user who was asked."""
 
 import json
 import os
@@ -228,7 +228,7 @@ def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(alice: Person,
 def test_AP_13_the_second_step_is_for_those_very_terms_and_once(alice: Person, paying: Grant) -> None:
     drawn = alice.drawn(paying)
     lower = {"permission.1": "on", "amount.1": "10"}
-    # The second step too is for the text that is on the page.
+    # The second step too requires the text that is on the page.
     refused(alice.ask(paying, "second-step", drawn=drawn, choices=lower), 409, "grant_changed")
     lowered = alice.ask(paying, "review", drawn=drawn, choices=lower).json()["drawn"]
     assert alice.ask(paying, "second-step", drawn=lowered, choices=lower).status_code == 200
@@ -252,7 +252,7 @@ def test_AP_14_the_challenge_lives_on_the_server_only(alice: Person, reading: Gr
     chosen = b64u_encode(os.urandom(32))
     body = {"credential": alice.device.assertion({"challenge": chosen}), "challenge": chosen}
     refused(alice.post(f"/approvals/{reading.pk}/decide", body), 400, "invalid_assertion")
-    # Even the right answer is too late now: a challenge answered wrongly is spent.
+    # A challenge answered wrongly is spent, so even the right answer comes too late.
     refused(alice.decide(reading, options), 400, "invalid_assertion")
     assert_pending(reading)
 

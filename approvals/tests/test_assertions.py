@@ -1,4 +1,4 @@
-"""What a passkey's answer must be: WA and AP-18 cases, made by a real key and broken one rule at a time."""
+"""Passkey assertions: cases WA and AP-18, made with a real key and broken one rule at a time."""
 
 import os
 from typing import Any
@@ -163,7 +163,8 @@ def test_WR_2_members_of_another_shape_are_refused(device: Authenticator, name: 
     credential = device.assertion(OPTIONS)
     credential["response"][name] = value
     if (name, value) == ("userHandle", None):
-        assert check(device, credential)  # the ceremony named the credential; nobody else's handle is claimed
+        # the ceremony named the credential, and the response claims no other user
+        assert check(device, credential)
         return
     with pytest.raises(InvalidAssertionError):
         check(device, credential)
@@ -194,7 +195,7 @@ ES512 = {1: 2, 3: -36, -1: 3, -2: bytes(66), -3: bytes(66)}
 SMALL_ORDER = {1: 1, 3: -8, -1: 6, -2: b"\x01" + bytes(31)}
 OFF_CURVE = {1: 2, 3: -7, -1: 1, -2: b"\x01" * 32, -3: b"\x02" * 32}
 SHORT_RSA = {1: 3, 3: -257, -1: b"\xff" * 128, -2: b"\x01\x00\x01"}
-# Keys the WebAuthn library takes and our own reader, which verifies receipts, does not.
+# Keys the WebAuthn library accepts, but our own reader, which verifies receipts, does not.
 ES256 = Authenticator().cose()
 UNREADABLE = {
     "a label too many": ES256 | {2: b"key id"},

@@ -1,4 +1,4 @@
-"""Receipts and openings of a person who is there, gone as one who writes rows and adds events can: `verify_audit` names each."""
+"""`verify_audit` reports receipts and openings an attacker removed while their owner exists."""
 
 from datetime import datetime
 from typing import Any
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def gone(bob: Person, now: datetime) -> tuple[Human, Agent]:
-    """A person who was deleted, and the agent that was theirs."""
+    """A deleted user, and the agent that was theirs."""
     agent = enrolled(bob.human, now=now).agent()
     human = bob.human
     delete_human(human=human, actor=TESTER, now=now)
@@ -34,7 +34,7 @@ def gone(bob: Person, now: datetime) -> tuple[Human, Agent]:
 
 
 def tell(gone: Human, agent: Agent, receipts: list[Receipt], events: list[Event], now: datetime) -> None:
-    """An event that calls it the erasure of a person who was deleted."""
+    """Insert an event that claims the erasure of a deleted user."""
     data: dict[str, Any] = {"agents": [str(agent.pk)], "events": [str(each.pk) for each in events]}
     data["receipts"] = {str(row.pk): b64u_encode(sha256(row.compact.encode())) for row in receipts}
     with transaction.atomic():
@@ -123,7 +123,7 @@ def test_what_the_deleted_persons_own_was_stays_unnamed(
 def test_OG_28_an_erasure_of_another_form_excuses_nothing_and_stops_no_check(
     alice: Person, reading: Grant, gone: tuple[Human, Agent], now: datetime, data: dict[str, Any]
 ) -> None:
-    """A process that may add events could end `verify_audit` with one."""
+    """Otherwise a process that may add events could crash `verify_audit` with one."""
     seal_audit(now=now)
     lost = Opening.objects.filter(event__grant_id=reading.pk).first()
     assert lost is not None
@@ -141,7 +141,7 @@ def test_OG_28_an_erasure_of_another_form_excuses_nothing_and_stops_no_check(
 def test_a_blank_receipt_about_no_id_is_named_and_stops_no_check(
     alice: Person, gone: tuple[Human, Agent], now: datetime, kind: str, *, dropped: bool
 ) -> None:
-    """A process that serves could end `verify_audit` with one, and so hide what it would have named."""
+    """Otherwise a serving process could crash `verify_audit` with one, and so hide its findings."""
     subjects = ("no id", "", "\u202e")
     rows = [receipt(kind, subject, alice.human, compact="") for subject in subjects]
     if dropped:

@@ -1,4 +1,6 @@
-"""What is shown is what is signed, in every ceremony: whatever a page shows moves, and its button signs nothing (SA-3)."""
+"""What is shown is signed, in every ceremony: once the page changes, its button signs nothing
+(SA-3).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,14 +28,14 @@ from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 Purpose = Challenge.Purpose
-# Random challenges: they let somebody in or past a question, and no text is signed with them.
+# Random challenges: they sign in or confirm presence, and no text is signed with them.
 WITHOUT_TEXT = {Purpose.SETUP, Purpose.SIGN_IN, Purpose.PASSKEY, Purpose.PRESENCE, Purpose.VERIFICATION}
 NAMES = {"agent_name": Agent, "service_name": ServiceProvider}
 
 
 @dataclass
 class Ceremony:
-    """One page of `person` at `path`: how its button is pressed with the token of an earlier drawing."""
+    """One page of `person` at `path`: how to press its button with an earlier page's token."""
 
     person: Person
     path: str
@@ -100,7 +102,7 @@ def claim(cast: Cast) -> Ceremony:
     assert stray.register(manifest=stray.manifest(name="Stray", description="As before")).status_code == 201
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    # The only agent: what moves below is this one.
+    # The only agent, so what changes below is this one.
     Agent.objects.exclude(pk=stray.agent().pk).delete()
     return Ceremony(
         cast.alice,
@@ -207,7 +209,7 @@ def same_name_elsewhere() -> None:
     )
 
 
-# What each page shows, how it moves, and the sentence that says so.
+# What each page shows, how it changes, and the sentence that reports it.
 MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "agent_name": (rename_agent, "is now called “Other Name”."),
     "agent_key": (lambda: Agent.objects.update(jkt="A" * 43), "The agent’s key was"),
@@ -269,13 +271,14 @@ SHOWN = {
     Purpose.RESUME: {"party", "suspension", "name", "text"},
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
-# By themselves these do not move: the text follows the rest, a renewed link has another address, rows of breaks stay.
+# These never change alone: the text follows other rows, a new link has another address, break rows
+# stay.
 STILL = {
     (Purpose.CLAIM, "text"),
     (Purpose.CONFIRMATION, "text"),
     (Purpose.CLAIM, "claim_number"),
     (Purpose.BREAK, "root"),
-    # Its address names the party; how the text moves stands in test_resuming.py.
+    # The address names the party; test_resuming.py covers changes of the text.
     (Purpose.RESUME, "party"),
     (Purpose.RESUME, "text"),
 }
@@ -304,7 +307,7 @@ def test_SA_3_nothing_that_a_page_shows_is_missing_here(purpose: Any, cast: Cast
 @pytest.mark.parametrize("when", ["before_press", "before_signature"])
 def test_SA_3_whatever_moves_under_a_page_voids_it(purpose: Any, name: str, when: str, cast: Cast) -> None:
     if purpose == Purpose.SECOND_STEP and when == "before_signature":
-        # The step is over when it is taken; the statement that follows looks again.
+        # The step ends when it is taken; the statement that follows checks again.
         purpose = Purpose.APPROVAL
     ceremony = CEREMONIES[purpose](cast)
     move, sentence = MOVES[name]
@@ -317,7 +320,7 @@ def test_SA_3_whatever_moves_under_a_page_voids_it(purpose: Any, name: str, when
         move()
         answer = ceremony.decide(asked.json()["publicKey"])
     if purpose == Purpose.RELEASE:
-        # Its proof is looked at first: a grant of another version is refused by that.
+        # The proof is checked first, and refuses a grant of another version.
         assert answer.status_code == 409
         assert answer.json()["error"] in {"grant_changed", "invalid_state"}
     else:
@@ -350,7 +353,7 @@ def test_SA_3_a_page_as_it_was_drawn_is_signed(purpose: Any, cast: Cast) -> None
 
 @pytest.mark.parametrize("purpose", [each for each in CEREMONIES if each != Purpose.SECOND_STEP])
 def test_SA_3_a_challenge_without_a_token_is_refused(purpose: Any, cast: Cast) -> None:
-    """As the release before made them."""
+    """As the previous release made them."""
     ceremony = CEREMONIES[purpose](cast)
     options = ceremony.press().json()["publicKey"]
     Challenge.objects.filter(purpose=purpose).update(data={})

@@ -1,4 +1,4 @@
-"""Coming in: setup links, passkeys, signing in and out, and what a session is worth."""
+"""Setup links, passkeys, signing in and out, and what a session permits."""
 
 import json
 import sys
@@ -104,7 +104,7 @@ def test_DJ_24_a_used_or_old_setup_link_is_gone(now: datetime) -> None:
 
 def test_an_invitation_is_for_its_address_alone(now: datetime) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
-    # The whole of it, however long, and nothing to type another in.
+    # All of it, however long, and no field to type another.
     page = browser().get(link.url.removeprefix(ORIGIN)).content.decode()
     assert "bob@example.org</p>" in page
     assert 'id="email"' not in page

@@ -1,4 +1,4 @@
-"""The page of one payment above its threshold, while its agent or service may not act."""
+"""The page of a payment above the threshold while its agent or service provider is inactive."""
 
 from datetime import datetime
 

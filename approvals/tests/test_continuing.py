@@ -1,4 +1,4 @@
-"""Going on after a restore: what was lost counts for nothing, and what had ended ends again (SA-13)."""
+"""Continuing after a restore: lost acts do not count, and what had ended ends again (SA-13)."""
 
 import uuid
 from datetime import datetime
@@ -30,7 +30,7 @@ from registry.services.log_keys import audit_vkeys
 from registry.tests.cast import TESTER, AgentClient, approved, pending
 from verifier.models import Home
 from verifier.services import history
-from verifier.services.home import look
+from verifier.services.epochs import look
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +58,7 @@ def go_on(*, undetected: bool = False) -> Continued:
 
 
 def ended(store: Store, *endings: tuple[str, object]) -> None:
-    """The lost history had put this outside."""
+    """Endings that the lost history copied to the store."""
     body = {"version": 1, "first": 0, "end": 9, "endings": [[kind, str(each)] for kind, each in endings]}
     store.put_once("endings/00000000000000000009.json", canonical_json(body))
 
@@ -126,7 +126,7 @@ def test_SA_13_what_had_ended_ends_again_people_first(
         (kinds.SERVICE_PROVIDER_SUSPENDED, service_provider.pk),
         (kinds.AGENT_SUSPENDED, agent.agent().pk),
         (kinds.KEY_DISABLED, token.kid),
-        # The last admin of the backup, and a person whom the backup does not know.
+        # The backup's last administrator, and a user the backup does not know.
         (kinds.HUMAN_DELETED, admins.pk),
         (kinds.HUMAN_DELETED, uuid.uuid4()),
     )
@@ -139,9 +139,9 @@ def test_SA_13_what_had_ended_ends_again_people_first(
     assert (grant.status, service_provider.status, token.state) == ("revoked", "suspended", "disabled")
     assert (admins.status, admins.name) == ("deleted", "Deleted human")
     assert not Passkey.objects.filter(human__in=[bobs, admins]).exists()
-    # Whoever it was: neither resumes what the other may have stopped.
+    # Neither may resume what the other may have suspended.
     assert (agent.agent().admin_holds, agent.agent().owner_holds) == (True, True)
-    # The deletion is the first of all.
+    # The deletion comes first.
     order = list(Event.objects.order_by("id").values_list("kind", flat=True))
     assert order.index(kinds.HUMAN_DELETED) < order.index(kinds.GRANT_REVOKED)
 
@@ -199,7 +199,7 @@ def test_SA_13_nothing_is_continued_before_it_is_known_whether_the_database_was_
 def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     store: Store, vouched: history.Vouched
 ) -> None:
-    """Only a database that knows the log could tell that none of ours wrote it."""
+    """Only a database that knows the log could tell that the object is not ours."""
     store.put_once(key_of_break("20991231235959"), b"{}")
     assert "The log 20991231235959 was begun after a restore" in str(look()[0].held_because)
     done = go_on()

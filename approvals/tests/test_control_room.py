@@ -1,4 +1,4 @@
-"""The admin site: every button is a service with its event, and what is refused there is on record too."""
+"""The admin site: every button calls a service with an event, and refusals are recorded too."""
 
 import json
 from collections.abc import Sequence
@@ -49,13 +49,13 @@ def press(admin: Person, row: Model, action: str) -> Any:
 
 
 def events(actor: Person, seen: set[Any]) -> list[tuple[str, str]]:
-    """Kind and outcome of what this person has done since `seen`."""
+    """Kind and outcome of this user's events since `seen`."""
     fresh = Event.objects.exclude(pk__in=seen).filter(actor_kind="human", actor_id=str(actor.human.pk))
     return [(event.kind, event.outcome) for event in fresh.order_by("id")]
 
 
 def replaced() -> Key:
-    """A token key that another has followed."""
+    """A token key that has a successor."""
     now = timezone.now()
     key = ensure_key(purpose="token", actor=TESTER, now=now)
     rotate_key(purpose="token", actor=TESTER, now=now)
@@ -65,14 +65,14 @@ def replaced() -> Key:
 
 
 def certificate() -> KeyCertificate:
-    """One for the key of some process."""
+    """A certificate for some process's key."""
     now = timezone.now()
     ensure_key(purpose="token", actor=TESTER, now=now)
     return certify(PrivateKey.generate("EdDSA").public, process=1, now=now)
 
 
 def invitation() -> SetupCode:
-    """One that nobody used."""
+    """An unused invitation."""
     create_setup_link(email="zoe@example.org", actor=TESTER, now=timezone.now())
     return SetupCode.objects.get(email="zoe@example.org")
 
@@ -80,7 +80,7 @@ def invitation() -> SetupCode:
 def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
     admin: Person, alice: Person, agent: AgentClient, reading: Grant, service_provider: ServiceProvider
 ) -> None:
-    # In an order in which each is possible.
+    # In an order in which each act is possible.
     waiting = pending(
         agent, service_provider, now=timezone.now(), capabilities=[{"type": "write", "resource": "files"}]
     )
@@ -105,7 +105,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         (alice.human, "delete", "registry.human.deleted", "deleted"),
         (invitation(), "forget", kinds.INVITATION_ERASED, None),
     ]
-    # Every button there is: a new one without its row here, and so without its event, is found.
+    # All buttons: a new one without a row here, and so without an event, fails the test.
     request = _request(admin)
     assert {(type(row), action) for row, action, _kind, _status in presses} == {
         (model, action)
@@ -121,7 +121,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         elif action == "resume":
             admin.resume(f"/resume/{RESUMED[type(row)]}/{row.pk}/")
         elif action in {"revoke", "disable", "delete", "forget"}:
-            # These lead to the page that asks first.
+            # These lead to the page that asks for confirmation.
             assert events(admin, seen) == []
             assert admin.end(f"/endings/{ENDED[type(row)]}/?id={row.pk}").status_code == 302
         beside = {kinds.HUMAN_VERIFIED, kinds.HUMAN_ERASED}
@@ -156,7 +156,7 @@ def test_a_refused_form_says_why_and_is_on_record(admin: Person, service_provide
 
 
 def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) -> None:
-    """Beside the signature it takes; what it makes is shown and in no event."""
+    """Each requires a signature; secrets it creates are shown and in no event."""
     forms: list[tuple[str, dict[str, str], str]] = [
         ("invite", {"email": "new@example.org"}, "approvals.setup_code.created"),
         ("enrolment-code", {"human": str(bob.human.pk)}, "registry.enrolment_code.created"),
@@ -201,7 +201,7 @@ def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(admin: Person, rea
 
 
 def test_DJ_16_no_name_and_password_open_the_control_room(alice: Person) -> None:
-    """Nobody has a password, and the page that would ask for one leads to the passkey sign-in."""
+    """Users have no passwords, and the login page leads to the passkey sign-in."""
     visitor = browser()
     for path in ("/admin/login/", "/admin/", "/sign-in/"):
         answer = visitor.post(path, {"username": "alice@example.org", "password": "x", "next": "/admin/"})
@@ -213,9 +213,9 @@ def test_DJ_16_no_name_and_password_open_the_control_room(alice: Person) -> None
 def test_DJ_16_guessing_at_the_door_is_slowed_down(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, admin: Person
 ) -> None:
-    """The true limits, in one process: 60 tries at once at an address, then no more; a signed-in admin goes on."""
+    """The real limits in one process: 60 tries at once an address; a signed-in admin goes on."""
     settings.RATE_LIMITED, settings.WEB_CONCURRENCY = True, 1
-    # However slow this machine is: no time passes.
+    # However slow this machine is, no time passes.
     monkeypatch.setattr("registry.rate_limits.time", SimpleNamespace(monotonic=lambda: 1_000.0))
     monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=60))
     rate_limits.limiter.cache_clear()
@@ -258,7 +258,7 @@ def test_of_more_rows_than_an_address_holds_the_page_says_so_and_the_rest_follow
     page = " ".join(admin.get(asked).content.decode().split())
     assert "These are the first 2 of 3 that you chose." in page
     assert admin.end(asked).status_code == 302
-    # The same rows chosen again: the rest of them.
+    # The same rows selected again: the rest of them.
     assert go("revoke") == f"/endings/agent/?id={chosen[2]}"
     assert "the first" not in admin.get(go("revoke")).content.decode()
     rows = [enrolled(alice.human, now=now).agent() for _ in range(3)]

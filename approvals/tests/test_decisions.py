@@ -1,4 +1,4 @@
-"""What a decision rests on, asked of the service itself."""
+"""What a decision rests on, checked at the service itself."""
 
 from datetime import datetime
 

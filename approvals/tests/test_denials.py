@@ -1,4 +1,4 @@
-"""An administrator denies another person's request by a signature, with a receipt (SA-7)."""
+"""An administrator denies another user's request by signature, with a receipt (SA-7)."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ LIST = "/admin/registry/grant/"
 
 
 def choose(admin: Person, *rows: Grant) -> str:
-    """Press the button of the list for these rows: where it leads."""
+    """Press the list's button for these rows; returns the target address."""
     body = {"action": "deny", "_selected_action": [str(row.pk) for row in rows]}
     return str(admin.client.post(LIST, body)["Location"])
 
@@ -44,7 +44,7 @@ def test_SA_7_an_administrators_denial_is_signed_with_a_receipt(
     body = found.statement.to_json()
     assert (body["kind"], body["decision"], body["grant_id"]) == ("approval", "deny", str(reading.pk))
     assert (body["human_id"], body["deny_reason"]) == (str(admin.human.pk), "Not here")
-    # Its owner reads who it was.
+    # Its owner sees who denied it.
     shown = alice.get(f"/approvals/{reading.pk}/").content.decode()
     assert "An administrator denied this" in shown
     assert "Ada" not in alice.get(f"/approvals/{reading.pk}/receipt/").content.decode()
@@ -98,7 +98,7 @@ def test_SA_7_what_moved_since_the_page_was_drawn_is_not_denied(
 def test_AP_2_a_denial_signs_the_reason_that_was_shown(
     admin: Person, alice: Person, reading: Grant, paying: Grant
 ) -> None:
-    """A typed reason is part of the text: the page shows it as it will be signed, and its token covers that."""
+    """A typed reason is part of the text: the page shows it as signed, and its token covers it."""
     path = f"/denials/{reading.pk}/"
     body = {"drawn": admin.drawn_at(path), "reason": "Typed since."}
     refused(admin.post(f"{path}statement", body), 409, "grant_changed")
@@ -108,7 +108,7 @@ def test_AP_2_a_denial_signs_the_reason_that_was_shown(
     own = {"drawn": alice.denial_drawn(paying, "No.")}
     choices = {"reason": "No"}
     refused(alice.statement(paying, "deny", choices=choices, **own), 409, "grant_changed")
-    # The token of the other half of the page is one for its text alone.
+    # The token of the approving half covers its own text only.
     refused(alice.statement(paying, "deny", drawn=alice.drawn(paying)), 409, "grant_changed")
     refused(alice.statement(paying, drawn=alice.denial_drawn(paying)), 409, "grant_changed")
 

@@ -1,4 +1,4 @@
-"""What cannot be undone asks first: a page that shows what ends, the name to type, a passkey (SA-8)."""
+"""Irreversible acts ask first: a page showing what ends, the name to type, a passkey (SA-8)."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 
 def choose(admin: Person, action: str, rows: Sequence[Model]) -> str:
-    """Press the button of the control room's list for these rows: where it leads."""
+    """Press the control-room button for these rows; returns the target address."""
     meta = rows[0]._meta
     body = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
     answer = admin.client.post(f"/admin/{meta.app_label}/{meta.model_name}/", body)
@@ -37,14 +37,14 @@ def choose(admin: Person, action: str, rows: Sequence[Model]) -> str:
 
 
 def shown(person: Person, path: str) -> str:
-    """The page as a person reads it."""
+    """The page as a user reads it."""
     answer = person.get(path)
     assert answer.status_code == 200, answer.content
     return str(answer.content.decode())
 
 
 def replaced(purpose: str, now: datetime) -> Key:
-    """A key that signs no more, since another has followed it."""
+    """A key that no longer signs, since it has a successor."""
     key = ensure_key(purpose=purpose, actor=TESTER, now=now)
     rotate_key(purpose=purpose, actor=TESTER, now=now)
     Key.objects.filter(state=Key.State.NEXT, purpose=purpose).update(active_from=now)
@@ -53,7 +53,7 @@ def replaced(purpose: str, now: datetime) -> Key:
 
 
 def state() -> list[Any]:
-    """Whatever these acts may change."""
+    """Everything these acts may change."""
     models: list[type[Model]] = [Agent, Grant, ServiceProvider, Human, Key]
     return [list(model._default_manager.order_by("pk").values()) for model in models]
 
@@ -65,7 +65,7 @@ def granted(agent: AgentClient, service_provider: ServiceProvider, now: datetime
 
 @pytest.fixture
 def path(granted: Grant) -> str:
-    """Where an administrator is asked whether the agent shall end."""
+    """Where an administrator confirms the end of the agent."""
     return f"/endings/agent/?id={granted.agent_id}"
 
 
@@ -119,7 +119,7 @@ def test_SA_8_a_key_page_says_what_the_key_signed(
     assert "1 receipt that it signed is no longer valid as proof." in page
     assert "“Acme Payments” cannot act until its owner approves it again." in page
     assert key.kid in page
-    # A receipt by the next key takes its place.
+    # A receipt by the next key replaces it.
     reading.refresh_from_db()
     suspend_grant(grant=reading, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     assert alice.approve(reading).status_code == 200
@@ -199,7 +199,7 @@ def test_SA_8_a_session_alone_ends_nothing(admin: Person, granted: Grant, path: 
     found = admin.get(path).context["found"]
     address, body = f"/endings/agent/{found.shown}", {"id": str(granted.agent_id), "typed": found.typed}
     refused(admin.client.post(address, body), 401, "verification_required")
-    # A passkey that did not verify who holds it.
+    # A passkey that did not verify its user.
     unverified = json.dumps(admin.verification(address, flags=UP))
     refused(admin.client.post(address, body | {"verification": unverified}), 400, "invalid_assertion")
     assert state() == before
@@ -245,7 +245,7 @@ def test_SA_8_what_changed_since_the_page_was_shown_ends_nothing(
     before = state()
     refused(press(), 409, "grant_changed")
     assert state() == before
-    # The passkey's signature is not used up either.
+    # The passkey's signature is not spent either.
     assert not Event.objects.filter(kind=kinds.HUMAN_VERIFIED).exists()
 
 
@@ -260,7 +260,7 @@ def test_SA_8_a_token_issued_meanwhile_makes_no_page_old(
 def test_SA_8_an_agent_cannot_keep_its_page_from_being_pressed(
     admin: Person, agent: AgentClient, granted: Grant, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    """By asking for something each time its owner opens the page."""
+    """By making a new request each time its owner opens the page."""
     for path in (
         f"/endings/service_provider/?id={service_provider.pk}",
         f"/endings/agent/?id={granted.agent_id}",
@@ -274,7 +274,7 @@ def test_SA_8_an_agent_cannot_keep_its_page_from_being_pressed(
 def test_SA_8_a_grant_that_gives_nothing_is_not_ended(
     admin: Person, alice: Person, reading: Grant, status: str
 ) -> None:
-    """Also where its texts were erased."""
+    """Even if its texts were erased."""
     Grant.objects.filter(pk=reading.pk).update(
         status=status, ended_at=None if status == "pending" else reading.created_at, capabilities=[]
     )

@@ -1,4 +1,4 @@
-"""What ended after the backup ends again, from what its own services wrote outside (SA-13)."""
+"""What ended after the backup ends again, from what our services copied to the store (SA-13)."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -15,8 +15,8 @@ from approvals.services.ending_again import ENDS, end_again
 from approvals.tests.cast import Person
 from approvals.tests.setting_back import restored, set_back
 from audit import kinds
+from audit.checkpoint_copies import ContradictedError, StoreChangedError
 from audit.checkpoints import checkpoint_log
-from audit.copies import ContradictedError, StoreChangedError
 from audit.endings import ENDINGS, Ending
 from audit.history import check_history
 from audit.models import Event
@@ -47,13 +47,13 @@ def _outside(settings: Settings, tmp_path: Path, keys: None, now: datetime) -> N
 
 
 def sign() -> None:
-    """What a checkpoint covers is outside."""
+    """What a checkpoint covers is in the store."""
     seal_audit(now=timezone.now())
     checkpoint_log(now=timezone.now(), at_once=True)
 
 
 def lost(happens: Callable[[], object]) -> None:
-    """It happens after the backup, and is outside when the backup takes the place of the database."""
+    """Let it happen after the backup, with its copy in the store, then restore the backup."""
     restored(happens, end=sign)
 
 
@@ -62,7 +62,7 @@ def test_each_ending_that_is_kept_outside_can_be_repeated() -> None:
 
 
 def test_SA_13_an_agents_old_key_stays_dead_and_so_does_its_agent(agent: AgentClient, now: datetime) -> None:
-    """The backup does not know the key that it took: with the old one whoever stole that would come back."""
+    """The backup does not know its new key: a thief of the old key could use it again."""
     old, row = agent.jkt, agent.agent()
     lost(agent.rotate)
     assert is_barred(old)
@@ -81,7 +81,7 @@ def test_SA_13_a_secret_that_ended_authenticates_nobody(
 ) -> None:
     provider, first = provider_and_secret
     second = rotate_secret(service_provider=provider, actor=TESTER, now=now)
-    # Good in the backup, as the newest but one.
+    # Valid in the backup, as the previous secret.
     client = str(provider.pk)
     assert authenticate_service_provider(client_id=client, secret=first) == provider
     lost(lambda: end_previous_secrets(service_provider=provider, actor=TESTER, now=timezone.now()))
@@ -137,7 +137,7 @@ def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:
     links = []
 
     def happens() -> None:
-        # The lost history shows a second link as well.
+        # The lost history contains a second link as well.
         Agent.objects.filter(pk=row.pk).update(claim_expires_at=now)
         assert client.register().status_code == 200
         links.append(claim_link(client.agent())[0])
@@ -155,7 +155,7 @@ def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:
 def test_SA_13_a_backup_of_before_the_store_was_moved_goes_on_in_the_new_one(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, settings: Settings, tmp_path: Path
 ) -> None:
-    """By the steps of docs/restore.md: the new store has what the old one had, and what came later."""
+    """By the steps of docs/restore.md: the new store has the old content and what came later."""
     grant = approved(agent, service_provider, now=now)
     sign()
     old, new = settings.AUDIT_STORE, f"file:{tmp_path / 'new'}"
@@ -179,7 +179,7 @@ def test_SA_13_a_backup_of_before_the_store_was_moved_goes_on_in_the_new_one(
 
 @pytest.mark.parametrize("kind", sorted(ENDS))
 def test_SA_13_what_names_nothing_of_this_database_ends_nothing(kind: str, now: datetime) -> None:
-    """As an object in the store could that none of ours wrote: it does not keep the operator from continuing."""
+    """An attacker's object in the store: it does not keep the operator from continuing."""
     before = Event.objects.count()
     assert end_again(Ending(kind, "x" * 64), actor=TESTER, now=now) is False
     assert Event.objects.count() == before

@@ -1,4 +1,4 @@
-"""Commands that cannot be undone show what ends, as the pages do, and wait for a yes."""
+"""Irreversible commands show what ends, like the pages, and wait for a yes."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def test_SA_8_the_command_refuses_the_last_usable_key_without_a_question(
 def test_SA_8_what_could_end_a_moment_after_it_was_looked_at_is_asked_about(
     keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page refuses, and the service, asked later, would not: then nobody was asked."""
+    """The page refuses, but the service, called later, would not: the question must come first."""
     key = Key.objects.get(purpose="token")
     monkeypatch.setattr(
         "approvals.management.commands.disable_key.disable_key", lambda **_how: pytest.fail("disabled")

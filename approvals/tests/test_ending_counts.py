@@ -1,4 +1,4 @@
-"""How much a page says that one press ends (SA-8)."""
+"""How much ends with one press, as the page says it (SA-8)."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What an owner ends for good: a grant with one press after its page, an agent with its name and a passkey (SA-8)."""
+"""What an owner ends for good: a grant by one press, an agent by its name and a passkey (SA-8)."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_SA_8_an_owner_signs_for_an_agent_also_once_its_grants_were_revoked(
     place = f"/agents/{granted.agent_id}/revoke/"
     address = place + alice.get(place).context["found"].shown
     refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")
-    # What takes one press each does not lead there in two.
+    # Revoking its grants first, one press each, must not get around the agent's signature.
     assert alice.end(f"/approvals/{granted.pk}/revoke/").status_code == 302
     address = place + alice.get(place).context["found"].shown
     refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")

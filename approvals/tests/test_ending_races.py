@@ -1,4 +1,4 @@
-"""Two who end things at once, or end what changes meanwhile, on PostgreSQL: each sees what the other left (SA-8)."""
+"""Concurrent endings and changes (PostgreSQL): each sees the other's result (SA-8)."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
 def ending(admin: Human, kind: str, row: Agent | Human | Key, now: datetime) -> Callable[[], object]:
-    """The press on the page as it is now."""
+    """Press the button of the current page."""
     shown = preview(kind, [row.pk], human=admin, party="administrator", now=now).shown
     actor = Actor("human", str(admin.pk))
     return lambda: end_for_good(
@@ -30,7 +30,7 @@ def ending(admin: Human, kind: str, row: Agent | Human | Key, now: datetime) -> 
 
 
 class Press(threading.Thread):
-    """One press in a thread of its own; `refusal` is its error's code."""
+    """One press in its own thread; `refusal` is its error's code."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_SA_8_a_grant_that_is_approved_at_the_same_moment_stops_the_press(
 def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     admin: Person, keys: None, now: datetime
 ) -> None:
-    """Neither waits for the other in a ring, whoever comes first."""
+    """No deadlock, in either order."""
     other = invited("other@example.org", "Other", now=now, is_staff=True).human
     acts = [ending(admin.human, "human", other, now), ending(other, "human", admin.human, now)]
     with transaction.atomic():
@@ -75,7 +75,7 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     for press in presses:
         press.join()
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
-    # Who is left is the last admin, and who is gone ends nobody.
+    # The remaining user is the last administrator; a deleted user can end no one.
     assert sorted(press.refusal for press in presses) == ["", "invalid_state"]
 
 

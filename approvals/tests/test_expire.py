@@ -1,4 +1,4 @@
-"""What has ended is deleted, and nothing else."""
+"""Ended rows are deleted, and nothing else."""
 
 from datetime import datetime, timedelta
 

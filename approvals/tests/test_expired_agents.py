@@ -1,4 +1,4 @@
-"""An agent whose manifest has ended, on the pages: its owner and an administrator suspend it by one press, and resume it."""
+"""The pages of an expired agent: its owner and an administrator suspend and resume it."""
 
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ SUSPEND = "Suspend agent"
 
 @pytest.fixture
 def expired(alice: Person, agent: AgentClient, paying: Grant, now: datetime) -> Agent:
-    """Alice's, with an approved grant that has not ended."""
+    """Alice's, with an approved grant that is still valid."""
     alice.approve(paying)
     Agent.objects.update(expires_at=now - timedelta(seconds=1))
     expire_everything(now=now)

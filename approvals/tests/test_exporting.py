@@ -1,4 +1,4 @@
-"""A person takes all that is kept about them along, as one file."""
+"""A user downloads all data about them as one file."""
 
 import json
 from datetime import datetime
@@ -19,7 +19,8 @@ from registry.tests.cast import refused
 
 pytestmark = pytest.mark.django_db
 PATH = "/settings/data"
-# What the file leaves out, by the column: keys under which calls were repeated, and answers, claims and passes made of the rest.
+# Columns left out of the file: idempotency keys; and answers, claims and tokens derived from the
+# rest.
 NOT_IN_IT = {
     "registry_idempotencyrecord.key",
     "registry_idempotencyrecord.body",
@@ -48,12 +49,12 @@ def test_the_file_has_every_text_that_is_kept_of_the_person(admin: Person, now: 
         "confirmations": 2,
     }
     assert len(body["grants"]) == 4
-    # The claim, the approval, the denial of their own and that of the administrator, and the confirmation.
+    # The claim, the approval, their own denial and the administrator's, and the confirmation.
     assert len(body["receipts"]) == 5
     assert body["agents"][0]["manifest"] == Agent.objects.get().manifest
     assert body["version"] == 1
     theirs = Event.objects.filter(human_id=planted.person.human.pk).count()
-    # Its registration, and what it asked for before it was claimed.
+    # Its registration, and what it requested before it was claimed.
     assert len(body["events"]) == theirs + 2
     assert Event.objects.get(kind="approvals.human.exported").human_id == planted.person.human.pk
 
@@ -119,5 +120,5 @@ def test_an_administrators_file_has_no_words_of_those_they_decided_about(
         None,
     )
     assert kept["receipt_sha256"] == b64u_encode(sha256(row.compact.encode()))
-    # Alice's file has it: it is about her agent.
+    # It is in Alice's file, since it is about her agent.
     assert [each["receipt"] for each in taken(alice)["receipts"]] == [row.compact]

@@ -1,6 +1,6 @@
-"""The FIDO server lists over HTTP: every malformed answer of a passkey is 400 at each door, and never a failure of ours.
+"""The FIDO server lists over HTTP: every malformed passkey response is 400 everywhere, never a 500.
 
-Resp-1 is the shape of the answer, Resp-2 its client data, Resp-3 what the authenticator signed.
+Resp-1 is the shape of the response, Resp-2 its client data, Resp-3 what the authenticator signed.
 """
 
 import json
@@ -25,7 +25,7 @@ from registry.tests.cast import TESTER, refused
 pytestmark = pytest.mark.django_db
 Json = dict[str, Any]
 GONE: Any = ...
-# Missing, of another type, empty, and no base64url.
+# Missing, of another type, empty, and invalid base64url.
 SHAPES: dict[str, Any] = {
     "missing": GONE,
     "null": None,
@@ -41,7 +41,7 @@ OUTER: dict[str, Any] = SHAPES | {"another text": "public_key"}
 
 
 def changed(credential: Json, member: str, value: Any) -> Json:
-    """The answer with one member (`response.` inside) replaced, or left out."""
+    """The response with one member (inside `response.`) replaced or removed."""
     copy = deepcopy(credential)
     *inside, name = member.split(".")
     place = copy["response"] if inside else copy
@@ -63,7 +63,7 @@ def approve(alice: Person, grant: Grant) -> tuple[str, Json]:
 
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test makes more of them than a stranger has in a minute."""
+    """A test causes more refusals than an outsider may have recorded in a minute."""
     monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
 
 
@@ -92,7 +92,8 @@ def test_WR_2_a_response_of_another_shape_is_400(alice: Person, reading: Grant, 
         for shape, value in SHAPES.items():
             path, options = door(alice, reading)
             if member == "userHandle" and value in (GONE, None) and "/approvals/" in path:
-                # The approval named the passkey, so nobody else is claimed; a sign-in finds the human by it.
+                # The approval named the passkey, so it needs no user handle; a sign-in finds its
+                # user by it.
                 continue
             credential = changed(alice.device.assertion(options), f"response.{member}", value)
             nothing_came_of_it(alice, path, credential, f"{member} {shape}")
@@ -176,7 +177,7 @@ def test_WR_4_a_counter_that_does_not_rise_is_400(alice: Person, reading: Grant,
 
 
 def test_AP_32_what_a_phishing_site_collects_signs_nothing(alice: Person, reading: Grant, door: Door) -> None:
-    """A proxy in real time: it passes our challenge on, and the browser binds the answer to its own site."""
+    """A live proxy forwards our challenge, but the browser binds the response to its origin."""
     path, options = door(alice, reading)
     evil = "approve-registry.example.evil"
     alice.device.rp_id, alice.device.origin = evil, f"https://{evil}"
@@ -184,7 +185,7 @@ def test_AP_32_what_a_phishing_site_collects_signs_nothing(alice: Person, readin
 
 
 def attestation(**changes: Any) -> Callable[[Json], Json]:
-    """The creation's answer with members of its attestation object replaced."""
+    """A registration with members of its attestation object replaced."""
 
     def change(credential: Json) -> Json:
         document = cbor2.loads(b64u_decode(credential["response"]["attestationObject"])) | changes
@@ -220,7 +221,7 @@ def test_WR_2_a_creation_of_another_shape_is_400(keys: None, now: datetime) -> N
         answer = person.post(f"{path}finish", {"credential": change(person.device.registration(options))})
         assert answer.status_code == 400, what
         refused(answer, 400, "invalid_assertion")
-        # It is used up: the right answer comes too late.
+        # The challenge is spent: the right response comes too late.
         right = person.device.registration(options)
         refused(person.post(f"{path}finish", {"credential": right}), 400, "invalid_assertion")
     assert not Passkey.objects.exists()
@@ -261,7 +262,7 @@ def test_WR_13_whether_it_is_synced_may_change_and_is_kept(keys: None, now: date
 def test_WR_13_an_older_passkey_says_it_at_its_next_signature(
     alice: Person, reading: Grant, synced: bool
 ) -> None:
-    """Where release 1 noted that it is synced, its answer is known before."""
+    """Where release 1 recorded that it is synced, the flag is known already."""
     Passkey.objects.update(backup_eligible=None, backed_up=synced)
     path, options = sign_in(alice, reading)
     answer = alice.post(path, {"credential": alice.device.assertion(options)})
@@ -288,7 +289,7 @@ def test_WR_10_an_algorithm_nobody_asked_for_is_400(keys: None, now: datetime, c
 
 
 def test_the_right_answer_is_taken_at_each_door(alice: Person, reading: Grant, door: Door) -> None:
-    """Else the refusals above would prove nothing."""
+    """Without this the refusals above would prove nothing."""
     path, options = door(alice, reading)
     answer = alice.post(path, {"credential": alice.device.assertion(options)})
     assert answer.status_code == 200, json.loads(answer.content)

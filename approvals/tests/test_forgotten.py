@@ -1,4 +1,4 @@
-"""A person can be forgotten: no text of theirs or of their agents stays anywhere, and the log proves as before."""
+"""A user can be erased: no text of theirs or their agents remains, and the log still verifies."""
 
 import json
 from datetime import datetime
@@ -37,14 +37,14 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
-    """The log signs, and has a store outside."""
+    """A signing log, with a store."""
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path}"
     return tmp_path
 
 
 def named(now: datetime) -> dict[str, str]:
-    """What verify_audit names beside the log, with what is wrong."""
+    """What verify_audit reports besides the log, with the reason."""
     return {each.grant_id: each.problem for each in review(now=now)}
 
 
@@ -61,7 +61,7 @@ def test_no_text_of_a_person_goes_into_an_event_or_the_archive(
         words.live(Planted(now), admin)
     assert found(caplog.text) == set()
     hits = in_database()
-    # What must be found, or the search proves nothing.
+    # These must be found, or the search proves nothing.
     assert len(hits["audit_opening.value"]) > 30
     assert not [place for place in hits if place.startswith("audit_event")]
     digests = [b64u_encode(sha256(each.encode())) for each in set().union(*hits.values())]
@@ -77,7 +77,7 @@ def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: 
     words.live(planted, admin)
     archive(now, store)
     human = planted.person.human
-    # Nor a digest of one alone, by which a guess could be tried.
+    # No digest of a single word either, against which a guess could be tested.
     digests = {b64u_encode(sha256(each.encode())) for each in set().union(*in_database().values())}
     assert any(digest in everything() for digest in digests)
     delete_human(human=human, actor=TESTER, now=now)
@@ -95,7 +95,7 @@ def test_what_an_administrator_wrote_about_another_goes_with_the_administrator(
     assert other.deny_as_admin(reading, word("denial")).status_code == 200
     delete_human(human=other.human, actor=TESTER, now=now)
     assert listed(in_database()) == ""
-    # Alice still reads that it was denied, and her agent that there is no receipt.
+    # Alice still sees that it was denied, and her agent that there is no receipt.
     page = alice.get(f"/approvals/{reading.pk}/")
     assert page.status_code == 200
     assert "An administrator denied this" in page.content.decode()
@@ -129,7 +129,7 @@ def test_the_database_blanks_no_receipt_of_a_person_who_is_there(
         receipt.update(**blank)
     human = alice.human
     delete_human(human=human, actor=TESTER, now=now)
-    # Nothing else of it changes, and it does not come back.
+    # No other member may change, and the texts cannot be restored.
     for change in ({"decision": "deny"}, {"compact": "x"}, {**blank, "subject": "other"}):
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             Receipt.objects.filter(human=human).update(**change)
@@ -142,7 +142,7 @@ def test_verify_audit_names_a_receipt_that_was_blanked_without_an_erasure(
 ) -> None:
     assert alice.approve(reading).status_code == 200
     assert named(now) == {}
-    # As a role that owns the tables might, to hide what was signed.
+    # As an owner of the tables might, to hide what was signed.
     Human.objects.filter(pk=alice.human.pk).update(status="deleted")
     Grant.objects.update(status="revoked")
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
@@ -161,7 +161,7 @@ def test_verify_audit_believes_an_erasure_of_what_was_that_persons_alone(
         data: dict[str, object] = {"agents": [str(agent.agent().pk)], "events": []}
         data["receipts"] = {str(receipt.pk): b64u_encode(sha256(receipt.compact.encode()))}
         record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=gone.pk, data=data)
-    # The database takes the row's word on whose agent it is; the log has its own.
+    # The trigger trusts the row about the agent's owner; the log has its own record.
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
     Grant.objects.update(status="revoked")
     assert named(now) == {str(reading.pk): UNTOLD}
@@ -179,11 +179,11 @@ def test_verify_audit_names_a_person_who_was_erased_and_never_was(now: datetime)
 def test_verify_audit_names_it_also_where_months_were_dropped(
     alice: Person, bob: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
-    """The event of an older erasure may be gone with its month; the person is gone too then."""
+    """The event of an older erasure may be dropped with its month, and the user with it."""
     assert alice.deny(reading).status_code == 200
     DroppedMonth.objects.create(month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now)
     human = alice.human
-    # The trigger lets texts go of a person who is deleted: for a moment the agent is one's.
+    # The trigger allows erasing texts of a deleted user: for a moment the agent is given to one.
     delete_human(human=bob.human, actor=TESTER, now=now)
     Agent.objects.update(human=Human.objects.get(status="deleted"))
     assert Receipt.objects.update(compact="", consent_text="", passkey_name="") == 1
@@ -196,7 +196,7 @@ def test_verify_audit_names_it_also_where_months_were_dropped(
 def test_verify_audit_names_a_person_who_is_there_and_was_erased_as_the_log_says(
     alice: Person, now: datetime
 ) -> None:
-    """Such an event excuses each opening of theirs that is missing; who may add events can add it."""
+    """The event excuses the user's missing openings, which any process with that right can add."""
     with transaction.atomic():
         data: dict[str, object] = {"agents": [], "events": [], "receipts": {}}
         record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=alice.human.pk, data=data)

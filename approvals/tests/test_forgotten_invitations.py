@@ -1,4 +1,4 @@
-"""Who was invited and never came is forgotten as well: by an administrator who asks for it, and by the jobs in time."""
+"""An invited person who never accepted is erased too: by an administrator, or later by the jobs."""
 
 from datetime import datetime, timedelta
 
@@ -22,12 +22,12 @@ EMAIL = f"{word('invited')}@example.org"
 
 
 def invite(now: datetime, email: str = EMAIL) -> str:
-    """The path of the link."""
+    """Invite; returns the link's path."""
     return create_setup_link(email=email, actor=TESTER, now=now).url.removeprefix(ORIGIN)
 
 
 def opened(path: str) -> Person:
-    """Somebody types a name there and goes no further."""
+    """The invited person types a name and goes no further."""
     person = Person(client=browser())
     asked = person.post(f"{path}options", {"name": f"Zoe {word('name')}", "email": EMAIL})
     assert asked.status_code == 200, asked.content
@@ -56,7 +56,7 @@ def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(admin: Pe
     refused(admin.end(asked, typed="forget"), 400, "invalid_request")
     assert SetupCode.objects.filter(pk=row.pk).exists()
     assert admin.end(asked)["Location"] == page
-    # The other one is there as before.
+    # The other invitation is unchanged.
     assert {each for words in in_database().values() for each in words} == {word("other")}
     assert browser().get(path).status_code == 404
     assert browser().get(other).status_code == 200
@@ -64,7 +64,7 @@ def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(admin: Pe
     assert told.actor_id == str(admin.human.pk)
     assert len(told.data["events"]) == 1
     assert whole(now)
-    # The address is free.
+    # The address is free again.
     assert invited(EMAIL, "Zoe", now=now + timedelta(seconds=2)).human.email == EMAIL
 
 
@@ -72,7 +72,7 @@ def test_OG_28_jobs_forget_an_invitation_that_was_not_used_in_time(admin: Person
     invite(now)
     ends = now + INVITATION_LIFE
     assert expire_everything(now=ends)["invitations"] == 0
-    # By the database's clock too, which no test sets.
+    # By the database's clock too, which tests do not set.
     SetupCode.objects.filter(email=EMAIL).update(expires_at=now - INVITATION_KEPT + timedelta(seconds=1))
     assert expire_everything(now=now)["invitations"] == 0
     assert in_database() != {}

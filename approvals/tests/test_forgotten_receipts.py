@@ -1,4 +1,4 @@
-"""The receipts of a deleted person: which ones the database lets be blanked, and what it reads for that."""
+"""A deleted user's receipts: which the database allows to blank, and what it reads for that."""
 
 import re
 import secrets
@@ -32,7 +32,7 @@ BLANK = {"compact": "", "consent_text": "", "passkey_name": ""}
 
 
 def receipt(kind: str, subject: object, human: Human, *, compact: str = "a.b.c") -> Receipt:
-    """As `approvals.services.signatures` keeps it; the text is read by nobody here."""
+    """As `approvals.services.signatures` stores it; no test reads the text."""
     return Receipt.objects.create(
         kind=kind,
         decision="approve",
@@ -48,13 +48,13 @@ def receipt(kind: str, subject: object, human: Human, *, compact: str = "a.b.c")
 
 
 def paying() -> tuple[Scene, Confirmation]:
-    """A person whose agent asked for a confirmation."""
+    """A user whose agent asked for a confirmation."""
     place = scene(PAY, confirm_above={"value": "1.00", "currency": "EUR"})
     return place, Confirmation.objects.get(pk=place.pay("2.00")["confirmation_id"])
 
 
 def about(place: Scene, asked: Confirmation, signer: Human) -> list[Receipt]:
-    """One of each kind that another person can have signed about what is this person's."""
+    """One receipt of each kind that another user can sign about this user's things."""
     return [
         receipt("approval", place.grant.pk, signer),
         receipt("claim", place.agent.pk, signer),
@@ -68,7 +68,7 @@ def test_the_database_lets_exactly_the_receipts_about_a_deleted_person_be_blanke
 ) -> None:
     place, asked = paying()
     rows = about(place, asked, bob.human)
-    # Of a living person, and kinds that are about no person.
+    # Of an existing user, and kinds that concern no user.
     others = [receipt("resume", alice.human.pk, bob.human), receipt("resume", uuid4(), bob.human)]
     others += [receipt("break", "20270113120000", bob.human), receipt("release", "20270113120000", bob.human)]
 
@@ -80,10 +80,10 @@ def test_the_database_lets_exactly_the_receipts_about_a_deleted_person_be_blanke
             return False
 
     assert not any(blanks(row) for row in rows + others)
-    # Without what the service does, which would blank them itself.
+    # Without the service, which would blank them itself.
     Human.objects.filter(pk=place.human.pk).update(status="deleted")
     assert [blanks(row) for row in rows] == [True] * len(rows)
-    # What a release names stands in its text alone.
+    # Only the text names what a release covers.
     assert [blanks(row) for row in others] == [False, False, False, True]
 
 
@@ -114,7 +114,7 @@ def test_each_event_of_an_erasure_names_a_bounded_number(
     assert [agent for data in told for agent in data["agents"]] == [str(place.agent.pk)]
     hashed = {pk: text for data in told for pk, text in data["receipts"].items()}
     assert {str(row.pk): forgetting._sha256(row.compact) for row in rows}.items() <= hashed.items()
-    # Whoever reads them puts them together.
+    # A reader of the log could combine them.
     seal_audit(now=now)
     assert verify_log().ok
     assert list(review(now=now)) == []
@@ -130,7 +130,7 @@ def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(
         delete_human(human=place.human, actor=TESTER, now=now)
     listed = [re.findall(r'"subject" IN \(([^)]*)\)', each["sql"]) for each in queries]
     named = [each.count(",") + 1 for every in listed for each in every]
-    # The person, their agent, its grant and its confirmation, of challenges and of receipts.
+    # The user, their agent, its grant and its confirmation; of challenges and of receipts.
     assert (len(named), max(named)) == (4, 2)
     assert not Receipt.objects.filter(pk__in=[row.pk for row in rows]).exclude(compact="").exists()
 
@@ -166,7 +166,7 @@ def test_blanking_a_receipt_reads_no_table_of_people_through(bob: Person, now: d
 
 
 def read_through() -> int:
-    """How many rows of people this transaction has read by scans of the whole table."""
+    """How many rows of users this transaction has read by full table scans."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'registry_human'")
         return int(cursor.fetchone()[0])

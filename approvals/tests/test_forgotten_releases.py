@@ -1,4 +1,4 @@
-"""The receipt of a release after a restore covers many people: what becomes of it when one of them is deleted."""
+"""The receipt of a release after a restore covers many users: what happens when one is deleted."""
 
 import pytest
 from django.utils import timezone
@@ -27,7 +27,7 @@ def test_a_release_proves_as_before_when_a_person_it_covers_is_deleted(
     row = restored()
     admin.sign_in()
     page = reviewed(admin, row, grant)
-    # The page names the agent; what is signed, and outlives its person, does not.
+    # The page names the agent; the signed text, which outlives its user, does not.
     assert b"Research Assistant" in page.content
     assert decide(admin, row, statement(admin, row, page, grant)).status_code == 200
     person, before = grant.agent.human, Receipt.objects.get(kind="release")

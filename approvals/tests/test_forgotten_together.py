@@ -1,4 +1,4 @@
-"""A person is deleted while somebody else is at work: what that work leaves behind is erased as well."""
+"""A user is deleted while another works: what that work leaves is erased as well."""
 
 import threading
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def started(act: Callable[[], Any]) -> threading.Thread:
 
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
-    """The log signs, and has a store outside."""
+    """A signing log, with a store."""
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path}"
     return tmp_path

@@ -1,4 +1,4 @@
-"""A person who is suspended or signed out while they act, on PostgreSQL: every act that takes their passkey waits and is undone."""
+"""Users suspended or signed out during an act (PostgreSQL): passkey acts wait and are undone."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -21,7 +21,7 @@ from tests.acts.test_effects import signed, table
 from tests.acts.world import Act, Row, World
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
-# Setup links and sign-ins have no session of a person yet; a repeated assertion changes nothing.
+# Setup links and sign-ins have no session yet; a repeated assertion changes nothing.
 HELD = [
     row
     for row in signed()
@@ -36,7 +36,7 @@ def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
 
 
 def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
-    """Who is signed in at the browser that the act posts from, and that very post."""
+    """The user signed in at the browser that posts the act, and that post."""
     posts: list[tuple[Client, tuple[Any, ...], dict[str, Any]]] = []
     with monkeypatch.context() as patched:
         patched.setattr(Client, "post", lambda *args, **more: posts.append((args[0], args[1:], more)))
@@ -46,7 +46,8 @@ def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
     return human, lambda: client.post(*args, **more)
 
 
-# What a suspension and a recovery do to their row. What else those end is left: only their row can stop the act.
+# What a suspension and a recovery do to the user's row. Their other effects are left out: only the
+# row may stop the act.
 ENDS: list[Callable[..., None]] = [partial(suspend_human, even_last_admin=True), end_sessions]
 
 

@@ -1,4 +1,4 @@
-"""A human is deleted: what is theirs ends or is erased, and what proves the past goes on proving it."""
+"""A user is deleted: their things end or are erased, and proofs of the past still verify."""
 
 import hashlib
 import time
@@ -26,7 +26,7 @@ from audit.verification import verify_log
 from kms.services import verification_keys
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.people import resume_human, suspend_human
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import TESTER, AgentClient, issue, pending, refused
 from verifier.services.presence import is_online
 
@@ -45,13 +45,13 @@ def everything() -> str:
 
 @pytest.fixture
 def zoe(keys: None, now: datetime) -> Person:
-    """A name and an address that occur nowhere else."""
+    """Her name and address occur nowhere else."""
     return invited("zoe.quux@example.org", "Zoe Quux", now=now)
 
 
 @pytest.fixture
 def lived(zoe: Person, service_provider: ServiceProvider, now: datetime) -> AgentClient:
-    """Zoe's agent, with a grant in use and another asked for."""
+    """Zoe's agent, with a grant in use and another requested."""
     from registry.tests.cast import enrolled
 
     client = enrolled(zoe.human, now=now)
@@ -116,7 +116,7 @@ def test_OG_28_the_log_proves_as_before_and_has_the_hash_of_each_receipt(
     assert erased.human_id == human_id
     hashed = b64u_encode(hashlib.sha256(receipt.compact.encode()).digest())
     assert erased.data["receipts"] == {str(receipt.pk): hashed}
-    # Whoever kept the receipt can still show that it was one.
+    # Anyone who kept the receipt can still prove it.
     keys = verification_keys(purpose="receipt", now=now)
     statement = check_receipt(receipt.compact, keys=keys, issuer=settings.ISSUER).statement
     row = Receipt.objects.get(human_id=human_id)
@@ -153,7 +153,7 @@ def test_OG_28_a_passkey_made_while_they_are_deleted_goes_too(keys: None, now: d
     ]
     with ThreadPoolExecutor(len(acts)) as pool:
         with transaction.atomic():
-            # The deletion comes as far as their row; before it ends, the passkey is made.
+            # The deletion has locked the row; the passkey is made before it commits.
             Human.objects.select_for_update(no_key=True).get(pk=human.pk)
             running = []
             for act in acts:
@@ -167,7 +167,7 @@ def test_OG_28_a_passkey_made_while_they_are_deleted_goes_too(keys: None, now: d
 
 
 def closing(act: Callable[[], object]) -> None:
-    """On a thread of a pool, whose connection nobody else would close."""
+    """Close the connection of this pool thread, since nothing else would."""
     try:
         act()
     finally:
@@ -193,7 +193,7 @@ def test_OG_28_the_address_is_free_again(zoe: Person, now: datetime) -> None:
 
 
 def test_the_last_admin_cannot_be_deleted(admin: Person, now: datetime) -> None:
-    """Else anybody with a first-admin link could begin again."""
+    """Otherwise anyone with a first-admin link could start over."""
     with pytest.raises(InvalidStateError):
         delete_human(human=admin.human, actor=TESTER, now=now)
     assert admin.get("/admin/").status_code == 200
@@ -223,10 +223,10 @@ def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(admin: Pers
 
 
 def test_every_foreign_key_to_a_human_is_thought_of() -> None:
-    """A new table that refers to humans must say what their deletion does to it."""
+    """A new table that refers to users must define what a deletion does to it."""
     thought_of = {
         "approvals.passkey",
-        # The row stays: it says by number that an account was recovered, and ends with it.
+        # The row stays: it records by number that an account was recovered, and ends with it.
         "approvals.recovery",
         "approvals.setupcode",
         "approvals.challenge",
@@ -234,7 +234,7 @@ def test_every_foreign_key_to_a_human_is_thought_of() -> None:
         "registry.agent",
         "registry.enrolmentcode",
         "registry.grant",
-        # The row stays, and names no person: it holds the version of a `sub`.
+        # The row stays and names no user: it holds the version of a `sub`.
         "registry.pairwisesubject",
         "verifier.confirmation",
         "verifier.presencelease",

@@ -1,4 +1,4 @@
-"""An agent whose name looks like one the registry vouches for: its human is told on every page, and signs that too."""
+"""An agent named like one the registry knows: its owner is warned on every page and in the text."""
 
 import json
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ TITLE = "Look at the name twice"
 
 @pytest.fixture
 def disguised(agent: AgentClient) -> AgentClient:
-    """Alice's agent, called nearly as the service is."""
+    """Alice's agent, named almost like the service."""
     Agent.objects.filter(jkt=agent.jkt).update(name=LOOKS_LIKE)
     return agent
 
@@ -60,7 +60,7 @@ def test_AP_21_it_is_told_on_the_pages_of_the_agent_with_id_and_key(
 
 
 def shown(page: str, agent: Agent) -> None:
-    """The two things nobody else has."""
+    """The page shows the two things no other agent has."""
     assert f'<dd class="mono">{agent.pk}</dd>' in page
     assert " ".join(agent.jkt[start : start + 4] for start in range(0, 16, 4)) in page
 
@@ -112,7 +112,7 @@ def test_AP_21_a_confirmation_says_it_too(
     decision: str,
     told: bool,
 ) -> None:
-    """A no gives nothing away, so it stays one sentence."""
+    """A denial grants nothing, so it stays one sentence."""
     grant = approve(pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
     path = f"/confirmations/{confirmation(grant, now).pk}/"
     options = alice.press_on(path, decision=decision).json()["publicKey"]

@@ -1,4 +1,4 @@
-"""The inbox and the feed in pages, the words for times, and the small refusals of the pages around them."""
+"""The inbox and the feed in pages, wording of times, and small refusals of related pages."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -90,6 +90,6 @@ def test_what_is_not_there_is_not_found(alice: Person, admin: Person, reading: G
     refused(alice.statement(reading, "perhaps"), 400, "invalid_request")
     reading.refresh_from_db()
     assert reading.status == "pending"
-    # Who is signed in and no admin is not sent round in a circle.
+    # A signed-in user who is no administrator must not be redirected in a loop.
     assert alice.get("/admin/login/")["Location"] == "/approvals/"
     assert admin.get("/admin/login/")["Location"].startswith("/sign-in/")

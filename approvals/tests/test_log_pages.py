@@ -1,4 +1,4 @@
-"""How pages tell of the log: no more than was checked, and plainly where something does not fit."""
+"""What pages say about the log: only what was checked, and plainly if something is inconsistent."""
 
 from datetime import datetime, timedelta
 
@@ -9,9 +9,9 @@ from pytest_django.fixtures import Settings
 from approvals.tests.cast import Person
 from audit import backlog, kinds
 from audit.checkpoints import EVERY, checkpoint_log
+from audit.log_status import LATE
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Segment
 from audit.services import record, seal_audit
-from audit.standing import LATE
 from audit.tests.tampering import as_table_owner
 from kms.models import Key
 from kms.services import disable_key, ensure_key, rotate_key
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def signed(alice: Person, reading: Grant, settings: Settings, now: datetime) -> Checkpoint:
-    """A log that tells of Alice and her agent, all of it signed."""
+    """A fully signed log about Alice and her agent."""
     settings.AUDIT_STORE = ""
     ensure_key(purpose="audit", actor=TESTER, now=now)
     seal_audit(now=now)
@@ -38,7 +38,7 @@ def page(who: Person, path: str = "/activity/") -> str:
 
 
 def happen(now: datetime) -> None:
-    """One more event, numbered and not signed."""
+    """Add one numbered, unsigned event."""
     with transaction.atomic():
         record(kind=kinds.HUMAN_CHANGED, actor=TESTER, at=now)
     seal_audit(now=now)
@@ -120,7 +120,7 @@ def test_the_control_room_shows_how_far_each_copy_comes(
     happen(now)
     size = checkpoint_log(now=now + EVERY + timedelta(seconds=1))
     assert size is not None
-    # Its copy of the newest is late.
+    # The copy of the newest one is late.
     CheckpointCopy.objects.create(checkpoint=signed, store=store, at=now)
     answer = admin.get("/admin/log/")
     log = answer.context["log"]

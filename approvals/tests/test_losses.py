@@ -1,4 +1,4 @@
-"""What ends with a row, as the page says it: who and how much, named up to a number and counted beyond."""
+"""What ends with a row, as the page says it: names up to a limit, a count beyond."""
 
 from datetime import datetime
 

@@ -1,4 +1,6 @@
-"""Who may no longer decide: suspended, deleted, signed out, no longer the owner or an admin, in the middle of it."""
+"""Users who lose the right to decide midway: suspended, deleted, signed out, no owner or admin any
+more.
+"""
 
 import json
 import uuid
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.django_db
 LOSSES: dict[str, Callable[[Human, datetime], object]] = {
     "suspended": lambda human, now: suspend_human(human=human, actor=TESTER, now=now),
     "deleted": lambda human, now: delete_human(human=human, actor=TESTER, now=now),
-    # However the row came to say so: the state alone is enough.
+    # The state alone is enough, however the row came to have it.
     "suspended by its row alone": lambda human, _now: Human.objects.filter(pk=human.pk).update(
         status=Human.Status.SUSPENDED
     ),
@@ -43,7 +45,7 @@ def lose(person: Person, loss: str, now: datetime) -> None:
 
 
 def gone(person: Person, path: str, body: dict[str, Any]) -> None:
-    """A script is sent to the sign-in, and so is a page; neither says more, and nothing comes to be signed."""
+    """Scripts and pages go to the sign-in, reveal nothing more, and sign nothing."""
     before = Receipt.objects.count()
     refused(person.post(path, body), 401, "sign_in_required")
     page = person.get(path.rpartition("/")[0] + "/")
@@ -106,7 +108,7 @@ def test_AP_9_who_may_no_longer_come_in_confirms_nothing(
 def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
     alice: Person, reading: Grant, now: datetime, loss: str, decision: str
 ) -> None:
-    """The session was good when the request came in; what it carries is judged by what is true at the commit."""
+    """The session was valid when the request arrived; the act is judged at its commit."""
     options = alice.statement(reading, decision).json()["publicKey"]
     came_in, grant = alice.human, Grant.objects.select_related("agent__human", "service_provider").get()
     session_key = stored_key(str(alice.client.session.session_key))
@@ -158,7 +160,7 @@ def made() -> list[object]:
 
 @pytest.fixture
 def another_admin(keys: None, now: datetime) -> None:
-    """The last one could not be suspended."""
+    """The last administrator could not be suspended."""
     invited("another@example.org", "Another", now=now, is_staff=True)
 
 
@@ -186,7 +188,7 @@ def test_DJ_16_every_form_of_the_control_room_is_tried_here() -> None:
 
     named = {str(getattr(each, "name", "")): f"/admin/{each.pattern}" for each in site.get_urls()}
     ours = {path for name, path in named.items() if name in vars(type(site))}
-    # The page of the log only shows.
+    # The log's page is read-only.
     assert ours - {"/admin/", "/admin/log/", "/admin/login/", "/admin/logout/"} == set(ACTS)
 
 

@@ -1,4 +1,4 @@
-"""What an event holds that names neither an agent nor a person: nothing that could be somebody's, since nobody could erase it."""
+"""An event without agent and user must not contain personal data, which could never be erased."""
 
 from datetime import timedelta
 

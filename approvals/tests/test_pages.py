@@ -1,4 +1,4 @@
-"""The pages: whose they are, what they refuse, how many queries they need, and what they never carry."""
+"""The pages: who may see them, what they refuse, their queries, what they never contain."""
 
 import json
 import re
@@ -31,7 +31,7 @@ ACTION: dict[str, Any] = {
 
 @pytest.fixture
 def asking(agent: AgentClient, paying: Grant, alice: Person, now: datetime) -> Confirmation:
-    """A transaction above its threshold that waits for Alice."""
+    """A transaction above its threshold that awaits Alice's confirmation."""
     alice.approve(paying)
     return Confirmation.objects.create(
         grant=paying,
@@ -155,7 +155,7 @@ def test_a_page_needs_the_same_number_of_queries_for_many_rows(
     def count(path: str) -> int:
         with CaptureQueriesContext(connection) as captured:
             assert alice.get(path).status_code == 200
-        # Once a second a process looks whether it may act.
+        # Once a second a process checks whether it may act.
         return sum("verifier_home" not in query["sql"] for query in captured)
 
     def more(name: str) -> Grant:
@@ -180,7 +180,7 @@ def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> 
     done = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
     assert done.json() == {"status": "Claimed", "next": f"/approvals/{grant.pk}/?claimed=1"}
     assert stray.agent().human == alice.human
-    # A double click or a lost answer: the same again says the same, and does nothing.
+    # After a double click or a lost answer, the same call gets the same answer and does nothing.
     again = alice.post(f"{path}decide?grant={grant.pk}", {"credential": credential})
     assert (again.status_code, again.json()) == (200, done.json())
     assert Receipt.objects.get().kind == "claim"
@@ -358,7 +358,7 @@ def test_the_control_room_is_for_admins_by_passkey(admin: Person, alice: Person,
     assert browser().get("/admin/").status_code == 302
     assert alice.get("/admin/")["Location"].startswith("/admin/login/")
     page = admin.get("/admin/").content.decode()
-    # Only the owner can decide it: an admin is led to the row, where it can be denied.
+    # Only the owner can approve it: an administrator is led to the row, where it can be denied.
     assert f'href="/admin/registry/grant/{reading.pk}/change/"' in page
     assert "password" not in page.lower()
     for path in ("/admin/password_change/", "/admin/password_change/done/"):

@@ -1,4 +1,4 @@
-"""What a passkey began ends with it, however it ends: the sessions it opened, and presence, also at the verifier."""
+"""Sessions and presence end with their passkey, however it ends, also at the verifier."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db
 def watched(
     alice: Person, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], now: datetime
 ) -> Scene:
-    """Alice's grant, which may be used only while she says that she is there."""
+    """Alice's grant, usable only while she confirms her presence."""
     provider, secret = provider_and_secret
     grant = approved(agent, provider, now=now, envelope={"requires_human_online": True})
     return Scene(grant, agent.agent(), alice.human, provider, secret, agent.signer, "")
@@ -40,7 +40,7 @@ def watched(
 
 @pytest.fixture
 def thief(alice: Person) -> Person:
-    """A thief with a second passkey of Alice's, signed in at another browser and present there."""
+    """A thief with a second passkey of Alice's, signed in and present at another browser."""
     second = Authenticator()
     options = alice.ask_passkey().json()["publicKey"]
     added = alice.post("/settings/passkeys/finish", {"credential": second.registration(options)})

@@ -1,4 +1,4 @@
-"""Each receipt says by which key it is signed, so that a key's receipts are counted by index: those of earlier releases too."""
+"""Each receipt names its signing key, so an index counts its receipts, earlier releases' too."""
 
 from datetime import datetime
 from uuid import uuid4
@@ -30,7 +30,7 @@ def key(alice: Person, reading: Grant) -> Key:
 
 
 def as_release_3(row: Receipt, **changes: str) -> Receipt:
-    """The same receipt as a process of release 3 keeps it, which names no key; with `changes`."""
+    """The receipt as release 3 stores it, without a key name; with `changes`."""
     names = [field.attname for field in Receipt._meta.concrete_fields if field.name not in {"id", "kid"}]
     values = {name: getattr(row, name) for name in names}
     return Receipt.objects.create(
@@ -64,7 +64,7 @@ def test_receipts_that_do_not_say_so_are_counted_and_filled_in_by_jobs(
     assert expire_everything(now=now)["receipts"] == 0
     assert {Receipt.objects.get(pk=row.pk).kid for row in rows} == {key.kid}
     erased.refresh_from_db()
-    # No receipt at all: no key signed it.
+    # Not a receipt: no key signed it.
     assert erased.kid == ""
     assert said(key, now) == before
 
@@ -123,7 +123,9 @@ def test_the_longest_name_of_a_key_is_filled_in(key: Key) -> None:
 
 
 def test_a_name_that_no_key_has_stops_no_other_receipt(key: Key) -> None:
-    """A process that serves may add such a row; the column would refuse the name, and the job would end there."""
+    """A serving process may add such a row; the column refuses the name, which must not stop the
+    job.
+    """
     row = Receipt.objects.get(kid=key.kid)
     header = b64u_encode(b'{"alg":"EdDSA","kid":"' + b"k" * 65 + b'"}')
     forged = as_release_3(row, compact=f"{header}.{row.compact.partition('.')[2]}")

@@ -1,4 +1,4 @@
-"""A person who lost every passkey gets a new one by a recovery, after a wait in which they can cancel it."""
+"""A user who lost every passkey gets a new one by recovery, after a wait in which to cancel."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,7 +65,7 @@ def test_the_device_with_an_old_passkey_can_hold_the_new_one(alice: Person, now:
 def test_WR_15_until_the_link_is_used_everything_keeps_working(
     alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
-    """The wait, and the link after it, take nothing from a person who may be the victim."""
+    """The wait and the link take nothing from a user, who may be the victim."""
     alice.approve(reading)
     reading.refresh_from_db()
     ready_link(alice.human, now)
@@ -81,7 +81,7 @@ def test_using_the_link_ends_sessions_codes_and_grants_at_once(
     alice.approve(paying)
     for grant in (reading, paying):
         grant.refresh_from_db()
-    # One the human suspended: resuming it by hand is no way around the signature.
+    # The user suspended it: resuming it by hand must not bypass the signature.
     suspend_grant(grant=paying, actor=TESTER, now=now)
     _, code = create_enrolment_code(human=alice.human, actor=TESTER, now=now)
     versions = {grant.pk: grant.version for grant in Grant.objects.all()}
@@ -173,7 +173,7 @@ def test_WR_15_of_cancelling_and_using_the_first_one_counts(alice: Person, now: 
     credential = anew.device.registration(options)
     if first == "cancelled":
         cancel_recovery(recovery=row, actor=TESTER, now=now)
-        # The request that came in before the cancelling read this row.
+        # A request that arrived before the cancellation read this row.
         with pytest.raises(ExpiredError):
             finish_recovery(
                 recovery=row,
@@ -197,7 +197,7 @@ def session_key(person: Person) -> str:
 def test_WR_15_a_passkey_that_is_being_added_does_not_outlive_the_recovery(
     alice: Person, now: datetime
 ) -> None:
-    """Its request came in while the old session was good."""
+    """Its request arrived while the old session was valid."""
     came_in, key = alice.human, session_key(alice)
     credential = Authenticator().registration(alice.ask_passkey().json()["publicKey"])
     recovered(ready_link(alice.human, now))
@@ -264,7 +264,7 @@ def test_WR_15_a_recovery_is_not_begun_twice(alice: Person, now: datetime) -> No
     row = begun(alice.human, now)
     with pytest.raises(InvalidStateError, match="under way"):
         begun(alice.human, now + timedelta(hours=1))
-    # Unused it ends by itself, a week after it was ready, and another one can begin.
+    # Unused, it ends by itself a week after it was ready, and a new one can begin.
     later = now + DAY + timedelta(days=7)
     with pytest.raises(InvalidStateError, match="has ended"):
         link_of(row, later)
@@ -368,7 +368,7 @@ def test_WR_15_the_database_holds_what_a_recovery_may_be(
 
 
 def test_the_wrong_passkey_makes_no_recovery(alice: Person, now: datetime) -> None:
-    """The id of a passkey that another has."""
+    """The id of a passkey that another user has."""
     link = ready_link(alice.human, now)
     person = Person(client=browser(), device=alice.device)
     options = person.post(f"{path_of(link)}options").json()["publicKey"]

@@ -1,4 +1,4 @@
-"""Who may begin, decide and hand out a recovery: administrators with a passkey each, and never one alone at once."""
+"""Who may begin, decide and hand out a recovery: administrators, never one alone at once."""
 
 import re
 from collections.abc import Callable
@@ -106,7 +106,7 @@ def test_WR_15_once_the_wait_is_over_nothing_is_left_to_decide(
 def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     admin: Person, second: Person, alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
-    """The whole way back: suspended, begun, decided, a new passkey, and a signed resume with its receipt."""
+    """The full way back: suspended, begun, decided, a new passkey, a signed resume, its receipt."""
     alice.approve(reading)
     human, page = alice.human, f"/recoveries/{alice.human.pk}/"
     refused(admin.press(f"{page}stolen"), 409, "invalid_state")
@@ -115,7 +115,7 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     assert admin.press(f"{page}stolen").status_code == 302
     row = Recovery.objects.get()
     assert (row.case, row.ready_at) == ("stolen", None)
-    # The thief holds the old passkey: it neither signs in nor cancels.
+    # The thief holds the old passkey: it can neither sign in nor cancel.
     thief = Person(client=browser(), device=alice.device)
     refused(thief.sign_in(), 400, "invalid_assertion")
     refused(thief.post(f"/recovery/{row.pk}/cancel"), 401, "sign_in_required")
@@ -127,7 +127,7 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     assert "stays suspended" in anew.get(url.removeprefix(ORIGIN)).content.decode()
     assert anew.set_up(url, name="", email="").json()["next"] == "/recovered/"
     assert anew.get("/recovered/").status_code == 200
-    # Its session is nobody's, and the account is still suspended.
+    # Its session is void, and the account is still suspended.
     assert anew.get("/approvals/").status_code == 302
     refused(anew.sign_in(), 400, "invalid_assertion")
     assert "was recovered with a new passkey" in second.get(f"/resume/human/{human.pk}/").content.decode()
@@ -195,7 +195,7 @@ def test_WR_15_what_a_lost_administrator_began_or_decided_goes_no_further(
         decide(row, second, now)
     lost = (second if who == "second" else admin).human
     if loss == "suspended":
-        # As release 3 suspends, which ends no recovery.
+        # As release 3 suspends, without ending recoveries.
         Human.objects.filter(pk=lost.pk).update(status=Human.Status.SUSPENDED)
     else:
         Human.objects.filter(pk=lost.pk).update(is_staff=False)
@@ -234,7 +234,7 @@ def test_WR_15_what_a_suspended_administrator_began_stays_ended_when_they_are_re
         third.client.post(path, {"action": "suspend", "_selected_action": [str(lost.pk)]})
         row.refresh_from_db()
         assert row.cancelled_at is not None
-        # They are told of it as of every other end.
+        # The user is notified of it as of every other end.
         assert row.notice_due_at is not None
         assert "cancelled" in alice.get("/recovery/").content.decode()
     else:
@@ -243,7 +243,7 @@ def test_WR_15_what_a_suspended_administrator_began_stays_ended_when_they_are_re
     assert browser().get(path_of(link)).status_code == 410
     with pytest.raises(InvalidStateError, match="used, cancelled or has ended"):
         link_of(row, now)
-    # Nothing is in the way of a new one.
+    # Nothing prevents a new one.
     assert begun(human, now, admin=third.human)
 
 
@@ -297,7 +297,7 @@ def test_an_enrolment_code_of_a_suspended_person_stays_ended_when_they_are_resum
 def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
     admin: Person, second: Person, alice: Person, now: datetime, loss: str, act: str
 ) -> None:
-    """The session was good when the request came in; it is judged by what is true at the commit."""
+    """The session was valid when the request arrived; the act is judged at its commit."""
     came_in, human = second.human, alice.human
     row = None if act == "begin" else begun(human, now - DAY * (act == "link"), admin=admin.human)
     if loss == "suspended":
@@ -321,7 +321,7 @@ def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
 def test_WR_15_a_recovered_admin_is_no_second_one_for_two_weeks(
     admin: Person, second: Person, alice: Person, now: datetime, who: str
 ) -> None:
-    """Otherwise one administrator waits a day for a colleague's account, and then recovers any other at once."""
+    """Otherwise an administrator waits once, for one colleague, then recovers any at once."""
     anew = recovered(ready_link(second.human, now))
     first, other = (anew, admin) if who == "begins" else (admin, anew)
     row = begun(alice.human, now, admin=first.human)

@@ -1,4 +1,4 @@
-"""`setup_link --recover`: an operator begins a recovery, which waits as on the pages, and prints its link later."""
+"""`setup_link --recover`: an operator begins a recovery, and prints its link after the wait."""
 
 import json
 from datetime import datetime, timedelta

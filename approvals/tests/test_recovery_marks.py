@@ -1,4 +1,4 @@
-"""What a recently recovered person signs is marked: in the text they sign, on the receipt, and in the activity."""
+"""What a recently recovered user signs is marked: in the text, on the receipt, in the activity."""
 
 from datetime import datetime, timedelta
 
@@ -21,7 +21,7 @@ MARK = "This account was recovered with a new passkey on"
 
 @pytest.fixture
 def anew(alice: Person, reading: Grant, now: datetime) -> Person:
-    """Alice, or a thief with an administrator's help, at the new passkey."""
+    """Alice, or a thief helped by an administrator, with the new passkey."""
     assert reading
     return recovered(ready_link(alice.human, now))
 
@@ -105,7 +105,7 @@ def test_WR_15_an_owners_resume_soon_after_a_recovery_is_marked(
     assert anew.resume(f"{path}resume/").status_code == 200
     receipt = Receipt.objects.get(kind="resume")
     assert receipt.consent_text.count(MARK) == 1
-    # Beside the approval, the resumption.
+    # Beside the approval, the resume.
     assert anew.get("/activity/").content.decode().count(MARK) == 2
 
 

@@ -1,4 +1,4 @@
-"""A person hears of a recovery by mail, outside the pages; a mail that fails is on record and sent again."""
+"""A user is mailed about a recovery; a failed mail is recorded and sent again."""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ SENT, FAILED = "approvals.recovery.notice_sent", "approvals.recovery.notice_fail
 
 
 class Refusing(BaseEmailBackend):
-    """A mail server that takes nothing, and repeats the address as they do."""
+    """A mail server that refuses all mail, and repeats the address in its error as servers do."""
 
     def send_messages(self, email_messages: object) -> int:
         raise SMTPRecipientsRefused({"alice@example.org": (550, b"no such user")})
@@ -108,7 +108,7 @@ def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(
         for at in tries:
             assert send_notices(now=at) == 0
     lines = [each.getMessage() for each in caplog.records if each.name == "approvals.services.notices"]
-    # At 0, then 2, 4 and 8 minutes after the try before.
+    # At 0, then 2, 4 and 8 minutes after the previous try.
     assert len(lines) == 4
     assert "SMTPRecipientsRefused" in lines[0]
     assert "alice@example.org" not in "".join(lines)
@@ -143,7 +143,7 @@ def test_of_two_processes_one_sends_each(
 
 
 class Twice(BaseEmailBackend):
-    """While one process, which has read what is due, waits for the mail server, another one sends the rest."""
+    """While one process with a list of due mails waits for the server, another sends the rest."""
 
     now: datetime
     sent: list[list[str]]
@@ -167,7 +167,7 @@ def test_WR_15_what_happens_while_a_mail_is_sent_is_told_in_another(
 
 
 class Cancelling(BaseEmailBackend):
-    """The person cancels on their page at this moment."""
+    """The user cancels on their page at this moment."""
 
     def send_messages(self, email_messages: object) -> int:
         row = Recovery.objects.get()

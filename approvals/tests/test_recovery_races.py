@@ -1,4 +1,4 @@
-"""A recovery is used or resumed away while an administrator is deleted, on PostgreSQL: neither waits for the other in a ring."""
+"""A recovery is used or ended while an administrator is deleted (PostgreSQL): no deadlock."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
 def in_this_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press]:
-    """Each comes to the recovery while another transaction holds it, after the one before."""
+    """Start the acts in this order; each waits for the recovery, held by another transaction."""
     presses = []
     with transaction.atomic():
         Recovery.objects.select_for_update().get(pk=row.pk)

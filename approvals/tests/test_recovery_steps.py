@@ -1,4 +1,4 @@
-"""Each step of a recovery looks again at what the step before rested on (WR-15)."""
+"""Each step of a recovery rechecks what the previous step relied on (WR-15)."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -37,7 +37,7 @@ def finish(row: Recovery, credential: object, now: datetime) -> None:
 
 
 def no_administrator(_row: Recovery) -> None:
-    """As release 3 suspends, which ends no recovery."""
+    """As release 3 suspends, without ending recoveries."""
     Human.objects.filter(is_staff=True).update(status=Human.Status.SUSPENDED)
 
 
@@ -106,7 +106,7 @@ def test_WR_15_what_ended_since_a_passkey_was_asked_for_recovers_nobody(
 
 
 def test_WR_15_link_ends_with_its_recovery(alice: Person, now: datetime) -> None:
-    """No seal is asked for or renewed after that, so none may be needed."""
+    """After that no seal is checked or renewed, so none may be required."""
     soon = timedelta(minutes=5)
     row = begun(alice.human, now - DAY - RECOVERY_LIFE + soon)
     link_of(row, now)

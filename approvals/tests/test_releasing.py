@@ -1,4 +1,4 @@
-"""Releasing grants after a restore: only what the copies outside prove to be unused, and only as signed (SA-13)."""
+"""Releasing grants after a restore: only if the store proves no use, and only as signed (SA-13)."""
 
 import uuid
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def reviewed(admin: Person, row: LogBreak, *grants: Grant) -> Any:
 
 
 def statement(admin: Person, row: LogBreak, page: Any, *grants: Grant) -> Any:
-    """Press the button of `page`, what `reviewed` gave."""
+    """Press the button of `page`, a result of `reviewed`."""
     ids = ",".join(str(each.pk) for each in grants)
     drawn = drawn_on(page) if page.status_code == 200 else ""
     return admin.post(f"/restores/{row.name}/release/statement", {"grants": ids, "drawn": drawn})
@@ -96,7 +96,7 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert "Proved unused since the backup" in page
     review = reviewed(admin, row, grant)
     assert b"Release with passkey" in review.content
-    # Two grants of one agent at one service have the same names.
+    # Two grants of one agent at one provider have the same names.
     assert f'mono">{grant.pk}<'.encode() in review.content
     asked = statement(admin, row, review, grant)
     assert asked.status_code == 200, asked.content
@@ -234,7 +234,7 @@ def test_SA_13_a_grant_its_person_had_suspended_is_not_released(grant: Grant) ->
 
 def test_SA_13_a_grant_suspended_by_an_earlier_restore_waits(grant: Grant) -> None:
     restored(end=sign_and_archive)
-    # No two restores happen in one second.
+    # No two restores happen in the same second.
     with time_machine.travel(timezone.now() + timedelta(seconds=2)):
         second = restored()
     assert "was not approved when" in refusal(second)
@@ -329,7 +329,7 @@ def test_SA_13_a_release_needs_the_second_step_for_these_grants(
     admin.sign_in()
     both = reviewed(admin, row, grant, other)
     one = reviewed(admin, row, grant)
-    # The later step is for the one: the page of both is not signed by it.
+    # The later step is for one grant: the page of both cannot sign it.
     assert statement(admin, row, both, grant, other).json()["error"] == "confirmation_required"
     assert statement(admin, row, one, grant, other).json()["error"] == "grant_changed"
     assert statement(admin, row, one, grant).status_code == 200
@@ -350,7 +350,7 @@ def key_rotated(grant: Grant) -> None:
 
 
 def paid(grant: Grant) -> None:
-    """A decision that waited in Redis came into the log."""
+    """A decision waiting in Redis reached the log."""
     says(kinds.DECISION_ALLOWED, grant_id=grant.pk)
 
 
@@ -371,7 +371,7 @@ def test_SA_13_a_grant_that_moved_before_the_signature_stays_suspended(
     grant.refresh_from_db()
     assert grant.status == Grant.Status.SUSPENDED
     assert not Receipt.objects.filter(kind="release").exists()
-    # Nor when it is asked for again.
+    # Nor on a second request.
     assert reviewed(admin, row, grant).status_code == 409
 
 

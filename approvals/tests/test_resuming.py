@@ -1,4 +1,6 @@
-"""Resuming takes a signature over exactly this suspension by the party that made it, and leaves a receipt (SA-1, SA-2)."""
+"""Resuming takes the party's signature over exactly this suspension, and leaves a receipt (SA-1,
+SA-2).
+"""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def grant(agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime) -> Grant:
-    """Alice's, approved: to read the calendar."""
+    """Alice's approved grant to read the calendar."""
     return approved(agent, service_provider, now=now)
 
 
@@ -39,14 +41,14 @@ def verified(kept: Receipt, now: datetime) -> VerifiedReceipt:
 
 
 def press(admin: Person, action: str, *rows: Model) -> Any:
-    """A button of the admin site."""
+    """Press a button of the admin site."""
     path = f"/admin/{rows[0]._meta.app_label}/{rows[0]._meta.model_name}/"
     body = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
     return admin.client.post(path, body)
 
 
 def own(row: Agent | Grant) -> str:
-    """The owner's page on which they resume it."""
+    """The page on which its owner resumes it."""
     return f"/agents/{row.pk}/resume/" if isinstance(row, Agent) else f"/approvals/{row.pk}/resume/"
 
 
@@ -82,7 +84,7 @@ def stop_service_provider(grant: Grant, now: datetime) -> Model:
     return grant.service_provider
 
 
-# What an administrator stops and resumes, and the event of resuming it.
+# What an administrator suspends and resumes, and the event of the resume.
 BY_ADMIN: Mapping[str, tuple[Callable[..., Model], str]] = {
     "agent": (lambda grant, now: stop_agent(grant, now, by_admin=True), kinds.AGENT_RESUMED),
     "grant": (stop_grant, kinds.GRANT_RESUMED),
@@ -206,7 +208,7 @@ def test_SA_2_the_owner_does_not_resume_what_an_administrator_stopped(
 def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
     alice: Person, admin: Person, grant: Grant, now: datetime, *, owner_first: bool
 ) -> None:
-    """In whichever order they stopped it: the owner lifts their own suspension, the administrator theirs."""
+    """In either order: the owner lifts their own suspension, the administrator theirs."""
     row = grant.agent
     first, second = (alice, admin) if owner_first else (admin, alice)
     for each in (first, second):
@@ -232,7 +234,7 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
 
 
 def test_SA_1_the_service_resumes_only_the_suspension_that_was_read(grant: Grant, now: datetime) -> None:
-    """Suspended again since the signature was checked: what is lifted is not what was signed."""
+    """Suspended again since the signature was checked: that is not what was signed."""
     row = stop_agent(grant, now)
     read = Agent.objects.get(pk=row.pk)
     suspend_agent(agent=row, actor=TESTER, now=now, by_admin=True)
@@ -255,7 +257,7 @@ def test_the_list_of_agents_says_who_may_resume(alice: Person, admin: Person, gr
 
 
 def test_SA_2_what_an_older_release_suspended_is_its_owners(alice: Person, grant: Grant) -> None:
-    """It writes one column alone."""
+    """It writes one column only."""
     Agent.objects.filter(pk=grant.agent_id).update(status="suspended", suspended_by_admin=False)
     assert alice.resume(own(grant.agent)).status_code == 200
     assert status(grant.agent) == "active"
@@ -328,7 +330,7 @@ def test_SA_1_a_stranger_and_a_colleague_find_nothing_to_resume(
     for page in (own(rows["agent"]), own(grant)):
         assert bob.get(page).status_code == 404
         refused(bob.post(f"{page}decide"), 404, "not_found")
-    # What an owner has of their own is no way to the administrators' pages, and the other way round.
+    # Owners' ids do not open the administrators' pages, nor the other way round.
     assert alice.get(admins("agent", grant.agent)).status_code == 404
     assert alice.get("/resume/agent/").status_code == 404
     assert alice.get(f"/agents/{uuid.uuid4()}/resume/").status_code == 404
@@ -383,7 +385,7 @@ def test_a_long_text_says_how_much_it_leaves_out(
     row = stop_agent(grant, now)
     long = [{"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"} for index in range(32)]
     Grant.objects.filter(pk__in=[grant.pk, other.pk]).update(capabilities=long)
-    # What the text leaves out is signed for too.
+    # The signature also covers what the text omits.
     options = alice.press_on(own(row)).json()["publicKey"]
     risky = [*long[:31], long[31] | {"resource": "calendar/other"}]
     Grant.objects.filter(pk=other.pk).update(capabilities=risky)

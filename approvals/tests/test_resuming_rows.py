@@ -1,4 +1,4 @@
-"""Which suspension a party finds to lift, and what the text says of its row (SA-2)."""
+"""Which suspension a party may lift, and what the text says about it (SA-2)."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""The words of a consent: each permission and each limit has its sentence, and nobody else writes one."""
+"""The wording of consent: every permission and limit has its sentence, and only ours."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ EURO = {"value": "1240.00", "currency": "EUR"}
 AT = "https://acme.example"
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
 CUSTOM: dict[str, Any] = {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"}
-# What would end its quotes or its line, or be drawn in another order, or not at all.
+# Characters that end quotes or lines, change the display order, or are invisible.
 ALIKE = {
     (
         Whose.ALPHABETS,
@@ -196,7 +196,9 @@ def test_AP_21_each_likeness_has_its_sentence(whose: Whose, exact: bool) -> None
 
 
 def assert_said_by_us(text: str, value: str, *, lines: int) -> None:
-    """As many lines as we wrote, five pairs of quotes (two names, two of them twice), and every character shows."""
+    """Exactly our lines, five pairs of quotes (two names, two of them twice), only visible
+    characters.
+    """
     assert len(text.splitlines()) == lines
     assert (text.count("“"), text.count("”"), text.count('"')) == (5, 5, 0)
     assert value not in text
@@ -231,7 +233,7 @@ def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: st
 
 def test_AP_1_the_longest_transaction_still_fits_what_a_human_signs() -> None:
     body = {"type": "transact", "resource": "p", "amount": EURO, "arguments": {"payee": ""}}
-    # One byte that is shown as four characters: nothing grows more.
+    # One byte shown as four characters: nothing grows more.
     body["arguments"] = {"payee": "\x7f" * (MAX_TRANSACT - len(canonical_json(body)))}
     text = confirmation_text(
         agent="x" * MAX_NAME,

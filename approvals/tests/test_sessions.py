@@ -1,4 +1,4 @@
-"""What a session is worth, how it ends by itself, and that the database holds nothing that opens one."""
+"""What a session permits, when it ends, and that the database stores no usable session key."""
 
 from datetime import datetime, timedelta
 
@@ -56,7 +56,7 @@ def test_DJ_20_a_session_in_use_ends_after_twelve_hours(alice: Person, now: date
             assert signed_in(alice)
         clock.shift(timedelta(minutes=20, seconds=1))
         assert not signed_in(alice)
-        # A new sign-in has twelve hours of its own.
+        # A new sign-in has its own twelve hours.
         alice.sign_in()
         clock.shift(timedelta(minutes=29))
         assert signed_in(alice)

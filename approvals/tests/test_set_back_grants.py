@@ -1,4 +1,4 @@
-"""A grant that a person narrowed is not widened again by setting rows back, whatever the serving role may write."""
+"""Setting rows back as the serving role does not widen a narrowed grant again."""
 
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 def narrowed(
     agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> tuple[Grant, dict[str, Any]]:
-    """Approved, approved again for less, and then suspended and resumed by its owner; and its row as it was at first."""
+    """A grant approved, narrowed, then suspended and resumed by its owner; and its original row."""
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY])
     assert issue(agent, grant).status_code == 201
     before: dict[str, Any] = {name: getattr(grant, name) for name in ("version", "capabilities", "envelope")}
@@ -52,7 +52,7 @@ def test_DJ_17_a_grant_of_which_a_receipt_lost_its_text_gives_no_token(
     agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, before = narrowed(agent, alice, service_provider, now)
-    # The trigger lets texts go of a person who is deleted: for a moment the agent is one's.
+    # The trigger allows erasing texts of a deleted user: for a moment the agent is given to one.
     ghost = Human.objects.create(email="ghost@example.org", name="Ghost", created_at=now)
     Human.objects.filter(pk=ghost.pk).update(status=Human.Status.DELETED)
     Agent.objects.update(human=ghost)
@@ -67,7 +67,7 @@ def test_DJ_17_a_grant_of_which_a_receipt_lost_its_text_gives_no_token(
 def test_DJ_17_a_row_of_an_earlier_version_gives_no_token(
     agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    """The process remembers that its terms were proved once."""
+    """The process has cached that its terms were proved."""
     grant, before = narrowed(agent, alice, service_provider, now)
     Grant.objects.update(**before)
     refused(issue(agent, grant), 400, "invalid_grant")

@@ -1,4 +1,6 @@
-"""A grant that was suspended for a changed key, manifest, audience or recovery returns by a new signature alone."""
+"""A grant suspended for a changed key, manifest, audience or recovery returns only by a new
+signature.
+"""
 
 from datetime import datetime
 
@@ -31,7 +33,7 @@ KEEP = {"permission.0": "on", "permission.1": "on"}
 
 @pytest.fixture
 def paid(alice: Person, paying: Grant) -> Grant:
-    """Approved with the payment lowered to 40."""
+    """Approved with the payment limit lowered to 40."""
     assert alice.approve(paying, **(KEEP | {"amount.1": "40"})).status_code == 200
     paying.refresh_from_db()
     return paying
@@ -76,7 +78,7 @@ def test_a_suspended_grant_returns_by_a_signature_over_its_current_version(
 
 def test_it_may_be_narrowed_again_and_never_widened_back(alice: Person, paid: Grant, now: datetime) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="key_rotated")
-    # 100.00 was asked for in the beginning; 40.00 is what was granted.
+    # 100.00 was requested first; 40.00 was granted.
     with pytest.raises(InvalidRequestError):
         sign_again(alice, paid, now, **{"amount.1": "41"})
     paid.refresh_from_db()

@@ -1,4 +1,4 @@
-"""What every signed statement says of the moment it was made."""
+"""What every signed statement says about the time it was made."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Names and words of strangers on the pages and in what is signed: names read as names, and everything shows."""
+"""Outsiders' names and words on pages and in signed texts: names look like names, nothing hides."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from registry.tests.cast import AgentClient, approve, claim_link, pending
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
-# Refused when they come in; an agent may have had one before there was this rule.
+# Refused on input; an agent may have registered one before this rule.
 TURNING = ["Nobody", "No agent", "You decline, and so nothing", "Bot” may not act. “Nobody"]
 HIDDEN = "\u202e\u200b\u2065\ufff0\U000e0fff\U000e0041"
 SHOWN = "\\u{202e}\\u{200b}\\u{2065}\\u{fff0}\\u{e0fff}\\u{e0041}"
@@ -38,7 +38,7 @@ def confirmation(grant: Grant, now: datetime, **arguments: Any) -> Confirmation:
 
 
 def turned(text: str, name: str) -> list[str]:
-    """Places where the name stands outside quotation marks of ours, or a mark of its own closes them."""
+    """Places where the name is outside our quotation marks, or closes them with its own mark."""
     quoted = text.replace("“" + name.replace("“", "\\u{201c}").replace("”", "\\u{201d}") + "”", "")
     return [line for line in quoted.splitlines() if name in line]
 
@@ -66,7 +66,7 @@ def test_AP_24_the_signed_sentences_cannot_be_turned_by_a_name(
         options = alice.press_on(path, **fields).json()["publicKey"]
         done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
         assert done.status_code == 200
-    # The first is of the grant that was there before.
+    # The first receipt belongs to the earlier grant.
     _, *texts = Receipt.objects.order_by("created_at", "id").values_list("consent_text", flat=True)
     assert len(texts) == 4
     for text in texts:
@@ -94,7 +94,7 @@ def test_AP_24_no_page_says_a_name_outside_quotation_marks(
     paths = [f"/approvals/{grant.pk}/", f"/confirmations/{row.pk}/", "/approvals/", "/agents/", "/activity/"]
     for path in [*paths, f"/agents/{grant.agent_id}/"]:
         page = alice.get(path).content.decode()
-        # The one who reads is named at the button that signs out.
+        # The reader's own name is at the sign-out button.
         page = page.replace(f'title="{name}, alice@example.org"', "")
         assert name in page, path
         assert not turned(page, name), path

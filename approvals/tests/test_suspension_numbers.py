@@ -1,4 +1,4 @@
-"""Each suspension has a number of its own, also one of a release that did not count them (SA-1)."""
+"""Each suspension has its own number, even if a release without numbers made it (SA-1)."""
 
 from datetime import datetime
 

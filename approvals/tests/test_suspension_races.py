@@ -1,4 +1,4 @@
-"""What a person makes while they are suspended, recovered or deleted ends too, on PostgreSQL, and no wait is a ring."""
+"""Things created during a suspension, recovery or deletion end too (PostgreSQL): no deadlock."""
 
 import json
 from collections.abc import Callable
@@ -24,18 +24,21 @@ from registry.tests.cast import TESTER
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 ENDS: list[Callable[..., None]] = [suspend_human, delete_human]
-# These do not lock the administrators, and with them the person, before all else.
+# These do not lock the administrators, and with them the user, before all else.
 ENDS += [partial(end, even_last_admin=True) for end in ENDS]
 
 
 @pytest.fixture
 def second(admin: Person, keys: None, now: datetime) -> Person:
-    """An administrator beside the first, and after them in the order of people."""
+    """A second administrator, after the first in lock order."""
     return invited("second@example.org", "Second", now=now, is_staff=True)
 
 
 def in_this_order(human: Human, *acts: Callable[[], object]) -> list[str]:
-    """Each comes as far as the human's row, which another transaction holds; then one after the other goes on. Their refusals."""
+    """Each waits for the user's row, which another transaction holds; then they proceed in order.
+
+    Returns their refusals.
+    """
     presses = list[Press]()
     with transaction.atomic():
         Human.objects.select_for_update(no_key=True).get(pk=human.pk)
@@ -48,7 +51,7 @@ def in_this_order(human: Human, *acts: Callable[[], object]) -> list[str]:
 
 
 def posting(person: Person, path: str, into: list[int], **fields: str) -> Callable[[], object]:
-    """A press whose passkey was asked already; its status goes to the list."""
+    """A press after the passkey's signature; appends its status to the list."""
     signed = fields | {"verification": json.dumps(person.verification(path))}
     return lambda: into.append(person.client.post(path, signed).status_code)
 
@@ -118,7 +121,7 @@ def test_WR_15_an_enrolment_code_that_is_made_during_a_recovery_ends(
 def test_WR_15_a_recovery_that_is_decided_meanwhile_is_cancelled(
     alice: Person, admin: Person, second: Person, now: datetime
 ) -> None:
-    """Also if another administrator decides it at that moment: they hold it, and wait for one whom the suspension holds."""
+    """Even if a second administrator decides now, holding it, waiting for the suspension's row."""
     row, human, answers = begun(alice.human, now), second.human, list[int]()
     path = f"/recoveries/{row.pk}/confirm"
     refusals = in_this_order(
@@ -191,7 +194,7 @@ def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_deletion(
 def test_SA_1_people_are_locked_in_one_order_whoever_acts(
     admin: Person, second: Person, now: datetime
 ) -> None:
-    """Two administrators who make codes for each other wait in a line."""
+    """Two administrators who create codes for each other queue without a deadlock."""
     first, other, answers = admin.human, second.human, list[int]()
     press = posting(admin, "/admin/enrolment-code/", answers, human=str(other.pk))
     with transaction.atomic():

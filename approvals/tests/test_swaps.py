@@ -1,4 +1,4 @@
-"""What another process does between a check and the write that rests on it is noticed by the write."""
+"""A write notices what another process did since the check it relies on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ from kms.models import Key
 from registry.tests.cast import TESTER
 from verifier.models import Home
 from verifier.services import history
-from verifier.services.home import look
+from verifier.services.epochs import look
 
 pytestmark = pytest.mark.django_db
 
 
 def after(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]) -> None:
-    """Let `act` happen right after this function of the module returned."""
+    """Run `act` right after this function of the module returned."""
     real = getattr(module, name)
 
     def both(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a person chose, as terms: what is read of it, and how the changes are told."""
+"""A user's choices as terms: how they are parsed, and how changes are described."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

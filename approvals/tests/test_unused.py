@@ -1,4 +1,4 @@
-"""What an event of a lost log speaks against (SA-13)."""
+"""Which events of a lost log prove use (SA-13)."""
 
 import uuid
 

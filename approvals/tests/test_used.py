@@ -1,4 +1,4 @@
-"""What pages say of use under other grants, and of a threshold that no budget stands behind."""
+"""What pages say about use under other grants, and about a threshold without a budget."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,7 @@ RATES_ADD = "Another grant at this service is active. Its requests per minute co
 
 @pytest.fixture
 def clock() -> Iterator[time_machine.Traveller]:
-    """It stands still at noon of a Wednesday."""
+    """Stopped at noon on a Wednesday."""
     with time_machine.travel(NOON, tick=False) as traveller:
         yield traveller
 
@@ -53,7 +53,7 @@ def asked(agent: AgentClient, provider: ServiceProvider, **envelope: Any) -> Gra
 
 
 def used(grant: Grant, uses: int = 3, **spent: int) -> None:
-    """As decisions leave it: minor units by period."""
+    """Set the ledger as decisions leave it: minor units by period."""
     starts = {"day": "2027-01-13", "month": "2027-01-01", "total": "total"}
     counted = {f"EUR/{period}/Europe/Berlin": [starts[period], minor] for period, minor in spent.items()}
     GrantLedger.objects.create(grant=grant, uses=uses, spent=counted)
@@ -65,7 +65,7 @@ def revoked(grant: Grant) -> None:
 
 
 def before(person: Person, grant: Grant) -> Sequence[str]:
-    """What the grant's page says, on it and not only among what it was made from."""
+    """What the grant's page says, in its text and not only in its context."""
     page = person.get(f"/approvals/{grant.pk}/")
     lines: list[str] = page.context["before"]
     for line in lines:
@@ -102,13 +102,13 @@ def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(
     assert before(alice, again) == [FOUND % ENDED]
     alice.approve(again)
     assert before(alice, again) == [FOUND % ENDED]
-    # On the agent's page too, with the bar that a payment is judged by.
+    # On the agent's page too, with the budget that limits a payment.
     [each] = alice.get(f"/agents/{first.agent_id}/").context["grants"]
     assert each["before"] == [FOUND % ENDED]
     [bar] = each["use"]
     assert (bar["value"], bar["max"]) == (34_000, 50_000)
     assert bar["text"] == "€340.00 spent, €340.00 of it under other grants"
-    # And the page of the one that ended.
+    # And on the page of the grant that ended.
     assert before(alice, first) == [
         "Today €340.00 was spent under this grant. It also counts towards later grants with such a budget.",
         "It was used 3 times.",
@@ -167,7 +167,7 @@ def test_what_no_budget_of_the_new_permission_counts_is_told_too(
     uncounted = f"Today €340.00 was already spent under {ENDED}. No budget of this grant counts it."
     assert before(alice, asked(agent, service_provider, budgets=[DAY | {"period": "week"}])) == [uncounted]
     assert before(alice, asked(agent, service_provider)) == [uncounted]
-    # Where one counts it, that is what is told.
+    # If one budget counts it, the page says that.
     assert before(alice, asked(agent, service_provider, budgets=[month])) == [
         f"This month €400.00 was already spent under {ENDED}. It counts towards the budget of €500.00 a month."
     ]
@@ -201,7 +201,7 @@ def warning(count: int, each: str, total: str) -> str:
     ("envelope", "expected"),
     [
         ({"confirm_above": "99.00"}, [warning(10, "€99.00", "€990.00")]),
-        # More than the permission allows at once is never asked about either.
+        # An amount above the permission's limit is never asked about either.
         ({"confirm_above": "900.00"}, [warning(10, "€100.00", "€1,000.00")]),
         ({"confirm_above": "99.00", "max_uses": 4}, [warning(4, "€99.00", "€396.00")]),
         ({"confirm_above": "99.00", "max_uses": 1}, []),
@@ -227,7 +227,7 @@ def test_the_flag_stands_on_the_page_and_in_what_is_signed(
     page, flag = alice.get(f"/approvals/{grant.pk}/"), warning(10, "€40.00", "€400.00")
     assert page.content.decode().count(flag) == 2
     assert flag in page.context["summary"]
-    # With a budget of the person's own it is gone from the text.
+    # With a budget chosen by the user the warning disappears.
     choices = {"permission.0": "on", "permission.1": "on", "daily": "100.00"}
     reviewed = alice.ask(grant, "review", choices=choices).json()
     assert not any("No budget" in line for line in reviewed["sentences"])

@@ -1,4 +1,4 @@
-"""Sensitive acts carry a passkey signature made for them: whoever holds only the session's cookie does none of them."""
+"""Sensitive acts need a passkey signature made for them: a stolen session cookie is not enough."""
 
 import json
 from datetime import datetime, timedelta
@@ -28,12 +28,12 @@ def made() -> list[int]:
 
 
 def test_WR_7_a_stolen_cookie_adds_no_passkey(alice: Person) -> None:
-    """Not even in the minute of the sign-in, and not while the owner is adding one."""
+    """Not even in the minute of the sign-in, or while the owner is adding one."""
     thief = Person(client=browser())
     thief.client.cookies = alice.client.cookies
     refused(thief.post(ADD), 401, "verification_required")
     options = alice.ask_passkey().json()["publicKey"]
-    # The thief may ask too, but holds no passkey of hers; the challenge of a creation only she was told.
+    # The thief may ask too, but has no passkey of hers; only she received the creation challenge.
     asked = thief.post("/verify/options", {"act": ADD}).json()["publicKey"]
     guess = thief.device.assertion(asked)
     refused(thief.post(ADD, {"verification": guess}), 400, "invalid_assertion")
@@ -88,7 +88,7 @@ def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
     answer = alice.client.post(path, {"verification": json.dumps(signed)})
     refused(answer, 400, "invalid_assertion")
     assert made() == before
-    # Used up by the wrong try: it is not good for the right one either.
+    # The wrong try spent it, so the right act is refused too.
     if trouble == "other act":
         refused(alice.client.post(CODE, {"verification": json.dumps(signed)}), 400, "invalid_assertion")
 

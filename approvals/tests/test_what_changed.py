@@ -1,4 +1,4 @@
-"""Changes under an approval and after it, over HTTP: what a page drawn before answers, and how a grant is signed anew."""
+"""Changes during and after an approval, over HTTP: stale pages, and signing a grant again."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -95,7 +95,7 @@ def test_AP_2_the_key_is_told_by_its_fingerprint(alice: Person, agent: AgentClie
 def test_AP_2_a_rotation_between_the_look_and_the_swap_grants_nothing(
     alice: Person, agent: AgentClient, reading: Grant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It commits after the checks of the page and before the approval takes its locks."""
+    """The change commits after the page's checks and before the approval takes its locks."""
     options = alice.statement(reading).json()["publicKey"]
 
     def rotated_first(**arguments: Any) -> None:
@@ -140,7 +140,7 @@ def test_a_grant_stopped_by_a_new_key_shows_both_keys_and_returns_by_a_signature
 def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
     alice: Person, agent: AgentClient, broad: Grant
 ) -> None:
-    """What is gone is shown and off; what is left of a payment is offered at its lower ceiling."""
+    """Removed permissions are shown off; a reduced payment is offered at its lower limit."""
     fifty = PAY | {"max_amount": {"value": "50.00", "currency": "EUR"}}
     agent.replace(
         capabilities=[{"type": "read", "resource": "calendar/work"}, fifty], name="Renamed", later=9
@@ -158,7 +158,7 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
     assert (
         alice.get(f"/approvals/{broad.pk}/").context["rows"][0]["sentence"].startswith("Read “calendar/work”")
     )
-    # More than is offered: the third row is no more, and the second not above its new ceiling.
+    # More than offered: the third row is gone, and the second not above its new limit.
     refused(alice.statement(broad, choices={"permission.2": "on"}), 400, "invalid_request")
     refused(alice.statement(broad, choices={"permission.1": "on", "amount.1": "51"}), 400, "invalid_request")
     assert alice.approve(broad).status_code == 200
@@ -230,7 +230,7 @@ def test_what_an_admin_holds_is_neither_signed_nor_resumed_by_its_owner(
     refused(alice.statement(broad, drawn=drawn), 409, "grant_changed")
     assert 'id="approval"' not in page(alice, broad)
     assert alice.get("/approvals/").context["waiting_count"] == 0
-    # The admin lets go: it waits for the signature again, and is not good before it.
+    # The administrator lifts their suspension: it waits for the signature, and is void before it.
     resume_grant(grant=broad, actor=TESTER, now=now, by_admin=True)
     assert (broad.status, broad.suspension_cause) == ("suspended", "key_rotated")
     assert alice.approve(broad).status_code == 200

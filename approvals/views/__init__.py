@@ -1,1 +1,1 @@
-"""The pages for people, one module per place. A view parses, calls one service and renders."""
+"""The pages, one module per area. A view parses, calls one service and renders."""

@@ -1,4 +1,4 @@
-"""What every page view shares: who is signed in, who acts, and how posted JSON is read and answered."""
+"""Shared by page views: who is signed in, who acts, how posted JSON is read and answered."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +24,7 @@ class SignInRequiredError(AgentAuthError):
 def signed_in(
     view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
-    """Only for a signed-in human: a page leads to the sign-in and back, a script gets 401."""
+    """Require a signed-in human: a page redirects to the sign-in and back, a script gets 401."""
 
     @wraps(view)
     def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
@@ -45,14 +45,14 @@ def human_of(request: HttpRequest) -> Human:
 
 def posted(request: HttpRequest) -> dict[str, object]:
     """The JSON object a script of ours posted. Raises InvalidRequestError."""
-    # With the media type of a form, another site's form could carry JSON-like text; with this one it cannot.
+    # CSRF: another site's form can send text that reads as JSON, but not with this media type.
     if request.content_type != "application/json":
         raise InvalidRequestError("Send JSON.")
     return read_object(request.body)
 
 
 def member(body: dict[str, object], name: str, default: str | None = None) -> str:
-    """A text member of posted JSON. Raises InvalidRequestError where it is absent or no text."""
+    """A text member of posted JSON. Raises InvalidRequestError if it is absent or not text."""
     value = body.get(name, default)
     if not isinstance(value, str):
         raise InvalidRequestError(f"The member {name} is missing.")
@@ -65,7 +65,7 @@ def answer(**members: Any) -> JsonResponse:
 
 
 def safe_next(request: HttpRequest) -> str:
-    """Where to go after the sign-in: a path of ours, never another site."""
+    """Where to go after the sign-in: a path on this site, never another site (open redirect)."""
     target = request.GET.get("next", "")
     inside = url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/")
     return target if inside else HOME

@@ -77,7 +77,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
 
 
 def _held(agent: Agent, now: datetime) -> list[Grant]:
-    """What it may do, or may again once resumed. A revoked agent's grants keep their state and permit nothing."""
+    """Grants in force now or once resumed; none if it is revoked, as its grants permit nothing."""
     if agent.status == Agent.Status.REVOKED:
         return []
     stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
@@ -95,7 +95,7 @@ def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
 
 
 def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
-    """The human's agent. Raises NotFoundError, the same for unknown and another's."""
+    """The human's agent. Raises NotFoundError, the same whether unknown or another's."""
     agent = Agent.objects.filter(pk=agent_id, human=human).first()
     if agent is None:
         raise NotFoundError

@@ -1,4 +1,7 @@
-"""The approval page and what its script asks for: review, second step, statement, decision; and the receipt."""
+"""The approval page, the requests of its script and the receipt.
+
+The script asks for: review, second step, statement, decision.
+"""
 
 import uuid
 from datetime import datetime
@@ -38,7 +41,7 @@ NEW_AGENT_SECONDS = 86_400
 
 
 def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
-    """A grant asked of this human. Raises NotFoundError, the same for unknown and another's."""
+    """A grant requested of this human. Raises NotFoundError, whether unknown or another's."""
     grant = (
         Grant.objects.select_related("agent", "agent__human", "service_provider")
         .filter(pk=grant_id, agent__human=human)

@@ -1,4 +1,4 @@
-"""The claim page: a human takes an agent as theirs with the code it shows and a passkey."""
+"""The claim page: a human claims an agent with the code it shows and a passkey."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -51,7 +51,7 @@ def statement(request: HttpRequest, secret: str) -> HttpResponse:
 @signed_in
 def decide(request: HttpRequest, secret: str) -> HttpResponse:
     now, human = timezone.now(), human_of(request)
-    # Theirs already: a double click or a retry, which gets the first answer again.
+    # `owner`: a double click or a retry finds the agent already claimed and gets the first answer.
     agent = find_claim(secret, now=now, owner=human)
     claims.finish_claim(
         agent=agent,
@@ -68,7 +68,7 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
 
 
 def _grant(request: HttpRequest) -> str:
-    """The request to go on to; only the shape of an id, since the page it leads to checks the rest."""
+    """The request to continue with. Only its shape is checked here: its page checks the rest."""
     try:
         return str(parse_id(request.GET.get("grant", "")))
     except ValueError:

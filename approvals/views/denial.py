@@ -1,4 +1,4 @@
-"""The pages on which an administrator denies a request of another person's agent: signed, as that person's own denial is."""
+"""Pages on which an administrator denies another human's request, signed as the owner's is."""
 
 import uuid
 
@@ -21,7 +21,7 @@ _GONE = "Only a pending request can be denied. Revoke the grant instead."
 
 
 def find_request(request_id: uuid.UUID, human: Human) -> Grant:
-    """A grant, for an administrator. Raises NotFoundError for all others, and if there is no such grant."""
+    """A grant, for an administrator. Raises NotFoundError for others, or if there is none."""
     rows = Grant.objects.select_related("agent__human", "service_provider")
     grant = rows.filter(pk=request_id).first() if human.is_administrator else None
     if grant is None:
@@ -32,7 +32,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
 @require_safe
 @signed_in
 def index(request: HttpRequest) -> HttpResponse:
-    """The requests an administrator chose in a list, each with the link to its own page: each takes a signature."""
+    """The requests chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     if not human.is_administrator:
         raise NotFoundError
@@ -67,7 +67,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @signed_in
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     grant, body = find_request(request_id, human_of(request)), posted(request)
     found = decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
@@ -79,7 +79,7 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @signed_in
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     grant, body = find_request(request_id, human), posted(request)
     options = decisions.begin_denial(
         grant=grant,

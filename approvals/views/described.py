@@ -30,7 +30,7 @@ def sentence(phrase: str) -> str:
 
 
 def describe_kinds(agent: Agent) -> list[str]:
-    """What the agent's manifest declares, without limits: one sentence for each kind of act, riskiest first."""
+    """What the agent's manifest declares, without limits: a sentence per kind, riskiest first."""
     declared = {each.label: each for each in parse_capabilities(agent.capabilities)}
     ordered = sorted(declared.items(), key=lambda item: (_RISKS.index(sentences.risk(item[1])), item[0]))
     return [
@@ -58,7 +58,7 @@ def describe_rows(grant: Grant, now: datetime) -> list[dict[str, Any]]:
 
 
 def describe_lost(grant: Grant) -> list[dict[str, str]]:
-    """What can no longer be given as it was asked for or granted, and whose doing that is."""
+    """What can no longer be given as requested or granted, and who took it away."""
     return [
         {
             "sentence": sentence(sentences.permission(each.capability, grant.service_provider.name)),
@@ -106,7 +106,7 @@ def _budget_fields(envelope: Envelope) -> list[dict[str, Any]]:
 
 
 def elsewhere(grant: Grant, now: datetime) -> list[str]:
-    """What this agent may do already: together with this, the whole of it."""
+    """What this agent may do already, so that the human sees the whole of it."""
     others = Grant.objects.live(now).filter(agent=grant.agent_id).exclude(pk=grant.pk)
     return [
         sentence(sentences.permission(each, other.service_provider.name))
@@ -134,7 +134,7 @@ def describe_grant(grant: Grant) -> list[str]:
 
 
 def standing(grant: Grant, now: datetime) -> str:
-    """The grant's state as a person should read it: what a revoked agent holds is worth nothing any more."""
+    """The grant's status as people should read it: a revoked agent's grant permits nothing."""
     status = grant.status_at(now)
     held = status in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}
     return Grant.Status.REVOKED if held and grant.agent.status == Agent.Status.REVOKED else status

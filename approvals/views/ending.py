@@ -1,4 +1,4 @@
-"""The pages that ask before what cannot be undone: what ends, the name to type, and the passkey."""
+"""Pages that ask before an irreversible act: what ends, the name to type, and the passkey."""
 
 import uuid
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from registry.admin import MOST_AT_ONCE
 from registry.authentication import actor_of
 from registry.models import Grant
 
-# Where the rows of a kind are listed in the control room.
+# The control room's list of each kind.
 _LISTS = {
     "agent": "registry_agent",
     "grant": "registry_grant",
@@ -56,11 +56,11 @@ def end(request: HttpRequest, /, kind: str, party: Party, shown: str, **ids: uui
     posted = request.POST.getlist("id")[:MOST_AT_ONCE]
     chosen = list(ids.values()) or list(dict.fromkeys(map(id_or_none_of_ours, posted)))
     found = ending.preview(kind, chosen, human=human, party=party, now=now)
-    # Before the passkey: whether one is asked for is part of what was shown.
+    # Before the passkey, because what was shown decides whether one is asked for.
     ending.check_shown(found, shown)
     if found.typed:
         ending.check_typed(found, request.POST.get("typed", ""))
-        # For this address, which names what was shown.
+        # The signature is bound to this path, which names what was shown.
         check_verification(request)
     done = ending.end_for_good(
         kind, chosen, shown=shown, human=human, party=party, actor=actor_of(request), now=now
@@ -96,7 +96,7 @@ def _title(found: Preview) -> str:
 
 
 def _back(kind: str, party: Party, chosen: Sequence[uuid.UUID]) -> str:
-    """Where the rows are seen: the owner's pages, or the control room."""
+    """The page that shows the rows: the owner's, or the control room's list."""
     if party == "administrator":
         return reverse(f"admin:{_LISTS[kind]}_changelist")
     agent_id = (

@@ -1,4 +1,4 @@
-"""The doors: front page, setup, sign-in and sign-out."""
+"""Front page, setup, sign-in and sign-out."""
 
 from urllib.parse import urlencode
 
@@ -18,9 +18,9 @@ from approvals.views.access import HOME, answer, human_of, member, posted, safe_
 from registry.authentication import actor_of
 from registry.models import Human
 
-# With SameSite=Strict the first request after a click in a mail comes without our cookies.
+# With SameSite=Strict, the first request after a click elsewhere, as in a mail, has no cookies.
 _FROM_US = ("same-origin", "none")
-# Where `make run` and `make demo` meet unless told otherwise.
+# The default URL of `make run` and `make demo`.
 _USUAL_URL = "http://localhost:8000"
 
 
@@ -30,7 +30,7 @@ def front(request: HttpRequest) -> HttpResponse:
 
 
 def _demo_command() -> str:
-    """What to type in the checkout of this registry; in production there is none."""
+    """The command that runs the demo against this registry; empty in production."""
     if not settings.DEVELOPMENT:
         return ""
     return "make demo" if settings.PUBLIC_URL == _USUAL_URL else f"make demo PUBLIC_URL={settings.PUBLIC_URL}"
@@ -38,7 +38,7 @@ def _demo_command() -> str:
 
 @require_safe
 def sign_in(request: HttpRequest) -> HttpResponse:
-    """The sign-in page, after one hop of our own where the visitor came from elsewhere."""
+    """The sign-in page; visitors from elsewhere first hop within our site, to send cookies."""
     target = safe_next(request)
     if isinstance(request.user, Human):
         return HttpResponseRedirect(target)

@@ -90,12 +90,12 @@ _WORDS: Final = {
 
 
 def _named(form: str, name: str | None) -> str:
-    """A name in quotation marks after the word for what it names: no sentence is turned by a name."""
+    """A quoted name after the word for what it names, so that no name can change the sentence."""
     return form % {"name": quoted(name)} if name else ""
 
 
 def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """One line for each event; the names come with three queries, however many events there are."""
+    """One line per event; the names take three queries, however many events there are."""
     agents: dict[uuid.UUID | None, str] = dict(
         Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
     )
@@ -130,8 +130,8 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:
-    """The sentence beside each decision that was signed soon after a recovery, as the signed text has it."""
-    # An administrator resumes too, for the same person.
+    """The sentence beside each decision signed soon after a recovery, as in the signed text."""
+    # Only what the human signed: an administrator resumes for the same human too.
     signed = [each for each in events if each.kind in _SIGNED and each.actor_id == str(each.human_id)]
     rows = Recovery.objects.exclude(used_at=None).filter(human_id__in={each.human_id for each in signed})
     used = [(row.used_at, row) for row in rows.select_related("human").order_by("used_at") if row.used_at]

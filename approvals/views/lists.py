@@ -1,4 +1,4 @@
-"""What waits and what happened: the inbox and the activity feed."""
+"""The inbox and the activity feed."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
 from approvals.views.log import describe_log
 from approvals.views.paging import id_or_none_of_ours, page_of
+from audit.log_status import log_standing, stands_of
 from audit.models import Event
-from audit.standing import log_standing, stands_of
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
 
@@ -34,7 +34,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     ]
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
-        # A short list leaves out the harmless, never the dangerous.
+        # Riskiest first: the page shortens this list and must not leave out the dangerous.
         "waiting": [
             {"grant": each, "permits": describe_permissions(each, riskiest_first=True)}
             for each in [*waiting, *anew]
@@ -54,7 +54,7 @@ def activity(request: HttpRequest) -> HttpResponse:
     if agent := request.GET.get("agent", ""):
         events = events.filter(agent_id=id_or_none_of_ours(agent))
     page, paging = page_of(events, request)
-    # Before the events are looked up in it, so that they are compared with what it says now.
+    # Before the events are looked up, so that they are compared with the log as it is now.
     standing = log_standing(now=timezone.now())
     stands = stands_of(page, standing.checkpoint)
     lines = [line | {"stand": stands[line["event"].pk]} for line in tell(page)]

@@ -1,4 +1,4 @@
-"""The state of the log in words: for people beside what they did, and for admins with how far each copy of it comes."""
+"""The state of the log in words: beside a human's activity, and for admins with its copies."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -6,14 +6,14 @@ from typing import Any
 from uuid import UUID
 
 from audit.backlog import ALARM_AT, MAX_WAITING_EVENTS
+from audit.log_status import Place, Stand, Standing, log_reach, log_standing
 from audit.models import Checkpoint, Event, QueueEntry, Segment
-from audit.standing import Place, Stand, Standing, log_reach, log_standing
 
 SHOWN = 10
 
 
 def describe_log(standing: Standing, stands: Mapping[UUID, Stand] | None = None) -> dict[str, Any]:
-    """What may be said of the log and of the events of a page, `stands`, after they were looked at; no more than that."""
+    """What was checked of the log and, in `stands`, of a page's events; claims no more."""
     places = [stand.place for stand in (stands or {}).values()]
     counts = {place.value: places.count(place) for place in Place}
     return {
@@ -27,7 +27,7 @@ def describe_log(standing: Standing, stands: Mapping[UUID, Stand] | None = None)
 
 
 def _state(standing: Standing, *, fits: bool) -> str:
-    """The worst first."""
+    """One word for the state of the log; the worst applies."""
     if standing.problem or not fits:
         return "wrong"
     if standing.disabled_at:

@@ -1,4 +1,4 @@
-"""Long lists on pages: the newest first, a page at a time."""
+"""Long lists on pages: newest first, a page at a time."""
 
 import uuid
 from typing import Any, TypeVar
@@ -14,9 +14,9 @@ PAGE = 50
 
 
 def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[str, Any]]:
-    """The page that `?after=` asks for, and what the template says of it: `next`, the cursor, and `first_page`.
+    """The rows that `?after=` asks for, and template context: the cursor `next`, and `first_page`.
 
-    Ids rise with time, so they are the order and the cursor.
+    Ids rise with time, so they serve as order and cursor.
     """
     after = request.GET.get("after")
     if after is not None:
@@ -27,18 +27,18 @@ def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[
 
 
 def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
-    """The ids that a list hands on in `?id=`, each once, in their order."""
+    """The ids that a list passes on in `?id=`, each once, in their order."""
     return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MOST_AT_ONCE])))
 
 
 def chosen_of(request: HttpRequest) -> str:
-    """Of how many rows that were chosen in a list these are the first; empty where they are all."""
+    """How many rows were chosen in a list, if these are only the first of them; otherwise empty."""
     number = request.GET.get("of", "")
     return number if number.isascii() and number.isdecimal() else ""
 
 
 def id_or_none_of_ours(text: str) -> uuid.UUID:
-    """An id a page was asked for. What is none names nothing, and nothing lies below it."""
+    """The id in `text`; for malformed text the nil id, which no row has and none sorts below."""
     try:
         return parse_id(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The "I'm here" switch, asked by its script."""
+"""The requests of the script of the "I'm here" switch."""
 
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone

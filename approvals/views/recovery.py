@@ -1,4 +1,4 @@
-"""The pages of recoveries: for administrators who begin and decide them, for the person, and for who has the link."""
+"""Recovery pages: for administrators, for the human, and for the holder of the link."""
 
 import uuid
 
@@ -24,14 +24,14 @@ from approvals.views.verification import check_verification
 from registry.authentication import actor_of
 from registry.models import Human
 
-# As many as a page of a search shows.
+# Results that a search shows.
 _FOUND = 20
 
 
 @require_safe
 @signed_in
 def own(request: HttpRequest) -> HttpResponse:
-    """The recovery of the person's own account, and how to cancel it. A mail links here."""
+    """The recovery of the human's own account, and how to cancel it. The mail links here."""
     news = recovery_news(human_of(request), now=timezone.now())
     return render(request, "recovery.html", {"recovery": news})
 
@@ -39,7 +39,7 @@ def own(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
-    """By the person, or by an administrator. It only takes away, so the session suffices."""
+    """Cancel, as the human or an administrator. It grants nothing, so a session suffices."""
     human = human_of(request)
     row = Recovery.objects.filter(pk=recovery_id).first()
     if row is None or not (human.is_administrator or row.human_id == human.pk):
@@ -53,7 +53,7 @@ def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
 @require_safe
 @signed_in
 def index(request: HttpRequest) -> HttpResponse:
-    """For administrators: what is under way, and whom to recover."""
+    """For administrators: open recoveries, and a search for the human to recover."""
     _admin(request)
     wanted = request.GET.get("find", "").strip()
     people = Human.objects.exclude(status=Human.Status.DELETED).order_by("name", "pk")
@@ -94,7 +94,7 @@ def confirm(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @signed_in
 def link(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
-    """The link is shown on the answer itself and nowhere else: no session and no redirect ever holds it."""
+    """Show the link in this response only: no session and no redirect may hold it."""
     admin, row = _admin(request), _find(recovery_id)
     check_verification(request)
     made = recoveries.create_recovery_link(
@@ -132,7 +132,7 @@ def link_finish(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_safe
 def recovered(request: HttpRequest) -> HttpResponse:
-    """Where a person arrives whose account is still suspended. It shows no account."""
+    """Landing page after a recovery if the account is still suspended. It reveals no account."""
     return render(request, "recovered.html")
 
 

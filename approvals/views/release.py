@@ -56,7 +56,7 @@ def review(request: HttpRequest, name: str) -> HttpResponse:
 @signed_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     row = find_break(name, human=human)
     body = posted(request)
     ids = text(body.get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)

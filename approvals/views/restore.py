@@ -38,7 +38,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 @signed_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     row = break_signing.find_break(name, human=human)
     options = break_signing.begin_signing(
         row=row,

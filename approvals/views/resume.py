@@ -23,7 +23,7 @@ from registry.models import Grant
 @require_safe
 @signed_in
 def index(request: HttpRequest, kind: str) -> HttpResponse:
-    """The rows an administrator chose in a list, each with the link to its own page: each takes a signature."""
+    """The rows chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     if not human.is_administrator:
         raise NotFoundError
@@ -59,7 +59,7 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
 @signed_in
 def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     now = timezone.now()
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     found = resuming.find_suspension(_row(request, kind, party, ids), party=party, now=now)
     options = resuming.begin_resume(
         found=found,
@@ -74,7 +74,7 @@ def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID
 @require_POST
 @signed_in
 def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
-    # Before the body is read: a stranger learns nothing from which comes first.
+    # Before the body is read, so that others get the same error whatever they send.
     row = _row(request, kind, party, ids)
     resuming.finish_resume(
         row=row,
@@ -101,13 +101,13 @@ def receipt(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) 
 
 
 def _row(request: HttpRequest, kind: str, party: Party, ids: dict[str, uuid.UUID]) -> resuming.Row:
-    """The row that the one id of the address names."""
+    """The row named by the single id in the path."""
     [row_id] = ids.values()
     return resuming.find_row(kind, row_id, human=human_of(request), party=party)
 
 
 def _after(row: resuming.Row, party: Party) -> str:
-    """Where it is seen from: the owner's pages, or the control room."""
+    """The page that shows the row: the owner's, or the control room's."""
     if party == "owner":
         agent = row.agent if isinstance(row, Grant) else row
         return f"/agents/{agent.pk}/"

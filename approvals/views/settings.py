@@ -1,4 +1,4 @@
-"""A human's own settings: passkeys, enrolment codes, time zone, sessions, and the file of all that is kept about them."""
+"""A human's settings: passkeys, enrolment codes, time zone, sessions, the export of their data."""
 
 import uuid
 from zoneinfo import available_timezones
@@ -54,7 +54,7 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
-    """This session goes on if a passkey that stays signed for the removal."""
+    """Remove a passkey. This session goes on if another passkey signed for the removal."""
     signed_by = check_verification(request)
     human, actor = human_of(request), actor_of(request)
     credentials.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
@@ -67,7 +67,7 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
 @signed_in
 @verified
 def enrolment_code(request: HttpRequest) -> HttpResponse:
-    """Shown on the answer itself and nowhere else: no session and no redirect ever holds it."""
+    """Show the code in this response only: no session and no redirect may hold it."""
     human, actor = human_of(request), actor_of(request)
     row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
     return _page(request, code=code, expires_at=row.expires_at)
@@ -85,7 +85,7 @@ def time_zone(request: HttpRequest) -> HttpResponse:
 @signed_in
 @verified
 def data(request: HttpRequest) -> StreamingHttpResponse:
-    """All that is kept about the person, as one file."""
+    """Everything kept about the human, as one file."""
     human, now = human_of(request), timezone.now()
     lines = exporting.export_data(human=human, actor=actor_of(request), now=now)
     name = f"attachment; filename=agentauth-{human.pk}-{now:%Y-%m-%d}.json"

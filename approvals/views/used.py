@@ -1,4 +1,4 @@
-"""What an agent used at a service under a grant and under its other ones, in words."""
+"""What an agent used at a service under one grant and under its others, in words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from approvals import sentences
 from registry.models import Agent, Grant
 from verifier.models import GrantLedger
 
-# How a sentence names these grants, with times in that zone.
+# Words for these grants, with times in the given zone.
 _Under = Callable[[Sequence[Grant], str], str]
 
 
@@ -28,9 +28,9 @@ class Used:
     rows: Mapping[Any, GrantLedger]
 
     def bars(self, grant: Grant, now: datetime) -> list[dict[str, Any]]:
-        """The counted limits of a grant: a label, what is used, the ceiling, and both as numbers for a bar.
+        """The counted limits of a grant: a label, what is used, the ceiling, and both as numbers.
 
-        A budget of a period counts what other grants of the agent at the service spent too.
+        A periodic budget also counts what the agent's other grants at the service spent.
         """
         envelope = parse_envelope(grant.envelope or {})
         own = self.rows.get(grant.pk) or GrantLedger()
@@ -47,9 +47,10 @@ class Used:
         return bars
 
     def before(self, grant: Grant, envelope: Envelope, zone: str, now: datetime) -> list[str]:
-        """What limits such as these already count or begin without, because of the agent's other grants at the service.
+        """What the agent's other grants at the service mean for these limits.
 
-        `zone` is where the reader's times are.
+        Sentences on what the limits already count and what they do not count. `zone` is the
+        reader's time zone.
         """
         others = self._others(grant)
         in_force = [each for each in others if _in_force(each, now)]
@@ -67,7 +68,7 @@ class Used:
         return lines + self._uses(envelope, ended, zone) + _at_once(envelope, in_force)
 
     def under(self, grant: Grant, now: datetime) -> list[str]:
-        """Of a grant that ended: what was spent under it in periods that still run, and how often it was used."""
+        """Of an ended grant: its spending in periods that still run, and how often it was used."""
         row = self.rows.get(grant.pk)
         if row is None:
             return []
@@ -99,7 +100,7 @@ class Used:
     def _uncounted(
         self, envelope: Envelope, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
-        """What was spent under grants whose budgets were of other periods: of the shortest that runs."""
+        """What these grants spent that no budget counts, in the shortest period that has any."""
         counted = [each for each in envelope.budgets if each.period != "total"]
         those = [
             each
@@ -149,7 +150,7 @@ class Used:
 
 
 def used_by(*agents: Agent) -> Used:
-    """Two queries, however many grants there are."""
+    """What these agents used, in two queries however many grants there are."""
     given = Grant.objects.filter(agent__in=agents, capabilities__isnull=False)
     rows = GrantLedger.objects.filter(grant__in=given)
     return Used(list(given), {row.grant_id: row for row in rows})
@@ -186,7 +187,7 @@ def _most(row: GrantLedger, currency: str) -> int:
         for key, (start, minor) in row.spent_by_budget().items()
         if start == "total" and key.startswith(f"{currency}/")
     ]
-    # Two of them counted the same payments.
+    # Several totals in one currency counted the same payments, so take the largest.
     return max(totals, default=0)
 
 

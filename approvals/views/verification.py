@@ -1,4 +1,4 @@
-"""The signature that goes along with a sensitive act: asked for here, taken by `verified` views."""
+"""The signature for a sensitive act: requested here, checked by `verified` views."""
 
 import uuid
 from collections.abc import Callable
@@ -34,9 +34,9 @@ def options(request: HttpRequest) -> HttpResponse:
 def verified(
     view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
-    """Only with a passkey signature made for this very request, in its member or field `verification`; else 401.
+    """Require a passkey signature for this very request, in `verification`; otherwise 401.
 
-    The view is one transaction, which holds the human (`acting`).
+    A JSON member or a form field. The view is one transaction that locks the human (`acting`).
     """
 
     @wraps(view)
@@ -49,7 +49,10 @@ def verified(
 
 
 def check_verification(request: HttpRequest) -> uuid.UUID:
-    """The id of the passkey that signed. Raises VerificationRequiredError, InvalidAssertionError; the signature is used up."""
+    """The id of the passkey that signed; the signature is used up.
+
+    Raises VerificationRequiredError, InvalidAssertionError.
+    """
     return verify_human(
         human=human_of(request),
         act=request.path,

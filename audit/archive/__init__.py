@@ -1,5 +1,6 @@
-"""The archive: numbered events, segment by segment, in a write-once store, in the form docs/protocol.md section 9 gives.
+"""The archive: segments of numbered events in a write-once store (docs/protocol.md section 9).
 
-`archiving` writes and reads back, `restoring` brings events home, `proving` needs the store alone. Personal values are
-in none of it: an event holds commitments, and the openings stay in the database.
+`archiving` writes segments and reads them back, `restoring` inserts missing events into the
+database, `proving` needs only the store. The archive holds no personal values: events hold
+commitments, and the openings stay in the database.
 """

@@ -1,8 +1,9 @@
-"""Archiving: the next segment of the log goes into the store, is read back there and proved, and only then counts as archived.
+"""Archiving: write the next segment of the log to the store, read it back, prove it, record it.
 
-What this relies on: the store writes once and repeats a put without harm; leaves and checkpoints never change; a segment
-is a row that is only inserted. So a crash anywhere leaves objects that the next run finds in place, or a manifest that it
-reads back and takes over: there is no recovery of its own. Nothing is taken from the database here.
+This relies on three facts: the store writes a key once and accepts the same put again; leaves and
+checkpoints never change; segment rows are only inserted. So after a crash the next run finds the
+objects in place, or a manifest that it reads back and takes over. No separate recovery is needed.
+Nothing is deleted from the database here.
 """
 
 import logging
@@ -23,17 +24,18 @@ from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
 from audit.breaks import log_store
+from audit.checkpoint_copies import ContradictedError, check_place
 from audit.checkpoints import MOST_BETWEEN
-from audit.copies import ContradictedError, check_place
 from audit.faults import fault_point
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError, Store
 
 logger = logging.getLogger(__name__)
 
-# A segment has so many leaves at most where there is a checkpoint within them, and is made at once when they wait.
+# The most leaves in a segment if a checkpoint lies within them; this many waiting are archived at
+# once.
 SEGMENT_LEAVES: Final = MOST_BETWEEN
-# While there is news, as often as this.
+# How often to archive while the log grows.
 EVERY: Final = timedelta(hours=1)
 
 
@@ -45,69 +47,77 @@ class Range(NamedTuple):
 
 
 def archive_due(*, now: datetime) -> Range | None:
-    """What the jobs ask: one segment, if a full one waits, or some news has for EVERY. Raises as `archive_audit`."""
+    """Archive one segment if a full one waits, or if leaves wait and the last one is EVERY old.
+
+    Called by the jobs. Raises as `archive_audit`.
+    """
     newest, store = Checkpoint.objects.order_by("-size").first(), log_store()
     if store is None or newest is None:
         return None
     last = Segment.objects.order_by("-first").first()
     waiting = newest.size - (last.end if last else 0)
-    # A clock that was set back must not put the archive off until it is as late again.
+    # If the clock was set back, `last.at` is in the future: do not wait for that time to return.
     rests = last is not None and timedelta(0) <= now - last.at < EVERY
     if waiting <= 0 or (rests and waiting < SEGMENT_LEAVES):
         return None
-    # A segment in another place than those before it would be part of no archive.
+    # A segment in another store than those before it would belong to no archive.
     check_place()
     return archive_audit(now=now, store=store)
 
 
 def archive_audit(*, now: datetime, store: Store) -> Range | None:
-    """Put the next segment into the store, prove it there, and note it; None where no checkpoint is beyond the last one.
+    """Write the next segment to the store, prove it there, and record it.
 
-    Raises TemporarilyUnavailableError where the store does not answer: nothing is lost, and the next call goes on.
-    ArchiveError where an event is not what its leaf says, or what stands in the store is not this log's; ImmutableError
-    where something else stands in the place of an object.
+    Returns None if no checkpoint covers more than the archive. Raises TemporarilyUnavailableError
+    if the store does not answer (nothing is lost; the next call continues); ArchiveError if an
+    event does not match its leaf, or the store's content is not this log's; ImmutableError if a key
+    already holds another object.
     """
     last = Segment.objects.order_by("-first").first()
     first = last.end if last else 0
     previous = bytes(last.manifest_sha256).hex() if last else None
     proved = None
-    # 1. Somebody may have come as far as the manifest and died.
+    # 1. An earlier run may have written the manifest and crashed before the row.
     found = read_manifest(store, first)
     if found is None:
         checkpoint = _next(first, now)
         if checkpoint is None:
             return None
-        # 2. The objects, and only what was read back and proved gets a manifest: that one cannot be taken back.
+        # 2. Write the objects, read them back and prove them before the manifest: it is write-once.
         proved = _put_objects(store, first, previous, checkpoint)
         _prove(store, proved, previous)
         fault_point("archive.after_proof")
         with suppress(ImmutableError):
             store.put_once(manifest_key(first), proved.encoded())
         fault_point("archive.after_manifest")
-        # 3. What stands there now counts, also where another process was faster.
+        # 3. Use the manifest that is stored now; another process may have written it first.
         found = read_manifest(store, first)
         if found is None:
             raise ArchiveError(first, f"{manifest_key(first)} was written to {store!r} and is not there.")
     manifest, sha256 = found
     if manifest != proved:
         _prove(store, manifest, previous)
-    # 4. The row, last: from here on the range is archived.
+    # 4. Insert the row last: it makes the range count as archived.
     _note(manifest, sha256, now)
     fault_point("archive.after_row")
     return Range(manifest.first, manifest.end)
 
 
 def prove_again(first: int, last: int, *, store: Store) -> None:
-    """Read the segments that hold leaves `first` to `last` back once more and prove them. Raises as `archive_audit`, changes nothing."""
+    """Read back the segments that hold leaves `first` to `last` and prove them; changes nothing.
+
+    Raises as `archive_audit`.
+    """
     for segment in Segment.objects.filter(first__lte=last, end__gt=first).order_by("first"):
         manifest = noted_manifest(store, segment)
         _prove(store, manifest, manifest.previous)
 
 
 def _next(first: int, now: datetime) -> Checkpoint | None:
-    """The checkpoint the next segment ends at: the last one within SEGMENT_LEAVES, else the first one after them.
+    """The checkpoint the next segment ends at: the last within SEGMENT_LEAVES, else the next one.
 
-    Rows that no key of the log signed are passed over: what is archived stays.
+    Rows that no valid key of the log signed are skipped, since an archived segment cannot be
+    removed.
     """
     later = Checkpoint.objects.filter(size__gt=first).order_by("size")
     near = later.filter(size__lte=first + SEGMENT_LEAVES).reverse()
@@ -151,7 +161,7 @@ def _put(store: Store, key: str, path: Path) -> None:
 
 
 def _prove(store: Store, manifest: Manifest, previous: str | None) -> None:
-    """What stands in the store is this segment of this log. Raises ArchiveError."""
+    """Check that the store holds this segment of this log. Raises ArchiveError."""
     first, key = manifest.first, manifest_key(manifest.first)
     if manifest.previous != previous:
         raise ArchiveError(first, f"{key} in {store!r} does not follow the segment before it.")
@@ -171,7 +181,7 @@ def _note(manifest: Manifest, sha256: bytes, now: datetime) -> None:
         with transaction.atomic():
             Segment.objects.create(first=manifest.first, end=manifest.end, manifest_sha256=sha256, at=now)
     except IntegrityError:
-        # Who came as far at the same time noted the same.
+        # A process that ran at the same time must have inserted the same row.
         there = Segment.objects.filter(first=manifest.first, end=manifest.end).first()
         if there is None or bytes(there.manifest_sha256) != sha256:
             raise ArchiveError(

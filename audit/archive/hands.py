@@ -1,4 +1,4 @@
-"""Several calls of a store at a time: a segment is hundreds of small objects, each a round trip or two."""
+"""Parallel store calls: a segment is hundreds of small objects, each one or two round trips."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,14 +10,14 @@ HANDS: Final = 8
 
 
 class Hands:
-    """Does what it is given, in threads; what one of them raises is raised by a later call, or at the end."""
+    """Runs calls in a thread pool; an error in one is raised by a later `give` or on exit."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(HANDS)
         self._begun: deque[Future[object]] = deque()
 
     def give(self, call: Callable[..., object], *arguments: Any) -> None:
-        """Begin it, waiting for an earlier one where many are under way."""
+        """Start the call; if more than 2 × HANDS are pending, wait for the oldest first."""
         self._begun.append(self._pool.submit(call, *arguments))
         if len(self._begun) > 2 * HANDS:
             self._begun.popleft().result()

@@ -1,4 +1,4 @@
-"""What stands in the archive, byte by byte: names of objects, the manifest of a segment, and the line of an event."""
+"""The archive's format: names of objects, the manifest of a segment, and the line of an event."""
 
 import re
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ _MAX_NOTE: Final = 131_072
 
 
 class ArchiveError(ChainError):
-    """The archive is not what the log says, or the log not what it was when it was archived.
+    """The archive contradicts the log, or the log changed since it was archived.
 
-    `place` is where: the index of a leaf.
+    `place` is the index of the first leaf in doubt.
     """
 
     def __init__(self, place: int, description: str) -> None:
@@ -33,7 +33,7 @@ class ArchiveError(ChainError):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """Where an object stands, its SHA-256 in hex, and its length."""
+    """The key of an object, its SHA-256 in lower-case hex, and its length in bytes."""
 
     key: str
     sha256: str
@@ -41,13 +41,13 @@ class StoredObject:
 
     @classmethod
     def of(cls, path: Path, kind: str) -> Self:
-        """How a file of that kind is named: by its content."""
+        """The entry for the file at `path`: `objects/<sha256>.<kind>`."""
         sha256 = digest_of(path).hex()
         return cls(f"objects/{sha256}.{kind}", sha256, path.stat().st_size)
 
     @classmethod
     def parse(cls, value: object, kind: str) -> Self:
-        """Raises InvalidRequestError."""
+        """Read the JSON form. Raises InvalidRequestError if it is malformed."""
         given = members(value, kind, required=("key", "sha256", "bytes"))
         sha256 = _sha256(given["sha256"])
         found = cls(
@@ -62,7 +62,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A segment: leaves `first` ≤ index < `end`, and the checkpoint of the tree of `end` leaves, a signed note."""
+    """A segment: leaves `first` ≤ index < `end`, and the signed note of a tree of `end` leaves."""
 
     origin: str
     first: int
@@ -73,18 +73,18 @@ class Manifest:
     parquet: StoredObject
 
     def encoded(self) -> bytes:
-        """The one form in which it is written: RFC 8785."""
+        """The only accepted encoding: RFC 8785."""
         return canonical_json(asdict(self) | {"version": VERSION})
 
     @classmethod
     def parse(cls, data: bytes, *, expected_first: int) -> Self:
-        """Read it in that form and no other. Raises ArchiveError."""
+        """Read that encoding. Raises ArchiveError for any other."""
         try:
             return cls._parse(data, expected_first)
         except (EncodingError, InvalidRequestError) as error:
             raise ArchiveError(
                 expected_first,
-                f"{manifest_key(expected_first)} is no manifest of a segment: {error.description}",
+                f"{manifest_key(expected_first)} is not a segment manifest: {error.description}",
             ) from error
 
     @classmethod
@@ -112,7 +112,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An event as it is archived: `body` are its RFC 8785 bytes."""
+    """An archived event; `body` is its RFC 8785 encoding."""
 
     index: int
     salt: bytes
@@ -123,11 +123,11 @@ class Line:
 
     @property
     def entry(self) -> bytes:
-        """32 bytes, whose hash is the leaf."""
+        """The 32-byte log entry; its hash is the leaf hash."""
         return canonical_entry_hash(self.body, self.salt)
 
     def event(self) -> Mapping[str, Any]:
-        """The event's JSON. Raises ArchiveError where it is none in its one form."""
+        """The event's JSON object. Raises ArchiveError if `body` is not valid JSON."""
         try:
             return read_object(self.body, max_bytes=MAX_LINE_BYTES)
         except EncodingError as error:
@@ -137,7 +137,7 @@ class Line:
 
     @classmethod
     def parse(cls, raw: bytes, *, expected_index: int) -> Self:
-        """One line with its line feed. Raises ArchiveError."""
+        """Read one line, including its line feed. Raises ArchiveError if it is malformed."""
         found = _LINE.fullmatch(raw)
         if found is None or int(found[1]) != expected_index:
             raise ArchiveError(
@@ -153,7 +153,7 @@ class Line:
 
 
 def manifest_key(first: int) -> str:
-    """Keys sort as the segments do."""
+    """The key of the manifest; keys sort in the order of the segments."""
     return f"{MANIFESTS}{first:020d}.json"
 
 

@@ -1,4 +1,4 @@
-"""The part of the log that a restore lost, read from the store outside and proved against the last checkpoint there."""
+"""Read the part of the log that a restore lost from the external store, and prove it."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,18 +12,19 @@ from audit.archive.layout import ArchiveError, Line
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.staging import tiles_at
 from audit.breaks import seen_from_log
-from audit.copies import PREFIX, ContradictedError, key_of, size_of
+from audit.checkpoint_copies import PREFIX, ContradictedError, key_of, size_of
 from audit.models import LogBreak
 from audit.stores import Store, store_at
 
 
 def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) -> Anchor:
-    """Tell `visit` of every event after the first `row.size` of the log before the break; returns the checkpoint that proves them.
+    """Call `visit` for each event of the log before the break, from leaf `row.size` on.
 
-    The tree of this database grows by the archived lines and must have the root of the break at `row.size` and the root of the
-    newest checkpoint outside at its end. `visit` is called before that is checked: use what it collects only after this returns.
-    Raises ChainError where the archive ends before that checkpoint or was changed; TemporarilyUnavailableError where the store
-    does not answer.
+    Returns the newest external checkpoint, which proves them. The tree of this database is extended
+    by the archived lines and must have the root of the break at `row.size`, and the root of that
+    checkpoint at the end. `visit` runs before this is checked: use what it collects only after this
+    returns. Raises ChainError if the archive ends before that checkpoint or was changed;
+    TemporarilyUnavailableError if the store does not answer.
     """
     before = LogBreak.objects.filter(name__lt=row.name).order_by("name")
     store = seen_from_log(store_at(settings.AUDIT_STORE), list(before))

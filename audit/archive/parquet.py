@@ -1,6 +1,7 @@
-"""The events of a segment as Parquet, for analysts: one row an event, `data` as JSON text. The only file that knows the library.
+"""The events of a segment as Parquet, for analysts: one row per event, `data` as JSON text.
 
-What is proved are the lines: this is held against them, row by row, wherever both are read.
+Only this module imports pyarrow. The proof covers the lines; wherever both files are read, the
+Parquet rows are compared with the lines.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from agentauth.protocol.encoding import parse_timestamp
 
-# Rows of a row group: what is in memory at a time.
+# Rows per row group: this many are in memory at a time.
 ROWS: Final = 8_192
 _TEXTS: Final = ("agent_id", "human_id", "service_provider_id", "grant_id", "token_jti", "reason")
 SCHEMA: Final = pa.schema(
@@ -36,7 +37,7 @@ Row = Mapping[str, Any]
 
 
 def row_of(index: int, event: Mapping[str, Any]) -> Row:
-    """The row of an event's JSON."""
+    """The Parquet row of leaf `index` for an event's JSON object."""
     return {
         "leaf_index": index,
         "id": event["id"],
@@ -52,7 +53,7 @@ def row_of(index: int, event: Mapping[str, Any]) -> Row:
 
 
 class Writer:
-    """Writes rows to a file, a row group at a time."""
+    """Writes rows to a file, one row group at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
@@ -81,7 +82,10 @@ class Writer:
 
 
 def same_rows(path: Path, rows: Iterable[Row]) -> Iterator[bool]:
-    """For each ROWS of `rows`, and once at the end, whether the file holds the same; whatever it holds."""
+    """For each group of ROWS rows, and once at the end: whether the file matches.
+
+    A malformed file yields False instead of raising.
+    """
     given = iter(rows)
     try:
         with pq.ParquetFile(path) as file:
@@ -97,7 +101,7 @@ def same_rows(path: Path, rows: Iterable[Row]) -> Iterator[bool]:
 
 
 def _give_back() -> None:
-    """The library keeps what it had of memory for the next time, some 50 MB in a process that archives once in a while."""
+    """Return pyarrow's memory pool to the system: it holds some 50 MB between archive runs."""
     pa.default_memory_pool().release_unused()
 
 

@@ -1,4 +1,4 @@
-"""Proving an archive by itself: the store, the log's keys and what else the log signed are all that is asked, no event of the database."""
+"""Prove an archive from the store, the log's keys and other checkpoints; reads no events here."""
 
 import base64
 import heapq
@@ -14,7 +14,7 @@ from audit.anchors import Anchor, read_any_anchor
 from audit.archive.layout import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
-from audit.copies import PREFIX, key_of
+from audit.checkpoint_copies import PREFIX, key_of
 from audit.stores import Store
 from audit.verification import Verdict
 
@@ -25,16 +25,21 @@ class _Proved(NamedTuple):
 
 
 def prove_archive(*, store: Store, now: datetime, anchors: Iterable[Anchor] = ()) -> Verdict:
-    """Read the whole archive and prove it; the first contradiction ends it. Memory does not grow with it.
+    """Read and prove the whole archive; stop at the first contradiction. Memory use is constant.
 
-    1. The segments follow each other from leaf 0 on, each names the one before, and one of the log's keys signed their
-    checkpoints. 2. Each is what `prove_segment` asks. 3. At the size of every checkpoint in the store, and of every one of
-    `anchors`, the tree had that checkpoint's root; `anchors` reach no further than the archive. 4. Nothing else stands
-    among the manifests. `first_bad` is the first leaf in doubt; size and root are those of the last segment proved. Raises
-    TemporarilyUnavailableError where the store does not answer.
+    1. The segments are consecutive from leaf 0, each names the previous one, and a key of the log
+    signed each checkpoint.
+    2. Each segment passes `prove_segment`.
+    3. At the size of every checkpoint in the store and of every one of `anchors`, the tree has that
+    checkpoint's root; no anchor is beyond the end of the archive.
+    4. There are no other manifests.
 
-    What a key signed that was disabled since has to fit and proves nothing: up to the archive's end a checkpoint by a key
-    that counts has to follow, else the archive is not proved from `signed_size` on, and `disabled_at` says why.
+    `first_bad` is the first leaf in doubt; size and root are those of the last proved segment.
+    Raises TemporarilyUnavailableError if the store does not answer.
+
+    A checkpoint that only a disabled key signed must fit but proves nothing: the archive counts as
+    proved only up to the last checkpoint by a valid key (`signed_size`), and `disabled_at` gives
+    the reason.
     """
     proved = _Proved(0, Tiles().root())
     try:
@@ -49,14 +54,14 @@ def prove_archive(*, store: Store, now: datetime, anchors: Iterable[Anchor] = ()
 
 
 class _Archive:
-    """The archive as it is read: a tree that grows, and the checkpoints it has not come to yet."""
+    """State of the read: the tree so far, and the checkpoints still ahead, by size."""
 
     def __init__(self, store: Store, now: datetime, anchors: Iterable[Anchor]) -> None:
         self._store, self._now = store, now
         self._tree = Tiles()
-        # So many leaves have a root that a checkpoint says.
+        # The size of the last matching checkpoint, and of the last one by a valid key.
         self._agreed = self._signed = 0
-        # At so many sizes, and at the last of them.
+        # How many sizes have checkpoints by disabled keys, and the last such size.
         self._doubted = self._last_doubted = 0
         self._disabled_at: datetime | None = None
         self._asked = sorted(anchors)
@@ -64,7 +69,7 @@ class _Archive:
         self._next = next(self._coming, None)
 
     def segments(self) -> Iterator[_Proved]:
-        """Each segment's end, once it is proved."""
+        """Yield the end of each segment after proving it."""
         previous: bytes | None = None
         while found := read_manifest(self._store, self._tree.size):
             manifest, sha256 = found
@@ -82,7 +87,7 @@ class _Archive:
             yield _Proved(manifest.end, self._tree.root())
 
     def finish(self) -> None:
-        """What is left once the segments are at their end."""
+        """The checks that remain after the last segment."""
         size = self._tree.size
         # 4
         if beyond := next(self._store.keys(MANIFESTS, after=manifest_key(size)), None):
@@ -94,7 +99,7 @@ class _Archive:
             raise ArchiveError(
                 size, f"The archive ends at leaf {size}, and {last.place} tells of {last.size} events."
             )
-        # Those of the store that are newer than the archive are signed, at least.
+        # For checkpoints newer than the archive, only the signatures can be checked: read them all.
         deque(self._coming, maxlen=0)
 
     def _read(self, note: bytes | str, place: str) -> Anchor:
@@ -107,7 +112,7 @@ class _Archive:
         self._compare(line.index)
 
     def _compare(self, size: int) -> None:
-        """The tree has come to `size` leaves."""
+        """Compare the tree, now of `size` leaves, with the checkpoints of that size."""
         while self._next is not None and self._next.size <= size:
             if self._next.size == size:
                 if self._next.root != self._tree.root():
@@ -128,7 +133,7 @@ class _Archive:
             self._disabled_at = max(anchor.disabled_at, self._disabled_at or anchor.disabled_at)
 
     def verdict(self, proved: _Proved) -> Verdict:
-        """That of an archive in which everything fits."""
+        """The verdict if nothing contradicts."""
         at, signed = self._disabled_at, self._signed
         found = replace(_verdict(proved, None, ""), signed_size=signed, disabled_key_sizes=self._doubted)
         if at is None:
@@ -143,7 +148,7 @@ class _Archive:
         return replace(found, ok=False, first_bad=signed, problem=problem)
 
     def _kept(self) -> Iterator[Anchor]:
-        """The checkpoints in the store, in order."""
+        """The checkpoints in the store, by size."""
         for key in self._store.keys(PREFIX):
             found = self._read(self._store.get(key) or b"", key)
             if key != key_of(found.size):

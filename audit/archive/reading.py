@@ -1,4 +1,4 @@
-"""A segment as it stands in the store: every object read back and proved, by its digest and by the tree."""
+"""Read a segment from the store and prove every object by its digest and by the tree."""
 
 import gzip
 import zlib
@@ -20,7 +20,10 @@ from audit.stores import Digest, Store, digest_of
 
 
 def read_manifest(store: Store, first: int) -> tuple[Manifest, bytes] | None:
-    """The manifest of the segment that begins there and its SHA-256; None where none does. Raises ArchiveError."""
+    """The manifest of the segment that begins at leaf `first`, and its SHA-256; None if missing.
+
+    Raises ArchiveError if it is malformed.
+    """
     data = store.get(manifest_key(first))
     if data is None:
         return None
@@ -28,7 +31,7 @@ def read_manifest(store: Store, first: int) -> tuple[Manifest, bytes] | None:
 
 
 def noted_manifest(store: Store, segment: Segment) -> Manifest:
-    """The manifest of a segment as the database noted it. Raises ArchiveError where another or none stands there."""
+    """The manifest of a segment row. Raises ArchiveError if it is missing or was replaced."""
     found = read_manifest(store, segment.first)
     if found is None or found[1] != bytes(segment.manifest_sha256) or found[0].end != segment.end:
         raise ArchiveError(
@@ -39,7 +42,7 @@ def noted_manifest(store: Store, segment: Segment) -> Manifest:
 
 
 def checkpoint_of(manifest: Manifest) -> Checkpoint:
-    """What the manifest's note says; whose signature it carries is not looked at. Raises ArchiveError."""
+    """The checkpoint in the manifest; does not check its signature. Raises ArchiveError."""
     try:
         found = parse_checkpoint(parse_note(manifest.checkpoint).text)
     except NoteError as error:
@@ -57,11 +60,17 @@ def checkpoint_of(manifest: Manifest) -> Checkpoint:
 def prove_segment(
     store: Store, manifest: Manifest, *, tree: Tiles, visit: Callable[[Line], None] = lambda _line: None
 ) -> None:
-    """Read every object of a segment back and prove it. `tree` has grown to the segment's first leaf, and grows.
+    """Read back every object of a segment and prove it.
 
-    1. Lines and Parquet have their digests. 2. Each line is in order and in its form; `visit` is told of it first.
-    3. The Parquet file holds the same events. 4. Tiles and entry bundles are those of these lines. 5. The tree has the
-    root of the manifest's checkpoint. Raises ArchiveError, which names the object and the first leaf in doubt.
+    `tree` must end at the segment's first leaf; the segment's leaves are appended to it.
+
+    1. Lines and Parquet match their digests.
+    2. Each line is in order and well-formed; `visit` is called with it before the other checks.
+    3. The Parquet file holds the same events.
+    4. The stored tiles and entry bundles are those of these lines.
+    5. The tree has the root of the manifest's checkpoint.
+
+    Raises ArchiveError, which names the object and the first leaf in doubt.
     """
     checkpoint = checkpoint_of(manifest)
     with scratch() as folder, Hands() as hands:
@@ -98,7 +107,10 @@ def prove_segment(
 
 
 def download(store: Store, wanted: StoredObject, path: Path, place: int) -> None:
-    """Copy an object into a new file and prove it. Raises ArchiveError for the leaf `place`."""
+    """Copy an object into a new file and check its length and digest.
+
+    Raises ArchiveError for the leaf `place`.
+    """
     other = ArchiveError(place, f"{wanted.key} in {store!r} is not what its manifest says: it was changed.")
     with path.open("xb") as file:
         copy = _Copy(file, wanted.bytes, other)
@@ -110,7 +122,7 @@ def download(store: Store, wanted: StoredObject, path: Path, place: int) -> None
 
 
 def read_lines(path: Path, first: int, end: int) -> Iterator[Line]:
-    """The lines of leaves `first` ≤ index < `end`, and no more. Raises ArchiveError."""
+    """The lines of leaves `first` ≤ index < `end`. Raises ArchiveError for fewer or more lines."""
     index = first
     try:
         with gzip.open(path) as file:
@@ -137,13 +149,13 @@ def _check_tile(store: Store, wanted: Tile, place: int) -> None:
 
 
 class _Copy:
-    """Keeps and digests what is written; at the first byte beyond a length it raises."""
+    """Writes to a file and digests; raises at the first byte beyond the expected length."""
 
     def __init__(self, file: Any, most: int, more: ArchiveError) -> None:
         self.digest, self._file, self._most, self._more = Digest(), file, most, more
 
     def write(self, data: bytes, /) -> None:
-        # Whatever somebody put there, it neither fills the disk nor is read to an end it may not have.
+        # Stop at the limit: a planted object must not fill the disk or be read without end.
         if self.digest.length + len(data) > self._most:
             raise self._more
         self._file.write(data)

@@ -1,4 +1,4 @@
-"""Bringing events home: what is missing from the table of events comes back from the archive, and nothing is overwritten."""
+"""Restore events that are missing from the database from the archive. Nothing is overwritten."""
 
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _IDS = ("agent_id", "human_id", "service_provider_id", "grant_id")
 
 @dataclass(slots=True)
 class Restored:
-    """How many segments were read, how many events they held, and how many of these were missing and are back."""
+    """How many segments were read, how many events they held, and how many were re-inserted."""
 
     segments: int = 0
     events: int = 0
@@ -33,10 +33,11 @@ class Restored:
 
 
 def restore_audit(*, store: Store, first: int = 0, end: int | None = None) -> Restored:
-    """Read the segments with leaves of `first` ≤ index < `end`, prove their lines against the leaves, insert what is missing.
+    """Read the segments that overlap `first` ≤ index < `end`, prove them, insert missing events.
 
-    Each page of events is a transaction: what stops half way goes on when it is repeated. Raises ArchiveError where the
-    archive is not what the database noted of it, TemporarilyUnavailableError where the store does not answer.
+    Lines are proved against the leaves. Each page of events is one transaction, so a repeated call
+    continues an interrupted one. Raises ArchiveError if the archive differs from what the database
+    recorded of it, TemporarilyUnavailableError if the store does not answer.
     """
     done = Restored()
     wanted = Segment.objects.filter(end__gt=first).order_by("first")
@@ -66,14 +67,14 @@ def _insert_missing(page: list[tuple[Line, Leaf]]) -> int:
         there = set(Event.objects.filter(id__in=ids).values_list("id", flat=True))
         missing = [_event(line, leaf) for line, leaf in page if leaf.event_id not in there]
         if missing:
-            # Their month may have been dropped.
+            # Their month's partition may have been dropped.
             make_room(sorted(event.id for event in missing))
             Event.objects.bulk_create(missing)
     return len(missing)
 
 
 def _event(line: Line, leaf: Leaf) -> Event:
-    """The row of an archived event, as it was: its JSON is again what was archived."""
+    """The original row of an archived event. Raises ArchiveError if its JSON would differ."""
     try:
         event = _read(line.event(), line.salt)
         same = event.id == leaf.event_id and canonical_json(event_body(event)) == line.body
@@ -81,7 +82,7 @@ def _event(line: Line, leaf: Leaf) -> Event:
         same = False
     if not same:
         raise ArchiveError(
-            line.index, f"What is archived as leaf {line.index} is no event of this log's form."
+            line.index, f"What is archived as leaf {line.index} is not an event in this log's format."
         )
     return event
 

@@ -1,4 +1,4 @@
-"""Folders for a segment on its way. Each is locked while it is used, so what a killed process left behind can be told from it."""
+"""Temporary folders for segments. A lock marks each as in use, so leftovers can be removed."""
 
 import fcntl
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "agentauth-archive-"
-# So many are looked at in one go: whatever lies there, nobody waits for long.
+# Look at no more than this many folders per sweep, so that a crowded TMPDIR delays no caller.
 _MOST: Final = 1_000
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder of our own in TMPDIR, mode 0700, gone at the end. What killed processes left there goes before.
+    """A new empty folder in TMPDIR, mode 0700, deleted at the end.
 
-    Raises OSError where there is no room.
+    First deletes the folders that killed processes left behind. Raises OSError if there is no room.
     """
     _sweep(Path(tempfile.gettempdir()))
     while True:
@@ -29,7 +29,7 @@ def scratch() -> Iterator[Path]:
             fcntl.flock(held, fcntl.LOCK_EX)
             if folder.exists():
                 break
-            # Swept by somebody who came before the lock.
+            # Another process swept the folder before it was locked: make another.
             os.close(held)
     try:
         yield folder
@@ -40,7 +40,7 @@ def scratch() -> Iterator[Path]:
 
 def _sweep(place: Path) -> None:
     for folder in islice(place.glob(f"{PREFIX}*"), _MOST):
-        # Another user's, a link, or just gone: not ours to take.
+        # Skip a folder that is locked, a link, another user's, or already gone.
         with suppress(OSError):
             _sweep_one(folder)
 

@@ -1,4 +1,4 @@
-"""A segment as files of this machine, made from the database, and proved against its leaves before anything leaves."""
+"""Stage a segment as local files, made from the database and proved against the leaves."""
 
 import gzip
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from audit.entries import COLUMNS, event_body
 from audit.models import Event, Leaf
 from audit.tree import entries, tile
 
-# Events that are in memory at a time.
+# Events per page: this many are in memory at a time.
 PAGE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What `stage` made in its folder, and the root of the tree at the segment's end."""
+    """The staged files by their key in the store, and the tree's root at the segment's end."""
 
     root: bytes
     lines: StoredObject
@@ -32,7 +32,8 @@ class Staged:
 def stage(first: int, end: int, folder: Path) -> Staged:
     """Write leaves `first` ≤ index < `end` into `folder`.
 
-    Raises ArchiveError where an event is gone or not what its leaf says: what was changed is not archived.
+    Raises ArchiveError if an event is missing or does not match its leaf: a changed event must not
+    be archived.
     """
     lines, parquet, tree = folder / "lines.gz", folder / "parquet", tiles_at(first)
     files: dict[str, Path] = {}
@@ -43,7 +44,7 @@ def stage(first: int, end: int, folder: Path) -> Staged:
 
     with (
         lines.open("xb") as raw,
-        # No name and no time in its head: the same lines are the same bytes.
+        # No file name or time in the gzip header, so that the same lines give the same bytes.
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
         Writer(parquet) as rows,
     ):
@@ -59,14 +60,14 @@ def stage(first: int, end: int, folder: Path) -> Staged:
 
 
 def tiles_at(size: int) -> Tiles:
-    """The tree of the first `size` leaves, ready to grow. Raises ChainError where the database does not hold it."""
+    """The tree of the first `size` leaves, to be extended. Raises ChainError if it has gaps."""
     hashes = [tile(level, number, width) for level, (number, width) in enumerate(widths(size))]
     number, width = divmod(size, 256)
     return Tiles(size, hashes, entries(number, width))
 
 
 def leaves(first: int, end: int) -> Iterator[Leaf]:
-    """All leaves of the range, in order, page by page. Raises ArchiveError where one is missing."""
+    """Leaves `first` ≤ index < `end` in order, by pages. Raises ArchiveError if one is missing."""
     for start in range(first, end, PAGE):
         stop = min(start + PAGE, end)
         page = list(Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=stop).order_by("leaf_index"))
@@ -79,7 +80,7 @@ def leaves(first: int, end: int) -> Iterator[Leaf]:
 
 
 def prove(line: Line, leaf: Leaf) -> None:
-    """Raises ArchiveError where the line is not the leaf's."""
+    """Check the line against its leaf. Raises ArchiveError if they differ."""
     if line.entry != bytes(leaf.entry) or leaf_hash(line.entry) != bytes(leaf.leaf_hash):
         raise ArchiveError(line.index, f"The event of leaf {line.index} is not what the leaf recorded.")
 

@@ -1,4 +1,4 @@
-"""The log's tree as static files (c2sp.org/tlog-tiles): full tiles and entry bundles as they fill, partial ones at an end."""
+"""The log's tree as static files (c2sp.org/tlog-tiles): full and partial tiles and bundles."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -10,17 +10,17 @@ _GROUP: Final = 1_000
 
 
 class Tile(NamedTuple):
-    """A file of the tree and its bytes: hashes one after the other, or a bundle of entries."""
+    """A file of the tree: concatenated hashes, or a bundle of entries."""
 
     key: str
     data: bytes
 
 
 class Tiles:
-    """A tree that grows by entries and hands out each file once it is full.
+    """A tree that grows entry by entry and returns each file once it is full.
 
-    It goes on from any size: `hashes` are, level by level, the hashes of the tile that is not full yet, and `entries`
-    those of the bundle that is not.
+    It can continue from any size: `hashes` are, level by level, the hashes of the incomplete tile,
+    and `entries` are those of the incomplete bundle.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Tiles:
         self.size = size
         self._levels = [list(level) for level in hashes] or [[]]
         self._entries = list(entries)
-        # Raises ChainError where they are not as many as the size says.
+        # Raises ChainError if the number of hashes does not match the size.
         self._tree = CompactTree(size, _peaks(self._levels))
 
     def add(self, entry: bytes) -> list[Tile]:
-        """One more leaf; the files that it fills."""
+        """Append a leaf; returns the files it completes."""
         return list(self._add(entry))
 
     def _add(self, entry: bytes) -> Iterator[Tile]:
@@ -55,7 +55,7 @@ class Tiles:
             hashes.clear()
 
     def partial(self) -> Iterator[Tile]:
-        """The files a tree that ends here needs beside the full ones."""
+        """The partial files of a tree that ends here."""
         if self._entries:
             yield self._bundle()
         for level, hashes in enumerate(self._levels):
@@ -63,7 +63,7 @@ class Tiles:
                 yield self._tile(level)
 
     def root(self) -> bytes:
-        """Of the tree as it is. 32 bytes."""
+        """The root of the current tree, 32 bytes."""
         return self._tree.root()
 
     def _bundle(self) -> Tile:
@@ -77,7 +77,7 @@ class Tiles:
 
 
 def tile_key(level: str, number: int, width: int = WIDTH) -> str:
-    """`tile/<level>/<number>[.p/<width>]`, with the number in groups of three digits, all but the last after an x."""
+    """`tile/<level>/<number>[.p/<width>]`: groups of three digits, an x before all but the last."""
     groups = [f"{number % _GROUP:03}"]
     while number := number // _GROUP:
         groups.append(f"x{number % _GROUP:03}")
@@ -85,7 +85,7 @@ def tile_key(level: str, number: int, width: int = WIDTH) -> str:
 
 
 def widths(size: int) -> list[tuple[int, int]]:
-    """Level by level, the number of the tile that is not full yet in a tree of `size`, and how many hashes it has."""
+    """By level, the number and width of the incomplete tile in a tree of `size` leaves."""
     found = []
     while size:
         found.append(divmod(size, WIDTH))

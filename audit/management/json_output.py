@@ -1,4 +1,4 @@
-"""How commands speak: lines for people, or with `--json` one JSON object on stdout; what they refuse is one clear line."""
+"""Base classes of commands: text, or one JSON object with `--json`; a refusal is one clear line."""
 
 import json
 import os
@@ -16,22 +16,23 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.protocol.names import printable
 from audit.services import Actor
 
-# The actor of commands that enlarge nothing; the shell's own records say who ran them.
+# The actor of commands that extend no rights; the shell's own records say who ran them.
 OPERATOR = Actor("system", "command")
-# What the log's column holds, less `command:`.
+# The log's column holds 64 characters; `command:` takes 8.
 _MAX_OPERATOR = 56
 
 
 def _told(error: AgentAuthError) -> str:
-    """What the operator is told: where a dependency fails, its own error, which callers are not told."""
+    """The message for the operator, who also sees a failed dependency's own error."""
     cause = error.__cause__ if isinstance(error, TemporarilyUnavailableError) else None
     return str(cause).partition("\n")[0] if cause else error.description
 
 
 class JsonCommand(BaseCommand):
-    """A command that calls one service and prints what it answers."""
+    """A command that calls one service and prints its result."""
 
-    # A command that only looks is let through; one that mends what COMMAND_GUARD refuses is stopped by a held database alone.
+    # Commands that may run on any database set `guarded` to False and skip COMMAND_GUARD. A command
+    # that repairs what the guard refuses sets `mends`: then only a held database stops it.
     guarded = True
     mends = False
 
@@ -47,7 +48,8 @@ class JsonCommand(BaseCommand):
         except AgentAuthError as error:
             raise CommandError(printable(_told(error))) from error
         except UnicodeEncodeError as error:
-            # A shell passes bytes; those that are no UTF-8 meet the database as halves of characters.
+            # A shell passes bytes; Python decodes invalid UTF-8 to lone surrogates, which cannot be
+            # encoded.
             raise CommandError("An argument is not text in UTF-8.") from error
         except (OperationalError, ProgrammingError, InterfaceError) as error:
             said = str(error).partition("\n")[0].rstrip(".")
@@ -55,15 +57,16 @@ class JsonCommand(BaseCommand):
                 f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} migrate`)?"
             ) from error
         for line in lines:
-            # Names in it are of agents and of service providers.
+            # Agents and service providers choose some of the names here, so escape control
+            # characters.
             self.stdout.write(printable(line))
 
     def tell(self, line: str, *, ending: str = "\n") -> None:
-        """One line for the operator, on stderr, since stdout carries the result."""
+        """Print one line for the operator on stderr, since stdout carries the result."""
         self.stderr.write(printable(line), str, ending=ending)
 
     def agrees(self, *question: str) -> bool:
-        """Whether the operator answers yes to these lines. Without an answer (no terminal), they have not agreed."""
+        """Ask the operator; only `yes` agrees, and no answer (no terminal) does not."""
         *lines, last = question
         for line in lines:
             self.tell(line)
@@ -72,17 +75,17 @@ class JsonCommand(BaseCommand):
         return sys.stdin.readline().strip() == "yes"
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        """Do the work; the answer's members are part of the contract (docs/protocol.md section 12)."""
+        """Do the work. The members of the result are a contract (docs/protocol.md section 12)."""
         raise NotImplementedError
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        """The same for people."""
+        """The result as lines of text."""
         for name, value in result.items():
             yield f"{name}: {value}"
 
 
 class OperatorCommand(JsonCommand):
-    """A command that enlarges what an agent, a person or a service provider can do: its events name who ran it."""
+    """A command that extends someone's rights: its events name the operator who ran it."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -92,9 +95,9 @@ class OperatorCommand(JsonCommand):
 
 
 def operator_of(options: Mapping[str, Any]) -> Actor:
-    """The actor of the events of an OperatorCommand. Raises CommandError for an empty or unfit name.
+    """The actor of the events of an OperatorCommand. Raises CommandError for an invalid name.
 
-    It is not proved: a user of the shell could give another name, or write into the database.
+    The name is not authenticated: a shell user could give another one, or write to the database.
     """
     given = options["operator"]
     name = (_user() if given is None else given).strip()

@@ -7,7 +7,7 @@ from audit.stores import Store
 
 
 def the_store() -> Store:
-    """Where settings say the log's copies stand. Raises CommandError where they do not."""
+    """The store in AUDIT_STORE. Raises CommandError if it is not set."""
     store = log_store()
     if store is None:
         raise CommandError("AUDIT_STORE names no store: file:<path> or s3://<bucket>/<prefix>.")

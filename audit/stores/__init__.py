@@ -1,7 +1,7 @@
-"""Where copies of the log stand outside the database: write-once stores, each behind the same four calls.
+"""Write-once stores for copies of the log outside the database; all have the same four methods.
 
-A store is named by a URI whose scheme names its kind; another kind is another module here and one line in `store_at`.
-A put that was reported as failed may have been stored: repeated, it succeeds where the same bytes are there.
+The scheme of a store's URI names its kind; a new kind is a module here and a branch in `_opened`. A
+put that failed may have been stored nevertheless: a retry with the same bytes succeeds.
 """
 
 import hashlib
@@ -13,51 +13,58 @@ from typing import Final, Protocol
 
 from agentauth.protocol.errors import ChainError, InvalidRequestError
 
-# What `get` reads into memory; files go through `fetch`.
+# The most that `get` reads into memory; larger objects are read with `fetch`.
 MAX_SMALL_BYTES: Final = 1024 * 1024
 CHUNK_BYTES: Final = 1024 * 1024
-# No object is larger: a segment of 65,536 events is some 25 MB.
+# The largest object: far above a segment, which has some 25 MB for 65,536 events.
 MAX_OBJECT_BYTES: Final = 1024 * 1024 * 1024
 _PART: Final = r"[a-z0-9_-][a-z0-9._-]{0,127}"
 _KEY: Final = re.compile(rf"{_PART}(?:/{_PART}){{0,15}}")
 
 
 class ImmutableError(ChainError):
-    """Under a key that is written once stands something else. Nothing overwrites it, and nobody passes it over."""
+    """A write-once key holds other content. Never overwrite it; callers must not ignore this."""
 
 
 class Sink(Protocol):
-    """What bytes can be written to: a file, a digest, a decompressor."""
+    """Anything bytes can be written to: a file, a digest, a decompressor."""
 
     def write(self, data: bytes, /) -> object: ...
 
 
 class Store(Protocol):
-    """Keys are relative paths of lower-case letters, digits and `._-`. All calls raise TemporarilyUnavailableError.
+    """Keys are relative paths of lower-case letters, digits and `._-`.
 
-    Its message, like everything else a store says of itself, holds no credentials.
+    All methods raise TemporarilyUnavailableError if the store does not answer. Its message and the
+    store's repr hold no credentials.
     """
 
     def put_once(self, key: str, data: bytes | Path) -> None:
-        """Keep bytes, or those of a file, durably before returning; the same bytes again change nothing.
+        """Store bytes, or a file's content, durably before returning. A repeat changes nothing.
 
-        Raises ImmutableError where other bytes stand there.
+        Raises ImmutableError if the key holds other bytes.
         """
 
     def get(self, key: str) -> bytes | None:
-        """What was first written there, up to MAX_SMALL_BYTES; None where nothing was. Raises ImmutableError for more."""
+        """The bytes first written under the key; None if there are none.
+
+        Raises ImmutableError for more than MAX_SMALL_BYTES.
+        """
 
     def fetch(self, key: str, into: Sink) -> bool:
-        """The same, up to MAX_OBJECT_BYTES, written to `into`; False where nothing is. Raises ImmutableError for more."""
+        """As `get`, but writes the bytes to `into`; False if there are none.
+
+        Raises ImmutableError for more than MAX_OBJECT_BYTES.
+        """
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
-        """Every key that begins with `prefix` and comes after `after`, in the order of their bytes."""
+        """Every key that begins with `prefix` and sorts after `after`, in byte order."""
 
 
 def store_at(uri: str) -> Store:
-    """The store that `file:<path>` or `s3://<bucket>[/<prefix>][?…]` names. Raises InvalidRequestError for another URI.
+    """The store at `file:<path>` or `s3://<bucket>[/<prefix>][?…]`.
 
-    Nothing is asked of it until it is used.
+    Does not contact it. Raises InvalidRequestError for another URI.
     """
     return _opened(uri)
 
@@ -70,7 +77,7 @@ def _opened(uri: str) -> Store:
 
         return FolderStore(Path(rest))
     if scheme == "s3":
-        # Late: whoever keeps the log in a folder needs no library for it.
+        # Imported late: an installation that keeps the log in a folder does not need boto3.
         from audit.stores.s3 import S3Store
 
         return S3Store.at(uri)
@@ -78,19 +85,19 @@ def _opened(uri: str) -> Store:
 
 
 def is_key(key: str) -> bool:
-    """Whether an object may stand under this key. Others may stand in a store, and are none of ours."""
+    """Whether the log could have written this key; a store may also hold foreign objects."""
     return _KEY.fullmatch(key) is not None
 
 
 def check_key(key: str) -> str:
-    """The key as it is. Raises ValueError where it is none: keys are made by us, never by a caller."""
+    """Return the key. Raises ValueError if it is invalid: our code makes keys, never a client."""
     if not is_key(key):
         raise ValueError(f"not a key of the log's store: {key!r}")
     return key
 
 
 def digest_of(data: bytes | Path) -> bytes:
-    """SHA-256 of bytes or of a file, 32 bytes; a file is read in pieces."""
+    """SHA-256 (32 bytes) of bytes or of a file, which is read in chunks."""
     if isinstance(data, bytes):
         return hashlib.sha256(data).digest()
     with data.open("rb") as file:
@@ -98,7 +105,7 @@ def digest_of(data: bytes | Path) -> bytes:
 
 
 class Digest:
-    """Keeps nothing of what is written to it but its SHA-256 and its length in bytes."""
+    """A sink that keeps only the SHA-256 and the length in bytes."""
 
     def __init__(self) -> None:
         self._hash, self.length = hashlib.sha256(), 0
@@ -112,7 +119,7 @@ class Digest:
 
 
 def small(store: Store, key: str) -> bytes | None:
-    """`Store.get` by way of `Store.fetch`."""
+    """`Store.get` implemented with `Store.fetch`."""
     into = _Bounded(key)
     return bytes(into.kept) if store.fetch(key, into) else None
 

@@ -1,4 +1,4 @@
-"""A store in a folder: for development and tests, or on a file system that its operator made write-once."""
+"""A store in a folder, for development and tests, or on a file system that is write-once."""
 
 import contextlib
 import os
@@ -11,15 +11,16 @@ from typing import IO, Final
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.stores import CHUNK_BYTES, ImmutableError, Sink, check_key, digest_of, small
 
-# Half a file stands here only, under a name that is no key.
+# Incomplete files are only here; the name is not a valid key.
 _DRAFTS: Final = ".drafts"
 _READ_ONLY: Final = 0o444
-# A draft nobody has written to for so long is that of a writer who was killed; one who lives after all fails and repeats.
+# A draft not written to for this long belongs to a killed process. If its writer lives, it fails
+# and retries.
 DRAFT_SECONDS: Final = 3_600
 
 
 class FolderStore:
-    """Files that appear whole, are never replaced, and are read-only from the moment they appear."""
+    """Files that appear complete, are never replaced, and are read-only from the start."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -33,14 +34,14 @@ class FolderStore:
             _make_folder(target.parent)
             draft = self._draft(data)
             try:
-                # Unlike a rename, a link refuses to replace.
+                # Unlike a rename, a hard link never replaces an existing file.
                 os.link(draft, target)
             except FileExistsError:
                 if digest_of(target) != digest_of(draft):
                     raise ImmutableError(f"{key} stands in {self!r} with other bytes.") from None
             finally:
                 draft.unlink()
-            # For a file that was there as well: who linked it may have died before this.
+            # Also for an existing file: the process that linked it may have died before its sync.
             _sync(target.parent)
 
     def get(self, key: str) -> bytes | None:
@@ -57,7 +58,7 @@ class FolderStore:
             return True
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
-        # No key begins outside the folder of its prefix.
+        # All keys with this prefix are below its folder.
         top = self._root / prefix.rpartition("/")[0]
         with _available(self):
             found = [
@@ -78,7 +79,7 @@ class FolderStore:
         draft = drafts / secrets.token_hex(16)
         try:
             with draft.open("xb") as file:
-                # First: on a full disk they may be what fills it.
+                # Delete old drafts first: on a full disk they may be what fills it.
                 _clear(drafts, os.fstat(file.fileno()).st_mtime - DRAFT_SECONDS)
                 if isinstance(data, bytes):
                     file.write(data)
@@ -89,17 +90,20 @@ class FolderStore:
                 os.fchmod(file.fileno(), _READ_ONLY)
                 os.fsync(file.fileno())
         except BaseException:
-            # On a full disk, half a file more each time would keep it full.
+            # Otherwise each failed attempt on a full disk would leave another partial file.
             draft.unlink(missing_ok=True)
             raise
         return draft
 
 
 def _clear(drafts: Path, before: float) -> None:
-    """Delete drafts last written before that time, which is the file system's: no two hosts' clocks are compared."""
+    """Delete drafts last written before `before`.
+
+    That is the file system's time, so that clocks of different hosts are not compared.
+    """
     with os.scandir(drafts) as entries:
         for entry in entries:
-            # Another writer may be at it.
+            # Another process may delete it at the same time.
             with contextlib.suppress(FileNotFoundError):
                 if (
                     entry.is_file(follow_symlinks=False)

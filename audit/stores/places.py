@@ -1,4 +1,4 @@
-"""The URIs that AUDIT_STORE accepts. Needs no store library, so that a process can check them at startup."""
+"""The URIs that AUDIT_STORE accepts. Needs no store library, so processes check them at startup."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket of S3 and how it is used; `prefix` is empty or ends with a slash."""
+    """An S3 bucket and its options; `prefix` is empty or ends with a slash."""
 
     name: str
     prefix: str
@@ -27,7 +27,7 @@ class Bucket:
 
 
 def store_error(uri: str) -> str:
-    """One line that says what is wrong with the URI of a store; empty if nothing is. Does not check that the store exists."""
+    """What is wrong with a store's URI, in one line, or "". Does not contact the store."""
     scheme, _, rest = uri.partition(":")
     if scheme == "file" and rest:
         return ""
@@ -72,7 +72,7 @@ def read_bucket(uri: str) -> Bucket:
 
 
 def _safe(endpoint: str | None) -> bool:
-    """Whether the endpoint is an origin without credentials, and traffic to it cannot be read on the way."""
+    """Whether the endpoint is an origin without credentials, reached by https or on this host."""
     if endpoint is None:
         return True
     parts = urlsplit(endpoint)

@@ -1,7 +1,8 @@
-"""A store in an S3 bucket with Object Lock: what was written once can be neither replaced nor deleted, by us either.
+"""A store in an S3 bucket with Object Lock: not even we can replace or delete an object.
 
-The only file that knows the library. What an error says is made here: texts of the library or of the server may hold
-parts of a signed request. Credentials come from where the AWS libraries look for them, never from a URI.
+Only this module imports boto3. Error messages are written here, since texts of the library or the
+server may quote parts of a signed request. Credentials come from the AWS libraries' usual places,
+never from a URI.
 """
 
 import base64
@@ -37,24 +38,24 @@ from audit.stores.places import read_bucket
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
-# For the whole of an object; READ_SECONDS more where its bytes come one by one.
+# For a whole object; up to READ_SECONDS more if a read is waiting at the end.
 FETCH_SECONDS: Final = 600
 ATTEMPTS: Final = 2
 _A_MOMENT: Final = 0.001
-# Somebody was first, or is at it this moment.
+# The key exists, or another process is writing it now.
 _THERE: Final = {"PreconditionFailed", "ConditionalRequestConflict"}
 _NO_LOCK: Final = {"ObjectLockConfigurationNotFoundError", "InvalidBucketState"}
 
-# At DEBUG these write down whole requests with their signatures and session tokens.
+# At DEBUG these log whole requests with their signatures and session tokens.
 for _name in ("boto3", "botocore", "s3transfer"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class S3Store:
-    """Objects below a prefix of one bucket; of each key the version that was written first is the one that counts.
+    """Objects below a prefix of one bucket; of each key, only the first version counts.
 
-    In a bucket with Object Lock a later version or a delete marker can always be laid over an object, but the first
-    one stays, so whoever does that hides nothing.
+    In a bucket with Object Lock, an attacker can add a later version or a delete marker, but cannot
+    remove the first version. Reading the first one defeats that.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class S3Store:
         return self._fetch(key, into) is not None
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
-        # Of versions, not of objects: a delete marker takes nothing out of this list.
+        # List versions, not objects: a delete marker hides an object, but not its versions.
         versions = self._versions(self._prefix + prefix, after=self._prefix + after if after else "")
         for key, _ in itertools.groupby(versions, key=lambda version: str(version["Key"])):
             if key > self._prefix + after:
@@ -122,18 +123,18 @@ class S3Store:
                     read_timeout=READ_SECONDS,
                     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
                     s3={"addressing_style": "path" if self._endpoint else "auto"},
-                    # We give our own.
+                    # put_once sends its own checksum.
                     request_checksum_calculation="when_required",
                 ),
             )
 
     def _fetch(self, key: str, into: Sink) -> str | None:
-        """As `fetch`; gives the lock's mode of what was found, or "" where it has none."""
+        """As `fetch`; returns the object's lock mode, "" without a lock, None if it is missing."""
         full = self._prefix + check_key(key)
         same = itertools.takewhile(lambda version: version["Key"] == full, self._versions(full))
-        # They come newest first.
+        # Versions are listed newest first.
         first = None
-        for first in same:  # noqa: B007 — the last one is wanted
+        for first in same:  # noqa: B007 — keep the last one
             pass
         if first is None:
             return None
@@ -162,7 +163,7 @@ class S3Store:
         there = Digest()
         mode = self._fetch(key, there)
         if mode is None:
-            # Its writer has not finished.
+            # The other process has not finished writing.
             raise TemporarilyUnavailableError(f"{key} is just being written to {self!r} by another process.")
         if there.sha256() != wanted:
             raise ImmutableError(f"{key} stands in {self!r} with other bytes.")
@@ -180,7 +181,7 @@ class S3Store:
 
     def _refuse_without_lock(self) -> None:
         if not self._locks:
-            # Asked again next time: it can be turned on.
+            # Do not cache a negative answer: Object Lock can be enabled later.
             self.__dict__.pop("_locks", None)
             raise ImmutableError(
                 f"The bucket {self._bucket} has no Object Lock, so what is written there could be changed. Make one "
@@ -189,18 +190,20 @@ class S3Store:
 
 
 class _TakenError(TemporarilyUnavailableError):
-    """There is an object under that key."""
+    """The key already has an object."""
 
 
 class _NoLockError(TemporarilyUnavailableError):
-    """The bucket was made without Object Lock."""
+    """The bucket has no Object Lock."""
 
 
 def _copy(body: Any, into: Sink, key: str) -> None:
-    """Write the body of an answer to `into`, within FETCH_SECONDS and MAX_OBJECT_BYTES."""
+    """Write an answer's body to `into`, within FETCH_SECONDS and MAX_OBJECT_BYTES."""
     end, length = time.monotonic() + FETCH_SECONDS, 0
-    # A read ends when all it asked for is here, and a timeout is that of each byte: whoever sends one now and then would hold
-    # it for ever. At the end, then, the next byte that is not here yet is the last one waited for.
+    # A read returns only when the whole chunk has arrived, and the read timeout applies to each
+    # byte, so a server that sends a byte now and then would block it for ever. After FETCH_SECONDS
+    # the timer sets the socket timeout to a millisecond: the next byte that has not arrived yet
+    # fails the read.
     hurry = threading.Timer(FETCH_SECONDS, _wait_no_more, [body])
     hurry.daemon = True
     hurry.start()
@@ -217,20 +220,21 @@ def _copy(body: Any, into: Sink, key: str) -> None:
 
 
 def _wait_no_more(body: Any) -> None:
-    # It may have come to its end this moment.
+    # The body may be fully read by now, and have no socket.
     with suppress(AttributeError):
         body.set_socket_timeout(_A_MOMENT)
 
 
 @contextmanager
 def _available(store: S3Store) -> Iterator[None]:
-    """Whatever the library raises inside becomes ours, without its text and without its traceback."""
+    """Turn the library's errors into ours, without text or traceback, which may hold secrets."""
     try:
         yield
     except ClientError as error:
         code = re.sub(r"[^A-Za-z0-9]", "", str(error.response.get("Error", {}).get("Code", "")))[:64]
     except (BotoCoreError, ResponseParserError, OSError, LookupError, TypeError) as error:
-        # The last two: an answer that is no S3's, of which the library, or we, expected more.
+        # LookupError and TypeError: the answer is not S3's and lacks something the library or we
+        # expect.
         code = type(error).__name__
     else:
         return

@@ -1,4 +1,4 @@
-"""A log that is signed and archived in tests, and stores that fail or are broken into."""
+"""A log that tests sign and archive, and stores that fail or are tampered with."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from audit.archive.proving import prove_archive
 from audit.identifiers import new_id_text
 from audit.models import Checkpoint, Event, Head
 from audit.sequencer import sequence_until_empty
-from audit.services import Entry, checked, record_many
+from audit.services import Entry, check_data, record_many
 from audit.stores import Sink, Store
 from audit.stores.folder import FolderStore
 from audit.tests.signing import signer
@@ -32,7 +32,7 @@ SIGNER = signer(purpose="audit", now=datetime.now(UTC))
 
 @dataclass
 class Log:
-    """What a test does with the log."""
+    """A log, and what a test does with it."""
 
     make_event: Callable[..., Event]
     now: datetime
@@ -40,7 +40,7 @@ class Log:
     folder: Path
 
     def grow(self, count: int, **overrides: Any) -> list[Event]:
-        """Made one by one where they are few."""
+        """Record and number `count` events; returns the first ten, which are made one by one."""
         few = min(count, 10)
         events = [
             self.make_event(**({"data": {"n": number}, "personal": {"name": "Alice Abel"}} | overrides))
@@ -60,7 +60,7 @@ class Log:
             actor_id="one",
             request_id="",
             outcome="denied",
-            data=checked({"n": number}),
+            data=check_data({"n": number}),
         )
 
     def sign(self) -> Checkpoint:
@@ -69,7 +69,7 @@ class Log:
         return Checkpoint.objects.create(size=size, root=root, note=signed(size, root), at=self.now)
 
     def grown(self, *counts: int) -> None:
-        """Grow so often, and sign each time."""
+        """Grow by each count, and sign each time."""
         for count in counts:
             self.grow(count)
             self.sign()
@@ -89,7 +89,7 @@ def signed(size: int, root: bytes, *, origin: str = ORIGIN, signer: LocalSigner 
 
 
 class FailingStore:
-    """A store whose call number `at` fails, before or after it did what it was asked."""
+    """A store whose call number `at` fails, before or after it took effect."""
 
     def __init__(self, store: Store, at: int, *, done: bool) -> None:
         self._store, self._at, self._done, self.calls = store, at, done, 0
@@ -120,7 +120,7 @@ class FailingStore:
 
 @contextlib.contextmanager
 def broken_into(path: Path, data: bytes | None) -> Iterator[None]:
-    """An object replaced by whoever owns the folder, or taken away; afterwards it is as it was."""
+    """Replace or delete an object, as the folder's owner can; restore it afterwards."""
     before = path.read_bytes()
     path.unlink()
     if data is not None:

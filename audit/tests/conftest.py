@@ -23,7 +23,7 @@ MakeEvent = Callable[..., Event]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of roles and of concurrent transactions need PostgreSQL: elsewhere they are not collected."""
+    """Deselect tests of roles and of concurrent transactions where there is no PostgreSQL."""
     if connection.vendor == "postgresql":
         return
     here = [
@@ -36,13 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def own_folder(settings: Settings, tmp_path: Path) -> None:
-    """What `verify_audit` keeps for its next run is each test's own."""
+    """Give each test its own folder for what `verify_audit` keeps between runs."""
     settings.VAR_DIR = tmp_path
 
 
 @pytest.fixture
 def make_event(now: datetime) -> MakeEvent:
-    """Records one event in a transaction of its own; keyword arguments override."""
+    """A function that records one event in its own transaction; keyword arguments override."""
 
     def make(**overrides: Any) -> Event:
         arguments: dict[str, Any] = {
@@ -58,7 +58,7 @@ def make_event(now: datetime) -> MakeEvent:
 
 @pytest.fixture
 def signing(settings: Settings, now: datetime) -> Iterator[None]:
-    """The log can sign, with no store outside; it is `now`."""
+    """A log that can sign, without an external store, with the clock stopped at `now`."""
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     settings.AUDIT_STORE = ""
     with time_machine.travel(now, tick=False):
@@ -67,7 +67,7 @@ def signing(settings: Settings, now: datetime) -> Iterator[None]:
 
 @pytest.fixture
 def signed_log(signing: None, now: datetime, make_event: MakeEvent) -> Checkpoint:
-    """300 leaves under a checkpoint, the first with something personal, and 20 above it."""
+    """300 leaves under a checkpoint, the first with personal data, and 20 leaves above it."""
     make_event(personal={"name": "Alice"})
     proving.grow(300, now=now)
     checkpoint = proving.sign(now)
@@ -76,13 +76,13 @@ def signed_log(signing: None, now: datetime, make_event: MakeEvent) -> Checkpoin
     return checkpoint
 
 
-# What no line may hold: the key's id as well, though it is no secret.
+# No log line may contain these. The key id is not secret, but must not appear either.
 SECRETS = ["ATESTKEYID0123456789", "a-secret-key-of-tests-0123456789", "a-session-token-of-tests-0123456789"]
 
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the AWS libraries find in the environment."""
+    """Credentials where the AWS libraries look for them."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     for name, value in zip(names, SECRETS, strict=True):
         monkeypatch.setenv(name, value)
@@ -90,13 +90,13 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One real server for all tests that ask it."""
+    """One real server for all tests that use it."""
     with ministack.server(tmp_path_factory.mktemp("ministack")) as url:
         yield url
 
 
 class Bucket(NamedTuple):
-    """A bucket of a test: the store in it, and a raw client that may do whatever the server lets it do."""
+    """A bucket of one test: its store, and a raw client that may do all the server allows."""
 
     name: str
     url: str
@@ -111,7 +111,7 @@ def bucket(s3_url: str, credentials: None) -> Bucket:
 
 
 def new_bucket(url: str, *, locked: bool = True) -> Bucket:
-    """Made with or without Object Lock."""
+    """Make a bucket, with or without Object Lock."""
     client = boto3.session.Session().client("s3", endpoint_url=url, region_name="us-east-1")
     name = f"log-{uuid.uuid4()}"
     client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=locked)

@@ -1,4 +1,4 @@
-"""A log, and a witness that answers whatever a test tells it to."""
+"""A log, and a witness that answers what a test tells it to."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ def ask(witness: Witness, size: int, old_size: int = 0, log: Log = LOG) -> Outco
 
 
 class Fake:
-    """A server that answers each request with the next of its texts, as they are; the last one for ever."""
+    """Answers each request with the next of the given texts, unchanged; repeats the last one."""
 
     def __init__(self, answers: tuple[bytes, ...]) -> None:
         self.heard: list[bytes] = []
@@ -52,7 +52,7 @@ class Fake:
                 connection.settimeout(10)
                 self.heard.append(self._request(connection))
                 answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-                # Who is asked may hang up before all is said.
+                # The client may hang up before the whole answer is sent.
                 with contextlib.suppress(OSError):
                     connection.sendall(answer)
 

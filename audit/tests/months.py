@@ -1,4 +1,4 @@
-"""Months of the log under test: clocks that are elsewhere, what stands in which partition, and the way back."""
+"""Monthly partitions under test: shifted clocks, the partition of an event, and cleaning up."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,7 +18,7 @@ SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent 
 
 
 def found(sql: str, *values: Any) -> list[Any]:
-    """The first column of the answer."""
+    """The first column of the result."""
     with connection.cursor() as cursor:
         cursor.execute(sql, values or None)
         return [row[0] for row in cursor.fetchall()]
@@ -36,21 +36,21 @@ def place_of(pk: object) -> str:
 
 
 def months_on(number: int) -> Month:
-    """The month so many from this one."""
+    """The month `number` months from now."""
     return month_at(datetime.now().astimezone()).later(number)
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
-    """Ids are made as if it were then; what the database says of now stays."""
+    """Make ids as if it were `at`; the database's clock is unchanged."""
     clock = SimpleNamespace(time_ns=lambda: int(at.timestamp() * 1000) * 1_000_000)
     monkeypatch.setattr(identifiers, "time", clock)
 
 
 @pytest.fixture
 def months(transactional_db: None) -> Iterator[set[str]]:
-    """The partitions after migrating; nobody knows of any. Whatever is there too afterwards is dropped.
+    """The partitions after migrating, with an empty cache. Other partitions are dropped afterwards.
 
-    And before: a test on a clock that is years ahead commits the month of its events.
+    They are dropped before, too: a test on a clock years ahead commits the month of its events.
     """
     ours = {"audit_event_early", "audit_event_late"} | {
         months_on(by).partition for by in range(partitions.AHEAD + 1)

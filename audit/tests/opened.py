@@ -1,4 +1,4 @@
-"""An event's data as whoever may read its openings reads it."""
+"""An event's data as a reader with access to its openings sees it."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from audit.models import Event
 
 
 def opened(event: Event) -> dict[str, Any]:
-    """Each commitment replaced by what it hides; one that was erased stays."""
+    """Replace each commitment by its hidden value; erased ones stay commitments."""
     return {**event.data, **dict(event.openings.values_list("member", "value"))}

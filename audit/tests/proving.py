@@ -1,4 +1,7 @@
-"""A log with a checkpoint and a witness, asked over its public addresses, and its answers checked by the protocol's mathematics."""
+"""A log with a checkpoint and a witness, read over its public endpoints.
+
+Answers are checked with the protocol's own arithmetic.
+"""
 
 import base64
 from datetime import datetime
@@ -16,13 +19,13 @@ from audit.checkpoints import checkpoint_log, newest_checkpoint
 from audit.identifiers import new_id_text
 from audit.models import Checkpoint, Cosignature, Leaf
 from audit.sequencer import sequence_until_empty
-from audit.services import Entry, checked, record_many
+from audit.services import Entry, check_data, record_many
 from audit.tests.signing import verifier
 
 TILE = 256
 WITNESS = LocalSigner(PrivateKey.generate("EdDSA"))
 WITNESS_KEY = Verifier("witness.example/w1", WITNESS.public, SignatureType.COSIGNATURE)
-# Every public address of the log, below /v1/audit/, with a query that is answered; {} is an event's id.
+# Every public path of the log below /v1/audit/, with a valid query; {} is an event's id.
 PATHS = {
     "checkpoint": "",
     "proof/inclusion": "event={}",
@@ -35,7 +38,7 @@ JSON_ONLY = ["proof/inclusion", "proof/consistency"]
 
 
 def grow(count: int, *, now: datetime) -> None:
-    """That many leaves more, of which those that wait already are some."""
+    """Add `count` leaves, counting events that already wait for their number."""
     count -= sequence_until_empty(now=now)
     with transaction.atomic():
         record_many([_entry(now) for _ in range(count)], now=now)
@@ -51,7 +54,7 @@ def _entry(now: datetime) -> Entry:
         actor_id="",
         request_id="",
         outcome="success",
-        data=checked({}),
+        data=check_data({}),
     )
 
 

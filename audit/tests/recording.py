@@ -1,4 +1,7 @@
-"""A process that records an event for each line it is told, which is the time of its id in milliseconds, and says `ok`."""
+"""A process that records an event for each line on stdin, and prints `ok`.
+
+A line is the time of the event's id, in milliseconds.
+"""
 
 import sys
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The log's key in tests, named by settings.AUDIT_SIGNER there: audit knows no key service."""
+"""The log's key in tests. settings.AUDIT_SIGNER names it, because audit imports no key service."""
 
 from datetime import datetime
 

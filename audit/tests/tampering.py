@@ -1,4 +1,4 @@
-"""Playing the table owner: the promises of the database lifted, and put back."""
+"""Act as the tables' owner: lift the database's protections, and restore them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ _FROM_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission
 
 @contextlib.contextmanager
 def as_table_owner() -> Iterator[None]:
-    """Inside, rows of the log change freely: no trigger, no foreign key. Afterwards everything is as it was."""
+    """Lift all triggers and foreign keys on rows of the log; undo every change at the end."""
     with transaction.atomic():
         if connection.vendor == "postgresql":
-            # Foreign keys wait for the commit, and a table with waiting checks cannot be altered.
+            # Deferred foreign keys have pending checks, and such a table cannot be altered.
             execute("SET CONSTRAINTS ALL IMMEDIATE")
         with triggers_lifted("ALL"):
             yield
@@ -23,7 +23,7 @@ def as_table_owner() -> Iterator[None]:
 
 @contextlib.contextmanager
 def triggers_lifted(which: str = "USER") -> Iterator[None]:
-    """No trigger of ours fires inside; on PostgreSQL `which` may be ALL, which lifts foreign keys too."""
+    """Disable our triggers; on PostgreSQL, `which` may be ALL, which also disables foreign keys."""
     if connection.vendor == "postgresql":
         tables = _column("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         lift = [f'ALTER TABLE "{table}" DISABLE TRIGGER {which}' for table in tables]
@@ -43,7 +43,10 @@ def triggers_lifted(which: str = "USER") -> Iterator[None]:
 
 
 def empty_tables() -> None:
-    """No rows any more, but what migrations put there. Django's own flush makes that anew, and takes longer than many a test."""
+    """Delete all rows except those of migrations.
+
+    Django's flush recreates those, which takes longer than many tests.
+    """
     names = [
         connection.ops.quote_name(name)
         for name in connection.introspection.table_names()
@@ -51,7 +54,7 @@ def empty_tables() -> None:
     ]
     deletes = [f"DELETE FROM {name}" for name in names]  # noqa: S608 — names of tables, quoted
     if connection.vendor == "postgresql":
-        # Neither triggers nor foreign keys; in one message.
+        # Without triggers and foreign keys, all in one message.
         execute(
             "; ".join(["SET session_replication_role = replica", *deletes, "RESET session_replication_role"])
         )
@@ -62,9 +65,9 @@ def empty_tables() -> None:
 
 
 def execute(sql: str, *parameters: Any) -> int:
-    """One statement past the ORM; returns the rows it touched."""
+    """Run one statement outside the ORM; returns the number of affected rows."""
     with connection.cursor() as cursor:
-        # None, not an empty list: without parameters a % is a %.
+        # None, not an empty list: only then is % a plain character.
         cursor.execute(sql, parameters or None)
         return int(cursor.rowcount)
 

@@ -1,4 +1,4 @@
-"""Events in an admin site: rows to read, and nothing that changes one."""
+"""Events in the admin site: readable rows that nothing can change."""
 
 import uuid
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ from django.test import RequestFactory
 
 from audit import admin, kinds
 from audit.admin import EventAdmin, KindFilter, ShortPaginator
+from audit.event_writing import KINDS
 from audit.models import Event
-from audit.prepared import KINDS
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +39,7 @@ def test_the_salt_cannot_be_guessed_by_filtering(make_event: MakeEvent) -> None:
 
 def _listed(query: str) -> list[Event]:
     request = RequestFactory().get(f"/admin/audit/event/?{query}")
-    request.user = SimpleNamespace(has_perm=lambda _right: True, pk=None)  # type: ignore[assignment]  # somebody who may
+    request.user = SimpleNamespace(has_perm=lambda _right: True, pk=None)  # type: ignore[assignment]
     return list(EventAdmin(Event, AdminSite()).get_changelist_instance(request).result_list)
 
 
@@ -64,7 +64,7 @@ def test_events_are_found_by_the_ids_an_index_leads_to_and_the_last_ones_by_othe
         (f"q={ids[0]}&kind=kms.key.published", []),
     ):
         assert [event.pk for event in _listed(query)] == wanted, query
-    # A text is looked for among the last events alone.
+    # Free text is searched only in the last events.
     monkeypatch.setattr(admin, "LAST_EVENTS", 2)
     last = sorted([other.pk, *newest], reverse=True)[:2]
     assert [event.pk for event in _listed("q=jti-1")] == [pk for pk in last if pk != other.pk]

@@ -1,4 +1,4 @@
-"""The whole check goes through every point the log ever signed: a story that fits itself is not enough."""
+"""A full check goes through every point the log ever signed; a consistent rewrite is not enough."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from agentauth.protocol.chain import EMPTY_LINK, CompactTree, leaf_hash, link
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.anchors import stored_anchors
 from audit.breaks import origin
+from audit.checkpoint_copies import key_of
 from audit.checkpoints import EVERY, checkpoint_log
-from audit.copies import key_of
 from audit.entries import entry_of
 from audit.models import Checkpoint, Event, Head, Leaf
 from audit.sequencer import sequence_until_empty
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def outside(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Path:
-    """A log of seven events, signed at four and at seven, and the folder where the copies stand."""
+    """A log of seven events, signed at four and at seven; returns the folder of the copies."""
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     for count, at in ((4, now), (3, now + EVERY)):
@@ -47,7 +47,7 @@ def whole(now: datetime) -> Verdict:
 
 
 def write_anew(size: int) -> CompactTree:
-    """Everything the database holds of the log made to fit its events again, as its owner can."""
+    """Rewrite the whole log in the database to match its events, as the tables' owner can."""
     tree, previous = CompactTree(), EMPTY_LINK
     for leaf in Leaf.objects.select_related("event").order_by("leaf_index"):
         entry = entry_of(leaf.event)
@@ -80,7 +80,7 @@ def test_AU_7_a_rewrite_that_fits_itself_meets_the_signed_root(outside: Path, no
 
 
 def test_AU_7_a_checkpoint_row_written_anew_lacks_the_signature(outside: Path, now: datetime) -> None:
-    """By somebody with the database and a key of their own; one with the log's key meets the copies outside."""
+    """The attacker has the database and another key. Against the log's own key, the copies help."""
     own = LocalSigner(PrivateKey.generate())
     with as_table_owner():
         forge_an_event()
@@ -133,7 +133,7 @@ def test_AU_5_a_checkpoint_that_somebody_kept_is_enough(
         write_anew(7)
         assert command("--full")["ok"]
         found = command("--full", "--from", str(kept))
-        # As what the last run left outside the database is.
+        # The state that the last run left outside the database is enough, too.
         assert not command()["ok"]
     assert (found["ok"], found["first_bad"]) == (False, 6)
 

@@ -1,4 +1,4 @@
-"""Archiving: segments of the log in a write-once store, read back and proved before they count."""
+"""Archiving: segments of the log in a write-once store count only once read back and proved."""
 
 import gzip
 import hashlib
@@ -27,7 +27,8 @@ from audit.tests.conftest import Bucket, MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 
 pytestmark = pytest.mark.django_db
-# What JSON, files of lines and terminals get wrong; names in their order by UTF-16, which is not that of their code points.
+# Characters that JSON, line files and terminals get wrong. Names are in UTF-16 order, which differs
+# from code point order.
 ODD: dict[str, Any] = {
     "\ue000": "beyond the surrogates", "\U0001f600": "a pair of them", "é": "é", "e\u0301": "", "line": "a\nb\r\nc\u2028d\u2029e\x85f",
     "quoted": '"\\/\b\f\t\x01\x7f', "ltr": "\u202eabc\u202c", "bom": "\ufeff", "last": "\U0010ffff\uffff", "nested": [{"ß": [None, True, -(2**53) + 1]}],
@@ -51,7 +52,7 @@ def lines_of(log: Log, first: int) -> list[bytes]:
 
 
 def test_the_longest_event_that_is_recorded_is_read_back_from_the_archive(log: Log) -> None:
-    # Columns as long as they may be, of characters that JSON writes with six bytes.
+    # Columns of full length, in characters that JSON writes with six bytes.
     long = dict.fromkeys(("token_jti", "reason"), "\x01" * 64)
     text = "x" * (MAX_DATA_BYTES - len('{"text":""}'))
     log.grow(1, data={"text": text}, personal={}, **long)
@@ -65,7 +66,7 @@ def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(lo
     log.grow(1, data=ODD)
     log.sign()
     assert log.archive() == [(0, 300)]
-    # Lines: nothing but splitting and hashing is needed.
+    # Lines: splitting and hashing is all that a verifier needs.
     tree = CompactTree()
     for index, line in enumerate(lines_of(log, 0)):
         number, salt, body = line.removesuffix(b"\n").split(b" ", 2)
@@ -73,7 +74,7 @@ def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(lo
         tree.append(leaf_hash(canonical_entry_hash(body, b64u_decode(salt.decode()))))
     row = Checkpoint.objects.get()
     assert (tree.size, tree.root()) == (300, bytes(row.root))
-    # The manifest names what stands there, and nothing else does.
+    # The manifest names exactly the objects that are there.
     manifest = manifest_of(log, 0)
     assert (manifest.first, manifest.end, manifest.previous, manifest.checkpoint) == (0, 300, None, row.note)
     for named in (manifest.lines, manifest.parquet):
@@ -84,7 +85,7 @@ def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(lo
         manifest_key(0), manifest.lines.key, manifest.parquet.key,
         "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44",
     }  # fmt: skip
-    # Tiles and bundles as tlog-tiles has them.
+    # Tiles and bundles as tlog-tiles defines them.
     leaves = list(Leaf.objects.order_by("leaf_index"))
     hashes, entries = (
         b"".join(bytes(getattr(leaf, name)) for leaf in leaves[:256]) for name in ("leaf_hash", "entry")
@@ -100,7 +101,7 @@ def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(lo
         (index, str(event.id), event.at, event.data) for index, event in enumerate(stored)
     ]
     assert len(rows) == Event.objects.count() == 300
-    # And the row that says so.
+    # The row that records the segment.
     segment = Segment.objects.get()
     assert bytes(segment.manifest_sha256) == hashlib.sha256(log.store.get(manifest_key(0)) or b"").digest()
     assert (segment.first, segment.end, segment.at) == (0, 300, log.now)
@@ -139,7 +140,7 @@ def test_segments_follow_each_other_and_end_at_checkpoints(log: Log, monkeypatch
     monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 10)
     log.grown(3, 5, 4, 28)
     log.grow(2)
-    # The last checkpoint within ten leaves; where there is none, the first one after them.
+    # Each ends at the last checkpoint within ten leaves, or at the first one after them.
     assert log.archive() == [(0, 8), (8, 12), (12, 40)]
     assert log.archive() == []
     log.sign()
@@ -153,7 +154,7 @@ def test_segments_follow_each_other_and_end_at_checkpoints(log: Log, monkeypatch
 def test_segments_cut_through_tiles(log: Log) -> None:
     log.grown(200, 200, 400)
     ranges = [archive_audit(now=log.now, store=log.store) for _ in range(2)]
-    # All three fit into one.
+    # All three fit into one segment.
     assert ranges == [(0, 800), None]
     log.grown(200, 30)
     assert log.archive() == [(800, 1030)]
@@ -242,7 +243,7 @@ def test_a_checkpoint_that_is_not_what_its_note_says_ends_no_segment(log: Log) -
         assert list(log.store.keys()) == []
 
 
-# When
+# When segments are archived
 
 
 def test_the_jobs_archive_hourly_and_a_full_segment_at_once(
@@ -253,7 +254,7 @@ def test_the_jobs_archive_hourly_and_a_full_segment_at_once(
     now = log.now
     assert archive_due(now=now) is None
     log.grow(3)
-    # What no checkpoint covers is no news.
+    # Events beyond the last checkpoint are not archived.
     assert archive_due(now=now) is None
     log.sign()
     settings.AUDIT_STORE = ""
@@ -268,7 +269,7 @@ def test_the_jobs_archive_hourly_and_a_full_segment_at_once(
     assert archive_due(now=now + EVERY) is None
     log.grown(1)
     assert archive_due(now=now + EVERY) == (5, 15)
-    # A clock that went back does not put it off.
+    # A clock that was set back does not delay it.
     log.grown(1)
     assert archive_due(now=now) == (15, 16)
     assert log.prove().ok
@@ -283,7 +284,7 @@ def test_AU_31_the_same_in_a_bucket_with_object_lock(log: Log, bucket: Bucket, s
     for key in bucket.store.keys():
         held = bucket.client.get_object_retention(Bucket=bucket.name, Key=f"log/{key}")["Retention"]
         assert held["Mode"] == "COMPLIANCE"
-        # Replaced, as whoever has the credentials can: it changes nothing.
+        # Add a version, as anyone with the credentials can: it changes nothing.
         bucket.client.put_object(Bucket=bucket.name, Key=f"log/{key}", Body=b"other")
     assert log.prove().ok
     log.grown(5)

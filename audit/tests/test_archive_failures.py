@@ -1,4 +1,4 @@
-"""Archiving that is cut off, lied to or overtaken: what stands in the store afterwards is one archive, or a loud error."""
+"""Archiving that is cut off, lied to or overtaken leaves one archive, or raises an error."""
 
 import json
 from datetime import datetime
@@ -34,7 +34,10 @@ PLACES = ["archive.after_stage", "archive.after_objects", "archive.after_proof",
 def test_AU_31_an_archiver_that_dies_anywhere_leaves_one_archive_that_goes_on(
     log: Log, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The death is an exception here; tests/faults kills. After it the log goes on, and so may the choice of an end."""
+    """The crash is an exception here; tests/faults kills processes.
+
+    The log grows afterwards, so the next run may choose another end.
+    """
 
     class DeathError(Exception):
         pass
@@ -69,9 +72,9 @@ def test_AU_12_AU_31_a_store_that_fails_at_any_call_loses_nothing(log: Log, done
         try:
             archive_audit(now=log.now, store=store)
         except TemporarilyUnavailableError:
-            # Nothing counts before all of it is proved.
+            # Nothing counts before the whole segment is proved.
             assert not Segment.objects.exists()
-    # It failed at each of its calls once, also where each earlier attempt had left what it left.
+    # Each of its calls failed once, with the objects of all earlier attempts in place.
     assert at > 16 or done
     assert at > 3
     assert log.archive() == []
@@ -82,7 +85,7 @@ def test_AU_12_AU_31_a_store_that_fails_at_any_call_loses_nothing(log: Log, done
 def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every object in turn is changed between the upload and the proof."""
+    """Every object in turn is changed between its upload and the proof."""
     log.grown(300)
 
     def change(name: str) -> None:
@@ -92,7 +95,7 @@ def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
             path.write_bytes(path.read_bytes()[:-1] + b"?")
 
     with monkeypatch.context() as patch:
-        # First nothing is: to know the keys.
+        # First run without a record, to learn the keys.
         patch.setattr(archiving, "_note", lambda *_: None)
         archive_audit(now=log.now, store=log.store)
     keys = [key for key in log.store.keys() if key != manifest_key(0)]
@@ -103,7 +106,7 @@ def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
             patch.setattr(archiving, "fault_point", change)
             with pytest.raises(ArchiveError, match=keys[0]):
                 archive_audit(now=log.now, store=log.store)
-            # From then on it cannot even be written.
+            # Afterwards it cannot even be written.
             with pytest.raises(ImmutableError, match=keys[0]):
                 archive_audit(now=log.now, store=log.store)
         assert not Segment.objects.exists()
@@ -169,7 +172,7 @@ def test_AU_31_a_manifest_that_is_not_ours_is_refused(
 
 
 def test_two_archivers_at_once_make_one_archive(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one sees a newer checkpoint, and is done before the first has written its manifest."""
+    """The second sees a newer checkpoint, and ends before the first has written its manifest."""
     log.grown(5)
     inner: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""On PostgreSQL events come home into a month that was dropped."""
+"""On PostgreSQL, events are restored from the archive into a month that was dropped."""
 
 from datetime import UTC, datetime
 from pathlib import Path

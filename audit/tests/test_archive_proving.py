@@ -1,4 +1,4 @@
-"""An archive proved by itself, and events brought home from it."""
+"""An archive proved without the database, and events restored from it."""
 
 import base64
 import gzip
@@ -44,7 +44,7 @@ def log(
     monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 260)
     log = Log(make_event, now, FolderStore(tmp_path / "archive"), tmp_path / "archive")
     log.grown(4, 254, 7, 3)
-    # 4 and 258 lie within the first.
+    # The checkpoints at 4 and 258 are within the first segment.
     assert log.archive() == [(0, 258), (258, 268)]
     for row in Checkpoint.objects.all():
         log.store.put_once(f"checkpoints/{row.size:020d}", row.note.encode())
@@ -79,7 +79,7 @@ def test_AU_31_each_object_that_is_replaced_or_gone_is_named(log: Log) -> None:
             (log.folder / key).read_bytes() + b"\n",
         ):
             if data is None and (key.startswith("checkpoints/") or key == manifest_key(258)):
-                # Nobody outside the store can know that there was one.
+                # Without knowledge from outside the store, its absence cannot be noticed.
                 continue
             with broken_into(log.folder / key, data):
                 verdict = log.prove()
@@ -108,7 +108,7 @@ def test_AU_9_another_story_of_the_same_size_is_refused(log: Log) -> None:
         path = log.folder / f"checkpoints/{size:020d}"
         with broken_into(path, signed(size, bytes(32)).encode()):
             assert f"checkpoints/{size:020d}" in log.prove().problem
-    # Signed, but not of the size its name says.
+    # Signed, but for another size than its name says.
     with broken_into(log.folder / "checkpoints/00000000000000000270", signed(271, bytes(32)).encode()):
         assert "a checkpoint of 271 events" in log.prove().problem
 
@@ -168,7 +168,7 @@ def test_a_segment_that_somebody_else_signed_is_refused(log: Log) -> None:
 def test_AU_31_a_manifest_with_one_member_of_another_story_is_refused(
     log: Log, change: Any, said: str
 ) -> None:
-    """All digests fit, and the log's own key signed."""
+    """All digests match, and the log's own key signed."""
     path = log.folder / manifest_key(258)
     body = json.loads(path.read_bytes())
     body |= change(log, body)
@@ -181,7 +181,7 @@ def test_AU_31_a_manifest_with_one_member_of_another_story_is_refused(
 
 
 def other_parquet(log: Log, body: dict[str, Any]) -> dict[str, Any]:
-    """The same rows but one word."""
+    """The same rows except for one word."""
     table = pq.read_table(log.folder / body["parquet"]["key"])
     rows = table.to_pylist()
     rows[3]["outcome"] = "failed"
@@ -193,7 +193,7 @@ def other_parquet(log: Log, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def rewritten(log: Log, change: Callable[[list[bytes]], list[bytes]]) -> dict[str, bytes]:
-    """The second segment written anew by whoever owns the folder, digests and all, but not the key."""
+    """The second segment rewritten, digests too, by the folder's owner without the log's key."""
     path = log.folder / manifest_key(258)
     body = json.loads(path.read_bytes())
     lines = gzip.decompress((log.folder / body["lines"]["key"]).read_bytes()).splitlines(keepends=True)
@@ -222,7 +222,7 @@ def _swap(lines: list[bytes]) -> list[bytes]:
         (lambda lines: [b"258 " + b"_" * 43 + b" {}\n", *lines[1:]], 258),
         (lambda lines: [b"258 " + b"A" * 43 + b" {}\n", *lines[1:]], 258),
         (lambda lines: [b"258 " + b"A" * 43 + b" {" + b"x" * 1_100_000 + b"}\n", *lines[1:]], 258),
-        # These need the Parquet file, or in the end the root.
+        # These are found only by the Parquet file or the root.
         (_swap, 258),
         (lambda lines: [*lines[:5], lines[5].replace(b'"outcome":"success"', b'"outcome":"denied"'), *lines[6:]], 258),
     ],
@@ -234,16 +234,16 @@ def test_AU_31_lines_written_anew_with_their_digests_do_not_pass(
     with broken_into(log.folder / manifest_key(258), made["manifest"]):
         verdict = log.prove()
         assert (verdict.ok, verdict.first_bad, verdict.tree_size) == (False, first_bad, 258)
-        # Nor does any of it come home.
+        # None of it is restored either.
         with pytest.raises(ArchiveError, match="not the one that was noted"):
             restore_audit(store=log.store)
 
 
-# Bringing events home
+# Restoring events
 
 
 def gone(log: Log, *indexes: int) -> dict[Any, Any]:
-    """The rows of these events, which are then deleted."""
+    """Delete these events; returns their rows."""
     ids = list(Leaf.objects.filter(leaf_index__in=indexes).values_list("event_id", flat=True))
     rows = {row["id"]: row for row in Event.objects.filter(id__in=ids).values()}
     for each in ids:
@@ -372,7 +372,7 @@ def test_AU_31_the_archive_is_proved_by_a_command(
     note = tmp_path / "note"
     note.write_text(Checkpoint.objects.get(size=265).note)
     assert said("--from", str(note))[0]
-    # Signed, and of another story.
+    # Signed, but of another history.
     note.write_text(signed(265, bytes(32)))
     passed, line = said("--from", str(note), "--json")
     assert (passed, json.loads(line)["first_bad"]) == (False, 258)

@@ -1,4 +1,4 @@
-"""What a killed archiver left in TMPDIR goes with the next one, and nothing that is in use or somebody else's does."""
+"""The next archiver deletes what a killed one left in TMPDIR, and nothing in use or not ours."""
 
 import multiprocessing
 import os

@@ -1,4 +1,7 @@
-"""What whoever owns the database may try, with the log's own key in hand where it helps, and who notices: `pytest -s` prints the table."""
+"""Attacks by the database's owner, some with the log's key, and which check detects each.
+
+`pytest -s` prints the table.
+"""
 
 import gzip
 import sys
@@ -20,8 +23,8 @@ from agentauth.sdk.witness.state import State
 from audit.anchors import stored_anchors
 from audit.archive.layout import Line
 from audit.breaks import origin
+from audit.checkpoint_copies import key_of
 from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.copies import key_of
 from audit.cosigning import cosign_log
 from audit.entries import event_body
 from audit.models import Checkpoint, Event, Leaf
@@ -46,7 +49,10 @@ def witness(tmp_path: Path) -> Iterator[Served]:
 
 
 class Place:
-    """An honest log of SIZE events: signed at half and at the end, copied outside, cosigned; and who looks at it."""
+    """An honest log of SIZE events, and the checks on it.
+
+    It is signed at half and at the end, copied outside and cosigned.
+    """
 
     def __init__(
         self, folder: Path, settings: Settings, served: Served, make: MakeEvent, now: datetime
@@ -68,7 +74,7 @@ class Place:
         sequence_until_empty(now=self.now)
 
     def sign(self) -> None:
-        """What the database says now, under the log's own key, in the place of what was signed."""
+        """Sign the database's present state with the log's own key, in place of what was signed."""
         size = Leaf.objects.count()
         for table in ("cosignature", "checkpointcopy"):
             execute(f'DELETE FROM "audit_{table}"')  # noqa: S608 - the names above
@@ -103,7 +109,7 @@ class Place:
         return True
 
     def stranger(self) -> bool:
-        """Gets an export of what the database holds now, and kept the newest checkpoint of before."""
+        """An auditor with a new export who kept the newest checkpoint from before the attack."""
         newest, export = newest_checkpoint(), self.folder / "export"
         assert newest is not None
         export.mkdir(exist_ok=True)
@@ -157,7 +163,7 @@ def rewrite_unsigned(_: Place) -> None:
 
 
 def roll_back(place: Place) -> None:
-    """Yesterday's database, which went on since and is longer by now than what was signed."""
+    """Yesterday's database, which has grown since and is longer than what was signed."""
     cut_off(place, SIZE // 2)
     place.sign()
     place.grow(SIZE)
@@ -165,7 +171,7 @@ def roll_back(place: Place) -> None:
 
 
 def split(place: Place) -> None:
-    """As many events as were signed, and others: what one auditor is shown, and not the other."""
+    """As many events as were signed, but others: a second history for another auditor."""
     cut_off(place)
     place.sign()
     place.grow(3)
@@ -180,7 +186,7 @@ MECHANISMS: dict[str, Callable[[Place], bool]] = {
     "stranger with an old checkpoint": Place.stranger,
 }
 _ROWS, _SIGNED, _OUTSIDE, _WITNESS, _STRANGER = MECHANISMS
-# What is tried → who notices.
+# Each attack, and the checks that detect it.
 ATTACKS: list[tuple[str, Callable[[Place], None], set[str]]] = [
     ("nothing", nothing, set()),
     ("edit an event", edit, {_ROWS, _SIGNED, _OUTSIDE, _STRANGER}),

@@ -1,4 +1,4 @@
-"""What waits for its number is bounded: nothing new is begun beyond the bound, what ends something is, and it heals."""
+"""Events waiting for a number are bounded: beyond that, only acts that end something proceed."""
 
 import logging
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_RF_21_what_ends_something_is_done_all_the_same(full: None, make_event: 
 def test_RF_21_numbering_goes_on_and_then_all_of_it_does(
     full: None, make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What floods suppressed is summed up first: that must not wait for the room it makes.
+    # Suppressed floods are summarised first, which must not wait for the room it creates.
     for _ in range(RECORDED_PER_MINUTE + 2):
         with monkeypatch.context() as patch:
             patch.setattr(backlog, "MAX_WAITING_EVENTS", 1000)

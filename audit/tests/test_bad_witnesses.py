@@ -1,4 +1,4 @@
-"""Everything a witness can do wrong, by malice or misfortune: none of it is kept, and none of it stops the log."""
+"""All that a witness can do wrong, on purpose or not: none of it is kept, none stops the log."""
 
 import contextlib
 import socket
@@ -35,7 +35,7 @@ def test_lines_of_strangers_are_left_out() -> None:
 
 
 def timeless() -> str:
-    """Well signed, at no time."""
+    """A valid signature with time zero."""
     value = bytes(8) + KEY.sign(b"cosignature/v1\ntime 0\n" + LOG.checkpoint(5).text.encode())
     return Signature(NAME, VERIFIER.key_id, value).line
 
@@ -147,7 +147,7 @@ def test_a_witness_with_a_certificate_of_its_own_making_is_not_asked(tmp_path: P
 
 
 def certificate(host: str) -> tuple[bytes, bytes]:
-    """A key and a certificate for an address, signed by itself; both PEM."""
+    """A self-signed certificate for an address, and its key; both PEM."""
     key = ed25519.Ed25519PrivateKey.generate()
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, host)])
     made = (

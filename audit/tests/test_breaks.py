@@ -1,4 +1,4 @@
-"""A log that goes on under another name: its folder in the store, what it sees of the one before, and its name."""
+"""A log that continues under another name: its folder, its view of the previous log, its name."""
 
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -23,8 +23,8 @@ from audit.breaks import (
     seen_from_log,
     shown_break,
 )
+from audit.checkpoint_copies import MOVED, ContradictedError, key_of
 from audit.checkpoints import EVERY, checkpoint_log
-from audit.copies import MOVED, ContradictedError, key_of
 from audit.models import Checkpoint, Head, LogBreak
 from audit.sequencer import tree_of
 from audit.stores import Store, store_at
@@ -40,7 +40,7 @@ def store(signing: None, settings: Settings, tmp_path: Path) -> Store:
 
 
 def broken(now: datetime, *, name: str = "20261129012233", lost: tuple[str, ...] = ()) -> LogBreak:
-    """The log breaks here, as `continue_after_restore` writes it down."""
+    """Break the log here, as `continue_after_restore` records it."""
     head = Head.objects.get()
     newest = Checkpoint.objects.order_by("-size").first()
     return LogBreak.objects.create(
@@ -61,7 +61,7 @@ def test_a_log_is_named_after_every_other_even_where_the_clock_is_behind(now: da
 
 
 def test_SA_13_no_log_is_named_after_the_last_possible_name(now: datetime) -> None:
-    """A longer name would be read as a stranger's, and the log under it as none."""
+    """A longer name would be read as foreign, and this log would not be found."""
     with pytest.raises(ContradictedError, match=r"breaks/20999999999999\.json"):
         new_name(now, after="20999999999999")
 
@@ -83,9 +83,19 @@ def test_a_log_continues_under_its_new_name_in_its_own_folder(store: Store, now:
 def test_a_log_sees_the_part_of_the_previous_log_that_it_continues(store: Store, now: datetime) -> None:
     """What the lost history signed and archived later stays outside, and is another log's."""
     row = LogBreak(name="20261129012233", previous="", size=600, signed=500, archived=512, at=now)
-    for key in (key_of(500), key_of(501), "segments/00000000000000000000.json",
-                "segments/00000000000000000512.json", "tile/0/001", "tile/0/002", "tile/1/000.p/2",
-                "tile/1/000.p/3", "objects/00.parquet", "endings/00000000000000000001.json", MOVED):  # fmt: skip
+    for key in (
+        key_of(500),
+        key_of(501),
+        "segments/00000000000000000000.json",
+        "segments/00000000000000000512.json",
+        "tile/0/001",
+        "tile/0/002",
+        "tile/1/000.p/2",
+        "tile/1/000.p/3",
+        "objects/00.parquet",
+        "endings/00000000000000000001.json",
+        MOVED,
+    ):  # What the lost history signed and archived later stays outside, as part of another log.
         store.put_once(key, b"before")
     seen = seen_from_log(store, [row])
     seen.put_once(key_of(501), b"after")
@@ -133,7 +143,7 @@ def test_AU_33_the_verifier_of_an_archive_reads_the_record_that_the_log_writes(
 def test_a_record_that_counts_its_own_or_a_later_break_as_lost_is_refused(
     store: Store, now: datetime, name: str
 ) -> None:
-    """Whoever may write to the store could otherwise hide a break from a verifier of the archive."""
+    """Anyone who can write to the store could hide a break from verifiers of the archive."""
     proving.grow(3, now=now)
     broken(now, name="20261129012234")
     copy_break(store)

@@ -1,4 +1,4 @@
-"""The log signs what it is, once a minute while there is news, and never a second story."""
+"""The log signs its state once a minute if it has grown, and never a second history."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -15,8 +15,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import breaks, checkpoints, signing
 from audit.archive.archiving import archive_audit
 from audit.breaks import check_records, origin
+from audit.checkpoint_copies import ContradictedError, key_of
 from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.copies import ContradictedError, key_of
 from audit.history import check_history
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.sequencer import sequence_until_empty
@@ -105,7 +105,7 @@ def test_AU_11_another_signer_at_the_same_size_changes_nothing(
 
 
 class Failing:
-    """A store whose put is reported as failed, before or after it was done."""
+    """A store whose put reports failure, before or after it took effect."""
 
     def __init__(self, real: Store, *, done: bool) -> None:
         self._real, self._done = real, done
@@ -130,7 +130,7 @@ def test_AU_12_a_copy_that_failed_or_only_seemed_to_is_made_at_the_next_run(
             checkpoint_log(now=now)
     assert (folder / key_of(2)).exists() is done
     assert not CheckpointCopy.objects.exists()
-    # No news and not a minute later: what was signed is copied all the same.
+    # Nothing new and no minute later: what was signed is copied all the same.
     assert checkpoint_log(now=now) is None
     kept = Checkpoint.objects.get()
     assert (folder / key_of(2)).read_text() == kept.note
@@ -183,7 +183,7 @@ def test_AU_7_a_head_that_is_not_that_of_the_leaves_is_not_signed(
 def test_AU_5_a_log_cut_short_meets_its_own_word(
     folder: Path, grow: Grow, now: datetime, forgets: bool
 ) -> None:
-    """Whether or not whoever cut it also removed what the database remembers of checkpoints."""
+    """Even if the attacker also removed the rows of the checkpoints."""
     grow(3)
     checkpoint_log(now=now)
     kept = Head.objects.get()
@@ -203,7 +203,7 @@ def test_AU_5_a_log_cut_short_meets_its_own_word(
 def test_a_database_set_back_that_went_on_meets_the_copy_of_the_other_story(
     folder: Path, grow: Grow, now: datetime
 ) -> None:
-    """As a copy of it would that went its own way: what each signs, the other finds outside."""
+    """Two copies of a database that diverged find each other's checkpoints outside."""
     grow(3)
     checkpoint_log(now=now)
     store = store_at(f"file:{folder}")
@@ -220,7 +220,7 @@ def test_a_database_set_back_that_went_on_meets_the_copy_of_the_other_story(
 def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
     folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one signs between our look and our copy."""
+    """The other one signs between our read of the store and our copy."""
     grow(2)
     store = store_at(f"file:{folder}")
     real = signing.audit_signer
@@ -252,7 +252,7 @@ def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
 def test_SA_13_what_the_log_does_not_write_is_shown_and_stops_nothing(
     folder: Path, grow: Grow, now: datetime, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One object that a stranger put into the store must not keep the service from answering."""
+    """One foreign object in the store must not keep the service from answering."""
     grow(1)
     (folder / key).parent.mkdir(parents=True)
     (folder / key).write_bytes(b"")
@@ -266,7 +266,7 @@ def test_SA_13_what_the_log_does_not_write_is_shown_and_stops_nothing(
 def test_a_log_that_was_long_unsigned_is_signed_in_steps(
     folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one that was there before anything was signed: no segment of the archive is then as long as all of it."""
+    """This bounds the archive's segments, which end at checkpoints, if a log began unsigned."""
     monkeypatch.setattr(checkpoints, "MOST_BETWEEN", 4)
     grow(9)
     assert checkpoint_log(now=now) == 9
@@ -285,7 +285,7 @@ def test_a_log_that_was_long_unsigned_is_signed_in_steps(
 def test_a_row_that_nobody_signed_is_not_copied_and_ends_no_segment(
     folder: Path, grow: Grow, now: datetime
 ) -> None:
-    """The serving role may add rows; what stands outside stays there for years."""
+    """The serving role may insert rows, and what is copied outside stays for years."""
     grow(3)
     forged = f"{origin()}\n3\n{b64_encode(root_at(3))}\n\n— {origin()} {b64_encode(bytes(68))}\n"
     Checkpoint.objects.create(size=3, root=root_at(3), note=forged, at=now)
@@ -307,6 +307,6 @@ def test_what_another_of_us_signed_meanwhile_is_no_other_story(
     grow(2)
     checkpoint_log(now=now + EVERY)
     grow(1)
-    # This one looked at the newest before the other signed.
+    # This process read the newest checkpoint before the other signed.
     monkeypatch.setattr(checkpoints, "newest_checkpoint", lambda: older)
     assert checkpoint_log(now=now + 2 * EVERY) == 5

@@ -1,4 +1,4 @@
-"""What agents and service providers wrote reaches an operator's terminal as text, whichever command shows it."""
+"""Texts of agents and service providers reach an operator's terminal escaped, in every command."""
 
 import io
 import json
@@ -19,7 +19,7 @@ SHOWN = r"x\x1b]0;t\x07\x1b[8m\u{9b}2J\x7f\n\r\u{202e}gpj\u{200b}\u{2028}\u{e000
 
 
 class Shows(JsonCommand):
-    """A command as ours are, of a row that a stranger named."""
+    """A command like ours, about a row with a hostile name."""
 
     guarded = False
 

@@ -1,4 +1,4 @@
-"""The newest checkpoint goes to every witness, what each gave is kept, and who saw another log is heard."""
+"""The newest checkpoint goes to every witness; lines are kept, and contradictions are reported."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,8 +13,8 @@ from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
 from audit.breaks import origin
+from audit.checkpoint_copies import ContradictedError
 from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.copies import ContradictedError
 from audit.cosigning import cosign_log, witnesses
 from audit.models import Cosignature, Head
 from audit.sequencer import sequence_until_empty
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def witness(tmp_path: Path, settings: Settings) -> Iterator[Served]:
-    """A real one that knows our log, and the log names it."""
+    """A real witness that knows our log, configured in settings."""
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
     State.create(tmp_path / "state", vkey=VERIFIER.vkey)
     known = {origin(): [verifier()]}
@@ -63,7 +63,7 @@ def test_each_checkpoint_is_cosigned_once(witness: Served, make_event: MakeEvent
 def test_AU_9_a_log_that_was_set_back_is_told_so_by_its_witness(
     witness: Served, make_event: MakeEvent, now: datetime
 ) -> None:
-    """With every trace gone from database and store: the one who saw it remembers."""
+    """Every trace is gone from database and store, but the witness remembers."""
     grow(make_event, 4, now)
     cosign_log(now=now)
     with as_table_owner():

@@ -1,4 +1,4 @@
-"""What a key signed that was disabled since is shown to nobody and proves nothing, and has to fit all the same."""
+"""Checkpoints of a disabled key prove nothing and are not published, but must match the log."""
 
 from datetime import UTC, datetime
 from io import StringIO
@@ -17,12 +17,12 @@ from agentauth.protocol.notes import SignatureType, Verifier
 from audit.anchors import stored_anchors
 from audit.archive.proving import prove_archive
 from audit.breaks import origin
+from audit.checkpoint_copies import key_of
 from audit.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed
-from audit.copies import key_of
+from audit.log_status import log_standing
 from audit.models import Checkpoint, Event
 from audit.proofs import signed_checkpoint
 from audit.sequencer import sequence_until_empty
-from audit.standing import log_standing
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import event_of, get, good, refused
@@ -37,7 +37,7 @@ LOST, PRESENT, STRANGER = (LocalSigner(PrivateKey.generate()) for _ in range(3))
 
 
 class Keys:
-    """The life of the log's two keys."""
+    """The states of the log's two keys."""
 
     disabled = False
 
@@ -57,7 +57,7 @@ signer, counting, lost = keys.signer, keys.counting, keys.lost
 
 @pytest.fixture
 def log(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Any:
-    """Signed at four and at seven by the key that is disabled then; two more events wait for the next checkpoint."""
+    """Signed at four and seven by the key disabled later; two more events are not signed."""
     for name, value in {"SIGNER": "signer", "KEYS": "counting", "DISABLED_KEYS": "lost"}.items():
         setattr(settings, f"AUDIT_{name}", f"{__name__}.{value}")
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
@@ -86,7 +86,7 @@ def test_AU_7_checkpoints_of_a_disabled_key_fit_and_prove_nothing(log: Path, now
     found = command()
     assert found["ok"] is True
     assert (found["tree_size"], found["signed_size"], found["disabled_key_sizes"]) == (9, 0, 2)
-    # The next one vouches for all events before it, not for what was signed earlier.
+    # The next checkpoint vouches for all events before it, not for earlier checkpoints.
     assert checkpoint_log(now=now + EVERY) == 9
     found = command()
     assert (found["ok"], found["signed_size"], found["disabled_key_sizes"]) == (True, 9, 2)
@@ -96,7 +96,7 @@ def test_AU_7_checkpoints_of_a_disabled_key_fit_and_prove_nothing(log: Path, now
 def test_AU_7_a_log_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
     log: Path, now: datetime
 ) -> None:
-    """Either it was changed, or whoever has the key wrote that checkpoint: a person has to look."""
+    """Either the log was changed or the key's holder forged the checkpoint: a human must decide."""
     with as_table_owner():
         forge_an_event()
         write_anew(9)
@@ -117,7 +117,7 @@ def test_what_a_disabled_key_signed_is_shown_to_nobody(log: Path, now: datetime)
     for path, query in (("checkpoint", ""), ("proof/inclusion", f"event={event}")):
         assert refused(get(path, query), 404, "not_yet_logged")["retry_after"] == 1
     assert get("tile/0/000.p/4").status_code == 404
-    # Signed again at once, though the minute is not over.
+    # Signed again at once, before the minute is over.
     assert checkpoint_log(now=now + EVERY) == 9
     opened = open_checkpoint(
         good("checkpoint").content,
@@ -132,7 +132,7 @@ def test_what_a_disabled_key_signed_is_shown_to_nobody(log: Path, now: datetime)
 def test_a_row_that_nobody_signed_is_passed_over(log: Path, now: datetime, make_event: MakeEvent) -> None:
     checkpoint_log(now=now + EVERY)
     kept = signed_checkpoint(now=now)
-    # As the serving role can: of the tree that is, and of one far beyond it.
+    # As the serving role can insert them: for the present tree, and for one far beyond it.
     make_event()
     sequence_until_empty(now=now)
     forged(10, root_at(10), STRANGER, now)
@@ -156,7 +156,7 @@ def test_SA_8_a_disabled_key_is_no_tampering_in_the_log_s_standing(log: Path, no
     assert (found.problem, found.disabled_at) == ("", DISABLED_AT)
     assert checkpoint_log(now=now + EVERY) == 9
     assert log_standing(now=now + EVERY).disabled_at is None
-    # What does not fit is a problem whoever signed it.
+    # A contradiction is a problem, whichever key signed it.
     with as_table_owner():
         forge_an_event()
         write_anew(9)
@@ -168,7 +168,7 @@ def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetim
     out = StringIO()
     call_command("verify_audit", stdout=out)
     assert (
-        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is no tampering." in out.getvalue()
+        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is not tampering." in out.getvalue()
     )
     assert "TAMPERED" not in out.getvalue()
 
@@ -188,7 +188,7 @@ def test_SA_8_an_archive_signed_by_a_disabled_key_fits_and_is_proved_by_the_next
         call_command("verify_audit", "--archive", settings.AUDIT_STORE, stdout=out)
     assert "The archive is not proved from leaf 0 on." in out.getvalue()
     assert "NOT WHOLE" not in out.getvalue()
-    # Nor is it where the store has lost its checkpoints and the manifest's own is left.
+    # The same if the store lost its checkpoints and only the manifest's own is left.
     for size in (4, 7):
         (log / key_of(size)).rename(log / f"{size}")
     assert prove_archive(store=store, now=now).disabled_at == "2026-11-29T07:05:00Z"

@@ -1,4 +1,4 @@
-"""Dropping months: what is not in the archive stays, what is goes with its openings, and the log still proves itself."""
+"""Dropping months: only archived events are dropped, with their openings, and all proofs hold."""
 
 import io
 import json
@@ -33,7 +33,7 @@ OLD = months_on(-5)
 def log(
     months: set[str], make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch, now: datetime
 ) -> list[Event]:
-    """Three events each of five and four months ago and of today, numbered in their order."""
+    """Three events each of five months ago, four months ago and today, numbered in order."""
     made = []
     for ahead in (-5, -4, 0):
         with monkeypatch.context() as patch:
@@ -86,7 +86,7 @@ def test_what_is_not_archived_as_a_whole_stays(log: list[Event], now: datetime) 
     archive(2, now)
     with pytest.raises(DroppingError, match="1 or more events"):
         drop()
-    # A gap ends it.
+    # A gap ends the archived part.
     archive(9, now, first=4)
     assert archived_end() == 2
     with pytest.raises(DroppingError, match="before leaf 2"):
@@ -118,7 +118,7 @@ def test_an_event_that_waits_for_its_number_keeps_its_month(
 
     with pytest.raises(DroppingError, match="still being recorded"):
         drop(prove=late)
-    # Numbered, it is not yet in the archive.
+    # It has a number now, but is not in the archive yet.
     sequence_until_empty(now=now)
     with pytest.raises(DroppingError, match="do not stand in the archive"):
         drop()
@@ -170,14 +170,14 @@ def test_an_event_that_was_deleted_is_still_named(log: list[Event], now: datetim
     archive(6, now)
     drop()
     with as_table_owner():
-        # Archived, but of a month that was not dropped.
+        # Archived, but its month was not dropped.
         execute("DELETE FROM audit_event WHERE id = %s", log[3].pk)
         assert verify_log().first_bad == str(log[3].pk)
     with as_table_owner():
         execute("UPDATE audit_leaf SET entry = %s WHERE leaf_index = 1", bytes(32))
         assert verify_log().first_bad == 1
     with as_table_owner():
-        # Dropped, as it says, but beyond what the archive holds.
+        # Its month was dropped, but the archive does not hold it.
         execute("DELETE FROM audit_segment")
         assert verify_log().first_bad == str(log[0].pk)
     with as_table_owner():
@@ -202,7 +202,7 @@ def test_what_is_back_is_listed_again(
 
 @pytest.fixture
 def proved(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> None:
-    """A store in which all is well; tests/flows/test_log_story.py has a real one."""
+    """A store whose proof succeeds; tests/flows/test_log_story.py uses a real one."""
     settings.AUDIT_STORE = f"file:{tmp_path}"
     monkeypatch.setattr(drop_audit_partitions, "prove_again", lambda _first, _last, *, store: store)
 

@@ -1,4 +1,4 @@
-"""What ended stands outside before the checkpoint that tells of it, as ids alone (SA-13)."""
+"""Endings are outside before the checkpoint that covers them, and contain only ids (SA-13)."""
 
 import json
 import uuid
@@ -13,10 +13,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import canonical_json
 from audit import kinds
+from audit.checkpoint_copies import ContradictedError
 from audit.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
-from audit.copies import ContradictedError
 from audit.endings import ENDINGS, Ending, read_endings
-from audit.prepared import KINDS
+from audit.event_writing import KINDS
 from audit.sequencer import sequence_until_empty
 from audit.stores import Store, store_at
 from audit.tests import proving
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.django_db
 _BODY = {"version": 1, "first": 0, "end": 6, "endings": [[kinds.GRANT_REVOKED, str(uuid.UUID(int=2))]]}
 PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
 
-# All kinds of event but ENDINGS, by the reason why a restore need not repeat them. A new kind belongs here or there.
+# All kinds except ENDINGS, by the reason why a restore need not repeat them. Add each new kind here
+# or there.
 NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     "It takes no right away.": frozenset({
         kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
@@ -68,7 +69,7 @@ def store(signing: None, settings: Settings, tmp_path: Path) -> Store:
 
 
 def test_of_each_kind_of_event_it_is_decided_whether_a_restore_repeats_it() -> None:
-    """A kind that you add belongs in one of the two; with an id of what ended, or a reason why nothing is lost without."""
+    """A new kind belongs in ENDINGS, with the id of what ended, or here, with a reason."""
     decided = [*ENDINGS, *chain.from_iterable(NOT_REPEATED.values())]
     assert sorted(decided) == sorted(KINDS)
 
@@ -102,7 +103,7 @@ def test_SA_13_what_ended_is_outside_within_seconds_and_in_order(
     assert written is not None
     assert json.loads(written)["endings"] == [list(each) for each in ended]
     assert b"Alice" not in written
-    # Without an ending the minute is waited for.
+    # Without an ending, the next checkpoint waits for the full minute.
     proving.grow(1, now=now)
     assert checkpoint_log(now=now + 2 * EVERY_ENDING) is None
     assert checkpoint_log(now=now + EVERY_ENDING + EVERY) == 7

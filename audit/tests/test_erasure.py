@@ -1,4 +1,4 @@
-"""A human is erased, and everything that was ever proved about the log still is."""
+"""After a human is erased, every earlier proof about the log still holds."""
 
 import gzip
 import uuid
@@ -50,7 +50,7 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
     events = erase_openings(human_id=human, agent_ids=[agent], email=EMAIL)
     assert events == sorted([str(invited.pk), str(denied.pk)])
     assert list(Opening.objects.values_list("event", "value")) == [(others.pk, "Bob")]
-    # Nothing says so yet: somebody may have deleted them.
+    # No event records the erasure yet, so it may be tampering.
     assert "no event says that it was erased" in verify_log().problem
     make_event(kind=kinds.HUMAN_DELETED, human_id=human)
     data = {"agents": [str(agent)], "events": events, "receipts": {}}
@@ -66,7 +66,7 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
         assert entry_of(event) == bytes(leaf.entry)
         path = inclusion_proof(leaf.leaf_index, signed.size)
         verify_inclusion(leaf.leaf_index, signed.size, bytes(leaf.leaf_hash), path, bytes(signed.root))
-    # Not in the events either, nor in any object outside, packed or not.
+    # Neither in the events nor in any object outside, compressed or not.
     assert NAME not in str(list(Event.objects.values_list("data", flat=True)))
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or NAME.encode() not in readable(file)
@@ -75,7 +75,7 @@ def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
 def test_an_event_of_an_erasure_excuses_nothing_that_was_not_that_persons(
     make_event: MakeEvent, now: datetime
 ) -> None:
-    """A process that may add events could hide evidence so: the event is held against the rest of the log."""
+    """A process that may insert events could hide evidence, so the rest of the log must agree."""
     gone, agent = uuid.uuid4(), uuid.uuid4()
     victim = {"agent_id": agent, "human_id": uuid.uuid4()}
     evidence = [

@@ -1,4 +1,4 @@
-"""GET /v1/audit/events: who reads what, in which order, and that following the cursor misses nothing."""
+"""GET /v1/audit/events: who reads which events, in what order; following the cursor misses none."""
 
 import uuid
 from collections.abc import Callable
@@ -45,7 +45,7 @@ AGENT = Principal({"agent_id": str(MINE)})
 def _get(principal: object, query: str = "") -> Response:
     request = APIRequestFactory().get(f"/v1/audit/events?{query}")
     force_authenticate(request, user=principal)  # type: ignore[arg-type]  # any principal with an audit_filter
-    # Errors come out as they are: their answers are the wiring's business and tested there.
+    # Errors are raised as they are; other tests cover their HTTP responses.
     view = EventsView()
     view.setup(request)
     initialized = view.initialize_request(request)
@@ -127,7 +127,7 @@ def test_filters_by_agent_human_and_kind(make_event: MakeEvent) -> None:
     assert len(_results(AUDITOR, f"human={HUMAN}")) == 2
     assert len(_results(AUDITOR, f"human={HUMAN}&agent={MINE}")) == 1
     assert _results(AUDITOR, f"human={MINE}") == []
-    # It narrows what an agent may read, and widens nothing.
+    # A filter narrows what an agent may read, and never widens it.
     assert [event["agent_id"] for event in _results(AGENT, f"human={HUMAN}")] == [str(MINE)]
     assert len(_results(AUDITOR, f"agent={MINE}")) == 1
     assert len(_results(AUDITOR, "kind=kms.key.published")) == 1

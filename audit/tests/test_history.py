@@ -1,4 +1,4 @@
-"""A database that was set back is detected by what is known outside (SA-13)."""
+"""A database that was set back is detected by what is known outside it (SA-13)."""
 
 from datetime import datetime
 from pathlib import Path
@@ -9,8 +9,8 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import breaks
 from audit.breaks import break_record, key_of_break
+from audit.checkpoint_copies import ContradictedError, StoreChangedError, key_of
 from audit.checkpoints import checkpoint_log
-from audit.copies import ContradictedError, StoreChangedError, key_of
 from audit.history import Mark, check_history, present_mark
 from audit.models import Checkpoint, CheckpointCopy, LogBreak
 from audit.stores import Store, store_at
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def store(signing: None, settings: Settings, tmp_path: Path, now: datetime) -> Store:
-    """Outside; the log has seven events and signed four of them."""
+    """The external store; the log has seven events, four of them signed."""
     settings.AUDIT_STORE = f"file:{tmp_path / 'outside'}"
     proving.grow(4, now=now)
     checkpoint_log(now=now)
@@ -34,7 +34,7 @@ def test_SA_13_a_matching_history_is_accepted(store: Store) -> None:
     assert mark is not None
     check_history(None)
     check_history(mark)
-    # The jobs were late by three events.
+    # The mark lags the log by events that the jobs have not marked yet.
     link = mark.link
     proving.grow(2, now=Checkpoint.objects.get().at)
     check_history(Mark("", 7, link))
@@ -56,7 +56,7 @@ def test_SA_13_a_checkpoint_outside_that_is_not_known_is_one(store: Store) -> No
 
 
 def test_SA_13_a_log_begun_after_a_restore_that_is_not_known_is_one(store: Store, now: datetime) -> None:
-    """The backup is of before the break, and of no event less than what the log before had signed."""
+    """The backup predates the break, and has every event that the previous log had signed."""
     row = LogBreak(name="20261129012233", previous="", size=7, root=b"r" * 32, signed=4, archived=0, at=now)
     store.put_once(key_of_break(row.name), break_record(row))
     with pytest.raises(ContradictedError, match="does not know"):
@@ -66,7 +66,7 @@ def test_SA_13_a_log_begun_after_a_restore_that_is_not_known_is_one(store: Store
 def test_SA_13_another_store_says_nothing_of_the_log(
     store: Store, settings: Settings, tmp_path: Path
 ) -> None:
-    """Under a changed prefix nothing newer would stand."""
+    """Under a changed prefix, a newer checkpoint could not be found."""
     for place in (f"file:{tmp_path / 'elsewhere'}", ""):
         settings.AUDIT_STORE = place
         with pytest.raises(StoreChangedError):

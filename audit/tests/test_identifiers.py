@@ -1,4 +1,4 @@
-"""Ids: unique everywhere, and rising within a process, whatever threads, forks and the clock do."""
+"""Ids are unique everywhere and rise within a process, across threads, forks and clock changes."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def mint(count: int) -> list[str]:
 
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Stop the clock at so many nanoseconds after 2026-11-25; ids start afresh with the first call."""
+    """A function that stops the clock at nanoseconds after 2026-11-25, with a new id generator."""
     monkeypatch.setattr(identifiers, "_mint", identifiers._Mint())
 
     def at(nanoseconds: int) -> None:
@@ -46,7 +46,7 @@ def test_AU_11_ids_of_one_tick_rise_in_the_order_they_are_made(set_clock: Callab
     set_clock(0)
     made = mint(MANY)
     assert made == sorted(set(made))
-    # All within a tick of 244 ns, and none can be told from the one before.
+    # All are within one tick of 244 ns, and none can be derived from the one before.
     assert len({each[:18] for each in made}) == 1
     assert len({int(later[24:], 16) - int(one[24:], 16) for one, later in pairwise(made)}) > 1
 
@@ -103,7 +103,7 @@ def test_AU_11_threads_never_share_an_id_and_each_sees_its_own_rise() -> None:
 def test_forked_processes_continue_the_parents_ids_and_share_none(
     set_clock: Callable[[int], None],
 ) -> None:
-    """As workers forked from a master that imported everything, and minted ids: the clock stands still for all of them."""
+    """Like workers forked from a master that has minted ids; the clock stands still for all."""
     set_clock(0)
     before = mint(10)
     made = [_in_a_child(500) for _ in range(4)]
@@ -122,7 +122,7 @@ def _in_a_child(count: int) -> list[str]:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        # Nothing of the test runner may run here; and a child that waits for a lock for ever ends.
+        # No code of the test runner may run here, and a child blocked on a lock must end.
         signal.alarm(30)
         try:
             os.write(writing, "\n".join(mint(count)).encode())

@@ -1,4 +1,4 @@
-"""What runs by itself or by hand around the log: the fault points, the command outside PostgreSQL."""
+"""Fault points, and the log's commands outside PostgreSQL."""
 
 import io
 import os

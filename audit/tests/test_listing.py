@@ -1,4 +1,4 @@
-"""Pages of the log in its order: none is missed, whatever is asked for, and the work for one is bounded."""
+"""Pages of the log in order: no event is missed with any filter, and a page's cost is bounded."""
 
 import random
 import uuid
@@ -22,7 +22,7 @@ KINDS = [kinds.DECISION_ALLOWED, kinds.DECISION_DENIED, kinds.KEY_PUBLISHED]
 
 @pytest.fixture
 def log(make_event: MakeEvent, now: datetime) -> list[Event]:
-    """Sixty events of three agents, their humans and three kinds, ten of which wait."""
+    """60 events of three agents, their humans and three kinds; ten of them have no number yet."""
     chosen = random.Random(7)
     made = []
     for number in range(60):
@@ -41,7 +41,7 @@ def log(make_event: MakeEvent, now: datetime) -> list[Event]:
 
 
 def follow(limit: int, *, newest_first: bool = False, **wanted: Any) -> list[Event]:
-    """All pages together; each holds no more than asked for."""
+    """The events of all pages; no page exceeds the limit."""
     read: Any = page_newest_first if newest_first else page_of_log
     after, found = Descent() if newest_first else Cursor(), []
     for _ in range(200):
@@ -56,7 +56,7 @@ def follow(limit: int, *, newest_first: bool = False, **wanted: Any) -> list[Eve
 
 
 def in_order(log: list[Event], **wanted: Any) -> list[uuid.UUID]:
-    """What a look at every event gives: the numbered ones in their order, then the others."""
+    """The expected result: numbered events in order, then the others."""
     leaves = dict(Leaf.objects.values_list("event_id", "leaf_index"))
     fitting = [event for event in log if all(getattr(event, name) == wanted[name] for name in wanted)]
     return [event.pk for event in sorted(fitting, key=lambda each: (leaves.get(each.pk, 1000), each.pk))]

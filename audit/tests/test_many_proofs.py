@@ -1,4 +1,4 @@
-"""Proofs of a large log as everybody gets them, held against both verifiers that stand alone and against that of the protocol."""
+"""Proofs of a large log over HTTP, checked by both standalone verifiers and the protocol's code."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ Check = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def checkpoints(now: datetime) -> list[Checkpoint]:
-    """Of a log that grows by between 1 and 400 leaves from one to the next."""
+    """Checkpoints of a log that grows by 1 to 400 leaves between them."""
     dice, signed = random.Random(14), []
     for number in range(CHECKPOINTS):
         grow(dice.randint(1, 400), now=now)
@@ -46,7 +46,7 @@ def checkpoints(now: datetime) -> list[Checkpoint]:
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[Check]:
-    """The verifiers that stand alone, in Python and in JavaScript: they get the same files, and trust one key."""
+    """The standalone verifiers in Python and JavaScript, given the same files and trusted key."""
     keys, counts = tmp_path / "keys", {True: 0, False: 0}
     keys.write_text(verifier().vkey + "\n")
     with asking() as ask:
@@ -58,7 +58,7 @@ def both(tmp_path: Path) -> Iterator[Check]:
             python = verify_proof.check(Namespace(trusted_keys=keys, **given))
             options = [part for name in files for part in (f"--{name}", str(tmp_path / name))]
             javascript = ask("--trusted-keys", str(keys), *options)
-            # The words for what is wrong are each one's own.
+            # Their descriptions of a problem may differ.
             assert javascript | {"problem": None} == python | {"problem": None}, (python, javascript)
             counts[python["ok"]] += 1
             return python
@@ -68,12 +68,12 @@ def both(tmp_path: Path) -> Iterator[Check]:
 
 
 def shown(event: Event, index: int) -> bytes:
-    """As the events API gives it to whoever may read it."""
+    """The event as the events API shows it to an authorised reader."""
     return canonical_json(event_body(event) | {"salt": b64u_encode(bytes(event.salt)), "leaf_index": index})
 
 
 def broken(proof: bytes, *, path: str, number: str) -> Iterator[bytes]:
-    """The same with a hash flipped, doubled, left out, or with another number."""
+    """The proof with a hash flipped, duplicated or left out, or with another number."""
     given: dict[str, Any] = json.loads(proof)
     first, *others = given[path]
     flipped = ("B" if first[0] == "A" else "A") + first[1:]

@@ -1,4 +1,4 @@
-"""A store under another name hides nothing: the log signs nothing there until one recorded command moved it."""
+"""Renaming the store hides nothing: the log signs nothing there until it was moved by a command."""
 
 import io
 import json
@@ -16,8 +16,8 @@ from pytest_django.fixtures import Settings
 from audit import checkpoints, kinds, moving
 from audit.archive.archiving import archive_audit, archive_due
 from audit.archive.proving import prove_archive
+from audit.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
 from audit.checkpoints import EVERY, checkpoint_log
-from audit.copies import MOVED, ContradictedError, StoreChangedError, key_of
 from audit.endings import Ending, read_endings
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.sequencer import sequence_until_empty, tree_of
@@ -30,7 +30,7 @@ Grow = Callable[[int], None]
 
 
 class Places:
-    """Where the log stands, and where it is to stand."""
+    """The log's present store, and the new one."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.old, self.new = settings, folder / "old", folder / "new"
@@ -51,7 +51,7 @@ def grow(make_event: MakeEvent, now: datetime) -> Grow:
 
 @pytest.fixture
 def places(signing: None, settings: Settings, tmp_path: Path, grow: Grow, now: datetime) -> Places:
-    """Three events, signed and archived in the old store; two more are to be signed; settings name the new one."""
+    """Three events signed and archived in the old store, two unsigned; settings name a new one."""
     places = Places(settings, tmp_path)
     places.name(places.old)
     grow(3)
@@ -96,7 +96,7 @@ def test_SA_13_under_a_changed_store_nothing_is_archived(places: Places, now: da
 def test_SA_13_a_second_story_under_a_changed_store_is_not_signed(
     places: Places, grow: Grow, now: datetime
 ) -> None:
-    """The database of after the first checkpoint comes back, and goes on under a prefix that knows nothing."""
+    """A database set back to the first checkpoint grows under a prefix without the later one."""
     places.name(places.old)
     kept = Head.objects.get()
     grow(1)
@@ -109,7 +109,7 @@ def test_SA_13_a_second_story_under_a_changed_store_is_not_signed(
         places.name(places.new)
         with pytest.raises(StoreChangedError):
             checkpoint_log(now=now + 2 * EVERY)
-        # The command does not help an attacker drop events: the old store knows more than the database.
+        # The command refuses: the old store knows more than the database, so events were dropped.
         with pytest.raises(CommandError, match="set back"):
             move("--from", f"file:{places.old}")
         assert not (places.old / MOVED).exists()
@@ -132,7 +132,7 @@ def test_a_moved_store_has_everything_and_the_log_continues(
     assert checkpoint_log(now=now + EVERY) == 6
     assert archive_due(now=now + 100 * EVERY) == (3, 6)
     assert prove_archive(store=store_at(settings.AUDIT_STORE), now=now).ok
-    # The old one still proves what it has.
+    # The old store still proves what it has.
     assert prove_archive(store=store_at(f"file:{places.old}"), now=now).ok
 
 
@@ -143,7 +143,7 @@ def _files(folder: Path) -> list[Path]:
 def test_SA_13_in_a_store_that_was_left_nothing_is_signed_any_more(
     places: Places, grow: Grow, now: datetime
 ) -> None:
-    """By a process with the old setting, nor by a database of before the move, which knows nothing of it."""
+    """Neither a process with the old setting nor a database from before the move can sign there."""
     move("--from", f"file:{places.old}")
     sequence_until_empty(now=now)
     places.name(places.old)
@@ -153,7 +153,7 @@ def test_SA_13_in_a_store_that_was_left_nothing_is_signed_any_more(
         CheckpointCopy.objects.filter(store=f"file:{places.new}").delete()
         with pytest.raises(StoreChangedError, match="has left the store"):
             checkpoint_log(now=now + EVERY)
-    # Nor does the log come back to it.
+    # The log does not return to it either.
     places.name(places.new)
     checkpoint_log(now=now + EVERY)
     places.name(places.old)
@@ -224,7 +224,7 @@ def test_the_command_says_what_it_did(places: Places) -> None:
 def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(
     places: Places, grow: Grow, now: datetime
 ) -> None:
-    """What the restore lost stands in the old store, and does not count; the mark does, whatever the log is called."""
+    """What the restore lost is in the old store but does not count; the mark always does."""
     store_at(f"file:{places.old}").put_once(key_of(4), b"what was lost")
     with pytest.raises(CommandError, match="stands outside"):
         move("--from", f"file:{places.old}")
@@ -265,7 +265,7 @@ def test_SA_13_a_late_process_with_the_old_setting_does_not_stop_the_log(
     places.name(places.new)
     sequence_until_empty(now=now)
     assert checkpoint_log(now=now + 2 * EVERY) == 7
-    # With what ended before it.
+    # Together with the endings before it.
     assert {path.name for path in (places.new / "checkpoints").iterdir()} >= {
         f"{size:020d}" for size in (3, 6, 7)
     }

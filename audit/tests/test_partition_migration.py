@@ -1,4 +1,4 @@
-"""The events of a log that was there before its partitions: moved into their months, and back, with nothing lost."""
+"""Events of a log older than its partitions are moved into months and back, with nothing lost."""
 
 import importlib
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def migrate(*names: str) -> None:
 
 @pytest.fixture
 def migrating(months: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So many rows at a time that a few make several turns; whatever happens, all migrations stand afterwards."""
+    """Small batches, so that few rows take several turns. Afterwards all migrations are applied."""
     monkeypatch.setattr(importlib.import_module(f"audit.migrations.{AFTER}"), "_BATCH", 4)
     yield
     migrate()

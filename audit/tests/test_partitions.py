@@ -1,4 +1,7 @@
-"""Months of the log on PostgreSQL: each event finds its own, whoever made it or forgot to, and whatever the clock says."""
+"""Monthly partitions on PostgreSQL: each event finds its own, whoever creates it, at any clock.
+
+A missing partition is created by the process that records.
+"""
 
 import os
 import subprocess
@@ -32,7 +35,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 @pytest.fixture
 def event_at(make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], Event]:
-    """Records an event on a host whose clock says that time."""
+    """A function that records an event on a host whose clock shows `at`."""
 
     def make(at: datetime) -> Event:
         set_clock(monkeypatch, at)
@@ -51,7 +54,7 @@ def test_after_migrating_there_is_this_month_and_what_lies_ahead_and_no_default_
 def test_a_month_takes_the_ids_from_its_first_millisecond_to_its_last(
     months: set[str], event_at: Callable[[datetime], Event]
 ) -> None:
-    """Of every month of three years: what Python says and what the database says is one."""
+    """For every month of three years, Python and the database agree."""
     for ahead in range(-20, 36):
         month = months_on(ahead)
         for at in (month.start, month.later(1).start - MILLISECOND):
@@ -102,7 +105,7 @@ def test_OG_20_no_event_fails_where_the_jobs_were_dead_for_months_or_a_clock_jum
     month = months_on(ahead)
     assert month.partition not in months
     assert place_of(event_at(month.start).pk) == month.partition
-    # And the next one of the month, and a batch that straddles the turn.
+    # The next event of the month, and a batch across the turn of the month.
     event_at(month.start + timedelta(days=1))
     ids = [str(uuid.UUID(int=each.first_id.int + 5)) for each in (month.later(1), month)]
     with transaction.atomic():
@@ -132,7 +135,7 @@ def test_a_month_is_asked_about_again_after_an_hour(
         execute(f"DROP TABLE {missing}")
     monkeypatch.setattr(partitions, "KNOWN_SECONDS", 0.0)
     partitions.KNOWN.forget()
-    # Asked in this transaction and made by another: it is there.
+    # Another transaction created it after this one asked.
     assert place_of(make_event().pk) == months_on(0).partition
     assert not partitions.KNOWN.hold(0, 0)
 
@@ -168,7 +171,7 @@ def test_a_month_stays_where_the_one_who_had_it_made_is_rolled_back(
     assert place_of(event_at(month.start).pk) == month.partition
 
 
-# --- Making months ----------------------------------------------------------------------------------------------
+# --- Making months ---
 
 
 def test_the_task_makes_what_lies_ahead_once(months: set[str]) -> None:
@@ -188,7 +191,7 @@ def test_making_a_month_keeps_nobody_out_and_waits_for_nobody_who_records(
             cursor.execute("SELECT agentauth_add_event_month(%s)", [month.start])
         cursor.execute("BEGIN")
         cursor.execute("SELECT agentauth_add_event_month(%s)", [month.later(1).start])
-        # The other one is not done yet: whoever does not need that month does not wait.
+        # The other transaction is still open; a process that does not need its month does not wait.
         execute("SET lock_timeout = '200ms'")
         make_event()
         cursor.execute("ROLLBACK")
@@ -228,7 +231,7 @@ def test_events_recorded_at_once_in_months_that_are_missing_are_all_there(
 
 
 def test_two_processes_at_once_at_the_turn_of_each_month(months: set[str]) -> None:
-    """Each round both are told to record in a month that nobody has made; the months are dropped and tried again."""
+    """Each round, both record in a missing month; the months are dropped and tried again."""
     parts = urlsplit(settings.DATABASE_URL)
     address = urlunsplit(parts._replace(path=f"/{connection.settings_dict['NAME']}"))
     command = [sys.executable, "-m", "audit.tests.recording"]
@@ -253,7 +256,7 @@ def test_two_processes_at_once_at_the_turn_of_each_month(months: set[str]) -> No
                 process.stdin.flush()
             assert [_line(process) for process in processes] == ["ok"] * 2
             if month < months_on(-2) and number % 2:
-                # It may be dropped: nobody remembered it.
+                # No process remembers this month, so it may be dropped.
                 execute(f"DROP TABLE {month.partition}")
         kept = Event.objects.count()
     finally:
@@ -274,7 +277,7 @@ def test_so_many_months_far_ahead_and_no_more(months: set[str]) -> None:
     for asked in (months_on(37 + 24), months_on(500)):
         with pytest.raises(Error, match="years ahead"):
             execute("SELECT agentauth_add_event_month(%s)", asked.start)
-    # What is near is made all the same, and what is there is no reason to complain.
+    # Near months can still be made, and existing ones are no error.
     execute("SELECT agentauth_add_event_month(%s)", months_on(36).start)
     execute("SELECT agentauth_add_event_month(%s)", months_on(37).start)
     for nonsense in ("NULL", "'infinity'", "'-infinity'", "'1970-01-01'", "'9999-01-01'"):
@@ -292,7 +295,7 @@ def test_a_table_of_that_name_beside_the_log_is_said_and_not_taken_for_the_month
         execute(f"DROP TABLE {month.partition}")
 
 
-# --- What holds for the table holds for its months ------------------------------------------------------------------
+# --- What holds for the table holds for its months ---
 
 
 def test_AU_27_rows_of_a_partition_never_change_by_its_own_name(

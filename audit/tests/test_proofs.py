@@ -1,4 +1,4 @@
-"""Roots and proofs out of the database: each leads where the leaves themselves lead."""
+"""Roots and proofs from the database equal those computed from the leaves."""
 
 from datetime import datetime
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def roots(now: datetime) -> list[bytes]:
-    """The roots of a log of SIZE leaves, from no leaf to all, made from its leaves one by one."""
+    """The roots of a log of 0 to SIZE leaves, computed leaf by leaf."""
     for start in range(0, SIZE, 100):
         with transaction.atomic():
             record_many([entry() for _ in range(min(100, SIZE - start))], now=now)

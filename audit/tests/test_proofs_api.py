@@ -1,4 +1,7 @@
-"""Checkpoint, proofs and bundles over HTTP: what they prove holds by the protocol's own mathematics; too early is told apart from wrong."""
+"""Checkpoint, proofs and bundles over HTTP: the protocol's code accepts them.
+
+An event that is not signed yet gets another answer than one that does not exist.
+"""
 
 import itertools
 import uuid
@@ -167,7 +170,7 @@ def test_an_event_numbered_between_two_questions_is_found(
 
 
 def test_whoever_comes_too_early_leaves_no_event(signed_log: Checkpoint, make_event: MakeEvent) -> None:
-    """Else waiting for the log would make it longer."""
+    """Otherwise, waiting for the log would make it longer."""
     waiting = make_event()
     before = Event.objects.count()
     refused(get("proof/inclusion", f"event={waiting.id}"), 404, "not_yet_logged")

@@ -1,4 +1,4 @@
-"""Recording: an event lives in its transaction, hides what is personal, and is written once."""
+"""Recording: an event belongs to its transaction, hides personal data, and is written once."""
 
 import uuid
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from audit.entries import MAX_DATA_BYTES, entry_of, event_body
 from audit.models import Event, Opening, QueueEntry
 from audit.sequencer import sequence_until_empty
 from audit.services import Actor, record
-from audit.statements import Statement
+from audit.sql import Statement
 from audit.tests.conftest import MakeEvent
 from audit.tests.opened import opened
 from audit.tests.tampering import execute
@@ -109,7 +109,7 @@ def test_recording_outside_a_transaction_is_refused(now: datetime) -> None:
 
 
 def act(name: str) -> Statement:
-    """An INSERT like any other."""
+    """An ordinary INSERT."""
     return Statement("INSERT INTO auth_group (name) VALUES (%s)", (name,))
 
 

@@ -1,4 +1,4 @@
-"""Many events at a time: the same rows as one by one, all of them or none, and checked where each is made."""
+"""Bulk recording: the same rows as one by one, all or none, each checked when it is made."""
 
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
@@ -15,14 +15,14 @@ from audit import kinds, sequencer
 from audit.identifiers import new_id
 from audit.models import Event, Head, Leaf, QueueEntry
 from audit.sequencer import BATCH, sequence_until_empty
-from audit.services import Actor, Entry, checked, record, record_many, recorded
+from audit.services import Actor, Entry, check_data, find_recorded, record, record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
-# What a careless writer of lines would fall over, and what JSON keeps apart.
+# Text that breaks a careless writer of lines, and values that JSON keeps apart.
 AWKWARD = {"text": 'a\\b\tc\nd\re"f\\N \\. é\u2028𝄞', "list": [1, None, True, {}], "big": 2**53 - 1, "": ""}
 
 
@@ -38,7 +38,7 @@ def entry(**overrides: Any) -> Entry:
         "data": {"action": None},
     }
     values |= overrides
-    return Entry(**values | {"data": checked(values["data"])})
+    return Entry(**values | {"data": check_data(values["data"])})
 
 
 def write(*entries: Entry) -> int:
@@ -93,7 +93,7 @@ def test_each_event_waits_for_its_number_and_gets_it(now: datetime, make_event: 
 def test_where_a_log_has_begun_they_are_numbered_with_their_writing(
     now: datetime, make_event: MakeEvent
 ) -> None:
-    """Byte for byte as the sequencer numbers what stands in the rows, and in the order of their ids."""
+    """The same bytes as the sequencer writes from the rows, in the order of their ids."""
     make_event()
     sequence_until_empty(now=now)
     waiting = make_event()
@@ -120,7 +120,7 @@ def test_where_a_log_has_begun_they_are_numbered_with_their_writing(
 def test_what_another_sequencer_numbers_meanwhile_makes_no_fork(
     now: datetime, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head that was read is not where the log ends any more: they wait."""
+    """The head that was read is no longer the end of the log, so the events wait."""
     make_event()
     sequence_until_empty(now=now)
     real = sequencer._grown
@@ -139,7 +139,7 @@ def test_what_another_sequencer_numbers_meanwhile_makes_no_fork(
 def test_events_that_cannot_be_numbered_wait_and_are_not_lost(
     now: datetime, make_event: MakeEvent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A head that was moved back: no fork, and what happened is on record all the same."""
+    """The head was moved back: no fork, and the events are recorded all the same."""
     make_event()
     sequence_until_empty(now=now)
     made = entry()
@@ -153,10 +153,10 @@ def test_events_that_cannot_be_numbered_wait_and_are_not_lost(
 
 
 def test_more_than_a_batch_of_either_is_written_and_numbered(now: datetime) -> None:
-    """Also as many values at a time as a database is ever given."""
+    """More than one statement's worth of values."""
     entries = [entry() for _ in range(BATCH + 100)]
     assert write(*entries) == len(entries)
-    assert recorded([*(each.id for each in entries[:1000]), entry().id]) == {
+    assert find_recorded([*(each.id for each in entries[:1000]), entry().id]) == {
         each.id for each in entries[:1000]
     }
     assert sequence_until_empty(now=now) == len(entries)

@@ -1,4 +1,4 @@
-"""Refusals are recorded one by one, until an anonymous flood: then they are counted and summed up once."""
+"""Refusals are recorded one by one; in an anonymous flood they are counted, then summarised."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -54,7 +54,7 @@ def test_a_refusal_without_a_finer_reason_carries_its_code() -> None:
 
 
 def test_a_refusal_is_recorded_in_a_transaction_of_its_own() -> None:
-    # pytest's own transaction is there; one more level shows that the service opened its own.
+    # pytest has a transaction open; one more level shows that the service opened its own.
     before = len(connection.savepoint_ids)
     _refuse(1, actor=AGENT)
     assert len(connection.savepoint_ids) == before
@@ -100,7 +100,7 @@ def test_what_was_suppressed_becomes_one_event_once_the_minute_is_over() -> None
 
 
 def test_a_refusal_counted_while_floods_are_summed_up_is_not_lost() -> None:
-    """It was refused before the minute's end and is written after: its row has moved on, and waits."""
+    """It was refused before the end of the minute and counted later, so its row stays."""
     for route in ("POST v1/agents", "POST v1/tokens"):
         _refuse(RECORDED_PER_MINUTE + OVER, route=route)
     floods = summarise_refusals(now=MINUTE + timedelta(minutes=1))

@@ -1,4 +1,4 @@
-"""The serving role on PostgreSQL: it serves, and cannot change what was recorded."""
+"""The serving role on PostgreSQL can serve, and cannot change what was recorded."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 ROLE = "serving role"
 QUOTED = '"serving role"'
 MONTH_MAKER = "agentauth_add_event_month(timestamptz)"
-# Neither what a month holds nor which months there are is a role's to change, whatever it may do with the table.
+# No role may change the rows of a month or the set of months, whatever its rights on the table.
 MONTHS = [
     *(
         f"{act} audit_event_late"
@@ -49,7 +49,7 @@ MONTHS = [
 
 @pytest.fixture
 def serving() -> None:
-    """A role of the test's own transaction, with its grants."""
+    """A role of this test's transaction, with its grants."""
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     grant_serving_role(ROLE)
 
@@ -103,7 +103,7 @@ def test_AU_27_the_serving_role_cannot_change_the_log(
     serving: None, make_event: MakeEvent, statement: str
 ) -> None:
     make_event(personal={"name": "Alice"})
-    # Checks that wait for the commit would refuse some of these by themselves.
+    # Run deferred checks now; they would refuse some of these statements for another reason.
     execute("SET CONSTRAINTS ALL IMMEDIATE")
     with (
         pytest.raises(Error, match=r"permission denied|must be owner"),
@@ -135,7 +135,7 @@ def test_a_right_that_a_verifier_lacks_is_named_by_its_columns() -> None:
     grant_verifier_role(ROLE)
     with _as_serving_role():
         assert missing_rights("verifier") == (ROLE, [])
-        # It serves nothing else.
+        # The role can do nothing else of the serving role.
         assert "INSERT on registry_grant" in missing_rights("serving")[1]
     execute(f"REVOKE UPDATE (told) ON verifier_streamcursor FROM {QUOTED}")
     with _as_serving_role():
@@ -210,7 +210,7 @@ def test_an_opening_is_added_with_its_event_and_not_later(
     assert Opening.objects.filter(event=event).count() == 2
     if numbered:
         sequence_until_empty(now=now)
-    # What was erased, put back by a process that can only add.
+    # A process that can only insert tries to restore what was erased.
     Opening.objects.filter(event=event).delete()
     with (
         pytest.raises(IntegrityError, match="added together with its event"),

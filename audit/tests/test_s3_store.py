@@ -1,4 +1,4 @@
-"""The store in S3, against a real S3 API that enforces Object Lock; and against servers that fail, lie or tell."""
+"""The S3 store on a real S3 API with Object Lock, and on servers that fail, leak or never end."""
 
 import base64
 import contextlib
@@ -37,7 +37,7 @@ def refused(call: Any, **arguments: Any) -> str:
 
 @pytest.fixture
 def put(bucket: Bucket) -> dict[str, str]:
-    """An object that the store wrote, as the raw client names it."""
+    """An object that the store wrote, in the raw client's terms."""
     bucket.store.put_once(KEY, b"first")
     there = {"Bucket": bucket.name, "Key": f"log/{KEY}"}
     return there | {"VersionId": bucket.client.head_object(**there)["VersionId"]}
@@ -77,14 +77,14 @@ def test_AU_32_what_was_written_can_be_neither_deleted_nor_unlocked(
 def test_AU_32_what_is_laid_over_an_object_hides_nothing(bucket: Bucket, put: dict[str, str]) -> None:
     client, there = bucket.client, {"Bucket": bucket.name, "Key": put["Key"]}
     assert refused(client.put_object, **there, Body=b"second", IfNoneMatch="*") == "PreconditionFailed"
-    # Whoever holds the credentials can add a version: it is not the one that counts.
+    # Anyone with the credentials can add a version, but the first one counts.
     client.put_object(**there, Body=b"second")
     assert client.get_object(**there)["Body"].read() == b"second"
     assert bucket.store.get(KEY) == b"first"
     bucket.store.put_once(KEY, b"first")
     with pytest.raises(ImmutableError):
         bucket.store.put_once(KEY, b"second")
-    # Nor does a delete marker take anything away.
+    # A delete marker removes nothing either.
     client.delete_object(**there)
     assert refused(client.get_object, **there) == "NoSuchKey"
     assert (bucket.store.get(KEY), list(bucket.store.keys())) == (b"first", [KEY])
@@ -124,7 +124,7 @@ def test_many_keys_come_page_by_page(bucket: Bucket, monkeypatch: pytest.MonkeyP
     for key in keys:
         bucket.store.put_once(key, b"1")
     client: Any = bucket.store._client  # type: ignore[attr-defined]
-    # As many a page as a server likes.
+    # A server may choose its page size.
     client.meta.events.register(
         "provide-client-params.s3.ListObjectVersions", lambda params, **_: params | {"MaxKeys": 4}
     )
@@ -138,7 +138,7 @@ def test_many_keys_come_page_by_page(bucket: Bucket, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def proxied(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, FaultProxy]]:
-    """The bucket's store, by way of a proxy that hurts."""
+    """The bucket's store behind a proxy that injects faults."""
     monkeypatch.setattr(s3, "READ_SECONDS", 1)
     monkeypatch.setattr(s3, "ATTEMPTS", 1)
     with fault_proxy(int(bucket.url.rpartition(":")[2])) as proxy:
@@ -157,7 +157,7 @@ def test_AU_12_a_put_that_was_stored_and_reported_as_failed_succeeds_when_it_is_
     with pytest.raises(TemporarilyUnavailableError, match="ReadTimeout"):
         store.put_once(KEY, BODY)
     proxy.cut()
-    # It was there all along.
+    # It was stored all along.
     assert bucket.store.fetch(KEY, Digest())
     store.put_once(KEY, BODY)
     with pytest.raises(ImmutableError):
@@ -207,11 +207,11 @@ def test_AU_31_bytes_that_are_not_those_of_their_digest_are_refused_by_the_serve
     assert bucket.store.get(KEY) is None
 
 
-# A server that tells
+# A server that leaks
 
 
 class _Teller(BaseHTTPRequestHandler):
-    """Puts all it was sent into its error."""
+    """Echoes all it was sent in its error."""
 
     def do_GET(self) -> None:
         said = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{self.headers} {SECRETS}</Message></Error>".encode()
@@ -224,12 +224,12 @@ class _Teller(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the library's name
-        """Nothing on stderr."""
+        """Log nothing to stderr."""
 
 
 @contextmanager
 def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[Store]:
-    """The store of a server that answers so."""
+    """The store of a server with this handler."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
@@ -262,7 +262,7 @@ def test_AU_31_no_error_and_no_log_line_holds_credentials(
 
 
 class _Endless(BaseHTTPRequestHandler):
-    """Has one version of everything, and sends of it `piece` after `piece`, `pause` seconds apart."""
+    """Has one version of every key, and sends its `piece` without end, `pause` seconds apart."""
 
     piece, pause = b"x" * 65_536, 0.0
 
@@ -289,7 +289,7 @@ class _Endless(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the library's name
-        """Nothing on stderr."""
+        """Log nothing to stderr."""
 
 
 class _Dripping(_Endless):
@@ -298,7 +298,7 @@ class _Dripping(_Endless):
 
 @pytest.fixture
 def ends(credentials: None) -> Iterator[None]:
-    """A test that would wait for ever fails instead."""
+    """Fail a test that would otherwise never end."""
 
     def late(*_: object) -> None:
         raise AssertionError("it never ends")
@@ -349,14 +349,17 @@ def test_AU_31_an_object_that_takes_too_long_in_all_is_given_up(
 def test_AU_31_so_is_one_whose_next_bytes_are_always_there(
     ends: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No wait for a byte ever ends late, so the time in all has to be looked at: a body that the machine cannot slow down."""
+    """No single read times out, so the total time is checked.
+
+    This body never makes the reader wait.
+    """
 
     class Steady:
         def read(self, _most: int) -> bytes:
             return b"x"
 
         def set_socket_timeout(self, _seconds: float) -> None:
-            """It waits for nothing."""
+            """Ignored: this body never blocks."""
 
     monkeypatch.setattr(s3, "FETCH_SECONDS", 0.5)
     with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""The sequencer: numbers what is committed, once, in one line, whoever else is at it."""
+"""The sequencer numbers committed events once, in one chain, however many sequencers run."""
 
 import uuid
 from datetime import datetime
@@ -75,7 +75,7 @@ def test_an_event_that_commits_late_with_a_small_id_is_still_numbered(
 def test_AU_11_the_sequencer_that_finds_the_head_moved_writes_nothing(
     make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between its read of the head and its swap another sequencer commits: the older view must not win."""
+    """Another sequencer commits between the read of the head and the swap; the stale view loses."""
     make_event()
     sequence_until_empty(now=now)
     make_event()
@@ -124,7 +124,7 @@ def test_queue_order_follows_ids_within_a_batch(make_event: MakeEvent, now: date
 def test_AU_21_a_sequencer_that_dies_anywhere_leaves_a_log_that_goes_on(
     make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """The death is an exception here; real kills are in tests/faults."""
+    """The crash is an exception here; tests/faults kills processes."""
 
     class DeathError(Exception):
         pass

@@ -1,4 +1,4 @@
-"""Several sequencers and many recorders at once, each on a connection of its own: one line, no gap, no fork."""
+"""Concurrent sequencers and recorders, each on its own connection: one chain, no gap, no fork."""
 
 import threading
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def test_who_finds_the_head_held_waits_for_nobody(
         Head.objects.select_for_update().get()
         _together(write)
         assert QueueEntry.objects.count() == 1
-    # It was no failure, as after waiting in vain.
+    # Finding the lock held is not logged as a failure.
     assert not caplog.records
     assert sequence_until_empty(now=now) == 1
     assert verify_log().ok

@@ -1,4 +1,4 @@
-"""What all public addresses of the log have in common: strict queries, one form of answer, no credentials, nothing hidden shown."""
+"""All public endpoints of the log: strict queries, one response form, no credentials, no leaks."""
 
 from base64 import b64encode, urlsafe_b64encode
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 
 
 def asked(index: int = 0) -> dict[str, str]:
-    """Each address with a query that is answered."""
+    """Each path with a valid query."""
     return {path: query.format(event_of(index)) for path, query in PATHS.items()}
 
 

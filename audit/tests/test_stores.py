@@ -1,4 +1,4 @@
-"""Write-once stores: one contract over both homes, then what each must withstand."""
+"""Write-once stores: one contract for both kinds, then what each must withstand."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ def test_files_pass_in_pieces(store: Store, tmp_path: Path) -> None:
     assert store.fetch(KEY, into)
     assert (into.sha256(), into.length) == (digest_of(BIG), len(BIG))
     assert not store.fetch("absent", into)
-    # What is small is small, whoever put something there.
+    # A larger object under a key for small ones is refused, whoever put it there.
     with pytest.raises(ImmutableError, match="larger"):
         store.get(KEY)
     path.write_bytes(BIG[:-1])
@@ -155,7 +155,7 @@ def test_whoever_keeps_the_log_in_a_folder_needs_no_library_for_it(tmp_path: Pat
     subprocess.run([sys.executable, "-c", program, f"file:{tmp_path}"], check=True)
 
 
-# The folder
+# The folder store
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_what_a_writer_who_was_killed_left_goes_with_the_next_put_and_nothing_el
     assert ended.returncode == -signal.SIGKILL
     drafts = tmp_path / "store/.drafts"
     [left] = drafts.iterdir()
-    # For all we know its writer is still at it.
+    # It is too new to delete: its writer may still be running.
     folder.put_once("b", b"1")
     assert list(drafts.iterdir()) == [left]
     long_ago = left.stat().st_mtime - DRAFT_SECONDS - 60
@@ -217,7 +217,7 @@ def test_AU_12_a_put_that_fails_anywhere_in_the_folder_succeeds_when_it_is_repea
         with contextlib.suppress(TemporarilyUnavailableError):
             folder.put_once(KEY, b"first")
             assert len(calls) < number
-    # Not there, or whole: a reader never meets half of it.
+    # Absent or complete: a reader never sees part of it.
     assert folder.get(KEY) in {None, b"first"}
     assert set(folder.keys()) <= {KEY}
     folder.put_once(KEY, b"first")
@@ -238,7 +238,7 @@ def test_every_put_reaches_the_disk_with_its_folders(
     folder.put_once("a/b", b"1")
     assert [name for name in synced if ".drafts" not in name] == [".", "store", "store/a"]
     assert len(synced) == 4
-    # Who came before may have died between the link and this.
+    # An earlier writer may have died between the link and this sync.
     folder.put_once("a/b", b"1")
     assert synced[-1] == "store/a"
 

@@ -1,4 +1,4 @@
-"""Tiles over HTTP: what lies within the newest checkpoint, in the one form c2sp.org/tlog-tiles gives its addresses."""
+"""Tiles over HTTP: only within the newest checkpoint, only at paths of c2sp.org/tlog-tiles."""
 
 from datetime import datetime
 
@@ -54,7 +54,7 @@ OUTSIDE = [
 
 
 def test_beyond_the_newest_checkpoint_there_is_no_tile(signed_log: Checkpoint, now: datetime) -> None:
-    """Though the leaves are there: twenty more than were signed."""
+    """The leaves exist: 20 more than were signed."""
     for path in BEYOND:
         refused(get(f"tile/{path}"), 404, "not_found")
     sign(now + EVERY)

@@ -1,4 +1,4 @@
-"""The tree above the leaves: what the sequencer keeps of it is what the leaves make, however they came in."""
+"""The stored tree equals the one computed from the leaves, however they were added."""
 
 import random
 from datetime import datetime
@@ -21,7 +21,7 @@ TILE = 2**TILE_HEIGHT
 
 @pytest.fixture
 def log(now: datetime, make_event: MakeEvent) -> None:
-    """Two tiles and a bit, in batches of both kinds and of odd sizes."""
+    """A little more than two tiles, in both kinds of batches and odd sizes."""
     dice, waiting = random.Random(8), 2 * TILE + 20
     while waiting:
         size = min(dice.randint(1, 90), waiting)

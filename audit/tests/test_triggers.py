@@ -1,4 +1,4 @@
-"""The trigger helpers on a table of their own: every step of a state machine, and their undoing."""
+"""The trigger helpers on their own table: every transition of a state machine, and undoing them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -94,7 +94,7 @@ def test_a_state_that_is_no_word_is_a_mistake_in_the_migration() -> None:
 
 
 def test_every_promised_trigger_stands_after_all_migrations() -> None:
-    """SQLite rebuilds a table for some migrations, and its triggers go with the old one."""
+    """SQLite rebuilds a table for some migrations and drops its triggers with the old one."""
     column, catalogue = ("name", "sqlite_master WHERE type = 'trigger'")
     if connection.vendor == "postgresql":
         column, catalogue = ("tgname", "pg_trigger WHERE NOT tgisinternal")

@@ -1,4 +1,4 @@
-"""verify_audit: passes a whole log and names the place of every change, made as the owner of the tables."""
+"""verify_audit accepts a whole log and locates every change by the tables' owner."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ SIZE = 7
 
 @pytest.fixture
 def log(make_event: MakeEvent, now: datetime) -> list[Event]:
-    """Seven numbered events, each column filled, and one that still waits."""
+    """Seven numbered events with all columns filled, and one without a number."""
     ids = {name: uuid.uuid4() for name in ("agent_id", "human_id", "service_provider_id", "grant_id")}
     for number in range(SIZE):
         make_event(
@@ -247,7 +247,7 @@ def _insert_node(log: list[Event]) -> None:
     Node.objects.create(level=1, index=0, hash=bytes(32))
 
 
-# What is done → where it is found: a leaf index, or the event of the leaf at ("event", index).
+# A change, and where it is found: a leaf index, or ("event", index) for that leaf's event.
 TAMPERINGS: list[tuple[Callable[[list[Event]], None], Any]] = [
     (_delete_event, ("event", 4)),
     (_change_entry, 3),
@@ -343,7 +343,7 @@ def test_a_value_that_cannot_be_read_is_named_and_not_a_crash(
     if connection.vendor == "postgresql":
         return  # its column types hold no such value
     with as_table_owner():
-        # The words are the test's own.
+        # The column names are the test's own.
         sql = f"UPDATE audit_event SET {column} = %s WHERE token_jti = %s"  # noqa: S608
         execute(sql, garbage, log[3].token_jti)
         assert verify_log().first_bad in {3, str(log[3].id)}
@@ -371,7 +371,7 @@ def test_the_command_exits_1_and_names_the_place(log: list[Event], arguments: li
 def test_seal_audit_numbers_what_waits_and_signs_to_the_end(
     signing: None, log: list[Event], make_event: MakeEvent
 ) -> None:
-    """Also where the last signature is not a minute old, and where nothing is new."""
+    """Even if the last signature is less than a minute old, or nothing is new."""
     for numbered, size in ((1, SIZE + 1), (1, SIZE + 2), (0, SIZE + 2)):
         if QueueEntry.objects.count() < numbered:
             make_event()

@@ -1,4 +1,4 @@
-"""verify_audit goes on from where it was: what is new is proved at once, what is old within a stated number of runs."""
+"""verify_audit continues from its last run: new events at once, old ones within N runs."""
 
 import base64
 import json
@@ -16,8 +16,8 @@ from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.breaks import origin
+from audit.checkpoint_copies import key_of
 from audit.checkpoints import EVERY, checkpoint_log
-from audit.copies import key_of
 from audit.entries import entry_of
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving, signing
@@ -28,13 +28,13 @@ from audit.tree import root_at
 from audit.verification import Part, Point, prove_log
 
 pytestmark = pytest.mark.django_db
-# More than a tile, so that there are nodes; PROVED of them before the test.
+# More than a tile, so that there are nodes; PROVED are proved before the test.
 PROVED, SIZE, RUNS = 300, 320, 5
 
 
 @pytest.fixture
 def state(signed_log: Checkpoint, settings: Settings) -> Path:
-    """What the first run left: all 320 leaves are proved, 300 of them signed."""
+    """The first run's state file: all 320 leaves are proved, 300 of them signed."""
     found = command()
     assert (found["ok"], found["tree_size"], found["checked_from"], found["state_kept"]) == (
         True,
@@ -79,7 +79,7 @@ def _change_event(place: int) -> None:
 
 
 def _insert_event(place: int) -> None:
-    """With an id beside that of the leaf, and neither leaf nor queue entry."""
+    """An event with the next id, without leaf or queue entry."""
     beside = Event.objects.get(leaf__leaf_index=place)
     beside.pk = type(beside.pk)(int=beside.pk.int + 1)
     beside.save(force_insert=True)
@@ -96,7 +96,7 @@ def _delete_leaf(place: int) -> None:
 
 
 def _rewrite_all(place: int) -> None:
-    """The event, and everything the log says of it and of those after it, made to fit."""
+    """Change the event, and rewrite the log from there on to match."""
     _change_event(place)
     size = Head.objects.get().size
     Node.objects.all().delete()
@@ -128,7 +128,7 @@ def test_AU_3_AU_4_a_change_of_what_is_new_is_found_at_once(
 def test_AU_3_AU_4_a_change_of_what_is_old_is_found_within_two_rounds(
     state: Path, change: Callable[[int], None], place: int, now: datetime
 ) -> None:
-    """Whatever the round had come to: here after two of its five runs."""
+    """At any point of the round: here after two of its five runs."""
     assert go_on()["ok"]
     assert go_on()["ok"]
     with as_table_owner():
@@ -137,7 +137,7 @@ def test_AU_3_AU_4_a_change_of_what_is_old_is_found_within_two_rounds(
         assert all(found["checked_from"] == PROVED for found in runs)
         kept = state.read_text()
         assert [found for found in runs if not found["ok"]]
-        # Once found, it is found again, and the file does not go on.
+        # It is found by every later run, and the state file stays.
         assert go_on()["ok"] is False
         assert state.read_text() == kept
 
@@ -151,7 +151,7 @@ def test_AU_3_each_old_leaf_is_checked_within_a_round_as_the_log_grows(state: Pa
         assert found["ok"]
         seen |= set(range(found["rechecked_from"], found["rechecked_to"]))
     assert seen == set(range(PROVED))
-    # The next round is over all that was proved when it began.
+    # The next round covers all that was proved when it began.
     assert go_on()["rechecked_to"] == (SIZE + 7 * RUNS) // RUNS
 
 
@@ -181,7 +181,7 @@ def test_AU_7_a_stored_tree_with_another_root_is_found_at_once(state: Path) -> N
 
 
 def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(state: Path, now: datetime) -> None:
-    """Not even by an attacker who changed the whole log to fit it."""
+    """Even if the attacker rewrote the whole log to match it."""
     kept = json.loads(state.read_text())
     with as_table_owner():
         _rewrite_all(10)
@@ -269,7 +269,7 @@ def test_an_unsigned_log_is_checked_whole_each_time(make_event: MakeEvent, now: 
 def test_checkpoints_outside_below_the_point_are_not_read_again(
     state: Path, settings: Settings, tmp_path: Path, now: datetime
 ) -> None:
-    """There is one for each minute, for ever; a full check reads them."""
+    """There is one for each minute, forever. A full check reads them."""
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     assert checkpoint_log(now=now + EVERY) == SIZE
     assert go_on()["ok"]
@@ -288,7 +288,7 @@ def test_events_that_wait_are_no_strays(state: Path, make_event: MakeEvent, now:
 
 
 def test_AU_3_a_part_rewritten_to_fit_itself_leads_to_no_signed_root(state: Path) -> None:
-    """Below a full tile's root nothing but that proof would tell, where the tile's end is another run's part."""
+    """If the tile ends in another run's part, only the proof to the signed root detects this."""
     point = Point(PROVED, root_at(PROVED), bytes(Leaf.objects.get(leaf_index=PROVED - 1).link))
     with as_table_owner():
         _change_event(10)

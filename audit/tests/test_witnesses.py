@@ -1,4 +1,4 @@
-"""Asking witnesses: each answer of a real one, how often one is asked, and which may be named at all."""
+"""Asking witnesses: all answers of a real one, how often it is asked, and valid settings."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from audit.witnesses import Outcome, Result, Witness, cosign, parse_witness
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[tuple[Served, Witness]]:
-    """A real witness, which knows the log."""
+    """A real witness that knows the log."""
     with serving(new_witness(tmp_path, LOG, signer=KEY)) as served:
         yield served, parse_witness(f"{served.key.vkey} {served.server.url}")
 

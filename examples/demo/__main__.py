@@ -1,4 +1,4 @@
-"""Brings the demo together: looks for the registry, loads the demo data, starts the service provider, tells the story."""
+"""Runs the demo: finds the registry, loads demo data, starts the service provider and the agent."""
 
 import asyncio
 import json
@@ -32,13 +32,13 @@ USUAL_PORT = 8001
 
 
 class CannotRunError(Exception):
-    """The demo cannot begin; the message is the one line that says why and what to do."""
+    """The demo cannot start; the message says in one line why, and what to do."""
 
 
 def main() -> int:
-    """Run the demo: 0 as it should be, 1 not, 130 when interrupted."""
+    """Run the demo. Returns 0 if all went as expected, 1 if not, 130 if interrupted."""
     ArgumentParser(prog="python -m examples.demo", description=__doc__).parse_args()
-    # So that the demo service is stopped with us whoever ends the demo.
+    # So that SIGTERM stops the demo service too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         file, listening = prepared()
@@ -62,9 +62,10 @@ def main() -> int:
 
 
 def prepared() -> tuple[Path, socket.socket]:
-    """The file with the service's credentials, and the socket it will listen at.
+    """The file with the service's credentials, and the socket it will listen on.
 
-    DEMO_CREDENTIALS names the file where the registry is not the one of this checkout (examples/README.md). Raises CannotRunError.
+    DEMO_CREDENTIALS names the file if the registry is not the one of this checkout
+    (examples/README.md). Raises CannotRunError.
     """
     if given := os.environ.get("DEMO_CREDENTIALS"):
         file = Path(given)
@@ -80,7 +81,7 @@ def prepared() -> tuple[Path, socket.socket]:
 
 
 def listen(host: str, *ports: int) -> socket.socket:
-    """A socket on the first of `ports` that is free; 0 is any. Raises CannotRunError where none is."""
+    """A socket on the first free one of `ports` (0: any). Raises CannotRunError if none is."""
     for port in ports:
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +101,7 @@ def check_registry(url: str) -> None:
 
 
 def load_demo(audience: str) -> Path:
-    """Make sure the registry knows the demo service at `audience`; the file with its credentials."""
+    """Register the demo service at `audience` if needed. Returns the file with its credentials."""
     done = subprocess.run(  # noqa: S603 — our own command
         [sys.executable, "manage.py", "load_demo", "--audience", audience, "--json"],
         cwd=ROOT,
@@ -133,7 +134,8 @@ def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
     ]
     if "certificate" in credentials:
         command += ["--certfile", credentials["certificate"], "--keyfile", credentials["certificate_key"]]
-    # One process: its payments live in memory. The control socket of gunicorn 27 would lie in the home directory.
+    # One process, because payments live in memory. gunicorn 27 would put its control socket into
+    # the home directory.
     command += [
         "--worker-class",
         "gthread",
@@ -171,7 +173,7 @@ def _wait_for(audience: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def _answers(url: str) -> bool:
-    """As the agent and the service ask: whom they trust is in SSL_CERT_FILE where it is not the system's authorities."""
+    """Whether `url` answers, with the CAs of agent and service: SSL_CERT_FILE or the system's."""
     try:
         return httpx.get(url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5).is_success
     except httpx.HTTPError:

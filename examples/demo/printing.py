@@ -1,4 +1,4 @@
-"""How the demo speaks: plain lines, one table, colour only on a terminal that wants it."""
+"""Output of the demo: plain lines, one table, colour only on a terminal that wants it."""
 
 import os
 import shutil
@@ -15,25 +15,25 @@ _NARROWEST: Final = 72
 
 
 def styled(text: str, *styles: str) -> str:
-    """`text` in colour where that shows; unchanged in a pipe, a file, or with NO_COLOR set."""
+    """`text` in colour on a terminal; unchanged in a pipe, a file, or with NO_COLOR set."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return text
     return f"\033[{';'.join(styles)}m{text}\033[0m"
 
 
 def say(text: str = "") -> None:
-    """One line, at once: whoever waits at the other end of a pipe must see it."""
+    """Print one line and flush it, so that the reader of a pipe sees it at once."""
     print(text, flush=True)
 
 
 def heading(text: str) -> None:
-    """A line with air above it."""
+    """Print a heading after an empty line."""
     say()
     say(styled(text, BOLD))
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str]) -> None:
-    """Columns as wide as their content; the last one takes the rest of the line and wraps within it."""
+    """Print columns as wide as their content; the last takes the rest of the line and wraps."""
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles) - 1)]
     indent = sum(widths) + 2 * len(widths)
     columns = max(shutil.get_terminal_size((110, 24)).columns, _NARROWEST)

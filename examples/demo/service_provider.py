@@ -1,4 +1,4 @@
-"""A service provider's API: calendar, files and payments, every view behind the verifier. One file, no database.
+"""A service provider's API in one file: calendar, files, payments, all behind the verifier.
 
     gunicorn "examples.demo.service_provider:application()"
 
@@ -39,7 +39,7 @@ def read_file(_request: HttpRequest, name: str) -> Action:
 
 
 def make_payment(request: HttpRequest) -> Action:
-    """The amount is the request's own, so that the verifier judges what is really paid."""
+    """The amount comes from the request itself, so that the verifier judges what is really paid."""
     order = _order(request)
     return Action("transact", "payments", Money.parse(order["amount"]), {"payee": order["payee"]})
 
@@ -56,7 +56,7 @@ def files(_request: HttpRequest, name: str) -> JsonResponse:
     return JsonResponse({"file": name, "content": "Nothing to see here."})
 
 
-# A payment under an Idempotency-Key that was allowed before never gets here: the decorator answers 409.
+# The decorator answers 409 to an Idempotency-Key that was allowed before: nothing is paid twice.
 @protected(make_payment)
 def payments(request: HttpRequest) -> JsonResponse:
     order = _order(request)
@@ -89,13 +89,13 @@ urlpatterns = [
 
 
 def application() -> Any:
-    """The WSGI application, configured from the credentials' file."""
+    """The WSGI application, configured from the credentials file."""
     credentials = json.loads(Path(os.environ["DEMO_CREDENTIALS"]).read_text())
     settings.configure(
         ALLOWED_HOSTS=[urlsplit(credentials["audience"]).hostname],
         SECRET_KEY=secrets.token_urlsafe(50),
         ROOT_URLCONF=__name__,
-        # A view without a decorator would be refused, not open.
+        # Refuses a view without a decorator instead of leaving it open.
         MIDDLEWARE=["agentauth.sdk.django.AgentAuthMiddleware"],
         APPEND_SLASH=False,
         AGENTAUTH={

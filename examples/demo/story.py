@@ -1,4 +1,4 @@
-"""The demo agent: asks for little, does what it was given, tries what it was not, and shows the reason of each answer."""
+"""The demo agent: does what it was allowed, tries what it was not, shows why it was refused."""
 
 import asyncio
 import uuid
@@ -31,7 +31,7 @@ SEQUENCED_SECONDS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One try and its answer; `expected` is the stable word it should be answered with ("" is allowed)."""
+    """One attempt and its answer; `expected` is the `word` it should get ("" means allowed)."""
 
     what: str
     expected: str
@@ -60,7 +60,7 @@ class Story:
     acts: list[Act] = field(default_factory=list)
 
     async def tell(self) -> int:
-        """The whole story; 0 unless an answer was not the one the limits call for."""
+        """Run the story. Returns 0 unless an answer was not the one the limits call for."""
         agent = await self.client.register(
             CAPABILITIES,
             description="A demo agent. It reads a calendar and pays small invoices.",
@@ -92,7 +92,7 @@ class Story:
     async def _read_and_replay(self) -> None:
         headers = await self._headers("GET", "/calendar/work")
         await self._try("read calendar/work", "", "GET", "/calendar/work", headers)
-        # Whoever catches a request on its way gets nothing from sending it again.
+        # An attacker who captures a request gains nothing by sending it again.
         replayed = "invalid_dpop_proof/replayed"
         await self._try("send the very same request again", replayed, "GET", "/calendar/work", headers)
         await self._try("read files/reports", "insufficient_scope/no_capability", "GET", "/files/reports")
@@ -122,10 +122,10 @@ class Story:
         say(f"{status.capitalize()}.")
         say()
         try:
-            # With the token from before: it has minutes to live, and is refused all the same.
+            # With the token from before: it has not expired, and is refused all the same.
             await self._try("read calendar/work after that", "invalid_token", "GET", "/calendar/work")
         except AgentAuthError as error:
-            # The human took longer than the token lived, and there is no new one.
+            # The token expired before the human revoked, and there is no new one.
             body = {"error": error.code, "reason": error.reason, "error_description": error.description}
             self.acts.append(Act("ask for a token after that", "no_grant", 400, body))
 
@@ -155,7 +155,7 @@ class Story:
         json: Any = None,
         key: str | None = None,
     ) -> Act:
-        """One request, once: the SDK's own `call` would try some of these again, and here each answer counts."""
+        """Send one request once: the SDK's `call` would retry some, and here each answer counts."""
         signed = headers or await self._headers(method, path)
         named = {"Idempotency-Key": key} if key else {}
         async with open_client(self.audience, None, timeout=15) as http:
@@ -181,7 +181,11 @@ class Story:
         table(("Outcome", "What it tried", "HTTP", "Reason", "In words"), rows, colours)
 
     async def _print_events(self, known: list[Mapping[str, object]]) -> None:
-        """The log's own lines. The last ones get their number within a second; a revoked agent may not ask any more."""
+        """Print the log's lines.
+
+        Waits up to SEQUENCED_SECONDS for the last ones to get their number. A revoked agent may no
+        longer read them.
+        """
         events = known
         try:
             for _ in range(SEQUENCED_SECONDS):
@@ -225,5 +229,5 @@ class Story:
 
 
 def _new_key() -> str:
-    """Names one operation: tried again under the same key, it is done once."""
+    """A key that names one operation: repeated under the same key, it is done once."""
     return str(uuid.uuid4())

@@ -1,9 +1,10 @@
-"""Where private keys live, each behind the same few calls; a key is named by a URI whose scheme names its home.
+"""Backends that hold private keys, behind one small interface.
 
-A home is one file here that wraps its library, one line in `HOMES`, one page in docs/keys, and one entry in the
-contract suite that all of them pass (kms/tests/test_backends.py). It converts whatever its library raises to
-BackendError, and fails closed. The message of a BackendError is for the operator's log, never for a caller: no
-secret, no credentials, no address with either.
+A key's URI scheme names its backend. A backend is one file here that wraps a library, one line in
+`HOMES`, one page in docs/keys, and one entry in the contract suite that all of them pass
+(kms/tests/test_backends.py). It converts every error of its library to BackendError, and fails
+closed. The message of a BackendError is for the operator's log, never for a caller: no secret, no
+credentials, no address that contains either.
 """
 
 from functools import lru_cache
@@ -41,11 +42,12 @@ __all__ = [
     "public_key",
 ]
 
-# Signed where it is asked whether a key signs. No part of anything we sign is like it, so nobody can use the signature.
+# Signed to test a key. Nothing that we sign looks like it, so the signature is of no use to anyone.
 TRIAL: Final = b"agentauth: does this key sign?"
-# The longest that a purpose signs, in bytes. Notes of the log and introductions are shorter than a token may be.
+# The longest message of each purpose (bytes). The log's notes and introductions are shorter than
+# tokens.
 _LONGEST: Final = {"audit": MAX_SIGNING_INPUT, "receipt": MAX_RECEIPT_BYTES, "token": MAX_SIGNING_INPUT}
-# Scheme → class. Looked up here alone: no name from outside reaches an import.
+# Scheme → class. A fixed table, so that no name from outside reaches an import.
 HOMES: Final = {
     "awskms": "kms.backends.awskms.AwskmsBackend",
     "file": "kms.backends.file.FileBackend",
@@ -56,40 +58,42 @@ HOMES: Final = {
 
 
 class HeldKey(Protocol):
-    """One key where it lives. Each call asks once, with a timeout, and tries nothing twice: the caller does that."""
+    """One key in its backend. Each call makes one request, with a timeout; the caller retries."""
 
     def public(self) -> PublicKey:
-        """Its public half, from its home. Raises BackendError for a key of a kind or in a state we do not use."""
+        """Its public key, from the backend. Raises BackendError for an unusable kind or state."""
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
-        """64 raw bytes (for P-256 r‖s, never DER), unchecked: the caller verifies them. Raises BackendError.
+        """64 raw bytes (r‖s for P-256, never DER), not yet verified: the caller does.
 
-        `alg` is the key's own, from the record, so that its home is asked for the signature alone.
+        Raises BackendError. `alg` is the recorded algorithm, so that the backend is called only to
+        sign.
         """
 
 
 class Backend(Protocol):
-    """A home of keys. Nothing is asked of it when it is made or when a key is opened."""
+    """A key backend. Neither creating it nor opening a key makes a request."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key that cannot leave, durably, before returning its URI. Raises BackendError.
+        """Make a non-exportable key, durably, and return its URI. Raises BackendError.
 
-        `place` is what KEY_BACKEND says after its scheme (a mount, a region, a key ring), as `places` has it.
+        `place` is the rest of KEY_BACKEND after its scheme (a mount, a region, a key ring): see
+        `places`.
         """
 
     def open(self, uri: str) -> HeldKey:
-        """The key a URI names. Raises BackendError for what is no URI of this backend."""
+        """The key of a URI. Raises BackendError if it is not a URI of this backend."""
 
 
 def create(*, purpose: str) -> tuple[str, PublicKey]:
-    """Make a key in the home that settings name; its URI and public half. Raises BackendError."""
+    """Make a key in the backend of the settings; return URI and public key. Raises BackendError."""
     if wrong := place_error(settings.KEY_BACKEND):
         raise BackendError(wrong)
     scheme, _, place = settings.KEY_BACKEND.partition(":")
-    # The notes of the log are signed with Ed25519 alone.
+    # The log's notes are signed with Ed25519 only.
     wanted = settings.KEY_ALGORITHM if purpose != "audit" else "EdDSA"
     algorithm: Algorithm = "ES256" if wanted == "ES256" else "EdDSA"
-    # Not guarded: an HSM takes longer, and a second try would make a second key.
+    # Not `guarded`: an HSM takes longer than its deadline, and a retry would make a second key.
     uri = converted(scheme, lambda: _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm))
     try:
         return uri, public_key(uri)
@@ -98,19 +102,25 @@ def create(*, purpose: str) -> tuple[str, PublicKey]:
 
 
 def public_key(uri: str) -> PublicKey:
-    """What the home says of the key, asked now. Raises BackendError, also where it could not sign."""
+    """The key's public half, from its backend.
+
+    Raises BackendError, also if the key could not sign.
+    """
     return guarded(_scheme(uri), _held(uri).public)
 
 
 def open_signer(uri: str, public: PublicKey) -> Signer:
-    """The key at `uri`, pinned to the public half on record. Asks nothing. Raises BackendError, also from `sign`."""
+    """The key at `uri`, pinned to the recorded public key.
+
+    No request; `sign` raises BackendError too.
+    """
     return PinnedSigner(uri, _held(uri), public)
 
 
 def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
-    """See the key sign, also a message as long as those of its purpose may be.
+    """Test that the key signs, also a message as long as its purpose may need.
 
-    Raises BackendError, and TooLongError where it signs, but nothing so long.
+    Raises BackendError, and TooLongError if it signs only shorter ones.
     """
     signer = open_signer(uri, public)
     signer.sign(TRIAL)
@@ -126,7 +136,7 @@ def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
 
 
 class PinnedSigner:
-    """Signs in the key's home and hands out only what the public half on record verifies."""
+    """Signs in the backend, and returns only signatures that the recorded public key verifies."""
 
     __slots__ = ("_held", "_uri", "kid", "public")
 
@@ -143,7 +153,8 @@ class PinnedSigner:
         try:
             self.public.verify(message, signature, alg=self.alg)
         except InvalidSignatureError:
-            # A bit flipped, another version, another key behind the same name: nobody could have used it.
+            # A flipped bit, another version, or another key behind the same name: no verifier would
+            # accept it.
             raise BackendError(
                 f"The key at {self._uri} signed with something else than {self.kid}."
             ) from None

@@ -1,7 +1,7 @@
-"""Keys in AWS KMS: made there, used there, and never let out.
+"""Keys in AWS KMS: made and used there, never exported.
 
-Credentials, proxies and endpoints come from where the AWS libraries look for them. What an error says is made here:
-texts of the library or of the server may hold parts of a signed request.
+Credentials, proxies and endpoints are those that the AWS libraries find. Error messages are written
+here, because texts of the library or the server may contain parts of a signed request.
 """
 
 import hashlib
@@ -32,15 +32,15 @@ SCHEME: Final = "awskms"
 CONNECT_SECONDS: Final = 0.5
 READ_SECONDS: Final = 1.0
 CONNECTIONS: Final = 64
-# With Ed25519 the service wants the message itself, and takes no longer one.
+# For Ed25519 the service takes the message itself, and at most this many bytes.
 MAX_MESSAGE_BYTES: Final = 4_096
-# A key that was just made may be unknown for a moment where the next request arrives.
+# A new key may be unknown for a moment (s) to the server that gets the next request.
 SEEN_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.2
-# Credentials that were refused or not found are not looked for again for every caller.
+# Credentials that were refused or not found are not looked for again for every caller (s).
 _CREDENTIALS_SECONDS: Final = 30.0
 
-# No alias: it may be pointed at another key. `mrk-` is a key that has the same id in several regions.
+# No alias: it could be pointed at another key. `mrk-`: a multi-Region key, same id in each region.
 _ADDRESS: Final = re.compile(
     rf"{SCHEME}:(arn:aws:kms:({REGION}):[0-9]{{12}}:key/"
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32}))"
@@ -70,18 +70,21 @@ _UNKNOWN_CALLER: Final = {
     "UnrecognizedClientException",
 }
 
-# At DEBUG these write down whole requests with their signatures and session tokens.
+# At DEBUG these log whole requests, with signatures and session tokens.
 for _name in ("botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class AwskmsBackend:
-    """The `awskms:` backend; a URI is `awskms:` and the key's ARN, a place is a region."""
+    """The `awskms:` backend. A URI is `awskms:` and the key's ARN; a place is a region."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key, and wait until it is known: at most SEEN_SECONDS. A receipt's is P-256, whatever is asked."""
+        """Make a key, and wait up to SEEN_SECONDS until it is known.
+
+        A receipt's is always P-256.
+        """
         if purpose == "receipt":
-            # A receipt holds the text a person read, so it can be longer than what Ed25519 signs here.
+            # A receipt holds the text that the human read, which may exceed MAX_MESSAGE_BYTES.
             algorithm = "ES256"
         with _service(place, "no key was made", read_seconds=CREATION_SECONDS) as service:
             made = service.create_key(
@@ -98,7 +101,7 @@ class AwskmsBackend:
         return uri
 
     def open(self, uri: str) -> "_KmsKey":
-        """The key at `uri`. Whether it is there shows at its first use."""
+        """The key at `uri`. If it does not exist, its first use fails."""
         found = _ADDRESS.fullmatch(uri)
         if found is None:
             raise BackendError("That is not the address of a key in AWS KMS.")
@@ -112,7 +115,7 @@ class _KmsKey:
         self._arn, self._region, self._name = arn, region, name
 
     def public(self) -> PublicKey:
-        # The service refuses this, too, for a key that is disabled or will be deleted.
+        # The service also refuses this for a key that is disabled or will be deleted.
         with _service(self._region, self._name) as service:
             found = service.get_public_key(KeyId=self._arn)
             public = der.public_key(found["PublicKey"])
@@ -138,7 +141,7 @@ class _KmsKey:
         return signature if alg == "EdDSA" else der.raw_signature(signature)
 
     def wait_until_seen(self) -> None:
-        """Come back once the service knows the key. Raises BackendError."""
+        """Wait until the service knows the key. Raises BackendError."""
         deadline = time.monotonic() + SEEN_SECONDS
         while True:
             try:
@@ -157,7 +160,7 @@ class _UnknownKeyError(BackendError):
 
 @contextmanager
 def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> Iterator[Any]:
-    """The service in `region`; whatever goes wrong inside becomes BackendError, without what the service said."""
+    """The service in `region`. Converts errors to BackendError, without the service's own text."""
     try:
         yield _client(region, read_seconds)
     except ClientError as error:
@@ -169,7 +172,7 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
     except ResponseParserError:
         raise BackendError(f"AWS KMS, {what}: the service answered oddly.") from None
     except BotoCoreError as error:
-        # What is left are credentials and settings: not there, not whole, not to be had.
+        # What is left are credentials and settings: missing, incomplete or not available.
         _forget(region)
         raise BackendError(
             f"AWS KMS, {what}: no credentials, or wrong settings: {type(error).__name__}."
@@ -190,7 +193,7 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
         _forget(region)
         return BackendError(f"AWS KMS, {what}: the credentials are not taken, or have ended: {code}.")
     if code == "KMSInvalidStateException":
-        # The service names the state in its text alone, and asking for it would need one more right.
+        # Only the text names the state; asking for it would need another permission.
         deleted = "pending deletion" in str(answer["Error"].get("Message", ""))
         state = "will be deleted" if deleted else "is in a state in which it cannot be used"
         return BackendError(f"AWS KMS, {what}: the key {state}.")
@@ -199,13 +202,13 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
 
 
 class _Made(NamedTuple):
-    """A client, which threads may share, and when it was made."""
+    """A client, shared by threads, and when it was made."""
 
     client: Any
     at: float
 
 
-# By process, region and time to read: a connection that a forked child has of its parent's is of no use to it.
+# By process, region and read timeout. A forked child cannot use its parent's connections.
 _clients: dict[tuple[int, str, float], _Made] = {}
 _making: Final = threading.Lock()
 
@@ -214,7 +217,7 @@ def _client(region: str, read_seconds: float) -> Any:
     place = os.getpid(), region, read_seconds
     if (made := _clients.get(place)) is not None:
         return made.client
-    # Looking for credentials may take seconds; who waits longer than for a connection is told so.
+    # Looking for credentials may take seconds. Other callers wait only as long as for a connection.
     if not _making.acquire(timeout=CONNECT_SECONDS):
         raise BusyError("AWS KMS: credentials are just being looked for.")
     try:
@@ -234,7 +237,7 @@ def _new_client(region: str, read_seconds: float) -> Any:
         tcp_keepalive=True,
     )
     session = botocore.session.get_session()
-    # Also for the client with which the library asks STS for credentials.
+    # Also for the client by which the library gets credentials from STS.
     session.set_default_client_config(limits)
     client = session.create_client("kms", region_name=region)
     parts = urlsplit(client.meta.endpoint_url)
@@ -244,7 +247,7 @@ def _new_client(region: str, read_seconds: float) -> Any:
 
 
 def _forget(region: str) -> None:
-    """Look for credentials again, when they were not looked for just now: an operator may have put others in place."""
+    """Drop clients older than _CREDENTIALS_SECONDS: the credentials may have been replaced."""
     for place, made in list(_clients.items()):
         if place[:2] == (os.getpid(), region) and time.monotonic() - made.at > _CREDENTIALS_SECONDS:
             _clients.pop(place, None)

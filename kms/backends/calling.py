@@ -1,8 +1,9 @@
-"""Every call to a home of keys goes through here, so that a slow or dead one costs nothing but what it would have signed.
+"""All calls to key backends, so that a slow or dead one blocks only what it should sign.
 
-Who asks waits two seconds at most, whatever a library does: the call is made by a thread that may be left behind, and
-what it brings later is nobody's. There are few such threads, so most of a process's requests can go on; who finds all of
-them busy is told so. Everything here is of one process: homes are found away by each for itself, within seconds.
+A caller waits at most two seconds, whatever a library does: a separate thread makes the call, and
+its late result is discarded. The threads are few, so that most requests of a process can go on; a
+caller that finds all of them busy gets an error. All state is per process: each process detects an
+outage by itself, within seconds.
 """
 
 import os
@@ -24,25 +25,26 @@ from kms.backends.errors import BackendError, BusyError, NotAskedError, Throttle
 
 T = TypeVar("T")
 
-# Whose calls ask nobody: a file is read in this process.
+# Backends without a remote service: a file is read in this process.
 AT_HAND: Final = frozenset({"file"})
-# From the first try to the last answer.
+# From the first try to the last answer (s).
 DEADLINE_SECONDS: Final = 2.0
 TRIES: Final = 3
-# Another try waits for at most this, the next for twice as much; and with less than the second left it is not made.
+# A retry waits at most this long (s), the next twice as long. It is skipped if less than the second
+# is left.
 BACKOFF_SECONDS: Final = 0.1
 WORTHWHILE_SECONDS: Final = 0.5
-# For making a key, which takes longer than a signature does, and which nobody waits for at a call of an agent. Whoever
-# gives up on it leaves a key that may be there, and that nobody names.
+# For making a key (s). It takes longer than signing, and no agent waits for it. If it times out,
+# the key may exist without a row that names it.
 CREATION_SECONDS: Final = 15.0
-# For one of the threads; then it is 503.
+# How long a call waits for a free thread (s); then the answer is 503.
 ROOM_SECONDS: Final = 0.1
 
 
 def guarded(scheme: str, call: Callable[[], T]) -> T:
-    """What the call gives, or whatever it raises.
+    """Call a backend with deadline, retries and breaker; return what it returns.
 
-    Raises BackendError also where it did not answer in time, and NotAskedError where it was not asked.
+    Raises BackendError, also if it did not answer in time, and NotAskedError if it was not called.
     """
     if scheme in AT_HAND:
         return converted(scheme, call)
@@ -51,9 +53,9 @@ def guarded(scheme: str, call: Callable[[], T]) -> T:
 
 
 def converted(scheme: str, call: Callable[[], T]) -> T:
-    """What the call gives. Raises BackendError alone: for what a library raises unforeseen too, as where a file of credentials is gone.
+    """Run the call; convert every exception to BackendError, as for a missing credentials file.
 
-    Of that it says the kind and the place; the text may hold secrets.
+    The message has only the kind and the place of an unexpected error: its text may hold secrets.
     """
     try:
         return call()
@@ -66,12 +68,12 @@ def converted(scheme: str, call: Callable[[], T]) -> T:
 
 
 class Caller:
-    """Whoever asks one home in this process."""
+    """The callers of one backend in this process, and their shared limits."""
 
     def __init__(self, home: str) -> None:
         self._home = home
         self._breaker, self._budget = Breaker(home), Budget()
-        # As long polls may hold a quarter of a process's threads, so those that wait here may hold half of them.
+        # Half of the process's threads: long polls may hold another quarter.
         self._threads = Threads(max(1, settings.WEB_THREADS // 2))
         self._observe = import_string(settings.KEY_OBSERVER)
 
@@ -82,7 +84,7 @@ class Caller:
             try:
                 return self._try(call, deadline)
             except BusyError:
-                # Full jitter: those that were refused together do not come back together.
+                # Full jitter: calls refused together do not retry together.
                 wait = random.uniform(0, pause)  # noqa: S311 — no secret
                 left = deadline - time.monotonic() - wait
                 if left < WORTHWHILE_SECONDS or self._breaker.is_open or not self._budget.spend():
@@ -125,7 +127,7 @@ class Caller:
 
 
 class Threads:
-    """At most so many threads, made when they are first needed, that call in the place of who waits."""
+    """At most `most` threads, started on demand, that make calls for waiting callers."""
 
     def __init__(self, most: int) -> None:
         self._room = threading.Semaphore(most)
@@ -133,11 +135,14 @@ class Threads:
         self._work: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
 
     def run(self, call: Callable[[], T], deadline: float) -> T:
-        """What the call gives by then (`time.monotonic`). Raises NotAskedError, BusyError, and what the call raises."""
+        """The call's result by `deadline` (monotonic).
+
+        Raises NotAskedError, BusyError, the call's errors.
+        """
         if not self._room.acquire(timeout=ROOM_SECONDS):
             raise NotAskedError("As many calls to the home of keys as may be wait for it.", retry_after=1)
         if not self._idle.acquire(blocking=False):
-            # As a daemon, since one that hangs must not keep the process from ending.
+            # A daemon, so that a hanging call does not keep the process from ending.
             thread = threading.Thread(target=self._serve, name="home-of-keys", daemon=True)
             try:
                 thread.start()
@@ -156,7 +161,8 @@ class Threads:
     def _serve(self) -> None:
         while True:
             self._make(*self._work.get())
-            # In this order: who finds room finds an idle thread, so there are never more of them.
+            # In this order: a caller that gets room finds an idle thread, so there are never too
+            # many.
             self._idle.release()
             self._room.release()
 
@@ -168,6 +174,6 @@ class Threads:
             answer.set_exception(error)
 
 
-# By home. Threads do not come along into a process that is forked off, and locks as whoever held them left them.
+# By scheme. Cleared after a fork: the child has no threads, and its locks may be held for ever.
 _callers: dict[str, Caller] = {}
 os.register_at_fork(after_in_child=_callers.clear)

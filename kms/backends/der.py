@@ -1,4 +1,4 @@
-"""What key services answer in DER or PEM, as we use it: strict public keys, and signatures as r‖s."""
+"""Converts key services' DER and PEM: strict public keys, and signatures as r‖s."""
 
 from typing import Final
 
@@ -14,7 +14,10 @@ _COORDINATE_BYTES: Final = 32
 
 
 def public_key(text: bytes) -> PublicKey:
-    """The key of a SubjectPublicKeyInfo (RFC 5280), in PEM or DER. Raises BackendError and InvalidKeyError for what we do not use."""
+    """The key of a SubjectPublicKeyInfo (RFC 5280), PEM or DER.
+
+    Raises BackendError, InvalidKeyError.
+    """
     load = (
         serialization.load_pem_public_key
         if text.startswith(b"-----BEGIN ")
@@ -33,7 +36,7 @@ def public_key(text: bytes) -> PublicKey:
 
 
 def raw_signature(der: bytes) -> bytes:
-    """r‖s of a P-256 signature in DER, 32 bytes each with their leading zeros (RFC 7518 section 3.4). Raises BackendError."""
+    """r‖s of a DER P-256 signature, 32 bytes each (RFC 7518 section 3.4). Raises BackendError."""
     try:
         r, s = decode_dss_signature(der)
         return _bytes(r) + _bytes(s)

@@ -1,15 +1,18 @@
-"""What a home of keys raises."""
+"""The errors of key backends."""
 
 
 class BackendError(Exception):
-    """The backend cannot make, find or use a key. Says what an operator should look at; holds no secret."""
+    """The backend cannot make, find or use a key.
 
-    # When to ask again (s), where that is known.
+    The message is for operators and has no secret.
+    """
+
+    # When to retry (s), if known.
     retry_after: int | None = None
 
 
 class BusyError(BackendError):
-    """The very same call may succeed in a moment: it took too long, or the service failed or could not be reached."""
+    """The same call may succeed in a moment: the service was slow, failed or unreachable."""
 
 
 class ThrottledError(BusyError):
@@ -17,18 +20,21 @@ class ThrottledError(BusyError):
 
 
 class TooLongError(BackendError):
-    """The key signs, but not what is as long as messages of its purpose may be."""
+    """The key signs, but not messages as long as its purpose may need."""
 
 
 class MadeInVainError(BackendError):
-    """A key was made that no row will name: says where it is, so that an operator destroys it."""
+    """A key was made that no row will name.
+
+    The message has its URI, so that an operator destroys it.
+    """
 
     def __init__(self, uri: str, error: BackendError) -> None:
         super().__init__(f"{error} The key was made and is of no use: {uri}")
 
 
 class NotAskedError(BackendError):
-    """The home was not asked: it is known to be away, or as many calls as may be wait for it. Others learn it at once."""
+    """The backend was not called: it is known to be down, or all threads are busy."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)

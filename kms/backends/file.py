@@ -1,6 +1,6 @@
-"""Keys in files, for development alone: one PKCS #8 PEM a key, mode 0600, in one directory of mode 0700.
+"""Keys in files, for development only: one PKCS #8 PEM (0600) per key, in one directory (0700).
 
-With KEY_FILE_PASSPHRASE_FILE they are encrypted, so that a copy of the disk without that file holds no key.
+With KEY_FILE_PASSPHRASE_FILE they are encrypted, so that a disk copy without that file is useless.
 """
 
 import os
@@ -18,7 +18,7 @@ from agentauth.protocol.keys import Algorithm, PrivateKey, PublicKey
 from kms.backends.errors import BackendError
 
 SCHEME: Final = "file"
-# Purpose and thumbprint: nothing that could leave the directory.
+# Purpose and thumbprint: no name can leave the directory.
 _NAME = re.compile(r"[a-z]{1,16}-[A-Za-z0-9_-]{43}\.pem")
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MAX_BYTES: Final = 8192
@@ -26,10 +26,13 @@ _SHORTEST_PASSPHRASE: Final = 16
 
 
 class FileBackend:
-    """The `file:` backend. URIs name a file inside KEY_DIRECTORY, so the directory may move."""
+    """The `file:` backend. A URI names a file inside KEY_DIRECTORY, so the directory may move."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key; its file is on the disk, whole and private, before this returns. There is one place only."""
+        """Make a key.
+
+        Its file is on disk, complete and private, before this returns. `place` is empty.
+        """
         if place:
             raise BackendError("KEY_BACKEND=file names no place: keys are in VAR_DIR/keys.")
         directory = _directory()
@@ -46,7 +49,7 @@ class FileBackend:
         return f"{SCHEME}:{name}"
 
     def open(self, uri: str) -> "_KeyFile":
-        """The key in that file, which is read when it is first used."""
+        """The key in that file, which is read at its first use."""
         scheme, _, name = uri.partition(":")
         if scheme != SCHEME or not _NAME.fullmatch(name):
             raise BackendError("That is not the address of a key file.")
@@ -54,7 +57,7 @@ class FileBackend:
 
 
 class _KeyFile:
-    """One key, read from its file once; refused if others could have read it or put it there."""
+    """One key, read once; refused if other users could have read or written the file."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -63,7 +66,7 @@ class _KeyFile:
         return self._key.public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
-        # Which algorithm that is, the key knows itself.
+        # The key knows its own algorithm.
         return self._key.sign(message)
 
     @cached_property
@@ -82,16 +85,18 @@ class _KeyFile:
 
 
 def _directory() -> Path:
-    # Whoever reads this disk has the keys: no audit, no hardware, no second person. Not for production.
+    # A reader of this disk has the keys: no audit, no hardware, no second person. Not for
+    # production.
     if not settings.DEVELOPMENT:
         raise BackendError("Keys in files are for development; set KEY_BACKEND to a key service.")
     return Path(settings.KEY_DIRECTORY)
 
 
 def _passphrase(name: str) -> bytes | None:
-    """What opens the key file of that name, made from the passphrase that settings name; None where they name none.
+    """The passphrase of that key file, derived from the configured one; None without one.
 
-    PKCS #8 as the library writes it is fast to guess at, so the passphrase goes through scrypt (RFC 7914) first.
+    The library's PKCS #8 encryption is fast to guess, so the passphrase goes through scrypt (RFC
+    7914).
     """
     if not settings.KEY_FILE_PASSPHRASE_FILE:
         return None
@@ -102,13 +107,13 @@ def _passphrase(name: str) -> bytes | None:
         raise BackendError(f"KEY_FILE_PASSPHRASE_FILE could not be read: {error.strerror}.") from error
     if len(passphrase) < _SHORTEST_PASSPHRASE:
         raise BackendError(f"The passphrase of key files is at least {_SHORTEST_PASSPHRASE} bytes.")
-    # 32 MiB and a tenth of a second a guess. The name holds the key's thumbprint: a salt of its own.
+    # 32 MiB and 0.1 s per guess. The salt is the name, which holds the key's thumbprint.
     scrypt = Scrypt(salt=name.encode(), length=32, n=2**15, r=8, p=1)
     return scrypt.derive(passphrase).hex().encode()
 
 
 def _write(directory: Path, name: str, pem: bytes) -> None:
-    # Written aside and renamed: a crash leaves either no key or a whole one, and no row names it yet.
+    # Written aside and renamed: a crash leaves no key or a complete one, and no row names it yet.
     unfinished = directory / f".{name}.new"
     try:
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -122,14 +127,14 @@ def _write(directory: Path, name: str, pem: bytes) -> None:
         raise
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        # The rename itself must survive a power failure: the row that names this file commits next.
+        # The rename must survive a power failure: the row that names this file commits next.
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
 def _read(directory: Path, name: str) -> bytes:
-    # O_NOFOLLOW: a link would let another directory's permissions stand in for ours.
+    # O_NOFOLLOW: through a link, another directory's permissions would apply instead of ours.
     descriptor = os.open(directory / name, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         _check(directory, os.fstat(file.fileno()), name)

@@ -1,4 +1,4 @@
-"""Keys in Google Cloud KMS: made there, used there, and never let out."""
+"""Keys in Google Cloud KMS: made and used there, never exported."""
 
 import hashlib
 import os
@@ -31,10 +31,10 @@ from kms.backends.places import HARDWARE, RING
 
 SCHEME: Final = "gcpkms"
 TIMEOUT_SECONDS: Final = 2.0
-# A key in an HSM takes seconds to be made.
+# An HSM takes seconds to make a key.
 ENABLED_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.5
-# Looking for credentials where there are none takes seconds: not again for every caller.
+# A failed search for credentials takes seconds, so it is not repeated for every caller (s).
 _CREDENTIALS_SECONDS: Final = 30.0
 
 _ADDRESS: Final = re.compile(
@@ -47,16 +47,16 @@ _KINDS: Final[dict[Algorithm, int]] = {
     "ES256": _Kind.EC_SIGN_P256_SHA256,
 }
 
-# One connection for each process: what a forked child has of its parent's does not work, and is not closed there.
+# One client per process. A forked child cannot use its parent's connection, and must not close it.
 _clients: dict[int, KeyManagementServiceClient] = {}
 _without_credentials_until = 0.0
 
 
 class GcpkmsBackend:
-    """The `gcpkms:` backend; a URI names one version of a key, a place is a key ring."""
+    """The `gcpkms:` backend. A URI names one version of a key; a place is a key ring."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key, and wait until its first version can sign: at most ENABLED_SECONDS."""
+        """Make a key, and wait up to ENABLED_SECONDS until its first version can sign."""
         ring, hardware = place.removesuffix(HARDWARE), place.endswith(HARDWARE)
         key = CryptoKey(
             purpose=CryptoKey.CryptoKeyPurpose.ASYMMETRIC_SIGN,
@@ -75,7 +75,7 @@ class GcpkmsBackend:
         return f"{SCHEME}:{name}"
 
     def open(self, uri: str) -> "_KeyVersion":
-        """The key at `uri`. Whether it is there shows at its first use."""
+        """The key at `uri`. If it does not exist, its first use fails."""
         found = _ADDRESS.fullmatch(uri)
         if found is None:
             raise BackendError("That is not the address of a key version in Google Cloud KMS.")
@@ -90,7 +90,7 @@ class _KeyVersion:
 
     def public(self) -> PublicKey:
         with _service() as service:
-            # Refused there for a version that is disabled, or to be destroyed.
+            # The service refuses this for a version that is disabled or will be destroyed.
             found = service.get_public_key(name=self._name, retry=None, timeout=TIMEOUT_SECONDS)
             self._check_name(found.name)
             pem = found.pem.encode()
@@ -145,11 +145,14 @@ def _wait_until_enabled(name: str) -> None:
 
 @contextmanager
 def _service() -> Iterator[KeyManagementServiceClient]:
-    """The service; whatever goes wrong inside becomes BackendError, without what the service said: it may name hosts."""
+    """The service.
+
+    Converts errors to BackendError, without the service's text, which may name hosts.
+    """
     try:
         yield _client()
     except exceptions.DeadlineExceeded as error:
-        # A connection that went silent would stay so for minutes: the next call makes another.
+        # A dead connection would stay so for minutes. The next call opens another one.
         _clients.pop(os.getpid(), None)
         raise BusyError("Google Cloud KMS did not answer in time.") from error
     except exceptions.TooManyRequests as error:
@@ -180,12 +183,13 @@ def _service() -> Iterator[KeyManagementServiceClient]:
 
 def _client() -> KeyManagementServiceClient:
     client = _clients.get(os.getpid())
-    # No lock, which a fork could leave taken: threads that come here at once make one each, and one is kept.
+    # No lock, which a fork could leave held. Concurrent threads each make a client, and one is
+    # kept.
     return client or _clients.setdefault(os.getpid(), _connected())
 
 
 def _connected() -> KeyManagementServiceClient:
-    """A client for Google's standard variables and credentials. Nothing is asked yet, but credentials are looked for."""
+    """A client with Google's standard settings. It looks for credentials, but makes no call yet."""
     global _without_credentials_until  # noqa: PLW0603 — one process has one set of credentials
     if time.monotonic() < _without_credentials_until:
         raise BackendError("There are no credentials for Google Cloud KMS.")
@@ -200,9 +204,9 @@ def _connected() -> KeyManagementServiceClient:
 
 def _channel(host: str, *, options: list[tuple[str, Any]], **rest: Any) -> grpc.Channel:
     more = [
-        # After an outage the service is asked again within seconds, not minutes.
+        # After an outage, reconnect within seconds, not minutes.
         ("grpc.max_reconnect_backoff_ms", 2000),
-        # A new client has a connection of its own, not one that went silent.
+        # A new client gets its own connection, not the dead one.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     return KeyManagementServiceGrpcTransport.create_channel(host, options=[*options, *more], **rest)

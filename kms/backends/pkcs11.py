@@ -1,4 +1,4 @@
-"""Keys in a hardware security module, or whatever else speaks PKCS #11: made there, used there, and never let out."""
+"""Keys in an HSM or any other PKCS #11 token: made and used there, never exported."""
 
 import hashlib
 import os
@@ -21,12 +21,12 @@ from kms.backends.errors import BackendError, BusyError
 from kms.backends.places import LABEL
 
 SCHEME: Final = "pkcs11"
-# For those who wait their turn. The library's own calls cannot be cut short.
+# How long a caller waits for its turn (s). The library's own calls cannot be interrupted.
 TIMEOUT_SECONDS: Final = 2.0
 
 _ADDRESS: Final = re.compile(rf"{SCHEME}:({LABEL})/((?:[0-9a-f]{{2}}){{1,32}})")
 
-# Type of key, and the curve in DER: named by its object identifier, or as PKCS #11 first had Ed25519, by a word.
+# Key type, and curve in DER: by object identifier, or for Ed25519 by a name, as in early PKCS #11.
 _ED25519: Final = bytes.fromhex("06032b6570")
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
 _ED25519_AS_WORD: Final = b"\x13\x0cedwards25519"
@@ -34,12 +34,12 @@ _KINDS: Final[dict[Algorithm, tuple[KeyType, bytes]]] = {
     "EdDSA": (KeyType.EC_EDWARDS, _ED25519),
     "ES256": (KeyType.EC, _P256),
 }
-# Points stand in an OCTET STRING: a tag and one byte of length, then, of P-256, 4 for "both coordinates".
+# Points are in an OCTET STRING: tag and length; for P-256 then 4, for "both coordinates".
 _ED25519_POINT: Final = b"\x04\x20"
 _P256_POINT: Final = b"\x04\x41\x04"
 _COORDINATE_BYTES: Final = 32
 
-# After the library is started anew the same call may succeed.
+# Errors after which the same call may succeed once the library is restarted.
 _PASSING: Final = (
     failures.DeviceError,
     failures.DeviceMemory,
@@ -68,10 +68,13 @@ _PIN_REFUSED: Final = (
 
 
 class Pkcs11Backend:
-    """The `pkcs11:` backend; a URI is `pkcs11:<label of the token>/<id of the key in hex>`, a place is a label."""
+    """The `pkcs11:` backend.
+
+    A URI is `pkcs11:<token label>/<key id in hex>`; a place is a label.
+    """
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key that stays on the token, and that nobody can read or wrap."""
+        """Make a key that stays on the token and cannot be read or wrapped."""
         made = new_id()
         kind, curve = _KINDS[algorithm]
         with _token(place) as token:
@@ -94,7 +97,7 @@ class Pkcs11Backend:
         return f"{SCHEME}:{place}/{made.hex}"
 
     def open(self, uri: str) -> "_TokenKey":
-        """The key at `uri`. Whether it is there shows at its first use."""
+        """The key at `uri`. If it does not exist, its first use fails."""
         found = _ADDRESS.fullmatch(uri)
         if found is None:
             raise BackendError("That is not the address of a key on a token.")
@@ -124,7 +127,7 @@ class _TokenKey:
         with _token(self._label) as token:
             private = token.private_key(self._id)
             if alg == "ES256":
-                # r‖s already, with leading zeros.
+                # Already r‖s, with leading zeros.
                 return bytes(private.sign(hashlib.sha256(message).digest(), mechanism=Mechanism.ECDSA))
             return bytes(private.sign(message, mechanism=Mechanism.EDDSA))
 
@@ -143,7 +146,7 @@ def _public_key(alg: Algorithm, point: bytes) -> PublicKey:
 
 
 class _Token:
-    """An open session with one token, logged in, and the keys found there so far."""
+    """A session with one token, logged in, and the private keys found there so far."""
 
     def __init__(self, token: pkcs11.Token, pin: str) -> None:
         self._token = token
@@ -151,17 +154,17 @@ class _Token:
         self._private: dict[bytes, Any] = {}
 
     def open_for_writing(self) -> Any:
-        """Another session. Who is logged in, is so in all of them."""
+        """A second session. A login applies to all sessions of the process."""
         return self._token.open(rw=True)
 
     def private_key(self, key_id: bytes) -> Any:
-        """The one private key of that id. Raises BackendError."""
+        """The only private key with that id. Raises BackendError."""
         if key_id not in self._private:
             self._private[key_id] = self.only(ObjectClass.PRIVATE_KEY, key_id)
         return self._private[key_id]
 
     def only(self, kind: ObjectClass, key_id: bytes) -> Any:
-        """The one object of that class and id. Raises BackendError."""
+        """The only object of that class and id. Raises BackendError."""
         wanted = {Attribute.CLASS: kind, Attribute.ID: key_id, Attribute.TOKEN: True}
         found = list(self._session.get_objects(wanted))
         if len(found) != 1:
@@ -170,7 +173,7 @@ class _Token:
 
 
 class _Module:
-    """The library in this process. It was started without locks of its own, so it is asked one thing after another."""
+    """The library in this process. It is started without locks, so only one call runs at a time."""
 
     def __init__(self, inherited: Any = None) -> None:
         self.turn = threading.Lock()
@@ -196,7 +199,7 @@ class _Module:
         return self._tokens[label]
 
     def stop(self) -> None:
-        """Forget everything that was open: the next call starts the library again."""
+        """Close everything; the next call restarts the library."""
         self._tokens.clear()
         if self.library is not None:
             with suppress(failures.PKCS11Error):
@@ -204,7 +207,7 @@ class _Module:
 
     def _start(self) -> None:
         if self._foreign:
-            # What the parent process started is nothing to this one.
+            # A forked child must restart the library that its parent started.
             self.stop()
             self._foreign = False
         path = settings.PKCS11.get("MODULE", "")
@@ -227,7 +230,7 @@ os.register_at_fork(after_in_child=_forked)
 
 @contextmanager
 def _token(label: str) -> Iterator[_Token]:
-    """The token, for one caller at a time; whatever goes wrong inside becomes BackendError, without the PIN."""
+    """The token, for one caller at a time. Converts errors to BackendError, without the PIN."""
     module = _module
     if not module.turn.acquire(timeout=TIMEOUT_SECONDS):
         raise BusyError("The token is busy with another call.")

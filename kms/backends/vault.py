@@ -1,4 +1,4 @@
-"""Keys in the Transit engine of a Vault or OpenBao server: made there, used there, and never let out."""
+"""Keys in the Transit engine of a Vault or OpenBao server: made and used there, never exported."""
 
 import base64
 import hashlib
@@ -36,28 +36,28 @@ T = TypeVar("T")
 
 SCHEME: Final = "vault"
 DEFAULT_MOUNT: Final = "transit"
-# To connect, and for each part of an answer (s).
+# To connect, and between parts of a response (s).
 TIMEOUT_SECONDS: Final = (0.5, 1.5)
 CONNECTIONS: Final = 64
-# What a pod finds there as long as it runs; Kubernetes writes a new one in time.
+# Where a pod finds its token, which Kubernetes renews in time.
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-# A login is used until this part of its time is over, and is not made again sooner than this because it was refused:
-# who may not use a key is refused with any token.
+# A login is used for this share of its lifetime. A refusal replaces it only after this many
+# seconds, because a caller without permission for a key is refused with every token.
 _USED: Final = 0.8
 _SECOND_LOGIN_SECONDS: Final = 5.0
 
 _ADDRESS = re.compile(rf"vault:({MOUNT})/(agentauth-[a-z]{{1,16}}-[0-9a-f-]{{36}})")
-# Each key of ours is a key of Transit by itself, so Transit's own rotation is never used.
+# Each of our keys is a Transit key of its own, so Transit's rotation is never used.
 _VERSION: Final = 1
 _PREFIX: Final = f"vault:v{_VERSION}:"
 _TYPES: Final[dict[Algorithm, str]] = {"EdDSA": "ed25519", "ES256": "ecdsa-p256"}
 
 
 class VaultBackend:
-    """The `vault:` backend; a URI is `vault:<mount>/<key name>`, a place is a mount."""
+    """The `vault:` backend. A URI is `vault:<mount>/<key name>`; a place is a mount."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key that can neither be exported nor backed up in clear."""
+        """Make a key that cannot be exported or backed up in plaintext."""
         uri = f"{SCHEME}:{place or DEFAULT_MOUNT}/agentauth-{purpose}-{new_id()}"
         mount, name = _place(uri)
         _ask(
@@ -72,7 +72,7 @@ class VaultBackend:
         return uri
 
     def open(self, uri: str) -> "_TransitKey":
-        """The key at `uri`. Whether it is there shows at its first use."""
+        """The key at `uri`. If it does not exist, its first use fails."""
         return _TransitKey(*_place(uri))
 
 
@@ -104,7 +104,7 @@ class _TransitKey:
         if alg == "EdDSA":
             asked: dict[str, Any] = {"hash_input": message}
         else:
-            # As r‖s, in base64url; what is sent is short, however long the message is.
+            # Signature as r‖s in base64url. Only the digest is sent, however long the message is.
             asked = {
                 "hash_input": hashlib.sha256(message).digest(),
                 "prehashed": True,
@@ -128,7 +128,7 @@ def _place(uri: str) -> tuple[str, str]:
 
 
 def _ask(call: Callable[[Any], T]) -> T:
-    """What `call` gives of the Transit engine; whatever goes wrong becomes BackendError, without what the server said."""
+    """Call the Transit engine. Converts errors to BackendError, without the server's own text."""
     try:
         server = _server()
         login = server.login()
@@ -178,7 +178,7 @@ def _trouble(error: Exception) -> BackendError:
 
 
 class _Login(NamedTuple):
-    """A client with a token; when that was got, and until when it is used (`time.monotonic`)."""
+    """A client with a token; when it was issued, and until when it is used (`time.monotonic`)."""
 
     client: Any
     at: float
@@ -189,7 +189,7 @@ class _Login(NamedTuple):
 
 
 class _Server:
-    """The server as settings name it: connections that are kept, and a login that all threads share."""
+    """The server of the settings: its kept connections, and a login that all threads share."""
 
     def __init__(self, named: dict[str, str]) -> None:
         self._named = named
@@ -202,14 +202,14 @@ class _Server:
         self._login: _Login | None = None
 
     def login(self) -> _Login:
-        """The login that is used now, made if there is none."""
+        """The current login, made if there is none."""
         found = self._login
         if found is not None and time.monotonic() < found.until:
             return found
         if not self._lock.acquire(timeout=sum(TIMEOUT_SECONDS)):
             raise BusyError("Another thread is logging in to Vault or OpenBao: try again shortly.")
         try:
-            # Another thread may have done it meanwhile.
+            # Another thread may have logged in meanwhile.
             if self._login is None or time.monotonic() >= self._login.until:
                 self._login = self._log_in()
             return self._login
@@ -217,7 +217,7 @@ class _Server:
             self._lock.release()
 
     def forget(self, refused: _Login) -> bool:
-        """Whether it is worth another try, since there is or can be another login than the one that was refused."""
+        """Whether to retry, because there is, or can be, another login than the refused one."""
         if "TOKEN" in self._named:
             return False
         if self._login is not refused:
@@ -239,7 +239,7 @@ class _Server:
                 " VAULT_KUBERNETES_ROLE (docs/keys/vault.md)."
             ) from None
         token, seconds = answer["auth"]["client_token"], float(answer["auth"]["lease_duration"])
-        # None: a token without an end.
+        # A duration of 0 means a token that never expires.
         return _Login(self._client(token), now, now + seconds * _USED if seconds else math.inf)
 
     def _logged_in(self, auth: Any) -> Any:
@@ -266,7 +266,7 @@ class _Server:
             token=token,
             namespace=self._named.get("NAMESPACE"),
             timeout=TIMEOUT_SECONDS,  # type: ignore[arg-type]  # `requests` takes the two
-            # The token would go along.
+            # A redirect would carry the token to another host.
             allow_redirects=False,
             session=self._session,
         )
@@ -281,12 +281,14 @@ def _service_account(path: str) -> str:
         ) from None
 
 
-# By process, since a forked child must not write into its parent's connections; and by settings, which tests change.
+# By process, since a forked child must not use its parent's connections; and by settings, for
+# tests.
 _servers: dict[tuple[int, frozenset[tuple[str, str]]], _Server] = {}
 
 
 def _server() -> _Server:
     named = {name: value for name, value in settings.VAULT.items() if value}
     place = os.getpid(), frozenset(named.items())
-    # No lock, which a fork could leave taken: threads that come here at once make one each, and one is kept.
+    # No lock, which a fork could leave held. Concurrent threads each make a server, and one is
+    # kept.
     return _servers.get(place) or _servers.setdefault(place, _Server(named))

@@ -14,34 +14,34 @@ from tests import gcp_kms, ministack, openbao, softhsm
 
 @pytest.fixture(autouse=True)
 def key_directory(settings: Settings, tmp_path: Path) -> Path:
-    """Every test has a key directory of its own."""
+    """Give every test its own key directory."""
     settings.KEY_DIRECTORY = tmp_path / "keys"
     return tmp_path / "keys"
 
 
 @pytest.fixture(autouse=True)
 def _homes_as_at_the_start() -> None:
-    """What one test saw of a home that fails says nothing to the next."""
+    """Forget the failures of key backends that an earlier test saw."""
     calling._callers.clear()
 
 
 @pytest.fixture(scope="session")
 def openbao_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One real server for all tests that ask it."""
+    """One real server for all tests that use it."""
     with openbao.server(tmp_path_factory.mktemp("openbao")) as url:
         yield url
 
 
 @pytest.fixture
 def vault(settings: Settings, openbao_url: str) -> str:
-    """Settings that name the real server; its address."""
+    """Configure the real server; return its address."""
     settings.KEY_BACKEND, settings.VAULT = "vault", {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN}
     return openbao_url
 
 
 @pytest.fixture(scope="session")
 def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcp_kms.Service]:
-    """One service for all tests that ask it: a process reads its root certificates once."""
+    """One service for all tests that use it, because a process reads its root certificates once."""
     with gcp_kms.service(tmp_path_factory.mktemp("gcp")) as service:
         yield service
 
@@ -50,7 +50,7 @@ def gcp_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcp_kms.Se
 def gcpkms(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, gcp_service: gcp_kms.Service
 ) -> gcp_kms.Service:
-    """Settings that name a key ring, and an environment in which Google's client comes to the service of tests."""
+    """Configure a key ring, and point Google's client to the test service."""
     settings.KEY_BACKEND = f"gcpkms:{gcp_kms.RING}"
     for name, value in gcp_service.env.items():
         monkeypatch.setenv(name, value)
@@ -62,7 +62,7 @@ def gcpkms(
 
 @pytest.fixture(scope="session")
 def softhsm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """One token for all tests that ask it, in the environment of this process: the library reads it whenever it starts."""
+    """One token for all tests, in this process's environment, where the library reads it."""
     env = softhsm.token(tmp_path_factory.mktemp("softhsm"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOFTHSM2_CONF", env["SOFTHSM2_CONF"])
@@ -71,7 +71,7 @@ def softhsm_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 @pytest.fixture
 def pkcs11(settings: Settings, softhsm_env: dict[str, str]) -> Iterator[str]:
-    """Settings that name the token; its label."""
+    """Configure the token; return its label."""
     settings.KEY_BACKEND = f"pkcs11:{softhsm.LABEL}"
     settings.PKCS11 = {"MODULE": softhsm_env["PKCS11_MODULE"], "PIN": softhsm_env["PKCS11_PIN"]}
     yield softhsm.LABEL
@@ -88,7 +88,7 @@ AWS_CREDENTIALS = {
 
 @pytest.fixture
 def aws(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """What the AWS libraries find in the environment, and nothing kept of a test before; whom to ask is another fixture's."""
+    """Credentials in the environment and no cached clients. Another fixture sets the endpoint."""
     for name, value in AWS_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -103,13 +103,13 @@ def aws(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture(scope="session")
 def ministack_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One real server for all tests that ask it."""
+    """One real server for all tests that use it."""
     with ministack.server(tmp_path_factory.mktemp("ministack")) as url:
         yield url
 
 
 @pytest.fixture
 def aws_kms(aws: pytest.MonkeyPatch, ministack_url: str) -> str:
-    """Settings that name the real server; its address."""
+    """Configure the real server; return its address."""
     aws.setenv("AWS_ENDPOINT_URL_KMS", ministack_url)
     return ministack_url

@@ -1,6 +1,7 @@
-"""A fake AWS KMS for what the real one never does on demand: it throttles, lies, stalls and breaks off, as a test says.
+"""A fake AWS KMS that throttles, lies, stalls and breaks off, as the real one never does at will.
 
-It speaks the service's JSON protocol on loopback, looks at no signature of a request, and holds one key.
+It speaks the service's JSON protocol on loopback, does not check request signatures, and holds one
+key.
 """
 
 import base64
@@ -36,7 +37,7 @@ def refusal(code: str, status: int = 400, message: str = "") -> Answer:
 
 
 class FakeKms:
-    """`answers` says what each operation answers: status, and a body or what to do with the connection instead.
+    """`answers` maps each operation to a status, and a body or an action on the connection.
 
     `asked` is what came, in order; `elsewhere` what came to another path.
     """
@@ -68,7 +69,7 @@ class FakeKms:
         return {"KeyId": ARN, "Signature": text, "SigningAlgorithm": "any"}
 
     def signature(self, asked: dict[str, Any]) -> bytes:
-        """As the service would make it of a message that is known: Ed25519 alone, since P-256 is asked with a digest."""
+        """Sign a message as the service would. Ed25519 only: P-256 requests carry a digest."""
         return self.key.sign(base64.b64decode(asked["Message"]))
 
 
@@ -77,7 +78,7 @@ def der(signature: bytes) -> bytes:
 
 
 def reset(handler: BaseHTTPRequestHandler) -> None:
-    # No FIN but a RST, in the middle of the answer.
+    # Send RST instead of FIN, in the middle of the answer.
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
     handler.wfile.flush()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -86,7 +87,7 @@ def reset(handler: BaseHTTPRequestHandler) -> None:
 
 @contextlib.contextmanager
 def serving(fake: FakeKms) -> Iterator[str]:
-    """The fake at work; gives its URL."""
+    """Serve the fake; yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -117,7 +118,7 @@ def serving(fake: FakeKms) -> Iterator[str]:
             self.send_error(404)
 
         def log_message(self, *_arguments: object) -> None:
-            """Nothing: a test's output is for the test."""
+            """Log nothing: a test's output is for the test."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

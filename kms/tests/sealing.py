@@ -1,4 +1,4 @@
-"""Rows as a service of ours would have written them, for tests that change what has a seal."""
+"""Write sealed rows as our services would, for tests that change them."""
 
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ _S = TypeVar("_S", bound=Sealed)
 
 
 def change(rows: QuerySet[Any], **values: Any) -> int:
-    """Like `update`, with the seal of each row; how many there were."""
+    """Like `update`, and reseal each row; returns their number."""
     found: list[Sealed] = list(rows)
     for row in found:
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""The `awskms:` backend against a real server of its API: kinds and states of keys, addresses, credentials."""
+"""The `awskms:` backend on a real server of its API: key kinds and states, URIs, credentials."""
 
 import threading
 from typing import Any
@@ -16,7 +16,7 @@ HOME = "arn:aws:kms:eu-central-1:000000000000:key/"
 
 @pytest.fixture
 def operator(aws_kms: str) -> Any:
-    """A client that may do everything."""
+    """A client with all rights."""
     client = boto3.session.Session().client("kms", endpoint_url=aws_kms, region_name="eu-central-1")
     yield client
     client.close()
@@ -143,7 +143,7 @@ def test_KM_4_a_key_that_was_taken_away_says_so_and_signs_again_once_it_is_back(
     with pytest.raises(BackendError, match=state) as refused:
         signing.sign(b"m")
     assert not isinstance(refused.value, BusyError)
-    # The key is named, so that an operator finds it; the account is not.
+    # The error names the key so that an operator finds it, but not the account.
     assert name in str(refused.value)
     assert "000000000000" not in str(refused.value)
     if state == "the key will be deleted":
@@ -165,7 +165,7 @@ def test_KM_14_without_credentials_it_is_an_error_and_they_are_found_once_they_a
             signing.sign(b"m")
     for name, value in AWS_CREDENTIALS.items():
         aws.setenv(name, value)
-    # Not looked for again so soon: who asks meanwhile is refused at once.
+    # Credentials are not looked up again so soon; calls are refused at once meanwhile.
     with pytest.raises(BackendError, match="no credentials"):
         signing.sign(b"m")
     aws.setattr(awskms, "_CREDENTIALS_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""The `awskms:` backend when the service throttles, refuses, lies, stalls or breaks off: asked of a fake, since the real one never does."""
+"""The `awskms:` backend on a fake service that throttles, refuses, lies, stalls or breaks off."""
 
 import base64
 import logging
@@ -49,7 +49,7 @@ def test_the_fake_can_tell_the_truth_and_opening_a_key_asks_nothing(fake: FakeKm
     assert fake.asked == []
     assert signing.sign(b"m") == fake.key.sign(b"m")
     assert signing.sign(b"n") == fake.key.sign(b"n")
-    # Of which kind the key is stands in the record.
+    # The record already says which kind of key it is.
     assert [operation for operation, _ in fake.asked] == ["Sign", "Sign"]
     assert fake.asked[0][1] == {
         "KeyId": ARN, "Message": base64_text(b"m"), "MessageType": "RAW", "SigningAlgorithm": "ED25519_SHA_512",
@@ -59,7 +59,7 @@ def test_the_fake_can_tell_the_truth_and_opening_a_key_asks_nothing(fake: FakeKm
 @P256
 def test_KM_7_leading_zeros_of_r_and_s_are_kept(fake: FakeKms) -> None:
     def short(half: slice) -> Callable[[dict[str, Any]], tuple[int, Any]]:
-        """Signs until that half begins with a zero byte, which its DER then leaves out."""
+        """Sign until this half begins with a zero byte, which its DER omits."""
 
         def answer(asked: dict[str, Any]) -> tuple[int, Any]:
             while True:
@@ -177,7 +177,7 @@ def test_an_answer_that_is_none_is_an_error(fake: FakeKms, body: bytes, status: 
     fake.answers["GetPublicKey"] = lambda _asked: (status, body)
     with pytest.raises(BackendError) as refused:
         AwskmsBackend().open(URI).public()
-    # Of a body the library stumbles over, not even the status is known.
+    # If the library fails on a body, not even the status is known.
     assert isinstance(refused.value, BusyError) is (
         status >= 500 and body not in {b"[]", b"null", b"\xff\xfe"}
     )

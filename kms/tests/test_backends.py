@@ -1,6 +1,6 @@
-"""What every home of keys must keep, asked of each against the real thing.
+"""The contract of every key backend, tested on the real thing.
 
-A new home is one fixture here, `<scheme>_home`, and one line in `HOMES_UNDER_TEST`.
+A new backend is one fixture here, `<scheme>_home`, and one line in `HOMES_UNDER_TEST`.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from kms.services import public_jwks, rotate_key, signer
 from kms.tests.conftest import AWS_CREDENTIALS
 from tests import gcp_kms, openbao, softhsm
 
-# Scheme, and after a hyphen a way to use it → what it signs with.
+# Scheme, and after a hyphen a way to use it, to the algorithms it signs with.
 HOMES_UNDER_TEST: Final[dict[str, tuple[Algorithm, ...]]] = {
     "awskms": ("EdDSA", "ES256"),
     "file": ("EdDSA", "ES256"),
@@ -43,9 +43,9 @@ HOMES_UNDER_TEST: Final[dict[str, tuple[Algorithm, ...]]] = {
 }
 # What a machine may lack, by the marker of tests that need it.
 MARKS: Final = {"pkcs11": [pytest.mark.softhsm]}
-# `CAMPAIGN=1` runs the full count.
+# CAMPAIGN=1 makes the full number of signatures.
 SIGNATURES: Final = 10_000 if os.environ.get("CAMPAIGN") == "1" else 200
-# One of 128 has a leading zero: of so many, all but surely.
+# One in 128 signatures has a leading zero in a half, so this many almost surely include one.
 MOST_SIGNATURES: Final = 10_000
 TOO_LONG: Final = 60_000
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -54,22 +54,22 @@ SHARED: Final = ("", "../x", "a/../b", "//", "%2e%2e/x", "x" * 600, "a\n", "é",
 
 @dataclass(frozen=True)
 class Home:
-    """One home, and what a test cannot know of it. Its fixture has set the settings that name a real server."""
+    """A backend, and what a test cannot derive. Its fixture has configured a real server."""
 
     scheme: str
-    # The address of a key of ours → one that looks the same, of a key that is not there.
+    # From the URI of one of our keys to a similar URI of a missing key.
     absent: Callable[[str], str]
-    # How the operator of the home makes a key of ours, by its address, one that we must not use.
+    # Ways for the backend's operator to make one of our keys, by its URI, unusable for us.
     unusable: Mapping[str, Callable[[str], None]]
-    # No error may hold one of these.
+    # No error may contain one of these.
     secrets: tuple[str, ...]
-    # Addresses of what is there, or may be, but is no key.
+    # URIs of something that is not a key, or that may not exist.
     wrong: tuple[str, ...] = ()
-    # From here on nobody is at its address; absent where nobody is asked.
+    # From this call on, nothing listens at its address. None if the backend uses no server.
     leave: Callable[[], None] | None = None
-    # What it signs at most, in bytes, where that is less than TOO_LONG.
+    # The longest message it signs, in bytes, if shorter than TOO_LONG.
     longest: Mapping[str, int] = field(default_factory=dict)
-    # Of a key that must not be used its server of tests still gives the public half, which the real one does not.
+    # Its test server shows the public half even of unusable keys; the real one does not.
     shows_all: bool = False
 
 
@@ -201,7 +201,7 @@ def pkcs11_home(pkcs11: str) -> Home:
 
 
 def pairs(wanted: Callable[[str, str], bool] = lambda _name, _alg: True) -> list[Any]:
-    """Homes and algorithms; a test that has nothing to say of some names the others."""
+    """Pairs of backend and algorithm, as parameters; `wanted` selects some."""
     return [
         pytest.param((name, alg), marks=MARKS.get(name, []), id=f"{name}-{alg}")
         for name, algs in HOMES_UNDER_TEST.items()
@@ -210,13 +210,13 @@ def pairs(wanted: Callable[[str, str], bool] = lambda _name, _alg: True) -> list
     ]
 
 
-# Nobody can be away who is asked in this process.
+# A backend inside this process cannot be unreachable.
 FAR = pairs(lambda name, _alg: name.partition("-")[0] not in {"file", "pkcs11"})
 
 
 @pytest.fixture(params=pairs())
 def home(request: pytest.FixtureRequest, settings: Settings) -> Home:
-    """Each home with each algorithm; the latter in settings."""
+    """Each backend with each algorithm, which is in settings."""
     name, settings.KEY_ALGORITHM = request.param
     found: Home = request.getfixturevalue(f"{name}_home".replace("-", "_"))
     return found
@@ -226,7 +226,7 @@ def home(request: pytest.FixtureRequest, settings: Settings) -> Home:
 def refused(home: Home, kind: type[BackendError] = BackendError) -> Iterator[None]:
     with pytest.raises(kind) as error:
         yield
-    # All that a log could hold of it, what it came from included.
+    # All that a log could contain of it, including its causes.
     said = "".join(traceback.format_exception(error.value))
     assert not [secret for secret in home.secrets if secret in said]
 
@@ -261,7 +261,7 @@ def test_KM_9_a_message_longer_than_it_signs_is_refused(home: Home) -> None:
 
 
 def test_the_logs_key_is_Ed25519_whatever_settings_say(home: Home) -> None:
-    """No note of the log could be signed with another."""
+    """No note of the log could be signed with another algorithm."""
     assert create(purpose="audit")[1].alg == "EdDSA"
 
 
@@ -294,7 +294,7 @@ def test_JK_20_what_is_no_address_of_ours_is_refused(home: Home) -> None:
 def test_a_key_is_refused_where_another_was_pinned(home: Home, settings: Settings) -> None:
     uri, _ = create(purpose="token")
     _, other = create(purpose="token")
-    # One of the other algorithm is refused as well, by whoever is asked first.
+    # Keys of the other algorithm are refused too, by our code or by the backend.
     for public in (other, PrivateKey.generate("ES256").public, PrivateKey.generate("EdDSA").public):
         with refused(home):
             open_signer(uri, public).sign(b"m")

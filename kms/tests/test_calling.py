@@ -1,4 +1,4 @@
-"""A slow or dead home of keys costs what it would have signed, is not stormed, and is asked again by itself."""
+"""A slow or dead key backend costs only its own signatures, is not stormed, and recovers."""
 
 import logging
 import subprocess
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Home:
-    """A home of keys that does as told: a value is given, an error raised, an event waited for."""
+    """A scripted key backend: it returns a value, raises an error or waits for an event."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -52,7 +52,7 @@ class Home:
         return told
 
     def told(self, times: int = 1) -> list[object]:
-        """What so many callers hear, one after the other: a value, or the kind of error."""
+        """The results of consecutive calls: each a value, or the class of the error."""
         heard: list[object] = []
         for _ in range(times):
             try:
@@ -69,7 +69,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 class Maker:
-    """A home in which keys are made, as one that is slow or fails at it."""
+    """A backend that is slow to create keys, or fails."""
 
     def __init__(self, *, fails: bool) -> None:
         self.fails, self.asked, self.key = fails, 0, PrivateKey.generate()
@@ -92,11 +92,11 @@ class Maker:
 def test_a_key_is_asked_for_once_however_long_it_takes(
     fails: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second try would make a second key; a module of hardware needs seconds."""
+    """A second try would make a second key, and hardware modules need seconds."""
     maker, settings.KEY_BACKEND = Maker(fails=fails), "vault"
     monkeypatch.setattr(backends, "_home", lambda _scheme: maker)
     for _ in range(2 * breaker.RETRY_COSTS):
-        # So that what may be tried again would be.
+        # Fill the retry budget, so that only the rule can prevent a retry.
         guarded("vault", maker.public)
     if fails:
         with pytest.raises(BusyError):
@@ -108,13 +108,13 @@ def test_a_key_is_asked_for_once_however_long_it_takes(
 
 @pytest.fixture
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried again."""
+    """No call is retried."""
     monkeypatch.setattr(calling, "TRIES", 1)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The breaker's; it stands until it is moved."""
+    """The breaker's clock, which moves only when the test moves it."""
     moved = [1000.0]
     monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=lambda: moved[0]))
     return moved
@@ -122,7 +122,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """What a home waits for; open at the end, so that no thread waits on. Callers wait for a fifth of a second."""
+    """What a backend waits for; set at the end to end its threads. Callers wait for 0.2 s."""
     monkeypatch.setattr(calling, "DEADLINE_SECONDS", 0.2)
     held = threading.Event()
     yield held
@@ -140,7 +140,7 @@ def test_RF_32_who_asked_waits_no_longer_than_the_deadline_and_a_late_answer_is_
     home.now = [gate, "mine"]
     with pytest.raises(BusyError, match="in time"):
         guarded("there", home)
-    # It has not answered yet, and whoever asked has gone.
+    # The backend has not answered yet, but its caller has stopped waiting.
     assert not gate.is_set()
     gate.set()
     assert guarded("there", home) == "mine"
@@ -164,7 +164,7 @@ def test_RF_32_a_signature_that_comes_late_is_discarded(gate: threading.Event) -
     assert not signed.is_set()
     gate.set()
     assert signed.wait(20)
-    # Had the late one been given out here, it would not verify.
+    # A late signature returned for this call would not verify.
     key.public.verify(b"second", signing.sign(b"second"), alg="EdDSA")
 
 
@@ -202,7 +202,7 @@ def test_KM_2_throttling_becomes_no_storm_and_is_no_outage(home: Home) -> None:
     for calls in range(1, 300):
         assert home.told() == [ThrottledError]
         assert home.asked <= 1.2 * calls
-    # And what may be tried again is.
+    # The retry budget is used.
     assert home.asked > 1.15 * 299
     home.now = "signed"
     assert home.told() == ["signed"]
@@ -252,7 +252,7 @@ def test_one_tries_and_the_pause_grows_until_it_answers(home: Home, clock: list[
         assert home.told(2) == [BusyError, NotAskedError]
     clock[0] += 30
     home.now = BackendError("denied")
-    # Whatever it says, it is there.
+    # Any answer proves that the backend is there.
     assert home.told(2) == [BackendError] * 2
     home.now = BusyError("x")
     home.told(3)
@@ -283,7 +283,7 @@ def test_calls_that_began_before_say_nothing_of_how_it_is_now(clock: list[float]
     assert tested.admit() is True
     tested.report(answered=False, tried=False)
     tested.report(answered=None, tried=True)
-    # It found no room, so another may try.
+    # The probe found no free thread, so another call may probe.
     assert tested.admit() is True
     tested.report(answered=True, tried=True)
     assert not tested.is_open
@@ -304,7 +304,7 @@ def test_no_more_calls_wait_than_may_and_the_others_are_told_at_once(
         gate.set()
         assert [each.result() for each in waiting] == [["late"]] * 4
     home.now = "signed"
-    # Which was no outage.
+    # A full queue was not an outage.
     assert home.told(9) == ["signed"] * 9
     assert threading.active_count() <= before + 4
 
@@ -364,7 +364,7 @@ def test_each_outcome_is_counted(home: Home, once: None, clock: list[float]) -> 
 
 @pytest.fixture
 def no_home(vault: str, settings: Settings) -> Callable[[], None]:
-    """A key in Transit; called, it is away."""
+    """A key in Transit; after a call, its server is unreachable."""
     rotate_key(purpose="token", actor=SYSTEM, now=timezone.now())
 
     def away() -> None:

@@ -1,4 +1,4 @@
-"""Certified keys: published with the others, bounded, on record, and gone at once where they or their key are taken away."""
+"""Certified keys are published, bounded, recorded, and gone at once with certificate or key."""
 
 import json
 from collections.abc import Iterator
@@ -154,7 +154,7 @@ def test_a_host_holds_only_so_many(settings: Settings) -> None:
     rows = [certified(key) for key in keys[:-1]]
     with pytest.raises(TemporarilyUnavailableError):
         certified(keys[-1])
-    # Another host is not held up, and one that is revoked counts no more.
+    # Another host may still certify keys, and a revoked certificate no longer counts.
     KeyCertificate.objects.filter(pk=rows[0].pk).update(instance="elsewhere:1")
     certified(keys[-1])
     revoke_certificate(serial=str(rows[1].serial), actor=ACTOR, now=NOW)

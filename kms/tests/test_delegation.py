@@ -1,4 +1,4 @@
-"""Delegated signing: a process signs with its own key once that is known everywhere, and never beyond its certificate."""
+"""Delegated signing: a process signs with its own key once verifiers know it, while certified."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ from kms.lifetimes import HANDOVER, PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
 from kms.pace import Pace
 from kms.services import disable_key, promote_due_keys, rotate_key
-from kms.state import KEY_CHANGES
+from kms.state_publisher import KEY_CHANGES
 from kms.tests.test_keys import ACTOR, NOW
 
 pytestmark = pytest.mark.django_db
@@ -40,20 +40,20 @@ def clock() -> Iterator[time_machine.Traveller]:
 
 
 class Process:
-    """One process that signs, by a clock that is set."""
+    """A process that signs, by a clock that the test sets."""
 
     def __init__(self, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock, self.patch, self.delegate, self.chosen = clock, monkeypatch, Delegate(now_run), Choosing()
 
     def kid(self, after: timedelta, *, life: int = 900, age: int = 0) -> str:
-        """Who signs a token of this life (s) and age at this time after the beginning."""
+        """The key that signs a token of this life and age (s), at this time after the beginning."""
         now = NOW + after
         self.clock.move_to(now)
         self.patch.setattr(delegation, "DELEGATE", self.delegate)
         self.patch.setattr(delegation, "CHOSEN", self.chosen)
         issued_at = int(now.timestamp()) - age
         found = token_signer(issued_at=issued_at, expires_at=issued_at + life, now=now)
-        # Whoever signs can be verified in this moment.
+        # Verifiers must know the signing key at this moment.
         assert found.kid in token_keys(now=now)
         return found.kid
 
@@ -102,7 +102,7 @@ def test_who_signs_is_asked_for_once_a_second_and_a_change_from_elsewhere_counts
     start = PUBLISHED_BEFORE_USE
     first = process.kid(start)
     assert (first == root) is (way == "direct")
-    # As another process does it: nothing is heard of it here.
+    # Another process disables it, so this process hears nothing of it.
     Key.objects.update(state=Key.State.DISABLED, disabled_at=NOW + start)
     with django_assert_num_queries(0):
         assert token_signer(issued_at=at(start), expires_at=at(start) + 900, now=NOW + start).kid == first
@@ -127,7 +127,7 @@ def test_it_is_renewed_long_before_its_end_without_a_gap(process: Process, root:
     assert used[:3] == [root] * 3
     assert root not in used[3:]
     assert list(dict.fromkeys(used[3:])) == kids()[: len(set(used[3:]))]
-    # A new key each time, at a third to half of its life, and few of them.
+    # A new key after a third to a half of its life, and few valid ones at a time.
     assert 6 <= len(kids()) <= 11
     assert KeyCertificate.objects.filter(not_after__gt=NOW + timedelta(hours=6)).count() <= 4
 
@@ -140,7 +140,7 @@ def test_a_later_key_of_another_purpose_ends_nothing(process: Process) -> None:
 
 def test_KM_10_it_signs_nothing_beyond_its_certificate(process: Process, root: str) -> None:
     process.kid(timedelta())
-    # Claims of an earlier call, signed again, may be older than the certificate.
+    # Claims of an earlier call that is signed again may be older than the certificate.
     assert process.kid(PUBLISHED_BEFORE_USE, age=800) == root
     assert process.kid(PUBLISHED_BEFORE_USE, age=100) == kids()[0]
     late = CERTIFIED_FOR - timedelta(seconds=600)
@@ -157,7 +157,7 @@ def test_KM_2_without_a_certified_key_each_waits_for_its_turn_again(
     pace._rate, pace._lowered_at = 1.0, time.monotonic()
     process.kid(timedelta())
     assert process.kid(PUBLISHED_BEFORE_USE) == kids()[0]
-    # A certified key needs none, however many come.
+    # A certified key never waits for a turn.
     for _ in range(3):
         with turn_to_sign():
             pass
@@ -172,7 +172,7 @@ def test_KM_2_without_a_certified_key_each_waits_for_its_turn_again(
 def test_a_change_of_this_process_counts_from_its_commit_too(
     root: str, django_capture_on_commit_callbacks: Any
 ) -> None:
-    """Whoever read in between read what was before."""
+    """A read between the change and its commit would cache the old state."""
     with django_capture_on_commit_callbacks(execute=True):
         disable_key(kid=root, actor=ACTOR, now=NOW, even_last=True)
         before = KEY_CHANGES.number
@@ -196,7 +196,7 @@ def test_KM_14_a_key_service_that_is_away_at_renewal_leaves_the_present_key_unti
     assert tried
     with pytest.raises(TemporarilyUnavailableError):
         process.kid(timedelta(minutes=106))
-    # Not at every request: a service that is in trouble is asked now and then.
+    # Not at every request: a failing service is tried only now and then.
     tried.clear()
     for second in range(60):
         with pytest.raises(TemporarilyUnavailableError):
@@ -249,7 +249,7 @@ def test_JK_18_a_revoked_certificate_is_not_signed_with_once_more(process: Proce
     serial = str(KeyCertificate.objects.get(kid=first).serial)
     revoke_certificate(serial=serial, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE)
     assert process.kid(PUBLISHED_BEFORE_USE) == root
-    # And another takes its place.
+    # Another certified key takes its place.
     assert process.kid(2 * PUBLISHED_BEFORE_USE) == kids()[1]
 
 
@@ -290,7 +290,7 @@ def test_the_private_key_shows_nowhere_and_is_not_carried_away(process: Process)
 
 
 def test_a_child_of_a_fork_holds_nothing() -> None:
-    """In a process of its own: this one has threads."""
+    """In a separate process, because this one has threads."""
     script = """
 import os, django; django.setup()
 from kms.delegation import DELEGATE

@@ -1,4 +1,4 @@
-"""What key services answer in DER: read strictly, and turned into what JWS wants."""
+"""DER from key services: parsed strictly, and converted to what JWS needs."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -58,7 +58,7 @@ def test_what_is_no_key_is_refused(text: bytes) -> None:
 
 
 def test_a_weak_Ed25519_key_is_refused() -> None:
-    # The point of order two, under the heading of an Ed25519 key.
+    # The point of order two, encoded as an Ed25519 key.
     text = bytes.fromhex("302a300506032b6570032100") + b"\xec" + b"\xff" * 30 + b"\x7f"
     with pytest.raises(InvalidKeyError):
         der.public_key(text)

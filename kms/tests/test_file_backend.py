@@ -1,4 +1,4 @@
-"""The `file:` backend: keys are private, whole, and only for development."""
+"""The `file:` backend: keys are private, complete, and only for development."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def test_two_keys_are_two_keys(made: tuple[str, PublicKey, Path]) -> None:
 
 @pytest.fixture
 def passphrase(settings: Settings, tmp_path: Path) -> Path:
-    """Settings with a passphrase, and the file it is in."""
+    """Configure a passphrase; returns its file."""
     path = tmp_path / "passphrase"
     path.touch(0o600)
     path.write_text(PASSPHRASE + "\n")
@@ -59,7 +59,7 @@ def test_with_a_passphrase_a_key_is_encrypted_and_only_that_passphrase_opens_it(
     name = uri.removeprefix("file:")
     pem = (key_directory / name).read_bytes()
     assert pem.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
-    # As docs/keys/file.md says it is opened elsewhere.
+    # Decrypt it without our code, as docs/keys/file.md describes.
     opens = hashlib.scrypt(PASSPHRASE.encode(), salt=name.encode(), n=2**15, r=8, p=1, maxmem=2**26, dklen=32)
     assert PrivateKey.from_pem(pem, opens.hex().encode()).public == public
     with pytest.raises(InvalidKeyError):

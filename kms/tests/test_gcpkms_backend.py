@@ -1,4 +1,4 @@
-"""The `gcpkms:` backend, by Google's own client over TLS: what it makes, what it refuses, and no answer believed unchecked."""
+"""The `gcpkms:` backend with Google's client over TLS: each answer is checked before it is used."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ from kms.backends import gcpkms as backend
 from tests.gcp_kms import HOST, RING, Kind, Service, State, service, spki, write_account
 
 ROOT = Path(__file__).resolve().parents[2]
-# `make campaign` runs the full count.
+# `make campaign` makes the full number of signatures.
 SIGNATURES = 10_000 if os.environ.get("CAMPAIGN") == "1" else 300
 
 KEY = f"gcpkms:{RING}/cryptoKeys/mine/cryptoKeyVersions"
@@ -93,7 +93,7 @@ def test_KM_7_many_signatures_in_DER_all_verify(gcpkms: Service, settings: Setti
 
 
 def replaced(field: str, value: Any) -> Callable[[Any], None]:
-    """An answer with another value, and the right checksum of it."""
+    """An answer with another value and its correct checksum."""
 
     def change(answer: Any) -> None:
         setattr(answer, field, value)
@@ -238,7 +238,7 @@ def test_KM_1_a_service_that_is_slow_is_given_up_and_asked_anew(
     gcpkms.slow_seconds = 0
     public.verify(b"m", signer.sign(b"m"), alg="EdDSA")
     assert backend._clients[os.getpid()] is not before
-    # The old connection, which others may still use, is not the new one.
+    # The new connection is another one; other threads may still use the old one.
     *_, slow, fresh = gcpkms.callers
     assert slow != fresh
 
@@ -255,7 +255,7 @@ def test_KM_14_without_credentials_nothing_is_asked_and_they_are_not_looked_for_
         with pytest.raises(BackendError, match="no credentials") as refused:
             signer.sign(b"m")
         assert "secret-name" not in str(refused.value)
-    # They are here now, but are not looked for yet.
+    # The credentials exist now, but are not looked up yet.
     with pytest.raises(BackendError, match="no credentials"):
         signer.sign(b"m")
     assert gcpkms.calls == []
@@ -276,7 +276,7 @@ def test_KM_14_the_credentials_of_somebody_else_are_refused(
 def test_a_service_that_cannot_prove_its_name_is_sent_nothing(
     gcpkms: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # Its certificate is not among the roots this process trusts.
+    # No root that this process trusts issued its certificate.
     with service(tmp_path) as stranger:
         for name in ("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "GOOGLE_APPLICATION_CREDENTIALS"):
             monkeypatch.setenv(name, stranger.env[name])
@@ -316,7 +316,7 @@ for _ in range(3):
 
 
 def test_a_process_that_forks_after_it_has_signed_signs_in_both_halves(gcpkms: Service) -> None:
-    """gunicorn forks; what the child has of its parent's connection must not be used."""
+    """gunicorn forks, and the child must not use its parent's connection."""
     uri, _ = create(purpose="token")
     command = [sys.executable, "-c", FORKS, uri]
     subprocess.run(command, cwd=ROOT, check=True, timeout=60)
@@ -324,7 +324,7 @@ def test_a_process_that_forks_after_it_has_signed_signs_in_both_halves(gcpkms: S
 
 
 def test_a_digest_is_what_a_P_256_key_is_sent(gcpkms: Service, settings: Settings) -> None:
-    """So messages of any length can be signed; for Ed25519 the message itself must go there."""
+    """A digest allows messages of any length; Ed25519 needs the message itself."""
     settings.KEY_ALGORITHM = "ES256"
     uri, public = create(purpose="token")
     message = b"m" * 100_000

@@ -1,4 +1,4 @@
-"""How the `gcpkms:` backend makes a key: of the kind and where it was asked for, waited for, and named where it was made in vain."""
+"""How the `gcpkms:` backend makes a key: its kind and place, waiting, and naming unused ones."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""`check_keys` finds each key that is not what the database says of it, and says what is wrong with it."""
+"""`check_keys` finds each key that differs from its record, and says how."""
 
 import json
 from collections.abc import Callable
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.django_db
 
 
 def made() -> Key:
-    """A key for each purpose; that of tokens."""
+    """Make a key for each purpose; returns that of tokens."""
     for purpose in Key.Purpose.values:
         ensure_key(purpose=purpose, actor=ACTOR, now=NOW)
     return Key.objects.get(purpose="token")
 
 
 def checked() -> tuple[int, dict[str, Any]]:
-    """The exit code, and what is printed."""
+    """The exit code, and the output."""
     out, events = StringIO(), Event.objects.count()
     code = 0
     try:

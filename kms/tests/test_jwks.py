@@ -1,4 +1,4 @@
-"""The public key set, and the command that rotates."""
+"""The public key set, and the command that rotates keys."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The life of keys: made, published before use, switched by the clock, retired, disabled; each step one event."""
+"""The life of a key: made, published, switched to, retired, disabled; each step is one event."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,7 +50,7 @@ def _verifying(now: datetime, purpose: str = "token") -> set[str]:
 
 
 def _events() -> list[tuple[str, str]]:
-    """Kind and key of every event, in no order."""
+    """Kind and key of every event, in no particular order."""
     return [(event.kind, event.data["kid"]) for event in Event.objects.all()]
 
 
@@ -90,7 +90,7 @@ def test_the_job_overtaken_by_another_writes_nothing(monkeypatch: pytest.MonkeyP
     old, new = _rotate(), _rotate()
     promote_due_keys(now=SWITCH)
     before = Event.objects.count()
-    new.state = Key.State.NEXT  # what a process saw that read the row before the other committed
+    new.state = Key.State.NEXT  # As read by a process before the other committed.
     assert not services._promote(new, actor=ACTOR, now=SWITCH)
     new.refresh_from_db()
     old.refresh_from_db()
@@ -122,7 +122,7 @@ def test_ensure_key_makes_one_and_keeps_it() -> None:
     assert Key.objects.count() == 1
     disable_key(kid=first.kid, actor=ACTOR, now=NOW, even_last=True)
     after = ensure_key(purpose="receipt", actor=ACTOR, now=NOW)
-    # Not the purpose's very first: verifiers hold an older set, so it waits like any other.
+    # It is not the purpose's first key: verifiers hold an older set, so it waits like any other.
     assert after.state == "next"
 
 
@@ -175,7 +175,7 @@ def test_JT_65_a_token_by_a_retired_key_is_unknown_once_its_overlap_is_over() ->
     old = _rotate()
     _rotate()
     _read(_token(old.kid, SWITCH - timedelta(seconds=1)), SWITCH + timedelta(seconds=890))
-    # Whoever still holds the old key signs on: the token itself is fresh and whole.
+    # A process that still holds the old key signs a token that is otherwise valid.
     late = SWITCH + TOKEN_OVERLAP
     _read(_token(old.kid, late - timedelta(seconds=5)), late - timedelta(seconds=1))
     for recorded in (False, True):

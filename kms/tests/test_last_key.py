@@ -1,4 +1,4 @@
-"""The last key that can sign for a purpose is not disabled, also not by two who disable two keys at once (SA-8)."""
+"""The last key that can sign for a purpose cannot be disabled, not even by a race (SA-8)."""
 
 import threading
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ def test_SA_8_a_key_is_not_disabled_before_the_next_one_signs() -> None:
     old, new = rotated(), rotated()
     with pytest.raises(InvalidStateError, match="signs from 2026-11-25 09:32:10 UTC on"):
         disable_key(kid=old.kid, actor=ACTOR, now=NOW)
-    # From that second on, whether or not a job has recorded the switch.
+    # From this second on, whether or not a job has recorded the switch.
     disable_key(kid=old.kid, actor=ACTOR, now=SWITCH)
     assert disabled() == {old.kid}
     assert signer(purpose="token", now=SWITCH).kid == new.kid
@@ -79,7 +79,10 @@ def test_SA_8_a_disabled_key_is_said_to_be_disabled_and_not_the_last() -> None:
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_SA_8_of_two_who_disable_the_two_last_keys_at_once_one_is_refused() -> None:
-    """One, whose clock says that the next key does not sign yet, disables that; the other, a moment later, the old one."""
+    """By one administrator's clock the next key does not sign yet, so they disable that one.
+
+    The other, a moment later, disables the old key.
+    """
     old, new = rotated(), rotated()
     refusals: list[str] = []
 

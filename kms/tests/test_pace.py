@@ -1,4 +1,4 @@
-"""A key service that says "too many" is asked as often as it signs, and nobody asks in vain."""
+"""A throttling key service is asked only as often as it signs, and few calls fail."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def clock() -> Clock:
 
 
 def admitted(pace: Pace, clock: Clock, *, each: float, seconds: float) -> int:
-    """Of calls that come evenly, `each` a second."""
+    """Calls that pass, out of evenly spaced ones, `each` a second."""
     passed = 0
     for _ in range(round(each * seconds)):
         clock.now += 1 / each
@@ -33,7 +33,7 @@ def admitted(pace: Pace, clock: Clock, *, each: float, seconds: float) -> int:
 
 
 def throttled_at(clock: Clock, rate: int) -> Pace:
-    """A home that said "too many" for a second, and signed so many in it."""
+    """The pace after a backend throttled for a second and made `rate` signatures in it."""
     pace = Pace(clock)
     pace.throttled()
     for _ in range(rate):
@@ -97,7 +97,7 @@ def test_KM_2_KM_3_two_processes_find_their_shares_of_a_hundred_a_second_and_ask
     paces, asked, signed, tokens = [Pace(clock), Pace(clock)], 0, 0, 10.0
     for call in range(500 * 60):
         clock.now += 1 / 500
-        # The home: a hundred a second, ten at once.
+        # The backend's own limit: 100 signatures a second, ten at once.
         tokens = min(10.0, tokens + 100 / 500)
         pace = paces[call % 2]
         try:

@@ -1,4 +1,7 @@
-"""Whatever a home answers, what leaves is only what the public half on record verifies: other people's vectors say what that is."""
+"""Whatever a backend answers, only signatures that the recorded public half verifies are returned.
+
+Third-party vectors say which those are.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.vectors
 
 
 class _Answering(NamedTuple):
-    """A home that answers with the signature of a vector."""
+    """A backend that answers with the signature of a vector."""
 
     key: PublicKey
     signature: bytes

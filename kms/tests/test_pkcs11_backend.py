@@ -1,4 +1,4 @@
-"""The `pkcs11:` backend against a real library: what it makes, what it refuses, and that it comes back after trouble."""
+"""The `pkcs11:` backend on a real library: what it makes and refuses, and how it recovers."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def key_id(uri: str) -> bytes:
 
 @contextmanager
 def writing() -> Iterator[Any]:
-    """A session in which an operator changes what is on the token."""
+    """A session in which an operator changes the token's objects."""
     with backend._token(LABEL) as token:
         session = token.open_for_writing()
         yield session
@@ -43,7 +43,7 @@ def made_by_hand(
     made: bytes | None = None,
     private: dict[Attribute, bool] | None = None,
 ) -> str:
-    """A key pair as an operator may have made it; its address."""
+    """A key pair as an operator may make it; returns its URI."""
     made = made or os.urandom(8)
     template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False} | (private or {})
     with writing() as session:
@@ -153,7 +153,7 @@ def test_a_key_whose_public_half_is_gone_is_refused(pkcs11: str) -> None:
         ("ES256", b"\x04\x41\x04" + bytes(64)),
         ("ES256", b"\x04\x41\x02" + b"\x01" * 64),
         ("ES256", b"\x04\x41\x04" + b"\x01" * 63),
-        # Good ones (RFC 8032 section 7.1, the base point of P-256), but not in an OCTET STRING.
+        # Valid points (RFC 8032 section 7.1, the base point of P-256), but not in an OCTET STRING.
         ("EdDSA", bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")),
         (
             "ES256",
@@ -205,14 +205,14 @@ def test_a_token_that_is_not_there_is_said_to_be_so(pkcs11: str, settings: Setti
 
 
 def test_KM_14_a_PIN_that_was_refused_is_not_tried_again(pkcs11: str, settings: Settings) -> None:
-    """Tokens lock themselves after a few wrong ones, and each process that signs would count."""
+    """A token locks itself after a few wrong PINs, and each signing process would add tries."""
     uri, public = create(purpose="token")
     signer = open_signer(uri, public)
     backend._module.stop()
     settings.PKCS11["PIN"] = "wrong-pin"
     with pytest.raises(BackendError, match="PinIncorrect") as refused:
         signer.sign(b"m")
-    # A refusal, not a passing trouble: nobody asks again.
+    # A refusal, not a temporary failure, so no caller retries.
     assert not isinstance(refused.value, BusyError)
     assert "wrong-pin" not in str(refused.value)
     for _ in range(2):
@@ -281,7 +281,7 @@ def test_threads_do_not_disturb_each_other(pkcs11: str, settings: Settings, algo
 def test_what_the_parent_process_started_is_ended_before_the_library_is_started_and_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SoftHSM does not mind if it is not; a library that keeps a connection does."""
+    """SoftHSM tolerates a library that was not finalized; one that keeps a connection does not."""
     done: list[str] = []
 
     class Library:
@@ -319,7 +319,7 @@ for _ in range(3):
 def test_a_process_that_forks_after_it_has_signed_signs_in_both_halves(
     pkcs11: str, softhsm_env: dict[str, str]
 ) -> None:
-    """gunicorn forks; each process must start the library for itself."""
+    """gunicorn forks, and each process must initialize the library itself."""
     uri, _ = create(purpose="token")
     command = [sys.executable, "-c", FORKS, uri]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **softhsm_env}, check=True, timeout=60)

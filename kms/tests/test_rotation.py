@@ -1,4 +1,4 @@
-"""Rotation by the clock, keys that an operator made, and how each key is introduced by the one before."""
+"""Rotation by time, keys that an operator made, and how each key introduces the next one."""
 
 import logging
 from datetime import timedelta
@@ -81,7 +81,7 @@ def test_a_present_key_that_cannot_sign_stops_rotation_unless_the_operator_says_
     with pytest.raises(TemporarilyUnavailableError):
         rotated()
     assert Key.objects.count() == 1
-    # Nor is a key left in its home, at each turn of the clock another.
+    # No unused key is left in the backend, or each run of the job would add one.
     assert list(key_directory.iterdir()) == []
     assert rotated(introduced=False).introduction == ""
 
@@ -154,7 +154,7 @@ def test_KM_14_a_key_that_was_made_and_cannot_be_introduced_is_named(
     monkeypatch.setattr("kms.services._introduction", away)
     with caplog.at_level(logging.ERROR), pytest.raises(TemporarilyUnavailableError):
         rotated(uri=None if ours else by_hand)
-    # A key of an operator's is known to whoever made it.
+    # The operator knows of a key that they made by hand.
     assert caplog.text.count("was made and is of no use: file:") == ours
     assert Key.objects.count() == 1
 
@@ -173,7 +173,7 @@ def test_a_home_that_fails_delays_rotation_and_nothing_else(
     with caplog.at_level(logging.ERROR), pytest.raises(TemporarilyUnavailableError):
         rotate_due_keys(now=NOW + QUARTER)
     assert "token key is due for rotation" in caplog.text
-    # A try may have made a key that nobody names: it is not made again and again.
+    # A failed try may have left a key that no record names, so tries are an hour apart.
     assert rotate_due_keys(now=NOW + QUARTER + ROTATE_AGAIN - timedelta(seconds=1)) == 0
     with pytest.raises(TemporarilyUnavailableError):
         rotate_due_keys(now=NOW + QUARTER + ROTATE_AGAIN)

@@ -1,4 +1,4 @@
-"""A key service that says "too many" is no outage, and is not asked much more often for it: each by its own client."""
+"""Throttling by a key service is not an outage and causes few retries, with every client."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ISSUANCES = 60
 
 @dataclass
 class Service:
-    """A service with a key: how many signatures it was asked for so far, and whether they are too many for it."""
+    """A service with a key: a counter of the signatures asked for, and a switch for throttling."""
 
     uri: str
     asked: Callable[[], int]
@@ -95,7 +95,7 @@ def test_KM_2_a_service_that_throttles_is_asked_at_most_6_times_for_5_tokens_and
         with pytest.raises(TemporarilyUnavailableError):
             signer(purpose="token", now=now).sign(b"m")
         assert issuances <= service.asked() - before <= 1.2 * issuances
-    # What may be tried again is.
+    # The retry budget is used.
     assert service.asked() - before > ISSUANCES
     service.throttle(False)
     signer(purpose="token", now=now).sign(b"m")

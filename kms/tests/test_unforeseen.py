@@ -1,4 +1,4 @@
-"""Whatever a library or the system raises where a key is made or asked: an error of the home, without its text, and nothing is lost."""
+"""Any exception of a library or the system becomes a backend error without its text."""
 
 import threading
 

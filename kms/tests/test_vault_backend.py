@@ -1,4 +1,4 @@
-"""The `vault:` backend: least rights suffice, exportable keys are refused, and no answer is believed unchecked."""
+"""The `vault:` backend: minimal rights suffice, exportable keys are refused, answers checked."""
 
 import base64
 import json
@@ -78,7 +78,7 @@ GOOD: dict[str, Any] = {
 
 
 class _Liar(BaseHTTPRequestHandler):
-    """Answers as told: a key service that is broken or not the one it should be."""
+    """Answers as told, like a broken or false key service."""
 
     key: Any = GOOD
     signature: Callable[[bytes], Any]
@@ -101,7 +101,7 @@ class _Liar(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing: a test's output is for the test."""
+        """Log nothing: a test's output is for the test."""
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_public_key_that_is_none_is_refused(liar: type[_Liar], key: Any) -> No
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_SS_4_a_redirect_is_not_followed(liar: type[_Liar], settings: Settings, status: int) -> None:
-    """Whoever answers in its place would else get the token, and could name any address of our network."""
+    """The server it leads to would get the token, and could name any address in our network."""
     followed: list[str] = []
     home, settings.KEY_BACKEND = settings.VAULT["ADDR"], "vault"
 

@@ -1,4 +1,7 @@
-"""How the `vault:` backend comes by its token: by AppRole and as a pod, with a real server over TLS and a policy that lets it sign alone."""
+"""How the `vault:` backend gets its token: by AppRole and as a pod, on a real server over TLS.
+
+The policy allows signing only.
+"""
 
 import json
 import logging
@@ -33,7 +36,7 @@ path "transit/sign/agentauth-*" { capabilities = ["update"] }
 
 
 class _Cluster(BaseHTTPRequestHandler):
-    """A fake cluster: of Kubernetes, the one question that the key service asks of it, and always the same answer."""
+    """A fake Kubernetes API: the one request that the key service makes, and a constant answer."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -46,7 +49,7 @@ class _Cluster(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing: a test's output is for the test."""
+        """Log nothing: a test's output is for the test."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A server over TLS, and the certificate that it is known by."""
+    """A server over TLS, and the certificate to verify it with."""
     home = tmp_path_factory.mktemp("openbao-tls")
     with openbao.server(home, tls=True) as url:
         yield url, home / openbao.AUTHORITY
@@ -70,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
 
 @pytest.fixture(scope="module")
 def root(place: tuple[str, Path], cluster: str) -> Any:
-    """Its operator, who has let those in that may sign."""
+    """The server's operator, with a policy and logins set up."""
     url, authority = place
     root: Any = hvac.Client(url=url, token=openbao.ROOT_TOKEN, verify=str(authority))
     root.sys.create_or_update_policy("agentauth", SIGN_ONLY)
@@ -94,7 +97,7 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
 
 @pytest.fixture
 def operated(settings: Settings, place: tuple[str, Path], root: Any) -> dict[str, str]:
-    """Settings that name the server; they are its operator's."""
+    """Configure the server, with its operator's token."""
     settings.KEY_BACKEND = "vault"
     named = {"ADDR": place[0], "CACERT": str(place[1]), "TOKEN": openbao.ROOT_TOKEN}
     settings.VAULT = named
@@ -109,7 +112,7 @@ def made(operated: dict[str, str]) -> tuple[str, PublicKey]:
 
 @pytest.fixture
 def approle(made: tuple[str, PublicKey], operated: dict[str, str], root: Any) -> dict[str, str]:
-    """Settings with a login by AppRole."""
+    """Configure a login by AppRole."""
     del operated["TOKEN"]
     operated["ROLE_ID"] = root.auth.approle.read_role_id("agentauth")["data"]["role_id"]
     operated["SECRET_ID"] = root.auth.approle.generate_secret_id("agentauth")["data"]["secret_id"]
@@ -118,7 +121,7 @@ def approle(made: tuple[str, PublicKey], operated: dict[str, str], root: Any) ->
 
 @pytest.fixture
 def pod(made: tuple[str, PublicKey], operated: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    """Settings with a login as a pod, and the token of its service account."""
+    """Configure a login as a pod, with a service account token."""
     del operated["TOKEN"]
     operated |= {"KUBERNETES_ROLE": "agentauth", "KUBERNETES_TOKEN_FILE": str(tmp_path / "token")}
     now = int(time.time())
@@ -244,7 +247,7 @@ def test_a_login_is_not_written_to_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in ("", "urllib3"):
-        # Another home of keys keeps this library quiet.
+        # Another key backend silences this logger.
         caplog.set_level(logging.DEBUG, logger=name)
     open_signer(*made).sign(b"m")
     hidden = (approle["SECRET_ID"], approle["ROLE_ID"], logins[0].client.token)
@@ -292,7 +295,7 @@ if child:
 def test_a_process_that_forks_has_connections_of_its_own_in_both_halves(
     operated: dict[str, str], made: tuple[str, PublicKey]
 ) -> None:
-    """gunicorn forks; two that share a connection would read each other's signatures."""
+    """gunicorn forks; a shared connection would mix up the signatures of both processes."""
     env = {**os.environ, **{f"VAULT_{name}": value for name, value in operated.items()}}
     command = [sys.executable, "-c", FORKS, made[0]]
     subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=60)

@@ -1,4 +1,4 @@
-"""What an operator is told where Vault or OpenBao cannot be used: one line that says what is wrong and what to do."""
+"""If Vault or OpenBao cannot be used, the operator gets one line: what is wrong, what to do."""
 
 from collections.abc import Iterator
 from typing import Any

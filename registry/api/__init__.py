@@ -1,1 +1,1 @@
-"""The registry's API, one view per act, in one module per subject. Views parse, call one service, render."""
+"""The registry's API: one view per act. A view parses, calls one service and renders."""

@@ -1,4 +1,4 @@
-"""Agents over HTTP: register, look at oneself, take another manifest or key, end oneself."""
+"""Agents over HTTP: register, read oneself, replace the manifest or key, revoke oneself."""
 
 import uuid
 from collections.abc import Iterator
@@ -34,11 +34,11 @@ MAX_CODE_CHARACTERS = 64
 
 
 class RegisterView(NativeView):
-    """`POST /v1/agents`: the proof is by the manifest's own key, so nobody registers a key they do not hold."""
+    """`POST /v1/agents`. The proof is by the manifest's key, so only its holder can register it."""
 
     authentication_classes = []
     permission_classes = []
-    # Here a bad proof is a bad request: there is no registered caller yet.
+    # A bad proof is a bad request here: there is no registered caller yet.
     proof_error_status = 400
 
     def post(self, request: Request) -> Response:
@@ -70,13 +70,13 @@ class RegisterView(NativeView):
             "expires_at": timestamp(agent.expires_at),
         }
         if claim_is_live(agent, self.now):
-            # The number alone is stored: link and code are derived from it when the answer is rendered.
+            # Only the number is stored: link and code are derived from it at rendering.
             body["claim_number"] = agent.claim_number
         return Answer(201 if registered.created else 200, body)
 
 
 class OwnAgentView(NativeView):
-    """`GET` and `DELETE /v1/agents/me`. Any agent that is not revoked may look at itself and end itself."""
+    """`GET` and `DELETE /v1/agents/me`: any agent that is not revoked may read or revoke itself."""
 
     def get(self, request: Request) -> Response:
         self.query()
@@ -93,7 +93,7 @@ class OwnAgentView(NativeView):
 
 
 class ManifestView(NativeView):
-    """`POST /v1/agents/me/manifest`: a later manifest, renewed or changed, signed by the agent's present key."""
+    """`POST /v1/agents/me/manifest`: a renewed or changed one, signed by the present key."""
 
     def post(self, request: Request) -> Response:
         manifest = read_manifest(self, self.body(required=["manifest"]))
@@ -106,7 +106,7 @@ class ManifestView(NativeView):
 
 
 class KeyView(NativeView):
-    """`POST /v1/agents/me/key`: the next key, proved by its own signature, under a proof by the present one."""
+    """`POST /v1/agents/me/key`: the next key, signed by itself; the present one signs the proof."""
 
     def post(self, request: Request) -> Response:
         body = self.body(required=["new_key"])
@@ -139,7 +139,7 @@ def read_manifest(view: NativeView, body: dict[str, Any]) -> VerifiedManifest:
 
 @contextmanager
 def barring(view: NativeView) -> Iterator[None]:
-    """Bar the key whose private half stands in what is read inside, before the refusal goes its way."""
+    """If what is read inside contains a private key, bar that key, then raise the refusal."""
     try:
         yield
     except PrivateMemberError as error:
@@ -149,13 +149,13 @@ def barring(view: NativeView) -> Iterator[None]:
 
 
 def render_registration(answer: Answer) -> dict[str, Any]:
-    """The stored answer with the secrets of its claim, which are derived and never stored."""
+    """The stored answer plus the claim's link and code, which are derived and never stored."""
     body = dict(answer.body)
     number = body.pop("claim_number", None)
     if number is not None:
         agent_id = uuid.UUID(body["agent_id"])
         body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_codes(agent_id, number)[0]}
-    # Sorted: a stored answer comes back from the database with its members in another order.
+    # Sorted: the database returns the members of a stored answer in another order.
     return dict(sorted(body.items()))
 
 

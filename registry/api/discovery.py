@@ -1,4 +1,4 @@
-"""Discovery: public documents that say where everything is and what is spoken here. Only what is true today."""
+"""Discovery: public documents that name endpoints and features. Only what is served today."""
 
 from dataclasses import fields
 from typing import Any
@@ -20,7 +20,7 @@ ALGORITHMS = ["EdDSA", "Ed25519", "ES256"]
 
 
 class PublicView(APIView):
-    """Open to everybody, and the same for everybody: nobody is authenticated."""
+    """Public: no authentication, and the same answer for every caller."""
 
     authentication_classes = []
     permission_classes = [AllowAny]

@@ -1,4 +1,4 @@
-"""How a grant reads in an answer to its agent."""
+"""How a grant is rendered for its agent."""
 
 import uuid
 from datetime import datetime
@@ -14,7 +14,7 @@ from registry.services.idempotency import Answer
 
 
 def accepted(grant: Grant, *, now: datetime, status: int) -> Answer:
-    """The answer to a request, as it is stored: an unclaimed agent's link is derived when rendered."""
+    """The answer to a request, as stored; an unclaimed agent's link is derived at rendering."""
     body: dict[str, Any] = {
         "grant_id": str(grant.id),
         "status": grant.status_at(now),
@@ -32,12 +32,12 @@ def render_request(answer: Answer) -> dict[str, Any]:
     number, agent_id = body.pop("claim_number", None), body.pop("agent_id", None)
     grant_id = body["grant_id"]
     body["approval_url"] = _approval_url(grant_id, uuid.UUID(agent_id) if agent_id else None, number)
-    # Sorted: a stored answer comes back from the database with its members in another order.
+    # Sorted: the database returns the members of a stored answer in another order.
     return dict(sorted(body.items()))
 
 
 def render_grant(grant: Grant, now: datetime) -> dict[str, Any]:
-    """A grant: what was asked, what was given, what was decided, and where a human decides while it waits."""
+    """A grant: terms requested and granted, the decision, and the page on which a human decides."""
     status = grant.status_at(now)
     body: dict[str, Any] = {
         "grant_id": str(grant.id),
@@ -71,7 +71,7 @@ def render_grant(grant: Grant, now: datetime) -> dict[str, Any]:
         body["approval_url"] = _approval_url(str(grant.id), grant.agent_id, number)
         body["interval"] = grant.poll_interval
     elif grant.waits_for_signature(now):
-        # Such a suspension returns only by a new signed approval, on the same page.
+        # Only a new signed approval ends this suspension; it is given on the same page.
         body["approval_url"] = _approval_url(str(grant.id), None, None)
     return body
 

@@ -1,4 +1,4 @@
-"""Grants over HTTP: ask, list, wait for the decision, withdraw, revoke."""
+"""Grants over HTTP: request, list, wait for the decision, withdraw, revoke."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ class GrantsView(NativeView):
 
 
 class GrantView(NativeView):
-    """`GET /v1/grants/{id}?wait=0..30`: the state now, or as soon as a pending one is decided."""
+    """`GET /v1/grants/{id}?wait=0..30`: at once, or once a pending one is decided."""
 
     def get(self, request: Request, grant_id: str) -> Response:
         query = self.query("wait")

@@ -1,4 +1,4 @@
-"""Waiting over HTTP for a person to decide: a few calls may each hold a thread for it, all others are answered at once."""
+"""Long polls for a human's decision: a few may hold a thread, all others are answered at once."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from registry.models import Grant
 
 MAX_WAIT_SECONDS = 30
 LOOK_EVERY_SECONDS = 0.5
-# A poll beyond these answers at once, so that waiting agents never hold the threads that others need.
+# Further polls are answered at once, so that waiting agents never take threads others need.
 LONG_POLLS = threading.BoundedSemaphore(settings.LONG_POLL_SLOTS)
 
 
@@ -25,7 +25,7 @@ Row = TypeVar("Row", bound=_Decidable)
 
 
 def until_decided(row: Row, *, look: Callable[[], Row], seconds: int) -> Row:
-    """`row` as `look` finds it once it is no longer pending, after `seconds` at most; as it is where all slots are taken."""
+    """`row` as `look` finds it once decided, or after `seconds`; at once if all slots are taken."""
     if not seconds or not LONG_POLLS.acquire(blocking=False):
         return row
     try:
@@ -39,5 +39,5 @@ def until_decided(row: Row, *, look: Callable[[], Row], seconds: int) -> Row:
 
 
 def _is_pending(row: _Decidable) -> bool:
-    # One word for grants and confirmations.
+    # Grants and confirmations use the same word.
     return row.status_at(timezone.now()) == Grant.Status.PENDING

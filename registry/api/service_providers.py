@@ -1,4 +1,4 @@
-"""Service providers over HTTP: what an agent may know of one before it asks."""
+"""Service providers over HTTP: what an agent may learn of one before it asks for a grant."""
 
 from rest_framework.request import Request
 from rest_framework.response import Response

@@ -1,4 +1,4 @@
-"""Tokens over HTTP: issue by the agent, revoke by the agent or by the service provider it is for."""
+"""Tokens over HTTP: issued to the agent; revoked by the agent or the token's service provider."""
 
 from typing import Any, cast
 
@@ -36,13 +36,13 @@ from registry.services.tokens import (
 
 
 class GrantProofAuthentication(AgentProofAuthentication):
-    """Reads what the grant that the body names rests on with the agent, in one query."""
+    """Reads the agent and, in the same query, the grant named by the body and its rows."""
 
     def holder(self, request: Request, jkt: str) -> Agent | None:
         try:
             named = read_json(request.body)
         except EncodingError:
-            # The view says so, once it is known who calls.
+            # The view reports it, once the caller is known.
             named = None
         grant_id = named.get("grant_id") if isinstance(named, dict) else None
         agent, basis = caller_and_basis(jkt, grant_id if isinstance(grant_id, str) else "")
@@ -50,28 +50,30 @@ class GrantProofAuthentication(AgentProofAuthentication):
         return agent
 
     def spend(self, request: Request, proof: VerifiedProof) -> None:
-        # A token comes after the commit of its row; but for an earlier one that is given again under its Idempotency-Key.
+        # No wait for the disk: the token is delivered only after its row's commit, which waits. Not
+        # so under an Idempotency-Key: an earlier token may be repeated without such a commit.
         spend(proof, waits="HTTP_IDEMPOTENCY_KEY" in request.META)
 
 
 class IssueTokenView(NativeView):
-    """`POST /v1/tokens`. What the token holds comes from the grant's row alone; the caller names the grant."""
+    """`POST /v1/tokens`. The caller names the grant; the token's contents come from its row."""
 
     authentication_classes = [GrantProofAuthentication]
     proof_error_status = 400
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        # First of all: what cannot be signed costs nobody a proof, and us next to nothing.
+        # Before authentication: if the key service would refuse to sign, the client keeps its proof
+        # and the call costs us next to nothing.
         with turn_to_sign():
             super().initial(request, *args, **kwargs)
 
     def post(self, request: Request) -> HttpResponse:
         body = self.body(required=["grant_id"])
-        # Any text is looked for: what is no id is as unknown as any other (one body for all).
+        # Text that is not an id gets the same answer as an unknown grant.
         grant_id = text(body["grant_id"], "grant_id", maximum=255)
         basis = self.request._request.basis  # type: ignore[attr-defined]  # noqa: SLF001 — as above
         if basis is not None and basis.service_provider.require_nonce:
-            # Before a stored answer is given as well.
+            # Also before a stored answer is repeated.
             self._ask_for_nonce()
         if "HTTP_IDEMPOTENCY_KEY" in request.META:
             issued = self._issue_once(grant_id)
@@ -90,7 +92,7 @@ class IssueTokenView(NativeView):
         )
 
     def _ask_for_nonce(self) -> None:
-        """Where the grant's service provider asks for nonces, ask too. Raises ProofNonceRequiredError."""
+        """Require a nonce if the grant's service provider does. Raises ProofNonceRequiredError."""
         proof = cast("VerifiedProof", self.request.auth)
         if proof.nonce is None:
             judge_nonce(self.request, proof, required=True, now=self.now)
@@ -102,7 +104,7 @@ class IssueTokenView(NativeView):
         fresh: list[IssuedToken] = []
 
         def act() -> Answer:
-            # The first call with the key may have been waited for: what was read with the caller is old then.
+            # This call may have waited for the first one with the key: `basis` may be outdated.
             fresh.append(self._issue(grant_id))
             return Answer(201, token_jti=fresh[0].jti)
 
@@ -111,14 +113,14 @@ class IssueTokenView(NativeView):
 
 
 class RevokeTokenView(NativeView):
-    """`POST /v1/revoke` (RFC 7009, form-encoded): 200 also for a token that is unknown or another's."""
+    """`POST /v1/revoke` (RFC 7009, form-encoded): 200 also for an unknown or another's token."""
 
     authentication_classes = [AgentProofAuthentication, ServiceProviderAuthentication]
     permission_classes = [IsAgentOrServiceProvider]
     parser_classes = [FormParser]
 
     def post(self, request: Request) -> Response:
-        # A token in an address ends up in the logs of everything between.
+        # A token in a URL would end up in the logs of every proxy on the way.
         self.query()
         revoke_presented_token(
             untrusted_token=presented_token(request),
@@ -131,12 +133,12 @@ class RevokeTokenView(NativeView):
 
 
 def presented_token(request: Request) -> str:
-    """The one `token` of a form (RFC 7009 section 2.1, RFC 7662 section 2.1); other parameters are ignored.
+    """The one `token` of a form (RFC 7009 section 2.1, RFC 7662 section 2.1).
 
-    Raises InvalidRequestError.
+    Other parameters are ignored. Raises InvalidRequestError.
     """
     parameters: Any = request.data
-    # Without a body there is nothing to parse, and a plain dict stands here.
+    # Without a body DRF parses nothing, and this is a plain dict.
     tokens: list[str] = parameters.getlist("token") if isinstance(parameters, QueryDict) else []
     if len(tokens) != 1 or not tokens[0]:
         raise InvalidRequestError("Send one parameter token, form-encoded.")

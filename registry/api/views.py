@@ -1,4 +1,4 @@
-"""What every native view shares: the clock read once, the actor, idempotency, and answers that are never stored."""
+"""What all native views share: one reading of the clock, the actor, idempotency, paging."""
 
 import hashlib
 import uuid
@@ -37,16 +37,16 @@ class NativeView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.now = timezone.now()
         super().initial(request, *args, **kwargs)
-        # Read here, where it is bounded: a parser would take the raw stream to its end, however long.
+        # Here the size is bounded; a DRF parser would read the raw stream to its end.
         self.read_body(request)
 
     def read_body(self, request: Request) -> None:
-        """Take the body into memory, up to Django's limit for all addresses. Raises RequestDataTooBig."""
+        """Read the body into memory, up to Django's limit. Raises RequestDataTooBig."""
         _ = request.body
 
     @property
     def agent(self) -> Agent:
-        """The caller. Permissions let nobody else in."""
+        """The calling agent. Permissions admit no other caller."""
         caller = caller_of(self.request)
         if not isinstance(caller, Agent):
             raise TypeError("this view is for agents")
@@ -57,22 +57,22 @@ class NativeView(APIView):
         return actor_of(self.request)
 
     def body(self, *, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
-        """The JSON object of the body with exactly these members; nothing at all counts as an empty object."""
+        """The body's JSON object, with exactly these members. No body counts as an empty object."""
         data = self.request.data if self.request.body else {}
         return members(data, "body", required=required, optional=optional)
 
     def answer(self, data: dict[str, Any], *, status: int = 200) -> HttpResponse:
-        """As DRF's Response would be rendered, which goes a longer way: by a template's answer."""
+        """Renders as DRF's Response would, without its slower way through a template response."""
         request: Any = self.request
         content = request.accepted_renderer.render(data, request.accepted_media_type, {})
         return HttpResponse(content, status=status, content_type=request.accepted_renderer.media_type)
 
     def query(self, *names: str) -> dict[str, str]:
-        """The query parameters, each at most once and none that is not known here."""
+        """The query parameters: each at most once, and only these names."""
         return parameters.query(self.request, *names)
 
     def listed(self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
-        """One page of rows, ordered by `-id`: `?after=` the cursor of the page before, `?limit=` 1 to 100 rows."""
+        """One page of rows, by `-id`. `?after=`: the last page's cursor; `?limit=`: 1 to 100."""
         query = self.query("after", "limit")
         limit = query_integer(query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE)
         if "after" in query:
@@ -83,7 +83,7 @@ class NativeView(APIView):
         return Response({"results": results, "next": str(page[limit - 1].pk) if more else None})
 
     def once(self, act: Callable[[], Answer], *, caller: str = "") -> Answer:
-        """Run the act under the request's Idempotency-Key, if it has one; always in one transaction."""
+        """Run the act under the request's Idempotency-Key, if any, and in one transaction."""
         return run_once(
             caller=caller or str(self.agent.pk),
             route=f"{self.request.method} {self.request.path}",
@@ -107,7 +107,7 @@ def query_integer(text: str, name: str, *, minimum: int, maximum: int) -> int:
 
 
 def query_cursor(text: str) -> uuid.UUID:
-    """A cursor as `next` gave it. Raises InvalidRequestError."""
+    """A cursor as `next` returned it. Raises InvalidRequestError."""
     try:
         return parse_id(text)
     except ValueError:

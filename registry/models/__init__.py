@@ -1,4 +1,4 @@
-"""Rows of the registry, one module per subject."""
+"""The registry's rows, one module per subject."""
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.grants import Grant

@@ -1,4 +1,4 @@
-"""Agents: who hold a key and act for a human."""
+"""Agents: programs that hold a key and act for a human."""
 
 from datetime import datetime
 
@@ -21,22 +21,24 @@ class Agent(Sealed):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     status = models.CharField(max_length=16, choices=Status)
-    # While suspended: who did it, the owner, an admin or both. Each lifts their own. Release 1 does not write
-    # the second column (null, or what stood there before): what no admin suspended there, the owner did.
+    # While suspended: whether an admin or the owner did it, or both. Each lifts only their own
+    # suspension. Release 1 does not write the second column (null, or its former value): a
+    # suspension that is not an admin's is the owner's.
     suspended_by_admin = models.BooleanField(default=False)
     suspended_by_owner = models.BooleanField(null=True)
-    # How often it was suspended, so that a signature lifts the suspension it was made for; null is 0.
+    # How often it was suspended (null: 0). A signed resume names this number, so that it cannot
+    # lift a later suspension.
     suspensions = models.PositiveIntegerField(null=True)
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="agents"
     )
-    # RFC 7638 thumbprint of the one key it holds; a second agent with the same key cannot exist.
+    # RFC 7638 thumbprint of the agent's one key. Unique: no second agent can have the same key.
     jkt = models.CharField(max_length=43, unique=True)
     public_jwk = models.JSONField()
     name = models.CharField(max_length=80)
     description = models.CharField(max_length=500, blank=True)
     model_origin = models.CharField(max_length=255, blank=True)
-    # The signed manifest as received, its SHA-256 (hex), and the capabilities it may ever ask for.
+    # The signed manifest as received, its SHA-256 (hex), and the most the agent may ever ask for.
     manifest = models.TextField()
     manifest_sha256 = models.CharField(max_length=64)
     capabilities = models.JSONField()
@@ -66,7 +68,7 @@ class Agent(Sealed):
         return self.name
 
     def status_at(self, now: datetime) -> str:
-        """Its state as of `now`: the end of the manifest counts from its second, not from when a job records it."""
+        """The state at `now`. The manifest's end counts at once, not when a job records it."""
         if self.status in {self.Status.UNCLAIMED, self.Status.ACTIVE} and self.expires_at <= now:
             return self.Status.EXPIRED
         return self.status
@@ -85,16 +87,16 @@ class Agent(Sealed):
     def is_active_at(self, now: datetime) -> bool:
         return self.status_at(now) == self.Status.ACTIVE
 
-    # What DRF asks of `request.user`.
+    # DRF reads this on `request.user`.
     is_authenticated = True
 
     def audit_filter(self) -> dict[str, str] | None:
-        """Which events it may read: its own."""
+        """The filter for the events that the agent may read: its own."""
         return {"agent_id": str(self.id)}
 
 
 class BarredKey(models.Model):
-    """A key that may never be used again: rotated out, revoked, or its private half was shown to us."""
+    """A key that may never be used again: rotated out, or its private half was sent to us."""
 
     jkt = models.CharField(max_length=43, primary_key=True)
     reason = models.CharField(max_length=32)
@@ -102,7 +104,10 @@ class BarredKey(models.Model):
 
 
 class EnrolmentCode(models.Model):
-    """A one-time code that lets an agent register as owned. `lookup` finds the row; only the digest is kept."""
+    """A one-time code that lets an agent register as a human's own.
+
+    `lookup` finds the row. Of the secret, only the digest is kept.
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")

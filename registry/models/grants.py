@@ -1,4 +1,4 @@
-"""Grants: capabilities and envelope of one agent at one service provider, as asked and as approved."""
+"""Grants: capabilities and envelope of one agent at one service provider, asked and approved."""
 
 from datetime import datetime
 
@@ -12,15 +12,15 @@ from registry.models.service_providers import ServiceProvider
 
 class GrantQuerySet(models.QuerySet["Grant"]):
     def live(self, now: datetime) -> "GrantQuerySet":
-        """Approved and not past its end: what a token may be issued for."""
+        """Approved and not past its end: a token may be issued."""
         return self.filter(status=Grant.Status.APPROVED, valid_until__gt=now)
 
     def waiting(self, now: datetime) -> "GrantQuerySet":
-        """Pending and not past its hour."""
+        """Pending and within its hour."""
         return self.filter(status=Grant.Status.PENDING, expires_at__gt=now)
 
     def to_sign_again(self, now: datetime) -> "GrantQuerySet":
-        """As `Grant.waits_for_signature`; what a revoked agent holds waits for nobody."""
+        """As `Grant.waits_for_signature`, without grants of revoked agents: no signature helps."""
         return (
             self.filter(status=Grant.Status.SUSPENDED, suspended_by_admin=False, valid_until__gt=now)
             .exclude(suspension_cause=Grant.SuspensionCause.PERSON)
@@ -39,49 +39,51 @@ class Grant(models.Model):
         EXPIRED = "expired"
 
     class SuspensionCause(models.TextChoices):
-        # A human or admin may resume these ...
+        # A human or admin may resume these.
         PERSON = "person"
-        # ... these return only by a new signed approval.
+        # All others need a new signed approval; RESTORED may also be released by an administrator.
         KEY_ROTATED = "key_rotated"
         MANIFEST_CHANGED = "manifest_changed"
         AUDIENCE_CHANGED = "audience_changed"
         ALLOWED_CHANGED = "allowed_changed"
         RECOVERY = "recovery"
-        # The database was set back: what this grant had spent, and whether it was revoked, may be lost.
+        # The database was restored: what this grant had spent, or its revocation, may be lost.
         RESTORED = "restored"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="grants")
     service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="grants")
-    # Who decided; null until decided.
+    # The human who decided; null until decided.
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
-    # Rises with every change of capabilities, envelope, end, agent key, manifest or audience and every suspension.
+    # Rises with every suspension and every change of the agent's key or manifest. A token of
+    # another version is refused.
     version = models.PositiveIntegerField(default=1)
     requested_capabilities = models.JSONField()
     requested_envelope = models.JSONField()
     requested_seconds = models.PositiveIntegerField()
-    # SHA-256 over service provider, capabilities, envelope and life: finds the identical pending request.
+    # SHA-256 over service provider, capabilities, envelope and lifetime: finds the identical
+    # pending request.
     request_digest = models.BinaryField(max_length=32)
     reason = models.CharField(max_length=500, blank=True)
-    # As granted; null until approved. What was asked stays until its person is deleted.
+    # As granted; null until approved. The requested terms stay until the human is deleted.
     capabilities = models.JSONField(null=True)
     envelope = models.JSONField(null=True)
     valid_until = models.DateTimeField(null=True)
     deny_reason = models.CharField(max_length=500, blank=True)
     suspension_cause = models.CharField(max_length=32, choices=SuspensionCause, blank=True)
-    # While suspended: an admin did it, so neither its owner's word nor a signature of theirs undoes it. With cause
-    # `person` the owner may have done it too; columns as of an agent.
+    # While suspended: whether an admin did it. Then neither the owner's resume nor the owner's
+    # signature undoes it. With cause `person` the owner may have done it too; columns as in Agent.
     suspended_by_admin = models.BooleanField(default=False)
     suspended_by_owner = models.BooleanField(null=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
-    # When it was approved, if another grant of the agent at the service provider had just ended: what that one had used of
-    # its rate counts as this one's burst.
+    # Time of approval, if another grant of the agent at the service provider had just ended: this
+    # grant then starts with its burst used up, because the other may just have used its own.
     follows_at = models.DateTimeField(null=True)
-    # Polling of a pending request: when it was last asked for, and how many seconds must lie between.
+    # Polling of a pending request: time of the last poll, and the minimum interval in seconds.
     polled_at = models.DateTimeField(null=True)
     poll_interval = models.PositiveSmallIntegerField(default=2)
 
@@ -124,9 +126,9 @@ class Grant(models.Model):
             models.Index(fields=["agent", "status"], name="grant_agent_status"),
             models.Index(fields=["status", "expires_at"], name="grant_status_expires"),
             models.Index(fields=["status", "valid_until"], name="grant_status_valid_until"),
-            # What was asked for within the hour.
+            # Requests within the last hour.
             models.Index(fields=["agent", "created_at"], name="grant_asked"),
-            # Those that were approved once: an agent may add a thousand requests a day.
+            # Grants that were once approved: an agent may add a thousand requests a day.
             models.Index(
                 fields=["agent", "service_provider"],
                 condition=models.Q(capabilities__isnull=False),
@@ -138,7 +140,7 @@ class Grant(models.Model):
         return f"{self.agent_id} at {self.service_provider_id}"
 
     def status_at(self, now: datetime) -> str:
-        """Its state as of `now`: an end counts from its second, not from when a job records it."""
+        """The state at `now`. An end counts from its second, not from when a job records it."""
         if self.status == self.Status.PENDING and self.expires_at <= now:
             return self.Status.EXPIRED
         if self.status in {self.Status.APPROVED, self.Status.SUSPENDED}:
@@ -152,13 +154,13 @@ class Grant(models.Model):
 
     @property
     def owner_holds(self) -> bool:
-        """Suspended by its owner, whether or not an admin also did; what waits for a signature is not."""
+        """Suspended by its owner, whether or not an admin also did. Not if it needs a signature."""
         theirs = bool(self.suspended_by_owner) or not self.suspended_by_admin
         by_person = self.suspension_cause == self.SuspensionCause.PERSON
         return self.status == self.Status.SUSPENDED and by_person and theirs
 
     def waits_for_signature(self, now: datetime) -> bool:
-        """Whether a new signed approval brings it back: suspended, by no person and held by no admin."""
+        """Whether a new signed approval brings it back: suspended, but by no person or admin."""
         return (
             self.status_at(now) == self.Status.SUSPENDED
             and self.suspension_cause != self.SuspensionCause.PERSON

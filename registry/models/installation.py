@@ -1,4 +1,4 @@
-"""The settings that all processes of an installation must share, recorded once and changed by one command."""
+"""The settings that all processes must share, recorded once and changed by one command."""
 
 from django.db import models
 
@@ -11,10 +11,10 @@ class Installation(models.Model):
     ONLY = 1
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
-    # {"PUBLIC_URL": "https://…", "SECRET_KEY": ["<id>"], …}: values, or ids where the value is secret.
+    # {"PUBLIC_URL": "https://…", "SECRET_KEY": ["<id>"], …}: values, or ids of secrets.
     fingerprint = models.JSONField(default=dict)
     recorded_at = models.DateTimeField()
-    # The release of the tables. It is the database's default, so that only `migrate` sets it.
+    # The release of the tables. A default of the database, so that only `migrate` sets it.
     release = models.PositiveIntegerField(db_default=RELEASE)
 
     class Meta:

@@ -1,4 +1,4 @@
-"""Humans: who approve. They have passkeys (approvals app) and never a password."""
+"""Humans: the people who approve. They have passkeys (approvals app) and never a password."""
 
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,7 @@ from kms.seals import Sealed
 class Human(Sealed, AbstractBaseUser):
     """A person. `status` decides whether they may sign in and whether their agents may act.
 
-    Only administrators have a seal: ask `is_administrator`, since the column alone proves nothing.
+    Only administrators have a seal: check `is_administrator`, because the column proves nothing.
     """
 
     SEALED = ("id", "is_staff")
@@ -26,7 +26,7 @@ class Human(Sealed, AbstractBaseUser):
         SUSPENDED = "suspended"
         DELETED = "deleted"
 
-    # Django's base class brings both; nobody here has a password and sign-ins are audit events.
+    # Django's base class has both. Humans have no password here, and sign-ins are audit events.
     password: ClassVar[None] = None  # type: ignore[assignment, misc]  # how Django takes a field away
     last_login: ClassVar[None] = None  # type: ignore[misc]  # as above
 
@@ -36,7 +36,7 @@ class Human(Sealed, AbstractBaseUser):
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
     is_staff = models.BooleanField(default=False)
     time_zone = models.CharField(max_length=64, default="UTC")
-    # Raised to end every session of this human at once.
+    # Raised to end all sessions of this human at once.
     session_epoch = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
 
@@ -64,7 +64,10 @@ class Human(Sealed, AbstractBaseUser):
 
     @property
     def is_administrator(self) -> bool:
-        """Whether a service of ours made them one. One query for those whose row says so, once for each reading of the row."""
+        """Whether a service of ours made this human an administrator.
+
+        One query per loaded row, and only if its column says so.
+        """
         return self.is_staff and self._is_sealed_as_read
 
     @cached_property
@@ -82,7 +85,7 @@ class Human(Sealed, AbstractBaseUser):
         value = f"{self.pk}/{self.session_epoch}"
         return salted_hmac("registry.human.session", value, secret=secret, algorithm="sha256").hexdigest()
 
-    # The admin asks these; staff is the one right there is, and every admin row is read-only.
+    # The admin site asks these. Staff is the only right, and every admin row is read-only.
     def has_perm(self, perm: str, obj: Any = None) -> bool:
         return self.is_active and self.is_administrator
 

@@ -1,12 +1,12 @@
-"""What is remembered of requests themselves: proofs already spent and answers already given."""
+"""What is remembered of requests: spent proofs, and answers under an Idempotency-Key."""
 
 from django.db import models
 
 
 class SpentProof(models.Model):
-    """One (jkt, jti), kept until the proof could no longer be accepted."""
+    """One (jkt, jti), kept until the proof can no longer be accepted."""
 
-    # SHA-256(jkt ‖ 0x00 ‖ jti): one fixed size, whatever the client chose.
+    # SHA-256(jkt ‖ 0x00 ‖ jti): a fixed size, whatever the client chose.
     digest = models.BinaryField(max_length=32, primary_key=True)
     expires_at = models.DateTimeField(db_index=True)
 
@@ -20,7 +20,7 @@ class IdempotencyRecord(models.Model):
     body_sha256 = models.BinaryField(max_length=32)
     status = models.PositiveSmallIntegerField(default=0)
     body = models.JSONField(default=dict)
-    # Set where the answer was a token: the token is signed again from its stored claims.
+    # Set if the answer was a token: a retry signs its stored claims again.
     token_jti = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(db_index=True)

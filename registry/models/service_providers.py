@@ -1,4 +1,4 @@
-"""Service providers: who own an API and ask the verifier."""
+"""Service providers: the owners of APIs, who call the verifier."""
 
 from typing import Self
 
@@ -24,10 +24,11 @@ class ServiceProvider(Sealed):
     # Allow-list entries such as "read:calendar"; empty allows nothing.
     allowed = models.JSONField(default=list)
     is_auditor = models.BooleanField(default=False)
-    # Proofs for it, and for tokens of its grants, must carry a fresh server nonce.
+    # Proofs sent to it, and those that ask for tokens of its grants, must carry a server nonce.
     require_nonce = models.BooleanField(default=False)
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
-    # How often it was suspended, so that a signature lifts the suspension it was made for; null is 0.
+    # How often it was suspended (null: 0). A signed resume names this number, so that it cannot
+    # lift a later suspension.
     suspensions = models.PositiveIntegerField(null=True)
     created_at = models.DateTimeField()
 
@@ -55,16 +56,19 @@ class ServiceProvider(Sealed):
         """Whether it may read the whole log. One query for an auditor."""
         return self.is_auditor and self.is_active and self.is_sealed()
 
-    # What DRF asks of `request.user`.
+    # DRF reads this on `request.user`.
     is_authenticated = True
 
     def audit_filter(self) -> dict[str, str] | None:
-        """Which events it may read: all for an auditor, else none."""
+        """The filter for the events it may read: everything for an auditor, else nothing."""
         return {} if self.may_audit else None
 
 
 class ServiceProviderSecret(Sealed):
-    """A secret's digest. Two may overlap, so that a secret can be rotated without a pause. One that ended has no seal."""
+    """The digest of a secret. Two may overlap for a rotation without a pause.
+
+    A secret that ended has no seal.
+    """
 
     SEALED = ("service_provider_id", "digest")
 

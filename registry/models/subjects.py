@@ -1,4 +1,4 @@
-"""By which version of the subject key the `sub` of a person at a service provider is made: kept from their first token on."""
+"""Which version of the subject key makes a human's `sub` at a service provider."""
 
 from django.db import models
 
@@ -7,7 +7,10 @@ from registry.models.service_providers import ServiceProvider
 
 
 class PairwiseSubject(models.Model):
-    """One pair and its version. Never changed: another `sub` would be another person to the service provider."""
+    """One pair and its version, from its first token on. Never changed.
+
+    With another `sub`, the service provider would see another person.
+    """
 
     human = models.ForeignKey(Human, on_delete=models.PROTECT, related_name="+")
     service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="+")
@@ -17,7 +20,7 @@ class PairwiseSubject(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["human", "service_provider"], name="pairwise_subject_once")
         ]
-        # Whether a version is still needed.
+        # To find out whether a version is still needed.
         indexes = [models.Index(fields=["key_version"], name="pairwise_subject_version")]
 
     def __str__(self) -> str:

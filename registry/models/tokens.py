@@ -1,4 +1,4 @@
-"""Access tokens that were issued. The token itself is never stored; its claims are, so that a retry signs them again."""
+"""Issued access tokens: their claims, never the token. A retry signs the claims again."""
 
 from django.db import models
 

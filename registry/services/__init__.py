@@ -1,1 +1,1 @@
-"""What one can do to humans, agents, service providers, grants and tokens: one module per subject."""
+"""Services for humans, agents, service providers, grants and tokens: one module per subject."""

@@ -1,4 +1,4 @@
-"""The life of an agent after it registered: claimed by a human, suspended, resumed, revoked."""
+"""An agent's life after registration: claimed by a human, suspended, resumed, revoked."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from agentauth.protocol.errors import (
 )
 from audit import kinds
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.codes import CLAIM_SECRET_BYTES, claim_codes, claim_secrets, is_one_of, read_code
 from registry.services.grant_requests import check_claim_fits
@@ -29,13 +29,13 @@ _ID_BYTES = 16
 
 
 def claim_url(agent_id: uuid.UUID, claim_number: int) -> str:
-    """The link of one claim: it names the agent, and its 128 secret bits are derived anew each time."""
+    """The link of one claim: the agent's id and 128 secret bits, which are derived, not stored."""
     secret = agent_id.bytes + claim_secrets(agent_id, claim_number)[0]
     return f"{settings.PUBLIC_URL}/claim/{b64u_encode(secret)}/"
 
 
 def claim_is_live(agent: Agent, now: datetime) -> bool:
-    """Whether the present link still works: unclaimed, within its hour, fewer than five wrong codes."""
+    """Whether the present link works: unclaimed, within its hour, fewer than five wrong codes."""
     return (
         agent.status_at(now) == Agent.Status.UNCLAIMED
         and agent.claim_expires_at is not None
@@ -45,10 +45,10 @@ def claim_is_live(agent: Agent, now: datetime) -> bool:
 
 
 def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Agent:
-    """The unclaimed agent of a live claim link; with `owner`, also the one this human claimed by it.
+    """The unclaimed agent of an open claim link; with `owner`, also one this human claimed by it.
 
-    Raises NotFoundError for a secret we did not make, of an earlier claim or of an agent claimed since;
-    ExpiredError for the present link once it has ended.
+    Raises NotFoundError if we did not make the secret, if it is of an earlier claim, or if the
+    agent was claimed since; ExpiredError if it is the present link and has ended.
     """
     unknown = NotFoundError()
     try:
@@ -72,16 +72,16 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
 
 
 def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) -> None:
-    """Compare what the human typed with the code the agent shows; the fifth failure ends the link.
+    """Compare the typed code with the one the agent shows; the fifth failure ends the link.
 
-    Call it outside any transaction that its refusal would roll back, or the count would be lost.
-    Raises InvalidRequestError(reason="claim_code"), ExpiredError once the link has ended.
+    Call it outside any transaction that its refusal would roll back: the count would be lost.
+    Raises InvalidRequestError(reason="claim_code"), ExpiredError if the link has ended.
     """
     with transaction.atomic():
-        # Held while it is compared: guesses that arrive together are judged one after the other, else more than
-        # five would be.
+        # Locked for the comparison: parallel guesses are judged one after the other. Otherwise each
+        # could see a count below the limit, and more than five would be judged.
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
-        # Counted against the link that was tried; a newer claim starts from zero.
+        # A failure counts against the link that was tried; a newer claim starts from zero.
         if held.claim_number != agent.claim_number or not claim_is_live(held, now):
             raise ExpiredError("This link has ended. The agent can show a new one.")
         expected = claim_codes(held.id, held.claim_number)
@@ -104,10 +104,10 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
 
 
 def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> None:
-    """Make the human the agent's owner. Called by approvals once the claim statement's signature was proved.
+    """Make the human the agent's owner. Approvals calls this with a verified claim statement.
 
-    Raises InvalidStateError where the agent was claimed meanwhile, its link ended, it took another key or manifest
-    since it was read, or the human is not active; TooManyPendingGrantsError.
+    Raises InvalidStateError if the human is not active, or if since the agent was read it was
+    claimed, its link ended or its manifest changed; TooManyPendingGrantsError.
     """
     if not human.is_active:
         raise InvalidStateError("Only an active human can claim an agent.")
@@ -129,10 +129,11 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
 
 
 def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Refuse every token of the agent, and every act, until each party that suspended it resumed it.
+    """Refuse the agent's tokens until each party that suspended it has resumed it.
 
-    The owner and the admins are two parties. An expired agent can be suspended too: it could renew its manifest at any
-    time. Raises InvalidStateError where this party cannot suspend it (further).
+    The agent may still read, withdraw, revoke and delete itself. The owner and the admins are two
+    parties. An expired agent can be suspended too, since it could renew its manifest at any time.
+    Raises InvalidStateError if this party already suspends it, or its state does not allow it.
     """
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
@@ -151,11 +152,12 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
 
 
 def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Lift this party's suspension; the agent is active once the other party does not suspend it either, or expired
-    if its manifest has ended.
+    """Lift this party's suspension.
 
-    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError where
-    this party did not suspend it, GrantChangedError where it was suspended or resumed since the caller read it.
+    The agent stays suspended if the other party suspends it too. Else it is active, or expired if
+    its manifest has ended. Approvals calls this with a verified signature over exactly this
+    suspension. Raises InvalidStateError if this party did not suspend it, GrantChangedError if it
+    was suspended or resumed since the caller read it.
     """
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
@@ -177,10 +179,10 @@ def _holds(agent: Agent, *, by_admin: bool) -> bool:
 
 
 def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """End the agent for good: its key is refused everywhere, its tokens at every verifier, its requests end.
+    """End the agent for good: its key and tokens are refused everywhere, its requests withdrawn.
 
-    Its approved grants keep their state: a token is refused because its agent is revoked, read at use.
-    Revoking it again changes nothing.
+    Its approved grants keep their state: at each use, a token is refused because the agent is
+    revoked. Revoking it again changes nothing.
     """
     with transaction.atomic():
         living = Agent.objects.filter(pk=agent.pk).exclude(status=Agent.Status.REVOKED)

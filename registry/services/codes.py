@@ -1,4 +1,4 @@
-"""Codes and links that people carry: how they are made, read back and derived. Nothing here is stored or checked."""
+"""Codes and links that people carry: made, parsed and derived here. Callers store and check."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from django.conf import settings
 
-# Base32 without the letters people take for others; reading them back forgives exactly those.
+# Base32 without the letters people confuse with others. `read_code` accepts those letters too.
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FORGIVEN = str.maketrans("OIL", "011", "- ")
 CLAIM_CODE_CHARACTERS = 8
@@ -16,20 +16,21 @@ CLAIM_SECRET_BYTES = 16
 
 
 def random_code(characters: int) -> str:
-    """`characters` letters of 5 random bits each."""
+    """`characters` symbols of 5 random bits each."""
     return "".join(secrets.choice(ALPHABET) for _ in range(characters))
 
 
 def read_code(text: str) -> str:
-    """A code as a person typed it, in the one form it was made in: capitals, no gaps, O as 0, I and L as 1."""
+    """A code as a person typed it, normalised: capitals, no gaps, O as 0, I and L as 1."""
     return text.strip().upper().translate(_FORGIVEN)
 
 
 def derived(label: str, *parts: str) -> tuple[bytes, ...]:
-    """32 bytes that only this server can compute: HMAC-SHA-256 over `label` and `parts` (docs/protocol.md section 5).
+    """HMAC-SHA-256 over `label` and `parts`, by each SECRET_KEY (docs/protocol.md section 5).
 
-    The first by SECRET_KEY: it is given out. Then by each of SECRET_KEY_FALLBACKS: taken too, so that what was given out before
-    a rotation goes on working. A label of its own keeps one use from ever answering for another.
+    The first, by SECRET_KEY, is the one to give out. Accept the others too, by
+    SECRET_KEY_FALLBACKS, so that what was given out before a rotation still works. Each use has its
+    own label, so that its values are not valid for another use.
     """
     message = "\x00".join((label, *parts)).encode()
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
@@ -37,17 +38,17 @@ def derived(label: str, *parts: str) -> tuple[bytes, ...]:
 
 
 def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:
-    """The 128 bits that make one claim link secret: of the link that is shown, then of others that are taken."""
+    """The 128 secret bits of a claim link: those to give out, then older ones to accept."""
     made = derived("agentauth/claim-secret/v1", str(agent_id), str(claim_number))
     return tuple(each[:CLAIM_SECRET_BYTES] for each in made)
 
 
 def claim_codes(agent_id: uuid.UUID, claim_number: int) -> tuple[str, ...]:
-    """The 8 characters to be typed on the page of the claim link: those the agent shows, then others that are taken."""
+    """The 8 characters to type on the claim page: those to show, then older ones to accept."""
     made = derived("agentauth/claim-code/v1", str(agent_id), str(claim_number))
     return tuple("".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made)
 
 
 def is_one_of(presented: bytes, expected: Iterable[bytes]) -> bool:
-    """Whether it equals one of those, compared with each in constant time."""
+    """Whether `presented` equals one of `expected`, each compared in constant time."""
     return any(hmac.compare_digest(presented, each) for each in expected)

@@ -1,4 +1,4 @@
-"""Whose client id and secret these are."""
+"""Find service providers by client id and secret."""
 
 import hashlib
 import hmac
@@ -17,8 +17,9 @@ _UNKNOWN = "The client id or the secret is not right."
 def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:
     """The active service provider with this id and secret.
 
-    Raises InvalidClientError, one and the same for an unknown id, a wrong secret and an inactive provider. The
-    digest is compared in constant time; a secret has 256 random bits, so a plain digest keeps it.
+    Raises the same InvalidClientError for an unknown id, a wrong secret and an inactive provider,
+    so that callers cannot tell them apart. The digest is compared in constant time. A plain SHA-256
+    is enough: a secret has 256 random bits, so it cannot be guessed from its digest.
     """
     [found] = find_by_credentials([(client_id, secret)])
     if found is None:
@@ -27,7 +28,7 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
 
 
 def find_by_credentials(credentials: Sequence[tuple[str, str]]) -> list[ServiceProvider | None]:
-    """`authenticate_service_provider` of several pairs of client id and secret in one query; None where it raises."""
+    """`authenticate_service_provider` of several pairs in one query; None where it would raise."""
     ids: list[uuid.UUID | None] = []
     for client_id, _ in credentials:
         try:

@@ -1,4 +1,8 @@
-"""What the database's clock says. What is forgotten too early may be done again, so no host's own clock decides that alone."""
+"""The database's clock.
+
+A spent proof that is forgotten too early could be used again, and a recovery's wait could be cut
+short. So the clock of one host never decides that alone.
+"""
 
 from datetime import datetime
 
@@ -6,19 +10,19 @@ from django.db import connection
 
 
 def not_ahead(now: datetime) -> datetime:
-    """`now`, or the database's time where this host's clock is ahead of it. Raises django.db errors."""
+    """`now`, or the database's time if this host's clock is ahead. Raises django.db errors."""
     told = database_time()
     return now if told is None else min(now, told)
 
 
 def not_behind(now: datetime) -> datetime:
-    """`now`, or the database's time where this host's clock is behind it. Raises django.db errors."""
+    """`now`, or the database's time if this host's clock is behind. Raises django.db errors."""
     told = database_time()
     return now if told is None else max(now, told)
 
 
 def database_time() -> datetime | None:
-    """None on SQLite, which runs on this host and has no clock but ours."""
+    """None on SQLite, which runs on this host and has the same clock."""
     if connection.vendor != "postgresql":
         return None
     with connection.cursor() as cursor:

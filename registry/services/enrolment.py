@@ -1,4 +1,4 @@
-"""Enrolment codes: one-time, 15 minutes, made for a human, presented by an agent when it registers."""
+"""Enrolment codes: single-use, 15 minutes, made for a human, presented by a registering agent."""
 
 import hashlib
 import hmac
@@ -20,10 +20,13 @@ SECRET_CHARACTERS = 26  # 130 bits
 
 
 def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple[EnrolmentCode, str]:
-    """A code `LOOKUP-SECRET` for one agent of this human, shown once. Raises InvalidStateError if not active."""
+    """A code `LOOKUP-SECRET` for one agent of this human, shown once.
+
+    Raises InvalidStateError if the human is not active.
+    """
     lookup, secret = random_code(LOOKUP_CHARACTERS), random_code(SECRET_CHARACTERS)
     with transaction.atomic():
-        # What suspends or recovers them ends their codes, and must find this one.
+        # Lock the human: a suspension or recovery ends the human's codes, and must find this one.
         if not Human.objects.select_for_update(no_key=True).get(pk=human.pk).is_active:
             raise InvalidStateError("Only an active human can have an enrolment code.")
         row = EnrolmentCode.objects.create(
@@ -34,13 +37,13 @@ def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple
 
 
 def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
-    """The usable row of this code. Raises InvalidEnrolmentCodeError, one for every way in which it is bad.
+    """The usable row of this code. Raises the same InvalidEnrolmentCodeError for every defect.
 
-    Counting the failure is the caller's, after its rollback: see `count_failure`.
+    The caller counts the failure after its rollback: see `count_failure`.
     """
     lookup, secret = _parts(code)
     row = EnrolmentCode.objects.select_related("human").filter(lookup=lookup).first()
-    # A row that does not exist costs the same comparison as one that does.
+    # A missing row costs the same comparison, so that timing does not show which rows exist.
     right = hmac.compare_digest(bytes(row.digest) if row else bytes(32), _digest(secret))
     if row is None or not right or not _is_usable(row, now):
         raise InvalidEnrolmentCodeError("This enrolment code is not right, was used or has ended.")
@@ -48,8 +51,11 @@ def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
 
 
 def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> None:
-    """Spend the code on this agent, inside its registration. Raises InvalidEnrolmentCodeError if somebody was first."""
-    # What ends a human's codes locks the human first.
+    """Spend the code on this agent, inside its registration.
+
+    Raises InvalidEnrolmentCodeError if another agent was first.
+    """
+    # Human first, then codes: the lock order of whatever ends a human's codes.
     Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
     spent = EnrolmentCode.objects.filter(
         pk=row.pk, used_at=None, failures__lt=MAX_FAILURES, expires_at__gt=now
@@ -59,19 +65,18 @@ def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> No
 
 
 def was_used_by(code: str, *, agent: Agent) -> bool:
-    """Whether this is the very code the agent was enrolled with: a retry of its registration."""
+    """Whether the agent was enrolled with this very code, so that this is a retry."""
     lookup, secret = _parts(code)
     row = EnrolmentCode.objects.filter(lookup=lookup, agent=agent).first()
     return row is not None and hmac.compare_digest(bytes(row.digest), _digest(secret))
 
 
 def count_failure(code: str, *, actor: Actor, now: datetime) -> bool:
-    """Count one wrong secret against the code that was meant; the fifth locks it. Commits on its own.
+    """Count one wrong secret against the code with this lookup; the fifth locks it.
 
-    Returns whether there was one to count, and with it an event.
-
-    Called after the refused registration was rolled back, else the count would be rolled back with it. A code
-    that is used or over has nothing left to guard.
+    Commits on its own; returns whether a failure was counted, and so recorded. Call it after the
+    refused registration was rolled back, else the count would be rolled back with it. A used or
+    expired code needs no protection and counts nothing.
     """
     lookup, secret = _parts(code)
     with transaction.atomic():

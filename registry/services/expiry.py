@@ -1,4 +1,4 @@
-"""Recording what has come to its end. Whether it has is decided at use by comparing with `now`; this only writes it down."""
+"""Record what has ended. Every use compares with `now` itself; this only writes the end down."""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -10,14 +10,15 @@ from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.erasure import erase_of_agent
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
 from registry.services.database_time import not_ahead
 from registry.services.grants import expire_grant
 from registry.services.idempotency import KEPT_FOR
 
 UNCLAIMED_KEPT_FOR = timedelta(days=7)
-# By this clock a proof may be over while a host that is behind still takes it, or while a call with it waits for a lock.
+# Kept this much longer: a host whose clock is behind may still accept the proof, and a call with it
+# may still wait for a lock.
 PROOFS_KEPT_ON = timedelta(minutes=1)
 BATCH = 500
 FORGOTTEN_AT_ONCE = 1000
@@ -26,10 +27,10 @@ _ACTOR = Actor("system", "expire")
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:
-    """Record every end up to `now`, each row in a transaction of its own, and forget what is only remembered.
+    """Record every end up to `now`, each row in its own transaction, and delete what is outdated.
 
-    Returns how many of each. Safe to run twice at once: of two, one wins each row and the other passes on. Nothing is over
-    that is not over by the database's clock too.
+    Returns the number of each kind. Safe to run in parallel: one run wins each row, the other skips
+    it. Nothing has ended that has not also ended by the database's clock.
     """
     now = not_ahead(now)
     statuses = Grant.Status
@@ -46,17 +47,17 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
         "unclaimed_agents_deleted": _each(forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)),
         "proofs": forget(SpentProof.objects.filter(expires_at__lte=now - PROOFS_KEPT_ON)),
         "answers": forget(IdempotencyRecord.objects.filter(expires_at__lte=now)),
-        # A repeated call looks its token up for as long as its answer is kept.
+        # A retried call looks up its token for as long as its answer is kept.
         "tokens": forget(Token.objects.filter(expires_at__lte=now - KEPT_FOR)),
         "enrolment_codes": forget(EnrolmentCode.objects.filter(expires_at__lte=now, used_at=None)),
     }
 
 
 def forget(rows: models.QuerySet[Any]) -> int:
-    """Delete all of `rows`, so many in one statement; returns how many.
+    """Delete all of `rows`, FORGOTTEN_AT_ONCE per statement; returns how many.
 
-    However much waits after the jobs stood still, no statement runs into the database's time limit: one that did
-    would do so at every turn from then on, and the table would never shrink again.
+    One statement for everything could run into the database's time limit once the jobs have stood
+    still. It would then fail at every run, and the table would never shrink again.
     """
     forgotten = 0
     while keys := list(rows.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
@@ -72,7 +73,7 @@ def _expire_grant(grant: Grant, now: datetime) -> bool:
     try:
         expire_grant(grant=grant, actor=_ACTOR, now=now)
     except (GrantChangedError, InvalidStateError):
-        # Decided, withdrawn or expired by somebody else since we read it.
+        # Another process decided, withdrew or expired it since we read it.
         return False
     return True
 
@@ -88,7 +89,10 @@ def _expire_agent(agent: Agent, now: datetime) -> bool:
 
 
 def _delete_unclaimed(agent: Agent, now: datetime) -> bool:
-    """Nobody claimed it for a week: row, requests and texts go, the key is free again. The log keeps its events."""
+    """Delete an agent that was not claimed for a week, with its requests and texts.
+
+    Its key is free again. The log keeps its events.
+    """
     with transaction.atomic():
         still = (
             Agent.objects.select_for_update()

@@ -1,4 +1,4 @@
-"""What the registry's rows hold of a deleted person's words goes; ids, states, times, amounts and hashes stay."""
+"""Erase a deleted human's texts from the registry; ids, states, times, amounts, hashes stay."""
 
 import uuid
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from registry.models import Agent, Grant, IdempotencyRecord, Token
 
 # The claims that name what was granted.
 _CLAIMED_TEXTS: Final = frozenset({"scope", "authorization_details"})
-# In place of the name of an agent.
+# Replaces the name of an agent.
 NAMELESS: Final = "Deleted agent"
 
 
 def agents_of(human_id: uuid.UUID) -> list[uuid.UUID]:
-    """The ids of all agents that are the human's, also of those that ended."""
+    """The ids of all agents of this human, including those that ended."""
     return list(Agent.objects.filter(human_id=human_id).order_by("id").values_list("pk", flat=True))
 
 
 def erase_texts(*, human_id: uuid.UUID, agent_ids: Sequence[uuid.UUID]) -> None:
-    """Blank the texts of agents, grants, tokens and stored answers, inside the caller's transaction.
+    """Blank the texts of agents, grants, tokens and stored answers, in the caller's transaction.
 
-    The human is deleted already, so all of this has ended. What was asked for stays by its envelope, what was given by the
-    ledger. Digests over texts go too, since a text can be guessed.
+    The human is deleted already, so all of this has ended. Envelopes stay, and what the ledger
+    counted. Digests of requests go too, because the text behind a digest can be guessed.
     """
     keys = [*map(str, agent_ids), *_keys_of(agent_ids)]
     IdempotencyRecord.objects.filter(caller__in=keys).delete()
@@ -35,7 +35,7 @@ def erase_texts(*, human_id: uuid.UUID, agent_ids: Sequence[uuid.UUID]) -> None:
     grants.exclude(requested_capabilities=[]).update(
         requested_capabilities=[], request_digest=b"", reason="", deny_reason=""
     )
-    # As an administrator they may have denied the request of another.
+    # As an administrator, this human may have denied other people's requests.
     Grant.objects.filter(human_id=human_id).exclude(deny_reason="").update(deny_reason="")
     Agent.objects.filter(pk__in=agent_ids).exclude(manifest="").update(
         name=NAMELESS, description="", model_origin="", manifest="", capabilities=[]
@@ -43,7 +43,7 @@ def erase_texts(*, human_id: uuid.UUID, agent_ids: Sequence[uuid.UUID]) -> None:
 
 
 def _keys_of(agent_ids: Sequence[uuid.UUID]) -> list[str]:
-    """The thumbprints of their present and former keys: an agent that is not registered yet calls by its key."""
+    """Thumbprints of the agents' present and former keys: a registration is stored by its key."""
     present = Agent.objects.filter(pk__in=agent_ids).values_list("jkt", flat=True)
     rotated = Event.objects.filter(agent_id__in=agent_ids, kind=kinds.AGENT_KEY_ROTATED)
     return [*present, *(data["old_jkt"] for data in rotated.values_list("data", flat=True))]

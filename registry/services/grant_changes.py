@@ -1,4 +1,4 @@
-"""What the change of a key, a manifest, an audience or an allow-list does to the grants that rest on it."""
+"""What a change of key, manifest, audience or allow-list does to the grants that depend on it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,20 +21,20 @@ _CAUSES = Grant.SuspensionCause
 
 
 def follow_new_key(*, agent: Agent, actor: Actor, now: datetime) -> int:
-    """After a rotation: what moves money or deletes waits for a new signature, the rest for new tokens.
+    """After a key rotation: suspend grants that move money or delete; the rest need new tokens.
 
-    Inside the caller's transaction, like the three below; each returns how many grants it suspended.
+    Runs in the caller's transaction, like the three below. Each returns how many it suspended.
     """
     held = Grant.objects.filter(agent=agent)
     return _carry_over(held, _is_grave, _CAUSES.KEY_ROTATED, actor, now)
 
 
 def follow_new_manifest(*, agent: Agent, actor: Actor, now: datetime) -> int:
-    """After a change of the manifest: what it no longer covers is suspended, or withdrawn while it is only asked for."""
+    """After a manifest change: suspend what it no longer covers, and withdraw such requests."""
     covered = parse_capabilities(agent.capabilities)
     for grant in Grant.objects.waiting(now).filter(agent=agent).select_related("agent"):
         if not narrows(parse_capabilities(grant.requested_capabilities), covered):
-            # Decided or withdrawn at this very moment: the approval is refused by its own check.
+            # Decided or withdrawn meanwhile: an approval checks the manifest itself.
             with suppress(InvalidStateError):
                 withdraw_grant(grant=grant, actor=actor, now=now, reason=_CAUSES.MANIFEST_CHANGED)
     held = Grant.objects.filter(agent=agent)
@@ -42,13 +42,13 @@ def follow_new_manifest(*, agent: Agent, actor: Actor, now: datetime) -> int:
 
 
 def follow_new_audience(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
-    """After a service provider moved: every grant there waits for a new signature."""
+    """After a service provider moved: suspend every grant there until it is signed again."""
     held = Grant.objects.filter(service_provider=service_provider)
     return _carry_over(held, lambda _: True, _CAUSES.AUDIENCE_CHANGED, actor, now)
 
 
 def follow_new_allow_list(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
-    """After a change of the allow-list: what lies beyond it waits for a new signature, the rest is untouched."""
+    """After a change of the allow-list: suspend the grants beyond it; the rest stays untouched."""
     allowed = tuple(parse_allow_entry(entry) for entry in service_provider.allowed)
     held = Grant.objects.filter(service_provider=service_provider)
     return _carry_over(held, _beyond(allowed), _CAUSES.ALLOWED_CHANGED, actor, now, others=False)
@@ -63,10 +63,10 @@ def _carry_over(
     *,
     others: bool = True,
 ) -> int:
-    """Suspend those of `held` that `ends` names; with `others`, raise the version of the rest.
+    """Suspend those of `held` for which `ends` is true; with `others`, raise the others' version.
 
-    Locked in the order of their ids, so that two changes at once never wait for each other. One that a person had
-    suspended is suspended anew for `cause`: resuming it would else pass over the change.
+    Locks the rows in id order, so that two changes in parallel cannot deadlock. A grant that a
+    person suspended is suspended again for `cause`: else a resume would pass over the change.
     """
     stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     rows = held.filter(status__in=stands, valid_until__gt=now).prefetch_related("agent", "service_provider")

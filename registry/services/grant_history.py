@@ -1,4 +1,4 @@
-"""What the log says against a grant that a row calls approved: that it ended, or was suspended and not brought back."""
+"""What the log says against a grant whose row says approved: it ended, or is still suspended."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,15 @@ _ENDED: Final = frozenset(
 )
 _BACK: Final = frozenset([kinds.GRANT_RESUMED, kinds.GRANT_RELEASED])
 _ASKED: Final = _ENDED | _BACK | {kinds.GRANT_SUSPENDED}
-# Kind and data of each event, in the order of time.
+# Kind and data of each event, oldest first.
 History = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 def histories(grant_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, History]:
-    """The events by which these grants ended, were suspended or came back, by grant. One query; raises django.db errors.
+    """The events that ended, suspended or brought back these grants, by grant. One query.
 
-    Those whose month was dropped from the database are not among them. The role of the verifier's own processes may not ask.
+    Events of months that were dropped from the database are missing. The role of the verifier's own
+    processes may not read them. Raises django.db errors.
     """
     events = Event.objects.filter(grant_id__in=grant_ids, kind__in=_ASKED).order_by("id")
     found: dict[uuid.UUID | None, list[tuple[str, Mapping[str, Any]]]] = {}
@@ -29,10 +30,11 @@ def histories(grant_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID | None, History]
 
 
 def contradiction(history: History, *, version: int, signed_version: int) -> str | None:
-    """Why an approved grant of this version, whose last approval was signed for `signed_version`, cannot be approved; None if it can.
+    """How the log contradicts an approved grant of this `version`; None if it does not.
 
-    Every suspension raises the version and its event says to which; what brings a grant back says the version it did so at.
-    A version never falls, so a row of an earlier one was set back, also where it says what was proved then.
+    Its last approval was signed for `signed_version`. Each suspension raises the version, and its
+    event holds the new one. An event that brings a grant back holds the version at that time. A
+    version never falls: a row below one in the log was set back, even to terms that were signed.
     """
     for kind, _ in history:
         if kind in _ENDED:
@@ -50,5 +52,5 @@ def contradiction(history: History, *, version: int, signed_version: int) -> str
 
 
 def _brings_back(kind: str, data: Mapping[str, Any]) -> bool:
-    # Of two suspensions, that of a person and that of an administrator, one may be resumed and the other go on.
+    # If a person and an administrator both suspended it, it stays suspended after one resumes it.
     return kind in _BACK and data.get("status", "approved") == "approved"

@@ -1,4 +1,4 @@
-"""Asking for a grant: every limit on what, how much and how often an agent may ask."""
+"""Requests for grants: every limit on what, how much and how often an agent may ask."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -33,8 +33,8 @@ MIN_SECONDS = 60
 MAX_PENDING_PER_AGENT = 5
 MAX_PENDING_PER_HUMAN = 20
 MAX_PENDING_UNCLAIMED = 1
-# New requests within PENDING_LIFE, whatever became of them. A request and its withdrawal are 7 kB of rows for good: so an
-# agent writes at most 10 MB of them a day, and the agents of a human 50 MB together.
+# New requests within PENDING_LIFE, whatever became of them. A request and its withdrawal leave 7 kB
+# of rows for good: so an agent adds at most 10 MB a day, and all agents of a human 50 MB.
 MAX_ASKED_BY_AGENT = 60
 MAX_ASKED_BY_HUMAN = 300
 COOLDOWNS = (timedelta(hours=1), timedelta(hours=4), timedelta(hours=24))
@@ -51,7 +51,7 @@ class GrantRequest:
     reason: str
 
     def digest(self) -> bytes:
-        """Equal for identical requests, whatever their reason."""
+        """Equal for requests that differ only in their reason."""
         body = {
             "service_provider": str(self.service_provider.id),
             "capabilities": [capability.to_json() for capability in self.capabilities],
@@ -64,13 +64,17 @@ class GrantRequest:
 def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> tuple[Grant, bool]:
     """The pending grant of this request, and whether it is new (docs/protocol.md section 6).
 
-    1. The agent's row is locked, so that its requests are judged one after the other: identical ones in parallel
-       find the first, different ones stop exactly at the limit. 2. It may ask. 3. Manifest, allow-list, one
-       currency and the size of the coming token. 4. An identical pending request is itself. 5. Cooldown.
-       6. Limits on what is pending, and on what was asked within the hour; the human's under a lock on the human.
+    1. Lock the agent's row, so that its requests are judged one after the other: of identical ones
+       in parallel, the later find the first; different ones stop exactly at the limit.
+    2. The agent may ask.
+    3. Manifest, allow-list, one currency, and the size of the future token.
+    4. An identical pending request is returned instead.
+    5. Cooldown after denials.
+    6. Limits on pending requests and on requests within the hour; a human's, with the human locked.
 
-    Raises InvalidClientError, AgentInactiveError (2), InvalidScopeError, InvalidRequestError, GrantTooLargeError
-    (3), CooldownActiveError (5), TooManyPendingGrantsError, RateLimitedError (6).
+    Raises InvalidClientError, AgentInactiveError (2), InvalidScopeError, InvalidRequestError,
+    GrantTooLargeError (3), CooldownActiveError (5), TooManyPendingGrantsError, RateLimitedError
+    (6).
     """
     with transaction.atomic():
         agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
@@ -119,7 +123,7 @@ def _check_may_ask(agent: Agent, now: datetime) -> None:
 
 
 def _beyond(asked: Sequence[Capability], limits: Iterable[Capability]) -> str:
-    """The first that goes beyond all of `limits`, named; empty if none does."""
+    """The first capability that goes beyond all `limits`, as text; empty if none does."""
     wide = tuple(limits)
     return next((shown(f"{each.type}:{each.resource}") for each in asked if not narrows([each], wide)), "")
 
@@ -134,7 +138,7 @@ def _check_terms(agent: Agent, asked: GrantRequest) -> None:
 
 
 def _identical(agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> Grant | None:
-    """The pending request with the same terms; one past its hour makes way, whether or not the job saw it."""
+    """The pending request with the same terms. One past its hour is expired and not returned."""
     grant = (
         agent.grants.select_related("agent", "service_provider")
         .filter(status=Grant.Status.PENDING, request_digest=asked.digest())
@@ -147,7 +151,7 @@ def _identical(agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -
 
 
 def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: datetime) -> None:
-    """After the first denial 1 h, after the second in a row 4 h, from the third on 24 h; an approval starts anew."""
+    """After a denial 1 h, after two in a row 4 h, from the third on 24 h; an approval resets it."""
     decided = agent.grants.filter(service_provider=service_provider, decided_at__isnull=False)
     last_yes = decided.exclude(status=Grant.Status.DENIED).order_by("-decided_at").first()
     denied = decided.filter(status=Grant.Status.DENIED).order_by("-decided_at")
@@ -171,12 +175,14 @@ def _check_amounts(agent: Agent, now: datetime) -> None:
     _check_hour(Grant.objects.filter(agent=agent), MAX_ASKED_BY_AGENT, now)
     if agent.human_id is None:
         return
-    # Agents of one human ask in parallel too: their common limit needs the common lock (agent, then human).
+    # Agents of one human ask in parallel too, so their common limit needs a common lock. Lock
+    # order: agent, then human.
     Human.objects.select_for_update(no_key=True).get(pk=agent.human_id)
     waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
     if waiting.count() >= MAX_PENDING_PER_HUMAN:
         raise _too_many(waiting.order_by("expires_at").first(), now)
-    # Requests of ended agents do not count, so a person stops a flood by ending the agents behind it.
+    # Requests of revoked agents do not count, so that a human can stop a flood by revoking the
+    # agents behind it.
     alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(agent__status=Agent.Status.REVOKED)
     _check_hour(alive, MAX_ASKED_BY_HUMAN, now)
 
@@ -193,9 +199,9 @@ def _check_hour(grants: QuerySet[Grant], limit: int, now: datetime) -> None:
 
 
 def check_claim_fits(*, agent: Agent, human: Human, now: datetime) -> None:
-    """The human's limit holds for the requests an agent brings along when it is claimed. Inside the claim's transaction.
+    """Apply the human's limit to the requests that an agent brings along when it is claimed.
 
-    Raises TooManyPendingGrantsError.
+    Runs in the claim's transaction. Raises TooManyPendingGrantsError.
     """
     Human.objects.select_for_update(no_key=True).get(pk=human.pk)
     waiting = Grant.objects.waiting(now)

@@ -1,4 +1,4 @@
-"""The life of a grant: decided by a human, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
+"""A grant's life: decided, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,19 +21,19 @@ from agentauth.protocol.identifiers import parse_id
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.token_size import check_token_fits
 
 _STATEMENT_LIFE = timedelta(minutes=5)
-# A used burst is back after a minute, since none is above the uses of a minute. A verifier may not know of the end for 5 s, and the
-# clocks of two hosts differ by at most 10 s.
+# A used burst is back after 60 s, since none is above a minute's uses. A verifier may learn of the
+# end 5 s late, and the clocks of two hosts differ by at most 10 s.
 _RATE_LIFE = timedelta(seconds=90)
 _CHANGED = "This request changed since it was shown. Look at it again."
 
 
 def find_grant(reference: str, *, agent: Agent) -> Grant:
-    """The agent's own grant with this id. Raises NotFoundError, one for unknown and for another's."""
+    """The agent's own grant with this id. Raises the same NotFoundError for unknown and others'."""
     grant = own_grant(reference, agent=agent).select_related("agent__human", "service_provider").first()
     if grant is None:
         raise NotFoundError
@@ -49,9 +49,9 @@ def own_grant(reference: str, *, agent: Agent) -> QuerySet[Grant]:
 
 
 def latest_end(grant: Grant, now: datetime) -> datetime:
-    """The latest end an approval at `now` may give: as asked (or as granted before), never past the manifest.
+    """The latest end an approval at `now` may give: as asked or granted, never past the manifest.
 
-    Whole seconds, since it stands in the signed statement.
+    Whole seconds, because the signed statement contains it.
     """
     asked = grant.valid_until or now + timedelta(seconds=grant.requested_seconds)
     return min(asked, grant.agent.expires_at).replace(microsecond=0)
@@ -67,23 +67,22 @@ def approve_grant(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Approve a pending grant, or one suspended for a changed key, manifest, audience or recovery, as narrowed.
+    """Approve a pending grant, or one that waits for a new signature, on these narrowed terms.
 
-    Called by approvals once the signature over exactly these terms was proved. 1. Agent and service provider are
-    held as they were when the caller read them: their key, manifest, audience or allow-list cannot change between
-    these checks and the commit. 2. The agent is the human's and active, the service provider too. 3. The terms only
-    narrow what was asked. 4. They are still within manifest and allow-list. 5. State and version are swapped, not
-    looked at: of two decisions one wins. The version stays: it is the one that was signed.
-
-    Raises NotFoundError where the agent is another's, InvalidRequestError where the terms widen, GrantChangedError
-    where anything moved since the page was drawn.
+    Approvals calls this with a verified signature over exactly these terms. 1. Agent and service
+    provider are locked and as the caller read them: key, manifest, audience and allow-list cannot
+    change before the commit. 2. The agent is the human's; both are active, and so is the service
+    provider. 3. The terms only narrow the request. 4. Manifest and allow-list still cover them.
+    5. Compare and swap on state and version: of two decisions, one wins. The version stays, because
+    it was signed. Raises NotFoundError if the agent is another's, InvalidRequestError if the terms
+    widen, GrantChangedError if anything changed since the page was rendered.
     """
     with transaction.atomic():
         _hold(grant)  # 1
         _check_decidable(grant, human, now)  # 2
         _check_narrows(grant, capabilities, envelope, valid_until, now)  # 3
         check_within_bounds(grant, capabilities)  # 4
-        # Narrower can be longer: one resource split in many.
+        # Narrower terms can be longer: one resource split into many.
         check_token_fits(grant.service_provider, capabilities, envelope)
         _swap(  # 5
             grant,
@@ -100,12 +99,12 @@ def approve_grant(
         data, personal = _asked(grant) | _given(grant), _texts(grant) | {"capabilities": grant.capabilities}
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
-        # The caller's transaction, which also holds the receipt, is the one that counts.
+        # The commit that counts is that of the caller's transaction, which also holds the receipt.
         transaction.on_commit(lambda: fault_point("approve.after_commit"))
 
 
 def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: datetime) -> None:
-    """Deny a pending grant. Called by approvals once the signed denial, the owner's or an administrator's, was proved.
+    """Deny a pending grant. Approvals calls this with a denial signed by its owner or an admin.
 
     Raises NotFoundError, GrantChangedError as for approval.
     """
@@ -122,9 +121,9 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
 
 
 def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
-    """Take a pending request back; again changes nothing. `reason` where nobody asked for it, in the event.
+    """Withdraw a pending request; again changes nothing. `reason`: why, unless the agent asked.
 
-    Raises InvalidStateError once it was decided or over.
+    Raises InvalidStateError if it was decided or has ended.
     """
     if grant.status == Grant.Status.WITHDRAWN:
         return
@@ -134,9 +133,9 @@ def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | N
 
 
 def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """End an approved or suspended grant for good; once ended, again changes nothing.
+    """End an approved or suspended grant for good; if it has ended already, change nothing.
 
-    Raises InvalidStateError for one that was never approved.
+    Raises InvalidStateError if it was never approved.
     """
     if grant.status in {Grant.Status.REVOKED, Grant.Status.EXPIRED} and grant.capabilities is not None:
         return
@@ -153,11 +152,11 @@ def suspend_grant(
     cause: str = Grant.SuspensionCause.PERSON,
     by_admin: bool = False,
 ) -> None:
-    """Refuse the grant's tokens, those issued so far for good: the version rises.
+    """Refuse the grant's tokens. The version rises, so those issued so far are refused for good.
 
-    One that is suspended already can be suspended further, never less: owner and admin each hold it on their own, an
-    admin whatever its cause, and a cause that needs a signature takes the place of a person's word. Raises
-    InvalidStateError for any other.
+    A suspended grant can be suspended further, never less: owner and admin suspend it separately,
+    the admin whatever its cause, and a cause that needs a signature replaces a person's suspension.
+    Raises InvalidStateError otherwise.
     """
     status, causes = grant.status_at(now), Grant.SuspensionCause
     by_owner = cause == causes.PERSON and not by_admin
@@ -181,17 +180,18 @@ def suspend_grant(
 
 
 def raise_version(*, grant: Grant, cause: str, actor: Actor, now: datetime) -> None:
-    """Refuse the tokens issued so far, since what the grant rests on changed; the agent gets new ones at once."""
+    """Refuse tokens issued so far: what the grant rests on changed. New ones are given at once."""
     with transaction.atomic():
         _swap(grant, version=F("version") + 1)
         _record(kinds.GRANT_VERSION_RAISED, grant, actor, now, reason=cause, data={"version": grant.version})
 
 
 def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = False) -> None:
-    """Lift this party's suspension; what the other party holds, or what needs a new signature, goes on waiting.
+    """Lift this party's suspension, not the other party's, nor one that needs a signature.
 
-    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError where this
-    party did not suspend it, GrantChangedError where it was suspended or resumed since the caller read it.
+    Approvals calls this with a verified signature over exactly this suspension. Raises
+    InvalidStateError if this party did not suspend it, GrantChangedError if it was suspended or
+    resumed since the caller read it.
     """
     with transaction.atomic():
         held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
@@ -222,9 +222,10 @@ def not_yours_to_resume(row: Agent | Grant) -> str:
 
 
 def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[str, Any]) -> None:
-    """Approve again, on its old terms, what a restore suspended. Called by approvals with the proof, which `data` names.
+    """Approve again, on its old terms, what a restore suspended. `data` names approvals' proof.
 
-    Raises GrantChangedError where it waits for anything else, or rests on what is not active or allows less by now.
+    Raises GrantChangedError if it waits for anything else, or if what it depends on is inactive or
+    allows less now.
     """
     with transaction.atomic():
         _hold(grant)
@@ -241,10 +242,10 @@ def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[st
 
 
 def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """Withdraw what the agent still asks for, since it has ended. Inside the caller's transaction.
+    """Withdraw the ended agent's pending requests, in the caller's transaction.
 
-    One that was decided or withdrawn meanwhile stays as it is: an agent must not stop its own revocation by
-    withdrawing at the right moment.
+    A request decided or withdrawn meanwhile is skipped: else an agent could stop its own revocation
+    by withdrawing at the right moment.
     """
     for grant in agent.grants.filter(status=Grant.Status.PENDING).select_related("agent"):
         with suppress(InvalidStateError):
@@ -252,28 +253,28 @@ def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
 
 
 def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """Record that the grant is past its end. Raises InvalidStateError if it is not, or somebody was first."""
+    """Record that the grant is past its end. Raises InvalidStateError if not, or if changed."""
     if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
         raise InvalidStateError("This grant has not come to its end.")
     _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
 
 
 def narrowed_members(grant: Grant) -> list[str]:
-    """What the human changed: `capabilities`, `envelope.<member>`, `valid_until`; empty until approved."""
+    """What the human narrowed: `capabilities`, `envelope.<member>`, `valid_until`; or nothing."""
     if grant.capabilities is None or grant.envelope is None or grant.decided_at is None:
         return []
     asked, given = grant.requested_envelope, grant.envelope
     names = ["capabilities"] if grant.capabilities != grant.requested_capabilities else []
     names += [f"envelope.{name}" for name in sorted({*asked, *given}) if asked.get(name) != given.get(name)]
     full = grant.decided_at + timedelta(seconds=grant.requested_seconds)
-    # The statement is made a moment before the decision is recorded: a few minutes are no narrowing.
+    # The statement is made up to 5 minutes before the decision is recorded: that is no narrowing.
     if grant.valid_until and grant.valid_until + _STATEMENT_LIFE < min(full, grant.agent.expires_at):
         names.append("valid_until")
     return names
 
 
 def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> None:
-    """The terms are covered by the manifest and the allow-list as they are now. Raises GrantChangedError."""
+    """Check that the present manifest and allow-list cover the terms. Raises GrantChangedError."""
     manifest = parse_capabilities(grant.agent.capabilities)
     allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
     if not narrows(capabilities, manifest) or not narrows(capabilities, allowed):
@@ -281,10 +282,10 @@ def check_within_bounds(grant: Grant, capabilities: Sequence[Capability]) -> Non
 
 
 def _hold(grant: Grant) -> None:
-    """Lock agent and service provider until the commit, and see that they are what the caller read and we wrote, the provider
-    active.
+    """Lock agent and service provider; both must be as read and sealed, the provider active.
 
-    Else a rotation between the look and the swap would make the grant good for a key that nobody signed for (AP-2).
+    Else a key rotation between this check and the swap would give the grant to a key that no human
+    signed for (AP-2). Raises GrantChangedError.
     """
     agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
     provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
@@ -294,7 +295,7 @@ def _hold(grant: Grant) -> None:
 
 
 def _follows_another(grant: Grant, now: datetime) -> bool:
-    """Whether a grant of the same agent at the same service provider ended so lately that its rate may still be in use."""
+    """Whether a grant of this agent here ended so recently that its rate may still be in use."""
     since = now - _RATE_LIFE
     ended = Q(ended_at__gt=since) | Q(valid_until__gt=since, valid_until__lte=now)
     others = Grant.objects.filter(agent=grant.agent_id, service_provider=grant.service_provider_id)
@@ -330,11 +331,11 @@ def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
 
 
 def _swap(grant: Grant, **changes: Any) -> None:
-    """Change the row only as it was read: same state, same version. Zero rows means somebody was first."""
+    """Change the row only if state and version are as read. Raises GrantChangedError otherwise."""
     unchanged = Grant.objects.filter(pk=grant.pk, status=grant.status, version=grant.version)
     if not unchanged.update(**changes):
         raise GrantChangedError(_CHANGED)
-    # What the caller holds follows the row; its agent and service provider stay loaded.
+    # Reload only these fields: the loaded agent and service provider stay.
     grant.refresh_from_db(fields=[*changes])
 
 
@@ -381,7 +382,7 @@ def _record(
     data: Mapping[str, Any] | None = None,
     personal: Mapping[str, Any] | None = None,
 ) -> None:
-    # One that was never approved is nothing a verification rests on.
+    # No verification depends on a grant that was never approved.
     if grant.capabilities is not None:
         publish_change(Subject.GRANT, grant.pk, now=now)
     record(

@@ -1,4 +1,4 @@
-"""One answer per (caller, route, Idempotency-Key), written in the transaction of the act it answers."""
+"""One answer per (caller, route, Idempotency-Key), stored in the transaction of its act."""
 
 import hashlib
 import re
@@ -18,7 +18,8 @@ from registry.models import IdempotencyRecord
 
 KEPT_FOR = timedelta(hours=24)
 _ROUTE_CHARACTERS = 80
-# Visible ASCII without the comma: by it servers join two header lines, and which of them names the act?
+# Visible ASCII without the comma: servers join two header lines with a comma, and then it is
+# unclear which of the two keys names the act.
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 _LOCK_NOT_AVAILABLE = "55P03"
 _INSERT = (
@@ -29,9 +30,9 @@ _INSERT = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an act answers: HTTP status, JSON body without any secret, and the token it issued, if it did.
+    """The answer to an act: HTTP status, JSON body without secrets, and the issued token, if any.
 
-    Secrets (a claim's link and code, a token) are added when the answer is rendered and never stored here.
+    Secrets (a claim's link and code, a token) are added at rendering and never stored here.
     """
 
     status: int
@@ -40,7 +41,7 @@ class Answer:
 
 
 def check_key(key: str) -> None:
-    """Refuse what is no Idempotency-Key of a header. Raises InvalidRequestError."""
+    """Refuse what is not a valid Idempotency-Key. Raises InvalidRequestError."""
     if not _KEY.fullmatch(key):
         raise InvalidRequestError("Idempotency-Key must be 1 to 255 visible ASCII characters.")
 
@@ -48,26 +49,31 @@ def check_key(key: str) -> None:
 def run_once(
     *, caller: str, route: str, key: str | None, body_sha256: bytes, now: datetime, act: Callable[[], Answer]
 ) -> Answer:
-    """Run `act` in one transaction with the row that remembers its answer for 24 h; without `key` just run it.
+    """Run `act` in one transaction with the row that keeps its answer for 24 h.
 
-    1. The row goes in first: a second call with the same key waits on it (docs/protocol.md section 0: up to 1.6 s,
-       the database's lock timeout). 2. Then the act. 3. Then its answer goes into the row, and both commit
-       together. A refusal rolls both back, so it is not remembered: the next call is judged anew.
+    Without `key`, run it in a transaction only.
+    1. Insert the row. A second call with the same key waits for it, up to the database's lock
+       timeout of 1.6 s (docs/protocol.md section 0).
+    2. Run `act`.
+    3. Store its answer in the row; both commit together. A refusal rolls both back and so is not
+       remembered: the next call is judged anew.
 
-    Raises InvalidRequestError for a key outside 1–255 visible ASCII characters, IdempotencyMismatchError where
-    the body differs, IdempotencyInProgressError where the first call did not end in time; and what `act` raises.
+    Raises InvalidRequestError for a key outside 1–255 visible ASCII characters,
+    IdempotencyMismatchError if the body differs, IdempotencyInProgressError if the first call did
+    not end in time; and what `act` raises.
     """
     if key is None:
         with transaction.atomic():
             return act()
     check_key(key)
     if len(route) > _ROUTE_CHARACTERS:
-        # A path is the caller's to choose, and no id of ours is that long: PostgreSQL would answer with an error.
+        # The caller chose the path, and no path with an id of ours is that long. Unhashed, it would
+        # make PostgreSQL raise an error.
         route = hashlib.sha256(route.encode()).hexdigest()
     scope = {"caller": caller, "route": route, "key": key}
     with transaction.atomic():
         if not _claim(caller, route, key, body_sha256, now):
-            # The row may have expired, or its cleaner be at it: then it is ours after all.
+            # The row may have expired, or expiry may be deleting it: then the key is free.
             IdempotencyRecord.objects.filter(**scope, expires_at__lte=now).delete()
             if not _claim(caller, route, key, body_sha256, now):
                 return _remembered(IdempotencyRecord.objects.get(**scope), body_sha256)
@@ -79,7 +85,10 @@ def run_once(
 
 
 def _claim(caller: str, route: str, key: str, body_sha256: bytes, now: datetime) -> bool:
-    """Insert the row; False where another call was first, once that one has committed."""
+    """Insert the row; False if another call was first and has committed.
+
+    Raises IdempotencyInProgressError if the other call is still running.
+    """
     times = [connection.ops.adapt_datetimefield_value(at) for at in (now, now + KEPT_FOR)]
     try:
         with connection.cursor() as cursor:
@@ -88,16 +97,17 @@ def _claim(caller: str, route: str, key: str, body_sha256: bytes, now: datetime)
     except OperationalError as error:
         if not waited_too_long(error):
             raise
-        # Whether the first call's act will be done is not known yet: the honest answer is to ask again.
+        # The outcome of the first call is not known yet, so the caller must retry.
         raise IdempotencyInProgressError(
             "The first call with this Idempotency-Key is still running. Ask again in a moment."
         ) from error
 
 
 def waited_too_long(error: OperationalError) -> bool:
-    """Whether PostgreSQL's lock_timeout ran out while another held the row; else the database itself is in trouble.
+    """Whether PostgreSQL's lock_timeout ran out while another transaction held the row.
 
-    SQLite has waited for the writer before any statement.
+    Any other error is a problem of the database. Never on SQLite, which waits for its one writer
+    before any statement.
     """
     return getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 

@@ -1,11 +1,13 @@
-"""Whether this process may act for the installation: its settings match those recorded for all processes.
+"""Whether this process may act: its settings match those recorded for all processes.
 
-A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the others. So one row holds a
-fingerprint of the settings that must agree. Each process compares its own settings with it before it serves
-(agentauth/startup.py) and at every read of the verifier's home, at most a second apart (`verifier.services.home.look`).
-One command changes the row, with an event in the log.
+A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the
+others. So one row holds a fingerprint of the settings that must agree. Each process compares its
+own settings with it before it serves (agentauth/startup.py) and at every read of the verifier's
+home, at most a second apart (`verifier.services.epochs.look`). One command changes the row, with an
+event in the log.
 
-The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only whether two are equal.
+The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only
+whether two are equal.
 """
 
 import hashlib
@@ -29,12 +31,14 @@ from registry import release
 from registry.models import Installation, Token
 from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
 
-# The columns that every read of the verifier's home returns, each as `installation_<name>`. Add others that may stop a process.
+# The columns that every read of the verifier's home returns, each as `installation_<name>`. Add any
+# other column that may stop a process.
 LOOKED_AT: Final = ("fingerprint", "release")
 NOT_RECORDED: Final = "no settings are recorded for this installation"
 _ID_LABEL: Final = b"agentauth/fingerprint/v1"
 _ID_CHARACTERS: Final = 16
-# A process may hold more of these keys than are recorded, so that a new key can be distributed before any process uses it.
+# A process may hold more of these keys than are recorded, so that a new key can be distributed
+# before any process uses it.
 _KEYS: Final = frozenset({"SECRET_KEY", "SUBJECT_KEY"})
 
 Fingerprint = Mapping[str, Any]
@@ -49,12 +53,16 @@ class _Row(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Why this process may not act: `told` is for callers; `reason` is for operators and says what to do; `check` is the failing check of readiness."""
+    """Why this process may not act.
+
+    `told` is for callers. `reason` is for operators and says what to do. `check` is the failing
+    check of readiness.
+    """
 
     told: str
     reason: str
     check: str = "configuration"
-    # It is expected for a moment after a start, and no operator need act.
+    # Expected for a moment after a start; no operator need act.
     passes: bool = False
 
 
@@ -69,7 +77,7 @@ def halt(row: _Row) -> Halt | None:
     if reason := release_disagreement(row.installation_release):
         return Halt("This process runs a release that does not match the database.", reason)
     if reason := disagreement(row.installation_fingerprint):
-        return Halt("This process is not set up as the others are.", reason)
+        return Halt("This process has other settings than the rest of the installation.", reason)
     return None
 
 
@@ -79,14 +87,15 @@ def is_database_ahead() -> bool:
 
 
 def release_disagreement(recorded: int | None) -> str | None:
-    """Why this code may not run on the database's release; None if it may, or if nothing is recorded."""
+    """Why this code may not run on the database's release; None if it may or none is recorded."""
     return None if recorded is None else release.disagreement(recorded)
 
 
 def disagreement(recorded: Fingerprint | None) -> str | None:
-    """How this process's settings differ from those `recorded` (None: nothing is recorded); None if they agree.
+    """How this process's settings differ from those `recorded` (None: nothing is); None if equal.
 
-    Development needs no record: there is one process, or `manage.py serve` starts all with the same settings.
+    Development needs no record: there is one process, or `manage.py serve` starts all with the
+    same settings.
     """
     if recorded is None:
         return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run `{settings.COMMAND} record_settings`"
@@ -100,7 +109,7 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
 
 
 def fingerprint() -> dict[str, Any]:
-    """The settings of this process that all processes must share, by variable. Contains no secret."""
+    """This process's settings that all processes must share, by variable. Contains no secret."""
     return {
         "PUBLIC_URL": settings.ISSUER,
         # The first key signs; the others are only accepted.
@@ -114,7 +123,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def different(recorded: Fingerprint, own: Fingerprint) -> list[str]:
-    """The names of the settings that keep a process with `own` from acting beside others that have what is `recorded`.
+    """Names of the settings with which a process with `own` may not act beside the `recorded` ones.
 
     A process must hold every recorded key, and its first key must be a recorded one.
     """
@@ -128,7 +137,7 @@ def _agrees(name: str, recorded: Any, own: Any) -> bool:
 
 
 def key_id(secret: bytes) -> str:
-    """64 bits that identify a secret and reveal nothing about it, provided that it cannot be guessed."""
+    """64 bits that identify a secret and, if it cannot be guessed, reveal nothing about it."""
     return hmac.new(secret, _ID_LABEL, hashlib.sha256).hexdigest()[:_ID_CHARACTERS]
 
 
@@ -143,7 +152,7 @@ def redis_place(url: str) -> str:
 
 
 def store_place(uri: str) -> str:
-    """The location of the store, without its options: scheme, place and endpoint; `none` for no URI."""
+    """The location of the store: scheme, place and endpoint, no options; `none` for no URI."""
     if not uri:
         return "none"
     parts = urlsplit(uri)
@@ -152,10 +161,11 @@ def store_place(uri: str) -> str:
 
 
 def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) -> list[str]:
-    """Record this process's settings for all processes, with an event; returns the names of new and changed ones.
+    """Record this process's settings for all; returns the names of new and changed ones.
 
-    The first run records all of them. Later, only those in `change` may differ, so that a second, wrong setting does not
-    slip in with the intended one. Raises InvalidStateError, which names the other differences.
+    Writes an event. The first run records all of them. Later, only those in `change` may differ, so
+    that a second, wrong setting does not slip in with the intended one. Raises InvalidStateError,
+    which names the other differences.
     """
     own = fingerprint()
     with transaction.atomic():
@@ -190,10 +200,10 @@ def _keep_seals() -> None:
 
 
 def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
-    """Refuse to drop or change a version of the subject key that a `sub` was made with. Raises InvalidStateError.
+    """Refuse to drop or change a subject key version that made a `sub`. Raises InvalidStateError.
 
-    `old` is None if none was recorded. Then every person with a token has a `sub` of the version `legacy`, and processes of
-    a version without recorded settings may still run and make more.
+    `old` is None if none was recorded. Then every person with a token has a `sub` of the version
+    `legacy`, and processes of a version without recorded settings may still run and make more.
     """
     first = own[0].partition("=")[0]
     if old is None:
@@ -210,7 +220,10 @@ def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
 
 
 def _check_legacy(first: str) -> None:
-    """See that the first version is `legacy` and makes the `sub` of the newest token. Raises InvalidStateError."""
+    """Check that the first version is `legacy` and makes the `sub` of the newest token.
+
+    Raises InvalidStateError.
+    """
     if first != LEGACY:
         raise InvalidStateError(
             "Existing tokens have a `sub` made with SECRET_KEY. First record the settings without SUBJECT_KEY, or with its version"

@@ -1,4 +1,4 @@
-"""The log's verifier keys, under the name that each signs by."""
+"""The log's verifier keys, each under the name for which it signs."""
 
 from django.utils import timezone
 
@@ -10,9 +10,10 @@ from kms.services import verification_keys
 
 
 def audit_vkeys() -> list[str]:
-    """The log's verifier keys (c2sp.org/signed-note), retired ones for ever; its name is `<host>/v1/audit`.
+    """The log's verifier keys (c2sp.org/signed-note), including all retired ones.
 
-    After a restore it has another name and other keys (docs/protocol.md section 9), and each name has only its own.
+    The log's name is `<host>/v1/audit`. After a restore it has another name and other keys
+    (docs/protocol.md section 9), and each name has only its own keys.
     """
     keys = verification_keys(purpose="audit", now=timezone.now())
     made = dict(Key.objects.filter(kid__in=keys).values_list("kid", "published_at"))

@@ -1,4 +1,7 @@
-"""Names that look like one we vouch for: services, this registry, a human's other agents (UTS #39, docs/protocol.md section 5)."""
+"""Find names that look like a service provider's, this registry's or another agent's.
+
+UTS #39; docs/protocol.md section 5.
+"""
 
 import unicodedata
 from collections import defaultdict
@@ -13,28 +16,30 @@ from agentauth.protocol.errors import InvalidRequestError
 from registry.models import Agent, Human, ServiceProvider
 
 REGISTRY_NAME = "AgentAuth"
-# Latin goes with each of these, as Japanese, Chinese and Korean are written (UTS #39 section 5.2, highly restrictive).
+# Scripts written together, as in Japanese, Chinese and Korean (UTS #39 section 5.2, highly
+# restrictive).
 _WRITTEN_TOGETHER = (
     frozenset({"LATIN", "HAN", "HIRAGANA", "KATAKANA"}),
     frozenset({"LATIN", "HAN", "BOPOMOFO"}),
     frozenset({"LATIN", "HAN", "HANGUL"}),
 )
-# Read as a word of a sentence, not as a name: “Nobody may spend …” says the opposite of what it grants. Sentences
-# have a subject of their own and quote names, so this list is short; it is compared as names are that look alike.
+# Read as a word of a sentence, not as a name: “Nobody may spend …” says the opposite of what it
+# grants. Our sentences have a subject of their own and quote names, so this short list is enough.
+# Names that look like one of these are refused too.
 _WORDS = (
     "nobody", "no one", "none", "nothing", "no agent", "anybody", "anyone", "everybody", "everyone", "somebody", "someone",
     "you", "the agent", "this agent", "an agent", "your agent", "the service", "this service",
 )  # fmt: skip
 _ADDRESS = "you"
 _NO_SCRIPT = frozenset({"COMMON", "INHERITED"})
-# Box drawings: symbols by their category, drawn as a dash is.
+# Box drawings: symbols by category, but drawn like a dash.
 _LINES = frozenset("\u2500\u2501")
-# The table writes letters of right-to-left scripts between two of these.
+# The table puts letters of right-to-left scripts between two of these.
 _LEFT_TO_RIGHT_MARK = "\u200e"
 
 
 class Whose(StrEnum):
-    """Whose name it looks like; `alphabets` where it looks like nobody's, but is made as such names are."""
+    """Whose name it looks like; `alphabets`: no known one, but it mixes alphabets as fakes do."""
 
     SERVICE = "service"
     REGISTRY = "registry"
@@ -44,7 +49,7 @@ class Whose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """One reason to look at an agent's name twice: the name it resembles, and whether it is that very name."""
+    """One reason to check an agent's name: the name it resembles, and whether it is identical."""
 
     whose: Whose
     name: str = ""
@@ -52,14 +57,14 @@ class Likeness:
 
 
 def likenesses(agent: Agent, human: Human | None) -> list[Likeness]:
-    """What the agent's name resembles, for the human who decides about it; mostly nothing.
+    """What the agent's name resembles, for the human who decides about it; usually nothing.
 
-    Two queries: service providers that are not revoked, and the human's other agents that are not.
+    Two queries: service providers and the human's other agents, both without revoked ones.
     """
     found = [each for each in _vouched_for(agent, human) if each.exact or look_alike(agent.name, each.name)]
     if mixes_alphabets(agent.name):
         found.append(Likeness(Whose.ALPHABETS))
-    # Two agents of one name are one reason.
+    # Two agents with the same name are one reason.
     return list(dict.fromkeys(found))
 
 
@@ -75,14 +80,14 @@ def _vouched_for(agent: Agent, human: Human | None) -> Iterator[Likeness]:
 
 
 def look_alike(one: str, other: str) -> bool:
-    """Whether a hurried eye takes one name for the other."""
+    """Whether a hurried reader could take one name for the other."""
     return _picture(one) == _picture(other) != ""
 
 
 def check_is_no_word(name: str, where: str = "name") -> None:
-    """See that a name does not read as a word of our sentences, nor as one said to the reader (section 5).
+    """Refuse a name that reads as a word of our sentences, or as addressing the reader.
 
-    Raises InvalidRequestError naming `where`.
+    See docs/protocol.md section 5. Raises InvalidRequestError naming `where`.
     """
     words = {_picture(word) for word in _WORDS}
     if _picture(name) in words or _picture(name.split(maxsplit=1)[0]) == _picture(_ADDRESS):
@@ -90,7 +95,7 @@ def check_is_no_word(name: str, where: str = "name") -> None:
 
 
 def mixes_alphabets(name: str) -> bool:
-    """Whether letters of alphabets that are not written together stand in one name, such as Latin and Cyrillic."""
+    """Whether a name mixes alphabets that are not written together, such as Latin and Cyrillic."""
     from confusable_homoglyphs.categories import unique_aliases  # with its table, see `_prototypes`
 
     scripts = frozenset(unique_aliases(name)) - _NO_SCRIPT
@@ -99,11 +104,12 @@ def mixes_alphabets(name: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def _picture(name: str) -> str:
-    """What is left of a name in a hurried eye; names with the same picture look alike.
+    """A name as a hurried reader sees it; names with the same picture look alike.
 
-    The skeleton of UTS #39, made small and drawn again: a capital may look like a letter its small form does not.
-    i and l are one, since capital I is like both. Spaces and punctuation fall out, before as well, since the table draws
-    a dash as a letter: another hyphen is not seen.
+    The UTS #39 skeleton, lower-cased, and its skeleton again: a capital may look like a letter that
+    its small form does not resemble. i and l count as one, since capital I looks like both. Spaces
+    and punctuation are removed, before and after: the table maps a dash to a letter, so an
+    extra hyphen, which readers overlook, would make a difference.
     """
     return _without_punctuation(_skeleton(_skeleton(_without_punctuation(name)).casefold()).replace("i", "l"))
 
@@ -113,7 +119,7 @@ def _without_punctuation(text: str) -> str:
 
 
 def _skeleton(text: str) -> str:
-    """UTS #39 section 4, over NFKD: each character by the one it looks like, full-width and ornate ones too."""
+    """UTS #39 section 4, over NFKD: each character becomes the one it looks like."""
     table = _prototypes()
     drawn = "".join(table.get(each, each) for each in unicodedata.normalize("NFKD", text))
     return unicodedata.normalize("NFKD", drawn)
@@ -121,13 +127,13 @@ def _skeleton(text: str) -> str:
 
 @cache
 def _prototypes() -> dict[str, str]:
-    """Character to what it looks like, from Unicode's confusables.txt as `confusable-homoglyphs` brings it.
+    """Character to what it looks like, from Unicode's confusables.txt in `confusable-homoglyphs`.
 
-    There each pair stands in both directions: the one that many others look like is in the middle, and of a pair
-    by itself either will do, as long as it is always the same. What looks like several characters, as m does like
-    rn, is never in the middle.
+    The package lists each pair in both directions. Of a group, the prototype is the character that
+    the most others look like; of a lone pair either will do, as long as it is always the same one.
+    A character that looks like several, as m looks like rn, is never a prototype.
     """
-    # Ten megabytes: for processes that draw pages, not for those that verify.
+    # Ten megabytes: loaded only by processes that render pages, not by those that verify.
     from confusable_homoglyphs.confusables import confusables_data
 
     like: dict[str, set[str]] = defaultdict(set)
@@ -141,5 +147,5 @@ def _prototypes() -> dict[str, str]:
         middle = max({one, *others}, key=lambda each: (len(each), len(like[each]), each))
         if len(one) == 1:
             table[one] = middle
-    # What looks like several may hold the one of a pair that we did not choose.
+    # A prototype of several characters may contain the half of a pair that was not chosen.
     return {one: "".join(table.get(each, each) for each in picture) for one, picture in table.items()}

@@ -1,4 +1,4 @@
-"""The manifest an agent stands under: what a row keeps of it, when two say the same, and how a later one takes over."""
+"""Manifests: what an agent's row keeps of one, and how a later one replaces it."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent
 from registry.services.grant_changes import follow_new_manifest
 from registry.services.lookalikes import check_is_no_word
@@ -39,7 +39,7 @@ def manifest_fields(manifest: VerifiedManifest) -> dict[str, Any]:
 
 
 def manifest_facts(agent: Agent) -> dict[str, Any]:
-    """The part of an event that says which manifest an agent stands under, without what its owner or maker wrote."""
+    """The facts of an agent's manifest for an event, without text by its owner or maker."""
     return {
         "jkt": agent.jkt,
         "manifest_sha256": agent.manifest_sha256,
@@ -48,7 +48,7 @@ def manifest_facts(agent: Agent) -> dict[str, Any]:
 
 
 def manifest_texts(agent: Agent) -> dict[str, Any]:
-    """The part that is committed to, and erased with the person."""
+    """The texts for an event, which only commits to them; they are erased with the human."""
     return {
         "name": agent.name,
         "description": agent.description,
@@ -58,14 +58,17 @@ def manifest_texts(agent: Agent) -> dict[str, Any]:
 
 
 def check_origin(manifest: VerifiedManifest) -> None:
-    """The origin its model claims is on the operator's list, if there is one. Raises ManifestError."""
+    """Check that the claimed model origin is one the operator trusts, if there is a list.
+
+    Raises ManifestError.
+    """
     trusted = settings.TRUSTED_MODEL_ORIGINS
     if trusted and manifest.model_origin not in trusted:
         raise ManifestError("model_origin: this registry does not take agents of this origin.")
 
 
 def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
-    """Whether name, description, origin and capabilities are the agent's present ones; times and `jti` aside."""
+    """Whether name, description, origin and capabilities are the agent's; ignores the rest."""
     return (
         agent.name == manifest.name
         and agent.description == manifest.description
@@ -75,7 +78,7 @@ def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
 
 
 def check_name(manifest: VerifiedManifest) -> None:
-    """The agent's name reads as a name. Raises ManifestError."""
+    """Check that the agent's name does not read as a word. Raises ManifestError."""
     try:
         check_is_no_word(manifest.name)
     except InvalidRequestError as error:
@@ -83,12 +86,16 @@ def check_name(manifest: VerifiedManifest) -> None:
 
 
 def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, now: datetime) -> Agent:
-    """Put the agent under a later manifest, and return it as it then is (docs/protocol.md section 5).
+    """Replace the agent's manifest by a later one; returns the agent (docs/protocol.md section 5).
 
-    1. The row is locked: what follows judges and changes one state. 2. Suspended and revoked agents may not; an
-    expired one returns to what it was. 3. Signed by the present key, of a trusted origin. 4. The present manifest again changes nothing.
-    5. Issued after the present one: a captured older one cannot be put back. 6. The row. 7. Where it says something
-    else, the grants follow it: not covered is suspended, the rest needs new tokens. A new life alone kills nothing.
+    1. Lock the row, so that everything below is about one state.
+    2. Suspended and revoked agents may not; an expired one becomes what it was before.
+    3. The present key signed it, and its origin is trusted.
+    4. Sending the present manifest again changes nothing.
+    5. It was issued after the present one: a captured older one cannot be put back.
+    6. Write the row.
+    7. If the contents changed, suspend the grants that are not covered; the others need new tokens.
+       A mere renewal touches no grant.
 
     Raises InvalidClientError, AgentInactiveError (2), ManifestError (3), InvalidStateError (5).
     """
@@ -98,7 +105,7 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
         if manifest.jkt != agent.jkt:  # 3
             raise ManifestError("The manifest must be signed with the agent's present key.")
         check_origin(manifest)
-        # One that was registered before there was this rule may go on renewing.
+        # An agent registered before this rule may keep its name and renew.
         if manifest.name != agent.name:
             check_name(manifest)
         if manifest.compact == agent.manifest:  # 4
@@ -134,7 +141,7 @@ def _check_may_replace(agent: Agent) -> None:
 
 
 def _issued_at(agent: Agent) -> int:
-    """When the present manifest was signed. It was verified when it came in, so it is only read here."""
+    """When the present manifest was signed. It was verified on arrival, so it is only read here."""
     issued_at = read_object(parse_compact(agent.manifest).payload)["iat"]
     if not isinstance(issued_at, int):
         raise TypeError("a stored manifest has no iat")

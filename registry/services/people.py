@@ -1,4 +1,4 @@
-"""Humans: how they come to exist, are suspended, resumed and end. Their passkeys and sessions belong to approvals."""
+"""Humans: created, suspended, resumed, recovered, deleted. Approvals has passkeys and sessions."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,7 +14,7 @@ from agentauth.protocol.manifest import check_display_name
 from agentauth.protocol.windows import parse_zone
 from audit import kinds
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.agents import revoke_agent
 from registry.services.grants import revoke_grant, suspend_grant
@@ -25,7 +25,10 @@ _ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
 def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime) -> Human:
-    """A new active human without a passkey yet. Raises InvalidRequestError for a bad or taken address or name."""
+    """A new active human, without a passkey yet.
+
+    Raises InvalidRequestError for a bad name, or a bad or taken address.
+    """
     check_email(email)
     check_display_name(name)
     check_is_no_word(name)
@@ -38,7 +41,7 @@ def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor,
                     human.set_seal()
                 human.save(force_insert=True)
         except IntegrityError as error:
-            raise InvalidRequestError("Somebody already has this e-mail address.") from error
+            raise InvalidRequestError("This e-mail address is already in use.") from error
         record(
             kind=kinds.HUMAN_CREATED,
             actor=actor,
@@ -51,7 +54,7 @@ def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor,
 
 
 def check_email(email: str) -> None:
-    """An e-mail address, and one our column holds. Raises InvalidRequestError."""
+    """Check that it is an e-mail address and fits the column. Raises InvalidRequestError."""
     try:
         validate_email(email)
     except ValidationError as error:
@@ -61,10 +64,11 @@ def check_email(email: str) -> None:
 
 
 def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """End the human's sessions and unspent enrolment codes, and refuse their agents' tokens until resumed.
+    """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
 
-    What else they began is the caller's to end. Raises InvalidStateError, also for the last admin who could sign in: nobody could resume them but an admin whom an operator
-    invites (`manage.py setup_link`).
+    The caller ends whatever else they began. Raises InvalidStateError if the human is not active,
+    or is the last admin who can sign in: then only an admin whom an operator invites
+    (`manage.py setup_link`) could resume them.
     """
     with transaction.atomic():
         if not even_last_admin:
@@ -76,7 +80,8 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
 def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
     """Lift the suspension that the caller read; sessions that were ended stay ended.
 
-    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError.
+    Approvals calls this with a verified signature over exactly this suspension. Raises
+    InvalidStateError.
     """
     read = human.session_epoch
     _move(
@@ -94,38 +99,40 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
     """Sign the human out everywhere at once."""
     with transaction.atomic():
         Human.objects.filter(pk=human.pk).update(session_epoch=F("session_epoch") + 1)
-        # Presence ends with the sessions.
+        # The human's presence ends with the sessions.
         publish_change(Subject.HUMAN, human.pk, now=now)
         record(kind=kinds.HUMAN_SESSIONS_ENDED, actor=actor, at=now, human_id=human.id)
     human.refresh_from_db()
 
 
 def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
-    """End what stands on passkeys that are lost or stolen, inside the caller's transaction, which makes new ones.
+    """End what depends on lost or stolen passkeys, in the caller's transaction that adds new ones.
 
-    Sessions and unspent enrolment codes end; every grant waits for a new signature, whoever suspended it before.
+    Sessions and unspent enrolment codes end. Every grant needs a new signature, even one
+    that was suspended before.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    # In the order in which every change of many grants takes them (grant_changes.py).
+    # In id order, as in every change of many grants (grant_changes.py), so that none deadlock.
     grants = Grant.objects.filter(agent__human=human, status__in=held).select_related("agent").order_by("id")
     for grant in grants:
-        # Past its end, or waiting for a signature already.
+        # Past its end, or already waiting for a signature.
         with suppress(InvalidStateError):
             suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
-    # After agents and grants, as everywhere.
+    # Lock order: humans after agents and grants.
     end_sessions(human=human, actor=actor, now=now)
     _end_enrolment_codes(human, now)
 
 
 def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
-    """End the human for good: agents, grants, codes and sessions end, name and address go; the row and its id stay.
+    """Delete the human for good: end agents, grants, codes and sessions, blank name and address.
 
-    Receipts and events refer to that id. The caller deletes passkeys and openings of events, in the same transaction.
-    Raises InvalidStateError if done before, for the last admin who can sign in, and if an agent was added meanwhile.
+    The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
+    and openings of events, in the same transaction. Raises InvalidStateError if the human is
+    deleted already, is the last admin who can sign in, or got another agent meanwhile.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
-        # Agent, grants, human: as requests, approvals and rotations take them, so that none waits for the other in a ring.
+        # Lock order: agent, grants, human, as in requests, approvals and rotations: no deadlock.
         for agent in Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id"):
             for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
@@ -148,8 +155,8 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
         if not gone:
             raise InvalidStateError("This human is deleted already.")
         EnrolmentCode.objects.filter(human=human).delete()
-        # One that was enrolled or claimed since the agents were locked would keep its texts. Nobody can add another now:
-        # its codes are gone, and a claim waits for the human's row.
+        # An agent enrolled or claimed after the agents were locked would keep its texts. No other
+        # can be added now: the codes are gone, and a claim waits for the human's row.
         if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
             raise InvalidStateError(
                 "An agent was added to this account meanwhile. Nothing was deleted: try again."
@@ -160,7 +167,7 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
 
 
 def refuse_to_delete(human: Human) -> None:
-    """Raise InvalidStateError where `delete_human` would, as the rows are now; nothing is locked."""
+    """Raises InvalidStateError if `delete_human` would, as the rows are now. Locks nothing."""
     if human.status == Human.Status.DELETED:
         raise InvalidStateError("This human is deleted already.")
     _refuse_last_admin(human, Human.objects.filter(_ACTIVE_ADMIN), "deleted")
@@ -176,13 +183,13 @@ def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) ->
 
 
 def _end_enrolment_codes(human: Human, now: datetime) -> None:
-    """Once the human is locked: one that was being made is there by then."""
+    """Needs the human's row locked: then a code that was just being made is visible."""
     EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(expires_at=now)
 
 
 def _keep_an_admin(human: Human, what: str) -> None:
-    # Held together: two admins who end each other at once would leave none. And the human with them, since people are
-    # locked in one order.
+    # Lock all admins: two who end each other in parallel would leave none. Lock the human in the
+    # same query, because humans are locked in id order.
     chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_ADMIN).order_by("id")
     held = chosen.select_for_update(no_key=True)
     _refuse_last_admin(human, [each for each in held if each.is_staff and each.is_active], what)

@@ -1,4 +1,4 @@
-"""How fast a pending grant may be asked for (RFC 8628 section 3.5)."""
+"""How often a pending grant may be polled (RFC 8628 section 3.5)."""
 
 from datetime import datetime, timedelta
 
@@ -10,9 +10,9 @@ MAX_INTERVAL_SECONDS = 60
 
 
 def note_poll(*, grant: Grant, now: datetime) -> None:
-    """Remember that the grant was asked for at `now`; too soon after the last time makes the interval longer.
+    """Record a poll at `now`; one too soon after the last makes the interval longer.
 
-    Raises SlowDownError with the interval to keep from now on. Not an event: nothing about the grant changes.
+    Raises SlowDownError with the interval to keep from now on. No event: the grant does not change.
     """
     interval = grant.poll_interval
     too_soon = grant.polled_at is not None and now - grant.polled_at < timedelta(seconds=interval)

@@ -1,4 +1,4 @@
-"""Single use of DPoP proofs at the registry: the database remembers each one until it could not be accepted any more."""
+"""The registry's replay cache: the database keeps each spent DPoP proof until it has expired."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 from django.db import connection
 
-from audit.statements import Insert, select, written
+from audit.sql import Insert, execute, select
 
 _INSERT = (
     "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
 )
-# Seen by all at once, on disk with the next commit that waits for the disk: commits reach it in their order.
+# Visible to all at once; on disk with the next commit that waits for the disk, because commits
+# reach the disk in order.
 _INSERT_UNWAITED = (
     "INSERT INTO registry_spentproof (digest, expires_at) SELECT %s, %s FROM set_config('synchronous_commit', 'off', true)"
     " ON CONFLICT (digest) DO NOTHING"
@@ -26,27 +27,28 @@ _FIND = "SELECT digest FROM registry_spentproof WHERE digest = ANY(%s)"
 
 
 def spend_proof(*, jkt: str, jti: str, until: datetime, waits: bool = True) -> bool:
-    """Spend (`jkt`, `jti`) until the aware time `until`; True for the first caller alone, whatever the concurrency.
+    """Spend (`jkt`, `jti`) until the aware time `until`. True only for the first of all callers.
 
-    `waits`: for the disk. Who does not must commit something else before anything is answered but a failure: a proof
-    that the database forgot in a crash would be good once more.
+    Without `waits`, does not wait for the disk. The caller must then commit something else before
+    it answers anything but a failure: if a crash lost the proof, it could be used again.
 
-    One statement, so that its outcome is the database's: a refusal that follows never gives the proof back
-    (RFC 9449 section 11.1). `until` must be past the proof's last acceptable second.
+    One statement, so that the database decides which caller is first; a refusal that follows never
+    gives the proof back (RFC 9449 section 11.1). `until` must be past the proof's last acceptable
+    second.
     """
     digest = _digest(jkt, jti)
-    # In a transaction it would be said of all of it.
+    # Inside a transaction, the setting would apply to all of it.
     if waits or connection.in_atomic_block or connection.vendor != "postgresql":
-        return written(_INSERT, digest, until) == 1
-    return written(_INSERT_UNWAITED, digest, until) == 1
+        return execute(_INSERT, digest, until) == 1
+    return execute(_INSERT_UNWAITED, digest, until) == 1
 
 
 def spend_proofs(proofs: Sequence[tuple[str, str, int]]) -> list[bool]:
-    """`spend_proof` of each (`jkt`, `jti`, end in unix seconds) together; of one that stands there twice the first is new."""
+    """`spend_proof` of several (`jkt`, `jti`, unix seconds); of duplicates the first is new."""
     if not proofs:
         return []
     rows = {_digest(jkt, jti): datetime.fromtimestamp(until, UTC) for jkt, jti, until in proofs}
-    # In one order everywhere, so that of two that wait for each other's proofs none waits for the other.
+    # In the same order everywhere, so that parallel calls with the same proofs cannot deadlock.
     new = {bytes(digest) for (digest,) in _INSERT_MANY.run(sorted(rows.items()))[0]}
     said = []
     for jkt, jti, _ in proofs:

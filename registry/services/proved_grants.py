@@ -1,6 +1,7 @@
-"""Which grants a person's signed approval covers, term for term: checked once for each version of a grant, then remembered.
+"""Which grants a human's signed approval covers, term for term.
 
-The receipts belong to the approvals app, above this one; here they are read by the name of their table.
+Checked once for each version of a grant, then cached. The receipts belong to the approvals app,
+above this one, so they are read by the name of their table.
 """
 
 import json
@@ -21,7 +22,7 @@ from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
 from audit.roles import may_read_log
-from audit.statements import select
+from audit.sql import select
 from kms.seals import DEMAND, ENDED
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider
@@ -30,14 +31,14 @@ from registry.services.grant_history import contradiction, histories
 logger = logging.getLogger(__name__)
 
 NO_RECEIPT: Final = "no signed approval covers its terms"
-# Grants that are remembered: some 200 bytes each, so 13 MB at the most.
+# Grants in the cache: some 200 bytes each, so 13 MB at most.
 BOUND: Final = 65_536
-# How many receipt keys were disabled so far, as a column of the caller's own statement. Disabling is for good, so the number
-# rises with each, and what was proved before it is proved anew.
+# Number of receipt keys disabled so far, as a column of the caller's own statement. Disabling is
+# for good, so each one raises the number, and what was proved before is checked again.
 DISABLED_KEYS: Final = (
     "(SELECT count(*) FROM kms_key lost WHERE lost.purpose = 'receipt' AND lost.state = 'disabled')"
 )
-# Whether the seal of the agent `a` of the caller's own statement ended, as a column of it.
+# Whether the seal of the agent `a` ended, as a column of the caller's own statement.
 SEAL_ENDED: Final = ENDED.format("a.seal")
 _OF_ONE: Final = (
     "SELECT subject, compact FROM approvals_receipt"
@@ -47,14 +48,14 @@ _OF_MANY: Final = _OF_ONE.replace("= %s", "= ANY(%s)")
 
 
 class Terms(NamedTuple):
-    """What the rows of a grant say that its receipt must say as well; `capabilities` and `envelope` as JSON."""
+    """What a grant's rows and its receipt must both say; `capabilities` and `envelope` as JSON."""
 
     grant_id: str
     version: int
     agent_id: str
-    # None of these two: not compared.
+    # `jkt` or `audience` None: not compared.
     jkt: str | None
-    # Whether a service of ours wrote the agent's key into its row.
+    # Whether a service of ours wrote the agent's key into its row, by its seal.
     is_key_ours: bool
     human_id: str
     service_provider_id: str
@@ -64,7 +65,7 @@ class Terms(NamedTuple):
     valid_until: datetime
 
     def digest(self, disabled_keys: int) -> bytes:
-        """Changes with any term, and with each receipt key that is disabled."""
+        """Changes with every term, and whenever a receipt key is disabled."""
         return sha256(repr((*self, disabled_keys)).encode())
 
 
@@ -78,12 +79,14 @@ def terms_of(
     envelope: str | None = None,
     suspended: bool = False,
 ) -> Terms | None:
-    """The terms of an approved grant; None of any other. The two texts where the caller has read them as such.
+    """The terms of an approved grant; None for a grant in another state.
 
-    `seal_ended` is what SEAL_ENDED said in the statement that read the rows.
+    `seal_ended` is what SEAL_ENDED said in the statement that read the rows. Pass `capabilities`
+    and `envelope` if the caller has read them as JSON texts.
 
-    Those of a suspended grant with `suspended`: its agent's key and its service provider's address may have changed since it
-    was signed, and with most causes it then waits for a new signature.
+    With `suspended`, also the terms of a suspended grant. Its agent's key and its service
+    provider's audience may have changed since it was signed, so they are not compared; with most
+    causes the grant then waits for a new signature.
     """
     is_suspended = grant.status == Grant.Status.SUSPENDED
     if grant.valid_until is None or not (
@@ -106,27 +109,28 @@ def terms_of(
 
 
 class Proof(NamedTuple):
-    """Of the receipt that covers a grant: its key's `kid`, and the version of the grant that was signed."""
+    """The receipt that covers a grant: its key's `kid`, and the grant version that was signed."""
 
     kid: str
     signed_version: int
 
 
 class ProvedGrants:
-    """The proof of each grant that was proved, by the digest of its terms. For all threads."""
+    """A cache of proofs by the digest of the terms. Thread-safe."""
 
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
         self._proved: OrderedDict[bytes, Proof] = OrderedDict()
-        # Of which the log was told.
+        # Digests of contradicted terms that were logged already.
         self._told: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
 
     def proofs(self, every: Collection[Terms], *, disabled_keys: int) -> dict[Terms, Proof]:
-        """Of the receipt that covers these terms; terms that none covers are left out.
+        """The proof for each of these terms that a receipt covers; the others are left out.
 
-        `disabled_keys` is what DISABLED_KEYS counted in the statement that read the rows. One query for all that are not
-        remembered, with the log's word on them. Raises django.db errors: what cannot be read covers nothing.
+        `disabled_keys` is what DISABLED_KEYS counted in the statement that read the rows. Terms
+        that are not cached are looked up together, in receipts and log. Raises django.db errors: a
+        receipt that cannot be read covers nothing.
         """
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
@@ -143,10 +147,10 @@ class ProvedGrants:
         return found | proved
 
     def stands(self, terms: Terms, *, disabled_keys: int) -> bool:
-        """Whether a receipt covers these terms and the log, asked each time, says nothing against the grant.
+        """Whether a receipt covers these terms, and the log has nothing against the grant.
 
-        A row can be set back to terms that were proved before. Only for processes that may read the log. Raises django.db
-        errors.
+        The log is read each time, since a row can be set back to terms that were proved before.
+        Only for processes that may read the log. Raises django.db errors.
         """
         proof = self.proofs([terms], disabled_keys=disabled_keys).get(terms)
         if proof is None:
@@ -180,21 +184,21 @@ class ProvedGrants:
         )
 
 
-# Of this process.
+# This process's cache.
 PROVED: Final = ProvedGrants()
 
 
 def signed_version(receipt: VerifiedReceipt) -> int:
-    """The version of the grant that an approval's receipt was signed for."""
+    """The grant version for which an approval's receipt was signed."""
     body: Mapping[str, Any] = receipt.statement.body
     return int(body["grant_version"])
 
 
 def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, str]]:
-    """Those that stand, with the proof, and those that do not, with what is wrong.
+    """The terms that stand, with their proof, and those that do not, with what is wrong.
 
-    Processes that may not read the log judge by the receipts alone: they decide about tokens, and those were issued by
-    processes that may.
+    Processes that may not read the log judge by the receipts alone. They decide about tokens, and
+    those were issued by processes that may read it.
     """
     covered = covering_receipts(asked)
     proved = {terms: Proof(receipt.kid, signed_version(receipt)) for terms, receipt in covered.items()}
@@ -211,10 +215,11 @@ def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, s
 def covering_receipts(
     asked: Collection[Terms], keys: Mapping[str, PublicKey] | None = None
 ) -> dict[Terms, VerifiedReceipt]:
-    """The receipt of the approval that covers each of these terms, read and verified now; the others are left out.
+    """The approval's receipt that covers each of these terms, verified now; others are left out.
 
-    By the receipt keys that count, or by `keys`. A grant of which one lost its text is covered by none: its person is deleted,
-    or somebody wants an older one to count. Raises django.db errors.
+    Verified by the receipt keys that count, or by `keys`. If one receipt of a grant lost its text,
+    none covers the grant: its human was deleted, or an attacker wants an older receipt to count.
+    Raises django.db errors.
     """
     keys = evidence_keys(purpose="receipt") if keys is None else keys
     receipts: dict[str, list[VerifiedReceipt]] = {}
@@ -225,7 +230,7 @@ def covering_receipts(
             receipts.setdefault(subject, []).append(receipt)
     proved = {}
     for terms in asked:
-        # By what is signed: when a receipt's row was made, its writer alone says.
+        # The latest by what is signed: when a receipt's row was made is only its writer's word.
         latest = max(receipts.get(terms.grant_id, ()), key=_order, default=None)
         if latest is not None and _covers(latest.statement.body, terms):
             proved[terms] = latest
@@ -239,7 +244,7 @@ def _stored(subjects: list[str]) -> list[tuple[Any, ...]]:
 
 
 def _approval_of(grant_id: str, compact: str, keys: Mapping[str, PublicKey]) -> VerifiedReceipt | None:
-    """The receipt, if it is of an approval of this grant, whatever the columns beside it say."""
+    """The receipt, if it is of an approval of this grant, whatever its row's other columns say."""
     try:
         receipt = verify_receipt(compact, keys=keys, expected_issuer=settings.ISSUER)
     except InvalidReceiptError:
@@ -254,11 +259,12 @@ def _order(receipt: VerifiedReceipt) -> tuple[int, datetime]:
 
 
 def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
-    """Whether the statement approves exactly this.
+    """Whether the statement approves exactly these terms.
 
-    A version may be above the signed one: each suspension raises it, and so does each new key or manifest that needs no
-    new signature. A new key needs one for what moves money or deletes (`registry.services.grant_changes`); for all else it is
-    enough that a rotation of ours wrote it.
+    The row's version may be above the signed one: each suspension raises it, and so does each new
+    key or manifest that needs no new signature. A new key needs one for grants that move money or
+    delete (`registry.services.grant_changes`); for all others it is enough that a rotation of ours
+    wrote it.
     """
     agent, provider, capabilities = body["agent"], body["service_provider"], body["capabilities"]
     grave = any(each["type"] in GRAVE_TYPES for each in capabilities)
@@ -280,7 +286,7 @@ def _is_same(signed: object, text: str) -> bool:
     try:
         return canonical_json(signed) == canonical_json(json.loads(text))
     except EncodingError:
-        # The row holds what no statement can.
+        # The row holds a value that no statement can have.
         return False
 
 

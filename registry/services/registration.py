@@ -1,4 +1,4 @@
-"""How an agent comes to exist: with an enrolment code as its human's, without one unclaimed."""
+"""Registration of agents: a human's own with an enrolment code, else unclaimed."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,13 +37,16 @@ def register_agent(
 ) -> Registration:
     """Register the holder of the manifest's key, or find it again (docs/protocol.md section 5).
 
-    The caller has proved possession of the key. 1. A barred or revoked key is refused. 2. A new key
-    becomes an agent: owned with a code, else unclaimed. 3. A known key with the same manifest is the same agent;
-    while unclaimed it is given a live claim link, or becomes owned by its code. In either case its model's origin
-    is a trusted one.
+    The caller has verified possession of the key.
+    1. A barred or revoked key is refused.
+    2. A new key becomes an agent: owned with a code, else unclaimed.
+    3. A known key with the same manifest is the same agent. If it is unclaimed, it becomes owned by
+       its code, or gets an open claim link.
+    In every case the model's origin must be trusted.
 
-    Raises InvalidClientError (1), ManifestError for its origin or a name that reads as a word of our sentences, ManifestConflictError and KeyInUseError (3),
-    InvalidEnrolmentCodeError, TooManyPendingGrantsError where the agent brings a request to a human who has no room for it.
+    Raises InvalidClientError (1), ManifestError for its origin or a name that reads as a word of
+    our sentences, ManifestConflictError and KeyInUseError (3), InvalidEnrolmentCodeError,
+    TooManyPendingGrantsError if the human has no room for the request that the agent brings along.
     """
     with transaction.atomic():
         if is_barred(manifest.jkt):
@@ -55,7 +58,7 @@ def register_agent(
                 with transaction.atomic():
                     return Registration(_create(manifest, enrolment_code, actor, now), created=True)
             except IntegrityError:
-                # Two calls with one key: the other was first, and this one finds its agent.
+                # Two calls with one key: the other was first, so find its agent.
                 agent = Agent.objects.select_for_update(no_key=True).get(jkt=manifest.jkt)
         _check_same(agent, manifest)
         _refresh(agent, enrolment_code, actor, now)
@@ -98,7 +101,7 @@ def _check_same(agent: Agent, manifest: VerifiedManifest) -> None:
 
 
 def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> None:
-    """A known agent: take its code, or see that an unclaimed one has a live link."""
+    """Let a known agent spend its code, or open a new claim link if an unclaimed one has none."""
     if code is not None and agent.human_id is None:
         enrolment = find_enrolment_code(code, now=now)
         use_enrolment_code(enrolment, agent=agent, now=now)
@@ -130,7 +133,7 @@ def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> Non
 
 
 def _check_owner(agent: Agent, code: str, now: datetime) -> None:
-    """An owned agent with a code: fine for the code it was made with, key_in_use for another human's."""
+    """Accept the code an owned agent enrolled with. Raises KeyInUseError for another human's."""
     if was_used_by(code, agent=agent):
         return
     if find_enrolment_code(code, now=now).human_id != agent.human_id:

@@ -1,4 +1,4 @@
-"""How an agent takes another key: the old one is dead in the same moment, and for ever."""
+"""Key rotation of an agent: the old key is dead in the same moment, and for ever."""
 
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from agentauth.protocol.key_change import VerifiedKeyChange
 from audit import kinds
 from audit.faults import fault_point
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, BarredKey
 from registry.services.grant_changes import follow_new_key
 from registry.services.keys import is_barred
@@ -23,12 +23,16 @@ ROTATED = "rotated"
 
 
 def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, now: datetime) -> Agent:
-    """Give the agent its next key, and return it as it then is (docs/protocol.md section 5).
+    """Give the agent its next key; returns the agent (docs/protocol.md section 5).
 
-    All in one transaction, so that a crash leaves the old key alone or the new one alone. 1. The row is locked; of
-    two rotations at once one finds the key it was made for gone. 2. Only an active agent, whose key we wrote. 3. The next key is nobody's
-    and never was. 4. The swap; tokens bound to the old key are refused from here on, since they are compared with the
-    agent's key at use. 5. The old key is barred. 6. The grants follow.
+    One transaction, so that a crash leaves exactly one of the two keys valid.
+    1. Lock the row. Of two rotations in parallel, the second finds its old key gone.
+    2. Only an active agent, whose key a service of ours wrote.
+    3. The next key belongs to no agent and never did.
+    4. Swap. Tokens bound to the old key are refused from here on: each use compares them with the
+       agent's key.
+    5. Bar the old key.
+    6. The grants follow.
 
     Raises InvalidStateError (1), InvalidClientError, AgentInactiveError (2), KeyInUseError (3).
     """
@@ -61,7 +65,7 @@ def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, n
 
 
 def _check_may_rotate(agent: Agent, change: VerifiedKeyChange, now: datetime) -> None:
-    # A key that was written into the row would get a seal by a rotation.
+    # A rotation seals the row: an unsealed key, which an attacker may have written, would be valid.
     if agent.status == Agent.Status.REVOKED or is_barred(change.old_jkt) or not agent.is_sealed():
         raise InvalidClientError("No agent is registered with this key.")
     if agent.jkt != change.old_jkt:
@@ -72,5 +76,5 @@ def _check_may_rotate(agent: Agent, change: VerifiedKeyChange, now: datetime) ->
 
 
 def _taken() -> KeyInUseError:
-    # One answer for a key in use and for one that was barred: either way a fresh one is needed.
-    return KeyInUseError("This key is or was somebody's. Make a new one.")
+    # One answer for a key in use and one that was barred: either way the agent needs a new one.
+    return KeyInUseError("This key is or was in use. Create a new one.")

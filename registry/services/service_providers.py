@@ -1,4 +1,4 @@
-"""Service providers: created with a secret shown once, authenticated by it, changed, suspended, resumed and revoked."""
+"""Service providers: created, changed, suspended, resumed, revoked; their secrets rotated."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.names import check_display_name, check_host
 from audit import kinds
 from audit.services import Actor, record
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
 from registry.services.grant_changes import follow_new_allow_list, follow_new_audience
 from registry.services.lookalikes import check_is_no_word
@@ -34,7 +34,7 @@ _MAX_AUDIENCE = 255
 _AUDIENCE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _MAX_SLUG = 80
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
-# The advisory lock of PostgreSQL under which audiences are added and changed.
+# PostgreSQL advisory lock, held while an audience is added or changed.
 _AUDIENCES = 0x41554449
 
 
@@ -48,11 +48,11 @@ def create_service_provider(
     actor: Actor,
     now: datetime,
 ) -> tuple[ServiceProvider, str]:
-    """A new active service provider and its secret, which is not kept and cannot be shown again.
+    """A new active service provider and its secret, which is not stored and never shown again.
 
-    `allowed` are at most 64 entries such as "read:calendar"; none allow nothing. With `require_nonce`, proofs for it
-    must carry a server nonce. Raises InvalidRequestError for a bad name, entry or audience, or one that is not
-    disjoint from every other (docs/protocol.md section 2).
+    `allowed` has at most 64 entries such as "read:calendar"; empty allows nothing. With
+    `require_nonce`, proofs for it must carry a server nonce. Raises InvalidRequestError for a bad
+    name, entry or audience, or one that overlaps another's (docs/protocol.md section 2).
     """
     check_display_name(name)
     check_is_no_word(name)
@@ -94,16 +94,16 @@ def _insert(service_provider: ServiceProvider) -> None:
         with transaction.atomic():
             service_provider.save(force_insert=True)
     except IntegrityError as error:
-        # Another call took the slug or the audience between the look and the insert.
+        # Another call took the slug or the audience between the check and the insert.
         raise InvalidRequestError("This name or audience was just taken. Try again.") from error
 
 
 def change_audience(*, service_provider: ServiceProvider, audience: str, actor: Actor, now: datetime) -> int:
-    """Move the service provider to another URL; returns how many grants wait for a new signature because of it.
+    """Move the service provider to another URL; returns how many grants that suspends.
 
-    Tokens and approvals named the old place, so every grant there is suspended; requests that wait are decided
-    anew (their pages are void). Raises InvalidRequestError for a bad URL or one that is not disjoint from every
-    other, InvalidStateError for a service provider that was revoked.
+    Tokens and approvals name the old URL, so every grant there needs a new signature. The pages of
+    pending requests are void and must be loaded again. Raises InvalidRequestError for a bad or
+    overlapping URL, InvalidStateError as `_held`.
     """
     check_audience(audience)
     with transaction.atomic():
@@ -130,9 +130,9 @@ def change_audience(*, service_provider: ServiceProvider, audience: str, actor: 
 def change_allowed(
     *, service_provider: ServiceProvider, allowed: Sequence[str], actor: Actor, now: datetime
 ) -> int:
-    """Put another allow-list in place of the present one; returns how many grants lie beyond it and are suspended.
+    """Replace the allow-list; returns how many grants lie beyond it and are suspended.
 
-    Raises InvalidRequestError for a bad entry, InvalidStateError for a service provider that was revoked.
+    Raises InvalidRequestError for a bad entry, InvalidStateError as `_held`.
     """
     parse_allow_list(list(allowed))
     with transaction.atomic():
@@ -154,9 +154,9 @@ def change_allowed(
 
 
 def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> str:
-    """A further secret; the newest of the old ones stays good beside it, older ones end now.
+    """Add a secret and return it. The newest of the old ones stays valid, older ones end now.
 
-    Raises InvalidStateError for a service provider that was revoked.
+    Raises InvalidStateError as `_held`.
     """
     with transaction.atomic():
         ended = _end_secrets(_held(service_provider), keep=1, now=now)
@@ -173,7 +173,7 @@ def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datet
 
 
 def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
-    """End every secret but the newest, once the service provider uses that one; returns how many ended."""
+    """End every secret but the newest, once the provider uses that one; returns how many ended."""
     with transaction.atomic():
         ended = _end_secrets(_held(service_provider), keep=1, now=now)
         if ended:
@@ -182,7 +182,7 @@ def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now
 
 
 def end_secret(*, secret: ServiceProviderSecret, actor: Actor, now: datetime) -> None:
-    """End one secret, also the last one: an operator then makes another. Raises InvalidStateError if it ended before."""
+    """End one secret, even the last; an operator adds another. Raises InvalidStateError if over."""
     with transaction.atomic():
         living = ServiceProviderSecret.objects.filter(pk=secret.pk, revoked_at=None)
         if not living.update(revoked_at=now, seal=None):
@@ -202,7 +202,7 @@ def _record_ended(service_provider: ServiceProvider, ended: list[int], actor: Ac
 
 
 def find_service_provider(reference: str) -> ServiceProvider:
-    """The active service provider with this id or slug, as we wrote it. Raises NotFoundError."""
+    """The active service provider with this id or slug. Raises NotFoundError, also if unsealed."""
     found = find_any_service_provider(reference)
     if not found.is_active or not found.is_sealed():
         raise NotFoundError("No service provider has this id or slug.")
@@ -210,7 +210,7 @@ def find_service_provider(reference: str) -> ServiceProvider:
 
 
 def find_any_service_provider(reference: str) -> ServiceProvider:
-    """The service provider with this id or slug, whatever its state: for operators. Raises NotFoundError."""
+    """For operators: the provider with this id or slug, in any state. Raises NotFoundError."""
     try:
         by = {"pk": parse_id(reference)}
     except ValueError:
@@ -226,7 +226,7 @@ def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor,
     states, kind = ServiceProvider.Status, kinds.SERVICE_PROVIDER_SUSPENDED
     with transaction.atomic():
         _move(service_provider, [states.ACTIVE], states.SUSPENDED, kind, actor, now)
-        # Locked by the move: no other suspension counts at the same time.
+        # The move locked the row, so no other suspension counts at the same time.
         service_provider.suspensions = (service_provider.suspensions or 0) + 1
         service_provider.save(update_fields=["suspensions"])
 
@@ -234,7 +234,8 @@ def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor,
 def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
     """Lift the suspension that the caller read.
 
-    Called by approvals once the signature over exactly this suspension was proved. Raises InvalidStateError.
+    Approvals calls this with a verified signature over exactly this suspension. Raises
+    InvalidStateError.
     """
     states, kind = ServiceProvider.Status, kinds.SERVICE_PROVIDER_RESUMED
     read = service_provider.suspensions
@@ -242,25 +243,25 @@ def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, 
 
 
 def revoke_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
-    """End the provider for good: it never authenticates again and no token for it is accepted."""
+    """End the provider for good: it cannot authenticate, and no token for it is accepted."""
     states = ServiceProvider.Status
     old = [states.ACTIVE, states.SUSPENDED]
     _move(service_provider, old, states.REVOKED, kinds.SERVICE_PROVIDER_REVOKED, actor, now)
 
 
 def check_audience(audience: str) -> None:
-    """Refuse an audience that is not an absolute URL in normal form, without final slash, on an origin not ours.
+    """Refuse an audience unless it is an absolute URL in normal form, and not on our own origin.
 
-    https in production; in development also http on the loopback host. The host is a name or a public address in its
-    one form: `127.1`, `2130706433` and `sp.example.` would name a place a second time, as would `/%61pi`, `//api` and
-    `/api;x` for `/api`. Raises InvalidRequestError.
+    No final slash. https; in development also http on the loopback host. The host is a name, or a
+    public address in its usual form: `127.1`, `2130706433` and `sp.example.` would be second names
+    of one place, as `/%61pi`, `//api` and `/api;x` would be of `/api`. Raises InvalidRequestError.
     """
     try:
         parts, normal = urlsplit(audience), normalize_url(audience)
     except (AgentAuthError, ValueError) as error:
         raise InvalidRequestError("The audience must be an absolute URL.") from error
     if len(audience) > _MAX_AUDIENCE or audience.endswith("/") or normal not in {audience, f"{audience}/"}:
-        # Also drops query, fragment, userinfo, capitals and default ports: none of them is in the normal form.
+        # This also refuses query, fragment, userinfo, capitals and default ports.
         raise InvalidRequestError(
             "The audience must be a plain URL: lower-case host, no default port, no query, no final slash."
         )
@@ -287,7 +288,7 @@ def _is_public(host: str) -> bool:
         address = ip_address(host)
     except ValueError:
         return _is_name(host) and host.rpartition(".")[2] != "localhost"
-    # Agents send their calls there: an address inside their own network is not ours to give them.
+    # Agents send their calls there: it must not be an address inside their own network.
     return str(address) == host and address.is_global and not address.is_multicast
 
 
@@ -300,9 +301,9 @@ def _is_name(host: str) -> bool:
 
 
 def _hold_audiences() -> None:
-    """Until the commit nobody else adds or changes an audience: of two nested ones set at once, one must lose.
+    """Serialise changes of audiences until the commit: of two nested ones at once, one must lose.
 
-    No row can be locked for this, since the other may not exist yet. SQLite has one writer at a time anyway.
+    No row can be locked for this: the other's may not exist yet. SQLite has one writer anyway.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -310,12 +311,12 @@ def _hold_audiences() -> None:
 
 
 def _held(service_provider: ServiceProvider) -> ServiceProvider:
-    """The row, locked until the commit. Raises InvalidStateError for one that was revoked, or that we did not write."""
+    """The row, locked until the commit. Raises InvalidStateError if it is revoked or unsealed."""
     held = ServiceProvider.objects.select_for_update(no_key=True).get(pk=service_provider.pk)
     if held.status == ServiceProvider.Status.REVOKED:
         raise InvalidStateError("This service provider was revoked for good.")
     if not held.is_sealed():
-        # What it says now would get a seal with the change.
+        # The change would seal whatever the row says now.
         raise InvalidStateError(
             f"This service provider's row was not written by this registry: run `{settings.COMMAND} verify_audit`."
         )
@@ -328,10 +329,10 @@ def _save_sealed(held: ServiceProvider, changed: str) -> None:
 
 
 def _check_disjoint(audience: str, *, but: ServiceProvider | None = None) -> None:
-    """No audience equals, contains or lies inside another: a proof for one must never be good at two.
+    """Refuse an audience that equals, contains or lies inside another: no proof may be good at two.
 
-    One from before the rule on paths may have percent-encodings, which servers decode before they route, and some
-    servers read paths in any case.
+    Compared decoded and in lower case: audiences from before the rule on paths may have
+    percent-encodings, which servers decode before they route, and some servers ignore case.
     """
     others = ServiceProvider.objects.filter(audience__startswith=_origin(audience))
     for other in others.exclude(pk=but.pk) if but else others:
@@ -383,7 +384,7 @@ def _move(
 ) -> None:
     with transaction.atomic():
         rows = ServiceProvider.objects.filter(pk=service_provider.pk, status__in=old, **as_read)
-        # What ended for good has no seal.
+        # A revoked service provider has no seal.
         ended = {"seal": None} if new == ServiceProvider.Status.REVOKED else {}
         if not rows.update(status=new, **ended):
             raise InvalidStateError(f"The service provider cannot become {new} from where it is.")

@@ -1,6 +1,6 @@
-"""Looks through all grants that give something, or may again: each is covered by its signed approval, and nothing ended it.
+"""Check all grants that give something, or may again: a signed approval covers each, none ended.
 
-For `manage.py verify_audit`, which proves the log itself and asks for this by the name in the settings.
+For `manage.py verify_audit`, which proves the log itself and finds this by its name in settings.
 """
 
 import uuid
@@ -16,7 +16,7 @@ from agentauth.protocol.encoding import timestamp
 from audit import kinds
 from audit.erasure import named_ids, owner_of
 from audit.models import DroppedMonth, Event
-from audit.statements import select
+from audit.sql import select
 from kms.sealing import unsealed_rows
 from kms.seals import EndedSeal
 from kms.services import disabled_keys
@@ -24,7 +24,7 @@ from registry.models import Grant, Human
 from registry.services.grant_history import contradiction, histories
 from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
 
-# Grants and their receipts in memory at once: some 5 MB.
+# Grants in memory at once, with their receipts: some 5 MB.
 _BATCH: Final = 500
 UNTOLD: Final = "its receipt lost its text, and no event says that the person was erased"
 UNWRITTEN: Final = "no service of this registry wrote what it says; it gives nothing"
@@ -38,9 +38,9 @@ _STANDING: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
 
 
 class Finding(NamedTuple):
-    """What is wrong with a grant: with `disabled_at` that its receipt's key was disabled then, else that it was changed.
+    """What is wrong with a grant, or with the row `grant_id` of `table` if that is set.
 
-    With `table` it is the row of that id there.
+    `disabled_at`: its receipt's key was disabled then. If empty, the row was changed.
     """
 
     grant_id: str
@@ -50,13 +50,18 @@ class Finding(NamedTuple):
 
 
 def review(*, now: datetime) -> Iterator[Finding]:
-    """Each approved or suspended grant that its receipts or its events contradict, or whose receipt counts no more.
+    """Each approved or suspended grant that receipts or events contradict, and each other bad row.
 
-    1. A receipt covers its terms (`registry.services.proved_grants`), by a key that was not disabled. 2. Of an approved one,
-    the log has no later suspension and no end (`registry.services.grant_history`). 3. Each receipt without its text is named
-    by the event of an erasure, of the person who signed it or whom it is about; else what it is about is named. 4. Each
-    account that the log says was erased is there, and not in use. 5. Every other row that gives a right was written by a
-    service of ours (`kms.seals`). Raises django.db errors.
+    1. A receipt covers the grant's terms (`registry.services.proved_grants`), by a key that was not
+       disabled.
+    2. The log has no end and no later suspension of an approved grant
+       (`registry.services.grant_history`).
+    3. An event of an erasure names each receipt without its text, for the person who signed it or
+       whom it is about. Else its subject is a finding.
+    4. Each account that the log says was erased exists and is not in use.
+    5. A service of ours wrote every other row that gives a right (`kms.seals`).
+
+    Raises django.db errors.
     """
     standing = Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider")
     ended = EndedSeal.objects.filter(seal=OuterRef("agent__seal"))
@@ -86,16 +91,17 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
 
 def _blanked() -> Iterator[Finding]:
-    """What receipts without their text are about, where no event says that their person was erased."""
+    """Subjects of receipts without their text, if no event says that their person was erased."""
     told: dict[uuid.UUID, set[uuid.UUID | None]] = {}
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id__isnull=False)
     for human_id, data in erased.values_list("human_id", "data"):
         for receipt in named_ids(data, "receipts"):
             told.setdefault(receipt, set()).add(human_id)
-    # The event of an older erasure may be in the archive alone.
+    # The event of an older erasure may be only in the archive.
     archived = DroppedMonth.objects.exists()
     for receipt, kind, subject, signer, gone in select(_BLANKED):
-        # A process that may add events could name another person's receipt in it.
+        # The event must be of the receipt's own person: a process that may add events could name
+        # another person's receipt.
         people = told.get(uuid.UUID(str(receipt)), ())
         theirs = any(_is_theirs(kind, subject, uuid.UUID(str(signer)), each) for each in people)
         if not theirs and not (archived and (gone or _is_gone(kind, subject))):
@@ -103,7 +109,10 @@ def _blanked() -> Iterator[Finding]:
 
 
 def _is_theirs(kind: str, subject: str, signer: uuid.UUID, human: uuid.UUID | None) -> bool:
-    """Whether a receipt without its text is of this person: they signed it, or it is about them or what is theirs by the log."""
+    """Whether a receipt without its text is this person's.
+
+    They signed it, or by the log it is about them or something of theirs.
+    """
     if kind == "release":
         released = Event.objects.filter(kind=kinds.GRANT_RELEASED, human_id=human)
         return any(data.get("log") == subject for data in released.values_list("data", flat=True))
@@ -111,10 +120,10 @@ def _is_theirs(kind: str, subject: str, signer: uuid.UUID, human: uuid.UUID | No
 
 
 def _owners(kind: str, subject: str) -> set[uuid.UUID]:
-    """Whose agent, grant or payment a receipt is about, by the log: two people where its events contradict each other.
+    """The owner, by the log, of the agent, grant or payment that a receipt is about.
 
-    Which agent a grant or payment is of is asked of the rows only where the log has no event of it left: a process that
-    serves can write them.
+    Two people if its events contradict each other. The rows say whose agent a grant or payment is
+    only if the log has no event of it left, because a serving process can write rows.
     """
     about = _id_of(kind, subject)
     if about is None:
@@ -123,7 +132,7 @@ def _owners(kind: str, subject: str) -> set[uuid.UUID]:
     rows: Any = Grant.objects.filter(pk=subject).values_list("agent_id", flat=True)
     if kind == "confirmation":
         told = Q(kind=kinds.CONFIRMATION_REQUESTED, data__confirmation_id=subject)
-        # A row of the app above.
+        # A model of an app above this one.
         asked = apps.get_model("verifier", "Confirmation").objects.filter(pk=subject)
         rows = asked.values_list("grant__agent_id", flat=True)
     agents = {*Event.objects.filter(told).values_list("agent_id", flat=True)} or {*rows}
@@ -132,7 +141,7 @@ def _owners(kind: str, subject: str) -> set[uuid.UUID]:
 
 
 def _id_of(kind: str, subject: str) -> uuid.UUID | None:
-    """The id of what a receipt is about; None for the names of logs, and for what no service writes."""
+    """The id of a receipt's subject; None for a log's name, and for what no service writes."""
     if kind in {"release", "break"}:
         return None
     try:
@@ -142,7 +151,7 @@ def _id_of(kind: str, subject: str) -> uuid.UUID | None:
 
 
 def _not_erased() -> Iterator[Finding]:
-    """The people who were erased by the log, and by the accounts were not."""
+    """People whom the log says were erased, but whose account is in use or does not exist."""
     erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values("human_id")
     alive = Human.objects.exclude(status=Human.Status.DELETED).filter(pk__in=erased)
     yield from (Finding(str(pk), ALIVE) for pk in alive.values_list("pk", flat=True))
@@ -152,7 +161,7 @@ def _not_erased() -> Iterator[Finding]:
 
 
 def _is_gone(kind: str, subject: str) -> bool:
-    """Whether a receipt is about a person who was deleted, or about an agent, a grant or a payment of one."""
+    """Whether a receipt is about a deleted person, or about an agent, grant or payment of one."""
     about = _id_of(kind, subject)
     if about is None:
         return False
@@ -162,6 +171,6 @@ def _is_gone(kind: str, subject: str) -> bool:
 
 def _terms(grant: Any) -> Terms:
     terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=grant.seal_ended, suspended=True)
-    # A constraint of the table.
+    # The table's constraint grant_approved_is_whole guarantees it.
     assert terms is not None
     return terms

@@ -1,8 +1,10 @@
-"""The `sub` of a person at a service provider, and the version of the subject key that makes it (docs/protocol.md section 7).
+"""The `sub` of a person at a service provider, and which subject key makes it.
 
-Each pair of person and service provider keeps its first version, so that a new key changes no `sub`. Its row is written
-before its first token; if two processes race, one writes it. `settings.SUBJECT_KEYS` has the versions, the first for new pairs.
-Pairs without a row have the version `legacy`: the key that was SECRET_KEY before subject keys existed.
+Each pair of person and service provider keeps its first version of the key, so that a new key
+changes no `sub` (docs/protocol.md section 7). Its row is written before its first token; if two
+processes race, one writes it. `settings.SUBJECT_KEYS` has the versions, the first for new pairs.
+Pairs without a row have the version `legacy`: the key that was SECRET_KEY before subject keys
+existed.
 """
 
 import hashlib
@@ -27,24 +29,31 @@ _PART = 1_000
 
 
 def pairwise_subject(human_id: uuid.UUID, service_provider_id: uuid.UUID, *, version: str | None) -> str:
-    """The `sub` of this person at this service provider. `version` is the pair's; None gives the pair the present version.
+    """The `sub` of this person at this service provider. `version` is the pair's, or None.
 
-    Two service providers cannot tell that it is the same person. Raises TemporarilyUnavailableError if this process lacks the
-    version, and django.db errors.
+    None gives the pair the present version. Two service providers cannot tell that it is the same
+    person. Raises TemporarilyUnavailableError if this process lacks the version, and django.db
+    errors.
     """
     if version is None:
         version = _begin(human_id, service_provider_id)
     key = settings.SUBJECT_KEYS.get(version)
     if key is None:
-        # Unlikely: such a process does not match the recorded settings and does not serve (`installation.py`).
+        # Unlikely: such a process does not match the recorded settings and does not serve
+        # (`installation.py`).
         logger.error("SUBJECT_KEY lacks the version %s, which existing pairs use: add its line", version)
-        raise TemporarilyUnavailableError("This process is not set up as the others are.")
+        raise TemporarilyUnavailableError(
+            "This process has other settings than the rest of the installation."
+        )
     message = "\x00".join((_LABEL, str(service_provider_id), str(human_id))).encode()
     return b64u_encode(hmac.new(key, message, hashlib.sha256).digest())
 
 
 def _begin(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
-    """Record the version of a pair before its first token, and return it: the present one, or what another process just wrote."""
+    """Record the version of a pair before its first token, and return it.
+
+    It is the present one, or what another process just wrote.
+    """
     present = next(iter(settings.SUBJECT_KEYS))
     pair = PairwiseSubject(human_id=human_id, service_provider_id=service_provider_id, key_version=present)
     PairwiseSubject.objects.bulk_create([pair], ignore_conflicts=True)
@@ -53,9 +62,10 @@ def _begin(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
 
 
 def pin_to_legacy() -> None:
-    """Give every pair with a grant and no row the version `legacy`, with which earlier releases made its `sub`.
+    """Give every pair with a grant and no row the version `legacy`, which made its `sub` so far.
 
-    Call this before another version is used for new pairs, once no process of an earlier release runs.
+    Call this before another version is used for new pairs, once no process of an earlier release
+    runs.
     """
     rows = PairwiseSubject.objects.filter(
         human_id=OuterRef("agent__human_id"), service_provider_id=OuterRef("service_provider_id")
@@ -73,7 +83,7 @@ def pin_to_legacy() -> None:
 
 
 def check_not_needed(versions: Collection[str]) -> None:
-    """Raises InvalidStateError if one of these `versions` of the subject key makes the `sub` of a pair."""
+    """Raises InvalidStateError if a pair's `sub` is made with one of these subject key versions."""
     for version in sorted(versions):
         if PairwiseSubject.objects.filter(key_version=version).exists():
             raise InvalidStateError(

@@ -1,4 +1,4 @@
-"""How long the token of a grant will be, found out when the grant is asked for."""
+"""Check how long the token of a grant will be, before the grant exists."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from agentauth.protocol.envelope import EMPTY, Envelope
 from agentauth.protocol.token import build_claims, check_token_size
 from registry.models import ServiceProvider
 
-# As long as the real ones can be: 256-bit thumbprints and subjects, UUIDs, ten-digit seconds.
+# The longest that real values can be: 256-bit thumbprints and subjects, UUIDs, ten-digit seconds.
 _LONGEST = "x" * 43
 _UUID = "00000000-0000-0000-0000-000000000000"
 _LATEST = 9_999_999_999
@@ -18,9 +18,10 @@ _LATEST = 9_999_999_999
 def check_token_fits(
     service_provider: ServiceProvider, capabilities: Sequence[Capability], envelope: Envelope
 ) -> None:
-    """A token for exactly this fits its limit, every variable part at its longest. Raises GrantTooLargeError.
+    """Check that a token for these terms fits its limit, with every variable part at its longest.
 
-    Found out when it is asked for, not when the first token is (docs/protocol.md section 3).
+    Checked when the grant is requested and approved, not when its token is issued
+    (docs/protocol.md section 7). Raises GrantTooLargeError.
     """
     claims = build_claims(
         issuer=settings.ISSUER,

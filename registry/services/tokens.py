@@ -1,4 +1,4 @@
-"""Access tokens: intent committed first, then signed, then delivered; revoked by one column."""
+"""Access tokens: the row is committed first, then signed, then delivered; revoked by one column."""
 
 import json
 import uuid
@@ -28,18 +28,18 @@ from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.services import Actor, record, record_refusal
-from audit.statements import Columns, Question, Statement
+from audit.sql import Columns, Question, Statement
 from kms.certificates import token_keys
 from kms.delegation import token_signer
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.keys import may_call
 from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
-from registry.services.state import TokenState, token_state
 from registry.services.subjects import pairwise_subject
+from registry.services.token_state import TokenState, token_state
 
-_REFUSED = "There is no active grant of yours with this id."
-_NOT_YOURS = NotFoundError("There is no token of yours like this.")
+_REFUSED = "You have no active grant with this id."
+_NOT_YOURS = NotFoundError("You have no such token.")
 _BY_KEY_AND_ID = (
     "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"  # noqa: S608 — our own text
     " (SELECT pair.key_version FROM registry_pairwisesubject pair"
@@ -63,10 +63,11 @@ _INSERT = (
 
 
 class Basis(NamedTuple):
-    """A grant and all it hangs on, as far as a token asks; `capabilities` and `envelope` as their JSON.
+    """A grant and the rows behind it, with the columns a token needs; two of them as JSON texts.
 
-    `subject_version` is by which subject key the human's `sub` is made there; None before their first token.
-    `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and DISABLED_KEYS of `registry.services.proved_grants`.
+    `subject_version` is the version of the subject key that makes the human's `sub` there; None
+    before their first token. `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and
+    DISABLED_KEYS of `registry.services.proved_grants`.
     """
 
     agent: Agent
@@ -82,7 +83,7 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token whose row and event are written: what `sign_issued` may sign once they are committed."""
+    """A token whose row and event are written; once they are committed, it may be signed."""
 
     jti: str
     claims: Mapping[str, Any]
@@ -90,7 +91,7 @@ class IssuedToken:
 
 
 def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, Basis | None]:
-    """The agent that may call with this key (`registry.services.keys.holder_of`), and its grant of this id. One query."""
+    """The agent that may call with this key (`keys.holder_of`), and its grant with this id."""
     try:
         own = parse_id(grant_id)
     except ValueError:
@@ -105,13 +106,14 @@ def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, Basis | Non
 def issue_token(
     *, agent: Agent, grant_id: str, actor: Actor, now: datetime, basis: Basis | None = None
 ) -> IssuedToken:
-    """Write the row and the event of a token for exactly what the grant's row says (docs/protocol.md section 7), in one statement.
+    """Write the row and the event of a token in one statement (docs/protocol.md section 7).
 
-    The token is not made here: signing comes after the commit, so that no token exists whose issue is not on
-    record. A crash in between leaves a row without a token, which nobody can use. `basis` is what was read with the caller in
-    this call; without it it is read here.
+    The token gives exactly what the grant's row says. It is signed only after the commit, so that
+    no token exists whose issue is not on record. A crash in between leaves a row without a token,
+    which nobody can use. `basis` is what this call read with the caller; if None, it is read here.
 
-    Raises InvalidGrantError, one and the same for unknown, another's, not active, and an inactive agent.
+    Raises the same InvalidGrantError for a grant that is unknown, another's or not active, and for
+    an inactive agent, human or service provider.
     """
     if basis is None:
         _, basis = caller_and_basis(agent.jkt, grant_id)
@@ -131,13 +133,13 @@ def issue_token(
         token_jti=jti,
         data={"grant_version": grant.version, "iat": claims["iat"], "exp": claims["exp"]},
     )
-    # Under an Idempotency-Key its row is not committed yet, and so is nothing.
+    # Under an Idempotency-Key, the row is not committed yet: the caller's transaction is open.
     fault_point("issue.after_intent")
     return IssuedToken(jti, claims, claims["exp"] - int(now.timestamp()))
 
 
 def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
-    """Sign claims that stand in a committed row. Raises TemporarilyUnavailableError if no key answers."""
+    """Sign the claims of a committed row. Raises TemporarilyUnavailableError if no key answers."""
     fault_point("issue.after_commit")
     issued_at, expires_at = int(claims["iat"]), int(claims["exp"])
     token = sign_token(claims, token_signer(issued_at=issued_at, expires_at=expires_at, now=now))
@@ -146,10 +148,10 @@ def sign_issued(claims: Mapping[str, Any], now: datetime) -> str:
 
 
 def issued_again(jti: str, now: datetime) -> IssuedToken:
-    """The stored claims of an earlier call with the same Idempotency-Key, while they may still be used.
+    """The stored claims of an earlier call with the same Idempotency-Key, if they are still usable.
 
-    Raises IdempotencyExpiredError once the token ended or was revoked, InvalidGrantError where its grant, agent,
-    human or service provider is not active any more.
+    Raises IdempotencyExpiredError if the token ended or was revoked, InvalidGrantError if its
+    grant, agent, human or service provider is no longer active.
     """
     state = token_state(jti)
     token = state.token
@@ -162,7 +164,7 @@ def issued_again(jti: str, now: datetime) -> IssuedToken:
 
 
 def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
-    """Revoke the token for good; False where it is unknown or was revoked before, which changes nothing."""
+    """Revoke the token for good. False, and no change, if it is unknown or was revoked before."""
     with transaction.atomic():
         if not Token.objects.filter(jti=jti, revoked_at=None).update(revoked_at=now):
             return False
@@ -186,11 +188,12 @@ def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
 def revoke_presented_token(
     *, untrusted_token: str, caller: Agent | ServiceProvider, actor: Actor, now: datetime
 ) -> None:
-    """RFC 7009: revoke a token its agent or its audience presents; every other token changes nothing, silently.
+    """Revoke a token presented by its agent or its audience (RFC 7009); any other stays unchanged.
 
-    Only a string that we signed counts: its `jti` alone, which others may have seen, is no credential. What the
-    caller may not revoke and what is no token of ours are one answer and one event, so that neither tells whether a
-    stranger's token exists. Raises TemporarilyUnavailableError.
+    Only the signed token counts: its `jti` alone, which others may have seen, is no credential. A
+    token the caller may not revoke and a string that is no token of ours get the same answer and
+    event, so that neither tells whether a stranger's token exists. Raises
+    TemporarilyUnavailableError.
     """
     state = _state_of_presented(untrusted_token, now)
     if state is not None:
@@ -207,7 +210,7 @@ def revoke_presented_token(
 
 
 def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | None:
-    """The token's row and all it hangs on, whether or not it has ended; None for what we did not sign."""
+    """The state of a presented token, even if it has ended; None if we did not sign it."""
     try:
         jws = parse_compact(untrusted_token)
         key = token_keys(now=now).get(str(jws.header.get("kid")))
@@ -226,7 +229,7 @@ def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: 
 
 
 def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
-    """The claims from the grant's row alone, and the token's end: the earliest of every limit on it."""
+    """The claims, from the grant's row alone, and the token's end: the earliest of its limits."""
     agent, human, grant, service_provider, *granted, subject_version, _, _ = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
@@ -264,7 +267,7 @@ def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
 
 
 def _is_covered(basis: Basis) -> bool:
-    """Whether a person signed exactly these terms and they still stand: a row alone gives nothing, whoever wrote it."""
+    """Whether a human signed exactly these terms and they stand: a row alone gives nothing."""
     terms = terms_of(
         basis.grant,
         basis.agent,
@@ -282,5 +285,5 @@ def _granted(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], 
 
 
 def _new_jti() -> str:
-    # Random in full, unlike our row ids: nothing about its time or neighbours can be read from it.
+    # Fully random, unlike our row ids: it reveals nothing about its time or neighbours.
     return str(uuid.uuid4())

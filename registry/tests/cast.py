@@ -1,4 +1,4 @@
-"""Who plays in the registry's tests: an agent that signs its calls, and short ways to the states they begin from."""
+"""An agent that signs its calls, and shortcuts to the states registry tests start from."""
 
 import base64
 import json
@@ -51,7 +51,7 @@ class AgentClient:
     def __post_init__(self) -> None:
         self.private = PrivateKey.generate(self.alg)
         self.signer = LocalSigner(self.private)
-        # The moment all its manifests count from: which of two is the later one must not depend on the clock.
+        # All its manifests count from this time, so their order never depends on the clock.
         self.made = int(datetime.now(UTC).timestamp())
 
     @property
@@ -84,13 +84,13 @@ class AgentClient:
         )
 
     def private_jwk(self) -> dict[str, Any]:
-        """The whole key, its private half too: what nobody should ever send."""
+        """The whole key with its private half, which no agent should ever send."""
         key = load_pem_private_key(self.private.to_pem(), password=None)
         assert isinstance(key, Ed25519PrivateKey)
         return {**self.signer.public.jwk, "d": b64u_encode(key.private_bytes_raw())}
 
     def disclosing(self, typ: str) -> str:
-        """A JWS of this kind whose header holds the whole key."""
+        """A JWS of this kind whose header contains the whole key."""
         return sign_compact({}, self.signer, typ=typ, header={"jwk": self.private_jwk()})
 
     def proof(self, method: str, path: str, body: bytes = b"", /, **changes: Any) -> str:
@@ -113,7 +113,7 @@ class AgentClient:
         key: str | None = None,
         query: str = "",
     ) -> Any:
-        """One call; a fresh proof unless one is given, none at all with `proof=None`."""
+        """One call, with a new proof unless one is given; `proof=None` sends none."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Idempotency-Key": key} if key else {}
         if proof is not None:
@@ -127,7 +127,7 @@ class AgentClient:
         return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
 
     def replace(self, *, key: str | None = None, later: int = 5, **manifest: Any) -> Any:
-        """Another manifest in place of the present one, issued `later` seconds after this client was made."""
+        """Replace the manifest, issued `later` seconds after this client was created."""
         body = {"manifest": self.manifest(later=later, **manifest)}
         return self.call("POST", "/v1/agents/me/manifest", body, key=key)
 
@@ -142,7 +142,7 @@ class AgentClient:
         return sign_key_change(new, **(values | changes))
 
     def rotate(self, new: PrivateKey | None = None, *, key: str | None = None) -> Any:
-        """Take another key; on success this client signs with it from then on."""
+        """Rotate to another key; on success this client signs with it from then on."""
         signer = LocalSigner(private := new or PrivateKey.generate(self.alg))
         body = {"new_key": self.key_change(signer)}
         answer = self.call("POST", "/v1/agents/me/key", body, key=key)
@@ -156,7 +156,7 @@ class AgentClient:
 
 
 def enrolled(human: Human, *, now: datetime, days: int = 60, alg: Any = "EdDSA") -> AgentClient:
-    """A client whose agent is active and the human's."""
+    """A client whose agent is active and owned by `human`."""
     client = AgentClient(alg)
     _, code = create_enrolment_code(human=human, actor=TESTER, now=now)
     manifest = verify_manifest(
@@ -191,7 +191,7 @@ def pending(client: AgentClient, service_provider: ServiceProvider, *, now: date
 
 
 def approve(grant: Grant, human: Human, *, now: datetime, **changes: Any) -> Grant:
-    """Decided and signed."""
+    """Approve and sign."""
     receipts.approve(grant, human, actor=TESTER, now=now, **changes)
     return grant
 
@@ -208,7 +208,7 @@ def issue(client: AgentClient, grant: Grant, **options: Any) -> Any:
 
 
 def claim_link(agent: Agent) -> tuple[str, str]:
-    """The link and the short code of the agent's present claim, as its registration is answered."""
+    """The link and short code of the agent's current claim, as its registration returns them."""
     return claim_url(agent.id, agent.claim_number), claim_codes(agent.id, agent.claim_number)[0]
 
 
@@ -222,7 +222,7 @@ def basic(service_provider: ServiceProvider, secret: str) -> dict[str, str]:
 
 
 def refused(response: Any, status: int, error: str) -> dict[str, Any]:
-    """U1, U2, U5: the answer is this refusal, short, in JSON, and nobody may keep it."""
+    """U1, U2, U5: the answer is this refusal, short, in JSON, and not cacheable."""
     body: dict[str, Any] = json.loads(response.content)
     assert (response.status_code, body["error"]) == (status, error), body
     assert body["error_description"]

@@ -1,4 +1,4 @@
-"""How often an agent may ask for grants, whatever becomes of them: each request is rows for good."""
+"""How often an agent may request grants, whatever the outcome: requests leave permanent rows."""
 
 from datetime import datetime, timedelta
 
@@ -29,7 +29,7 @@ def test_an_agent_asks_sixty_times_in_an_hour_whatever_it_withdraws(
     with pytest.raises(RateLimitedError) as caught:
         pending(agent, service_provider, now=now)
     assert caught.value.fields["retry_after"] == 61
-    # Another one has an hour of its own.
+    # Another agent has its own hour.
     pending(enrolled(alice, now=now), service_provider, now=now)
     later = now + timedelta(minutes=1)
     ask_and_withdraw(agent, service_provider, 1, later)
@@ -46,7 +46,7 @@ def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
     with pytest.raises(RateLimitedError):
         pending(agents[5], service_provider, now=now)
     pending(enrolled(bob, now=now), service_provider, now=now)
-    # Who finds five agents flooding ends one, and the others go on.
+    # A user who finds five flooding agents ends one, and the others go on.
     with transaction.atomic():
         revoke_agent(agent=agents[0].agent(), actor=TESTER, now=now)
         withdraw_grant(grant=pending(agents[5], service_provider, now=now), actor=TESTER, now=now)

@@ -1,4 +1,4 @@
-"""Who is let in: the table of docs/protocol.md section 0, and the proofs behind it."""
+"""Which callers are let in: the table of docs/protocol.md section 0, and the proofs behind it."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def test_a_good_proof_by_an_unknown_key_is_an_unknown_client(method: str, path: 
     answer = AgentClient().call(method, path)
     refused(answer, 401, "invalid_client")
     assert answer["WWW-Authenticate"] == 'DPoP error="invalid_client", algs="EdDSA Ed25519 ES256"'
-    # A stranger's key writes nothing into the memory of proofs.
+    # An unknown key writes nothing to the replay cache.
     assert not SpentProof.objects.exists()
 
 
@@ -130,7 +130,7 @@ def test_DN_7_a_proof_that_waits_for_no_disk_is_spent_for_all_at_once_and_nothin
     assert waiting() == "on"
     with transaction.atomic():
         assert spend_proof(jkt="a", jti="2", until=until, waits=False)
-        # What else this transaction does is on disk once it is committed.
+        # This transaction's other writes reach the disk at its commit.
         assert waiting() == "on"
 
 

@@ -1,4 +1,4 @@
-"""What is as long as a bound allows is accepted; one character more is refused."""
+"""A value of the maximum length is accepted; one character more is refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A service provider moves, allows other things, takes another secret: by command, and what its grants then are."""
+"""A service provider moves, changes what it allows, gets a new secret: the commands, its grants."""
 
 import json
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ from registry.services.service_providers import (
     revoke_service_provider,
     rotate_secret,
 )
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, approved, issue, pending
 
 pytestmark = pytest.mark.django_db
@@ -197,7 +197,7 @@ def test_a_secret_is_replaced_without_a_pause(
         "secret_rotated", "secrets_ended", "secret_rotated", "secret_rotated",
     ]  # fmt: skip
     assert not any(secret in str(list(Event.objects.values())) for secret in (first, second, third, fourth))
-    # Nothing to end is no event.
+    # Ending nothing records no event.
     assert end_previous_secrets(service_provider=provider, actor=TESTER, now=now) == 1
     assert end_previous_secrets(service_provider=provider, actor=TESTER, now=now) == 0
     assert kinds.filter(kind__endswith="secrets_ended").count() == 2

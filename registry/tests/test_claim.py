@@ -47,7 +47,7 @@ def test_a_link_we_did_not_make_finds_nothing(stray: AgentClient, now: datetime,
     secret = secret_of(stray)
     tried = {
         "truncated": secret[:-1],
-        # The id of one agent with the secret of another.
+        # One agent's id with another's secret.
         "other_agent": secret_of(other)[:21] + secret[21:],
         "wrong": secret[:-4] + "AAAA",
         "nonsense": "A" * 43,
@@ -82,7 +82,7 @@ def test_five_wrong_codes_end_the_link(stray: AgentClient, alice: Human, now: da
     with pytest.raises(InvalidStateError):
         claim(stray, alice, now=now)
     assert Event.objects.filter(kind="registry.agent.claim_failed", reason="locked").count() == 1
-    # A new link begins anew, and the old one stays ended.
+    # A new link has new tries; the old one stays ended.
     stray.register()
     assert find_claim(secret_of(stray), now=now) == stray.agent()
     with pytest.raises(NotFoundError):
@@ -154,7 +154,7 @@ def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
     _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
     refused(stray.register(code), 429, "too_many_pending_grants")
     assert stray.agent().human is None
-    # One decided makes room; and one that asks for nothing needs none.
+    # Deciding one makes room; and an agent that requests nothing needs none.
     withdraw_grant(grant=Grant.objects.filter(agent__human=alice).earliest("id"), actor=TESTER, now=now)
     claim(stray, alice, now=now)
     asks_nothing = AgentClient()

@@ -1,4 +1,4 @@
-"""The commands operators and scripts rely on: their names, their answers, one JSON object with --json."""
+"""The commands operators and scripts rely on: names, answers, one JSON object with --json."""
 
 import json
 from datetime import datetime

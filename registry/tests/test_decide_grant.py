@@ -1,4 +1,4 @@
-"""approve_grant, deny_grant, suspend, resume: what a decision may be, and that one of two wins."""
+"""approve_grant, deny_grant, suspend, resume: what a decision may be, and only one of two wins."""
 
 from datetime import datetime, timedelta
 from typing import Any

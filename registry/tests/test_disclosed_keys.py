@@ -1,4 +1,4 @@
-"""Private keys that were sent to us, many at a time: a flood of them holds up no other caller."""
+"""Many disclosed private keys at once: the flood delays no other caller."""
 
 from datetime import datetime
 from time import monotonic
@@ -24,7 +24,7 @@ def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(number: int, now: datetime) -> list[Disclosed]:
-    """Keys that no agent has."""
+    """Keys that belong to no agent."""
     return [Disclosed(PrivateKey.generate("EdDSA").public, TESTER, now) for _ in range(number)]
 
 
@@ -34,7 +34,7 @@ def test_a_flood_of_keys_that_no_agent_has_touches_few_rows(now: datetime) -> No
             bar_disclosed_keys([each])
     assert BarredKey.objects.count() == RECORDED_PER_MINUTE
     counted = [each["sql"] for each in asked.captured_queries if 'UPDATE "audit_refusalcount"' in each["sql"]]
-    # One for each that is barred, and one or two for the first of the others.
+    # One for each barred key, and one or two for the first of the others.
     assert len(counted) <= RECORDED_PER_MINUTE + 2
     assert RefusalCount.objects.get().count == RECORDED_PER_MINUTE + 1
 

@@ -1,4 +1,4 @@
-"""The public documents: everything they name is there, and every key that still counts."""
+"""The public documents: everything they name exists, and every valid key is in them."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ def test_discovery_is_public_and_true() -> None:
     assert "max_uses" in document["envelope"]["maxima"]
     assert document["algorithms"] == ["EdDSA", "Ed25519", "ES256"]
     for url in document["endpoints"].values():
-        # Each address is one of ours: it knows its caller is missing, and is not itself missing.
+        # Each address is one of ours: it requires credentials, so it exists.
         path = url.removeprefix("http://localhost:8000")
         found = [
             Client().generic(method, path + more).status_code
@@ -50,7 +50,7 @@ def test_the_log_s_verifier_keys_are_published_and_kept_when_retired(now: dateti
     promote_due_keys(now=now)
     assert len(vkeys()) == 2
     assert line in vkeys()
-    # A key that may be in other hands vouches for nothing, not even the past.
+    # A key that may have leaked vouches for nothing, not even the past.
     disable_key(kid=first.kid, actor=TESTER, now=now)
     assert len(vkeys()) == 1
     assert line not in vkeys()

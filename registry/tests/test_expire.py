@@ -1,4 +1,4 @@
-"""expire_everything: what is recorded as ended, what is forgotten, and what stays."""
+"""expire_everything: what is recorded as ended, what is deleted, and what stays."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -71,7 +71,7 @@ def test_an_unclaimed_agent_is_deleted_a_week_after_its_link_and_its_key_is_free
     assert expire_everything(now=week - timedelta(minutes=1))["unclaimed_agents_deleted"] == 0
     assert Opening.objects.exists()
     assert expire_everything(now=week + timedelta(minutes=1))["unclaimed_agents_deleted"] == 1
-    # What it wrote is nobody's, so nobody could ask for it to be erased.
+    # What it wrote has no owner who could ask for its erasure.
     assert not Opening.objects.exists()
     seal_audit(now=now)
     assert verify_log().ok
@@ -93,7 +93,7 @@ def test_what_is_only_remembered_is_forgotten_in_time(
     create_enrolment_code(human=alice, actor=TESTER, now=now)
     early = expire_everything(now=now + timedelta(seconds=64))
     assert (early["answers"], early["enrolment_codes"]) == (0, 0)
-    # The clock of the jobs may be ahead of a verifier's, and a call may wait for a lock.
+    # The jobs' clock may be ahead of a verifier's, and a call may wait for a lock.
     assert expire_everything(now=now + timedelta(seconds=65 + 59))["proofs"] == 0
     expire_everything(now=now + timedelta(seconds=65 + 60))
     assert not SpentProof.objects.exists()
@@ -109,7 +109,7 @@ def test_however_much_waits_all_of_it_is_forgotten_a_few_at_a_time(
     for number in range(5):
         spend_proof(jkt="a", jti=str(number), until=now)
     spend_proof(jkt="a", jti="later", until=now + timedelta(seconds=1))
-    # Twice two and one, each a look and a deletion; then nothing is left.
+    # Batches of 2, 2 and 1, each a read and a deletion; then a read that finds nothing.
     with django_assert_num_queries(7):
         assert expiry.forget(SpentProof.objects.filter(expires_at__lte=now)) == 5
     assert SpentProof.objects.count() == 1
@@ -129,11 +129,11 @@ def test_a_token_is_kept_for_as_long_as_its_call_can_be_repeated(
 def test_DN_13_what_a_host_that_is_ahead_takes_for_over_is_not_forgotten(
     agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proof that is still good would pass again."""
+    """Otherwise a valid proof would pass again."""
     monkeypatch.setattr("registry.services.database_time.database_time", database_time)
     for seconds in (65, -61):
         spend_proof(jkt="jkt", jti=str(seconds), until=now + timedelta(seconds=seconds))
     assert expire_everything(now=now + timedelta(minutes=5))["proofs"] == 1
     assert [each.expires_at > now for each in SpentProof.objects.all()] == [True]
-    # Nor is one that is behind told to hurry.
+    # A job whose clock is behind deletes nothing early either.
     assert expire_everything(now=now - timedelta(minutes=5))["proofs"] == 0

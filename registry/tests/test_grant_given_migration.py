@@ -1,4 +1,4 @@
-"""An index is built beside writers, so its migration may be cut off: it is run again."""
+"""An index is built without blocking writers, so its migration may be interrupted and run again."""
 
 import pytest
 from django.db import connection
@@ -23,7 +23,7 @@ from tests.test_triggers import migrate
 def test_what_a_migration_that_was_cut_off_left_is_built_anew(before: str, name: str, built: str) -> None:
     migrate(("registry", before))
     try:
-        # As a name is taken by an index that was not finished.
+        # The name of an index that was not finished.
         execute(f"CREATE INDEX {name} ON registry_grant (status)")
     finally:
         migrate()

@@ -1,4 +1,4 @@
-"""POST /v1/tokens: what a token says, who gets one, and what a repeated call gets."""
+"""POST /v1/tokens: what a token says, which callers get one, and what a repeated call gets."""
 
 import json
 from datetime import datetime, timedelta
@@ -145,7 +145,7 @@ def test_OG_2_AP_37_the_caller_adds_nothing_to_a_token(
 def test_OG_2_a_looser_spelling_of_the_request_gets_no_token(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    """Nothing is read into a request: not another case, not a list, not a query, not the second of two members."""
+    """A request is read strictly: no other case, list, query, or second member of a name."""
     good, other = (str(approved(agent, service_provider, now=now).id) for _ in range(2))
     path = "/v1/tokens"
     for loose in (good.upper(), f" {good}", f"{{{good}}}", good.replace("-", ""), f"urn:uuid:{good}"):
@@ -219,7 +219,7 @@ def test_no_signature_no_token_but_its_intent_is_on_record(
     seen: list[int] = []
 
     def fails(**_kwargs: Any) -> None:
-        # Intent before signature: row and event are there when the key is asked.
+        # Intent before signature: row and event exist when the key is used.
         seen.extend([Token.objects.count(), Event.objects.filter(kind="registry.token.issued").count()])
         raise TemporarilyUnavailableError("The key did not answer.")
 

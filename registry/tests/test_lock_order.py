@@ -1,4 +1,4 @@
-"""Rows are locked in one order everywhere, agent before grant before human: acts that meet wait in a line, never in a ring."""
+"""Rows are locked in one order everywhere (agent, grant, human), so acts queue without deadlock."""
 
 import threading
 from datetime import datetime
@@ -32,7 +32,7 @@ def test_who_deletes_a_human_waits_for_their_agent_before_touching_grants(
         Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
         deletion.start()
         until_waiting()
-        # Their next step: had the deletion come first here, each would wait for the other.
+        # Their next step: had the deletion locked this first, each would wait for the other.
         assert Grant.objects.select_for_update(nowait=True).get(pk=grant.pk).status == "approved"
     deletion.join()
     grant.refresh_from_db()
@@ -44,7 +44,7 @@ def test_who_deletes_a_human_waits_for_their_agent_before_touching_grants(
 def test_who_takes_an_enrolment_code_waits_for_the_human_before_touching_it(
     alice: Human, now: datetime, *, known: bool
 ) -> None:
-    """As a suspension does, which ends the codes of whom it locked."""
+    """As a suspension does, which ends the codes of the user it locked."""
     stray, answers = AgentClient(), list[int]()
     assert not known or stray.register().status_code == 201
     _row, code = create_enrolment_code(human=alice, actor=TESTER, now=now)

@@ -1,4 +1,4 @@
-"""Names that look like others: what the eye takes for the same, and whose names an agent's is compared with."""
+"""Look-alike names: which look the same, and which names an agent's is compared with."""
 
 import unicodedata
 from datetime import datetime
@@ -28,14 +28,14 @@ SAME = [
     ("paypa1", "PayPal"),
     ("G00GLE", "google"),
     ("Ｇｏｏｇｌｅ", "Google"),  # full-width
-    ("𝐆𝐨𝐨𝐠𝐥𝐞", "Google"),  # bold, of mathematics
+    ("𝐆𝐨𝐨𝐠𝐥𝐞", "Google"),  # mathematical bold
     ("Acrne Calendar", "Acme Calendar"),
     ("acme-calendar", "Acme Calendar"),
     ("Acme\u2010Calendar", "Acme Calendar"),
     (
         "Acme\u2014Calendar",
         "Acme Calendar",
-    ),  # the table draws this dash, the next and the box drawings as a letter
+    ),  # the table maps this dash, the next and the box drawings to a letter
     ("Acme\u2015Calendar", "Acme Calendar"),
     ("Acme\u2500Calendar", "Acme Calendar"),
     ("Acme\u2501Calendar", "Acme Calendar"),
@@ -77,7 +77,7 @@ def test_AP_21_alphabets_that_are_written_together_are_not(name: str) -> None:
 
 
 def test_AP_21_the_table_is_a_drawing_that_is_drawn_once() -> None:
-    """UTS #39 section 4 asks it of confusables.txt: what a character looks like looks like nothing else."""
+    """UTS #39 section 4 requires it of confusables.txt: a mapped text maps to itself."""
     table = _prototypes()
     assert len(table) > 6000
     drawn = {each for picture in table.values() for each in picture}
@@ -97,7 +97,7 @@ def test_AP_21_no_name_that_may_be_registered_makes_it_fail() -> None:
 
 
 def named(client: AgentClient, name: str) -> Agent:
-    """The agent as if it had registered under this name."""
+    """The agent as if registered under this name."""
     Agent.objects.filter(jkt=client.jkt).update(name=name)
     return client.agent()
 
@@ -132,7 +132,7 @@ def test_AP_21_what_is_gone_or_anothers_vouches_for_no_name(
     former = named(enrolled(alice, now=now), "Writer")
     agent = named(enrolled(alice, now=now), "Reader")
     assert likenesses(agent, alice) == []
-    # An unclaimed agent is compared with the agents of whoever looks at it.
+    # An unclaimed agent is compared with the agents of the user who views it.
     assert [each.name for each in likenesses(agent, bob)] == ["Reader"]
     assert likenesses(agent, None) == []
     agent.name = "Writer"

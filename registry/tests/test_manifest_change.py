@@ -1,4 +1,4 @@
-"""A later manifest: renewed or changed, by whom and when, and what it does to grants, tokens and requests."""
+"""A later manifest: renewed or changed, by whom and when, and what it does to grants and tokens."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from registry.models import Agent, BarredKey, Grant, Human, ServiceProvider, Tok
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.expiry import expire_everything
 from registry.services.grants import resume_grant, suspend_grant
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import (
     MANIFEST,
     PAY,
@@ -150,7 +150,7 @@ def test_an_unclaimed_agent_may_change_its_manifest(db: None) -> None:
     stray = AgentClient()
     code = stray.register().json()["claim_code"]
     assert stray.replace(name="Another").json()["status"] == "unclaimed"
-    # Link and code are not touched by it.
+    # It does not affect link and code.
     again = stray.call("POST", "/v1/agents", {"manifest": stray.manifest(name="Another")}).json()
     assert again["claim_code"] == code
 
@@ -194,7 +194,7 @@ def test_an_older_manifest_cannot_be_put_back(agent: AgentClient, later: int) ->
 def test_DN_15_a_renewal_by_another_key_than_the_agents_is_refused(
     agent: AgentClient, alice: Human, now: datetime
 ) -> None:
-    """Key B sends the manifest of key A, key A the manifest of key B, and a key nobody knows sends its own."""
+    """Key B sends key A's manifest, key A key B's, and an unknown key its own."""
     other, stranger = enrolled(alice, now=now), AgentClient()
     mine, theirs = agent.manifest(later=5, name="New"), other.manifest(later=5, name="New")
     path = "/v1/agents/me/manifest"
@@ -272,7 +272,7 @@ def test_a_manifest_that_ends_earlier_ends_tokens_earlier(
     jti = Token.objects.get().jti
     Agent.objects.update(expires_at=now + timedelta(seconds=30))
     assert issue(agent, grant).json()["expires_in"] <= 30
-    # What was issued before is judged by the agent as it is, not by the end in the token.
+    # Existing tokens are judged by the agent's current state, not by the end in the token.
     assert token_state(jti).refusal(now + timedelta(seconds=31)) == "agent_inactive"
 
 

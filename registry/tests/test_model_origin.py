@@ -1,4 +1,4 @@
-"""TRUSTED_MODEL_ORIGINS: which hosts a manifest may claim for its model, where the operator names any."""
+"""TRUSTED_MODEL_ORIGINS: hosts a manifest may claim for its model, if the operator names any."""
 
 from datetime import datetime
 from typing import Any
@@ -31,7 +31,7 @@ def test_AP_21_an_origin_on_the_list_is_taken(listed: None, alice: Human, now: d
     assert client.replace(model_origin="models.example").status_code == 200
 
 
-# Below a trusted name lies what whoever rents it out does not vouch for; the other two look like it.
+# A subdomain of a trusted host may be rented out to others; the other two only look like the host.
 @pytest.mark.parametrize(
     "origin", ["evil.example", "sub.models.example", "rnodels.example", "models.example.evil.example"]
 )
@@ -44,7 +44,7 @@ def test_AP_21_an_origin_that_is_not_listed_registers_no_agent(
         answer = client.register(code_or_none, manifest=client.manifest(model_origin=origin))
         assert "model_origin" in refused(answer, 400, "invalid_manifest")["error_description"]
     assert not Agent.objects.exists()
-    # The refusal spends no code.
+    # The refusal does not spend the code.
     assert client.register(code).status_code == 201
 
 
@@ -58,6 +58,6 @@ def test_AP_21_an_agent_of_before_the_list_neither_renews_nor_changes_nor_regist
     refused(client.replace(**change), 400, "invalid_manifest")
     refused(client.register(), 400, "invalid_manifest")
     assert client.agent().manifest == before
-    # What it was granted before, it may until its manifest ends.
+    # Its existing grants stay valid until its manifest ends.
     assert client.call("GET", "/v1/agents/me").json()["status"] == "active"
     assert client.replace(model_origin="other.example", **change).status_code == 200

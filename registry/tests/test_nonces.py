@@ -1,4 +1,4 @@
-"""Server nonces at the registry: asked for where a service provider wants them, and never another's or an old one."""
+"""Server nonces at the registry: required where a provider wants them, never another's or old."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,13 +14,13 @@ from registry.tests.cast import TESTER, AgentClient, approved, enrolled, issue, 
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 STEP = timedelta(seconds=STEP_SECONDS)
-# Long after every fixture's row was made, in the middle of a step.
+# Well after every fixture's rows were made, in the middle of a step.
 NOON = datetime.fromtimestamp((int(datetime.now(UTC).timestamp()) // STEP_SECONDS + 2.5) * STEP_SECONDS, UTC)
 
 
 @pytest.fixture
 def strict_grant(agent: AgentClient, now: datetime) -> Grant:
-    """The agent's approved grant at a service provider that asks for nonces."""
+    """The agent's approved grant at a service provider that requires nonces."""
     provider, _ = create_service_provider(
         name="Strict",
         audience="http://127.0.0.1:8003",
@@ -48,7 +48,7 @@ def test_DN_1_a_token_for_a_strict_service_provider_needs_a_nonce(
     response = asked_with(agent, strict_grant, None)
     body = refused(response, 400, "use_dpop_nonce")
     assert body.keys() == {"error", "error_description"}
-    # One header of one value: Django's client would join two lines with a comma.
+    # One header with one value: Django's client would join two lines with a comma.
     nonce = response["DPoP-Nonce"]
     assert len(nonce) == 22
     assert "WWW-Authenticate" not in response
@@ -109,7 +109,7 @@ def test_DN_3_a_refusal_for_another_reason_brings_it_as_well(agent: AgentClient)
         response = look(agent, nonces.previous, "/v1/grants/unknown")
         refused(response, 404, "not_found")
         assert response["DPoP-Nonce"] == nonces.current
-        # A key that no agent holds: the proof itself was good.
+        # An unregistered key: the proof itself was valid.
         response = look(AgentClient(), nonces.previous)
         refused(response, 401, "invalid_client")
         assert response["DPoP-Nonce"] == nonces.current
@@ -148,7 +148,7 @@ def test_DP_100_no_endpoint_takes_a_nonce_that_is_not_the_registrys(
     agent: AgentClient, service_provider: ServiceProvider, method: str, path: str, status: int
 ) -> None:
     with time_machine.travel(NOON, tick=False):
-        # One of a service provider is as foreign as one nobody gave out.
+        # A service provider's nonce is refused like an invented one.
         for foreign in ("stale", "ü", "x" * 4000, nonces_of(str(service_provider.pk), NOON).current):
             response = agent.call(method, path, proof=agent.proof(method, path, nonce=foreign))
             refused(response, status, "use_dpop_nonce")

@@ -1,4 +1,4 @@
-"""Many at once: the limits and the one-winner rules hold under concurrency, on SQLite and on PostgreSQL."""
+"""Concurrent calls: limits and one-winner rules hold on SQLite and on PostgreSQL."""
 
 import threading
 from collections import Counter
@@ -22,13 +22,13 @@ from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MANY = 50
-# A lock that a busy machine does not give in time is a 503 to be repeated: so often, before it counts as an answer.
+# A lock that a busy machine does not get in time is a 503 to retry: this often before it counts.
 TRIES = 5
 TRY_AGAIN = 503
 
 
 def at_once(acts: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run all acts in threads that start together; each thread has its own database connection."""
+    """Run all acts in threads that start together, each with its own database connection."""
     start, results = threading.Barrier(len(acts)), [None] * len(acts)
 
     def run(index: int, act: Callable[[], Any]) -> None:
@@ -170,7 +170,7 @@ def test_a_suspension_at_the_moment_of_a_renewal_stands(
 
     def suspended_meanwhile(_manifest: VerifiedManifest) -> None:
         suspension.start()
-        # It waits for the row. Without that lock it would be done by now.
+        # It waits for the row. Without that lock it would have finished by now.
         suspension.join(timeout=0.3)
 
     monkeypatch.setattr(manifests, "check_origin", suspended_meanwhile)

@@ -1,4 +1,4 @@
-"""Humans and service providers: created, suspended, resumed; secrets; audiences that never overlap."""
+"""Users and service providers: created, suspended, resumed; secrets; audiences never overlap."""
 
 from datetime import datetime, timedelta
 from typing import Any

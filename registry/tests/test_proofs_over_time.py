@@ -1,4 +1,4 @@
-"""Proofs at `/v1/tokens` and `/v1/grants`: whose key, for which URL, and how far a clock may be off."""
+"""Proofs at `/v1/tokens` and `/v1/grants`: their key, their URL, and the allowed clock error."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -13,8 +13,8 @@ from registry.tests.cast import READ_CALENDAR, AgentClient, approved, enrolled, 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
-# By how much the proof's time lies before (−) or after (+) the true time, on a host whose clock is off by `host`.
-# What counts is the host's own clock: at most 60 s either way.
+# Seconds by which the proof's time is before (−) or after (+) the true time, on a host whose clock
+# is off by `host`. The host's own clock counts: at most 60 s either way.
 TABLE = [
     *[(0, edge, abs(edge) <= 60) for edge in (-3600, -61, -60, -10, 0, 10, 60, 61, 3600)],
     *[(30, edge, -30 <= edge <= 90) for edge in (-60, -31, -30, -10, 0, 10, 60, 90, 91)],
@@ -42,7 +42,7 @@ def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) 
 
 
 def test_DN_17_a_grant_is_bound_to_its_agents_key(grant: Grant, alice: Human, now: datetime) -> None:
-    """Another agent's key, of the same human even, and a key that no agent holds."""
+    """Another agent's key, even of the same owner, and an unregistered key."""
     refused(issue(enrolled(alice, now=now), grant), 400, "invalid_grant")
     refused(issue(AgentClient(), grant), 401, "invalid_client")
     assert not Token.objects.exists()
@@ -72,7 +72,7 @@ def test_DN_19_a_manifest_is_registered_by_its_own_key_alone(agent: AgentClient)
 def test_DN_8_a_proof_for_a_service_provider_is_for_no_url_of_the_registry(
     agent: AgentClient, grant: Grant, service_provider: ServiceProvider
 ) -> None:
-    """Refused for its `htu`, before anybody asks whether its `jti` was seen; and the same `jti` is used up for all URLs."""
+    """Refused for its `htu` before the replay check; once used, the `jti` is spent for all URLs."""
     token = issue(agent, grant).json()["access_token"]
     at_provider: dict[str, Any] = {"url": f"{service_provider.audience}/x", "access_token": token}
     proof = agent.proof("POST", "/x", jti="one", **at_provider)

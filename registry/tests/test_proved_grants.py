@@ -1,4 +1,4 @@
-"""A grant gives nothing without a receipt that says exactly what its row says, however the row came to say it."""
+"""A grant is void without a receipt that says exactly what its row says, however it was written."""
 
 import logging
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.grants import deny_grant, resume_grant, revoke_grant, suspend_grant
 from registry.services.proved_grants import BOUND, ProvedGrants, terms_of
 from registry.services.rotation import rotate_agent_key
-from registry.services.state import token_state, token_states
+from registry.services.token_state import token_state, token_states
 from registry.services.tokens import issue_token
 from registry.tests.cast import (
     PAY,
@@ -44,7 +44,7 @@ WIDE = [READ_CALENDAR, PAY]
 
 
 def set_approved(grant: Grant, human: Human, now: datetime, **more: Any) -> None:
-    """The one UPDATE, as with the serving role's own rights."""
+    """A single UPDATE, with the serving role's rights."""
     values: dict[str, Any] = {
         "status": Grant.Status.APPROVED,
         "human": human,
@@ -82,7 +82,7 @@ def test_DJ_17_a_denied_grant_set_to_approved_gives_no_token(
     receipts.sign(grant, now=now, **receipts.asked(grant, now), decision="deny")
     with pytest.raises(IntegrityError), transaction.atomic():
         set_approved(grant, alice, now)
-    # The tables' owner passes the trigger.
+    # The owner of the tables bypasses the trigger.
     with as_table_owner():
         set_approved(grant, alice, now)
         stands_refused(agent, grant)
@@ -109,7 +109,7 @@ def test_DJ_17_a_receipt_copied_from_another_grant_gives_no_token(
 
 
 def _another(kind: str, now: datetime) -> Any:
-    """A row of this kind that nothing was signed for."""
+    """A row of this kind for which nothing was signed."""
     from registry.services.people import create_human
     from registry.services.service_providers import create_service_provider
 
@@ -148,7 +148,7 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
 ) -> None:
     client = enrolled(alice, now=now)
     grant = approved(client, service_provider, now=now, capabilities=WIDE, envelope={"max_uses": 3})
-    # Signed as of its second version.
+    # The signature is for its second version.
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     approve(grant, alice, now=now)
     assert issue(client, grant).status_code == 201
@@ -156,7 +156,7 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     assert token_state(jti).refusal(now) is None
     CHANGES[change](grant, now)
     Token.objects.update(grant_version=Grant.objects.get().version)
-    # The key is the one that calls; with another, the row is nobody's it knows.
+    # With the calling key; otherwise the row would belong to no known agent.
     Token.objects.update(jkt=Agent.objects.get().jkt)
     assert token_state(jti).refusal(now) == "grant_inactive"
     assert token_states([jti])[jti].refusal(now) == "grant_inactive"
@@ -210,7 +210,7 @@ def test_a_new_key_keeps_what_needs_no_new_signature(
     rotate_agent_key(agent=agent.agent(), change=new_key(agent, new), actor=TESTER, now=now)
     status = 400 if PAY in capabilities else 201
     assert issue(new, grant).status_code == status
-    # Although nothing else refuses it then.
+    # Although no other check refuses it then.
     Grant.objects.update(status=Grant.Status.APPROVED, suspension_cause="")
     assert issue(new, grant).status_code == status
 
@@ -243,7 +243,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(
 def test_DJ_17_a_grant_set_back_to_what_was_proved_gives_no_token(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, cause: str
 ) -> None:
-    """The process remembers exactly these terms: only the log, asked again, says that they ended."""
+    """The process has cached exactly these terms: only the log, read again, says they ended."""
     before = Grant.objects.filter(pk=approved(agent, service_provider, now=now).pk).values().get()
     assert agent.call("POST", "/v1/tokens", {"grant_id": str(before["id"])}).status_code == 201
     grant = Grant.objects.get()
@@ -254,7 +254,7 @@ def test_DJ_17_a_grant_set_back_to_what_was_proved_gives_no_token(
         revoke_grant(grant=grant, actor=TESTER, now=now)
         Token.objects.all().delete()
         Grant.objects.all().delete()
-        # As the trigger wants it.
+        # As the trigger requires.
         Grant.objects.create(**before | {"status": Grant.Status.PENDING})
         Grant.objects.update(**before)
     Token.objects.all().delete()
@@ -295,7 +295,7 @@ def test_DJ_17_a_disabled_receipt_key_ends_at_once_what_it_signed(
     disable_key(kid=key.kid, actor=TESTER, now=now, even_last=True)
     refused(issue(agent, grant), 400, "invalid_grant")
     assert token_state(state.token.jti).refusal(now) == "grant_inactive"
-    # Signed anew, by the key that follows, it is good again.
+    # Signed again by the next key, it is valid again.
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     with time_machine.travel(now + PUBLISHED_BEFORE_USE):
         approve(grant, alice, now=now)

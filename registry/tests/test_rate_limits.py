@@ -1,4 +1,4 @@
-"""How often one caller may call: fixed limits, each caller's own, and refused before anything is written."""
+"""How often a caller may call: fixed limits per caller, refused before anything is written."""
 
 import base64
 import time
@@ -26,7 +26,7 @@ VERIFY = {"token": "x", "proof": "x", "method": "GET", "url": "http://127.0.0.1:
 
 @pytest.fixture
 def few(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Three calls at once for everybody, then one a minute."""
+    """Every caller has three calls at once, then one a minute."""
     settings.RATE_LIMITED = True
     settings.WEB_CONCURRENCY = 1
     sorts = (ADDRESS, ENTRY, STRANGERS, AGENT, HUMAN, SERVICE_PROVIDER)
@@ -73,7 +73,7 @@ def test_DJ_25_callers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyP
     for number in range(1000):
         limiter.take(str(number), now=0.0)
     assert len(limiter._whole_at) == 10
-    # Who called last is remembered, who called first starts afresh.
+    # The latest callers are remembered; the oldest start afresh.
     assert limiter.wait("999", now=0.0) > 0
     assert limiter.wait("0", now=0.0) == 0
 
@@ -180,7 +180,7 @@ def test_SA_10_guesses_from_many_addresses_share_an_allowance(
     assert [ask(f"203.0.113.{number}", "wrong").status_code for number in range(3)] == [401] * 3
     assert refused(ask("203.0.113.9", "wrong"))
     assert refused(Client(REMOTE_ADDR="203.0.113.10").get("/v1/agents/me", headers={"DPoP": "x"}))
-    # Whoever proves themselves, and whoever comes for the first time, has another.
+    # Authenticated callers and first-time callers have separate limits.
     assert ask("203.0.113.9", provider_and_secret[1]).status_code == 200
     assert agent.call("GET", "/v1/agents/me").status_code == 200
     assert AgentClient().register().status_code == 201
@@ -192,7 +192,7 @@ def test_SA_10_an_agent_with_an_old_nonce_is_no_stranger(few: None, agent: Agent
     told = [agent.call("GET", "/v1/agents/me", proof=old_nonce(agent)) for _ in range(4)]
     assert [answer.json()["error"] for answer in told[:3]] == ["use_dpop_nonce"] * 3
     assert told[0]["DPoP-Nonce"]
-    # They are its own calls.
+    # Its own calls use up its limit.
     assert refused(told[3])
     assert refused(AgentClient().call("GET", "/v1/agents/me"))
 
@@ -249,7 +249,7 @@ def test_DJ_25_nobody_gets_a_new_allowance_by_naming_another_address(
     settings.TRUSTED_PROXIES = hops
 
     def ask(claimed: str) -> Any:
-        # Through a proxy of ours the true address is added on the right.
+        # A proxy of ours appends the true address on the right.
         said = f"{claimed}, 203.0.113.7" if hops else claimed
         return Client(REMOTE_ADDR="10.0.0.2").get("/.well-known/agentauth", headers={"X-Forwarded-For": said})
 
@@ -275,7 +275,7 @@ def test_DJ_25_beginnings_have_an_allowance_of_their_own(few: None, path: str) -
 
     assert not [begin() for _ in range(3) if refused(begin())][1:]
     assert refused(begin())
-    # Looking is another allowance than beginning.
+    # Reading has a separate limit from starting a ceremony.
     assert Client().get("/sign-in/").status_code == 200
 
 
@@ -298,7 +298,7 @@ def test_DJ_25_U4_a_flood_is_few_writes_and_every_refusal_is_counted(few: None) 
     for _ in range(50):
         assert refused(Client().get("/.well-known/agentauth"))
     events = Event.objects.filter(reason="rate_limited")
-    # One a second, however long fifty take here.
+    # One a second, however long the fifty calls take here.
     assert 1 <= events.count() <= 2 + (time.monotonic() - began)
     assert sum(RefusalCount.objects.values_list("count", flat=True)) == events.count()
 
@@ -332,7 +332,7 @@ def test_RF_25_whoever_asks_too_often_is_told_so_with_neither_database_nor_redis
     monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=60))
     for _ in range(3):
         assert client.get("/.well-known/jwks.json").status_code == 503
-    # That it was refused would be on record: the one that would write it cannot.
+    # The first refusal must be recorded, which fails without the database.
     assert client.get("/.well-known/jwks.json").status_code == 503
     for _ in range(3):
         assert refused(client.get("/.well-known/jwks.json"))

@@ -1,4 +1,4 @@
-"""POST /v1/agents: who may register, what comes back, and what is refused."""
+"""POST /v1/agents: which agents may register, the answer, and the refusals."""
 
 import json
 import re
@@ -147,10 +147,10 @@ def test_JK_8_a_private_key_is_refused_and_barred_for_ever(caplog: pytest.LogCap
     event = Event.objects.get(kind="registry.agent_key.barred")
     assert event.reason == "private_key_submitted"
     assert client.private_jwk()["d"] not in caplog.text + response.content.decode() + json.dumps(event.data)
-    # Shown again it is refused as before, and one event says it.
+    # Disclosed again it is refused as before, with a single event.
     refused(client.register(manifest=client.disclosing("agent-manifest+jwt")), 400, "invalid_request")
     assert Event.objects.filter(kind="registry.agent_key.barred").count() == 1
-    # The key is of no use any more, also without the private member.
+    # The key is barred, even without the private member.
     refused(client.register(), 401, "invalid_client")
 
 

@@ -1,4 +1,4 @@
-"""Keys at registration, over HTTP: weak and foreign keys are refused, and a name beside a key means nothing."""
+"""Keys at registration, over HTTP: weak and foreign keys are refused, a `kid` is ignored."""
 
 import json
 import time
@@ -49,7 +49,7 @@ def _rsa(bits: int, exponent: int) -> dict[str, Any]:
     if exponent == 65_537 and bits <= 2048:
         modulus = rsa.generate_private_key(exponent, bits).public_key().public_numbers().n
     else:
-        # No key of the kind is made in a test's time, and none is needed: the size is what stands there.
+        # Such a key takes too long to generate, and none is needed: only its size matters.
         modulus = 2**bits - 1
     size = (exponent.bit_length() + 7) // 8
     return {
@@ -60,7 +60,7 @@ def _rsa(bits: int, exponent: int) -> dict[str, Any]:
 
 
 def _registers(jwk: dict[str, Any], alg: str) -> None:
-    """In the manifest under a good proof, and in the proof: refused as a key, not for its signature, and soon."""
+    """In the manifest (with a valid proof) and in the proof: refused at once, as a key."""
     client = AgentClient()
     head, _, tail = sign_compact({}, client.signer, typ="agent-manifest+jwt", header={"jwk": jwk}).partition(
         "."
@@ -73,7 +73,7 @@ def _registers(jwk: dict[str, Any], alg: str) -> None:
     proof = f"{b64u_encode(json.dumps(headers | {'typ': 'dpop+jwt'}).encode())}.{tail}"
     good = {"manifest": client.manifest()}
     answer = refused(client.call("POST", "/v1/agents", good, proof=proof), 400, "invalid_dpop_proof")
-    # A large modulus is not worked with.
+    # No computation uses the large modulus.
     assert time.monotonic() - began < within(5)
     assert answer["reason"] == "malformed"
     assert "signature" not in body["error_description"]
@@ -95,7 +95,7 @@ def test_JK_7_an_rsa_key_of_any_size_registers_nothing(bits: int, exponent: int,
 
 
 def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
-    """Manifest and proof are signed with it, and both signatures verify."""
+    """It signs both manifest and proof, and both signatures verify."""
     client = AgentClient()
     client.signer = cast("LocalSigner", MixedSigner())
     body = refused(client.register(), 400, "invalid_manifest")
@@ -119,7 +119,7 @@ KIDS: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("kid", KIDS)
 def test_JK_20_a_manifests_kid_means_nothing(kid: Any) -> None:
-    """The key is in the manifest itself; a name beside it is not looked up, here or anywhere."""
+    """The manifest contains the key itself; a `kid` beside it is not looked up anywhere."""
     client = AgentClient()
     claims = json.loads(b64u_decode(client.manifest().split(".")[1]))
     header = {"jwk": client.signer.public.jwk, "kid": kid}

@@ -1,4 +1,4 @@
-"""Which releases may run on which database, and that the database says which it is."""
+"""Which releases may run on which database, and that the database records its release."""
 
 import pytest
 from django.db import connection
@@ -39,7 +39,7 @@ def test_the_database_says_the_release_it_was_migrated_to() -> None:
 
 
 def looked() -> Installation:
-    """What a look at the verifier's home brings along, from the row itself."""
+    """What a read of the verifier's home returns, from the row itself."""
     return Installation.objects.annotate(**looked_at()).get()
 
 
@@ -57,7 +57,7 @@ def test_a_process_that_finds_another_release_acts_by_the_rule(ahead: int, *, ha
 
 @pytest.mark.django_db
 def test_settings_are_recorded_without_a_word_of_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an earlier release, beside the next one."""
+    """Recorded by an earlier release, running beside the next one."""
     record_settings(actor=OPERATOR, now=timezone.now())
     Installation.objects.update(release=RELEASE + 1)
     elsewhere = installation.fingerprint() | {"PUBLIC_URL": "elsewhere"}
@@ -76,5 +76,5 @@ def test_a_migration_raises_the_release_and_never_lowers_it(to: int, then: int) 
 
 
 def test_one_release_at_most_lies_between_code_and_database() -> None:
-    """What a migration takes away, the release before the last may need."""
+    """A migration may remove what the release before the previous one needs."""
     assert release.BESIDE == 1

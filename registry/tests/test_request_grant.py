@@ -1,4 +1,4 @@
-"""POST /v1/grants: what may be asked, how much at once, and how soon again."""
+"""POST /v1/grants: what may be requested, how much at once, and how soon again."""
 
 import contextlib
 from datetime import datetime, timedelta
@@ -97,7 +97,7 @@ def test_OG_9_an_expired_request_makes_way_and_does_not_count(
     assert response.json()["grant_id"] != str(old[0].id)
     old[0].refresh_from_db()
     assert old[0].status == "expired"
-    # The other four are past their hour too, whether or not a job saw it: four more may wait.
+    # The other four have expired too, whether or not a job recorded it: four more may wait.
     listed = agent.call("GET", "/v1/grants").json()["results"]
     assert [grant["status"] for grant in listed] == ["pending", *["expired"] * 5]
     answers = [agent.ask(service_provider, capabilities=[calendar(number)]) for number in range(1, 6)]
@@ -173,7 +173,7 @@ def test_the_token_to_come_must_fit(agent: AgentClient, service_provider: Servic
 
 
 def padded(length: int) -> list[dict[str, Any]]:
-    """A capability whose length is set to the byte."""
+    """A capability with an exact length in bytes."""
     values = {"a": {"eq": "v" * 1000}, "b": {"eq": "v" * 1000}, "pad": {"eq": "v" * length}}
     return [READ_CALENDAR | {"constraints": values}]
 
@@ -192,13 +192,13 @@ def test_KM_9_a_token_is_refused_for_its_length_when_its_grant_is_asked_for_and_
     assert not fits(service_provider, longest + 1)
     refused(agent.ask(service_provider, capabilities=padded(longest + 1)), 400, "grant_too_large")
     assert not Grant.objects.exists()
-    # A human may approve less than was asked, which can be longer to say.
+    # A user may approve less than was requested, which can need a longer text.
     grant = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
     with pytest.raises(GrantTooLargeError):
         approve(grant, alice, now=now, capabilities=parse_capabilities(padded(longest + 1)))
     approve(grant, alice, now=now, capabilities=parse_capabilities(padded(longest)))
     token = issue(agent, grant).json()["access_token"]
-    # What was reckoned with is a grant changed ten digits of times; this one is at its first version.
+    # The limit assumes a grant changed ten-digit times; this one is at its first version.
     assert MAX_SIGNING_INPUT - 16 < len(parse_compact(token).signing_input) <= MAX_SIGNING_INPUT
 
 
@@ -210,7 +210,7 @@ def test_AP_29_the_sixth_pending_request_of_an_agent_is_refused(
     response = agent.ask(service_provider, capabilities=[calendar(5)])
     refused(response, 429, "too_many_pending_grants")
     assert 3500 < int(response["Retry-After"]) <= 3600
-    # One that is asked again is none more.
+    # Requesting it again adds none.
     assert agent.ask(service_provider, capabilities=[calendar(4)]).status_code == 200
 
 
@@ -246,7 +246,7 @@ def test_AP_29_after_a_denial_the_agent_waits_one_four_and_then_24_hours(
         actor=TESTER,
         now=moment + minutes(1),
     )
-    # An approval in between starts the count anew.
+    # An approval in between restarts the count.
     pending(agent, service_provider, now=moment + minutes(61))
 
 

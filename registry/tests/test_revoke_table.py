@@ -1,4 +1,4 @@
-"""Revoking again, too late, what is unknown, what is another's, and what could not be written: every row of the table."""
+"""Revoking again, too late, unknown or foreign things, with failing writes: the whole table."""
 
 import logging
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_RV_7_a_suspended_grant_is_revoked_and_does_not_return(
 def test_RV_7_revoking_a_grant_that_ended_by_itself_is_no_fault(
     written: bool, agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    """Whether or not a job has written down yet that it ended."""
+    """Whether or not a job has recorded its end yet."""
     grant = approved(agent, service_provider, now=now)
     with time_machine.travel(grant.valid_until or now):
         later = (grant.valid_until or now) + timedelta(seconds=1)
@@ -128,7 +128,7 @@ def test_RV_7_at_revoke_every_token_is_200(
 def test_RV_8_a_token_that_is_not_ones_own_is_an_event_that_tells_nothing(
     agent: AgentClient, bob: Human, provider_and_secret: Provider, now: datetime
 ) -> None:
-    """An agent reads its own events: what was another's and what is unknown must look alike there too."""
+    """An agent reads its own events: foreign and unknown ids must look alike there too."""
     token = issue(agent, approved(agent, provider_and_secret[0], now=now)).json()["access_token"]
     bobs = enrolled(bob, now=now)
     stranger = create_service_provider(
@@ -160,11 +160,11 @@ def test_RV_8_anothers_grant_is_an_event(
     refused(revoke_grant(agent, theirs.pk), 404, "not_found")
     event = Event.objects.get(kind="audit.request.refused")
     assert (event.actor_id, event.reason) == (str(agent.agent().pk), "not_found")
-    # It belongs to who tried.
+    # The event belongs to the caller that tried.
     assert (event.agent_id, event.grant_id) == (agent.agent().pk, None)
 
 
-# Where writing fails, and what is revoked by it all the same: after the commit only the answer is lost.
+# Where the write fails, and what is revoked nevertheless: after the commit only the answer is lost.
 FAULTS = {
     "registry.services.tokens.publish_change": False,
     "registry.services.tokens.record": False,
@@ -214,6 +214,6 @@ def test_RV_11_a_revocation_that_was_not_written_or_not_reported_is_503_and_a_li
         or Agent.objects.get().status == "revoked"
     )
     assert ended == FAULTS[place]
-    # Asked again it is done, and only once.
+    # A retry succeeds, and acts only once.
     assert act().status_code in {200, 204}
     assert Event.objects.filter(kind__endswith=".revoked").count() == 1

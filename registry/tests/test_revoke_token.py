@@ -1,4 +1,4 @@
-"""POST /v1/revoke (RFC 7009): by the agent, by the service provider, and by nobody else."""
+"""POST /v1/revoke (RFC 7009): by the agent or the service provider, and no other caller."""
 
 import json
 from datetime import datetime
@@ -15,7 +15,7 @@ from registry.services.agents import suspend_agent
 from registry.services.service_providers import (
     create_service_provider,
 )
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import (
     TESTER,
     AgentClient,
@@ -81,7 +81,7 @@ def test_OA_24_RV_8_unknown_and_anothers_tokens_change_nothing_and_look_the_same
     bobs, jti = enrolled(bob, now=now), Token.objects.get().jti
     forged = changed_signature(token)
     answers = [revoke(bobs, token), revoke_as(stranger, token), revoke(agent, "x"), revoke(agent, jti)]
-    # In the form of ours, under a name that is no key of ours.
+    # In our format, with a kid that is no key of ours.
     foreign = sign_compact({"jti": jti}, agent.signer, typ="at+jwt", header={"kid": agent.jkt})
     answers += [revoke(agent, forged), revoke(agent, foreign)]
     assert [(answer.status_code, answer.content) for answer in answers] == [(200, b"")] * 6

@@ -1,4 +1,4 @@
-"""Another key for an agent: the old one dies at once and for ever, and what is grave waits for its human."""
+"""Key rotation: the old key is barred at once and for good; serious changes wait for the owner."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from registry.models import Agent, BarredKey, Human, ServiceProvider, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.rotation import rotate_agent_key
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,
@@ -35,7 +35,7 @@ PATH = "/v1/agents/me/key"
 
 
 def old_of(client: AgentClient) -> AgentClient:
-    """The same agent as whoever kept its present key has it."""
+    """The agent as an attacker with its present key."""
     kept = AgentClient()
     kept.private, kept.signer = client.private, client.signer
     return kept
@@ -95,7 +95,7 @@ def test_a_delete_is_as_grave_as_a_payment(
 def test_what_a_person_had_suspended_waits_for_a_signature_too(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    """Else resuming it would make it good for a key nobody signed for."""
+    """Otherwise resuming it would validate it for a key that no user signed for."""
     paying = approved(agent, service_provider, now=now, capabilities=[PAY])
     reading = approved(agent, service_provider, now=now)
     for grant in (paying, reading):
@@ -119,7 +119,7 @@ def test_a_pending_request_stays_pending(
 def test_DN_15_a_token_is_asked_for_with_the_agents_present_key_alone(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, token_key: None, now: datetime
 ) -> None:
-    """By another agent's key 400, by a key that is nobody's or no longer the agent's 401, and nothing is issued."""
+    """400 by another agent's key, 401 by an unregistered or former key; no token is issued."""
     grant, old, other = approved(agent, service_provider, now=now), old_of(agent), enrolled(alice, now=now)
     assert issue(agent, grant).status_code == 201
     refused(issue(other, grant), 400, "invalid_grant")
@@ -164,7 +164,7 @@ def test_a_key_that_is_or_was_somebodys_is_refused(agent: AgentClient, alice: Hu
     refused(agent.rotate(other.private), 409, "key_in_use")
     refused(agent.rotate(gone.private), 409, "key_in_use")
     assert agent.rotate().status_code == 200
-    # Back to the key it had: barred for ever.
+    # Back to its former key, which is barred for good.
     refused(agent.rotate(first), 409, "key_in_use")
 
 
@@ -187,7 +187,7 @@ def test_a_statement_for_something_else_is_refused(agent: AgentClient, change: d
 def test_the_statement_of_one_agent_is_nothing_for_another(
     agent: AgentClient, alice: Human, now: datetime
 ) -> None:
-    """Mallory sends on what she saw: the new key would be hers to use nowhere, and alice's agent locked out."""
+    """Mallory forwards what she saw: the new key would be hers, and alice's agent locked out."""
     other = enrolled(alice, now=now)
     seen = {"new_key": agent.key_change(LocalSigner(PrivateKey.generate()))}
     refused(other.call("POST", PATH, seen), 400, "invalid_request")
@@ -244,7 +244,7 @@ def test_a_body_of_another_form_is_refused(agent: AgentClient, body: Any) -> Non
 
 
 def test_after_a_lost_reply_the_new_key_tells(agent: AgentClient) -> None:
-    """The old key is dead, so the very same call again is nobody's; the registry knows the new one."""
+    """The old key is barred, so the repeated call finds no agent; the registry has the new key."""
     old, new = old_of(agent), PrivateKey.generate()
     body = {"new_key": agent.key_change(LocalSigner(new))}
     assert agent.call("POST", PATH, body, key="once").status_code == 200
@@ -269,14 +269,14 @@ def test_of_two_rotations_one_finds_the_key_gone(agent: AgentClient, now: dateti
     with pytest.raises((InvalidStateError, InvalidClientError)):
         rotate_agent_key(agent=row, change=changes[1], actor=TESTER, now=now)
     assert Agent.objects.get(pk=row.pk).jkt == changes[0].jkt
-    # Barred between the check at the door and the lock: nobody's key.
+    # Barred between authentication and the lock: no longer the agent's key.
     Agent.objects.filter(pk=row.pk).update(jkt=row.jkt)
     with pytest.raises(InvalidClientError):
         rotate_agent_key(agent=row, change=changes[2], actor=TESTER, now=now)
 
 
 def test_a_key_registered_at_the_same_moment_is_in_use(agent: AgentClient, now: datetime) -> None:
-    """The unique key is the database's promise: a look beforehand would come too early."""
+    """The database guarantees unique keys: a check beforehand could miss a concurrent one."""
     new = AgentClient()
     new.register()
     change = verify_key_change(

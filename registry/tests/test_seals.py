@@ -1,4 +1,4 @@
-"""Seals: over what, under which key, and how an installation of before comes to them."""
+"""Seals: what they cover, their key, and how existing installations get them."""
 
 from datetime import datetime
 from importlib import import_module
@@ -27,7 +27,7 @@ NEW = "another-secret-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
 
 @pytest.fixture
 def pending(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation of before the first seal, as its migration leaves it."""
+    """An installation from before seals, as its migration leaves it."""
     SealsPending.objects.create()
     monkeypatch.setattr(seals, "DEMAND", seals._Demand())
 

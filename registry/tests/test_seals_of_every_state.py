@@ -1,4 +1,4 @@
-"""Every row whose seal is asked for, now or once its state is another, is sealed, checked and counted alike."""
+"""Every row whose seal is checked, now or in a later state, is sealed, checked, counted alike."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def test_secret_key_is_not_dropped_while_it_seals_an_agent_of_any_state(
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [old]
     record_settings(change=["SECRET_KEY"], actor=TESTER, now=now)
     seal_rows(actor=TESTER, now=now)
-    # As it is where it expired, or was revoked, before the rows were sealed anew.
+    # As if it expired or was revoked before rows were sealed again.
     Agent.objects.update(status=status, expires_at=now - _PAST, seal=_sealed_by(old, settings))
     settings.SECRET_KEY_FALLBACKS = []
     with pytest.raises(InvalidStateError, match=r"1 rows .* seal_rows"):
@@ -136,7 +136,7 @@ def test_value_that_no_service_writes_does_not_end_the_upgrade_for_all(
 
 @contextmanager
 def _after_reading(table: str, act: Callable[[], object]) -> Iterator[None]:
-    """Act once, between the first statement that reads this table and the one behind it."""
+    """Act once, between the first statement that reads this table and the next one."""
     waiting = [act]
 
     def wrapper(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:

@@ -1,4 +1,4 @@
-"""verify_audit names each grant that its receipts or the log contradict."""
+"""verify_audit reports each grant that contradicts its receipts or the log."""
 
 import json
 from datetime import datetime, timedelta
@@ -48,7 +48,7 @@ def test_grants_that_were_signed_stand_whatever_happened_since(
     approve(again, alice, now=now)
     revoke_grant(grant=approved(agent, service_provider, now=now), actor=TESTER, now=now)
     assert found() == []
-    # It moves away from what was signed, and each grant there waits for a new signature.
+    # It moves away from what was signed, and each of its grants waits for a new signature.
     change_audience(
         service_provider=service_provider, audience="http://127.0.0.1:8009/v2", actor=TESTER, now=now
     )
@@ -129,7 +129,7 @@ def test_SA_8_a_disabled_receipt_key_is_told_apart_from_a_changed_grant(
         f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on" in out.getvalue()
     )
     assert "WAS CHANGED" not in out.getvalue()
-    # What no receipt ever said is named as before, and so is what the log says ended.
+    # Terms without a receipt are reported as before, and so are grants the log says ended.
     Grant.objects.filter(pk=changed.pk).update(envelope={"max_uses": 1})
     revoke_grant(grant=grant, actor=TESTER, now=now)
     with as_table_owner():

@@ -1,4 +1,4 @@
-"""The database keeps the states and the uniqueness, whoever writes."""
+"""The database enforces states and uniqueness against every writer."""
 
 from datetime import datetime
 from typing import Any
@@ -105,7 +105,7 @@ def test_one_address_is_one_human_in_any_case(alice: Human, now: datetime) -> No
 def test_RV_2_an_agent_cannot_stop_its_revocation_by_withdrawing_at_the_right_moment(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at what is pending and the swap the agent takes a request back: the revocation goes on."""
+    """The agent withdraws a request between the read and the swap: revoking goes on."""
     grant = pending(agent, service_provider, now=now)
     ending = grants._end
 

@@ -1,4 +1,6 @@
-"""The `sub` of a person at a service provider: it never changes, whichever key is rotated and whichever process issues first."""
+"""A user's `sub` at a service provider never changes, whichever key rotates or process issues
+first.
+"""
 
 import hashlib
 import hmac
@@ -33,7 +35,7 @@ def sub(agent: AgentClient, grant: Grant) -> str:
 
 
 def legacy(secret_key: str, grant: Grant) -> str:
-    """As it was made before there was a subject key."""
+    """The value from before there was a subject key."""
     message = f"agentauth/subject/v1\x00{grant.service_provider_id}\x00{grant.agent.human_id}".encode()
     return b64u_encode(hmac.new(secret_key.encode(), message, hashlib.sha256).digest())
 
@@ -45,7 +47,7 @@ def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) 
 
 @pytest.fixture
 def other_grant(agent: AgentClient, now: datetime) -> Grant:
-    """The same person at another service provider: a new pair."""
+    """The same user at another service provider: a new pair."""
     provider, _ = create_service_provider(
         name="Other", audience="http://127.0.0.1:8004", allowed=["read:calendar"], actor=TESTER, now=now
     )
@@ -55,7 +57,7 @@ def other_grant(agent: AgentClient, now: datetime) -> Grant:
 def test_without_a_subject_key_the_sub_is_what_it_always_was(
     agent: AgentClient, grant: Grant, settings: Any
 ) -> None:
-    """So processes of the former version, which know no table, make the same one beside ours."""
+    """Processes of the previous version, which know no table, compute the same value."""
     assert sub(agent, grant) == legacy(settings.SECRET_KEY, grant)
     assert PairwiseSubject.objects.get().key_version == "legacy"
 
@@ -77,13 +79,15 @@ def test_a_new_subject_key_is_for_new_pairs_only(
 def test_DJ_29_another_secret_key_changes_no_sub(
     agent: AgentClient, grant: Grant, settings: Any, tmp_path: Path
 ) -> None:
-    """As an operator goes: the key that is in use becomes the version `legacy` of a file, then SECRET_KEY is rotated."""
+    """As operators do: the current key becomes version `legacy` of a file, then SECRET_KEY is
+    rotated.
+    """
     began = sub(agent, grant)
     call_command("make_subject_key", str(tmp_path / "key"), "--keep")
     lines = dict(line.split(":") for line in (tmp_path / "key").read_text().split())
     assert list(lines) == ["legacy", "1"]
     settings.SUBJECT_KEYS = {name: b64u_decode(key) for name, key in lines.items()}
-    # What the old key sealed is believed while it is a fallback.
+    # Seals under the old key count while it is a fallback.
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = NEW, [settings.SECRET_KEY]
     assert sub(agent, grant) == began
 
@@ -95,7 +99,7 @@ def test_of_two_processes_with_other_present_keys_one_writes_the_pair(
     assert human is not None
     settings.SUBJECT_KEYS = {"1": FIRST, "2": SECOND}
     first = pairwise_subject(human, provider, version=None)
-    # It read that there was no row before the other one wrote it.
+    # It read that there was no row before the other process wrote it.
     settings.SUBJECT_KEYS = {"2": SECOND, "1": FIRST}
     assert pairwise_subject(human, provider, version=None) == first == sub(agent, grant)
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -120,7 +124,7 @@ def record(now: datetime, *change: str) -> None:
 def test_when_a_new_version_is_recorded_all_earlier_pairs_are_pinned(
     agent: AgentClient, grant: Grant, other_grant: Grant, settings: Any, now: datetime
 ) -> None:
-    """A token that a process of the former version issued left no row."""
+    """A token issued by a process of the previous version left no row."""
     began = sub(agent, grant)
     PairwiseSubject.objects.all().delete()
     record(now)
@@ -141,7 +145,7 @@ def test_a_version_in_use_is_neither_dropped_nor_replaced(
     settings.SUBJECT_KEYS = {"1": FIRST, "2": SECOND} | held
     record(now, "SUBJECT_KEY")
     sub(agent, grant)
-    # Pinned before its first token: it keeps what the former version would have made.
+    # Pinned before its first token: it keeps the previous version's value.
     assert PairwiseSubject.objects.get().key_version == "legacy"
     for wrong in ({"1": FIRST}, {"1": FIRST, "legacy": SECOND}):
         settings.SUBJECT_KEYS = wrong
@@ -222,7 +226,7 @@ def test_DJ_29_nonces_outlive_a_rotation_of_the_secret_key(settings: Any, now: d
     after = nonces_of(REGISTRY, now)
     assert set(before.accepted) < set(after.accepted)
     assert after.current not in before.accepted
-    # Who uses an old one is given the new one with the answer.
+    # A caller with an old nonce gets the new one with the answer.
     assert after.fresh_for(before.current) == after.current
     assert after.fresh_for(after.current) is None
     _nonces.cache_clear()

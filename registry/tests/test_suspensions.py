@@ -1,4 +1,4 @@
-"""Suspend and resume: owner and admin each lift their own suspension, and only the one that the caller read (SA-1, SA-2)."""
+"""Owner and administrator each lift only their own suspension, as they read it (SA-1, SA-2)."""
 
 from datetime import datetime, timedelta
 

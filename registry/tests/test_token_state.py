@@ -1,4 +1,4 @@
-"""token_state: what a token may do while things change around it, read at use."""
+"""token_state: what a token permits while things change around it, read at use."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from registry.services.service_providers import (
     revoke_service_provider,
     suspend_service_provider,
 )
-from registry.services.state import token_state
+from registry.services.token_state import token_state
 from registry.tests.cast import (
     TESTER,
     AgentClient,
@@ -53,7 +53,7 @@ def test_RV_2_each_level_refuses_every_dependent_token(
         (suspend_service_provider, {"service_provider": service_provider}, "grant_inactive"),
         (resume_service_provider, {"service_provider": service_provider}, None),
         (suspend_grant, {"grant": grant}, "grant_inactive"),
-        # The version rose: a token from before stays refused.
+        # The version increased: an earlier token stays refused.
         (resume_grant, {"grant": grant}, "grant_inactive"),
     ]
     for act, arguments, expected in steps:

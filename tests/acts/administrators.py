@@ -1,4 +1,4 @@
-"""What admins do in the control room, and on the pages where they sign for what they chose there."""
+"""What administrators do in the control room, and on the pages where they sign for their choice."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""What operators do on the command line, admins with keys, and jobs by the clock."""
+"""What operators do on the command line, administrators with keys, and scheduled jobs."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,7 +28,7 @@ from registry.tests.cast import TESTER
 from tests.acts.administrators import unused_invitation
 from tests.acts.world import Act, World, act, command, task
 from verifier.models import Home
-from verifier.services.keeper import KEEPER, keep_home
+from verifier.services.epoch_keeper import KEEPER, keep_home
 
 
 @act("manage.py create_service_provider", kinds.SERVICE_PROVIDER_CREATED)
@@ -44,7 +44,7 @@ def an_operator_creates_a_service_provider(_world: World) -> Act:
     kinds.GRANT_VERSION_RAISED,
 )
 def an_operator_moves_a_service_provider(world: World) -> Act:
-    """One grant waits for a person's signature already: moving it only ends its tokens."""
+    """One grant already waits for a person's signature: moving that one only ends its tokens."""
     suspend_grant(grant=world.paying, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=world.now)
     slug = world.grant.service_provider.slug
     return command(
@@ -98,7 +98,7 @@ def a_developer_who_lost_the_demos_secret_loads_it_again(_world: World) -> Act:
 
 @act("manage.py ensure_keys", kinds.KEY_ACTIVATED)
 def an_operator_makes_the_first_key_of_a_purpose(_world: World) -> Act:
-    # Those for tokens and receipts are there.
+    # The keys for tokens and receipts exist already.
     return command("ensure_keys")
 
 
@@ -113,7 +113,7 @@ def an_operator_disables_a_key(world: World) -> Act:
 
 
 def _replaced(world: World) -> Key:
-    """A token key that another has followed."""
+    """A token key that has a successor."""
     key = Key.objects.get(purpose="token")
     rotate_key(purpose="token", actor=TESTER, now=world.now)
     Key.objects.filter(state=Key.State.NEXT).update(active_from=world.past())
@@ -175,7 +175,7 @@ def an_operator_continues_after_a_restore(world: World) -> Act:
 def the_verifiers_move_comes_to_its_end(world: World) -> Act:
     command("verifier_home", "--move-to", "database")()
     Home.objects.update(leaving_at=world.past())
-    # It was seen leaving a minute ago.
+    # The keeper saw it leaving a minute ago.
     with patch.object(KEEPER, "clock", lambda: monotonic() - 60):
         keep_home(now=world.now)
     return task("verifier.keep_home")
@@ -305,7 +305,7 @@ def an_operator_brings_events_home(world: World) -> Act:
 
 @act("manage.py move_audit_store", kinds.STORE_MOVED)
 def an_operator_moves_the_logs_store(world: World) -> Act:
-    """From a store that has a checkpoint."""
+    """From a store that already has a checkpoint."""
     ensure_key(purpose="audit", actor=TESTER, now=world.now)
     old, new = (f"file:{settings.VAR_DIR / name}" for name in ("old", "new"))
     with override_settings(AUDIT_STORE=old):
@@ -321,7 +321,7 @@ def an_operator_moves_the_logs_store(world: World) -> Act:
 
 
 def _archiving(world: World, name: str, find: Callable[[str], Act]) -> Act:
-    """With a store, and a log that was numbered and signed."""
+    """With a store, and a log that is numbered and signed."""
     ensure_key(purpose="audit", actor=TESTER, now=world.now)
     command("seal_audit")()
     checkpoint_log(now=world.now)

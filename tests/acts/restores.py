@@ -1,4 +1,4 @@
-"""What is done before a planned restore, and with grants after it."""
+"""What is done before a planned restore, and to grants after it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from tests.acts.world import Act, World, act, command
 
 @act("manage.py close_history", kinds.HISTORY_CLOSED, kinds.HISTORY_CLOSED)
 def an_operator_closes_the_registry(world: World) -> Act:
-    """It waits for the leases of verifiers."""
+    """Waits for the verifiers' leases."""
     name = "close_history"
     ensure_key(purpose="audit", actor=TESTER, now=world.now)
 
@@ -52,13 +52,13 @@ def an_admin_releases_a_grant(world: World) -> Act:
 
 
 def _chosen(world: World, path: str) -> dict[str, str]:
-    """The form of the page, with the world's grant chosen."""
+    """The page's form, with the world's grant selected."""
     page = _outside(lambda: world.admin.get(path))()
     return {"grant": str(world.grant.pk), "drawn": drawn_on(page)}
 
 
 def _closed(world: World) -> str:
-    """A restore after a closing, with nothing but the world's grant; sessions end with it."""
+    """A restore after a closing, with only the world's grant; sessions end with it."""
     ensure_key(purpose="audit", actor=TESTER, now=world.now)
     assert world.grant.pk
     assert world.admin
@@ -68,7 +68,7 @@ def _closed(world: World) -> str:
 
 
 def _outside(does: Callable[[], Any]) -> Callable[[], Any]:
-    """It, with the same store outside each time."""
+    """Run `does` with the same external store each time."""
 
     def run() -> Any:
         with override_settings(AUDIT_STORE=f"file:{settings.VAR_DIR / 'outside'}"):

@@ -1,4 +1,4 @@
-"""What service providers ask, and what a verification makes or ends."""
+"""What service providers ask, and what a verification creates or ends."""
 
 from typing import Any
 from unittest.mock import patch
@@ -9,7 +9,7 @@ from audit import kinds
 from registry.tests.cast import READ_CALENDAR
 from tests.acts.world import Act, World, act, task
 from verifier.models import Confirmation
-from verifier.services import draining
+from verifier.services import outbox
 from verifier.tests.streams import OneStream, decided, encoded
 
 DENIED = (kinds.DECISION_DENIED, kinds.CONFIRMATION_REQUESTED)
@@ -48,7 +48,10 @@ def an_act_beyond_the_grant_is_refused(world: World) -> Act:
 
 
 def _beyond(world: World) -> dict[str, Any]:
-    """A question about what was not granted. Not the first: that makes the row where decisions of a grant queue."""
+    """A question about something that was not granted.
+
+    Not the first question: that one creates the row on which decisions of a grant queue.
+    """
     files = {"type": "write", "resource": "files"}
     world.ask(world.question(world.token, files))
     return world.question(world.token, files)
@@ -181,7 +184,7 @@ def _drained(base: bytes) -> Act:
     def run() -> Any:
         with (
             override_settings(REDIS_URL="redis://localhost"),
-            patch.object(draining, "sync_client", lambda: OneStream(base)),
+            patch.object(outbox, "sync_client", lambda: OneStream(base)),
         ):
             return task(name)()
 

@@ -1,4 +1,4 @@
-"""Every act there is, with exactly the events it writes: one each, together with what was done, or nothing is done."""
+"""Every act writes exactly its own events, in one transaction with its effect: both or neither."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ from tests.flows.test_sweep import rows as kept_rows
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 KINDS = {value for name, value in vars(kinds).items() if name.isupper()}
-# Said, and nothing else done: the proof, signature or challenge behind it is used up, whatever comes of it.
+# Recorded with no other effect: the proof, signature or challenge is used up whatever the outcome.
 SAYINGS = {
     kinds.REQUEST_REFUSED,
     kinds.DECISION_DENIED,
@@ -40,10 +40,11 @@ SAYINGS = {
     kinds.SECOND_STEP_TAKEN,
     kinds.CLOCK_OFF,
 }
-# Done beside the request that was its occasion, which goes on without it: kms/tests/test_certificates.py. A mail is out before
-# it is on record, and is sent again: approvals/tests/test_recovery_notices.py.
+# Done on the occasion of a request, which succeeds without it: kms/tests/test_certificates.py. A
+# mail leaves before it is recorded, and is sent again: approvals/tests/test_recovery_notices.py.
 BESIDE = {kinds.KEY_CERTIFIED, kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED}
-# Commands that read, that run what stands here by another name, or that write a file the database never hears of.
+# Commands that only read, that run an act listed here under another name, or that write a file
+# outside the database.
 NO_ACTS = {
     "serve",
     "jobs",
@@ -67,10 +68,11 @@ def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
 
 
 def state() -> dict[str, Any]:
-    """Whatever an act may change: every row of ours, what can still be read of people in the log, who is signed in."""
+    """Everything an act may change: our rows, readable personal data in the log, open sessions."""
     signed_in = [row.get_decoded().get("_auth_user_id", "") for row in Session.objects.all()]
     rows = kept_rows()
-    # The key of a pair's `sub` is recorded before its first token, even if that token is then refused; it grants no right.
+    # The key of a pair's `sub` is recorded before its first token, even if that token is then
+    # refused; it grants no right.
     del rows["registry.pairwisesubject"]
     return rows | {
         "openings": Opening.objects.exclude(event__kind__in=SAYINGS).count(),
@@ -100,15 +102,15 @@ def test_AU_1_each_act_writes_exactly_its_events(row: Row, world: World) -> None
         assert f"{answer.request['REQUEST_METHOD']} {answer.resolver_match.route}" == " ".join(
             row.door.split()[:2]
         )
-    # An act without an effect could not be told from one that was undone; and an effect without an act is one
-    # nobody hears of.
+    # An act without an effect could not be told from one that was rolled back, and an effect
+    # without an act is not recorded anywhere.
     after = state()
     changed = {name for name in after if after[name] != before[name]} - ({"floods"} if row.edge else set())
     assert bool(changed) is (bool(set(row.kinds) - SAYINGS) or bool(row.quiet)), changed
 
 
 def named(act: Any) -> str:
-    """Which task or command an act is."""
+    """The task or command of an act."""
     if name := getattr(act, "name", None):
         return str(name)
     return str(inspect.getclosurevars(act).nonlocals["name"])
@@ -116,7 +118,8 @@ def named(act: Any) -> str:
 
 def _unrecorded() -> Iterator[Any]:
     for row in ROWS:
-        # A batch drops a connection that failed, and with it the transaction a test is rolled back by.
+        # A batch drops a failed connection, and with it the transaction that would roll the test
+        # back.
         marks = [pytest.mark.django_db(transaction=True)] if row.door == BATCH else []
         for kind in sorted(set(row.kinds) - BESIDE):
             yield pytest.param(row, kind, marks=marks, id=f"{row}-{kind.rpartition('.')[2]}")
@@ -142,7 +145,7 @@ def assert_unavailable(act: Any) -> None:
     try:
         answer = act()
     except (CommandError, TemporarilyUnavailableError):
-        # A command says so on its stderr, with exit code 1; a job is tried again at its next turn.
+        # A command reports it on stderr with exit code 1; a job tries again at its next run.
         return
     if answer.resolver_match.route == BATCH.split()[1]:
         assert [each["error"] for each in answer.json()["results"]] == ["temporarily_unavailable"]
@@ -153,10 +156,10 @@ def assert_unavailable(act: Any) -> None:
 
 @contextmanager
 def refused_events(*refused: str) -> Iterator[None]:
-    """Inside, the database takes no event of these kinds."""
+    """Within the context, the database refuses events of these kinds."""
     named = ", ".join(f"'{kind}'" for kind in refused)
     if connection.vendor == "postgresql":
-        # A table with waiting checks takes no trigger.
+        # PostgreSQL refuses to create a trigger while deferred constraint checks are pending.
         execute("SET CONSTRAINTS ALL IMMEDIATE")
         broken = f"FOR EACH ROW WHEN (NEW.kind IN ({named})) EXECUTE FUNCTION agentauth_refuse('full')"
     else:
@@ -178,7 +181,7 @@ def test_AU_1_every_door_that_may_change_something_stands_in_the_table() -> None
 
 
 def pages_and_api(found: Any = None, prefix: str = "") -> Iterator[str]:
-    """`METHOD route` of every view outside the admin site that takes another method than reading."""
+    """`METHOD route` of every view outside the admin site that accepts more than reads."""
     for entry in (found or get_resolver()).url_patterns:
         route = prefix + str(entry.pattern)
         if isinstance(entry, URLResolver) and route != "admin/":
@@ -192,18 +195,18 @@ def pages_and_api(found: Any = None, prefix: str = "") -> Iterator[str]:
 def methods(view: Any) -> set[str]:
     if api := getattr(view, "cls", None):
         return {name.upper() for name in api.http_method_names if hasattr(api, name)}
-    # `require_POST` and its like keep the list they hold to.
+    # `require_POST` and its like keep their method list in a closure.
     return set(inspect.getclosurevars(view).nonlocals.get("request_method_list", ["POST"]))
 
 
 def control_room() -> Iterator[str]:
-    """The forms that are our own and the buttons; that rows are read-only there has tests of its own."""
+    """The custom forms and buttons; that rows are read-only there has tests of its own."""
     for entry in site.get_urls():
         if isinstance(entry, URLPattern) and entry.name in set(vars(ControlRoom)) - {
             "login",
             "logout",
             "index",
-            # It only shows.
+            # It only reads.
             "log",
         }:
             yield f"POST admin/{entry.pattern}"

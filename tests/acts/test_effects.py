@@ -1,4 +1,4 @@
-"""Holds docs/acts.md to the truth: every act stands there, and what enlarges is refused to a bare session (SA-1)."""
+"""Holds docs/acts.md to the code: every act is listed; those that enlarge need a proof (SA-1)."""
 
 import json
 import re
@@ -19,16 +19,16 @@ from tests.acts.world import ROWS, Row, World
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 TABLE = Path(__file__).resolve().parents[2] / "docs/acts.md"
 ROW = re.compile(r"^\| `([^`]+)` \| (\w+) \| (\w+) \|", re.MULTILINE)
-# What an act that enlarges may take, and what one that shrinks or does neither may take besides.
+# What an act that enlarges may require, and what any other act may require besides.
 SIGNED = {"signature", "passkey"}
 ENLARGING = SIGNED | {"link", "code", "operator"}
 OTHERS = {"session", "proof", "secret", "shell", "clock", "nothing"}
-# Members of a request that are more than the session.
+# Members of a request that prove more than the session does.
 PROOFS = {"credential", "verification"}
 
 
 def table() -> dict[str, tuple[str, str]]:
-    """Act → its effect and what it takes."""
+    """Act → its effect and what it requires."""
     found = ROW.findall(TABLE.read_text())
     assert len(found) == len({act for act, _effect, _takes in found}), "an act stands in the table twice"
     return {act: (effect, takes) for act, effect, takes in found}
@@ -64,7 +64,7 @@ def parser_of(command: Any) -> Any:
 
 
 def signed() -> list[Row]:
-    """Every scene of an act that takes a passkey, or that enlarges by a link."""
+    """Every scene of an act that requires a passkey, or that enlarges through a link."""
     doors = {act for act, took in table().items() if took[1] in SIGNED or took == ("enlarges", "link")}
     return [row for row in ROWS if row.door in doors]
 
@@ -79,7 +79,7 @@ def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
 def test_SA_1_what_takes_a_passkey_is_refused_to_a_session(
     row: Row, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The very request that would do it, less its signature."""
+    """The request that would succeed, without its signature, is refused."""
     act = row.given(world)
     before = state()
     monkeypatch.setattr(Client, "post", bare(Client.post))
@@ -100,7 +100,7 @@ def test_SA_1_each_act_that_takes_a_passkey_has_a_scene() -> None:
 
 
 def bare(post: Callable[..., Any]) -> Callable[..., Any]:
-    """A browser that posts all but what a passkey signed."""
+    """A browser that posts everything except what a passkey signed."""
 
     def posted(client: Client, path: str, data: Any = None, **more: Any) -> Any:
         fields = json.loads(data) if isinstance(data, str) else dict(data or {})

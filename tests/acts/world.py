@@ -1,4 +1,4 @@
-"""Where every act of the sweep begins: a human, an admin, an agent, a service provider; and what a row of it says."""
+"""Where every act of the sweep starts: a user, an administrator, an agent, a service provider."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from registry.models import Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import PAY, TESTER, AgentClient, approved, basic, enrolled, issue, pending
 from verifier.models import Confirmation
-from verifier.services.home import look
+from verifier.services.epochs import look
 
 Act = Callable[[], Any]
 FORM = "application/x-www-form-urlencoded"
@@ -29,12 +29,12 @@ FIFTY = {"value": "50.00", "currency": "EUR"}
 
 @dataclass
 class World:
-    """Whoever an act needs comes to be when first named, which must be before the act: their coming is recorded too."""
+    """Each party is created when first named; name it before the act: that is recorded too."""
 
     now: datetime
 
     def __post_init__(self) -> None:
-        # It is made when somebody looks; whether one did is no matter of an act.
+        # It is created by the first look, and whether anyone looked is not part of an act.
         look()
         for purpose in ("token", "receipt"):
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
@@ -49,7 +49,7 @@ class World:
 
     @cached_property
     def agent(self) -> AgentClient:
-        """Alice's, active."""
+        """Alice's agent, active."""
         return enrolled(self.alice.human, now=self.now)
 
     @cached_property
@@ -68,18 +68,18 @@ class World:
 
     @cached_property
     def grant(self) -> Grant:
-        """An approved one, for reading the calendar."""
+        """An approved grant for reading the calendar."""
         return approved(self.agent, self.provider, now=self.now)
 
     @cached_property
     def paying(self) -> Grant:
-        """An approved one, for payments: five in all, each above 50.00 only with a human's yes."""
+        """An approved grant for five payments, each above 50.00 only with a confirmation."""
         envelope = {"max_uses": 5, "confirm_above": FIFTY}
         return approved(self.agent, self.provider, now=self.now, capabilities=[PAY], envelope=envelope)
 
     @cached_property
     def request(self) -> Grant:
-        """A pending one, for writing files."""
+        """A pending grant for writing files."""
         files = [{"type": "write", "resource": "files"}]
         return pending(self.agent, self.provider, now=self.now, capabilities=files)
 
@@ -92,7 +92,7 @@ class World:
         return str(issue(self.agent, self.paying).json()["access_token"])
 
     def stray(self) -> tuple[AgentClient, Mapping[str, str]]:
-        """An unclaimed agent, and what its registration was answered."""
+        """An unclaimed agent, and the answer to its registration."""
         client = AgentClient()
         return client, client.register().json()
 
@@ -109,34 +109,34 @@ class World:
         return self.question(self.paying_token, action, idempotency_key=operation, **more)
 
     def ask(self, body: Mapping[str, Any], path: str = "/v1/verify", **headers: str) -> Any:
-        """The service provider asks."""
+        """A call by the service provider."""
         return Client().post(
             path, json.dumps(body), content_type="application/json", headers=self.basic | headers
         )
 
     def post_token(self, path: str, token: str) -> Any:
-        """The service provider hands a token in, in a form."""
+        """The service provider posts a token as a form."""
         return Client().post(path, f"token={token}", content_type=FORM, headers=self.basic)
 
     def confirmation(self) -> Confirmation:
-        """A payment above the threshold that waits for alice."""
+        """A payment above the threshold that awaits alice's confirmation."""
         answer = self.ask(self.payment("60.00", "above")).json()
         return Confirmation.objects.get(pk=answer["confirmation_id"])
 
     def signed(self, person: Person, path: str, body: Mapping[str, Any]) -> Act:
-        """What `person` does by the `decide` of a page, once its statement is signed."""
+        """`person` posts the signed statement to the `decide` of a page."""
         answer = person.press_on(path, **body)
         assert answer.status_code == 200, answer.content
         credential = person.device.assertion(answer.json()["publicKey"])
         return lambda: person.post(f"{path}decide", {"credential": credential})
 
     def form(self, person: Person, path: str, **fields: str) -> Act:
-        """A form that takes a passkey signature along."""
+        """Post a form together with a passkey signature."""
         signature = json.dumps(person.verification(path))
         return lambda: person.client.post(path, fields | {"verification": signature})
 
     def button(self, row: Model, action: str) -> Act:
-        """A button of the admin site."""
+        """Press a button of the admin site."""
         path = f"/admin/{row._meta.app_label}/{row._meta.model_name}/"
         admin = self.admin
         return lambda: admin.client.post(path, {"action": action, "_selected_action": [str(row.pk)]})
@@ -151,18 +151,18 @@ def command(name: str, *arguments: str) -> Act:
 
 
 def task(name: str) -> Act:
-    """One periodic task, as Celery's worker runs it."""
+    """One periodic task, as the Celery worker runs it."""
     found: Act = app.tasks[name]
     return found
 
 
 @dataclass(frozen=True)
 class Row:
-    """One act: its door, what comes before it, and the kinds of event it writes, each once.
+    """One act: its door, what precedes it, and the kinds of event it writes, each once.
 
-    The door is `METHOD route`, for a button of the admin site with its name behind it; `manage.py name`; or
-    `task name`. `edge` are the kinds written after what was refused was undone. `quiet` says why something may
-    change and no event be written.
+    The door is `METHOD route` (plus the button's name on the admin site), `manage.py name` or `task
+    name`. `edge` are the kinds written after a refused act was rolled back. `quiet` says why
+    something may change without an event.
     """
 
     door: str
@@ -181,7 +181,7 @@ ROWS: list[Row] = []
 def act(
     door: str, *kinds: str, edge: tuple[str, ...] = (), quiet: str = ""
 ) -> Callable[[Callable[[World], Act]], Callable[[World], Act]]:
-    """The function below makes the scene and returns the act."""
+    """Register the decorated function, which makes the scene and returns the act."""
 
     def enter(given: Callable[[World], Act]) -> Callable[[World], Act]:
         ROWS.append(Row(door, given, kinds, edge, quiet))

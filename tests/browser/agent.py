@@ -1,4 +1,4 @@
-"""One act of an agent, through the SDK: `python -m tests.browser.agent URL KEY_FILE NAME JSON`. Prints JSON."""
+"""One SDK call of an agent: `python -m tests.browser.agent URL KEY_FILE NAME JSON`. Prints JSON."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Real Chromium with a virtual authenticator: a passkey that lives in the browser, user verification on."""
+"""Real Chromium with a virtual authenticator: its passkey verifies the user."""
 
 import shutil
 from collections.abc import Iterator
@@ -44,14 +44,14 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
-    """A page whose context owns an authenticator."""
+    """A page whose browser context has an authenticator."""
     page = context.new_page()
     add_authenticator(page)
     return page
 
 
 def add_authenticator(page: Page, session: CDPSession | None = None, transport: str = "internal") -> str:
-    """Give the page's target a virtual authenticator; its id. There can be one `internal` one."""
+    """Add a virtual authenticator to the page's target; returns its id. One may be `internal`."""
     session = session or page.context.new_cdp_session(page)
     session.send("WebAuthn.enable")
     answer = session.send(

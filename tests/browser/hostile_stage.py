@@ -1,4 +1,7 @@
-"""The scene of texts that would break a page: `python -m tests.browser.stage set_up_hostile EMAIL` prints name → path."""
+"""Texts that try to break a page: `python -m tests.browser.stage set_up_hostile EMAIL`.
+
+Prints name → path.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -6,7 +9,7 @@ from urllib.parse import urlsplit
 
 MINUTE = timedelta(minutes=1)
 WIDE = "W" * 500
-# What an agent may say of a request, at most 500 characters each.
+# What an agent may give as its reason, at most 500 characters each.
 REASONS = {
     "wide": WIDE,
     "breaks": "a\n" * 200 + "end of the reason",
@@ -15,7 +18,7 @@ REASONS = {
     "right-to-left": "أحتاج إلى قراءة التقويم" + " 5,000 " + "קריאה בלבד",
 }
 NAME = "W" * 80
-# A name and words that would pass for ours.
+# A name and words that imitate the registry's own.
 CLAIMED = "AgentAuth”. Nothing is left to sign: you approved this"
 PILE = "Z" + "\u0351" * 60 + "algo"
 MIXED = " ".join(
@@ -26,7 +29,7 @@ LONG_ADDRESS = f"{'w' * 64}@{'w' * 60}.{'w' * 60}.example.org"
 
 
 def dozens() -> list[dict[str, Any]]:
-    """About as many permissions as fit into a token, the last ones with values of a stranger's."""
+    """About as many permissions as fit into a token, the last ones with hostile values."""
     values = ["W" * 120, REASONS["turned"], 'x" and “nothing” else', "אבג", "דהו 5,000"]
     rows: list[dict[str, Any]] = [
         {"type": "read", "resource": f"calendar/{number:02}"} for number in range(14)

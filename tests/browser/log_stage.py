@@ -1,10 +1,10 @@
-"""Sets the scene of the pages that tell of the log; run by `tests.browser.stage`."""
+"""Sets up the pages about the log; run by `tests.browser.stage`."""
 
 from datetime import timedelta
 
 
 def sign_log(email: str) -> dict[str, str]:
-    """Two checkpoints, a copy, a witness and a range in the archive; after them one numbered event and one that waits."""
+    """Two checkpoints, a copy, a witness, an archived range; one numbered event, one waiting."""
     from django.db import transaction
 
     from audit import kinds
@@ -19,7 +19,7 @@ def sign_log(email: str) -> dict[str, str]:
         with transaction.atomic():
             record(kind=kinds.HUMAN_CHANGED, actor=stage.alice, at=stage.now, human_id=stage.human.pk)
 
-    # The second one by a clock that was set back, which signs at once.
+    # The second run uses a clock that was set back, which makes it sign at once.
     for ago in (timedelta(0), timedelta(seconds=1)):
         seal_audit(now=stage.now)
         checkpoint_log(now=stage.now - ago)
@@ -36,7 +36,7 @@ def sign_log(email: str) -> dict[str, str]:
 
 
 def tamper(reason: str) -> dict[str, str]:
-    """What somebody with the database in hand does: an event of the newest page says something else, and the head too."""
+    """An attacker with database access: alters an event of the newest page, and the head."""
     from audit.models import Event, Head
     from audit.tests.tampering import triggers_lifted
 

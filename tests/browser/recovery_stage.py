@@ -1,4 +1,4 @@
-"""Sets the scene of the screenshots of recoveries: begun, ready, of a suspended person."""
+"""Sets up the screenshots of account recoveries: begun, ready, and of a suspended user."""
 
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -7,9 +7,9 @@ DAY = timedelta(days=1)
 
 
 def recoveries(email: str) -> dict[str, str]:
-    """Of three people who have no part in any other scene, begun by an operator; `email` is the administrator's.
+    """Begin recoveries of three users who appear in no other scene; `email` is the administrator's.
 
-    Erin is ordinary; the name and address of the other two would break a page.
+    Erin is ordinary; the name and address of the other two try to break a page.
     """
     from approvals.services.recovery import create_recovery_link, start_recovery
     from audit.services import Actor
@@ -39,7 +39,7 @@ def recoveries(email: str) -> dict[str, str]:
 
 
 def ready(email: str) -> dict[str, str]:
-    """The waiting time of this person's recovery is over."""
+    """End the waiting time of this user's recovery."""
     from approvals.models import Recovery
     from kms.tests.sealing import change
 

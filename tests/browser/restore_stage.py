@@ -1,8 +1,8 @@
-"""Sets the scene of the pages that an administrator meets after a restore; run by `tests.browser.stage`."""
+"""Sets up the pages that an administrator meets after a restore; run by `tests.browser.stage`."""
 
 
 def restore(email: str) -> dict[str, str]:
-    """A backup, a closed history in which one grant was used, and the backup in place of the database."""
+    """A backup, a lost history in which one grant was used, then the backup restored."""
     from django.db import transaction
 
     from approvals.tests.setting_back import restored
@@ -25,7 +25,7 @@ def restore(email: str) -> dict[str, str]:
                 agent_id=used.agent_id,
             )
 
-    # What ended before a checkpoint that the backup has is not repeated.
+    # Endings before a checkpoint that the backup contains are not repeated.
     seal_audit(now=stage.now)
     checkpoint_log(now=stage.now, at_once=True)
     path = f"/restores/{restored(happen).name}/"

@@ -1,4 +1,4 @@
-"""Every page and state a person can meet, by name, and how a person gets there."""
+"""Every page and state a user can meet, by name, and how to get there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,16 +12,19 @@ from tests.live import LiveRegistry
 
 @dataclass
 class Theatre:
-    """Alice is the first admin and owns what was staged; Bob is new and has a hostile name; a visitor is not signed in."""
+    """Alice, the first administrator, owns what was staged; Bob is new and has a hostile name.
+
+    The visitor is not signed in.
+    """
 
     registry: LiveRegistry
     paths: dict[str, str]
     alice: Page
     bob: Page
     visitor: Page
-    # Alice's session in a browser that runs no scripts.
+    # Alice's session in a browser without JavaScript.
     scriptless: Page
-    # And in one that knows no passkeys.
+    # Alice's session in a browser without WebAuthn.
     keyless: Page
 
     def open(self, page: Page, where: str) -> Page:
@@ -34,13 +37,13 @@ Way = Callable[[Theatre], Page]
 
 @dataclass(frozen=True)
 class Screen:
-    """One picture. `answers` are the refusals its way there provokes, which a browser logs as errors."""
+    """One screenshot. `answers` are refusals on the way there, which a browser logs as errors."""
 
     way: Way
     answers: frozenset[int] = field(default_factory=frozenset)
-    # axe is a script: where none runs, it cannot look either.
+    # axe is a script, so it cannot run where scripts are off.
     runs_scripts: bool = True
-    # A dialog covers the window, not the whole page under it.
+    # A dialog covers the window, not the whole page below it.
     whole: bool = True
 
 
@@ -166,7 +169,7 @@ def code_shown(theatre: Theatre) -> Page:
 
 
 def forged(theatre: Theatre) -> Page:
-    """A form whose token is none of ours."""
+    """A form whose CSRF token we did not issue."""
     page = theatre.open(theatre.alice, "/settings/")
     page.evaluate("document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach(e => e.value = 'x')")
     page.get_by_role("button", name="Save time zone").click()
@@ -187,7 +190,7 @@ def refused_form(theatre: Theatre) -> Page:
     page.get_by_label("Name").fill("Beta Mail")
     page.get_by_label("Audience URL").fill("ftp://beta.example")
     page.get_by_role("button", name="Create a service provider").click()
-    # A passkey signs first; then the page comes again with what is wrong.
+    # The passkey signs first; then the form comes back with its errors.
     expect(page.get_by_text("The audience must be an absolute URL.")).to_be_visible()
     return page
 
@@ -200,7 +203,7 @@ def signed_log(theatre: Theatre) -> Page:
 
 
 def wrong_log(theatre: Theatre) -> Page:
-    """Somebody with the database in hand changed an event."""
+    """An attacker with database access has changed an event."""
     steps.stage(theatre.registry, "tamper", "another")
     page = theatre.open(theatre.alice, "/activity/")
     expect(page.get_by_role("heading", name="The log does not fit what it signed")).to_be_visible()
@@ -276,11 +279,11 @@ def hostile_receipt(theatre: Theatre) -> Page:
 
 
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
-# In this order: what comes later may rest on what was done before.
+# The order matters: later screens may rely on what earlier ones did.
 SCREENS = {
     "front-signed-out": Screen(as_visitor("/")),
     "front-signed-in": Screen(at("/")),
-    # Taller than a picture may be.
+    # Taller than a screenshot may be.
     "docs": Screen(as_visitor("/docs/"), whole=False),
     "sign-in": Screen(as_visitor("/sign-in/")),
     "setup": Screen(setup),
@@ -363,7 +366,7 @@ SCREENS = {
     "hostile-confirmation": Screen(at("hostile-confirmation")),
     "hostile-settings": Screen(as_bob("/settings/")),
 }
-# At a registry of their own, since a restore ends every session and suspends every grant.
+# On a registry of their own, since a restore ends every session and suspends every grant.
 RESTORE_SCREENS = {
     "restore": Screen(at("restore")),
     "restore-signed": Screen(break_signed),

@@ -1,6 +1,7 @@
-"""Sets the scene of the screenshots through the services: `python -m tests.browser.stage set_up EMAIL` prints name → path.
+"""Sets up the screenshots through the services: `python -m tests.browser.stage set_up EMAIL`.
 
-Everything a person can meet on the pages, at realistic ages; only what takes a passkey is left to the browser.
+Prints name → path. Everything a user can meet on the pages, at realistic ages; only what needs a
+passkey is left to the browser.
 """
 
 import json
@@ -88,7 +89,7 @@ WISHES = [
 
 
 class Stage:
-    """What was made so far, and how to make more of it; `paths` is what the browser opens."""
+    """What exists so far, and how to add more; `paths` is what the browser opens."""
 
     def __init__(self, email: str) -> None:
         from audit.services import Actor
@@ -108,7 +109,7 @@ class Stage:
         )[0]
 
     def agent(self, name: str, description: str, ago: timedelta, *, owned: bool = True) -> Any:
-        """An agent that registered `ago`; the pause keeps ids in the order of the story."""
+        """An agent that registered `ago`; the pause keeps ids in chronological order."""
         from django.conf import settings
 
         from agentauth.protocol.capability import parse_capabilities
@@ -242,13 +243,13 @@ def decided_grants(stage: Stage, agent: Any, calendar: Any, files: Any) -> None:
 
 
 def spending(stage: Stage, agent: Any, pay: Any) -> None:
-    """A grant in use: part of its day's budget spent, one payment that asks, three that were answered."""
+    """A grant in use: part of the day's budget spent, one payment waiting, three answered."""
     from audit import kinds
     from verifier.models import Confirmation, GrantLedger
     from verifier.services import confirmations
 
     grant = stage.approved(agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices.")
-    # Today in Berlin, as the ledger names it.
+    # Today in Berlin, since the ledger names its days in that zone.
     from zoneinfo import ZoneInfo
 
     today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
@@ -275,7 +276,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
 
 
 def agents(stage: Stage) -> dict[str, Any]:
-    """The human's agents, oldest first; one in each state."""
+    """The user's agents, oldest first; one in each state."""
     from registry.services import agents
 
     cast = {
@@ -353,7 +354,7 @@ def set_up(email: str) -> dict[str, str]:
 
 
 def endings(stage: Stage, *agents: Any) -> None:
-    """What is about to end: an agent, several, somebody else, and every key with one that has retired."""
+    """Things about to end: one agent, several, another user, and every key, one of them retired."""
     from kms.models import Key
     from kms.services import ensure_key, promote_due_keys, rotate_key
     from registry.models import Human
@@ -375,7 +376,7 @@ def endings(stage: Stage, *agents: Any) -> None:
 
 
 def withdraw(grant_id: str) -> dict[str, str]:
-    """What an agent does behind the back of an open page."""
+    """The agent withdraws its request while the approval page is open."""
     from audit.services import Actor
     from registry.models import Grant
     from registry.services.grants import withdraw_grant

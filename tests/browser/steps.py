@@ -1,4 +1,4 @@
-"""What a person does on the pages, step by step, by role and accessible name as a person finds things."""
+"""What a user does on the pages, step by step, finding things by role and accessible name."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tests.live import ROOT, LiveRegistry
 
 
 def become_admin(page: Page, registry: LiveRegistry) -> None:
-    """Open the one-time link and make the first admin's passkey; ends signed in."""
+    """Open the one-time link and create the first administrator's passkey; ends signed in."""
     page.goto(registry.manage("setup_link")["url"])
     page.get_by_role("textbox", name="Your name").fill("Alice Martin")
     page.get_by_role("textbox", name="E-mail").fill("alice@example.org")
@@ -22,7 +22,7 @@ def become_admin(page: Page, registry: LiveRegistry) -> None:
 
 
 def be_invited(page: Page, registry: LiveRegistry, *, name: str, email: str) -> None:
-    """Open an invitation and make a passkey; ends signed in."""
+    """Open an invitation and create a passkey; ends signed in."""
     page.goto(registry.manage("setup_link", "--email", email)["url"])
     page.get_by_role("textbox", name="Your name").fill(name)
     page.get_by_role("button", name="Create passkey").click()
@@ -41,7 +41,7 @@ def sign_out(page: Page) -> None:
 
 
 def read(page: Page) -> None:
-    """Scroll through each text to sign, a part of the screen at a time, as a reader does."""
+    """Scroll through each text to sign, one screen at a time, as a reader does."""
     page.evaluate(
         """async () => {
           for (const text of document.querySelectorAll('.signed-text')) {
@@ -75,7 +75,7 @@ def approve(page: Page, *, second_step: bool = True) -> None:
 
 
 def deny(page: Page, reason: str) -> None:
-    """Press the button once the text holds the reason and was read; does not wait for what follows."""
+    """Press the button once the text holds the reason and was read; does not wait after it."""
     page.get_by_role("textbox", name="Reason").fill(reason)
     expect(page.locator("#sign-deny")).to_contain_text(reason)
     read(page)
@@ -83,7 +83,7 @@ def deny(page: Page, reason: str) -> None:
 
 
 def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
-    """Set the scene behind the pages; see tests/browser/stage.py."""
+    """Set up the scene behind the pages; see tests/browser/stage.py."""
     command = [sys.executable, "-m", "tests.browser.stage", what, argument]
     done = subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
 
 
 class Agent:
-    """An agent in a process of its own: each call runs the SDK's client once, with its key in a file."""
+    """An agent in its own process: each call runs the SDK's client once, with its key in a file."""
 
     def __init__(self, registry: LiveRegistry, name: str = "Research Assistant") -> None:
         self.registry, self.name = registry, name
@@ -101,7 +101,7 @@ class Agent:
     def request(
         self, service_provider: str, capabilities: list[Any], envelope: Any = None, reason: str = ""
     ) -> dict[str, Any]:
-        """Ask for a grant; ids, links and claim code."""
+        """Ask for a grant; returns ids, links and claim code."""
         return self.run("request", service_provider, capabilities, envelope, reason)
 
     def status(self, grant_id: str) -> dict[str, Any]:

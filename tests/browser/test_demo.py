@@ -1,4 +1,4 @@
-"""`make demo` as a person lives it: real Chromium, a passkey, the demo agent in its terminal."""
+"""`make demo` as a user runs it: real Chromium, a passkey, the demo agent in its terminal."""
 
 import queue
 import re
@@ -19,7 +19,7 @@ SECONDS = 60
 
 
 class Terminal:
-    """The demo's process; reads its lines as they come."""
+    """The demo's process, whose lines are read as they arrive."""
 
     def __init__(self, registry: LiveRegistry) -> None:
         self.process = subprocess.Popen(
@@ -37,7 +37,8 @@ class Terminal:
             self.lines.put(line)
 
     def close(self) -> None:
-        # As a person does it: killed, it would leave its service behind, which holds the pipe that is read here.
+        # Ctrl-C, as a user stops it: a kill would leave its service running, which keeps the pipe
+        # we read open.
         self.process.send_signal(signal.SIGINT)
         self.process.wait(SECONDS)
         self.reader.join()

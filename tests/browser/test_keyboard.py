@@ -1,4 +1,4 @@
-"""Every act by keyboard alone: the focus is always seen, the dialog keeps it and gives it back."""
+"""Every act by keyboard alone: the focus is always visible, and a dialog traps and returns it."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def tab_to(page: Page, target: Locator) -> None:
 
 
 def inside(page: Page) -> bool:
-    """Whether the focus is in the dialog, or in the browser's own controls around the page."""
+    """Whether the focus is in the dialog or in the browser's own controls around the page."""
     return bool(page.evaluate("!!document.activeElement.closest('dialog, body:focus')")) or bool(
         page.evaluate("document.activeElement === document.body")
     )
@@ -63,7 +63,7 @@ def test_approving_takes_no_mouse(alice: Page, paths: dict[str, str]) -> None:
     alice.keyboard.press("Enter")
     dialog = alice.get_by_role("dialog")
     expect(dialog).to_be_visible()
-    # The safe way out comes first.
+    # The safe choice has the focus first.
     expect(dialog.get_by_role("button", name="Go back")).to_be_focused()
     tab_to(alice, dialog.get_by_role("button", name="Continue"))
     alice.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""What people do on the pages, and what the pages refuse, in a real browser."""
+"""What users do on the pages, and what the pages refuse, in a real browser."""
 
 import json
 import re
@@ -20,7 +20,7 @@ PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "100.
 
 @pytest.fixture(scope="module")
 def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
-    """Alice's browser: she is the first admin and signed in."""
+    """Alice's browser: she is the first administrator and signed in."""
     sqlite_registry.manage("load_demo")
     context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
     context.set_default_timeout(10_000)
@@ -39,7 +39,7 @@ def agent(alice: Page, sqlite_registry: LiveRegistry) -> steps.Agent:
 def open_request(
     page: Page, agent: steps.Agent, capabilities: list[object], **more: object
 ) -> dict[str, object]:
-    """The agent asks, Alice claims it and sees the approval page."""
+    """The agent asks for a grant, Alice claims the agent and sees the approval page."""
     asked = agent.request("demo-service", capabilities, **more)  # type: ignore[arg-type]
     steps.claim(page, str(asked["approval_url"]), str(asked["claim_code"]))
     expect(page.get_by_role("button", name="Approve with passkey")).to_be_visible()
@@ -87,7 +87,7 @@ def test_AP_2_a_reason_typed_after_the_text_was_read_is_read_first(alice: Page, 
     steps.read(alice)
     deny = alice.get_by_role("button", name="Deny")
     expect(deny).to_be_enabled()
-    # The page is told nothing of it, as where a script of a browser's own fills a field in.
+    # Set without an event, as when a script of the browser itself fills in the field.
     alice.get_by_role("textbox", name="Reason").evaluate("field => { field.value = 'Not “today”.' }")
     deny.click()
     expect(alice.get_by_role("alert")).to_contain_text("The text has changed")
@@ -135,7 +135,7 @@ def test_a_request_withdrawn_while_the_page_is_open_grants_nothing(alice: Page, 
 
 def test_an_expired_request_says_so(alice: Page, agent: steps.Agent) -> None:
     asked = open_request(alice, agent, [READ])
-    # An hour passes for this row.
+    # Age this row by an hour.
     age(agent.registry, str(asked["grant_id"]))
     alice.reload()
     expect(alice.get_by_role("status")).to_contain_text("Expired")
@@ -187,7 +187,7 @@ def test_SA_1_SA_7_an_administrator_signs_for_what_they_chose_in_a_list(
 
 
 def choose(page: Page, model: str, row: str, action: str) -> None:
-    """Tick one row of a list of the control room and press a button for it."""
+    """Tick one row of a control-room list and press a button for it."""
     page.goto(re.sub(r"^(https?://[^/]+).*", r"\1", page.url) + f"/admin/registry/{model}/")
     page.locator(row).check()
     option = page.get_by_role("option", name=re.compile(f"^{action}"))
@@ -238,7 +238,7 @@ def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
         session.send("WebAuthn.setAutomaticPresenceSimulation", touched)
 
     def other_device(route: Route) -> None:
-        # She has signed with the device she has; now she plugs in the new one and touches that.
+        # She signed with her old device; the touch that follows comes from the new one.
         touch(first, enabled=False)
         second.append(add_authenticator(carol, session, "usb"))
         route.continue_()
@@ -274,7 +274,7 @@ def test_a_person_downloads_their_data_as_often_as_they_like(
 def test_WR_15_a_recovery_waits_is_cancelled_in_one_press_and_used_once(
     alice: Page, sqlite_registry: LiveRegistry, chromium: Browser
 ) -> None:
-    """Bob's account: begun by Alice, cancelled by him; begun again, and used at a new device after the wait."""
+    """Bob's recovery: begun by Alice, cancelled by him; begun again, used on a new device."""
     contexts = [chromium.new_context(), chromium.new_context()]
     bob, device = (context.new_page() for context in contexts)
     for page in (bob, device):

@@ -1,6 +1,8 @@
-"""Every page and state, looked at: no axe violation in either scheme, nothing wider than the window, a clean console.
+"""Every page and state: no axe violation in either colour scheme, no horizontal overflow, a clean
+console.
 
-`--screenshots` (`make screenshots`) also keeps the pictures, at 320 and 1280 px, light and dark, in screenshots/.
+`--screenshots` (`make screenshots`) also keeps the pictures, at 320 and 1280 px, light and dark, in
+screenshots/.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ PICTURES = ROOT / "screenshots"
 PHONE, DESK = 320, 1280
 HEIGHTS = {PHONE: 640, 360: 780, DESK: 800}
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-# In the other scheme only the colours differ, so only they are looked at again.
+# The second scheme differs only in colours, so only colour rules run again.
 RULES: dict[str, dict[str, object]] = {
     "light": {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}},
     "dark": {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]},
@@ -30,7 +32,7 @@ AXE = Axe().axe_script
 
 
 class Console:
-    """What the browser complains about: errors, refused styles and scripts, uncaught exceptions."""
+    """What the browser reports: errors, blocked styles and scripts, uncaught exceptions."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -55,7 +57,7 @@ def console() -> Console:
 
 @pytest.fixture(scope="module")
 def enter(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """A page in a new context, which lives as long as the module's tests."""
+    """Opens a page in a new context, which lives as long as the module's tests."""
     contexts: list[BrowserContext] = []
 
     def entered(**options: object) -> Page:
@@ -90,7 +92,7 @@ def theatre(enter: Callable[..., Page], sqlite_registry: LiveRegistry, console: 
 def restored(
     enter: Callable[..., Page], tmp_path_factory: pytest.TempPathFactory, console: Console
 ) -> Iterator[Theatre]:
-    """A registry that was restored from a backup: Alice has signed in again."""
+    """A registry restored from a backup; Alice has signed in again."""
     folder = tmp_path_factory.mktemp("restored")
     registry = LiveRegistry(folder, workers=1, env={"AUDIT_STORE": f"file:{folder / 'outside'}"})
     registry.prepare()
@@ -121,7 +123,7 @@ def test_screen_after_a_restore(
 
 
 def look(name: str, screen: Screen, theatre: Theatre, console: Console, *, keep: bool) -> None:
-    """Open the screen and look at it at each width, in both schemes."""
+    """Open the screen and check it at each width, in both schemes."""
     console.lines.clear()
     page = screen.way(theatre)
     faults: list[str] = []
@@ -143,7 +145,7 @@ def look(name: str, screen: Screen, theatre: Theatre, console: Console, *, keep:
 
 
 def violations(page: Page, scheme: str) -> list[str]:
-    """What axe finds, one line for each element."""
+    """What axe finds, one line per element."""
     found = page.evaluate("async rules => (await axe.run(rules)).violations", RULES[scheme])
     return [
         f"{each['id']} {node['target']} {node['failureSummary']}" for each in found for node in each["nodes"]
@@ -151,7 +153,7 @@ def violations(page: Page, scheme: str) -> list[str]:
 
 
 def overflow(page: Page, width: int) -> list[str]:
-    """The innermost elements that reach past the window's right edge, if it scrolls sideways at all."""
+    """The innermost elements beyond the window's right edge, if it scrolls horizontally at all."""
     page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
     found: list[str] = page.evaluate(
         """width => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll('body *')]

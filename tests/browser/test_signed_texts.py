@@ -1,4 +1,5 @@
-"""What is signed stands whole on the page, in front of its button, whatever strangers wrote and however small the screen.
+"""A text to sign is wholly visible above its button, whatever it quotes and however small the
+screen.
 
 The texts are those of `tests/browser/hostile_stage.py`.
 """
@@ -28,7 +29,7 @@ OTHERS = [
     "ending-provider",
 ]
 TEXTS = {"claim": ["sign-claim"], "confirmation": ["sign-confirm", "sign-deny"]}
-# Of each signed text: whatever around it could hide a part of it, and the order of text and button.
+# For each text to sign: any ancestor that could hide part of it, and the order of text and button.
 HIDES = """() => {
   const found = [];
   const texts = [...document.querySelectorAll('.signed-text')];
@@ -49,7 +50,8 @@ HIDES = """() => {
   }
   return found;
 }"""
-# Letters drawn beyond the window, or over the line above or below: nothing of a stranger's is wider or taller than its box.
+# Glyphs drawn beyond the window, or over the line above or below: no foreign text may exceed its
+# box.
 OUTSIDE = """() => [...document.querySelectorAll('main *')].filter((each) => {
   const box = each.getBoundingClientRect();
   return box.width && (box.right > innerWidth + 1 || box.left < -1);
@@ -130,7 +132,7 @@ def test_AP_22_a_button_works_once_its_whole_text_was_on_screen(
     text = page.locator(".signed-text").first
     height = text.evaluate("text => text.getBoundingClientRect().height")
     if height > screen[1]:
-        # To the end at one jump: what lies between was not on screen.
+        # Jump to the end: the part in between was never on screen.
         text.evaluate("text => scrollTo(0, text.getBoundingClientRect().bottom + scrollY - innerHeight / 2)")
         page.evaluate("() => new Promise(requestAnimationFrame)")
         expect(button).to_be_disabled()
@@ -215,7 +217,7 @@ def test_AP_2_an_administrator_reads_the_reason_they_sign(alice: Page, paths: di
     reason.fill("Ask its “owner”.")
     shown = "Reason given to the agent: “Ask its \\u{201c}owner\\u{201d}.”"
     expect(page.locator("#sign-denial li").last).to_have_text(shown)
-    # Put there by something else than typing, so the text is another one when the button is pressed.
+    # Set by script instead of typing, so the text has changed when the button is pressed.
     reason.evaluate("field => { field.value = 'Another.' }")
     deny = page.get_by_role("button", name="Deny with passkey")
     steps.read(page)

@@ -1,4 +1,4 @@
-"""`python -m tests.campaign [COUNT [SEED]]`: so many mutants over all cores, and the table of what became of them."""
+"""`python -m tests.campaign [COUNT [SEED]]`: run COUNT mutants on all cores, print the results."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Bodies under attack: the strict JSON reader, the grammars of requests, and a verify request up to the store's door."""
+"""Mutated bodies: the strict JSON reader, request grammars, and verify requests up to the store."""
 
 import json
 from collections.abc import Callable
@@ -32,24 +32,24 @@ from tests.vectors import generate
 from tests.vectors.generate import AUDIENCE, ISSUER, NOW, URL
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.home import Tenure
+from verifier.services.epochs import Tenure
 from verifier.stores import EarlyRefusal
 
 SOMEBODY = Actor("service_provider", generate.identifier("service provider"))
-# Never saved: `prepare` reads its id and its audience, and does no I/O.
+# Never saved: `prepare` reads only its id and audience, and does no I/O.
 PROVIDER = ServiceProvider(id=generate.identifier("service provider"), audience=AUDIENCE)
 WHEN = datetime.fromtimestamp(NOW, UTC)
 
 
 class RefusedError(AgentAuthError):
-    """What the verifier's first half answered instead of a call of the store."""
+    """The verifier's first half refused the call before it reached the store."""
 
     code = "refused"
 
 
 @dataclass(frozen=True)
 class Readers:
-    """Request bodies as text, and the three grammars in them."""
+    """Request bodies as text, through three request grammars."""
 
     name: str = "body"
     share: int = 6
@@ -75,7 +75,7 @@ class Readers:
 
 @dataclass(frozen=True)
 class VerifyRequests:
-    """What a service provider posts, through the reader and `prepare`: token, proof and binding."""
+    """Verify requests through the reader and `prepare`: token, proof and binding."""
 
     name: str = "verify request"
     share: int = 12
@@ -110,7 +110,7 @@ class VerifyRequests:
         return Mutant("members", json.dumps(break_verify(random, body))), ask
 
     def _proof(self, random: Random) -> tuple[str, object]:
-        """A broken proof of this very call, none, or a good one for something else."""
+        """A broken proof of this call, none, or a valid one for something else."""
         if random.random() < 0.2:
             other = (
                 None,
@@ -142,7 +142,7 @@ def good_body(random: Random) -> dict[str, Any]:
 
 
 def ask(body: str | bytes) -> object:
-    """The verifier up to its store. Raises what refuses, RefusedError for an answer that refuses."""
+    """Run the verifier up to its store. Raises the refusal; RefusedError for a refusing answer."""
     request = parse_verify_request(read_object(body))
     with override_settings(ISSUER=ISSUER):
         done = prepare(

@@ -1,4 +1,4 @@
-"""Certificates under attack, and the members of a key set that carry them: no key that was not certified so comes to count."""
+"""Mutated certificates and key sets: no key counts unless it was certified."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ HOUR = 3600
 
 
 def canonical(found: Any) -> bytes:
-    """As certificates are written, so that only the broken rule stands in a mutant's way."""
+    """The canonical form of certificates, so that a mutant fails only for the rule it breaks."""
     return json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -109,7 +109,7 @@ def member(of: Signer, **more: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KeySets:
-    """A key set of which one member is wrong: it is refused whole, or that member does not count."""
+    """A key set with one wrong member: the whole set is refused, or that member does not count."""
 
     name: str = "key set"
     share: int = 4
@@ -150,7 +150,10 @@ class KeySets:
 
 
 def certified(key_set: object) -> dict[str, TokenKey]:
-    """What counts under a certificate. Raises InvalidRequestError where the set is refused, and where nothing does."""
+    """The keys that count because of a certificate.
+
+    Raises InvalidRequestError if the set is refused or no key counts.
+    """
     found = read_key_set(key_set, expected_issuer=ISSUER)
     held = {kid: key for kid, key in found.items() if isinstance(key, CertifiedKey) or kid not in OWN}
     if not held:

@@ -1,4 +1,4 @@
-"""Runs a campaign: so many mutants from a seed, each refused by the error it must be, counted by kind and rule."""
+"""Runs a campaign: mutants from a seed, each with its required error, counted by kind and rule."""
 
 import json
 import os
@@ -20,7 +20,8 @@ from tests.campaign.passkeys import CEREMONIES
 
 KINDS: tuple[Any, ...] = (*SIGNED, *CERTIFIED, *CEREMONIES, *REQUESTS)
 ROOT = Path(__file__).resolve().parents[2]
-# Reasons of docs/protocol.md section 8 and of its proofs; anything else a caller could not act on.
+# The reasons in docs/protocol.md section 8 and those of proofs; a caller could not act on any
+# other.
 REASONS = {
     "proof": {"malformed", "signature", "method", "url", "iat", "ath", "body"},
     "token": {"malformed", "unknown", "expired", "not_yet_valid"},
@@ -30,7 +31,7 @@ SHOWN = 10
 
 @dataclass
 class Result:
-    """What became of the mutants. `accepted` and `crashed` hold what it takes to make them again."""
+    """The outcome of all mutants. `accepted` and `crashed` hold what reproduces them."""
 
     refused: Counter[str] = field(default_factory=Counter)
     accepted: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Result:
 
 
 def attack(kind: Any, seed: int) -> tuple[str, str | None, str]:
-    """One mutant: the rule, None when it was refused as it must be, else what happened, and the mutant to show."""
+    """Try one mutant. Returns its rule, what went wrong (None if refused rightly), the mutant."""
     mutant, check = kind.attack(Random(seed))
     rule = f"{kind.name}/{mutant.rule}"
     shown = f"{rule} seed {seed}: {mutant.value!r:.2000}"
@@ -70,13 +71,13 @@ def attack(kind: Any, seed: int) -> tuple[str, str | None, str]:
         return rule, f"reason {error.reason}" if wrong else None, shown
     except AgentAuthError as error:
         return rule, f"refused as {type(error).__name__}", shown
-    except Exception as error:  # noqa: BLE001 — whatever it is, over HTTP it would be a 500
+    except Exception as error:  # noqa: BLE001 — over HTTP any other exception would be a 500
         return rule, f"raised {type(error).__name__}: {error}", shown
     return rule, "accepted", shown
 
 
 def campaign(*, count: int, seed: int) -> Result:
-    """`count` mutants in this process, shared among the kinds by their weight."""
+    """Try `count` mutants in this process, shared among the kinds by weight."""
     result = Result()
     weights = sum(kind.share for kind in KINDS)
     for index, kind in enumerate(KINDS):
@@ -93,7 +94,7 @@ def campaign(*, count: int, seed: int) -> Result:
 
 
 def in_processes(*, count: int, seed: int, processes: int) -> Result:
-    """The same in processes of their own, each with its part of the seeds."""
+    """Like `campaign`, in several processes, each with its own range of seeds."""
     env = {**os.environ, "AGENTAUTH_TESTING": "1"}
     share = str(-(-count // processes))
     commands = [

@@ -1,4 +1,7 @@
-"""The grammars people read: capabilities, envelopes, actions and verify bodies, each broken in one place that must not be guessed at."""
+"""Mutated grammars: capabilities, envelopes, actions and verify bodies, each broken in one place.
+
+A reader must refuse these, never guess what was meant.
+"""
 
 from collections.abc import Callable
 from random import Random
@@ -8,7 +11,7 @@ from tests.campaign.mutants import confused, put
 
 Broken = Callable[[Random, Any], Any]
 
-# Names that exist elsewhere in the grammar, or that a hopeful reader might take.
+# Names that exist elsewhere in the grammar, or that a lenient reader might accept.
 STRANGE_MEMBERS = (
     "x",
     "",
@@ -92,7 +95,7 @@ def _one_of(name: str, *values: Any) -> Broken:
 
 
 def _within(name: str, broken: Broken) -> Broken:
-    """The rule, applied to the object, or to one of the objects of the list, that stands under `name`."""
+    """Apply the rule to the object, or to one object of the list, that stands under `name`."""
 
     def rule(random: Random, body: Any) -> Any:
         inner = body[name]
@@ -105,7 +108,7 @@ def _within(name: str, broken: Broken) -> Broken:
 
 
 def _unknown_member(random: Random, body: Any) -> Any:
-    """One member more than is known, in this object or in one inside it whose members are fixed."""
+    """Add an unknown member to this object, or to a nested one whose members are fixed."""
     return body | {random.choice(STRANGE_MEMBERS): random.choice(STRANGE_VALUES)}
 
 
@@ -173,7 +176,7 @@ def _break_capability(random: Random, body: Any) -> Any:
 
 
 def break_capabilities(random: Random, good: Any) -> Any:
-    """A list of capabilities that no reader may take."""
+    """A list of capabilities that every reader must refuse."""
     way = random.random()
     if way < 0.1:
         return random.choice(([], None, {}, "read:calendar", good * 33, [good], [*good, None]))
@@ -217,7 +220,7 @@ def break_envelope(random: Random, good: Any) -> Any:
 
 
 def break_action(random: Random, good: Any) -> Any:
-    """An action that is the caller's mistake. A malformed resource is not: it is covered by nothing."""
+    """An action that is the caller's mistake. A malformed resource is not: nothing covers it."""
     rules: list[Broken] = [
         _unknown_member,
         _without("type"),
@@ -250,7 +253,7 @@ def break_action(random: Random, good: Any) -> Any:
 
 
 def break_verify(random: Random, good: Any) -> Any:
-    """A verify body that does not say what it must: never one that only asks something else."""
+    """A verify body that is invalid, never one that merely asks something else."""
     names = ("token", "method", "url")
     rules: list[Broken] = [
         _unknown_member,

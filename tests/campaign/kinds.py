@@ -1,4 +1,7 @@
-"""The signed kinds: what a valid proof, token, manifest and receipt is, and each requirement that can be broken under a good signature."""
+"""The signed kinds: a valid proof, token, manifest and receipt, and each requirement to break.
+
+A broken object carries a good signature, so only the requirement can refuse it.
+"""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -21,7 +24,7 @@ from tests.vectors.generate import AGENT, AGENT_P256, AUDIENCE, ISSUER, NOW, STR
 KEYS = {"k1": TOKEN_KEY.public}
 BODY = b'{"service_provider":"acme","capabilities":[{"type":"read","resource":"calendar"}],"reason":"x"}'
 GRANTS = f"{ISSUER}/v1/grants"
-# Times outside every window, and numbers that are none of ours.
+# Times outside every window, and numbers we never issue.
 FAR = (0, -1, -(2**53) + 1, 2**53 - 1, NOW * 1000, 10**11)
 
 
@@ -47,7 +50,7 @@ def _proof_originals() -> list[tuple[Original, Callable[[str], object]]]:
 
 
 def _url(random: Random, right: Any) -> str:
-    """Another URL; never only another spelling of the same (capitals in the host, a query, the default port)."""
+    """Another URL, never another spelling of one (upper-case host, a query, the default port)."""
     origin, _, path = str(right).partition("/v1")
     path = "/v1" + path
     scheme, host = origin.split("://")
@@ -110,7 +113,7 @@ def _no_jwk(random: Random, header: Claims, claims: Claims) -> None:
 
 
 def _covering(random: Random, header: Claims, claims: Claims) -> None:
-    """`ath` or `bh`, whichever the proof has: gone, another's, or in another spelling."""
+    """The proof's `ath` or `bh`: removed, another's, or in another spelling."""
     name = "ath" if "ath" in claims else "bh"
     right = claims[name]
     wrong = (
@@ -126,7 +129,7 @@ def _covering(random: Random, header: Claims, claims: Claims) -> None:
 
 
 def _ath_where_none_belongs(random: Random, header: Claims, claims: Claims) -> None:
-    """At the registry no token is used; at a service provider the `ath` is another's."""
+    """At the registry no token is used; at a service provider the `ath` is another token's."""
     claims["ath"] = b64(random.randbytes(32))
 
 
@@ -150,7 +153,7 @@ PROOF_RULES: dict[str, Rule] = {
 
 
 def _other_request(random: Random, index: int) -> tuple[Mutant, Callable[[Any], object]]:
-    """The proof is good; the request it came with is another: method, URL, token, body or time."""
+    """The proof is good, but comes with another method, URL, token, body or time."""
     original, _ = proofs.originals[index]
     native = index % 2
     token, body = generate.token(original.signer), BODY
@@ -198,7 +201,7 @@ def _kid(random: Random, header: Claims, claims: Claims) -> None:
             confused(random, right), AGENT.kid,
         )
     )  # fmt: skip
-    # The attacker's key brought along under its own name must not become one that is looked up.
+    # The attacker sends its own key along under its own `kid`; it must not be looked up.
     if random.random() < 0.3:
         header["jwk"] = STRANGER.public.jwk
 
@@ -347,7 +350,7 @@ def _receipt_originals() -> Sequence[tuple[Original, Callable[[str], object]]]:
 
 
 def _in_statement(random: Random, header: Claims, claims: Claims) -> None:
-    """The registry lies about one member of what the person signed."""
+    """The registry misreports one member of the statement the user signed."""
     path = random.choice(paths(claims["statement"]))
     right = get(claims["statement"], path)
     wrong = ... if random.random() < 0.2 else random.choice((altered, confused))(random, right)
@@ -357,7 +360,7 @@ def _in_statement(random: Random, header: Claims, claims: Claims) -> None:
 
 
 def _bytes_of(name: str) -> Rule:
-    """Another value of a member that the passkey's signature covers, or that carries it."""
+    """Another value for a member that the passkey's signature covers, or that carries it."""
 
     def rule(random: Random, header: Claims, claims: Claims) -> None:
         right = unb64(claims[name])

@@ -1,6 +1,6 @@
-"""What can be done to bytes and texts that nobody signs again, and the ways a JSON value can be of the wrong kind.
+"""Mutations of bytes and texts without a new signature, and JSON values of a wrong type.
 
-Everything here is a function of a `random.Random`, so a mutant can be made again from its seed.
+Everything here is a function of a `random.Random`, so a seed reproduces a mutant.
 """
 
 import base64
@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-# Look-alikes, invisible marks, halves of pairs, digits that are no ASCII, and what C readers stop at.
+# Look-alikes, invisible characters, lone surrogates, non-ASCII digits, and characters that end a
+# string for C readers.
 UNICODE = (
     "\u0435",
     "\uff21",
@@ -90,7 +91,7 @@ def _space(random: Random, text: str) -> str:
 
 
 def _tail_bits(random: Random, text: str) -> str:
-    """The last letter of a part carries bits that no byte holds: another letter there decodes, laxly, to the same."""
+    """Set bits in the last letter that no byte uses: a lax decoder reads the same bytes."""
     parts = text.split(".")
     index = spot(random, "x" * len(parts))
     part = parts[index]
@@ -113,7 +114,7 @@ def _mess(random: Random, text: str) -> str:
     return random.choice((mess, text + mess, mess + text, f"{text},{text}", text * 20))
 
 
-# Any text that stands for bytes under a signature.
+# For any base64url text below a signature.
 TEXTS: dict[str, Text] = {
     "byte": _byte,
     "letter": _letter,
@@ -131,7 +132,7 @@ TEXTS: dict[str, Text] = {
 
 
 def changed_text(random: Random, text: str) -> tuple[str, str]:
-    """The rule's name and a text that differs from `text`: what comes out equal is no mutant and is drawn again."""
+    """The rule's name and a text other than `text`; a draw that equals it is repeated."""
     while True:
         rule = random.choice(list(TEXTS))
         if (mutant := TEXTS[rule](random, text)) != text:
@@ -139,7 +140,7 @@ def changed_text(random: Random, text: str) -> tuple[str, str]:
 
 
 def changed_bytes(random: Random, data: bytes) -> bytes:
-    """Other bytes: a bit or a byte changed, some lost, some more, zeros, ones."""
+    """Other bytes: a bit or byte changed, some removed or added, zeros, ones."""
     while True:
         at = spot(random, data)
         mutant = random.choice(
@@ -160,7 +161,7 @@ def changed_bytes(random: Random, data: bytes) -> bytes:
 
 
 def confused(random: Random, value: object) -> Any:
-    """A JSON value of another type than `value` has, near it where there is something near."""
+    """A JSON value of another type than `value`, similar to it where possible."""
     choices: list[Any] = [None, [], {}, 1.5, -0.0, [None], {"": None}, [[]]]
     if not isinstance(value, str):
         choices += ["", "null", json.dumps(value, default=str)]
@@ -180,7 +181,7 @@ def confused(random: Random, value: object) -> Any:
 
 
 def paths(value: object, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something stands in a JSON value, at every depth."""
+    """The path of every item in a JSON value, at every depth."""
     if isinstance(value, dict):
         return [at] * bool(at) + [found for name, each in value.items() for found in paths(each, (*at, name))]
     if isinstance(value, list):
@@ -191,7 +192,7 @@ def paths(value: object, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def put(value: Any, path: tuple[Any, ...], new: object) -> Any:
-    """A copy of `value` with `new` at `path`; `...` takes out what stands there."""
+    """A copy of `value` with `new` at `path`; `...` removes the item."""
     if not path:
         return new
     copy = dict(value) if isinstance(value, dict) else list(value)
@@ -229,7 +230,7 @@ def _letter_changed(random: Random, value: str) -> str:
 
 
 def b64(data: bytes) -> str:
-    """Our own encoder: the project's refuses nothing here, but what is tested should not make its own tests."""
+    """The tests' own encoder, so that the code under test does not make its own test data."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
@@ -238,7 +239,7 @@ def unb64(text: str) -> bytes:
 
 
 def broken_json(random: Random, good: dict[str, Any]) -> tuple[str, bytes]:
-    """The rule's name and bytes that a strict reader of JSON objects refuses, made from an object it takes."""
+    """The rule's name, and bytes made from a good object that a strict JSON reader refuses."""
     text = json.dumps(good)
     name = random.choice(list(good))
     twice = f"{{{json.dumps(name)}: {json.dumps(good[name])}, {text[1:]}"
@@ -265,5 +266,5 @@ def broken_json(random: Random, good: dict[str, Any]) -> tuple[str, bytes]:
 
 
 def _with(text: str, literal: str) -> bytes:
-    """The object with one more member. Its value is the fault, so it need not be known."""
+    """The object with one more member. The value is the fault, so the name need not be known."""
     return f'{text[:-1]}, "x": {literal}}}'.encode()

@@ -1,4 +1,4 @@
-"""Passkey ceremonies under attack: assertions and registrations, changed after signing or signed with one requirement broken."""
+"""Mutated passkey ceremonies: changed after signing, or signed with one requirement broken."""
 
 import hashlib
 import struct
@@ -41,12 +41,12 @@ def _challenge(random: Random) -> Any:
 
 
 def _flags(random: Random, extra: int) -> int:
-    """Nobody present, nobody verified, backed up though it cannot be, or with data that is not there."""
+    """User not present or not verified, backed up but not eligible, or flags for absent data."""
     return extra | random.choice((0, UP, UV, UP | UV | BS, UP | BE, UP | UV | ED))
 
 
 def _client(random: Random, kind: str) -> dict[str, Any]:
-    """One member of the client data that is not what the ceremony asked for."""
+    """Client data in which one member differs from what the ceremony asked for."""
     other = "webauthn.create" if kind == "webauthn.get" else "webauthn.get"
     return random.choice(
         (
@@ -61,7 +61,7 @@ def _client(random: Random, kind: str) -> dict[str, Any]:
 
 @dataclass
 class Assertions:
-    """Answers to `navigator.credentials.get()` by three keys, one of each algorithm."""
+    """Responses of `navigator.credentials.get()` by three keys, one per algorithm."""
 
     name: str = "assertion"
     share: int = 12
@@ -98,7 +98,8 @@ class Assertions:
         if random.random() < 0.6:
             blobs = ("clientDataJSON", "authenticatorData", "signature")
             return unsigned(random, self.answers[index], blobs, self.answers), self.check(self.devices[index])
-        # Signing by RSA is a hundred times slower and no different: each requirement stands before the signature.
+        # An RSA signature takes a hundred times longer and tests nothing more: every requirement is
+        # checked before the signature.
         device = self.devices[index % 2]
         return broken_assertion(random, device, OPTIONS, stored=COUNTER), self.check(device)
 
@@ -110,7 +111,7 @@ class Assertions:
 def broken_assertion(
     random: Random, device: Authenticator, options: dict[str, Any], *, stored: int
 ) -> Mutant:
-    """Signed by the right key, with one requirement of the ceremony broken; `stored` is the counter the server holds."""
+    """Signed by the right key with one requirement broken; `stored` is the server's counter."""
     name = random.choice(
         ("client data", "flags", "rp id", "counter", "leftover", "client JSON", "another's key", "key data")
     )
@@ -125,7 +126,7 @@ def broken_assertion(
             "rp_id": random.choice(("evil.example", "localhost.", "LOCALHOST", "sub.localhost", ORIGIN))
         }
     elif name == "counter":
-        # The answer carries one more than this: the stored count at most.
+        # The authenticator signs this plus one: at most the stored counter.
         device.sign_count = random.randrange(stored + 1) - 1
     elif name == "leftover":
         changes = {"tail": random.randbytes(1 + random.randrange(30))}
@@ -136,7 +137,7 @@ def broken_assertion(
             "origin": ORIGIN,
             "crossOrigin": False,
         }
-        # An empty text would mean the default to the authenticator.
+        # The authenticator takes an empty text to mean its default.
         changes = {"client_bytes": broken_json(random, good)[1] or b" "}
     elif name == "another's key":
         stranger = Authenticator(
@@ -154,10 +155,11 @@ def broken_assertion(
 def unsigned(
     random: Random, answer: dict[str, Any], blobs: tuple[str, ...], others: list[dict[str, Any]]
 ) -> Mutant:
-    """The answer as a browser would send it, changed after the passkey signed.
+    """The response as a browser would send it, changed after the passkey signed.
 
-    Left alone, because nobody signs them and nothing rests on them: `authenticatorAttachment`,
-    `clientExtensionResults`, `transports`; and an absent `userHandle`, which the ceremony does not need.
+    Not mutated, because they are not signed and nothing depends on them: `authenticatorAttachment`,
+    `clientExtensionResults`, `transports`; nor is `userHandle` removed, which the ceremony does not
+    need.
     """
     response = dict(answer["response"])
     name = random.choice(blobs)
@@ -215,10 +217,11 @@ def _outer(random: Random, answer: dict[str, Any]) -> Any:
 
 @dataclass
 class Registrations:
-    """Answers to `navigator.credentials.create()`.
+    """Responses of `navigator.credentials.create()`.
 
-    With the attestation `packed` the new key signs its own data, so every byte counts. With `none` nobody signs
-    anything: there only what the ceremony asks for is broken, since another good key would be another good answer.
+    With attestation `packed` the new key signs its own data, so every byte counts. With `none`
+    nothing is signed: there only what the ceremony asks for is broken, since another good key is
+    another good answer.
     """
 
     name: str = "registration"
@@ -247,7 +250,7 @@ class Registrations:
 
 
 def broken_registration(random: Random, device: Authenticator, options: dict[str, Any]) -> Mutant:
-    """One requirement of the ceremony broken, with a signature by nobody, as `none` has it."""
+    """One requirement of the ceremony broken, without a signature, as in attestation `none`."""
     name = random.choice(("client data", "flags", "leftover", "after it", "format", "key", "no key"))
     changes: dict[str, Any] = {}
     if name == "client data":
@@ -276,7 +279,7 @@ def check_registration(credential: Any) -> object:
 
 
 def _bad_key(random: Random, good: dict[int, Any]) -> dict[int, Any]:
-    """A COSE key of no algorithm that was asked for, off its curve, weak, short, or with a member of another type."""
+    """A COSE key with an unrequested algorithm, off its curve, weak, short, or of a wrong type."""
     name = random.choice(list(good))
     return random.choice(
         (

@@ -1,4 +1,7 @@
-"""Signed compact objects under attack: proofs, tokens, manifests, receipts; changed as they are, or signed again when broken."""
+"""Mutated compact signed objects: changed as they are, or broken and signed again.
+
+The kinds are proofs, tokens, manifests and receipts.
+"""
 
 import hmac
 import json
@@ -21,12 +24,13 @@ from tests.campaign.mutants import (
 )
 
 Claims = dict[str, Any]
-# Breaks one thing that is required, in header or claims, which are the rule's own copies.
+# Breaks one requirement in header or claims, which are the rule's own copies.
 Rule = Callable[[Random, Claims, Claims], None]
 
-# The order of each group: what must be added to S, or subtracted from it, for another spelling of one signature.
+# The order of each group: add it to S, or subtract S from it, for another spelling of one
+# signature.
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
-# An Ed25519 signature by R of small order, which some readers take for many messages.
+# An R of small order, with which some readers accept one Ed25519 signature for many messages.
 SMALL_R = (1).to_bytes(32, "little")
 TYPES = (
     "at+jwt", "dpop+jwt", "agent-manifest+jwt", "agent-key+jwt", "approval-receipt+jwt", "key-certificate+jwt",
@@ -51,7 +55,7 @@ ALGORITHMS = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """What is handed to the check, and the rule that made it."""
+    """What the check receives, and the rule that made it."""
 
     rule: str
     value: Any
@@ -59,12 +63,12 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Original:
-    """A valid object, who signed it, and other objects valid beside it, for parts to be moved between them."""
+    """A valid object, its signer, and other valid objects whose parts can be swapped in."""
 
     compact: str
     signer: Signer
     others: Sequence[str]
-    # Where JSON must be in one form, whatever is signed again must be so, too.
+    # Where JSON must be canonical, an object signed again must be canonical too.
     write: Callable[[Any], bytes] = lambda found: json.dumps(found).encode()
 
     def parts(self) -> tuple[Claims, Claims]:
@@ -78,11 +82,11 @@ def signed(signer: Signer, header: bytes, claims: bytes) -> str:
 
 
 def unsigned_mutant(random: Random, original: Original) -> Mutant:
-    """Some byte of header, claims or signature is another, and nobody signed again.
+    """Some byte of header, claims or signature changes, with no new signature.
 
-    Not made, because it is no forgery: the second spelling (r, n − s) that every ECDSA signature has. Whoever holds
-    a proof can write it, and gains nothing: a proof is spent by its key and `jti`, never by its bytes
-    (`test_the_other_spelling_of_an_es256_signature_is_the_same_proof`).
+    The twin (r, n − s) of an ECDSA signature is left out, since it is no forgery. Anyone who has a
+    proof can compute it and gains nothing: a proof is spent by its key and `jti`, never by its
+    bytes (`test_the_other_spelling_of_an_es256_signature_is_the_same_proof`).
     """
     while True:
         ways = (_text, _segment, _moved, _claims_edited, _signature)
@@ -96,7 +100,7 @@ def _text(random: Random, original: Original) -> tuple[str, str]:
 
 
 def _segment(random: Random, original: Original) -> tuple[str, str]:
-    """The bytes of one part change and are written again in good base64url."""
+    """Change the bytes of one part and encode them again in valid base64url."""
     parts = original.compact.split(".")
     index = random.randrange(3)
     parts[index] = b64(changed_bytes(random, unb64(parts[index])))
@@ -152,7 +156,7 @@ def _signature(random: Random, original: Original) -> tuple[str, str]:
 
 
 def broken_and_signed(random: Random, original: Original, rules: dict[str, Rule]) -> Mutant:
-    """One thing that is required is broken, and the right key signed again: only the rule stands in its way."""
+    """Break one requirement and sign again with the right key, so only that rule can refuse it."""
     name = random.choice(
         [*HEADER_RULES, *rules, "alg HS256", "broken JSON", "broken header JSON", "another's key"]
     )
@@ -174,7 +178,7 @@ def broken_and_signed(random: Random, original: Original, rules: dict[str, Rule]
 
 
 def _mac(random: Random, original: Original, header: Claims, claims: Claims) -> str:
-    """The public key taken for the secret of an HMAC, the oldest trick on readers that believe `alg`."""
+    """Use the public key as an HMAC secret: the classic attack on readers that trust `alg`."""
     signer = original.signer
     raw = unb64(signer.public.x)
     key = random.choice((raw, signer.public.x.encode(), json.dumps(signer.public.jwk).encode(), b""))
@@ -184,7 +188,7 @@ def _mac(random: Random, original: Original, header: Claims, claims: Claims) -> 
 
 
 class _Stranger:
-    """Signs with a key of its own under the name of another's."""
+    """Signs with its own key under another key's name."""
 
     def __init__(self, signer: Signer) -> None:
         from tests.vectors.generate import STRANGER
@@ -204,7 +208,7 @@ def confuse(name: str) -> Rule:
 
 
 def value(name: str, *choices: Any) -> Rule:
-    """One of these wrong values; a callable is given the random source and the right value."""
+    """Replace the claim with a wrong value; callables get the random source and the right value."""
 
     def rule(random: Random, header: Claims, claims: Claims) -> None:
         chosen = random.choice(choices)
@@ -214,7 +218,7 @@ def value(name: str, *choices: Any) -> Rule:
 
 
 def required(*names: str) -> dict[str, Rule]:
-    """Each of these claims left out, and each of another type."""
+    """Rules that remove each of these claims, and that give each a wrong type."""
     return {f"no {name}": drop(name) for name in names} | {
         f"{name} of another type": confuse(name) for name in names
     }
@@ -260,14 +264,14 @@ HEADER_RULES: dict[str, Rule] = {
 
 @dataclass(frozen=True)
 class Signed:
-    """One kind of signed object: what is valid, how it is broken, and the function of the project that must refuse."""
+    """One kind of signed object: originals, ways to break them, the check that must refuse."""
 
     name: str
     share: int
     refusal: type[AgentAuthError] | tuple[type[AgentAuthError], ...]
     originals: Sequence[tuple[Original, Callable[[str], object]]]
     rules: dict[str, Rule]
-    # Mutants of what the object is checked against, where the object itself stays as it is.
+    # Mutants of what the object is checked against; the object itself stays unchanged.
     around: Callable[[Random, int], tuple[Mutant, Callable[[Any], object]]] | None = None
 
     def attack(self, random: Random) -> tuple[Mutant, Callable[[Any], object]]:
@@ -282,6 +286,6 @@ class Signed:
         return broken_and_signed(random, original, self.rules), check
 
     def valid(self) -> None:
-        """Raises if an original is refused: a campaign against something that is never accepted proves nothing."""
+        """Raises if an original is refused: a check that accepts nothing would pass everything."""
         for original, check in self.originals:
             check(original.compact)

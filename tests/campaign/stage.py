@@ -1,4 +1,7 @@
-"""A registry at the vectors' hour, with everything a mutant is made from: agents, a grant, a token, a person with a passkey."""
+"""A registry at the time of the test vectors, with everything mutants are made from.
+
+Agents, a grant, a token, and a user with a passkey.
+"""
 
 import base64
 import json
@@ -43,7 +46,7 @@ class _Held:
 
 @dataclass
 class Stage:
-    """Who acts, and valid objects of each kind. Made under a clock that stands at `WHEN`."""
+    """The parties, and valid objects of each kind. Made under a clock that stands at `WHEN`."""
 
     provider: ServiceProvider = field(init=False)
     secret: str = field(init=False)
@@ -85,7 +88,7 @@ class Stage:
     def proof(
         self, path: str, body: bytes = b"", *, key: Signer = AGENT, method: str = "POST", **more: Any
     ) -> str:
-        """A good proof for a call of the registry, new at each call."""
+        """A valid proof for a registry call, new each time."""
         self.number += 1
         more.setdefault("url", settings.PUBLIC_URL + path)
         return make_proof(
@@ -138,5 +141,5 @@ def newcomers_manifest() -> Original:
 
 
 def body_of(value: object) -> bytes:
-    """JSON as clients write it; a lone half of a surrogate pair goes out as its escape."""
+    """JSON as clients write it; a lone surrogate is escaped."""
     return value if isinstance(value, bytes) else json.dumps(value).encode()

@@ -1,4 +1,4 @@
-"""The campaign of mutants in process: none is accepted, each is refused by the error it must be, and a missing check is found."""
+"""The campaign in process: no mutant passes, each gets its error, removed checks are noticed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 @pytest.mark.slow
 def test_DN_21_no_mutant_is_accepted_and_none_fails_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    """A million with CAMPAIGN=1, over all cores; a sample with the same seed otherwise."""
+    """A million mutants on all cores with CAMPAIGN=1; otherwise a sample with the same seed."""
     began = time.monotonic()
     if CAMPAIGN:
         result = in_processes(count=1_000_000, seed=0, processes=os.cpu_count() or 1)
@@ -55,7 +55,7 @@ def test_the_campaign_reaches_every_kind_by_many_rules() -> None:
 
 
 def test_the_other_spelling_of_an_es256_signature_is_the_same_proof() -> None:
-    """Every ECDSA signature (r, s) has a twin (r, n − s). Who holds a proof can write it; it is spent with the first."""
+    """ECDSA signatures (r, s) have twins (r, n − s) anyone can compute; both are spent together."""
     compact, access_token = generate.proof(generate.AGENT_P256), generate.token(generate.AGENT_P256)
     head, _, signature = compact.rpartition(".")
     raw = unb64(signature)
@@ -133,7 +133,7 @@ class _Equal(str):
 _SAME = _Equal()
 
 
-# What is taken out of the project, and the kind of mutant that must then pass.
+# The check removed from the project, and the kind of mutant that must then be accepted.
 MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "ath": ("proof", dpop, "_check_access_token", _nothing),
     "htu": ("proof", dpop, "_check_url", _nothing),
@@ -181,7 +181,7 @@ def test_DN_21_the_campaign_finds_a_check_that_is_missing(
 
 
 def _importers(where: Any, name: str) -> list[Any]:
-    """Modules of the protocol that took the very function by name."""
+    """Modules of the protocol that imported this function by name."""
     import sys
 
     own = getattr(where, name)

@@ -1,4 +1,4 @@
-"""The campaign through the real endpoints: no mutant is accepted, none is a fault of ours, and nothing of it changes a row."""
+"""The campaign over HTTP: no mutant is accepted, none causes a 500, and none changes a row."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def mutated(random: Random, original: Original, rules: Any) -> tuple[str, Any]:
 
 
 def header_of(value: str) -> str | None:
-    """As a server could hand it on: what no header line can carry is not sent, which here is no proof at all."""
+    """The value as a server could receive it; what no header line can carry is not sent at all."""
     sent = value.encode("utf-8", "surrogatepass").decode("latin-1")
     return None if re.search(r"[\r\n\0]", sent) else sent
 
@@ -54,7 +54,7 @@ def header_of(value: str) -> str | None:
 def agents_call(
     stage: Stage, path: str, body: dict[str, Any], key: Any = AGENT
 ) -> Callable[[Random], tuple[str, Any]]:
-    """A call whose proof is broken, whose body is another than the proof covers, or whose body is no JSON object."""
+    """A call with a broken proof, a body the proof does not cover, or a body that is no object."""
 
     def attack(random: Random) -> tuple[str, Any]:
         way, data = random.random(), body_of(body)
@@ -180,7 +180,7 @@ def approving(stage: Stage) -> Callable[[Random], tuple[str, Any]]:
 
 
 def _answered(random: Random, device: Any, options: Any, send: Callable[[Any], Any]) -> tuple[str, Any]:
-    """The person's passkey, or the browser, or somebody between, gets the ceremony wrong. The stored counter stays where it is."""
+    """The passkey, browser or an attacker breaks the ceremony; the stored counter stays."""
     count = device.sign_count
     answer = device.assertion(options)
     if random.random() < 0.5:
@@ -235,7 +235,7 @@ def refused(answer: Any) -> str:
     if answer.status_code == 200:
         assert body["valid"] is False
     else:
-        # 400 is also where a bad proof is a bad request.
+        # A bad proof may also be answered as a bad request, 400.
         assert answer.status_code in {STATUSES[code], 400}
         assert 400 <= answer.status_code < 500
     return code

@@ -1,4 +1,4 @@
-"""One small scenario for each refusal of verify, and for each error that may stand in a batch in the place of a decision."""
+"""One scenario per refusal of verify, and per error that may replace a decision in a batch."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def after(change: Callable[[Scene], object]) -> Verdict:
-    """What a good token is worth once that has happened."""
+    """The verdict on a good token after `change`."""
     place = scene()
     token = place.token()
     change(place)
@@ -43,7 +43,7 @@ def seconds_later(seconds: int) -> Verdict:
 
 
 def with_proof(**changes: Any) -> Verdict:
-    """With a proof that is wrong in this."""
+    """The verdict on a proof with these changes."""
     place = scene()
     token = place.token()
     return place.ask(LOOK, token=token, proof=place.proof(token, **changes))
@@ -151,7 +151,8 @@ def of_another_action(stage: Stage) -> Any:
 def when_the_store_is_away(stage: Stage) -> Any:
     call = batch(stage)
     with database_fails("registry_spentproof"), pytest.MonkeyPatch.context() as patch:
-        # The connection is given up after a fault; here it holds the transaction that every test returns to.
+        # A faulty connection is closed; here it holds the transaction that every test rolls back
+        # to.
         patch.setattr(connection, "close_if_unusable_or_obsolete", lambda: None)
         return stage.send(call)
 

@@ -1,4 +1,4 @@
-"""Scenarios beside the description: what pages alone refuse with, and each fault of a proof at the registry."""
+"""Scenarios beside the API description: refusals of pages, and each proof fault at the registry."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ from tests.contract.stage import Stage, of
 
 
 def after_drawing(stage: Stage, change: Callable[[], object]) -> Any:
-    """What the page is told when its button is pressed once that has happened."""
+    """The page's answer to its button, pressed after `change`."""
     grant = stage.pending()
     drawn = stage.person.drawn(grant)
     change()
@@ -46,7 +46,7 @@ PAGES: dict[str, Callable[[Stage], Any]] = {
 
 
 def with_proof(**changes: Any) -> Callable[[Stage], Any]:
-    """A call whose proof is wrong in this."""
+    """A call whose proof has these changes."""
 
     def send(stage: Stage) -> Any:
         call = of("POST", "/v1/grants", {})

@@ -1,4 +1,4 @@
-"""Pieces of docs/protocol.md that hold a number, put together from the constants that enforce it."""
+"""Sentences of docs/protocol.md that contain a number, built from the constants that enforce it."""
 
 import os
 from datetime import timedelta
@@ -33,12 +33,13 @@ from registry.services import agents, enrolment, grant_requests, idempotency, no
 from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
-from verifier.services import batch, confirmations, home
-from verifier.stores import lane, redelivery, work
+from verifier.services import batch, confirmations, epochs
+from verifier.stores import group_commit, kept_answers, work
 
-# It is gunicorn's configuration, and sets up the environment of the server that reads it: not of this process.
+# The module is gunicorn's configuration and changes the environment, which must not leak into this
+# process.
 with patch.dict(os.environ):
-    from agentauth import incoming, web_server
+    from agentauth import request_bytes, web_server
 
 _LIMITS: Final = rate_limits.limits()
 
@@ -68,7 +69,7 @@ FACTS: Final = [
         f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
         f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
     ),
-    f"has not arrived within {incoming.REQUEST_SECONDS} s, or its head within {incoming.HEAD_SECONDS} s,",
+    f"has not arrived within {request_bytes.REQUEST_SECONDS} s, or its head within {request_bytes.HEAD_SECONDS} s,",
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| by a call still running | waits up to {LOCK_SECONDS} s for it, then 409",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
@@ -84,7 +85,7 @@ FACTS: Final = [
     f"at most {dpop.WINDOW_SECONDS} s from the server's clock, either way",
     f"is remembered until `iat` + {dpop.SPEND_SECONDS} s",
     f"It is taken for {nonces.STEP_SECONDS} to {2 * nonces.STEP_SECONDS} s",
-    f"For {home.CAREFUL_SECONDS} s after the verifier has begun",
+    f"For {epochs.CAREFUL_SECONDS} s after the verifier has begun",
     f"more than {urls.MAX_URL_LENGTH:,} characters",
     # 3
     (
@@ -128,7 +129,7 @@ FACTS: Final = [
     f"| 1 to {requests.MAX_KEY} characters; the agent's name",
     f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
     f"others {hours(work.OPERATION_LIFE)} h",
-    f"kept for {seconds(redelivery.KEPT_FOR)} s",
+    f"kept for {seconds(kept_answers.KEPT_FOR)} s",
     (
         f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most {VerifyBatchView.max_body_bytes:,} bytes and '
         f"{encoding.MAX_DEPTH} levels"
@@ -145,9 +146,9 @@ FACTS: Final = [
     f"{minutes(sessions.IDLE)} minutes after the human's last act",
     f"{hours(sessions.LIFE)} hours after the sign-in",
 ]
-# Said in words, so held here by hand.
+# Spelled out in words on the page, so compared by hand.
 assert (timedelta(hours=1), 5, 5) == (agents.CLAIM_LIFE, agents.MAX_CLAIM_FAILURES, enrolment.MAX_FAILURES)
 assert (timedelta(hours=1), timedelta(hours=1)) == (grant_requests.PENDING_LIFE, confirmations.PENDING_LIFE)
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
-# One figure for waiting on an Idempotency-Key, at the native API and at verify.
-assert lane._PATIENCE_SECONDS == LOCK_SECONDS
+# One limit for waiting on an Idempotency-Key, at the native API and at verify.
+assert group_commit._PATIENCE_SECONDS == LOCK_SECONDS

@@ -1,4 +1,4 @@
-"""One small scenario for each refusal of the API: those that any operation can meet, then those of one alone."""
+"""One small scenario per API refusal: those any operation can give, then those of one operation."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ Scenario = Callable[[Stage, Call], Any]
 
 @contextmanager
 def database_fails(where: str = "", cause: Exception | None = None) -> Iterator[None]:
-    """Statements that hold `where` fail as they do when the server is away, or for the cause that is named."""
+    """Statements that contain `where` fail as if the server were away, or with `cause`."""
 
     def away(execute: Any, sql: str, *rest: Any) -> object:
         if where in sql:
@@ -47,7 +47,7 @@ def database_fails(where: str = "", cause: Exception | None = None) -> Iterator[
 
 @contextmanager
 def one_call_a_minute() -> Iterator[None]:
-    """And the minute does not go by, however long it takes to ask."""
+    """One call a minute, and the minute never ends however slow the test is."""
     sorts = (
         rate_limits.ADDRESS,
         rate_limits.ENTRY,
@@ -67,14 +67,14 @@ def one_call_a_minute() -> Iterator[None]:
 
 
 def with_something_unknown(stage: Stage, call: Call) -> Any:
-    # Most of what is public reads nothing but the host it is asked at.
+    # Most public operations read nothing but the host name.
     if call.by == NOBODY and not call.path.startswith("/v1/audit/"):
         return stage.send(call, host="elsewhere.example")
     return stage.send(call, query="?unknown=1")
 
 
 def too_large(stage: Stage, call: Call) -> Any:
-    # What is public reads no body at all, and meets only the limit of every address.
+    # Public operations read no body, and meet only the limit of all addresses.
     wide = call.by == NOBODY or call.path.endswith("/batch")
     most = MAX_BODY_BYTES if wide else settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     assert most is not None
@@ -101,7 +101,7 @@ def without_a_database(stage: Stage, call: Call) -> Any:
 
 def key_of_another_body(stage: Stage, call: Call) -> Any:
     if call.by == PROVIDER:
-        # What the agent names is decided in the database, which knows the call by its own name.
+        # A named call is decided in the database, which has its own name for it.
         body = json.dumps(stage.question(idempotency_key="mine")).encode()
         stage.send(call, body=body, key="k-1")
         return stage.send(call, body=body + b" ", key="k-1")
@@ -117,7 +117,7 @@ def key_of_another_body(stage: Stage, call: Call) -> Any:
 
 
 def while_the_first_runs(stage: Stage, call: Call) -> Any:
-    """As when PostgreSQL's lock_timeout ends the wait for the row that the first call holds."""
+    """As when PostgreSQL's lock_timeout ends the wait for the row the first call has locked."""
     row = "verifier_providercall AS held" if call.by == PROVIDER else "INSERT INTO registry_idempotencyrecord"
     with database_fails(row, LockNotAvailable()):
         return stage.send(call, key="k-1")
@@ -152,7 +152,7 @@ def only_as_a_page(stage: Stage, call: Call) -> Any:
     return stage.send(call, accept="text/html")
 
 
-# What can happen to any operation that documents the code; the call would succeed otherwise.
+# For any operation that documents the code; the call would succeed otherwise.
 SHARED: dict[str, Scenario] = {
     "": lambda stage, call: stage.send(call),
     "invalid_request": with_something_unknown,
@@ -191,7 +191,7 @@ def with_a_code_of_another(stage: Stage, _: Call) -> Any:
 
 
 def bringing_one_too_many(stage: Stage, _: Call) -> Any:
-    """An agent that waits for its own answer is enrolled for a human for whom twenty wait."""
+    """An agent waiting for its answer is enrolled for a user who already has twenty waiting."""
     for _number in range(MAX_PENDING_PER_HUMAN // MAX_PENDING_PER_AGENT):
         other = enrolled(stage.alice, now=stage.now)
         for each in range(MAX_PENDING_PER_AGENT):
@@ -253,7 +253,7 @@ def of_a_revoked_token(stage: Stage, call: Call) -> Any:
     return stage.send(call, key="k-1")
 
 
-# Those of one operation: (operation, code), with the status where one code has several.
+# For one operation: (operation, code), with the status where one code has several.
 OWN: dict[tuple[str, str], Scenario] = {
     ("POST /v1/agents", "200"): twice,
     ("POST /v1/agents", "invalid_client"): by_a_revoked_key,

@@ -1,4 +1,4 @@
-"""Where every scenario begins: one of each caller, and for each operation a call that would succeed."""
+"""Where scenarios begin: one caller of each kind, and per operation a call that would succeed."""
 
 import json
 import secrets
@@ -47,7 +47,7 @@ PAYMENT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Call:
-    """One request, and whose it is; `signer` where it is not the stage's own agent that signs."""
+    """One request and its caller; `signer` if the stage's own agent does not sign."""
 
     method: str
     path: str
@@ -58,7 +58,7 @@ class Call:
     key: str = ""
     signer: AgentClient | None = None
     secret: str = ""
-    # Instead of a good proof.
+    # Sent instead of a good proof.
     proof: str = ""
     nonce: str = ""
     accept: str = JSON
@@ -71,7 +71,7 @@ def of(method: str, path: str, body: object = None, **more: Any) -> Call:
 
 
 class Stage:
-    """An agent of Alice's with a grant, the service provider of that grant, and Alice with her passkey."""
+    """An agent of Alice's with a grant, the grant's service provider, Alice with her passkey."""
 
     def __init__(
         self, *, name: str = "Acme", audience: str = "http://127.0.0.1:8002", email: str = "alice@example.org"
@@ -92,12 +92,12 @@ class Stage:
         self.sign_the_log()
 
     def sign_the_log(self) -> None:
-        """What the jobs do beside a server."""
+        """Do what the scheduled jobs do."""
         sequence_until_empty(now=self.now)
         checkpoint_log(now=self.now)
 
     def logged(self) -> str:
-        """The id of an event the newest checkpoint covers."""
+        """The id of an event that the newest checkpoint covers."""
         return str(Leaf.objects.get(leaf_index=0).event_id)
 
     def pending(self, **terms: Any) -> Grant:
@@ -126,7 +126,7 @@ class Stage:
         return Confirmation.objects.get(pk=found)
 
     def question(self, token: str = "", **more: Any) -> dict[str, Any]:
-        """A body of verify."""
+        """A verify body."""
         token = token or self.token()
         url = f"{self.provider.audience}/events"
         proof = make_proof(
@@ -140,7 +140,7 @@ class Stage:
         return {"token": token, "proof": proof, "method": "POST", "url": url} | more
 
     def send(self, call: Call, **changes: Any) -> Any:
-        """The answer, through the whole of middleware, URLs and views; a fault of ours is an answer here too."""
+        """The answer through all middleware, URLs and views; an exception becomes an answer too."""
         call = replace(call, **changes)
         client = Client(SERVER_NAME="localhost", SERVER_PORT="8000", raise_request_exception=False)
         headers = {"Accept": call.accept, "Host": call.host} | (
@@ -153,7 +153,7 @@ class Stage:
         elif call.by == PROVIDER:
             headers |= basic(self.provider, call.secret or self.secret)
         else:
-            # A signed-in human is nobody to the API; the session is looked at all the same.
+            # A session gives no rights at the API, but the middleware still reads it.
             client = self.person.client
             client.raise_request_exception = False
         return client.generic(
@@ -192,7 +192,7 @@ def batch(stage: Stage, *questions: object) -> Call:
     return of("POST", "/v1/verify/batch", {"requests": list(questions) or [stage.question()]}, by=PROVIDER)
 
 
-# By operation: a call that succeeds.
+# Operation → a call that succeeds.
 GOOD: dict[str, Callable[[Stage], Call]] = {
     "GET /.well-known/agentauth": lambda _: of("GET", "/.well-known/agentauth", by=NOBODY),
     "GET /.well-known/oauth-authorization-server": lambda _: of(

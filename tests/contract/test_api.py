@@ -1,7 +1,8 @@
-"""Each operation gives each answer its description names: every status, every error code, every reason; pages theirs.
+"""Each operation gives every answer it declares: every status, error code and reason; pages
+likewise.
 
-The cases are read from the description (which other tests hold to the URLconf, the views and the table of errors), so that a
-case without a scenario fails, and a scenario for what is not described fails too.
+The cases are read from the description (other tests hold it to the URLconf, the views and the table
+of errors), so a case without a scenario fails, and so does a scenario for an undescribed case.
 """
 
 from collections.abc import Iterator
@@ -24,12 +25,12 @@ from tests.contract.test_page import NOT_OVER_HTTP
 
 pytestmark = pytest.mark.django_db
 
-# Both ways of one operation to succeed.
+# Operations that can succeed in two ways.
 FIRST = {"POST /v1/agents": "201", "POST /v1/grants": "201"}
 
 
 def described() -> list[tuple[str, int, str]]:
-    """(operation, status, error code); no code where it succeeds."""
+    """(operation, status, error code); the code is empty for success."""
     found = []
     for path, methods in openapi()["paths"].items():
         for method, operation in methods.items():
@@ -44,14 +45,14 @@ CASES = described()
 
 @pytest.fixture(scope="module")
 def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stage]:
-    """Built once: each test returns to it, since its own transaction lies inside this one."""
+    """Built once: each test rolls back to it, since its own transaction is nested in this one."""
     with django_db_blocker.unblock(), transaction.atomic():
         yield Stage()
         transaction.set_rollback(True)
 
 
 def scenario_of(operation: str, status: int, code: str) -> Any:
-    """The one that is the operation's own, else the one all share."""
+    """The operation's own scenario, else the shared one."""
     second = str(status) if not code and FIRST.get(operation, str(status)) != str(status) else code
     return OWN.get((operation, second)) or SHARED[second]
 
@@ -116,7 +117,8 @@ def test_each_refusal_of_pages_is_given(stage: Stage, code: str) -> None:
 
 def test_each_code_there_is_has_its_scenario() -> None:
     given = {code for _, _, code in CASES if code} | set(PAGES) | {"method_not_allowed"}
-    # What is checked without a server, what verify answers inside, and what must never be.
+    # Statuses checked without a server, those inside an answer of verify, and the one that must
+    # never occur.
     assert set(STATUSES) - given == NOT_OVER_HTTP | {"server_error"}
 
 

@@ -1,4 +1,4 @@
-"""docs/failure-modes.md: each cell of its table is held by tests that exist, and by name; and no row that was asked for is left out."""
+"""docs/failure-modes.md: each cell names existing tests, and no required row is missing."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.test_cases import REFERENCE, names
 from tests.vectors.shared import SECURITY
 
-# Each row of what was asked for, as section 2 of the shared cases calls it, and the rows of the page that answer it.
+# Each required row, as section 2 of the shared cases calls it, and the page's rows that answer it.
 ROWS = {
     "Redis": {"Redis"},
     "PostgreSQL": {"the database"},
@@ -16,18 +16,18 @@ ROWS = {
     "KMS": {"the key backend"},
     "Audit insert fails": {"writing an event"},
     "Sequencer dead": {"the sequencer"},
-    "Witness / object store": {"the store outside", "a witness"},
+    "Witness / object store": {"the external store", "a witness"},
     "Celery / broker": {"Celery's broker"},
     "Clock off > 5 s from DB": {"the clock of a host"},
 }
-# And each of its columns: what the page says of it stands in this one.
+# Each required column, and the page's column that answers it.
 COLUMNS = {
     "Verify": "verify",
     "Issue token": "issue a token",
     "Approve / revoke": "approve, revoke",
     "Envelope": "limits of a grant",
     "Audit": "the log",
-    # No column: "Rate limits against abuse are no part of this".
+    # Not a column: "Rate limits against abuse are no part of this".
     "Anti-abuse limits": "",
 }
 
@@ -35,7 +35,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/failure-modes.md").read_text
 
 
 def table(heading: str, page: str = PAGE) -> list[list[str]]:
-    """The rows of the first table below a heading, its first one with the names of the columns."""
+    """The rows of the first table below a heading; the first row holds the column names."""
     text = page.partition(f"\n## {heading}\n")[2] or page.partition(f"\n### {heading}\n")[2]
     lines = text.partition("\n|")[2].partition("\n\n")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
@@ -43,7 +43,7 @@ def table(heading: str, page: str = PAGE) -> list[list[str]]:
 
 
 def cells() -> set[tuple[str, str]]:
-    """What is down, and what is asked of it then."""
+    """(what is down, what is asked of it meanwhile)"""
     head, *rows = table("What is down, and what then")
     downs = [re.findall(r"\*\*(.+?)\*\*", row[0])[0] for row in rows]
     return {(down, act) for down in downs for act in head[1:]}

@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code does: its tables, lists, examples and numbers are compared with their sources."""
+"""docs/protocol.md against the code: tables, lists, examples and numbers match their sources."""
 
 import json
 import re
@@ -28,7 +28,8 @@ from verifier.models import Confirmation
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/protocol.md").read_text()
 FLAT = " ".join(PAGE.split())
-# Of things that are checked without a server, or given inside an answer of verify: never a status of ours.
+# Errors checked without a server, or given inside an answer of verify: never an HTTP status of
+# ours.
 NOT_OVER_HTTP = {
     "invalid_signature",
     "invalid_receipt",
@@ -38,12 +39,13 @@ NOT_OVER_HTTP = {
     "untrusted_note",
     "log_contradicted",
 }
-# What pages alone answer, what every address may, and what must never be.
+# Errors of pages only, errors any address may give, and the one that must never occur.
 BESIDE_THE_API = {
     "sign_in_required", "verification_required", "csrf_failed", "confirmation_required", "grant_changed", "expired",
     "invalid_assertion", "method_not_allowed", "server_error",
 }  # fmt: skip
-# Where the server says one thing and who calls it must say another: a service provider's own answers, and section 5 of RFC 9449.
+# The server says one status, its caller another: service providers' own answers, and RFC 9449
+# section 5.
 OTHER_STATUSES = {("400", "invalid_dpop_proof"), ("401", "invalid_token"), ("409", "already_processed")}
 CODE = re.compile(r"`([a-z]+(?:_[a-z]+)*)`")
 
@@ -133,7 +135,7 @@ def examples() -> list[dict[str, Any]]:
     return [each for each in found if isinstance(each, dict)]
 
 
-# Each example by a member that only it has; what it leaves out is told in words.
+# Each example is found by a member that only it has; the page explains members it leaves out.
 @pytest.mark.parametrize(
     ("schema", "mark", "left_out"),
     [
@@ -174,7 +176,7 @@ def test_what_may_be_kept_and_for_how_long_is_told() -> None:
     public = {
         path
         for path, methods in openapi()["paths"].items()
-        # What the log shows to everybody has its own words in section 9.
+        # The public parts of the log are described in section 9.
         if not methods.get("get", {"security": 1})["security"] and not path.startswith("/v1/audit/")
     }
     assert set(told) == public
@@ -188,7 +190,7 @@ def test_every_member_of_the_envelope_has_its_row() -> None:
 
 
 def first_words(text: str, heading: str, column: int = 0) -> set[str]:
-    """The words in code style of one column."""
+    """The words in code style in one column."""
     return {word for row in rows(text, heading) for word in re.findall(r"`(\w+)`", row[column])}
 
 
@@ -210,7 +212,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     assert table[0][0].strip() == "`approval`"
     for column, kind in enumerate(("approval", "confirmation")):
         told = {name for cells in table[1:] for name in re.findall(r"`(\w+)`", cells[column])}
-        # Of which the service provider has these.
+        # The service provider has these of them.
         assert told - {"id", "name", "audience"} == set(approval._MEMBERS[kind]) - common
     resumed = added.partition("`resume` lifts")[2].partition("An owner resumes")[0]
     told = set(re.findall(r"^\| `(\w+)` \|", resumed, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What the fault tests of the archive run as processes of their own: `python -m tests.faults.archive_work sign|archive|segments …`."""
+"""Processes of the archive's fault tests: `python -m tests.faults.archive_work sign|archive|…`."""
 
 import json
 import os
@@ -31,12 +31,12 @@ from audit.stores import store_at  # noqa: E402
 POINTS: Final = tuple(
     f"archive.after_{place}" for place in ("stage", "object", "objects", "proof", "manifest", "row")
 )
-# News comes all the while, so each point is reached; a machine may be slow.
+# Events keep coming, so each fault point is reached, though a slow machine needs time.
 REACHED_SECONDS: Final = 300
 
 
 def sign() -> None:
-    """Number and sign without pause, for whoever archives."""
+    """Number and sign without pause, to give the archiver work."""
     while True:
         try:
             seal_audit(now=timezone.now())
@@ -47,10 +47,10 @@ def sign() -> None:
 
 
 def archive(kills: str, seed: str) -> None:
-    """Archive without pause, in one process after another: each dies at a named point, or is killed at a moment nobody chose."""
+    """Archive without pause, one process after another, each killed at a point or at random."""
     dice, points = random.Random(int(seed)), Counter[str]()
     for turn in range(int(kills)):
-        # In turn, so that few kills show each of them.
+        # In rotation, so that few kills cover every point.
         point = POINTS[turn // 2 % len(POINTS)] if turn % 2 else ""
         child = os.fork()
         if child == 0:
@@ -77,7 +77,7 @@ def _archive_for_ever(point: str) -> None:
                 if archive_audit(now=timezone.now(), store=store) is None:
                     time.sleep(0.02)
             except (OperationalError, TemporarilyUnavailableError):
-                # The one beside it is just writing there; it comes again.
+                # The other archiver is writing there; try again.
                 continue
     except BaseException:
         traceback.print_exc()
@@ -88,13 +88,13 @@ def _archive_for_ever(point: str) -> None:
 
 
 def segments() -> None:
-    """What the database notes of the archive."""
+    """The segments the database has recorded."""
     rows = Segment.objects.order_by("first").values_list("first", "end", "manifest_sha256")
     print(json.dumps([[first, end, bytes(sha256).hex()] for first, end, sha256 in rows]))
 
 
 ACTS: dict[str, Callable[..., None]] = {"sign": sign, "archive": archive, "segments": segments}
 if __name__ == "__main__":
-    # A checkpoint each time there is news.
+    # A checkpoint whenever there are new leaves.
     checkpoints.EVERY = timedelta(0)
     ACTS[sys.argv[1]](*sys.argv[2:])

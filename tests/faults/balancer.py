@@ -1,4 +1,4 @@
-"""A TCP load balancer on loopback, in a process of its own: each new connection goes to the next of the ports named last."""
+"""A TCP load balancer in its own process: new connections go round-robin to the ports set last."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ CONNECT_SECONDS = 2
 
 
 class Balancer:
-    """`lead_to` names the ports from now on; connections that stand are left to their end, as a balancer drains."""
+    """`lead_to` sets the ports for new connections; open ones live on, as in a drain."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.faults.balancer"]
@@ -46,7 +46,7 @@ class _Server:
         writer.transport.abort()
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """The next server that takes the connection; raises OSError where none does."""
+        """Connect to the next server that accepts. Raises OSError if none does."""
         ports = self.ports
         self._turn += 1
         for offset in range(len(ports)):
@@ -58,7 +58,7 @@ class _Server:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """What comes goes on, and so does its end: a server that closes an idle connection is heard at once."""
+    """Copy data and its end at once: else a server closing an idle connection goes unnoticed."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

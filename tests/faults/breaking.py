@@ -1,4 +1,4 @@
-"""How each fault is made, and undone."""
+"""How to inject each fault, and how to undo it."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from tests.conftest import CAMPAIGN
 from tests.faults.stage import Jobs, Stage, run_for, until
 from tests.live import LiveServer
 
-# How often PostgreSQL is ended at once.
+# How often PostgreSQL is shut down immediately.
 TIMES = 50 if CAMPAIGN else 2
 Inject = Callable[[Stage, float], None]
 Heal = Callable[[Stage], None]
@@ -56,7 +56,7 @@ def roll(stage: Stage, seconds: float) -> None:
 
 
 def kill_jobs(stage: Stage, seconds: float) -> None:
-    """Again and again, so that the stream is drained by fits and starts."""
+    """Kill repeatedly, so that the stream is drained in bursts."""
 
     def once() -> None:
         stage.kill(stage.jobs[0])
@@ -77,7 +77,7 @@ def start_jobs(stage: Stage) -> None:
 
 
 def two_jobs(stage: Stage, seconds: float) -> None:
-    """Two drainers, two keepers, two that number the log."""
+    """Two stream drainers, two keepers, two processes numbering the log."""
     second = Jobs(stage.registry)
     second.start()
     time.sleep(seconds)
@@ -85,7 +85,7 @@ def two_jobs(stage: Stage, seconds: float) -> None:
 
 
 def two_of_everything(stage: Stage, seconds: float) -> None:
-    """A second registry and second jobs, as there are two verifiers; then one of each dies, and comes back."""
+    """A second registry and second jobs beside the two verifiers; one of each dies and returns."""
     registry, jobs = stage.new_registry(PUBLIC_URL=stage.registry.url), Jobs(stage.registry)
     first = (stage.a, stage.registry, stage.jobs[0])
     try:
@@ -106,7 +106,7 @@ def two_of_everything(stage: Stage, seconds: float) -> None:
 
 
 def die_at(*points: str) -> Inject:
-    """Kill after kill inside the calls, for `seconds`."""
+    """For `seconds`, kill processes inside calls, one point after another."""
 
     def inject(stage: Stage, seconds: float) -> None:
         run_for(seconds, lambda: stage.die_at(stage.rng.choice(points)), 0)
@@ -115,7 +115,7 @@ def die_at(*points: str) -> Inject:
 
 
 def sleep_through_a_move(stage: Stage, seconds: float) -> None:
-    """The processes of one verifier stand still while the home moves, and wake up in another epoch."""
+    """Suspend one verifier's processes while the replay cache moves on to another epoch."""
     epoch, asleep = stage.home()[0], stage.workers_of(stage.b)
     for pid in asleep:
         os.kill(pid, signal.SIGSTOP)
@@ -137,12 +137,12 @@ def begin_an_epoch(stage: Stage, seconds: float) -> None:
 
 
 def clock_off(by: str) -> Inject:
-    """One host's clock is wrong by so much."""
+    """Set one host's clock wrong by this much."""
 
     def inject(stage: Stage, seconds: float) -> None:
         stage.b.stop()
         stage.b.env |= {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        # It never says that it is ready.
+        # It never reports that it is ready.
         stage.b.launch()
         until(lambda: is_answering(stage.b), "it does not start")
         time.sleep(seconds)
@@ -167,7 +167,7 @@ def freeze_redis(stage: Stage, seconds: float) -> None:
 
 
 def freeze_a_node(stage: Stage, seconds: float) -> None:
-    """One of a cluster."""
+    """One node of a cluster."""
     stage.redis.nodes[-1].freeze()
     time.sleep(seconds)
 
@@ -178,7 +178,7 @@ def thaw_redis(stage: Stage) -> None:
 
 
 def kill_redis(stage: Stage, seconds: float) -> None:
-    """One server; of a cluster, one node."""
+    """The single server, or one node of a cluster."""
     stage.redis.nodes[-1].kill()
     time.sleep(seconds)
 
@@ -190,7 +190,7 @@ def start_redis(stage: Stage) -> None:
 
 
 def kill_redis_that_writes(stage: Stage, seconds: float) -> None:
-    """It has a log of its own, up to a second old, and comes back with what is in it."""
+    """Redis has an append-only file, at most a second old, and comes back with what it holds."""
     [node] = stage.redis.nodes
     client = node.client()
     client.config_set("appendonly", "yes")
@@ -209,7 +209,7 @@ def start_redis_that_wrote(stage: Stage) -> None:
 
 
 def kill_redis_with_an_old_copy(stage: Stage, seconds: float) -> None:
-    """What it comes back with is some seconds old: marker, spent proofs and decisions that are in the log by now."""
+    """Redis returns with data seconds old: marker, spent proofs, decisions already in the log."""
     [node] = stage.redis.nodes
     node.client().save()
     time.sleep(seconds)
@@ -241,7 +241,7 @@ def redis_is_told(*command: object) -> Heal:
 
 
 def cut_redis(mode: str) -> Inject:
-    """Between the second verifier and Redis."""
+    """Cut the second verifier off from Redis."""
 
     def inject(stage: Stage, seconds: float) -> None:
         for line in stage.redis_lines.values():
@@ -252,7 +252,7 @@ def cut_redis(mode: str) -> Inject:
 
 
 def cut_database(mode: str) -> Inject:
-    """Between the second verifier and PostgreSQL."""
+    """Cut the second verifier off from PostgreSQL."""
 
     def inject(stage: Stage, seconds: float) -> None:
         for line in stage.database_lines:
@@ -281,7 +281,7 @@ def freeze_database(stage: Stage, seconds: float) -> None:
 
 
 def freeze_the_door(stage: Stage, seconds: float) -> None:
-    """Whoever is connected goes on; a process that comes anew is not let in."""
+    """Open connections keep working; new ones are not accepted."""
     stage.database.freeze_the_first()
     stage.kill_a_worker()
     time.sleep(seconds)
@@ -309,24 +309,24 @@ def kill_database(stage: Stage, seconds: float) -> None:
 
 
 def end_database_at_once(stage: Stage, seconds: float) -> None:
-    """Its processes end wherever they are, and what they had not written is gone with them; it starts from its log."""
+    """PostgreSQL's processes stop at once, losing unwritten data; it recovers from its WAL."""
     for _ in range(TIMES):
         stage.database.stop()
         assert not stage.database.is_running()
         stage.kills += 1
         stage.database.start()
-        # Until somebody writes again, and then a little more or less.
+        # Wait until the database is written to again, give or take.
         time.sleep(stage.rng.uniform(0.5, 2))
 
 
 def fail_over(stage: Stage, seconds: float) -> None:
-    """The primary dies, its replica takes over a little later. Where time is left, the dead one comes back as a replica."""
+    """The primary dies, its replica takes over; given time, the old one follows it."""
 
     def once() -> None:
         assert stage.replica
         stage.database.kill()
         stage.kills += 1
-        # Whoever promotes makes sure first that the other has ended.
+        # Before promoting a replica, make sure the old primary has stopped.
         until(lambda: not stage.database.is_running(), "the primary lives", 10)
         time.sleep(2)
         stage.replica.promote()
@@ -353,7 +353,7 @@ def end_backends(stage: Stage, seconds: float) -> None:
 
 
 def use_up_connections(stage: Stage, seconds: float) -> None:
-    """A stranger takes what is left, and what is given back."""
+    """An outsider takes every free connection, and every one that is given back."""
 
     def once() -> None:
         with contextlib.suppress(psycopg.OperationalError):
@@ -362,7 +362,7 @@ def use_up_connections(stage: Stage, seconds: float) -> None:
                 stage.obstacles.callback(connection.close)
 
     once()
-    # Those that are there live on; so that new ones are needed, they are ended.
+    # Existing connections would live on; kill workers so that new ones are needed.
     stage.kill_a_worker()
     run_for(seconds, once, 0.5)
 
@@ -372,7 +372,7 @@ def clear(stage: Stage) -> None:
 
 
 def slow_events(stage: Stage, seconds: float) -> None:
-    """Each statement that writes events takes 5 s: too long for whoever answers a request."""
+    """Each statement that writes events takes 5 s: too long for a request."""
     body = "LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NULL; END'"
     with psycopg.connect(stage.database.url, autocommit=True) as connection:
         connection.execute(f"CREATE FUNCTION slow() RETURNS trigger {body}")
@@ -386,7 +386,7 @@ def quick_events(stage: Stage) -> None:
 
 
 def fill_the_disk(stage: Stage, seconds: float) -> None:
-    """The file system of the database has not one byte left."""
+    """The database's file system has no free byte."""
     assert stage.has_own_disk, "this would fill the disk of others"
     ballast = stage.database.directory / "ballast"
     subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False, capture_output=True)

@@ -1,7 +1,9 @@
-"""Agents and service providers built with the SDK alone, who call all the time: what they did, and what became of each call.
+"""Agents and service providers built on the SDK alone, which call all the time and record each
+outcome.
 
-An agent's call goes through `AgentAuthClient.call` to a provider in this process, which asks with `VerifierClient`: the
-retries are those the SDK makes and documents, and none is added here. A call that they do not bring to a good end failed.
+An agent's call goes through `AgentAuthClient.call` to a provider in this process, which asks with
+`VerifierClient`. The only retries are those the SDK makes and documents. A call they do not bring
+to a good end has failed.
 """
 
 import asyncio
@@ -32,9 +34,10 @@ from tests.actors import Scene
 
 READ = Action("read", "calendar")
 PAY = Action("transact", "payments", amount=Money.parse({"value": "1.00", "currency": "EUR"}))
-# After so many calls an agent gets a new token, and a provider new connections, which may lead to another server.
+# After so many calls an agent gets a new token, and a provider new connections, which may reach
+# another server.
 CALLS_PER_TOKEN, CALLS_PER_CONNECTION = 12, 10
-# After the answer to a revocation no verification that begins later accepts.
+# Once a revocation is acknowledged, a verification that begins more than this later must refuse.
 BOUND_SECONDS = 1.0
 _TLS = httpx.create_ssl_context()
 
@@ -51,13 +54,13 @@ class Call:
 
 @dataclass
 class Record:
-    """All that callers were told. `wrong`: broken promises, one sentence each."""
+    """Everything callers were told. `wrong`: broken promises, one sentence each."""
 
     calls: list[Call] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     decisions: set[str] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
-    # Proofs that were accepted and may be tried again, newest last, with the audience they were made for.
+    # Accepted proofs to replay, newest last, with the audience they were made for.
     spent: deque[tuple[float, "Provider", str, str, str]] = field(default_factory=lambda: deque(maxlen=400))
     replays: Counter[str] = field(default_factory=Counter)
 
@@ -66,15 +69,15 @@ class Record:
 
 
 class Provider:
-    """A service provider: asks verify, acts once for each operation, and answers refusals as the SDK says."""
+    """A service provider: asks verify, acts once per call, handles refusals as the SDK says."""
 
     def __init__(self, place: Scene, verify_url: str, record: Record) -> None:
         self.place, self.record = place, record
         self.client = VerifierClient(verify_url, place.client_id, place.client_secret)
         self._asked = 0
-        # By the agent's key: the decision that was acted upon.
+        # Agent's idempotency key → the decision that was acted on.
         self.done: dict[str, str] = {}
-        # Who the agent's person is to this provider, as verify says.
+        # The agent's owner as this provider knows them (`sub` of verify).
         self._subject = ""
 
     def answer(self, request: httpx.Request) -> httpx.Response:
@@ -109,13 +112,13 @@ class Provider:
             before = self.done.get(key)
             if before is not None and not allowed.repeated:
                 self.record.wrong.append(f"one operation, told to act twice: {before}, {allowed.decision_id}")
-            # Allowed before and never carried out: what is missing is done now.
+            # Allowed earlier but never carried out: do it now.
             self.done.setdefault(key, allowed.decision_id)
         return httpx.Response(200, headers=headers, json={"decision_id": allowed.decision_id})
 
 
 class Wires(httpx.AsyncBaseTransport):
-    """To providers in this process, and over the network to all others."""
+    """Routes calls to the providers in this process, and all others over the network."""
 
     def __init__(self, providers: Mapping[str, Provider]) -> None:
         self._providers = providers
@@ -132,19 +135,19 @@ class Wires(httpx.AsyncBaseTransport):
 
 
 def client_of(place: Scene, pem: str, registry_url: str, directory: Path, wires: Wires) -> AgentAuthClient:
-    """The SDK's client of an agent that is registered already, with its key."""
+    """The SDK's client of an agent that is already registered, with its key."""
     path = directory / f"{place.agent_id}.json"
     key = PrivateKey.from_pem(pem.encode())
     KeyFile(path).create(Identity(registry_url, key, agent_id=place.agent_id))
     client = AgentAuthClient(registry_url, key_file=path)
-    # Its seam for tests.
+    # The SDK's seam for tests.
     client._registry.transport = wires
     return client
 
 
 @dataclass
 class Caller:
-    """An agent that reads, or pays, so many times a second."""
+    """An agent that reads, or pays, at a fixed rate."""
 
     kind: str
     client: AgentAuthClient
@@ -152,7 +155,7 @@ class Caller:
     per_second: float
 
     async def call(self) -> str:
-        """One call; the trouble it ended in, empty for none."""
+        """Make one call; returns its last error, empty for none."""
         path = urlsplit(self.place.audience).path
         if self.kind == "payment":
             answer = await self.client.call(
@@ -164,9 +167,10 @@ class Caller:
 
 
 class Load:
-    """Callers, a replayer and a revoker in one thread with its own event loop, from `with` to its end.
+    """Callers, a replayer and a revoker in one thread with its own event loop, for the length of
+    `with`.
 
-    `endpoints` names the servers there are just now, each of which is asked by itself for what must be refused everywhere.
+    `endpoints` names the current servers; what must be refused everywhere is sent to each of them.
     """
 
     def __init__(
@@ -185,7 +189,7 @@ class Load:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._failure: BaseException | None = None
-        # Of grants that are revoked: (since, provider, a token that was good).
+        # Revoked grants: (when, provider, a token that was good).
         self._gone: list[tuple[float, Provider, str]] = []
 
     def __enter__(self) -> Self:
@@ -201,12 +205,12 @@ class Load:
         self.check()
 
     def check(self) -> None:
-        """Raises what ended the load before its time."""
+        """Raises what ended the load early."""
         if self._failure is not None:
             raise self._failure
 
     def add(self, caller: Caller, provider: Provider) -> None:
-        """One caller more, from now on."""
+        """Add a caller to the running load."""
         self._providers.append(provider)
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(self._join(caller), self._loop).result(30)
@@ -220,7 +224,7 @@ class Load:
         try:
             await asyncio.gather(*acts)
             await asyncio.gather(*self._newcomers)
-        except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
+        except BaseException as error:  # noqa: BLE001 — raised in the test when the load ends
             self._failure = error
 
     async def _pause(self, seconds: float) -> bool:
@@ -249,7 +253,7 @@ class Load:
         self.record.calls.append(Call(kind, began, time.monotonic(), trouble))
 
     async def _replay(self) -> None:
-        """A proof that was accepted, once more, at one server after the other of either version."""
+        """Replay an accepted proof at each server of either version in turn."""
         turn = 0
         while await self._pause(0.1):
             if not self.record.spent:
@@ -266,7 +270,7 @@ class Load:
                     self.record.wrong.append(f"a spent proof passed at {name}")
 
     async def revoke_one(self) -> None:
-        """An agent gives its grant up; from then on its token is tried everywhere."""
+        """An agent gives up its grant; from then on its token is tried everywhere."""
         caller, provider = self._victims.pop()
         await self._told("revocation", lambda: self._revoked(caller.client, provider))
 
@@ -295,7 +299,7 @@ class Load:
 
 
 def _accepts(endpoint: str, provider: Provider, token: str, proof: str, method: str, url: str) -> bool:
-    """Whether this server says yes; one that is just being stopped says nothing."""
+    """Whether this server says yes; one that is being stopped may not answer."""
     place = provider.place
     with (
         VerifierClient(endpoint, place.client_id, place.client_secret) as client,

@@ -1,4 +1,4 @@
-"""Who acts while the faults happen: made anew for each scenario, so that each begins with whole budgets and young tokens."""
+"""The parties who act during the faults, made anew per scenario: full budgets and fresh tokens."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ def budget(value: str, period: str) -> dict[str, str]:
     return {"value": value, "currency": "EUR", "period": period, "zone": "UTC"}
 
 
-# name → capability, envelope, calls a second, amount, and whether each call has a name of its own.
+# name → capability, envelope, calls a second, amount, and whether each call has an idempotency key.
 ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], float, str, bool]] = {
     "reader": (READ, {}, 14, "", False),
     "paced": (READ, {"max_requests_per_minute": 240, "max_burst": 5}, 8, "", False),
@@ -25,18 +25,19 @@ ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], float, str, bool]] = {
     "payer": (PAY, {"budgets": [budget("100000.00", "total"), budget("50000.00", "day")]}, 6, "1.00", True),
     "capped": (PAY, {"budgets": [budget(CAP, "total"), budget("30.00", "day")]}, 4, "1.00", True),
     "counted": (READ, {"max_uses": 40}, 4, "", True),
-    # Most of its calls are refused, by one limit or the other: what the first set aside is given back where the second says no.
+    # Most of its calls hit one limit or the other: what the first has reserved is given back when
+    # the second refuses.
     "spender": (PAY, {"budgets": [budget("12.00", "total")], "max_requests_per_minute": 120, "max_burst": 3}, 4, "1.00", True),
-    # Asked for and said yes to in `people.py`.
+    # Confirmation is asked for and given in `people.py`.
     "confirmed": (PAY, {"confirm_above": {"value": "2.00", "currency": "EUR"}, "budgets": [budget("100000.00", "total")]}, 0, "3.00", True),
 }  # fmt: skip
-# By role, what a no of the grant's own limits may be for.
+# Role → the reasons with which its grant's own limits may refuse.
 NOES = {
     name: {reason for limit, reason in LIMITS.items() if limit in envelope}
     | ({"confirm_above"} if "confirm_above" in envelope else set())
     for name, (_, envelope, *_) in ROLES.items()
 }
-# Of those that have a rate: so many a second, and so many at once.
+# For roles with a rate limit: (calls a second, burst).
 RATES = {
     name: (envelope["max_requests_per_minute"] / 60, envelope["max_burst"])
     for name, (_, envelope, *_) in ROLES.items()
@@ -46,7 +47,7 @@ RATES = {
 
 @dataclass
 class Cast:
-    """`agents` by ROLES; `victims`, whose grants will be revoked; and grants that wait for `person`."""
+    """`agents` by ROLES; `victims`, whose grants will be revoked; grants that wait for `person`."""
 
     agents: list[Agent]
     victims: list[Agent]
@@ -78,7 +79,7 @@ def cast(stage: Stage, person: LivePerson, *, victims: int, pending: int) -> Cas
 
 
 def token_of(place: Scene, seconds: float = 20) -> str:
-    """Its token; right after a fault the registry may still find its own way back."""
+    """A token of `place`; right after a fault the registry may need a few seconds to recover."""
     end = time.monotonic() + seconds
     while True:
         try:

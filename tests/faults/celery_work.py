@@ -1,6 +1,7 @@
-"""The project's own Celery app where news is due at once: `celery -A tests.faults.celery_work worker`, and what sends it work.
+"""The project's Celery app with shorter intervals: `celery -A tests.faults.celery_work worker`.
 
-`python -m tests.faults.celery_work` stands for beat, and has a little work waiting all the time.
+`python -m tests.faults.celery_work` takes the place of beat, and keeps a little work queued at all
+times.
 """
 
 import itertools
@@ -18,12 +19,12 @@ from audit.archive import archiving
 checkpoints.EVERY = timedelta(0)
 archiving.EVERY = timedelta(0)  # type: ignore[misc]
 TASKS: Final = ("audit.seal_audit", "audit.checkpoint_log", "audit.archive_due")
-# More would be work that nobody needs, and that the next worker begins with.
+# More would only be a backlog that the next worker starts with.
 MOST_WAITING: Final = 2 * len(TASKS)
 
 
 def main() -> None:
-    """Ask for ever, each of the tasks in its turn."""
+    """Queue each of the tasks in turn, forever."""
     broker = redis.Redis.from_url(settings.CELERY_BROKER_URL)
     for name in itertools.cycle(TASKS):
         while broker.llen(app.conf.task_default_queue) >= MOST_WAITING:

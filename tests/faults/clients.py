@@ -1,10 +1,10 @@
-"""Clients that go on whatever happens, and write down every answer with its times: agents behind service providers.
+"""Clients that keep calling through faults and record every answer with its times.
 
-They do what clients are told to do (docs/failure-modes.md): where an answer was lost the service provider asks once more;
-half of the calls with a name it asks about under its own key too, again and again until it knows what was decided, or gives up;
-where nobody took the connection, at the other server. The agent signs
-anew with a nonce that is asked for, and where the second try found its proof spent; it tries a named call again until that
-ends. What humans and agents do at the registry meanwhile is in `people.py`.
+They do what docs/failure-modes.md tells clients to do. After a lost answer the service provider
+asks once more; half of its named calls carry its own idempotency key too, and it repeats those
+until it knows the decision or gives up. If a server refuses the connection, it asks the other one.
+The agent signs a new proof when a nonce is required, and when a retry finds its proof spent; it
+retries a named call until that ends. Users and agents at the registry are in `people.py`.
 """
 
 import base64
@@ -31,18 +31,19 @@ from tests.live import LiveServer
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
-# A client waits for so long, then it counts the answer as lost.
+# A client waits this long, then counts the answer as lost.
 PATIENCE_SECONDS = 10
-# A question under the provider's own key is asked so often, by as long after its first try, with a pause where it was
-# answered: as `agentauth.sdk` does.
+# As in `agentauth.sdk`, a question under the provider's own key is asked at most this often and
+# this long after its first try, with a pause after each answer.
 NAMED_TRIES, ASKS_FOR_SECONDS, PAUSE_SECONDS = 3, 12, 1
-# After the load, for all operations together: far longer than any of them needs on a system that is well.
+# After the load, for all operations together: far longer than a healthy system needs.
 FINISH_SECONDS = 120
-# A proof is good for a minute either way of its `iat`; beyond, and a little more, no answer could be yes.
+# A proof is valid for a minute either side of its `iat`; a little later no yes is possible.
 PROOF_SECONDS = 70
-# Whoever sends one again after the load needs not try those that are past their minute.
+# After the load, older proofs have expired and need not be replayed.
 YOUNG_SECONDS = 60
-# What a no may be for where all is well: the limits of the grants themselves. Of an envelope's field, the reason.
+# Envelope field → reason: the only refusals on a healthy system are those by the grant's own
+# limits.
 LIMITS = {
     "max_requests_per_minute": "rate",
     "budgets": "budget",
@@ -52,7 +53,7 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One attempt. `status` is 0 where the answer was lost, -1 where nobody took the connection."""
+    """One attempt. `status` is 0 if the answer was lost, -1 if the connection was refused."""
 
     began: float
     ended: float
@@ -61,7 +62,7 @@ class Answer:
     status: int
     body: Mapping[str, Any]
     question: Mapping[str, Any]
-    # A later try of the service provider's of this very question, and its own key for it.
+    # Whether the service provider repeats this very question, and its own key for it.
     again: bool = False
     delivery: str = ""
 
@@ -83,22 +84,25 @@ class Log:
     """Everything the clients were told."""
 
     answers: list[Answer] = field(default_factory=list)
-    # The calls as their callers see them, whatever attempts they took: (began, kind, came to a good end, where).
+    # The calls as their callers see them, over all attempts: (began, kind, came to a good end,
+    # where).
     calls: list[tuple[float, str, bool, str]] = field(default_factory=list)
-    # Sent again on purpose: a yes only for a proof that was never said yes to.
+    # Deliberate replays: only a proof without an earlier yes may get a yes.
     replays: list[Answer] = field(default_factory=list)
-    # Asked about tokens of grants that are revoked meanwhile, and when the revocations were begun and acknowledged.
+    # Verifications with tokens of grants being revoked, and when each revocation began and was
+    # acknowledged.
     watched: list[Answer] = field(default_factory=list)
     revoking: dict[str, float] = field(default_factory=dict)
     revoked: dict[str, float] = field(default_factory=dict)
-    # What the registry acknowledged: approved grants, and the jti of tokens.
+    # Acknowledged by the registry: approved grants, and the jti of tokens.
     approved: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
-    # Every status of the registry's pages and API, with what was asked: what its callers only take for trouble stands here.
+    # Every status of the registry's pages and API, with the request. Its callers only retry on an
+    # error; this finds the defects among them.
     registry: list[tuple[str, int]] = field(default_factory=list)
 
     def keep(self, answer: httpx.Response) -> None:
-        """An answer of the registry; which grant, token or payment it was about does not matter."""
+        """Record an answer of the registry, with ids removed from its path."""
         path = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "…", answer.request.url.path)
         self.registry.append((f"{answer.request.method} {path}", answer.status_code))
 
@@ -113,7 +117,7 @@ def ask(
     delivery: str = "",
     again: bool = False,
 ) -> Answer:
-    """One question over a connection of its own. `delivery` is the service provider's key for it."""
+    """Ask verify over a new connection. `delivery` is the service provider's idempotency key."""
     credentials = base64.b64encode(f"{place.client_id}:{place.client_secret}".encode()).decode()
     headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
     if delivery:
@@ -136,7 +140,7 @@ def ask(
 
 
 def request_of(server: LiveServer, place: Scene, question: Mapping[str, Any]) -> bytes:
-    """The question as it goes over the wire, for who writes to a socket."""
+    """The raw bytes of the question, for a test that writes to a socket."""
     credentials = base64.b64encode(f"{place.client_id}:{place.client_secret}".encode()).decode()
     body = json.dumps(question).encode()
     host = server.url.partition("//")[2]
@@ -163,8 +167,9 @@ def question_of(
 
 @dataclass
 class Agent:
-    """One grant and whoever uses it, `per_second` (0: not by itself). With an `amount` it pays; `keyed` calls are named, and
-    tried again until they end.
+    """One grant and its user, calling `per_second` times (0: only when told).
+
+    With an `amount` it pays; `keyed` calls have an idempotency key, and are retried until they end.
     """
 
     kind: str
@@ -186,7 +191,7 @@ class Agent:
 
 
 class Load:
-    """Agents, a replayer, a revoker and whoever has an errand, in threads, from `with` to its end."""
+    """Agents, a replayer, a revoker and further tasks, in threads, for the length of `with`."""
 
     def __init__(
         self,
@@ -199,9 +204,9 @@ class Load:
         self.log = Log()
         self.rng = rng
         self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
-        # Those whose revocation was tried.
+        # Agents whose revocation was tried.
         self._gone: list[Agent] = []
-        # Named operations whose end was not known when the load ended.
+        # Named operations still undecided when the load ended.
         self._unfinished: list[tuple[Agent, str]] = []
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -227,11 +232,11 @@ class Load:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except BaseException as error:  # noqa: BLE001 — told to the test when the load ends
+        except BaseException as error:  # noqa: BLE001 — raised in the test when the load ends
             self.failures.append(error)
 
     def pause(self, seconds: float) -> bool:
-        """So long, or until the end: whether there is time for more."""
+        """Sleep until the time is over or the load ends; whether the load goes on."""
         return not self._stop.wait(seconds)
 
     def _use(self, agent: Agent) -> None:
@@ -241,14 +246,14 @@ class Load:
             key = str(uuid.uuid4()) if agent.keyed else None
             good = self.call(agent, where, key).good
             self.log.calls.append((began, agent.kind, good, where))
-            # A payment whose end is not known is tried again under its key, wherever, until it is.
+            # A payment with an unknown outcome is retried under its key, at any server.
             while not good and agent.keyed and self.pause(0.3):
                 good = self.call(agent, self.rng.choice(["a", "b", "drf"]), key).good
             if not good and key:
                 self._unfinished.append((agent, key))
 
     def finish(self) -> list[str]:
-        """After the load: ask again about each named operation whose end is not known. Those that come to no good end."""
+        """After the load, retry each undecided named operation; returns those that still fail."""
         end, last = time.monotonic() + FINISH_SECONDS, list[str]()
         for agent, key in self._unfinished:
             while not (answer := self.call(agent, self.rng.choice(["a", "b", "drf"]), key)).good:
@@ -259,7 +264,7 @@ class Load:
         return last
 
     def call(self, agent: Agent, where: str, key: str | None) -> Answer:
-        """What its caller is told in the end, whatever tries it took."""
+        """What the caller learns in the end, over all attempts."""
         for _ in range(3):
             sent = agent.nonce
             answer = self._asked(
@@ -273,8 +278,9 @@ class Load:
         return answer
 
     def _asked(self, agent: Agent, where: str, question: Mapping[str, Any]) -> Answer:
-        """One question, and the very same again: where its answer was lost, and under a key wherever it is not decided."""
-        # Without a key Redis alone decides calls of no weight, and what has some is set aside there first: two roads.
+        """Ask once, and repeat if the answer was lost or, under a key, until it is decided."""
+        # Both paths: without a key Redis alone decides light calls, with one a database row decides
+        # first.
         delivery = str(uuid.uuid4()) if agent.keyed and self.rng.random() < 0.5 else ""
         end = time.monotonic() + ASKS_FOR_SECONDS
         tries = NAMED_TRIES if delivery else 2
@@ -287,14 +293,14 @@ class Load:
             if answer.status == -1:
                 where = "b" if where == "a" else "a"
             elif delivery:
-                # Whichever of its servers takes it next.
+                # Its load balancer picks either server.
                 where = self.rng.choice(["a", "b"])
             if answer.status > 0 and not (delivery and self.pause(PAUSE_SECONDS)):
                 break
         return answer
 
     def _replay(self) -> None:
-        """A sample, all the time: now the newest proof that was taken, now any other, mostly somewhere else than before."""
+        """Replay the newest accepted proof or a random one, mostly at another server."""
         turn = 0
         while self.pause(0.1):
             young = time.monotonic() - PROOF_SECONDS
@@ -302,7 +308,7 @@ class Load:
             if not taken:
                 continue
             turn += 1
-            # The newest, and any of the others.
+            # The newest and a random one in turn.
             answer = taken[-1] if turn % 2 else self.rng.choice(taken)
             agent = next(each for each in self._agents if each.kind == answer.kind)
             others = [each for each in self._servers.items() if turn % 4 or each[0] != answer.where]
@@ -311,7 +317,7 @@ class Load:
             self.log.replays.append(again)
 
     def replay_all(self) -> None:
-        """After the load, once more and anywhere: every young proof that was taken, or whose answer was lost or 503."""
+        """After the load, replay every young proof, if accepted or the answer was lost or 503."""
         places = {agent.kind: agent.place for agent in self._agents}
         places |= {victim.place.grant_id: victim.place for victim in self._victims}
         young = time.monotonic() - YOUNG_SECONDS
@@ -327,7 +333,7 @@ class Load:
             self.log.replays += pool.map(again, once)
 
     def _revoke(self) -> None:
-        """One grant after the other: asked about all the time, revoked in between, asked about for some time more."""
+        """Revoke one grant after another, verifying with its token before, during and after."""
         for victim in self._victims:
             if not self.pause(0.5):
                 return
@@ -337,14 +343,14 @@ class Load:
                 self.log.revoked[victim.place.grant_id] = acknowledged
             self._watch(victim, 2.5)
             self._gone.append(victim)
-        # A fault may last longer than a verifier may go on by what it knew before.
+        # A fault may outlast the time for which a verifier trusts what it last read.
         while self._gone and self.pause(0.1):
             self._ask_about(self.rng.choice(self._gone))
 
     def _revoked(self, victim: Agent) -> float | None:
         try:
             answer = victim.place.api("POST", f"/v1/grants/{victim.place.grant_id}/revoke", {})
-        except Exception:  # noqa: BLE001 — whatever happened: nothing was acknowledged
+        except Exception:  # noqa: BLE001 — whatever happened, nothing was acknowledged
             return None
         self.log.keep(answer)
         return time.monotonic() if answer.status_code == 204 else None

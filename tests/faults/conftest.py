@@ -1,4 +1,4 @@
-"""What one run of the faults saw, told when it ends: printed, and written to the file that FAULTS_TABLE names."""
+"""At the end of a run, prints what it saw and writes it to the file in FAULTS_TABLE."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.table import Results
 
-# Of this process, so far.
+# Test ids that have passed in this process.
 PASSED: list[str] = []
 FAILED: list[str] = []
 
@@ -35,7 +35,7 @@ def results() -> Iterator[Results]:
     params=[pytest.param("postgres", marks=pytest.mark.postgres), *(["sqlite"] if CAMPAIGN else [])],
 )
 def database_url(request: pytest.FixtureRequest) -> str:
-    """As elsewhere, but of SQLite in the campaign alone: CI has a sample."""
+    """As elsewhere, but SQLite runs only in the campaign: CI runs a sample."""
     if request.param == "sqlite":
         return ""
     name = "faults_" + request.module.__name__.rsplit(".", 1)[-1]

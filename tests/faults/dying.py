@@ -1,7 +1,8 @@
-"""The registry's WSGI application, whose process dies before a statement of a request that a test names.
+"""The registry's WSGI application, which kills itself before a chosen SQL statement of a request.
 
-The file that FAULT_AT names holds `METHOD /path's end N`: of a request of that kind, the process kills itself as by `kill -9`
-before its Nth statement, whoever wrote that: it need not be a point that has a name.
+The file in FAULT_AT holds `METHOD /path's end N`: in such a request, the process kills itself with
+SIGKILL before its Nth statement, whatever code issued it. So deaths are not limited to named fault
+points.
 """
 
 import os
@@ -27,7 +28,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 class Dying:
-    """Dies where the statement of that number would be run."""
+    """Counts the statements, and dies before the chosen one."""
 
     def __init__(self, at: int) -> None:
         self._at, self._numbers = at, count(1)

@@ -1,4 +1,4 @@
-"""More calls than a verifier can answer: an open loop over many kept connections, which does not wait for who is slow."""
+"""An open-loop load above a verifier's capacity, on kept connections: it waits for no answer."""
 
 import asyncio
 import itertools
@@ -16,8 +16,8 @@ from tests.faults.clients import READ, question_of, request_of
 from tests.live import LiveServer
 
 PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
-# What was refused before anybody looked at it says so, and its proof is sent again; after so long a new one is made. Of what
-# was not decided in time the proof may be spent.
+# The error of a call that was shed before it was read: its proof is unspent, so the same call is
+# sent again, with a new proof after a while. A call that ran out of time may have spent its proof.
 UNSEEN = "Too many calls at once."
 YOUNG_SECONDS = 20
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -53,22 +53,22 @@ class _Call:
 
 @dataclass
 class Flood:
-    """`run` sends at `rate` calls a second for `seconds`; without a rate each connection sends when it was answered."""
+    """`run` sends `rate` calls a second for `seconds`; at rate 0 each waits for its answer."""
 
     server: LiveServer
-    # Who reads, which Redis decides, and who pays, which the database does; with their tokens. They take turns; without readers,
-    # everybody pays.
+    # Grants that read, which Redis decides, and grants that pay, which the database decides; with
+    # their tokens. They take turns; without readers, all calls pay.
     readers: Sequence[tuple[Scene, str]]
     payers: Sequence[tuple[Scene, str]]
     told: list[Told] = field(default_factory=list)
-    # What was refused before anybody looked at it: whoever reads, and whoever pays. Apart, so that half of all calls are payments,
-    # however many of them are refused.
+    # Calls shed unread: reads and payments. Kept apart, so that half of all calls are payments
+    # however many are shed.
     _again: tuple[deque[_Call], deque[_Call]] = field(default_factory=lambda: (deque(), deque()))
     _bodies: dict[bytes, Mapping[str, Any]] = field(default_factory=dict)
     _number: Iterator[int] = field(default_factory=itertools.count)
 
     def run(self, seconds: float, *, connections: int, rate: float = 0) -> list[Told]:
-        """What these calls were told."""
+        """Run the load and return all answers."""
         before = len(self.told)
         asyncio.run(self._all(seconds, connections, rate))
         return self.told[before:]
@@ -104,7 +104,7 @@ class Flood:
         assert length, head
         body = await reader.readexactly(int(length[1]))
         status = int(head[9:12])
-        # Refusals are alike, and many: one object of each is enough.
+        # Refusals are many and alike: keep one parsed object of each.
         meant = self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
         self.told.append(Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant))
         if status == 503 and meant["error_description"].startswith(UNSEEN):

@@ -1,4 +1,4 @@
-"""What the log's fault tests run as processes of their own: `python -m tests.faults.log_work record|number|finish …`."""
+"""Processes for the log's fault tests: `python -m tests.faults.log_work record|number|finish …`."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from registry.services.log_keys import audit_vkeys  # noqa: E402
 
 
 def write_events(told: str, pause: str) -> None:
-    """One event after another, now and then many at once, `pause` (s) apart; its id goes into the file `told` once it is committed."""
+    """Insert events, at times many at once, `pause` s apart; append committed ids to `told`."""
     with Path(told).open("a") as file:
         while True:
             with transaction.atomic():
@@ -45,7 +45,7 @@ def write_events(told: str, pause: str) -> None:
 
 
 def number(kills: str, seed: str) -> None:
-    """Number and sign without pause, in one process after another: each is killed at a moment nobody chose."""
+    """Number and sign without pause, one process after another, each killed at a random moment."""
     dice = random.Random(int(seed))
     for _ in range(int(kills)):
         child = os.fork()
@@ -66,14 +66,14 @@ def _number_for_ever() -> None:
                 seal_audit(now=timezone.now())
                 checkpoints.checkpoint_log(now=timezone.now())
             except (OperationalError, TemporarilyUnavailableError):
-                # Locked for too long by the one beside it; it comes again.
+                # The other process held the lock for too long; try again.
                 continue
     finally:
         os._exit(1)
 
 
 def finish() -> None:
-    """Number and sign what is left."""
+    """Number and sign the rest."""
     seal_audit(now=timezone.now())
     checkpoints.checkpoint_log(now=timezone.now())
     newest = checkpoints.newest_checkpoint()
@@ -83,7 +83,7 @@ def finish() -> None:
 
 
 def leaves(told: str) -> None:
-    """Which of the events in the file `told` have no number, and which numbers there are."""
+    """Which events in the file `told` have no number, and which numbers exist."""
     rows = dict(Leaf.objects.values_list("event_id", "leaf_index"))
     ids = Path(told).read_text().split()
     missing = [one for one in ids if uuid.UUID(one) not in rows]
@@ -91,7 +91,7 @@ def leaves(told: str) -> None:
 
 
 def month(later: str, count: str) -> None:
-    """So many events of the middle of a month: 0 is this one."""
+    """Insert `count` events in the middle of the month `later` months from now (0: this one)."""
     first = timezone.now().replace(day=1, hour=0, minute=0, second=0)
     index = first.year * 12 + first.month - 1 + int(later)
     moment = first.replace(year=index // 12, month=index % 12 + 1, day=1)
@@ -120,6 +120,6 @@ ACTS: dict[str, Callable[..., None]] = {
     "vkeys": vkeys,
 }
 if __name__ == "__main__":
-    # A checkpoint each time there is news.
+    # A checkpoint whenever there are new leaves.
     checkpoints.EVERY = timedelta(0)
     ACTS[sys.argv[1]](*sys.argv[2:])

@@ -1,5 +1,6 @@
-"""What humans and agents do at the registry while the faults happen: a human approves and says yes to payments, agents ask for
-tokens. What is acknowledged is written down; what is not known to have happened is looked at, and tried again.
+"""Users and agents at the registry during the faults: approvals, confirmations and tokens.
+
+Acknowledged acts are recorded; where the outcome is unknown, they look it up and try again.
 """
 
 import base64
@@ -13,19 +14,19 @@ import httpx
 from tests.actors import LivePerson, Scene
 from tests.faults.clients import Agent, Load, Log
 
-# A page that is not there in time, or is another than was expected, and an answer that was lost.
+# A page that is late or unexpected, or an answer that was lost.
 TROUBLE = (httpx.HTTPError, AssertionError)
-# One human has one pair of hands.
+# A user does one thing at a time.
 HANDS = threading.Lock()
 
 
 def listen(log: Log, person: LivePerson) -> None:
-    """Keep what each page answers from now on, also one that its reader only finds unexpected."""
+    """Record the status of every page, even if the test code then only finds it unexpected."""
     person.http.event_hooks["response"] = [log.keep]
 
 
 def approves(load: Load, person: LivePerson, pending: list[Scene]) -> None:
-    """One grant after the other; the first token of each follows at once."""
+    """Approve one grant after the other, and get the first token of each at once."""
     for place in pending:
         while load.pause(1):
             if _approved(person, place.grant_id):
@@ -38,7 +39,7 @@ def approves(load: Load, person: LivePerson, pending: list[Scene]) -> None:
 
 
 def withdraws(pending: list[Scene]) -> None:
-    """What nobody came to decide: else it counts among what may wait for the human, in every scenario that follows."""
+    """Withdraw undecided requests, which count towards the user's limit in later scenarios."""
     for place in pending:
         answer = place.api("POST", f"/v1/grants/{place.grant_id}/withdraw", {})
         assert answer.status_code in {204, 409}, answer.text
@@ -53,7 +54,7 @@ def _approved(person: LivePerson, grant_id: str) -> bool:
 
 
 def _is_decided(load: Load, place: Scene) -> bool:
-    """Whether an answer was lost, and not the decision."""
+    """Whether the decision was made and only its answer lost."""
     try:
         answer = place.api("GET", f"/v1/grants/{place.grant_id}")
     except httpx.HTTPError:
@@ -63,7 +64,7 @@ def _is_decided(load: Load, place: Scene) -> bool:
 
 
 def confirms(load: Load, person: LivePerson, agent: Agent) -> None:
-    """A payment that needs a human's yes, from the first question to the yes of the verifier, and then the next one."""
+    """Payments that need a confirmation, from the first question to the verifier's yes, in turn."""
     while load.pause(0.5):
         key = str(uuid.uuid4())
         while load.pause(0.2):
@@ -76,7 +77,7 @@ def confirms(load: Load, person: LivePerson, agent: Agent) -> None:
 
 
 def renews(load: Load, agents: list[Agent]) -> None:
-    """New tokens, used from then on."""
+    """Get new tokens, which the agents use from then on."""
     while load.pause(load.rng.expovariate(1.5)):
         agent = load.rng.choice(agents)
         agent.token = _token(load, agent.place) or agent.token

@@ -1,4 +1,4 @@
-"""After a fault: what the clients were told, held against each other and against the log and the counters."""
+"""After a fault: compares what the clients were told with each other, the log and the counters."""
 
 import json
 import subprocess
@@ -17,20 +17,21 @@ from tests.faults.clients import Answer, Log
 from tests.faults.stage import Stage
 from tests.live import ROOT
 
-# Who names each call: on record before its answer. All else is in the log a moment after it.
+# Roles whose calls are named: recorded before they are answered. All others reach the log a moment
+# later.
 KEYED = {"payer", "capped", "counted", "named", "spender", "confirmed"}
-# After the answer to a revocation no verify that begins later accepts; where the verifier is cut off from the database,
-# it knows that it is after so long.
+# Seconds after an acknowledged revocation by which every verify must refuse; the second figure is
+# for a verifier cut off from the database, which refuses once its knowledge is that old.
 BOUND_SECONDS, CUT_OFF_SECONDS = 1.0, 5.2
-# Where something is down: come again. Every other one of this kind is a defect.
+# 503 means that something is down, so retry. Any other 5xx is a defect.
 UNAVAILABLE, SERVER_ERROR = 503, 500
-# A client's clock, the verifier's and the database's are one, looked at one after the other.
+# Client, verifier and database share one clock, but read it one after the other.
 CLOCK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Decisions told to a client that are not in the log, and how many the log itself says are missing."""
+    """Decisions told to clients but missing from the log, and how many the log reports missing."""
 
     missing: int
     stated: int
@@ -39,7 +40,7 @@ class Count:
 def reckon(
     stage: Stage, log: Log, before: Count, *, may_lose: bool, cut_off: bool
 ) -> tuple[Count, list[str]]:
-    """The new count, and every broken promise in one sentence each. `before` is the count that is known already."""
+    """The new count, and every broken promise in one sentence. `before` is the previous count."""
     yes = [answer for answer in (*log.answers, *log.replays, *log.watched) if answer.yes]
     light = {str(each.body["decision_id"]) for each in yes if each.kind not in KEYED}
     counted = Count(before.missing + len(light - _on_record(stage, light)), _stated(stage))
@@ -53,7 +54,7 @@ def reckon(
 
 
 def told(log: Log, *, bound: float) -> Iterator[str]:
-    """What needs no database: no proof passes twice, no name is done twice, no answer is out of the ordinary."""
+    """Checks without the database: no proof or operation passes twice, no answer is unexpected."""
     everything = [*log.answers, *log.replays, *log.watched]
     proofs = Counter(answer.question["proof"] for answer in everything if answer.yes)
     yield from (f"a proof passed {times} times" for times in proofs.values() if times > 1)
@@ -72,7 +73,7 @@ def told(log: Log, *, bound: float) -> Iterator[str]:
 
 
 def wrong_noes(log: Log) -> Iterator[str]:
-    """Whoever may is told no for a limit of the grant, for want of a nonce, or because the lost first try spent the proof."""
+    """Refusals are right only for a limit, a missing nonce, or a proof spent by a lost try."""
     for answer in log.answers:
         spent = answer.again and answer.body.get("reason") == "replayed"
         if _no(answer) and not spent and answer.body.get("reason") not in NOES[answer.kind]:
@@ -83,10 +84,11 @@ def wrong_noes(log: Log) -> Iterator[str]:
 
 
 def unheard(log: Log, debited: set[str]) -> Iterator[str]:
-    """Who debits an operation tells one caller to act, or leaves one without an answer. `debited`: names, of those on record.
+    """A debited operation tells exactly one caller to act, or leaves a caller without an answer.
 
-    A yes that is no repeat tells to act, also where the very same question hears it twice. A debit that is told as a repeat
-    alone is one that nobody acted on: it may be there only where some question came to no answer, which its caller then knows.
+    `debited`: the names on record. A yes that is not `repeated` tells its caller to act, even if
+    the same question hears it twice. If every yes for a debit is `repeated`, no caller acted:
+    allowed only if some question got no answer, since that caller knows it must find out.
     """
     acting: dict[str, set[str]] = {name: set() for name in _names(log)}
     answered = acting.keys() - _unresolved(log)
@@ -104,10 +106,10 @@ def unheard(log: Log, debited: set[str]) -> Iterator[str]:
 
 
 def _unresolved(log: Log) -> set[str]:
-    """Names of operations about which somebody's question came to no answer.
+    """Names of operations with a question that was never answered.
 
-    Under the provider's own key its last answer is that of the whole question, whatever became of the tries before. Without
-    one a try that nobody answered stays so. Where nobody took the connection nothing was asked.
+    Under the provider's own key the last answer stands for the question, whatever came of earlier
+    tries. Without a key an unanswered try remains unanswered. A refused connection asked nothing.
     """
     last: dict[tuple[str, str], Answer] = {}
     for answer in (*log.answers, *log.replays):
@@ -119,7 +121,7 @@ def _unresolved(log: Log) -> set[str]:
 
 
 def defects(log: Log) -> Iterator[str]:
-    """At the registry too, whatever is down is 503 to whoever asks: humans at its pages, agents at its API."""
+    """The registry too must answer 503 for anything that is down, to users and to agents."""
     wrong = Counter(each for each in log.registry if each[1] >= SERVER_ERROR and each[1] != UNAVAILABLE)
     for (asked, status), times in sorted(wrong.items()):
         yield f"{asked} was answered {status}, {times} times"
@@ -130,11 +132,11 @@ def _no(answer: Answer) -> bool:
 
 
 def bursts(log: Log, moves: list[float]) -> Iterator[str]:
-    """No rate is exceeded over any time, and none begins with a burst in a new home. `moves`: when each of them began."""
+    """No rate is exceeded over any interval, and a move (times in `moves`) allows no new burst."""
     for kind, (per_second, burst) in RATES.items():
         spans = _spans([each for each in (*log.answers, *log.replays) if each.kind == kind])
         ends: list[float] = []
-        # Whatever began after one and ended before another was decided in between.
+        # A call that began after one moment and ended before another was decided in between.
         for began, ended in reversed(spans):
             insort(ends, ended)
             if most := _excess(ends, began, burst, per_second):
@@ -147,7 +149,7 @@ def bursts(log: Log, moves: list[float]) -> Iterator[str]:
 
 
 def _spans(tries: list[Answer]) -> list[tuple[float, float]]:
-    """In between each that was done was decided: what has a name, or one proof, was asked about more than once."""
+    """The span in which each accepted call was decided; it may have been asked several times."""
     began: dict[str, float] = {}
     ended: dict[str, float] = {}
     for each in tries:
@@ -161,7 +163,7 @@ def _spans(tries: list[Answer]) -> list[tuple[float, float]]:
 
 
 def _excess(ends: list[float], since: float, at_once: int, per_second: float) -> str:
-    """The first time by which there were too many; empty where there never were."""
+    """The first excess over the rate; empty if there is none."""
     for count, end in enumerate(ends, 1):
         if count > at_once + per_second * (end - since + CLOCK_SECONDS):
             return f"{count} times yes within {end - since:.2f} s"
@@ -169,7 +171,7 @@ def _excess(ends: list[float], since: float, at_once: int, per_second: float) ->
 
 
 def _moves(stage: Stage) -> list[float]:
-    """When each home but the first one began, by the clock of the clients."""
+    """When each epoch after the first began, by the clients' clock."""
     ahead = time.time() - time.monotonic()
     rows = stage.sql(
         "SELECT extract(epoch FROM at) FROM audit_event"
@@ -179,13 +181,13 @@ def _moves(stage: Stage) -> list[float]:
 
 
 def _odd(answer: Answer) -> str:
-    """What no client should ever be told; empty where it is in order."""
+    """An answer no client should ever get; empty if it is in order."""
     if answer.status in {-1, 0, 200}:
         return ""
     if answer.status == 503 and answer.body.get("error") == "temporarily_unavailable":
         return ""
     if answer.status == 409 and answer.again and answer.body.get("error") == "idempotency_in_progress":
-        # The first try, whose answer was lost, still runs.
+        # The first try, whose answer was lost, is still running.
         return ""
     return f"{answer.status} {answer.body}"
 
@@ -197,7 +199,7 @@ def _on_record(stage: Stage, ids: set[str]) -> set[str]:
 
 
 def _names(log: Log) -> set[str]:
-    """Of all operations that anybody asked about."""
+    """The names of all operations that were asked about."""
     return {
         answer.question["idempotency_key"]
         for answer in (*log.answers, *log.replays)
@@ -206,7 +208,7 @@ def _names(log: Log) -> set[str]:
 
 
 def _debited(stage: Stage, names: set[str]) -> set[str]:
-    """Those of them that the log has a yes for, which is written with the debit."""
+    """The names with a yes in the log, which is written in the debit's transaction."""
     known = {b64u_encode(sha256(name.encode())): name for name in names}
     with psycopg.connect(stage.database.url) as connection:
         found = connection.execute(
@@ -226,7 +228,7 @@ def _stated(stage: Stage) -> int:
 
 
 def oracle(stage: Stage, log: Log) -> list[str]:
-    """tests/oracle.py, in a process that has the models."""
+    """Run tests/oracle.py in a process that has the models."""
     yes = [answer for answer in log.answers if answer.yes and answer.kind in KEYED]
     acknowledged = {
         "decisions": sorted({str(answer.body["decision_id"]) for answer in yes}),

@@ -1,4 +1,4 @@
-"""A primary of Redis that dies while its replica is promoted by Sentinels."""
+"""A Redis primary dies while Sentinels promote its replica."""
 
 import time
 
@@ -9,7 +9,7 @@ PROMOTED_SECONDS = 60
 
 
 def kill_the_primary(watched: Watched) -> Server:
-    """Kill it, and wait until its replica is the primary; returns the killed one, which is to be started again."""
+    """Kill the primary and wait until its replica is promoted; returns the killed server."""
     lost = watched.primary()
     [replica] = [node for node in watched.nodes if node is not lost]
     client = replica.client()
@@ -22,10 +22,10 @@ def kill_the_primary(watched: Watched) -> Server:
 
 
 def follow(watched: Watched, lost: Server) -> None:
-    """Start it; it comes back as a replica of the other, once it has all of its data.
+    """Start the former primary as a replica, and wait until it has all data.
 
-    Only when every Sentinel names the other as the primary. One that was still at work would find the former primary
-    back, empty, break its failover off and make the other its replica.
+    Only once every Sentinel names the new primary: a Sentinel still busy would find the former
+    primary back and empty, abort the failover and make the new primary its replica.
     """
     [primary] = [node for node in watched.nodes if node is not lost]
     until(lambda: watched.named() == {primary.port}, "the Sentinels do not agree on the new primary")
@@ -39,7 +39,7 @@ def follow(watched: Watched, lost: Server) -> None:
 
 
 def fail_over(stage: Stage, seconds: float) -> None:
-    """For a scenario: the former primary is back after so many seconds."""
+    """As a fault: the former primary is back after `seconds`."""
     watched = stage.redis
     assert isinstance(watched, Watched)
     lost = kill_the_primary(watched)

@@ -1,4 +1,4 @@
-"""What a restore is done to: the stage with a store outside, a backup of its database, and what happens after that backup."""
+"""What restores are tested on: a stage with an external store, a backup, and later events."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs/restore.md"
 
 
 class RestoreStage(Stage):
-    """With AUDIT_STORE in a folder, or where `store_uri` says, and a database that can be dumped and restored."""
+    """A stage with AUDIT_STORE in a folder or at `store_uri`, and a database to back up."""
 
     def __init__(
         self,
@@ -46,20 +46,21 @@ class RestoreStage(Stage):
         return super().new_registry(AUDIT_STORE=self.store_uri, **env)
 
     def back_up(self) -> Path:
-        """A dump of the database, by the command of docs/restore.md."""
+        """Dump the database with the command of docs/restore.md."""
         path = self.directory / f"agentauth-{time.monotonic_ns()}.dump"
         self.as_printed("backup", BACKUP=str(path))
         return path
 
     def restore(self, dump: Path) -> None:
-        """The dump in place of the database, by the commands of docs/restore.md; open connections are cut."""
+        """Replace the database by the dump, as docs/restore.md does; open connections are cut."""
         self.database.say("DROP DATABASE IF EXISTS agentauth_lost")
         self.as_printed("restore", BACKUP=str(dump))
 
     def as_printed(self, name: str, *, code: int = 0, beside_server: bool = False, **env: str) -> str:
-        """Run the block of docs/restore.md that begins with this comment, say yes, and return what it printed.
+        """Run the block of docs/restore.md that begins with this comment, answer yes, and return
+        its output.
 
-        `beside_server`: on the database's machine, as the user who runs it.
+        `beside_server`: on the database's machine, as the database's user.
         """
         [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
         server = self.database.url.rpartition("/")[0]
@@ -84,7 +85,7 @@ class RestoreStage(Stage):
         return str(done.stdout)
 
     def readiness(self, name: str = "drf") -> dict[str, Any]:
-        """Its checks and the answer's `status`; 0 and nothing else while the server does not listen yet."""
+        """Its checks and the answer's `status`; `status` 0 while the server does not listen."""
         try:
             answer = httpx.get(f"{self.servers[name].url}/health/ready", timeout=10)
         except httpx.ConnectError:
@@ -103,20 +104,20 @@ class RestoreStage(Stage):
         time.sleep(1.5)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A management command with `--json`, whatever comes of it."""
+        """Run a management command with `--json`; a failure does not raise."""
         whole = [sys.executable, "manage.py", *arguments, "--json"]
         return subprocess.run(
             whole, cwd=ROOT, env=self.registry.env, capture_output=True, text=True, check=False
         )
 
     def go_on(self, *arguments: str) -> Any:
-        """`continue_after_restore`, by one operator; what it said."""
+        """Run `continue_after_restore` as one operator; returns its output."""
         done = self.command("continue_after_restore", "--operator", "alice", "--yes", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
     def put_outside(self) -> None:
-        """All there is by now is signed and stands outside: at once, while the jobs would take up to a minute."""
+        """Sign everything so far and copy it out now: the jobs would take up to a minute."""
         self.registry.manage("seal_audit")
 
 
@@ -125,7 +126,7 @@ Kind = TypeVar("Kind", bound=RestoreStage)
 
 @contextlib.contextmanager
 def restore_stage(directory: Path, kind: type[Kind], *, seed: int = 1, store_uri: str = "") -> Iterator[Kind]:
-    """Everything up, at home in Redis."""
+    """Everything running, with the replay cache in Redis."""
     with postgres.server() as database, redis_servers.server() as redis:
         made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
         try:
@@ -138,19 +139,19 @@ def restore_stage(directory: Path, kind: type[Kind], *, seed: int = 1, store_uri
 
 @dataclass
 class Story:
-    """What there was at the backup, and what came after it: a payment, a revocation, and a person who was deleted."""
+    """What existed at the backup, and what followed: a payment, a revocation, a deleted user."""
 
     admin: LivePerson
     payer: Scene
     reader: Scene
     leaver: Scene
-    # Of the payer's one payment after the backup, and the tokens of before it.
+    # The key of the payer's one payment after the backup; tokens from before the backup.
     key: str
     tokens: dict[str, str]
 
 
 def begin_story(stage: RestoreStage) -> Story:
-    """A person with an approved grant to pay, and two agents of other people that read."""
+    """A user with an approved grant to pay, and two reading agents of other users."""
     admin = LivePerson(stage.registry, ADMIN)
     in_django(
         stage,
@@ -170,14 +171,14 @@ def begin_story(stage: RestoreStage) -> Story:
 
 
 def pay(stage: Stage, story: Story, key: str, where: str = "a", amount: str = "6.00") -> httpx.Response:
-    """One payment under the agent's key, with a token of now."""
+    """One payment under the agent's key, with a new token."""
     return asks(stage, story.payer, token_of(story.payer), where, key=key, amount=amount)
 
 
 def asks(
     stage: Stage, place: Scene, token: str, where: str = "a", *, key: str = "", amount: str = ""
 ) -> httpx.Response:
-    """A question to a verifier; the nonce that is asked for after a move is used."""
+    """A question to a verifier; retried with the nonce that is required after a move."""
     action: dict[str, Any] = dict(READ)
     if amount:
         action = {"type": "transact", "resource": "payments", "amount": {"value": amount, "currency": "EUR"}}
@@ -201,7 +202,7 @@ def asked(
 
 
 def in_django(stage: Stage, code: str) -> str:
-    """What a piece of the registry's own services said, run in its environment."""
+    """The output of code run in the registry's Django environment."""
     head = "import django, datetime; django.setup(); now = datetime.datetime.now(datetime.UTC)\n"
     env = stage.registry.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
     done = subprocess.run(
@@ -212,7 +213,7 @@ def in_django(stage: Stage, code: str) -> str:
 
 
 def go_on_after_backup(stage: RestoreStage, story: Story) -> None:
-    """A payment, a revocation, a person's deletion: all of it acknowledged, and outside."""
+    """A payment, a revocation and a user's deletion, all acknowledged and copied out."""
     paid = pay(stage, story, story.key)
     assert paid.json().get("valid") is True, paid.text
     in_django(

@@ -1,4 +1,4 @@
-"""The faults, as a table: what is done for how long, how it ends, and what must be true of the answers after it."""
+"""The table of faults: what is done, for how long, how it ends, and what answers must be like."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,25 @@ from tests.faults import breaking as b
 from tests.faults.breaking import Heal, Inject
 from tests.faults.redis_failover import fail_over
 
-# Until Redis is asked again and an epoch has begun there, and what a busy machine adds.
+# Redis is asked again and a new epoch begins in it within this time, with a margin for a busy
+# machine.
 EPOCH_SECONDS = 15
-# A decision that is not written by then is 503 (5 s), and what a busy machine adds.
+# A decision not written within 5 s is 503; with a margin for a busy machine.
 TOLD_SECONDS = 8
-# So many of those that are not `in_ci` are in CI's turn at a time.
+# How many scenarios that are not `in_ci` CI runs at a time, in rotation.
 IN_TURN = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One fault. `inject` takes the stage and how long it is to last, and returns when the time is over; `heal` undoes it.
+    """One fault. `inject` takes the stage and the duration, and returns when that is over; `heal`
+    undoes it.
 
-    `within`: seconds after it by which answers must be good again; from then on `good` of a hundred calls must be.
-    `may_lose`: light decisions may be missing from the log, as many as the log says. `cut_off`: a verifier loses
-    the database, or reaches the one that took over later than others, and so ends a revoked token by the age of what it
-    knows. `stale_at`: these servers (a, b) say no yes once what they know is too old.
+    `within`: seconds after which answers must be good again; from then on `good` percent of calls
+    must be. `may_lose`: light decisions may be missing from the log, as many as the log reports.
+    `cut_off`: a verifier loses the database, or finds the new primary later than others, so it
+    refuses a revoked token only once its own knowledge is too old. `stale_at`: these servers (a, b)
+    give no yes once their knowledge is too old.
     """
 
     name: str
@@ -36,13 +39,13 @@ class Scenario:
     cut_off: bool = False
     stale_at: str = ""
     in_ci: bool = False
-    # Of all calls, also those during the fault.
+    # Percent of all calls that must be good, including those during the fault.
     good_during: float = 0
-    # No answer is lost: what was asked is answered, whatever is restarted.
+    # Every request is answered, whatever is restarted.
     none_lost: bool = False
-    # The second verifier answers nothing but 503 meanwhile.
+    # Meanwhile the second verifier answers only 503.
     b_refuses: bool = False
-    # Where it is set, some are told 503, and each of them so soon.
+    # If set, some calls get 503, each within this many seconds.
     told_within: float = 0
 
 
@@ -93,26 +96,26 @@ SCENARIOS = [
     Scenario("one verifier: both out of reach", "RF-25", b.cut_both, b.mend, seconds=8, campaign_seconds=15, within=EPOCH_SECONDS, cut_off=True, stale_at="b"),
     Scenario("both frozen", "RF-25", b.freeze_all, b.thaw_all, seconds=8, campaign_seconds=15, within=EPOCH_SECONDS, cut_off=True, stale_at="ab"),
 ]  # fmt: skip
-# On a cluster of three.
+# On a three-node cluster.
 OF_A_CLUSTER = [
     Scenario("a cluster: one node killed, started empty", "RF-5", b.kill_redis, b.start_redis, seconds=4, within=EPOCH_SECONDS, may_lose=True),
     Scenario("a cluster: one node frozen", "RF-6", b.freeze_a_node, b.thaw_redis, within=EPOCH_SECONDS),
     Scenario("a cluster: all nodes frozen", "RF-6", b.freeze_redis, b.thaw_redis, within=EPOCH_SECONDS),
 ]  # fmt: skip
-# With a replica of Redis that Sentinels promote. In CI: test_redis_failover.py.
+# With a Redis replica that Sentinels promote. In CI: test_redis_failover.py.
 OF_SENTINELS = [
     Scenario("Redis dies, its replica takes over", "RF-5", fail_over, seconds=3, within=EPOCH_SECONDS, may_lose=True),
 ]  # fmt: skip
-# With a replica of PostgreSQL.
+# With a PostgreSQL replica.
 OF_A_REPLICA = [
     Scenario("PostgreSQL dies, its replica takes over", "RF-3", b.fail_over, seconds=0, campaign_seconds=60, within=30, cut_off=True, in_ci=True),
 ]  # fmt: skip
 
 
 def of_this_day(seed: int) -> list[Scenario]:
-    """Those that CI always tries, and so many of the others: each of them has its turn."""
+    """The scenarios that CI always runs, and some of the others in rotation."""
     every = [*SCENARIOS, *OF_A_CLUSTER, *OF_SENTINELS, *OF_A_REPLICA]
-    # Where no file system may be mounted there is none to fill.
+    # The disk can be filled only where a file system may be mounted.
     others = [each for each in every if not each.in_ci and each.inject is not b.fill_the_disk]
     turn = [others[(seed * IN_TURN + number) % len(others)] for number in range(IN_TURN)]
     return [each for each in every if each.in_ci or each in turn]

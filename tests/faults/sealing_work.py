@@ -1,4 +1,4 @@
-"""`seal_rows` killed before each of its statements, in a process of its own: `python -m tests.faults.sealing_work`."""
+"""Kills `seal_rows` before each statement, in a process: `python -m tests.faults.sealing_work`."""
 
 import json
 import os
@@ -28,7 +28,7 @@ AGENTS = 501
 
 
 def make_rows() -> None:
-    """An installation as its migration from release 3 leaves it."""
+    """An installation as left by its migration from release 3."""
     now = timezone.now()
     Key.objects.update(seal=None)
     Agent.objects.bulk_create(
@@ -50,7 +50,7 @@ def make_rows() -> None:
 
 
 def seal(at: int) -> bool:
-    """Run the command in a process that dies before its statement of this number; whether it died."""
+    """Run the command in a process that dies before its `at`-th statement; whether it died."""
     connections.close_all()
     child = os.fork()
     if child == 0:
@@ -67,7 +67,7 @@ def seal(at: int) -> bool:
 
 
 def look() -> dict[str, Any]:
-    """Sealed agents, how many the log says were sealed and adopted, and whether rows without a seal are still believed."""
+    """Sealed agents, the log's counts of sealed and adopted, whether unsealed rows are trusted."""
     told = Event.objects.filter(kind="kms.rows.sealed", data__table=Agent.table())
     data = list(told.values_list("data", flat=True))
     return {

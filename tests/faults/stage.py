@@ -1,4 +1,5 @@
-"""What the faults are done to: PostgreSQL, Redis, a registry, two verifiers and the periodic jobs, on one machine.
+"""The system under fault: PostgreSQL, Redis, a registry, two verifiers and the jobs, on one
+machine.
 
 The second verifier reaches PostgreSQL and Redis through proxies, so that it alone can be cut off.
 """
@@ -23,14 +24,14 @@ from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 
-# Until everything is as it was, on a machine that does other work as well.
+# For everything to recover on a machine that does other work too.
 SETTLE_SECONDS = 120
 DISK_MB = 1200
 Redis = redis_servers.Server | redis_servers.Cluster | redis_servers.Watched
 
 
 class Jobs(LiveServer):
-    """`manage.py jobs`, which has no address to be ready at."""
+    """`manage.py jobs`, which has no address to probe."""
 
     def __init__(self, registry: LiveRegistry) -> None:
         self.env, self.log = registry.env, registry.directory / "jobs.log"
@@ -41,7 +42,7 @@ class Jobs(LiveServer):
 
 
 class Stage:
-    """All of it. `servers` are whoever answers a question, by name: `a`, `b` (behind the proxies) and `drf`."""
+    """The system. `servers` that answer verify, by name: `a`, `b` (behind proxies), `drf`."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Stage:
         rng: random.Random,
         replica: postgres.Server | None = None,
     ) -> None:
-        # `database` is always the one that writes; `replica` may take its place.
+        # `database` is always the primary; `replica` may take its place.
         self.database, self.replica = database, replica
         self.replay_cache, self.directory, self.rng = redis, directory, rng
         nodes = redis.nodes if redis else []
@@ -74,23 +75,24 @@ class Stage:
         self.servers: dict[str, LiveServer] = {"a": self.a, "b": self.b, "drf": self.registry}
         self.has_own_disk = False
         self.kills = 0
-        # What is in the way until the fault is over: connections of a stranger, for instance.
+        # What stays in the way until the fault is over, such as an outsider's connections.
         self.obstacles = contextlib.ExitStack()
 
     def new_registry(self, **env: str) -> LiveRegistry:
-        """A web server of the one registry; a second one is given the PUBLIC_URL of the first."""
+        """A web server of the one registry; a second one gets the PUBLIC_URL of the first."""
         env = {"REDIS_URL": self.replay_cache.url if self.replay_cache else "", **env}
         return LiveRegistry(self.directory, database_url=self.near, workers=2, env=env)
 
     def _through(self, redis: Redis) -> str:
-        # Nodes of a cluster, and Sentinels, name their own addresses, so behind a proxy there is only one server.
+        # Cluster nodes and Sentinels announce their own addresses, so only a single server can be
+        # put behind a proxy.
         if len(redis.nodes) > 1:
             return redis.url
         return f"redis://127.0.0.1:{self.redis_lines[redis.nodes[0].port].port}"
 
     @property
     def redis(self) -> Redis:
-        """Of a stage that has one."""
+        """The Redis of a stage that has one."""
         assert self.replay_cache
         return self.replay_cache
 
@@ -107,7 +109,8 @@ class Stage:
         role = self.registry.verifier_role()
         for each in self.verifiers:
             each.act_as(role)
-        # Together: the verifiers decide nothing before a process that may read the log has seen that the database was not set back.
+        # Start them together: verifiers decide nothing before a process with read access to the log
+        # has seen that the database was not set back.
         for server in (*self.servers.values(), *self.jobs):
             server.launch()
         for server in (*self.servers.values(), *self.jobs):
@@ -122,7 +125,7 @@ class Stage:
             line.stop()
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
-        """As the superuser, in the database itself."""
+        """Run a query as the superuser."""
         with psycopg.connect(self.database.url, autocommit=True, connect_timeout=5) as connection:
             return list(connection.execute(query).fetchall())
 
@@ -132,14 +135,14 @@ class Stage:
         return int(epoch), str(kind), bool(leaving)
 
     def be_in_an_epoch(self) -> None:
-        """An epoch goes on in the replay cache."""
+        """Wait until an epoch is running in the replay cache."""
         kind = "redis" if self.replay_cache else "database"
         until(lambda: self.home()[1:] == (kind, False), f"no epoch goes on in {kind}")
-        # Leases are looked at twice a second.
+        # Leases are checked twice a second.
         time.sleep(1.5)
 
     def begin_an_epoch(self) -> None:
-        """By the command that an operator has for it."""
+        """Begin an epoch with the operator's command."""
         self.registry.manage("verifier_home", "--move-to", "redis", check=False)
 
     def workers_of(self, server: LiveServer) -> list[int]:
@@ -147,7 +150,7 @@ class Stage:
         return children(server.process.pid)
 
     def kill_a_worker(self) -> None:
-        """kill -9 of one process of a verifier, any."""
+        """kill -9 of any one worker process of a verifier."""
         server = self.rng.choice(self.verifiers)
         if pids := self.workers_of(server):
             with contextlib.suppress(ProcessLookupError):
@@ -155,29 +158,30 @@ class Stage:
                 self.kills += 1
 
     def kill_and_restart(self, server: LiveServer) -> None:
-        """kill -9 of the server's first process alone: its workers must notice; then it is started again."""
+        """kill -9 of the server's main process, whose workers must notice; then start it again."""
         assert server.process
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
         self.kills += 1
-        # One that was still starting holds the port until it looks for its parent: a supervisor tries again until then.
+        # A starting worker holds the port until it checks for its parent; a supervisor retries
+        # until then.
         until(lambda: is_free(server.port), "orphans go on listening", 30)
         server.start()
 
     def restart_gently(self, server: LiveServer) -> None:
-        """SIGTERM to the first process, as a supervisor does, and a start once it has ended."""
+        """SIGTERM to the main process, as a supervisor does, and a start once it has ended."""
         assert server.process
         server.process.send_signal(signal.SIGTERM)
         server.process.wait(30)
         server.start()
 
     def kill(self, server: LiveServer) -> None:
-        """kill -9 of all of it, and no new start yet."""
+        """kill -9 of all its processes, with no restart yet."""
         server.kill()
         self.kills += 1
 
     def die_at(self, point: str) -> None:
-        """One process of a verifier kills itself where it comes to this point; others may come along."""
+        """Some verifier process kills itself on reaching this point; others may follow."""
         alive = {pid for server in self.verifiers for pid in self.workers_of(server)}
         self.fault_at(point)
         until(lambda: not all(map(is_alive, alive)), f"nobody came to {point}", 30)
@@ -185,7 +189,7 @@ class Stage:
         self.kills += sum(not is_alive(pid) for pid in alive)
 
     def fault_at(self, point: str) -> None:
-        """Where processes of the verifiers kill themselves from now on; empty for nowhere."""
+        """The point at which verifier processes kill themselves from now on; empty for none."""
         (self.directory / "verifier_fault_at").write_text(point)
 
     def waiting(self) -> int:
@@ -197,7 +201,7 @@ class Stage:
         return count
 
     def processes(self) -> dict[str, int]:
-        """Processes and open files of each server."""
+        """Number of processes and open files of each server."""
         found: dict[str, int] = {}
         for name, server in self.servers.items():
             assert server.process
@@ -218,7 +222,7 @@ def is_free(port: int) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; one that ended and was not waited for yet does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -226,7 +230,7 @@ def is_alive(pid: int) -> bool:
 
 
 def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECONDS) -> None:
-    """Wait until it is so. While the database comes back, that is not known."""
+    """Wait until it holds. While the database recovers the check may fail: not yet."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(psycopg.OperationalError):
@@ -238,7 +242,7 @@ def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECON
 
 @contextlib.contextmanager
 def small_disk() -> Iterator[Path | None]:
-    """A file system of its own that a test may fill, where we may mount one; else None."""
+    """A file system of its own that a test may fill; None where we may not mount one."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(directory)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
@@ -252,8 +256,10 @@ def small_disk() -> Iterator[Path | None]:
 
 @contextlib.contextmanager
 def stage(directory: Path, redis: Redis | None, *, seed: int, replica: bool = False) -> Iterator[Stage]:
-    """Everything up, in the first epoch; with a `replica` of PostgreSQL that every URL names as well. Without `redis` the
-    database is the replay cache.
+    """Everything running, in the first epoch.
+
+    With `replica`, PostgreSQL has a replica, named in every URL. Without `redis` the database is
+    the replay cache.
     """
     settings = "-c max_wal_size=64MB"
     with contextlib.ExitStack() as stack:
@@ -271,7 +277,7 @@ def stage(directory: Path, redis: Redis | None, *, seed: int, replica: bool = Fa
 
 
 def run_for(seconds: float, act: Callable[[], None], every: float) -> None:
-    """`act` at once and then again and again."""
+    """Call `act` now and then repeatedly for `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         act()

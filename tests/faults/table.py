@@ -1,4 +1,4 @@
-"""What a campaign saw: a row for each fault, a line for each series of rounds or kills, and what they come to."""
+"""The report of a campaign: a row per fault, a line per series of rounds or kills, totals."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from benchmarks.processes import machine
 from tests.conftest import CAMPAIGN
 
-# Which faults CI tries beside those it always does: others each day, and the same again where this is set. Written back, so
-# that the processes that this one starts agree with it, whatever the day is by then.
+# Chooses the faults CI runs beside the fixed ones: new ones each day, the same ones if set. Written
+# back to the environment, so that child processes agree even if the day changes.
 SEED = int(os.environ.setdefault("FAULTS_SEED", str(datetime.now(UTC).toordinal())))
 
 _HEAD = """# What the faults did
@@ -25,7 +25,7 @@ _COLUMNS = """
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 
-# What a broken promise comes to, by the words of its sentence (`reckoning.py`, `tests/oracle.py`).
+# Kind of broken promise → words in its sentence (`reckoning.py`, `tests/oracle.py`).
 _KINDS = {
     "acknowledged acts lost": r"not on record|is lost:|are lost,|^an approval without its receipt",
     "doubled": r"^one operation, |^done \d+ times: |^a yes of a human used ",
@@ -44,7 +44,7 @@ def totals(broken: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One scenario. `recovered` is None where answers did not become good again in time."""
+    """One scenario. `recovered` is None if answers did not become good again in time."""
 
     name: str
     cases: str
@@ -70,13 +70,13 @@ class Row:
 
 @dataclass
 class Results:
-    """Everything one run saw, until it is told."""
+    """Everything one run saw."""
 
     rows: list[Row] = field(default_factory=list)
-    # Of the tests beside the scenarios.
+    # Lines of the tests beside the scenarios.
     lines: list[str] = field(default_factory=list)
     kills: int = 0
-    # Tests of the faults, by name.
+    # Passed fault tests, by name.
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -107,6 +107,6 @@ class Results:
 
 
 def commit() -> str:
-    """Which code it was, and whether it was changed since."""
+    """The commit, and whether the tree has changes."""
     said = ("git", "describe", "--always", "--dirty", "--exclude=*")
     return subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -1,4 +1,4 @@
-"""kill -9 of those who archive the log, two at once, at named points and at moments nobody chose: one archive, whole and chained."""
+"""kill -9 of two archivers at named and random points: the archive stays one whole chain."""
 
 import contextlib
 import hashlib
@@ -18,19 +18,19 @@ from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = pytest.mark.sweep
-# Of each of two. Every other one is at a named point, of which there are six.
+# Per archiver. Every other kill is at one of six named points.
 KILLS = 100 if CAMPAIGN else 4
 BUCKET = "the-log"
 
 
 class Outside:
-    """The store as its owner sees it."""
+    """The external store as its owner sees it."""
 
     def __init__(self, uri: str, client: Any, folder: Path) -> None:
         self.uri, self._client, self._folder = uri, client, folder
 
     def folder(self) -> Path:
-        """All of it as files. Raises AssertionError where a key was written twice, or deleted."""
+        """All of it as files. Raises AssertionError if a key was written twice, or deleted."""
         if self._client is None:
             return self._folder
         for page in self._client.get_paginator("list_object_versions").paginate(Bucket=BUCKET):
@@ -66,7 +66,7 @@ def outside(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outside]
 def registry(
     outside: Outside, database_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> LiveRegistry:
-    """Without its servers: the database, the store, and a TMPDIR of its own."""
+    """Without servers: the database, the store, and a TMPDIR of its own."""
     (tmp_path / "temporary").mkdir()
     env = {
         "AUDIT_STORE": outside.uri,
@@ -75,7 +75,7 @@ def registry(
         "AWS_SECRET_ACCESS_KEY": "of-a-test",
     }
     if database_url:
-        # One store holds one log, and the other fixture's database is the whole module's.
+        # One store holds one log, and the other fixture's database serves the whole module.
         database_url = fresh_database(request.getfixturevalue("postgres_url"), "faults_archiver")
     registry = LiveRegistry(tmp_path, database_url=database_url, env=env)
     registry.prepare()
@@ -97,8 +97,8 @@ def answer(process: subprocess.Popen[str]) -> Any:
 
 @contextlib.contextmanager
 def busy(registry: LiveRegistry, told: Path) -> Iterator[None]:
-    """Somebody records events all the while, and somebody numbers and signs them."""
-    # No faster than those who are killed all the time can archive: else their segments grow from kill to kill.
+    """One process inserts events all the time, another numbers and signs them."""
+    # Slower than the killed archivers can archive, or segments would grow from kill to kill.
     writer = begun(registry, "log_work", "record", str(told), "0.1")
     both = [writer, begun(registry, "archive_work", "sign")]
     try:
@@ -119,7 +119,7 @@ def test_RF_14_AU_31_archivers_killed_anywhere_leave_one_archive(
     assert [each["kills"] for each in said] == [KILLS, KILLS]
     left = list((tmp_path / "temporary").glob("agentauth-archive-*"))
     assert left, "nobody was killed at work"
-    # There is news, and the next one takes what is there for what it is.
+    # With one more event, the next archiver continues from what is really there.
     answer(begun(registry, "log_work", "month", "0", "1"))
     size = answer(begun(registry, "log_work", "finish"))["size"]
     assert registry.manage("archive_audit")["archived_to"] == size
@@ -127,14 +127,16 @@ def test_RF_14_AU_31_archivers_killed_anywhere_leave_one_archive(
 
     files = outside.folder()
     rows = answer(begun(registry, "archive_work", "segments"))
-    # Every manifest is one that the database noted, and each follows the one before it, from the first leaf to the last.
+    # Each manifest is one the database recorded, and they form a chain from the first leaf to the
+    # last.
     manifests = [path.read_bytes() for path in sorted((files / "segments").iterdir())]
     assert [row[2] for row in rows] == [hashlib.sha256(each).hexdigest() for each in manifests]
     ends = [0, *(row[1] for row in rows)]
     assert [row[0] for row in rows] == ends[:-1]
     assert ends[-1] == size
 
-    # To the server, to whoever has the archive alone, and to a program that shares nothing with the server.
+    # Checked by the server, by someone with the archive alone, and by a program independent of the
+    # server.
     inside = registry.manage("verify_audit")
     alone = registry.manage("verify_audit", "--archive", outside.uri)
     (tmp_path / "trusted").write_text(answer(begun(registry, "log_work", "vkeys"))["vkeys"])

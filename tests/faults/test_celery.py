@@ -1,4 +1,4 @@
-"""kill -9 of real Celery workers in the middle of their tasks: what they do is done once, and the next one finds all of it."""
+"""kill -9 of real Celery workers inside their tasks: nothing is lost or done twice."""
 
 import contextlib
 import hashlib
@@ -24,19 +24,19 @@ from tests.live import ROOT, LiveRegistry
 
 pytestmark = [pytest.mark.sweep, pytest.mark.postgres, pytest.mark.redis]
 KILLS = 200 if CAMPAIGN else 4
-# In the middle of each task, before and after everything that it leaves behind. The first ones are CI's.
+# Inside each task, before and after each of its effects. CI runs the first ones.
 POINTS = (
     "archive.after_manifest", "checkpoint.after_commit", "sequence.after_head", "archive.after_objects",
     "checkpoint.before_copied", "archive.after_row", "archive.after_stage", "archive.after_object", "archive.after_proof",
     "checkpoint.after_copy", "sequence.before_commit", "sequence.after_commit",
 )  # fmt: skip
-# Each point is come to by the next tasks; a machine may be slow.
+# Later tasks reach each point, though a slow machine needs time.
 REACHED_SECONDS = 300
 
 
 @pytest.fixture
 def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """Without its servers: a database, a store outside, and a broker."""
+    """Without servers: a database, an external store and a broker."""
     with redis_servers.server() as broker:
         env = {
             "CELERY_BROKER_URL": f"{broker.url}/0",
@@ -50,7 +50,7 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
 
 @contextlib.contextmanager
 def running(registry: LiveRegistry, log: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process and its children, which are killed at the end."""
+    """A process whose whole process group is killed at the end."""
     with log.open("ab") as told:
         process = subprocess.Popen(
             [sys.executable, "-m", *module],
@@ -71,12 +71,12 @@ def worker(registry: LiveRegistry, *pool: str) -> contextlib.AbstractContextMana
 
 
 def done(registry: LiveRegistry) -> int:
-    """Tasks that workers said to have done so far."""
+    """How many tasks workers have reported as done."""
     return (registry.directory / "worker.log").read_text().count(" succeeded in ")
 
 
 def kill_in_mid_task(registry: LiveRegistry, turn: int, dice: random.Random) -> None:
-    """One worker: dies at a named point of its task, or is killed with its children at a moment nobody chose."""
+    """One worker, which dies at a point of its task, or is killed with its children at random."""
     if turn % 3 == 2:
         before = done(registry)
         with worker(registry, "-c", "2"):
@@ -84,7 +84,7 @@ def kill_in_mid_task(registry: LiveRegistry, turn: int, dice: random.Random) -> 
             time.sleep(dice.uniform(0, 0.3))
         return
     registry.fault_at(POINTS[turn // 3 * 2 % len(POINTS) + turn % 3])
-    # The process that does the work is the worker itself.
+    # With `solo`, the worker process itself runs the tasks.
     with worker(registry, "-P", "solo") as process:
         assert process.wait(REACHED_SECONDS) == -signal.SIGKILL
     registry.fault_at("")
@@ -110,7 +110,7 @@ def test_RF_14_what_workers_do_that_are_killed_in_mid_task_is_done_once(
             for turn in range(KILLS):
                 kill_in_mid_task(registry, turn, dice)
             assert writer.poll() is None
-        # Nothing more comes; whoever works next does the rest, by tasks alone.
+        # No more events come; the next worker does the rest, through tasks alone.
         acknowledged = told.read_text().rpartition("\n")[0].split()
         last = work(registry, "log_work", "events")["events"]
         with worker(registry, "-c", "2"):
@@ -138,7 +138,7 @@ def sql(registry: LiveRegistry, query: LiteralString) -> list[tuple[Any, ...]]:
 
 
 def hold_the_log(registry: LiveRegistry, acknowledged: list[str], last: int) -> None:
-    """Whatever was said to be on record has one number, and no number is missing or there twice."""
+    """Each acknowledged event has one number; no number is missing or used twice."""
     told = registry.directory / "acknowledged"
     told.write_text("".join(f"{each}\n" for each in acknowledged))
     found = work(registry, "log_work", "leaves", str(told))
@@ -150,7 +150,7 @@ def hold_the_log(registry: LiveRegistry, acknowledged: list[str], last: int) -> 
 
 
 def hold_the_archive(registry: LiveRegistry, outside: Path) -> None:
-    """Each segment is there once and follows the one before it; each checkpoint is outside, as the log has it, and no other."""
+    """Segments exist once and form a chain; the store has exactly the log's checkpoints."""
     signed = sql(registry, "SELECT note FROM audit_checkpoint ORDER BY size")
     assert [path.read_text() for path in sorted((outside / "checkpoints").iterdir())] == [
         note for (note,) in signed

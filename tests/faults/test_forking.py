@@ -1,4 +1,4 @@
-"""A server loads its application once: what it forks afterwards shares nothing that is alive, and answers at once."""
+"""A server loads its application once; its forks share no live objects and answer at once."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 TICKS = os.sysconf("SC_CLK_TCK")
-# What a process of the server would have in common with all others, printed line by line.
+# Prints, per line, what a server process would share with all others.
 LOOK = """
 import importlib, os, sys
 server = importlib.import_module(sys.argv[1])
@@ -44,7 +44,7 @@ for left in server.METRICS_DIRECTORY.glob("*"):
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A database that is ready; nothing serves."""
+    """A migrated database; no server runs."""
     with postgres.server() as database, redis_servers.server() as redis:
         env = {"REDIS_URL": redis.url}
         made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1, env=env)
@@ -54,7 +54,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]
 
 @pytest.mark.parametrize(
     ("server", "application"),
-    [("agentauth.verifier_server", "agentauth.asgi"), ("agentauth.web_server", "agentauth.wsgi")],
+    [
+        ("agentauth.verifier_server", "agentauth.verifier_application"),
+        ("agentauth.web_server", "agentauth.wsgi"),
+    ],
 )
 def test_what_is_loaded_before_the_fork_starts_nothing(
     registry: LiveRegistry, server: str, application: str
@@ -94,7 +97,7 @@ with connection.cursor() as cursor:
 def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
     registry: LiveRegistry, kind: str
 ) -> None:
-    """By the processor time it took until it answered, so that a busy machine does not count."""
+    """Measured in processor time until the answer, so that a busy machine makes no difference."""
     live: LiveServer = LiveVerifier(registry, redis_url=registry.env["REDIS_URL"], workers=1)
     if kind == "web":
         live = registry
@@ -117,6 +120,6 @@ def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
 
 
 def seconds_of(pid: int) -> float:
-    """Processor time of a process, in s."""
+    """Processor time of a process, in seconds."""
     parts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(parts[11]) + int(parts[12])) / TICKS

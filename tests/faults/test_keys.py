@@ -1,6 +1,8 @@
-"""A live registry whose keys are in a real key service that is slow, silent or gone: what it costs, and that it passes.
+"""A live registry whose real key service is slow, silent or away: what that costs, and its
+recovery.
 
-`CAMPAIGN=1` freezes the service for a minute under load, and says what verifying cost before, during and after.
+`CAMPAIGN=1` freezes the service for a minute under load, and prints what verifying cost before,
+during and after.
 """
 
 import contextlib
@@ -26,14 +28,14 @@ from tests.pace import within
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres]
 
 READ = {"type": "read", "resource": "calendar"}
-# The deadline of a signature, and what the rest of the call and a busy machine add to it.
+# The deadline of a signature, plus the rest of the call on a busy machine.
 AT_MOST_SECONDS = 2 + 4
 OPEN_SECONDS, WELL_SECONDS = 30, 60
 
 
 @dataclass
 class Held:
-    """A registry of one process, the way from it to its key service, and two who use it."""
+    """A registry with one process, the connection to its key service, and two users of it."""
 
     registry: LiveRegistry
     line: ProxyProcess
@@ -48,7 +50,7 @@ class Held:
         return answer.status_code == 200 and answer.json()["valid"] is True
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of a series; 0 where there is none."""
+        """The value of a series; 0 if it does not exist."""
         wanted = "{" + ",".join(f'{label}="{labels[label]}"' for label in sorted(labels)) + "}"
         page = httpx.get(f"{self.registry.url}/metrics", timeout=30).text
         found = re.search(rf"^{name}{re.escape(wanted)} (\S+)$", page, re.MULTILINE)
@@ -89,7 +91,7 @@ def held(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def until(true: Callable[[], bool], seconds: float, else_say: str) -> float:
-    """Wait until it is so; how long that took (s)."""
+    """Wait until it holds; returns how long that took, in seconds."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, else_say
@@ -98,7 +100,7 @@ def until(true: Callable[[], bool], seconds: float, else_say: str) -> float:
 
 
 def unavailable(answer: httpx.Response) -> None:
-    """503 with a time to come again, and nothing of what is behind it."""
+    """503 with `Retry-After`, which reveals nothing about the cause."""
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     for word in ("vault", "transit", "127.0.0.1", "Timeout", "hvac", "Forbidden", openbao.ROOT_TOKEN):
@@ -120,7 +122,7 @@ def test_KM_1_a_key_service_in_trouble_costs_new_tokens_alone_and_heals_by_itsel
             unavailable(held.issue())
             assert time.monotonic() - asked < within(AT_MOST_SECONDS)
             assert held.verify()
-        # From now on it is not asked, but for the one that tries.
+        # From here on only one trial call at a time reaches the service.
         before = held.metric("agentauth_key_calls_total", home="vault", outcome="open")
         for _ in range(5):
             unavailable(held.issue())
@@ -136,7 +138,7 @@ def test_KM_1_a_key_service_in_trouble_costs_new_tokens_alone_and_heals_by_itsel
 
 @contextlib.contextmanager
 def restarted(held: Held, **env: str) -> Iterator[None]:
-    """The registry with another environment, and then with its own again."""
+    """The registry with changed settings, then with its own again."""
     own = dict(held.registry.env)
     held.registry.stop()
     held.registry.env |= env
@@ -156,7 +158,7 @@ def test_KM_4_KM_14_without_credentials_it_starts_verifies_and_tells_but_issues_
     with restarted(held, VAULT_TOKEN=token):
         assert held.checks()["signing"] == "failing"
         for _ in range(4):
-            # It answers, so it is no outage: it is asked each time.
+            # The service answers, so this is no outage: it is asked each time.
             unavailable(held.issue())
         assert held.verify()
         assert not held.is_away()
@@ -169,7 +171,7 @@ def test_KM_4_KM_14_without_credentials_it_starts_verifies_and_tells_but_issues_
 
 @dataclass
 class Load:
-    """Calls of one kind, again and again: when each began, how long it took, and how it went."""
+    """Repeated calls of one kind: when each began, how long it took (s), and its status."""
 
     call: Callable[[], str]
     threads: int
@@ -240,8 +242,8 @@ def test_KM_1_frozen_under_load_verifying_goes_on_and_issuing_is_refused_quickly
     assert {told for _, _, told in verifying.seen} == {"yes"}
     assert {told for _, _, told in issuing.seen} == {"201", "503"}
     calm_answers = [told for began, _, told in issuing.seen if began < cut - AT_MOST_SECONDS or began > well]
-    # A key service that answers late beside other work costs a 503, which is no wrong answer.
+    # A late key service may cost a 503 on a busy machine, which is not a wrong answer.
     assert set(calm_answers) == {"201"} if CAMPAIGN else "201" in calm_answers
-    # Once it is known to be away, all but the one that tries hear it at once.
+    # Once the circuit breaker is open, all but the trial call fail at once.
     quick = sorted(took for began, took, _ in issuing.seen if cut + opened < began < mended)
     assert quick[len(quick) // 2] < within(1)

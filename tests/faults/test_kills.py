@@ -1,7 +1,8 @@
 """kill -9 at named points: nothing acknowledged is lost, nothing uncommitted is delivered.
 
-A server process dies inside the call (FAULT_AT); the client sees a broken connection and later tries again with the
-same idempotency key. Then tests/oracle.py compares the client's log with rows, counters, events and the log.
+A server process dies inside the call (FAULT_AT); the client sees a broken connection and retries
+with the same idempotency key. Then tests/oracle.py compares the client's records with rows,
+counters, events and the log.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
-# They time nothing, so they run beside the sweeps.
+# No timing is asserted, so these run beside the sweeps.
 pytestmark = pytest.mark.sweep
 
 KILLS = 20 if CAMPAIGN else 1
@@ -43,7 +44,7 @@ def jti_of(token: str) -> str:
 
 
 def dies(act: Callable[..., httpx.Response], *arguments: Any, **named: Any) -> None:
-    """The call breaks off: no answer at all, never a wrong one."""
+    """The call breaks off without an answer, never with a wrong one."""
     with pytest.raises(httpx.TransportError):
         act(*arguments, **named)
 
@@ -118,7 +119,7 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
 def test_a_kill_while_verifying_costs_no_proof_where_the_provider_asks_again(
     registry: LiveRegistry, point: str
 ) -> None:
-    """Decision and kept answer are there together or not at all: never is the very same call a replay of itself."""
+    """Decision and stored answer are one transaction, so a retry is never a replay of itself."""
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
     token, log = place.token(), new_log()
     for _ in range(KILLS):
@@ -142,7 +143,7 @@ def test_a_kill_while_verifying_costs_no_proof_where_the_provider_asks_again(
 def at_home_in_redis(
     postgres_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, LiveServer]]:
-    """Both endpoints on a registry of their own, whose spent proofs are in Redis."""
+    """Both endpoints on a registry of their own, with the replay cache in Redis."""
     with redis_servers.server() as redis, contextlib.ExitStack() as stack:
         url = fresh_database(postgres_url, "faults_kills_in_redis")
         folder = tmp_path_factory.mktemp("registry")
@@ -175,13 +176,13 @@ def test_a_kill_while_verifying_costs_no_proof_that_is_spent_in_redis_either(
         ask = partial(ask_at, asked, place, body, str(uuid.uuid4()))
         web.fault_at(point)
         with pytest.raises(httpx.TransportError):
-            # At a machine that is too busy it does not come to that point at once.
+            # On a busy machine the call may not reach that point at the first try.
             until_decided(ask, suppressed=())
         web.fault_at("")
         first = until_decided(ask)
         assert first.json()["valid"], first.text
         assert until_decided(ask).content == first.content
-        # For any other call it is spent.
+        # For any other call the proof is spent.
         other = until_decided(partial(ask_at, asked, place, body, str(uuid.uuid4())))
         assert other.json()["reason"] == "replayed"
         log["decisions"].append(first.json()["decision_id"])
@@ -203,7 +204,7 @@ def until_decided(
     ask: Callable[[], httpx.Response],
     suppressed: tuple[type[Exception], ...] = (httpx.TransportError,),
 ) -> httpx.Response:
-    """A machine that is too busy for Redis' 50 ms, or has no process at the moment, is asked again."""
+    """Ask again while the machine is too busy for Redis' 50 ms limit, or no process runs."""
     for _ in range(20):
         with contextlib.suppress(*suppressed):
             if (answer := ask()).status_code != 503:

@@ -1,4 +1,4 @@
-"""kill -9 of those who number and sign the log, two at once, at moments nobody chose: one line, nothing lost, one story."""
+"""kill -9 of two processes that number and sign the log: one sequence, nothing lost, no fork."""
 
 import base64
 import json
@@ -14,15 +14,15 @@ from tests.conftest import CAMPAIGN
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry
 
-# They time nothing, so they run beside the sweeps.
+# No timing is asserted, so these run beside the sweeps.
 pytestmark = pytest.mark.sweep
-# Of each of two.
+# Per process.
 KILLS = 100 if CAMPAIGN else 6
 
 
 @pytest.fixture
 def registry(database_url: str, tmp_path: Path) -> LiveRegistry:
-    """Without its servers: the database, and a folder for the copies outside."""
+    """Without servers: the database, and a folder for the external copies."""
     registry = LiveRegistry(
         tmp_path, database_url=database_url, env={"AUDIT_STORE": f"file:{tmp_path / 'outside'}"}
     )
@@ -39,7 +39,7 @@ def work(registry: LiveRegistry, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def told(registry: LiveRegistry, tmp_path: Path) -> Iterator[Path]:
-    """Somebody records events all the while, and writes down which."""
+    """A process inserts events all the time and records their ids."""
     told = tmp_path / "told"
     writer = work(registry, "record", str(told), "0.002")
     yield told
@@ -59,14 +59,14 @@ def test_AU_21_AU_11_sequencers_killed_at_random_leave_one_log(
 ) -> None:
     both = [work(registry, "number", str(KILLS), str(seed)) for seed in (1, 2)]
     assert [answer(each)["kills"] for each in both] == [KILLS, KILLS]
-    # What comes later waits for those who number next.
+    # Later events wait for the next numbering.
     acknowledged = tmp_path / "acknowledged"
     acknowledged.write_text(told.read_text().rpartition("\n")[0] + "\n")
     last = answer(work(registry, "finish"))
 
     verdict = registry.manage("verify_audit")
     assert verdict["ok"], verdict
-    # What `verify_audit` made of the leaves is what was signed last, or some more that came after it.
+    # `verify_audit` checked the leaves of the last checkpoint, or of a later one.
     assert verdict["tree_size"] >= last["size"]
     newest = max((tmp_path / "outside" / "checkpoints").iterdir()).read_text().split("\n")
     assert newest[1:3] == [str(last["size"]), base64.b64encode(bytes.fromhex(str(last["root"]))).decode()]

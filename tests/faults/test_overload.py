@@ -1,4 +1,4 @@
-"""Five times more than a verifier can answer: what it cannot do it says at once, what it does is right, and then all is well."""
+"""Five times a verifier's capacity: it sheds the excess at once, answers rightly, and recovers."""
 
 import time
 from collections import Counter
@@ -27,24 +27,26 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 SECONDS = 120 if CAMPAIGN else 8
 TIMES = 5
-# Payments alone are at length only.
+# Payments alone run only in the campaign.
 CALLS = [*(["payments"] if CAMPAIGN else []), "payments and as many reads"]
-# Of each sort.
+# Of each kind.
 AGENTS = 8
-# Below what one process may have (512), and enough to go beyond what it answers at once (256).
+# Below a process's limit (512), and above what it handles at once (256).
 CONNECTIONS = 480
 CALM_CONNECTIONS = 32
-# Of the process: what its unanswered requests hold, and what they make of it.
+# Of the process's memory: unanswered requests, and what handling them allocates.
 MOST_GROWTH_MB = 40
-# What is too much is told at once and not after a wait of five seconds. These are the case's numbers, asserted in the campaign:
-# beside other work the client, the server and the database change their pace within the eight seconds of CI's run.
+# An excess call is refused at once, not after a wait of five seconds. These figures are the case's,
+# asserted in the campaign only: on a busy machine client, server and database change speed within
+# CI's eight seconds.
 PROMPT_SECONDS = 0.1
 GOODPUT = 0.8
-# Of payments alone the case's 80 % are not met each time: refusing four takes about 1 ms of CPU where one that is made takes 7, and
-# Python's lock goes to and fro for each. 55 to 101 % were seen, on a machine whose own pace changed by as much meanwhile.
+# For payments alone the case's 80 % is not always reached: a refusal costs about 1 ms of CPU, a
+# payment 7 ms, and each takes the GIL in turn. Measured: 55 to 101 %, on a machine whose own speed
+# varied as much.
 GOODPUT_OF_PAYMENTS = 0.5
-# Of those who are admitted the last waits for as many as may be under way: 256 at the capacity is the best that its 99th percentile
-# may be, and twice that is what it must be.
+# The last admitted call waits for as many as may be in progress: 256 at full capacity is the best
+# possible 99th percentile; twice that is required.
 TIMES_THE_LINE = 2
 WITHIN_SECONDS = within(10)
 
@@ -60,7 +62,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @pytest.fixture
 def verifier(held: Stage) -> Iterator[LiveVerifier]:
-    """One process alone, so that its capacity is what is exceeded."""
+    """A single process, so that its capacity is what is exceeded."""
     made = LiveVerifier(held.registry, redis_url=held.redis.url, workers=1)
     made.start()
     yield made
@@ -86,7 +88,7 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
     during = flood.run(SECONDS, connections=CONNECTIONS, rate=TIMES * before)
     grown_mb = memory_mb(process, "VmHWM") - calm_mb
     back = recovery(flood)
-    # The machine itself is quicker now and slower then; what it can just before and just after says what it could meanwhile.
+    # The machine's own speed varies, so compare with its capacity just before and just after.
     after = good(flood.run(4, connections=CALM_CONNECTIONS)) / 4
     capacity = (before + after) / 2
     admitted = [each for each in during if each.status == 200]
@@ -118,7 +120,7 @@ def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_r
 
 
 def in_order(told: Told) -> bool:
-    """A yes, or that it is too much and when to come again."""
+    """A yes, or a refusal for overload with the time to retry."""
     too_much = told.status == 503 and told.body["error"] == "temporarily_unavailable"
     return told.yes or (too_much and told.retry_after)
 
@@ -128,7 +130,7 @@ def good(told: list[Told]) -> int:
 
 
 def recovery(flood: Flood) -> float:
-    """Seconds until a whole second of an ordinary load is answered well."""
+    """Seconds until an ordinary load is answered well for a whole second."""
     began = time.monotonic()
     while True:
         round_began = time.monotonic()
@@ -147,7 +149,7 @@ def memory_mb(pid: int, what: str) -> float:
 
 
 def log_of(told: list[Told]) -> Log:
-    """For the oracle: payments that were said to be done."""
+    """For the oracle: payments reported as done."""
     log = Log()
     log.answers = [
         Answer(each.sent, each.ended, "a", "payer", 200, each.body, {})

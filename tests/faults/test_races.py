@@ -1,4 +1,4 @@
-"""The same at the same moment, over two verifiers and the registry's own endpoint: one wins, the sum holds, a look costs nothing."""
+"""Simultaneous calls at all servers: one wins, sums hold, a dry run costs nothing."""
 
 import contextlib
 import http.client
@@ -32,16 +32,16 @@ REHEARSALS = 1_000
 DRF = "drf"
 SERVERS = ["a", "b", DRF]
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
-# A token is good for fifteen minutes.
+# A token is valid for fifteen minutes.
 ROUNDS_OF_A_TOKEN = 200
-# In every tenth round money moves: that is decided in the database, wherever spent proofs are kept.
+# Every tenth round is a payment, which the database decides wherever the replay cache is.
 PAID = 10
 EACH_CACHE = pytest.mark.parametrize("held", ["redis", "database"], indirect=True)
 
 
 @pytest.fixture(scope="module")
 def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """By the replay cache that a test asks for."""
+    """With the replay cache that a test names."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(redis_servers.server()) if request.param == "redis" else None
         yield stack.enter_context(stage(tmp_path_factory.mktemp("races"), redis, seed=7))
@@ -58,7 +58,7 @@ def place_of(held: Stage, capability: Mapping[str, Any], envelope: Mapping[str, 
 
 
 def at_once(held: Stage, place: Scene, questions: list[dict[str, Any]]) -> list[Answer]:
-    """Each question at the same moment, at the servers in turn: all connections are there before the first is sent."""
+    """Send each question at the same moment, to the servers in turn, over open connections."""
     names = [DRF if number % 8 == 7 else "ab"[number % 2] for number in range(len(questions))]
     lines = [socket.create_connection(("127.0.0.1", held.servers[name].port), 30) for name in names]
     requests = [
@@ -94,7 +94,7 @@ def test_EN_3_forty_payments_of_three_over_all_servers_are_thirty_three(held: St
             questions = [question_of(place, token, THREE, None, key) for key in open_keys]
             answers = at_once(held, place, questions)
             log.answers += answers
-            # Who was not answered asks again under its key.
+            # A call that was not answered is repeated under its key.
             open_keys = [key for key, each in zip(open_keys, answers, strict=True) if each.status != 200]
         paid = {each.question["idempotency_key"] for each in log.answers if each.yes}
         assert len(paid) == 33
@@ -103,7 +103,7 @@ def test_EN_3_forty_payments_of_three_over_all_servers_are_thirty_three(held: St
 
 
 def rehearsed_at_last(held: Stage, place: Scene, token: str, action: dict[str, Any], number: int) -> Answer:
-    """Asked anew where the server has too many at once, as clients do: on a busy machine fifty are."""
+    """Retry on 503, as clients do: a busy machine may shed fifty calls at once."""
     where = SERVERS[number % 3]
     for _ in range(10):
         question = question_of(place, token, action, None, f"key-{number}") | {"dry_run": True}
@@ -131,13 +131,13 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
         verdicts = Counter(map(verdict, answers))
         assert set(verdicts) <= {"valid", "503"}
         assert verdicts["valid"] >= (0.8 * REHEARSALS if CAMPAIGN else 1)
-        # One rehearsed proof is still good, once; and the one use is still there.
+        # One dry-run proof is still unspent, and can be used once; so can the grant's one use.
         rehearsed = [each.question for each in answers if each.yes]
         rng.shuffle(rehearsed)
         for question in rehearsed:
             real = {name: value for name, value in question.items() if name != "dry_run"}
             first = ask(held.a, "a", "named", place, real)
-            # What came of a 503 is not known; the next one asks anew.
+            # The outcome of a 503 is unknown, so the next question is tried.
             if first.status == 200:
                 break
         assert verdict(first) == "valid"
@@ -149,7 +149,7 @@ def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
 def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
     held: Stage, results: Results
 ) -> None:
-    """Whoever is 503 has taken nothing: it is a server that was too busy for Redis' 50 ms, and never two yes."""
+    """A 503 spends nothing (Redis' 50 ms limit on a busy machine), and no proof gets two yeses."""
     light = place_of(held, READ, {})
     durable = place_of(held, PAY, {"budgets": [budget("100000.00", "total")]})
     won, said, nonces = Counter[str](), Counter[str](), dict[str, str]()
@@ -161,7 +161,7 @@ def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
         verdicts = one_round(held, place, tokens[place.grant_id], action, nonces)
         assert verdicts["valid"] <= 1
         assert set(verdicts) <= {"valid", "replayed", "503"}
-        # Where none won although none was unavailable, a proof was spent for nothing.
+        # If none won although no answer was 503, a proof was spent for nothing.
         assert verdicts["valid"] == 1 or verdicts["503"] > 0
         won[place.grant_id] += verdicts["valid"]
         said += verdicts
@@ -180,7 +180,7 @@ def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
 def one_round(
     held: Stage, place: Scene, token: str, action: Mapping[str, Any], nonces: dict[str, str]
 ) -> Counter[str]:
-    """What fifty askers with one proof were told; where it lacks a nonce, with the next one."""
+    """The answers to fifty callers with one proof; if it needs a nonce, to its successor."""
     for _ in range(2):
         key = str(uuid.uuid4()) if action is THREE else None
         question = question_of(place, token, action, nonces.get(place.grant_id), key)

@@ -1,4 +1,4 @@
-"""The reckoning finds what it is there for, in logs made by hand; every fault has its turn."""
+"""The reckoning finds each broken promise in hand-made logs, and every fault gets a turn in CI."""
 
 import http.server
 import itertools
@@ -26,7 +26,7 @@ from tests.faults.table import totals
 
 pytestmark = [pytest.mark.faults]
 
-# The rate of `paced`: four a second, and five at once.
+# The rate of `paced`: four a second, with a burst of five.
 STEADY = [0.25 * number for number in range(40)]
 NUMBER = itertools.count()
 
@@ -81,7 +81,7 @@ def test_a_no_before_a_revocation_has_begun_is_found() -> None:
 
 
 def test_what_was_asked_about_twice_was_decided_between_the_first_question_and_the_first_yes() -> None:
-    """A lost answer and its repetition are one use of a rate."""
+    """A lost answer and its retry are one use of the rate."""
     twice = [answer(at, proof=str(at)) for at in STEADY for _ in range(2)]
     assert list(bursts(Log(answers=twice), [])) == []
 
@@ -94,7 +94,7 @@ def named(
     error: str = "",
     delivery: str = "",
 ) -> Answer:
-    """About one payment; with `repeated` a yes, with `delivery` under the provider's own key."""
+    """About one payment; a yes if `repeated` is given; `delivery` is the provider's own key."""
     body: dict[str, Any] = {"error": error} if repeated is None else {"valid": True, "decision_id": "d"}
     body |= {"repeated": True} if repeated else {}
     question = {"proof": proof, "idempotency_key": "payment"}
@@ -108,7 +108,7 @@ NEVER_SENT, REPEATED = named(-1), named(proof="second", repeated=True)
 
 
 def kept(answer: Answer) -> Answer:
-    """Under the provider's own key."""
+    """The same answer under the provider's own key."""
     return replace(answer, delivery="key")
 
 
@@ -116,18 +116,18 @@ def kept(answer: Answer) -> Answer:
     ("answers", "is_debited"),
     [
         ([YES], True),
-        # The very same question twice, and later another.
+        # The same question twice, and later another one.
         ([LOST, YES, YES, REPEATED], True),
-        # Debited, and its caller knows that it does not know.
+        # Debited, and its caller knows that the outcome is unknown.
         ([LOST], True),
         ([DOWN, REPEATED], True),
         ([LOST, RUNNING], True),
-        # Without a key of its own the provider does not hear what became of its first try.
+        # Without its own key the provider does not learn the outcome of its first try.
         ([DOWN, named(error="replayed"), REPEATED], True),
-        # With one it asks until it hears it, or gives up.
+        # With its own key it asks until it learns the outcome, or gives up.
         ([kept(LOST), kept(DOWN), kept(YES), REPEATED], True),
         ([kept(DOWN), kept(RUNNING), kept(NEVER_SENT), REPEATED], True),
-        # Nothing was done.
+        # No operation was done.
         ([TOO_OFTEN], False),
         ([NEVER_SENT], False),
     ],
@@ -149,7 +149,8 @@ def test_a_debit_that_is_told_as_a_repeat_alone_is_found(answers: list[Answer]) 
     "answers",
     [
         [TOO_OFTEN],
-        # What is said under the provider's own key is not what was decided: the first yes is lost for good.
+        # Under the provider's own key the stored answer must be repeated; here the first yes is
+        # lost for good.
         [kept(DOWN), kept(named(repeated=True))],
         [kept(LOST), kept(named(error="replayed"))],
     ],
@@ -169,7 +170,7 @@ def test_one_operation_that_two_questions_are_told_to_act_on_is_found() -> None:
         (True, [200]),
         (True, [503, 409, 200]),
         (True, [0, -1, 200]),
-        # It gives up.
+        # The provider gives up.
         (True, [503, 503, 503]),
         (False, [503]),
         (False, [0, 503]),
@@ -210,7 +211,7 @@ def test_U1_a_defect_of_the_registry_is_found_and_503_is_none(status: int) -> No
 def test_whatever_humans_and_agents_ask_the_registry_its_status_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where whoever asked takes it for trouble and goes on."""
+    """Even if the caller treats it as a transient error and goes on."""
     grant = "0b4f7f5e-3c1f-4c1e-9d39-0a8f3b6a7c11"
     broken = httpx.MockTransport(lambda request: httpx.Response(500, text="<html>", request=request))
     pages = httpx.Client(transport=broken, base_url="http://registry.example")
@@ -274,7 +275,7 @@ def test_RF_5_after_the_load_every_young_proof_is_tried_again_and_what_passes_tw
 
 
 def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
-    """Sentences as they are made, and as the oracle makes them."""
+    """With the sentences of the reckoning and of the oracle."""
     twice = [answer(at, proof="one") for at in (1.0, 2.0)]
     named = [replace(each, question={"proof": f"{each.began}", "idempotency_key": "key"}) for each in twice]
     late = replace(answer(9.0), kind="grant")
@@ -295,7 +296,7 @@ def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
     }.items():  # fmt: skip
         for sentence in sentences:
             assert kind in totals([sentence]), sentence
-            # It is a sentence of the oracle: its words stand there.
+            # The sentence is one the oracle can produce: its words occur in the source.
             assert all(words in oracle for words in re.split(r"\bx\b|\bday\b|\d+", sentence)), sentence
 
 
@@ -313,7 +314,7 @@ def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
 
 
 def test_an_operation_that_never_succeeds_is_reported_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CI asserts in the place of a share: each that is asked about again, on a system that is well, comes to an end."""
+    """CI asserts this instead of a success rate: on a healthy system retried operations end."""
     agent: Any = SimpleNamespace(kind="payer")
     load = Load({}, [], [], random.Random(1))
     load._unfinished = [(agent, "late"), (agent, "never")]

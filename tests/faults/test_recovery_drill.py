@@ -1,4 +1,7 @@
-"""The drill of docs/restore.md with base backup and WAL archive: to the end, where nothing is lost, and to a point in time (SA-13)."""
+"""The drill of docs/restore.md with base backup and WAL archive (SA-13).
+
+Recovery to the end loses nothing; recovery to a point in time must be continued by an operator.
+"""
 
 import os
 import shutil
@@ -26,7 +29,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest
 
 
 class RecoveryStage(RestoreStage):
-    """With a server that archives its WAL, and another data directory for each recovery, by the commands of docs/restore.md."""
+    """A stage that archives its WAL, with a data directory per recovery, as in docs/restore.md."""
 
     def up(self) -> None:
         self.beside_server("archive", folder=self.archive)
@@ -40,11 +43,11 @@ class RecoveryStage(RestoreStage):
 
     @property
     def lost(self) -> Path:
-        """The data directory of before the recovery."""
+        """The data directory from before the recovery."""
         return self.database.directory / "lost"
 
     def beside_server(self, name: str, *, folder: Path | None = None, target: str = "") -> None:
-        """A block of the page on the database's machine, as the user who runs it; `folder` is made first."""
+        """Run a block of the page as the database's user; `folder` is created first."""
         if folder:
             folder.mkdir()
             if user := postgres.as_server_user():
@@ -60,17 +63,17 @@ class RecoveryStage(RestoreStage):
         )
 
     def now(self) -> str:
-        """The time by the database's clock: all that was committed is from before it."""
+        """The database's current time: everything committed so far is earlier."""
         return str(self.sql("SELECT clock_timestamp()::text")[0][0])
 
     def archive_all(self) -> None:
-        """What was committed by now is in the archive."""
+        """Wait until everything committed so far is in the archive."""
         [(segment,)] = self.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
         self.sql("SELECT pg_switch_wal()")
         until((self.archive / segment).exists, "it is not archived", 60)
 
     def recover(self, *, target: str = "", last_wal: bool = False) -> None:
-        """The database as of `target`, or all there is; with `last_wal` also of what the lost directory had not archived yet."""
+        """Recover the database to `target`, or to the end; `last_wal` adds unarchived WAL."""
         self.database.stop()
         shutil.rmtree(self.lost, ignore_errors=True)
         self.database.data.rename(self.lost)
@@ -110,7 +113,7 @@ def place(tmp_path: Path, store_uri: str) -> Iterator[RecoveryStage]:
 
 @pytest.mark.long
 def test_SA_13_recovered_to_the_end_it_goes_on_to_a_point_in_time_not(place: RecoveryStage) -> None:
-    """One base backup, of before anything was done, for both: the second recovery goes through the history of the first."""
+    """One base backup, made first, serves both: the second replays the first one's history."""
     place.beside_server("base backup")
     story = begin_story(place)
     loses_nothing(place, story)
@@ -118,22 +121,22 @@ def test_SA_13_recovered_to_the_end_it_goes_on_to_a_point_in_time_not(place: Rec
 
 
 def loses_nothing(place: RecoveryStage, story: Story) -> None:
-    """The server's data is lost but for the last WAL; its processes go on meanwhile."""
-    # Half of it is in the archive, and the rest where the server wrote it last.
+    """The server's data is lost except for the last WAL; its processes keep running."""
+    # Half of it is in the archive, the rest in the server's last WAL.
     place.archive_all()
     assert pay(place, story, "order-0", amount="1.00").json()["valid"] is True
     place.recover(last_wal=True)
     place.until_it_decides()
     assert place.sql("SELECT held_at FROM verifier_home") == [(None,)]
     assert place.sql("SELECT count(*) FROM audit_logbreak") == [(0,)]
-    # What was paid is paid, of 10.00.
+    # The payment from before is still debited, of 10.00.
     assert pay(place, story, "order-0", amount="1.00").json()["repeated"] is True
     assert pay(place, story, "order-2", amount="9.01").json()["valid"] is False
     place.as_printed("verify")
 
 
 def loses_what_came_later(place: RecoveryStage, story: Story) -> None:
-    """By the page: everything is stopped, the database recovered to a point in time, and an operator continues."""
+    """As on the page: stop everything, recover to a point in time, and an operator continues."""
     target = place.now()
     go_on_after_backup(place, story)
     assert (place.status(story.payer), place.status(story.reader)) == ("approved", "revoked")
@@ -157,6 +160,6 @@ def loses_what_came_later(place: RecoveryStage, story: Story) -> None:
         for where in place.servers:
             assert asks(place, scene, story.tokens[scene.grant_id], where).json()["valid"] is False
     assert place.sql("SELECT status FROM registry_human WHERE name = 'Deleted human'") == [("deleted",)]
-    # Signed at once, not within a minute.
+    # Sign at once instead of within a minute.
     place.registry.manage("seal_audit")
     assert "THE LOG BREAKS after" in place.as_printed("verify", code=1)

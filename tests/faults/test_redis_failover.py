@@ -1,4 +1,4 @@
-"""A primary of Redis dies under the SDK's own calls, and its replica takes over: how long verify says 503, and how calls end."""
+"""A Redis failover under the SDK's own calls: how long verify answers 503, and how calls end."""
 
 import asyncio
 import json
@@ -26,11 +26,11 @@ from tests.redis_servers import Watched
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 FAILOVERS = 5 if CAMPAIGN else 1
-# Before the fault, and after it.
+# Before and after the fault.
 CALM_SECONDS = 20 if CAMPAIGN else 2
 CALLERS, A_SECOND = 4, 5
 BACK_SECONDS = 3
-# Of all calls, with the retries that the SDK makes.
+# Of all calls, with the SDK's retries.
 GOOD = 0.999
 
 
@@ -44,7 +44,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 class Calls:
-    """Calls by the SDK, at an even pace, until the end; and what each came to."""
+    """SDK calls at an even pace until the end, and the outcome of each."""
 
     def __init__(self, place: Place) -> None:
         self.said = Counter[str]()
@@ -74,7 +74,7 @@ class Calls:
 
 
 class Watch:
-    """A caller that asks verify again and again, with whatever nonce it is told."""
+    """A caller that asks verify again and again, with the latest nonce."""
 
     def __init__(self, held: Stage) -> None:
         self._held, self._nonce = held, None
@@ -105,7 +105,7 @@ def test_RF_5_a_replica_that_takes_over_ends_the_503_and_the_sdks_calls_end_well
     redis = held.redis
     assert isinstance(redis, Watched)
     place = Place(held.registry, tmp_path)
-    # It asks the verifier's own process.
+    # Ask the verifier's own process.
     place.file.write_text(json.dumps(place.credentials | {"registry_url": held.a.url}))
     watch = Watch(held)
     until(watch.says_yes, "no yes before the fault")
@@ -120,7 +120,7 @@ def test_RF_5_a_replica_that_takes_over_ends_the_503_and_the_sdks_calls_end_well
         f" {calls.said.total():,} calls of the SDK {calls.said['200']:,} ended well"
     )
     assert max(took) < within(BACK_SECONDS)
-    # Never a wrong answer: what did not end well was told that the service is unavailable.
+    # No wrong answer: a call that failed was told that the service is unavailable.
     assert set(calls.said) <= {"200", "503", "TemporarilyUnavailableError"}
     if CAMPAIGN:
         assert calls.said["200"] >= GOOD * calls.said.total()

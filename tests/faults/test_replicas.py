@@ -1,4 +1,4 @@
-"""A connection of ours to a primary and its synchronous replica: what counts as done, and who is found when the other took over."""
+"""Our connection to a primary and its synchronous replica: what is committed, and failover."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -30,7 +30,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def ours(pair: Pair, django_db_blocker: Any) -> Iterator[DatabaseWrapper]:
-    """Whose URL names the replica first, and that waits for a second."""
+    """The URL names the replica first; each connection attempt waits a second."""
     url = f"{postgres.url_of(pair.replica.port, pair.primary.port)}&answer_seconds=1"
     given = connections[DEFAULT_DB_ALIAS].settings_dict | database(url)
     with django_db_blocker.unblock(), closing(DatabaseWrapper(given)) as made:
@@ -44,7 +44,7 @@ def say(own: DatabaseWrapper, statement: str) -> Any:
 
 
 def one_more(own: DatabaseWrapper) -> bool:
-    """Whether it was acknowledged."""
+    """Insert a row; whether the commit was acknowledged."""
     try:
         say(own, "INSERT INTO done VALUES ('late')")
     except OperationalError:
@@ -57,7 +57,7 @@ def test_RF_3_of_two_servers_the_one_that_writes_is_found(ours: DatabaseWrapper,
 
 
 def test_RF_3_one_that_only_reads_is_nobody(pair: Pair, django_db_blocker: Any) -> None:
-    """A name that leads to it, after a fail-over for instance: whoever decided by it would decide by what may be old."""
+    """After a failover a name may lead to a read-only server with stale data: it is not used."""
     given = connections[DEFAULT_DB_ALIAS].settings_dict | database(postgres.url_of(pair.replica.port))
     with (
         django_db_blocker.unblock(),
@@ -83,7 +83,7 @@ def test_RF_3_the_one_that_took_over_is_found_with_all_that_was_done(
     ours: DatabaseWrapper, pair: Pair
 ) -> None:
     pair.primary.kill()
-    # Its processes notice one after the other that it is dead; until then they do as ever.
+    # Its processes notice its death one by one; until then they work as before.
     done = 0
     while one_more(ours):
         done += 1

@@ -1,4 +1,4 @@
-"""The drill of docs/restore.md in small: a backup, what happens after it, a restore, and the way on (SA-13)."""
+"""The drill of docs/restore.md in small: a backup, later events, a restore, continuing (SA-13)."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Iterator[RestoreStage]:
 def test_SA_13_nothing_is_answered_until_an_operator_continues(
     place: RestoreStage,
 ) -> None:
-    """A backup at N events, then more, then the backup in place of the database."""
+    """A backup after N events, more events, then the backup in place of the database."""
     story = begin_story(place)
     dump = place.back_up()
     go_on_after_backup(place, story)
@@ -56,7 +56,7 @@ def test_SA_13_nothing_is_answered_until_an_operator_continues(
 
 
 def nothing_is_answered(place: RestoreStage, story: Story) -> None:
-    """By any process, also after a restart, and nothing is numbered."""
+    """No process answers, not even after a restart, and nothing is numbered."""
     size = place.sql("SELECT size FROM audit_head")
     for where in place.servers:
         answer = asks(place, story.reader, story.tokens[story.reader.grant_id], where)
@@ -80,7 +80,7 @@ def nothing_is_answered(place: RestoreStage, story: Story) -> None:
 
 
 def one_of_two_operators_continues(place: RestoreStage) -> dict[str, Any]:
-    """They do at once; a third finds nothing to do. What the one was told."""
+    """Two operators continue at once, a third has nothing to do. Returns the first one's output."""
     command = ("continue_after_restore", "--yes", "--operator")
     with ThreadPoolExecutor(2) as both:
         done, late = sorted(
@@ -96,7 +96,7 @@ def one_of_two_operators_continues(place: RestoreStage) -> dict[str, Any]:
 
 
 def nothing_lost_passes(place: RestoreStage, story: Story, done: dict[str, Any]) -> None:
-    """No token of before, whatever was revoked, spent or deleted since the backup."""
+    """No earlier token is accepted, whatever was revoked, spent or deleted since the backup."""
     assert done["ended_again"] >= 2
     for where in place.servers:
         for scene in (story.payer, story.reader, story.leaver):
@@ -113,7 +113,7 @@ def nothing_lost_passes(place: RestoreStage, story: Story, done: dict[str, Any])
 
 
 def goes_on(place: RestoreStage, story: Story) -> None:
-    """The person signs again, and a new grant works."""
+    """The user signs again, and a new grant works."""
     story.admin.sign_in()
     page = story.admin.http.get(f"/approvals/{story.payer.grant_id}/").text
     assert "restored from a backup" in page
@@ -132,7 +132,7 @@ def goes_on(place: RestoreStage, story: Story) -> None:
 
 
 def tells_the_truth(place: RestoreStage, done: dict[str, Any]) -> None:
-    """Each verifier refuses the break unless exactly it is accepted, and shows it either way."""
+    """Each verifier refuses the break unless that very break is accepted, and always reports it."""
     place.put_outside()
     refused = place.command("verify_audit")
     said = json.loads(refused.stdout)
@@ -184,7 +184,7 @@ def test_SA_13_a_second_restore_with_an_empty_redis_is_held(
 
 
 def sleeps_through_it(place: RestoreStage, story: Story, dump: Path) -> str:
-    """A verifier that knows the token and the epoch of the lost history decides by nothing old. The name of the new log."""
+    """A verifier must not use the lost history's token and epoch. Returns the new log's name."""
     token = token_of(story.payer)
     until(lambda: asks(place, story.payer, token, "b").status_code == 200, "it does not answer", 60)
     assert place.b.process
@@ -199,7 +199,7 @@ def sleeps_through_it(place: RestoreStage, story: Story, dump: Path) -> str:
         assert answer.status_code == 503 or answer.json()["valid"] is False
     place.until_it_decides()
     assert asks(place, story.payer, token, "b").json()["valid"] is False
-    # In Redis is nothing that was written under an epoch of the lost history.
+    # Redis holds nothing written under an epoch of the lost history.
     epoch = place.home()[0]
     client = place.redis.nodes[0].client()
     late = [fields for key in client.keys("aa:*:events") for _, fields in client.xrange(key)]
@@ -241,7 +241,7 @@ def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: Restore
     done = story.admin.post(f"{path}decide", {"credential": story.admin.device.assertion(options)})
     assert done.status_code == 200, done.text
     assert asks(place, story.reader, token_of(story.reader)).json()["valid"] is True
-    # Not by a token of before the restore, and nobody else's.
+    # Tokens from before the restore are refused; new ones work.
     assert asks(place, story.reader, story.tokens[story.reader.grant_id]).json()["valid"] is False
     for scene in (story.payer, story.leaver):
         assert scene.api("POST", "/v1/tokens", {"grant_id": scene.grant_id}).status_code != 201

@@ -1,19 +1,21 @@
-"""Faults under load: whatever breaks, no proof passes twice, nothing acknowledged is lost, nobody is told a wrong answer.
+"""Faults under load: no proof passes twice, nothing acknowledged is lost, no answer is wrong.
 
-CI runs those that matter most and two others in turn, for a short time each (FAULTS_SEED, printed at the end, chooses
-the same two again); `make campaign` runs all, and writes what it saw into RESULTS.md:
+CI runs the most important faults and two others in rotation, for a short time each (FAULTS_SEED,
+printed at the end, selects the same two again); `make campaign` runs all, and writes RESULTS.md:
 
-- answers: all that clients were told, with those to replays and about revoked grants;
-- unanswered: calls that were taken and never answered while the fault lasted, or that nobody took;
-- good during, good after: of a hundred calls as their callers see them, how many came to a good end: a yes, or a no of the
-  grant's own limits. A lost answer was asked for again, and a proof that was spent with it made once more (`clients.py`);
-- back after: from the end of the fault to the first of twenty calls that are good but for one;
-- decisions lost: yes was said, and they are not on record; never more than the log itself states as missing;
-- broken: promises, each in one sentence (`reckoning.py`); below the table how many of each kind (`table.py`).
+- answers: all that clients were told, including those to replays and about revoked grants;
+- unanswered: calls accepted during the fault but never answered, or refused a connection;
+- good during, good after: percent of calls, as their callers see them, that ended with a yes or
+  a refusal by the grant's own limits. Lost answers were asked for again, and a proof spent by a lost
+  try was replaced (`clients.py`);
+- back after: from the end of the fault to the first of twenty calls, all but one of them good;
+- decisions lost: answered yes but not on record; never more than the log itself reports as missing;
+- broken: promises, one sentence each (`reckoning.py`); the table is followed by a count per kind
+  (`table.py`).
 
-The shares, and the times of recovery, are asserted by the campaign alone: CI's few seconds are some sixty calls, on a machine
-that does other work. What CI asserts of each fault is the promise: nothing is broken, the system heals by itself, and every
-operation that its caller asks about again comes to a good end (`Load.finish`).
+Percentages and recovery times are asserted only by the campaign: CI's few seconds are some sixty
+calls on a busy machine. CI asserts the promises for each fault: none is broken, the system recovers
+by itself, and every operation whose caller retries comes to a good end (`Load.finish`).
 """
 
 import time
@@ -47,14 +49,15 @@ from tests.pace import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
-# Before the fault, and after the recovery: long enough for every kind of call, and for proofs to be tried again.
+# Before the fault and after recovery: long enough for every kind of call, and for replays.
 WARM_SECONDS, AFTER_SECONDS = 2, 6 if CAMPAIGN else 4
-# This many calls in a row, good but for one: the fault is over for its callers.
+# Once this many consecutive calls are good but for one, the fault is over for callers.
 IN_A_ROW = 20
 # Beside other tests a recovery takes longer.
 BESIDE_OTHERS_SECONDS = 75
 VICTIMS, PENDING = (8, 12) if CAMPAIGN else (3, 4)
-# What they are done to: three nodes of Redis, a primary of Redis and its replica, a replica of PostgreSQL, or one of each.
+# The system they run on: three Redis nodes, a Redis primary with replica, a PostgreSQL replica, or
+# one of each.
 KINDS = {
     "cluster": OF_A_CLUSTER,
     "sentinels": OF_SENTINELS,
@@ -65,12 +68,12 @@ KINDS = {
 
 @dataclass
 class Season:
-    """The stage that faults of a kind are done to, and what is known of it so far."""
+    """The stage for one kind of fault, and its state so far."""
 
     stage: Stage
     count: Count
     results: Results
-    # Who approves, and says yes to payments.
+    # The user who approves grants and confirms payments.
     person: LivePerson
 
 
@@ -104,9 +107,10 @@ def chosen() -> list[Any]:
 
 @pytest.mark.parametrize(("season", "scenario"), chosen(), indirect=["season"])
 def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
-    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-8 RF-10 RF-12 RF-18 RF-21 RF-25 RF-30 EN-7 RV-3: which is which stands in the table.
+    """RF-1 RF-2 RF-3 RF-4 RF-5 RF-6 RF-8 RF-10 RF-12 RF-18 RF-21 RF-25 RF-30 EN-7 RV-3: see the
+    table.
 
-    The whole story of one fault, from a calm beginning to the reckoning.
+    One fault from a calm beginning to the reckoning.
     """
     held = season.stage
     held.be_in_an_epoch()
@@ -161,7 +165,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
     assert unfinished == [], "operations that were asked about again and came to no good end"
-    # Humans and agents at the registry came to something too.
+    # Users and agents at the registry made progress too.
     assert load.log.registry
     assert load.log.approved
     assert load.log.tokens
@@ -184,7 +188,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         assert took
         assert max(took) < within(scenario.told_within)
     if scenario.b_refuses:
-        # From when it went down to come up with its wrong clock.
+        # From its stop until it started with the wrong clock.
         of_b = [each for each in load.log.answers if each.where == "b" and broke <= each.began]
         down = next(each.began for each in of_b if each.status == -1)
         told = {each.status for each in of_b if down < each.began and each.ended < healing}
@@ -194,7 +198,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
 
 
 def recovery(log: Log, healed: float, patience: float) -> float | None:
-    """Seconds from the end of the fault to the first of a row of good calls; None where there was none in time."""
+    """Seconds from the end of the fault to a row of good calls; None if there was none in time."""
     while time.monotonic() < healed + patience + 5:
         calls = sorted(call for call in log.calls if call[0] > healed)
         for first in range(len(calls) - IN_A_ROW + 1):
@@ -206,7 +210,7 @@ def recovery(log: Log, healed: float, patience: float) -> float | None:
 
 
 def worst(log: Log, since: float, to: float) -> list[str]:
-    """What went wrong most often, where, and when first and last, for whoever looks into it."""
+    """The most frequent errors: where, and when first and last."""
     bad = [each for each in log.answers if since <= each.began <= to and not each.good]
     alike: dict[tuple[str, int, str], list[float]] = {}
     for each in bad:
@@ -217,12 +221,12 @@ def worst(log: Log, since: float, to: float) -> list[str]:
 
 
 def share(log: Log, since: float, to: float) -> float:
-    """Of a hundred calls that began in between, how many came to a good end."""
+    """Percent of the calls begun in that time that came to a good end."""
     good = [each for began, _, each, _ in log.calls if since <= began <= to]
     return 100 * sum(good) / len(good) if good else 100.0
 
 
 def calm(held: Stage, at_start: dict[str, int]) -> bool:
-    """As many processes as before, and not many more open files: connections are made when they are needed."""
+    """As many processes as before, and few more open files: connections are opened on demand."""
     now = held.processes()
     return all(now[name] <= count + (0 if "processes" in name else 40) for name, count in at_start.items())

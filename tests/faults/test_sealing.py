@@ -1,4 +1,4 @@
-"""kill -9 of `seal_rows` before each of its statements: each batch and its event are there or not, and the next run goes on."""
+"""kill -9 of `seal_rows` before each statement: batch and event are atomic, a rerun resumes."""
 
 import json
 import subprocess

@@ -1,7 +1,8 @@
-"""kill -9 before each statement of issuing, approving, verifying and revoking, whatever statements those are.
+"""kill -9 before each SQL statement of issuing, approving, verifying and revoking.
 
-Named points are where somebody thought of dying (test_kills.py); these are all the others. After each death the client
-tries again, and tests/oracle.py compares what it was told with rows, counters, events, receipts and the log.
+Named points (test_kills.py) are where the code expects a death; these are all other places. After
+each death the client retries, and tests/oracle.py compares its answers with rows, counters, events,
+receipts and the log.
 """
 
 import uuid
@@ -19,7 +20,7 @@ from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.sweep
 
-# No act has fewer: else nothing died.
+# No act has fewer statements; a lower count would mean that nothing died.
 FEWEST = 3
 Act = Callable[[], httpx.Response]
 
@@ -43,8 +44,8 @@ def registry(
 
 
 def dies_everywhere(registry: LiveRegistry, line: str, acts: Iterator[Act]) -> list[httpx.Response]:
-    """What each act was answered in the end: the first dies before its first statement and is tried again, the next before
-    its second, and so on; the last has no statement left to die at.
+    """The final answer to each act: the first act dies before its first statement and is retried,
+    the next before its second, and so on; the last has no statement left to die at.
     """
     answers = []
     for number in count(1):
@@ -63,7 +64,7 @@ def dies_everywhere(registry: LiveRegistry, line: str, acts: Iterator[Act]) -> l
 
 
 def many(registry: LiveRegistry, **more: str) -> Iterator[Scene]:
-    """Grants, as many as are asked for."""
+    """As many grants as are needed."""
     wish = {"capabilities": [PAY], "envelope": {"budgets": [BUDGET]}} | more
     while True:
         yield from scenes(registry, [wish] * 20)
@@ -86,7 +87,7 @@ def test_RF_17_a_kill_before_any_statement_of_issuing(registry: LiveRegistry) ->
 
 
 def test_RF_17_a_kill_before_any_statement_of_verifying(registry: LiveRegistry) -> None:
-    """The service provider asks the very same again, under its key; three euros are taken once each time."""
+    """The provider repeats the question under its key; 3 euros are debited once each time."""
     log = new_log()
     for place in islice(many(registry), KILLS):
         token = place.token()
@@ -126,7 +127,7 @@ def test_RF_17_a_kill_before_any_statement_of_approving(registry: LiveRegistry) 
 def test_RF_17_a_kill_before_any_statement_of_a_payment_that_a_human_confirmed(
     registry: LiveRegistry,
 ) -> None:
-    """Whenever it dies, the human's yes is used up with the payment or not at all."""
+    """Wherever it dies, the confirmation is used up together with the payment, or not at all."""
     alice, log = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org"), new_log()
     limits = {"confirm_above": {"value": "2.00", "currency": "EUR"}, "budgets": [BUDGET]}
     for place in scenes(

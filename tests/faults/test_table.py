@@ -1,6 +1,7 @@
-"""The table of docs/failure-modes.md, tried: each part taken away from a live registry and its verifier, each act tried meanwhile.
+"""The table of docs/failure-modes.md, tested: remove each part of a live system and try each act.
 
-Which test holds which cell stands on that page; tests/contract/test_failure_modes.py sees that none is left out.
+That page names the test for each cell; tests/contract/test_failure_modes.py checks that none is
+missing.
 """
 
 import os
@@ -33,11 +34,12 @@ from tests.pace import within
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
-# By then what the verifier knows is too old to decide by.
+# By then the verifier's knowledge is too old to decide by.
 STALE_SECONDS = 6
-# The verifier's last look may be half a second old when the database goes.
+# The verifier's last read may be half a second old when the database goes away.
 KNOWN_SECONDS = 4
-# Whoever wants a signature waits no longer. The rest is what a busy machine takes for the request around it.
+# A request waits no longer for a signature. The slack covers the rest of the request on a busy
+# machine.
 SIGNING_SECONDS, SLACK_SECONDS = 2, 3
 NO_EVENTS: tuple[LiteralString, ...] = (
     "CREATE FUNCTION no_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
@@ -45,7 +47,8 @@ NO_EVENTS: tuple[LiteralString, ...] = (
 )
 EVENTS: tuple[LiteralString, ...] = ("DROP TRIGGER no_events ON audit_event", "DROP FUNCTION no_events()")
 WRONG = {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-# What is told meanwhile; of verify and of the limits by a verifier of its own, then by the registry.
+# The answers meanwhile; those of verify and the limits by the verifier's own process, then by the
+# registry.
 GOES_ON = {"verify": "yes yes", "limits": "yes yes", "issue a token": "201", "revoke": "204", "approve": "200", "pages": "200"}  # fmt: skip
 NOTHING = dict.fromkeys(("issue a token", "revoke", "approve", "pages"), "503") | {
     "verify": "503 503",
@@ -54,7 +57,7 @@ NOTHING = dict.fromkeys(("issue a token", "revoke", "approve", "pages"), "503") 
 EXPECTED: dict[str, dict[str, str]] = {
     "the jobs": GOES_ON,
     "the key backend": GOES_ON | {"issue a token": "503", "approve": "503"},
-    # What Redis decides waits there until it can be written.
+    # Decisions made in Redis wait there until they can be written.
     "writing an event": NOTHING | {"verify": "yes yes", "pages": "200"},
     # The verifier is on another host.
     "the clock of a host": NOTHING | {"verify": "yes 503", "limits": "yes 503", "pages": "200"},
@@ -73,14 +76,14 @@ CELLS = [
 
 @dataclass
 class Actors:
-    """Everything the acts need, made while all is well."""
+    """Everything the acts need, made before the fault."""
 
     reader: Scene
     payer: Scene
     victim: Scene
     pending: Scene
     alice: LivePerson
-    # What she sends when she presses the button, and from which page.
+    # What she posts when she presses the button, and from which page.
     signed: dict[str, Any]
     csrf: str
     tokens: dict[str, str]
@@ -105,7 +108,7 @@ def actors(held: Stage) -> Actors:
 
 
 def verified(cast: Actors, server: LiveServer, place: Scene, action: Mapping[str, Any]) -> str:
-    """yes, 503 as it must be, or whatever else was said. A nonce that is asked for is used."""
+    """yes, a proper 503, or the answer itself. Retries with a nonce if one is required."""
     for _ in range(3):
         key = str(uuid.uuid4()) if action is THREE else None
         nonce = cast.nonces.get(place.grant_id)
@@ -122,7 +125,7 @@ def verified(cast: Actors, server: LiveServer, place: Scene, action: Mapping[str
 
 
 def told(answer: httpx.Response) -> str:
-    """The status. 503 tells when to come again, and no more than that it is unavailable."""
+    """The status. A 503 must give the time to retry, and no detail of the outage."""
     if answer.status_code == 503 and "json" in answer.headers["Content-Type"]:
         assert answer.json()["error"] == "temporarily_unavailable"
         assert int(answer.headers["Retry-After"]) > 0
@@ -134,7 +137,7 @@ def no_jobs(held: Stage) -> None:
 
 
 def no_keys(held: Stage) -> None:
-    """Their files are elsewhere, and no process has them open."""
+    """The key files are moved away, and no process has them open."""
     shutil.move(held.directory / "keys", held.directory / "keys-elsewhere")
     for pid in held.workers_of(held.registry):
         os.kill(pid, signal.SIGKILL)
@@ -159,7 +162,7 @@ def wrong_clock(held: Stage) -> None:
     """The registry's host is ten seconds ahead."""
     held.registry.stop()
     held.registry.env |= WRONG
-    # It never says that it is ready.
+    # It never reports that it is ready.
     held.registry.launch()
     until(lambda: is_answering(held.registry), "it does not start")
 
@@ -172,7 +175,7 @@ def right_clock(held: Stage) -> None:
 
 
 def nothing_outside(held: Stage) -> None:
-    """The log's store, its witness and Celery's broker: all are named, and none answers."""
+    """The log's store, its witness and Celery's broker are configured, but none answers."""
     (held.directory / "no-folder").touch()
     away = {
         "AUDIT_STORE": f"file:{held.directory / 'no-folder'}",
@@ -221,7 +224,7 @@ def both(held: Stage) -> None:
     database(held)
 
 
-# How each is taken away, and given back.
+# How to take each part away, and give it back.
 PARTS: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
     "the jobs": (no_jobs, start_jobs),
     "the key backend": (no_keys, keys),
@@ -245,19 +248,19 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 @dataclass
 class Seen:
-    """What was told of each act while one part was down, and what the log and the counters say of it afterwards."""
+    """The answer to each act while one part was down, and what log and counters say afterwards."""
 
     told: dict[str, str]
     broken: list[str]
-    # How long it took until that was told, in seconds.
+    # Seconds until each answer.
     took: dict[str, float]
-    # Without the database: what the verifier's own said of a light question while what it knows was young.
+    # Without the database: the verifier's answers to a light question while its knowledge is fresh.
     at_first: list[str]
 
 
 @pytest.fixture(scope="module")
 def seen(held: Stage) -> Callable[[str], Seen]:
-    """One story for each part, told once."""
+    """The story of each part, run once."""
     stories: dict[str, Seen] = {}
 
     def of(down: str) -> Seen:
@@ -298,14 +301,14 @@ def story(held: Stage, down: str) -> Seen:
 
 
 def known_to_all_processes(held: Stage, cast: Actors) -> None:
-    """Many at once, so that each process of the verifier has had the question."""
+    """Ask many at once, so that each verifier process has had the question."""
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(verified, cast, held.a, cast.reader, READ) for _ in range(24)]
     assert {each.result() for each in asked} <= {"yes", "503"}
 
 
 def in_the_first_seconds(held: Stage, cast: Actors) -> list[str]:
-    """From one second on: until then it need not have noticed."""
+    """From one second on: before that it may not have noticed."""
     time.sleep(1)
     end, said = time.monotonic() + KNOWN_SECONDS - 1, []
     while time.monotonic() < end:
@@ -314,7 +317,7 @@ def in_the_first_seconds(held: Stage, cast: Actors) -> list[str]:
 
 
 def all_acts(held: Stage, cast: Actors) -> tuple[dict[str, str], dict[str, float]]:
-    """What was told, and how long each but verify took."""
+    """The answers, and how long each but verify took (s)."""
     both = (held.a, held.registry)
     decide = f"/approvals/{cast.pending.grant_id}/decide"
     acts: dict[str, Callable[[], httpx.Response]] = {
@@ -351,7 +354,7 @@ def test_without_the_database_what_is_known_is_good_for_light_decisions_while_it
     seen: Callable[[str], Seen],
 ) -> None:
     said = seen("the database").at_first
-    # 503 is told by a process that was never asked, or on a machine that takes seconds for a question.
+    # A process that never saw the token answers 503, and so may a machine that takes seconds.
     assert set(said) <= {"yes", "503"}
     assert "yes" in said
     assert seen("the database").told["verify"] == "503 503"

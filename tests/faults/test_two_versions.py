@@ -1,7 +1,8 @@
-"""The version before and this one, side by side under load, through an upgrade as docs/upgrade.md prints it and back again.
+"""The previous version and this one side by side under load, through an upgrade and back.
 
-CI makes a few thousand calls; with CAMPAIGN=1 twenty thousand. A call failed where the retries of the SDK did not bring it
-to a good end (`callers.py`); broken promises are told apart: nothing spent or revoked may pass, at either version.
+The steps are those of docs/upgrade.md. CI makes a few thousand calls, the campaign twenty thousand.
+A call failed if the SDK's retries did not bring it to a good end (`callers.py`); broken promises
+are listed apart: no version may accept anything spent or revoked.
 """
 
 import json
@@ -38,7 +39,7 @@ pytestmark = [
     pytest.mark.history,
 ]
 
-# By kind: capability, limits, how many agents, and how often each calls in a second.
+# Kind → capability, limits, number of agents, and calls a second of each.
 ROLES = {
     "light": ({"type": "read", "resource": "calendar"}, {}, 4, 8.0),
     "payment": (
@@ -49,7 +50,7 @@ ROLES = {
     ),
 }
 VICTIMS = 60
-# How many calls each phase has at the least before the next one begins.
+# Calls that each phase has at least before the next one begins.
 CALLS = 3600 if CAMPAIGN else 150
 
 
@@ -60,7 +61,7 @@ def installation(tmp_path: Path) -> Iterator[Stage]:
 
 
 class Company:
-    """Agents with approved grants, each with a service provider of its own, made by whichever version is told to."""
+    """Agents with approved grants, each with its own service provider, made by a given version."""
 
     def __init__(self, held: Stage, record: Record) -> None:
         self.held, self.record = held, record
@@ -69,7 +70,7 @@ class Company:
     def make(self, kinds: list[str], by: Release) -> list[tuple[Caller, Provider]]:
         wishes = [{"capabilities": [ROLES[kind][0]], "envelope": ROLES[kind][1]} for kind in kinds]
         told = seeded(by.web, "scenes", wishes)
-        # The seeds of the version before approve without a signature, which its pages do not.
+        # The previous version's seeds approve without a signature, unlike its pages.
         seeded(by.web, "receipts", [each["grant_id"] for each in told], root=ROOT)
         return [self._made(kind, by, **each) for kind, each in zip(kinds, told, strict=True)]
 
@@ -89,11 +90,11 @@ class Story:
         self.began: list[tuple[str, float]] = []
 
     def phase(self, name: str) -> None:
-        """What follows belongs to this phase."""
+        """Calls from now on count for this phase."""
         self.began.append((name, time.monotonic()))
 
     def enough(self, calls: int = CALLS) -> None:
-        """Wait until the phase has had so many calls."""
+        """Wait until the phase has had this many calls."""
         _, began = self.began[-1]
 
         def had() -> bool:
@@ -103,7 +104,7 @@ class Story:
         until(had, "callers stand still", 600)
 
     def newcomers(self, by: Release) -> None:
-        """People, agents and providers that this version makes: from now on they call as the others do."""
+        """Add people, agents and providers made by this version; they call from now on too."""
         for caller, provider in self.company.make(["light", "payment"], by):
             self.load.add(caller, provider)
 
@@ -122,7 +123,7 @@ class Story:
 
 
 def test_two_versions_run_together_through_an_upgrade_and_back(installation: Stage, tmp_path: Path) -> None:
-    """Old alone; migrate and grants beneath it; both; new alone; both; old alone on the new tables."""
+    """Old alone; migrations and grants below it; both; new alone; both; old alone on new tables."""
     held, record = installation, Record()
     old = Release("old", previous_release.unpack(tmp_path / "previous"), held)
     new = Release("new", ROOT, held)
@@ -145,7 +146,7 @@ def test_two_versions_run_together_through_an_upgrade_and_back(installation: Sta
 
 
 def prepare(held: Stage, old: Release) -> None:
-    """The old version as an operator installed it, at home in Redis."""
+    """The old version as an operator installed it, with the replay cache in Redis."""
     for line in (
         "python manage.py migrate",
         "python manage.py grant_serving_role",
@@ -185,12 +186,12 @@ def upgrade_and_go_back(held: Stage, old: Release, new: Release, story: Story) -
     story.phase("old alone on the new tables")
     held.leave(new)
     story.enough()
-    # No verifier had a reason to leave Redis: the versions agree about it.
+    # No verifier had a reason to leave Redis: both versions agree about it.
     assert held.home() == home
 
 
 def oracle(release: Release, record: Record) -> list[str]:
-    """tests/oracle.py, by this version's code: what is on record against what callers were told."""
+    """Run tests/oracle.py in this version's code: the records against what callers were told."""
     told = {"decisions": sorted(record.decisions), "revoked": sorted(record.revoked)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.oracle", "-"],

@@ -1,4 +1,4 @@
-"""Readiness says that nothing can be written: a synchronous replica that is away, a full disk, rights that are missing."""
+"""Readiness reports failing writes: a synchronous replica away, a full disk, missing rights."""
 
 import os
 import subprocess
@@ -22,14 +22,14 @@ def started(directory: Path, url: str) -> LiveRegistry:
     made = LiveRegistry(directory, database_url=url, workers=2)
     made.prepare()
     made.start()
-    # Each of its processes: a probe reaches any of them, and the first at one that has compared nothing yet is 503.
+    # A probe may reach any process, and the first one that has compared nothing yet answers 503.
     ready = f"{made.url}/health/ready"
     until(lambda: all(httpx.get(ready).status_code == 200 for _ in range(20)), "one is not ready", 60)
     return made
 
 
 def checks(registry: LiveRegistry) -> dict[str, str]:
-    """Of a process that takes requests whatever it can write."""
+    """The checks of a process that accepts requests whatever it can write."""
     answer = httpx.get(f"{registry.url}/health/ready", timeout=30)
     assert answer.status_code == 200
     return dict(answer.json()["checks"])
@@ -46,7 +46,7 @@ def test_RF_3_a_lost_standby_is_reported_and_one_connection_waits(tmp_path: Path
             turns(registry, "ok")
             replica.freeze()
             turns(registry, "failing")
-            # Each of the two processes has tried again, and none of these tries waits for the replica too.
+            # Each of the two processes has tried again, and no such try waits for the replica.
             again = "writable: canceling statement due to lock timeout"
 
             def tried_again() -> bool:
@@ -82,7 +82,7 @@ def test_a_full_disk_is_reported_before_its_last_byte(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(postgres_url: str, tmp_path: Path) -> Iterator[tuple[LiveRegistry, str, str]]:
-    """A registry that is not running, with roles of its own; the owner's URL and the serving role."""
+    """A stopped registry with roles of its own; also the owner's URL and the serving role."""
     owner, role = fresh_database(postgres_url, "faults_writable"), f"serving_{os.urandom(3).hex()}"
     assert psql(owner, f"CREATE ROLE {role} LOGIN PASSWORD 'p'").returncode == 0
     registry = LiveRegistry(
@@ -120,9 +120,9 @@ def test_after_a_migration_without_its_grants_no_process_starts(
     registry.manage("grant_verifier_role", judging)
     verifier.act_as(judging)
     jobs = [sys.executable, "manage.py", "jobs"]
-    # What a migration brings along that the grants do not know yet.
+    # What a migration adds before the grants are applied.
     for statement in (
-        # One that every process reads at its start.
+        # Each process reads this table at its start.
         f"REVOKE ALL ON registry_installation FROM {role}",
         f"REVOKE UPDATE (told) ON verifier_streamcursor FROM {judging}",
     ):

@@ -1,4 +1,4 @@
-"""Two versions of the code on one database and one Redis: each with its web server, verifier and jobs, behind one address."""
+"""Two versions of the code on one database and one Redis, behind one address."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ _DATABASE = "registry"
 
 
 class Release:
-    """The processes of one version; `root` is where its code lies. Each runs with one worker."""
+    """The processes of one version; `root` is its source tree. Each runs with one worker."""
 
     def __init__(self, name: str, root: Path, stage: "Stage") -> None:
         self.name, self.root = name, root
-        # Of its verifier: release 1 starts under no role that knows more than it does.
+        # Its verifier's role: release 1 refuses to start under a role with rights it does not know.
         self.role = f"verifier_{name}"
         stage.database.say(f"CREATE ROLE {self.role} LOGIN PASSWORD 'p'")
         directory = stage.directory / name
@@ -35,7 +35,8 @@ class Release:
             "PUBLIC_URL": stage.url,
             "REDIS_URL": stage.redis.url,
             "DATABASE_OWNER_URL": stage.url_of("owner"),
-            # Keys and the development's secrets are the installation's; series of metrics are each server's own.
+            # Keys and development secrets belong to the installation; each server has its own
+            # metric series.
             "VAR_DIR": str(stage.directory),
             "BACKUP_DIR": str(stage.directory),
             "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
@@ -54,7 +55,7 @@ class Release:
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Where this version is asked directly, by name."""
+        """Server name → where this version is asked directly."""
         return {
             f"{self.name} verifier": self.verifier.url,
             f"{self.name} web": f"http://127.0.0.1:{self.web.port}",
@@ -65,7 +66,9 @@ class Release:
             server.start()
 
     def beyond(self) -> str:
-        """What this version's code says its verifier's role may do too much: in production it then does not start."""
+        """Rights its verifier's role should not have, by this version's code: it would refuse to
+        start.
+        """
         asked = "import django; django.setup(); from audit.roles import beyond_verifier; print(*beyond_verifier())"
         env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
         done = subprocess.run(
@@ -74,8 +77,8 @@ class Release:
         return done.stdout.strip()
 
     def command(self, line: str) -> None:
-        """Run one printed line in a shell, as the page has it, with this version's code."""
-        # `python` is the one of these tests.
+        """Run one printed line in a shell, as on the page, with this version's code."""
+        # `python` is the one running these tests.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["sh", "-ec", line.replace("ROLE", self.role)],
@@ -85,7 +88,7 @@ class Release:
 
 
 class Stage:
-    """One installation. `running` are the versions whose processes take connections just now."""
+    """One installation. `running` are the versions whose processes take connections now."""
 
     def __init__(self, database: postgres.Server, redis: redis_servers.Server, directory: Path) -> None:
         self.database, self.redis, self.directory = database, redis, directory
@@ -108,12 +111,12 @@ class Stage:
         return {name: url for release in self.running for name, url in release.endpoints.items()}
 
     def join(self, release: Release) -> None:
-        """Start its processes and let them have calls."""
+        """Start its processes and send them calls."""
         release.start()
         self._route([*self.running, release])
 
     def leave(self, release: Release) -> None:
-        """Let it have no more calls, and stop its processes, each by SIGTERM."""
+        """Send it no more calls, then stop its processes with SIGTERM."""
         self._route([each for each in self.running if each is not release])
         for server in reversed(release.servers):
             server.stop()
@@ -151,13 +154,13 @@ class Stage:
 
 
 class LockWatch:
-    """How long sessions waited for a lock that the owner's session held or wanted before them, by statement of the owner's."""
+    """How long sessions waited for a lock behind the owner's session, by the owner's statement."""
 
     def __init__(self, stage: Stage) -> None:
         self._url = stage.superuser_url
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        # Seconds, by what the owner's session had said last and who waited with what.
+        # (the owner's last statement, the waiting statement) → seconds.
         self.longest: dict[tuple[str, str], float] = {}
 
     def __enter__(self) -> Self:
@@ -192,7 +195,7 @@ WHERE NOT held.granted AND held.waitstart IS NOT NULL
 
 
 def printed(heading: str) -> list[str]:
-    """The commands printed under a heading of the page, one line each."""
+    """The commands printed under a heading of the page, one per line."""
     [section] = re.findall(
         rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL
     )
@@ -206,7 +209,7 @@ def printed(heading: str) -> list[str]:
 
 @contextlib.contextmanager
 def stage(directory: Path) -> Iterator[Stage]:
-    """PostgreSQL with its three roles, Redis, and the address in front; no process of ours yet."""
+    """PostgreSQL with its three roles, Redis, the balancer in front; no process of ours yet."""
     with postgres.server() as database, redis_servers.server() as redis:
         made = Stage(database, redis, directory)
         try:

@@ -1,8 +1,11 @@
-"""A service provider's process that asks verify again and again: `python -m tests.flows.asking`, for the tests of revocation.
+"""A service provider that asks verify repeatedly, for revocation tests: `python -m
+tests.flows.asking`.
 
-stdin: one line of JSON {"url","headers","asked":[{"client_id","client_secret","audience","token","pem"}]}, then a line that ends it.
-stdout: one line once each token had two yeses; at the end, after two more answers about each, a JSON list of
-[which token, begun, was it a yes], in seconds of the machine's monotonic clock, which all its processes share.
+stdin: one line of JSON
+{"url","headers","asked":[{"client_id","client_secret","audience","token","pem"}]}, then a line that
+ends it. stdout: one line once each token had two yeses; at the end, after two more answers about
+each, a JSON list of [token index, begun, was it a yes], in seconds of the machine's monotonic
+clock, which all its processes share.
 """
 
 import itertools
@@ -22,14 +25,14 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 
 EVERY_SECONDS = 0.005
-# One connection cannot ask every 5 ms, since an answer takes longer: several take turns.
+# An answer takes longer than 5 ms, so asking every 5 ms takes several connections in turn.
 CONNECTIONS = 4
 ACTION = {"type": "read", "resource": "calendar"}
 Found = list[tuple[int, float, bool]]
 
 
 def ask(client: httpx.Client, told: dict[str, Any], signer: LocalSigner) -> bool:
-    """One question with a fresh proof; whatever is not a plain yes is none."""
+    """Ask once with a fresh proof; only a plain yes counts as one."""
     url = f"{told['audience']}/v1/things"
     proof = make_proof(
         signer,
@@ -49,7 +52,7 @@ def ask_on(told: dict[str, Any], turn: int, stop: threading.Event, found: Found)
     asked = [(each, LocalSigner(PrivateKey.from_pem(each["pem"].encode()))) for each in told["asked"]]
     step = EVERY_SECONDS * CONNECTIONS
     due = time.monotonic() + EVERY_SECONDS * turn
-    # Refused credentials count by address, and others ask from here too.
+    # Refused credentials count by address, and other tests run on this machine too.
     address = f"127.251.{os.getpid() // 250 % 250}.{1 + os.getpid() % 250}"
     transport = httpx.HTTPTransport(verify=httpx.create_ssl_context(), local_address=address)
     with httpx.Client(
@@ -60,7 +63,7 @@ def ask_on(told: dict[str, Any], turn: int, stop: threading.Event, found: Found)
                 return
             begun = time.monotonic()
             found.append((which, begun, ask(client, *asked[which])))
-            # A slow answer is not made up for by a burst.
+            # Do not make up for a slow answer with a burst.
             due = max(due + step, time.monotonic())
 
 

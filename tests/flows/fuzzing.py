@@ -1,4 +1,4 @@
-"""Callers for the fuzzer: each signs what it sends, whatever that has become, and knows a few things that exist."""
+"""Callers for the fuzzer: each signs whatever is sent, and knows some ids that exist."""
 
 import json
 import secrets
@@ -33,7 +33,7 @@ PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "30.0
 
 
 class Nobody(AuthBase):
-    """No credentials at all, whatever was generated."""
+    """Removes all credentials that were generated."""
 
     def __call__(self, request: PreparedRequest) -> PreparedRequest:
         for name in ("DPoP", "Authorization", "Cookie"):
@@ -42,7 +42,7 @@ class Nobody(AuthBase):
 
 
 class Agent(AuthBase):
-    """A proof over this very method, URL and body."""
+    """Adds a proof over this very method, URL and body."""
 
     def __init__(self, signer: LocalSigner, origin: str) -> None:
         self.signer, self.origin = signer, origin
@@ -62,7 +62,7 @@ class Agent(AuthBase):
         try:
             return make_proof(self.signer, method=method, url=self.origin + path, **made)
         except AgentAuthError:
-            # An address no proof can name is 404 before anybody looks at one.
+            # A path that no proof can name is 404 before a proof is read.
             return make_proof(self.signer, method=method, url=self.origin, **made)
 
 
@@ -72,7 +72,7 @@ def fresh_key() -> LocalSigner:
 
 @dataclass
 class Known:
-    """What exists for one operation: an agent with grants, a token and a confirmation, and valid bodies made of them."""
+    """What exists for one operation: an agent with grants, token, confirmation, valid bodies."""
 
     scene: Scene
     next_key: LocalSigner = field(default_factory=fresh_key)
@@ -81,7 +81,7 @@ class Known:
 
     def auth(self, caller: str, key: str) -> AuthBase:
         if caller == "agent" and key == "POST /v1/agents":
-            # Registered again and again, each time by the key of the manifest in `bodies`.
+            # Registers repeatedly, each time with the key of the manifest in `bodies`.
             return Agent(self.next_key, self.scene.registry.url)
         if caller == "agent":
             return Agent(self.scene.signer, self.scene.registry.url)
@@ -90,7 +90,7 @@ class Known:
         return Nobody()
 
     def path_parameters(self) -> Mapping[str, list[str]]:
-        """Ids that exist, by the parameter they may stand for; made at the first question."""
+        """Path parameter → ids that exist, created when first needed."""
         if not self._things:
             pending = self.scene.api("POST", "/v1/grants", self.request()).json()["grant_id"]
             asked = self.scene.ask(self.scene.question(self.scene.token(), PAYMENT, idempotency_key="first"))
@@ -98,14 +98,14 @@ class Known:
                 "grant_id": [self.scene.grant_id, pending],
                 "confirmation_id": [asked.json()["confirmation_id"]],
                 "reference": [self.scene.client_id],
-                # Of what the log shows; the fuzzer would spell the slash of a partial tile otherwise.
+                # Tiles of the log; the fuzzer would percent-encode the slash of a partial tile.
                 "level": ["0"],
                 "tile": ["000"],
             }
         return self._things
 
     def query_parameters(self) -> Mapping[str, list[str]]:
-        """Values that are good, by the parameter they may stand for."""
+        """Query parameter → valid values."""
         if not self._logged:
             events = self.scene.api("GET", "/v1/audit/events").json()["results"]
             self._logged = [event["id"] for event in events if event["leaf_index"] is not None]
@@ -119,7 +119,7 @@ class Known:
         }
 
     def body(self, key: str) -> Any:
-        """A body this operation would take."""
+        """A body this operation accepts."""
         makers: dict[str, Callable[[], Any]] = {
             "POST /v1/agents": lambda: {"manifest": self.manifest(self.next_key)},
             "POST /v1/agents/me/manifest": lambda: {"manifest": self.manifest(self.scene.signer)},
@@ -161,7 +161,7 @@ class Known:
         )
 
     def answered(self, key: str, status: int, content: bytes) -> None:
-        """Go over to the next key where the registry did."""
+        """Switch to the next key once the registry did."""
         if (
             key == "POST /v1/agents/me/key"
             and status == 200

@@ -1,4 +1,4 @@
-"""The web server and the verifier's own process over one database, sent the same bytes over sockets: what each answers."""
+"""Sends the same bytes to the web server and to the verifier's process, on one database."""
 
 import base64
 import json
@@ -19,14 +19,15 @@ VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
-# Of each answer alone, or the server's own (RFC 9110): when, which, by whom, and whether more is heard on this connection.
+# Headers of one answer, or of the server itself (RFC 9110): date, id, server, and whether the
+# connection closes.
 OWN_LINES = {b"date", b"x-request-id", b"server", b"connection"}
 OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="expires_in":)\d+')
 POST = "POST {path} HTTP/1.1"
 
 
 class Pair:
-    """Both servers over one database, and a grant."""
+    """Both servers on one database, and a grant."""
 
     def __init__(self, web: LiveRegistry, lean: LiveServer) -> None:
         self.web, self.lean = web, lean
@@ -34,19 +35,19 @@ class Pair:
         self.token = self.place.token()
 
     def question(self, **more: Any) -> bytes:
-        """One that may be asked twice, with a fresh proof."""
+        """A question that may be asked twice, with a fresh proof."""
         return json.dumps(
             self.place.question(self.token, more.pop("action", READ), dry_run=True, **more)
         ).encode()
 
     def both(self, sent: bytes) -> tuple[Any, Any]:
-        """Send both the same; what each says. At once, since some wait for the same thing."""
+        """Send both the same bytes at once, since some wait for one row; returns both answers."""
         with ThreadPoolExecutor(2) as pool:
             web, lean = pool.map(lambda server: parts(exchange(server, sent)), (self.web, self.lean))
         return web, lean
 
     def same(self, sent: bytes) -> tuple[int, bytes]:
-        """Status and body of what both answered."""
+        """The status and body that both answered."""
         web, lean = self.both(sent)
         assert lean == web
         first, _, body = web[-1]
@@ -60,7 +61,7 @@ class Pair:
         first: str = "POST {path} HTTP/1.1",
         **changes: str | None,
     ) -> bytes:
-        """A request in order. `changes` puts lines in the place of others; `more` are lines beside."""
+        """A valid request. `changes` replaces header lines; `more` adds lines."""
         whose = f"{self.place.client_id}:{self.place.client_secret}".encode()
         lines: dict[str, str | None] = {
             "Host": "localhost",
@@ -76,14 +77,14 @@ class Pair:
 
 
 class InstalledVerifier(LiveServer):
-    """The verifier of the installed system, as the proxy asks it."""
+    """The installed system's verifier, addressed as the proxy does."""
 
     def __init__(self, registry: ProductionRegistry) -> None:
         self.url, self.port = registry.verifier_url, urlsplit(registry.verifier_url).port or 0
 
 
 class InstalledPair(Pair):
-    """Both of the installed system, as the proxy asks them: by http, with what it says of the client's https."""
+    """Both installed servers, addressed as the proxy does: by http, stating the client's https."""
 
     web: ProductionRegistry
 
@@ -95,7 +96,7 @@ class InstalledPair(Pair):
 
 
 def parts(answer: bytes) -> list[tuple[bytes, list[tuple[bytes, bytes]], bytes]]:
-    """Each answer on the connection, `100 Continue` too: version and status, its header lines, its body."""
+    """Each answer on the connection, `100 Continue` too: version and status, headers, body."""
     found = []
     while answer:
         head, _, answer = answer.partition(b"\r\n\r\n")
@@ -105,13 +106,13 @@ def parts(answer: bytes) -> list[tuple[bytes, list[tuple[bytes, bytes]], bytes]]
         body = b""
         if not first.startswith(b"HTTP/1.1 100"):
             body, answer = answer, b""
-        # How a body is framed is between server and proxy.
+        # Body framing is between server and proxy.
         if named.pop(b"transfer-encoding", b"") == b"chunked":
             body = unchunked(body)
         elif body:
             assert int(named.pop(b"content-length")) == len(body)
         kept = sorted(each for each in named.items() if each[0] not in OWN_LINES)
-        # Without its phrase, which no client reads.
+        # Without the reason phrase, which clients do not read.
         found.append((first[:12], kept, OWN.sub(b"0", body)))
     return found
 
@@ -126,7 +127,7 @@ def unchunked(body: bytes) -> bytes:
 
 
 def be_at_home(registry: LiveRegistry, kind: str) -> None:
-    """Where there is a Redis, whoever is up moves there by itself."""
+    """Wait until the replay cache is `kind`; verifiers move to a configured Redis by themselves."""
     end = time.monotonic() + 60
     with psycopg.connect(registry.env["DATABASE_URL"], autocommit=True) as connection:
         while connection.execute("SELECT kind FROM verifier_home").fetchone() != (kind,):

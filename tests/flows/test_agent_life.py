@@ -1,4 +1,4 @@
-"""An agent's life with the SDK, at a live registry whose clock is moved."""
+"""An agent's life with the SDK, at a live registry with a movable clock."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ WRITE = Capability.write("files")
 PAY = Capability.transact("payments", max_amount=("50.00", "EUR"))
 READING = Action("read", "calendar/work")
 PAYING = Action("transact", "payments", Money.of("20.00", "EUR"))
-# Changes the key, and is killed before it makes its nth change to a file or connection.
+# Rotates the key, and is killed before its nth change to a file or connection.
 ROTATE = """
 import asyncio, os, signal, sys
 from agentauth import AgentAuthClient
@@ -53,7 +53,7 @@ asyncio.run(AgentAuthClient(url, key_file=key_file).rotate_key())
 
 @dataclass
 class Place:
-    """A registry, a service provider, a person who decides, and the clock of all of them."""
+    """A registry, a service provider, a user who decides, and their common clock."""
 
     registry: LiveRegistry
     provider: dict[str, str]
@@ -68,28 +68,28 @@ class Place:
 
     def later(self, by: timedelta) -> None:
         self.shifted += int(by.total_seconds())
-        # In one step: a process that reads the clock just then finds the old file or the new one.
+        # Atomic: a process reading the clock at this moment finds the old file or the new one.
         new = self.file.with_suffix(".new")
         new.write_text(f"+{self.shifted}\n")
         new.replace(self.file)
         self.clock.shift(by)
 
     def decide(self, act: str, grant_id: str, **wish: Any) -> None:
-        """What a person does on a page; see tests/decide.py."""
+        """What a user does on a page; see tests/decide.py."""
         assert self.person.stdin
         assert self.person.stdout
         print(json.dumps({"act": act, "id": grant_id, **wish}), file=self.person.stdin, flush=True)
         assert self.person.stdout.readline()
 
     def granted(self, client: AgentAuthClient, *capabilities: Capability) -> str:
-        """The id of a grant that the agent asked for and the person approved."""
+        """The id of a grant that the agent asked for and the user approved."""
         grant = asyncio.run(client.request_grant(self.slug, capabilities))
         assert grant.status == "pending"
         self.decide("approve", grant.grant_id)
         return grant.grant_id
 
     def verified(self, client: AgentAuthClient, action: Action = READING) -> str:
-        """The grant under which the service provider lets the agent do this."""
+        """The grant under which the service provider allows the action."""
         headers = asyncio.run(client.authenticate_headers(self.slug, "POST", "/api/events", action=action))
         with VerifierClient(
             self.registry.url, self.provider["client_id"], self.provider["client_secret"]
@@ -141,7 +141,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture
 def started(place: Place, tmp_path: Path) -> Callable[[], AgentAuthClient]:
-    """Each call is the same agent in a process that has just started."""
+    """Each call returns the same agent in a newly started process."""
     return lambda: AgentAuthClient(place.registry.url, key_file=tmp_path / "agent.json")
 
 
@@ -160,7 +160,7 @@ def test_an_agent_lives_for_three_years(
         client = started() if restarted else client
     asyncio.run(client.register())
     kinds = [event["kind"] for event in asyncio.run(client.audit_events())]
-    # Every second hundred days less than half a year is left; no person has a part in it.
+    # Every second hundred days less than half a year is left, so the SDK renews without a user.
     assert kinds.count("registry.agent.manifest_renewed") == 6
     assert kinds.count("registry.agent.claimed") == 1
 
@@ -182,7 +182,7 @@ def test_a_claim_link_that_ended_is_replaced(place: Place, started: Callable[[],
     place.later(timedelta(hours=2))
     second = asyncio.run(client.request_grant(place.slug, [READ]))
     assert first.grant_id != second.grant_id
-    # The code is the link's.
+    # The code belongs to the link.
     assert second.claim_code not in {None, first.claim_code}
 
 
@@ -195,7 +195,7 @@ def test_an_agent_declares_more_and_what_it_had_goes_on(
     with pytest.raises(ManifestError, match="renew_manifest"):
         asyncio.run(client.request_grant(place.slug, [WRITE]))
     asyncio.run(client.renew_manifest([READ, WRITE]))
-    # No person is asked for what is covered as before, whichever process calls.
+    # No user is asked again for what a grant covers, whichever process calls.
     assert place.verified(client) == reading
     other.forget_tokens(place.slug)
     assert place.verified(other) == reading
@@ -225,7 +225,7 @@ def test_an_agent_takes_another_key(place: Place, started: Callable[[], AgentAut
     asyncio.run(client.rotate_key())
     with pytest.raises(InvalidClientError):
         asyncio.run(Registry(place.registry.url).get(LocalSigner(former), "/v1/agents/me"))
-    # Tokens are issued anew, also in a process that ran on, and after a restart.
+    # New tokens are issued, in a running process and after a restart.
     other.forget_tokens(place.slug)
     for each in (client, other, started()):
         assert place.verified(each) == reading
@@ -256,9 +256,9 @@ def test_a_change_of_key_that_is_killed_at_any_step_is_finished(
         client = started()
         assert place.verified(client) == reading
         assert asyncio.run(client.register()).status == "active"
-        # What a killed process was writing is readable by nobody else.
+        # Other users cannot read what a killed process was writing.
         assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
-    # Nothing was begun; stored; taken by the registry; in the place of the former one.
+    # Not begun; stored; accepted by the registry; in place of the old key.
     assert {(False, "present"), (True, "present"), (True, "next")} <= states
     assert place.verified(started()) == reading
 
@@ -285,14 +285,14 @@ def test_a_restarted_agent_asks_for_the_same_only_once(
     assert (waiting.approval_url, waiting.claim_code) == (first.approval_url, first.claim_code)
     narrowed = [READ.to_json()]
     place.decide("approve", first.grant_id, capabilities=narrowed)
-    # They said what they give: the rest is not asked for again.
+    # The user has said what they give: the SDK does not ask for the rest again.
     again = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
     assert (again.grant_id, again.status, again.approval_url) == (first.grant_id, "approved", None)
     assert again.narrowed
     other = asyncio.run(started().request_grant(place.slug, [READ, WRITE], {"max_uses": 6}))
     assert other.status == "pending"
     place.decide("deny", other.grant_id)
-    # Nor does a refusal of other terms take away, or hold up for an hour, what was approved.
+    # Nor does a refusal of other terms withdraw what was approved, or block it for an hour.
     again = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
     assert again.grant_id == first.grant_id
     assert place.verified(started()) == first.grant_id
@@ -306,7 +306,7 @@ def test_the_grant_that_covers_the_call_is_used(place: Place, started: Callable[
     asyncio.run(client.register([READ, WRITE, PAY]))
     reads = place.granted(client, READ)
     assert place.verified(client) == reads
-    # Asked for by other processes of the agent, so that this one has yet to learn of them.
+    # Requested by other processes of the agent, so this process has yet to learn of the grants.
     writes, pays = place.granted(started(), WRITE), place.granted(started(), PAY)
     for each in (client, started()):
         assert place.verified(each, writing) == writes

@@ -1,4 +1,4 @@
-"""A caching proxy in front of a service provider keeps what anybody may read, and nothing protected."""
+"""A caching proxy before a service provider caches public answers, and nothing protected."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.nginx import nginx
 
 pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 
-# It keeps whatever it is not told to leave, whoever asked for it.
+# Caches everything that no header forbids, for any client.
 SITE = """
 proxy_cache_path kept keys_zone=kept:1m;
 server {{

@@ -1,6 +1,6 @@
-"""Celery's beat and one worker, by an ordinary user, over a real Redis, told to log each step.
+"""Celery's beat and one worker, run by an ordinary user on a real Redis, logging each step.
 
-That is a setting of their own; with the usual ones they run in the installed system (tests/production/test_services.py).
+Only the log level is unusual; with the default they run in tests/production/test_services.py.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ COMMANDS = ("celery -A agentauth beat", "celery -A agentauth worker")
 
 @pytest.fixture
 def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """Without its servers: a database with events that wait for their numbers, and a broker with a user as operations.md says."""
+    """Without servers: a database with unnumbered events, and a broker user as in operations.md."""
     with redis_servers.server() as broker:
         asked = re.search(r"^ACL SETUSER broker .*$", OPERATIONS.read_text(), re.MULTILINE)
         assert asked
         with broker.client() as client:
             client.execute_command(*asked[0].replace("PASSWORD", PASSWORD).split())
-        # As in the image: one folder alone may be written into.
+        # As in the image: only one folder is writable.
         (tmp_path / "var").mkdir(mode=0o700)
         (tmp_path / "app").mkdir(mode=0o555)
         env = {
@@ -53,7 +53,7 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
 
 @contextlib.contextmanager
 def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """The process of a command from the docs, and its log; it must stop when asked at the end."""
+    """The process of a command from the docs, and its log; it must stop at the end when asked."""
     module, *arguments = command.split()
     log = registry.directory / f"{arguments[-1]}.log"
     env = {**registry.env, "PYTHONPATH": str(ordinary.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -85,7 +85,7 @@ def test_a_worker_answers_no_remote_control(registry: LiveRegistry) -> None:
     with started(registry, COMMANDS[0]), started(registry, COMMANDS[1]) as (_, log):
         until(lambda: " succeeded in " in log.read_text(), "the worker does nothing", 120)
         with redis.Redis.from_url(registry.env["REDIS_URL"], db=1) as server:
-            # Neither a mailbox nor events: it listens for nothing but tasks.
+            # Neither a mailbox nor events: the worker listens for tasks only.
             assert server.keys("_kombu.binding.*") == [b"_kombu.binding.celery"]
             assert server.pubsub_channels() == []
         with Celery(broker=f"{registry.env['REDIS_URL']}/1") as client:

@@ -1,6 +1,6 @@
-"""Redis and a verifier come back with nothing in memory, and everybody is there at once: each token is read once for all who ask.
+"""Redis and a verifier restart with empty memory under full load: each token is read only once.
 
-Both are started for it with nothing in memory, and each read of the database is counted: they are its own.
+Both belong to this test, and each database read is counted.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 CALENDAR = {"type": "read", "resource": "calendar"}
 KEYS, ASKERS = 1_000, 3
-# Below what is answered at once; whoever asks for the same is beside the others.
+# Fewer than are handled at once; calls about the same token share one read.
 CONNECTIONS = 240
-# Two moves of the home would take no longer.
+# Two moves of the replay cache take no longer.
 BACK_SECONDS = 60
-# Of the queries that read what is not held, the case's own bound for the 99th percentile; measured by the database itself. In the
-# campaign alone: a busy machine may stop any of them.
+# For queries that read tokens not in memory: the case's bound on the 99th percentile, measured by
+# the database. Asserted in the campaign only, since a busy machine may delay any query.
 QUERY_MS = 50
 READS = re.compile(
     r"^agentauth-loads:LOG:  duration: ([\d.]+) ms  execute \S+: (?:[^\n]*\n\t)*[^\n]*\n"
@@ -44,7 +44,7 @@ ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @pytest.fixture
 def database() -> Iterator[postgres.Server]:
-    """It writes down who asked what and how long that took."""
+    """A database that logs each query with its duration."""
     logging = "-c log_min_duration_statement=0 -c log_line_prefix=%a:"
     with postgres.server(settings=logging) as made:
         yield made
@@ -73,7 +73,9 @@ def jti_of(token: str) -> str:
 async def all_at_once(
     server: LiveVerifier, place: Scene, tokens: Sequence[str], nonce: str | None
 ) -> list[dict[str, Any]]:
-    """What each who asks about one of `tokens` was told, whoever was too much asking again; a proof is made when it is sent first."""
+    """The answers about `tokens`, in order; shed calls are retried. Proofs are made at the first
+    try.
+    """
     turns, answers = count(), list[dict[str, Any]]()
 
     async def one() -> None:
@@ -117,7 +119,7 @@ def test_RF_26_a_thousand_cold_keys_after_redis_came_back_empty_are_each_read_on
         try:
             verifier.start()
             until(says_yes, "it does not begin", BACK_SECONDS)
-            # Both lose all they had.
+            # Both lose all state.
             redis.kill()
             verifier.kill()
             redis.start()
@@ -127,7 +129,7 @@ def test_RF_26_a_thousand_cold_keys_after_redis_came_back_empty_are_each_read_on
             answers = asyncio.run(all_at_once(verifier, place, many, nonces[0]))
         finally:
             verifier.stop()
-    # Where a machine was too busy to answer in time, the proof that is sent again may be spent.
+    # If a busy machine answered too late, the proof that is sent again may be spent.
     said = Counter(str(each.get("reason", each["valid"])) for each in answers)
     assert set(said) <= {"True", "replayed"}, said
     assert said["True"] > (0.8 * KEYS * ASKERS if CAMPAIGN else 0)

@@ -1,4 +1,4 @@
-"""Exactly once, under real parallelism: several server processes, a few rounds each, ten in the campaign."""
+"""Exactly once under real parallelism: several processes, a few rounds, ten in the campaign."""
 
 import threading
 import uuid
@@ -21,7 +21,7 @@ PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.0
 
 
 def in_parallel(place: Scene, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
-    """Send every body at the same moment, each on a thread of its own."""
+    """Send every body at the same moment, each in its own thread."""
     gate = threading.Barrier(len(bodies))
 
     def send(body: dict[str, Any]) -> httpx.Response:
@@ -99,7 +99,8 @@ def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegist
     answers = in_parallel(place, bodies)
     assert Counter(verdict(answer) for answer in answers) == {"valid": 3, "rate": 17}
     waits = [answer.json()["retry_after"] for answer in answers if not answer.json()["valid"]]
-    # One per 6 s, in whole seconds; one more where a request's clock was read before the first one's.
+    # One per 6 s, in whole seconds; one more if this request's clock was read before the first
+    # one's.
     assert all(1 <= wait <= 7 for wait in waits), waits
 
 

@@ -1,7 +1,7 @@
-"""Delegated signing by real processes: each signs with a key of its own, and one that is killed leaves nothing that could.
+"""Delegated signing: each process signs with its own key, and a killed one leaves no usable key.
 
-Two minutes pass at once, by the clock that libfaketime gives to the processes. `CAMPAIGN=1` kills as many as a host may
-hold certified keys.
+libfaketime lets two minutes pass at once. `CAMPAIGN=1` kills as many processes as a host may hold
+certified keys.
 """
 
 import base64
@@ -40,7 +40,7 @@ SECONDS = 60
 
 @dataclass
 class Delegated:
-    """A registry of two processes that sign by themselves, and the clock of all."""
+    """A registry with two processes that sign by themselves, and their common clock."""
 
     registry: LiveRegistry
     place: Scene
@@ -50,7 +50,7 @@ class Delegated:
 
     def later(self, seconds: float) -> None:
         self.shifted += int(seconds) + 1
-        # In one step: a process that reads the clock just then ends where it finds half of it.
+        # Atomic: a process that read half of the file at this moment would exit.
         new = self.file.with_suffix(".new")
         new.write_text(f"+{self.shifted}\n")
         new.replace(self.file)
@@ -63,24 +63,24 @@ class Delegated:
         return found
 
     def certified(self) -> dict[int, str]:
-        """The certified keys by the process they are in."""
+        """Process → its certified key."""
         keys = [key for key in self.published()["keys"] if "certificate" in key]
         return {int(part(key["certificate"], 1)["instance"].rpartition(":")[2]): key["kid"] for key in keys}
 
     def issued(self) -> dict[str, str]:
-        """A few tokens at once, so that each process has its turn: one by each key that signed."""
+        """Key → a token it signed; several calls at once, so that each process gets one."""
         with ThreadPoolExecutor(8) as pool:
             tokens = list(pool.map(lambda _: self.place.token(), range(8)))
         return {part(token, 0)["kid"]: token for token in tokens}
 
     def issued_by(self, kids: set[str]) -> dict[str, str]:
-        """The same, until each of these has signed."""
+        """Issue tokens until each of these keys has signed."""
         found: dict[str, str] = {}
         until(lambda: found.update(self.issued()) or kids <= set(found))
         return found
 
     def assert_good(self, token: str) -> None:
-        """The verifier says so, and whoever reads the key set."""
+        """The verifier and a reader of the key set both accept the token."""
         assert self.place.ask(self.place.question(token, READ)).json()["valid"] is True
         issuer = self.registry.url
         keys = read_key_set(self.published(), expected_issuer=issuer)
@@ -127,12 +127,14 @@ def delegated(tmp_path: Path) -> Iterator[Delegated]:
 
 
 def kill_one(delegated: Delegated, dead: set[str]) -> None:
-    """The oldest that has a certified key; then wait until another process has one, unless the host may hold no more."""
+    """Kill the oldest process with a certified key; wait for its successor, if the host may have
+    one.
+    """
     certified = delegated.certified()
     victim = min(pid for pid, kid in certified.items() if kid not in dead)
     dead.add(certified[victim])
     os.kill(victim, signal.SIGKILL)
-    # Until the next one's key may sign, the token key does.
+    # The token key signs until the next certified key is usable.
     until(
         lambda: (
             not set(delegated.issued()) & dead
@@ -144,7 +146,7 @@ def kill_one(delegated: Delegated, dead: set[str]) -> None:
 def test_KM_10_each_process_signs_with_its_own_key_and_one_that_is_killed_never_again(
     delegated: Delegated,
 ) -> None:
-    # Until each has a certified key that everybody can know, the token key signs.
+    # The token key signs until each process has a certified key that all readers can know.
     first: dict[str, str] = {}
     until(lambda: first.update(delegated.issued()) or len(delegated.certified()) == WORKERS)
     [root] = first
@@ -161,13 +163,13 @@ def test_KM_10_each_process_signs_with_its_own_key_and_one_that_is_killed_never_
     assert len(delegated.certified()) <= BOUND
     survivor = set(at_first.values()) - dead
     if not CAMPAIGN:
-        # What the dead one signed stays good, and it signs no more.
+        # Tokens by the dead process's key stay valid, and it signs no more.
         delegated.later(PUBLISHED_BEFORE_USE.total_seconds())
         delegated.assert_good(tokens[next(iter(dead))])
         [follower] = set(delegated.certified().values()) - dead - survivor
         # The token key signs for a process that has not yet seen its certificate become usable.
         assert set(delegated.issued_by({follower, *survivor})) - {root} == {follower, *survivor}
-    # Nor is its certificate there for long.
+    # And its certificate is soon gone.
     delegated.later(CERTIFIED_FOR.total_seconds())
     until(lambda: set(delegated.issued()) == {root} and len(delegated.certified()) == WORKERS)
     assert not set(delegated.certified().values()) & dead

@@ -1,6 +1,7 @@
-"""Every address under pressure: an exception in each view, headers on every kind of answer, cookies.
+"""Every address under faults: an exception in each view, headers of every answer, cookies.
 
-The faults are put into the application in this process. tests/production/test_sweep.py asks each address over the wire.
+The faults are injected in this process. tests/production/test_sweep.py asks each address over the
+wire.
 """
 
 import json
@@ -21,7 +22,7 @@ from tests.flows.test_sweep import ROUTES, Scene, address
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
-# The same cast as the sweep's.
+# The same users and agents as in the sweep.
 alice_at, receipt_key = sweep.alice_at, sweep.receipt_key
 
 LEAK = "SELECT secret FROM registry_agent; host=10.0.0.7 password=hunter2"
@@ -32,7 +33,7 @@ FAULTS = [
     (ProgrammingError(LEAK), 500, "server_error"),
     (BackendError(LEAK), 500, "server_error"),
 ]
-# In every view the first two, which are answered in different ways; of the others each tenth will do.
+# The first two are answered differently, so each view gets both; every tenth view gets the others.
 THOROUGH = FAULTS[:2]
 
 
@@ -46,7 +47,7 @@ def patterns(found: Any = None) -> Iterator[URLPattern]:
 
 def raising(error: Exception, like: Any) -> Callable[..., HttpResponse]:
     def view(request: HttpRequest, *_: object, **__: object) -> HttpResponse:
-        raise error.with_traceback(None)  # or each raising would be longer than the one before
+        raise error.with_traceback(None)  # or the traceback would grow with each raise
 
     view.csrf_exempt = getattr(like, "csrf_exempt", False)  # type: ignore[attr-defined]  # as Django marks it
     return view
@@ -88,7 +89,7 @@ def test_DJ_19_OG_23_nor_does_the_api_s_own_handler_tell_more(
     error: Exception, status: int, code: str, alice_at: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def initial(*_: object, **__: object) -> None:
-        raise error.with_traceback(None)  # or each raising would be longer than the one before
+        raise error.with_traceback(None)  # or the traceback would grow with each raise
 
     monkeypatch.setattr(APIView, "initial", initial)
     for route in (route for route in ROUTES if route.startswith(("/v1/", "/.well-known/"))):
@@ -116,7 +117,7 @@ HEADERS = {
 
 
 def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
-    """One answer of each kind, over https; what it is called and its status."""
+    """One answer of each kind, over https: its name and status."""
     host = {"Host": "localhost:8000"}
     client = Client(raise_request_exception=False, headers=host)
 
@@ -127,7 +128,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
     yield "api", 401, get("/v1/agents/me")
     yield "document", 200, get("/.well-known/agentauth")
     static = get("/static/agentauth.css")
-    # Its file alone: closing the answer would close the test's database too.
+    # Close only its file: closing the answer would close the test's database connection too.
     for close in static._resource_closers:
         close()
     yield "static", 200, static

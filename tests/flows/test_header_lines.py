@@ -1,4 +1,4 @@
-"""Two header lines of one name, and two readings of one body, sent in bytes to a running server: no client library would."""
+"""Duplicate headers and ambiguous bodies, sent as raw bytes: no client library would send them."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 @dataclass
 class Raw:
-    """A live registry, spoken to in bytes: no client library here would send what these tests send."""
+    """A live registry addressed in raw bytes."""
 
     registry: LiveRegistry
     agent: AgentClient
@@ -91,7 +91,7 @@ def _manifest(agent: AgentClient, issuer: str) -> str:
 
 
 def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
-    """What the next test breaks."""
+    """The valid request that the next test breaks."""
     assert raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0] == 200
     head = [
         "POST /v1/verify HTTP/1.1",
@@ -150,7 +150,7 @@ def test_DJ_2_two_headers_of_one_name_are_refused(
         "unsupported_media_type",
         None,
     }
-    # The agent that was to end itself is still there.
+    # The agent that the request asked to end still exists.
     assert raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0] == 200
 
 
@@ -174,5 +174,5 @@ def test_DJ_2_DJ_7_two_readings_of_a_bodys_length_are_refused(lines: list[str], 
     ]
     status, _ = raw.ask(head, b"0\r\n\r\n", length=False)
     assert 400 <= status < 600
-    # gunicorn answers 501 for a transfer coding it does not know, before anything of ours runs.
+    # gunicorn answers 501 to an unknown transfer coding before our code runs.
     assert status < 500 or status == 501

@@ -1,10 +1,10 @@
-"""What strangers write is text on every page: the same page with harmless words has the same elements and attributes.
+"""Hostile texts stay text: a page has the same elements and attributes as with harmless words.
 
-Strangers are agents, service providers and people who were invited. What has a form (a resource, an argument's name, a
-host) is refused when it comes in; the rest is shown as it was written.
+They come from agents, service providers and invited users. Values with a fixed form (a resource, an
+argument's name, a host) are refused on input; the rest is shown as written.
 
-Everything that is written says them, and an admin reads all of it: the application answers in this process, over a
-database of the test's own.
+Every writable field holds them, and an administrator reads all pages; the application runs in this
+process, on the test's own database.
 """
 
 import json
@@ -35,22 +35,23 @@ from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
-# Elements and templates; attributes and scripts; addresses and formats; what ends where it stands, and entities.
+# Elements and templates; attributes and scripts; addresses and formats; premature ends and
+# entities.
 TEXTS = [
     "<script>alert(1)</script>{{7*7}}{% debug %}${7*7}",
     "\"><img src=x onerror=alert(1)>'-alert(1)-'",
     "javascript:alert(1) %(agent)s %s %d {0} {agent}",
     "</title></textarea><svg/onload=x>&lt;b&gt;--><!--<b>]]>",
 ]
-# Every field a stranger writes, by the word its text begins with.
+# Every field an outsider writes, by the first word of its text.
 FIELDS = {"agent", "about", "reason", "service", "human", "value", "memo", "key", "why", "mail"}
-# The routes that are pages: the rest answers programs, in JSON.
+# The routes that are pages; the others answer programs, in JSON.
 PAGES = [route for route in ROUTES if not re.match(r"/(v1|\.well-known|health|metrics|docs|admin)", route)]
 LINKS = ("href", "src", "action", "formaction", "data-options", "data-finish", "data-base", "content")
 
 
 class Read(HTMLParser):
-    """A page as a browser takes it apart."""
+    """A page as a browser parses it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class Read(HTMLParser):
 
 @dataclass
 class Scene:
-    """A registry in which everything that can be written says `text`, and an admin who owns the agents."""
+    """A registry whose every writable field says `text`; the agents belong to an administrator."""
 
     text: str
     now: datetime
@@ -99,7 +100,7 @@ class Scene:
         assert self.admin.approve(approved).status_code == 200
         assert self.admin.deny(denied, self.says("why")).status_code == 200
         assert self.admin.approve(anew).status_code == 200
-        # One of the two is signed anew before its receipt is read, the other goes on waiting.
+        # One of the two is signed again before its receipt is read; the other keeps waiting.
         change_audience(
             service_provider=self.provider,
             audience=f"http://127.0.0.1:{9500 + self.number}",
@@ -123,7 +124,7 @@ class Scene:
                 self.paths.append(address(route, common | {"grant_id": str(grant.pk)}))
 
     def mail(self, word: str) -> str:
-        """An address as hostile as RFC 5321 allows: its first part quoted, without a space."""
+        """The most hostile address RFC 5321 allows: its local part quoted, without a space."""
         inside = re.sub(r"[^!#-\[\]-~]", "", self.text.replace(" ", "/"))
         return f'"mail{self.number}{word}{inside}"@example.org'
 
@@ -176,7 +177,7 @@ def keys(db: None, now: datetime) -> None:
 
 
 def inert(page: Read, text: str, place: str) -> None:
-    """What no text may make of a page, whatever the page is."""
+    """No text may cause these on any page."""
     for tag, names in page.elements:
         assert not [name for name in names if name.startswith("on") or name == "style"], place
         assert tag not in {"svg/onload=x", "b", "comment"}, place
@@ -184,7 +185,7 @@ def inert(page: Read, text: str, place: str) -> None:
     for link in page.links:
         assert not re.match(r"\s*(javascript|data|vbscript):", link, re.IGNORECASE), place
     assert "49" not in text
-    # Where a template had reckoned: the number alone (a random token may begin with it).
+    # A template that evaluated the text: the number alone (a random token may begin with it).
     assert not [word for word in page.words if re.search(r"49\{|\$49|^49(?!\w)", word)], place
 
 
@@ -198,7 +199,7 @@ def test_AP_19_what_strangers_write_is_text_on_every_page(text: str, keys: None,
         inert(page, text, place)
         # The same elements with the same attributes, whatever the words.
         assert page.elements == model.elements, place
-    # In quotation marks, those of the text are escaped.
+    # Quotation marks inside quoted text are escaped.
     shown = {text, text.replace('"', "\\u{22}")}
     told = {
         word
@@ -207,14 +208,14 @@ def test_AP_19_what_strangers_write_is_text_on_every_page(text: str, keys: None,
         for word in FIELDS
         if any(f"{word} {form}" in each for form in shown)
     }
-    # An address is written in one piece; the texts of these two stand in the inbox and the receipt.
+    # A mail address has no spaces; the inbox and the receipt show the texts of these two.
     assert told | {"mail"} == FIELDS
     assert Receipt.objects.filter(consent_text__contains=text.replace('"', "\\u{22}")).exists()
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_AP_19_nor_in_the_control_room(text: str, keys: None, now: datetime) -> None:
-    """Every list and every row of it, with the text searched for too."""
+    """Every list and row of the control room, with the text as a search term too."""
     scene, read = Scene(text, now, 1), []
     for model in site._registry:
         base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
@@ -233,7 +234,7 @@ def test_AP_19_nor_in_the_control_room(text: str, keys: None, now: datetime) -> 
 
 
 def inert_in_admin(page: Read, place: str) -> None:
-    """Django's own pages: their comments and few styles stand there whatever is written."""
+    """Django's own pages contain these comments and styles whatever the data."""
     for tag, names in page.elements:
         assert not [name for name in names if name.startswith("on")], place
         assert tag not in {"svg/onload=x", "b"}, place
@@ -244,7 +245,7 @@ def inert_in_admin(page: Read, place: str) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_AP_19_what_an_address_carries_is_text_or_nothing(text: str, keys: None, now: datetime) -> None:
-    """A link that somebody sends: its query and its path come back on no page as anything but text."""
+    """A hostile link: its query and path appear on pages as text or not at all."""
     scene = Scene("plain words", now, 1)
     query = urlencode(
         dict.fromkeys(("next", "after", "agent", "grant", "format", "claimed", "hop", "q"), text)
@@ -297,7 +298,7 @@ def test_AP_19_a_passkey_has_the_name_we_give_it(keys: None, now: datetime) -> N
 
 
 def test_AP_19_the_scenes_are_read_as_json_too(keys: None, now: datetime) -> None:
-    """What the script of the approval page is given and puts in as text content: JSON of its own media type."""
+    """The JSON that the approval page's script inserts as text: served with its own media type."""
     scene = Scene(TEXTS[0], now, 1)
     grant = Grant.objects.filter(status="pending", agent__human=scene.admin.human).first()
     assert grant is not None

@@ -1,6 +1,6 @@
-"""A server says so before it ends a connection: a proxy sends other clients' requests over those that it believes are kept.
+"""Servers announce that they close a connection: a proxy would send other requests over it.
 
-The servers are its own: their connections are counted, left idle and filled, and they are stopped.
+The tests count, idle, fill and stop servers of their own.
 """
 
 import os
@@ -20,13 +20,13 @@ from tests.flows.test_slow_senders import LIVE, THREADS, rest
 from tests.flows.test_verifier_http import Verifier
 from tests.live import LiveRegistry, LiveServer
 
-# They set up the environment of the server that reads them: not of this process.
+# gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
     from agentauth import verifier_server, web_server
 
 pytestmark = pytest.mark.flow
 LARGE = b"x" * 100_000
-# What nginx, by its own default, keeps an idle connection for (s).
+# How long nginx by default keeps an idle connection.
 NGINX_IDLE_SECONDS = 60
 
 
@@ -50,7 +50,7 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture(params=["web", "verifier"])
 def server(request: pytest.FixtureRequest) -> LiveServer:
-    """Each of the two kinds of server."""
+    """A server of each kind."""
     found: LiveServer = request.getfixturevalue(request.param)
     return found
 
@@ -58,14 +58,14 @@ def server(request: pytest.FixtureRequest) -> LiveServer:
 @dataclass
 class Answer:
     status: int
-    # Whether it says that the connection ends with it.
+    # Whether it announces that the connection closes.
     closes: bool
-    # What came in behind it.
+    # What followed it on the connection.
     behind: bytes = b""
 
 
 def next_answer(connection: socket.socket, received: bytes = b"") -> Answer:
-    """The next answer with a status of its own."""
+    """The next answer with a final status."""
     while True:
         head, end, rest = received.partition(b"\r\n\r\n")
         if end and head.startswith(b"HTTP/1.1 100 "):
@@ -80,7 +80,7 @@ def next_answer(connection: socket.socket, received: bytes = b"") -> Answer:
 
 
 def body_size(head: bytes, rest: bytes) -> int | None:
-    """How long the body behind a head in small letters is, None where that is still to come. Of chunks none ends in the last's bytes."""
+    """The length of the body for this lower-case head; None if incomplete. Chunks end in `rest`."""
     if b"\r\ntransfer-encoding: chunked" in head:
         end = rest.find(b"0\r\n\r\n")
         return None if end < 0 else end + 5
@@ -89,7 +89,7 @@ def body_size(head: bytes, rest: bytes) -> int | None:
 
 
 def is_true(connection: socket.socket, answer: Answer) -> bool:
-    """Whether the connection ends where that was said, and takes another request where it was not."""
+    """Whether the connection closes if announced, and otherwise accepts another request."""
     if answer.closes:
         return not answer.behind and connection.recv(1) == b""
     connection.sendall(LIVE)
@@ -105,7 +105,8 @@ def post(path: str, *lines: str, body: bytes = LARGE, length: int | None = None)
 FORM = ("Content-Type: application/x-www-form-urlencoded",)
 JSON = ("Content-Type: application/json",)
 CHUNKED = b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-# What is sent, the statuses it may have, and whether the connection is kept: where the request's end is known, it is.
+# What is sent, the allowed statuses, and whether the connection is kept: it is if the request's end
+# is known.
 REFUSED: dict[str, tuple[bytes, set[int], bool]] = {
     "a page": (post("/nothing"), {403}, True),
     "no such call": (post("/v1/nothing", *JSON), {404}, True),
@@ -127,7 +128,7 @@ REFUSED: dict[str, tuple[bytes, set[int], bool]] = {
 def test_SA_11_a_connection_ends_only_where_that_is_said(server: LiveServer, how: str) -> None:
     sent, statuses, kept = REFUSED[how]
     if isinstance(server, Verifier):
-        # Its application here answers any address.
+        # The application of these tests answers any address.
         statuses = statuses | {401, 404}
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(sent)
@@ -165,7 +166,7 @@ def test_SA_11_what_follows_a_large_body_in_one_packet_is_answered(server: LiveS
 
 @contextmanager
 def connected(*servers: LiveServer) -> Iterator[list[socket.socket]]:
-    """A connection to each: what takes its time passes at all of them at once."""
+    """A connection to each: slow steps then run on all at once."""
     with ExitStack() as opened:
         yield [
             opened.enter_context(socket.create_connection(("127.0.0.1", each.port), timeout=20))
@@ -192,7 +193,7 @@ def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(
             for connection in connections:
                 connection.sendall(LIVE)
                 assert next_answer(connection) == Answer(200, closes=False)
-            # Longer than gunicorn would keep it by itself, and its loop's next turn.
+            # Longer than gunicorn's own timeout, and its loop's next turn.
             time.sleep(3.5)
         for connection in connections:
             connection.sendall(LIVE)
@@ -208,14 +209,14 @@ def test_SA_11_beyond_a_quarter_idle_the_next_answer_says_close(web: LiveServer)
             opened.enter_context(connection).sendall(LIVE)
             answers.append(next_answer(connection))
         assert {each.status for each in answers} == {200}
-        # The loop may count an answer only after the next was given, by one of a few threads.
+        # The loop may count an answer late, after up to one more answer per thread.
         assert most <= sum(not each.closes for each in answers) <= most + THREADS
         assert is_true(connection, answers[-1])
 
 
 @pytest.mark.parametrize("kind", ["web", "verifier"])
 def test_RF_18_idle_connections_do_not_keep_a_server_that_stops(kind: str, tmp_path: Path) -> None:
-    """Nor is a request lost that comes over one of them just then: it is answered, and told the end."""
+    """Nor is a request lost that arrives on one just then: it is answered, and told to close."""
     made = LiveRegistry(tmp_path, workers=1) if kind == "web" else Verifier(tmp_path)
     if isinstance(made, LiveRegistry):
         made.prepare()
@@ -232,7 +233,7 @@ def test_RF_18_idle_connections_do_not_keep_a_server_that_stops(kind: str, tmp_p
             made.process.send_signal(signal.SIGTERM)
             kept[0].sendall(LIVE)
             assert next_answer(kept[0]).status == 200
-            # Sooner than the 30 s that requests in progress would have, and far sooner than idle ones are kept.
+            # Sooner than the 30 s for requests in progress, and far sooner than the idle timeout.
             assert made.process.wait(25) == 0
             assert [rest(each) for each in kept] == [b""] * 20
     finally:

@@ -1,6 +1,6 @@
-"""kill -9 of a server's first process: its workers leave at once, and the next start has the port.
+"""kill -9 of a server's main process: workers leave at once, and a restart gets the port.
 
-The servers that are killed are its own.
+The tests kill servers of their own.
 """
 
 import os
@@ -21,13 +21,13 @@ from tests.flows.test_verifier_http import Verifier
 from tests.live import ROOT, LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
-# Each stays in progress until it is ended: half a request, and a connection that says nothing.
+# Each stays in progress until closed: half a request, and a silent connection.
 UNFINISHED = [b"POST /v1/verify HTTP/1.1\r\nContent-Length: 10\r\n\r\n{", LIVE[:20], b""]
 
 
 @pytest.fixture(params=["web", "verifier"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveServer]:
-    """Each kind of server, with two worker processes."""
+    """A server of each kind, with two worker processes."""
     made: LiveRegistry | Verifier
     if request.param == "web":
         made = LiveRegistry(tmp_path, workers=2)
@@ -53,7 +53,7 @@ Kill = Callable[[LiveServer], list[int]]
 
 @pytest.fixture
 def kill_first() -> Iterator[Kill]:
-    """kill -9 of the first process alone; gives those that it had started. Those left at the end are killed."""
+    """kill -9 of the main process alone; yields its children. Kills what is left at the end."""
     started: list[int] = []
 
     def kill(server: LiveServer) -> list[int]:
@@ -82,17 +82,17 @@ def test_a_killed_master_takes_its_workers_along(server: LiveServer, kill_first:
         workers = kill_first(server)
         assert len(workers) == 2
         server.launch()
-        # No caller gets an answer, least of all that something was done.
+        # No caller gets an answer, least of all a success.
         assert [rest(each) for each in kept] == [b""] * len(kept)
         until(lambda: all(map(is_gone, workers)), "workers outlive their master", 10)
         server.wait_until_ready()
         assert server.process.poll() is None, server.log.read_text()[-2000:]
-        # It is the new ones that answer.
+        # The new workers answer.
         assert not set(workers) & set(pids_of(server.process.pid))
 
 
 def test_serve_killed_leaves_the_port_to_the_next_serve(tmp_path: Path, kill_first: Kill) -> None:
-    """The one command of the embedded default: its web server and its jobs end with it."""
+    """The embedded command: its web server and its jobs end with it."""
     registry = LiveRegistry(tmp_path, workers=1)
     registry.command = [sys.executable, "manage.py", "serve", "--no-setup-link"]
     registry.prepare()

@@ -1,6 +1,7 @@
-"""The verifier's own process at home in Redis is sent what never ends, comes slowly or unfolds, and is stopped meanwhile.
+"""Endless, slow and compressed input to the verifier's process on Redis, and stopping it meanwhile.
 
-It is a process of our own, whose memory is measured and which is ended; tests/production/test_http.py asks the installed one.
+The process belongs to the test, which measures its memory; tests/production/test_http.py asks the
+installed one.
 """
 
 import gzip
@@ -17,7 +18,7 @@ import httpx
 import psycopg
 import pytest
 
-from agentauth import incoming
+from agentauth import request_bytes
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
 from tests.flows.pair import READ, VERIFY, Pair, be_at_home
@@ -36,7 +37,7 @@ PAID = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", 
 
 @pytest.fixture(scope="module")
 def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """One verifier for all; the registry beside it only issues the tokens."""
+    """One verifier for all tests; the registry beside it only issues the tokens."""
     with redis_servers.server() as redis, ExitStack() as stack:
         url = fresh_database(postgres_url, "flow_lean_http")
         env = {"REDIS_URL": redis.url}
@@ -48,22 +49,22 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             server.start()
         be_at_home(web, "redis")
         yield Pair(web, lean)
-    # Whatever was sent, nothing failed in the server.
+    # No input made the server fail.
     assert "Traceback" not in lean.log.read_text()
 
 
 def asked(pair: Pair, action: dict[str, Any] = READ, **more: Any) -> bytes:
-    """A question that spends its proof: what was decided once is not decided again."""
+    """A question that spends its proof, so that a second decision would show."""
     return json.dumps(pair.place.question(pair.token, action, **more)).encode()
 
 
 def bodies(answers: bytes) -> list[Any]:
-    """What each answer on the connection says."""
+    """The JSON body of each answer on the connection."""
     return [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
 
 
 def answered(pair: Pair, sent: bytes) -> Any:
-    """What is said to one request. A machine that is too busy for Redis' 50 ms is asked again."""
+    """The answer to one request; retried while the machine is too busy for Redis' 50 ms limit."""
     for _ in range(20):
         [told] = bodies(exchange(pair.lean, sent))
         if told.get("error") != "temporarily_unavailable":
@@ -73,7 +74,7 @@ def answered(pair: Pair, sent: bytes) -> Any:
 
 
 def decided(pair: Pair, question: bytes) -> bool:
-    """Whether it was decided before: asked in order it is a yes then, or a replay."""
+    """Whether it was decided before: asking properly now gives a yes, or a replay if it was."""
     told = answered(pair, pair.send(question))
     assert told["valid"] or told["reason"] == "replayed", told
     return not told["valid"]
@@ -81,7 +82,7 @@ def decided(pair: Pair, question: bytes) -> bool:
 
 @pytest.mark.parametrize("path", [VERIFY, "/v1/verify/batch"])
 def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
-    """Neither a bomb nor a question that would be in order, were it unpacked."""
+    """Neither a compression bomb nor a compressed valid question is unpacked."""
     before, question = memory(pair.lean), asked(pair)
     bomb = gzip.compress(question + b" " * 30_000_000)
     assert len(bomb) < 65_536
@@ -111,7 +112,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept_by_the_endpoint(
 
 
 def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> None:
-    """Heads and bodies that drip, and connections that say nothing; questions are answered beside them."""
+    """Slow heads and bodies and silent connections, while questions are answered beside them."""
     whole = pair.send(asked(pair))
     kinds = [whole[:40], whole[:-5], b""]
     with ExitStack() as opened, httpx.Client(timeout=10) as client:
@@ -122,7 +123,7 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
         began, worst, ends, said = time.monotonic(), 0.0, dict[socket.socket, float](), list[bool]()
         for number, each in enumerate(slow):
             each.sendall(kinds[number % 3])
-        while len(ends) < len(slow) and time.monotonic() - began < incoming.REQUEST_SECONDS + within(20):
+        while len(ends) < len(slow) and time.monotonic() - began < request_bytes.REQUEST_SECONDS + within(20):
             begun = time.monotonic()
             credentials = (pair.place.client_id, pair.place.client_secret)
             answer = client.post(
@@ -139,16 +140,16 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
                     ends[each] = time.monotonic() - began
             time.sleep(0.3)
     assert worst < within(5)
-    # A process that had no processor for a moment says 503, which is no wrong answer.
+    # A process that got no CPU for a moment answers 503, which is not a wrong answer.
     assert sum(said) > (0.8 * len(said) if CAMPAIGN else 0)
     assert len(ends) == len(slow)
     for number, each in enumerate(slow):
-        patience = incoming.REQUEST_SECONDS if number % 3 == 1 else incoming.HEAD_SECONDS
+        patience = request_bytes.REQUEST_SECONDS if number % 3 == 1 else request_bytes.HEAD_SECONDS
         assert patience - 1 < ends[each] < patience + within(8)
 
 
 def test_RF_18_DJ_7_what_is_under_way_at_sigterm_is_answered(pair: Pair) -> None:
-    """One question waits for its row in the database, one is sent by half: both are answered before the process ends."""
+    """One question waits for its row, one is half sent: both are answered before the exit."""
     lean = LiveVerifier(pair.web, redis_url=pair.lean.env["REDIS_URL"], workers=1)
     lean.start()
     address = ("127.0.0.1", lean.port)
@@ -176,7 +177,7 @@ def test_RF_18_DJ_7_what_is_under_way_at_sigterm_is_answered(pair: Pair) -> None
                 answer = rest(each)
                 assert b"connection: close" in answer.lower()
                 [told] = bodies(answer)
-                # A machine that was too busy says so, and whom nobody answered has no line at all.
+                # A busy process says so; an unanswered question has no line.
                 assert told.get("valid") or told["error"] == "temporarily_unavailable", told
             assert lean.process.wait(20) == 0
     finally:

@@ -1,6 +1,7 @@
-"""A log from its first event to its return: signed, archived where nothing can be deleted, dropped, proved by strangers, brought home.
+"""The life of a log: signed, archived, months dropped, proved by outsiders, and restored.
 
-Its months are made by a clock that is set, and dropped by the owner: the database and the bucket are its own.
+A set clock makes its months, and the owner drops them: the database and the bucket belong to this
+test.
 """
 
 import json
@@ -22,7 +23,7 @@ MONTHS, EACH = 4, 300
 
 
 class Story(LiveRegistry):
-    """Without its servers: the database, the commands, and a bucket with Object Lock."""
+    """Without servers: the database, the commands, and a bucket with Object Lock."""
 
     bucket: str
     client: Any
@@ -60,7 +61,7 @@ def story(postgres_url: str, tmp_path: Path) -> Iterator[Story]:
 
 
 def strangers(folder: Path, keys: Path, *old: Path) -> list[dict[str, Any]]:
-    """What the two programs that share nothing with the server say of what they were given."""
+    """The verdicts of the two verifiers that share no code with the server."""
     given = [str(folder), "--trusted-keys", str(keys)]
     given += [part for path in old for part in ("--old-checkpoint", str(path))]
     commands = [
@@ -81,13 +82,13 @@ def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(story: Story
     signed = story.work("finish")
     (tmp_path / "trusted").write_text(story.work("vkeys")["vkeys"])
 
-    # Archived, as far as it is signed.
+    # Archive what is signed.
     archived = story.manage("archive_audit")
     assert (archived["archived_from"], archived["archived_to"]) == (0, signed["size"])
     story.download(tmp_path / "kept")
     [old] = (tmp_path / "kept" / "checkpoints").iterdir()
 
-    # The bucket gives nothing back.
+    # The bucket deletes nothing.
     lines = next((tmp_path / "kept" / "objects").glob("*.lines.gz"))
     where = {"Bucket": story.bucket, "Key": f"log/objects/{lines.name}"}
     version = story.client.list_object_versions(Bucket=story.bucket, Prefix=where["Key"])["Versions"][0]
@@ -102,33 +103,34 @@ def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(story: Story
         with pytest.raises(ClientError):
             act(**where, **more)
 
-    # Dropped, and the log is whole without those months.
+    # Drop the months; the log stays verifiable without them.
     before = story.work("events")["events"]
     dropped = story.manage("drop_audit_partitions", "--keep-months", "2")["dropped"]
     assert [each["events"] for each in dropped] == [EACH, EACH]
     assert story.work("events")["events"] == before - 2 * EACH
     assert story.manage("verify_audit")["ok"]
 
-    # It goes on, and what was added is archived too.
+    # The log goes on, and new events are archived too.
     story.work("month", "0", "50")
     later = story.work("finish")
     assert story.manage("archive_audit")["archived_to"] == later["size"]
 
-    # The archive alone proves all of it: to us, and to strangers who have one key and one old checkpoint.
+    # The archive alone proves everything: to us, and to outsiders with one key and one old
+    # checkpoint.
     alone = story.manage("verify_audit", "--archive", story.env["AUDIT_STORE"])
     assert (alone["ok"], alone["tree_size"]) == (True, later["size"])
     story.download(tmp_path / "archive")
     for answer in strangers(tmp_path / "archive", tmp_path / "trusted", old):
         assert (answer["ok"], answer["tree_size"]) == (True, later["size"]), answer
         assert answer["root_hash"] == alone["root_hash"]
-    # One byte less is no archive.
+    # An archive that lacks one byte is refused.
     cut = next((tmp_path / "archive" / "objects").glob("*.lines.gz"))
     cut.write_bytes(cut.read_bytes()[:-1])
     assert [answer["ok"] for answer in strangers(tmp_path / "archive", tmp_path / "trusted", old)] == [
         False
     ] * 2
 
-    # Brought home.
+    # Restore the dropped months.
     assert story.manage("restore_audit")["restored"] == 2 * EACH
     assert story.work("events")["events"] == before + 50
     assert story.manage("verify_audit")["ok"]

@@ -1,6 +1,6 @@
-"""A stranger holds every connection that PostgreSQL gives: whoever asks is told so soon, an admin still comes in, and it heals.
+"""An outsider holds every PostgreSQL connection: callers soon get 503, an admin gets in, it heals.
 
-The database that has no connection left is its own.
+The database belongs to this test.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
 READ = {"type": "read", "resource": "calendar"}
 CONNECTIONS = 30
-# A connection is waited for a second at most, and what must be read for two; the rest is the machine's.
+# A second at most for a connection, two for a read; the rest is for the machine.
 TOLD_SECONDS = 3
 BACK_SECONDS = 30
 # More than the registry has threads.
@@ -34,7 +34,7 @@ CALLERS = 12
 
 @pytest.fixture
 def database() -> Iterator[postgres.Server]:
-    """With few connections, of which the last three are the superuser's. Who serves is none."""
+    """With few connections, the last three reserved for the superuser. The serving role is none."""
     with postgres.server(settings=f"-c max_connections={CONNECTIONS}") as made:
         for each in ("ROLE serving LOGIN", "ROLE stranger LOGIN", "DATABASE served OWNER serving"):
             admin(made, f"CREATE {each}")
@@ -64,14 +64,14 @@ def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
 
 
 def admin(server: postgres.Server, statement: str) -> list[tuple[Any, ...]]:
-    """What the superuser is told, over a new connection."""
+    """The superuser's query on a new connection."""
     with psycopg.connect(server.url, autocommit=True, connect_timeout=5) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
 
 def take_all(server: postgres.Server, held: contextlib.ExitStack) -> bool:
-    """The stranger takes what is free, and what whoever serves had; whether they have none any more."""
+    """Take every free connection and those the servers lose; whether they have none left."""
     with contextlib.suppress(psycopg.OperationalError):
         while True:
             url = f"postgres://stranger@127.0.0.1:{server.port}/postgres"
@@ -81,7 +81,7 @@ def take_all(server: postgres.Server, held: contextlib.ExitStack) -> bool:
 
 
 def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, float]:
-    """Status, whether it was a yes, or says when to come again, and after how long it came."""
+    """Status; whether it was a yes, or said when to retry; and seconds until it came."""
     begun = time.monotonic()
     whose = (place.client_id, place.client_secret)
     answer = httpx.post(server.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60)
@@ -102,7 +102,7 @@ def test_RF_12_without_a_connection_left_whoever_asks_is_told_soon_and_an_admin_
     assert asked(verifier, warm, tokens[warm.grant_id])[:2] == (200, True)
     with contextlib.ExitStack() as held, ThreadPoolExecutor(CALLERS) as callers:
         until(lambda: take_all(database, held), "those who serve still have a connection", 30)
-        # What is not held here must be read, what is counted must be written.
+        # A token not in memory must be read, a counted use must be written.
         places = [cold, counted] * (CALLERS // 2)
         told = list(callers.map(lambda place: asked(verifier, place, tokens[place.grant_id]), places))
         begun = time.monotonic()
@@ -114,7 +114,7 @@ def test_RF_12_without_a_connection_left_whoever_asks_is_told_soon_and_an_admin_
         assert max(seconds for _, _, seconds in told) < within(TOLD_SECONDS)
         assert {each.status_code for each in issuing} == {503}
         assert took < within(2 * TOLD_SECONDS)
-        # All the while the stranger had them all, and somebody who may end that came in.
+        # The outsider held them all the while, and an administrator able to end that got in.
         [(strangers, serving)] = admin(
             database,
             "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE usename = 'serving')"

@@ -1,6 +1,6 @@
-"""Server nonces between real processes: several registries that share a secret alone, and a service provider that asks.
+"""Server nonces between real processes: registries that share only a secret, and a provider.
 
-Two servers of one registry are processes of our own, in development.
+Two servers of one registry run as our own processes, in development mode.
 """
 
 import asyncio
@@ -30,7 +30,9 @@ CALLS = 1000 if CAMPAIGN else 200
 
 @pytest.fixture
 def second(sqlite_registry: LiveRegistry, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """The same registry once more, started later: the same secret, database and name, and nothing else in common."""
+    """A second server of the same registry, started later: only secret, database and name are
+    shared.
+    """
     same = {"PUBLIC_URL": sqlite_registry.url, "VAR_DIR": str(sqlite_registry.directory)}
     made = LiveRegistry(tmp_path, workers=1, env=same)
     made.start()
@@ -67,7 +69,7 @@ def test_DN_2_a_strict_service_provider_asks_through_a_real_server_and_the_clien
 ) -> None:
     place = Place(sqlite_registry, tmp_path, "--require-nonce")
     with place.serving():
-        # The token call already went through a nonce of the registry's: none of that is seen here.
+        # The token call already went through a registry nonce: the caller sees nothing of it.
         refused = place.ask("GET", "/calendar/work", place.headers("GET", "/calendar/work"))
         assert (refused.status_code, refused.json()["error"]) == (401, "use_dpop_nonce")
         assert refused.headers["WWW-Authenticate"] == CHALLENGE.format("use_dpop_nonce")
@@ -87,7 +89,7 @@ def test_DN_2_a_strict_service_provider_asks_through_a_real_server_and_the_clien
 
 @pytest.mark.django_db
 def test_DN_20_no_origin_is_let_in_whatever_it_asks_for() -> None:
-    """No script of another site reads an answer or sends a proof: not one header of CORS, at any address."""
+    """No script of another site may read answers or send proofs: no address sends a CORS header."""
     headers = {
         "Origin": "https://evil.example",
         "Access-Control-Request-Method": "POST",

@@ -1,6 +1,7 @@
-"""A live server of several processes says the truth of itself: one /metrics for all, readiness that heals, one line a request.
+"""A server with several processes reports on itself: one /metrics, readiness, one log line a
+request.
 
-Each server is its test's alone: its series are counted, it is stopped, not set up yet, or told to log otherwise.
+Each server belongs to its test, which counts its series, stops it, or changes its logging.
 """
 
 import json
@@ -22,7 +23,7 @@ READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
 
 
 def sample(page: str, name: str, **labels: str) -> float:
-    """The value of one series, labels in any order; 0 where it is not there."""
+    """The value of one series, labels in any order; 0 if it does not exist."""
     for line in page.splitlines():
         found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
         if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
@@ -31,7 +32,7 @@ def sample(page: str, name: str, **labels: str) -> float:
 
 
 def answered(registry: LiveRegistry, path: str, **headers: str) -> httpx.Response:
-    # A connection of its own each time: any of the processes may answer.
+    # A new connection each time, so that any of the processes may answer.
     return httpx.get(f"{registry.url}{path}", headers=headers)
 
 
@@ -83,7 +84,7 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
                 time.sleep(0.1)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
         failing = {name for name, state in answer.json()["checks"].items() if state == "failing"}
-        # Whether it can write, it may not have found out yet.
+        # It may not have found out yet whether it can write.
         assert failing - {"writable"} == {
             "migrations",
             "configuration",
@@ -99,7 +100,7 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
         while answered(registry, "/health/ready").status_code != 200:
             assert time.monotonic() - healed < within(10)
             time.sleep(0.2)
-        # Both processes, not only the one that was asked first.
+        # Both processes, not only the one asked first.
         time.sleep(1)
         assert {answered(registry, "/health/ready").status_code for _ in range(10)} == {200}
     finally:

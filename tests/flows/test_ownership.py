@@ -1,6 +1,7 @@
-"""Every address that names something, asked by everybody whose it is not: the answer is that of a name nobody has.
+"""Every address that names something, asked by others than its owner: the answer of an unknown id.
 
-Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+Every row is compared with its state before: the test has its own database, and the application runs
+in this process.
 """
 
 import json
@@ -39,19 +40,20 @@ pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test makes more of them than a stranger has in a minute."""
+    """The test causes more refusals than an outsider may have recorded in a minute."""
     monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-# What each parameter of the URLconf names. A new one must find its place here, and with it in the sweep.
+# What each URL parameter names. A new parameter must be listed here, and so enters the sweep.
 OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id"}
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
-# By the pages for staff that they stand in (approvals/tests/test_continuing.py, test_resuming.py, test_denials.py,
-# test_ending.py, test_recovery_administrators.py). The account's owner cancels a recovery too (test_recovery.py).
+# On staff pages with tests of their own (approvals/tests/test_continuing.py, test_resuming.py,
+# test_denials.py, test_ending.py, test_recovery_administrators.py). The account's owner may cancel
+# a recovery too (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),
@@ -61,7 +63,7 @@ STAFF_ONLY = {
     "recovery_id": ("/recoveries/", "/recovery/"),
 }
 ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
-# Where an act is signed for first, a stranger to the thing must not learn from the order whether it exists.
+# Where a signature is required first, the order of checks must not reveal whether the id exists.
 SIGNED_FOR = ("/settings/",)
 
 
@@ -80,13 +82,13 @@ def test_DJ_14_every_parameter_of_the_urlconf_is_known_to_the_sweep() -> None:
     assert not unknown, {name: found[name] for name in unknown}
     assert found.keys() >= OWNED | SECRETS
     assert all(found[name].startswith(place) for name, place in STAFF_ONLY.items())
-    # The admin's parameters stand in the admin site alone, which opens to staff only.
+    # The admin's parameters occur only in the admin site, which opens to staff only.
     assert all(found[name].startswith("/admin/") for name in ADMIN_ONLY & found.keys())
 
 
 @dataclass
 class Cast:
-    """Alice, who owns; bob, who owns as much; Ada, an admin who owns nothing; and a service provider apart."""
+    """Alice, who owns; bob, who owns as much; Ada, an admin who owns nothing; another provider."""
 
     provider: ServiceProvider
     secret: str
@@ -96,7 +98,7 @@ class Cast:
     bobs_agent: AgentClient
     ada: Person
     stranger: dict[str, str]
-    # What is alice's, by the names routes use; some names more than once, in different states.
+    # Alice's objects, by the names routes use; some twice, in different states.
     things: list[dict[str, str]]
 
 
@@ -139,7 +141,7 @@ def cast(db: None, now: datetime) -> Cast:
 def confirmation_of(
     agent: AgentClient, provider: ServiceProvider, secret: str, *, now: datetime
 ) -> Confirmation:
-    """A payment of the agent that waits for its human."""
+    """A payment of the agent that awaits its owner's confirmation."""
     envelope = {"confirm_above": {"value": "50.00", "currency": "EUR"}}
     grant = approved(agent, provider, now=now, capabilities=[PAY], envelope=envelope)
     token, url = issue(agent, grant).json()["access_token"], f"{provider.audience}/v1/payments"
@@ -158,7 +160,7 @@ def confirmation_of(
 
 
 def callers(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any]]:
-    """Everybody but alice: who, whether the address takes calls of this kind at all, and the answer."""
+    """All but alice: who, whether the address accepts such callers at all, and the answer."""
     if path.startswith("/v1/"):
         yield "bob's agent", True, cast.bobs_agent.call(method, path, None if method == "GET" else {})
         headers = cast.stranger | {"Idempotency-Key": "x"} if method == "GET" else cast.stranger
@@ -166,7 +168,7 @@ def callers(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any
         yield "another service provider", False, stranger
     pages = not path.startswith("/v1/")
     for name, person in (("bob", cast.bob), ("Ada, an admin", cast.ada)):
-        # A receipt is for its human too; no other call of the API looks at a session.
+        # The owner may read a receipt with a session; no other API call reads sessions.
         if pages or path.endswith("/receipt"):
             yield (
                 name,
@@ -186,7 +188,7 @@ def page_body(person: Person, path: str) -> str:
 
 @pytest.mark.parametrize("route", OWNED_ROUTES)
 def test_DJ_14_another_owners_id_is_as_unknown_as_one_nobody_has(route: str, cast: Cast) -> None:
-    """U3, U4: nothing changes, and each refusal is one event, of the same kind for both."""
+    """U3, U4: nothing changes, and each refusal is one event, of the same kind in both cases."""
     nobody = address(route, {})
     for things in cast.things:
         theirs = address(route, things)
@@ -203,7 +205,7 @@ def test_DJ_14_another_owners_id_is_as_unknown_as_one_nobody_has(route: str, cas
 
 
 def _each_alone(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any, list[Any]]]:
-    """Each caller with the events that its call alone made."""
+    """Each caller with the events of its call alone."""
     made = callers(cast, method, path)
     while True:
         known = set(Event.objects.values_list("pk", flat=True))
@@ -222,7 +224,7 @@ def _asked(each: tuple[str, bool, Any, list[Any]], path: str) -> tuple[str, bool
 
 
 def test_DJ_14_the_sweep_would_see_an_answer(cast: Cast) -> None:
-    """What the sweep calls refused for everybody else is answered for alice: it looks where something is."""
+    """Alice gets an answer where the sweep requires refusals, so it asks about what exists."""
     ids = cast.things[0]
     for path in ("/approvals/{grant_id}/", "/agents/{agent_id}/", "/confirmations/{confirmation_id}/"):
         assert cast.alice.get(path.format(**ids)).status_code == 200, path
@@ -241,7 +243,7 @@ def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_at_its_page(cast: Cast) 
     assert rows() == before
 
 
-# Ids inside bodies and queries: who asks, how, and with what a name of alice's is put.
+# Ids in bodies and queries: the caller, and the call that names something of alice's.
 def _token(cast: Cast, grant_id: str) -> Any:
     return cast.bobs_agent.call("POST", "/v1/tokens", {"grant_id": grant_id})
 
@@ -285,7 +287,8 @@ def test_DJ_14_RV_8_another_providers_token_is_like_no_token(path: str, cast: Ca
     assert rows() == before
     proof = cast.bobs_agent.proof("POST", path, f"token={token}".encode())
     asked = browser().post(path, f"token={token}", content_type=form, headers={"DPoP": proof})
-    # Introspection is for service providers alone; whose token an agent revokes is not told to it.
+    # Introspection is for service providers only; /v1/revoke does not tell an agent whose token it
+    # is.
     assert asked.status_code == (200 if path == "/v1/revoke" else 401)
     assert rows() == before
 

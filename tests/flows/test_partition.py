@@ -1,6 +1,6 @@
-"""A verifier whose way to PostgreSQL swallows what is sent: it says yes to nothing new, and is back by itself.
+"""A verifier whose packets to PostgreSQL vanish gives no new yes, and recovers by itself.
 
-The way to the database that is cut, and the servers behind it, are its own.
+The test cuts a connection and uses servers of its own.
 """
 
 import os
@@ -26,10 +26,10 @@ from tests.pace import within
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 READ = {"type": "read", "resource": "calendar"}
-# So long that every lease has run out and each thread that asks the database is stuck in a question.
+# Long enough for every lease to expire and each database thread to hang in a query.
 CUT_SECONDS = 8
 BACK_SECONDS = 15
-# Eight threads for 24 calls, each of which may wait for three seconds; a busy machine takes its time.
+# Eight threads for 24 calls, each of which may wait for three seconds; a busy machine takes longer.
 HANGS_SECONDS = 10
 
 
@@ -46,7 +46,7 @@ def registry(
     line: ProxyProcess,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveRegistry]:
-    """It and its verifier reach the database over the line alone."""
+    """The registry and its verifier reach the database only over the line."""
     parts = urlsplit(fresh_database(postgres_url, "flow_partition"))
     far = parts._replace(netloc=f"{parts.username}@127.0.0.1:{line.port}").geturl()
     env = {"REDIS_URL": redis.url}
@@ -66,7 +66,7 @@ def line(postgres_url: str) -> Iterator[ProxyProcess]:
 
 @pytest.fixture(scope="module")
 def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[LiveVerifier]:
-    """At home in Redis, in the first epoch."""
+    """With the replay cache in Redis, in the first epoch."""
     made = LiveVerifier(registry, redis_url=redis.url, workers=1)
     made.start()
     be_at_home(registry, "redis")
@@ -76,7 +76,7 @@ def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[Li
 
 @pytest.fixture(scope="module")
 def places(registry: LiveRegistry, verifier: LiveVerifier) -> tuple[Scene, Scene]:
-    """Grants whose calls go to Redis alone, and to the database as well."""
+    """A grant whose calls need Redis only, and one whose calls need the database too."""
     light, durable = scenes(
         registry, [{"capabilities": [READ], "envelope": envelope} for envelope in ({}, {"max_uses": 1000})]
     )
@@ -91,12 +91,12 @@ def asked(verifier: LiveVerifier, place: Scene, token: str) -> tuple[int, bool]:
 
 
 def refused(verifier: LiveVerifier) -> int:
-    """The status of what the Django view answers: credentials that nobody has."""
+    """The Django view's status for unknown credentials."""
     return httpx.post(verifier.url + "/v1/verify", json={}, auth=("who", "what"), timeout=60).status_code
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for it, at most so long."""
+    """Wait for it, at most this long."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, "it did not come to be"
@@ -132,7 +132,7 @@ def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_b
 def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
     registry: LiveRegistry, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:
-    """Whoever found out that nothing answers, did so in three seconds; then all others are told at once."""
+    """The first calls take three seconds to notice; then all others are refused at once."""
     place = places[0]
     body = {"grant_id": place.grant_id}
 
@@ -147,7 +147,7 @@ def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
             first = [several.submit(told) for _ in range(24)]
             assert httpx.get(f"{registry.url}/health/live", timeout=30).status_code == 200
             assert {each.result()[0] for each in first} == {503}
-        # Each thread had a connection, and lost it once; whoever connects meets the silence.
+        # Each thread lost its connection once; a new connection attempt then gets no answer.
         assert max(each.result()[1] for each in first) < within(HANGS_SECONDS)
         later = [told() for _ in range(20)]
         assert {status for status, _ in later} == {503}
@@ -160,7 +160,7 @@ def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
 def test_RF_25_a_process_that_dies_while_the_database_is_away_does_not_take_the_server_with_it(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:
-    """What takes its place cannot begin, gives up, and the next one tries."""
+    """A replacement process cannot start, exits, and the next one tries."""
     assert verifier.process
     ask = partial(asked, verifier, places[0], places[0].token())
     until(lambda: ask() == (200, True), 30)
@@ -185,7 +185,7 @@ def back(ask: Callable[[], tuple[int, bool]]) -> bool:
 def test_RF_5_a_web_process_that_stops_leaves_word_of_what_it_was_told(
     registry: LiveRegistry, verifier: LiveVerifier, places: tuple[Scene, Scene]
 ) -> None:
-    """Nobody drains here: should Redis be lost now, the log knows what is missing."""
+    """No drainer runs: if Redis is lost now, the log reports what is missing."""
     place = places[0]
     token = place.token()
     until(lambda: bool(place.ask(place.question(token, READ)).json().get("valid")), 30)

@@ -1,6 +1,6 @@
-"""PgBouncer in transaction mode, set up as docs/operations.md says: what works through it, and what is lost.
+"""PgBouncer in transaction mode as docs/operations.md says: what works, and what is lost.
 
-The processes are its own, set up to speak through it.
+The processes belong to the tests and connect through PgBouncer.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer]
 
 READ = {"type": "read", "resource": "calendar"}
 PAGE = (ROOT / "docs/operations.md").read_text()
-# What the page says to set: for the pooler, and for the role in the place of what `options` would have said.
+# The page's settings for the pooler, and for the role in place of what `options` would have set.
 SETTINGS = "\n".join(
     re.findall(r"^(?:max_prepared_statements|ignore_startup_parameters) = \w+$", PAGE, re.MULTILINE)
 )
 ALTER_ROLE = re.findall(r"^ALTER ROLE serving SET .+;$", PAGE, re.MULTILINE)
 CALLERS, CALLS = 16, 20
-# docs/protocol.md section 7: what is revoked is refused from then on.
+# docs/protocol.md section 7: a revoked token is refused from then on.
 BOUND_SECONDS = 1
 
 
@@ -80,7 +80,7 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
 
 @pytest.mark.long
 def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
-    """Each question is asked far more often than it takes to be prepared, over connections that change hands."""
+    """Each statement runs far more often than it takes to be prepared, on changing connections."""
     place, token = pooled.place, pooled.place.token()
     with ThreadPoolExecutor(CALLERS) as callers:
         told = list(callers.map(lambda _: place.ask(place.question(token, READ)), range(CALLERS * CALLS)))
@@ -101,7 +101,7 @@ def test_acts_and_the_log_are_whole_through_a_pooler(pooled: Pooled) -> None:
 
 
 def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> None:
-    """The page's word for what `max_prepared_statements` is for: clients that prepare, in turn on few connections."""
+    """Shows why the page sets `max_prepared_statements`: clients prepare, on few connections."""
 
     def prepares(port: int) -> None:
         url = f"postgres://serving@127.0.0.1:{port}/{postgres.ROLE}"
@@ -123,7 +123,7 @@ def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> 
 
 
 def test_limits_of_time_are_those_of_the_role_and_not_the_client_s(pooled: Pooled) -> None:
-    """`options` is ignored: without the role's own settings a statement would have no limit."""
+    """The pooler ignores `options`: without the role's settings a statement has no timeout."""
     with psycopg.connect(pooled.url, options="-c statement_timeout=7000", autocommit=True) as connection:
         for name, value in (
             ("statement_timeout", "2s"),
@@ -144,7 +144,7 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
 @pytest.mark.redis
 @pytest.mark.long
 def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) -> None:
-    """LISTEN is lost with its connection; each look at the feed makes up for it, within the bound all the same."""
+    """LISTEN is lost with its connection; the feed's next poll still finds it in time."""
     with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:
         verifier = LiveVerifier(pooled.registry, redis_url=redis.url)
         verifier.start()

@@ -1,7 +1,8 @@
-"""Behind nginx, as docs/install.md prints it, with a pool of connections to us: what one client does costs no other a call.
+"""Behind nginx as docs/install.md prints it, with pooled connections: no client costs another a
+call.
 
-The nginx is each test's own: a server behind it is away, and its log shows each connection to us that failed. That it passes
-calls on is what all of tests/production rests on.
+Each test has its own nginx: a server behind it is down, and its log shows each failed connection to
+us. That it forwards calls at all is tested throughout tests/production.
 """
 
 import itertools
@@ -46,15 +47,15 @@ def test_the_printed_site_answers_for_a_server_that_is_away(tmp_path: Path) -> N
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.json().keys() == {"error", "error_description"}
         assert answer.json()["error"] == "temporarily_unavailable"
-    # What the server itself did stays in the log.
+    # The log keeps the upstream's own status.
     assert [line.split()[:2] for line in made.asked] == [["503", "502"]] * 2
 
 
-# --- One client and the others -----------------------------------------------------------------------------------
+# --- One client and the others -------------------------------------------------------------------
 
 HONEST_CALLS = 150
 LARGE = b"x" * 100_000
-# Where the body of a stranger is not read, for each reason there is.
+# Each reason for which an outsider's body is not read.
 UNREAD = [
     "/nothing",
     "/v1/nothing",
@@ -67,7 +68,7 @@ UNREAD = [
 
 
 class Stranger(threading.Thread):
-    """Posts large bodies to one address after the other, until told to end."""
+    """Posts large bodies to one address after another, until told to end."""
 
     def __init__(self, url: str, host: str) -> None:
         super().__init__()
@@ -98,10 +99,10 @@ def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(registry: LiveRe
         for each in strangers:
             each.ends.set()
             each.join(60)
-    # A machine that is too busy says 503 itself, which is an answer.
+    # A busy machine answers 503 itself, which is an answer.
     assert {each.status_code for each in answers} - {503} == {200}
     assert all(each.statuses.total() > 0 for each in strangers)
-    # The site answers 503 in the place of nginx's own 502, which its log still tells.
+    # The site answers 503 in place of nginx's own 502, which stays in its log.
     assert "[error]" not in proxy.errors
 
 

@@ -1,4 +1,4 @@
-"""The example a newcomer copies from the README runs as printed, with the address and the id put in."""
+"""The README's example runs as printed, with the address and the id filled in."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ LONGEST_SECONDS = 90
 
 
 def printed_example(registry_url: str, service_provider_id: str) -> str:
-    """The README's Python block as an async function that gives back its `headers`."""
+    """The README's Python block as an async function that returns its `headers`."""
     (block,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     for placeholder, real in (
         ("https://registry.example.com", registry_url),
@@ -55,7 +55,7 @@ def test_the_readme_s_example_runs_as_printed_and_asks_once(
         raise StoppedError(approval_url, claim_code)
 
     def shown(approval_url: str, claim_code: str) -> None:
-        """What the example prints is all the person has: they open the link, claim and approve."""
+        """The user needs nothing but what the example prints: open the link, claim, approve."""
         assert (approval_url, claim_code) == before.value.args
         assert claim_code
         (grant_id,) = parse_qs(urlsplit(approval_url).query)["grant"]
@@ -88,7 +88,7 @@ def test_the_readme_s_example_runs_as_printed_and_asks_once(
 
 
 def run(source: str, show: Callable[..., None]) -> dict[str, str]:
-    """The example in a new process, as far as its client is concerned; what it prints goes to `show`."""
+    """Run the example with a new client, as a new process would; what it prints goes to `show`."""
     names: dict[str, Any] = {"print": show}
     exec(compile(source, "README.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
     headers: dict[str, str] = asyncio.run(asyncio.wait_for(names["example"](), LONGEST_SECONDS))
@@ -96,5 +96,5 @@ def run(source: str, show: Callable[..., None]) -> dict[str, str]:
 
 
 def approve(registry: LiveRegistry, grant_id: str) -> None:
-    """What a human does on a page; see tests/decide.py."""
+    """What a user does on a page; see tests/decide.py."""
     registry.act("tests.decide", "approve", {"id": grant_id})

@@ -1,6 +1,7 @@
-"""Every address asked as nobody should: members that are not its own, other methods, a foreign host, filters that mean to be code.
+"""Every address misused: foreign members, other methods, a foreign host, filters that attempt code.
 
-Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+Every row is compared with its state before: the test has its own database, and the application runs
+in this process.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from tests.flows.test_sweep import ROUTES, address, refused_shape, rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
-# What would make somebody more than they are, in every place where a careless reader copies members into a row.
+# Members that would gain rights, wherever careless code copies members into a row.
 PROTECTED: dict[str, Any] = {
     "id": "00000000-0000-7000-8000-000000000007",
     "pk": 1,
@@ -53,12 +54,12 @@ PROTECTED: dict[str, Any] = {
     "constructor": {"prototype": {"is_staff": True}},
     "__proto__": {"is_staff": True},
 }
-# What is answered by members its RFC does not know: they are ignored there (RFC 7009, RFC 7662), so nothing may come of them.
+# Unknown members are ignored there, as RFC 7009 and RFC 7662 require, so they must have no effect.
 FORMS = {"/v1/revoke", "/v1/introspect"}
 
 
 def bodies(cast: Cast) -> dict[str, dict[str, Any]]:
-    """A body each native act would take, by its route and for its caller."""
+    """Route → a body each native act accepts, for its caller."""
     ids = cast.things[0]
     verify = {"token": "x", "proof": "x", "method": "POST", "url": cast.provider.audience}
     return {
@@ -121,7 +122,7 @@ def test_DJ_13_a_bad_item_of_a_batch_is_answered_in_its_place(cast: Cast) -> Non
 
 
 class Greedy(Person):
-    """A person whose script sends every protected member along with everything it posts."""
+    """A user whose script adds every protected member to everything it posts."""
 
     def post(self, path: str, body: object = None) -> Any:
         assert body is None or isinstance(body, dict)
@@ -129,7 +130,7 @@ class Greedy(Person):
 
 
 def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(cast: Cast, now: datetime) -> None:
-    """The whole of a person's acts on the pages, as `Greedy` posts them."""
+    """All acts of a user on the pages, as `Greedy` posts them."""
     from approvals.services.people import create_setup_link
 
     person = Greedy()
@@ -156,7 +157,7 @@ OTHER_METHODS = ("PUT", "PATCH", "TRACE", "CONNECT", "MKCOL", "BREW", "HEAD", "O
 
 
 def test_every_method_at_every_address_is_answered_and_changes_nothing(cast: Cast) -> None:
-    """U1, U2, U5, as the rightful agent, service provider, human and admin."""
+    """U1, U2, U5, as the rightful agent, service provider, user and administrator."""
     ids = cast.things[0]
     before = rows()
     for route in ROUTES:
@@ -164,7 +165,7 @@ def test_every_method_at_every_address_is_answered_and_changes_nothing(cast: Cas
         for method in OTHER_METHODS:
             for answer in _rightful(cast, method, path):
                 refused_shape(answer, f"{method} {path}")
-                # 409: a page on which something is resumed that is not suspended.
+                # 409: a page that resumes something not suspended.
                 assert answer.status_code < 400 or answer.status_code in {
                     400,
                     401,
@@ -174,7 +175,7 @@ def test_every_method_at_every_address_is_answered_and_changes_nothing(cast: Cas
                     409,
                     415,
                 }, path
-                # Django's admin shows its pages for any method; they hold no act but those posted.
+                # Django's admin shows its pages for any method; only POST acts.
                 if method not in {"HEAD", "OPTIONS"} and not path.startswith("/admin/"):
                     assert answer.status_code >= 300, f"{method} {path}"
     assert rows() == before

@@ -1,6 +1,6 @@
-"""A server that is stopped, killed and started again goes on with the log where it was.
+"""A server that is stopped, killed and started again continues its log.
 
-The servers that are killed are its own.
+The tests kill servers of their own.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.live import LiveRegistry
 pytestmark = pytest.mark.flow
 
 READ = {"type": "read", "resource": "calendar"}
-# That nothing is lost by an orderly stop is also tried at the verifier (RF-18): the campaign does it here.
+# RF-18 also tests an orderly stop, at the verifier; here only the campaign does.
 ENDS = [LiveRegistry.kill, *([LiveRegistry.stop] if CAMPAIGN else [])]
 
 

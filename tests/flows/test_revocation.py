@@ -1,4 +1,4 @@
-"""Revoked means refused at every server process within a second, while two service providers' processes ask all the time."""
+"""Revoked tokens are refused by every server process within a second, under constant questions."""
 
 import contextlib
 import json
@@ -21,11 +21,12 @@ from tests.production.registry import ProductionRegistry
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 READ = {"type": "read", "resource": "calendar"}
-# docs/protocol.md section 7: after the answer to a revocation no verify that begins later than this accepts.
+# docs/protocol.md section 7: no verify that begins later than this after the answer to a revocation
+# accepts.
 BOUND_SECONDS = 1.0
-# What is called out to the verifiers is known to them this soon, where nothing else has the processors.
+# Verifiers learn of a notified revocation this soon on an otherwise idle machine.
 USUAL_SECONDS = 0.2
-# Of those that ask again later, each on a new connection: any process may answer.
+# Later questions, each on a new connection, so that any process may answer.
 AGAIN = 5
 
 Server = dict[str, Any]
@@ -33,18 +34,18 @@ Found = list[tuple[int, float, bool]]
 
 
 def servers(registry: LiveRegistry) -> list[Server]:
-    """Where the two processes ask: at the verifier as its clients do, and at the web server, which answers verify too."""
+    """The verifier as its clients reach it, and the web server, which answers verify too."""
     public = {"url": registry.url, "headers": {}}
     if not isinstance(registry, ProductionRegistry):
         return [public, public]
-    # As the proxy would ask it.
+    # As the proxy would forward it.
     forwarded = {"Host": urlsplit(registry.url).netloc, "X-Forwarded-Proto": "https"}
     return [public, {"url": registry.web_url, "headers": forwarded}]
 
 
 @contextlib.contextmanager
 def asked_all_the_time(asked: list[tuple[Scene, str]]) -> Iterator[Found]:
-    """A process at each server asks about each token; what they found stands in the list at the end."""
+    """Ask at each server about each token in a process; the list holds the findings at the end."""
     told = [
         {
             "client_id": place.client_id,
@@ -65,7 +66,8 @@ def asked_all_the_time(asked: list[tuple[Scene, str]]) -> Iterator[Found]:
             for _ in where
         ]
         for asker, server in zip(askers, where, strict=True):
-            # Also where the test fails: a process is not waited for that nobody told to stop.
+            # Also when the test fails: otherwise the end would wait for a process that was never
+            # told to stop.
             stack.callback(asker.kill)
             say(asker, json.dumps(server | {"asked": told}))
         for asker in askers:
@@ -116,7 +118,7 @@ def by_agent(method: str, path: str) -> Act:
 
 
 def by_operator(line: str) -> Act:
-    """What an admin's button calls, in a process that is no server's and says itself when it was done."""
+    """What an administrator's button calls, in a separate process that reports when it was done."""
 
     def act(place: Scene, _token: str) -> float:
         script = (
@@ -150,7 +152,7 @@ LEVELS: dict[str, Act] = {
 def test_RV_1_RV_2_VB_12_whatever_a_token_hangs_on_ends_it_at_every_process(
     live_registry: LiveRegistry,
 ) -> None:
-    """Each level within the bound; the median, in the campaign, within what the design promises of 99 in a hundred."""
+    """Each level within the bound; in the campaign, the median within the design's 99 % promise."""
     places = scenes(live_registry, [{"capabilities": [READ], "envelope": {}}] * len(LEVELS))
     asked = [(place, place.token()) for place in places]
     ended = []
@@ -162,7 +164,8 @@ def test_RV_1_RV_2_VB_12_whatever_a_token_hangs_on_ends_it_at_every_process(
     after = {}
     for which, (level, (before, answered)) in enumerate(zip(LEVELS, ended, strict=True)):
         mine = [(begun, yes) for each, begun, yes in found if each == which]
-        # Two of each process: there was something to refuse, and it is refused once the bound is over.
+        # Two of each process: there was something to refuse, and it is refused once the bound is
+        # over.
         assert sum(yes for begun, yes in mine if begun < before) >= 4, level
         late = [yes for begun, yes in mine if begun > answered + BOUND_SECONDS]
         assert (len(late) >= 4, sum(late)) == (True, 0), level
@@ -173,7 +176,7 @@ def test_RV_1_RV_2_VB_12_whatever_a_token_hangs_on_ends_it_at_every_process(
 
 
 def stay_refused(dead: list[tuple[Scene, str]]) -> None:
-    """Whoever asks later, and again, is told no, and no connection is the one that was not told."""
+    """All later questions, on new connections, are refused: no process missed it."""
     for server in servers(dead[0][0].registry) * AGAIN:
         for place, token in dead:
             answer = httpx.post(
@@ -183,6 +186,6 @@ def stay_refused(dead: list[tuple[Scene, str]]) -> None:
                 auth=(place.client_id, place.client_secret),
                 timeout=30,
             )
-            # Who is no service provider any more is told nothing; who was too busy to know says so.
+            # A removed service provider gets 401; a process too busy to know answers 503.
             assert answer.status_code in {200, 401, 503}, answer.text
             assert not answer.json().get("valid"), answer.text

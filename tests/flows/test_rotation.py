@@ -1,7 +1,8 @@
-"""Signing keys change while tokens are issued and verified: nobody notices; and a key that is known to others ends at once.
+"""Signing keys rotate unnoticed while tokens are issued and verified; a disclosed key ends at once.
 
-Half an hour passes in steps of ten seconds, by a clock that is set: each step issues a token over HTTP and has it, and an older
-one, verified, by the registry and by readers who keep their copies of the key set as long as they may.
+Half an hour passes in steps of ten seconds on a set clock. Each step issues a token over HTTP and
+has it and an older one verified, by the registry and by readers that keep their copy of the key set
+as long as allowed.
 """
 
 from collections.abc import Iterator
@@ -31,12 +32,13 @@ pytestmark = [pytest.mark.django_db, pytest.mark.flow]
 
 OPERATOR = Actor("system", "test")
 HALF_AN_HOUR, STEP = 1800, 10
-# The longest a reader may keep the key set (docs/protocol.md section 4), and how often this operator rotates.
+# The longest a reader may keep the key set (docs/protocol.md section 4), and this operator's
+# rotation interval.
 KEPT, ROTATE_EVERY = 120, 240
 
 
 class Reader:
-    """A service provider that checks signatures itself, with a key set as old as it may be; `age` seconds at the start."""
+    """A service provider that checks signatures itself, with a key set `age` seconds old."""
 
     def __init__(self, cast: Cast, age: int) -> None:
         self.audience, self.fetched = cast.provider.audience, -age
@@ -92,7 +94,7 @@ def seconds(clock: time_machine.Traveller) -> Iterator[int]:
 def test_JK_14_half_an_hour_of_rotations_fails_no_verification(cast: Cast) -> None:
     random, live, kids = Random(14), list[tuple[int, str]](), set[str]()
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)
-    # Some fetched a moment before the first rotation, some long ago.
+    # Some fetched just before the first rotation, some long before.
     readers = [Reader(cast, age) for age in range(0, KEPT, 20)]
     with time_machine.travel(start, tick=False) as clock:
         for at in seconds(clock):
@@ -100,7 +102,7 @@ def test_JK_14_half_an_hour_of_rotations_fails_no_verification(cast: Cast) -> No
             if at % ROTATE_EVERY == 0:
                 rotate_key(purpose="token", actor=OPERATOR, now=now)
             if at % 60 == 0:
-                # The job that only records the switch comes when it comes.
+                # The job only records the switch, so its timing does not matter.
                 promote_due_keys(now=now)
             live = [(made, token) for made, token in live if at - made < 895] + [(at, issued(cast, random))]
             old = random.choice(live)[1]
@@ -113,7 +115,7 @@ def test_JK_14_half_an_hour_of_rotations_fails_no_verification(cast: Cast) -> No
         Key.objects.filter(purpose="token", state=Key.State.RETIRED).count()
         >= HALF_AN_HOUR // ROTATE_EVERY - 1
     )
-    # The key of before, and one at each rotation.
+    # The first key, and one per rotation.
     assert len(kids) == 1 + -(-HALF_AN_HOUR // ROTATE_EVERY)
 
 
@@ -127,7 +129,7 @@ def _served(request: httpx.Request) -> httpx.Response:
 
 
 def test_JK_18_a_disabled_keys_tokens_are_refused_at_once_by_the_sdk_too(cast: Cast) -> None:
-    """The SDK keeps no key set: it asks, so what the registry refuses it refuses with the next call."""
+    """The SDK keeps no key set: it asks the registry, so it refuses from the next call on."""
     random = Random(18)
     token = issued(cast, random)
     kid = Key.objects.get(purpose="token").kid

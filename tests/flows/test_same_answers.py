@@ -1,7 +1,7 @@
-"""At each home of spent proofs, the web server and the verifier's own process decide alike.
+"""With either replay cache, the web server and the verifier's process decide alike.
 
-Beside the installed system, which is at home in Redis: processes of our own that have no Redis. What the two make of
-every form of request, tests/production/test_answers.py asks.
+The installed system has its replay cache in Redis; here our own processes without Redis are tested
+as well. tests/production/test_answers.py compares every form of request.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from tests.production.registry import ProductionRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres]
 
-# Of the two that take turns.
+# Of the two verifiers that take turns.
 CALLS = 1000 if CAMPAIGN else 200
 
 
 @contextlib.contextmanager
 def own_pair(folder: Path, database_url: str, redis_url: str) -> Iterator[Pair]:
-    """Of our own, with spent proofs in Redis where one is named."""
+    """Our own two servers; the replay cache is in Redis if `redis_url` is given."""
     with contextlib.ExitStack() as stack:
         web = LiveRegistry(folder, database_url=database_url, workers=1, env={"REDIS_URL": redis_url})
         web.prepare()
@@ -56,7 +56,7 @@ def at_database(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def at_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The installed system, where there is one."""
+    """The installed system, if there is one."""
     if PRODUCTION:
         yield InstalledPair(ProductionRegistry(Path(PRODUCTION)))
         return
@@ -76,7 +76,7 @@ def at_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     ],
 )
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """At each home of spent proofs."""
+    """With each replay cache."""
     found: Pair = request.getfixturevalue(request.param)
     return found
 
@@ -94,7 +94,7 @@ def test_decisions_are_the_same(pair: Pair) -> None:
 
 
 def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
-    """Its decision's id too, whichever of the two is asked first."""
+    """The decision's id too, whichever server is asked first."""
     for first in (pair.web, pair.lean):
         key = f"call-{first.port}"
         question = pair.place.question(pair.token, READ)
@@ -103,7 +103,7 @@ def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
         assert json.loads(given)["valid"]
         again = [exchange(each, sent).partition(b"\r\n\r\n")[2] for each in (pair.web, pair.lean)]
         assert again == [given, given]
-        # Where the agent names its operation the database knows the call by its own name.
+        # An operation the agent named is found in the database under its own name.
         one, other = (
             pair.send(pair.question(idempotency_key="mine"), VERIFY, f"Idempotency-Key: {key}-2")
             for _ in range(2)
@@ -114,7 +114,7 @@ def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
 
 
 def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
-    """The row of the call is held by somebody who does not commit."""
+    """Another session holds the row of the call and does not commit."""
     question, key = pair.question(idempotency_key="running"), "still-running"
     digest = hashlib.sha256(f"{pair.place.client_id}\0{key}".encode()).digest()
     row = (digest, hashlib.sha256(question).digest(), datetime.now(UTC) + timedelta(minutes=1))
@@ -128,7 +128,7 @@ def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
 def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and_then_never(
     at_database: Pair,
 ) -> None:
-    """Verifying itself: they share a secret and a database, and no memory."""
+    """They verify by themselves: they share a secret and a database, but no memory."""
     place = scene(at_database.web, capabilities=[READ], envelope={}, require_nonce=True)
     wish = {"grant_id": place.grant_id}
     wanted = place.api("POST", "/v1/tokens", wish).headers["DPoP-Nonce"]
@@ -147,7 +147,7 @@ def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and
                 nonce = answer.get("nonce", nonce)
     finally:
         second.stop()
-    # A machine that is too busy says 503, and asks for nothing.
+    # A busy machine answers 503, and requires no nonce.
     assert said["use_dpop_nonce"] == 1
     assert said["yes"] + said["temporarily_unavailable"] == CALLS - 1
     assert said["yes"] > (0.9 * CALLS if CAMPAIGN else 0)

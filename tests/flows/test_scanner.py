@@ -1,6 +1,7 @@
-"""A link scanner, a preview, a prefetching browser: whoever only opens addresses changes nothing, signed in or not.
+"""Link scanners, previews and prefetching browsers: opening an address changes nothing.
 
-Every row is compared with the one before: the database is the test's own, and the application answers in this process.
+Every row is compared with its state before: the test has its own database, and the application runs
+in this process.
 """
 
 import re
@@ -30,9 +31,9 @@ from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
-# What a refused request leaves: its event with what belongs to it. Nothing else of the database may move.
+# Written for a refused request: its event and what belongs to it. No other table may change.
 LOG = {"audit.event", "audit.opening", "audit.queueentry", "audit.refusalcount"}
-# Addresses an agent or service provider proves itself at, and what answers programs: they are no pages.
+# Addresses of the API and those for programs: they are not pages.
 FOR_PROGRAMS = re.compile(r"/(v1|\.well-known|health|metrics)")
 
 
@@ -45,7 +46,7 @@ def admin(db: None, now: datetime) -> Person:
 
 @pytest.fixture
 def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> list[str]:
-    """Every address there is, with live ids and live secrets: for each state of a grant, each kind of a setup link."""
+    """Every address, with live ids and secrets, for each grant state and setup link."""
     human = admin.human
     agent = enrolled(human, now=now)
     grants = [
@@ -98,7 +99,7 @@ def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> li
 
 
 def rows() -> dict[str, list[str]]:
-    """Every row of every table. Of a session who it is, and not when it ends: a person who reads is there."""
+    """Every row of every table; of a session without its expiry, which a page view may extend."""
     return {
         model._meta.label_lower: sorted(map(str, model._default_manager.values_list()))
         for model in apps.get_models()
@@ -124,12 +125,12 @@ def test_AP_31_opening_every_address_changes_nothing(
             assert answer.status_code < 500, path
         assert rows() == before, path
     written = Event.objects.exclude(pk__in=seen)
-    # What cannot be opened is refused, and a refusal is on record (U4).
+    # A link that cannot be opened is refused, and the refusal is recorded (U4).
     assert {event.kind for event in written} <= {"audit.request.refused"}
 
 
 def test_AP_31_a_page_answers_head_as_get(admin: Person, links: list[str]) -> None:
-    """Many scanners ask with HEAD first: a link that is good must not look broken."""
+    """Many scanners send HEAD first: a valid link must not look broken."""
     pages = 0
     for client in (admin.client, browser()):
         for path in links:
@@ -145,7 +146,7 @@ def test_AP_31_a_page_answers_head_as_get(admin: Person, links: list[str]) -> No
 
 
 class Forms(HTMLParser):
-    """The forms of a page: method and where they go."""
+    """The forms of a page: their method and target."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -166,7 +167,7 @@ def forms(client: Client, paths: list[str]) -> Iterator[tuple[str, dict[str, str
 
 
 def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:
-    """Nor without its script, where a form that names no method would put its fields into the address."""
+    """Nor without its script, when a form without a method puts its fields into the address."""
     found = [*forms(admin.client, links), *forms(browser(), links)]
     assert len(found) > 40
     for path, form in found:

@@ -1,4 +1,4 @@
-"""Every endpoint asked what its own description generates, valid and not: no 5xx, and only the answers it names."""
+"""Fuzzes every endpoint from its own description: no 5xx, and only documented answers."""
 
 import copy
 import os
@@ -29,7 +29,7 @@ from tests.live import LiveRegistry
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 SEED = 20_261_125
-# For each operation: of its own callers, valid and not each; of everybody else.
+# Examples per operation: for its own callers, each of valid and invalid; for all other callers.
 OWN, OTHERS = (400, 100) if CAMPAIGN else (12, 3)
 CHECKS = [
     status_code_conformance,
@@ -39,7 +39,7 @@ CHECKS = [
 ]
 CALLERS = {"proof": "agent", "basic": "provider", "nobody": "nobody"}
 CONFIG = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
-# Shut: an answer with a member the description does not know is a fault here.
+# Closed, so that an undescribed member of an answer fails the test.
 SCHEMA = from_dict(conformance.closed(copy.deepcopy(openapi())), config=CONFIG)
 FOUND = {
     f"{method.upper()} {path}": SCHEMA[path][method.upper()]
@@ -56,10 +56,10 @@ checkpoint_log(now=timezone.now(), at_once=True)
 
 @pytest.fixture(scope="module")
 def known(sqlite_registry: LiveRegistry) -> dict[str, Known]:
-    """An agent, a human and a service provider of its own for each operation: one ends what it likes."""
+    """Operation → an agent, a user and a service provider of its own, so it may end any of them."""
     wishes = [{"capabilities": [READ, PAY], "envelope": LIMITS}] * len(FOUND)
     found = dict(zip(FOUND, map(Known, scenes(sqlite_registry, wishes)), strict=True))
-    # Events enough for a full tile.
+    # Enough events for a full tile.
     seeded(sqlite_registry, "events", 300)
     sqlite_registry.run("shell", "-v", "0", "-c", SIGN_THE_LOG)
     return found
@@ -70,21 +70,22 @@ def test_DJ_8_what_the_description_generates_is_answered_as_described(
     key: str, known: dict[str, Known]
 ) -> None:
     mine = known[key]
-    # Of what is open to everybody, nobody in particular is the caller.
+    # A public operation has no specific caller.
     owners = {CALLERS.get(name) for each in described(key)["security"] or [{"nobody": []}] for name in each}
-    # Where nothing is to be chosen, nothing can be chosen wrongly.
+    # An operation without parameters or body has no invalid variant.
     varies = described(key)["parameters"] or "requestBody" in described(key)
     statuses: set[int] = set()
     for caller in CALLERS.values():
         for mode in GenerationMode if varies else [GenerationMode.POSITIVE]:
             examples = OWN if caller in owners else OTHERS
             statuses |= asked(key, mine, caller, mode, examples)
-    # Else all that was fuzzed of it is the way in. The seed approves without a passkey, so there is no receipt to be had.
+    # Otherwise only authentication was fuzzed. The seed approves without a passkey, so it has no
+    # receipt.
     assert min(statuses) < 400 or key == "GET /v1/grants/{grant_id}/receipt"
 
 
 def asked(key: str, mine: Known, caller: str, mode: GenerationMode, examples: int) -> set[int]:
-    """Ask what is generated; the statuses of the answers, each of which is one that is described."""
+    """Send generated requests; returns the statuses, each of which the description names."""
     statuses: set[int] = set()
     connections = requests.Session()
 
@@ -129,14 +130,14 @@ def described(key: str) -> Any:
 
 
 def varied(case: Case[Any], data: st.DataObject, key: str, mine: Known) -> None:
-    """Now and then an id that exists, and a body that would pass, whole or with one generated member."""
+    """Now and then an existing id, and a valid body, whole or with one generated member."""
     for name, values in mine.path_parameters().items():
         if name in case.path_parameters and data.draw(st.booleans()):
             case.path_parameters[name] = data.draw(st.sampled_from(values))
     for name, values in mine.query_parameters().items():
         if name in case.query and data.draw(st.booleans()):
             case.query[name] = data.draw(st.sampled_from(values))
-    # Such an address is 404 before it is anybody's; tests/flows/test_sweep.py asks for them.
+    # Such an address is 404 before it is routed; tests/flows/test_sweep.py covers it.
     case.query = {name: value for name, value in case.query.items() if "\0" not in f"{name}{value}"}
     if str(case.query.get("wait", "")).isdigit():
         case.query["wait"] = "0"

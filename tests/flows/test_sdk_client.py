@@ -1,4 +1,4 @@
-"""The SDK against a live registry: the printed example, denial, narrowing, a lost reply, and a second process."""
+"""The SDK against a live registry: example, denial, narrowing, a lost answer, a second process."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ CALENDAR = [Capability.read("calendar")]
 
 
 def decide(registry: LiveRegistry, act: str, identifier: str, **wish: Any) -> None:
-    """What a human does on a page; see tests/decide.py."""
+    """What a user does on a page; see tests/decide.py."""
     registry.act("tests.decide", act, {"id": identifier, **wish})
 
 
@@ -44,12 +44,12 @@ def provider(sqlite_registry: LiveRegistry) -> dict[str, str]:
 
 @pytest.fixture
 def new_client(sqlite_registry: LiveRegistry, tmp_path: Path) -> Callable[[], AgentAuthClient]:
-    """Each call is the same agent in another process."""
+    """Each call returns the same agent in another process."""
     return lambda: AgentAuthClient(sqlite_registry.url, key_file=tmp_path / "agent.json")
 
 
 def verify(registry: LiveRegistry, provider: dict[str, str], headers: dict[str, str]) -> Allowed:
-    """What the service provider makes of a request with these headers."""
+    """The service provider's verdict on a request with these headers."""
     with VerifierClient(registry.url, provider["client_id"], provider["client_secret"]) as client:
         return client.verify(**asked(registry, headers))
 
@@ -206,7 +206,7 @@ def test_OG_26_a_lost_reply_has_no_second_effect(
     new_client: Callable[[], AgentAuthClient],
     lost: str,
 ) -> None:
-    """The registry acts, the answer never arrives, the client asks again: one grant, one event."""
+    """The registry acts, the answer is lost, the client asks again: one grant, one event."""
 
     class Lossy(httpx.AsyncHTTPTransport):
         left = 2 if lost == "answer twice" else 1

@@ -1,7 +1,8 @@
-"""`make demo` from outside: what it prints, what it waits for, how it ends; the human acts as soon as a link appears.
+"""`make demo` from outside: its output, waits and end; the user acts on each link at once.
 
-This is the flow that stays in development, as `make run` starts it: on SQLite, with jobs beside the server; and once for each
-home of keys, in a registry with its settings. tests/production/test_demo.py has it at the installed system.
+This runs in development mode, as `make run` starts it: on SQLite, with jobs beside the server; and
+once per kind of key storage, in a registry set up for it. tests/production/test_demo.py runs it on
+the installed system.
 """
 
 import contextlib
@@ -82,7 +83,8 @@ def pkcs11(home: Path) -> Iterator[dict[str, str]]:
     yield {"KEY_BACKEND": f"pkcs11:{softhsm.LABEL}", **softhsm.token(home)}
 
 
-# A new home of keys is a line here and the settings it needs: the scheme of its addresses, and those settings.
+# Name → the scheme of its key addresses, and the settings it needs. A new kind of key storage is
+# one line here.
 HOMES: dict[str, tuple[str, Callable[[Path], Settings]]] = {
     "awskms": ("awskms", awskms),
     "file with passphrase": ("file", file_with_passphrase),
@@ -93,7 +95,7 @@ HOMES: dict[str, tuple[str, Callable[[Path], Settings]]] = {
 
 
 class Demo:
-    """The demo as a process; `on` is called with each line it prints, while it runs."""
+    """The demo as a process; `on` is called with each line it prints."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -120,19 +122,19 @@ class Demo:
 
 
 def asked(registry: LiveRegistry, question: str) -> list[str]:
-    """The first column of what the registry's SQLite answers; far sooner than a process with Django in it."""
+    """The first column of a query, read from SQLite directly: far faster than a Django process."""
     file = registry.directory / DATABASE
     with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
         return [str(row[0]) for row in database.execute(question)]
 
 
 def grant_id_of(registry: LiveRegistry) -> str:
-    """The newest grant the registry knows."""
+    """The newest grant in the registry."""
     [newest] = asked(registry, "SELECT id FROM registry_grant ORDER BY id DESC LIMIT 1")
     return str(uuid.UUID(newest))
 
 
-# CI has a sample: each home with one algorithm.
+# CI runs a sample: each key storage with one algorithm.
 _ALGORITHMS = {
     "awskms": "ES256",
     "file with passphrase": "ES256",
@@ -150,7 +152,7 @@ _PARAMETERS = [
 
 @pytest.fixture(params=_PARAMETERS)
 def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """A registry with its keys in one home, and the jobs that `make run` runs beside it."""
+    """A registry with its keys in one kind of storage, and the jobs of `make run`."""
     name, algorithm = request.param
     scheme, settings = HOMES[name]
     with settings(tmp_path) as env:
@@ -172,7 +174,7 @@ def after(line: str, label: str) -> str | None:
 
 @pytest.fixture
 def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
-    """What `make run` runs beside the server: it numbers the events."""
+    """The jobs that `make run` runs beside the server, which number the events."""
     command = [sys.executable, "manage.py", "jobs"]
     with subprocess.Popen(command, cwd=ROOT, env=sqlite_registry.env) as process:
         yield
@@ -182,7 +184,7 @@ def _jobs(sqlite_registry: LiveRegistry) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deciding(registry: LiveRegistry) -> Iterator[Callable[[str, str], None]]:
-    """Decides one thing after another, in one process that is ready when the first link appears."""
+    """Makes decisions in a process that is ready before the first link appears."""
     command = [sys.executable, "-m", "tests.decide"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=registry.env, stdin=pipe, stdout=pipe, text=True) as process:
@@ -198,7 +200,7 @@ def deciding(registry: LiveRegistry) -> Iterator[Callable[[str, str], None]]:
 
 
 def told(registry: LiveRegistry) -> str:
-    """What the demo prints, its human agreeing to everything; its decisions are those of EXPECTED."""
+    """The demo's output when the user agrees to everything; asserts its decisions are EXPECTED."""
     demo = Demo(registry.env)
     with deciding(registry) as decided:
 
@@ -222,14 +224,14 @@ def test_every_home_is_here() -> None:
 
 
 def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None:
-    """Settings alone are other."""
+    """Only the settings differ."""
     told(elsewhere)
 
 
 @pytest.mark.usefixtures("_jobs")
 def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
     text = told(sqlite_registry)
-    # Each line of the log with its number, the verifier's decisions among them.
+    # Each log line has its number, including the verifier's decisions.
     log = text.split("What the audit log says about it")[1]
     for kind in ("registry.agent.registered", "registry.grant.approved", "registry.grant.revoked"):
         assert kind in log
@@ -249,7 +251,7 @@ def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry:
 def test_the_demo_service_moves_where_its_port_is_taken(sqlite_registry: LiveRegistry) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # A demo beside this one may have it already.
+        # Another demo may hold the port already.
         with contextlib.suppress(OSError):
             taken.bind(("127.0.0.1", 8001))
             taken.listen()

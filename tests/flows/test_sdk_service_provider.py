@@ -1,4 +1,4 @@
-"""A real service provider (gunicorn, Django, the decorator) asked by an agent and by people who are none."""
+"""A real service provider (gunicorn, Django, the decorator), called by agents and others."""
 
 import asyncio
 import http.client
@@ -31,9 +31,9 @@ CHALLENGE = 'DPoP error="{}", algs="EdDSA Ed25519 ES256"'
 
 
 class Place:
-    """The demo service provider on a port of its own, and an agent with an approved grant there.
+    """The demo service provider on its own port, and an agent with an approved grant there.
 
-    Where the registry is the installed one it has a host name, and speaks TLS.
+    With the installed registry it has a host name and uses TLS.
     """
 
     certificate: Path | None = None
@@ -65,7 +65,7 @@ class Place:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Running, and reached and trusted from this process under its name."""
+        """Running, and resolved and trusted by this process under its name."""
         resolve = socket.getaddrinfo
 
         def resolved(host: Any, *others: Any, **more: Any) -> Any:
@@ -78,7 +78,7 @@ class Place:
                 both.write_text(Path(os.environ["SSL_CERT_FILE"]).read_text() + self.certificate.read_text())
                 patch.setenv("SSL_CERT_FILE", str(both))
                 patch.setattr(socket, "getaddrinfo", resolved)
-                # It is read once in a process.
+                # It is cached for the process.
                 ssl_context.cache_clear()
             with service_provider(self.file, listen("127.0.0.1", self.port)):
                 yield
@@ -96,7 +96,7 @@ class Place:
     def raw(
         self, path: str, lines: list[tuple[str, str]], *, host: str = ""
     ) -> tuple[int, str, dict[str, Any]]:
-        """GET with header lines exactly as written, repeated ones too; status, challenge and body."""
+        """GET with these exact headers, duplicates included; status, challenge and body."""
         kind = http.client.HTTPSConnection if self.certificate else http.client.HTTPConnection
         connection = kind(self.host, self.port, timeout=20)
         connection.putrequest("GET", path, skip_host=bool(host))
@@ -140,14 +140,14 @@ def test_DJ_2_DP_2_two_lines_of_a_header_are_refused_through_a_real_server(place
     for other in (token, ("Authorization", token[1].replace("DPoP ", "Bearer "))):
         status, _, body = place.raw(path, [token, other, proof])
         assert (status, body["error"]) == (400, "invalid_request")
-    # None of these spent the proof: one line of each still passes.
+    # None of these spent the proof: sent once, it still passes.
     assert place.raw(path, [token, proof])[0] == 200
 
 
 def test_DJ_3_the_verdict_rests_on_the_audience_and_never_on_the_host(place: Place) -> None:
     path = "/calendar/work"
     assert place.raw(path, [*place.headers("GET", path).items()], host="evil.example")[0] == 200
-    # A proof for the stranger's address is worth nothing, whatever Host it comes with.
+    # A proof for an attacker's address is refused, whatever Host comes with it.
     headers = place.headers("GET", path)
     token = headers["Authorization"].removeprefix("DPoP ")
     headers["DPoP"] = make_proof(

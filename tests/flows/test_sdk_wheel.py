@@ -1,6 +1,6 @@
-"""The SDK as a stranger gets it: a wheel, in an environment that has never heard of Django.
+"""The SDK as outsiders get it: a wheel, in an environment without Django.
 
-It needs the environment that it makes, and no registry.
+It creates that environment, and needs no registry.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# What the wheel needs and what these need in turn; `pip check` says if one is missing.
+# What the wheel needs, with transitive dependencies; `pip check` reports a missing one.
 NEEDED = {
     "anyio",
     "certifi",
@@ -93,7 +93,7 @@ def test_the_wheel_works_where_there_is_no_django(wheel: Path, tmp_path: Path) -
 
 
 def locked(names: set[str]) -> str:
-    """The entries of the lock file for these distributions, hashes and all."""
+    """The lock file's entries for these distributions, with hashes."""
     entries = re.split(r"\n(?=\S)", (ROOT / "requirements.txt").read_text())
     kept = [entry for entry in entries if re.split(r"[=\s]", entry, maxsplit=1)[0] in names]
     return "\n".join(kept) + "\n"

@@ -1,6 +1,7 @@
-"""A small full run, then a search: nothing that opens anything lies in the database or in the server's log.
+"""A short full run, then a search: neither database nor log contains a usable secret.
 
-The server is its own, told to log all it can in each form, and its whole database is read.
+The server is the test's own, logs as much as possible in each format, and its whole database is
+read.
 """
 
 import json
@@ -37,7 +38,7 @@ LIMITS = {"confirm_above": {"value": "20.00", "currency": "EUR"}}
 
 @dataclass
 class Browser:
-    """A human with a passkey at a live registry."""
+    """A user with a passkey at a live registry."""
 
     registry: LiveRegistry
     kept: list[str]
@@ -73,14 +74,14 @@ class Browser:
         body = body | {"drawn": drawn_in(self.page(path))}
         options = self.post(f"{path}statement", body)["publicKey"]
         credential = self.device.assertion(options)
-        # Wrong once first: refusals must be as silent as successes.
+        # One failure first: a refusal must not reveal secrets either.
         self.post(f"{path}decide", {"credential": credential | {"id": "AAAA"}}, 400)
         options = self.post(f"{path}statement", body)["publicKey"]
         return self.post(f"{path}decide", {"credential": self.device.assertion(options)})
 
 
 def run(registry: LiveRegistry) -> list[str]:
-    """From the first admin to a confirmed payment and a revoked agent; every secret that passed by."""
+    """From the first administrator to a confirmed payment and a revoked agent; all secrets used."""
     kept: list[str] = []
     human = Browser(registry, kept)
     setup = registry.manage("setup_link")["url"]
@@ -221,7 +222,7 @@ class Kept(Scene):
 
 @pytest.fixture(params=["json", "text"])
 def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
-    """A registry that logs everything it has to say, in each form."""
+    """A registry that logs as much as it can, in each format."""
     env = {"LOG_FORMAT": request.param, "LOG_LEVEL": "DEBUG"}
     registry = LiveRegistry(tmp_path, workers=2, env=env)
     registry.prepare()
@@ -233,7 +234,7 @@ def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRe
 def test_AU_24_OG_24_DJ_28_U6_no_secret_of_a_full_run_lies_in_database_log_or_metrics(
     talkative: LiveRegistry,
 ) -> None:
-    """Digests only. Of a token or proof the signature is looked for too: without it the rest opens nothing."""
+    """Only digests. Tokens and proofs are searched by signature: without it the rest is useless."""
     sqlite_registry = talkative
     kept = run(sqlite_registry)
     metrics = httpx.get(f"{sqlite_registry.url}/metrics").text

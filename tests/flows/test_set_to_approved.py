@@ -1,4 +1,4 @@
-"""DJ-17 on PostgreSQL: with the serving role's own rights, rows of grants are made to say what nobody signed."""
+"""DJ-17 on PostgreSQL: with the serving role's rights, grant rows are forged as approved."""
 
 import secrets
 import subprocess
@@ -30,14 +30,14 @@ PAY: dict[str, Any] = {
 }
 PAYMENT = PAY | {"amount": {"value": "9000.00", "currency": "EUR"}}
 del PAYMENT["max_amount"]
-# Each column as an approval leaves it.
+# Sets each column as an approval leaves it.
 APPROVE = """
 UPDATE registry_grant SET status = 'approved', suspension_cause = '', capabilities = requested_capabilities,
     envelope = requested_envelope, valid_until = date_trunc('second', now() + interval '1 day'), decided_at = now(),
     ended_at = NULL, human_id = (SELECT human_id FROM registry_agent WHERE id = agent_id)
 WHERE id = %s
 """
-# What whoever holds the token key as well could do: a token of the row, and its own row.
+# What an attacker with the token key could do as well: a token of the row, and its own row.
 FORGE = """
 from datetime import timedelta
 from django.utils import timezone
@@ -64,7 +64,7 @@ suspend_grant(grant=grant, actor=Actor("human", str(grant.human_id)), now=timezo
 
 @dataclass
 class Stage:
-    """The web server under the serving role and the verifier under its own, with spent proofs in Redis."""
+    """The web server and the verifier, each under its own role, with the replay cache in Redis."""
 
     web: LiveRegistry
     lean: LiveVerifier
@@ -76,7 +76,7 @@ class Stage:
             return cursor.fetchall() if cursor.description else []
 
     def run(self, script: str, grant: str) -> str:
-        """In a process of the registry's; what it printed."""
+        """Run in a registry process; returns its output."""
         code = "import django; django.setup()\n" + textwrap.dedent(script).format(grant=grant)
         env = self.web.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
         done = subprocess.run(
@@ -106,13 +106,13 @@ class Stage:
             answer = httpx.post(server.url + path, auth=whose, timeout=30, **content)
             if answer.status_code != 503:
                 break
-            # A process that had no processor for a moment cannot say whether its state is fresh.
+            # A process that got no CPU for a moment cannot tell whether its state is fresh.
             time.sleep(1)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def named(self) -> set[str]:
-        """The grants that verify_audit names."""
+        """The grants that verify_audit reports."""
         self.web.manage("seal_audit")
         found = self.web.manage("verify_audit", check=False)
         assert found["ok"], found
@@ -150,7 +150,7 @@ def stage(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(autouse=True)
 def nothing_left(stage: Stage) -> Iterator[None]:
-    """`verify_audit` names every grant, also those of the test before."""
+    """`verify_audit` reports every such grant, also the previous test's."""
     yield
     stage.sql(
         "UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE status IN ('approved', 'suspended')"
@@ -163,7 +163,7 @@ def place(stage: Stage) -> Scene:
 
 
 def asked_for(stage: Stage, place: Scene) -> str:
-    """The id of a request of the agent's to pay, which waits."""
+    """The id of the agent's pending request to pay."""
     [[slug]] = stage.sql("SELECT slug FROM registry_serviceprovider WHERE id = %s", place.client_id)
     answer = place.api("POST", "/v1/grants", {"service_provider": slug, "capabilities": [PAY]})
     assert answer.status_code == 201, answer.text
@@ -171,7 +171,7 @@ def asked_for(stage: Stage, place: Scene) -> str:
 
 
 def gives_nothing(stage: Stage, place: Scene, grant: str) -> None:
-    """No token; and none that is made past us is any good, at either server."""
+    """It gives no token, and neither server accepts one forged with the key."""
     nothing = place.api("POST", "/v1/tokens", {"grant_id": grant})
     assert (nothing.status_code, nothing.json()["error"]) == (400, "invalid_grant")
     forged = stage.run(FORGE, grant)

@@ -1,6 +1,8 @@
-"""Settings of processes in production mode that change, or are not recorded yet: they stop, and go on by themselves.
+"""Production processes whose settings change, or are not recorded yet, stop and resume by
+themselves.
 
-The processes and their database are its own; tests/production/test_settings.py starts others beside the installed system.
+Processes and database are the test's own; tests/production/test_settings.py starts others beside
+the installed system.
 """
 
 import contextlib
@@ -28,11 +30,17 @@ pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 PATIENCE_SECONDS = 120
 ISSUER = "https://registry.example.com"
 FORWARDED = {"Host": "registry.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
-VERIFIER = ["-m", "gunicorn", "-c", "python:agentauth.verifier_server", "agentauth.asgi:application"]
+VERIFIER = [
+    "-m",
+    "gunicorn",
+    "-c",
+    "python:agentauth.verifier_server",
+    "agentauth.verifier_application:application",
+]
 
 
 class Installation:
-    """A database with its roles, a Redis, the settings, and processes started from them."""
+    """A database with its roles, a Redis, the settings, and processes started with them."""
 
     def __init__(self, folder: Path, owner: str, redis_url: str, *, migrated: bool = True) -> None:
         self.owner, self.folder = owner, folder
@@ -47,7 +55,7 @@ class Installation:
             "REDIS_URL": redis_url,
             "AUDIT_STORE": f"file:{folder / 'audit'}",
             "KEY_BACKEND": "vault",
-            # No KMS runs here: no test here signs anything.
+            # No key service runs here: these tests sign nothing.
             "VAULT_ADDR": "http://127.0.0.1:9",
             "VAULT_TOKEN": "a-token",
             "CELERY_BROKER_URL": f"{redis_url}/1",
@@ -89,14 +97,14 @@ class Installation:
 
     def _env(self, command: list[str], changes: dict[str, str]) -> dict[str, str]:
         own = self.verifier if VERIFIER[-1] in command else {}
-        # Each server has a folder of its own for its metrics; other processes count nowhere.
+        # Each server has its own metrics folder; other processes keep no series.
         folder = str(self.folder / f"metrics-{os.urandom(3).hex()}")
         metrics = {"PROMETHEUS_MULTIPROC_DIR": folder} if "gunicorn" in command else {}
         return self.env | own | metrics | changes
 
     @contextlib.contextmanager
     def process(self, command: list[str], **changes: str) -> Iterator[Path]:
-        """A process that runs until the end; gives its log."""
+        """A process that runs until the end; yields its log."""
         log = self.folder / f"log-{os.urandom(3).hex()}"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -165,7 +173,7 @@ JOBS = ["manage.py", "jobs"]
 def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     installation: Installation,
 ) -> None:
-    """And each goes on by itself once what is recorded is what it has. Of a home that moved meanwhile there is no trace."""
+    """Each resumes once the record matches; it forgets a replay cache that moved meanwhile."""
     refused = installation.run(web_at(free_port()))
     assert (refused.returncode, "no settings are recorded" in refused.stderr) == (1, True)
     installation.manage("record_settings")
@@ -198,7 +206,8 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
 
 
 def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
-    """From an empty database on: each step that is done takes its line away, and the first line is always the next step.
+    """From an empty database: each completed step removes its line, and the first line is the next
+    step.
 
     Redis is away throughout.
     """

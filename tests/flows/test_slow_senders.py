@@ -1,7 +1,4 @@
-"""Slow, split and missing requests, and answers taken slowly, hold up no other caller.
-
-The tests fill, measure and stop servers of their own.
-"""
+"""Slow, split and missing requests, and slowly read answers, delay no other caller."""
 
 import os
 import signal
@@ -20,26 +17,26 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentauth import incoming, middleware, receiving
+from agentauth import middleware, request_bytes, thread_worker
 from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
 from tests.pace import within
 
-# It sets up the environment of the server that reads it: not of this process.
+# gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
     from agentauth import web_server
 
 pytestmark = pytest.mark.flow
 THREADS = 8
-# A request that a sender holds up waits until that one is cut off; half of that is the sign of it, beside other work.
-HELD_UP_SECONDS = incoming.LINGER_SECONDS if CAMPAIGN else incoming.HEAD_SECONDS / 2
+# A request delayed by another sender waits for its cut-off; half of that already proves it.
+HELD_UP_SECONDS = request_bytes.LINGER_SECONDS if CAMPAIGN else request_bytes.HEAD_SECONDS / 2
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
-    """A server of one process and few threads."""
+    """A server with one process and few threads."""
     made = LiveRegistry(
         tmp_path_factory.mktemp("slow"), workers=1, env={"LOG_FORMAT": "json", "WEB_THREADS": str(THREADS)}
     )
@@ -63,7 +60,7 @@ def connect(registry: LiveRegistry) -> Iterator[Callable[[bytes], socket.socket]
 
 
 def rest(connection: socket.socket) -> bytes:
-    """Everything until the server hangs up."""
+    """Everything until the server closes the connection."""
     received = b""
     with suppress(ConnectionError):
         while part := connection.recv(65_536):
@@ -79,7 +76,7 @@ def until(connection: socket.socket, end: bytes, times: int = 1) -> bytes:
 
 
 def longest_wait(registry: LiveRegistry) -> float:
-    """Seconds of the slowest of some honest requests, each alone; held up by somebody it would wait until that one is cut off."""
+    """Seconds of the slowest of some honest requests; a delayed one waits for the cut-off."""
     longest = 0.0
     for _ in range(5):
         for method, path, expected in (("GET", "/health/live", 200), ("POST", "/v1/verify", 401)):
@@ -93,7 +90,7 @@ def longest_wait(registry: LiveRegistry) -> float:
 
 
 def has_ended(connection: socket.socket) -> bool:
-    """Whether the server hung up; nothing of an answer is left to read."""
+    """Whether the server closed the connection, with no answer left to read."""
     connection.setblocking(False)
     try:
         while connection.recv(65_536):
@@ -116,7 +113,7 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
     dripping = [connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ") for _ in range(THREADS * 4)]
     silent = [connect(b"") for _ in range(THREADS * 4)]
     ends: dict[socket.socket, float] = {}
-    while len(ends) < THREADS * 12 and time.monotonic() - begun < incoming.REQUEST_SECONDS + within(4):
+    while len(ends) < THREADS * 12 and time.monotonic() - begun < request_bytes.REQUEST_SECONDS + within(4):
         if time.monotonic() - begun < 5:
             assert longest_wait(registry) < HELD_UP_SECONDS
         for connection in {*dripping, *half, *silent} - set(ends):
@@ -129,7 +126,10 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
             if has_ended(connection):
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
-    for those, seconds in ((dripping + silent, incoming.HEAD_SECONDS), (half, incoming.REQUEST_SECONDS)):
+    for those, seconds in (
+        (dripping + silent, request_bytes.HEAD_SECONDS),
+        (half, request_bytes.REQUEST_SECONDS),
+    ):
         assert all(seconds - 1 < ends[each] < seconds + within(4) for each in those)
 
 
@@ -148,7 +148,7 @@ def test_DJ_7_a_client_that_does_not_hang_up_holds_nobody_up(
 
 
 def slow_reader(registry: LiveRegistry, asked: bytes) -> socket.socket:
-    """A connection over which little fits at once: short packets, and next to no room at its end."""
+    """A connection that holds little at once: small packets and a tiny receive buffer."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
@@ -163,7 +163,7 @@ SCHEMA = b"GET /v1/schema/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.mark.long
 def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(registry: LiveRegistry) -> None:
-    """Each byte they take is a sign of life; what counts is when the whole answer is gone."""
+    """Each byte read is a sign of life; the time until the whole answer is gone counts."""
     whole = len(httpx.get(f"{registry.url}/v1/schema/").content)
     assert whole > 100_000
     with ExitStack() as opened:
@@ -173,13 +173,13 @@ def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(regist
             assert longest_wait(registry) < HELD_UP_SECONDS
             for connection in slow:
                 taken[connection] += len(connection.recv(1))
-        time.sleep(incoming.ANSWER_SECONDS - 4)
+        time.sleep(request_bytes.ANSWER_SECONDS - 4)
         for connection in slow:
             assert taken[connection] + len(rest(connection)) < whole
 
 
 def test_DJ_7_an_answer_taken_in_pieces_arrives_whole_and_so_does_the_next(registry: LiveRegistry) -> None:
-    """One that is made, and a file."""
+    """A generated answer, and a file."""
     style = "/static/agentauth.css"
     kinds = [httpx.get(registry.url + path).content for path in ("/v1/schema/", style)]
     with slow_reader(registry, SCHEMA + SCHEMA + head(registry, f"GET {style}")) as connection:
@@ -204,14 +204,14 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     before = memory(registry)
-    size = incoming.MAX_BODY_BYTES
+    size = request_bytes.MAX_BODY_BYTES
     sent = head(registry, "POST /v1/verify", f"Content-Length: {size}") + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(registry) - before < 2 * incoming.MAX_HELD_BYTES
+        assert memory(registry) - before < 2 * request_bytes.MAX_HELD_BYTES
     assert longest_wait(registry) < HELD_UP_SECONDS
-    assert sum(not has_ended(each) for each in opened) <= incoming.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= request_bytes.MAX_HELD_BYTES // size
 
 
 def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
@@ -225,8 +225,8 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
-    body = b'{"requests":[{}]' + b" " * (incoming.MAX_BODY_BYTES - 17) + b"}"
-    assert len(body) == incoming.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
+    body = b'{"requests":[{}]' + b" " * (request_bytes.MAX_BODY_BYTES - 17) + b"}"
+    assert len(body) == request_bytes.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
     kind = {"Content-Type": "application/json"}
     request = httpx.Request("POST", f"{registry.url}/v1/verify/batch", headers=kind, content=body)
     request = next(httpx.BasicAuth(made["client_id"], made["client_secret"]).auth_flow(request))
@@ -281,7 +281,7 @@ def test_DJ_7_half_a_connection_is_enough(
 def test_DJ_7_what_follows_a_refused_body_is_no_request(
     connect: Callable[[bytes], socket.socket], line: bytes
 ) -> None:
-    """Where nobody reads a body its end is unknown, and its text is not a request of whoever sent the next one."""
+    """An unread body has an unknown end, and its text must not become another client's request."""
     connection = connect(b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n" + LIVE)
     answer = until(connection, b"\r\n\r\n")
     connection.sendall(LIVE)
@@ -291,7 +291,7 @@ def test_DJ_7_what_follows_a_refused_body_is_no_request(
 
 
 def test_DJ_7_a_parser_that_wants_more_than_was_received_ends_its_connection() -> None:
-    received = receiving.Received()
+    received = thread_worker.Received()
     received.data += b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
     assert received.is_whole()
     received.serve()

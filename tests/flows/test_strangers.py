@@ -1,6 +1,6 @@
-"""A web server under a flood of strangers: they are refused before Django, on connections that stay, and nobody else is.
+"""A web server flooded by outsiders refuses them before Django, on kept connections, and only them.
 
-It has a server of its own: the flood uses up what all strangers of that server share.
+It has its own server: the flood uses up the limit all outsiders share.
 """
 
 import secrets
@@ -21,7 +21,8 @@ from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.flow
 OWN = "/v1/agents/me"
-# A stranger that Django still hears of, and one that is refused: the allowance grows by one each tenth of a second.
+# An outsider that still reaches Django, and one refused before: the limit regains one call each 0.1
+# s.
 NOT_KNOWN = {401, 429}
 
 
@@ -36,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.fixture
 def flooded(place: Scene) -> Scene:
-    """Its allowance for strangers is used up just now."""
+    """The outsiders' limit has just been used up."""
     with connect(place) as connection:
         before_django = False
         while not before_django:
@@ -68,7 +69,7 @@ def connect(place: Scene) -> socket.socket:
 
 
 def answers(connection: socket.socket, count: int) -> list[Answer]:
-    """The next ones. Those from Django name gunicorn as the server."""
+    """The next answers. Those from Django name gunicorn as the server."""
     found: list[Answer] = []
     received = b""
     while len(found) < count:
@@ -89,7 +90,7 @@ def answers(connection: socket.socket, count: int) -> list[Answer]:
 def test_SA_10_in_a_flood_agents_are_answered_and_strangers_are_not(flooded: Scene) -> None:
     asked = [*[stranger() for _ in range(20)], flooded.signer] * 3
     with connect(flooded) as connection:
-        # In one packet: what follows a refused request is answered.
+        # In one packet: requests behind a refused one are answered.
         connection.sendall(b"".join(request(flooded, signer) for signer in asked))
         told = answers(connection, len(asked))
     for signer, answer in zip(asked, told, strict=True):

@@ -1,7 +1,8 @@
-"""Every address of the project at once: nothing opens without credentials, nobody reaches another's, nothing fails.
+"""Every address: nothing opens without credentials, no one reaches another's data, nothing fails.
 
-Every row is compared with the one before: the database is the test's own, and the application answers in this process.
-tests/production/test_sweep.py asks what may be asked of a system that others use meanwhile.
+Every row is compared with its state before: the test has its own database, and the application runs
+in this process. tests/production/test_sweep.py asks what may be asked of a system in use by other
+tests.
 """
 
 import json
@@ -30,7 +31,7 @@ from registry.tests.cast import TESTER, approved, basic, enrolled, issue, pendin
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
-# What anybody may read. An address joins this list by decision, never by accident.
+# Readable without credentials. An address joins this list by decision, never by accident.
 PUBLIC = {
     "/",
     "/health/live",
@@ -47,11 +48,11 @@ PUBLIC = {
     "/v1/audit/tile/0/000.p/1",
     "/v1/audit/tile/entries/000.p/1",
 }
-# What anybody may post to: the two beginnings of a ceremony, and registration, which proves itself by its body.
+# Open to posts: the start of each ceremony, and registration, whose body proves itself.
 PUBLIC_POSTS = {"/sign-in/options"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "MKCOL")
 UNTOUCHED = ("registry", "approvals", "verifier", "kms")
-# Rows that a request leaves by being made, not by what it does.
+# Rows a request leaves by being made, not by what it does.
 TRACES = {"approvals.challenge", "registry.spentproof", "registry.idempotencyrecord"}
 
 
@@ -66,12 +67,12 @@ def patterns(found: Any = None, prefix: str = "/") -> Iterator[str]:
 
 
 ROUTES = sorted(set(patterns()))
-# What is no id: the address of a tile of the log.
+# Not ids: the address of a tile of the log.
 SPELT = {"level": "0", "tile": "000"}
 
 
 def address(route: str, ids: dict[str, str]) -> str:
-    """The route with its parameters filled in; what `ids` does not know is an id nobody has."""
+    """The route with its parameters filled in; a parameter not in `ids` gets an unknown id."""
     parts = []
     for part in route.split("/"):
         if "<" in part:
@@ -83,7 +84,7 @@ def address(route: str, ids: dict[str, str]) -> str:
 
 
 def rows() -> dict[str, list[Any]]:
-    """Every row of ours as it is, except the traces."""
+    """Every row of ours, except the traces."""
     return {
         model._meta.label_lower: sorted(map(str, model._default_manager.values_list(*_kept(model))))
         for label in UNTOUCHED
@@ -93,7 +94,7 @@ def rows() -> dict[str, list[Any]]:
 
 
 def _kept(model: type[Model]) -> list[str]:
-    """Its columns, except those in which a passkey counts the signatures it gave."""
+    """Its columns, except those in which a passkey counts its signatures."""
     moving = {"sign_count", "last_used_at"} if model is Passkey else set()
     return [field.attname for field in model._meta.concrete_fields if field.attname not in moving]
 
@@ -115,7 +116,7 @@ def refused_shape(answer: Any, place: str) -> None:
 def test_DJ_15_without_credentials_nothing_opens_but_the_listed(
     alice_at: "Scene", settings: Any, now: datetime
 ) -> None:
-    # In development whoever is on this machine may read /metrics; else it takes its token.
+    # In development /metrics is open on this machine; otherwise it requires its token.
     settings.METRICS_TOKEN = "only-the-collector-knows"
     seal_audit(now=now)
     checkpoint_log(now=now)
@@ -128,7 +129,7 @@ def test_DJ_15_without_credentials_nothing_opens_but_the_listed(
             refused_shape(answer, place)
             assert answer.status_code in allowed(method, path), place
             if answer.status_code == 302:
-                # To the sign-in and nowhere else; the admin site takes two steps.
+                # To the sign-in and nowhere else; the admin site redirects twice.
                 assert answer["Location"].startswith(("/sign-in/?next=%2F", "/admin/")), place
         assert rows() == before, route
 
@@ -137,7 +138,7 @@ def allowed(method: str, path: str) -> set[int]:
     if path in PUBLIC and method in {"GET", "HEAD", "OPTIONS"}:
         return {200, 405}
     if path in {"/admin", "/docs"} and method in {"GET", "HEAD", "OPTIONS"}:
-        # To the same with its slash.
+        # To the same address with its slash.
         return {301, 405}
     if path in PUBLIC_POSTS and method == "POST":
         return {200}
@@ -158,7 +159,7 @@ class Scene:
             "grant_id": str(self.grant.pk),
             "agent_id": str(self.client.agent().pk),
             "passkey_id": str(Passkey.objects.get(human=person.human).pk),
-            # What the log shows is nobody's.
+            # What the log shows has no owner.
             "level": "0",
             "tile": "000.p/1",
         }
@@ -180,14 +181,14 @@ def bob_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) 
     return Scene(now, invited("bob@b.example", "Bob", now=now), service_provider)
 
 
-# Behind a secret, for staff, known to every agent, or to everybody.
+# Behind a secret, for staff, known to every agent, or public.
 OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/", "/v1/audit/tile/")
 NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHERWISE_GUARDED)]
 
 
 @pytest.mark.parametrize("waiting", [False, True])
 def test_DJ_14_another_owners_id_is_as_unknown_as_none(waiting: bool, alice_at: Scene, bob_at: Scene) -> None:
-    """Bob in his browser and bob's agent with its key, at every address that names something of alice's."""
+    """Bob in his browser and his agent with its key, at every address that names alice's things."""
     ids, before = alice_at.ids | ({"grant_id": str(alice_at.waiting.pk)} if waiting else {}), rows()
     for route in NAMED:
         theirs, nobodys = address(route, ids), address(route, {})
@@ -204,7 +205,7 @@ def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
     if path.startswith("/v1/"):
         yield bob.client.call(method, path, {} if method != "GET" else None)
     if not path.startswith("/v1/") or path.endswith("/receipt"):
-        # Signed for where that comes first: the id behind it is still nobody's.
+        # Signed where that is required first: the id behind it is still unknown.
         signed = bob.person.verification(path) if path.startswith("/settings/") else None
         yield bob.person.client.generic(method, path, _choices(signed), content_type="application/json")
 
@@ -225,7 +226,7 @@ def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(
 
 
 def test_DJ_14_another_service_provider_learns_nothing_of_a_token(alice_at: Scene, now: datetime) -> None:
-    """VB-2 and RV-8: asked about, revoked and its receipt read by a stranger with good credentials."""
+    """VB-2 and RV-8: a foreign provider asks about it, revokes it, reads its receipt."""
     token = issue(alice_at.client, alice_at.grant).json()["access_token"]
     stranger, secret = create_service_provider(
         name="Mallory", audience="http://127.0.0.1:8002", allowed=["read:calendar"], actor=TESTER, now=now
@@ -315,7 +316,7 @@ TYPES = (
 def test_DJ_8_no_body_makes_any_address_fail(
     route: str, alice_at: Scene, provider_and_secret: tuple[ServiceProvider, str], now: datetime
 ) -> None:
-    """As its rightful user: a stranger is turned away before a body is read."""
+    """As the rightful caller: others are refused before the body is read."""
     code = create_setup_link(email="new@n.example", actor=TESTER, now=now).url.split("/")[-2]
     ids = alice_at.ids | {"grant_id": str(alice_at.waiting.pk), "code": code}
     path = address(route, ids)
@@ -343,7 +344,7 @@ def _asked(
 def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
     provider_and_secret: tuple[ServiceProvider, str],
 ) -> None:
-    """A service provider is known by a header, so its body first meets the parser."""
+    """A service provider authenticates by header, so its body meets the parser first."""
     for path, kind in (("/v1/verify", TYPES[0]), ("/v1/verify/batch", TYPES[0]), ("/v1/revoke", TYPES[3])):
         body = b"token=" + b"x" * 3_000_000
         answer = Client().post(path, body, content_type=kind, headers=basic(*provider_and_secret))
@@ -353,7 +354,7 @@ def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
 def test_DJ_13_no_member_beyond_the_named_is_taken(
     alice_at: Scene, service_provider: ServiceProvider
 ) -> None:
-    """Mass assignment: an agent that names its own state, owner or version."""
+    """Mass assignment: an agent that sets its own state, owner or version."""
     for extra in (
         {"status": "approved"},
         {"human_id": "x"},

@@ -1,6 +1,6 @@
-"""The verifier's server and whoever sends slowly, in pieces, several at once or not at all; and what stopping it costs.
+"""The verifier's server with slow, split, pipelined and missing requests, and its stop.
 
-The servers are its own: their connections and memory are filled and measured, and they are stopped.
+The tests fill, measure and stop servers of their own.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 
-from agentauth import incoming
+from agentauth import request_bytes
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
 from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, told
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
@@ -27,9 +27,9 @@ from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveServer
 from tests.pace import within
 
-# It sets up the environment of the server that reads it: not of this process.
+# gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth import accepting, verifier_server
+    from agentauth import least_loaded, verifier_server
 
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
@@ -50,7 +50,7 @@ def connect(verifier: LiveServer) -> Iterator[Connect]:
 
 
 def longest_wait(verifier: LiveServer, times: int = 20) -> float:
-    """Seconds of the slowest of some honest requests, each on a connection of its own."""
+    """Seconds of the slowest of some honest requests, each on its own connection."""
     longest = 0.0
     for _ in range(times):
         begun = time.monotonic()
@@ -63,7 +63,7 @@ def longest_wait(verifier: LiveServer, times: int = 20) -> float:
 def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
     verifier: LiveServer, connect: Connect
 ) -> None:
-    """One byte a second: heads, bodies, and connections that say nothing."""
+    """One byte a second: heads, bodies, and silent connections."""
     begun = time.monotonic()
     opened: list[tuple[socket.socket, float, float]] = []
     for number in range(1000):
@@ -87,8 +87,9 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
         time.sleep(0.8)
     assert len(ends) == len(opened)
     assert worst < within(5)
-    # There is room for so many only: the first of them made way. Those that are taken in at one turn are in no order.
-    first = opened[: 1000 - verifier_server.worker_connections - accepting.MOST_AT_A_TURN]
+    # Capacity is limited, so the first connections were closed. Those accepted in one turn are in
+    # no order.
+    first = opened[: 1000 - verifier_server.worker_connections - least_loaded.MOST_AT_A_TURN]
     rest_of_them = opened[-400:]
     assert all(ends[connection] < within(10) for connection, _, _ in first)
     for connection, _, patience in rest_of_them:
@@ -102,14 +103,14 @@ def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Connect) -> None:
 
 
 def test_DJ_7_unfinished_bodies_have_a_bound_together(verifier: LiveServer, connect: Connect) -> None:
-    before, size = memory(verifier), incoming.MAX_BODY_BYTES
+    before, size = memory(verifier), request_bytes.MAX_BODY_BYTES
     sent = POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(verifier) - before < 2 * incoming.MAX_HELD_BYTES
+        assert memory(verifier) - before < 2 * request_bytes.MAX_HELD_BYTES
     assert longest_wait(verifier) < 5
-    assert sum(not has_ended(each) for each in opened) <= incoming.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= request_bytes.MAX_HELD_BYTES // size
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept(
 
 
 def test_DJ_7_a_long_body_in_pieces_arrives_whole(connect: Connect) -> None:
-    size = incoming.MAX_BODY_BYTES
+    size = request_bytes.MAX_BODY_BYTES
     connection = connect(POST + b"Content-Length: %d\r\n" % size + END)
     for start in range(0, size, 65_536):
         connection.sendall(b"x" * min(65_536, size - start))
@@ -222,7 +223,7 @@ def test_DJ_7_whoever_does_not_read_the_answer_is_left(verifier: LiveServer, con
     asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
     opened = [connect(asking) for _ in range(5)]
     assert longest_wait(verifier) < 5
-    time.sleep(incoming.REQUEST_SECONDS + 3)
+    time.sleep(request_bytes.REQUEST_SECONDS + 3)
     assert memory(verifier) - before < 20_000_000
     for each in opened:
         assert len(rest(each)) < 8_000_000
@@ -245,11 +246,11 @@ def test_DJ_7_a_slow_reader_has_all_of_the_answer(connect: Connect) -> None:
     assert size > 8_000_000
 
 
-# --- Stopping ---------------------------------------------------------------------------------------------------
+# --- Stopping ------------------------------------------------------------------------------------
 
 
 class Caller(threading.Thread):
-    """Asks again and again on a connection it keeps, as a service provider's pool does."""
+    """Asks repeatedly on a kept connection, as a service provider's pool does."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -261,7 +262,7 @@ class Caller(threading.Thread):
             try:
                 connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
             except OSError:
-                # Nobody listens: nothing was asked.
+                # The server does not listen: nothing was asked.
                 return
             with connection:
                 self.ask(connection)
@@ -323,7 +324,8 @@ def test_RF_18_no_request_is_lost_while_processes_come_and_go(tmp_path: Path, ho
             made.stop()
     assert sum(each.answered for each in callers) > 500
     assert [each.lost for each in callers] == [0] * 8
-    # Where nobody listens any more, the system may take one between the last look and the end, and says that it did not.
+    # At shutdown the kernel may accept one connection between the last accept and the close, and
+    # then resets it.
     assert sum(each.untaken for each in callers) <= (how == signal.SIGTERM)
     assert "Traceback" not in made.log.read_text()
 
@@ -338,7 +340,7 @@ def test_a_certificate_is_the_proxys(tmp_path: Path) -> None:
 
 
 def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Path) -> None:
-    """Told by the process that answers. A server of two is made for it."""
+    """Told by the process that answers. The test has a server with two processes."""
     verifier = Verifier(tmp_path, workers=2)
     verifier.start()
 
@@ -353,11 +355,12 @@ def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Pat
     try:
         end = time.monotonic() + 20
         while len(answering()) < 2 and time.monotonic() < end:
-            # One of them is still beginning.
+            # One process is still starting.
             time.sleep(0.1)
         rounds = [answering() for _ in range(7)]
         assert all(sum(had.values()) == 16 for had in rounds)
-        # Of one round a process that has no turn for a while may miss all: of many each has its part, and of some at once.
+        # In a single round a stalled process may get none; over many rounds each gets its share, in
+        # some at once.
         assert min(sum(rounds, Counter()).values()) >= 7 * 16 / 4, rounds
         assert max(16 - max(had.values()) for had in rounds) >= 4, rounds
     finally:

@@ -1,6 +1,6 @@
-"""What the application behind the verifier's server is given of a request, told by an application of tests in the place of ours.
+"""What the verifier's server passes to its application, as reported by a test application.
 
-What both of our servers answer to such requests, tests/production/test_http.py asks.
+tests/production/test_http.py tests what both of our servers answer to such requests.
 """
 
 import json
@@ -22,7 +22,7 @@ APPLICATION = "tests.plain_app:application"
 
 
 class Verifier(LiveServer):
-    """The verifier's server with an application of tests behind it."""
+    """The verifier's server with a test application."""
 
     def __init__(self, directory: Path, *, workers: int = 1) -> None:
         self.port = free_port()
@@ -40,7 +40,7 @@ def verifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     made.start()
     yield made
     made.stop()
-    # Whatever was sent, nothing failed in the server.
+    # No input made the server fail.
     assert "Traceback" not in made.log.read_text()
 
 
@@ -61,13 +61,13 @@ def statuses(answers: bytes) -> list[int]:
 
 
 def told(answer: bytes) -> dict[str, Any]:
-    """What the application behind the server was given."""
+    """What the application received."""
     found: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
     return found
 
 
 def test_DJ_2_two_lines_of_a_name_arrive_as_two(verifier: LiveServer) -> None:
-    """Joined or dropped, the application could not refuse them."""
+    """If they were joined or dropped, the application could not refuse them."""
     given = [b"Authorization: a", b"Authorization: b", b"DPoP: c", b"dpop: d", b"Idempotency-Key: e"]
     headers = told(exchange(verifier, line(*given)))["headers"]
     assert headers[1:-1] == [
@@ -89,6 +89,6 @@ def test_DJ_4_a_name_with_an_underscore_never_arrives(verifier: LiveServer) -> N
     "target", ["/v1/%76erify", "http://localhost/v1/verify", "/v1/verify%3F", "/v1/verify;x"]
 )
 def test_DJ_3_an_address_arrives_as_it_was_sent(verifier: LiveServer, target: str) -> None:
-    """The raw path alone has one spelling; the other is decoded."""
+    """Only the raw path has a single spelling; the other is decoded."""
     sent = line(first=f"GET {target} HTTP/1.1\r\nHost: localhost\r\n".encode())
     assert told(exchange(verifier, sent))["raw_path"] == target

@@ -1,6 +1,6 @@
-"""What reaches a real server in a form no client of ours sends: oversized, endless, lying, spelled otherwise.
+"""Requests no client of ours sends, at a real server: oversized, endless, false, or misspelled.
 
-The servers are its own: their memory, log and database are looked at, and they are stopped.
+The tests inspect memory, log and database of servers of their own, and stop them.
 """
 
 import gzip
@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
 
 
 def exchange(registry: LiveServer, sent: bytes, *, seconds: float = 10, more: bytes = b"") -> bytes:
-    """Send raw bytes, then `more` again and again while nobody answers; everything that came back."""
+    """Send raw bytes, then `more` repeatedly until an answer comes; returns everything received."""
     with socket.create_connection(("127.0.0.1", registry.port), timeout=seconds) as connection:
         connection.sendall(sent)
         connection.settimeout(0.2 if more else seconds)
@@ -52,7 +52,7 @@ def exchange(registry: LiveServer, sent: bytes, *, seconds: float = 10, more: by
             except OSError:
                 break
             received += part
-            # Refusals are JSON objects; head and body may come in two parts.
+            # Refusals are JSON objects; head and body may arrive separately.
             if not part or (more and received.endswith(b"}")):
                 break
         return received
@@ -70,7 +70,7 @@ def head(registry: LiveRegistry, first: str = "POST /v1/verify", *lines: str) ->
 
 
 def memory(registry: LiveServer) -> int:
-    """Bytes that the processes of the server hold."""
+    """Bytes of memory that the server's processes hold."""
     assert registry.process
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -99,7 +99,7 @@ def test_DJ_6_many_headers_and_long_addresses_are_refused(server: LiveRegistry) 
 
 @pytest.mark.parametrize("size", [2_500_000, 100_000_000])
 def test_DJ_7_a_large_body_is_413_and_not_kept(server: LiveRegistry, size: int) -> None:
-    """An anonymous page act: nothing turns it away before its body does."""
+    """An anonymous page act: it is not refused before its body is."""
     before = memory(server)
     lines = [
         f"Content-Length: {size}",
@@ -113,7 +113,7 @@ def test_DJ_7_a_large_body_is_413_and_not_kept(server: LiveRegistry, size: int) 
 
 
 def test_DJ_7_files_of_a_form_are_refused_before_any_is_read(server: LiveRegistry) -> None:
-    """Django looks for its form token in them before any view is asked, and its limit on forms does not count files."""
+    """Django's CSRF check parses them before any view runs, and its form limits ignore files."""
     part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
     before = memory(server)
     lines = [
@@ -149,7 +149,7 @@ def test_DJ_7_two_lengths_and_a_negative_one_are_refused(server: LiveRegistry) -
 
 
 def test_DJ_7_a_compressed_body_is_read_as_what_it_is(server: LiveRegistry) -> None:
-    """Nothing is unpacked, so nothing can unfold: ten megabytes in ten kilobytes are ten kilobytes of no JSON."""
+    """Nothing is unpacked, so ten megabytes in ten kilobytes are 10 kB of invalid JSON."""
     body = gzip.compress(b'{"a":"' + b"x" * 10_000_000 + b'"}')
     assert len(body) < 65_536
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Origin": server.url}
@@ -177,7 +177,7 @@ def test_DJ_7_a_compressed_body_is_read_as_what_it_is(server: LiveRegistry) -> N
 def test_DJ_18_nothing_lies_beside_the_static_files(server: LiveRegistry, path: str) -> None:
     answer = exchange(server, head(server, f"GET {path}"))
     assert status_of(answer) == 404
-    # A name, and no version to look faults up for.
+    # A name without a version, which would help to look up known flaws.
     assert b"server: gunicorn\r\n" in answer.lower()
 
 
@@ -194,7 +194,7 @@ def test_DJ_3_an_address_has_one_spelling(server: LiveRegistry, path: str) -> No
     ("name", "said"), [("Sec-Fetch-Site", b"own pages"), ("Sec_Fetch_Site", b"out of date")]
 )
 def test_DJ_4_a_name_with_an_underscore_is_dropped(server: LiveRegistry, name: str, said: bytes) -> None:
-    """WSGI would make one header of both spellings, and a proxy strips or sets only one of them."""
+    """WSGI would map both spellings to one variable, but proxies strip or set only one."""
     lines = [
         f"Origin: {server.url}",
         "Content-Type: application/json",
@@ -202,7 +202,7 @@ def test_DJ_4_a_name_with_an_underscore_is_dropped(server: LiveRegistry, name: s
         f"{name}: cross-site",
     ]
     answer = exchange(server, head(server, "POST /sign-in/options", *lines) + b"{}")
-    # The one is refused for where it came from, the other only for the token it lacks.
+    # The first is refused for its origin, the second only for its missing token.
     assert status_of(answer) == 403
     assert said in answer
 
@@ -227,7 +227,8 @@ def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is
             closing(sqlite3.connect(tmp_path / "agentauth.sqlite3", isolation_level=None)) as other,
             ThreadPoolExecutor(3) as pool,
         ):
-            # The first is refused, which is written, and waits for whoever writes; those behind it wait for its thread.
+            # Recording the first refusal waits for the database's writer, and the others wait for
+            # that thread.
             other.execute("BEGIN IMMEDIATE")
             asked = []
             for path in paths:
@@ -246,14 +247,14 @@ def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is
 
 
 def has(signals: str, number: signal.Signals, pid: int) -> bool:
-    """Whether a signal is among those of a process that `Cgt` catches or that wait for it (`Pnd`)."""
+    """Whether the process catches this signal (`Cgt`) or has it pending (`Pnd`)."""
     lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
     masks = [int(words[1], 16) for words in lines if words[0] in {f"Sig{signals}:", f"Shd{signals}:"}]
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether none of its threads goes on: one that is still to stop would take the next signal first."""
+    """Whether all its threads stopped: a thread still running would take the next signal first."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return all("\nState:\tT" in (task / "status").read_text() for task in tasks)
 
@@ -270,13 +271,14 @@ def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) ->
     assert registry.process
     server = registry.process.pid
     try:
-        # It answers as soon as the first of them has begun.
+        # The server answers as soon as the first worker has started.
         until(lambda: len(children(server)) == 2, "there are not two of them", 20)
         workers = children(server)
-        # Which they do once they listen to signals of their own.
+        # Once they have installed their own signal handlers.
         until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
         with ExitStack() as opened:
-            # Nobody takes them, so they are the system's until those come to themselves who are told to stop.
+            # Stopped workers accept no connections, so these stay in the kernel's queue until the
+            # workers wake up, told to stop.
             for pid in workers:
                 os.kill(pid, signal.SIGSTOP)
                 opened.callback(continue_if_alive, pid)
@@ -292,7 +294,7 @@ def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) ->
             for pid in workers:
                 os.kill(pid, signal.SIGCONT)
             assert [status_of(line.recv(65_536)) for line in lines[1:]] == [200] * 8
-            # One that says nothing keeps nobody.
+            # A silent connection delays nothing.
             assert lines[0].recv(1) == b""
             assert registry.process.wait(10) == 0
     finally:

@@ -1,4 +1,4 @@
-"""The JavaScript client, written from docs/protocol.md alone, lives through a whole story against a live registry."""
+"""The JavaScript client, written from docs/protocol.md alone, runs on a live registry."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def node() -> str:
 def steps(
     arguments: list[str], on_step: Callable[[Step], None] = lambda _step: None, *, code: int = 0
 ) -> list[Step]:
-    """Run the client until it ends with `code`; what it said, a JSON object a line, each handed to `on_step` as it comes."""
+    """Run the client to its exit with `code`; returns its JSON lines, given to `on_step` first."""
     command = [node(), str(CLIENT), *arguments]
     said: list[Step] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -60,7 +60,7 @@ def strict_provider(sqlite_registry: LiveRegistry) -> str:
 
 
 class Owner(LivePerson):
-    """Adopts the agent and approves what it asks for, as the client says so."""
+    """Claims the agent and approves its requests, when the client asks for it."""
 
     def watch(self, step: Step) -> None:
         if step["step"] == "registered":
@@ -111,7 +111,7 @@ def test_a_client_in_javascript_does_not_sign_outside_the_audience(
 
 
 class Busy(BaseHTTPRequestHandler):
-    """A registry that is down for the first registration, and sends who comes again elsewhere."""
+    """A registry that fails the first registration, and redirects the retry elsewhere."""
 
     seen: ClassVar[list[dict[str, str]]] = []
 
@@ -133,7 +133,7 @@ class Busy(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing of this belongs on the screen."""
+        """Keep requests off the screen."""
 
 
 def test_a_client_in_javascript_tries_again_with_a_new_proof_and_follows_no_redirect() -> None:

@@ -1,4 +1,4 @@
-"""The verifier in JavaScript says of every folder and proof what the one in Python says, whatever is done to them."""
+"""The JavaScript and Python log verifiers give the same verdict on every folder and proof."""
 
 import json
 import random
@@ -34,7 +34,7 @@ def arguments(folder: Folder) -> list[str]:
 
 
 def comparable(answer: Verdict) -> Verdict:
-    """The place of the problem without the words for it, which are each one's own."""
+    """The position of the problem without its wording, which differs between them."""
     return answer | {"problem": answer["problem"] and answer["problem"].partition(": ")[0]}
 
 
@@ -43,7 +43,7 @@ def test_AU_33_two_verifiers_say_the_same_of_a_log(case: Case, tmp_path: Path, j
     folder = case.make(tmp_path / "log")
     said, expected = javascript(*arguments(folder)), log_verdict(folder)
     if case in log_cases.BAD_GZIP:
-        # How far it was read before it was found broken is each one's own affair.
+        # How far it was read before the error may differ.
         said["first_bad"] = expected["first_bad"] = None
     assert comparable(said) == comparable(expected)
     assert said["ok"] is (case in log_cases.GOOD)

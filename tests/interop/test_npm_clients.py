@@ -1,4 +1,4 @@
-"""Clients we did not write and did not change: oauth4webapi takes our token and proof, we take the proofs of dpop."""
+"""Unmodified npm clients: oauth4webapi accepts our token and proof, we accept dpop's proofs."""
 
 import fcntl
 import hashlib
@@ -22,7 +22,7 @@ ACTION = {"type": "read", "resource": "calendar/work"}
 
 @pytest.fixture(scope="session")
 def _npm_packages() -> None:
-    """Exactly what the lock file names, checked against its hashes; once, since others run what is there meanwhile."""
+    """Install exactly what the lock file pins, by hash; once, since others use it meanwhile."""
     lock = HERE / "package-lock.json"
     complete = HERE / "node_modules" / hashlib.sha256(lock.read_bytes()).hexdigest()
     with lock.open() as held:
@@ -122,7 +122,7 @@ def test_OA_22_oauth4webapi_s_questions_are_refused_without_the_right_secret_and
     assert node("introspect_and_revoke.mjs", stranger) == [{"active": False}, {"active": False}]
     with pytest.raises(AssertionError, match=r"invalid_client|WWWAuthenticate"):
         node("introspect_and_revoke.mjs", stranger | {"client_secret": place.client_secret})
-    # The stranger's revocation changed nothing.
+    # The other client's revocation changed nothing.
     assert place.ask(place.question(token, ACTION)).json()["valid"] is True
 
 
@@ -132,7 +132,7 @@ def test_DN_2_the_npm_package_dpop_does_what_our_nonce_asks_of_it(
     sqlite_registry: LiveRegistry, alg: str
 ) -> None:
     place = scene(sqlite_registry, capabilities=[READ], envelope={}, alg=alg, require_nonce=True)
-    # The token call asks for one of the registry's own, by header.
+    # The token call requires a nonce of the registry, in its header.
     body = {"grant_id": place.grant_id}
     refused = place.api("POST", "/v1/tokens", body)
     assert (refused.status_code, refused.json()["error"]) == (400, "use_dpop_nonce")

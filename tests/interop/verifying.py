@@ -1,4 +1,4 @@
-"""The verifier of the log in JavaScript, asked from Python."""
+"""The JavaScript log verifier, called from Python."""
 
 import json
 import subprocess

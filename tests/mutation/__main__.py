@@ -1,8 +1,9 @@
-"""Which changes of a check does no test notice? `python -m tests.mutation agentauth/protocol`, by hand.
+"""Finds changes to a check that no test notices: `python -m tests.mutation agentauth/protocol`.
 
-Makes one change at a time, in forks of one process (forks.py). A change that cannot be made there
-is made in a copy of the tree, for a new process that runs the module's own tests. Prints each
-survivor as a row of SURVIVORS.md and a score per module. `--seed` draws `--most` changes from all.
+Run it by hand. It makes one change at a time, in forks of one process (forks.py). A change that
+cannot be made there is made in a copy of the tree, for a new process that runs the module's own
+tests. Prints each survivor as a row of SURVIVORS.md and a score per module. `--seed` draws `--most`
+changes from all.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from tests.mutation.changes import Change, changes
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = "not slow and not postgres and not redis and not flow and not softhsm and not history"
-# Seconds beyond three times what a run takes without a change: a change may make a loop endless.
+# Seconds beyond three times an unchanged run: a change may make a loop endless.
 SPARE_SECONDS = 60
 
 
 def copied(into: Path) -> Path:
-    """The files of the work tree that git knows."""
+    """The files of the work tree that git tracks."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
         if (ROOT / name).is_file():
@@ -38,7 +39,7 @@ def copied(into: Path) -> Path:
 
 
 def modules_in(tree: Path, given: Path) -> Iterator[str]:
-    """The module given, or those of the package given but for its tests and migrations."""
+    """The given module, or the package's modules without tests and migrations."""
     for each in [given] if given.suffix else sorted((tree / given).rglob("*.py")):
         name = each.relative_to(tree) if each.is_absolute() else each
         if not {"tests", "migrations"} & set(name.parts):
@@ -46,7 +47,7 @@ def modules_in(tree: Path, given: Path) -> Iterator[str]:
 
 
 def tests_beside(tree: Path, module: str) -> str:
-    """The nearest folder `tests` above it."""
+    """The nearest `tests` folder above it."""
     folder = next(each / "tests" for each in (tree / module).parents if (each / "tests").is_dir())
     return str(folder.relative_to(tree))
 
@@ -64,7 +65,7 @@ def pytest(*arguments: str, tree: Path, seconds: float | None = None) -> bool:
 def try_in_forks(
     tree: Path, chosen: Sequence[tuple[str, Change]], tests: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The answers of forks.py, one for each change."""
+    """The results of forks.py, one per change."""
     file = tree / "chosen.changes"
     file.write_bytes(pickle.dumps(chosen))
     if not pytest("-s", "-p", "tests.mutation.forks", "--changes", str(file), *tests, tree=tree):

@@ -1,4 +1,4 @@
-"""The changes that are tried: each takes one check away or turns it round."""
+"""The changes to try: each removes or inverts one check."""
 
 import ast
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ _OTHER: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One changed module: `source` is all of it, `what` says what it was and what it is at `line`.
+    """One changed module: `source` is all of it, `what` describes old and new at `line`.
 
-    `lines` are those of the statement it is in, without the body of one that has a body; `body` are
-    the lines of that body. `at_import` says that it is in no body of a function.
+    `lines` are those of the enclosing statement, without its body if it has one; `body` are the
+    lines of that body. `at_import` says that it is outside any function body.
     """
 
     line: int
@@ -35,7 +35,7 @@ class Change:
 
 
 def changes(source: str) -> list[Change]:
-    """Every change of a module: comparisons, `and` and `or`, `not`, numbers, checks that raise, calls that only check."""
+    """Each change of a module: comparisons, `and`/`or`, `not`, numbers, checking calls."""
     tree = ast.parse(source)
     lines: dict[ast.AST, tuple[range, range]] = {}
     for statement in ast.walk(tree):
@@ -55,7 +55,7 @@ def changes(source: str) -> list[Change]:
 
 
 def _body(node: ast.AST) -> Iterator[ast.AST]:
-    """What of a function is run when it is called."""
+    """The nodes of a function that run when it is called."""
     if isinstance(node, ast.Lambda):
         yield from ast.walk(node.body)
     elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -94,14 +94,14 @@ def _variants(node: ast.AST) -> Iterator["_Turn"]:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A change to make: `new` at the place `at` of a node or of a list of nodes."""
+    """A change to make: `new` at position `at` of a node or a list of nodes."""
 
     where: ast.AST | list[ast.cmpop]
     at: str | int
     new: object
 
     def put(self, value: object) -> object:
-        """Put another value there. Returns the one before."""
+        """Put another value there. Returns the previous one."""
         if isinstance(self.where, list):
             before = self.where[int(self.at)]
             self.where.__setitem__(self.at, value)  # type: ignore[call-overload]  # a place in a list

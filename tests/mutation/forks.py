@@ -1,4 +1,4 @@
-"""Tries changes in forks of one pytest process: `pytest -p tests.mutation.forks --changes FILE TESTS`.
+"""Tries changes in forks of one pytest: `pytest -p tests.mutation.forks --changes FILE TESTS`.
 
 For each change a fork runs the tests that execute its statement, until one fails.
 """
@@ -23,18 +23,18 @@ from _pytest.nodes import Node
 from tests.mutation.changes import Change
 from tests.mutation.live import Functions, functions_of, put_in
 
-# Seconds of tests for one change: enough for all tests of most statements. Those of a statement
-# that nearly every test executes would take minutes. With 20, every second survivor was none.
+# Seconds of tests per change: enough for all tests of most statements. Those of a statement that
+# nearly every test executes would take minutes. With 20, every second survivor was a false one.
 MOST_SECONDS = 60
-# Seconds beyond three times what a test takes without a change: a change may make a loop endless.
-# On a busy machine 10 were too few: a test that was only slow counted as one that notices.
+# Seconds beyond three times an unchanged run: a change may make a loop endless. On a busy machine
+# 10 were too few: a slow test counted as one that notices.
 SPARE_SECONDS = 30
 PASSED, NOTICED, NOT_PUT_IN = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A test that passes without a change, its seconds, and the lines of each module it executes."""
+    """A test that passes without a change, its seconds, and the lines it executes per module."""
 
     item: pytest.Item
     seconds: float
@@ -77,7 +77,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
 
 
 def _first_of_each_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """Tests that create the database and do the late imports once, for all forks; none that empties tables."""
+    """Tests that create the database and import late, for all forks; none that empties tables."""
     seen = set()
     for item in items:
         marked = item.get_closest_marker("django_db")
@@ -92,12 +92,14 @@ def _run(item: pytest.Item, following: Node) -> None:
 
 
 def _fork(act: Callable[[], int]) -> int:
-    """Return what `act` returns in a fork, NOTICED if it raises, and a negative signal if that ends it."""
+    """Return what `act` returns in a fork, NOTICED if it raises, or the signal that ends it,
+    negative.
+    """
     pid = os.fork()
     if pid:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with contextlib.suppress(ProcessLookupError):
-            # Servers that its tests had started.
+            # The servers that its tests started.
             os.killpg(pid, signal.SIGKILL)
         return code
     told = NOTICED
@@ -157,10 +159,10 @@ def _files(tests: list[Test], module: str) -> list[str]:
 
 
 def _choose(tests: list[Test], module: str, change: Change) -> list[Test]:
-    """The tests that execute the statement, the likeliest to notice and then the fastest first.
+    """The tests that execute the statement: the likeliest to notice first, then the fastest.
 
-    Those that reach its body come before others, as a refusal does in the body of its `if`, and then
-    those in a file named after the module. Of a statement that runs at import they are all tests that
+    Tests that reach its body come first, as a refusal does in the body of its `if`, and then those
+    in a file named after the module. For a statement that runs at import they are all tests that
     execute the module.
     """
     lines, body, named = set(change.lines), set(change.body), f"test_{Path(module).stem}"
@@ -181,7 +183,7 @@ def _choose(tests: list[Test], module: str, change: Change) -> list[Test]:
 def _try(
     session: pytest.Session, chosen: list[Test], module: str, change: Change, live: Functions
 ) -> bool | None:
-    """Whether a test fails, or does not end, with the change; None if the change cannot be put in."""
+    """Whether a test fails, or hangs, with the change; None if the change cannot be put in."""
 
     def act() -> int:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -1,7 +1,4 @@
-"""Puts a change into loaded modules: new code for the functions of its module, or a new value for a name of it.
-
-A function keeps its identity, so the change also holds where another module imported or decorated it.
-"""
+"""Puts a change into loaded modules: new code for functions, or a new value for a name."""
 
 import ast
 import gc
@@ -14,7 +11,7 @@ from types import CodeType, FunctionType
 
 from tests.mutation.changes import Change
 
-# By file, qualified name and first line of the code.
+# (file, qualified name, first line of the code) → functions.
 Functions = dict[tuple[str, str, int], list[FunctionType]]
 
 
@@ -71,7 +68,7 @@ def _changed(
 def _put_value(module: str, change: Change) -> bool:
     """Set the names that the changed statement assigns, also in modules that imported them.
 
-    Returns False where something else was made of the old value at import.
+    Returns False if the old value was already used for something else at import.
     """
     name = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     old, new = (ast.parse(text).body for text in (Path(module).read_text(), change.source))
@@ -95,7 +92,7 @@ def _put_value(module: str, change: Change) -> bool:
 
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:
-    """What is run when the module is imported: all but the bodies of functions."""
+    """What runs when the module is imported: all but the bodies of functions."""
     for name, field in ast.iter_fields(node):
         if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue

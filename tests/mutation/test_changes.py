@@ -1,4 +1,4 @@
-"""The changes that are tried are those that take a check away."""
+"""Every change that is tried removes or inverts a check."""
 
 import ast
 

@@ -54,7 +54,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 
 def change(what: str) -> bool:
-    """Whether the change that reads so could be put in."""
+    """Whether the change with this description could be put in."""
     [found] = [each for each in changes(MODULE) if each.what == what]
     return put_in("changed_here.py", found, functions_of(["changed_here.py"]))
 

@@ -1,4 +1,4 @@
-"""The one installed system that all tests of this folder ask."""
+"""The one installed system that all tests of this folder use."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.production.registry import ProductionRegistry
 
 @pytest.fixture(scope="session")
 def production() -> ProductionRegistry:
-    """The running system: this process's own settings are those of its services (conftest.py)."""
+    """The running system; this process has its services' settings (conftest.py)."""
     given = os.environ.get("PRODUCTION")
     assert given, "run `python -m tests.production.installation python -m pytest tests/production`"
     return ProductionRegistry(Path(given))
@@ -19,5 +19,5 @@ def production() -> ProductionRegistry:
 
 @pytest.fixture(scope="module")
 def pair(production: ProductionRegistry) -> InstalledPair:
-    """Its web server and its verifier, asked as the proxy asks them, and a grant."""
+    """Its web server and verifier, addressed as the proxy does, and a grant."""
     return InstalledPair(production)

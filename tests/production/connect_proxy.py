@@ -1,4 +1,4 @@
-"""A forward proxy for tests (RFC 9110, CONNECT) that resolves names as it is told: a host of one's own without a name server."""
+"""A forward proxy for tests (RFC 9110, CONNECT): gives tests host names without a name server."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def connect_proxy(port: int) -> Iterator[str]:
-    """Its URL. Whatever host it is asked for, it connects to `port` of this machine."""
+    """Its URL. Whatever host is requested, it connects to `port` of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=_serve, args=(server, port), daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -1,4 +1,7 @@
-"""The environment that runs the service: what requirements.txt locks and nothing else. `python3 -m tests.production.environment` makes it."""
+"""The service's environment, exactly the packages locked in requirements.txt.
+
+`python3 -m tests.production.environment` creates it.
+"""
 
 import contextlib
 import fcntl
@@ -21,7 +24,9 @@ def service_user() -> dict[str, object]:
 
 
 def python() -> str | None:
-    """A Python that the service's user can run, which one in a home of root's is not; the system's first, as on the page."""
+    """A Python the service's user may run, so not in root's home; the system's first, as
+    documented.
+    """
     for found in ("/usr/bin/python3", Path(sys.executable).resolve()):
         asked = [str(found), "-c", "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"]
         with contextlib.suppress(OSError):
@@ -32,7 +37,10 @@ def python() -> str | None:
 
 
 def environment() -> Path:
-    """Its folder, made once for each content of the lock; other processes wait meanwhile. Raises RuntimeError without a Python."""
+    """Its folder, created once per content of the lock file; other processes wait meanwhile.
+
+    Raises RuntimeError without a Python.
+    """
     chosen = python()
     if chosen is None:
         raise RuntimeError("no Python that the service's user can run")
@@ -51,7 +59,7 @@ def environment() -> Path:
 
 
 def _home() -> Path:
-    """In the checkout, unless the service's user cannot get there."""
+    """In the checkout, unless the service's user has no access to it."""
     here = ROOT / ".venv-production"
     asked = ["/bin/ls", str(ROOT)]
     if subprocess.run(asked, check=False, capture_output=True, cwd="/", **service_user()).returncode == 0:  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The table of headers in docs/protocol.md, and whether an answer keeps to it: all that it demands, and nothing it does not name."""
+"""Checks an answer against the header table of docs/protocol.md: all required, none unnamed."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,13 +7,13 @@ from functools import cache
 
 from tests.contract.test_page import rows, section
 
-# What stands between us and the client says these.
+# Set by the proxy between client and server.
 OF_THE_PROXY = {"server", "connection", "via"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the table tells answers apart by."""
+    """What the table distinguishes answers by."""
 
     method: str
     path: str
@@ -22,7 +22,7 @@ class Answer:
 
     @property
     def api(self) -> bool:
-        """An address of sections 4 to 9."""
+        """Whether the address is one of sections 4 to 9."""
         return self.path.startswith(("/v1/", "/.well-known/"))
 
     @property
@@ -48,7 +48,7 @@ def never(_: Answer) -> bool:
     return False
 
 
-# By the last column of the table: on which answers the header must be, and on which others it may be.
+# By the table's last column: the answers that must have the header, and others that may.
 PLACES: dict[str, tuple[Holds, Holds]] = {
     "every answer": (always, never),
     "every answer in production": (always, never),
@@ -69,7 +69,7 @@ PLACES: dict[str, tuple[Holds, Holds]] = {
 
 @cache
 def table() -> dict[str, tuple[str, str]]:
-    """Header, in lower case → its value where there is but one, and where it stands."""
+    """Header, in lower case → its value if fixed, and on which answers it occurs."""
     found = {}
     for names, value, place in rows(section(0), "Headers of every answer"):
         exact = re.fullmatch(r"`([^`]+)`", value)
@@ -79,7 +79,7 @@ def table() -> dict[str, tuple[str, str]]:
 
 
 def faults(answer: Answer, headers: Iterable[tuple[str, str]]) -> list[str]:
-    """What is wrong with these headers of the answer, one line each."""
+    """What is wrong with the answer's headers, one line each."""
     given = [(name.lower(), value) for name, value in headers]
     wrong = [
         f"{name} twice" for name, _ in given if [n for n, _ in given].count(name) > 1 and name != "set-cookie"
@@ -97,7 +97,7 @@ def faults(answer: Answer, headers: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def check(method: str, path: str, status: int, headers: Iterable[tuple[str, str]], content: bytes) -> None:
-    """Asserts that the answer keeps to the table."""
+    """Assert that the answer matches the table."""
     assert not (wrong := faults(Answer(method, path, status, content), headers)), (
         method,
         path,

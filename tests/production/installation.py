@@ -1,7 +1,8 @@
-"""The system as docs/install.md installs it: its commands, its units, its nginx, from `requirements.txt` and the image's files alone.
+"""Installs the system as docs/install.md does, from `requirements.txt` and the image's files alone.
 
-`python -m tests.production.installation COMMAND …` runs a command with PRODUCTION naming a running one. What the stage itself stands
-in for is in PROVIDED and in `Installation._provide`; everything else on the page is run as it is printed.
+`python -m tests.production.installation COMMAND …` runs a command with PRODUCTION naming a running
+system. PROVIDED and `Installation._provide` list what the tests substitute; everything else on the
+page runs as printed.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ from tests.production.units import PATH, Units
 HOST = "localhost"
 BUCKET = "the-log"
 START_SECONDS = 180
-# Blocks with these commands are not run: packages, users, a clone and two environments, all of which are here already.
+# Blocks with these commands are skipped: packages, users, clone and environments already exist
+# here.
 PROVIDED = ("apt-get ", "useradd ", "python3 -m venv ")
 SECTIONS = (
     "1. Packages",
@@ -78,7 +80,7 @@ http {{
 
 
 class Installation:
-    """Everything of one host, below `root`. `install` follows the page; `stop` ends what runs."""
+    """Everything on one host, below `root`. `install` follows the page; `stop` ends what runs."""
 
     def __init__(self, root: Path, database: postgres.Server, s3_url: str) -> None:
         self.root, self.database, self.s3_url = root, database, s3_url
@@ -105,7 +107,7 @@ class Installation:
         return self.database.url.removesuffix(postgres.ROLE) + "postgres"
 
     def install(self, *sections: str) -> None:
-        """Run the blocks of these sections of the page, in one shell. Raises AssertionError where one fails."""
+        """Run the blocks of these sections in one shell. Raises AssertionError if one fails."""
         shell = Shell(self.root, self._shell_environment(), self._prelude(), self.services.systemctl)
         try:
             for title in sections:
@@ -118,7 +120,7 @@ class Installation:
             shell.close()
 
     def provide(self) -> None:
-        """What the page's packages, its clone and its environments leave behind."""
+        """Provide what the page's packages, clone and environments would leave behind."""
         for folder in (*_FOLDERS, "/etc/nginx/conf.d"):
             (self.root / folder[1:]).mkdir(parents=True, exist_ok=True)
         self.logs.mkdir()
@@ -130,16 +132,16 @@ class Installation:
         redis = f"bind 127.0.0.1\nport {self.ports['redis']}\ndir {self.root / 'etc/redis'}\n"
         (self.root / "etc/redis/redis.conf").write_text(redis)
         (self.root / "nginx.conf").write_text(_NGINX.format(root=self.root))
-        # Passwords are asked for, but of the superuser who plays root.
+        # Passwords are required, except for the superuser who takes root's part.
         (self.database.data / "pg_hba.conf").write_text(
             f"host all {postgres.ROLE} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         )
         self.database.say("SELECT pg_reload_conf()")
-        # The name is the page's to give.
+        # The page creates the database of this name.
         subprocess.run(["psql", self._superuser, "-qc", f"DROP DATABASE {postgres.ROLE}"], check=True)
 
     def wait_until_ready(self) -> None:
-        """Through nginx, web server and verifier both."""
+        """Wait, through nginx, for both web server and verifier."""
         trust = ssl.create_default_context(cafile=self.root / "etc/nginx/agentauth/certificate.pem")
         until = time.monotonic() + START_SECONDS
         with httpx.Client(verify=trust, timeout=5) as http:
@@ -153,7 +155,7 @@ class Installation:
                 time.sleep(0.1)
 
     def wait_until_in_redis(self) -> None:
-        """A verifier that is used before it has moved there asks every proof for a nonce for two minutes."""
+        """Wait for the move to Redis: a verifier used earlier requires a nonce for two minutes."""
         until = time.monotonic() + START_SECONDS
         while self.database.say("SELECT kind, leaving_at IS NULL FROM verifier_home") != "redis|t":
             if time.monotonic() > until:
@@ -161,7 +163,7 @@ class Installation:
             time.sleep(0.1)
 
     def describe(self) -> None:
-        """For `ProductionRegistry`, in other processes."""
+        """Write a description for `ProductionRegistry` in other processes."""
         told = {
             "url": self.url,
             "web_url": f"http://127.0.0.1:{self.ports['web']}",
@@ -220,7 +222,7 @@ class Installation:
 
 
 def copy_image(target: Path) -> None:
-    """The files of the checkout that the Dockerfile copies, without what .dockerignore leaves out; all read-only."""
+    """Copy the files that the Dockerfile copies, without those in .dockerignore; all read-only."""
     lines = re.findall(r"^COPY (?!--from)(\S+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for source, name in lines:
         if (ROOT / source).is_dir():
@@ -231,7 +233,7 @@ def copy_image(target: Path) -> None:
 
 
 def make_clone(folder: Path, origin: Path) -> None:
-    """Make of `folder` a clone of `origin`, which has the same commit: what `git pull` needs."""
+    """Make `folder` a clone of `origin`, which has the same commit, as `git pull` needs."""
     for command in (
         "init -q -b main",
         "add -A",
@@ -256,14 +258,14 @@ def _nginx() -> str:
 
 
 def errors(home: Path) -> list[str]:
-    """What the services of a running system logged as an error, or as what stopped one of their threads."""
+    """What the services logged as errors, or as the reason a thread ended."""
     lines = (line for log in (home / "logs").glob("agentauth-*.log") for line in log.read_text().splitlines())
     return [line for line in lines if re.search(r'"level": "(error|critical)"|Traceback', line)]
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[Path]:
-    """A system that was installed by the page just now, and runs: where it lies, for `ProductionRegistry` and PRODUCTION."""
+    """A running system just installed by the page; its folder, as `ProductionRegistry` needs it."""
     root = Path(tempfile.mkdtemp(prefix="agentauth-production-"))
     root.chmod(0o755)
     with postgres.server() as database, ministack.server(root) as s3_url:
@@ -281,7 +283,7 @@ def installed() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    # Stop everything with us, however we are ended.
+    # Stop everything when this process is terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with installed() as home:
         given = os.environ | {"PRODUCTION": str(home)}

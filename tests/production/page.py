@@ -1,4 +1,4 @@
-"""docs/install.md and upgrade.md as a program: shell blocks by section, with this machine's places where a page names its own."""
+"""docs/install.md and upgrade.md as programs: shell blocks by section, with local paths."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,13 @@ _BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
 class Page:
-    """The blocks of both pages. `places` are the texts that other machines have otherwise, each of which a page must name."""
+    """The blocks of both pages. `places` maps printed texts to local ones; each must occur."""
 
     def __init__(self, places: dict[str, str]) -> None:
         text = "\n".join((DOCS / name).read_text() for name in ("install.md", "upgrade.md"))
         for printed in places:
             assert printed in text, f"no page says {printed} any more"
-        # In one go, longest first: what was put in place of one is not looked at again.
+        # In one pass, longest first: a replacement is not replaced again.
         told = re.compile("|".join(map(re.escape, sorted(places, key=len, reverse=True))))
         _, *parts = _SECTION.split(told.sub(lambda found: places[found[0]], text))
         self.sections = {

@@ -1,4 +1,4 @@
-"""The installed system as the tests of live servers know a registry."""
+"""The installed system behind the interface of the tests' live registries."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from django.db import connection
 from tests.live import ROOT, LiveRegistry
 from tests.production.units import PATH, production_settings
 
-# Of this process's environment; the services have their own.
+# Variables of this process that the services replace by their own.
 _NOT_HANDED_ON = {
     "AGENTAUTH_TESTING",
     "DATABASE_URL",
@@ -26,29 +26,29 @@ _NOT_HANDED_ON = {
 
 
 class ProductionRegistry(LiveRegistry):
-    """A running installation: `url`, `manage`, `env` and `directory`. It is not the tests' to start and stop."""
+    """A running installation: `url`, `manage`, `env`, `directory`. Tests never start or stop it."""
 
     def __init__(self, home: Path) -> None:
         told = json.loads((home / "installation.json").read_text())
-        # `root` is where our own commands run: in the checkout.
+        # `root` is where this project's commands run: the checkout.
         self.home, self.root, self.directory = home, ROOT, home / "var/lib/agentauth"
-        # No audience may be below another's, and all tests share this registry.
+        # No audience may be below another, and all tests share this registry.
         self.services = f"https://{secrets.token_hex(8)}.example.org"
         self.url: str = told["url"]
         self.verifier_url: str = told["verifier_url"]
         self.web_url: str = told["web_url"]
-        # Of the web server itself, behind the proxy.
+        # The web server's own port, behind the proxy.
         self.port = urlsplit(self.web_url).port or 0
-        # Of each service, by its name on the page.
+        # Service name on the page → port.
         self.ports: dict[str, int] = told["ports"]
-        # Where its bucket is.
+        # The address of its bucket.
         self.s3_url: str = told["s3_url"]
-        # By the name of its unit.
+        # Unit name → process id.
         self.processes: dict[str, int] = told["processes"]
-        # Blocks of the page that must refuse to run a second time.
+        # Blocks of the page that must refuse a second run.
         self.guarded: list[str] = told["guarded"]
         self.certificate = home / "etc/nginx/agentauth/certificate.pem"
-        # Our own commands, in this process's environment, with the settings of its services.
+        # For this project's own commands: this process's environment with the services' settings.
         outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
         self.env = outside | production_settings(home)
 
@@ -60,19 +60,22 @@ class ProductionRegistry(LiveRegistry):
         raise AssertionError("the installed system runs already, and others ask it")
 
     def act(self, module: str, act: str, told: Any, *, root: Path | None = None) -> Any:
-        """In this process, whose settings are those of the services: it has Django up already."""
+        """Run it in this process, which has the services' settings and Django loaded."""
         try:
             return importlib.import_module(module).made(act, told)
         finally:
-            # Some ask in threads of their own.
+            # Some callers use threads of their own.
             connection.close()
 
     def run(self, *arguments: str) -> None:
-        """As `manage`, of a command that says nothing."""
+        """Like `manage`, for a command without output."""
         subprocess.run([self._command, *arguments], env={"PATH": PATH}, check=True)
 
     def manage(self, *arguments: str, owner: bool = False, check: bool = True) -> Any:
-        """Run a management command with `--json`, by the page's own command; its answer, None where it failed and said nothing."""
+        """Run a management command with `--json` by the page's own command; returns its output.
+
+        None if it failed without output.
+        """
         command = [self._command, *(["--owner"] if owner else []), *arguments]
         done = subprocess.run(
             [*command, "--json"], env={"PATH": PATH}, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""A root shell that runs the page's blocks one after another, each with the variables of those before."""
+"""A root shell that runs the page's blocks in order, keeping variables from block to block."""
 
 import os
 import select
@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-# The longest that a block may take: more than a busy machine needs, less than CI waits.
+# The longest a block may take: more than a busy machine needs, less than CI waits.
 PATIENCE_SECONDS = 300
 
 
 class Shell:
-    """One bash. `prelude` stands in for what the machine has otherwise; `systemctl` is called with its arguments."""
+    """One bash. `prelude` replaces what the machine lacks; `systemctl` gets its arguments."""
 
     def __init__(
         self, directory: Path, env: dict[str, str], prelude: str, systemctl: Callable[..., None]
@@ -40,7 +40,7 @@ class Shell:
         )
 
     def run(self, block: str) -> str:
-        """What the block printed. Raises AssertionError with it where a command failed."""
+        """What the block printed. Raises AssertionError with the output if a command failed."""
         before = self.log.stat().st_size
         script = self.directory / "block.sh"
         script.write_text(block)
@@ -58,7 +58,7 @@ class Shell:
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
-        # A block that waits for an answer gets none.
+        # A block that waits for input gets none.
         self.answer.close()
         self.process.terminate()
         self.process.wait(10)

@@ -1,4 +1,4 @@
-"""The installed system's two servers answer every form of a request alike, header by header, and as a browser needs it."""
+"""Both installed servers answer every form of request alike, header by header, with all headers."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import pytest
 from tests.flows.pair import BATCH, INTROSPECT, OWN_LINES, POST, VERIFY, InstalledPair, Pair, parts
 from tests.flows.test_web_server import exchange
 from tests.live import LiveServer
-from verifier.tests.test_accept import AXIOS, CHROME, FIREFOX
+from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
 pytestmark = pytest.mark.production
 
@@ -50,7 +50,8 @@ def bare(method: str) -> Callable[[Pair, str], bytes]:
     )
 
 
-# What is sent at each of the three addresses, and the status of both answers; one for each address where they differ.
+# What is sent to each of the three addresses, and the status of both servers; a tuple if it differs
+# by address.
 SENT: dict[str, tuple[Callable[[Pair, str], bytes], int | tuple[int, int, int]]] = {
     "in order": (changed(), 200),
     "version 1.0": (asked("POST {path} HTTP/1.0"), 200),
@@ -106,7 +107,7 @@ SENT: dict[str, tuple[Callable[[Pair, str], bytes], int | tuple[int, int, int]]]
 }  # fmt: skip
 
 
-# What no application sees: the two parsers refuse it with one status, and each with a page of its own.
+# Refused by the parsers before any application: one status, but each server's own page.
 UNREAD: dict[str, tuple[Callable[[Pair, str], bytes], int]] = {
     "two types": (beside("Content-Type: text/plain"), 400),
     "the same type twice": (beside("Content-Type: application/json"), 400),
@@ -120,7 +121,7 @@ UNREAD: dict[str, tuple[Callable[[Pair, str], bytes], int]] = {
 
 
 def once_there_is_room(pair: InstalledPair, make: Callable[[], bytes]) -> Any:
-    """What both say. The tests beside this one use up what all strangers may ask, at either server."""
+    """What both answer, after a wait: other tests use up the limit of unauthenticated callers."""
     until = time.monotonic() + PATIENCE_SECONDS
     while True:
         both = pair.both(make())
@@ -131,7 +132,7 @@ def once_there_is_room(pair: InstalledPair, make: Callable[[], bytes]) -> Any:
 
 
 def test_SA_12_this_is_production(pair: InstalledPair) -> None:
-    """A call that no proxy of ours vouches for is sent to https, by both."""
+    """Both redirect a call to https unless a trusted proxy vouches for it."""
     for server in (pair.web, pair.lean):
         [(first, lines, _)] = parts(exchange(server, Pair.send(pair, b"{}")))
         assert (first, dict(lines)[b"location"]) == (b"HTTP/1.1 301", b"https://localhost/v1/verify")
@@ -175,7 +176,7 @@ def test_SA_12_allowed_denied_and_limited_calls_are_answered_alike(pair: Install
 
 
 def limited(server: LiveServer) -> tuple[dict[bytes, bytes], Any]:
-    """Headers and body of its answer to a stranger who asked too often. Each process counts for itself."""
+    """Headers and body of its refusal to an outsider over the limit. Each process counts alone."""
     headers = {"Host": "localhost", "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
     with httpx.Client(headers=headers, trust_env=False, timeout=30) as client:
         for _ in range(3_000):
@@ -186,7 +187,8 @@ def limited(server: LiveServer) -> tuple[dict[bytes, bytes], Any]:
     found = {name.lower(): value for name, value in answer.headers.raw}
     assert_as_production_answers(b"429", found)
     assert found.pop(b"retry-after")
-    # The verifier's loop answers for an address, the web server before it looks for one: `Allow` is the first one's alone.
+    # The verifier's loop knows the address when it refuses, so it sends `Allow`; the web server
+    # refuses before it resolves the address.
     own = OWN_LINES | {b"content-length", b"transfer-encoding", b"allow"}
     told = answer.json()
     assert told.pop("retry_after")
@@ -202,7 +204,9 @@ def test_what_no_application_sees_has_the_same_status(pair: InstalledPair, name:
 
 
 def test_what_is_expected_beyond_100_continue_is_not_looked_at(pair: InstalledPair) -> None:
-    """The web server's parser refuses it, as it may (RFC 9110 section 10.1.1); the other's answers as if it were not there."""
+    """The web server's parser refuses it (RFC 9110 section 10.1.1 allows it), the verifier's
+    ignores it.
+    """
     web, lean = pair.both(pair.send(pair.question(), VERIFY, "Expect: the-unexpected"))
     assert [first for first, _, _ in web + lean] == [b"HTTP/1.1 417", b"HTTP/1.1 200"]
 
@@ -219,14 +223,14 @@ def test_what_is_expected_beyond_100_continue_is_not_looked_at(pair: InstalledPa
     ],
 )
 def test_no_other_spelling_of_an_address_is_there(pair: InstalledPair, target: str) -> None:
-    """Each says so in its own way: of the registry's other addresses the verifier's process knows none."""
+    """Each refuses in its own way: the verifier's process knows no other registry addresses."""
     web, lean = pair.both(pair.send(pair.question(), target))
     assert [first for first, _, _ in web + lean] == [b"HTTP/1.1 404"] * 2
     assert json.loads(web[0][2]) == json.loads(lean[0][2])
 
 
 def test_what_is_asked_on_one_connection_is_answered_as_on_many(pair: InstalledPair) -> None:
-    """Heads that differ in a line, or in none: whatever a server keeps of one, the next is answered by its own."""
+    """Heads that differ in a line, or not at all: no cached head leaks into another's answer."""
     line: dict[str, str | None] = {"connection": "keep-alive"}
     heads: list[tuple[dict[str, str | None], tuple[str, ...]]] = [
         ({}, ()), ({}, ()), ({"authorization": None}, ()), ({}, ()), ({"authorization": "Basic eDp5"}, ()), ({}, ()),

@@ -1,6 +1,6 @@
-"""The contract at the installed system: the scenarios of tests/contract, each with people, agent and service provider of its own.
+"""The scenarios of tests/contract at the installed system, each with its own users and agents.
 
-What a scenario brings about by a fault inside the server's process (FAULTS) is given in development alone.
+Scenarios that need a fault inside the server's process (FAULTS) run in development only.
 """
 
 import secrets
@@ -19,24 +19,25 @@ from tests.production.wire import over_the_wire
 
 pytestmark = pytest.mark.production
 
-# A limit of one call, a database that is away, a lock that is held, a log that nobody signed: here other tests would suffer from it.
+# A limit of one call, a database that is away, a held lock, an unsigned log: other tests would
+# suffer from them here.
 FAULTS = {"rate_limited", "temporarily_unavailable", "idempotency_in_progress", "not_yet_logged"}
-# The server's clock is not ours to set.
+# Tests cannot set the server's clock.
 OTHER_TIMES = {("invalid_token", "expired"), ("invalid_token", "not_yet_valid")}
 
 
 @pytest.fixture(autouse=True)
 def _wire(production: ProductionRegistry) -> Iterator[None]:
-    """The requests of Django's client go over https."""
+    """Django's test client sends its requests over https."""
     with over_the_wire(production):
         yield
 
 
 class ProductionStage(Stage):
-    """Of people and places of its own, where others play beside it."""
+    """Has its own users and addresses, since other tests use the system meanwhile."""
 
     def sign_the_log(self) -> None:
-        """The jobs of the system do; and their folder is theirs alone."""
+        """The system's jobs sign; only they may use their folder."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The demo at the installed system: its service under a name of its own, by https; the person decides on pages, with a passkey."""
+"""The demo on the installed system: its service has a name and https; the user has a passkey."""
 
 import contextlib
 import json
@@ -55,14 +55,14 @@ def test_the_demo_is_the_same_at_a_production_registry(
         lines = _told(person, env)
     shown = [line for line in lines if line.startswith(("✓ allowed", "✗ refused"))]
     assert [tuple(re.split(r"  +", line)[:4]) for line in shown] == EXPECTED, lines
-    # Each of its events has its number, so a process does the periodic work.
+    # Each of its events has its number, so the periodic jobs run.
     log = lines[lines.index("What the audit log says about it") :]
     assert any("registry.grant.revoked" in line for line in log)
     assert not any("…" in line for line in log)
 
 
 def _told(person: LivePerson, env: dict[str, str]) -> list[str]:
-    """What the demo prints, the person agreeing to everything it asks."""
+    """The demo's output when the user agrees to everything."""
     demo, asked = Demo(env), {}
 
     def human(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The installed system's two servers are sent requests in forms that no client of ours sends: both answer alike, and none decides."""
+"""Malformed requests at both installed servers: they answer alike, and neither decides anything."""
 
 import time
 
@@ -13,7 +13,7 @@ from tests.pace import within
 pytestmark = pytest.mark.production
 
 FIRST = "POST {path} HTTP/1.1"
-# As the proxy sends it on.
+# As the proxy forwards it.
 FORWARDED = b"Host: localhost\r\nX-Forwarded-Proto: https\r\n"
 POST = b"POST /v1/verify HTTP/1.1\r\n" + FORWARDED
 
@@ -97,7 +97,7 @@ SAME: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)
 def test_DJ_2_DJ_6_DJ_7_both_servers_answer_alike(pair: InstalledPair, sent: bytes, status: int) -> None:
     begun = time.monotonic()
-    # One request, one answer, and nobody waited for more of it.
+    # One answer per request, and no server waited for more input.
     assert [statuses(exchange(each, sent)) for each in (pair.web, pair.lean)] == [[status], [status]]
     assert time.monotonic() - begun < within(5)
 
@@ -135,7 +135,7 @@ def test_DJ_3_who_names_another_host_or_scheme_is_refused_or_not_heard(pair: Ins
     "media_type", ["application/json", "Application/JSON"], ids=["by the endpoint", "by the view behind it"]
 )
 def test_DJ_4_a_name_with_an_underscore_is_no_header(pair: InstalledPair, media_type: str) -> None:
-    """As a key, it would make the second question another's."""
+    """If it were the idempotency key, the second question would be a mismatch."""
     for _ in range(2):
         lines = ["Idempotency_Key: one", "Content_Length: 1", "X_Forwarded_For: 10.0.0.1"]
         assert answered(pair, pair.send(asked(pair), VERIFY, *lines, content_type=media_type)).get("valid")
@@ -168,7 +168,7 @@ SMUGGLED: dict[str, tuple[dict[str, str | None], bytes]] = {
 def test_DJ_7_a_question_behind_a_body_without_a_clear_end_is_not_heard(
     pair: InstalledPair, how: str
 ) -> None:
-    """It would be another's: of whoever sent the next request on a proxy's connection."""
+    """On a proxy's connection it would become the next client's request."""
     changes, ends = SMUGGLED[how]
     question = asked(pair)
     first = pair.send(b"", VERIFY, first=FIRST, **{"connection": "keep-alive", **changes})

@@ -1,4 +1,4 @@
-"""A real Prometheus, configured as docs/operations.md prints it, scrapes every kind of process of the installed system."""
+"""A real Prometheus, configured by docs/operations.md, scrapes each kind of installed process."""
 
 import contextlib
 import os
@@ -27,11 +27,11 @@ KINDS = ("web", "verifier", "jobs", "worker", "beat")
 def ports(
     production: ProductionRegistry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, int]]:
-    """Where each kind of process answers; `jobs`, which Celery has replaced, is started beside it once more."""
+    """The port of each kind of process; `jobs`, which Celery replaces here, is started as well."""
     made = production.ports | {"jobs": free_port()}
     env = production.env | {
         "OPERATIONS_BIND": f"127.0.0.1:{made['jobs']}",
-        # Its series are its own.
+        # It keeps its own series.
         "PROMETHEUS_MULTIPROC_DIR": str(tmp_path_factory.mktemp("jobs")),
     }
     with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=env) as jobs:
@@ -46,7 +46,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 class Prometheus:
-    """One server and what it found; the configuration is the one in the docs, with other ports and a shorter interval."""
+    """A server with the documented configuration, except for ports and a shorter interval."""
 
     def __init__(self, directory: Path, ports: dict[str, int], token: str) -> None:
         self.port, self.directory = free_port(), directory
@@ -77,7 +77,7 @@ class Prometheus:
         end(self.process)
 
     def targets(self) -> dict[str, tuple[str, str]]:
-        """Kind of process → how it is, and the last error; empty while Prometheus starts."""
+        """Kind of process → its health and last error; empty while Prometheus starts."""
         found = self._asked("targets")
         active = found["data"]["activeTargets"] if found else []
         return {each["labels"]["process"]: (each["health"], each["lastError"]) for each in active}
@@ -107,7 +107,7 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process(
     with Prometheus(tmp_path, ports, production.env["METRICS_TOKEN"]) as prometheus:
         up = dict.fromkeys(KINDS, ("up", ""))
         until(lambda: prometheus.targets() == up, f"not all are up: {prometheus.targets()}", 120)
-        # Each says what it does itself.
+        # Each exports the work it does itself.
         for kind, job in (("jobs", "audit.seal_audit"), ("worker", "verifier.drain_redis")):
             ended = f'agentauth_job_seconds_count{{name="{job}", outcome="ok", process="{kind}"}}'
             until(lambda ended=ended: bool(prometheus.values(ended)), f"{kind} does nothing", 180)  # type: ignore[misc]
@@ -125,7 +125,7 @@ def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(ports: dict[str, int]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_SA_15_each_kind_of_process_says_how_it_is(ports: dict[str, int], kind: str) -> None:
-    """A balancer or an orchestrator asks as this does: by address."""
+    """Probed as a load balancer or an orchestrator would: by address."""
 
     def is_ready() -> bool:
         with contextlib.suppress(httpx.TransportError):

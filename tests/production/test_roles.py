@@ -1,4 +1,4 @@
-"""The roles of the database: each does its service's work, as the installed system shows, and changes nothing beyond."""
+"""The database roles: each can do its service's work, as the installed system shows, no more."""
 
 import re
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ GRANTED = (
 def test_AU_27_a_role_serves_and_changes_no_event(
     production: ProductionRegistry, service: str, statements: tuple[str, ...]
 ) -> None:
-    # A trigger speaks where there is a row.
+    # The trigger fires only for an existing row.
     place = scene(production, capabilities=[READ], envelope={"max_uses": 2})
     token = place.token()
     assert place.ask(place.question(token, READ)).json()["valid"]
@@ -89,13 +89,13 @@ def test_the_verifiers_role_answers_all_it_serves_and_says_how_it_is(production:
     assert (good["valid"], bad["error"]) == (True, "invalid_request")
     assert ask(place, "/v1/introspect", data={"token": token}).json()["active"]
     ready = httpx.get(f"{production.verifier_url}/health/ready")
-    # It signs nothing, and is not asked whether it could.
+    # It signs nothing, so its readiness has no signing check.
     assert (ready.status_code, "signing" in ready.json()["checks"]) == (200, False)
     collector = {"Authorization": f"Bearer {production.env['METRICS_TOKEN']}"}
     metrics = httpx.get(f"{production.verifier_url}/metrics", headers=collector)
     assert metrics.status_code == 200
     assert re.search(r"^agentauth_audit_queue_events \d", metrics.text, re.MULTILINE)
-    # It reads nothing of the log, and says nothing of it.
+    # It cannot read the log, so it exports nothing about it.
     assert "agentauth_audit_leaves" not in metrics.text
     assert re.search(r"^agentauth_keys\{", metrics.text, re.MULTILINE)
 
@@ -108,7 +108,7 @@ def test_a_limit_of_uses_holds_for_the_verifiers_role(production: ProductionRegi
 
 
 def test_a_session_cookie_beside_the_credentials_is_ignored(production: ProductionRegistry) -> None:
-    """The view that answers what is unusual reads no session, which the verifier's role could not."""
+    """The view that handles unusual requests reads no session: the verifier's role could not."""
     place = scene(production, capabilities=[READ], envelope={})
     cookie = {"Cookie": "__Host-agentauth_session=abcdefghijklmnopqrstuvwxyz012345"}
     answer = ask(place, "/v1/verify", json={"token": 7}, headers=cookie)

@@ -1,4 +1,4 @@
-"""What runs at the installed system: each service of the page, as its own user, with one JSON object a line for its log."""
+"""The installed services: each runs as its own user and logs one JSON object per line."""
 
 import contextlib
 import json
@@ -47,11 +47,11 @@ def test_one_worker_and_beat_number_the_log(production: ProductionRegistry) -> N
 
 
 def sessions() -> list[int]:
-    """Of each process: each service was started in one of its own."""
+    """The session of each process: each service was started in its own."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # pid (name) state parent group session …; a name may hold anything.
+            # pid (name) state parent group session …; a name may contain any character.
             found.append(int(status.read_text().rpartition(")")[2].split()[3]))
     return found
 
@@ -60,7 +60,7 @@ def sessions() -> list[int]:
 def test_each_line_of_a_log_is_one_json_object_and_one_says_that_it_started(
     production: ProductionRegistry, name: str
 ) -> None:
-    # The last may be being written.
+    # The last line may be incomplete.
     whole, _, _ = (production.home / f"logs/agentauth-{name}.log").read_text().rpartition("\n")
     lines = [json.loads(line) for line in whole.splitlines()]
     for line in lines:
@@ -69,7 +69,7 @@ def test_each_line_of_a_log_is_one_json_object_and_one_says_that_it_started(
 
 
 def test_the_service_can_write_its_own_folder_alone(production: ProductionRegistry) -> None:
-    """As the image has it: the program belongs to another user."""
+    """As in the image: the program's files belong to another user."""
     app = production.home / "opt/agentauth"
     for folder in (app, app / "agentauth", app / "staticfiles", production.home / "etc/agentauth"):
         assert folder.stat().st_uid == os.geteuid()
@@ -83,10 +83,10 @@ def test_the_front_page_in_production_offers_no_demo_of_the_checkout(production:
 
 
 def test_the_command_takes_nothing_from_the_callers_environment(production: ProductionRegistry) -> None:
-    """A root token that a shell still exports, or a setting, must not reach the service's process."""
+    """A root token or setting still exported in a shell must not reach the service's process."""
     command = str(production.home / "usr/local/bin/agentauth")
     code = "import os; print(sorted(name for name in os.environ if name in {'BAO_TOKEN', 'AUDIT_TYPO'}))"
-    # Settings refuse an unknown name that begins as ours do.
+    # Settings refuse unknown names that begin with ours.
     outside = {"PATH": PATH, "BAO_TOKEN": "root", "AUDIT_TYPO": "x"}
     done = subprocess.run(
         [command, "shell", "--no-imports", "-c", code],
@@ -96,11 +96,11 @@ def test_the_command_takes_nothing_from_the_callers_environment(production: Prod
 
 
 def test_check_deploy_finds_nothing_but_what_the_page_names(production: ProductionRegistry) -> None:
-    """At its step 10; another test may have made the first admin meanwhile."""
+    """At its step 10; another test may have created the first administrator meanwhile."""
     command = [str(production.home / "usr/local/bin/agentauth"), "check", "--deploy"]
     done = subprocess.run(command, env={"PATH": PATH}, capture_output=True, text=True, check=False)
     found = re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr)
-    # It names no mail server.
+    # The page configures no mail server.
     assert found in (["agentauth.E049", "agentauth.W053"], ["agentauth.W053"]), done.stderr
 
 
@@ -114,7 +114,7 @@ SECRETS = (
 
 
 def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -> None:
-    """In a new shell, which has none of the variables of the first and goes on after a block that failed."""
+    """In a new shell, which lacks the variables of the first and goes on after a failed block."""
 
     def found() -> dict[str, bytes]:
         return {name: (production.home / name).read_bytes() for name in SECRETS}
@@ -144,7 +144,8 @@ def test_DJ_25_limits_hold_and_a_forged_address_changes_nothing(production: Prod
                 limited.append(answer)
             else:
                 allowed += 1
-    # 60 at once, and two a second; each of two processes gives out half, and one may have been asked alone.
+    # 60 at once, and two a second; each of two processes allows half, and one may have had all
+    # calls.
     assert 30 <= allowed <= 62 + 2 * (time.monotonic() - begun)
     assert limited[0].json()["error"] == "rate_limited"
     assert int(limited[0].headers["Retry-After"]) >= 1

@@ -1,4 +1,4 @@
-"""A process that is set up otherwise than the installed system is not started beside it, and the others notice nothing."""
+"""A process with other settings does not start beside the installed system, which is unaffected."""
 
 import subprocess
 import sys
@@ -18,9 +18,15 @@ from verifier.models import Home
 pytestmark = pytest.mark.production
 PATIENCE_SECONDS = 120
 OTHER_KEY = "an0ther-secret-key-0123456789-abcdefghijklmnopqrstuvwxyz"
-VERIFIER = ["-m", "gunicorn", "-c", "python:agentauth.verifier_server", "agentauth.asgi:application"]
+VERIFIER = [
+    "-m",
+    "gunicorn",
+    "-c",
+    "python:agentauth.verifier_server",
+    "agentauth.verifier_application:application",
+]
 CELERY = ["-m", "celery", "-A", "agentauth"]
-# Each kind of process, and each setting that would make it answer otherwise than the others.
+# Each kind of process, and each setting that would make it answer differently.
 ODD = [
     ("web", {"SECRET_KEY": OTHER_KEY}, "SECRET_KEY"),
     ("web", {"REDIS_URL": ""}, "REDIS_URL"),
@@ -51,7 +57,7 @@ def command(kind: str) -> list[str]:
 def test_SA_14_a_process_with_other_settings_is_not_started(
     production: ProductionRegistry, tmp_path: Path, kind: str, changes: dict[str, str], name: str
 ) -> None:
-    # A server empties its folder when it starts: not that of the installed one.
+    # A server empties its metrics folder at start, so it must not be the installed one's.
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     home = Home.objects.get()
     own = read_environment(production.home / "etc/agentauth/verifier.env") if kind == "verifier" else {}
@@ -74,10 +80,10 @@ def test_SA_14_a_process_with_other_settings_is_not_started(
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        # The proxy forgot it, or wrote that the client came by http.
+        # The proxy omitted it, or wrote that the client came by http.
         ([], 301),
         (["http"], 301),
-        # The client forged one, and the proxy added what it saw.
+        # The client forged one, and the proxy appended what it saw.
         (["https, http"], 301),
         (["https", "http"], 301),
         (["HTTPS"], 301),

@@ -1,4 +1,4 @@
-"""The store outside: a bucket with Object Lock, which gives back none of what the installed system put there."""
+"""The external store, a bucket with Object Lock, deletes nothing the installed system put there."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.production
 
 
 def test_AU_31_what_is_archived_is_locked_and_proves_the_log_alone(production: ProductionRegistry) -> None:
-    # Whatever is signed, unless the jobs were first.
+    # Everything signed, unless the jobs archived it first.
     production.manage("archive_audit")
     client = ministack.client(production.s3_url)
     versions = client.list_object_versions(Bucket=BUCKET, Prefix="agentauth/")["Versions"]

@@ -1,4 +1,4 @@
-"""From the printed link of a person to a revoked grant, at the installed system: over https, with passkeys, verified by the lean process."""
+"""From an invitation link to a revoked grant on the installed system, over https with passkeys."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Every address of the installed system without credentials: what opens in development opens here, and nothing else."""
+"""Every installed address without credentials: exactly what opens in development opens here."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def place(production: ProductionRegistry) -> Scene:
 
 @pytest.fixture(autouse=True)
 def _wire(production: ProductionRegistry) -> Iterator[None]:
-    """Each answer is held to its description and to the table of headers."""
+    """Each answer is checked against its description and the header table."""
     with over_the_wire(production):
         yield
 
@@ -30,7 +30,7 @@ def test_DJ_15_without_credentials_nothing_opens_in_production(route: str, place
     ids = {"grant_id": place.grant_id, "agent_id": place.agent_id, "level": "0", "tile": "000.p/1"}
     path, client = address(route, ids), browser()
     for method in METHODS:
-        # nginx refuses this one itself.
+        # nginx itself refuses it.
         if method != "TRACE":
             answer = client.generic(method, path, "{}", content_type="application/json")
             assert answer.status_code in allowed(method, path), f"{method} {path} {answer.status_code}"

@@ -1,4 +1,4 @@
-"""What systemd does with the units of docs/install.md, as far as a test needs it: start, stop and restart them by name."""
+"""As much of systemd as the units of docs/install.md need: start, stop and restart by name."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 35
-# As systemd has it where no unit says more.
+# systemd's default.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
 
 class Units:
-    """The services of one machine. `directory` holds the unit files; `beside` starts what comes with the system's packages."""
+    """One machine's services. `directory` has the unit files; `beside` starts packaged ones."""
 
     def __init__(
         self, directory: Path, logs: Path, user: dict[str, object], beside: dict[str, Sequence[str]]
@@ -24,7 +24,7 @@ class Units:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def systemctl(self, *arguments: str) -> None:
-        """`restart nginx`, `enable --now a b`, and so on: what the page asks of it and no more."""
+        """`restart nginx`, `enable --now a b` and so on: only what the page uses."""
         act, *names = [each for each in arguments if each != "--now"]
         acts: dict[str, Callable[[str], None]] = {
             "enable": self.start,
@@ -57,7 +57,7 @@ class Units:
         try:
             process.wait(STOP_SECONDS)
         finally:
-            # Whatever of it is left, as systemd ends a whole group.
+            # End the whole process group, as systemd does.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -101,14 +101,14 @@ class Units:
 
 
 def production_settings(root: Path) -> dict[str, str]:
-    """What the processes of the installation below `root` are set to, and the authority that a client of it trusts."""
+    """The settings of the installation below `root`, and the authority its clients trust."""
     trusted = str(root / "etc/nginx/agentauth/certificate.pem")
     told = read_environment(root / "etc/agentauth/agentauth.env")
     return told | {"SSL_CERT_FILE": trusted, "NODE_EXTRA_CA_CERTS": trusted}
 
 
 def read_environment(file: Path) -> dict[str, str]:
-    """NAME='value' lines, of which the last one of a name counts."""
+    """NAME='value' lines; the last one of a name counts."""
     return {
         found[1]: found[2]
         for line in file.read_text().splitlines()

@@ -1,7 +1,7 @@
-"""Django's test client sent over the wire: whatever tests ask through it reaches the installed system, and its answer comes back.
+"""Sends the requests of Django's test client over the wire to the installed system.
 
-Only the way there differs, so the tests of the contract hold there as they are written. Every answer is held to its description and
-to the table of headers.
+Only the transport differs, so contract tests run there unchanged. Every answer is checked against
+its description and the header table.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SAFE = {"GET", "HEAD", "OPTIONS"}
 
 @contextmanager
 def over_the_wire(registry: ProductionRegistry) -> Iterator[None]:
-    """All of Django's clients of this process speak to `registry`."""
+    """All Django clients of this process talk to `registry`."""
     with (
         httpx.Client(base_url=registry.url, timeout=30) as http,
         pytest.MonkeyPatch.context() as patch,
@@ -47,7 +47,7 @@ def _asked(client: Client, http: httpx.Client, told: dict[str, Any]) -> Any:
     }
     if "CONTENT_TYPE" in environ:
         sent["Content-Type"] = environ["CONTENT_TYPE"]
-    # A page of ours would send the token that came with it.
+    # One of our pages would send the CSRF token it was served with.
     if method not in SAFE and "HTTP_ORIGIN" in environ and not path.startswith("/v1/"):
         sent["X-CSRFToken"] = _csrf(client, http)
     query = environ.get("QUERY_STRING", "")
@@ -81,7 +81,7 @@ def _keep(client: Client, got: httpx.Response) -> None:
 
 
 def _answer(client: Client, told: dict[str, Any], got: httpx.Response) -> Any:
-    """As Django's client gives it, held to the description and the table."""
+    """The answer as Django's client returns it, checked against description and header table."""
     _keep(client, got)
     method, path = told["REQUEST_METHOD"], told["PATH_INFO"]
     conformance.check(method, path, got.status_code, got.headers, got.content)

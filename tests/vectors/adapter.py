@@ -1,7 +1,8 @@
-"""The functions that production calls, in the shape in which vector files ask for them.
+"""Production functions in the form vector files need.
 
-Every `…_outcome` gives the refusal, or None for acceptance; the plain names give True or False. Only the protocol's
-own refusals are caught: whatever else escapes is a crash, which a vector run counts as a failure.
+Every `…_outcome` gives the refusal, or None for acceptance; the plain names give True or False.
+Only the protocol's own refusals are caught: any other exception is a crash, which a vector run
+counts as a failure.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ def outcome(act: Callable[[], object]) -> AgentAuthError | None:
 
 
 def ed25519_verify(pk: bytes, msg: bytes, sig: bytes, *, registered: bool = True) -> bool:
-    """By default as for a proof, whose key is compared with a registered one: vectors are about the signature."""
+    """By default as for a proof, whose key must match a registered one: vectors test signatures."""
     return (
         outcome(lambda: ed25519_public_key(pk, registered=registered).verify(msg, sig, alg="EdDSA")) is None
     )
@@ -44,7 +45,7 @@ def es256_verify(jwk: Mapping[str, str], msg: bytes, sig_p1363: bytes) -> bool:
 
 
 def jws_verify(compact: str, key: Mapping[str, Any]) -> bool:
-    """These files sign plain texts without `typ`, so they meet the shared parts of every reader: parser, key, signature."""
+    """These files sign plain texts without `typ`, so they test parser, key, signature."""
 
     def act() -> None:
         jws = parse_compact(compact)
@@ -55,7 +56,7 @@ def jws_verify(compact: str, key: Mapping[str, Any]) -> bool:
 
 
 def select_key(key: Mapping[str, Any], kid: object) -> PublicKey:
-    """One key, or the key of a set that `kid` names. A set with one bad key, or one name twice, is refused whole."""
+    """One key, or the key of a set that `kid` names. A bad key or duplicate name voids the set."""
     if "keys" not in key:
         return parse_jwk(dict(key))
     keys = issuer_keys(key)
@@ -98,7 +99,7 @@ def token(doc: Case, case: Case) -> bool:
 
 
 class ReplayMemory:
-    """Stands in for the database's unique (jkt, jti), which verify swaps into; this is the only user of it."""
+    """Stands in for the database's unique (jkt, jti), which verify swaps into; used here only."""
 
     def __init__(self) -> None:
         self._spent: set[tuple[str, str]] = set()
@@ -110,7 +111,7 @@ class ReplayMemory:
 
 
 def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
-    """One request at a service provider, in the order of section 8: token, proof and its nonce, binding, spend."""
+    """One request at a service provider, in section 8's order: token, proof, nonce, binding."""
     access_token = authorization_header(case["authorization"])
     claims = read_token(doc, access_token, case["now"])
     proof = verify_proof(
@@ -138,7 +139,7 @@ def dpop(doc: Case, case: Case, send: Sequence[Case] = ()) -> bool:
 
 
 def passkey_outcome(doc: Case, case: Case) -> AgentAuthError | None:
-    # Late, so that the other vectors run where Django is absent.
+    # Late, so that the other vectors run without Django.
     from approvals.passkeys import verify_assertion
 
     return outcome(

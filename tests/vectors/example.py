@@ -1,4 +1,6 @@
-"""Makes docs/example.md, one story in exact bytes from fixed keys: `python -m tests.vectors.example` writes it."""
+"""Writes docs/example.md, one story in exact bytes from fixed keys: `python -m
+tests.vectors.example`.
+"""
 
 import json
 from pathlib import Path
@@ -60,7 +62,7 @@ def manifest() -> str:
 
 
 def native(path: str, body: dict[str, Any], jti: str) -> tuple[str, str]:
-    """Body text and proof of one call of the native API."""
+    """Body text and proof of one native API call."""
     text = json.dumps(body, separators=(",", ":"))
     proof = make_proof(AGENT, method="POST", url=f"{ISSUER}{path}", iat=NOW, jti=jti, body=text.encode())
     return text, proof
@@ -96,7 +98,7 @@ def cose_key() -> bytes:
 
 
 def assertion() -> dict[str, bytes]:
-    """What the passkey answers: authenticator data with user present and verified, client data, signature."""
+    """Passkey response: authenticator data (user present, verified), client data, signature."""
     client_data = json.dumps(
         {
             "type": "webauthn.get",
@@ -146,7 +148,7 @@ def token() -> str:
 
 
 def certified_jwks() -> dict[str, Any]:
-    """The key set of a registry that lets a process of its own sign, as `web-1:42` made its key."""
+    """The key set of a registry that certified a process key, made by `web-1:42`."""
     compact = sign_certificate(
         TOKEN_KEY,
         HELD_KEY.public,
@@ -176,7 +178,7 @@ def question() -> dict[str, Any]:
 
 
 def answer() -> dict[str, Any]:
-    """What verify says; the test asks the real one."""
+    """The answer of verify; a test compares the real one."""
     return {
         "valid": True,
         "decision_id": identifier("decision"),

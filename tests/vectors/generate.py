@@ -1,7 +1,7 @@
-"""Makes the project's own vectors, the same bytes at every run: `python -m tests.vectors.generate` writes them to own/.
+"""Writes the project's own vectors to own/, with the same bytes each run.
 
-They are for whoever writes a client in another language: keys, proofs, tokens, a manifest, statements, the chain.
-All keys come from seeds printed here, and are good for nothing else.
+`python -m tests.vectors.generate`. For authors of clients in other languages: keys, proofs, tokens,
+a manifest, statements, the chain. All keys come from seeds printed here, and have no other use.
 """
 
 import json
@@ -52,7 +52,9 @@ def local(name: str, kid: str | None = None) -> LocalSigner:
 
 
 class RepeatableP256:
-    """An ES256 signer whose nonces follow from key and message (RFC 6979), so that its vectors never change."""
+    """An ES256 signer with nonces derived from key and message (RFC 6979), so its vectors never
+    change.
+    """
 
     alg = "ES256"
 
@@ -242,7 +244,7 @@ def chain() -> dict[str, Any]:
 
 
 def documents() -> dict[str, str]:
-    """File name to content, as committed."""
+    """File name → content, as committed."""
     parts = (keys, proofs, tokens, manifests, statements, chain)
     return {
         f"{part.__name__}.json": json.dumps(part(), ensure_ascii=False, indent=1) + "\n" for part in parts

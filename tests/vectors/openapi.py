@@ -1,4 +1,6 @@
-"""The values of the worked example that the API's description shows: `python -m tests.vectors.openapi` writes story.json."""
+"""The worked example's values in the API description: `python -m tests.vectors.openapi` writes
+story.json.
+"""
 
 import json
 from pathlib import Path
@@ -46,12 +48,12 @@ def new_key() -> str:
 
 
 ORIGIN, LOG_KEY = "registry.example/v1/audit", local("audit key")
-# The event's number in the log of the example, and two sizes that log had.
+# The event's number in the example's log, and two sizes of that log.
 LEAF_INDEX, SIZE_BEFORE, SIZE = 41, 40, 44
 
 
 def event() -> dict[str, Any]:
-    """The registration of the example's agent, as the log keeps it."""
+    """The registration of the example's agent, as stored in the log."""
     name = {"commitment": field_commitment(example.NAME, seed("opening"))}
     return {
         "id": identifier("event"),
@@ -66,14 +68,14 @@ def event() -> dict[str, Any]:
 
 
 def subtree(height: int, index: int) -> bytes:
-    """Of a log in which that event is number LEAF_INDEX, and all others are made up."""
+    """A subtree of a log with that event as number LEAF_INDEX, and all others made up."""
     if height:
         return node_hash(subtree(height - 1, 2 * index), subtree(height - 1, 2 * index + 1))
     return leaf_hash(entry_hash(event(), seed("salt")) if index == LEAF_INDEX else seed(f"entry {index}"))
 
 
 def log() -> dict[str, Any]:
-    """What that log answers to everybody."""
+    """What that log publishes."""
     root = proofs.root(SIZE, subtree)
     checkpoint = Checkpoint(ORIGIN, SIZE, root)
     seen = cosign_checkpoint(checkpoint, name="witness.example", signer=local("witness key"), at=NOW)

@@ -1,4 +1,4 @@
-"""Where the shared security files are, and what stands in the vectors; they are other people's data and never copied here."""
+"""Where the shared security files and their vectors are: external data, never copied here."""
 
 import json
 import os
@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def named_folder() -> Path | None:
-    """The folder of shared files, or None where there is none.
+    """The folder of shared files, or None if there is none.
 
-    AGENTAUTH_SHARED names it, and the empty value says that there is none. Where the variable is not set, it is `shared`
-    beside the checkout, if that is there. Raises FileNotFoundError for a folder that is named and is not there: a wrong
-    path must not pass for a machine without the files.
+    AGENTAUTH_SHARED names it; an empty value means none. If the variable is unset, it is `shared`
+    beside the checkout, if that exists. Raises FileNotFoundError for a named folder that does not
+    exist: a wrong path must not look like a machine without the files.
     """
     named = os.environ.get("AGENTAUTH_SHARED")
     folder = Path(named) if named else ROOT.parent / "shared"
@@ -35,7 +35,9 @@ ABSENT = "the shared security files (AGENTAUTH_SHARED, or `shared` beside the ch
 
 @cache
 def load(name: str) -> Any:
-    """The content of a vector file. A test that calls it is marked `vectors`: conftest.py leaves those out without the files."""
+    """A vector file's content. Callers are marked `vectors`, which conftest.py skips without the
+    files.
+    """
     assert SECURITY, ABSENT
     return json.loads((SECURITY / "vectors" / f"{name}.json").read_text("utf-8"))
 
@@ -47,7 +49,7 @@ def files() -> list[str]:
 
 
 def cases(name: str) -> list[Any]:
-    """One row per case of an own_* file, named by its id; one row, to be left out, where the file is absent."""
+    """One row per case of an own_* file, named by its id; one skipped row if the file is absent."""
     if not SECURITY:
         return [pytest.param(None, id="absent")]
     return [pytest.param(case, id=case["id"]) for case in load(name)["cases"]]

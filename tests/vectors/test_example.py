@@ -1,4 +1,4 @@
-"""The worked example of docs/: its bytes are those the code makes, and the real verify gives its answer."""
+"""The worked example of docs/ has the bytes the code makes, and the real verify answers so."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from kms.tests.sealing import create
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from tests import receipts
 from verifier.requests import parse_verify_request
-from verifier.services.web import verify
+from verifier.services.web_process import verify
 
 from . import example
 from .generate import AGENT, AT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier
@@ -67,7 +67,7 @@ def publish(signer: LocalSigner) -> None:
 
 
 def granted() -> ServiceProvider:
-    """The rows of the story, as its first seven steps leave them."""
+    """The rows of the story after its first seven steps."""
     human = Human.objects.create(
         id=identifier("human"), email="alice@example.org", name="Alice", created_at=AT
     )
@@ -129,5 +129,5 @@ def granted() -> ServiceProvider:
         issued_at=AT,
         expires_at=AT + timedelta(seconds=900),
     )
-    # As read back: the ids above are texts.
+    # Read back, because the ids above are texts.
     return ServiceProvider.objects.get(pk=provider.pk)

@@ -1,4 +1,4 @@
-"""Nothing that is kept between two calls changes an answer: every vector, asked cold and then again, is answered alike."""
+"""Caches never change an answer: every vector gets the same answer cold and again."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def forget() -> None:
 
 
 def said(act: Callable[[], object]) -> tuple[object, ...]:
-    """What comes back, or the refusal in all its parts."""
+    """The result, or the refusal with all its parts."""
     try:
         return "accepted", act()
     except AgentAuthError as refusal:
@@ -40,11 +40,11 @@ def test_a_token_is_judged_alike_cold_and_warm(case: Any) -> None:
         return tokens.verify(compact, **settings, now=now)
 
     for each in doc["cases"]:
-        # Everything that may be kept is, at the time it is good.
+        # Fill every cache, at the time the case is valid.
         said(lambda each=each: proved(each["token"], each.get("now", doc.get("now"))))  # type: ignore[misc]
     assert len(tokens) > 0
     now = case.get("now", doc.get("now"))
-    # Before, at and after the time of the case: a hit must give what that time gives.
+    # Before, at and after the time of the case: a cache hit must give that time's answer.
     for moment in (now, now, now - 3_600, now + 3_600, now):
         assert said(lambda moment=moment: proved(case["token"], moment)) == said(  # type: ignore[misc]
             lambda moment=moment: adapter.read_token(doc, case["token"], moment)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The project's own vectors: what is committed is what the generator makes, and what production reads."""
+"""The project's own vectors: the generator makes the committed files, production reads them."""
 
 import json
 from typing import Any

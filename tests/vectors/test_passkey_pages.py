@@ -1,4 +1,6 @@
-"""The W3C's example ceremonies posted to the pages: registration at a setup link, assertion at "I'm here"."""
+"""The W3C's example ceremonies posted to the pages: registration by setup link, assertion at "I'm
+here".
+"""
 
 from datetime import datetime
 from typing import Any
@@ -22,8 +24,8 @@ from .shared import b, load
 from .test_passkey_vectors import ALGORITHMS, stored_key, why_refused
 
 pytestmark = [pytest.mark.vectors, pytest.mark.django_db]
-# What they made that we take: a passkey by one of three algorithms, the person verified, in no embedded page, and
-# attested in a way that needs no parser beyond the two simplest.
+# The W3C examples we accept: one of three algorithms, user verified, not embedded, and an
+# attestation format among the two simplest.
 REGISTERED = {"packed-self-es256", "packed-es256", "packed-rs256"}
 SIGNED = {"none-es256-long-credential-id", "packed-es256", "tpm-es256"}
 
@@ -38,7 +40,7 @@ def name_of(vector: dict[str, Any]) -> str:
 
 @pytest.fixture
 def example_org(settings: Settings) -> Client:
-    """The pages as if they lived at the site of the examples."""
+    """The pages as if served from the examples' site."""
     doc = load("webauthn_l3_vectors")
     settings.RP_ID, settings.ORIGIN = doc["rp_id"], doc["origin"]
     return browser(Origin=doc["origin"])
@@ -51,7 +53,7 @@ def posted(ceremony: dict[str, str], registration: dict[str, str], *names: str) 
 
 
 def may_register(registration: dict[str, str]) -> bool:
-    """Read from the ceremony itself and not by our code."""
+    """Read from the ceremony itself, not by our code."""
     document = cbor2.loads(b(registration["attestationObject"]))
     embedded = b'"crossOrigin":true' in b(registration["clientDataJSON"])
     verified = bool(document["authData"][32] & 0x04)

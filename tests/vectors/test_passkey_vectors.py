@@ -1,4 +1,4 @@
-"""The W3C's example ceremonies against our assertion check: policy refuses most of them, and a table says why."""
+"""The W3C's example ceremonies against our assertion check; a table explains policy refusals."""
 
 import json
 from typing import Any
@@ -13,7 +13,8 @@ from .shared import b, load
 
 pytestmark = pytest.mark.vectors
 
-# What the W3C calls a valid ceremony and we refuse: people are verified, pages are not embedded, three algorithms.
+# Valid ceremonies that we refuse: we require user verification, no embedding, and one of three
+# algorithms.
 REFUSED = {
     "none-es256": "not verified",
     "packed-self-es256": "not verified",
@@ -35,14 +36,14 @@ ALGORITHMS = {-7, -8, -257}  # ES256, EdDSA, RS256
 
 
 def stored_key(registration: dict[str, str]) -> bytes:
-    """The COSE key behind the credential id in the authenticator data of a registration."""
+    """The COSE key behind the credential id in a registration's authenticator data."""
     data = cbor2.loads(b(registration["attestationObject"]))["authData"]
     start = 55 + int.from_bytes(data[53:55], "big")
     return cbor2.dumps(cbor2.loads(data[start:]), canonical=True)
 
 
 def case_of(vector: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The vector in the shape of the project's own passkey cases."""
+    """The vector in the form of the project's own passkey cases."""
     doc, registration, answer = load("webauthn_l3_vectors"), vector["registration"], vector["authentication"]
     credential_id = b64u_encode(b(registration["credential_id"]))
     names = ("clientDataJSON", "authenticatorData", "signature")
@@ -67,7 +68,7 @@ def case_of(vector: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def why_refused(vector: dict[str, Any]) -> str | None:
-    """The reason, read from the ceremony itself and not from our code."""
+    """The reason, read from the ceremony itself, not from our code."""
     answer = vector["authentication"]
     client_data = json.loads(b(answer["clientDataJSON"]))
     if cbor2.loads(stored_key(vector["registration"]))[3] not in ALGORITHMS:

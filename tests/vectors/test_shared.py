@@ -1,4 +1,4 @@
-"""Where the shared files are looked for; that a run without them leaves out exactly what needs them is a stage of tests/run.py."""
+"""Where the shared files are looked for; tests/run.py covers a run without them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every shared vector file against the functions production calls: no disagreement inside the policy, and a list of what lies outside."""
+"""Every shared vector against production functions: they agree wherever our policy applies."""
 
 import base64
 import socket
@@ -18,7 +18,7 @@ from .shared import b, cases, load
 
 pytestmark = pytest.mark.vectors
 
-# Valid signatures by algorithms that section 1 leaves out; they are refused, and this table says exactly which.
+# Valid signatures by algorithms that section 1 excludes: exactly these are refused.
 REFUSED_BUT_VALID = {
     "wycheproof_jws": {
         "HS256": {1, 348, 352, 357, 358, 359, 372, 373, 376, 377},
@@ -34,8 +34,8 @@ REFUSED_BUT_VALID = {
     "wycheproof_jwcrypto": {"HS256": {1, 48}, "RS256": {33}},
 }
 
-# The reason of section 8 that each refusal carries. What protocol.md says of an absent proof (`invalid_dpop_proof`,
-# `malformed`) is kept against the case file's `invalid_token`, since protocol.md is the later word.
+# The section 8 reason of each refusal. For an absent proof protocol.md (`invalid_dpop_proof`,
+# `malformed`) overrides the case file's `invalid_token`, since protocol.md is newer.
 DPOP_REASONS = {
     "malformed": "1 2 3 5 6 7 8 9 10 11 12 13 15 16 18 19 21 22 23 25 27 31 32 39 40 42 43 47 58 61 82 87 88 93",
     "signature": "34 36 37",
@@ -104,7 +104,8 @@ def test_jws_wycheproof(name: str) -> None:
         key = group.get("public") or group.get("private")
         for case in group["tests"]:
             if not isinstance(case.get("jws"), str):
-                continue  # encryption, and the JSON serialisation given as an object: no compact text to read
+                # encryption, and the JSON serialisation as an object: no compact text to read
+                continue
             accepted, valid = adapter.jws_verify(case["jws"], key), case["result"] == "valid"
             assert valid or not accepted, (group["comment"], case["tcId"])
             count["accepted" if accepted else "refused"] += 1
@@ -133,7 +134,7 @@ def test_merkle_proofs() -> None:
 
 @pytest.fixture
 def _no_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys named by a URL must not even be asked for: any connection, loopback included, fails the test."""
+    """Keys named by a URL must not be requested: any connection, even loopback, fails the test."""
 
     def refuse(*arguments: Any) -> None:
         raise AssertionError("a vector made the code open a connection")

@@ -1,4 +1,4 @@
-"""Many questions of one service provider in one call, each judged by itself and answered in its place."""
+"""Batches of verify requests of one service provider: each is judged and answered by itself."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import Any, Final
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import ServiceProvider
-from verifier.flow import Means, recorded, verify
+from verifier.flow import Means, record_error, verify
 from verifier.requests import parse_verify_request
-from verifier.services.turns import Faults, Turn
+from verifier.services.batch_order import Faults, Turn
 
 MAX_REQUESTS: Final = 256
 _ROUTE: Final = "POST v1/verify/batch"
@@ -26,11 +26,11 @@ async def answer_one(
     turn: Turn,
     faults: Faults,
 ) -> Mapping[str, Any]:
-    """What stands in one question's place (docs/protocol.md section 8). Each is one `verify`, with an event of its own.
+    """The result of one request of a batch (docs/protocol.md section 8): one `verify`, one event.
 
-    A bad one is answered with its error, one hit by a fault with `temporarily_unavailable`, and the others proceed. `now` is
-    of this question: judged by the moment the call began, the last of many could pass with a proof whose spending is no
-    longer remembered.
+    An invalid request gets its error, one that meets a fault gets `temporarily_unavailable`, and
+    the others proceed. `now` is the time of this request. If all were judged by the time the batch
+    began, the last one could pass with a proof that the replay cache has already forgotten.
     """
     fault = False
     try:
@@ -43,13 +43,13 @@ async def answer_one(
         fault = True
         return error_body(error)
     except AgentAuthError as error:
-        return error_body(await _recorded(means, error, service_provider, actor, now, turn))
+        return error_body(await _record_error(means, error, service_provider, actor, now, turn))
     finally:
         faults.ended(fault=fault)
     return answer.body
 
 
-async def _recorded(
+async def _record_error(
     means: Means,
     error: AgentAuthError,
     service_provider: ServiceProvider,
@@ -57,18 +57,18 @@ async def _recorded(
     now: datetime,
     turn: Turn,
 ) -> AgentAuthError:
-    """In its turn; where that does not come, that is what the question is told, and the others theirs."""
+    """Record the error in turn; if the turn does not come, return that error instead."""
     try:
         await turn.enter(to_database=True)
     except TemporarilyUnavailableError as unavailable:
         return unavailable
     try:
-        return await recorded(means, error, service_provider, actor, now, _ROUTE)
+        return await record_error(means, error, service_provider, actor, now, _ROUTE)
     finally:
         turn.leave()
 
 
 def error_body(error: AgentAuthError) -> Mapping[str, Any]:
-    """What stands in a question's place where there is no answer."""
+    """The result of a request that got no answer."""
     body = {"error": error.code, "error_description": error.description[:_MAX_SENTENCE]}
     return body | ({"reason": error.reason} if error.reason else {})

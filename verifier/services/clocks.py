@@ -1,7 +1,8 @@
-"""A host whose clock is not the database's: nothing is changed there, and the log says so once.
+"""Refuses to act on a host whose clock differs from the database's, and records that once.
 
-When a token ends, in which day a budget counts, whether a passkey's challenge is over: each is told by the clock of the
-host that answers. It is compared with the database's by the same look that keeps the lease (`home.py`), at most once a second.
+The answering host's clock decides when a token expires, in which day a budget counts and whether a
+passkey challenge is over. The read that renews the lease (`epochs.py`) compares it with the
+database's clock, at most once a second.
 """
 
 import logging
@@ -13,7 +14,7 @@ from django.db import transaction
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.services import Actor, record
-from verifier.services import home
+from verifier.services import epochs
 
 logger = logging.getLogger(__name__)
 
@@ -21,27 +22,28 @@ _ACTOR = Actor("system", "clock")
 
 
 class HostClock:
-    """What one process found, for all its threads."""
+    """Whether this host's clock is right, for all threads of the process."""
 
     def __init__(self) -> None:
         self._told = False
         self._telling = threading.Lock()
 
     def check(self) -> None:
-        """Raises TemporarilyUnavailableError where this host's clock is off, or cannot be compared, or the process may not act for
-        the installation; django.db errors.
+        """Raise TemporarilyUnavailableError if this host's clock is off or cannot be compared.
+
+        Also if the process may not act for the installation. Raises django.db errors.
         """
-        if halt := home.LEASE.halt():
+        if halt := epochs.LEASE.halt():
             raise TemporarilyUnavailableError(halt.told)
-        off = home.LEASE.clock_off()
+        off = epochs.LEASE.clock_off()
         self.tell(off)
         if off is not None:
-            raise TemporarilyUnavailableError(home.CLOCK_WRONG)
+            raise TemporarilyUnavailableError(epochs.CLOCK_WRONG)
 
-    def tell(self, off: home.ClockOff | None) -> None:
-        """Record that it is off, once until it was right in between. Raises what `audit.services.record` raises.
+    def tell(self, off: epochs.ClockOff | None) -> None:
+        """Record a wrong clock, once until it is right again. Raises as `audit.services.record`.
 
-        The event's time is the database's, since this host has no good one.
+        The event has the database's time, since this host's is wrong.
         """
         if off is None:
             self._told = False
@@ -57,5 +59,5 @@ class HostClock:
                 self._telling.release()
 
 
-# This process's own.
+# One for the process.
 CLOCK = HostClock()

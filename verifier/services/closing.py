@@ -1,7 +1,7 @@
-"""Closing the registry before a planned restore: its log ends with an event that says so, and all of it stands outside.
+"""Closes the registry before a planned restore: ends its log and copies all of it outside.
 
-Only then do the copies outside prove what did *not* happen between a backup and the restore: without a closing event, something
-may have been committed after the last checkpoint outside.
+Only then do the copies outside prove what did *not* happen between a backup and the restore.
+Without a closing event, something may have been committed after the last checkpoint outside.
 """
 
 import time
@@ -16,15 +16,15 @@ from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.breaks import log_store
+from audit.checkpoint_copies import check_place
 from audit.checkpoints import checkpoint_log
-from audit.copies import check_place
 from audit.models import Head
 from audit.sequencer import sequence_until_empty
 from audit.services import Actor, record, seal_audit
 from verifier.models import StreamCursor
 from verifier.services import history
-from verifier.services.draining import drain_redis
-from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, look
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, look
+from verifier.services.outbox import drain_redis
 
 BECAUSE: Final = "An operator closed it before a restore."
 _OTHERS: Final = (
@@ -36,16 +36,19 @@ _OTHERS: Final = (
 def close_history(
     *, operator: str, actor: Actor, now: datetime, wait: Callable[[float], object] = time.sleep
 ) -> int:
-    """Close this database for good and put all of its log outside; returns how many events the log has.
+    """Close this database for good and copy all of its log outside; return the number of events.
 
-    1. Nothing else is connected. 2. The hold, with an event: servers and jobs that still run answer 503 once their lease has
-    run out, which `wait` (seconds) is called for. Then nothing else is connected still, so no transaction can commit any more.
-    3. Decisions that wait in Redis go into the log, and the closing event is its end. 4. The log is signed, copied and
-    archived. After a failure, run it again: it makes a new end.
+    1. Check that nothing else is connected.
+    2. Hold the database, with an event. Servers and jobs that still run answer 503 once their lease
+       has expired; `wait` (seconds) is called for that time. Then check the connections again:
+       without any, no transaction can commit any more.
+    3. Move the decisions that wait in Redis into the log and end it with the closing event.
+    4. Sign, copy and archive the log.
 
-    Raises InvalidStateError where AUDIT_STORE is not set, something else is connected, or the database is held already because
-    it was restored; ChainError where the log and its copies disagree; TemporarilyUnavailableError where Redis, the store or the
-    home of keys does not answer.
+    After a failure, run it again: it writes a new end. Raises InvalidStateError if AUDIT_STORE is
+    not set, something else is connected, or the database is held after a restore; ChainError if the
+    log and its copies disagree; TemporarilyUnavailableError if Redis, the store or the key backend
+    does not answer.
     """
     store = log_store()
     if store is None:
@@ -58,7 +61,7 @@ def close_history(
     with transaction.atomic():  # 2
         history.hold(row, BECAUSE)
         _record(operator, actor, now, ended=False)
-    # A verifier between two looks has no connection, and decides until its lease ends.
+    # A verifier may have no connection at the moment and still decides until its lease ends.
     wait(LEASE_SECONDS + MARGIN_SECONDS)
     _check_alone()
     while drain_redis(now=now):  # 3
@@ -74,18 +77,19 @@ def close_history(
 
 
 def _record(operator: str, actor: Actor, now: datetime, *, ended: bool) -> None:
-    """`missing`: in how many streams verifiers were told of decisions that are not in the log."""
+    """Record the event. `missing`: streams with decisions that were answered but are not logged."""
     missing = StreamCursor.objects.filter(told__gt=F("number")).count()
     data = {"operator": operator, "ended": ended, "missing": missing}
     record(kind=kinds.HISTORY_CLOSED, actor=actor, at=now, data=data)
 
 
 def _check_alone() -> None:
-    """Raise InvalidStateError where another session is connected to this database. SQLite does not say."""
+    """Raise InvalidStateError if another session uses this database. SQLite cannot tell."""
     if connection.vendor != "postgresql":
         return
     with connection.cursor() as cursor:
-        # PostgreSQL answers a second look in one transaction from its first.
+        # Within a transaction PostgreSQL caches these statistics, so a second check
+        # would see the first.
         cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(_OTHERS)
         [others] = cursor.fetchone()

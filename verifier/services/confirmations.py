@@ -1,4 +1,4 @@
-"""Confirmations of single transactions above a threshold: asked for by the verifier, decided by a human on a page."""
+"""Confirmations of single transactions above a threshold: the verifier asks, a human decides."""
 
 import hmac
 import uuid
@@ -27,7 +27,7 @@ _CHANGED = "The grant has changed since the agent asked. It must ask again."
 
 
 def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
-    """What waits for this human, oldest first: pending, in time, and of the version their grant has now."""
+    """What this human can decide, oldest first: pending, in time, grant version unchanged."""
     return (
         Confirmation.objects.waiting(now)
         .filter(
@@ -42,26 +42,27 @@ def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
 
 
 def find_for_human(confirmation_id: uuid.UUID, human: Human) -> Confirmation:
-    """The confirmation that asks `human`. Raises NotFoundError, one for unknown and another's."""
+    """The confirmation that asks `human`. Raises NotFoundError if unknown or another human's."""
     return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
 
 
 def asked_for(agent: Agent) -> QuerySet[Confirmation]:
-    """Every confirmation of the agent's grants, whatever became of it."""
+    """Every confirmation of the agent's grants, in any state."""
     return Confirmation.objects.filter(grant__agent=agent)
 
 
 def find_for_agent(confirmation_id: uuid.UUID, agent: Agent) -> Confirmation:
-    """The confirmation of a grant of `agent`. Raises NotFoundError, one for unknown and another's."""
+    """The confirmation for a grant of `agent`. Raises NotFoundError if unknown or another's."""
     return _found(asked_for(agent).filter(pk=confirmation_id))
 
 
 def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
-    """Say yes to this one transaction; it may be done within 10 minutes (docs/protocol.md section 8).
+    """Allow this one transaction for 10 minutes (docs/protocol.md section 8).
 
-    The caller has proved the human's signature over the statement. Raises NotFoundError if it does not ask this
-    human, InvalidStateError if it was decided, ExpiredError if its hour is over, GrantChangedError if the grant
-    is no longer the one that asked, or the agent or its service provider may not act.
+    The caller must have verified the human's signature over the statement. Raises NotFoundError if
+    it does not ask this human, InvalidStateError if it was decided, ExpiredError if its hour is
+    over, GrantChangedError if the grant has changed since, or the agent or its service provider may
+    not act.
     """
     return _decide(
         confirmation,
@@ -74,7 +75,7 @@ def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: date
 
 
 def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
-    """Say no to this one transaction, for good, also while the agent is suspended. Raises as `confirm`."""
+    """Deny this transaction for good, even while the agent is suspended. Raises as `confirm`."""
     return _decide(
         confirmation,
         human,
@@ -86,7 +87,7 @@ def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetim
 
 
 def obstacle(confirmation: Confirmation, now: datetime) -> str:
-    """Why a yes would let nothing pass now, as a sentence for the human; empty where it would."""
+    """Why a yes would have no effect now, as a sentence for the human; else empty."""
     grant = confirmation.grant
     if not _is_current(confirmation, now):
         return _CHANGED
@@ -100,15 +101,15 @@ def obstacle(confirmation: Confirmation, now: datetime) -> str:
 
 
 def approval_url(confirmation: Confirmation) -> str:
-    """Where the human decides."""
+    """The page where the human decides."""
     return f"{settings.PUBLIC_URL}/confirmations/{confirmation.pk}/"
 
 
 def confirmation_state(*, grant: Grant, action_digest: bytes, key: str, now: datetime) -> State:
-    """What the human has said to this action under this key: "confirmed", "denied", or "none".
+    """What the human decided on this action under this key: "confirmed", "denied" or "none".
 
-    A no holds for the key whatever the action and the version of the grant; a yes only for exactly what was
-    signed, as its receipt says, and for ten minutes.
+    A no holds for the key, whatever the action and the version of the grant. A yes holds only for
+    exactly what was signed, as its receipt proves, and for ten minutes.
     """
     rows = list(Confirmation.objects.filter(grant=grant, idempotency_key=key))
     if any(row.status == Confirmation.Status.DENIED for row in rows):
@@ -122,10 +123,11 @@ def confirmation_state(*, grant: Grant, action_digest: bytes, key: str, now: dat
 def request_confirmation(
     *, grant: Grant, action: Action, key: str, may_create: bool, actor: Actor, now: datetime
 ) -> tuple[uuid.UUID | None, int | None]:
-    """The pending confirmation of this action under this key, made if there is none, and when to try again (s).
+    """The pending confirmation of this action under this key, created if there is none.
 
-    Inside the store's transaction, which holds the lock of the agent's counters: so the limit of 5 pending is exact. At the
-    limit, and where `may_create` is false and none is pending, there is no id.
+    Returns its id, and in how many seconds to retry. There is no id at the limit of MAX_PENDING, or
+    if none is pending and `may_create` is false. Call it inside the store's transaction, whose lock
+    on the agent's counters makes the limit exact.
     """
     digest = action.digest()
     waiting = list(Confirmation.objects.waiting(now).filter(grant=grant).order_by("expires_at"))
@@ -134,7 +136,8 @@ def request_confirmation(
             return row.pk, None
     if not may_create:
         return None, None
-    # One that asks about an earlier version can never be used, so it must not hold up new ones.
+    # One for an earlier version of the grant can never be used, so it must not
+    # count toward the limit.
     outdated = [row for row in waiting if row.grant_version != grant.version]
     for row in [*outdated, *Confirmation.objects.lapsed(now).filter(grant=grant)]:
         expire_one(row, actor=actor, now=now)
@@ -142,7 +145,8 @@ def request_confirmation(
         grant=grant, grant_version=grant.version, action_digest=digest, idempotency_key=key
     )
     if answered := asked.exclude(status=Confirmation.Status.EXPIRED).first():
-        # By the human, who holds no ledger, since the state was read. The next call is judged by that.
+        # The human, who needs no lock for that, decided after the state was read: the
+        # next call counts it.
         return answered.pk, None
     current = [row for row in waiting if row.grant_version == grant.version]
     if len(current) >= MAX_PENDING:
@@ -161,18 +165,18 @@ def request_confirmation(
 
 
 def expire_confirmations(*, now: datetime) -> int:
-    """Write down which confirmations time has ended; returns how many. Nothing waits for it: readers compare clocks."""
+    """Mark expired confirmations; returns how many. Readers check the time themselves."""
     lapsed = Confirmation.objects.lapsed(now).select_related("grant__agent")
     expired = 0
     for row in lapsed[:BATCH]:
-        # Each in a transaction of its own: a decision that holds one of them waits for no other.
+        # One transaction each, so that a decision on one of them does not wait for the others.
         with transaction.atomic():
             expired += expire_one(row, actor=SYSTEM, now=now)
     return expired
 
 
 def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bool:
-    """End one that can no longer be used, inside the caller's transaction; False if somebody moved it first."""
+    """Expire one in the caller's transaction; False if its status has changed meanwhile."""
     moved = Confirmation.objects.filter(pk=confirmation.pk, status=confirmation.status).update(
         status=Confirmation.Status.EXPIRED
     )
@@ -182,7 +186,7 @@ def expire_one(confirmation: Confirmation, *, actor: Actor, now: datetime) -> bo
 
 
 def end_unused(*, grants: QuerySet[Grant], actor: Actor, now: datetime) -> None:
-    """End each yes about these grants that was not used yet, inside the caller's transaction: the agent asks again."""
+    """Expire unused yeses for these grants in the caller's transaction: agents must ask again."""
     said = Confirmation.objects.filter(status=Confirmation.Status.CONFIRMED, grant__in=grants)
     for row in said.select_related("grant__agent").order_by("pk"):
         expire_one(row, actor=actor, now=now)
@@ -209,8 +213,9 @@ def _decide(
     now: datetime,
 ) -> Confirmation:
     with transaction.atomic():
-        # The grant's row is held until the yes is written: a version that changes meanwhile waits, or was first.
-        # Agent and service provider are read after the wait: by a join they would be as they were before it.
+        # Lock the grant until the yes is written, so that its version cannot change in
+        # between. Agent and service provider are read after the wait: a join would return them
+        # as they were before it.
         grant = Grant.objects.select_for_update(no_key=True).get(pk=confirmation.grant_id)
         if grant.agent.human_id != human.pk:
             raise NotFoundError

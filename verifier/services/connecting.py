@@ -1,18 +1,18 @@
-"""A thread's own connection to the database, for those who must know soon that nobody answers."""
+"""A database connection with short limits, for threads that must notice an outage soon."""
 
 from typing import Any, Final
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-# No statement takes longer.
+# Statement timeout (s).
 STATEMENT_SECONDS: Final = 2
 
 
 def use_own_connection(name: str, *, wait_seconds: float | None = None) -> None:
-    """From now on this thread's `django.db.connection` is one with short limits; `name` is what the server shows of it.
+    """Give this thread a `django.db.connection` of its own, with short limits.
 
-    `wait_seconds`: for a lock it waits no longer than this.
-    Nothing is connected yet. The thread closes it when it ends (`connections.close_all`).
+    `name` is the application name that the server shows. `wait_seconds` is the lock timeout.
+    It does not connect yet. The thread must close it when it ends (`connections.close_all`).
     """
     own: Any = connections[DEFAULT_DB_ALIAS].copy()
     if own.vendor == "postgresql":

@@ -1,4 +1,4 @@
-"""What time alone ends in the verifier's tables. Nothing waits for it: readers compare with the clock."""
+"""Cleans up expired rows of the verifier's tables. Readers check the time themselves."""
 
 from datetime import datetime
 
@@ -6,11 +6,14 @@ from registry.services.database_time import not_ahead
 from registry.services.expiry import forget
 from verifier.models import AgentOperation, PresenceLease, ProviderCall
 from verifier.services.confirmations import expire_confirmations
-from verifier.services.state import forget_old_changes
+from verifier.services.state_changes import forget_old_changes
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:
-    """Write down which confirmations have ended and forget what nobody can use, by the database's clock too; how many of each."""
+    """Mark expired confirmations and delete rows past their use; returns how many of each.
+
+    A row must be expired by the database's clock as well, in case this host's is ahead.
+    """
     now = not_ahead(now)
     return {
         "confirmations": expire_confirmations(now=now),

@@ -1,4 +1,4 @@
-"""What the verifier's rows hold of a deleted person's words goes; counters, amounts, ids and times stay."""
+"""Erases a deleted human's texts from the verifier's rows, but no counter, amount, id or time."""
 
 import uuid
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from verifier.models import AgentOperation, Confirmation
 
 
 def erase_texts(*, agent_ids: Sequence[uuid.UUID]) -> None:
-    """Forget the operations of these agents and blank what their confirmations were about, inside the caller's transaction.
+    """Delete these agents' operations and blank their confirmations, in the caller's transaction.
 
-    Their grants have ended, so no operation is repeated any more. Answers to service providers' calls end by themselves after
-    a minute (`verifier.stores.redelivery`).
+    Their grants have ended, so no operation is repeated any more. Answers kept for service
+    providers expire after a minute by themselves (`verifier.stores.kept_answers`).
     """
     AgentOperation.objects.filter(grant__agent_id__in=agent_ids).delete()
-    # One by one: each keeps its amount, and a key of its own, since the question may not be asked twice.
+    # Row by row: each keeps its amount, and gets a unique key to satisfy `confirmation_asked_once`.
     asked = Confirmation.objects.filter(grant__agent_id__in=agent_ids, action__has_key="resource")
     for row in asked.iterator():
         kept = {name: row.action[name] for name in ("type", "amount") if name in row.action}

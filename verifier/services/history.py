@@ -1,9 +1,10 @@
-"""Whether this database was set back, checked after each of its starts before anything is decided.
+"""Detects a database that was set back: checked after each start, before anything is decided.
 
-A row cannot show that it is old: a backup holds whatever the row held. So the row names a start of the database, which no
-backup can hold (`instance`). If the row names another start than the present one, the history is compared with what is known
-outside (`audit.history`). Until that is done, and while the database is held, every process answers 503;
-`manage.py continue_after_restore` lifts the hold (docs/restore.md).
+A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
+start of the database, which no backup can hold (`instance`). If it names another start than the
+current one, the history is compared with what is known outside (`audit.history`). Until that is
+done, and while the database is held, every process answers 503. `manage.py continue_after_restore`
+lifts the hold (docs/restore.md).
 """
 
 import logging
@@ -18,7 +19,7 @@ from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit.copies import StoreChangedError
+from audit.checkpoint_copies import StoreChangedError
 from audit.history import Mark, check_history
 from audit.roles import may_read_log
 from registry.services import installation
@@ -27,13 +28,14 @@ from verifier.models import Home
 
 logger = logging.getLogger(__name__)
 
-# Its name in readiness.
+# The name of this check in readiness.
 CHECK: Final = "history"
-# Do not retry an unavailable store or Redis at every look.
+# Seconds between comparisons, so that an unavailable store or Redis is not retried at every read.
 RETRY_SECONDS: Final = 2.0
-# Redis may be lost at any time, and for good. After this long without an answer (s), only the store outside is compared.
+# Redis may be lost for good. After this long (s) without an answer, compare with the store only.
 REDIS_SECONDS: Final = 10.0
-# The start of the server, the database, and the table's file, which changes when a dump is restored into a running server.
+# The server's start time, the database, and the table's file, which changes when a dump is restored
+# into a running server.
 _INSTANCE: Final = (
     "concat_ws('/', extract(epoch from pg_postmaster_start_time()),"
     " (SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('verifier_home'))"
@@ -41,14 +43,17 @@ _INSTANCE: Final = (
 
 
 def instance() -> Func | Value:
-    """The present start of the database, as an annotation. SQLite runs inside each process, so each process checks for itself."""
+    """The current start of the database, as an annotation.
+
+    SQLite runs inside each process, so there each process compares for itself.
+    """
     if connection.vendor == "postgresql":
         return Func(template=_INSTANCE, output_field=CharField())
     return Value("sqlite", output_field=CharField())
 
 
 def hold_of(row: Home) -> Halt | None:
-    """Why nothing may be decided on this database until an operator continues; None if it is not held."""
+    """Why this database is held until an operator continues; None if it is not held."""
     if row.held_at is None:
         return None
     return Halt(
@@ -60,7 +65,7 @@ def hold_of(row: Home) -> Halt | None:
 
 
 def halt(row: Home) -> Halt | None:
-    """Why nothing may be decided, given a row annotated with `instance`; None if its history matches what is known outside."""
+    """Why nothing may be decided, given a row annotated with `instance`; None if something may."""
     if hold := hold_of(row):
         return hold
     if not VOUCHED.holds(row):
@@ -75,7 +80,7 @@ def halt(row: Home) -> Halt | None:
 
 
 class Vouched:
-    """The start of the database whose history this process knows was compared, for all its threads."""
+    """Which start of the database this process knows was compared, for all its threads."""
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
@@ -85,15 +90,16 @@ class Vouched:
         self._redis_away: float | None = None
 
     def holds(self, row: Home) -> bool:
-        """Whether the history was compared, by this process or, according to the row, by another."""
+        """Whether this process or, by the row, another compared this start's history."""
         present: str = row.instance  # type: ignore[attr-defined]  # annotated
         return present in {self._own, row.vouched_for if connection.vendor == "postgresql" else ""}
 
     def ask(self, row: Home, *, patience: float = 0) -> bool:
-        """Compare, unless another process did or this one cannot, and write the result into `row` and the database.
+        """Compare unless another process did or this one cannot; record the result.
 
-        One thread at a time, at most once in RETRY_SECONDS; any other waits for it for `patience` (s). Returns whether this thread or
-        the other compared; what is away leaves everything as it is. Raises django.db errors.
+        One thread compares, at most once in RETRY_SECONDS; others wait for it for `patience` (s).
+        Returns whether a thread tried. An unavailable store or Redis changes nothing. Raises
+        django.db errors.
         """
         if row.held_at is not None or self.holds(row):
             return False
@@ -104,7 +110,8 @@ class Vouched:
             if waited:
                 row.refresh_from_db(fields=["held_at", "held_because", "vouched_for"])
                 return True
-            # With other settings this process may look into another registry's Redis or store.
+            # With deviating settings this process might compare with another
+            # registry's Redis or store.
             if time.monotonic() < self._next or installation.halt(row) or not may_read_log():  # type: ignore[arg-type]  # annotated
                 return False
             self._next = time.monotonic() + RETRY_SECONDS
@@ -114,7 +121,10 @@ class Vouched:
         return True
 
     def ask_aside(self, row: Home, look: Callable[[], object], *, patience: float) -> bool:
-        """Let a thread of its own compare, by `look`, unless that was done or is under way; whether it ended within `patience` (s)."""
+        """Compare in a new thread, by `look`, unless that is done or running.
+
+        Returns whether the thread ended within `patience` (s).
+        """
         if row.held_at is not None or self.holds(row) or self.is_comparing() or time.monotonic() < self._next:
             return False
 
@@ -132,7 +142,7 @@ class Vouched:
         return not comparing.is_alive()
 
     def is_comparing(self) -> bool:
-        """Whether a thread of this process compares now."""
+        """Whether a thread of this process is comparing."""
         return self._asking.locked()
 
     def forget(self) -> None:
@@ -150,16 +160,21 @@ class Vouched:
             self._redis_away = None
             self._own = row.instance  # type: ignore[attr-defined]  # annotated
             if connection.vendor == "postgresql":
-                # For this start only: if the database was restarted meanwhile, no process has compared it yet.
+                # For this start only: if the database restarted meanwhile, it
+                # must be compared again.
                 same = Home.objects.annotate(present=instance()).filter(present=self._own)
                 Home.objects.filter(pk__in=same.values("pk"), held_at=None).update(vouched_for=self._own)
 
     def _mark(self) -> Mark | None:
-        """The mark in Redis. Raises TemporarilyUnavailableError for the first REDIS_SECONDS without an answer, then gives None."""
+        """The mark in Redis.
+
+        Raises TemporarilyUnavailableError for the first REDIS_SECONDS without an answer, then
+        returns None.
+        """
         if not settings.REDIS_URL:
             return None
-        # Imported late: the stores import the home, which imports this module.
-        from verifier.stores.mark import read_mark
+        # Imported late: the stores import `epochs`, which imports this module.
+        from verifier.stores.size_mark import read_mark
 
         try:
             return read_mark()
@@ -168,23 +183,24 @@ class Vouched:
             self._redis_away = now if self._redis_away is None else self._redis_away
             if now - self._redis_away < REDIS_SECONDS:
                 raise
-            logger.exception("Redis does not answer: comparing the database with the store outside only")
+            logger.exception("Redis does not answer: comparing the database with the external store only")
             return None
 
 
-# This process's own.
+# One for the process.
 VOUCHED = Vouched()
 
 
 def hold(row: Home, because: str) -> None:
-    """Hold the database: nothing is decided until an operator continues. Later calls do not change an existing hold.
+    """Hold the database: nothing is decided until an operator continues. An existing hold stays.
 
-    This records no event, since any event written now would begin another history under the log's name.
+    This records no event, since any event written now would begin a second history under the log's
+    name.
     """
     now = timezone.now()
     with transaction.atomic():
         held = Home.objects.filter(pk=Home.ONLY, held_at=None).update(held_at=now, held_because=because)
-    # Another process may have been first, with what it found.
+    # Another process may have been first, with a reason of its own.
     row.refresh_from_db(fields=["held_at", "held_because"])
     if held:
         logger.error(

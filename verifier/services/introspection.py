@@ -1,4 +1,4 @@
-"""What a token says and whether it is good right now (RFC 7662), for the service provider it was issued for."""
+"""Token introspection (RFC 7662), for the service provider that the token was issued for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 from registry.models import ServiceProvider
 from verifier.flow import Means, check_key
-from verifier.services.basis import check_age
+from verifier.services.freshness import check_age
 
-# What of the token's claims the answer repeats (docs/protocol.md section 8).
+# The claims that the answer repeats (docs/protocol.md section 8).
 _CLAIMS = (
     "scope",
     "client_id",
@@ -32,7 +32,7 @@ INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 @dataclass(frozen=True, slots=True)
 class _ReadToken:
-    """A token that is ours, the caller's and in its time; `told` is what an answer repeats of it."""
+    """A valid, unexpired token issued for the caller; `told` holds the claims to repeat."""
 
     claims: TokenClaims
     told: Mapping[str, Any]
@@ -43,14 +43,17 @@ async def introspect(
 ) -> Mapping[str, Any]:
     """The answer of RFC 7662 section 2.2 for an authenticated service provider.
 
-    1. Signature, issuer, audience, form and times of the token. 2. Its row is the one that was signed. 3. State of
-    token, grant, agent, human and service provider.
+    1. Signature, issuer, audience, form and times of the token.
+    2. Its row matches the signed claims.
+    3. State of token, grant, agent, human and service provider.
 
-    Whatever fails, the answer is the same `{"active": false}`: a forged token, another's, one that ended and one
-    that never was are not told apart (section 2.2 there). Active is no permission: proof, action and limits are
-    judged by verify alone, and this consumes nothing and is no decision.
+    Every failure gives the same `{"active": false}`, so that a caller cannot tell a forged token
+    from another provider's, an expired or an unknown one (RFC 7662 section 2.2). An active token is
+    no permission: only verify judges proof, action and limits. This consumes nothing and is no
+    decision.
 
-    Raises TemporarilyUnavailableError where this host's clock is off: it cannot tell what is over.
+    Raises TemporarilyUnavailableError if this host's clock is off, since it cannot tell what has
+    expired.
     """
     began = await means.caught_up()
     keys = means.token_keys()
@@ -68,7 +71,7 @@ async def introspect(
 def _read_token(
     untrusted_token: str, *, keys: Mapping[str, TokenKey], service_provider: ServiceProvider, now: datetime
 ) -> _ReadToken | None:
-    """None where step 1 fails."""
+    """Step 1; None if it fails."""
     try:
         token, claims = verify_token(
             untrusted_token,

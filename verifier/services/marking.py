@@ -1,4 +1,4 @@
-"""What running jobs find out about a database that was set back: by the mark of the log's size in Redis, and by the store."""
+"""How running jobs detect a database that was set back: by the mark in Redis and by the store."""
 
 import time
 from collections.abc import Iterator
@@ -7,17 +7,18 @@ from datetime import datetime
 
 from django.conf import settings
 
-from audit.copies import ContradictedError, StoreChangedError
+from audit.checkpoint_copies import ContradictedError, StoreChangedError
 from audit.history import check_mark, present_mark
-from verifier.services import history, home
-from verifier.stores.mark import advance_mark, read_mark
+from verifier.services import epochs, history
+from verifier.stores.size_mark import advance_mark, read_mark
 
 
 def mark_history(*, now: datetime) -> None:
-    """Advance the mark in Redis; hold the database if Redis knows more events, or another log.
+    """Advance the mark of the log's size in Redis.
 
-    The mark is up to a second old, so it does not reveal the loss of events newer than that. Raises ContradictedError if it
-    held the database, TemporarilyUnavailableError if Redis does not answer, and django.db errors.
+    If Redis knows more events or another log, hold the database. The mark is up to a second old, so
+    it does not reveal the loss of newer events. Raises ContradictedError if it held the database,
+    TemporarilyUnavailableError if Redis does not answer, and django.db errors.
     """
     if not settings.REDIS_URL:
         return
@@ -31,16 +32,16 @@ def mark_history(*, now: datetime) -> None:
 
 @contextmanager
 def holding() -> Iterator[None]:
-    """Hold the database if the body finds that the log is not what is known of it outside, as at a start."""
+    """Hold the database if the body raises ContradictedError; passes all errors on."""
     try:
         yield
     except StoreChangedError:
-        # Another store says nothing about this database.
+        # A replaced store says nothing about this database.
         raise
     except ContradictedError as error:
         began = time.monotonic()
-        row, database_now = home.look()
+        row, database_now = epochs.look()
         history.hold(row, error.description)
-        # This process stops here, the others within a second.
-        home.LEASE.take(row, database_now, began)
+        # Stops this process now; the others notice within a second.
+        epochs.LEASE.take(row, database_now, began)
         raise

@@ -1,4 +1,4 @@
-"""Tokens this process has proved: a signature is checked once, everything that time or a change can take away each time."""
+"""A cache of verified tokens: it checks a signature once, and all that can change every time."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Final
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 
-# Letters of all that are kept, as a measure of their claims: some 120,000 usual tokens of 900 letters, or 7,000 of the longest.
-# Either way some 150 MB (`python -m benchmarks.memory`).
+# Characters of all cached tokens, as a measure of their claims' size: some 120,000 usual tokens of
+# 900 characters, or 7,000 of the longest. Either way some 150 MB (`python -m benchmarks.memory`).
 BOUND: Final = 108_000_000
 _ENDED_AT_ONCE: Final = 2
 
@@ -23,27 +23,27 @@ class _Proved:
     key: TokenKey
     issuer: str
     audience: str
-    # Unix seconds: `nbf` and `iat` passed at this time, and so do later on.
+    # When (Unix seconds) `nbf` and `iat` were checked; they hold at any later time.
     at: int
     letters: int
 
     def holds(self, keys: Mapping[str, TokenKey], issuer: str, audience: str, now: int) -> bool:
-        """Would the full check, with these arguments, give the same claims?"""
+        """Whether the full check with these arguments would return the same claims."""
         key = keys.get(self.kid)
         return (
             self.issuer == issuer
             and self.audience == audience
-            # Most often it is the very object; to compare what is in it takes ten times as long.
+            # Usually it is the same object; comparing the contents takes ten times as long.
             and (key is self.key or key == self.key)
             and self.at <= now < self.claims.expires_at
         )
 
 
 class ProvedTokens:
-    """Tokens by SHA-256 of their exact text, at most `bound` letters of it, the one not seen for longest goes first. For all threads.
+    """An LRU cache of tokens by the SHA-256 of their text, at most `bound` characters. Thread-safe.
 
-    Only what passed is kept, so whatever is refused here is refused by `verify_token` itself, with its own reason.
-    It says nothing of revocation, which is no property of a token's text: that is looked at with the state.
+    It holds valid tokens only, so every refusal comes from `verify_token`, with its reason. It does
+    not know about revocation, which is checked with the state.
     """
 
     def __init__(self, bound: int = BOUND) -> None:
@@ -64,12 +64,13 @@ class ProvedTokens:
         expected_audience: str,
         now: int,
     ) -> TokenClaims:
-        """The claims that `agentauth.protocol.token.verify_token` gives, the same for the same arguments. Raises InvalidTokenError.
+        """Return the claims or raise InvalidTokenError, as `agentauth.protocol.token.verify_token`.
 
-        A key that is gone or is another one, another issuer or audience, a token past its end, a clock that went
-        back: each is no hit, and the whole check is made.
+        A missing or changed key, another issuer or audience, an expired token or a clock that went
+        back is a cache miss: the full check is made.
         """
-        # A text that no UTF-8 can hold is none of ours.
+        # Text that is not valid UTF-8 is no token of ours: let it reach
+        # `verify_token` to be refused.
         digest = sha256(compact.encode(errors="surrogatepass"))
         with self._lock:
             proved = self._proved.get(digest)
@@ -93,7 +94,8 @@ class ProvedTokens:
             self._drop(digest)
             self._proved[digest] = proved
             self._letters += proved.letters
-            # What has ended is asked for no more and comes to stand first: two go for each that comes, so they are never many.
+            # Expired tokens are not used any more and move to the front. Removing up to two for
+            # each new one keeps them few.
             for each, old in tuple(islice(self._proved.items(), _ENDED_AT_ONCE)):
                 if old.claims.expires_at <= proved.at:
                     self._drop(each)

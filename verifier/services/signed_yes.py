@@ -1,6 +1,7 @@
-"""Whether a person signed the yes that a confirmation's row says: its receipt is read when the yes is used.
+"""Checks that a human signed a confirmation: reads its receipt when the yes is used.
 
-The receipts belong to the approvals app, above this one; here they are read by the name of their table.
+A row alone gives no right, since anyone who can write to the database could forge it. The receipts
+belong to the approvals app, which is above this one, so they are read by their table's name.
 """
 
 import hmac
@@ -16,14 +17,14 @@ from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import verify_receipt
-from audit.statements import select
+from audit.sql import select
 from kms.services import evidence_keys
 from registry.models import Grant
 from verifier.models import Confirmation
 
 logger = logging.getLogger(__name__)
 
-# From the statement to its signature, at most: the life of a challenge in approvals.
+# Longest time from a statement to its signature: the life of a challenge in the approvals app.
 _SIGNED_WITHIN: Final = timedelta(minutes=5)
 _RECEIPTS: Final = (
     "SELECT compact FROM approvals_receipt"
@@ -32,9 +33,9 @@ _RECEIPTS: Final = (
 
 
 def is_signed(row: Confirmation, grant: Grant, *, usable: timedelta, now: datetime) -> bool:
-    """Whether the grant's owner signed a yes to exactly this, no longer ago than `usable` and the time to sign.
+    """Whether the grant's owner signed a yes to exactly this within `usable` + _SIGNED_WITHIN.
 
-    One query and two signatures. Raises django.db errors: what cannot be read was not signed.
+    Costs one query and two signature checks. Raises django.db errors.
     """
     keys = evidence_keys(purpose="receipt")
     if any(
@@ -43,7 +44,7 @@ def is_signed(row: Confirmation, grant: Grant, *, usable: timedelta, now: dateti
     ):
         return True
     logger.error(
-        "Refusing confirmation %s: its row says confirmed, and nobody signed that. Run `%s verify_audit`.",
+        "Refusing confirmation %s: its row says confirmed, but there is no signature. Run `%s verify_audit`.",
         row.pk,
         settings.COMMAND,
     )

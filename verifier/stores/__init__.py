@@ -1,16 +1,18 @@
-"""What a verification asks of a store, and what it answers: one interface, so that there can be two homes.
+"""The interface of a decision store, so that a verification does not depend on where it is decided.
 
-A store is the only part of a verification that does I/O. It is given a `StoreCall` (token, proof and binding are
-good) and in one atomic step spends the proof, reads the state, lets `agentauth.protocol.decision.decide` judge, writes what
-that says and records the event. What any home must keep:
+A store is the only part of a verification that does I/O. It gets a `StoreCall`, whose token, proof
+and binding have been checked. In one atomic step it spends the proof, reads the state, calls
+`agentauth.protocol.decision.decide`, writes the outcome and records the event. Every store
+guarantees:
 
-- A proof is spent at most once, and stays spent whatever follows, except in a dry run.
-- Decisions about one agent at one service provider see each other's counters: no limit is passed under any concurrency.
-- Counters, remembered operation, consumed confirmation and event are written together or not at all; a refusal
-  changes no counter.
-- With a `delivery`, the answer is kept in that same step, and given again to the same call; a yes only while its
-  token may still act.
-- Where it cannot do so, it raises, and no caller is told yes.
+- A proof is spent at most once, and stays spent whatever follows. A dry run spends none.
+- Decisions about one agent at one service provider see each other's counters, so concurrent calls
+  cannot exceed a limit.
+- Counters, remembered operation, consumed confirmation and event are written together or not at
+  all. A refusal changes no counter.
+- With a `delivery`, the answer is kept in that same step and returned to the same call again; a yes
+  only while its token may still act.
+- If the store cannot guarantee this, it raises, and no caller is told yes.
 """
 
 import uuid
@@ -27,19 +29,20 @@ from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
 from audit.services import Actor
-from verifier.services.home import Tenure
+from verifier.services.epochs import Tenure
 
-# Stands for "no action" where an action's digest is asked for: no canonical JSON object hashes to it.
+# The digest of "no action". No canonical JSON object hashes to it.
 _NO_ACTION: Final = sha256(b"agentauth/no-action/v1")
-# From the moment a call began until its proof is spent; the memories of spent proofs reckon with it.
+# A call's proof must be spent within 10 s of its start; replay caches count on it
+# (`check_in_time`).
 _MOST_WAIT: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One call of a service provider under a name of its own, so that a lost answer can be asked for again.
+    """A provider's call under an `Idempotency-Key`, so that a lost answer can be had again.
 
-    `digest` is SHA-256 over the provider and its key, `body_sha256` over the body's bytes as they came.
+    `digest` is SHA-256 over provider and key, `body_sha256` over the body's bytes as received.
     """
 
     digest: bytes
@@ -48,11 +51,14 @@ class Delivery:
 
 @per_call(frozen=True, slots=True)
 class StoreCall:
-    """A verification that passed everything that needs no store. `now` is aware, to the microsecond."""
+    """A verification that passed every check that needs no store.
+
+    `now` is aware, to the microsecond.
+    """
 
     service_provider_id: uuid.UUID
     claims: TokenClaims
-    # The proof's identity, and until when (unix seconds) it must be remembered.
+    # The proof's identity, and until when (Unix seconds) the replay cache must remember it.
     proof_jkt: str
     proof_jti: str
     spent_until: int
@@ -61,41 +67,43 @@ class StoreCall:
     dry_run: bool
     actor: Actor
     now: datetime
-    # What it was prepared under: it is decided under this or not at all.
+    # The epoch it was prepared under. It is decided under that epoch or not at all.
     tenure: Tenure
-    # The nonce the agent should use from now on, where its own is about to end; told with a yes.
+    # The nonce the agent should use next, if its own is about to expire. Sent with a yes.
     fresh_nonce: str | None = None
     delivery: Delivery | None = None
 
     @property
     def queue(self) -> str:
-        """Whose counters it may change: those of one agent at one service provider, whichever of its grants is used."""
+        """The counters it may change: those of one agent at one provider, across all grants."""
         return f"{self.claims.agent_id} {self.service_provider_id}"
 
     @property
     def action_digest(self) -> bytes:
-        """SHA-256 of the canonical action, also of none: what an operation's key is bound to."""
+        """SHA-256 of the canonical action, or of "no action". An operation's key is bound to it."""
         return _NO_ACTION if self.action is None else self.action.digest()
 
 
 @per_call(frozen=True, slots=True)
 class Spent:
-    """What became of a proof that was to be spent, and of the rate, where both are kept outside the database."""
+    """The result of spending a proof, and the state of the rate, if Redis keeps both."""
 
-    # False: it was spent before.
+    # False: the proof was spent before.
     first: bool
-    # Whether the rate is kept there too: `tat_us` is then the grant's, before this call, and the ledger's does not count.
+    # Whether Redis keeps the rate. `tat_us` is then the grant's before this call and overrides the
+    # ledger.
     elsewhere: bool = False
     tat_us: int | None = None
-    # The same with the one use that was set aside for this call; None where none was.
+    # `tat_us` including the one use reserved for this call. None if none was reserved.
     reserved_us: int | None = None
-    # It was spent by this very call, too long ago to know what came of it: what the caller is told unless its answer is found.
+    # The same call spent the proof, too long ago to know its outcome. Raised unless its answer is
+    # found.
     unsure: TemporarilyUnavailableError | None = None
 
 
 @per_call(frozen=True, slots=True)
 class Permit:
-    """What a store gives back for an allowed decision: the body to send, and whether it was remembered."""
+    """An allowed decision: the response body, and whether the operation was allowed before."""
 
     answer: Mapping[str, Any]
     repeated: bool
@@ -103,14 +111,17 @@ class Permit:
 
 @per_call(frozen=True, slots=True)
 class Recalled:
-    """The answer this very call of the service provider was given before, a yes or a no."""
+    """The answer, yes or no, that this same call of the service provider got before."""
 
     body: Mapping[str, Any]
 
 
 @per_call(frozen=True, slots=True)
 class EarlyRefusal:
-    """A verification that ended before the store: its event is all there is to write. `claims` if the token was good."""
+    """A verification refused before the store: only its event is written.
+
+    `claims` if the token was good.
+    """
 
     service_provider_id: uuid.UUID
     refuse: Refuse
@@ -120,33 +131,36 @@ class EarlyRefusal:
     dry_run: bool
     actor: Actor
     now: datetime
-    # A key whose private half the proof gave away.
+    # The key, if the proof disclosed its private half.
     leaked_key: PublicKey | None = None
     delivery: Delivery | None = None
-    # How many refusals its event stands for, itself among them; 0: it has none, and a later one stands for it too.
+    # How many refusals its event counts, itself included. 0: no event; a later one counts it.
     stands_for: int = 1
 
     @property
     def queue(self) -> str:
-        """None: it changes no counters."""
+        """Empty: it changes no counters."""
         return ""
 
 
 class NotDoneError(TemporarilyUnavailableError):
-    """It is certain that nothing of the call was done."""
+    """Nothing of the call was done; the caller may retry at once."""
 
 
-# What a store is asked: a call that is judged there, or one that was refused before.
+# What a store gets: a call to decide, or one refused earlier.
 Prepared = StoreCall | EarlyRefusal
 
 
 def busy() -> NotDoneError:
-    """The error of a call whose counters another transaction held for too long."""
+    """The error of a call that waited too long for another transaction on the same counters."""
     return NotDoneError("Another decision for this agent is in progress. Try again.")
 
 
 class HeldUpError(Exception):
-    """The call changed nothing: another transaction is deciding on the same. `told` is the error once there is no time to try again."""
+    """The call changed nothing: another transaction holds its lock.
+
+    `told` is raised if retrying fails.
+    """
 
     def __init__(self, told: Exception) -> None:
         super().__init__()
@@ -154,10 +168,10 @@ class HeldUpError(Exception):
 
 
 def check_in_time(call: StoreCall) -> None:
-    """Ask it right before the proof is spent. Raises TemporarilyUnavailableError for a call that waited for too long.
+    """Call this right before the proof is spent. Raises TemporarilyUnavailableError after 10 s.
 
-    A proof is judged by the moment its call began. It may have been used since then, and be forgotten: nobody
-    remembers it for long after it could be used. So it waits with a database that hangs, and then it does not pass.
+    A proof's age is checked when the call begins. If the call then waits too long, as on a database
+    that hangs, the proof may have been used elsewhere and already dropped from the replay cache.
     """
     if datetime.now(UTC) - call.now > _MOST_WAIT:
-        raise TemporarilyUnavailableError("This waited for too long. Try again.")
+        raise TemporarilyUnavailableError("The call waited too long. Try again.")

@@ -1,7 +1,8 @@
-"""Proof that a verifier of this installation wrote an entry of the stream: a MAC over its base JSON, under SECRET_KEY.
+"""The MAC of a stream entry, which proves that a verifier of this installation wrote it.
 
-Without it, whoever can write into Redis writes decisions into the log. The letter and the number that the script adds are
-not covered: Redis itself finds them out, after the MAC was made.
+It covers the base JSON, under SECRET_KEY. Without it, an attacker who can write into Redis could
+write decisions into the log. The letter and the number that the script adds are not covered,
+because the script finds them after the MAC was made.
 """
 
 import hmac
@@ -11,17 +12,18 @@ from typing import Final
 from django.conf import settings
 
 _LABEL: Final = b"agentauth/decision-entry/v1"
-# Half a SHA-256: a forger has one try for each entry, and each wrong one is an event.
+# Half a SHA-256 is enough: a forger has one try per entry, and each wrong one is logged as an
+# event.
 _BYTES: Final = 16
 
 
 def mac_of(base: bytes) -> bytes:
-    """16 bytes, under the present key."""
+    """The 16-byte MAC under the current SECRET_KEY."""
     return _mac(settings.SECRET_KEY, base)
 
 
 def is_ours(base: bytes, mac: bytes) -> bool:
-    """Whether `mac` is of `base` under the present key or one of SECRET_KEY_FALLBACKS."""
+    """Whether `mac` fits `base` under SECRET_KEY or one of SECRET_KEY_FALLBACKS."""
     keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
     return any(hmac.compare_digest(mac, _mac(each, base)) for each in keys)
 
@@ -30,7 +32,7 @@ def _mac(secret: str, base: bytes) -> bytes:
     return hmac.digest(_derived(secret), base, "sha256")[:_BYTES]
 
 
-# salted_hmac derives the key at each call, which takes longer than the MAC.
+# Django's salted_hmac derives the key on every call, which takes longer than the MAC itself.
 @lru_cache(maxsize=8)
 def _derived(secret: str) -> bytes:
     return hmac.digest(secret.encode(), _LABEL, "sha256")

@@ -1,4 +1,4 @@
-"""The one audit event of each decision: enough to recompute every counter, nothing that could be used again."""
+"""The one audit event of each decision: enough to recompute every counter, no secret to reuse."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from audit import kinds
 from audit.models import Event
 from audit.services import Draft, draft
 from registry.models import Agent
-from registry.services.state import TokenState
+from registry.services.token_state import TokenState
 from verifier.stores import EarlyRefusal, StoreCall
 
-# Of an action.
+# Members of an action that a caller chose.
 TEXTS: Final = ("resource", "namespace", "name")
-# Unsalted, it would confirm a guess of the agent's key.
+# Stored as a salted commitment: an unsalted digest would confirm a guess of the agent's key.
 KEY: Final = "idempotency_key_sha256"
 
 
@@ -28,7 +28,7 @@ def decision(
     confirmation_id: uuid.UUID | None = None,
     repeats: object = None,
 ) -> Draft:
-    """The event of a yes. Three kinds: only one of them stands for a debit."""
+    """The event of a yes. Of the three kinds, only DECISION_ALLOWED stands for a debit."""
     kind = kinds.DECISION_ALLOWED
     if call.dry_run:
         kind = kinds.DECISION_REHEARSED
@@ -54,21 +54,25 @@ def decision(
 
 
 def refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Draft:
-    """The event of a no after binding. `state` is None where there is none."""
+    """The event of a refusal after the binding check.
+
+    `state` is None for a token without a record.
+    """
     human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
     return _denied(call, refuse, call.claims.agent_id, human_id)
 
 
 def withheld(call: StoreCall, decision_id: str, human_id: uuid.UUID | None = None) -> Draft:
-    """The event of a yes, `decision_id`, that is in the log or comes there and was not given: it was found out too late for it."""
+    """The event that the yes `decision_id` is logged but was decided too late to be given."""
     refuse = Refuse("temporarily_unavailable", "withheld")
     human_id = human_id or _human_of(call.claims.agent_id)
     return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 
 def early_refusal(refused: EarlyRefusal) -> Draft | None:
-    """The event of a no in steps 3 to 5; none where a later one stands for it. A token that is not proved to be the caller's is not
-    looked into.
+    """The event of a refusal in steps 3 to 5; None if a later event counts it.
+
+    A token that is not proved to belong to the caller is not read.
     """
     if not refused.stands_for:
         return None
@@ -86,7 +90,7 @@ def _denied(
 ) -> Draft:
     data, personal = split({**decision_data(call), "error": refuse.error, **more}, None)
     if agent_id is None:
-        # It may be somebody's all the same, as with a token that has expired; and an event that names no agent is never erased.
+        # Even an expired token may name a person; and an event that names no agent is never erased.
         personal = {}
     if refuse.confirmation_id is not None:
         data["confirmation_id"] = str(refuse.confirmation_id)
@@ -107,7 +111,7 @@ def _denied(
 
 
 def split(data: Mapping[str, Any], capability: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a decision may stand in the log in plain, and its `details`, by that name: the texts that a caller chose."""
+    """Split a decision's data into plain log data and `details`: texts that a caller chose."""
     plain, details = dict(data), {} if capability is None else {"capability": capability}
     if action := plain["action"]:
         details |= {name: action[name] for name in TEXTS if name in action}
@@ -118,10 +122,10 @@ def split(data: Mapping[str, Any], capability: str | None) -> tuple[dict[str, An
 
 
 def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
-    """As it travels to the log; `split` before it is written there."""
+    """The decision's data on its way to the log. Call `split` before it is written there."""
     data: dict[str, Any] = {"action": None if call.action is None else _action(call.action)}
     if call.operation_key is not None:
-        # A digest: it finds the operation again, and is no key to repeat it with.
+        # A digest finds the operation again, but cannot be used as its key.
         data[KEY] = b64u_encode(sha256(call.operation_key.encode()))
     if call.dry_run:
         data["dry_run"] = True
@@ -131,10 +135,11 @@ def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
 
 
 def _action(action: Action) -> dict[str, Any]:
-    """What was asked for, without its arguments: they are the service provider's business and may name people."""
+    """The requested action without its arguments, which may name people."""
     shown: dict[str, Any] = {
         "type": action.type,
-        # A malformed one is whatever a stranger wrote; it is refused, not kept.
+        # A malformed resource is arbitrary text from outside. The call is refused, so do not log
+        # it.
         "resource": action.resource if is_resource(action.resource) else None,
     }
     if action.type == "custom":
@@ -145,5 +150,5 @@ def _action(action: Action) -> dict[str, Any]:
 
 
 def _human_of(agent_id: str) -> uuid.UUID | None:
-    """Whose feed the refusal belongs to."""
+    """The owner of the agent, in whose event feed the refusal appears."""
     return Agent.objects.filter(pk=agent_id).values_list("human_id", flat=True).first()

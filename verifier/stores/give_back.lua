@@ -1,6 +1,6 @@
 #!lua
--- Undoes what `hold` took from a rate, as far as no call since would have been judged otherwise: rather too little.
--- Arguments and answer: verifier/stores/scripts.py.
+-- Undoes what `hold` took from a rate, only so far that no later decision would differ; in doubt,
+-- too little. Arguments and answer: verifier/stores/scripts.py.
 local interval, taken, before, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
@@ -10,7 +10,8 @@ local held = tonumber(redis.call('GET', KEYS[2]))
 if not held then
   return {0, false, 0, 0, false}
 end
--- By whole intervals: calls followed one on the other. If not, the rate was idle in between, and time paid it all back.
+-- A whole number of intervals: the calls came back to back. Otherwise the rate was idle, and time
+-- returned the use.
 local moved = held - taken
 if moved % interval == 0 then
   local without = math.max(before + moved, now + math.max(moved, 0))

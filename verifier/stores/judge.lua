@@ -1,15 +1,17 @@
 #!lua
--- One verification: is the proof new, does the rate allow it, and the event of what came of it. All or nothing.
--- Arguments and answer: verifier/stores/scripts.py. What may fail comes before the first write.
+-- One verification: checks the proof and the rate, and writes the event of the outcome. All or
+-- nothing. Arguments and answer: verifier/stores/scripts.py. Everything that can fail comes before
+-- the first write.
 local call, keys, args = redis.call, KEYS, ARGV
 local epoch, ttl, mode, now = args[1], tonumber(args[2]), args[3], tonumber(args[4])
 local interval, tolerance, floor, bound = tonumber(args[5]), tonumber(args[6]), tonumber(args[7]), tonumber(args[9])
 local written = mode ~= 'hold'
--- Of a call that has a name.
+-- The mark of a call with an Idempotency-Key.
 local mine = args[14] ~= '' and args[14] or nil
 
 local known = call('MGET', keys[1], keys[3])
--- By a clock that ran ahead proofs may be forgotten already, by one that is behind they will be too early.
+-- If this clock ran ahead, proofs may have expired already; if it is behind, they will expire too
+-- early.
 local clock = call('TIME')
 local apart = math.abs(clock[1] * 1000000 + clock[2] - now)
 if known[1] ~= epoch or apart > tonumber(args[12]) then
@@ -18,20 +20,20 @@ end
 if written and call('XLEN', keys[4]) >= bound then
   return {4, false, 0, 0, false}
 end
--- The very same call again: it has its answer again, or, of a hold, it is judged again with the use that was set aside.
+-- The same call again: it gets its kept answer; a hold is judged again with the use it reserved.
 local before, after, set_aside, since, again = false, false, nil, args[4], false
 local first = mine and call('GET', keys[2])
 if first and string.sub(first, 1, #mine) == mine then
   local kept = string.sub(first, #mine + 1)
   local told = string.match(kept, '^=(.*)$')
   if told then
-    -- A token that has ended since is refused, where the answer was a yes.
+    -- A kept yes is not repeated once its token has ended.
     again = args[17] == '1' and string.sub(told, 1, 1) == 'a'
     if not again then
       return {6, false, 0, 0, false, told}
     end
   elseif written then
-    -- The token has ended since: before that the call was the database's.
+    -- While the token was good the database decided this call, so its answer is there.
     return {7, false, 0, 0, false}
   else
     local was
@@ -47,7 +49,7 @@ end
 local number = written and call('INCR', keys[5]) or 0
 
 local code, letter, wait = 0, 'a', 0
--- Spent whatever follows. A rehearsal only looks.
+-- The proof is spent whatever follows. A dry run only looks.
 local fresh
 if ttl > 0 then
   fresh = call('SET', keys[2], mine and mine .. since or '', 'PX', ttl, 'NX') or again
@@ -59,10 +61,10 @@ if not fresh then
 elseif mode == 'no' then
   letter = 'v'
 elseif interval > 0 and not set_aside then
-  -- What is lost counts as used up, and what is left of an earlier epoch may have grown elsewhere since: a new epoch
-  -- starts without a burst.
+  -- A lost rate counts as used up, and one from an earlier epoch may have been used elsewhere
+  -- since: so a new epoch starts without a burst.
   local held = tonumber(known[2])
-  -- No time of ours is as late, or is no number.
+  -- Not a number, or later than any time we write.
   if held and not (held < 2^53) then
     held = nil
   end
@@ -74,7 +76,8 @@ elseif interval > 0 and not set_aside then
       code, letter = 2, 'l'
     elseif args[10] == '1' then
       after = math.max(before or now, now) + interval
-      -- Past its time it means what no time means, so it may go; a while later, since clocks differ.
+      -- After this time the key means the same as no key, so it may expire; EARLY_MS later, since
+      -- clocks differ.
       call('SET', keys[3], after, 'PX', math.ceil((after - now) / 1000) + tonumber(args[13]))
       if mine and not written then
         local noted = string.format('%s %s %.0f', since, before and string.format('%.0f', before) or '', after)

@@ -1,5 +1,5 @@
 #!lua
--- The beginning of an epoch in one shard. Asked twice it does nothing, so that one that arrives late harms nothing.
+-- Begins an epoch in one shard. Idempotent, so a call that arrives late does no harm.
 -- Arguments and answer: verifier/stores/scripts.py.
 local held, epoch = redis.call('GET', KEYS[1]), ARGV[1]
 if held and tonumber(held) > tonumber(epoch) then

@@ -1,5 +1,5 @@
 #!lua
--- The epoch that is marked in a shard, from a server that could judge: one that is read-only or full, or that cannot save
--- while it should, refuses whatever script does not say that it writes nothing. So this one does not say it.
--- Arguments and answer: verifier/stores/scripts.py.
+-- Reads the epoch of a shard, from a server that could run JUDGE. A server that is read-only, full
+-- or unable to save refuses any script not flagged `no-writes`, so this script does not set that
+-- flag, and fails there too. Arguments and answer: verifier/stores/scripts.py.
 return redis.call('GET', KEYS[1])

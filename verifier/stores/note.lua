@@ -1,5 +1,5 @@
 #!lua
--- The event of a refusal that nothing else is written for.
+-- Writes the event of a refusal that needs nothing else written.
 -- Arguments and answer: verifier/stores/scripts.py.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {3, false, 0, 0, false}

@@ -1,39 +1,62 @@
-"""The scripts that run inside Redis, their keys, and how their answers are read. Each runs as a whole or not at all.
+"""The scripts that run inside Redis, their keys and answers. Each runs as a whole or not at all.
 
-All keys of one call carry the hash tag of the grant's shard, so that they lie on one node of a cluster:
+All keys of one call carry the hash tag of the grant's shard, so they are on one node of a cluster:
 
-    aa:{07}:epoch       text: the epoch whose memory this is. Written when an epoch begins; not there: all is forgotten.
-    aa:{07}:p:<16 B>    a spent proof, the first half of SHA-256 over `jkt NUL jti`; lives as long as the proof could. Empty, or of
-                        a call with a name: its mark, 32 B; then, of a hold, the time, and `tat before` and `tat after` if a
-                        use was set aside; else `=`, the letter of its event, the time, `tat after`, `wait` and what was told
-    aa:{07}:r:<16 B>    text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate) in µs since 1970
-    aa:{07}:events      stream: `e` epoch, `n` number, `o` a allowed, v as in the base, r replayed, l rate, `b` base JSON,
-                        `m` its MAC (entry_macs.py; release 3 writes none); and `f`, the number of the entry's format,
-                        where that is not 1 (waiting.py)
-    aa:{07}:count       the number of the epoch's last event in that stream: 1, 2, 3 …
+    aa:{07}:epoch     text: the epoch of this replay cache, written when it begins. Missing: all is
+                      forgotten
+    aa:{07}:p:<16 B>  a spent proof, the first half of SHA-256 over `jkt NUL jti`; expires with the
+                      proof. Empty, or for a call with a name (an Idempotency-Key) its mark, 32 B;
+                      then, for a hold, the time, and `tat before` and `tat after` if a use was
+                      reserved; otherwise `=`, its event's letter, the time, `tat after`, `wait` and
+                      the answer
+    aa:{07}:r:<16 B>  text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate), µs
+                      since 1970
+    aa:{07}:events    stream: `e` epoch, `n` number, `o` outcome (a allowed, v as in the base, r
+                      replayed, l rate), `b` base JSON, `m` its MAC (entry_macs.py; release 3 writes
+                      none), and `f`, the entry's format if that is not 1 (stream_reader.py)
+    aa:{07}:count     the number of the epoch's last event in that stream: 1, 2, 3 …
 
-Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil, and AGAIN a sixth (`read_reply`);
-times are µs, exact since a Lua number is below 2^53. Numbers among the arguments are decimal text. The scripts:
+Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil, and AGAIN a
+sixth (`read_reply`). Times are µs: a Lua number is exact below 2^53. Numeric arguments are decimal
+text.
 
-JUDGE   KEYS epoch, proof, rate, events, count. ARGV 1 epoch; 2 ms the proof is remembered, at least 1, or 0: a
-        rehearsal, which only looks; 3 `yes`, `no` (it was judged: the event is of the verdict in the base) or `hold`
-        (the database judges and writes the event after this); 4 now; 5 the rate's interval, 0: no rate; 6 its
-        tolerance; 7 what counts where no time is remembered, 0: nothing; 8 base JSON of the event; 9 how many events
-        the stream may hold; 10 `1` if the call counts: an action, not rehearsed; 11 `1` if there is an action; 12 by how
-        much the server's clock may differ from now; 13 ms that a rate's time is remembered beyond its end; 14 the mark of a
-        call with a name, else empty; for yes and no 15 the MAC of 8, 16 what is told (the id of a yes, the body of a no), 17
-        `1` for a no that outranks the yes which the same call had before. For hold 15 for how many µs after the proof was
-        spent under that mark it is as if it was not; 16 from how many on it is REPLAYED, UNSURE in between.
-        LOST if another epoch is marked, or none, or the clock differs by more; else FULL (not for hold); else AGAIN with
-        `kept`, or HELD (not for hold); else UNSURE or REPLAYED; else, for yes and hold, RATE with `wait`; else OK. REPLAYED,
-        RATE and OK write their event, but for hold; the others write nothing.
-        `tat before` is what was judged by, so 7 where nothing was remembered; both are None without a rate or for no.
-GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the hold, and the time as
-        it is given back, not as the call began: what others used in between is not to be given back too. OK or LOST.
-NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound, MAC. OK, LOST or FULL: the event of a no before the store.
-MARK    KEYS epoch, count. ARGV epoch. Begins the epoch; nothing if it has begun. LOST if a later one has: `number`.
-MARKER  KEYS epoch, and one that is never there. The marker or nil, and an error where JUDGE would be one, which also names
-        keys that are not there: of a slot that is half moved no node answers that. Not `SCRIPTS`: only the keeper asks.
+JUDGE   KEYS epoch, proof, rate, events, count. ARGV:
+        1   epoch
+        2   ms to remember the proof, at least 1; or 0: a dry run, which only looks
+        3   `yes`; `no`: refused already, the event is of the verdict in the base; or `hold`: the
+            database decides after this, and writes the event
+        4   now
+        5   the rate's interval; 0: no rate
+        6   the rate's tolerance
+        7   a lower bound of the remembered time, and its value if none is remembered; 0: none
+        8   base JSON of the event
+        9   how many events the stream may hold
+        10  `1` if the call counts: an action, and no dry run
+        11  `1` if there is an action
+        12  how much the server's clock may differ from now
+        13  ms that a rate's time is remembered beyond its end
+        14  the mark of a call with a name, else empty
+        15  yes, no: the MAC of 8. hold: for how many µs after the proof was spent under that mark
+            the same call passes again
+        16  yes, no: the answer (id of a yes, body of a no). hold: after how many µs the same call
+            is REPLAYED; between 15 and 16 it is UNSURE
+        17  yes, no: `1` for a refusal that outranks a yes which the same call got before
+        Answers, in this order: LOST if another epoch is marked, or none, or the clock differs by
+        more; FULL (not for hold); AGAIN with `kept`; HELD (not for hold); UNSURE (hold only);
+        REPLAYED; RATE with `wait` (not for no); OK. REPLAYED, RATE and OK write their event, except
+        for hold.
+        `tat before` is what the rate was judged by, so 7 if nothing was remembered. Both are None
+        without a rate, and for no.
+GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the
+        hold, and the time now: with the call's own, it would also return part of what others used
+        since. OK or LOST.
+NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound, MAC. Writes the event of a refusal
+        made before the store. OK, LOST or FULL.
+MARK    KEYS epoch, count. ARGV epoch. Begins the epoch unless it has begun. LOST if a later
+        one has: `number`.
+MARKER  KEYS epoch, and one that never exists. Returns the marker or nil, and fails where JUDGE
+        would: JUDGE also names missing keys, which no node serves while a slot is half moved. Not
+        in `SCRIPTS`: only the epoch keeper uses it.
 """
 
 import hashlib
@@ -47,13 +70,13 @@ from typing import Any, Final
 from agentauth.protocol.values import per_call
 
 SHARDS: Final = 16
-# Events that may wait in one shard's stream.
+# Events that may wait in one shard's stream for the log.
 MAX_STREAM: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the name Redis knows it by."""
+    """A script's text, and the name by which Redis knows it."""
 
     source: bytes
     sha1: bytes
@@ -61,7 +84,7 @@ class Script:
 
 def _script(name: str) -> Script:
     source = (Path(__file__).parent / f"{name}.lua").read_bytes()
-    # Redis names scripts by their SHA-1. It protects nothing here.
+    # Redis names scripts by their SHA-1. It is not used for security.
     return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
@@ -74,20 +97,20 @@ SCRIPTS: Final = (JUDGE, GIVE_BACK, NOTE, MARK)
 
 
 class Code(IntEnum):
-    """What a script says first."""
+    """The first element of a script's answer."""
 
     OK = 0
     REPLAYED = 1
     RATE = 2
-    # The server does not know this epoch: it may have forgotten proofs.
+    # The server does not know this epoch, so it may have forgotten proofs.
     LOST = 3
     # The stream holds as many events as it may.
     FULL = 4
-    # The proof was spent by this very call, too long ago to know what became of it.
+    # The same call spent the proof, too long ago to know its outcome.
     UNSURE = 5
-    # The very same call was answered before: here is that answer.
+    # The same call was answered before. `kept` holds the answer.
     AGAIN = 6
-    # The very same call was the database's before.
+    # The database decided the same call before.
     HELD = 7
 
 
@@ -96,19 +119,25 @@ _CODES: Final = {code.value: code for code in Code}
 
 @per_call(frozen=True, slots=True)
 class Reply:
-    """A script's answer. `number` is the event's in the stream of its shard and epoch, 0 where none was written."""
+    """A script's answer.
+
+    `number`: the event's place in its shard and epoch, 0 if none was written.
+    """
 
     code: Code
     tat_us: int | None
     wait_us: int
     number: int
     before_us: int | None
-    # Of AGAIN: what lies under the proof after `=`.
+    # For AGAIN: the kept answer, after its `=`.
     kept: bytes = b""
 
 
 def read_reply(raw: Any) -> Reply:
-    """Of `[code, tat after, wait, number, tat before]`, and `kept`. Raises ValueError or TypeError for anything else."""
+    """Parse a script's answer, with or without `kept`.
+
+    Raises ValueError or TypeError if it is none.
+    """
     code, tat_us, wait_us, number, before_us, *kept = raw
     known = _CODES.get(code)
     if known is None:
@@ -117,7 +146,7 @@ def read_reply(raw: Any) -> Reply:
 
 
 def shard_of(grant_id: uuid.UUID) -> int:
-    """Where a grant's keys are: 0 to 15, by the last byte of its id, which is random."""
+    """The shard of a grant's keys, 0 to 15: the last bits of its id, which are random."""
     return grant_id.int & (SHARDS - 1)
 
 
@@ -145,18 +174,21 @@ def count_key(shard: int) -> bytes:
 
 
 def absent_key(shard: int) -> bytes:
-    """One that nobody writes."""
+    """A key that is never written."""
     return _PREFIXES[shard] + b"absent"
 
 
 def proof_key(shard: int, jkt: str, jti: str) -> bytes:
-    """One proof, by half a SHA-256: whoever finds two proofs with one key, in 2^64 attempts, can use only one of them."""
+    """One proof, by half a SHA-256.
+
+    A collision costs 2^64 attempts, and lets only one proof pass.
+    """
     return _PREFIXES[shard] + b"p:" + hashlib.sha256(f"{jkt}\x00{jti}".encode()).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one grant is: its shard, and the keys there that each of its calls needs."""
+    """A grant's shard, and the keys there that each of its calls needs."""
 
     shard: int
     epoch: bytes
@@ -167,12 +199,12 @@ class Place:
 
 @lru_cache(maxsize=16_384)
 def place_of(grant_id: str) -> Place:
-    """Of a grant by its id as it is written."""
+    """The place of a grant, by its id as text."""
     parsed = uuid.UUID(grant_id)
     shard = shard_of(parsed)
     return Place(shard, epoch_key(shard), rate_key(shard, parsed), events_key(shard), count_key(shard))
 
 
 def rate_key(shard: int, grant_id: uuid.UUID) -> bytes:
-    """One grant's theoretical arrival time."""
+    """A grant's theoretical arrival time."""
     return _PREFIXES[shard] + b"r:" + grant_id.bytes

@@ -6,17 +6,17 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from verifier.stores.addresses import Address, Place
+from verifier.stores.redis_url import Address, Place
 
-# Each Sentinel waits at most so long (s): one that does not answer must not hold up a failover that the others know of.
+# Per Sentinel (s). One that does not answer must not delay a failover that the others know of.
 SENTINEL_SECONDS: Final = 0.25
 
 
 def find_primary(place: Place) -> Address:
-    """Of the first Sentinel that knows one and does not think it is down.
+    """The primary, by the first Sentinel that knows one and considers it up.
 
-    Raises redis.exceptions.ConnectionError if there is none. Without a password first, since a Sentinel that has none
-    refuses a caller with one.
+    Raises redis.exceptions.ConnectionError if there is none. It asks without a password first,
+    since a Sentinel without one refuses a client that sends one.
     """
     password = {"username": place.user or None, "password": place.password}
     try:

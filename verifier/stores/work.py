@@ -1,8 +1,8 @@
-"""What the decisions of one transaction share: what they are judged by is read at once, what they change is written at once.
+"""The reads and writes that the decisions of one transaction share: one each, before and after.
 
-The budgets of a period follow the agent at the service provider: each grant keeps in its row what was spent under it, and
-compares its ceilings with the sum. So nothing is copied when a grant ends and another one begins, and the release
-before, which knows only a grant's own row, finds in it what it always found.
+Budgets of a period follow the agent at the service provider: each grant stores its own spending in
+its row, and its limits are compared with the sum. So nothing is copied when one grant follows
+another, and the previous release, which reads a grant's own row only, still finds what it expects.
 """
 
 import hashlib
@@ -21,28 +21,30 @@ from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
 from audit.identifiers import new_id
 from audit.services import Draft, record_drafts
-from audit.statements import Insert, Question, Statement, all_but, run_together, select
+from audit.sql import Insert, Question, Statement, all_but, run_together, select
 from registry.services.idempotency import waited_too_long
-from registry.services.state import TokenState, ask_states, read_states
+from registry.services.token_state import TokenState, ask_states, read_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.stores import Delivery, HeldUpError, Prepared, StoreCall, busy
-from verifier.stores.redelivery import KEPT_FOR
+from verifier.stores.kept_answers import KEPT_FOR
 
-# How long an allowed operation is remembered, a transact apart: that one as long as its grant.
+# How long an allowed operation is remembered. A transact is remembered as long as its grant.
 OPERATION_LIFE: Final = timedelta(hours=24)
-# What a grant spent that ended longer ago lies before every period that runs: a month, in whatever zone, is shorter.
+# Longer than the longest budget period, a month in any time zone: a grant that ended earlier spent
+# nothing in a current period.
 _LONGEST: Final = timedelta(days=33)
 _TRY: Final = "SELECT n FROM unnest(%s::bigint[]) n WHERE NOT pg_try_advisory_xact_lock(n)"
 _WAIT: Final = "SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) n"
-# A grant that was never approved was never used and has no row; one that was approved keeps its capabilities, [] once its
-# person is deleted. Said so that the index `grant_given` passes by requests, of which an agent may have thousands.
+# `capabilities IS NOT NULL` lets it use the index `grant_given`, which skips requests; an agent may
+# have thousands. No row is missed: a grant that was never approved has no ledger row, and an
+# approved one keeps its capabilities ([] once its person is deleted).
 _LEDGERS: Final = Question(
     "SELECT {}, g.agent_id, g.service_provider_id FROM verifier_grantledger l JOIN registry_grant g ON g.id = l.grant_id"
     " WHERE g.agent_id = ANY(%s) AND g.service_provider_id = ANY(%s) AND g.capabilities IS NOT NULL"
     " AND (g.ended_at IS NULL OR g.ended_at > %s OR g.id = ANY(%s))",
     l=all_but(GrantLedger),
 )
-# One look into the index for each pair, whatever the planner knows of the table when it first plans this.
+# One index lookup per pair, even if the planner first plans it for an empty table.
 _OPERATIONS: Final = Question(
     "SELECT {} FROM unnest(%s::uuid[], %s::text[]) asked (grant_id, key) CROSS JOIN LATERAL (SELECT * FROM verifier_agentoperation"
     " WHERE grant_id = asked.grant_id AND key = asked.key LIMIT 1) o",
@@ -73,16 +75,16 @@ _KEEP: Final = Insert(
 
 
 def counts(call: StoreCall) -> bool:
-    """Whether the call may change a counter or claim a key, and so must stand in the queue."""
+    """Whether the call may change a counter or claim a key, so that it needs its queue's lock."""
     return not call.dry_run and (call.action is not None or call.operation_key is not None)
 
 
-# Of a grant that was never used.
+# The ledger of a grant that was never used.
 _UNUSED: Final = GrantLedger()
 
 
 class _Done(NamedTuple):
-    """A row of `verifier.models.AgentOperation` to be, its columns in the order of `_REMEMBER`."""
+    """A new row of `verifier.models.AgentOperation`; columns in the order of `_REMEMBER`."""
 
     id: uuid.UUID
     grant_id: uuid.UUID
@@ -94,12 +96,12 @@ class _Done(NamedTuple):
 
 
 _Rows = Sequence[tuple[Any, ...]]
-# A statement, and what takes its rows.
+# A statement, and the function that takes its rows.
 _Read = tuple[Statement, Callable[[_Rows], None]]
 
 
 class _Locks:
-    """Those of the names of calls, and of the queues of what they may change."""
+    """Advisory locks of the calls' names (Idempotency-Key) and of the queues of their counters."""
 
     def __init__(self, calls: Sequence[Prepared]) -> None:
         self._names = [_number(b"call ", call.delivery.digest) if call.delivery else None for call in calls]
@@ -107,13 +109,13 @@ class _Locks:
             _number(b"use of ", call.queue.encode()) if isinstance(call, StoreCall) and counts(call) else None
             for call in calls
         ]
-        # Those that others hold.
+        # Those that other transactions hold.
         self._taken: set[int] = set()
         self._there_are = connection.vendor == "postgresql"
 
     def wait(self) -> None:
-        """Take them all. Raises django.db errors, and IdempotencyInProgressError."""
-        # Names first, and sorted, so that of two that wait neither waits for the other.
+        """Take all locks. Raises django.db errors, and IdempotencyInProgressError."""
+        # Names first, and sorted, so that two transactions cannot deadlock.
         try:
             self._wait_for(self._names)
         except OperationalError as error:
@@ -127,7 +129,7 @@ class _Locks:
             select(_WAIT, distinct)
 
     def tries(self) -> list[_Read]:
-        """Take those that nobody holds."""
+        """Take the locks that are free."""
         distinct = _distinct([*self._names, *self._queues])
         return [(Statement(_TRY, [distinct]), self._take)] if distinct and self._there_are else []
 
@@ -135,11 +137,11 @@ class _Locks:
         self._taken = {number for (number,) in rows}
 
     def held_up(self) -> dict[int, HeldUpError]:
-        """The places of calls whose lock another transaction holds, or a call before it."""
+        """The places of calls whose lock another transaction, or an earlier call here, holds."""
         held_up = {}
         seen: set[int] = set()
         for place, (name, queue) in enumerate(zip(self._names, self._queues, strict=True)):
-            # The same call twice: the second finds what came of the first.
+            # The same call twice in one group: the second must find the first's committed answer.
             if name in self._taken or name in seen:
                 held_up[place] = HeldUpError(_in_progress())
             elif queue in self._taken:
@@ -150,16 +152,17 @@ class _Locks:
 
 
 class Work:
-    """What these calls are judged by, as of their locks; each yes is known to the next. `write` writes all they change.
+    """The state that decides these calls, read under their locks; `write` writes all changes.
 
-    Until the transaction ends it holds the locks of the calls, but of those at the places of `held_up`. Calls of one agent at one
-    service provider follow each other, whichever of its grants they use, and so do those of a service provider under one
-    key. With `waits` it waits for who holds a lock, as long as the connection waits for locks. SQLite has one writer, so
+    Each call sees what the calls before it changed. It holds the calls' locks until the transaction
+    ends, except those of calls in `held_up`. Calls of one agent at one service provider are
+    serialised, across its grants, and so are calls of one service provider under one key. With
+    `waits` it waits for locks as long as the connection does. On SQLite, which has a single writer,
     it takes none.
     """
 
     def __init__(self, calls: Sequence[Prepared], *, waits: bool) -> None:
-        """Raises django.db errors, and IdempotencyInProgressError where it waited for another call under one key for too long."""
+        """Raises django.db errors, and IdempotencyInProgressError if a name stays locked."""
         self._rows: defaultdict[str, dict[uuid.UUID, GrantLedger]] = defaultdict(dict)
         self._states: Mapping[str, TokenState] = {}
         self._operations: dict[tuple[uuid.UUID, str], AgentOperation | _Done] = {}
@@ -170,7 +173,7 @@ class Work:
         self._drafts: list[Draft] = []
         self._answers: list[tuple[Prepared, Delivery, str]] = []
         locks = _Locks(calls)
-        # Locked before anything is read, so a call that waits here is judged by what is true afterwards.
+        # Lock before reading, so that a call that waited is decided by the state after the wait.
         if waits:
             locks.wait()
         reads = [] if waits else locks.tries()
@@ -181,24 +184,24 @@ class Work:
         self.held_up: Mapping[int, HeldUpError] = locks.held_up()
 
     def kept(self, call: Prepared) -> ProviderCall | None:
-        """What was answered under the name of the call, also where that is over."""
+        """The kept answer under the call's name, even if it has expired."""
         return self._kept.get(call.delivery.digest) if call.delivery else None
 
     def state_of(self, call: Prepared) -> TokenState | None:
-        """The token's rows; None where our signature stands under something we have no record of."""
+        """The token's rows; None for a token with our signature but without a record."""
         if call.claims is None:
             return None
         state = self._states.get(call.claims.jti)
         return state if state and state.is_of(call.claims, call.service_provider_id) else None
 
     def ledger(self, call: StoreCall) -> Ledger:
-        """The counters of the call's grant, together with those of the agent's other grants there."""
+        """The counters of the call's grant, including those of the agent's other grants there."""
         rows = self._rows[call.queue]
         own = rows.get(uuid.UUID(call.claims.grant_id))
         return (own or _UNUSED).counters([row for row in rows.values() if row is not own])
 
     def operation(self, call: StoreCall) -> Operation | None:
-        """What was allowed under the agent's key of this call, if that still counts."""
+        """The operation allowed under the agent's key of this call, if it is still remembered."""
         row = self._row_of_operation(call)
         if row is None or (row.expires_at is not None and row.expires_at <= call.now):
             return None
@@ -209,7 +212,7 @@ class Work:
             self._drafts.append(made)
 
     def count(self, call: StoreCall, before: Ledger, after: Ledger) -> None:
-        """Store what the grant has used by now."""
+        """Note the grant's new counters, for `write` and for later calls."""
         if after == before:
             return
         grant_id = uuid.UUID(call.claims.grant_id)
@@ -217,11 +220,11 @@ class Work:
         row.tat_us, row.uses = after.tat_us, after.uses
         row.spent = {key: list(counted) for key, counted in after.spent.items()}
         _, more = self._used.get(grant_id, (row, 0))
-        # As a difference, since the jobs add what Redis allowed and hold no queue.
+        # A difference: the jobs add uses that Redis allowed, and take no queue's lock.
         self._used[grant_id] = row, more + after.uses - before.uses
 
     def remember(self, call: StoreCall, answer: Mapping[str, Any]) -> None:
-        """Under the agent's key of this call, if it has one."""
+        """Remember the answer under the agent's key of this call, if it has one."""
         if call.operation_key is None or call.dry_run:
             return
         if (over := self._row_of_operation(call)) is not None:
@@ -240,15 +243,18 @@ class Work:
         self._done.append(row)
 
     def keep(self, call: Prepared, body: Mapping[str, Any]) -> None:
-        """Keep the answer to a call that has a name of the service provider's."""
+        """Keep the answer, if the service provider sent an Idempotency-Key."""
         if call.delivery is not None:
             self._answers.append((call, call.delivery, json.dumps(body)))
 
     def write(self) -> None:
-        """Raises django.db errors, and TemporarilyUnavailableError where a process without our locks was faster."""
+        """Write all changes.
+
+        Raises django.db errors, and TemporarilyUnavailableError on a lost race.
+        """
         acts = []
         if self._used:
-            # In the order of their ids, as the jobs hold them.
+            # In the order of grant ids, as the jobs lock them, so that neither deadlocks.
             used = sorted(self._used.values(), key=lambda each: each[0].grant_id)
             acts.append(_COUNT.of([(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used]))
         if self._over:
@@ -266,7 +272,7 @@ class Work:
         try:
             _, kept = _KEEP.run(rows, min(call.now for call, *_ in self._answers))
         except OperationalError as error:
-            # A process of the release before holds the row, and no lock of its name.
+            # A process of the previous release holds the row; it takes no lock of the name.
             if waited_too_long(error):
                 raise _in_progress() from error
             raise
@@ -276,7 +282,7 @@ class Work:
             )
 
     def _reads(self, calls: Sequence[Prepared]) -> list[_Read]:
-        """Each with what takes its rows."""
+        """The statements to run, each with the function that takes its rows."""
         reads: list[_Read] = []
         if digests := [call.delivery.digest for call in calls if call.delivery]:
             reads.append((_ANSWERS.of(digests), self._take_answers))
@@ -331,7 +337,10 @@ def _distinct(numbers: Iterable[int | None]) -> list[int]:
 
 
 def _number(kind: bytes, name: bytes) -> int:
-    """The number of an advisory lock of PostgreSQL: of two names with the same number one waits for the other, no more."""
+    """The number of an advisory lock.
+
+    If two names collide, one waits for the other; no harm is done.
+    """
     return int.from_bytes(hashlib.sha256(kind + name).digest()[:8], signed=True)
 
 

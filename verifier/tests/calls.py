@@ -1,4 +1,4 @@
-"""Calls of Redis's scripts by tests, in a loop of their own, and what is expected when they fail."""
+"""Calls to the Redis scripts from tests, on their own event loop, and their expected failures."""
 
 import asyncio
 import time
@@ -10,25 +10,25 @@ import pytest
 
 from tests.pace import within
 from verifier.flow import judge
-from verifier.services import home
-from verifier.services.basis import Basis
-from verifier.services.moment import Moment
-from verifier.services.turns import ALONE
-from verifier.services.web import Web, finished
+from verifier.services import epochs
+from verifier.services.batch_order import ALONE
+from verifier.services.elapsed import Moment
+from verifier.services.freshness import Basis
+from verifier.services.web_process import Web, run_to_end
 from verifier.stores import StoreCall, scripts
-from verifier.stores.connection import RedisAwayError, Servers
 from verifier.stores.database import Outcome
+from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Reply, read_reply
 
 T = TypeVar("T")
 NOW = 1_764_118_000_000_000
-# Long past every deadline, and far from what a hanging call would take.
+# Longer than any deadline, and much shorter than a hanging call.
 SLACK_SECONDS = 2.0
 QUICK = 0.05
 
 
 def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> T:
-    """What comes of `work` in a loop of its own, with connections of its own."""
+    """Run `work` on a new event loop with its own connections, and return its result."""
 
     async def main() -> T:
         servers = Servers(url, **given)
@@ -41,17 +41,18 @@ def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> 
 
 
 def decided(call: StoreCall) -> Outcome:
-    """What comes of a prepared call in the web process."""
-    web, basis = Web(call.now), Basis(Moment.now(), home.LEASE.current())
-    return finished(judge(web, call, basis, ALONE, lambda: None))
+    """Decide a prepared call as the web process does."""
+    web, basis = Web(call.now), Basis(Moment.now(), epochs.LEASE.current())
+    return run_to_end(judge(web, call, basis, ALONE, lambda: None))
 
 
 def judge_arguments(
     grant: uuid.UUID, *, interval: int = 1_000_000, jti: str = ""
 ) -> tuple[int, list[bytes], list[bytes | str | int]]:
-    """Shard, keys and arguments of one use of a grant, whose rate is one in `interval` µs with a huge burst.
+    """Return shard, keys and arguments of a use of a grant.
 
-    So its first use is answered by NOW + interval, which tells calls apart.
+    Its rate is one use per `interval` µs with a huge burst, so the first use is answered
+    NOW + interval, which tells calls apart.
     """
     shard = scripts.shard_of(grant)
     keys = [
@@ -94,7 +95,7 @@ async def use(
 
 
 async def begin(servers: Servers) -> None:
-    """Epoch 1, on a machine that may be busy."""
+    """Mark epoch 1, with retries for 20 s because the machine may be busy."""
     until = time.monotonic() + 20
     while True:
         try:
@@ -105,7 +106,7 @@ async def begin(servers: Servers) -> None:
 
 
 async def fails(call: Awaitable[Any]) -> RedisAwayError:
-    """The refusal of a call that must not be answered, in time."""
+    """Assert that the call fails in time, and return its error."""
     began = time.monotonic()
     with pytest.raises(RedisAwayError) as refused:
         await call
@@ -114,7 +115,7 @@ async def fails(call: Awaitable[Any]) -> RedisAwayError:
 
 
 async def heals(servers: Servers, grant: uuid.UUID, *, seconds: float = 10) -> Reply:
-    """The first answer, within some seconds."""
+    """Return the first answer that arrives within `seconds`."""
     until = time.monotonic() + seconds
     while True:
         try:

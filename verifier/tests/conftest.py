@@ -21,7 +21,7 @@ __all__ = ["place", "redis", "redis_server", "stage", "time", "verifier"]
 def redis_servers_running(
     request: pytest.FixtureRequest,
 ) -> Iterator[redis_servers.Server | redis_servers.Cluster]:
-    """One Redis, one Valkey, a cluster of three: what works on one works on all."""
+    """One Redis, one Valkey, a cluster of three: all must behave alike."""
     if request.param == "cluster":
         with redis_servers.cluster() as cluster:
             yield cluster
@@ -32,7 +32,7 @@ def redis_servers_running(
 
 @pytest.fixture
 def redis_url(redis_servers_running: redis_servers.Server | redis_servers.Cluster) -> str:
-    """The servers, empty."""
+    """The URL of the servers, emptied before each test."""
     for node in redis_servers_running.nodes:
         node.client().flushall()
     return redis_servers_running.url
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
     config.hook.pytest_deselected(items=left)
     for item in items:
-        # Other threads are to see what the test wrote.
+        # Commit, because other threads must see what the test wrote.
         item.add_marker(pytest.mark.django_db(transaction=True), append=False)
 
 
@@ -62,7 +62,7 @@ def own_redis(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server |
 def running(
     django_db_setup: None, django_db_blocker: Any, own_redis: redis_servers.Server | None
 ) -> Iterator[through.Running]:
-    """One endpoint for all tests: it is told to forget between them."""
+    """One endpoint for all tests; its caches are emptied between them."""
     with django_db_blocker.unblock(), through.running(own_redis.url if own_redis else "") as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""A follower in a loop of its own, driven by a test that makes its changes in the test's own thread."""
+"""A follower on its own event loop, driven by a test that makes changes in the test's thread."""
 
 import asyncio
 import base64
@@ -12,22 +12,22 @@ import pytest
 
 from registry.models import ServiceProvider
 from verifier.models import StateChange
-from verifier.services import watching
-from verifier.services.following import Follower, credentials_digest
-from verifier.services.snapshots import Known
-from verifier.services.state import state_since
-from verifier.services.watching import News
+from verifier.services import state_watcher
+from verifier.services.known_tokens import Known
+from verifier.services.state_cache import Follower, credentials_digest
+from verifier.services.state_changes import state_since
+from verifier.services.state_watcher import News
 from verifier.tests.scene import Scene
 
 T = TypeVar("T")
 
 
-# Stands among what was dropped where all of it was.
+# Recorded as dropped when the whole cache was.
 EVERYTHING = "everything"
 
 
 class _Told(Follower):
-    """Says what it was told, after it has acted on it."""
+    """A follower that runs hooks for each change, after it has applied the change."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -42,7 +42,7 @@ class _Told(Follower):
 
 
 class Followed:
-    """A follower, asked from outside its loop."""
+    """A follower, called from outside its event loop."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -53,11 +53,11 @@ class Followed:
         self._thread.start()
 
     def wait(self, awaited: Coroutine[Any, Any, T]) -> T:
-        """What it gives, run in the loop."""
+        """Run a coroutine on the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(awaited, self.loop).result(20)
 
     def call(self, asked: Callable[..., T], *arguments: Any) -> T:
-        """What it gives, called in the loop's thread."""
+        """Call a function in the loop's thread and return its result."""
 
         async def called() -> T:
             return asked(*arguments)
@@ -74,7 +74,7 @@ class Followed:
         return self.wait(self.follower.provider(header))
 
     def holds_provider(self, header: str) -> bool:
-        """Whether it is known whose credentials these are."""
+        """Whether the cache holds the service provider of these credentials."""
         return self.call(self.follower.held_provider, credentials_digest(header)) is not None
 
     def end(self) -> None:
@@ -86,9 +86,9 @@ class Followed:
 
 @contextmanager
 def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterator[Followed]:
-    """One that has looked once and looks every so many seconds; of what was before, it is told nothing again."""
+    """A started follower that polls every `look_seconds`; older changes are not reported again."""
     settle()
-    patch.setattr(watching, "LOOK_SECONDS", look_seconds)
+    patch.setattr(state_watcher, "LOOK_SECONDS", look_seconds)
     made = Followed()
     try:
         made.call(made.follower.start)
@@ -98,9 +98,9 @@ def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterato
 
 
 def settle() -> None:
-    """Wait until nothing is open that began before the newest change.
+    """Wait until no transaction is open that began before the newest change.
 
-    PostgreSQL numbers the transactions of all its databases together: those of the tests beside this one, too.
+    PostgreSQL numbers transactions per server, so those of tests in other databases count too.
     """
     newest, deadline = StateChange.objects.order_by("id").last(), time.monotonic() + 60
     while newest and state_since(newest.position).position <= newest.position and time.monotonic() < deadline:
@@ -108,13 +108,13 @@ def settle() -> None:
 
 
 def basic(place: Scene, secret: str | None = None) -> str:
-    """The header of a service provider's credentials."""
+    """The Authorization header of a service provider."""
     pair = f"{place.provider.pk}:{secret or place.secret}".encode()
     return "Basic " + base64.b64encode(pair).decode()
 
 
 def until(true: Callable[[], bool], seconds: float) -> float:
-    """Wait for it, at most so long; how many seconds it took."""
+    """Wait until `true()`, at most `seconds`; return the seconds it took."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began <= seconds, "it did not come to be"

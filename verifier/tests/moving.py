@@ -1,4 +1,4 @@
-"""Time that goes on only when told, and moves of the home without a keeper."""
+"""Clocks that only a test moves, and moves between replay caches without the epoch keeper."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,13 +15,13 @@ from audit.models import Event
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
-from verifier.services import home
-from verifier.stores.probe import RedisProbe
+from verifier.services import epochs
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
 
 class Passing:
-    """The wall clock of this host, the monotonic clock, and the database's: `ahead` is by how much ours differs from it."""
+    """Wall and monotonic clock of this host, and the database's clock, `ahead` seconds behind."""
 
     def __init__(self, travel: "time_machine.Traveller") -> None:
         self._travel = travel
@@ -36,7 +36,7 @@ class Passing:
         self._seconds += seconds
 
     def set_ahead(self, seconds: float) -> None:
-        """From now on this host's clock is so many seconds ahead of the database's."""
+        """Set this host's clock this many seconds ahead of the database's."""
         self._travel.shift(seconds - self._ahead)
         self._ahead = seconds
 
@@ -46,32 +46,32 @@ class Passing:
 
 @pytest.fixture
 def time(db: None) -> Iterator[Passing]:
-    """Nothing passes by itself, and this process has a new lease."""
+    """Stopped clocks, and a new lease for this process."""
     with pytest.MonkeyPatch.context() as patch, time_machine.travel(timezone.now(), tick=False) as travel:
         passing = Passing(travel)
-        patch.setattr(home, "database_clock", passing.database_clock)
-        patch.setattr(home, "LEASE", home.Lease(passing))
+        patch.setattr(epochs, "database_clock", passing.database_clock)
+        patch.setattr(epochs, "LEASE", epochs.Lease(passing))
         yield passing
 
 
 def leave(kind: str = "") -> bool:
-    """For the cache that the settings choose, unless another is named."""
-    row, _database_now = home.look()
-    kind = kind or home.configured()
-    return home.leave(epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now())
+    """Leave the current cache for `kind`, by default the one that the settings choose."""
+    row, _database_now = epochs.look()
+    kind = kind or epochs.configured_cache()
+    return epochs.leave(epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now())
 
 
 def begin(servers: frozenset[str] = frozenset()) -> bool:
-    """Begin the next epoch where the row leads; False where none is due. A Redis that the settings name is marked."""
-    row, _database_now = home.look()
-    if home.configured() == row.target == Home.Kind.REDIS and not servers:
+    """Mark a configured Redis and begin the next epoch in the row's target; False if not due."""
+    row, _database_now = epochs.look()
+    if epochs.configured_cache() == row.target == Home.Kind.REDIS and not servers:
         servers = RedisProbe().run_ids()
         RedisProbe().mark(row.epoch + 1)
     with transaction.atomic():
-        began_at = home.due(row)
+        began_at = epochs.due(row)
         if row.leaving_at is None or began_at is None:
             return False
-        home.begin(
+        epochs.begin(
             row,
             following=row.epoch + 1,
             servers=servers,
@@ -84,15 +84,15 @@ def begin(servers: frozenset[str] = frozenset()) -> bool:
 
 
 def move(time: Passing, kind: str = "", servers: frozenset[str] = frozenset()) -> Home:
-    """Leave, wait, begin: the new row, which this process has not looked at yet."""
+    """Leave, wait and begin the next epoch. This process has not read the returned row yet."""
     assert leave(kind)
-    time.shift(home.LEASE_SECONDS + home.MARGIN_SECONDS)
+    time.shift(epochs.LEASE_SECONDS + epochs.MARGIN_SECONDS)
     assert begin(servers)
     return Home.objects.get()
 
 
 def with_nonce(place: Scene, epoch: int = 2) -> dict[str, Any]:
-    """A question with a fresh proof that carries the present nonce of an epoch."""
+    """A request with a fresh proof that carries the current nonce of an epoch."""
     server = str(place.provider.pk) if epoch == 1 else f"{place.provider.pk}/{epoch}"
     token = place.token()
     proof = place.proof(token, nonce=nonces_of(server, timezone.now()).current)
@@ -100,7 +100,7 @@ def with_nonce(place: Scene, epoch: int = 2) -> dict[str, Any]:
 
 
 def unavailable(place: Scene, body: dict[str, Any]) -> None:
-    """Asked now, the answer is 503: nothing is spent, and it is no decision."""
+    """Assert that a request is answered 503, spends nothing and is not recorded as a decision."""
     decisions = Event.objects.exclude(kind=CLOCK_OFF)
     before = SpentProof.objects.count(), decisions.count()
     response = place.post(body)

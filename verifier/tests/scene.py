@@ -1,4 +1,4 @@
-"""One approved grant with its agent, human and service provider, and the rules every refusal must keep."""
+"""An approved grant with its agent, human and service provider, and the rules of every refusal."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.models import Event
 from audit.services import Actor
 from kms.services import ensure_key
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.tokens import issue_token, sign_issued
 from tests import receipts
@@ -40,17 +40,17 @@ def pay(value: str, **more: Any) -> dict[str, Any]:
 
 
 def key() -> str:
-    """A new name of an agent's operation."""
+    """A new idempotency key of an agent's operation."""
     return secrets.token_urlsafe(16)
 
 
-# The client of a new scene: Django's own, or one that speaks to the lean endpoint (tests/through.py).
+# The client of a new scene: Django's own, or one that calls the lean endpoint (tests/through.py).
 new_client: Callable[[], Client] = Client
 
 
 @dataclass
 class Scene:
-    """What `scene` made, and the acts of its people."""
+    """The objects that `scene` made, and what their owners can do."""
 
     grant: Grant
     agent: Agent
@@ -59,7 +59,7 @@ class Scene:
     secret: str
     signer: LocalSigner
     pem: str
-    client: Client = field(default_factory=lambda: new_client())  # noqa: PLW0108 — looked up when it is called, since tests put another in its place
+    client: Client = field(default_factory=lambda: new_client())  # noqa: PLW0108 — tests swap it
     # The event of the last refusal.
     denial: Event | None = None
 
@@ -79,14 +79,14 @@ class Scene:
         return make_proof(signer, access_token=token, **settings)
 
     def body(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        """A question with a new token and a fresh proof, unless `more` brings its own."""
+        """A request with a new token and a fresh proof, unless `more` brings its own."""
         body: dict[str, Any] = {"token": more.get("token") or self.token(), "method": "POST", "url": self.url}
         body |= more
         body.setdefault("proof", self.proof(body["token"]))
         return body if action is None else body | {"action": action}
 
     def post(self, body: object, *, secret: str | None = None, call_key: str | None = None) -> HttpResponse:
-        """Ask; `call_key` is the service provider's own Idempotency-Key."""
+        """Send a request; `call_key` is the service provider's own Idempotency-Key."""
         credentials = f"{self.provider.pk}:{secret or self.secret}".encode()
         headers = {"Authorization": "Basic " + base64.b64encode(credentials).decode()}
         if call_key is not None:
@@ -102,7 +102,7 @@ class Scene:
         )
 
     def ask(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        """The answer to a question, whatever it is."""
+        """Ask with a new request and return the answer, a yes or a no."""
         response = self.post(self.body(action, **more))
         assert response.status_code == 200, response.content
         answer: dict[str, Any] = json.loads(response.content)
@@ -117,7 +117,7 @@ class Scene:
 
 
 def scene(*capabilities: dict[str, Any], **envelope: Any) -> Scene:
-    """A new grant of these capabilities (reading the calendar if none) and envelope."""
+    """A new grant with this envelope and these capabilities (by default reading the calendar)."""
     ensure_key(purpose="token", actor=SYSTEM, now=timezone.now())
     made = seed(capabilities=list(capabilities) or [READ], envelope=envelope)
     return Scene(
@@ -132,7 +132,7 @@ def scene(*capabilities: dict[str, Any], **envelope: Any) -> Scene:
 
 
 def change(rows: QuerySet[Any], **values: Any) -> None:
-    """Change rows as no service does, and publish it as a service would."""
+    """Change rows in a way no service does, and publish the change as a service would."""
     subject = Subject(rows.model.__name__.lower())
     with transaction.atomic():
         for row in rows:
@@ -141,9 +141,9 @@ def change(rows: QuerySet[Any], **values: Any) -> None:
 
 
 def counters() -> list[Any]:
-    """Everything a decision may use up."""
+    """Everything a decision may consume."""
     return [
-        # A row that says nothing was used is only the place where decisions queue.
+        # A row without any use exists only as a lock.
         list(GrantLedger.objects.exclude(uses=0, tat_us=None, spent={}).order_by("pk").values()),
         list(AgentOperation.objects.order_by("pk").values()),
         list(Confirmation.objects.filter(status="confirmed").order_by("pk").values()),
@@ -177,7 +177,7 @@ def refused(
     secret: str | None = None,
     call_key: str | None = None,
 ) -> dict[str, Any]:
-    """Ask, and hold the refusal to U1 to U6 of the security cases; gives back its body."""
+    """Send a request, assert U1 to U6 of the security cases for its refusal, return the body."""
     before, known = counters(), set(Event.objects.values_list("pk", flat=True))
     with _logs() as lines:
         response = place.post(body, secret=secret, call_key=call_key)
@@ -195,7 +195,7 @@ def refused(
     place.denial = Event.objects.filter(outcome="denied").exclude(pk__in=known).get()
     # U5
     assert response["Cache-Control"] == "no-store"
-    # U2, U6: nothing that could be used again, in the answer, the log or the event.
+    # U2, U6: neither the answer, the log nor the event contains anything reusable.
     if isinstance(body, dict):
         kept = [response.content.decode(), *lines, json.dumps(place.denial.data)]
         for name in ("token", "proof", "idempotency_key"):
@@ -207,5 +207,5 @@ def refused(
 
 @pytest.fixture
 def place(db: None) -> Scene:
-    """Reading the calendar, without an envelope."""
+    """A grant to read the calendar, without an envelope."""
     return scene()

@@ -1,4 +1,4 @@
-"""The scripts of Redis with their arguments by name, and a look at what they wrote."""
+"""Calls to the Redis scripts with named arguments, and access to what they wrote."""
 
 import json
 import uuid
@@ -11,8 +11,8 @@ from redis.cluster import RedisCluster
 
 from agentauth.protocol.limits import Rate
 from verifier.stores import scripts
+from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.scripts import Reply, read_reply
-from verifier.stores.sync_connection import SyncServers, sync_client
 
 NOW = 1_764_118_000_123_457
 BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()
@@ -92,7 +92,7 @@ class Stage:
         return "".join(entry[b"o"].decode() for entry in self.events())
 
     def everything(self) -> dict[bytes, bytes]:
-        """All keys with what they hold."""
+        """All keys with their values."""
         return {key: self.client.dump(key) for key in self.client.scan_iter()}
 
 

@@ -1,4 +1,4 @@
-"""Decisions as the fast verifier leaves them in Redis, for the tests of what takes them over."""
+"""Decisions as the verifier process writes them to Redis, for tests of the outbox."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def encoded(base: object) -> bytes:
 
 
 def decided(grant: Grant, /, **more: Any) -> dict[str, Any]:
-    """The base of a yes to reading, with the members the fast verifier writes; `more` overrides."""
+    """The base JSON of a yes to reading, with all members that a verifier writes, and `more`."""
     base: dict[str, Any] = {
         "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "request", "sp": str(grant.service_provider_id),
         "agent": str(grant.agent_id), "human": str(grant.agent.human_id), "grant": str(grant.pk), "jti": "j",
@@ -37,12 +37,12 @@ def decided(grant: Grant, /, **more: Any) -> dict[str, Any]:
 
 
 def proved(base: bytes) -> dict[str, bytes]:
-    """The fields of an entry that its writer vouches for."""
+    """The fields of an entry with a valid MAC of its writer."""
     return {"b": base, "m": mac_of(base)}
 
 
 class OneStream:
-    """Stands for Redis with one entry in its first shard, where a test has no server."""
+    """Stands for Redis with one entry in its first shard, for tests without a server."""
 
     def __init__(self, base: bytes) -> None:
         self.entries = [(b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base, b"m": mac_of(base)})]
@@ -69,20 +69,20 @@ def redis_server() -> Iterator[redis_servers.Server]:
 
 @pytest.fixture
 def redis(redis_server: redis_servers.Server) -> Iterator[Redis]:
-    """One server, empty."""
+    """One empty server."""
     with redis_server.client() as client:
         client.flushall()
         yield client
 
 
 class Verifier:
-    """What the fast verifier writes of one grant, in one shard."""
+    """Writes what the verifier process writes for one grant in one shard."""
 
     def __init__(self, redis: Redis | RedisCluster, place: Scene, shard: int = 0) -> None:
         self.redis, self.place, self.shard, self.epoch, self.number = redis, place, shard, 1, 0
 
     def write(self, outcome: str = "a", base: object = None, **more: Any) -> str:
-        """One entry; gives the id of its event."""
+        """Write one entry and return the id of its event."""
         self.number += 1
         made = decided(self.place.grant, **more) if base is None else base
         text = made if isinstance(made, bytes) else encoded(made)
@@ -111,7 +111,7 @@ def losses() -> list[dict[str, Any]]:
 
 
 def assert_whole(now: datetime) -> None:
-    """The oracle's rule: counters equal events; and the log proves itself."""
+    """Assert that counters equal events, and that the log proves itself."""
     seal_audit(now=now)
     assert verify_log().ok
     assert list(counters(list(Event.objects.filter(kind=kinds.DECISION_ALLOWED)))) == []

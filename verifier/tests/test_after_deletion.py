@@ -1,4 +1,4 @@
-"""A token that has not ended when its person is deleted: it is refused for its grant's state, not for erased terms."""
+"""After a human is deleted, a live token is refused for its grant's state, not for erased terms."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Servers of Redis that forget without a restart: by a clock that jumps, or since another's memory took the place of their own."""
+"""Redis servers that lose data without a restart: by a clock jump, or by another server's data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +15,14 @@ from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.redis_servers import Server
 from verifier.models import Home
-from verifier.services.home import look
-from verifier.services.keeper import Keeper
-from verifier.stores import light
-from verifier.stores.light import APART_US
-from verifier.stores.node import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
-from verifier.stores.probe import RedisProbe
+from verifier.services.epoch_keeper import Keeper
+from verifier.services.epochs import look
+from verifier.stores import redis_decisions
+from verifier.stores.redis_connection import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
+from verifier.stores.redis_decisions import APART_US
+from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import Code
-from verifier.stores.sync_connection import SyncServers, sync_client
 from verifier.tests.moving import Passing
 from verifier.tests.stage import Stage
 
@@ -37,14 +37,14 @@ def server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Serve
 
 
 def spend(stage: Stage, *, late: float = 0, **more: int) -> Code:
-    """One proof, as a verification does whose host's clock is `late` s behind that of Redis."""
+    """Spend one proof, from a host whose clock is `late` seconds behind Redis."""
     now = microseconds(timezone.now() - timedelta(seconds=late))
     given = {"ttl": 85_000, "apart": APART_US} | more
     return stage.judge(jti="one", now=now, rate=None, **given).code
 
 
 def at_home() -> None:
-    """The first epoch is in Redis, as it is now."""
+    """Begin the first epoch in Redis as it is now."""
     look()
     probe = RedisProbe()
     probe.mark(1)
@@ -52,14 +52,14 @@ def at_home() -> None:
 
 
 def after_a_turn() -> tuple[int, str, bool]:
-    """After one more turn of a keeper: the epoch, where it is being left for, and whether the servers are the epoch's."""
+    """After one more turn of a keeper: epoch, target, and whether the servers are the epoch's."""
     Keeper().keep(RedisProbe(), timezone.now())
     row = Home.objects.get()
     return row.epoch, row.leaving_for, RedisProbe().run_ids() <= set(row.servers)
 
 
 def test_RF_5_a_proof_that_redis_forgets_too_early_does_not_pass_again(stage: Stage) -> None:
-    """Its clock runs two seconds ahead of everybody's; all else is about a fiftieth of what it is."""
+    """Redis's clock is 2 s ahead of all others; the time to live is a fiftieth of the real one."""
     short = {"ttl": 1_700, "apart": 1_000_000}
     assert (spend(stage, **short), spend(stage, **short)) == (Code.OK, Code.REPLAYED)
     sleep(2)
@@ -78,12 +78,12 @@ def test_by_a_clock_that_is_off_nothing_is_judged(stage: Stage, late: float) -> 
 
 
 def test_a_proof_is_remembered_for_as_long_as_it_may_come_by_the_worst_of_clocks() -> None:
-    """Redis' clock as far behind as it may be when it is spent, as far ahead as it may be when it comes again."""
-    remembered = SPEND_SECONDS + light.SLACK_MS / 1000
+    """Worst case: Redis's clock is slow when the proof is spent and fast when it comes again."""
+    remembered = SPEND_SECONDS + redis_decisions.SLACK_MS / 1000
     assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
-    # Nor is a rate's time gone before it has passed for the call that comes last.
-    assert light.EARLY_MS > 2 * APART_US / 1000
-    assert (APART_US, light.SLACK_MS, light.EARLY_MS) == (12_000_000, 20_000, 25_000)
+    # A rate must also be remembered until the latest possible call.
+    assert redis_decisions.EARLY_MS > 2 * APART_US / 1000
+    assert (APART_US, redis_decisions.SLACK_MS, redis_decisions.EARLY_MS) == (12_000_000, 20_000, 25_000)
 
 
 @pytest.mark.parametrize("ahead", [90, -90])
@@ -105,7 +105,7 @@ def replica_of(one: Server, other: Server) -> None:
 
 
 def promoted(one: Server, after: Server) -> None:
-    """`one` takes over from `after`, of which it has everything."""
+    """Promote `one` to primary after it has replicated everything from `after`."""
     sent = after.client().info("replication")["master_repl_offset"]
     until = monotonic() + 20
     while one.client().info("replication")["slave_repl_offset"] < sent:
@@ -129,7 +129,7 @@ def test_RF_5_a_replica_that_takes_over_at_the_same_address_is_another_server(
         promoted(other, server)
         server.freeze()
         proxy.lead_to(other.port)
-        # It has the marker, and perhaps every proof but the last ones.
+        # The replica has the marker, but may lack the last proofs.
         assert other.client().get("aa:{07}:epoch") == b"1"
         with pytest.raises(RedisAwayError):
             spend(stage)
@@ -139,7 +139,7 @@ def test_RF_5_a_replica_that_takes_over_at_the_same_address_is_another_server(
 
 
 def test_RF_5_a_primary_that_was_a_replica_in_between_is_another_server(server: Server) -> None:
-    """The same process at the same address, with the memory of one that had lagged behind."""
+    """The process and address are the same, but its data is that of a replica that lagged."""
     with redis_servers.server(server.program) as other:
         replica_of(other, server)
         at_home()
@@ -153,7 +153,7 @@ def test_RF_5_a_primary_that_was_a_replica_in_between_is_another_server(server: 
 
 @contextmanager
 def staged(server: Server) -> Iterator[Stage]:
-    """A verifier in the first epoch, with a connection that it keeps."""
+    """A verifier in the first epoch that keeps its connection."""
     at_home()
     expected = frozenset(Home.objects.get().servers)
     stage = Stage(server.url, server.client())
@@ -165,9 +165,9 @@ def staged(server: Server) -> Iterator[Stage]:
 def test_RF_5_nor_does_a_connection_that_lived_through_it_let_a_proof_pass_twice(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proof that was spent after the copy was made; the verifier asked while it was a copy, and is refused from then on."""
-    # However quick it goes.
-    monkeypatch.setattr("verifier.stores.node.KNOWN_SECONDS", 600)
+    """The proof was spent after the copy was made. From then on, the connection must fail."""
+    # No periodic check may help, however fast the test runs.
+    monkeypatch.setattr("verifier.stores.redis_connection.KNOWN_SECONDS", 600)
     with redis_servers.server(server.program) as other:
         replica_of(other, server)
         with staged(server) as stage:
@@ -192,7 +192,7 @@ def test_RF_5_nor_one_that_asked_nothing_meanwhile(server: Server) -> None:
             replica_of(server, other)
             promoted(server, other)
             sleep(KNOWN_SECONDS)
-            # The script runs, and nobody is told what it said.
+            # The script runs, but its result is discarded.
             with pytest.raises(ForgetfulServerError):
                 spend(stage)
             with pytest.raises(RedisAwayError):

@@ -1,4 +1,4 @@
-"""The very same call of a service provider again, after its proof was spent in Redis and its decision rolled back."""
+"""A service provider repeats a call that spent its proof in Redis and then rolled back."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from audit.models import Event
 from tests import previous_release, through
 from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
-from verifier.services.basis import Basis
+from verifier.services.freshness import Basis
 from verifier.stores import Spent, StoreCall, database, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
@@ -30,7 +30,7 @@ from verifier.tests.test_store_contract import BUDGET, call, named, payment, wor
 pytestmark = [pytest.mark.redis, pytest.mark.django_db(transaction=True)]
 
 SECOND = 1_000_000
-# Any 32 bytes: also such as mean something in a pattern, or end a text.
+# Any 32 bytes are a valid mark, including pattern characters and a terminating NUL.
 MARK = bytes(range(32, 62)) + b"\x00%"
 
 
@@ -51,7 +51,7 @@ def hold(stage: Stage, mark: bytes = MARK, **more: Any) -> Code:
 def test_the_very_same_call_passes_again_for_a_while_and_no_other_ever(stage: Stage) -> None:
     proof = scripts.proof_key(SHARD, "jkt", "one")
     assert hold(stage) is Code.OK
-    # The times of two hosts differ: back, too. The first time counts.
+    # Clocks of two hosts differ, so times may go back. The time of the first call counts.
     for seconds in (1, -10, 19):
         assert hold(stage, now=NOW + seconds * SECOND) is Code.OK
     before = stage.everything()
@@ -59,12 +59,12 @@ def test_the_very_same_call_passes_again_for_a_while_and_no_other_ever(stage: St
     assert [hold(stage, now=NOW + seconds * SECOND) for seconds in (60, 90)] == [Code.REPLAYED] * 2
     for other in (b"", MARK[:-1] + b"#", b"1" * 32):
         assert hold(stage, other) is Code.REPLAYED
-    # A rehearsal has no mark.
+    # A dry run has no mark.
     assert hold(stage, b"", ttl=0) is Code.REPLAYED
     assert stage.everything() == before
     for mode in ("yes", "no"):
         assert stage.judge(mode=mode, jti="one").code is Code.REPLAYED
-    # It is forgotten no later and no earlier than the first said.
+    # The proof keeps the expiry that the first call set.
     assert hold(stage, ttl=300_000) is Code.OK
     assert 100_000 < stage.client.pttl(proof) <= 125_000
 
@@ -82,11 +82,11 @@ def test_one_use_is_set_aside_however_often_it_is_asked(stage: Stage) -> None:
     assert held.tat_us == held.before_us + RATE.interval_us
     assert [ask(now=NOW + each) for each in (1, 2)] == [held, held]
     assert stage.tat() == held.tat_us
-    # Somebody else takes the last one, which is not this call's.
+    # Another call takes the last use, which is not the one reserved for this call.
     assert stage.judge().code is Code.OK
     assert ask() == held
     assert stage.give_back(held).tat_us == held.tat_us
-    # Where it is too late nothing is said that could be given back.
+    # Too late, the reply reports no use that could be given back.
     for seconds in (30, 61):
         assert (late := ask(now=NOW + seconds * SECOND)).tat_us == late.before_us
 
@@ -114,12 +114,12 @@ def test_what_redis_decided_under_a_name_is_told_again_and_nothing_is_written(st
     first = ask()
     assert first.code is Code.OK
     before = stage.everything()
-    # The times of two hosts differ: back, too.
+    # Clocks of two hosts differ, so times may go back.
     for seconds in (1, -10, 59):
         again = ask(now=NOW + seconds * SECOND, told=b"another id")
         assert (again.code, again.number) == (Code.AGAIN, 0)
         assert again.kept == b"a%d %d 0 the id" % (NOW, first.tat_us)
-        # Nor does a no outrank it, unless the token has ended.
+        # A no does not outrank it either, unless the token has ended.
         assert ask(mode="no", told=b"{}").kept == again.kept
     assert stage.everything() == before
     for other in (b"", MARK[:-1] + b"#"):
@@ -147,14 +147,14 @@ def test_that_a_rate_was_used_up_is_told_again(stage: Stage) -> None:
 
 
 def test_a_rehearsal_under_a_name_keeps_nothing(stage: Stage) -> None:
-    """Python gives it no mark; nor would one be kept."""
+    """Python sends no mark for a dry run, and the script would not keep one."""
     for _ in range(2):
         assert stage.judge(jti="one", mark=MARK, ttl=0).code is Code.OK
     assert stage.judge(jti="one", mark=MARK).code is Code.OK
 
 
 def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
-    """A grant's changes may send the same call the other way."""
+    """A change of the grant may route the same call the other way."""
     assert hold(stage) is Code.OK
     assert [stage.judge(mode=mode, jti="one", mark=MARK).code for mode in ("yes", "no")] == [Code.HELD] * 2
     stage.judge(mode="no", jti="two", mark=MARK, told=b"{}")
@@ -163,7 +163,7 @@ def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
 
 @pytest.mark.history
 def test_the_version_before_answers_nothing_where_this_one_decided_in_redis(stage: Stage) -> None:
-    """It sets aside for every call that has a name. Its script fails there, which is 503, and writes nothing."""
+    """It reserves a use for every named call. Here its script fails (503) and writes nothing."""
     stage.judge(jti="one", mark=MARK, told=b"the id")
     before = stage.everything()
     source = previous_release.file("verifier/stores/judge.lua")
@@ -178,7 +178,7 @@ def test_the_version_before_answers_nothing_where_this_one_decided_in_redis(stag
 
 
 def fail(one: StoreCall, patch: pytest.MonkeyPatch) -> None:
-    """It is judged, and not committed."""
+    """Decide the call, and fail before the commit."""
 
     def aborted() -> None:
         raise TemporarilyUnavailableError
@@ -205,7 +205,7 @@ def test_a_commit_that_fails_costs_the_call_nothing(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("at_home")
 def test_what_was_set_aside_is_not_given_back_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be given back twice, once of somebody else's: the second try finds it set aside and gives it back as well."""
+    """Otherwise the use is given back twice, the second time at the expense of another call."""
     place = scene(PAY, budgets=[BUDGET], max_requests_per_minute=6, max_burst=1)
     dear = replace(payment(place, "11.00"), delivery=named(place))
     fail(dear, monkeypatch)
@@ -220,7 +220,7 @@ def test_once_it_was_committed_it_never_passes_again_whatever_became_of_its_row(
     place = scene(PAY)
     mine = replace(payment(place), delivery=named(place))
     assert words(decided(mine)) == "yes"
-    # The time from which the row is anybody's.
+    # From this time on, the row no longer keeps its name.
     assert words(decided(replace(mine, now=mine.now + timedelta(seconds=60)))) == "replayed"
     for seconds, told in ((25, "unsure"), (59, "unsure"), (60, "replayed")):
         ProviderCall.objects.all().delete()
@@ -244,7 +244,7 @@ def test_another_body_under_the_key_is_another_call(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("at_home")
 def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_it_comes() -> None:
-    """It would give back those of other calls, since the same bytes are let pass again."""
+    """The same bytes pass the script again, so each repeat would give back uses of other calls."""
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=3)
     mine = replace(payment(place), delivery=named(place))
     assert words(decided(mine)) == "yes"
@@ -262,7 +262,7 @@ def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_
 def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
     dry_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rehearsal under a name keeps nothing, so its repeat has another yes."""
+    """A named dry run keeps nothing, so its repeat is a new yes."""
     place, check = scene(READ), Basis.check
     mine = replace(call(place, dry_run=dry_run), delivery=named(place))
 
@@ -281,7 +281,7 @@ def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
 
 @pytest.mark.usefixtures("at_home")
 def test_named_call_that_waited_too_long_is_not_decided() -> None:
-    """By then the answer of its first try may be gone. Without a name its proof, spent in time, is enough."""
+    """The kept answer of its first try may have expired. An unnamed call needs only its proof."""
     place, spent = scene(PAY), Spent(first=True, elsewhere=True)
     late, named_one = (
         replace(each, now=each.now - stores._MOST_WAIT) for each in (payment(place), payment(place))

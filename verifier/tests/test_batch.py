@@ -1,4 +1,4 @@
-"""POST /v1/verify/batch: many questions in one call, each judged and answered as if it had come alone."""
+"""POST /v1/verify/batch: many requests in one call, each decided and answered as if sent alone."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from audit.models import Event
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
-from verifier.services.turns import MAX_UNDER_WAY
+from verifier.services.batch_order import MAX_UNDER_WAY
 from verifier.stores import StoreCall, database
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
@@ -63,7 +63,7 @@ def test_each_is_answered_in_its_place_as_if_it_had_come_alone() -> None:
     expected = ["valid", "no_capability", "constraint", "valid", "malformed", "valid", "max_uses"]
     assert verdicts(answers) == expected
     assert [answer["limits"]["uses_remaining"] for answer in answers if answer["valid"]] == [2, 1, 0]
-    # One event each.
+    # One event per request.
     outcomes = Event.objects.filter(kind__startswith="verifier.decision").values_list("outcome", flat=True)
     assert Counter(outcomes) == {"success": 3, "denied": 4}
 
@@ -93,7 +93,7 @@ def test_questions_of_one_grant_are_judged_in_their_order_whichever_token_is_kno
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_DJ_25_each_question_counts_as_a_call_of_its_service_provider(place: Scene, count: int) -> None:
-    """More than what is allowed at once is let in too, or it never could be: what comes next waits for it."""
+    """A batch above the burst is accepted too, or it never could be; later calls wait for it."""
     with one_call_a_minute():
         assert len(ask(place, *[place.body(LOOK) for _ in range(count)])) == count
         answer = post(place, {"requests": [place.body(LOOK)]})
@@ -133,7 +133,7 @@ def test_a_bad_one_is_answered_with_its_error_and_the_others_proceed(
     answers = ask(place, place.body(LOOK), change(place.body(LOOK)), place.body(LOOK))
     assert verdicts(answers) == ["valid", "invalid_request", "valid"]
     assert answers[1].keys() == {"error", "error_description"}
-    # It is an event, and says whose call it was; no token stands in it.
+    # The event names the calling provider and contains no token.
     event = Event.objects.get(kind="audit.request.refused")
     assert (event.actor_id, event.service_provider_id) == (str(place.provider.pk), place.provider.pk)
     assert event.data == {"error": "invalid_request", "route": "POST v1/verify/batch"}
@@ -188,7 +188,7 @@ def test_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> 
     body = json.dumps({"requests": [filler] * 16})
     assert 1_000_000 < len(body) < 1_048_576
     assert set(verdicts(json.loads(post(place, body.encode()).content)["results"])) == {"malformed"}
-    # To the byte: spaces are part of a body.
+    # The limit is exact to the byte, and spaces count.
     exact = body.encode() + b" " * (1_048_576 - len(body))
     assert post(place, exact).status_code == 200
     response = post(place, exact + b" ")
@@ -198,7 +198,7 @@ def test_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> 
 
 
 def test_a_body_without_a_length_is_not_read(place: Scene) -> None:
-    """As of a chunked request: the length is what bounds the reading."""
+    """A chunked request has no length, and the length is what bounds the read."""
     body = json.dumps({"requests": [place.body(LOOK)]})
     response = place.client.post(
         "/v1/verify/batch",
@@ -253,7 +253,7 @@ def test_a_database_that_stays_away_is_not_asked_256_times(monkeypatch: pytest.M
 
     questions = [place.body(LOOK)] * 20
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.web.token_keys", failing)
+        patch.setattr("verifier.services.web_process.token_keys", failing)
         answers = ask(place, *questions)
     assert set(verdicts(answers)) == {"temporarily_unavailable"}
     assert len(tries) == 3

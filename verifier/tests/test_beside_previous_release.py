@@ -1,4 +1,4 @@
-"""The version before and this one share rows and streams: what one debits or writes, the other finds, with nothing copied."""
+"""The previous release and this one share rows and streams; each counts what the other wrote."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from verifier.tests.test_two_grants import second, verdict
 
 pytestmark = [pytest.mark.postgres, pytest.mark.history, pytest.mark.django_db(transaction=True)]
 
-# Each line a question of this service provider; the answers in their order. It imports nothing of this version.
+# Answers the requests on stdin in order. Imports only modules of the previous release.
 ASKS = """
 import json, sys
 import django
@@ -45,13 +45,13 @@ print(json.dumps([
 """
 
 
-# It takes over what waits in Redis, and says how many events that were.
+# Drains Redis with the previous release's outbox and prints the number of events.
 DRAINS = """
 import json, sys
 import django
 django.setup()
 from django.utils import timezone
-from verifier.services.draining import drain_redis
+from verifier.services.outbox import drain_redis
 json.load(sys.stdin)
 print(json.dumps([drain_redis(now=timezone.now())]))
 """
@@ -63,7 +63,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
-    """What the version before answers to these payments, in a process of its own on this database."""
+    """The previous release's answers to these payments, from its own process on this database."""
     told = {
         "provider": str(payments[0][0].provider.pk),
         "questions": [place.body(pay(value), idempotency_key=key()) for place, value in payments],
@@ -72,7 +72,10 @@ def paid_there(root: Path, *payments: tuple[Scene, str]) -> list[Any]:
 
 
 def run_there(root: Path, script: str, told: object, **more: str) -> list[Any]:
-    """What a script prints in a process of the version before, on this database. `more` goes into its environment."""
+    """Run a script of the previous release on this database and return what it printed.
+
+    `more` extends its environment.
+    """
     at = connection.settings_dict
     url = f"postgres://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{at['PORT']}/{at['NAME']}"
     environment = {
@@ -116,13 +119,13 @@ def test_what_the_version_before_spent_counts_here_and_nothing_twice(earlier: Pa
     place = scene(PAY, budgets=[month])
     [there] = paid_there(earlier, (place, "2.00"))
     assert left(there) == "8.00"
-    # The same grant at both, then another one that overlaps it.
+    # The same grant in both releases, then another one whose budget overlaps.
     assert left(place.pay("1.00")) == "7.00"
     other = replace(place, grant=second(place, PAY, budgets=[month]))
     assert left(other.pay("2.00")) == "5.00"
     assert [left(each) for each in paid_there(earlier, (other, "1.00"), (place, "1.00"))] == ["4.00", "3.00"]
     assert left(other.pay("1.00")) == "2.00"
-    # Revoked and asked for again: full nowhere.
+    # A new grant after the revocation starts with the spent budget in both releases.
     again = asked_again(other, PAY, budgets=[month])
     assert left(again.pay("1.00")) == "1.00"
     [there] = paid_there(earlier, (again, "1.00"))

@@ -1,4 +1,4 @@
-"""A loop that is busy with signatures says nothing about Redis."""
+"""An event loop busy with signatures must not make Redis look unavailable."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ import pytest
 
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
-from verifier.stores import node
-from verifier.stores.connection import Servers
-from verifier.stores.node import GRACE_SECONDS, Line, Node, RedisAwayError
+from verifier.stores import redis_connection
+from verifier.stores.redis_connection import GRACE_SECONDS, Line, Node, RedisAwayError
+from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import begin, on_loop, use
 
 
 @pytest.mark.redis
 def test_a_calls_time_begins_when_it_leaves() -> None:
-    """The server takes half of the time it has; before that, the call waited for three times as long to be sent."""
+    """The loop delays sending by 2.5 times the deadline; then the network takes half of it."""
     with redis_servers.server() as server, fault_proxy(server.port) as proxy:
         on_loop(server.url, begin)
 
@@ -48,7 +48,7 @@ class _Alarm(SimpleNamespace):
 
 
 class _Loop:
-    """Its clock stands still for a turn, as uvloop's does; the true one, `clock`, goes on."""
+    """Its clock stands still during a turn, as uvloop's does; `clock` is the true time."""
 
     def __init__(self) -> None:
         self.now = self.clock = 100.0
@@ -70,7 +70,7 @@ class _Loop:
         return self._futures.create_future()
 
     def turn(self, *, lasts: float = 0) -> None:
-        """What was asked for soon is done once the turn has lasted so long."""
+        """Run the scheduled callbacks after `lasts` seconds."""
         self.clock += lasts
         calls, self._soon = self._soon, []
         for call in calls:
@@ -78,7 +78,7 @@ class _Loop:
         self.now = self.clock
 
     def wait(self, seconds: float) -> None:
-        """Nothing to do but alarms."""
+        """Pass time in which only timers fire."""
         end = self.clock + seconds
         while due := [each for each in self._alarms if each.at <= end]:
             first = min(due, key=_Alarm.when)
@@ -92,7 +92,7 @@ class _Loop:
 
 
 class _Transport:
-    """Of `high` bytes, it keeps as many for the end of the turn."""
+    """Buffers up to `high` bytes until the end of the turn."""
 
     high = 65536
 
@@ -114,7 +114,7 @@ class _Transport:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Loop]:
     made = _Loop()
-    monkeypatch.setattr(node, "monotonic", lambda: made.clock)
+    monkeypatch.setattr(redis_connection, "monotonic", lambda: made.clock)
     monkeypatch.setattr("asyncio.get_running_loop", lambda: made)
     yield made
     made.close()
@@ -156,7 +156,7 @@ def test_RF_19_what_has_not_left_is_not_overdue(loop: _Loop, line: Line, transpo
     line.ask(b"first", loop.now + 0.1)
     loop.turn()
     line.data_received(b"+OK\r\n")
-    # The first one's alarm is still set; the second is asked, and the loop comes to its alarms before it is sent.
+    # The first call's timer is still set and fires before the second call is sent.
     asked = line.ask(b"second", loop.now + 0.05)
     loop.wait(0.2)
     assert not transport.is_given_up

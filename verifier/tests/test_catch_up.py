@@ -1,4 +1,4 @@
-"""A process that stood still hears what changed meanwhile before it answers."""
+"""A process that was stopped learns of missed changes before it answers."""
 
 import asyncio
 import json
@@ -14,18 +14,18 @@ from registry.services.grants import revoke_grant
 from tests.equal import INTROSPECT, VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
-from verifier.services import following, moment
-from verifier.services.following import Follower
-from verifier.services.moment import Moment
-from verifier.services.watching import Look, News
+from verifier.services import elapsed, state_cache
+from verifier.services.elapsed import Moment
+from verifier.services.state_cache import Follower
+from verifier.services.state_watcher import Look, News
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
 
 def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As while the database is frozen: what is known is good for five seconds, and no call is held up for it."""
+    """While the database is frozen, cached state is good for 5 s, and only the first call waits."""
     at = [1_000.0]
-    monkeypatch.setattr(moment, "monotonic", lambda: at[0])
-    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 0.05)
+    monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
+    monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 0.05)
 
     async def waits(follower: Follower) -> bool:
         task = asyncio.create_task(follower.caught_up())
@@ -51,10 +51,10 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
 def test_a_look_that_began_before_a_standstill_is_not_the_one_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its query was under way when the process stood still: it saw nothing of what was revoked meanwhile."""
+    """Its query ran before the stop, so it missed revocations made during the stop."""
     at = [1_000.0]
-    monkeypatch.setattr(moment, "monotonic", lambda: at[0])
-    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 20)
+    monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
+    monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
 
     async def work() -> None:
         follower = Follower()
@@ -114,8 +114,8 @@ def test_RV_3_a_process_that_stood_still_hears_what_changed_before_it_answers(
         return bool(body["active" if path == INTROSPECT else "valid"])
 
     assert good(both._lean(question()))
-    monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
-    monkeypatch.setattr(following, "_CATCH_UP_SECONDS", 20)
+    monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     slept[0] += 3
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""Tokens of certified keys, as the endpoints answer them: good within the certificate, forged beyond it."""
+"""Tokens of certified keys at the endpoints: valid within the certificate, forged beyond it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db
 
 
 def held(**changed: Any) -> LocalSigner:
-    """A key that a process holds; `changed` stands in its certificate instead."""
+    """A certified key; `changed` replaces what its certificate says."""
     private_key = PrivateKey.generate()
     row = certify(private_key.public, process=1, now=timezone.now())
     if changed:
@@ -42,7 +42,7 @@ def held(**changed: Any) -> LocalSigner:
 
 
 def asked(place: Scene, by: LocalSigner) -> str:
-    """The verdict over the place's own token, signed by this key."""
+    """The verdict on the scene's own token, signed by this key."""
     token = sign_token(claims_of(place, place.token()), by)
     return verdict(refused(place, place.body(LOOK, token=token)))
 

@@ -1,4 +1,4 @@
-"""A host whose clock is not the database's: it changes nothing, and the log has one event of it."""
+"""A host whose clock differs from the database's changes nothing and records one event."""
 
 import platform
 from datetime import timedelta
@@ -14,7 +14,7 @@ from audit import kinds
 from audit.models import Event
 from registry.models import Agent
 from registry.tests.cast import AgentClient
-from verifier.services import clocks, home
+from verifier.services import clocks, epochs
 from verifier.services.clocks import CLOCK
 from verifier.tests.moving import Passing
 
@@ -100,26 +100,26 @@ def test_what_could_not_be_recorded_is_said_the_next_time(
 def test_it_is_compared_at_most_once_a_second_and_nothing_changes_by_a_comparison_that_is_too_old(
     time: Passing, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    home.look()
+    epochs.look()
     with django_assert_num_queries(1):
         for _ in range(10):
             CLOCK.check()
             time.shift(0.1)
-    monkeypatch.setattr(home, "read_row", away)
+    monkeypatch.setattr(epochs, "read_row", away)
     time.shift(1)
     with pytest.raises(OperationalError):
         CLOCK.check()
-    # While another thread looks and waits for its answer.
-    assert home.LEASE._looking.acquire()
-    monkeypatch.setattr(home, "LEASE_SECONDS", 0.01)
+    # Another thread is reading the database's clock at this moment.
+    assert epochs.LEASE._looking.acquire()
+    monkeypatch.setattr(epochs, "LEASE_SECONDS", 0.01)
     with pytest.raises(TemporarilyUnavailableError):
         CLOCK.check()
 
 
 def test_where_the_home_is_being_left_other_things_go_on(time: Passing) -> None:
-    row, database_now = home.look()
+    row, database_now = epochs.look()
     row.leaving_at = timezone.now() - timedelta(seconds=1)
-    home.LEASE.take(row, database_now, time())
+    epochs.LEASE.take(row, database_now, time())
     CLOCK.check()
 
 

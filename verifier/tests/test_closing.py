@@ -19,7 +19,7 @@ from registry.tests.cast import TESTER
 from verifier.models import Home
 from verifier.services import closing, history
 from verifier.services.closing import BECAUSE, close_history
-from verifier.services.home import look
+from verifier.services.epochs import look
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_SA_13_the_closing_is_the_last_event_and_stands_outside(outside: Path) -
     assert (outside / f"checkpoints/{size:020d}").exists()
     assert Home.objects.get().held_because == BECAUSE
     assert history.halt(look()[0]) is not None
-    # The leases of verifiers that run on.
+    # Verifiers that still run keep their leases until then.
     assert waits == [6]
 
 
@@ -90,7 +90,7 @@ def test_SA_13_nothing_is_closed_while_another_is_connected(outside: Path, *, la
 def test_SA_13_a_decision_that_waits_is_before_the_closing(
     outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is drained comes before the end, however many turns it takes."""
+    """The outbox is drained before the closing event, however many turns it takes."""
     turns = [2, 1, 0]
 
     def drains(*, now: datetime) -> int:

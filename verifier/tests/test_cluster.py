@@ -1,4 +1,4 @@
-"""The verifier on a cluster of three: slots that move, nodes that are away."""
+"""The verifier on a cluster of three: slots move and nodes become unavailable."""
 
 import uuid
 
@@ -7,7 +7,7 @@ import pytest
 from tests import redis_servers
 from tests.postgres import free_port
 from verifier.stores import scripts
-from verifier.stores.connection import SLOT_OF_SHARD, Servers
+from verifier.stores.redis_servers import SLOT_OF_SHARD, Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, use
 
@@ -38,7 +38,7 @@ def test_a_cluster_is_found_with_one_address_down(
 ) -> None:
     live = redis_servers_running.nodes[0].port
     if len(redis_servers_running.nodes) == 1:
-        # One server that is no cluster cannot say who serves what.
+        # A single server outside a cluster cannot say which node serves what.
         on_loop(
             f"redis://127.0.0.1:{free_port()},127.0.0.1:{live}",
             lambda servers: fails(servers.ping()),

@@ -1,4 +1,4 @@
-"""What the lean endpoint asks of the database: once for what it does not hold yet, which is nobody's fault, and then nothing."""
+"""What the lean endpoint reads from the database: each item once, as no fault, and then nothing."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def misses(both: Both) -> dict[str, float]:
-    """By what was missed, as the endpoint's own /metrics tells it."""
+    """Cache misses by kind, from the endpoint's own /metrics."""
     lines = [(b"host", b"localhost")]
     page = both.running.ask("/metrics", "", lines, b"", method="GET").content.decode()
     families = {family.name: family for family in text_string_to_metric_families(page)}
@@ -34,7 +34,7 @@ def misses(both: Both) -> dict[str, float]:
 
 
 def asked(both: Both, made: Ask) -> None:
-    """Answered well, without a look at what changed meanwhile: that is the watching thread's."""
+    """Assert a positive answer. Does not poll for changes, which is the watcher thread's work."""
     answer = both.running.ask(made.path, made.query, made.lines(), made.body)
     assert answer.status_code == 200
     told = answer.json()
@@ -64,7 +64,7 @@ def test_OG_15_what_is_not_held_yet_is_counted_and_no_fault(
 
 @pytest.fixture
 def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement of every thread from now on, and every question of the ORM that was as much as put together."""
+    """Every statement of every thread from now on, and every ORM query, even if never executed."""
     heard: list[str] = []
 
     def hearing(owner: Any, name: str, say: Callable[..., str]) -> None:
@@ -88,7 +88,7 @@ def test_a_light_call_of_what_is_known_asks_the_database_nothing(both: Both, que
     both.running.look()
 
     def questions() -> list[Ask]:
-        """Two decisions alone, two together, and what the token is."""
+        """Two single decisions, a batch of two, and an introspection."""
         batch = {"requests": [place.body(LOOK, token=token), place.body(LOOK, token=token)]}
         introspection = ask(place, f"token={token}".encode(), INTROSPECT)
         return [question(place, token), question(place, token), ask(place, batch, BATCH), introspection]
@@ -96,7 +96,7 @@ def test_a_light_call_of_what_is_known_asks_the_database_nothing(both: Both, que
     cold, *warm = [partial(asked, both, each) for each in questions() + questions()]
     queries.clear()
     cold()
-    # Here it is heard: who it is that asks, and what the token hangs on.
+    # Proves that the fixture sees queries: credentials and token state are read once.
     assert any("known_tokens" in each and "SELECT" in each for each in queries)
     queries.clear()
     for each in warm:

@@ -1,4 +1,7 @@
-"""Many at once: one winner per proof, and no limit passed. Rounds with several processes are in tests/flows."""
+"""Concurrent requests: each proof is spent once, and no limit is exceeded.
+
+tests/flows runs rounds with several processes.
+"""
 
 import json
 from collections import Counter
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def together(place: Scene, bodies: list[dict[str, Any]]) -> "Counter[str]":
-    """Ask all at once, eight threads with a connection each; counts the verdicts."""
+    """Send all requests at once from eight threads with a connection each; count the verdicts."""
 
     def ask(body: dict[str, Any]) -> str:
         try:

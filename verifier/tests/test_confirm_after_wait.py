@@ -1,4 +1,4 @@
-"""A yes that waited for its grant is judged by what is true after the wait."""
+"""A yes that waited for its grant's lock is judged by the state after the wait."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""One transaction above a threshold: asked once, decided once by its human, used once."""
+"""A transaction above a threshold is asked about once, decided once by its human and used once."""
 
 import json
 import time
@@ -36,7 +36,7 @@ HUNDRED = {"value": "100.00", "currency": "EUR"}
 
 @pytest.fixture
 def shop(db: None) -> Scene:
-    """Payments up to 500.00, above 100.00 only with a human's yes."""
+    """Payments up to 500.00, above 100.00 only with a human's confirmation."""
     return scene(PAY, confirm_above=HUNDRED)
 
 
@@ -54,7 +54,7 @@ def test_EN_11_above_the_threshold_a_human_says_yes_once(shop: Scene) -> None:
     row = Confirmation.objects.get()
     assert answer["confirmation_id"] == str(row.pk)
     assert answer["approval_url"] == f"http://localhost:8000/confirmations/{row.pk}/"
-    # Asked again while it waits, it is the same one.
+    # Asking again while it is pending returns the same confirmation.
     assert asked(shop, operation=operation) == answer
     shop.confirm(answer)
     allowed = shop.pay("150.00", operation)
@@ -62,7 +62,7 @@ def test_EN_11_above_the_threshold_a_human_says_yes_once(shop: Scene) -> None:
     row.refresh_from_db()
     assert row.status == "consumed"
     assert Event.objects.get(pk=allowed["decision_id"]).data["confirmation_id"] == str(row.pk)
-    # The retry is the stored answer; a new operation asks anew.
+    # A retry gets the stored answer; a new operation needs a new confirmation.
     assert shop.pay("150.00", operation)["repeated"]
     assert asked(shop)["confirmation_id"] != answer["confirmation_id"]
 
@@ -117,7 +117,7 @@ def test_a_yes_does_not_lift_another_limit() -> None:
     assert place.pay("100.00")["valid"]
     answer = refused(place, place.body(pay("150.00"), idempotency_key=operation))
     assert answer["reason"] == "budget"
-    # It was not used up by the refusal.
+    # The refusal did not consume it.
     assert Confirmation.objects.get().status == "confirmed"
     assert AgentOperation.objects.count() == 1
 

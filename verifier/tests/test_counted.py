@@ -1,4 +1,4 @@
-"""What Redis decides is counted once, by the process that answers."""
+"""A decision made in Redis is counted once, by the process that answers."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ def test_each_decision_in_redis_is_counted_once() -> None:
     body = place.body(LOOK, token=token)
     place.ask(LOOK, token=token, dry_run=True)
     place.post(body, call_key="a" * 24)
-    # The same answer again is no further decision.
+    # A repeated answer is not another decision.
     place.post(body, call_key="a" * 24)
     place.ask(LOOK, token=token)
     place.ask({"type": "write", "resource": "calendar"}, token=token)
@@ -46,6 +46,6 @@ def test_each_decision_in_redis_is_counted_once() -> None:
         ("denied", "invalid_dpop_proof", "malformed"),
         ("denied", "use_dpop_nonce", ""),
     ]
-    # Those of the database are counted with their events.
+    # Decisions in the database are counted with their events.
     place.pay("1.00", token=token)
     assert len(COUNTED) == 6

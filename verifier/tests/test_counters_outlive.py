@@ -1,4 +1,4 @@
-"""Counters outlive the grant (EN-18): revoked and asked for again, a budget and a rate go on where they were."""
+"""Counters outlive the grant (EN-18): a grant after a revoked one continues its counters."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from verifier.tests.test_two_grants import second, token_of, verdict
 
 pytestmark = pytest.mark.django_db
 
-# A Wednesday in the middle of a month: every period has begun before that day.
+# A Wednesday in the middle of a month: every period began before that day.
 NOON = datetime(2027, 1, 13, 12, tzinfo=UTC)
 
 
@@ -26,7 +26,7 @@ def budget(value: str, period: str = "day", zone: str = "UTC") -> dict[str, str]
 
 
 def asked_again(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Scene:
-    """The agent's grant is revoked, and another one approved at the same service provider."""
+    """Revoke the agent's grant and approve another one at the same service provider."""
     revoke_grant(grant=Grant.objects.get(pk=place.grant.pk), actor=SYSTEM, now=timezone.now())
     return replace(place, grant=second(place, *capabilities, **envelope))
 
@@ -46,7 +46,7 @@ def test_a_budget_is_not_full_again_after_revoke_and_ask(period: str) -> None:
         assert (answer["error"], answer["reason"]) == ("envelope_exceeded", "budget")
         assert answer["retry_after"] > 0
         assert left(again.pay("30.00")) == "10.00"
-        # And once more: both that ended count.
+        # After a third grant, the spending of both ended grants counts.
         third = asked_again(again, PAY, budgets=[budget("100.00", period)])
         assert verdict(third.pay("10.01")) == "budget"
         assert left(third.pay("10.00")) == "0.00"
@@ -67,7 +67,7 @@ def test_the_next_period_begins_empty_whatever_ended_before() -> None:
 def test_grants_of_two_zones_used_in_turn_share_one_budget() -> None:
     with time_machine.travel(NOON - timedelta(hours=12), tick=False) as clock:
         place = scene(PAY, budgets=[budget("500.00")])
-        # Its day begins at noon in UTC.
+        # This zone's day begins at noon UTC.
         other = second(place, PAY, budgets=[budget("500.00", zone="Etc/GMT-12")])
 
         def paid(grant: Grant, value: str) -> str:
@@ -83,7 +83,7 @@ def test_grants_of_two_zones_used_in_turn_share_one_budget() -> None:
         }
         assert paid(place.grant, "0.04") == "budget"
         assert paid(place.grant, "0.03") == "valid"
-        # In a zone of its own the day before counts nowhere.
+        # In its own zone, the previous day no longer counts.
         assert paid(other, "499.95") == "valid"
 
 
@@ -92,7 +92,7 @@ def test_another_zone_begins_no_budget_anew() -> None:
         place = scene(PAY, budgets=[budget("10.00", zone="Europe/Berlin")])
         assert left(place.pay("10.00")) == "0.00"
         again = asked_again(place, PAY, budgets=[budget("10.00")])
-        # Past midnight in Berlin it is still the same day in UTC.
+        # After midnight in Berlin it is still the same day in UTC.
         for hours in (0, 11.5):
             clock.move_to(NOON + timedelta(hours=hours))
             assert verdict(again.pay("0.01")) == "budget"
@@ -114,7 +114,7 @@ def test_an_operation_repeated_costs_nothing_under_either_grant() -> None:
         for _ in range(2):
             assert verdict(place.pay("4.00", operation)) == "valid"
         again = asked_again(place, PAY, budgets=[budget("10.00")])
-        # The same name under another grant is another operation, and is paid once.
+        # The same idempotency key under another grant is another operation, and is paid once.
         answers = [again.pay("4.00", operation) for _ in range(2)]
         assert [answer.get("repeated", False) for answer in answers] == [False, True]
         assert verdict(again.pay("2.01")) == "budget"
@@ -184,10 +184,10 @@ def test_another_agent_and_another_service_count_apart() -> None:
 
 
 def test_a_row_holds_what_was_spent_under_its_grant_alone() -> None:
-    """As the release before writes and reads it: each finds what the other one counted."""
+    """The previous release writes and reads rows this way; each finds what the other counted."""
     with time_machine.travel(NOON, tick=False):
         place = scene(PAY, budgets=[budget("10.00")])
-        # Written by the release before, which has no other counters.
+        # As written by the previous release, which has no other counters.
         GrantLedger.objects.create(grant=place.grant, uses=1, spent={"EUR/day/UTC": ["2027-01-13", 600]})
         again = asked_again(place, PAY, budgets=[budget("10.00")])
         assert left(again.pay("3.00")) == "1.00"

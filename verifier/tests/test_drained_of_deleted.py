@@ -1,4 +1,4 @@
-"""A decision that waits in Redis while its person is deleted: what it was about goes into no table."""
+"""A human is deleted while a decision is in the outbox: the decision's texts reach no table."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from audit.models import Event, Opening
 from audit.services import seal_audit
 from audit.verification import verify_log
 from registry.services.people import delete_human
-from verifier.services.draining import drain
+from verifier.services.outbox import drain
 from verifier.tests.scene import LOOK, SYSTEM, Scene, scene
 from verifier.tests.streams import Verifier
 
@@ -25,7 +25,7 @@ def test_what_is_drained_of_a_deleted_person_cannot_be_opened(
     other = Verifier(redis, scene(), 1).write(data=data)
     delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_admin=True)
     assert drain(redis, now=now) == 2
-    # Streams are all that holds what a decision was about, and they are empty.
+    # Only the streams held these texts, and they are empty.
     assert [redis.xlen(name) for name in redis.scan_iter() if redis.type(name) == b"stream"] == [0, 0]
     assert Event.objects.get(pk=mine).data.keys() == Event.objects.get(pk=other).data.keys()
     assert Opening.objects.get(member="details").event_id == Event.objects.get(pk=other).pk

@@ -1,4 +1,4 @@
-"""What the lean endpoint takes for a request that came over TLS, and a start that fails; no database and no server."""
+"""Which requests the lean endpoint accepts as sent over TLS, and failed starts; no server."""
 
 import asyncio
 from typing import Any, cast
@@ -8,14 +8,14 @@ from pytest_django.fixtures import Settings
 
 from tests.through import scope
 from verifier.endpoint import Edge, Endpoint, Request, Response
-from verifier.services.lean import LeanVerifier
-from verifier.tests.test_accept import AXIOS, CHROME, FIREFOX
+from verifier.services.verifier_process import LeanVerifier
+from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
 GIVEN = [(b"host", b"localhost"), (b"authorization", b"Basic x"), (b"content-type", b"application/json")]
 
 
 class _Follower:
-    """Knows nobody, and says who was asked about."""
+    """Knows no service provider, and records the lookups."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -45,7 +45,7 @@ def _failed(error: Exception) -> Response:
 
 
 def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
-    """Whether the credentials of a request that came this way were looked up, and not left to the view to refuse."""
+    """Whether such a request's credentials were looked up, not left to the view to refuse."""
     verifier = _Verifier()
     edge = Edge(delegate=_View(), failed=_failed, observe=lambda *_: None, headers=())
 
@@ -84,7 +84,7 @@ def test_where_tls_is_asked_for_credentials_that_came_without_are_not_looked_at(
     settings.SECURE_SSL_REDIRECT, settings.TRUSTED_PROXIES = True, trusted
     assert looked_up("https")
     assert not looked_up("http")
-    # Only where a proxy of ours says so is it believed.
+    # The header counts only if a trusted proxy sets it.
     assert looked_up("http", SAID) is bool(trusted)
     assert not looked_up("http", (b"x-forwarded-proto", b"http"))
     assert not looked_up("http", SAID, SAID)

@@ -1,4 +1,4 @@
-"""Steps 10 to 14: the envelope is enforced here, on the server, whatever the agent's SDK does."""
+"""Steps 10 to 14: the server enforces the envelope, whatever the agent's SDK does."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,7 +46,7 @@ def test_EN_1_never_more_than_rate_and_burst_in_a_minute() -> None:
 
 def test_EN_2_no_sdk_stands_between_the_agent_and_its_limits() -> None:
     place = scene(PAY, max_uses=1)
-    # Nothing but HTTP and a signature made here.
+    # Only HTTP and a signature made here, without the SDK.
     assert place.pay("1.00")["valid"]
     answer = refused(place, place.body(pay("1.00"), idempotency_key=key()))
     assert (answer["error"], answer["reason"]) == ("envelope_exceeded", "max_uses")
@@ -73,7 +73,7 @@ def test_outside_the_hours_nothing_is_told_but_when_they_begin() -> None:
         answer = refused(place, place.body(LOOK))
         assert answer["error"] == "outside_time_window"
         assert answer["retry_after"] == 20 * 3600
-        # Without an action the hours hold too.
+        # The hours also apply without an action.
         assert refused(place, place.body())["error"] == "outside_time_window"
         clock.shift(timedelta(hours=20, seconds=-1))
         assert refused(place, place.body(LOOK))["retry_after"] == 1

@@ -1,4 +1,4 @@
-"""From one epoch to the next: no proof, no decision under way and no burst is carried over."""
+"""From one epoch to the next: no proof, pending decision or burst is carried over."""
 
 from collections import Counter
 
@@ -10,8 +10,8 @@ from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.flow import SPARE_SECONDS
 from verifier.models import GrantLedger
-from verifier.services import home
-from verifier.services.home import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Tenure
+from verifier.services import epochs
+from verifier.services.epochs import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Tenure
 from verifier.stores.database import decide_one
 from verifier.tests.moving import Passing, begin, leave, move, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, refused, scene
@@ -41,17 +41,17 @@ def test_for_a_while_after_a_move_a_proof_needs_a_nonce_of_the_new_epoch(time: P
     assert refused(place, place.body(LOOK))["error"] == "use_dpop_nonce"
     time.shift(1.1)
     assert place.ask(LOOK)["valid"]
-    # What carries a nonce is held to it, then as before.
+    # A proof that carries a nonce is still checked against it, then accepted as before.
     assert refused(place, with_nonce(place, 1))["error"] == "use_dpop_nonce"
     assert place.ask(**with_nonce(place))["valid"]
 
 
 def test_RF_12_no_epoch_begins_by_a_clock_of_the_database_that_is_wrong(time: Passing) -> None:
-    """It would be old already when that clock is right again, so that nobody was careful with what was spent before it."""
+    """Such an epoch would count as old once the clock is right, and no proof would need a nonce."""
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS)
     for ahead in (600, -600):
-        # The database's is behind, and ahead.
+        # The database's clock is behind, and ahead.
         time.set_ahead(ahead)
         assert not begin()
     time.set_ahead(5)
@@ -63,15 +63,18 @@ def test_RF_12_no_epoch_begins_by_a_clock_of_the_database_that_is_wrong(time: Pa
 def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_remembered(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every clock at its worst: it passed at the last moment, on a host that is ahead, made for as late as one can."""
-    # A process that hears of the move as late as any may.
-    monkeypatch.setattr(home, "FRESH_SECONDS", LEASE_SECONDS)
+    """Every clock at its worst.
+
+    The proof passes at the last moment, on a host that is ahead, with the latest possible `iat`.
+    """
+    # This process learns of the move as late as any process may.
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", LEASE_SECONDS)
     place = scene()
     token = place.token()
     time.set_ahead(5)
-    home.LEASE.current()
+    epochs.LEASE.current()
     assert leave()
-    # Redis is not asked in the very last moment of a lease.
+    # Redis is not used in the last moment of a lease.
     time.shift(LEASE_SECONDS - SPARE_SECONDS)
     proof = place.proof(token, iat=int(timezone.now().timestamp()) + 60)
     body = place.body(LOOK, token=token, proof=proof)
@@ -80,13 +83,13 @@ def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_re
     assert begin()
     SpentProof.objects.all().delete()
     time.set_ahead(-5)
-    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     said = Counter[str]()
     for _ in range(140):
         answer = refused(place, body)
         said[answer.get("reason") or answer["error"]] += 1
         time.shift(1)
-    # First the nonce keeps it out, and then its age.
+    # First the missing nonce refuses it, then its age.
     assert said.keys() == {"use_dpop_nonce", "iat"}
     assert said["use_dpop_nonce"] > 120
 
@@ -94,16 +97,16 @@ def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_re
 def test_what_was_prepared_under_one_epoch_is_not_decided_under_the_next(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not where the move came before the store, and not where it came while the store was at work."""
+    """Neither if the epoch changes before the store is called, nor while the store works."""
     place = scene(max_requests_per_minute=10)
-    first = home.LEASE.current()
+    first = epochs.LEASE.current()
     second = Tenure(2, "database", frozenset(), first.began_at)
     for tenures in ([first, second, second], [first, first, second]):
         told = iter(tenures)
         body = place.body(LOOK)
         with monkeypatch.context() as patch:
             for look in ("current", "held"):
-                patch.setattr(home.LEASE, look, lambda *_, told=told: next(told))
+                patch.setattr(epochs.LEASE, look, lambda *_, told=told: next(told))
             unavailable(place, body)
         assert next(told, None) is None
         assert not GrantLedger.objects.filter(tat_us__isnull=False).exists()
@@ -131,15 +134,15 @@ def test_EN_7_a_rate_of_which_nothing_is_known_does_not_begin_with_a_burst(time:
     place = scene(max_requests_per_minute=10, max_burst=3)
     assert passed(place, 5, 1) == 3
     move(time)
-    # As a home that has forgotten, or that never knew.
+    # The new cache does not know the rate.
     GrantLedger.objects.update(tat_us=None)
-    # It was used up to the full as this one began, so the next use is one interval later.
+    # The burst counts as used when this epoch began, so the next use is one interval later.
     answers = [place.ask(**with_nonce(place), dry_run=dry) for dry in (True, False)]
     assert [(each["reason"], each["retry_after"]) for each in answers] == [("rate", 6)] * 2
     time.shift(6)
     assert place.ask(**with_nonce(place), dry_run=True)["limits"]["rate_remaining"] == 1
     assert passed(place, 3) == 1
-    # Burst and all come back at the rate, as ever.
+    # The burst refills at the rate, as usual.
     time.shift(18)
     assert passed(place, 5) == 3
 

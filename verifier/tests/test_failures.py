@@ -1,4 +1,4 @@
-"""When the database fails: nobody is told yes, nobody is told no, and nothing is half written."""
+"""If the database fails, no caller is told yes or no, and nothing is half written."""
 
 import json
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import AgentOperation, GrantLedger
-from verifier.services import basis, moment
-from verifier.services.moment import Moment
+from verifier.services import elapsed, freshness
+from verifier.services.elapsed import Moment
 from verifier.stores import database, events
 from verifier.tests.scene import PAY, Scene, key, pay, scene
 
@@ -48,17 +48,17 @@ def test_a_fault_is_503_and_leaves_nothing(
     assert Event.objects.count() == events
     assert not AgentOperation.objects.exists()
     assert not GrantLedger.objects.exclude(uses=0).exists()
-    # All of it was rolled back, the spent proof too: here the very same call passes afterwards.
+    # All of it was rolled back, the spent proof too, so the same call passes afterwards.
     assert json.loads(shop.post(body).content)["valid"]
 
 
 def test_a_decision_that_took_longer_than_what_it_rests_on_is_good_is_503_and_leaves_nothing(
     shop: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that stood still after it read the state: what was revoked meanwhile is not known to it."""
+    """The process stopped after it read the state, so it may have missed a revocation."""
     body, events = shop.body(pay("5.00"), idempotency_key=key()), Event.objects.count()
     with monkeypatch.context() as patch:
-        patch.setattr(basis, "STALE_SECONDS", 0.0)
+        patch.setattr(freshness, "STALE_SECONDS", 0.0)
         assert shop.post(body).status_code == 503
     assert Event.objects.count() == events
     assert not GrantLedger.objects.exclude(uses=0).exists()
@@ -67,9 +67,9 @@ def test_a_decision_that_took_longer_than_what_it_rests_on_is_good_is_503_and_le
 
 
 def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that was halted has slept with the one; by a clock that was set back nothing is known any more."""
-    monkeypatch.setattr(moment, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(moment, "time", lambda: 5_000.0)
+    """Suspension stops the monotonic clock; after a wall clock was set back, the age is unknown."""
+    monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(elapsed, "time", lambda: 5_000.0)
     then = Moment.now()
     for monotonic, wall, age in (
         (1_002.0, 5_001.0, 2.0),
@@ -77,8 +77,8 @@ def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyP
         (1_001.0, 4_996.0, 1.0),
         (1_001.0, 4_000.0, inf),
     ):
-        monkeypatch.setattr(moment, "monotonic", lambda monotonic=monotonic: monotonic)
-        monkeypatch.setattr(moment, "time", lambda wall=wall: wall)
+        monkeypatch.setattr(elapsed, "monotonic", lambda monotonic=monotonic: monotonic)
+        monkeypatch.setattr(elapsed, "time", lambda wall=wall: wall)
         assert then.age() == age
 
 
@@ -98,7 +98,7 @@ def test_a_decision_written_but_reported_failed_is_503_and_then_a_repeat(
 ) -> None:
     operation = key()
     with monkeypatch.context() as patch:
-        # After the commit: the answer is lost, the debit stands.
+        # After the commit: the answer is lost, the debit stays.
         patch.setattr(
             database,
             "fault_point",

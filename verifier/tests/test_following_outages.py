@@ -1,4 +1,4 @@
-"""The copy of state while the database is slow of hearing, gone or frozen, and while very many ask at once."""
+"""The state cache while the database is slow, stopped or frozen, and under many lookups at once."""
 
 import asyncio
 import os
@@ -22,21 +22,21 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.kinds import CLOCK_OFF
 from audit.models import Event
-from kms.state import Subject
+from kms.state_publisher import Subject
 from registry.services import tokens
 from tests import postgres
 from tests.pace import within
 from verifier.models import Home
-from verifier.services import basis, following, home, loads, moment, watching
+from verifier.services import elapsed, epochs, freshness, shared_reads, state_cache, state_watcher
 from verifier.services.connecting import use_own_connection
-from verifier.services.following import Follower
-from verifier.services.moment import Moment
-from verifier.services.snapshots import known_tokens
-from verifier.services.state import Change, Changes
-from verifier.services.watching import Look, News
+from verifier.services.elapsed import Moment
+from verifier.services.known_tokens import known_tokens
+from verifier.services.state_cache import Follower
+from verifier.services.state_changes import Change, Changes
+from verifier.services.state_watcher import Look, News
 from verifier.tests.followed import EVERYTHING, Followed, followed, until
 from verifier.tests.scene import SYSTEM, scene
-from verifier.tests.test_following import issued
+from verifier.tests.test_state_cache import issued
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -48,7 +48,7 @@ def revoke(jti: str) -> None:
 @pytest.mark.postgres
 def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     jti = issued(scene())
-    monkeypatch.setattr(watching, "state_since", lambda position: Changes((), position, complete=True))
+    monkeypatch.setattr(state_watcher, "state_since", lambda position: Changes((), position, complete=True))
     with followed(monkeypatch) as process:
         process.state(jti)
         with transaction.atomic():
@@ -74,7 +74,7 @@ def test_a_call_that_is_lost_with_its_connection_is_made_up_for_by_the_next_look
 
 @pytest.mark.postgres
 def test_a_call_that_is_never_heard_is_made_up_for_by_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_listen", lambda: None)
+    monkeypatch.setattr(state_watcher, "_listen", lambda: None)
     jti, other = issued(scene()), issued(scene())
     with followed(monkeypatch, look_seconds=0.5) as process:
         process.state(jti), process.state(other)
@@ -93,7 +93,7 @@ def end_the_listener() -> None:
 
 
 class Counted:
-    """How many queries there were, each of which takes its time."""
+    """Counts the queries, and makes each of them slow."""
 
     __name__ = "counted"
 
@@ -112,7 +112,7 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
     askers: int, tokens_asked: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted()
-    monkeypatch.setattr(following, "known_tokens", counted)
+    monkeypatch.setattr(state_cache, "known_tokens", counted)
     place = scene()
     jtis = [issued(place) for _ in range(tokens_asked)]
     with followed(monkeypatch) as process:
@@ -125,12 +125,12 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
         subjects = [hash(Change(Subject.TOKEN, jti)) for jti in jtis]
         assert [known.rests_on[0] for known in answers] == subjects * (askers // tokens_asked)
         assert len(counted.sizes) <= most
-        # Each once, or once more where the change that made it was called out meanwhile.
+        # Each token is read once, or twice if the change that made it was announced meanwhile.
         assert sum(counted.sizes) <= 2 * tokens_asked
 
 
 def test_RF_26_who_goes_away_takes_the_answer_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "known_tokens", Counted())
+    monkeypatch.setattr(state_cache, "known_tokens", Counted())
     jti = issued(scene())
     with followed(monkeypatch) as process:
 
@@ -146,11 +146,11 @@ def test_RF_26_who_goes_away_takes_the_answer_from_nobody(monkeypatch: pytest.Mo
 def test_nobody_waits_longer_than_he_should_and_the_queue_has_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loads, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(following, "_MOST_WAITING", 2)
+    monkeypatch.setattr(shared_reads, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(state_cache, "_MOST_WAITING", 2)
     answers, slow = threading.Event(), Counted()
-    slow.wait = lambda: answers.wait(60)  # Until all who asked have been told.
-    monkeypatch.setattr(following, "known_tokens", slow)
+    slow.wait = lambda: answers.wait(60)  # Until all callers were answered.
+    monkeypatch.setattr(state_cache, "known_tokens", slow)
     with followed(monkeypatch) as process:
 
         async def asked() -> list[Any]:
@@ -173,7 +173,7 @@ def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
             raise failing.pop()
         return known_tokens(keys)
 
-    monkeypatch.setattr(following, "known_tokens", fetch)
+    monkeypatch.setattr(state_cache, "known_tokens", fetch)
     with followed(monkeypatch) as process:
         with pytest.raises(TemporarilyUnavailableError):
             process.state(jti)
@@ -186,10 +186,10 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     follower, began = Follower(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
         follower.look()
-    monkeypatch.setattr(moment, "monotonic", lambda: began)
+    monkeypatch.setattr(elapsed, "monotonic", lambda: began)
     follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
-        monkeypatch.setattr(moment, "monotonic", lambda passed=passed: began + passed)
+        monkeypatch.setattr(elapsed, "monotonic", lambda passed=passed: began + passed)
         if good:
             follower.look()
         else:
@@ -200,19 +200,19 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its monotonic clock slept with it; the other was set right."""
+    """The monotonic clock stood still with the host; the wall clock was corrected."""
     follower, at = Follower(), [5_000.0]
-    monkeypatch.setattr(moment, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(moment, "time", lambda: at[0])
+    monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(elapsed, "time", lambda: at[0])
     follower._hear(News(look=Look(began := Moment.now(), {}, 0.0)))
-    # A clock that is set right a little says nothing.
+    # A correction within the allowed clock error changes nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):
         follower.look()
     for at[0] in (5_005.1, 4_994.9):
         with pytest.raises(TemporarilyUnavailableError):
             follower.look()
     at[0] = 5_005.1
-    # Nor by a look that was begun before that, and ended after it.
+    # Nor is a read enough that began before the correction and ended after it.
     follower._hear(News(look=Look(began, {}, 0.0)))
     with pytest.raises(TemporarilyUnavailableError):
         follower.look()
@@ -222,16 +222,16 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 
 @pytest.mark.parametrize("seconds", [-6, 6])
 def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, off = home.read_row, [seconds]
+    look, off = epochs.read_row, [seconds]
 
     def skewed() -> tuple[Home, datetime]:
         row, database_now = look()
         return row, database_now + timedelta(seconds=off[0])
 
-    monkeypatch.setattr(home, "read_row", skewed)
+    monkeypatch.setattr(epochs, "read_row", skewed)
     with followed(monkeypatch) as process:
         assert not is_fresh(process)
-        # The log has it, once: whoever only verifies takes no other call that would tell it.
+        # Recorded once. A process that only verifies has no other request that would record it.
         until(lambda: Event.objects.filter(kind=CLOCK_OFF).exists(), within(5))
         time.sleep(0.3)
         assert [event.data["seconds_ahead"] for event in Event.objects.filter(kind=CLOCK_OFF)] == [-seconds]
@@ -240,14 +240,14 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: 
 
 
 def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     with followed(monkeypatch):
-        assert home.LEASE.held().epoch == 1
+        assert epochs.LEASE.held().epoch == 1
         Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
 
         def left() -> bool:
             try:
-                home.LEASE.held()
+                epochs.LEASE.held()
             except TemporarilyUnavailableError:
                 return True
             return False
@@ -269,26 +269,26 @@ def test_a_key_change_whose_keys_cannot_be_read_leaves_none(monkeypatch: pytest.
         assert process.call(process.follower.token_keys)
         change = Change(Subject.KEY, "x")
         process.call(process.follower._hear, News((change,)))
-        # Until the next look.
+        # No keys until the next poll.
         with pytest.raises(TemporarilyUnavailableError):
             process.call(process.follower.token_keys)
         until(lambda: process.follower._keys is not None, within(1))
 
 
 def test_the_start_fails_where_there_is_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_START_SECONDS", 0.3)
+    monkeypatch.setattr(state_cache, "_START_SECONDS", 0.3)
 
     def away() -> None:
         raise OSError("nobody there")
 
-    monkeypatch.setattr(watching, "_listen", away)
+    monkeypatch.setattr(state_watcher, "_listen", away)
     with pytest.raises(TemporarilyUnavailableError), followed(monkeypatch):
         pytest.fail("it started")
 
 
 @dataclass
 class Server:
-    """A PostgreSQL of its own, to be stopped and frozen."""
+    """A PostgreSQL server that the test may stop and freeze."""
 
     url: str
     data: Path
@@ -303,7 +303,7 @@ class Server:
         )  # fmt: skip
 
     def signal(self, number: int) -> None:
-        """To the postmaster and all its children."""
+        """Send a signal to the postmaster and all its children."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         children = [
             int(stat.parent.name)
@@ -320,7 +320,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """With the tables of the tests' database, and every follower's threads connected to it."""
+    """A server with the test database's schema, which every follower's threads connect to."""
     here = settings.DATABASE_URL
     monkeypatch.delenv("DATABASE_URL")
     with postgres.cluster() as url:
@@ -338,8 +338,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 "NAME": parts.path[1:], "HOST": parts.hostname, "PORT": parts.port, "USER": parts.username,
             }  # fmt: skip
 
-        monkeypatch.setattr(watching, "use_own_connection", there)
-        monkeypatch.setattr(loads, "use_own_connection", there)
+        monkeypatch.setattr(state_watcher, "use_own_connection", there)
+        monkeypatch.setattr(shared_reads, "use_own_connection", there)
         yield Server(url, Path(shown.stdout.strip()))
 
 
@@ -355,7 +355,7 @@ CHANGE = (
 def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     with followed(monkeypatch, look_seconds=0.2) as process:
         options = (server.data / "postmaster.opts").read_text().partition(" ")[2]
         server.ctl("-m", "immediate", "stop")
@@ -363,12 +363,13 @@ def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
         with pytest.raises(TemporarilyUnavailableError):
             process.state("x")
         time.sleep(1)
-        told = [line for line in caplog.records if line.name == watching.logger.name]
+        told = [line for line in caplog.records if line.name == state_watcher.logger.name]
         assert len(told) == 1
         process.dropped.clear()
         server.ctl("-o", options.replace('"', "'"), "-l", "/dev/null", "start")
         until(lambda: is_fresh(process), within(3))
-        # What was told while nobody heard it cannot be asked for.
+        # Notifications sent while the process was disconnected are lost, so the whole cache is
+        # dropped.
         assert (EVERYTHING, "") in process.dropped
         server.sql(CHANGE.format("later"))
         until(lambda: (Subject.AGENT, "later") in process.dropped, within(1))
@@ -384,7 +385,7 @@ def test_RF_25_a_database_that_is_frozen_makes_it_stale_and_heals_it_when_it_tha
         server.signal(signal.SIGSTOP)
         frozen = time.monotonic()
         try:
-            # Fresh for a while and then not any more: at the earliest 4 s after it froze, at the latest after 5 s and a look.
+            # Stale at the earliest 4 s after the freeze, at the latest after 5 s and one poll.
             with pytest.raises(TemporarilyUnavailableError):
                 process.state("x")
             until(lambda: not is_fresh(process), 60)

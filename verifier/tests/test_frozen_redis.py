@@ -1,4 +1,4 @@
-"""Redis stands still: how long its own deadline lets a call wait, and what a revocation is worth meanwhile."""
+"""Redis is frozen: a call gives up at its deadline, and a revocation still takes effect."""
 
 import base64
 import time
@@ -15,12 +15,12 @@ from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
 from tests.pace import within
 from verifier.stores import scripts
-from verifier.stores.connection import DEADLINE_SECONDS, RedisAwayError, Servers
+from verifier.stores.redis_servers import DEADLINE_SECONDS, RedisAwayError, Servers
 from verifier.tests.calls import begin, judge_arguments, on_loop, use
 from verifier.tests.scene import LOOK, READ, Scene, scene
 
 pytestmark = pytest.mark.redis
-# The case's number.
+# The limit in case RF-6.
 MOST_SECONDS = 0.05
 
 
@@ -62,7 +62,8 @@ def test_RV_3_what_is_revoked_while_redis_is_frozen_is_durable_before_it_is_said
         assert Token.objects.filter(revoked_at__isnull=False).count() == 1
         both.running.look()
         assert not valid(both, place, token)
-        # Nor does what is not revoked, where nobody remembers its proof; the database does.
+        # Without Redis, tokens that are not revoked fail too. If the cache is the database, they
+        # pass.
         assert valid(both, place, other) is not both.redis
     finally:
         redis_server.thaw()
@@ -76,7 +77,7 @@ def test_RV_3_what_is_revoked_while_redis_is_frozen_is_durable_before_it_is_said
 
 
 def valid(both: Both, place: Scene, token: str) -> bool:
-    """The answer of the lean endpoint; a proof of its own each time."""
+    """Whether the lean endpoint says yes, with a new proof each time."""
     made = ask(place, place.body(LOOK, token=token), VERIFY)
     answer = both.running.ask(made.path, made.query, made.lines(), made.body)
     assert answer.status_code in {200, 503}

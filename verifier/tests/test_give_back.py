@@ -1,4 +1,4 @@
-"""A call that the database judges takes from the rate beforehand, and gives it back when the database says no."""
+"""A call decided in the database reserves a use of its rate, and returns it if the answer is no."""
 
 import random
 
@@ -69,7 +69,7 @@ def test_EN_1_giving_back_never_lets_more_pass_than_the_rate(seed: int, stage: S
             holds.append(reply)
         elif reply.code is Code.OK:
             kept.append(now)
-    # Those that stayed, judged as if nothing had ever been held.
+    # The kept uses must fit the rate as if nothing had ever been reserved.
     tat: int | None = None
     for at in kept:
         assert rate.wait_us(tat, at) <= 0
@@ -79,7 +79,7 @@ def test_EN_1_giving_back_never_lets_more_pass_than_the_rate(seed: int, stage: S
 def test_nothing_is_given_back_to_a_rate_that_began_anew_after_others_gave_back(stage: Stage) -> None:
     first, second = stage.judge(mode="hold"), stage.judge(mode="hold")
     stage.give_back(first, now=NOW + 1)
-    # The rate is idle for a moment, although what the second hold took would still lie ahead.
+    # The rate is idle for a moment, though the second hold's use would still lie ahead.
     later = NOW + 1 + RATE.interval_us + 5
     tat = stage.judge(now=later).tat_us
     assert tat == later + RATE.interval_us

@@ -1,4 +1,4 @@
-"""Credentials that are not held are looked up together, so that guessing them costs little (SA-10)."""
+"""Unknown credentials are looked up together, so that guessing stays cheap for us (SA-10)."""
 
 import asyncio
 import uuid
@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from registry.services.credentials import find_by_credentials
-from verifier.services import following
-from verifier.services.following import Follower
-from verifier.services.loads import Loads
+from verifier.services import state_cache
+from verifier.services.shared_reads import Loads
+from verifier.services.state_cache import Follower
 from verifier.tests.scene import scene
 
 
@@ -34,7 +34,7 @@ def test_SA_10_guesses_that_come_while_a_thread_rests_share_its_next_query() -> 
         return {key: key for key in keys}
 
     async def work() -> None:
-        # It rests until this test says so.
+        # The thread pauses until this test ends the pause.
         loads = Loads[int, int](
             fetch,
             keep=lambda *_: None,
@@ -66,10 +66,10 @@ def test_SA_10_no_more_refused_credentials_are_remembered_than_may_wait(
         return None
 
     async def guess() -> None:
-        for number in range(following._MOST_UNPROVED + 10):
+        for number in range(state_cache._MOST_UNPROVED + 10):
             assert await follower.provider(f"Basic {number}") is None
 
     follower = Follower()
     monkeypatch.setattr(follower._provider_loads, "get", unknown)
     asyncio.run(guess())
-    assert len(follower._refused) == following._MOST_UNPROVED
+    assert len(follower._refused) == state_cache._MOST_UNPROVED

@@ -1,4 +1,7 @@
-"""After a start of the database nothing is decided before its history was compared, and nothing while it is held (SA-13)."""
+"""After a database start its history is compared before any decision; a held one decides nothing.
+
+These are the cases of SA-13.
+"""
 
 import time
 import uuid
@@ -12,19 +15,19 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.copies import ContradictedError, StoreChangedError
+from audit.checkpoint_copies import ContradictedError, StoreChangedError
 from audit.history import Mark
 from audit.models import Event, RefusalCount
 from verifier.models import Home
-from verifier.services import history, home, marking
-from verifier.services.home import Tenure, halt_of, look
+from verifier.services import epochs, history, marking
+from verifier.services.epochs import Tenure, halt_of, look
 from verifier.services.marking import mark_history
-from verifier.services.watching import News, Watcher
+from verifier.services.state_watcher import News, Watcher
 
 pytestmark = pytest.mark.django_db
 
 ANY = uuid.UUID(int=1)
-# What is asked for, as a column of docs/failure-modes.md, and where.
+# Request kinds, which are columns of docs/failure-modes.md, and their paths.
 ACTS = {
     "verify": ("/v1/verify", "/v1/verify/batch", "/v1/introspect"),
     "issue a token": ("/v1/tokens",),
@@ -40,7 +43,7 @@ ACTS = {
 
 @pytest.fixture
 def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
-    """A process that knows nothing yet."""
+    """A process that has compared nothing yet."""
     made = history.Vouched()
     monkeypatch.setattr(history, "VOUCHED", made)
     monkeypatch.setattr(history, "RETRY_SECONDS", 0)
@@ -48,12 +51,12 @@ def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
 
 
 def may_work() -> bool:
-    """What each look of a process comes to."""
+    """Whether a process that reads the row now may act."""
     return halt_of(look()[0]) is None
 
 
 def finds(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[Mark | None]:
-    """From now on the comparison ends with this; what it was asked with."""
+    """Make the comparison end with `error`. Returns the marks it was called with."""
     asked: list[Mark | None] = []
 
     def check(mark: Mark | None) -> None:
@@ -70,7 +73,7 @@ def test_SA_13_a_database_that_fits_is_compared_once(
 ) -> None:
     asked = finds(monkeypatch, None)
     assert may_work()
-    assert home.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().epoch == 1
     assert may_work()
     assert asked == [None]
 
@@ -81,11 +84,11 @@ def test_SA_13_a_database_that_was_set_back_is_held_and_stays_so(
     finds(monkeypatch, ContradictedError("It was set back."))
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="restored from a backup"):
-        home.LEASE.current()
-    # Another process, to whom nothing outside says anything any more.
+        epochs.LEASE.current()
+    # Another process, which learns nothing from outside any more.
     finds(monkeypatch, None)
     monkeypatch.setattr(history, "VOUCHED", history.Vouched())
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     assert not may_work()
     for path in ("/v1/tokens", "/v1/agents", "/v1/verify", "/v1/introspect"):
         answer = Client().post(path)
@@ -106,7 +109,7 @@ def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     finds(monkeypatch, error)
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-        home.LEASE.current()
+        epochs.LEASE.current()
     assert Home.objects.get().held_at is None
     finds(monkeypatch, None)
     assert may_work()
@@ -157,7 +160,10 @@ def test_SA_13_meanwhile_every_act_is_503(
 def test_SA_13_meanwhile_no_refusal_is_recorded(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], error: Exception
 ) -> None:
-    """An event would begin another history. The middleware that refuses these comes before the one that asks for the halt."""
+    """An event would fork the history.
+
+    The middleware that refuses these requests runs before the one that checks for a halt.
+    """
     finds(monkeypatch, error)
     answer = Client().get(**asked)  # type: ignore[arg-type]  # headers by name
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
@@ -168,7 +174,7 @@ def test_SA_13_meanwhile_no_refusal_is_recorded(
 def test_SA_13_a_redis_that_is_away_is_waited_for_ten_seconds(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    # Nothing listens there.
+    # Nothing listens on this port.
     settings.REDIS_URL = "redis://127.0.0.1:1"
     asked, clock = finds(monkeypatch, None), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -189,7 +195,7 @@ def test_SA_13_the_jobs_hold_what_redis_knows_more_of(
 
 
 def test_SA_13_of_two_processes_that_hold_it_the_first_says_why() -> None:
-    """The second acts by what the database says, not by what it found itself."""
+    """The second one acts on the reason in the database, not on its own."""
     first, second = look()[0], look()[0]
     history.hold(first, "Redis knows more.")
     history.hold(second, "The store knows more.")
@@ -204,7 +210,7 @@ def test_SA_13_of_two_processes_that_hold_it_the_first_says_why() -> None:
 
 
 def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feed that was set back with its database may look as if it went on."""
+    """A feed that was set back with its database may look as if it continued."""
     news: list[News] = []
     watcher = Watcher(news.append)
     position = watcher._look(None, ())
@@ -218,38 +224,38 @@ def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyP
 def test_SA_13_while_one_thread_compares_all_others_stop(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replica that lagged took over: what this process knew of the database before it counts no more."""
+    """A lagging replica took over, so what this process knew about the database is void."""
     finds(monkeypatch, None)
-    assert home.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().epoch == 1
     Home.objects.update(vouched_for="an earlier start")
     monkeypatch.setattr(history, "VOUCHED", history.Vouched())
-    monkeypatch.setattr(home, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     seen: list[bool] = []
 
     def check(_mark: Mark | None) -> None:
         with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-            home.LEASE.held()
+            epochs.LEASE.held()
         seen.append(True)
 
     monkeypatch.setattr(history, "check_history", check)
-    assert home.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().epoch == 1
     assert seen == [True]
 
 
 def test_SA_13_a_call_beside_the_first_waits_for_its_comparison(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that has just started refuses nobody because it compares at this moment."""
-    monkeypatch.setattr(home, "LEASE", home.Lease())
+    """A process that just started waits for its comparison instead of refusing calls."""
+    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     beside: list[Future[Tenure]] = []
 
     def check(_mark: Mark | None) -> None:
-        beside.append(pool.submit(home.LEASE.current))
+        beside.append(pool.submit(epochs.LEASE.current))
         wait(beside, timeout=0.2)
 
     monkeypatch.setattr(history, "check_history", check)
     with ThreadPoolExecutor(1) as pool:
-        assert home.LEASE.current().epoch == 1
+        assert epochs.LEASE.current().epoch == 1
         assert [each.result().epoch for each in beside] == [1]
 
 
@@ -257,7 +263,7 @@ def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(monkeypatch: pytes
     def fails() -> None:
         raise OperationalError("the connection was lost")
 
-    monkeypatch.setattr(home.LEASE, "halt", fails)
+    monkeypatch.setattr(epochs.LEASE, "halt", fails)
     assert Client().get("/v1/audit/checkpoint").status_code == 503
     assert Client().get("/.well-known/jwks.json").status_code == 503
     assert Client().get("/health/live").status_code == 200

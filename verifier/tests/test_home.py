@@ -1,4 +1,4 @@
-"""The row of the replay cache: leases that lapse, and moves that wait for them."""
+"""The row of the replay cache: leases that expire, and moves that wait for them."""
 
 import threading
 from collections import Counter
@@ -18,9 +18,9 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
 from registry.services.installation import Halt
 from verifier.models import Home
-from verifier.services import home
-from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS, Lease, look
-from verifier.services.home import database_clock as true_database_clock
+from verifier.services import epochs
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, Lease, look
+from verifier.services.epochs import database_clock as true_database_clock
 from verifier.tests.moving import Passing, begin, leave, unavailable, with_nonce
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
@@ -47,14 +47,14 @@ def test_a_look_is_one_query(django_assert_num_queries: Any) -> None:
 
 
 def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "database_clock", true_database_clock)
+    monkeypatch.setattr(epochs, "database_clock", true_database_clock)
     before = timezone.now()
     first, second = look()[1], look()[1]
-    # Also inside one transaction, whose own time stands still.
+    # Also within one transaction, where PostgreSQL's now() stands still.
     assert before - timedelta(seconds=5) < first < second < timezone.now() + timedelta(seconds=5)
     with time_machine.travel(timezone.now() + timedelta(seconds=6)):
         lease = Lease()
-        # SQLite has no clock of its own to be compared with.
+        # SQLite uses this host's clock, so there is nothing to compare.
         if connection.vendor == "postgresql":
             with pytest.raises(TemporarilyUnavailableError, match="clock"):
                 lease.current()
@@ -69,11 +69,11 @@ def test_a_process_looks_at_most_once_a_second(time: Passing, django_assert_num_
     look()
     with django_assert_num_queries(1):
         for _ in range(10):
-            home.LEASE.current()
+            epochs.LEASE.current()
             time.shift(0.1)
     time.shift(0.1)
     with django_assert_num_queries(1):
-        home.LEASE.current()
+        epochs.LEASE.current()
 
 
 def away(*_args: object) -> Any:
@@ -83,13 +83,13 @@ def away(*_args: object) -> Any:
 def test_a_lease_lapses_five_seconds_after_its_last_look(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert home.LEASE.current().epoch == 1
-    monkeypatch.setattr(home, "read_row", away)
+    assert epochs.LEASE.current().epoch == 1
+    monkeypatch.setattr(epochs, "read_row", away)
     time.shift(LEASE_SECONDS)
-    assert home.LEASE.held().epoch == 1
+    assert epochs.LEASE.held().epoch == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        home.LEASE.held()
+        epochs.LEASE.held()
     with pytest.raises(TemporarilyUnavailableError):
         Lease(time).held()
 
@@ -97,68 +97,68 @@ def test_a_lease_lapses_five_seconds_after_its_last_look(
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its monotonic clock slept with it; the other was set right."""
-    assert home.LEASE.current().epoch == 1
+    """The monotonic clock stood still with the host; the wall clock was corrected."""
+    assert epochs.LEASE.current().epoch == 1
     awake = timezone.now().timestamp()
     with monkeypatch.context() as patch:
-        patch.setattr(home, "read_row", away)
-        patch.setattr(home, "wall", lambda: awake + LEASE_SECONDS + 0.1)
-        for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
+        patch.setattr(epochs, "read_row", away)
+        patch.setattr(epochs, "wall", lambda: awake + LEASE_SECONDS + 0.1)
+        for asked in (epochs.LEASE.held, epochs.LEASE.clock_off, epochs.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-        # Set right by less than clocks may differ.
-        patch.setattr(home, "wall", lambda: awake - 4.9)
-        assert home.LEASE.held().epoch == 1
-    assert home.LEASE.current().epoch == 1
+        # A correction smaller than the allowed clock error.
+        patch.setattr(epochs, "wall", lambda: awake - 4.9)
+        assert epochs.LEASE.held().epoch == 1
+    assert epochs.LEASE.current().epoch == 1
 
 
 def test_RF_12_a_host_whose_clock_is_set_back_decides_nothing_until_it_has_looked_again(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that is over would be good by it, with a proof that nobody remembers any more."""
-    assert home.LEASE.current().epoch == 1
+    """By its clock, an expired token would be valid, with a proof that no cache remembers."""
+    assert epochs.LEASE.current().epoch == 1
     former = timezone.now().timestamp() - 180
     with monkeypatch.context() as patch:
-        patch.setattr(home, "read_row", away)
-        patch.setattr(home, "wall", lambda: former)
-        for asked in (home.LEASE.held, home.LEASE.clock_off, home.LEASE.current):
+        patch.setattr(epochs, "read_row", away)
+        patch.setattr(epochs, "wall", lambda: former)
+        for asked in (epochs.LEASE.held, epochs.LEASE.clock_off, epochs.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-    assert home.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().epoch == 1
 
 
 def test_a_home_that_cannot_be_looked_at_is_503(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene()
     body = place.body(LOOK)
-    monkeypatch.setattr(home, "read_row", away)
+    monkeypatch.setattr(epochs, "read_row", away)
     unavailable(place, body)
 
 
 def test_the_lease_counts_from_when_the_look_began(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow: Callable[[], tuple[Home, datetime]] = home.read_row
+    slow: Callable[[], tuple[Home, datetime]] = epochs.read_row
 
     def four_seconds() -> tuple[Home, datetime]:
         seen = slow()
         time.shift(4)
         return seen
 
-    monkeypatch.setattr(home, "read_row", four_seconds)
-    assert home.LEASE.current().epoch == 1
+    monkeypatch.setattr(epochs, "read_row", four_seconds)
+    assert epochs.LEASE.current().epoch == 1
     time.shift(1)
-    assert home.LEASE.held().epoch == 1
+    assert epochs.LEASE.held().epoch == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        home.LEASE.held()
+        epochs.LEASE.held()
 
 
 def test_an_older_look_does_not_replace_a_younger(time: Passing) -> None:
     row, database_now = look()
-    home.LEASE.take(row, database_now, time())
+    epochs.LEASE.take(row, database_now, time())
     row.epoch = 7
-    home.LEASE.take(row, database_now, time() - 1)
-    assert home.LEASE.held().epoch == 1
-    home.LEASE.take(row, database_now, time() + 1)
-    assert home.LEASE.held().epoch == 7
+    epochs.LEASE.take(row, database_now, time() - 1)
+    assert epochs.LEASE.held().epoch == 1
+    epochs.LEASE.take(row, database_now, time() + 1)
+    assert epochs.LEASE.held().epoch == 7
 
 
 def test_one_thread_looks_and_the_others_go_on_or_wait(
@@ -173,10 +173,10 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         assert answer.wait(10)
         return seen
 
-    monkeypatch.setattr(home, "read_row", slowly)
+    monkeypatch.setattr(epochs, "read_row", slowly)
     with ThreadPoolExecutor(3) as pool:
-        # Nothing is held yet: all three wait for one look.
-        first = [pool.submit(home.LEASE.current) for _ in range(3)]
+        # Nothing is cached yet, so all three wait for one read.
+        first = [pool.submit(epochs.LEASE.current) for _ in range(3)]
         assert asked.wait(10)
         assert not any(each.done() for each in first)
         answer.set()
@@ -185,9 +185,9 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         time.shift(2)
         asked.clear()
         answer.clear()
-        looking = pool.submit(home.LEASE.current)
+        looking = pool.submit(epochs.LEASE.current)
         assert asked.wait(10)
-        assert pool.submit(home.LEASE.current).result(3).epoch == 1
+        assert pool.submit(epochs.LEASE.current).result(3).epoch == 1
         assert not looking.done()
         answer.set()
         assert (looking.result().epoch, looks["all"]) == (1, 2)
@@ -204,20 +204,20 @@ def test_a_host_whose_clock_is_off_by_six_seconds_does_not_decide(
         assert place.ask(**body)["valid"]
     else:
         unavailable(place, body)
-        # As soon as it is right again, and was looked at.
+        # Decides again once the clock is right and was compared.
         time.set_ahead(0)
         time.shift(1.1)
         assert place.ask(**body)["valid"]
 
 
 def test_a_slow_look_does_not_make_a_clock_wrong(time: Passing) -> None:
-    """The database said its time when the look began, and since then it goes on as well."""
+    """The read returns the database's time of its start, and both clocks have run since."""
     seen = look()
     time.set_ahead(2)
     began = time()
     time.shift(4)
-    home.LEASE.take(*seen, began)
-    assert home.LEASE.held().epoch == 1
+    epochs.LEASE.take(*seen, began)
+    assert epochs.LEASE.held().epoch == 1
 
 
 # ---- leaving and beginning
@@ -238,7 +238,7 @@ def test_while_the_home_is_being_left_nobody_decides(time: Passing) -> None:
 def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
     assert not begin()
     names: Any = {"reason": "test", "actor": SYSTEM, "now": timezone.now()}
-    assert not home.leave(epoch=2, for_kind="redis", **names)
+    assert not epochs.leave(epoch=2, for_kind="redis", **names)
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS - 0.001)
     assert not begin()
@@ -258,7 +258,7 @@ def test_it_is_the_databases_clock_that_is_waited_by(time: Passing) -> None:
     assert not begin()
     time.shift(3)
     assert begin()
-    # By the later of the two: what a new epoch is careful about ends no earlier by either.
+    # By the later of the two clocks, so that the careful period ends too early by neither.
     assert Home.objects.get().began_at == timezone.now()
     time.set_ahead(-5)
     assert leave()
@@ -269,7 +269,7 @@ def test_it_is_the_databases_clock_that_is_waited_by(time: Passing) -> None:
 
 @pytest.mark.parametrize("ahead", [6, 600, -6])
 def test_RF_5_nothing_begins_while_the_databases_clock_is_not_this_hosts(time: Passing, ahead: int) -> None:
-    """It would begin in the past, or the future, of all who decide once that clock is right again."""
+    """Otherwise the epoch would begin in the past or future once that clock is right again."""
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS + 1000)
     time.set_ahead(ahead)
@@ -293,7 +293,7 @@ def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -
 
 
 def test_a_halt_that_ends_while_a_thread_asks_is_told_to_it() -> None:
-    """Another thread takes a look between two steps of this one."""
+    """Another thread reads the row between two steps of this one."""
     halted = SimpleNamespace(halt=Halt("This process may not act.", "reason", passes=True))
 
     class Looks(Lease):
@@ -330,7 +330,7 @@ def test_of_many_at_once_one_leaves_and_one_begins(time: Passing) -> None:
     look()
     for epoch in (1, 2, 3):
         names: Any = {"epoch": epoch, "reason": "test", "actor": SYSTEM, "now": now}
-        assert at_once(partial(home.leave, for_kind="database", **names)) == 1
+        assert at_once(partial(epochs.leave, for_kind="database", **names)) == 1
         time.shift(6)
         assert at_once(begin) == 1
     assert Home.objects.get().epoch == 4

@@ -1,4 +1,4 @@
-"""POST /v1/introspect (RFC 7662): a good token of the caller's audience says what it holds, every other says nothing."""
+"""POST /v1/introspect (RFC 7662): only a valid token of the caller's audience is described."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from agentauth.protocol.token import sign_token
 from audit.models import Event
 from kms.models import Key
 from kms.services import disable_key, signer
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, SpentProof, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
@@ -50,7 +50,7 @@ def test_a_good_token_says_what_it_holds() -> None:
     token = place.token()
     claims = Token.objects.get().claims
     before = (counters(), Event.objects.count(), SpentProof.objects.count())
-    # RFC 7662 section 2.1: hints and parameters nobody knows are ignored.
+    # RFC 7662 section 2.1: unknown hints and parameters are ignored.
     answer = introspect(place, token, "&token_type_hint=refresh_token&unknown=1")
     assert answer == {
         "active": True,
@@ -67,7 +67,7 @@ def test_a_good_token_says_what_it_holds() -> None:
         "authorization_details": [{"type": "agentauth", "capabilities": [READ, PAY]}],
         "verify": "online",
     }
-    # Looking uses nothing up and decides nothing.
+    # Introspection consumes nothing and decides nothing.
     assert before == (counters(), Event.objects.count(), SpentProof.objects.count())
 
 
@@ -121,7 +121,7 @@ def test_OA_22_an_expired_token_is_inactive(place: Scene) -> None:
 def test_OA_22_a_token_of_another_audience_is_inactive_whoever_asks(place: Scene) -> None:
     token, stranger = place.token(), scene()
     assert introspect(stranger, token) == INACTIVE
-    # Also where our own signature stands under this audience and the row is another's: rows were exchanged.
+    # Even if our signature covers this audience but the row has another: the rows were swapped.
     claims = Token.objects.get(grant=place.grant).claims | {"aud": stranger.provider.audience}
     exchanged = sign_token(claims, signer(purpose="token", now=timezone.now()))
     assert introspect(stranger, exchanged) == INACTIVE

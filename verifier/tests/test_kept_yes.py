@@ -1,4 +1,4 @@
-"""What a process keeps of a yes, to say it again: only while nothing in it could have changed, and to the same question alone."""
+"""A process keeps a yes only while nothing in it can change, and for the same request only."""
 
 import json
 import tracemalloc
@@ -16,12 +16,12 @@ from agentauth.protocol.limits import microseconds
 from agentauth.protocol.token import TokenClaims
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.state import TokenState
+from registry.services.token_state import TokenState
 from verifier.requests import _action
-from verifier.services.home import Tenure
-from verifier.services.snapshots import Known, known_of
-from verifier.stores import Permit, StoreCall, light
-from verifier.stores.light import MOST_YESES, Yes, conclude, plan
+from verifier.services.epochs import Tenure
+from verifier.services.known_tokens import Known, known_of
+from verifier.stores import Permit, StoreCall, redis_decisions
+from verifier.stores.redis_decisions import MOST_YESES, Yes, conclude, plan
 from verifier.stores.scripts import Code, Reply
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -31,11 +31,11 @@ READ, WRITE = Action("read", "calendar"), Action("write", "calendar")
 
 @pytest.fixture(autouse=True)
 def _in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(light, "check_in_time", lambda _call: None)
+    monkeypatch.setattr(redis_decisions, "check_in_time", lambda _call: None)
 
 
 def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> Known:
-    """A token that may read, for an hour; `changed` are columns, as `agent_status`."""
+    """A token that may read, for an hour; `changed` replaces columns, such as `agent_status`."""
     return known_of(known_rows(envelope=envelope, **changed))
 
 
@@ -81,7 +81,7 @@ def call(held: Known, **more: Any) -> StoreCall:
     return replace(asked, **more)
 
 
-def event(made: light.Plan) -> dict[str, Any]:
+def event(made: redis_decisions.Plan) -> dict[str, Any]:
     read = json.loads(next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{"))
     assert isinstance(read, dict)
     return read
@@ -119,7 +119,7 @@ def test_another_action_or_a_rehearsal_is_judged_by_itself() -> None:
     assert event(plan(asked, held))["kind"] == "allowed"
 
 
-# A constraint, an argument it lets pass, and one that Python calls equal to that and the protocol does not.
+# A constraint, an allowed argument, and one that is equal in Python but not in the protocol.
 ALIKE: list[tuple[dict[str, Any], Any, Any]] = [
     ({"eq": 1}, 1, True),
     ({"not_in": [True]}, 1, True),
@@ -210,7 +210,7 @@ def test_an_action_of_texts_is_made_once_and_any_other_each_time() -> None:
 
 
 def test_what_is_known_of_a_token_takes_little_memory() -> None:
-    """Without rows, and with terms that many grants share: some 2 kB, and as much again with a kept yes."""
+    """Without rows, and with terms that grants share: about 2 kB, twice that with a kept yes."""
     rows = [known_rows() for _ in range(300)]
     tracemalloc.start()
     try:

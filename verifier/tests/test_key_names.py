@@ -1,4 +1,4 @@
-"""The `kid` of a token is an attacker's text: it is compared with the names of our keys and goes nowhere else."""
+"""The `kid` of a token is untrusted: it is only compared with the names of our keys."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 def test_JK_20_a_kid_is_compared_and_goes_nowhere_else(
     kid: Any, place: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a query nor a key service ever sees it, and a good signature by the agent's own key does not help."""
+    """It reaches no query and no key service, even under a valid signature of the agent's key."""
 
     def opened(uri: str) -> None:
         raise AssertionError(f"a key was opened: {uri}")

@@ -1,4 +1,4 @@
-"""A call that waits for the database while its process hears nothing of what changes."""
+"""A call waits for the database while its process receives no state changes."""
 
 import asyncio
 import threading
@@ -14,14 +14,14 @@ from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
 from tests.through import Running
 from verifier import stores
-from verifier.services import moment
-from verifier.services.following import Follower
+from verifier.services import elapsed
+from verifier.services.state_cache import Follower
 from verifier.stores.database import Asked
-from verifier.stores.lane import Lane
+from verifier.stores.group_commit import Lane
 from verifier.tests.scene import LOOK, scene
-from verifier.tests.test_waiting import apart
-from verifier.tests.test_waiting import running as running  # noqa: PLC0414 — a fixture
-from verifier.tests.test_waiting import server as server  # noqa: PLC0414 — a fixture
+from verifier.tests.test_stream_reader import apart
+from verifier.tests.test_stream_reader import running as running  # noqa: PLC0414 — a fixture
+from verifier.tests.test_stream_reader import server as server  # noqa: PLC0414 — a fixture
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key of its token may have been disabled since."""
+    """The key of its token may have been disabled meanwhile."""
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     place, decide = scene(max_uses=5), Lane.decide
     waits, free = threading.Event(), threading.Event()
@@ -40,14 +40,14 @@ def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
 
     monkeypatch.setattr(Lane, "decide", told)
     for _ in range(2):
-        # Both threads of the lane.
+        # Occupies both threads of the lane.
         held = running.app._verifier._lane.run(partial(free.wait, 20))
         asyncio.run_coroutine_threadsafe(held, running._loop)
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(apart, lambda: place.post(place.body(LOOK)))
         assert waits.wait(20)
         patch.setattr(Follower, "_hear", lambda _follower, _news: None)
-        patch.setattr(moment, "monotonic", lambda: time.monotonic() + 6)
+        patch.setattr(elapsed, "monotonic", lambda: time.monotonic() + 6)
         free.set()
         assert asked.result().status_code == 503
     assert not Event.objects.filter(kind=DECISION_ALLOWED).exists()

@@ -1,4 +1,4 @@
-"""Two releases beside each other: what a later one leaves in Redis is left there by an earlier one, whole and in its place."""
+"""Two releases side by side: an earlier one leaves a later one's entries in place and whole."""
 
 from datetime import datetime
 
@@ -7,8 +7,8 @@ from redis import Redis
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.models import GrantLedger, Home, StreamCursor
-from verifier.services.draining import drain, waiting
-from verifier.stores import waiting as waits
+from verifier.services.outbox import count_waiting, drain
+from verifier.stores import stream_reader as waits
 from verifier.tests.scene import Scene
 from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
 
 def put_later(one: Verifier, place: Scene, form: int = 2) -> str:
-    """An entry whose base has a member more."""
+    """Write an entry in a later format, with one more member in its base."""
     one.number += 1
     base = decided(place.grant, later="member")
     one.put(f=form, e=one.epoch, n=one.number, o="a", **proved(encoded(base)))
@@ -35,7 +35,7 @@ def test_an_entry_of_a_later_release_stays_and_blocks_only_its_shard(
         with pytest.raises(TemporarilyUnavailableError):
             drain(redis, now=now)
         assert taken() == sorted([before, elsewhere])
-        assert waiting(redis)[:2] == [2, 0]
+        assert count_waiting(redis)[:2] == [2, 0]
         assert losses() == []
     assert GrantLedger.objects.get().uses == 2
     assert_whole(now)
@@ -44,7 +44,7 @@ def test_an_entry_of_a_later_release_stays_and_blocks_only_its_shard(
 def test_the_later_release_takes_over_what_the_earlier_one_left(
     redis: Redis, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here its format is one of more than we write: what it cannot read is said to be lost, as ever."""
+    """Format 2 stands for the later one. We cannot parse it, so it is recorded as lost."""
     one = Verifier(redis, place)
     put_later(one, place)
     after = one.write()
@@ -54,13 +54,13 @@ def test_the_later_release_takes_over_what_the_earlier_one_left(
     drain(redis, now=now)
     assert taken() == [after]
     assert [loss["reason"] for loss in losses()] == ["unreadable"]
-    assert waiting(redis)[0] == 0
+    assert count_waiting(redis)[0] == 0
 
 
 def test_what_waits_for_a_later_release_is_not_said_to_be_forgotten(
     redis: Redis, place: Scene, now: datetime
 ) -> None:
-    """It is of an epoch that is over, and its numbers were told of."""
+    """Even though its epoch is over and a verifier answered with its number."""
     one = Verifier(redis, place)
     put_later(one, place)
     StreamCursor.objects.create(epoch=1, shard=0, number=0, told=1)

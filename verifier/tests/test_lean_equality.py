@@ -1,4 +1,4 @@
-"""The view and the lean endpoint say the same: status, header lines and bytes, and what stands in the log afterwards."""
+"""The view and the lean endpoint agree in status, header lines, bytes and what they log."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -63,7 +63,7 @@ def _denied(both: Both, place: Scene, operation: str) -> None:
 
 
 class Refused:
-    """How a refusal comes about: `envelope` of the grant, what happens once the token is issued, what is then asked."""
+    """How to cause a refusal: the grant's `envelope`, steps after the token issue, the request."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Refused:
         self.first(both, place)
 
         def make() -> dict[str, Any]:
-            # One that was used or denied is asked about again; any other is a new one each time.
+            # A used or denied operation is asked about again; any other is new each time.
             again = named if self.used or self.denied or not transacts else {"idempotency_key": key()}
             body = place.body(self.action, token=token, proof=self.proof(place, token), **again)
             return {name: value for name, value in (body | self.more).items() if value is not None}
@@ -157,7 +157,7 @@ def test_each_refusal_has_its_scenario() -> None:
 
 
 def asking(place: Scene, make: Callable[[], dict[str, Any]], path: str) -> Ask:
-    """A question, alone or as one of a batch."""
+    """A request, alone or in a batch."""
     return ask(place, make() if path == VERIFY else {"requests": [make(), 7, {}]}, path)
 
 
@@ -182,7 +182,7 @@ def test_what_is_allowed_is_the_same(both: Both) -> None:
         {"action": LOOK, "dry_run": True},
         {"action": pay("1.00"), "dry_run": True, "idempotency_key": "k"},
     ]
-    # Where a limit counts, each answer changes the next: there only what counts nothing.
+    # Where a limit counts, each answer changes the next, so only requests that count nothing.
     for place, questions in ((limited, rehearsed), (plain, [*rehearsed, {"action": LOOK}])):
         token = place.token()
         for question in questions:
@@ -192,7 +192,7 @@ def test_what_is_allowed_is_the_same(both: Both) -> None:
 
 
 def test_what_was_answered_before_is_the_same(both: Both) -> None:
-    """An operation that is repeated, a call that is delivered again, and another body under its key."""
+    """A repeated operation, a repeated call, and another body under its key."""
     place = scene(READ, PAY)
     token = place.token()
     make = partial(place.body, pay("1.00"), token=token, idempotency_key="mine")
@@ -202,14 +202,14 @@ def test_what_was_answered_before_is_the_same(both: Both) -> None:
     both.running.look()
     assert both.running.ask(asked.path, "", asked.lines(), asked.body).json()["valid"]
     assert both.same(asked)["valid"]
-    # Money: in the database, which knows a call by its name.
+    # Money is decided in the database, which finds a call by its name.
     paid, other = (ask(place, make(), idempotency_key="call-2") for _ in range(2))
     assert both.running.ask(paid.path, "", paid.lines(), paid.body).json()["valid"]
     assert both.same(other)["error"] == "idempotency_mismatch"
 
 
 def test_nonces_are_the_same(both: Both) -> None:
-    """Asked for where the service provider wants them; and with a yes comes the next, where the proof's is about to end."""
+    """A nonce is demanded if the provider requires it; a yes carries the next one near the end."""
     place = scene(READ)
     ServiceProvider.objects.filter(pk=place.provider.pk).update(require_nonce=True)
     both.running.forget()
@@ -265,7 +265,7 @@ def test_introspection_is_the_same(both: Both) -> None:
 
 
 def edges(place: Scene) -> Iterator[tuple[str, Ask]]:
-    """Requests that are not in order, or only just."""
+    """Malformed requests, and requests that are only just valid."""
     for path, good in [
         (VERIFY, json.dumps(place.body(LOOK, token="x", proof="y")).encode()),
         (BATCH, json.dumps({"requests": [place.body(LOOK, token="x", proof="y")]}).encode()),
@@ -289,7 +289,7 @@ def edges(place: Scene) -> Iterator[tuple[str, Ask]]:
             ("content-type", "text/plain"),
             ("host", "evil.example"),
         ):
-            # Whichever of the two is good, it is not taken for the one there is.
+            # Whichever of the two is valid, it must not pass for the only one.
             for at in (0, 99):
                 asked = ask(place, good, path)
                 asked.headers.insert(at, line)
@@ -358,9 +358,9 @@ def test_too_many_calls_are_the_same(both: Both, place: Scene) -> None:
 
 
 def test_what_each_answer_changes_is_the_same(both: Both) -> None:
-    """A random walk of one grant at the view, and of its like at the endpoint: all that is used up, and given back."""
+    """The same random walk at the view and at the endpoint, over all limits used and given back."""
     budget = BUDGET | {"value": "9.00"}
-    # The last use is spent on the way.
+    # The walk reaches the last use.
     envelope = {"max_requests_per_minute": 30, "max_burst": 3, "budgets": [budget], "max_uses": 25}
     for limits in ({name: envelope[name] for name in ("max_requests_per_minute", "max_burst")}, envelope):
         answers = []

@@ -1,4 +1,4 @@
-"""Whatever the three addresses refuse with a status of HTTP: the view and the lean endpoint say the same."""
+"""HTTP refusals of the three paths: the view and the lean endpoint give the same answer."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,22 +21,22 @@ from tests.equal import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
 from verifier.requests import parse_delivery
-from verifier.services import following, home, introspection
+from verifier.services import epochs, introspection, state_cache
 from verifier.services.clocks import CLOCK
 from verifier.services.proved_tokens import ProvedTokens
-from verifier.stores import database, lane
-from verifier.stores.sync_connection import SyncServers
+from verifier.stores import database, group_commit
+from verifier.stores.redis_for_threads import SyncServers
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
 PATHS = (VERIFY, BATCH, INTROSPECT)
-# What is not described, since it is said of any address.
+# Refusals that any path may give, so the API's description does not list them.
 ANYWHERE = {(405, "method_not_allowed"), (500, "server_error")}
 
 
 def described() -> list[tuple[str, int, str]]:
-    """(path, status, error) of each refusal that the API's description names, and of those beside."""
+    """(path, status, error) of each refusal in the API's description, and of ANYWHERE."""
     found = []
     for path in PATHS:
         operation = conformance.described("POST", path)
@@ -49,7 +49,7 @@ def described() -> list[tuple[str, int, str]]:
 
 
 def good(place: Scene, path: str, **changes: str | None) -> Ask:
-    """A request in order; a new one each time."""
+    """A new valid request."""
     if path == INTROSPECT:
         return ask(place, f"token={place.token()}".encode(), path, **changes)
     question = place.body(LOOK)
@@ -57,7 +57,7 @@ def good(place: Scene, path: str, **changes: str | None) -> Ask:
 
 
 def paying(place: Scene, path: str, name: str) -> Ask:
-    """About money, so the database decides; a new proof each time."""
+    """A new request about money, so the database decides."""
     return ask(place, place.body(pay("1.00"), idempotency_key="mine"), path, idempotency_key=name)
 
 
@@ -69,7 +69,10 @@ REFUSED: dict[tuple[int, str], list[tuple[tuple[str, ...], Refused]]] = {}
 def of(
     status: int, error: str, *paths: str
 ) -> Callable[[Callable[[Both, Scene, str], Iterator[Make]]], None]:
-    """The scenario brings about this refusal, at `paths` if not at all; while it lasts, what it gives makes the request."""
+    """Register a scenario for this refusal, by default at all paths.
+
+    While it is active, the callable it yields makes the request.
+    """
 
     def kept(scenario: Callable[[Both, Scene, str], Iterator[Make]]) -> None:
         made = contextlib.contextmanager(scenario)
@@ -135,7 +138,7 @@ def another_body(both: Both, place: Scene, path: str) -> Iterator[Make]:
 
 @of(409, "idempotency_in_progress")
 def a_call_that_still_runs(both: Both, place: Scene, path: str) -> Iterator[Make]:
-    """Another connection holds the row, and does not commit while it is waited for."""
+    """Another connection holds the row and does not commit while the call waits."""
     made = paying(place, path, "call-1")
     named = parse_delivery(
         "call-1", service_provider_id=place.provider.pk, body=made.body, operation_key=None
@@ -200,14 +203,14 @@ def a_defect(both: Both, place: Scene, path: str) -> Iterator[Make]:
 
 @of(503, "temporarily_unavailable")
 def a_database_that_does_not_answer(both: Both, place: Scene, path: str) -> Iterator[Make]:
-    """Nobody knows yet whose credentials these are."""
+    """The credentials are not cached yet."""
 
     def fails(_: object) -> None:
         raise OperationalError
 
     both.running.forget()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (credentials, following):
+        for module in (credentials, state_cache):
             patch.setattr(module, "find_by_credentials", fails)
         yield lambda: good(place, path)
 
@@ -218,7 +221,7 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
         raise OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (database, lane):
+        for module in (database, group_commit):
             patch.setattr(module, "decide_together", fails)
         yield lambda: paying(place, path, "call-1")
 
@@ -227,20 +230,20 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
 def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]:
     with pytest.MonkeyPatch.context() as patch:
         later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
-        patch.setattr(home, "database_clock", lambda: later)
-        # Both are in this process, which says it once.
+        patch.setattr(epochs, "database_clock", lambda: later)
+        # View and endpoint share this process, which reports it once.
         patch.setattr(CLOCK, "_told", True)
-        home.LEASE._last = None
+        epochs.LEASE._last = None
         yield lambda: good(place, path)
-    home.LEASE._last = None
+    epochs.LEASE._last = None
 
 
 @of(503, "temporarily_unavailable", VERIFY)
 def a_home_that_is_being_left(both: Both, place: Scene, path: str) -> Iterator[Make]:
-    """The last, since there is no way back."""
-    row, _ = home.look()
-    home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
-    home.LEASE._last = None
+    """Runs last, because a move cannot be undone."""
+    row, _ = epochs.look()
+    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.LEASE._last = None
     yield lambda: good(place, path)
 
 
@@ -253,13 +256,13 @@ def test_each_refusal_is_the_same(
     both: Both, place: Scene, path: str, status: int, error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = place.token()
-    # A new one would be an event of its own.
+    # A new token would record an event of its own.
     monkeypatch.setattr(place, "token", lambda: token)
     scenarios = [scenario for paths, scenario in REFUSED[status, error] if path in paths]
     assert scenarios
     for scenario in scenarios:
         with scenario(both, place, path) as make:
-            # What is one too many is counted together, and the first of a second writes it down.
+            # Refusals by a rate limit are counted together; only the first in a second is recorded.
             answer = both.same(make, recorded=error != "rate_limited")
         assert (answer["status"], answer["error"]) == (status, error)
 
@@ -267,7 +270,7 @@ def test_each_refusal_is_the_same(
 def test_what_is_beside_the_three_addresses_is_nowhere_and_on_record(both: Both, place: Scene) -> None:
     for path in [f"{path}{more}" for path in PATHS for more in ("/", "/x")]:
         assert both.same(ask(place, b"{}", path))["error"] == "not_found"
-    # Spellings that the web server refuses in its own way, and addresses that it has and the endpoint has not.
+    # Spellings that the web server refuses itself, and paths that only the web process serves.
     for path in ("/v1/verify;x", "/v1/verify%20", "/v1/tokens", "/", "/sign-in/"):
         asked, before = ask(place, b"{}", path), Event.objects.count()
         answer = both.running.ask(asked.path, "", asked.lines(), asked.body)

@@ -1,4 +1,4 @@
-"""Our own vectors, and mutants of good requests: the view and the lean endpoint say the same."""
+"""Our own vectors, and mutants of valid requests: the view and the lean endpoint agree."""
 
 import json
 import re
@@ -51,7 +51,8 @@ def test_our_own_vectors_are_the_same(both: Both, place: Scene) -> None:
             "url": place.url,
         }
         questions += [asked, asked | {"proof": case["token"]}]
-    # The whole run of a clone without the shared files: 13 proofs and 10 tokens, these as proofs too.
+    # All vectors of a clone without the shared files: 13 proofs, and 10 tokens that also stand as
+    # proofs.
     assert len(questions) >= 33
     for question in questions:
         both.same(ask(place, question))
@@ -64,10 +65,10 @@ def test_our_own_vectors_are_the_same(both: Both, place: Scene) -> None:
 
 
 class Mutants:
-    """What is made of one good request: its bytes, its JSON, and what stands signed in it."""
+    """Mutates a valid request: its bytes, its JSON, and its signed parts."""
 
     def __init__(self, place: Scene, random: Random) -> None:
-        # A rehearsal, since some are as good as what they are made from, and each is asked twice.
+        # A dry run, because some mutants stay valid, and each is sent twice.
         self.place, self.random, self.good = place, random, place.body(LOOK, dry_run=True)
         token = self.good["token"]
         self._token = Original(token, signer(purpose="token", now=NOW), [place.token(), place.token()])
@@ -88,7 +89,10 @@ class Mutants:
         return changed_bytes(random, json.dumps(good).encode())
 
     def ask(self) -> Ask:
-        """Most at verify; some in a batch with a good one behind, some at introspection, some with another header line."""
+        """Make a mutated request: to verify, in a batch, to introspection, or with a changed line.
+
+        In a batch, a valid request follows it.
+        """
         random, way = self.random, self.random.random()
         question = self._question()
         if way < 0.1 and not isinstance(question, bytes):
@@ -99,19 +103,19 @@ class Mutants:
             return ask(self.place, form, INTROSPECT)
         made = ask(self.place, body_of(question))
         if way < 0.3:
-            # The length is the server's: it hands on as much as it says.
+            # Not the length, since the server passes on exactly that many bytes.
             line = random.choice(
                 [at for at, (name, _) in enumerate(made.headers) if name != "content-length"]
             )
             name, value = made.headers[line]
             changed = changed_bytes(random, value.encode()).decode("latin-1")
-            # What no server hands on.
+            # Characters that no server passes on.
             made.headers[line] = name, re.sub(r"[\x00-\x08\x0a-\x1f\x7f]", "", changed).strip()
         return made
 
 
 def test_mutants_are_the_same(both: Both, place: Scene) -> None:
-    """Two thousand in the full campaign."""
+    """2,000 mutants in the full campaign."""
     mutants = Mutants(place, Random(20270110))
     assert both.same(ask(place, mutants.good))["valid"]
     asked = [(str(number), mutants.ask()) for number in range(2_000 if CAMPAIGN else 150)]

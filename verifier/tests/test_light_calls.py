@@ -1,4 +1,4 @@
-"""What the scripts in Redis are called with for a light call, and what is made of their answers."""
+"""The arguments of the Redis scripts for a light call, and how their replies become answers."""
 
 import json
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate, microseconds
 from verifier.answers import refusal_body
 from verifier.stores import Delivery, Recalled, Spent, StoreCall
-from verifier.stores.light import (
+from verifier.stores.redis_decisions import (
     SLACK_MS,
     conclude,
     epoch_of,
-    giving_back,
-    held,
-    holding,
+    give_back_call,
+    hold_call,
     is_light,
     plan,
-    refused_again,
+    read_hold,
+    recall_refusal,
 )
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.test_kept_yes import NOW, READ, WRITE, call, known
@@ -53,7 +53,7 @@ def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, r
     floor = RATE.used_up(microseconds(NOW)) if epoch > 1 else 0
     expected = (RATE.interval_us, RATE.tolerance_us, floor) if rated else (0, 0, 0)
     assert (given["interval"], given["tolerance"], given["floor"]) == expected
-    assert epoch_of(holding(asked, grant)) == given["epoch"] == epoch
+    assert epoch_of(hold_call(asked, grant)) == given["epoch"] == epoch
     unknown = arguments(asked, None)
     assert (unknown["mode"], unknown["interval"], unknown["tolerance"], unknown["floor"]) == (b"no", 0, 0, 0)
 
@@ -64,7 +64,7 @@ def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, r
 def test_rehearsal_spends_counts_and_keeps_nothing(action: Any, dry_run: bool, delivery: Any) -> None:
     grant = known()
     given = arguments(replace(call(grant), action=action, dry_run=dry_run, delivery=delivery), grant)
-    # The proof's last second is an hour away, and the call came 0.25 s after a full one.
+    # The proof stays valid for an hour, and the call came 0.25 s after a full second.
     assert given["ttl"] == (0 if dry_run else 3_599_750 + SLACK_MS)
     assert given["acts"] == (b"0" if action is None else b"1")
     assert given["counts"] == (b"1" if action is not None and not dry_run else b"0")
@@ -83,13 +83,13 @@ def test_wait_for_the_rate_is_told_in_full_seconds() -> None:
 @pytest.mark.parametrize("rated", [True, False])
 def test_what_is_given_back_is_what_was_set_aside(rated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     later = NOW + timedelta(seconds=3)
-    monkeypatch.setattr("verifier.stores.light.timezone.now", lambda: later)
+    monkeypatch.setattr("verifier.stores.redis_decisions.timezone.now", lambda: later)
     grant = known() if rated else known(envelope=UNRATED)
     interval = RATE.interval_us if rated else 0
     for spent, told in ((Spent(first=True, tat_us=7, reserved_us=9), (9, 7)), (Spent(first=True), (0, 0))):
-        _, _, given = giving_back(call(grant), grant, spent)
+        _, _, given = give_back_call(call(grant), grant, spent)
         assert given == (1, interval, *told, microseconds(later))
-    _, _, given = giving_back(call(grant), None, Spent(first=True))
+    _, _, given = give_back_call(call(grant), None, Spent(first=True))
     assert given == (1, 0, 0, 0, microseconds(later))
 
 
@@ -110,7 +110,7 @@ def test_call_is_light_where_nothing_of_it_must_outlive_redis(
 ) -> None:
     grant = known(envelope=envelope)
     assert is_light(replace(call(grant), **more), grant) is light
-    # A refusal changes nothing that must.
+    # A refusal changes nothing that must outlive Redis.
     refused = known(envelope=envelope, token_revoked_at=NOW)
     assert is_light(replace(call(refused), **more), refused)
     assert is_light(replace(call(grant), **more), None)
@@ -133,7 +133,7 @@ def again(kept: bytes) -> Reply:
 
 @pytest.mark.parametrize("later", [timedelta(seconds=30), timedelta(minutes=45)])
 def test_repeated_call_gets_the_yes_of_its_own_moment(later: timedelta) -> None:
-    """Also once its time window has closed."""
+    """Even after its time window has closed."""
     for grant, tat, left in (
         (known(), b"%d" % (microseconds(NOW) + 5_000_000), 5),
         (known(envelope=UNRATED), b"", None),
@@ -156,11 +156,11 @@ def test_repeated_call_gets_its_own_no() -> None:
         (b"l7 9 2000001 the-id", refusal_body(Refuse("envelope_exceeded", "rate", 3))),
     ):
         assert (
-            conclude(asked, grant, plan(asked, grant), again(kept)) == refused_again(kept) == Recalled(told)
+            conclude(asked, grant, plan(asked, grant), again(kept)) == recall_refusal(kept) == Recalled(told)
         )
-    # It went to the database then, as it does now, where what a yes left is found or not known.
+    # This call went to the database then and does now, so only the database can repeat its yes.
     with pytest.raises(TemporarilyUnavailableError):
-        refused_again(b"a7 9 0 the-id")
+        recall_refusal(b"a7 9 0 the-id")
 
 
 def test_call_that_redis_did_not_judge_is_no_yes() -> None:
@@ -174,13 +174,13 @@ def test_call_that_redis_did_not_judge_is_no_yes() -> None:
 
 
 def test_hold_says_whether_the_proof_is_new_and_what_was_set_aside() -> None:
-    assert held(Reply(Code.OK, 9, 0, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7, reserved_us=9)
-    assert held(Reply(Code.OK, None, 0, 0, None)) == Spent(first=True, elsewhere=True)
-    # The rate is judged again in the database, which says how long to wait.
-    assert held(Reply(Code.RATE, 7, 3, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7)
-    assert held(Reply(Code.REPLAYED, None, 0, 0, None)) == Spent(first=False, elsewhere=True)
-    unsure = held(Reply(Code.UNSURE, None, 0, 0, None))
+    assert read_hold(Reply(Code.OK, 9, 0, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7, reserved_us=9)
+    assert read_hold(Reply(Code.OK, None, 0, 0, None)) == Spent(first=True, elsewhere=True)
+    # The database judges the rate again, and computes how long to wait.
+    assert read_hold(Reply(Code.RATE, 7, 3, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7)
+    assert read_hold(Reply(Code.REPLAYED, None, 0, 0, None)) == Spent(first=False, elsewhere=True)
+    unsure = read_hold(Reply(Code.UNSURE, None, 0, 0, None))
     assert (unsure.first, isinstance(unsure.unsure, TemporarilyUnavailableError)) == (False, True)
     for code in (Code.LOST, Code.FULL):
         with pytest.raises(TemporarilyUnavailableError):
-            held(Reply(code, None, 0, 0, None))
+            read_hold(Reply(code, None, 0, 0, None))

@@ -1,4 +1,4 @@
-"""Commits that each hold what the other wants next: nobody is told to come again, and nobody waits for a deadlock to be found."""
+"""Concurrent commits that need each other's locks: no call fails and no deadlock is waited for."""
 
 import threading
 import time
@@ -23,14 +23,14 @@ from verifier.models import GrantLedger, ProviderCall
 from verifier.services.connecting import use_own_connection
 from verifier.stores import Delivery, HeldUpError, NotDoneError, StoreCall, database
 from verifier.stores.database import Asked, decide_one
-from verifier.stores.lane import decided
+from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, READ, Scene, scene
 from verifier.tests.test_shared_commits import atomically, handed_in, until, waits_for_a_lock
 from verifier.tests.test_store_contract import call, payment, words
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
-# PostgreSQL looks for deadlocks after a second.
+# PostgreSQL's deadlock_timeout is 1 s.
 WELL_UNDER = 0.7
 
 
@@ -41,7 +41,7 @@ def said(outcome: Any) -> str:
 
 
 def crossed(one: Sequence[Asked], other: Sequence[Asked]) -> list[str]:
-    """What two processes tell that decide these calls together at the same time, each in its order."""
+    """The answers of two processes that decide these calls at the same time, each in its order."""
     both = threading.Barrier(2, timeout=20)
 
     def process(calls: Sequence[Asked]) -> list[Any]:
@@ -56,7 +56,7 @@ def crossed(one: Sequence[Asked], other: Sequence[Asked]) -> list[str]:
 
 
 def ledgers_held(ledgers: QuerySet[GrantLedger] | None = None) -> tuple[threading.Event, threading.Thread]:
-    """Somebody holds these counters, or all, until the event is set."""
+    """Lock these counters, or all, until the event is set."""
     held, done = threading.Event(), threading.Event()
 
     def unit() -> None:
@@ -75,7 +75,7 @@ def ledgers_held(ledgers: QuerySet[GrantLedger] | None = None) -> tuple[threadin
 
 
 def under(mine: StoreCall, place: Scene, name: str, body: bytes = b"1") -> StoreCall:
-    """The call under its provider's name."""
+    """The call under the service provider's name for it."""
     digest = sha256(f"{place.provider.pk} {name}".encode())
     return replace(mine, delivery=Delivery(digest=digest, body_sha256=sha256(body)))
 
@@ -92,7 +92,7 @@ def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() 
     names = zip(places, "1221", (b"a", b"b", b"c", b"d"), strict=True)
     ask = [Asked(under(payment(at), places[0], name, body)) for at, name, body in names]
     told = crossed(ask[:2], ask[2:])
-    # Each name stands for the body that was first under it, and every grant goes on.
+    # Each name belongs to the body that used it first, and no grant is blocked.
     assert sorted(told) == ["mismatch", "mismatch", "yes", "yes"]
     assert ProviderCall.objects.count() == 2
     assert not ProviderCall.objects.filter(answer="").exists()
@@ -101,7 +101,7 @@ def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() 
 def test_a_malicious_agent_that_sends_two_first_uses_of_a_grant_and_one_of_them_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first has spent its proof; the second makes the counters, if it may; the replay has those and wants that proof."""
+    """The first spent its proof, the second inserts counters, the replay needs that proof."""
     place = scene(PAY)
     first, second = payment(place), payment(place)
     spent, go, told = threading.Event(), threading.Event(), list[str]()
@@ -139,7 +139,7 @@ def test_a_providers_second_try_at_another_process_finds_the_answer_of_the_first
     assert told[0] == "yes"
     assert sorted(told[1:]) == ["recalled", "yes"]
     assert GrantLedger.objects.get().uses == 2
-    # Each answer is kept with its decision.
+    # Each answer was kept with its decision.
     assert [words(decide_one(each)) for each in (first, named)] == ["recalled", "recalled"]
 
 
@@ -151,13 +151,13 @@ def test_a_call_that_meets_a_held_row_leaves_nothing_and_holds_up_none_of_its_co
     known = SpentProof.objects.count()
     use_own_connection("test", wait_seconds=0.005)
     try:
-        told = decided([free, named])
+        told = decide_all([free, named])
         assert (words(told[0]), type(told[1]), type(told[1].told)) == ("yes", HeldUpError, NotDoneError)
         assert not ProviderCall.objects.exists()
         assert SpentProof.objects.count() == known + 1
-        # With patience it waits.
+        # With patience, it waits for the lock.
         threading.Timer(0.3, done.set).start()
-        assert [words(each) for each in decided([named], patience=5)] == ["yes"]
+        assert [words(each) for each in decide_all([named], patience=5)] == ["yes"]
     finally:
         done.set()
         holder.join(20)
@@ -165,7 +165,7 @@ def test_a_call_that_meets_a_held_row_leaves_nothing_and_holds_up_none_of_its_co
 
 
 def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
-    """As what a host leaves behind whose way to the database was cut in the middle of a commit."""
+    """For example after a host was cut off from the database in the middle of a commit."""
     held, free = [scene(PAY, max_uses=9) for _ in range(4)], scene(PAY, max_uses=9)
     told_at = dict[int, float]()
     for place in (*held, free):
@@ -179,15 +179,15 @@ def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
     done.set()
     holder.join(20)
     assert words(told[-1]) == "yes"
-    # Before anybody's patience is over.
+    # Before the patience for any lock ends.
     assert told_at[8] < 1.5
-    # Nor do those for whom there is no hope take the thread for longer than one of them would.
+    # Hopeless calls do not occupy the thread longer than one of them would.
     assert {type(each) for each in told[:-1]} == {NotDoneError}
     assert max(told_at.values()) < 4
 
 
 def test_a_second_try_is_told_that_the_first_one_runs_whoever_else_was_waited_for() -> None:
-    """It shares a commit with a grant that is held, and its first try holds its name elsewhere."""
+    """It shares a commit with a held grant, and its first try holds its name elsewhere."""
     held, place = scene(PAY, max_uses=9), scene(PAY, max_uses=9)
     assert words(decide_one(payment(held))) == "yes"
     named = under(payment(place), place, "1")

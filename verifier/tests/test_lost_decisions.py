@@ -1,4 +1,4 @@
-"""Decisions that never reached the log: each is stated, with its number, and holds up none of the others."""
+"""Decisions that never reached the log: each is recorded with its number, and delays no other."""
 
 from datetime import datetime
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from verifier.models import StreamCursor
-from verifier.services.draining import drain, waiting
+from verifier.services.outbox import count_waiting, drain
 from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
@@ -42,7 +42,7 @@ def test_what_cannot_be_read_is_stated_and_holds_up_nothing(
     assert taken() == sorted([before, after])
     assert losses() == [{"reason": "unreadable", "epoch": 1, "shard": 0, "first": 2, "count": 1}]
     assert "cannot be read" in caplog.text
-    assert waiting(redis)[0] == 0
+    assert count_waiting(redis)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_an_event_that_comes_twice_is_written_once_and_the_second_stated(
 
 
 def test_numbers_given_twice_lose_nothing(verifier: Verifier, redis: Redis, now: datetime) -> None:
-    """A copy of Redis that was behind takes over: it counts on from where it was."""
+    """A promoted replica that lagged counts on from its own number, so numbers repeat."""
     written = [verifier.write() for _ in range(3)]
     drain(redis, now=now)
     verifier.number = 1

@@ -1,4 +1,4 @@
-"""Calls that count nothing and have a name of the service provider's: a lost answer is told again, wherever it is kept."""
+"""Light calls with an Idempotency-Key: a lost answer is repeated, wherever it is kept."""
 
 import json
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db
 
 
 def twice(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
-    """The answer, which the same bytes get again, and nothing happens a second time."""
+    """Send the same bytes twice; assert the same answer and no second effect."""
     name = key()
     first = place.post(body, call_key=name)
     known = Event.objects.count()
@@ -76,7 +76,7 @@ def test_a_rehearsal_is_judged_each_time() -> None:
 
 
 def test_SA_6_a_refusal_of_a_token_that_is_not_ours_is_no_row() -> None:
-    """A stranger can make a service provider ask about one; the answer is the same each time."""
+    """Anyone can make a service provider ask about such a token, and its answer never changes."""
     place, name = scene(), key()
     body = place.body(LOOK, token="x.y.z")
     answer = refused(place, body, call_key=name)

@@ -1,4 +1,4 @@
-"""Server nonces at verify: the service provider's policy decides who needs one, and every answer says what to use."""
+"""Nonces at verify: the service provider's policy decides who needs one; answers carry the next."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -17,14 +17,14 @@ STEP = timedelta(seconds=STEP_SECONDS)
 
 @pytest.fixture
 def strict(db: None) -> Scene:
-    """A service provider that asks for nonces."""
+    """A service provider that requires nonces."""
     place = scene()
     ServiceProvider.objects.filter(pk=place.provider.pk).update(require_nonce=True)
     return place
 
 
 def middle() -> datetime:
-    """A moment in the middle of the coming step: no test runs into the next."""
+    """The middle of the coming step, so that no test runs into the next step."""
     step = int(timezone.now().timestamp()) // STEP_SECONDS + 1
     return datetime.fromtimestamp((step + 0.5) * STEP_SECONDS, UTC)
 
@@ -39,7 +39,8 @@ def test_DN_2_a_strict_service_provider_is_told_the_nonce_to_ask_for(strict: Sce
     assert (strict.denial.reason, strict.denial.agent_id) == ("use_dpop_nonce", strict.agent.pk)
     assert answer["nonce"] not in str(strict.denial.data)
     for _ in range(2):
-        # The same nonce again: it says how old a proof can be, and single use is the replay memory's.
+        # The same nonce passes again: it limits a proof's age, while the replay cache ensures
+        # single use.
         good = strict.ask(LOOK, token=token, proof=strict.proof(token, nonce=answer["nonce"]))
         assert good["valid"]
         assert "nonce" not in good
@@ -97,7 +98,7 @@ def test_a_repeated_answer_brings_the_nonce_of_its_own_time(strict: Scene) -> No
 
 
 def test_DN_6_two_processes_whose_clocks_differ_never_send_an_agent_round_in_circles(strict: Scene) -> None:
-    """Nothing is shared but the secret: two clocks, half a step apart, take turns, and a thousand calls pass."""
+    """Only the secret is shared. Two clocks, half a step apart, take turns in 1,000 calls."""
     server, start = str(strict.provider.pk), middle()
     nonce, asked = "none yet", 0
     for number in range(1000):
@@ -111,7 +112,7 @@ def test_DN_6_two_processes_whose_clocks_differ_never_send_an_agent_round_in_cir
     assert asked == 1
 
 
-# By how much a proof's time lies before or after the true time, on a host whose clock is off by `host`.
+# Seconds between a proof's `iat` and the true time, on a host whose clock is off by `host`.
 TABLE = [
     *[(0, edge, abs(edge) <= 60) for edge in (-3600, -61, -60, -10, 0, 10, 60, 61, 3600)],
     *[(30, edge, -30 <= edge <= 90) for edge in (-31, -30, -10, 10, 90, 91)],
@@ -123,7 +124,7 @@ TABLE = [
 def test_DN_13_sixty_seconds_either_way_by_the_hosts_own_clock_with_a_nonce_and_without(
     place: Scene, with_nonce: bool
 ) -> None:
-    """A nonce proves that the proof is young, and still takes nothing of what is asked of its time."""
+    """A nonce proves that the proof is new, but does not relax the check of `iat`."""
     now = middle() + STEP
     with time_machine.travel(now - timedelta(seconds=40), tick=False) as clock:
         token = place.token()
@@ -143,7 +144,7 @@ def test_DN_8_a_proof_that_was_good_at_verify_is_for_no_other_url(place: Scene) 
     elsewhere = place.body(LOOK, token=token, proof=proof, url=place.provider.audience + "/v1/tokens")
     assert refused(place, elsewhere)["reason"] == "url"
     assert refused(place, place.body(LOOK, token=token, proof=proof))["reason"] == "replayed"
-    # And at the registry's own address, for its agents.
+    # The same at the registry's own endpoint for agents.
     response = place.client.post(
         "/v1/tokens",
         json.dumps({"grant_id": str(place.grant.pk)}),

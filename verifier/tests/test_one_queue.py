@@ -1,4 +1,4 @@
-"""Payments of one agent at one service provider follow each other, whichever of its grants each of them uses."""
+"""Payments of one agent at one service provider are serialised, whichever grant each uses."""
 
 import threading
 from dataclasses import replace
@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from verifier.models import GrantLedger
 from verifier.stores import database
 from verifier.stores.database import Asked, decide_one
-from verifier.stores.lane import decided
+from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_counters_outlive import asked_again, budget
 from verifier.tests.test_shared_commits import until, waits_for_a_lock
@@ -22,7 +22,7 @@ MONTH = budget("10.00", "month")
 
 
 class Payment(threading.Thread):
-    """A payment that stands still between its debit and its commit until it may go on."""
+    """A payment that pauses between its debit and its commit until told to go on."""
 
     def __init__(self, place: Scene, value: str, patch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Payment(threading.Thread):
 
 
 def begun_beside(place: Scene, value: str) -> tuple[threading.Thread, list[str]]:
-    """A payment in a thread that is not started yet, and where it is told its answer."""
+    """A payment in a thread that has not started yet, and the list that receives its answer."""
     told: list[str] = []
     call = payment(place, value)
 
@@ -62,7 +62,7 @@ def begun_beside(place: Scene, value: str) -> tuple[threading.Thread, list[str]]
 
 
 def paid_meanwhile(under_way: Payment, place: Scene, value: str) -> str:
-    """What a payment is told that begins while the other one is under way, and ends after it."""
+    """The answer to a payment that starts while another one is pending, and ends after it."""
     other, told = begun_beside(place, value)
     other.start()
     until(lambda: bool(told) or waits_for_a_lock())
@@ -101,7 +101,7 @@ def test_what_was_under_way_when_its_grant_was_revoked_counts_under_the_next(
 def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other() -> None:
     place = scene(PAY, budgets=[MONTH])
     other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
-    told = decided([Asked(payment(each, "4.00")) for each in (place, other, place, other)])
+    told = decide_all([Asked(payment(each, "4.00")) for each in (place, other, place, other)])
     assert [words(each) for each in told] == ["yes", "yes", "budget", "budget"]
 
 
@@ -118,7 +118,7 @@ def test_EN_18_other_agents_and_service_providers_do_not_wait(monkeypatch: pytes
 
 
 def test_what_the_jobs_count_meanwhile_is_not_lost() -> None:
-    """They hold the rows they count in, and no queue."""
+    """The jobs lock rows of counters, but take no queue."""
     place = scene(PAY, budgets=[MONTH])
     assert words(decide_one(payment(place, "1.00"))) == "yes"
     paying, told = begun_beside(place, "2.00")
@@ -132,7 +132,7 @@ def test_what_the_jobs_count_meanwhile_is_not_lost() -> None:
 
 
 def test_a_first_use_that_waits_for_the_jobs_holds_no_row_that_they_want() -> None:
-    """They insert the row of a grant that was used for the first time, then hold all rows they count in."""
+    """The jobs insert the row of a grant's first use, then lock all rows they count in."""
     place = scene(PAY, budgets=[MONTH])
     assert words(decide_one(payment(place, "1.00"))) == "yes"
     other = replace(place, grant=second(place, PAY, budgets=[MONTH]))

@@ -1,4 +1,4 @@
-"""Steps 8 and 9: what the capabilities cover, and the agent's operation that is done once."""
+"""Steps 8 and 9: what the capabilities cover, and that an agent's operation is done once."""
 
 from datetime import timedelta
 from typing import Any
@@ -35,7 +35,7 @@ def test_a_broken_limit_is_named() -> None:
         {"argument": "payee", "operator": "in", "limit": ["ACME"]},
         {"argument": "amount", "operator": "max_amount", "limit": {"value": "500.00", "currency": "EUR"}},
     ]
-    # The arguments are the provider's business: the log does not have them.
+    # Arguments are the service provider's data, so the log does not contain them.
     assert place.denial is not None
     assert "EVIL" not in str(place.denial.data)
 
@@ -170,7 +170,7 @@ def test_a_payment_is_remembered_as_long_as_its_grant_and_the_rest_for_a_day(
 
 
 def test_EN_16_a_hundred_dry_runs_consume_nothing() -> None:
-    """A thousand are asked of all servers at once (tests/faults/test_races.py), and of the rules alone."""
+    """tests/faults/test_races.py sends a thousand to all servers at once."""
     place = scene(
         PAY,
         max_uses=3,
@@ -179,7 +179,9 @@ def test_EN_16_a_hundred_dry_runs_consume_nothing() -> None:
     )
     operation, token = key(), place.token()
     limits: list[Any] = []
-    for _ in range(10):  # A proof is not good for as long as a slow machine may take over all of them.
+    for _ in range(
+        10
+    ):  # A new proof for each ten, because one may expire before a slow machine has sent all.
         body = place.body(pay("60.00"), token=token, idempotency_key=operation, dry_run=True)
         now = timezone.now()
         limits += [place.post(body).json()["limits"] for _ in range(10)]  # type: ignore[attr-defined]
@@ -192,7 +194,7 @@ def test_EN_16_a_hundred_dry_runs_consume_nothing() -> None:
     }
     assert not AgentOperation.objects.exists()
     assert not GrantLedger.objects.exclude(uses=0).exists()
-    # The proof itself is still unspent; a slow machine may have taken longer than it is good for.
+    # The proof is still unspent. Go back in time, because it may have expired on a slow machine.
     with time_machine.travel(now):
         spent = place.post(body | {"dry_run": False}).json()  # type: ignore[attr-defined]
     assert spent["limits"]["uses_remaining"] == 2
@@ -219,5 +221,5 @@ def test_what_nobody_can_use_any_more_is_forgotten() -> None:
     later = timezone.now() + timedelta(hours=24, seconds=1)
     assert expire_everything(now=timezone.now())["operations"] == 0
     assert expire_everything(now=later)["operations"] == 1
-    # The payment stays known as long as its grant.
+    # The operation is remembered as long as its grant.
     assert AgentOperation.objects.get().expires_at is None

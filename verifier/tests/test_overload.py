@@ -1,4 +1,4 @@
-"""More calls at once than one process may hold: the next is told at once to come again, and nothing is left of it."""
+"""Load shedding: a call beyond what one process may hold gets 503 at once and leaves nothing."""
 
 import asyncio
 import json
@@ -16,8 +16,8 @@ from verifier import endpoint as endpoints
 from verifier import flow
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
 from verifier.flow import Answer
-from verifier.services import home
-from verifier.services.lean import LeanVerifier
+from verifier.services import epochs
+from verifier.services.verifier_process import LeanVerifier
 from verifier.stores import Delivery, EarlyRefusal
 from verifier.stores.database import Asked
 
@@ -33,7 +33,7 @@ class _Follower:
 
 
 class _Verifier:
-    """Answers when it is let go. (The verifier itself has tests of its own.)"""
+    """Answers when it is released."""
 
     def __init__(self, *, is_full: bool = False) -> None:
         self.follower = _Follower()
@@ -66,7 +66,7 @@ def failed(error: Exception) -> Response:
 async def ask(
     endpoint: Endpoint, path: str = "/v1/verify", *, body: bytes = BODY, key: bytes = b""
 ) -> dict[str, Any]:
-    """The start of the answer to one call."""
+    """The start of the response to one call."""
     sent: list[Any] = []
     scope = {
         "type": "http",
@@ -121,26 +121,26 @@ def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heal
         endpoint = served(verifier, observed)
         held = [asyncio.create_task(ask(endpoint)) for _ in range(MAX_IN_FLIGHT)]
         await asyncio.sleep(0)
-        # It waits for nobody: no call before it has been answered.
+        # It does not wait: no earlier call has been answered yet.
         for _ in range(3):
             refused = await asyncio.wait_for(ask(endpoint), 1)
             assert refused["status"] == 503
             assert (b"retry-after", b"1") in refused["headers"]
-        # They are in the metrics as any answer is.
+        # They are counted in the metrics like any answer.
         assert observed == [("/v1/verify", 503)] * 3
-        # Who asks whether the process lives is no call: one that is only busy is not to be restarted.
+        # A health probe is not a call: a process that is only busy must not be restarted.
         assert (await asyncio.wait_for(ask(endpoint, "/health/live"), 1))["status"] == 200
         assert not any(each.done() for each in held)
         verifier.go.set()
         assert {answer["status"] for answer in await asyncio.gather(*held)} == {200}
-        # One place is one call: those that were refused hold none.
+        # Refused calls hold no place.
         assert (await ask(endpoint))["status"] == 200
 
     asyncio.run(work())
 
 
 class _Milliseconds:
-    """What the endpoint reads the time from."""
+    """The clock of the endpoint."""
 
     def __init__(self) -> None:
         self.ms = 0
@@ -161,7 +161,7 @@ def test_RF_19_long_turns_of_the_loop_one_after_the_other_begin_no_more_of_many(
             return await super().verify(**asked)
 
     async def turn(endpoint: Endpoint, calls: int) -> int:
-        """How many of them it tells to come again."""
+        """Return how many of these calls are shed."""
         asked = [asyncio.create_task(ask(endpoint)) for _ in range(calls)]
         await asyncio.sleep(0)
         told = sum(each.done() for each in asked)
@@ -172,13 +172,13 @@ def test_RF_19_long_turns_of_the_loop_one_after_the_other_begin_no_more_of_many(
 
     async def work() -> None:
         endpoint = served(Slow())
-        # A standstill: all that came meanwhile is answered.
+        # After a single standstill, all that arrived meanwhile is answered.
         assert await turn(endpoint, 200) == 0
-        # They go on to take 100 ms each: after a quarter of a second nobody comes in behind the many that are not looked at for
-        # time, and what 25 ms begin.
+        # Turns still take 100 ms. After 0.25 s of that, only the calls that are never timed are
+        # begun, and as many as start within 25 ms.
         told = [await turn(endpoint, 100) for _ in range(4)]
         assert told == [0, 100 - 32 - 26, 100 - 32 - 26, 100 - 32 - 26]
-        # It heals: nothing long for a while, and then a moment's standstill.
+        # It recovers after a while without long turns; then a single standstill sheds nothing.
         clock.ms += 251
         assert await turn(endpoint, 100) == 0
 
@@ -217,14 +217,14 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
     monkeypatch.setattr(flow, "prepare", prepared)
     with pytest.raises(TemporarilyUnavailableError):
         asked(monkeypatch, SimpleNamespace(check_room=check_room), operation_key, delivery)
-    # What the agent did not name may be decided by Redis alone.
+    # A call without the agent's key may be decided by Redis alone, so it is still prepared.
     assert bool(checked) is (operation_key is None)
 
 
 def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Any agent can make a service provider ask with bad proofs; the answers to named calls are rows."""
+    """Any agent can cause calls with bad proofs, and answers to named calls need rows."""
     decided: list[Asked] = []
 
     def check_room() -> None:
@@ -242,7 +242,7 @@ def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
 
 
 def refused(_request: object, *, service_provider: ServiceProvider, **given: Any) -> EarlyRefusal:
-    """The refusal of a proof under a token of ours."""
+    """The refusal of a proof under a valid token."""
     return EarlyRefusal(
         service_provider_id=service_provider.id,
         refuse=Refuse("invalid_dpop_proof", "signature"),
@@ -258,7 +258,7 @@ def refused(_request: object, *, service_provider: ServiceProvider, **given: Any
 
 
 def test_a_refusal_that_is_on_record_is_told_whatever_else_waits() -> None:
-    """A mismatch of the agent's key is committed by the decision itself."""
+    """The decision itself commits the mismatch of an agent's key."""
 
     async def run(_unit: object) -> None:
         raise TemporarilyUnavailableError
@@ -266,14 +266,14 @@ def test_a_refusal_that_is_on_record_is_told_whatever_else_waits() -> None:
     error = IdempotencyMismatchError("It was used.")
     error.recorded = True
     given: Any = (ServiceProvider(), None, datetime.now(UTC), "POST v1/verify")
-    assert asyncio.run(flow.recorded(cast("Any", SimpleNamespace(run=run)), error, *given)) is error
+    assert asyncio.run(flow.record_error(cast("Any", SimpleNamespace(run=run)), error, *given)) is error
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object) -> None:
-    """One call of a verifier with this lane."""
+    """Make one call through a verifier with this lane."""
     tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
-    monkeypatch.setattr(home, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None))
+    monkeypatch.setattr(epochs, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None))
     follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
     verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", lane)

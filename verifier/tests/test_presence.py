@@ -1,4 +1,4 @@
-"""Presence: begun in a signed-in session, renewed within a minute, over when the session is."""
+"""Presence begins in a signed-in session, is renewed every minute, and ends with the session."""
 
 import threading
 from datetime import timedelta
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def watched(db: None) -> Scene:
-    """A grant that may be used only while its human looks on."""
+    """A grant that may be used only while its human is present."""
     return scene(requires_human_online=True)
 
 

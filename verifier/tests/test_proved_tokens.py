@@ -1,4 +1,4 @@
-"""A token proved before is spared its signature, and nothing else: whatever can change since is looked at each time."""
+"""A cached token skips only its signature check; all that can change is checked each time."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +54,7 @@ def settings(**change: Any) -> Any:
 
 @pytest.fixture
 def signatures(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The messages whose signature was checked since."""
+    """The messages whose signatures are checked from now on."""
     checked: list[bytes] = []
     check = PublicKey.verify
 
@@ -71,7 +71,7 @@ def test_a_token_seen_again_is_the_same_without_its_signature(signatures: list[b
     first = tokens.verify(token, **settings())
     again = tokens.verify(token, **settings(now=NOW + 899))
     assert first == again == verify_token(token, **settings())[1]
-    # Once here, and once by `verify_token` itself.
+    # Once by the cache, and once by `verify_token` itself.
     assert len(signatures) == 2
 
 
@@ -98,7 +98,7 @@ def test_what_no_longer_holds_is_refused_as_if_the_token_were_new(change: Any, r
         tokens.verify(token, **settings(**change))
     assert (warm.value.reason, warm.value.description) == (cold.value.reason, cold.value.description)
     assert warm.value.reason == reason
-    # It is not forgotten for it: who asks rightly is answered.
+    # The refusal does not evict it: a correct request is still answered.
     assert tokens.verify(token, **settings()).jti
 
 
@@ -156,7 +156,7 @@ def test_what_has_ended_is_kept_no_longer_than_it_takes_as_many_to_come() -> Non
     for number in range(7, 11):
         tokens.verify(signed(number), **settings(now=NOW + 100))
         sizes.append(len(tokens))
-    # One comes and two go, for as long as there are any.
+    # For each new entry two expired ones are evicted, while there are any.
     assert sizes == [6, 5, 4, 5]
 
 
@@ -176,7 +176,7 @@ def test_one_longer_than_all_that_may_be_kept_is_not() -> None:
 
 
 def test_the_key_that_proved_it_is_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The map of keys may be changed by another thread during the check.
+    # Another thread may change the map of keys during the check.
     keys, tokens, token = dict(KEYS), ProvedTokens(), signed()
     check = PublicKey.verify
 

@@ -1,4 +1,4 @@
-"""Every service that changes what verification rests on says so once, in the transaction of the change."""
+"""Each service that changes what verification reads publishes it once, in the same transaction."""
 
 import importlib
 import inspect
@@ -19,7 +19,7 @@ import registry.services
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import EMPTY
 from kms.models import Key
-from kms.state import Subject
+from kms.state_publisher import Subject
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
 from registry.services import (
     agents,
@@ -98,7 +98,7 @@ def the_made_key(_world: World, made: Any) -> list[tuple[Subject, object]]:
     return [(Subject.KEY, made)]
 
 
-# What a service is called with, by the name of its argument, from the world and what `before` made.
+# Arguments of a service by name, from the world and from the result of `before`.
 ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
     "actor": lambda _world, _made: SYSTEM,
     "now": lambda world, _made: world.now,
@@ -122,9 +122,9 @@ ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
 
 @dataclass
 class Row:
-    """A service, what verifiers must hear of it (nothing, or one thing), and how it comes to be called.
+    """A service, the change that it must publish (or None), and how to call it.
 
-    `before` makes what the service is called with as the argument `made`; `more` are arguments of its own.
+    `before` makes the service's argument `made`; `more` are further arguments.
     """
 
     service: Callable[..., object]
@@ -229,7 +229,7 @@ SERVICES = [
         "agent",
         {"code": lambda _, made: claim_link(made)[1]},
     ),
-    # Of an agent that was unclaimed nobody holds a token.
+    # No token exists for an agent that was unclaimed.
     Row(agents.claim_agent, None, World.unclaimed, "agent"),
     Row(agents.suspend_agent, the_agent),
     Row(agents.resume_agent, the_agent, suspended_agent),
@@ -253,13 +253,13 @@ SERVICES = [
     Row(people.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
     Row(people.suspend_human, the_human),
     Row(people.resume_human, the_human, suspended_human),
-    # Presence ends with them.
+    # Their presence ends with them.
     Row(people.end_sessions, the_human),
     Row(people.recover_human, the_human_and_the_grant),
     Row(people.delete_human, the_human_and_all_of_theirs),
     Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
     Row(service_providers.change_audience, the_provider_and_its_grant),
-    # What is beyond the new list is suspended; the list itself is asked only when a grant is decided.
+    # Grants beyond the new list are suspended. The list itself is read only at approval.
     Row(service_providers.change_allowed, the_grant, more={"allowed": constant([])}),
     Row(service_providers.rotate_secret, the_provider),
     Row(service_providers.end_previous_secrets, the_provider, second_secret),
@@ -300,7 +300,7 @@ def modules() -> list[ModuleType]:
 
 
 def test_no_service_that_changes_something_is_missing_here() -> None:
-    """A service that changes a row takes an actor: who did it is in its event."""
+    """A service that changes a row takes an actor, who is named in its event."""
     found = {
         f"{module.__name__}.{name}"
         for module in modules()
@@ -327,7 +327,7 @@ def test_a_change_that_cannot_be_published_is_not_made(
         return [list(model._default_manager.order_by("pk").values()) for model in models]
 
     before = state()
-    monkeypatch.setattr("verifier.services.state.publish", failing)
+    monkeypatch.setattr("verifier.services.state_changes.publish", failing)
     with pytest.raises(OperationalError):
         row.call(world, made)
     assert state() == before

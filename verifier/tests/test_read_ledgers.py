@@ -1,4 +1,4 @@
-"""What a decision reads: the counters of the agent's grants at the service provider, and the one operation it repeats."""
+"""A decision reads only the counters of the agent's grants here, and the operation it repeats."""
 
 import secrets
 
@@ -20,7 +20,7 @@ MANY = 2_000
 
 
 def requests(place: Scene, number: int, **more: object) -> list[Grant]:
-    """So many requests of this agent at this service provider; with `capabilities`, as if they had been approved."""
+    """Requests of this agent at this service provider; with `capabilities`, as if approved."""
     now = timezone.now()
     return Grant.objects.bulk_create(
         Grant(
@@ -39,7 +39,7 @@ def requests(place: Scene, number: int, **more: object) -> list[Grant]:
 
 
 def rows_read(table: str) -> int:
-    """How many rows of it this transaction has read, by whatever way."""
+    """Rows of the table that this transaction has read, by index or sequential scan."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = %s", [table]
@@ -63,7 +63,7 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
 
 @pytest.mark.parametrize("is_analyzed", [False, True])
 def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: bool) -> None:
-    """Also by a plan that was made when the table was empty, and that PostgreSQL keeps until it has analyzed it."""
+    """Even with a plan made while the table was empty, which PostgreSQL keeps until ANALYZE."""
     places = [scene(PAY), scene(PAY)]
     calls = [payment(place) for place in places]
     with connection.cursor() as cursor:

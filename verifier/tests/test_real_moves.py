@@ -1,4 +1,4 @@
-"""What the keeper does about real servers that may throw keys away, or are gone for good; and what verify answers then."""
+"""The epoch keeper on real servers that may evict keys or are lost, and verify's answers then."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +13,12 @@ from audit.models import Event
 from tests import redis_servers, through
 from tests.redis_servers import Server
 from verifier.models import Home
-from verifier.services.home import LEASE_SECONDS, MARGIN_SECONDS
-from verifier.services.keeper import Keeper
-from verifier.stores import light
-from verifier.stores.connection import Servers
-from verifier.stores.probe import RedisProbe
-from verifier.stores.sync_connection import SyncServers
+from verifier.services.epoch_keeper import Keeper
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS
+from verifier.stores import redis_decisions
+from verifier.stores.redis_for_threads import SyncServers
+from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_servers import Servers
 from verifier.tests.moving import Passing, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, refused, scene
 
@@ -28,7 +28,7 @@ POLICY = "maxmemory-policy must be noeviction: it may forget spent proofs otherw
 
 
 class Along(RedisProbe):
-    """The servers' clocks come along where the test's time goes."""
+    """The servers' clocks follow the test's clock."""
 
     def times(self) -> list[datetime]:
         return [timezone.now() for _ in super().times()]
@@ -38,10 +38,10 @@ class Along(RedisProbe):
 def server(
     request: pytest.FixtureRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Server]:
-    """One that has all the time it needs, and whose clock is nobody's business here."""
+    """A server with ample deadlines, whose clock is not checked."""
     for each in (Servers, SyncServers):
         monkeypatch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
-    monkeypatch.setattr(light, "APART_US", 10**15)
+    monkeypatch.setattr(redis_decisions, "APART_US", 10**15)
     with redis_servers.server(request.param) as running:
         settings.REDIS_URL = running.url
         yield running
@@ -53,7 +53,7 @@ def turn(server: Server, time: Passing) -> "Turn":
 
 
 class Turn:
-    """Turns of one keeper, a second apart: how long, and where the home is then."""
+    """Run a keeper for some turns, a second apart. Returns epoch, cache, and its target."""
 
     def __init__(self, time: Passing) -> None:
         self.time, self.keeper, self.probe = time, Keeper(time), Along()
@@ -71,7 +71,7 @@ def policy(server: Server, name: str) -> None:
 
 
 def told_no(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
-    """`refused`, where its event comes to the log from Redis."""
+    """`refused`, with the event drained from Redis."""
     through.drained()
     return refused(replace(place, client=through.DrainingClient()), body)
 
@@ -115,7 +115,7 @@ def test_RF_5_servers_that_may_evict_from_now_on_decide_nothing_until_they_are_s
 def test_OP_6_redis_lost_for_good_costs_no_count_and_an_empty_one_in_its_place_goes_on(
     server: Server, turn: Turn
 ) -> None:
-    """Nothing is restored: what must be exact was never there, and what was there belongs to an epoch that is over."""
+    """Nothing is restored: no exact counter was in Redis, and the rest is of a past epoch."""
     place = scene(max_uses=4)
     assert turn(WAIT + 1) == (1, "redis", "")
     assert place.ask(LOOK)["valid"]
@@ -125,7 +125,7 @@ def test_OP_6_redis_lost_for_good_costs_no_count_and_an_empty_one_in_its_place_g
     unavailable(place, place.body(LOOK))
     assert turn(30) == (1, "redis", "")
     unavailable(place, place.body(LOOK))
-    # Another one, empty, at its address.
+    # A new, empty server at the same address.
     server.start()
     assert turn() == (2, "redis", "")
     assert told_no(place, spent)["error"] == "use_dpop_nonce"

@@ -1,9 +1,9 @@
-"""What REDIS_URL may say."""
+"""What REDIS_URL may contain."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from verifier.stores.addresses import Address, parse_redis_url
+from verifier.stores.redis_url import Address, parse_redis_url
 
 
 @pytest.mark.parametrize(

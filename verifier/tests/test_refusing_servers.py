@@ -1,4 +1,4 @@
-"""Servers of Redis that take a right away while we are connected, or do not say where they are: none of it is a yes."""
+"""Redis servers that revoke our rights, or do not name their hosts: none of it becomes a yes."""
 
 import asyncio
 import uuid
@@ -9,9 +9,9 @@ import pytest
 
 from agentauth.protocol.errors import InvalidStateError
 from tests import redis_servers
-from verifier.stores import node, scripts
-from verifier.stores.connection import SLOT_OF_SHARD, ForgetfulServerError, Servers
-from verifier.stores.node import KNOWN_SECONDS
+from verifier.stores import redis_connection, scripts
+from verifier.stores.redis_connection import KNOWN_SECONDS
+from verifier.stores.redis_servers import SLOT_OF_SHARD, ForgetfulServerError, Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, use
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.redis
 
 @pytest.fixture(params=redis_servers.PROGRAMS)
 def server(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server]:
-    """A server that the test may hurt."""
+    """A server that the test may damage."""
     with redis_servers.server(request.param) as started:
         yield started
 
 
 def may(server: redis_servers.Server, *rights: str) -> None:
-    """What whoever comes without a name may do from now on."""
+    """Change the rights of clients without a user name."""
     server.client().execute_command("ACL", "SETUSER", "default", *rights)
 
 
@@ -39,9 +39,9 @@ def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(server: red
         assert (await use(servers, grant)).code is Code.OK
         may(server, "-info")
         await asyncio.sleep(KNOWN_SECONDS)
-        # The script runs, and nobody is told what it said.
+        # The script runs, but its result is discarded.
         assert isinstance(await fails(use(servers, grant)), ForgetfulServerError)
-        # Nor is it at a new connection.
+        # A new connection is not believed either.
         assert "refused" in (await fails(use(servers, grant))).why
         may(server, "+info")
         assert (await heals(servers, grant)).code is Code.OK
@@ -95,11 +95,11 @@ def test_a_call_that_is_closed_before_it_leaves_is_not_asked(
         servers.close()
         assert (await fails(call)).why == "closed"
         assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 1
-        # Whoever asks afterwards is given a new connection.
+        # A later call gets a new connection.
         assert (await use(servers, grant)).number == 2
 
     on_loop(server.url, work)
-    # What the loop itself ran into.
+    # Errors that the event loop reported.
     assert not [each for each in caplog.records if each.name == "asyncio"]
 
 
@@ -107,13 +107,13 @@ def test_calls_that_wait_in_vain_together_are_one_failure(
     server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However slow this machine is.
-    monkeypatch.setattr(node, "TOGETHER_SECONDS", 60)
+    monkeypatch.setattr(redis_connection, "TOGETHER_SECONDS", 60)
     server.freeze()
 
     async def work(servers: Servers) -> None:
         calls = (fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
         assert {each.why for each in await asyncio.gather(*calls)} == {"no connection in time"}
-        # The next is not turned away at once.
+        # The next call is tried, not refused at once.
         assert (await fails(use(servers, uuid.uuid4(), deadline=QUICK))).why == "no connection in time"
 
     on_loop(server.url, work)
@@ -138,7 +138,7 @@ def test_a_cluster_that_names_no_hosts_is_where_we_asked(program: str) -> None:
 
 
 def is_served(node: redis_servers.Server, slot: int) -> bool:
-    """As this one sees it."""
+    """Whether this node believes that the slot is served."""
     ranges = node.client().execute_command("CLUSTER SLOTS")
     return any(first <= slot <= last for first, last, *_ in ranges)
 
@@ -151,7 +151,8 @@ def test_a_shard_that_no_node_of_a_cluster_serves_is_no_answer_until_one_does() 
         until = monotonic() + 20
         while any(is_served(each, slot) for each in cluster.nodes):
             assert monotonic() < until
-            # Whoever hears late of what another one had takes it for true again.
+            # A node that hears late about a slot believes its former owner again, so delete until
+            # all agree.
             for each in filter(lambda node: is_served(node, slot), cluster.nodes):
                 each.client().execute_command("CLUSTER DELSLOTS", slot)
             sleep(0.3)
@@ -170,7 +171,7 @@ def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> Non
             each.freeze()
 
         async def work(servers: Servers) -> None:
-            # Nobody knows yet who serves what; and the connections are let go while they are being made.
+            # The slots are not known yet, and the call ends while connections are being made.
             assert (
                 await fails(use(servers, uuid.uuid4(), deadline=QUICK))
             ).why == "no answer in time to which server serves what"
@@ -182,7 +183,7 @@ def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> Non
 
 
 def test_RF_5_a_server_that_may_evict_from_now_on_is_not_believed(server: redis_servers.Server) -> None:
-    """Also over a connection that was opened before."""
+    """Even over a connection that was opened before."""
     runs = frozenset({server.identity})
 
     async def work(servers: Servers) -> None:

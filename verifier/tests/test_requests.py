@@ -1,4 +1,4 @@
-"""The body of a verify request: strict members, strict types, strict amounts."""
+"""The body of a verify request: strict members, types and amounts."""
 
 import json
 from typing import Any
@@ -44,7 +44,7 @@ def test_a_request_that_is_not_in_its_form_is_the_callers_mistake(
 ) -> None:
     body = place.body(LOOK) | change
     assert refused(place, body, status=400)["error"] == "invalid_request"
-    # Nothing was spent: the very same body without the mistake passes.
+    # Nothing was spent: the same body without the mistake passes.
     clean = {name: value for name, value in body.items() if name not in change}
     fresh = place.body(LOOK)
     clean = {**fresh, **clean, "token": fresh["token"], "proof": fresh["proof"]} | _defaults(place)

@@ -1,4 +1,4 @@
-"""The verifier's role on PostgreSQL: every right it has, every act it does with them, and what it is refused."""
+"""The verifier's role on PostgreSQL: all its rights, all it does with them, and what is denied."""
 
 import base64
 import contextlib
@@ -23,20 +23,20 @@ from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
 from verifier.services.clocks import HostClock
-from verifier.services.home import ClockOff, leave
-from verifier.services.home import begin as begin_epoch
-from verifier.services.state import publish, state_since
+from verifier.services.epochs import ClockOff, leave
+from verifier.services.epochs import begin as begin_epoch
+from verifier.services.state_changes import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence import begin
 from verifier.tests.test_token_and_proof import leaking
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
-# Roles are of the whole server, where the tests of other processes make theirs.
+# Roles belong to the whole server, where other test processes make theirs.
 ROLE = f"verifier role {os.getpid()}"
 QUOTED = f'"{ROLE}"'
 EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
-# Each table with a decision: the rights of the role, columns in brackets. Those at the end are none of its business.
+# The role's rights on each table, columns in brackets. The last tables give it none.
 EXPECTED = {
     "approvals_receipt": "SELECT (compact, decision, kind, subject)",
     "audit_event": "INSERT, SELECT (id)",
@@ -80,7 +80,7 @@ EXPECTED = {
 
 @pytest.fixture
 def bound(db: None) -> None:
-    """The role, of the test's own transaction, with its grants."""
+    """The role of this test's transaction, with its grants."""
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     grant_verifier_role(ROLE)
 
@@ -93,7 +93,7 @@ def _as_verifier() -> Iterator[None]:
 
 
 def asked(place: Scene, body: object, **more: Any) -> dict[str, Any]:
-    """The answer under the role, whatever it is."""
+    """The answer under the role, a yes or a no."""
     with _as_verifier():
         answer: dict[str, Any] = json.loads(place.post(body, **more).content)
     return answer
@@ -106,7 +106,7 @@ def rows(query: str, *values: str | list[str]) -> list[tuple[Any, ...]]:
 
 
 def found_rights() -> dict[str, str]:
-    """Every table of the schema with the role's rights, as EXPECTED writes them."""
+    """The role's rights on every table of the schema, in the form of EXPECTED."""
     columns: dict[str, set[str]] = {}
     query = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
     for table, column in rows(query):
@@ -126,14 +126,14 @@ def found_rights() -> dict[str, str]:
 
 
 def decided_rights() -> dict[str, str]:
-    """EXPECTED, and for the months of the log: nothing, whichever there are."""
+    """EXPECTED, plus no right on any monthly partition of the log."""
     months = rows("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")
     assert len(months) >= 6
     return EXPECTED | {name: "" for (name,) in months}
 
 
 def test_every_right_on_every_table_was_decided(bound: None) -> None:
-    """A new table fails here until somebody says what the verifier's processes may do with it."""
+    """A new table fails here until its rights for the verifier are decided."""
     assert found_rights() == decided_rights()
 
 
@@ -154,7 +154,7 @@ def test_a_role_that_may_do_more_through_another_is_refused_and_gets_nothing(gro
     execute(f"GRANT {group} TO {QUOTED}")
     with pytest.raises(RoleError, match="revoke that membership"):
         grant_verifier_role(ROLE)
-    # Nothing of its own: the role does not inherit.
+    # No rights of its own: the role does not inherit.
     assert rows("SELECT has_table_privilege(%s, 'audit_event', 'INSERT')", ROLE) == [(False,)]
 
 
@@ -172,7 +172,7 @@ def test_the_command_names_the_role_and_its_rights(bound: None) -> None:
         call_command("grant_verifier_role", "nobody there")
 
 
-# --- What it does -----------------------------------------------------------------------------------------------
+# --- What it does
 
 
 def test_it_decides_light_and_durable_questions_and_refuses(place: Scene, bound: None) -> None:
@@ -265,7 +265,7 @@ def test_it_keeps_the_home(bound: None) -> None:
     now = timezone.now()
     home = Home.objects.filter(id=Home.ONLY)
     with _as_verifier():
-        # Whoever finds none makes it.
+        # Create the row if it is missing.
         Home.objects.bulk_create([Home(began_at=now)], ignore_conflicts=True)
         home.select_for_update().get()
         home.update(back_after=30)
@@ -294,12 +294,12 @@ def test_it_says_how_far_it_was_told_of_events(bound: None) -> None:
 def test_it_reads_the_feed_and_writes_to_it(bound: None) -> None:
     with _as_verifier(), transaction.atomic():
         publish(subject="agent", subject_id="x", at=timezone.now())
-        # It may ask the feed; whether that tells of a transaction that is still open, as here, is left open.
+        # It may read the feed. Whether the feed shows this open transaction does not matter here.
         assert {each.subject_id for each in state_since(0).changes} <= {"x"}
         assert StateChange.objects.get().subject_id == "x"
 
 
-# --- What it is refused -----------------------------------------------------------------------------------------
+# --- What it is refused
 
 FORBIDDEN = [
     *(f"{act} audit_event" for act in ("TABLE", "DELETE FROM", "TRUNCATE")),
@@ -360,7 +360,7 @@ FORBIDDEN = [
     "DROP TRIGGER registry_agent_guarded ON registry_agent",
     "CREATE TABLE anything (id integer)",
     "SET session_replication_role = replica",
-    # What the columns alone would allow.
+    # What the column grants alone would allow.
     "UPDATE registry_agent SET status = 'active'",
     "UPDATE registry_agent SET status = 'suspended'",
     "UPDATE registry_grant SET status = 'approved'",

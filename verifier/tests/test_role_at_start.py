@@ -1,4 +1,7 @@
-"""Whether a process of the verifier's own is bound by its role: what it asks before it serves (`agentauth.asgi`)."""
+"""A verifier process checks before it serves that its role binds it.
+
+See `agentauth.verifier_application`.
+"""
 
 import pytest
 
@@ -36,7 +39,7 @@ def test_AU_27_what_it_was_given_by_hand_is_named(bound: None, right: str, table
 
 @pytest.mark.postgres
 def test_what_a_later_release_gave_is_its_own_to_judge(bound: None) -> None:
-    """Tables and columns that this code knows nothing of; where the database is at that release."""
+    """The database is at a later release, with tables and columns that this code does not know."""
     execute("CREATE TABLE registry_later (id int)")
     execute("ALTER TABLE registry_grant ADD COLUMN later int")
     execute(f"GRANT SELECT, UPDATE ON registry_later TO {QUOTED}")

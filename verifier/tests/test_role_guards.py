@@ -1,4 +1,4 @@
-"""What a trigger refuses the verifier's role on PostgreSQL, it refuses too where a temporary table has the table's name."""
+"""PostgreSQL triggers refuse the verifier's role even if a temporary table shadows the real one."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from verifier.tests.scene import Scene
 from verifier.tests.test_role import QUOTED, ROLE, rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
-# As the landed releases made them: PostgreSQL looks the name up when the trigger fires.
+# As in landed releases: PostgreSQL resolves the table's name when the trigger fires.
 OF_RELEASE_3 = """
 CREATE OR REPLACE TRIGGER {table}_guarded BEFORE {event} ON {table} FOR EACH ROW
 WHEN ({wrong} AND NOT has_table_privilege('{table}', 'UPDATE'))
@@ -61,7 +61,7 @@ EVENT = (
 
 @pytest.fixture
 def bound(db: None) -> None:
-    """The role, which a database administrator let make temporary tables."""
+    """The role, with the right to create temporary tables from a database administrator."""
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     grant_verifier_role(ROLE)
     _let_make_tables()

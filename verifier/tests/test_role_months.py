@@ -1,4 +1,4 @@
-"""The verifier's role records in a month of the log that is not there yet, and gets no right on the new table."""
+"""The verifier's role records in a missing month of the log, and gets no right on the new table."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.postgres
 
 @pytest.fixture
 def signed_in(months: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every connection is the role's own, those that are made aside too."""
+    """All connections use the role, new ones too."""
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     grant_verifier_role(ROLE)
     monkeypatch.setitem(connection.settings_dict, "USER", ROLE)

@@ -1,4 +1,4 @@
-"""What runs inside Redis: proofs once, rates as the protocol's arithmetic has them, events numbered without a gap."""
+"""The Redis scripts: proofs once, rates as in the protocol, and events numbered without a gap."""
 
 import asyncio
 import random
@@ -12,9 +12,9 @@ from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.limits import Rate
 from tests import redis_servers
 from verifier.stores import scripts
-from verifier.stores.connection import RedisAwayError, Servers
+from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
-from verifier.stores.sync_connection import sync_client
 from verifier.tests.stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.redis
 
 def test_EN_4_of_fifty_at_once_with_one_proof_one_passes(redis_url: str, stage: Stage) -> None:
     async def main() -> list[Any]:
-        # Each over a connection of its own, as from fifty processes.
+        # Each over its own connection, as from fifty processes.
         many = [Servers(redis_url) for _ in range(50)]
         for servers in many:
             await servers.ping()
@@ -62,7 +62,7 @@ def test_a_proof_stays_spent_whatever_was_judged(stage: Stage) -> None:
     for jti in ("denied", "too fast", "held"):
         for mode in ("yes", "no", "hold"):
             assert stage.judge(jti=jti, mode=mode).code is Code.REPLAYED
-    # It was refused as a replay, so the verdict that was brought along does not count.
+    # It was refused as a replay, so the verdict in the arguments does not count.
     assert set(stage.outcomes()[-6:]) == {"r"}
 
 
@@ -101,7 +101,7 @@ def test_EN_1_rates_are_judged_as_the_protocol_judges_them(seed: int, stage: Sta
     tat: int | None = None
     now = NOW
     for _ in range(80):
-        # Also backwards: clocks of two processes differ.
+        # Times also go back, because clocks of two processes differ.
         now += int(rng.uniform(-0.2, 1.6) * rate.interval_us)
         acts, ttl = rng.random() < 0.9, 0 if rng.random() < 0.2 else 125_000
         wait = rate.wait_us(tat, now) if acts else 0
@@ -122,19 +122,19 @@ def test_microseconds_are_exact_as_far_as_they_go(stage: Stage) -> None:
 
 
 def test_a_rate_that_is_not_remembered_starts_without_a_burst(stage: Stage) -> None:
-    # The epoch began three seconds ago; its grants count as if all had just used their burst.
+    # The epoch began 3 s ago, and its grants count as if all had just used their burst.
     floor = NOW - 3_000_000 + RATE.tolerance_us
     first = stage.judge(floor=floor)
     assert first == Reply(Code.OK, floor + RATE.interval_us, 0, 1, floor)
     second = stage.judge(floor=floor)
     assert (second.code, second.wait_us) == (Code.RATE, RATE.interval_us - 3_000_000)
-    # What is remembered counts, not the floor.
+    # The remembered time counts, not the floor.
     assert second.before_us == floor + RATE.interval_us
 
 
 @pytest.mark.redis
 def test_EN_7_what_an_earlier_epoch_left_is_no_better_than_nothing(stage: Stage) -> None:
-    """Between two epochs in Redis the database may have counted on."""
+    """Between two epochs in Redis, the database may have counted uses."""
     stage.judge()
     floor = NOW + RATE.tolerance_us
     assert stage.judge(floor=floor).before_us == floor
@@ -143,7 +143,8 @@ def test_EN_7_what_an_earlier_epoch_left_is_no_better_than_nothing(stage: Stage)
 def test_what_is_remembered_ends_when_it_means_nothing_any_more(stage: Stage) -> None:
     stage.judge(jti="one", ttl=125_000)
     assert 120_000 < stage.client.pttl(scripts.proof_key(SHARD, "jkt", "one")) <= 125_000
-    # Hosts are up to 5 s off the database's clock, either way, and a call may be 12 s late: who is behind must not find nothing.
+    # Clocks differ from the database's by up to 5 s either way, and a call may be 12 s late. The
+    # latest caller must still find the rate.
     life = RATE.interval_us // 1000 + 25_000
     assert life - 5000 < stage.client.pttl(scripts.rate_key(SHARD, GRANT)) <= life + 1
 
@@ -173,13 +174,13 @@ def test_a_full_stream_stops_what_would_write_into_it(stage: Stage) -> None:
     assert [stage.judge(mode=mode, bound=2) for mode in ("yes", "no")] == [full] * 2
     assert stage.note(bound=2) == full
     assert stage.everything() == before
-    # The database writes the event of this one.
+    # The database writes this call's event.
     assert stage.judge(mode="hold", bound=2).code is Code.OK
 
 
 def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> None:
     stage.judge()
-    # A second time, for instance from a command that waited in a frozen server: the numbers go on.
+    # Marking twice, as by a command that waited in a frozen server, continues the numbers.
     stage.servers.mark(1)
     assert stage.judge().number == 2
     stage.servers.mark(2)
@@ -188,7 +189,7 @@ def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> No
     with pytest.raises(InvalidStateError):
         stage.servers.mark(1)
     assert {stage.client.get(scripts.epoch_key(shard)) for shard in range(scripts.SHARDS)} == {b"2"}
-    # What was not written down yet stays for whoever does it.
+    # Entries not yet in the log stay for the outbox.
     assert [(entry[b"e"], entry[b"n"]) for entry in stage.events()] == [
         (b"1", b"1"),
         (b"1", b"2"),

@@ -1,4 +1,4 @@
-"""The verifier on a primary that Sentinels watch: which server is asked, and a replica that takes over."""
+"""The verifier on a primary that Sentinels watch: which server it uses, and a promoted replica."""
 
 import asyncio
 import uuid
@@ -14,15 +14,15 @@ from tests import redis_servers
 from tests.postgres import free_port
 from tests.redis_servers import Watched
 from verifier.models import Home
-from verifier.services.home import look
-from verifier.services.keeper import Keeper
-from verifier.stores.addresses import parse_redis_url
-from verifier.stores.connection import Servers
-from verifier.stores.node import ForgetfulServerError, RedisAwayError
-from verifier.stores.probe import RedisProbe
+from verifier.services.epoch_keeper import Keeper
+from verifier.services.epochs import look
+from verifier.stores.redis_connection import ForgetfulServerError, RedisAwayError
+from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_servers import Servers
+from verifier.stores.redis_url import parse_redis_url
 from verifier.stores.scripts import Code
 from verifier.stores.sentinels import find_primary
-from verifier.stores.sync_connection import sync_client
 from verifier.tests.calls import begin, on_loop, use
 
 pytestmark = pytest.mark.redis
@@ -80,7 +80,7 @@ def test_no_sentinel_that_names_a_primary_is_redis_away(name: str) -> None:
 
 @pytest.mark.django_db
 def test_RF_5_a_replica_that_takes_over_begins_another_epoch(watched: Watched) -> None:
-    """What the primary spent last may be missing there, so nothing is asked of it in the old epoch."""
+    """The replica may lack the last spent proofs, so the old epoch must not use it."""
     keeper, probe = Keeper(), RedisProbe()
     look()
     probe.mark(1)

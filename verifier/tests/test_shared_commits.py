@@ -1,4 +1,4 @@
-"""Decisions that share a commit: each fails alone, and nobody is told yes of what was not committed."""
+"""Decisions that share a commit: each fails alone, and no caller is told an uncommitted yes."""
 
 import asyncio
 import contextlib
@@ -31,18 +31,18 @@ from registry.models import SpentProof
 from registry.services.proofs import spend_proof
 from verifier.models import GrantLedger
 from verifier.stores import Permit, StoreCall, database
-from verifier.stores import lane as module
+from verifier.stores import group_commit as module
 from verifier.stores.database import Asked, UncertainError
-from verifier.stores.lane import Lane
+from verifier.stores.group_commit import Lane
 from verifier.tests.scene import PAY, scene
 from verifier.tests.test_store_contract import payment, words
 
-# Threads and shared commits need a database that lets several in.
+# Concurrent transactions need PostgreSQL.
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
 
 def spend(jti: str) -> Callable[[], str]:
-    """A unit of work that leaves one row."""
+    """A unit of work that writes one row."""
 
     def unit() -> str:
         spend_proof(jkt="jkt", jti=jti, until=timezone.now() + timedelta(minutes=1))
@@ -62,7 +62,7 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
 def handed_in(
     works: list[Asked | tuple[str, Callable[[], Any]]], when_told: Callable[[int], object] = lambda _: None
 ) -> list[Any]:
-    """What becomes of calls and of other units, with their queues, that wait together: they are there before the one thread begins."""
+    """The outcomes of calls and other units that wait together before the only thread starts."""
 
     async def main() -> list[Any]:
         lane = Lane(threads=1)
@@ -89,7 +89,7 @@ def spent() -> int:
 
 
 def payments(number: int) -> list[Asked]:
-    """Of as many agents."""
+    """Payments of as many agents."""
     return [Asked(payment(scene(PAY, max_uses=9))) for _ in range(number)]
 
 
@@ -118,7 +118,7 @@ def test_one_that_fails_is_rolled_back_alone_and_hears_its_own_error(
 def test_where_the_connection_ends_in_a_shared_commit_each_is_decided_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Django leaves such a block without a word."""
+    """Django leaves such an atomic block without an error."""
     ended: list[int] = []
 
     def terminates(name: str) -> None:
@@ -138,7 +138,7 @@ def test_where_the_connection_ends_in_a_shared_commit_each_is_decided_once(
 def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """PostgreSQL takes the COMMIT, and rolls back."""
+    """PostgreSQL answers the COMMIT with a rollback."""
 
     def divides(name: str) -> None:
         if name == "verify.after_debit":
@@ -161,7 +161,7 @@ def test_shared_commits_of_one_grant_never_deadlock() -> None:
 
 
 def waits_for_a_lock() -> bool:
-    """Asked over another connection: a transaction looks at activity once."""
+    """Over another connection, because a transaction sees one snapshot of the activity."""
     with closing(connection.copy()) as other, other.cursor() as cursor:
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -216,7 +216,7 @@ def test_at_most_so_many_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None
         sizes.append(len(asked))
         return asked
 
-    monkeypatch.setattr(module, "decided", counted)
+    monkeypatch.setattr(module, "decide_all", counted)
     handed_in([Asked(cast("Any", SimpleNamespace(queue="")))] * 70)
     assert sizes == [32, 32, 6]
 
@@ -269,5 +269,5 @@ def test_who_went_away_holds_nobody_up() -> None:
             await asyncio.to_thread(lane.stop)
 
     assert asyncio.run(main()) == "stays"
-    # What nobody waits for any more is not begun.
+    # Work whose caller is gone is not begun.
     assert spent() == 1

@@ -1,4 +1,4 @@
-"""A confirmation that its row alone calls confirmed lets nothing pass: the receipt is read when the yes is used."""
+"""A confirmation that only its row calls confirmed allows nothing: its receipt is read at use."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def asked(place: Scene, operation: str, amount: str = "150.00") -> Confirmation:
 
 
 def set_confirmed(row: Confirmation, **more: Any) -> None:
-    """The one UPDATE, as with the serving role's own rights."""
+    """The one UPDATE that the serving role's rights allow."""
     later = timezone.now() + timedelta(days=1)
     Confirmation.objects.filter(pk=row.pk).update(
         **{
@@ -59,7 +59,7 @@ def test_DJ_17_a_yes_that_nobody_signed_lets_nothing_pass(
     with caplog.at_level(logging.ERROR):
         stays_above(shop, operation)
     assert str(row.pk) in caplog.text
-    # And with the person's signed no, called a yes.
+    # Nor with the human's signed no, stored as a yes.
     receipt = receipts.sign_confirmation(row, shop.human, now=timezone.now(), decision="deny")
     now = timezone.now()
     receipts.store("confirmation", "confirm", str(row.pk), shop.human, receipt.compact, now)

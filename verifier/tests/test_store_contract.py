@@ -1,4 +1,4 @@
-"""What `verifier.stores` promises of any home, asked of each: the database, and Redis, Valkey and a cluster of three."""
+"""The contract of `verifier.stores`, for the database, Redis, Valkey and a cluster of three."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,12 +34,12 @@ from verifier.answers import body_of
 from verifier.checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
-from verifier.services import home, presence
+from verifier.services import epochs, presence
 from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, StoreCall
-from verifier.stores import light as light_decisions
+from verifier.stores import redis_decisions as light_decisions
 from verifier.stores.database import decide_one
+from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.scripts import MAX_STREAM
-from verifier.stores.sync_connection import SyncServers
 from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
 
@@ -50,7 +50,7 @@ BUDGET = {"value": "10.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 
 @dataclass
 class Kept:
-    """Deciding, and what it takes to see all that it wrote."""
+    """A store, and a way to see all events that it wrote."""
 
     apply: Callable[[StoreCall], Any]
     redis: bool
@@ -64,7 +64,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Callable[[str], redis_servers.Server | redis_servers.Cluster]]:
-    """Each kind of Redis, started when it is first asked for."""
+    """Each kind of Redis, started on first use."""
     with ExitStack() as stack:
 
         @cache
@@ -98,8 +98,8 @@ def decisions() -> list[Event]:
 
 
 def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreCall | EarlyRefusal:
-    """A question, as far as it comes without a store."""
-    now, tenure = timezone.now(), home.LEASE.current()
+    """A request after the checks that need no store."""
+    now, tenure = timezone.now(), epochs.LEASE.current()
     return prepare(
         parse_verify_request(place.body(action, **more)),
         service_provider=place.provider,
@@ -113,7 +113,7 @@ def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreC
 
 
 def call(place: Scene, action: dict[str, Any] | None = LOOK, **more: Any) -> StoreCall:
-    """A call that reached the store."""
+    """A call that reaches the store."""
     made = prepared(place, action, **more)
     assert isinstance(made, StoreCall)
     return made
@@ -172,7 +172,7 @@ def test_a_dry_run_leaves_nothing_but_its_event(kept: Kept) -> None:
     assert kept.said() == 3
     assert {event.kind for event in decisions()} == {kinds.DECISION_REHEARSED}
     assert counters() == before
-    # Neither the proof nor the one use that there is.
+    # It used neither the proof nor the rate's only use.
     assert words(kept.apply(call(place, LOOK, token=token, proof=body["proof"]))) == "yes"
     assert words(kept.apply(call(place, dry_run=True))) == "rate"
 
@@ -193,7 +193,7 @@ def test_no_limit_is_passed_by_forty_at_once(
     token = place.token()
     assert together(kept, [ask(place, token=token) for _ in range(40)]) == expected
     assert (kept.said(), kept.said("denied")) == tuple(expected.values())
-    # Counters are what the events say.
+    # Counters equal the sum of the events.
     assert list(owed(list(Event.objects.filter(kind=kinds.DECISION_ALLOWED)))) == []
     assert GrantLedger.objects.get().uses == expected["yes"]
 
@@ -219,12 +219,13 @@ def test_an_operation_is_remembered_with_its_debit(kept: Kept) -> None:
 def test_in_another_epoch_nobody_is_told_yes(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY)
     mine = ask(place)
-    row, _ = home.look()
-    home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
-    home.LEASE._last = None
+    row, _ = epochs.look()
+    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.LEASE._last = None
     with pytest.raises(TemporarilyUnavailableError):
         kept.apply(mine)
-    # A light one may be in the log although nobody was told: the marker in Redis outlives the lease by a second.
+    # A light one may be in the log without an answer: the marker in Redis outlives the lease by 1
+    # s.
     assert kept.said() <= (kept.redis and ask is call)
 
 
@@ -265,7 +266,7 @@ def test_where_no_event_can_be_kept_nobody_is_told_yes(
 
 
 def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A random walk in time; light and durable calls, some of them refused for something else."""
+    """A random walk in time, with light and durable calls, some refused for another reason."""
     place, random = scene(READ, PAY, max_requests_per_minute=30, max_burst=4), Random(2027)
     rate, token = Rate(30, 4), place.token()
     now, tat = timezone.now(), None
@@ -283,7 +284,7 @@ def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.Monkey
 
 
 def named(place: Scene, body: bytes = b"1") -> Delivery:
-    """The provider's own name for a call, and what it sent."""
+    """The service provider's name for a call, and its body."""
     return Delivery(digest=sha256(place.provider.pk.bytes), body_sha256=sha256(body))
 
 
@@ -295,12 +296,12 @@ def test_a_call_under_its_providers_name_is_judged_once(kept: Kept, ask: Callabl
     assert (kept.said(), kept.said("denied")) == (1, 0)
     other = replace(mine, delivery=named(place, b"2"))
     if kept.redis and ask is call:
-        # Redis knows a call by its proof alone.
+        # Redis finds a call by its proof alone.
         assert words(kept.apply(other)) == "replayed"
     else:
         with pytest.raises(IdempotencyMismatchError):
             kept.apply(other)
-    # A yes is given again only while the token may act.
+    # A yes is repeated only while the token may still act.
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     told = kept.apply(mine)
     assert (told.body if isinstance(told, Recalled) else body_of(told))["reason"] == "grant_inactive"
@@ -333,7 +334,7 @@ def test_whoever_may_not_act_any_more_is_told_why(kept: Kept, ask: Callable[...,
     before = counters()
     revoke_token(jti=mine.claims.jti, actor=SYSTEM, now=timezone.now())
     assert words(kept.apply(mine)) == "revoked"
-    # The proof is spent whatever follows.
+    # The proof is spent, whatever follows.
     assert words(kept.apply(mine)) == "replayed"
     suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
     assert words(kept.apply(other)) == "agent_inactive"

@@ -1,4 +1,4 @@
-"""Steps 1 to 7: who asks, with which token, which proof, and in which state everything behind the token is."""
+"""Steps 1 to 7: the caller, its token and proof, and the state of all that the token depends on."""
 
 import json
 import secrets
@@ -106,7 +106,7 @@ def test_VB_2_another_providers_token_looks_like_a_forged_one(place: Scene) -> N
     ]
     assert all(answer == answers[0] for answer in answers)
     assert verdict(answers[0]) == "invalid_token/unknown"
-    # Before expiry is looked at.
+    # Before the expiry is checked.
     with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False):
         assert refused(place, place.body(LOOK, token=theirs)) == answers[0]
 
@@ -118,7 +118,7 @@ def test_VB_2_a_signed_token_without_a_row_is_unknown(place: Scene) -> None:
 
 
 def test_VB_2_a_grant_that_is_not_the_callers_is_unknown(place: Scene) -> None:
-    # The signature says the caller, the rows say somebody else: neither is believed.
+    # The signature names the caller, the rows name another provider: neither is believed.
     token, other = place.token(), scene()
     Grant.objects.filter(pk=place.grant.pk).update(service_provider=other.provider)
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
@@ -198,7 +198,7 @@ def test_every_fault_of_a_proof_has_its_reason(
     token = place.token()
     body = place.body(LOOK, token=token, proof=make(place, token))
     assert verdict(refused(place, body)) == f"invalid_dpop_proof/{expected}"
-    # The denial stands in the feed of the agent and its human, since the token was good.
+    # The refusal is in the feeds of the agent and its human, since the token was valid.
     assert place.denial is not None
     assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
 
@@ -222,7 +222,7 @@ def test_a_proof_passes_once(place: Scene) -> None:
     body = place.body(LOOK)
     assert place.post(body).json()["valid"]  # type: ignore[attr-defined]
     assert verdict(refused(place, body)) == "invalid_dpop_proof/replayed"
-    # The same jti freshly signed is the same proof.
+    # The same jti in a new signature is the same proof.
     token, jti = place.token(), secrets.token_urlsafe()
     assert place.ask(token=token, proof=place.proof(token, jti=jti))["valid"]
     again = place.body(
@@ -251,7 +251,7 @@ def test_a_dry_run_does_not_spend_and_does_see_what_was_spent(place: Scene) -> N
 
 
 def leaking(place: Scene, token: str) -> str:
-    """A proof that shows the private half of the key it is signed with."""
+    """A proof that contains the private half of its signing key."""
     private = load_pem_private_key(place.pem.encode(), None)
     assert isinstance(private, Ed25519PrivateKey)
     head, payload, _ = place.proof(token).split(".")
@@ -299,7 +299,7 @@ def test_VB_12_what_is_revoked_is_refused_at_once(
     act(place)
     answer = refused(place, place.body(LOOK, token=token))
     assert verdict(answer) == f"invalid_token/{reason}"
-    # Also for a dry run, and where nothing is asked but whether the token is good.
+    # Also for a dry run, and without an action.
     assert verdict(refused(place, place.body(token=token, dry_run=True))) == f"invalid_token/{reason}"
 
 

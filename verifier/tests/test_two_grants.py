@@ -1,4 +1,4 @@
-"""Two overlapping grants of one agent at one service provider: what is each one's own, and what they count together."""
+"""Two overlapping grants of an agent at a service provider: what is separate and what is shared."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
-from kms.state import Subject, publish_change
+from kms.state_publisher import Subject, publish_change
 from registry.models import Grant, Token
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.grants import revoke_grant
@@ -25,7 +25,7 @@ NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
 
 def second(place: Scene, *capabilities: dict[str, Any], **envelope: Any) -> Grant:
-    """Another grant of the same agent at the same place, approved by the same human."""
+    """Another grant of the same agent at the same service provider, by the same human."""
     now = timezone.now()
     terms: dict[str, Any] = {
         "capabilities": parse_capabilities(list(capabilities)),
@@ -61,7 +61,7 @@ def test_EN_18_each_grant_has_its_own_max_uses_and_alternating_gains_nothing() -
     first, then = token_of(place, place.grant), token_of(place, other)
     answers = [place.ask(LOOK, token=token) for token in (first, then, first, then, first)]
     assert [verdict(answer) for answer in answers] == ["valid", "valid", "valid", "max_uses", "max_uses"]
-    # Each says which grant it used, and what is left of that one.
+    # Each answer names the grant it used and what is left of it.
     named = [(answer["grant_id"], answer["limits"]["uses_remaining"]) for answer in answers[:3]]
     assert named == [(str(place.grant.pk), 1), (str(other.pk), 0), (str(place.grant.pk), 0)]
     assert uses() == {place.grant.pk: 2, other.pk: 1}
@@ -77,7 +77,7 @@ def test_EN_18_a_token_of_one_grant_does_not_reach_into_the_other() -> None:
 
 
 def test_token_whose_row_names_another_grant_is_unknown() -> None:
-    """Its signature says which grant it is of, whatever the database says."""
+    """The signature binds the token to its grant, whatever the database says."""
     place = scene(READ, PAY)
     reading = second(place, READ)
     token = token_of(place, reading)
@@ -96,12 +96,12 @@ def test_EN_18_total_budgets_and_operations_are_each_grants_own() -> None:
     other = second(place, PAY, budgets=[day | {"value": "6.00"}])
     tokens, operation = [token_of(place, place.grant), token_of(place, other)], key()
     first, then = (place.pay("6.00", operation, token=token) for token in tokens)
-    # The same name is another operation under another grant: debited there, and no repeat.
+    # The same key under another grant is another operation: debited there, and not a repeat.
     assert [verdict(first), verdict(then)] == ["valid", "valid"]
     assert "repeated" not in then
     remaining = [answer["limits"]["budgets"][0]["remaining"] for answer in (first, then)]
     assert remaining == ["4.00", "0.00"]
-    # Neither lends the other what it has left.
+    # Neither grant lends its rest to the other.
     assert verdict(place.pay("1.00", token=tokens[1])) == "budget"
     assert verdict(place.pay("6.00", token=tokens[0])) == "budget"
     assert verdict(place.pay("4.00", token=tokens[0])) == "valid"
@@ -123,7 +123,7 @@ def test_EN_18_overlapping_grants_share_what_is_spent_in_a_period() -> None:
         first, then = token_of(place, place.grant), token_of(place, other)
         answers = [place.pay("2.00", token=token) for token in (first, then, first)]
         remaining = [answer["limits"]["budgets"][0]["remaining"] for answer in answers]
-        # Each compares the sum with its own ceiling.
+        # Each compares the sum with its own limit.
         assert remaining == ["8.00", "2.00", "4.00"]
         assert verdict(place.pay("0.01", token=then)) == "budget"
         assert verdict(place.pay("4.01", token=first)) == "budget"

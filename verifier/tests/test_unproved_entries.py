@@ -1,4 +1,4 @@
-"""Entries in Redis that no verifier of this installation wrote: none becomes an event of a decision, each is stated."""
+"""Redis entries that no verifier of this installation wrote are recorded as such, not decided."""
 
 from datetime import datetime
 from typing import Any
@@ -9,8 +9,8 @@ from redis import Redis
 from kms import seals
 from kms.models import SealsPending
 from verifier.models import GrantLedger, StreamCursor
-from verifier.services import draining
-from verifier.services.draining import drain, waiting
+from verifier.services import outbox
+from verifier.services.outbox import count_waiting, drain
 from verifier.stores.entry_macs import mac_of
 from verifier.tests.scene import Scene
 from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
@@ -22,7 +22,7 @@ UNPROVED = {"reason": "unproved", "epoch": 0, "shard": 0, "first": 0, "count": 1
 @pytest.fixture
 def release_3_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     SealsPending.objects.create()
-    monkeypatch.setattr(draining, "DEMAND", seals._Demand())
+    monkeypatch.setattr(outbox, "DEMAND", seals._Demand())
 
 
 def forged(place: Scene, mac: bytes | None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_a_forged_decision_counts_nothing_and_is_stated(
     assert "has no MAC of this installation" in caplog.text
     assert GrantLedger.objects.get().uses == 2
     assert StreamCursor.objects.get().number == 2
-    assert waiting(redis)[0] == 0
+    assert count_waiting(redis)[0] == 0
     assert_whole(now)
 
 

@@ -1,4 +1,4 @@
-"""Tokens that are not ours cost the log a few events a minute, whoever makes a service provider ask about them (SA-6)."""
+"""Foreign tokens cost the log a few events a minute, however often a provider asks (SA-6)."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,10 @@ TIMES = 30
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """The pace as it is, by a clock that stands still."""
+    """The real pace, on a stopped clock."""
     moment = {"now": 100.0}
     monkeypatch.setattr(checks, "_UNRECOGNISED", Batches(seconds=60 / RECORDED_PER_MINUTE))
-    # Not the clock of the event loop, whose timers would stand still with it.
+    # Only this module's clock: the event loop's timers would stop too.
     monkeypatch.setattr(checks, "time", SimpleNamespace(monotonic=lambda: moment["now"]))
     return moment
 

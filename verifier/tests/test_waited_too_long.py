@@ -1,4 +1,4 @@
-"""What was read, and the leave to decide, must still be good when the commit comes: of a shared one and of a kept answer too."""
+"""State and lease must still be valid at the commit: also for a shared commit and a kept answer."""
 
 import time
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier import stores
 from verifier.models import ProviderCall
-from verifier.services import basis, home, moment
-from verifier.services.basis import Basis
-from verifier.services.moment import Moment
+from verifier.services import elapsed, epochs, freshness
+from verifier.services.elapsed import Moment
+from verifier.services.freshness import Basis
 from verifier.stores import EarlyRefusal, HeldUpError, Recalled, database
 from verifier.stores.database import Asked, decide_one, decide_together
-from verifier.stores.lane import decided
+from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_store_contract import call, named, prepared, words
 
@@ -34,16 +34,16 @@ def grows_old() -> None:
 
 
 def is_left() -> None:
-    """Another process says that the home is being left, and this one looks."""
-    row, _ = home.look()
-    home.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
-    home.LEASE._last = None
+    """Another process starts leaving the cache, and this one reads the row."""
+    row, _ = epochs.look()
+    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.LEASE._last = None
 
 
 @pytest.fixture(params=[grows_old, is_left])
 def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """What happens between a decision and its commit."""
-    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     made: Callable[[], None] = request.param
     return made
 
@@ -58,8 +58,8 @@ def test_what_others_of_its_commit_take_counts_too(
         database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
     )
     for asked in ([Asked(mine)], [Asked(mine), Asked(other)]):
-        assert all(isinstance(each, TemporarilyUnavailableError) for each in decided(asked))
-        home.LEASE._last = None
+        assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
+        epochs.LEASE._last = None
     assert Event.objects.count() == known
     assert not SpentProof.objects.exists()
 
@@ -70,7 +70,7 @@ def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_a
     place = scene()
     mine = replace(call(place), delivery=named(place))
     with monkeypatch.context() as patch:
-        patch.setattr(basis, "STALE_SECONDS", 1.0)
+        patch.setattr(freshness, "STALE_SECONDS", 1.0)
         patch.setattr(database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit")))
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(mine)
@@ -83,7 +83,7 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
 ) -> None:
     place = scene()
     mine = call(place)
-    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(
         database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
     )
@@ -93,7 +93,7 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
     withheld = Event.objects.get(kind=kinds.DECISION_DENIED)
     assert (withheld.reason, withheld.data["withholds"]) == ("withheld", str(allowed.pk))
     assert (withheld.grant_id, withheld.human_id) == (allowed.grant_id, allowed.human_id)
-    # A no is none.
+    # A refusal is not recorded as withheld.
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(mine)
     assert Event.objects.filter(reason="withheld").count() == 1
@@ -102,19 +102,19 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
 def test_what_is_committed_is_not_decided_again_where_the_log_cannot_say_that_it_is_withheld(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where proofs are in Redis each would be debited twice."""
+    """If proofs are in Redis, each would be debited twice."""
 
     def fails(_drafts: object) -> None:
         raise OperationalError
 
     place = scene()
     asked = [Asked(call(place)), Asked(call(place))]
-    monkeypatch.setattr(basis, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(database, "record_drafts", fails)
     monkeypatch.setattr(
         database, "fault_point", lambda name: grows_old() if name == "verify.after_commit" else None
     )
-    assert all(isinstance(each, TemporarilyUnavailableError) for each in decided(asked))
+    assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
     told = Event.objects.filter(kind__startswith="verifier.decision").values_list("kind", flat=True)
     assert list(told) == [kinds.DECISION_ALLOWED] * 2
 
@@ -122,7 +122,7 @@ def test_what_is_committed_is_not_decided_again_where_the_log_cannot_say_that_it
 def test_a_yes_is_given_again_only_where_one_could_be_given(
     meanwhile: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its proof is too old by now, so that it comes as a refusal."""
+    """Its proof is too old by now, so it arrives as a refusal."""
     place = scene()
     mine = replace(call(place), delivery=named(place))
     assert words(decide_one(mine)) == "yes"
@@ -134,7 +134,7 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
         database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
     )
     for refusal in (late, replace(late, delivery=None)):
-        home.LEASE._last = None
+        epochs.LEASE._last = None
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(refusal)
     assert Event.objects.count() == known
@@ -142,19 +142,19 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
 
 
 def test_without_leave_to_decide_no_yes_is_given_again() -> None:
-    """The leave ended while the call waited for its turn."""
+    """The lease ended while the call waited for its turn."""
     place = scene()
     mine = replace(call(place), delivery=named(place))
     assert words(decide_one(mine)) == "yes"
     late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
-    home.look()
+    epochs.look()
     is_left()
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(late)
 
 
 def test_proof_whose_time_ends_before_the_commit_is_not_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Since its call began it may have been spent elsewhere, and forgotten."""
+    """It may have been spent elsewhere and forgotten since the call began."""
     place = scene()
     mine, known = call(place), Event.objects.count()
 
@@ -166,7 +166,7 @@ def test_proof_whose_time_ends_before_the_commit_is_not_spent(monkeypatch: pytes
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(mine)
     assert (Event.objects.count(), SpentProof.objects.count()) == (known, 0)
-    # A refusal spends none, and is put on record however late.
+    # A refusal spends no proof, and is recorded however late.
     assert words(decide_one(early(place))) == "malformed"
 
 
@@ -192,17 +192,17 @@ def test_same_named_call_is_judged_once_in_one_commit() -> None:
 def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [1000.0]
     for clock in ("monotonic", "time"):
-        monkeypatch.setattr(moment, clock, lambda: at[0])
-    held = Basis(Moment.now(), home.LEASE.current())
-    at[0] += basis.STALE_SECONDS - 0.5
-    # A later look at the same epoch takes nothing away.
-    home.LEASE._last = None
-    assert home.LEASE.current() is not held.tenure
+        monkeypatch.setattr(elapsed, clock, lambda: at[0])
+    held = Basis(Moment.now(), epochs.LEASE.current())
+    at[0] += freshness.STALE_SECONDS - 0.5
+    # A later read of the same epoch does not invalidate the basis.
+    epochs.LEASE._last = None
+    assert epochs.LEASE.current() is not held.tenure
     held.check()
-    basis.check_age(held.began)
+    freshness.check_age(held.began)
     with pytest.raises(TemporarilyUnavailableError):
         replace(held, tenure=replace(held.tenure, epoch=held.tenure.epoch + 1)).check()
-    for act in (partial(held.check, 0.6), partial(basis.check_age, held.began, 0.6)):
+    for act in (partial(held.check, 0.6), partial(freshness.check_age, held.began, 0.6)):
         with pytest.raises(TemporarilyUnavailableError):
             act()
 

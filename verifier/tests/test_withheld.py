@@ -1,4 +1,4 @@
-"""A yes that Redis has written and that may not be told any more: it is not asked for, or the log says that it was not given."""
+"""A yes that Redis wrote too late to be told is not returned, and the log says it was withheld."""
 
 import json
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from tests.equal import INTROSPECT, Both, ask
 from tests.equal import both as both  # noqa: PLC0414 — a fixture
 from tests.equal import served as served  # noqa: PLC0414 — a fixture
 from verifier.flow import SPARE_SECONDS
-from verifier.services import basis, moment
-from verifier.services.basis import Basis
-from verifier.services.home import Lease
-from verifier.services.lean import LeanVerifier
-from verifier.services.moment import Moment
-from verifier.services.snapshots import Known
-from verifier.services.watching import Look, News
-from verifier.services.web import Web
-from verifier.stores.light import Called
+from verifier.services import elapsed, freshness
+from verifier.services.elapsed import Moment
+from verifier.services.epochs import Lease
+from verifier.services.freshness import Basis
+from verifier.services.known_tokens import Known
+from verifier.services.state_watcher import Look, News
+from verifier.services.verifier_process import LeanVerifier
+from verifier.services.web_process import Web
+from verifier.stores.redis_decisions import Called
 from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, key, scene
 
@@ -32,7 +32,7 @@ AT = [Both._lean, Both._view]
 
 
 def asked(both: Both, at: Callable[..., Any]) -> tuple[int, list[Event]]:
-    """The status of a light call, and the events of it."""
+    """The status of a light call, and its events."""
     place = scene()
     both.running.look()
     status, *_ = at(both, ask(place, place.body(LOOK)))
@@ -53,7 +53,7 @@ CHECK = Basis.check
 
 
 def over(self: Basis, spare: float = 0) -> None:
-    """`Basis.check`, which finds what was known too old once Redis has answered."""
+    """`Basis.check`, but once Redis has answered, the state is too old."""
     CHECK(self, spare)
     if not spare:
         raise TemporarilyUnavailableError
@@ -81,7 +81,7 @@ def test_a_yes_that_the_same_call_is_told_later_is_not_said_to_be_withheld(
 def test_a_rehearsal_is_withheld_though_it_has_a_name(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is kept of it."""
+    """No answer of a dry run is kept, so no repeat could get this one."""
     place = scene()
     both.running.look()
     monkeypatch.setattr(Basis, "check", over)
@@ -92,7 +92,7 @@ def test_a_rehearsal_is_withheld_though_it_has_a_name(
 
 
 def is_withheld(status: int, events: list[Event]) -> bool:
-    """The caller was told nothing, and the log says so."""
+    """The caller got no answer, and the log says so."""
     assert status == 503
     [allowed] = [event for event in events if event.kind == kinds.DECISION_ALLOWED]
     [withheld] = [event for event in events if event.kind == kinds.DECISION_DENIED]
@@ -107,7 +107,7 @@ def test_RV_3_what_was_known_before_a_halt_allows_nothing_after_it_though_others
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept, of_web, evaluate = [0.0], Web.evaluate, LeanVerifier.evaluate
-    monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
 
     async def halted_web(self: Web, script: Script, called: Called) -> Reply:
         reply = await of_web(self, script, called)
@@ -127,7 +127,7 @@ def test_RV_3_what_was_known_before_a_halt_allows_nothing_after_it_though_others
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("what", [(Lease, "held", 1), (basis, "check_age", 1)], ids=["lease", "age"])
+@pytest.mark.parametrize("what", [(Lease, "held", 1), (freshness, "check_age", 1)], ids=["lease", "age"])
 def test_redis_is_not_asked_for_what_could_not_be_told_any_more(
     both: Both, at: Callable[..., Any], what: tuple[Any, str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +152,7 @@ def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     both.running.look()
     question = ask(place, f"token={place.token()}".encode(), INTROSPECT)
     assert json.loads(both._lean(question)[2])["active"]
-    monkeypatch.setattr(moment, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
 
     async def halted(self: LeanVerifier, jti: str) -> Known | None:
         known = await read(self, jti)

@@ -1,4 +1,4 @@
-"""What the services are called with that change what verification rests on."""
+"""The arguments of services that change what verification reads."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from verifier.tests.scene import READ, SYSTEM, Scene
 
 @dataclass
 class World:
-    """An approved grant with a token, and what is made from it for one service."""
+    """An approved grant with a token, and the arguments of one service made from it."""
 
     place: Scene
     now: datetime
@@ -41,7 +41,7 @@ class World:
         return self.grant()
 
     def request(self) -> Grant:
-        """What another agent of the same human asks for."""
+        """A request of another agent of the same human."""
         return pending(enrolled(self.place.human, now=self.now), self.place.provider, now=self.now)
 
     def request_that_is_over(self) -> Grant:
@@ -67,7 +67,7 @@ class World:
         return verify_key_change(compact, expected_audience=settings.ISSUER, now=seconds, **expected)
 
     def later_manifest(self) -> VerifiedManifest:
-        """By the agent's own key, with another description."""
+        """A manifest signed by the agent's own key, with another description."""
         seconds = int(self.now.timestamp())
         compact = sign_manifest(
             self.place.signer,

@@ -1,4 +1,4 @@
-"""`expire`: record and forget what has ended, everywhere at once; the Celery tasks and the loop call the same services."""
+"""`expire`: record what has expired and delete what is no longer needed, as the jobs do."""
 
 from collections.abc import Mapping
 from typing import Any

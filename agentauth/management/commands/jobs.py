@@ -1,4 +1,4 @@
-"""`jobs`: the loop that does Celery's periodic work where there is no broker; it calls the same services."""
+"""`jobs`: runs the periodic jobs where there is no Celery broker; it calls the same services."""
 
 import contextlib
 import json
@@ -25,11 +25,11 @@ AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def step_back() -> None:
-    """Its second of work waits for whoever wants an answer now, and still gets a quarter of a core that is busy."""
+    """Yield the CPU to processes that answer calls; on a busy core the jobs still get a quarter."""
     os.nice(NICENESS)
     if os.getsid(0) == os.getpid():
-        # Where the system shares out by session before it does by process (Linux, CONFIG_SCHED_AUTOGROUP), the line above says
-        # nothing to other sessions: `serve` and service managers start each of their processes in one of its own.
+        # With CONFIG_SCHED_AUTOGROUP, Linux shares the CPU by session first, so `nice` means
+        # nothing to other sessions: `serve` and service managers start each process in its own.
         with contextlib.suppress(OSError):
             AUTOGROUP.write_text(str(NICENESS))
 
@@ -47,8 +47,8 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        # What waits for others has a thread of its own: a store, a witness or a home of keys that hangs holds up nobody's
-        # second, and a segment that takes a minute no checkpoint.
+        # Jobs that wait for other systems have their own threads: a hanging store, witness or key
+        # backend must not delay the other jobs, nor a one-minute archive segment a checkpoint.
         beside = [
             threading.Thread(target=self._beside, args=[stop, job], name=job.name, daemon=True)
             for job in JOBS
@@ -62,7 +62,7 @@ class Command(BaseCommand):
                 self.work(slow=turn % SLOW_EVERY == 0)
                 turn += 1
         except Exception as error:
-            # Nobody foresaw it: the process ends, and its supervisor starts another.
+            # Unexpected: the process ends, and its supervisor starts another.
             logger.exception("jobs: ends after an error")
             failure = error
             stop.set()
@@ -71,7 +71,8 @@ class Command(BaseCommand):
         if options["json"] and not failure:
             self.stdout.write(json.dumps({"turns": turn}))
         if any(thread.is_alive() for thread in beside):
-            # What hangs at a store may be cut off anywhere, as by a crash; Python would wait for its helpers.
+            # A hanging job may be cut off anywhere, as by a crash. A normal exit would wait for the
+            # helper threads of its libraries.
             self.stdout.flush()
             os._exit(1 if failure else 0)
         if failure:
@@ -87,22 +88,23 @@ class Command(BaseCommand):
             connection.close()
 
     def do_aside(self, job: Job) -> None:
-        """Run a job that waits for other systems. Its failures must not stop the jobs that number and drain."""
+        """Run a job that waits for other systems. Its failures must not stop the other jobs."""
         try:
             job.do()
-        except Exception as error:  # noqa: BLE001 — whatever it is, it is logged and tried again
+        except Exception as error:  # noqa: BLE001 — any failure is logged and retried
             _log_failure(job, error)
 
     def work(self, *, slow: bool) -> None:
-        """Run the jobs that share a thread once: those of every second, and with `slow` the slow ones."""
+        """Run the jobs that share a thread once; the slow ones only with `slow`."""
         for job in JOBS:
             if job.waits or (job.seconds > EACH_SECOND and not slow):
                 continue
             try:
                 job.do()
             except (Error, TemporarilyUnavailableError, ChainError) as error:
-                # The database, Redis or a store is unavailable, the log contradicts itself, or this job timed out: nothing is
-                # lost, the other jobs run, and this one is retried at its next turn.
+                # The database, Redis or a store is unavailable, the log contradicts itself, or this
+                # job timed out: nothing is lost, the other jobs run, and this one is retried at its
+                # next turn.
                 _log_failure(job, error)
 
 

@@ -1,4 +1,4 @@
-"""`serve`: the embedded default. Migrates, makes keys, prints the setup link, then supervises gunicorn and the jobs."""
+"""`serve`: the embedded default. Migrates, makes keys, prints the setup link, runs the parts."""
 
 import json
 import os
@@ -26,9 +26,10 @@ from registry.services.installation import fingerprint, record_settings
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30
-# How long to wait for a port in use (s): a server that was just stopped, or lost its supervisor, is about to release it.
+# How long to wait for a port in use (s): a server that was just stopped is about to release it.
 PORT_SECONDS = 5
-# The parts restart when they die; where they die this often within a minute, the whole goes down, visibly.
+# A part that dies is restarted; after this many deaths within RESTARTS_SECONDS the whole system
+# stops, so that the failure shows.
 RESTARTS = 5
 RESTARTS_SECONDS = 60.0
 
@@ -56,7 +57,7 @@ class Command(BaseCommand):
         except InvalidStateError as error:
             raise CommandError(error.description) from error
         call_command("ensure_keys", verbosity=0)
-        # Before the server starts, so that no server process ever prints a link that gives rights.
+        # Before the server starts, so that no server process ever prints a link that grants rights.
         if options["json"]:
             link = {} if options["no_setup_link"] else first_link()
             said = {"setup_url": link.get("url"), "expires_at": link.get("expires_at")}
@@ -71,7 +72,7 @@ class Command(BaseCommand):
 
 
 def first_link() -> dict[str, str]:
-    """The link for the first admin, or nothing where there is an admin."""
+    """The link for the first administrator; empty if there is one already."""
     out = StringIO()
     call_command("setup_link", "--json", first_start=True, stdout=out)
     return dict(json.loads(out.getvalue()))
@@ -82,8 +83,9 @@ def _port() -> int:
 
 
 def check_port_is_free(port: int) -> None:
-    """Waits up to PORT_SECONDS. Raises CommandError where the web server could not start: the links printed next would lead to
-    another one.
+    """Wait up to PORT_SECONDS for the port. Raises CommandError if it stays in use.
+
+    Otherwise the links printed next would lead to another server.
     """
     deadline = time.monotonic() + PORT_SECONDS
     while error := _bind_error(port):
@@ -97,7 +99,7 @@ def check_port_is_free(port: int) -> None:
 
 def _bind_error(port: int) -> OSError | None:
     with socket.socket() as probe:
-        # As gunicorn does, so that connections of a server stopped just now are not in the way.
+        # As gunicorn does, so that connections of a server stopped just now do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -107,22 +109,29 @@ def _bind_error(port: int) -> OSError | None:
 
 
 def gunicorn(bind: str) -> list[str]:
-    """The web server's command line; all else stands in agentauth/web_server.py."""
+    """The web server's command line; all else is in agentauth/web_server.py."""
     server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.web_server"]
     return [*server, "--bind", bind, "agentauth.wsgi:application"]
 
 
 def start_part(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start it in a session of its own: a Ctrl-C reaches only us, and we stop the parts in order. Killed, we take them along."""
+    """Start it in its own session: Ctrl-C reaches only us, and we stop the parts in order.
+
+    If we are killed, the kernel stops them.
+    """
     return subprocess.Popen(  # noqa: S603 — our own commands
         command,
         start_new_session=True,
-        preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 — we have no threads
+        # preexec_fn is unsafe with threads; we have none.
+        preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
     )
 
 
 def supervise(commands: list[list[str]]) -> None:
-    """Run `commands` side by side until SIGTERM or SIGINT; restart a part that died, give up after RESTARTS within RESTARTS_SECONDS."""
+    """Run `commands` side by side until SIGTERM or SIGINT, and restart a part that died.
+
+    Raises SystemExit after RESTARTS deaths within RESTARTS_SECONDS.
+    """
     stopping = False
 
     def stop(_number: int, _frame: FrameType | None) -> None:

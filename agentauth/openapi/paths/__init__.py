@@ -1,4 +1,4 @@
-"""Every operation of the API by method and path, one module per app. A new endpoint is described here and nowhere else."""
+"""Every operation by method and path, one module per app. Describe an endpoint only here."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 from agentauth.openapi.operations import Operation
 from agentauth.openapi.paths import agents, audit, discovery, grants, tokens, verify
 
-# In the order a reader meets them: the tag's name, what it holds, its operations.
+# In the order for readers: the tag's name, its description, its operations.
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
-    "Discovery": ("Where everything is, and which keys sign. Open to everybody.", discovery.OPERATIONS),
+    "Discovery": ("Where everything is, and which keys sign. Public.", discovery.OPERATIONS),
     "Agents": ("An agent registers with its own key, looks at itself, ends itself.", agents.OPERATIONS),
     "Grants": ("An agent asks, waits for the human, reads the receipt, gives back.", grants.OPERATIONS),
     "Tokens": ("Short-lived tokens bound to the agent's key.", tokens.OPERATIONS),

@@ -1,4 +1,4 @@
-"""Agents: register, look at oneself, take another manifest or key, end oneself."""
+"""Agents: register, read oneself, replace manifest or key, revoke oneself."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The audit log: events for whoever may read them, proofs for everybody."""
+"""The audit log: events for callers who may read them, proofs for everyone."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Discovery, key set, this description itself, and what an agent may know of a service provider."""
+"""Discovery, key set, this description, and what an agent may know of a service provider."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -63,7 +63,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "authorization_server_metadata",
         "OAuth metadata (RFC 8414)",
         {200: Answer("May be kept for 300 s.", "AuthorizationServerMetadata", _METADATA)},
-        "`/v1/tokens` is no OAuth token endpoint and is not listed as one.",
+        "`/v1/tokens` is not an OAuth token endpoint and is not listed as one.",
     ),
     "GET /.well-known/jwks.json": Operation(
         "token_keys",

@@ -106,7 +106,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "grant_receipt",
         "What the human signed",
         {200: Answer("", "Receipt", _RECEIPT)},
-        "For the agent, its human, and a service provider with the auditor right; everybody else gets 404. "
+        "For the agent, its human, and a service provider with the auditor right; all others get 404. "
         "`python -m agentauth.sdk verify-receipt` checks it without any server.",
         errors=["not_found"],
     ),

@@ -221,4 +221,4 @@ def test_keys_that_are_none_are_one_line_that_a_terminal_can_show(name: str, tmp
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     shown = done.stderr.removesuffix("\n")
     assert shown == printable(shown)
-    assert shown.startswith(f"{name}: error: This is no verifier key of Ed25519: ")
+    assert shown.startswith(f"{name}: error: Not an Ed25519 verifier key: ")

@@ -1,1 +1,1 @@
-"""A witness of logs (c2sp.org/tlog-witness): it states that a log only ever grew, and refuses a second version of it."""
+"""A witness (c2sp.org/tlog-witness): cosigns a log's checkpoints only while the log just grows."""

@@ -1,4 +1,4 @@
-"""What the two commands of a witness do: make one, and run it until it is stopped."""
+"""The two commands of a witness: create one, and run it."""
 
 import argparse
 import asyncio
@@ -16,13 +16,13 @@ from .state import State
 
 
 async def witness_keygen(options: argparse.Namespace) -> Mapping[str, object]:
-    """Make the key file and the state that belongs to it. Raises KeyFileError, WitnessStateError, NoteError."""
+    """Create the key file and its state. Raises KeyFileError, WitnessStateError, NoteError."""
     vkey = _make(Path(options.key), Path(options.state), options.name)
     return {"key": options.key, "state": options.state, "vkey": vkey}
 
 
 async def witness(options: argparse.Namespace) -> Mapping[str, object]:
-    """Answer until the process is stopped, at any moment: what was given out is on disk."""
+    """Serve until the process is stopped, at any moment: what it sent is on disk."""
     server = open_server(options)
     tell(f"{server.witness.verifier.vkey} listens at {server.url}")
     try:
@@ -34,7 +34,10 @@ async def witness(options: argparse.Namespace) -> Mapping[str, object]:
 
 
 def open_server(options: argparse.Namespace) -> WitnessServer:
-    """The witness of these files, listening already. Raises KeyFileError and WitnessStateError."""
+    """Open the witness of these files; it listens already.
+
+    Raises KeyFileError and WitnessStateError.
+    """
     name, signer = read_witness_key(Path(options.key))
     logs = read_logs(read_file(options.logs))
     witness = Witness(name=name, signer=signer, logs=logs, state=Path(options.state))
@@ -45,7 +48,7 @@ def open_server(options: argparse.Namespace) -> WitnessServer:
 
 
 def _make(key: Path, state: Path, name: str) -> str:
-    # Asked first, so that a state that is there does not leave a key without one.
+    # Checked first: otherwise an existing state would leave a new key without one.
     if state.exists():
         raise WitnessStateError(f"{state} is there already.")
     vkey = create_witness_key(key, name=name).vkey

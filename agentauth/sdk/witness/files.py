@@ -1,4 +1,7 @@
-"""The files a witness starts from: its key with its name, and the logs it knows. What it remembers is elsewhere."""
+"""The files a witness starts from: its key with its name, and the logs it knows.
+
+Its state is elsewhere.
+"""
 
 import json
 from pathlib import Path
@@ -16,7 +19,11 @@ Logs = dict[str, list[Verifier]]
 
 
 def create_witness_key(path: Path, *, name: str) -> Verifier:
-    """Make a new key under `name` and keep both in `path`; how others are told to trust it. Raises KeyFileError and NoteError."""
+    """Create a key under `name` and store both in `path`.
+
+    Returns the verifier, whose vkey others configure to trust this key. Raises KeyFileError and
+    NoteError.
+    """
     key = PrivateKey.generate()
     try:
         verifier = Verifier(name, key.public, SignatureType.COSIGNATURE)
@@ -29,7 +36,7 @@ def create_witness_key(path: Path, *, name: str) -> Verifier:
 
 
 def read_witness_key(path: Path) -> tuple[str, LocalSigner]:
-    """The name and the key. Raises KeyFileError, also where others can read the file."""
+    """Read the name and the key. Raises KeyFileError, also if other users can read the file."""
     data = read_private(path)
     if data is None:
         raise KeyFileError(f"{path} is not there. Make it with witness-keygen.")
@@ -39,7 +46,7 @@ def read_witness_key(path: Path) -> tuple[str, LocalSigner]:
         signer = LocalSigner(PrivateKey.from_pem(str(body["private_key"]).encode()))
         Verifier(name, signer.public, SignatureType.COSIGNATURE)
     except (AgentAuthError, KeyError, ValueError):
-        # Nothing of the content goes into the message: it holds the key.
+        # The file holds the key, so its content must not appear in the message.
         raise KeyFileError(f"{path} is not the key file of a witness.") from None
     if version != VERSION:
         raise KeyFileError(f"{path} was written by another version of this library.")
@@ -47,9 +54,10 @@ def read_witness_key(path: Path) -> tuple[str, LocalSigner]:
 
 
 def read_logs(text: str) -> Logs:
-    """The trusted keys of each log: a line is a vkey, whose name is the log's origin, or a vkey, a space and the origin.
+    """Read the trusted keys of each log.
 
-    Empty lines and lines that begin with # say nothing. Raises WitnessStateError, naming the line.
+    A line is a vkey whose name is the log's origin, or a vkey, a space and the origin. Empty lines
+    and # comments are skipped. Raises WitnessStateError, naming the line.
     """
     logs: Logs = {}
     for number, line in enumerate(text.split("\n"), 1):

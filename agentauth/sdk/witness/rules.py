@@ -1,4 +1,7 @@
-"""When a witness cosigns and what it answers otherwise (c2sp.org/tlog-witness). Neither HTTP nor files are here."""
+"""When a witness cosigns, and what it answers otherwise (c2sp.org/tlog-witness).
+
+HTTP and files are elsewhere.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,7 +47,7 @@ _EMPTY_ROOT: Final = sha256(b"")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back to whoever asked."""
+    """The answer to one request."""
 
     status: HTTPStatus
     body: str
@@ -52,7 +55,7 @@ class Answer:
 
 
 class RefusedCheckpointError(AgentAuthError):
-    """A checkpoint that is not cosigned; `answer` says so in the words of the protocol."""
+    """A checkpoint that is not cosigned; `answer` is the HTTP answer that says why."""
 
     code = "checkpoint_refused"
 
@@ -71,18 +74,25 @@ class Witness:
     def __init__(
         self, *, name: str, signer: Signer, logs: Mapping[str, Sequence[Verifier]], state: Path
     ) -> None:
-        """`logs` has the trusted keys of each origin, `state` is the file of this very witness. Raises WitnessStateError."""
+        """`logs` has the trusted keys of each origin, `state` is this witness's file.
+
+        Raises WitnessStateError.
+        """
         self.verifier: Final = Verifier(name, signer.public, SignatureType.COSIGNATURE)
         self._signer, self._logs = signer, logs
         self._state = State(state, vkey=self.verifier.vkey)
 
     def add_checkpoint(self, body: bytes, *, now: int) -> Answer:
-        """Answer one request, `now` in seconds since 1970. Raises TemporarilyUnavailableError where nothing can be kept.
+        """Answer one request; `now` is in seconds since 1970.
 
-        1. The body is in its one form, else 400. 2. The log is known, else 404. 3. A trusted key of it signed and none
-        signed badly, else 403. 4. The old size is not beyond the new one, else 400. 5. The old size is that of the
-        latest checkpoint cosigned, else 409 with that size. 6. The trees are consistent, else 422. 7. The new
-        checkpoint and our line are on disk. Only then the line is given out.
+        1. The body is well-formed, else 400. 2. The log is known, else 404. 3. A trusted key of the
+        log signed and no such signature is bad, else 403. 4. The old size is not beyond the new
+        one, else 400. 5. The old size is that of the latest cosigned checkpoint, else 409 with that
+        size. 6. The trees are consistent, else 422: otherwise a log could show two histories, each
+        cosigned. 7. The new checkpoint and our signature are on disk. Only then is the signature
+        sent: after a crash, a forgotten one would allow a second history.
+
+        Raises TemporarilyUnavailableError if the state cannot be stored.
         """
         try:
             request, opened = self._read(body)
@@ -92,7 +102,9 @@ class Witness:
         return Answer(HTTPStatus.OK, line)
 
     def checkpoint(self, origin_hash: str) -> Answer:
-        """The latest checkpoint we cosigned of the log whose origin has this SHA-256, in hex: for whoever watches logs."""
+        """The latest cosigned checkpoint of the log whose origin has this SHA-256 (hex), for
+        monitors.
+        """
         for origin in self._logs:
             if sha256(origin.encode()).hex() == origin_hash:
                 latest = self._state.latest(origin)
@@ -147,16 +159,17 @@ class Witness:
         return parse_note(kept.note).signatures[-1].line
 
     def _kept(self, opened: OpenedCheckpoint, ours: Signature) -> str:
-        """The note with what we verified and what we say, and no stranger's signature."""
+        """The note with our signature and those we verified; unknown ones are dropped."""
         verified = verify_signatures(opened.note, self._logs[opened.checkpoint.origin])
         theirs = list(dict.fromkeys(each.signature for each in verified))
         return format_note(opened.note.text, [*theirs[: MAX_SIGNATURES - 1], ours])
 
 
 def _tell(latest: Latest | None, checkpoint: Checkpoint, note: Note) -> None:
-    """Two signed trees of one size prove that the log misbehaved: both, as one line of JSON for the operator.
+    """Report a split view to the operator, as one line of JSON with both notes: two signed trees of
+    one size prove that the log misbehaved.
 
-    Of a proof that does not fit nothing is said, since anybody can send a bad one with a log's good checkpoint.
+    A proof that does not fit is not reported: anyone can send a bad one with a good checkpoint.
     """
     if latest is not None and latest.size == checkpoint.size:
         told = {"split_view": [latest.note, format_note(note.text, note.signatures)]}
@@ -164,7 +177,10 @@ def _tell(latest: Latest | None, checkpoint: Checkpoint, note: Note) -> None:
 
 
 def _check_growth(latest: Latest | None, request: AddCheckpoint, checkpoint: Checkpoint) -> None:
-    """Raises ChainError where the checkpoint is not the latest one grown further. The old size is the latest one's."""
+    """Raises ChainError unless the checkpoint appends to the latest one.
+
+    The old size is the latest one's.
+    """
     if checkpoint.size == 0 and checkpoint.root != _EMPTY_ROOT:
         raise ChainError("The empty tree has another root.")
     if latest is None or latest.size == 0:

@@ -1,4 +1,7 @@
-"""The witness over HTTP: a small server with bounds on threads, time and bytes. What it answers is decided elsewhere."""
+"""The witness over HTTP: a small server with limits on threads, time and bytes.
+
+Its answers are decided elsewhere.
+"""
 
 import io
 import socket
@@ -18,7 +21,7 @@ from .rules import Answer, Witness
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# For a whole request, and for the silence before the next one on its connection.
+# Seconds for a whole request, and for the idle time before the next one on its connection.
 REQUEST_SECONDS: Final = 10.0
 MAX_CONNECTIONS: Final = 64
 _ADD_CHECKPOINT: Final = "/add-checkpoint"
@@ -27,7 +30,10 @@ _DIGITS: Final = frozenset("0123456789")
 
 
 class WitnessServer(ThreadingHTTPServer):
-    """Listens from the start; `serve_forever` answers. A connection beyond MAX_CONNECTIONS is closed unheard."""
+    """Listens once constructed; `serve_forever` answers.
+
+    Connections beyond MAX_CONNECTIONS are closed at once.
+    """
 
     daemon_threads = True
     request_queue_size = MAX_CONNECTIONS
@@ -43,7 +49,7 @@ class WitnessServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens, as a submission prefix."""
+        """The address it listens on, as a submission prefix."""
         host, port = self.server_address[:2]
         name = str(host)
         return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
@@ -66,7 +72,9 @@ class WitnessServer(ThreadingHTTPServer):
 
 
 class _Patience(io.RawIOBase):
-    """What a connection sends until a moment: bytes one at a time do not hold a thread for longer."""
+    """Reads a connection until a deadline: a client that sends byte by byte cannot hold a thread
+    longer.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -113,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            # A body that nobody reads would be taken for the next request.
+            # An unread body would be parsed as the next request.
             self._end(HTTPStatus.BAD_REQUEST)
         elif self.path == _ADD_CHECKPOINT:
             self._end(HTTPStatus.METHOD_NOT_ALLOWED)
@@ -125,7 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._end(HTTPStatus.NOT_FOUND)
 
     def _body(self) -> bytes | None:
-        """The body by its one length, or None after an answer that says what was wrong."""
+        """The body, by its only Content-Length; None after an error was sent.
+
+        With two lengths, a proxy and this server could disagree on where the next request begins.
+        """
         lengths = self.headers.get_all("Content-Length", [])
         if self.headers.get_all("Transfer-Encoding") or len(lengths) != 1:
             self._end(HTTPStatus.LENGTH_REQUIRED)
@@ -146,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = make()
         except AgentAuthError as error:
-            # The cause is for the operator: a full disk, a file that was moved away.
+            # Show the operator the cause: a full disk, a file that was moved away.
             tell(f"{error.description} {error.__cause__}")
             answer = Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.description}\n")
         content = answer.body.encode()
@@ -157,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _end(self, status: HTTPStatus) -> None:
-        """An error after which nothing more is read: what follows could be the body nobody looked at."""
+        """Send an error and close: what follows could be the unread body."""
         self.close_connection = True
         self.send_error(status)
 

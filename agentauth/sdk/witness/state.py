@@ -1,4 +1,7 @@
-"""What a witness must never forget: of each log, the latest checkpoint it cosigned. One SQLite file; the rules are elsewhere."""
+"""What a witness must never forget: the latest checkpoint of each log that it cosigned.
+
+One SQLite file. The rules are elsewhere.
+"""
 
 import os
 import sqlite3
@@ -12,7 +15,7 @@ from urllib.parse import quote
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.sdk.errors import WitnessStateError
 
-# How long a request waits for those before it.
+# Seconds a request waits for the lock of those before it.
 _BUSY_SECONDS: Final = 5
 _WITNESS: Final = "CREATE TABLE witness (vkey TEXT NOT NULL) STRICT"
 _LATEST: Final = """
@@ -20,7 +23,8 @@ CREATE TABLE latest (
   origin TEXT PRIMARY KEY, size INTEGER NOT NULL CHECK (size >= 0), root BLOB NOT NULL CHECK (length(root) = 32), note TEXT NOT NULL
 ) STRICT
 """
-# They hold what the rules promise, also against a mistake in the rules: sizes only grow, and one size has one root.
+# These triggers enforce the rules again, in case of a bug in them: sizes only grow, and one size
+# has one root.
 _GROWS: Final = """
 CREATE TRIGGER latest_grows BEFORE UPDATE ON latest
 WHEN new.origin IS NOT old.origin OR new.size < old.size OR (new.size = old.size AND new.root IS NOT old.root)
@@ -33,7 +37,9 @@ CREATE TRIGGER latest_stays BEFORE DELETE ON latest BEGIN SELECT RAISE(ABORT, 'a
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """The latest cosigned checkpoint of a log: `root` is 32 bytes, `note` the checkpoint with the signatures we verified and our own."""
+    """A log's latest cosigned checkpoint: `root` is 32 bytes; `note` has our signature and those we
+    verified.
+    """
 
     size: int
     root: bytes
@@ -41,13 +47,16 @@ class Latest:
 
 
 class State:
-    """The file. Every change is on disk before it is told to anybody; a process may die at any moment."""
+    """The state file.
+
+    Every change is on disk before it is reported; a process may die at any moment.
+    """
 
     def __init__(self, path: Path, *, vkey: str) -> None:
         """Open the state of the witness `vkey`.
 
-        Raises WitnessStateError where there is none, or another witness's: a witness that begins anew under an old key
-        would cosign a rewritten log.
+        Raises WitnessStateError if there is none, or it is another witness's: a witness that starts
+        empty under an old key would cosign a rewritten log.
         """
         self._path = path
         try:
@@ -60,7 +69,7 @@ class State:
 
     @classmethod
     def create(cls, path: Path, *, vkey: str) -> "State":
-        """Make the state of a new witness, which has seen nothing. Raises WitnessStateError where the file is there already."""
+        """Create the state of a new witness. Raises WitnessStateError if the file exists."""
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -83,11 +92,11 @@ class State:
             return _latest(connection, origin)
 
     def swap(self, origin: str, decide: Callable[[Latest | None], Latest]) -> Latest:
-        """Ask `decide` what follows the latest checkpoint, and return that once it is on disk.
+        """Replace the latest checkpoint by what `decide` returns; returns it once it is on disk.
 
-        No other request, thread or process changes the latest checkpoint in between: of two that were sent at once,
-        the second sees what the first left. Raises what `decide` raises, with nothing changed, and
-        TemporarilyUnavailableError.
+        No other request, thread or process changes the latest checkpoint in between: of two
+        concurrent requests, the second sees the result of the first. Raises what `decide` raises,
+        with nothing changed, and TemporarilyUnavailableError.
         """
         with self._available() as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -110,12 +119,13 @@ class State:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        # `mode=rw` makes no file: one that was moved away is missed, not begun anew. Closing rolls back what is open.
+        # `mode=rw` creates no file: if it was moved away, opening fails and the witness does not
+        # start empty. Closing rolls back an open transaction.
         uri = f"file:{quote(str(self._path.absolute()))}?mode=rw"
         with closing(
             sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         ) as connection:
-            # Also the folder is synchronised, so that no loss of power takes a commit back.
+            # EXTRA also syncs the directory, so that a power failure cannot undo a commit.
             connection.execute("PRAGMA synchronous = EXTRA")
             yield connection
 

@@ -28,7 +28,8 @@ class Command(JsonCommand):
         parse = parser.parse_args
 
         def parse_args(args: Sequence[str], namespace: None = None) -> Namespace:
-            # One kid in 64 begins with a hyphen, and in an emergency nobody thinks of `--`. What this matches is no option.
+            # One kid in 64 begins with a hyphen, and an operator in an emergency forgets `--`. No
+            # option matches _KID.
             kids = [each for each in args if _KID.fullmatch(each)]
             others = [each for each in args if each not in {*kids, "--"}]
             return parse([*others, "--", *kids] if kids else others, namespace)

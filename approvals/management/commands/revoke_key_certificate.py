@@ -1,4 +1,4 @@
-"""`manage.py revoke_key_certificate SERIAL`: refuse everything a certified key signed, at once and for good."""
+"""`manage.py revoke_key_certificate SERIAL`: refuse all a certified key signed, for good."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`setup_link`: prints a one-time link for the first admin, for an invited human, or for one who lost their passkeys."""
+"""`setup_link`: print a one-time link for the first admin, an invited human or a recovery."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping
@@ -68,7 +68,10 @@ class Command(OperatorCommand):
 
 
 def _address(text: str) -> str:
-    """Not empty: a script whose variable was empty did not mean the first admin. Raises ArgumentTypeError."""
+    """The address, which must not be empty. Raises ArgumentTypeError.
+
+    A script whose variable is unset must not get a link for the first admin.
+    """
     if not text:
         raise ArgumentTypeError("an e-mail address is missing")
     return text
@@ -86,7 +89,7 @@ def _made(options: dict[str, Any]) -> SetupLink:
 
 
 def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
-    """The link of the recovery that is under way, or a new recovery, which has to wait."""
+    """A link for the open recovery, or a new recovery, which has to wait."""
     now, actor = timezone.now(), operator_of(options)
     if options["email"] or options["admin"]:
         raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")

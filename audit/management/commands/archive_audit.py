@@ -1,4 +1,4 @@
-"""`manage.py archive_audit`: put every numbered event that a checkpoint covers into the archive, and prove it there."""
+"""`manage.py archive_audit`: archive every event that a checkpoint covers, and prove it there."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from audit.archive.archiving import archive_audit
-from audit.copies import check_place
+from audit.checkpoint_copies import check_place
 from audit.management.json_output import JsonCommand
 from audit.management.stores import the_store
 

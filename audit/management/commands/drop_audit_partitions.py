@@ -1,4 +1,4 @@
-"""`manage.py drop_audit_partitions`: as the owner, drop the months of the log that stand in the archive as a whole."""
+"""`manage.py drop_audit_partitions`: drop fully archived months; needs the database owner."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,4 +1,7 @@
-"""`manage.py grant_serving_role`: after `migrate`, as the owner, let the role of DATABASE_URL serve and no more."""
+"""`manage.py grant_serving_role`: give the role in DATABASE_URL exactly the rights to serve.
+
+Run it as the database owner after `migrate`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""`manage.py grant_verifier_role ROLE`: after `migrate`, as the owner, let ROLE answer verify, batch and introspect."""
+"""`manage.py grant_verifier_role ROLE`: give ROLE the rights for verify, batch and introspect only.
+
+Run it as the database owner after `migrate`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`manage.py move_audit_store`: copy the log's checkpoints and archive to the store that AUDIT_STORE names now."""
+"""`manage.py move_audit_store`: copy checkpoints and archive to the store in AUDIT_STORE."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,8 @@ from audit.moving import move_store
 
 class Command(JsonCommand):
     help = "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and continue in the new one."
-    # After the setting changed, the history cannot be compared until this has run. It compares both stores itself.
+    # After AUDIT_STORE changed, the history check fails until this has run. It checks both stores
+    # itself.
     mends = True
 
     def add_arguments(self, parser: CommandParser) -> None:

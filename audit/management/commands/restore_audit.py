@@ -1,4 +1,4 @@
-"""`manage.py restore_audit`: bring archived events that are missing from the database back, proved against their leaves."""
+"""`manage.py restore_audit`: re-insert archived events that are missing, proved by their leaves."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

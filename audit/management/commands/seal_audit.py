@@ -1,4 +1,4 @@
-"""`manage.py seal_audit`: number every event that waits for its place in the log, and sign the log up to its end."""
+"""`manage.py seal_audit`: number every waiting event, and sign the log up to its end."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

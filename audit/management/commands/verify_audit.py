@@ -1,4 +1,4 @@
-"""`manage.py verify_audit`: prove the stored log and the grants, or name what was changed."""
+"""`manage.py verify_audit`: prove the stored log and the grants, or report what was changed."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from django.utils.module_loading import import_string
 from audit.anchors import Anchor, read_any_anchor, read_stores, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
 from audit.breaks import check_breaks, lineage, seen_from_log, seen_store, shown_break
-from audit.copies import ContradictedError
+from audit.checkpoint_copies import ContradictedError
 from audit.management.json_output import JsonCommand
 from audit.models import LogBreak, QueueEntry
 from audit.stores import store_at
-from audit.strange import strange_keys
+from audit.unknown_objects import strange_keys
 from audit.verification import Verdict
 from audit.verified import RUNS, verify_on
 
@@ -151,7 +151,7 @@ class Command(JsonCommand):
             if result["disabled_key_sizes"]:
                 yield (
                     f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by themselves prove nothing: they were "
-                    f"signed by a key that was disabled on {result['disabled_at']}. That is no tampering. A key that "
+                    f"signed by a key that was disabled on {result['disabled_at']}. That is not tampering. A key that "
                     f"counts signed the first {result['signed_size']} events."
                 )
         else:

@@ -1,4 +1,4 @@
-"""`manage.py check_keys`: ask the home of each living key whether it is there, is the one on record, and signs."""
+"""`manage.py check_keys`: ask each living key's backend for its public key and a signature."""
 
 import sys
 from collections.abc import Iterator, Mapping

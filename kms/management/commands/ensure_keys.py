@@ -1,4 +1,4 @@
-"""`manage.py ensure_keys`: make the first signing key of every purpose that has none; safe at every start."""
+"""`manage.py ensure_keys`: make the first signing key of every purpose without one. Idempotent."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

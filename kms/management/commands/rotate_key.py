@@ -1,4 +1,4 @@
-"""`manage.py rotate_key PURPOSE [--uri URI]`: publish the next signing key of a purpose, or its first."""
+"""`manage.py rotate_key PURPOSE [--uri URI]`: publish a purpose's first or next signing key."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`seal_rows`: seal the rows of before an upgrade once, or those that another SECRET_KEY sealed."""
+"""`seal_rows`: seal rows once after an upgrade, later those of an earlier SECRET_KEY."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

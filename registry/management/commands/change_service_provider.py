@@ -1,4 +1,4 @@
-"""`change_service_provider SLUG --audience URL --allow ENTRY …`: move it, or allow other things there."""
+"""`change_service_provider SLUG --audience URL --allow ENTRY …`: change its URL or allow-list."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`create_enrolment_code --human EMAIL`: a one-time code with which one agent registers as this human's."""
+"""`create_enrolment_code --human EMAIL`: a one-time code to register one agent as theirs."""
 
 from collections.abc import Mapping
 from typing import Any

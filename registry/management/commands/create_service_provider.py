@@ -1,4 +1,4 @@
-"""`create_service_provider NAME --audience URL`: a new service provider; its secret is shown this once."""
+"""`create_service_provider NAME --audience URL`: a new service provider. Shows its secret once."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""`load_demo`: the demo service provider, its id and secret in var/demo/service_provider.json. Development only."""
+"""`load_demo`: create the demo service provider. Development only.
+
+Its id and secret go to var/demo/service_provider.json.
+"""
 
 import json
 import os
@@ -72,12 +75,12 @@ class Command(OperatorCommand):
             "registry_url": settings.PUBLIC_URL,
         }
         write_credentials(path, credentials)
-        # The secret goes to the file alone: a terminal's scrollback keeps what it was shown.
+        # The secret goes only to the file: a terminal's scrollback would keep it.
         return {"client_id": credentials["client_id"], "slug": found.slug, "file": str(path)}
 
 
 def read_credentials(path: Path) -> dict[str, str] | None:
-    """What an earlier run wrote; None where it is lost or broken."""
+    """The credentials that an earlier run wrote; None if they are missing or broken."""
     try:
         kept = json.loads(path.read_text())
         return {name: str(kept[name]) for name in ("client_id", "client_secret")}
@@ -94,7 +97,7 @@ def works(kept: Mapping[str, str]) -> bool:
 
 
 def write_credentials(path: Path, credentials: Mapping[str, str]) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
+    """Write the file in one step, and never readable by other users, not even for a moment."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""`record_settings`: record this environment's settings as those that all processes must share."""
+"""`record_settings`: record this environment's settings as those all processes must share."""
 
 from collections.abc import Mapping
 from typing import Any

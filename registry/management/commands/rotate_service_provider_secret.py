@@ -1,4 +1,4 @@
-"""`rotate_service_provider_secret SLUG`: a further secret, shown this once; later `--end-previous` ends the older ones."""
+"""`rotate_service_provider_secret SLUG`: add a secret; `--end-previous` ends the older ones."""
 
 from collections.abc import Mapping
 from typing import Any

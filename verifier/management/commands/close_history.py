@@ -1,4 +1,4 @@
-"""`close_history`: end this database's log before a planned restore, so that the copies outside prove what did not happen."""
+"""`close_history`: end the log before a planned restore, to prove outside what did not happen."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,17 +14,17 @@ _QUESTION = "This database answers nothing from now on: it is about to be replac
 
 class Command(JsonCommand):
     help = "Close the registry before a planned restore. Read docs/restore.md first."
-    # Repeated after a failure, it goes on in a database that it holds itself.
+    # Unguarded, so that after a failure it can run again on the database that it holds itself.
     guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--operator", required=True, help="who decides; it stands in the log")
+        parser.add_argument("--operator", required=True, help="who decides; it is recorded in the log")
         parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
-            raise CommandError("Name the operator who decides: it stands in the log.")
+            raise CommandError("Name the operator who decides: it is recorded in the log.")
         if not options["yes"] and not self.agrees(_QUESTION):
             raise CommandError("Nothing was changed.")
         return {"size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())}

@@ -11,7 +11,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidStateError
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.models import Home
-from verifier.services.home import configured, leave, look
+from verifier.services.epochs import configured_cache, leave, look
 
 
 class Command(JsonCommand):
@@ -36,7 +36,7 @@ class Command(JsonCommand):
 
 
 def _left(row: Home, for_kind: str) -> Home:
-    if for_kind != configured():
+    if for_kind != configured_cache():
         raise InvalidStateError(
             f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: {'unset' if settings.REDIS_URL else 'set'} it first."
         )

@@ -1,0 +1,187 @@
+"""How the processes of a server tell each other which one has the fewest connections."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentauth import least_loaded
+from agentauth.least_loaded import HEARD_SECONDS, Door, Shares
+
+
+def test_who_has_fewest_is_told_across_processes() -> None:
+    shared = Shares()
+    if not (child := os.fork()):
+        shared.tell(2, 3)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert shared.has_fewest(1, 3)
+    assert not shared.has_fewest(1, 4)
+    # A process is not compared with its own entry.
+    assert shared.has_fewest(2, 4)
+
+
+def test_alone_everybody_has_fewest() -> None:
+    assert Shares().has_fewest(7, 500)
+
+
+def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shares()
+    shared.tell(1, 0)
+    shared.tell(2, 5)
+    assert not shared.has_fewest(3, 1)
+    shared.leave(1)
+    assert shared.has_fewest(3, 5)
+    assert not shared.has_fewest(3, 6)
+    later = time.monotonic() + HEARD_SECONDS + 1
+    monkeypatch.setattr("agentauth.least_loaded.time.monotonic", lambda: later)
+    assert shared.has_fewest(3, 6)
+
+
+def test_a_place_is_used_again_after_many_processes() -> None:
+    shared = Shares()
+    shared.tell(3, 9)
+    shared.tell(3 + 64, 1)
+    assert not shared.has_fewest(1, 2)
+    assert shared.has_fewest(1, 1)
+
+
+class Saying(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"here")
+        transport.close()
+
+
+def door(listening: Any) -> Door:
+    return Door(
+        1,
+        [listening],
+        loop=asyncio.get_running_loop(),
+        made=Saying,
+        counts=lambda: 0,
+        log=logging.getLogger(__name__),
+    )
+
+
+@pytest.mark.parametrize("family", ["inet", "inet6", "unix"])
+def test_connections_come_in_by_whatever_socket_a_server_has(family: str, tmp_path: Path) -> None:
+    kinds = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    address: Any = {"inet": ("127.0.0.1", 0), "inet6": ("::1", 0), "unix": str(tmp_path / "socket")}[family]
+
+    async def run() -> bytes:
+        with socket.socket(kinds[family]) as listening, socket.socket(kinds[family]) as caller:
+            listening.bind(address)
+            made = door(listening)
+            made.listen(5)
+            caller.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(caller, listening.getsockname())
+            said = await asyncio.wait_for(loop.sock_recv(caller, 10), 5)
+            await made.close()
+            return said
+
+    assert asyncio.run(run()) == b"here"
+
+
+def test_a_door_that_cannot_take_in_closes_all_the_same() -> None:
+    class Full(socket.socket):
+        def accept(self) -> Any:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    async def run() -> int:
+        with Full(socket.AF_INET) as listening:
+            listening.bind(("127.0.0.1", 0))
+            made = door(listening)
+            made.listen(5)
+            await made.close()
+            return listening.fileno()
+
+    assert asyncio.run(run()) == -1
+
+
+def test_whoever_looked_for_another_when_the_door_closed_looks_no_more() -> None:
+    async def run() -> None:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            made = door(listening)
+            made.listen(5)
+            await made.close()
+            # As it is called again after a moment.
+            made._offered(listening, 0.002)
+
+    asyncio.run(run())
+
+
+def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None:
+    many, here = 300, []
+
+    class Here(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            here.append(transport)
+
+    async def run() -> int:
+        loop, turns = asyncio.get_running_loop(), 0
+        with contextlib.ExitStack() as opened:
+            listening = opened.enter_context(socket.socket())
+            listening.bind(("127.0.0.1", 0))
+            made = Door(
+                1, [listening], loop=loop, made=Here, counts=lambda: 0, log=logging.getLogger(__name__)
+            )
+            made.listen(many)
+            for _ in range(many):
+                caller = opened.enter_context(socket.socket())
+                caller.setblocking(False)
+                assert caller.connect_ex(listening.getsockname()) in {0, errno.EINPROGRESS}
+            until = time.monotonic() + 10
+            while len(here) < many and time.monotonic() < until:
+                turns += 1
+                await asyncio.sleep(0)
+            await made.close()
+            for each in here:
+                each.abort()
+        return turns
+
+    turns = asyncio.run(run())
+    assert len(here) == many
+    assert turns < many / 3
+
+
+@pytest.mark.parametrize("others", [0, 9])
+def test_a_connection_is_left_to_whoever_has_fewer_for_a_moment_and_then_taken(
+    others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Shares()
+    shared.tell(2, others)
+    monkeypatch.setattr(least_loaded, "_SHARES", shared)
+
+    async def run() -> float:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as listening, socket.socket() as caller:
+            listening.bind(("127.0.0.1", 0))
+            made = Door(
+                1, [listening], loop=loop, made=Saying, counts=lambda: 5, log=logging.getLogger(__name__)
+            )
+            made.listen(5)
+            caller.setblocking(False)
+            began = loop.time()
+            await loop.sock_connect(caller, listening.getsockname())
+            assert await asyncio.wait_for(loop.sock_recv(caller, 10), 5) == b"here"
+            took = loop.time() - began
+            await made.close()
+            return took
+
+    # The other process never accepts: callers wait that moment at most, and not at all if it has
+    # more connections.
+    waits = []
+    for _ in range(5):
+        shared.tell(2, others)
+        waits.append(asyncio.run(run()))
+    left = least_loaded._YIELD_SECONDS
+    assert (min(waits) >= left - 0.001) is (others == 0), waits

@@ -1,0 +1,178 @@
+"""Verification in the verifier process: cached state, one Redis connection, group commit."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
+from audit.services import Actor
+from registry.models import ServiceProvider
+from verifier import flow
+from verifier.flow import Answer
+from verifier.requests import VerifyRequest
+from verifier.services import epochs, introspection
+from verifier.services.batch import answer_one, error_body
+from verifier.services.batch_order import NOT_TRIED, Faults, Gate, Turns
+from verifier.services.elapsed import Moment
+from verifier.services.epoch_keeper import Keeping
+from verifier.services.epochs import Tenure
+from verifier.services.known_tokens import Known
+from verifier.services.state_cache import Follower
+from verifier.stores import Delivery
+from verifier.stores.acknowledged import read_acknowledged
+from verifier.stores.database import Asked, Outcome
+from verifier.stores.group_commit import Lane
+from verifier.stores.redis_decisions import Called
+from verifier.stores.redis_servers import Servers
+from verifier.stores.scripts import Reply, Script
+
+# Requests of a batch started without yielding to the event loop: half a millisecond.
+_AT_A_TIME: Final = 8
+
+T = TypeVar("T")
+# Called with (kind of decision, error, reason) for decisions that no commit of their event counts.
+Count = Callable[[str, str, str], None]
+
+
+class LeanVerifier:
+    """`verifier.flow.Means` of the verifier process and its operations. Bound to one event loop."""
+
+    def __init__(self, *, follower: Follower, servers: Servers | None, count: Count) -> None:
+        self.follower = follower
+        self.token_keys = follower.token_keys
+        self.count = count
+        self._servers = servers
+        self._lane = Lane()
+        self._keeping = Keeping()
+        self._afterwards: set[asyncio.Task[None]] = set()
+        self._gate = Gate(lambda: self._lane.has_room(0.5))
+
+    async def verify(
+        self,
+        *,
+        service_provider: ServiceProvider,
+        request: VerifyRequest,
+        delivery: Delivery | None = None,
+        actor: Actor,
+        now: datetime,
+    ) -> Answer:
+        """`verifier.flow.verify`."""
+        return await flow.verify(
+            self, service_provider=service_provider, request=request, delivery=delivery, actor=actor, now=now
+        )
+
+    async def verify_batch(
+        self,
+        *,
+        service_provider: ServiceProvider,
+        requests: Sequence[object],
+        actor: Actor,
+        clock: Callable[[], datetime],
+    ) -> list[Mapping[str, Any]]:
+        """Answer the requests concurrently; the results are in the order of the requests.
+
+        Requests of one agent are sent one after the other. One that goes to the database delays
+        that agent's next one until it is answered.
+        """
+        faults, asked = Faults(), []
+        turns = Turns(self._gate, faults)
+        for number, each in enumerate(requests, 1):
+            # Do not await between taking a place and creating the task that releases it: if the
+            # client disconnects, this may be cancelled.
+            if not await self._gate.begin():
+                break
+            # Wait here: if each request waited by itself, those of one agent
+            # could overtake each other.
+            with contextlib.suppress(TemporarilyUnavailableError):
+                await self.caught_up()
+            one = answer_one(
+                self,
+                service_provider=service_provider,
+                request=each,
+                actor=actor,
+                now=clock(),
+                turn=turns.one(),
+                faults=faults,
+            )
+            task = asyncio.create_task(one)
+            task.add_done_callback(lambda _: self._gate.end())
+            asked.append(task)
+            if number % _AT_A_TIME == 0:
+                # Signatures are verified in the event loop: let other calls in between.
+                await asyncio.sleep(0)
+        told = await asyncio.gather(*asked)
+        return told + [error_body(TemporarilyUnavailableError(NOT_TRIED))] * (len(requests) - len(told))
+
+    async def introspect(
+        self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
+    ) -> Mapping[str, Any]:
+        """`verifier.services.introspection.introspect`."""
+        return await introspection.introspect(
+            self, service_provider=service_provider, untrusted_token=untrusted_token, now=now
+        )
+
+    async def record_error(
+        self,
+        error: AgentAuthError,
+        service_provider: ServiceProvider,
+        actor: Actor,
+        now: datetime,
+        route: str,
+    ) -> AgentAuthError:
+        """`verifier.flow.record_error`."""
+        return await flow.record_error(self, error, service_provider, actor, now, route)
+
+    # The methods of `Means`.
+
+    def look(self) -> Moment:
+        epochs.LEASE.check_halt()
+        return self.follower.look()
+
+    async def caught_up(self) -> Moment:
+        epochs.LEASE.check_halt()
+        return await self.follower.caught_up()
+
+    def tenure(self) -> Tenure:
+        return epochs.LEASE.held()
+
+    async def known(self, jti: str) -> Known | None:
+        return self.follower.held_state(jti) or await self.follower.state(jti)
+
+    async def evaluate(self, script: Script, called: Called) -> Reply:
+        if self._servers is None:
+            raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
+        return read_acknowledged(script, called, await self._servers.evaluate(script, *called))
+
+    def check_room(self) -> None:
+        self._lane.check_room()
+
+    async def decide(self, asked: Asked) -> Outcome:
+        return await self._lane.decide(asked)
+
+    async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
+        return await self._lane.run(unit, queue=queue)
+
+    def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
+
+    # Start and stop.
+
+    async def start(self) -> None:
+        """Start; raises TemporarilyUnavailableError if the state cannot be read."""
+        await asyncio.get_running_loop().run_in_executor(None, self.follower.start)
+        self._lane.start()
+        self._keeping.start()
+
+    async def stop(self) -> None:
+        """Finish the work of `afterwards` and the lane's jobs, then release everything."""
+        await asyncio.gather(*self._afterwards)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._lane.stop)
+        await loop.run_in_executor(None, self._keeping.stop)
+        if self._servers is not None:
+            self._servers.close()
+        self.follower.stop()

@@ -1,0 +1,182 @@
+"""The lane while the database hangs: callers are told in time, and pending work is dropped."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from django.db import connection
+
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from tests.conftest import CAMPAIGN
+from verifier.stores import HeldUpError, NotDoneError
+from verifier.stores import group_commit as lanes
+from verifier.stores.database import Asked
+from verifier.stores.group_commit import Lane
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lane]:
+    monkeypatch.setattr(lanes, "WAIT_SECONDS", 0.2)
+    made = Lane(threads=1)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behind_is_never_begun(
+    lane: Lane,
+) -> None:
+    thawed, begun = threading.Event(), []
+
+    async def ask() -> list[object]:
+        first = asyncio.create_task(lane.run(lambda: thawed.wait(10)))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(lane.run(lambda: begun.append("second")))
+        told: list[object] = list(await asyncio.gather(first, second, return_exceptions=True))
+        thawed.set()
+        # Work that is handed in afterwards runs.
+        return [*told, await lane.run(lambda: "third")]
+
+    first, second, third = asyncio.run(ask())
+    assert isinstance(first, TemporarilyUnavailableError)
+    assert isinstance(second, TemporarilyUnavailableError)
+    assert third == "third"
+    assert begun == []
+
+
+@pytest.mark.postgres
+def test_RF_4_a_statement_takes_two_seconds_at_most_and_waits_hardly_for_a_lock(lane: Lane) -> None:
+    def limits() -> list[object]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+            return list(cursor.fetchone())
+
+    assert asyncio.run(lane.run(limits)) == ["2s", "5ms"]
+
+
+def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_again_nobody_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "_TOGETHER", 4)
+    made = Lane(threads=1)
+    made.start()
+
+    async def ask() -> tuple[int, int]:
+        # Teach the lane that a decision takes 0.05 s.
+        for _ in range(8):
+            await made.run(lambda: time.sleep(0.05))
+        slow: list[asyncio.Task[None]] = []
+        while len(slow) < 40:
+            try:
+                made.check_room()
+            except TemporarilyUnavailableError:
+                break
+            slow.append(asyncio.create_task(made.run(lambda: time.sleep(0.05))))
+            await asyncio.sleep(0)
+        await asyncio.gather(*slow)
+        for _ in range(40):
+            await made.run(lambda: None)
+        quick = [asyncio.create_task(made.run(lambda: None)) for _ in range(40)]
+        await asyncio.sleep(0)
+        made.check_room()
+        await asyncio.gather(*quick)
+        return len(slow), len(quick)
+
+    admitted, after = asyncio.run(ask())
+    made.stop()
+    # At most 0.6 s of work is admitted at that pace, running work included. The pace depends on the
+    # machine, so the bounds are wide outside a campaign.
+    assert (8 <= admitted <= 20) if CAMPAIGN else (1 <= admitted < 40)
+    assert after == 40
+
+
+def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    async def ask() -> None:
+        made = Lane(threads=1)
+        made.start()
+        first = asyncio.create_task(made.run(slow))
+        await asyncio.to_thread(begun.wait, 10)
+        made._each = 10.0
+        with pytest.raises(TemporarilyUnavailableError):
+            made.check_room()
+        go_on.set()
+        await first
+        await asyncio.to_thread(made.stop)
+
+    asyncio.run(ask())
+
+
+def asked(queue: str) -> Asked:
+    """A call that only its queue tells apart."""
+    return Asked(cast("Any", SimpleNamespace(queue=queue)))
+
+
+def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(calls: list[Asked], **_: object) -> list[Any]:
+        sizes.append(len(calls))
+        return calls
+
+    monkeypatch.setattr(lanes, "decide_all", counted)
+
+    async def ask() -> None:
+        made = Lane(threads=1)
+        made._each = 0.1
+        waiting = [asyncio.create_task(made.decide(asked(""))) for _ in range(64)]
+        await asyncio.sleep(0)
+        made.start()
+        await asyncio.gather(*waiting)
+        await asyncio.to_thread(made.stop)
+
+    asyncio.run(ask())
+    # Only 0.2 s of work shares a commit; more as decisions get faster.
+    assert sizes[:2] == [2, 2]
+    assert 2 < max(sizes) <= 32
+
+
+def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks are held, for example, by a host cut off in the middle of a commit."""
+    go_on, stuck = threading.Event(), threading.Event()
+
+    def held_up(calls: list[Asked], *, patience: float = 0) -> list[Any]:
+        """Only the free queue's lock is free; with patience, the call waits for its lock."""
+        told = [each.call.queue for each in calls]
+        if patience:
+            stuck.set()
+            go_on.wait(10)
+            return told
+        return [each if each == "free" else HeldUpError(NotDoneError()) for each in told]
+
+    monkeypatch.setattr(lanes, "decide_all", held_up)
+    monkeypatch.setattr(lanes, "_PATIENCE_SECONDS", 0.4)
+
+    async def ask() -> list[Any]:
+        made = Lane(threads=2)
+        made.start()
+        waiting = [asyncio.create_task(made.decide(asked(each))) for each in "abc"]
+        await asyncio.to_thread(stuck.wait, 10)
+        for _ in range(20):
+            assert str(await asyncio.wait_for(made.decide(asked("free")), 2)) == "free"
+        # Waiting for a lock does not count as the time a decision takes.
+        made.check_room()
+        told: list[Any] = [*await asyncio.gather(*waiting[1:], return_exceptions=True)]
+        go_on.set()
+        told.append(await waiting[0])
+        await asyncio.to_thread(made.stop)
+        return told
+
+    second, third, first = asyncio.run(ask())
+    assert (type(second), type(third), first) == (NotDoneError, NotDoneError, "a")

@@ -1,0 +1,400 @@
+"""Calls that wait in the process: none passes after too long a wait or takes the room of others."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.utils import timezone
+
+from agentauth.protocol.decision import Refuse
+from agentauth.protocol.dpop import SPEND_SECONDS
+from agentauth.protocol.errors import InvalidProofError, TemporarilyUnavailableError
+from audit.identifiers import id_text
+from audit.kinds import DECISION_ALLOWED
+from audit.models import Event
+from kms.models import Key
+from kms.services import disable_key
+from tests import redis_servers, through
+from tests.pace import within
+from tests.through import LeanClient, Running, at_home_in_redis
+from verifier import checks, flow, stores
+from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.services import batch_order, epochs, state_cache
+from verifier.services.known_tokens import Known
+from verifier.services.state_cache import Follower
+from verifier.stores import NotDoneError
+from verifier.stores import group_commit as lanes
+from verifier.tests import scene as scenes
+from verifier.tests.scene import LOOK, SYSTEM, scene
+from verifier.tests.test_batch import ask, verdicts
+from verifier.tests.test_introspection import post as form
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
+
+SHORT = 0.3
+
+
+def disable_the_token_key() -> None:
+    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
+    with redis_servers.server() as made:
+        monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+        monkeypatch.setattr(settings, "REDIS_URL", made.url)
+        yield made
+
+
+@pytest.fixture
+def running(
+    server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> Iterator[Running]:
+    """The lean endpoint with Redis and a short maximum wait.
+
+    The key exists before it: SQLite sends no notifications, so a later one is known after 0.5 s.
+    """
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=SHORT))
+    with at_home_in_redis(server.url):
+        made = Running()
+        monkeypatch.setattr(LeanClient, "endpoint", made, raising=False)
+        monkeypatch.setattr(scenes, "new_client", LeanClient)
+        yield made
+        made.stop()
+
+
+def hold_up(running: Running, seconds: float) -> None:
+    """Occupy both threads of the lane, as if the database hung."""
+    for _ in range(2):
+        held = running.app._verifier._lane.run(lambda: time.sleep(seconds))
+        asyncio.run_coroutine_threadsafe(held, running._loop)
+        time.sleep(0.05)
+
+
+async def guess(running: Running, number: int) -> None:
+    """Make one call with invalid credentials."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(_: object) -> None:
+        return
+
+    headers = [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"authorization", b"Basic %d" % number),
+    ]
+    path = {"path": "/v1/verify", "raw_path": b"/v1/verify", "query_string": b"", "headers": headers}
+    await running.app(
+        {"type": "http", "method": "POST", "scheme": "http", **path, "http_version": "1.1"}, receive, send
+    )
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread of its own."""
+
+    def worked() -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(worked).result()
+
+
+def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(running: Running) -> None:
+    place = scene(max_uses=5)
+    hold_up(running, 2 * SHORT)
+    late = place.post(place.body(LOOK), call_key="k" * 24)
+    assert (late.status_code, json.loads(late.content)["error"]) == (503, "temporarily_unavailable")
+
+
+def test_nor_that_of_a_question_that_waited_for_another(running: Running) -> None:
+    place = scene(max_uses=5)
+    token = place.token()
+    hold_up(running, 2 * SHORT)
+    answers = ask(place, *(place.body(LOOK, token=token) for _ in range(3)))
+    # The first had spent its proof before it waited.
+    assert verdicts(answers) == ["valid", "temporarily_unavailable", "temporarily_unavailable"]
+    assert verdicts(ask(place, place.body(LOOK, token=token))) == ["valid"]
+
+
+@pytest.mark.parametrize("of_a_batch", [False, True])
+def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
+    running: Running, monkeypatch: pytest.MonkeyPatch, of_a_batch: bool
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place = scene(max_uses=5)
+    token = place.token()
+    assert place.ask(LOOK, token=token)["valid"]
+    questions = [place.body(LOOK, token=token) for _ in range(2)]
+    hold_up(running, 2.5)
+    with ThreadPoolExecutor(1) as pool:
+        if of_a_batch:
+            asked = pool.submit(apart, lambda: verdicts(ask(place, *questions)))
+        else:
+            asked = pool.submit(apart, lambda: [json.loads(place.post(questions[0]).content).get("error")])
+        time.sleep(0.3)
+        disable_the_token_key()
+        assert set(asked.result()) == {"temporarily_unavailable"}
+    assert Event.objects.filter(kind=DECISION_ALLOWED).count() == 1
+    assert place.ask(LOOK, token=token)["error"] == "invalid_token"
+
+
+def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place = scene(max_uses=5)
+    token = place.token()
+    body = place.body(LOOK, token=token)
+
+    def told() -> Any:
+        return json.loads(place.post(body, call_key="one").content)
+
+    def too_old(*_: object, **__: object) -> None:
+        raise InvalidProofError("expired")
+
+    assert told()["valid"]
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(checks, "verify_proof", too_old)
+        assert told()["valid"]
+        hold_up(running, 2.5)
+        asked = pool.submit(apart, told)
+        time.sleep(0.3)
+        disable_the_token_key()
+        assert asked.result()["error"] == "temporarily_unavailable"
+    assert told()["error"] == "invalid_token"
+
+
+@pytest.mark.parametrize("introspected", [False, True])
+def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
+    running: Running, monkeypatch: pytest.MonkeyPatch, introspected: bool
+) -> None:
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    place, read = scene(), Follower.state
+    token = place.token()
+
+    async def slowly(follower: Follower, jti: str) -> Known | None:
+        await asyncio.to_thread(apart, disable_the_token_key)
+        await asyncio.sleep(1)
+        return await read(follower, jti)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Follower, "state", slowly)
+        answer = form(place, f"token={token}") if introspected else place.post(place.body(LOOK, token=token))
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+    assert place.ask(LOOK, token=token)["error"] == "invalid_token"
+
+
+def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, place = running.app._verifier, scene()
+    gate = verifier._gate
+    with monkeypatch.context() as patch:
+        patch.setattr(verifier._lane, "has_room", lambda _: False)
+        asked = verifier.verify_batch(
+            service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
+        )
+        batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
+        time.sleep(0.1)
+        assert gate._begun._value == batch_order.MAX_BEGUN - 1
+        batch.cancel()
+        time.sleep(0.1)
+    assert (gate._begun._value, gate._under_way._value) == (batch_order.MAX_BEGUN, batch_order.MAX_UNDER_WAY)
+
+
+def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene(max_uses=5)
+    question = place.body(LOOK)
+    with monkeypatch.context() as patch:
+        patch.setattr(running.app._verifier._lane, "_each", 10.0)
+        patch.setattr(running.app._verifier._lane._line, "_number_taken", 1)
+        shed = place.post(question)
+    assert (shed.status_code, json.loads(shed.content)["error"]) == (503, "temporarily_unavailable")
+    assert shed.headers["Retry-After"]
+    assert json.loads(place.post(question).content)["valid"]
+
+
+def test_what_was_not_done_has_its_use_of_a_rate_back(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if another host held the grant's lock for the maximum wait."""
+    place = scene(max_uses=5, max_requests_per_minute=6, max_burst=1)
+
+    async def held(*_: object) -> None:
+        raise NotDoneError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes.Lane, "decide", held)
+        assert place.post(place.body(LOOK)).status_code == 503
+    assert place.ask(LOOK)["valid"]
+    assert place.ask(LOOK)["reason"] == "rate"
+
+
+def test_a_spent_proof_is_remembered_for_longer_than_clocks_and_waits_can_make_it_good(
+    running: Running, server: redis_servers.Server
+) -> None:
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    client = server.client()
+    [proof] = client.scan_iter(match="aa:*:p:*")
+    # Two clocks 5 s off, the second a proof ends in, and the maximum wait.
+    assert client.pttl(proof) > (SPEND_SECONDS + 5 + 1 + 10) * 1000
+
+
+def test_questions_of_batches_leave_room_for_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = 0, 0
+
+    async def judged(*_: object, **__: object) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.01)
+        under_way -= 1
+        return Refuse("invalid_token", "unknown")
+
+    place = scene()
+    question = place.body(LOOK)
+    with monkeypatch.context() as patch:
+        for road in ("_lightly", "_durably"):
+            patch.setattr(flow, road, judged)
+        # As if each request were about another grant.
+        patch.setattr(batch_order._OneOfMany, "comes", batch_order.Turn.comes)
+        with ThreadPoolExecutor(3) as pool:
+            for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
+                assert verdicts(each.result()) == ["unknown"] * 256
+    assert most == batch_order.MAX_UNDER_WAY
+
+
+def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_way_and_gives_up(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = running.app._verifier
+    held, free = scene(max_uses=500), scene(max_uses=5)
+    lowest, tried = batch_order.MAX_UNDER_WAY, 0
+
+    async def durably(_: object, call: Any, *__: object) -> Any:
+        nonlocal lowest, tried
+        if call.claims.grant_id != id_text(held.grant.pk):
+            return Refuse("invalid_token", "unknown")
+        tried += 1
+        await asyncio.sleep(0.3)
+        lowest = min(lowest, verifier._gate._under_way._value)
+        raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flow, "_durably", durably)
+        with ThreadPoolExecutor(1) as pool:
+            question, other = held.body(LOOK), free.body(LOOK)
+            stuck = pool.submit(apart, lambda: ask(held, *[question] * 200))
+            time.sleep(0.3)
+            assert verdicts(ask(free, other)) == ["unknown"]
+            answers = stuck.result()
+    assert verdicts(answers) == ["temporarily_unavailable"] * 200
+    assert lowest >= batch_order.MAX_UNDER_WAY - 2
+    # After three failures in a row, the rest is not tried.
+    assert tried == 3
+
+
+def test_RF_19_a_question_that_cannot_be_put_on_record_in_time_costs_the_others_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+
+    async def full(*_: object, **__: object) -> None:
+        raise TemporarilyUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_order.Gate, "enter", full)
+        told = ask(place, {}, place.body(LOOK))
+    assert verdicts(told) == ["temporarily_unavailable"] * 2
+    assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
+    assert running.app._verifier._gate._under_way._value == batch_order.MAX_UNDER_WAY
+
+
+def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    monkeypatch.setattr(running.app._verifier._lane, "has_room", lambda _=1.0: False)
+    began = time.monotonic()
+    assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
+    assert time.monotonic() - began < within(batch_order._ROOM_SECONDS)
+
+
+def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If decisions are slow, one batch alone could fill the queue."""
+    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
+    outcome = lanes._outcome
+
+    def slowly(unit: Any) -> Any:
+        time.sleep(0.02)
+        return outcome(unit)
+
+    place = scene(max_uses=5)
+    monkeypatch.setattr(lanes, "_outcome", slowly)
+    monkeypatch.setattr(running.app._verifier._lane, "_each", 0.02)
+    # Invalid requests are recorded, so they wait too.
+    answers = ask(place, *[{}] * 100, place.body(LOOK))
+    assert verdicts(answers) == ["invalid_request"] * 100 + ["valid"]
+
+
+def test_OG_23_a_redis_that_is_gone_is_not_described_to_anybody(
+    server: redis_servers.Server, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    monkeypatch.setattr(through, "drained", lambda: None)
+    server.stop()
+    answer = place.post(place.body(LOOK))
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+    told = str(dict(answer.items())) + answer.content.decode()
+    assert not [each for each in ("edis", "127.0.0.1", str(server.port), "rror:", "refused") if each in told]
+
+
+def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Each guess costs a query. Guesses queue behind each other, not in front of other callers."""
+    known, guessed, authenticate = threading.Event(), threading.Event(), state_cache._authenticate
+
+    def slowly(headers: Sequence[str]) -> Any:
+        if known.is_set():
+            guessed.set()
+            time.sleep(2 * SHORT)
+        return authenticate(headers)
+
+    monkeypatch.setattr(state_cache, "_authenticate", slowly)
+    running: Running = request.getfixturevalue("running")
+    place = scene()
+    assert place.ask(LOOK)["valid"]
+    known.set()
+
+    body = place.body(LOOK)
+    guesses = [
+        asyncio.run_coroutine_threadsafe(guess(running, number), running._loop)
+        for number in range(2 * MAX_IN_FLIGHT)
+    ]
+    # Wait until all of them are queued; starting that many takes a while on the shared loop.
+    assert guessed.wait(30)
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), running._loop).result(30)
+    answer = place.post(body)
+    assert (answer.status_code, json.loads(answer.content).get("valid")) == (200, True)
+    for each in guesses:
+        each.result(30)
