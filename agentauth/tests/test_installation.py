@@ -108,7 +108,7 @@ def test_SA_14_a_process_with_another_setting_halts_and_names_it(
     lease = seen()
     assert name in caplog.text
     for refuses in (lease.held, lease.current, lease.check_halt):
-        with pytest.raises(TemporarilyUnavailableError, match="not set up as the others"):
+        with pytest.raises(TemporarilyUnavailableError, match="has other settings than the rest"):
             refuses()
     row = look()[0]
     Keeper().keep(None, now)

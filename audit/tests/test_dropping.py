@@ -146,7 +146,7 @@ def test_a_young_month_and_one_that_is_none_are_not_dropped(
     log: list[Event], now: datetime, ahead: int
 ) -> None:
     archive(9, now)
-    with pytest.raises(DroppingError, match="too young"):
+    with pytest.raises(DroppingError, match="too recent"):
         drop(months_on(ahead))
 
 

@@ -51,7 +51,7 @@ import json, sys
 import django
 django.setup()
 from django.utils import timezone
-from verifier.services.outbox import drain_redis
+from verifier.services.draining import drain_redis
 json.load(sys.stdin)
 print(json.dumps([drain_redis(now=timezone.now())]))
 """
