@@ -166,7 +166,7 @@ LURES: dict[str, object] = {
 }
 
 
-def test_SS_1_DP_84_where_a_header_says_the_key_lies_nobody_looks(
+def test_SS_1_DP_84_key_locations_in_headers_are_never_followed(
     agent: AgentClient, grant: Grant, alice: Human, provider_and_secret: Provider
 ) -> None:
     """In each object we read (proof, manifest, key change, token); some pass, for their own key."""

@@ -44,7 +44,7 @@ def bodies(files: list[Path]) -> list[dict[str, object]]:
     return found
 
 
-def test_refusals_replays_and_broken_connections_are_counted_for_what_they_are() -> None:
+def test_refusals_replays_and_broken_connections_are_counted_as_such() -> None:
     # The server checks every proof but the repeated ones, so this tests the generator too.
     assert difference(by_open_loop, "EdDSA") == ""
     assert difference(by_open_loop, "ES256") == ""
@@ -132,7 +132,7 @@ def test_KM_3_the_fake_key_service_is_one_to_the_registry_s_own_client(settings:
         assert httpx.get(f"{url}/counts").json() == {"token read": 1, "token signed": 1}
 
 
-def test_KM_3_the_fake_key_service_signs_so_many_each_second_and_refuses_the_others() -> None:
+def test_KM_3_fake_key_service_refuses_calls_above_its_rate() -> None:
     now = 100.0
     service = KeyService(3, lambda: now)
     name = "agentauth-token-0197"
@@ -150,7 +150,7 @@ def test_KM_3_the_fake_key_service_signs_so_many_each_second_and_refuses_the_oth
     assert service.counts == {"token signed": 6, "token refused": 4}
 
 
-def test_answers_are_told_by_status_key_and_time() -> None:
+def test_answers_are_counted_by_status_key_and_time() -> None:
     answers, signer = Answers(), LocalSigner(PrivateKey.generate())
     body = json.dumps({"access_token": sign_token({"iss": "a"}, signer), "grant_id": "g"}).encode()
     for second in range(8):
@@ -177,7 +177,7 @@ def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> Non
     assert found[-1][1]["iat"] - found[0][1]["iat"] in {3, 4}
 
 
-def test_an_endpoint_in_one_process_says_yes_to_every_request_that_is_measured() -> None:
+def test_benchmark_endpoint_in_one_process_allows_every_request() -> None:
     command = [sys.executable, "-m", "benchmarks.endpoint", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -230,14 +230,14 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
     assert row[0] == "019f0000-0000-7000-8000-000000000001"
 
 
-def test_transactions_that_pgbench_saw_fail_are_no_figure() -> None:
+def test_pgbench_run_with_failed_transactions_gives_no_figure() -> None:
     printed = "number of transactions actually processed: 30\nnumber of failed transactions: {} (0.000%)\ntps = 15.5 (x)\n"
     assert share.counted(printed.format(0)) == (30, 15.5)
     with pytest.raises(ValueError, match="some failed"):
         share.counted(printed.format(1))
 
 
-def test_cpu_is_told_in_signature_checks_of_the_same_minute() -> None:
+def test_cpu_is_reported_in_signature_checks_of_the_same_minute() -> None:
     tally = Tally(sent=9, answered=9, not_2xx=0, wrong=0, errors=0, seconds=1, p50_ms=1, p99_ms=2, p999_ms=3)
     run = verify.Run(tally, 9, 9.0, {"server": 150.0, "postgres": 20.0}, check_us=50.0)
     names = [cell.strip() for cell in verify.HEAD.splitlines()[0].split("|")[1:-1]]

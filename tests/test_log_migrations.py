@@ -173,5 +173,5 @@ def test_what_would_copy_or_lock_the_log_is_an_offence(operation: Operation) -> 
     ],
     ids=lambda each: each.describe()[:40],
 )
-def test_an_operation_that_does_not_block_writers_is_no_offence(operation: Operation) -> None:
+def test_operation_that_does_not_block_writers_is_allowed(operation: Operation) -> None:
     assert list(offences([operation])) == []

@@ -346,7 +346,7 @@ def test_DJ_17_a_row_that_ended_and_is_set_back_gives_nothing(world: World, mode
         assert (model.table(), str(row.pk)) in list(unsealed_rows())
 
 
-def test_DJ_17_a_removed_passkey_that_is_inserted_again_signs_nobody_in(world: World) -> None:
+def test_DJ_17_removed_passkey_inserted_again_cannot_sign_in(world: World) -> None:
     before = Passkey.objects.filter(pk=world.rows[Passkey].pk).values().get()
     _end_passkey(world)
     Passkey.objects.create(**before)

@@ -108,7 +108,7 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
     assert found == {("agentauth/openapi/page.py", "mark_safe")}
 
 
-def test_DJ_19_no_refusal_is_one_object_for_everybody() -> None:
+def test_DJ_19_no_refusal_raises_a_shared_exception_object() -> None:
     """An exception raised again keeps growing its traceback, whose frames keep secrets alive."""
     raised = {
         (place, node.exc.id)
@@ -293,7 +293,7 @@ def test_DJ_30_celery_and_sessions_speak_json_alone() -> None:
     assert app.conf.task_serializer == "json"
 
 
-def test_DJ_34_nobody_writes_csrf_exempt() -> None:
+def test_DJ_34_csrf_exempt_is_used_only_in_the_sdk() -> None:
     """DRF exempts the API's views; tests/flows/test_hardening.py checks they ignore cookies."""
     found = {str(path.relative_to(ROOT)) for path in SOURCES if "csrf_exempt" in path.read_text()}
     # The decorator that guards a service provider's own views by token and proof.

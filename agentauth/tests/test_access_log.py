@@ -122,7 +122,7 @@ def read(**headers: str) -> Any:
     return Client().get("/metrics", headers=headers)
 
 
-def test_DJ_18_metrics_do_not_exist_for_whoever_may_not_read_them(settings: Settings) -> None:
+def test_DJ_18_metrics_are_404_for_unauthorised_callers(settings: Settings) -> None:
     unknown = Client().get("/nowhere").json()
     assert read().status_code == 200
     assert Client(REMOTE_ADDR="203.0.113.7").get("/metrics").json() == unknown

@@ -91,7 +91,7 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.
         assert pool.submit(gate.call).result().epoch == 1
 
 
-def test_SA_13_the_first_probe_of_a_process_is_ready_where_comparing_is_quick(
+def test_SA_13_first_probe_is_ready_if_the_comparison_is_quick(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A probe may reach any process, and each would be unready at its first."""

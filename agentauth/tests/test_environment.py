@@ -69,7 +69,7 @@ def test_a_secret_is_read_from_a_file_of_one_s_own(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "mode"), [("", 0o600), (" \n", 0o600), (VALUE, 0o644), (VALUE, 0o604), ("x" * 70_000, 0o600)]
 )
-def test_a_file_that_anybody_reads_or_that_holds_nothing_is_refused(
+def test_world_readable_or_empty_secret_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, mode: int
 ) -> None:
     monkeypatch.setenv("METRICS_TOKEN_FILE", kept(tmp_path / "a", text, mode))

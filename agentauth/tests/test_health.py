@@ -121,7 +121,7 @@ def test_a_process_that_signs_nothing_says_nothing_of_it(token_key: None, no_sig
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_after_an_error_nobody_foresaw_nothing_is_said_to_sign(
+def test_unexpected_signer_error_fails_the_signing_check(
     monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> None:
     class Broken:
@@ -182,7 +182,7 @@ def test_OG_17_DJ_18_a_database_that_is_away_is_named_and_not_described(
     assert failing(ask()) == []
 
 
-def test_a_queue_beyond_its_bound_is_told_and_keeps_no_revocation_away(
+def test_full_audit_queue_is_reported_but_stays_ready(
     monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> None:
     monkeypatch.setattr(health, "MAX_WAITING_EVENTS", 0)

@@ -26,7 +26,7 @@ from verifier.services import epochs, history
     [ContradictedError("It was set back."), TemporarilyUnavailableError()],
     ids=["set back", "not known yet"],
 )
-def test_SA_13_meanwhile_no_job_runs_and_nothing_is_numbered(
+def test_SA_13_no_job_runs_or_numbers_events_during_a_history_halt(
     monkeypatch: pytest.MonkeyPatch, now: datetime, error: Exception
 ) -> None:
     def compare(_mark: Mark | None) -> None:

@@ -65,7 +65,7 @@ def named(raw: bytes = NAMED, **lines: bytes) -> Head:
     return Head(raw, 2, {"type": "http", "method": "POST", "headers": headers}, version=(1, 1), keeps=True)
 
 
-def test_DJ_7_a_head_is_read_once_whatever_key_and_length_its_next_requests_have() -> None:
+def test_DJ_7_head_is_parsed_once_for_any_later_key_and_length() -> None:
     known = named()
     known.scope["extensions"]["agentauth.head"]["endpoint"] = 1
     for key, body in ((b"another-one", b"{}"), (b"x" * 255, b""), (b"!,~", b"{}" * 40_000)):
@@ -153,7 +153,7 @@ def test_an_answer_is_one_write() -> None:
     assert len(rest) == 3
 
 
-def test_an_answer_says_what_the_connection_becomes_and_has_the_version_of_the_request() -> None:
+def test_answer_states_connection_close_and_uses_the_request_version() -> None:
     (sent,) = exchanged(START, BODY, at=head(version=(1, 0)), closes=True)
     assert sent.startswith(b"HTTP/1.0 200 OK\r\n")
     assert b"\r\nConnection: close\r\n" in sent

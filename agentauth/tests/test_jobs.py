@@ -187,7 +187,7 @@ def test_nothing_but_beat_sends_a_task() -> None:
     assert found == set()
 
 
-def test_a_task_that_nobody_took_until_its_next_turn_is_dropped() -> None:
+def test_task_not_taken_before_its_next_turn_expires() -> None:
     """As sent over the wire: a worker reads `expires` from the message."""
     with Celery(broker="memory://") as here, here.connection_for_write() as connection:
         here.conf.update(beat_schedule=app.conf.beat_schedule)
@@ -202,7 +202,7 @@ def test_a_task_that_nobody_took_until_its_next_turn_is_dropped() -> None:
             assert queue.get(no_ack=True) is None
 
 
-def test_between_the_slow_turns_the_home_is_watched_decisions_taken_over_and_the_log_numbered(
+def test_fast_job_turns_watch_the_home_drain_redis_and_number_the_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
@@ -274,9 +274,7 @@ def loop_with(*, hangs: bool, then: str) -> None:
     ("hangs", "then", "code"),
     [(True, "fails", 1), (False, "fails", 1), (True, "stops", 0), (False, "stops", 0)],
 )
-def test_the_loop_ends_whatever_hangs_and_a_supervisor_sees_whether_it_failed(
-    hangs: bool, then: str, code: int
-) -> None:
+def test_loop_ends_even_if_a_job_hangs_and_exit_code_shows_failure(hangs: bool, then: str, code: int) -> None:
     program = (
         "import django; django.setup();"
         "from agentauth.tests.test_jobs import loop_with;"

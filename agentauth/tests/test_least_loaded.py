@@ -16,7 +16,7 @@ from agentauth import least_loaded
 from agentauth.least_loaded import HEARD_SECONDS, Door, Shares
 
 
-def test_who_has_fewest_is_told_across_processes() -> None:
+def test_connection_counts_are_shared_across_processes() -> None:
     shared = Shares()
     if not (child := os.fork()):
         shared.tell(2, 3)
@@ -28,7 +28,7 @@ def test_who_has_fewest_is_told_across_processes() -> None:
     assert shared.has_fewest(2, 4)
 
 
-def test_alone_everybody_has_fewest() -> None:
+def test_single_process_always_has_the_fewest() -> None:
     assert Shares().has_fewest(7, 500)
 
 
@@ -106,7 +106,7 @@ def test_a_door_that_cannot_take_in_closes_all_the_same() -> None:
     assert asyncio.run(run()) == -1
 
 
-def test_whoever_looked_for_another_when_the_door_closed_looks_no_more() -> None:
+def test_delayed_accept_after_closing_does_nothing() -> None:
     async def run() -> None:
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
@@ -154,7 +154,7 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
 
 
 @pytest.mark.parametrize("others", [0, 9])
-def test_a_connection_is_left_to_whoever_has_fewer_for_a_moment_and_then_taken(
+def test_connection_waits_briefly_for_a_less_loaded_process(
     others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = Shares()

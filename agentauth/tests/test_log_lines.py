@@ -23,7 +23,7 @@ def record(message: str, *args: object, error: Exception | None = None) -> loggi
     "path", [f"/claim/{SECRET}/statement", f"/setup/{SECRET}/", f"/setup/{SECRET}", f"/recover/{SECRET}/"]
 )
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
-def test_DJ_28_the_secret_of_a_link_stands_in_no_log_line(formatter: logging.Formatter, path: str) -> None:
+def test_DJ_28_no_log_line_contains_the_secret_of_a_link(formatter: logging.Formatter, path: str) -> None:
     line = formatter.format(record("unhandled error in %s", path))
     assert path.split("/")[1] in line
     assert SECRET not in line

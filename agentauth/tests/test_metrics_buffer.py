@@ -39,7 +39,7 @@ def test_answers_fall_into_the_buckets_that_the_library_puts_them_into() -> None
     assert bucket("+Inf") == len(seconds)
 
 
-def test_the_milliseconds_that_are_promised_are_told_apart() -> None:
+def test_latency_buckets_resolve_the_promised_milliseconds() -> None:
     """These buckets show whether the verifier meets its latency goal, so they are repeated here."""
     counted = Tally()
     counted.request(f"{ROUTE}/told", 200, 0.0015)

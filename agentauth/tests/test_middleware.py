@@ -48,7 +48,7 @@ def test_DJ_3_a_foreign_host_is_refused(client: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/agents/me", "/sign-in/", "/health/live"])
 @pytest.mark.parametrize("over", [False, True])
-def test_RF_19_whoever_waited_too_long_for_a_thread_is_told_to_come_again_but_no_probe(
+def test_RF_19_long_wait_for_a_thread_is_503_except_for_a_probe(
     client: Client, path: str, *, over: bool
 ) -> None:
     answered = client.get(path).status_code
@@ -122,7 +122,7 @@ def test_AP_15_the_right_origin_without_the_token_is_refused_too() -> None:
         ("/sign-in/?next=%00", (400, "invalid_request")),
     ],
 )
-def test_DJ_8_an_address_with_a_nul_is_refused_before_the_database_is_asked(
+def test_DJ_8_url_with_a_nul_is_refused_before_any_database_query(
     client: Client, path: str, refused: tuple[int, str]
 ) -> None:
     answer = client.get(path)

@@ -61,9 +61,7 @@ def ask(query: str) -> Any:
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("mode", ["blackhole", "noreply"])
-def test_RF_4_a_question_without_an_answer_ends_its_connection_and_the_next_one_is_good(
-    far: FaultProxy, mode: str
-) -> None:
+def test_RF_4_unanswered_query_ends_its_connection_and_the_next_works(far: FaultProxy, mode: str) -> None:
     assert ask("SELECT 1") == 1
     far.mode = mode
     began = time.monotonic()
@@ -95,7 +93,7 @@ def test_RF_4_an_attempt_to_connect_that_was_given_up_keeps_no_file(far: FaultPr
 
 
 @pytest.mark.postgres
-def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_has_one(
+def test_RF_4_after_two_unanswered_calls_only_one_caller_tries_again(
     far: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As long as this machine may need; the test ends the pause below.
@@ -122,7 +120,7 @@ def test_RF_4_after_two_in_a_row_without_an_answer_nobody_else_waits_until_one_h
 
 
 @pytest.mark.postgres
-def test_RF_4_one_that_waits_in_vain_among_others_is_no_silence(far: FaultProxy) -> None:
+def test_RF_4_one_timeout_among_answered_queries_is_not_an_outage(far: FaultProxy) -> None:
     """A wait for a lock, while other queries go on."""
     for _ in range(3):
         SILENCE.unanswered()
@@ -145,7 +143,7 @@ def test_RF_4_web_processes_wait_for_two_seconds_and_one_more() -> None:
 
 
 @pytest.mark.postgres
-def test_RF_4_a_commit_without_an_answer_is_no_success(far: FaultProxy) -> None:
+def test_RF_4_unanswered_commit_is_not_a_success(far: FaultProxy) -> None:
     assert ask("SELECT 1") == 1
 
     def commit() -> None:
@@ -179,7 +177,7 @@ def meanwhile(statement: str) -> None:
 
 
 @pytest.mark.postgres
-def test_a_connection_that_the_server_ended_is_found_out_before_the_next_request(far: FaultProxy) -> None:
+def test_connection_ended_by_the_server_is_noticed_before_next_request(far: FaultProxy) -> None:
     pid = ask("SELECT pg_backend_pid()")
     meanwhile(f"SELECT pg_terminate_backend({pid}, 900)")
     time.sleep(0.05)
@@ -235,9 +233,7 @@ def test_who_listens_hears_statements_that_are_written_once() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.django_db
-def test_errors_of_statements_that_are_written_once_are_django_s_and_a_broken_transaction_takes_none() -> (
-    None
-):
+def test_run_prepared_raises_django_errors_also_in_broken_transaction() -> None:
     own: Any = connections[DEFAULT_DB_ALIAS]
     with pytest.raises(DataError), transaction.atomic():
         own.run_prepared("SELECT 1 / %s::int", [0])

@@ -68,7 +68,7 @@ def test_DJ_7_a_body_is_waited_for(lines: bytes, length: int) -> None:
         b"transfer-encoding : x\r\nContent-Length: 5\r\n",
     ],
 )
-def test_DJ_7_a_body_without_an_end_we_know_is_not_waited_for_and_nothing_follows_it(lines: bytes) -> None:
+def test_DJ_7_body_of_unknown_length_ends_the_connection_unread(lines: bytes) -> None:
     incoming = Incoming()
     incoming.data += b"POST / HTTP/1.1\r\n" + lines + b"\r\n"
     assert incoming.is_whole()

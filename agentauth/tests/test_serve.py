@@ -69,7 +69,7 @@ def signals() -> Iterator[None]:
         ([0, 1, 2, 3, 60, 61], False),
     ],
 )
-def test_a_part_that_dies_now_and_then_is_started_again_and_one_that_dies_at_once_is_not(
+def test_part_that_dies_rarely_restarts_and_one_dying_at_once_does_not(
     deaths: list[float], too_many: bool
 ) -> None:
     assert serve._too_many(deque(deaths, maxlen=serve.RESTARTS)) == too_many

@@ -118,7 +118,7 @@ def test_OP_7_KM_13_no_server_and_no_worker_starts_with_an_unsafe_setting(
         {"VAULT_TOKEN": "", "VAULT_KUBERNETES_ROLE": "a-role"},
     ],
 )
-def test_DJ_1_safe_production_settings_pass_the_deployment_checks_without_a_warning(
+def test_DJ_1_safe_production_settings_cause_no_deployment_warning(
     tmp_path: Path, changes: dict[str, str]
 ) -> None:
     # All but the database, which does not exist here: tests/flows/test_shared_settings.py uses one.

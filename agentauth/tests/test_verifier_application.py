@@ -67,7 +67,7 @@ def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
     asyncio.run(work())
 
 
-def test_what_is_answered_again_and_again_is_as_it_was_and_counted_each_time() -> None:
+def test_repeated_failure_answer_is_unchanged_and_counted_each_time() -> None:
     def told(**more: Any) -> tuple[int, Any, dict[bytes, bytes]]:
         answer = verifier_application.failed(TemporarilyUnavailableError("Later.", **more))
         return answer.status, json.loads(answer.body), dict(answer.headers)
@@ -81,7 +81,7 @@ def test_what_is_answered_again_and_again_is_as_it_was_and_counted_each_time() -
     assert counted() - before == 4
 
 
-def test_AU_27_in_production_no_verifier_starts_with_a_role_that_may_do_more(
+def test_AU_27_production_verifier_refuses_an_overprivileged_role(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     beyond = ["UPDATE on registry_human", "a", "b", "c"]

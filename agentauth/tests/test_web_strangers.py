@@ -187,7 +187,7 @@ def test_SA_10_ended_keys_and_secrets_are_refused(
     assert judging.look_up([own(agent), guess(provider, secret)]) == [REFUSED, REFUSED]
 
 
-def test_SA_10_an_agent_nobody_claimed_has_the_allowance_of_its_address(judging: Strangers) -> None:
+def test_SA_10_unclaimed_agent_uses_the_allowance_of_its_address(judging: Strangers) -> None:
     stranger = AgentClient()
     assert stranger.register().status_code == 201
     assert judging.look_up([own(stranger)]) == [ALLOWED]
@@ -277,7 +277,7 @@ def _away(*_: object) -> Any:
     raise TemporarilyUnavailableError
 
 
-def test_SA_10_without_a_database_who_waits_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_SA_10_waiting_callers_get_503_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Judged] = []
     judging = Strangers(heard.extend)
 

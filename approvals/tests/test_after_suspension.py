@@ -106,7 +106,7 @@ def test_EN_11_a_yes_begun_before_a_suspension_is_not_finished_after_it(
 
 
 @pytest.mark.parametrize("what", ["agent, by its owner", "agent", "service provider"])
-def test_AP_9_an_approval_begun_before_a_suspension_is_not_finished_after_it(
+def test_AP_9_approval_begun_before_a_suspension_cannot_be_finished(
     what: str, shop: Scene, alice: Person, admin: Person, agent: AgentClient, now: datetime
 ) -> None:
     asked = agent.ask(shop.provider)

@@ -132,7 +132,7 @@ def test_AP_1_the_receipt_verifies_alone_and_no_character_can_change(alice: Pers
             verify_receipt(forged, keys=keys, expected_issuer=settings.ISSUER)
 
 
-def test_AP_2_what_changed_since_the_page_was_drawn_is_told(
+def test_AP_2_changes_since_the_page_was_drawn_are_listed(
     alice: Person, reading: Grant, now: datetime
 ) -> None:
     drawn = alice.drawn(reading)
@@ -271,7 +271,7 @@ def test_AP_18_a_signature_from_an_embedded_page_is_refused(alice: Person, readi
     assert_pending(reading)
 
 
-def test_OG_3_random_bytes_are_no_signature(alice: Person, reading: Grant) -> None:
+def test_OG_3_random_bytes_are_refused_as_a_signature(alice: Person, reading: Grant) -> None:
     options = alice.statement(reading).json()["publicKey"]
     refused(alice.decide(reading, options, signature=os.urandom(70)), 400, "invalid_assertion")
     refused(alice.post(f"/approvals/{reading.pk}/decide", {"credential": "x"}), 400, "invalid_assertion")

@@ -122,7 +122,7 @@ def test_WA_a_ceremony_lasts_five_minutes() -> None:
     assert request_options(rp_id=RP_ID, challenge=CHALLENGE)["timeout"] == 300_000
 
 
-def test_WA_20_a_counter_that_stands_still_is_refused(device: Authenticator) -> None:
+def test_WA_20_signature_counter_that_does_not_increase_is_refused(device: Authenticator) -> None:
     with pytest.raises(InvalidAssertionError):
         check(device, device.assertion(OPTIONS), sign_count=7)
 

@@ -120,7 +120,7 @@ def test_what_the_deleted_persons_own_was_stays_unnamed(
 @pytest.mark.parametrize(
     "data", [{}, {"agents": 7, "events": None}, {"agents": ["x"], "events": [[]], "receipts": {}}]
 )
-def test_OG_28_an_erasure_of_another_form_excuses_nothing_and_stops_no_check(
+def test_OG_28_malformed_erasure_excuses_nothing_and_stops_no_check(
     alice: Person, reading: Grant, gone: tuple[Human, Agent], now: datetime, data: dict[str, Any]
 ) -> None:
     """Otherwise a process that may add events could crash `verify_audit` with one."""

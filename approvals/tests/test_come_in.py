@@ -64,7 +64,7 @@ def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
     assert out.getvalue() == ""
 
 
-def test_the_first_link_says_how_to_get_another_and_an_invitation_says_its_day() -> None:
+def test_first_link_explains_renewal_and_invitation_shows_its_expiry() -> None:
     out = StringIO()
     call_command("setup_link", stdout=out)
     again = out.getvalue().splitlines()[-1].removeprefix("To make a new link: ").split()
@@ -119,7 +119,7 @@ def test_a_known_or_bad_address_is_not_invited(alice: Person, now: datetime) -> 
             create_setup_link(email=email, actor=TESTER, now=now)
 
 
-def test_an_address_taken_meanwhile_is_refused_before_the_device_makes_a_passkey(now: datetime) -> None:
+def test_email_taken_during_setup_is_refused_before_passkey_creation(now: datetime) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     create_human(email="bob@example.org", name="Bob", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": "Bob"})
@@ -128,7 +128,7 @@ def test_an_address_taken_meanwhile_is_refused_before_the_device_makes_a_passkey
 
 
 @pytest.mark.parametrize("name", ["", "  ", "A" * 81, "Bo\u202eb", "Bob\u200b", "Nobody"])
-def test_a_name_that_cannot_be_is_refused_before_the_device_makes_a_passkey(now: datetime, name: str) -> None:
+def test_invalid_name_is_refused_before_passkey_creation(now: datetime, name: str) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": name})
     refused(answer, 400, json.loads(answer.content)["error"])
@@ -355,7 +355,7 @@ def test_the_cast_is_not_staff(alice: Person, now: datetime) -> None:
     assert invited("x@example.org", "X", now=now, is_staff=True).human.is_staff
 
 
-def test_a_setup_that_was_looked_up_in_time_still_finds_the_admin_who_was_faster(now: datetime) -> None:
+def test_setup_in_progress_fails_if_an_admin_was_created_first(now: datetime) -> None:
     path, person = first_link().removeprefix(ORIGIN), Person()
     options = person.post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}).json()["publicKey"]
     looked_up = SetupCode.objects.get()

@@ -184,7 +184,7 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
         go_on()
 
 
-def test_SA_13_nothing_is_continued_before_it_is_known_whether_the_database_was_set_back(
+def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
     store: Store, vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_mark: object) -> None:

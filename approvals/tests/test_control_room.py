@@ -242,7 +242,7 @@ def test_lists_are_named_in_plain_english(admin: Person) -> None:
     assert "0 checkpoint copies" in page
 
 
-def test_of_more_rows_than_an_address_holds_the_page_says_so_and_the_rest_follows(
+def test_more_rows_than_a_url_holds_are_announced_and_the_rest_follows(
     admin: Person, alice: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("registry.admin.MOST_AT_ONCE", 2)

@@ -249,7 +249,7 @@ def test_SA_8_what_changed_since_the_page_was_shown_ends_nothing(
     assert not Event.objects.filter(kind=kinds.HUMAN_VERIFIED).exists()
 
 
-def test_SA_8_a_token_issued_meanwhile_makes_no_page_old(
+def test_SA_8_token_issued_after_a_page_was_drawn_keeps_it_valid(
     admin: Person, agent: AgentClient, granted: Grant, path: str
 ) -> None:
     press = admin.ready_to_end(path)
@@ -312,7 +312,7 @@ def test_SA_8_of_many_that_were_shown_all_end_or_none(
     assert granted.agent.status == "active"
 
 
-def test_SA_8_nobody_but_an_administrator_sees_or_presses(
+def test_SA_8_only_an_administrator_sees_and_uses_the_ending_pages(
     alice: Person, bob: Person, granted: Grant, path: str
 ) -> None:
     before = state()

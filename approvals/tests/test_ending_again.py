@@ -76,7 +76,7 @@ def test_SA_13_a_disclosed_key_stays_barred_also_where_no_agent_has_it(now: date
     assert is_barred(key.thumbprint)
 
 
-def test_SA_13_a_secret_that_ended_authenticates_nobody(
+def test_SA_13_ended_secret_cannot_authenticate_after_a_restore(
     provider_and_secret: tuple[ServiceProvider, str], now: datetime
 ) -> None:
     provider, first = provider_and_secret
@@ -152,7 +152,7 @@ def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:
             find_claim(link.rstrip("/").rpartition("/")[2], now=timezone.now())
 
 
-def test_SA_13_a_backup_of_before_the_store_was_moved_goes_on_in_the_new_one(
+def test_SA_13_backup_from_before_a_store_move_resumes_in_the_new_one(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, settings: Settings, tmp_path: Path
 ) -> None:
     """By the steps of docs/restore.md: the new store has the old content and what came later."""

@@ -65,7 +65,7 @@ def test_SA_8_the_command_refuses_the_last_usable_key_without_a_question(
     assert Key.objects.get(purpose="token").state == "active"
 
 
-def test_SA_8_what_could_end_a_moment_after_it_was_looked_at_is_asked_about(
+def test_SA_8_command_checks_for_the_last_key_before_it_disables_one(
     keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page refuses, but the service, called later, would not: the question must come first."""

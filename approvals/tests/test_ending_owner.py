@@ -32,9 +32,7 @@ def test_SA_8_an_owners_page_that_is_old_revokes_nothing(
     assert granted.status == "approved"
 
 
-def test_SA_8_an_owner_signs_for_an_agent_also_once_its_grants_were_revoked(
-    alice: Person, granted: Grant
-) -> None:
+def test_SA_8_revoking_an_agent_without_grants_still_needs_a_signature(alice: Person, granted: Grant) -> None:
     place = f"/agents/{granted.agent_id}/revoke/"
     address = place + alice.get(place).context["found"].shown
     refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")

@@ -107,7 +107,7 @@ def test_WR_2_an_answer_of_another_shape_is_400(alice: Person, reading: Grant, d
             nothing_came_of_it(alice, path, credential, f"{member} {shape}")
 
 
-def test_WR_2_what_is_no_answer_at_all_is_400(alice: Person, reading: Grant, door: Door) -> None:
+def test_WR_2_body_that_is_not_a_webauthn_answer_is_400(alice: Person, reading: Grant, door: Door) -> None:
     wholes: list[object] = [None, True, 7, "text", [], {}, [{}]]
     for whole in wholes:
         path, _options = door(alice, reading)
@@ -278,7 +278,7 @@ ES512 = {1: 2, 3: -36, -1: 3, -2: bytes(66), -3: bytes(66)}
 
 
 @pytest.mark.parametrize("cose", [RS1, ES512], ids=["RS1", "ES512"])
-def test_WR_10_an_algorithm_nobody_asked_for_is_400(keys: None, now: datetime, cose: dict[int, Any]) -> None:
+def test_WR_10_algorithm_that_was_not_offered_is_400(keys: None, now: datetime, cose: dict[int, Any]) -> None:
     link = create_setup_link(email="new@example.org", actor=TESTER, now=now)
     path, person = link.url.removeprefix(ORIGIN), Person()
     options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]

@@ -88,7 +88,7 @@ def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: 
     assert verify_log().ok
 
 
-def test_what_an_administrator_wrote_about_another_goes_with_the_administrator(
+def test_admins_words_about_another_user_are_erased_with_the_admin(
     admin: Person, alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
     other = invited("other@example.org", "Other", now=now, is_staff=True)
@@ -193,9 +193,7 @@ def test_verify_audit_names_it_also_where_months_were_dropped(
     assert named(now) == {}
 
 
-def test_verify_audit_names_a_person_who_is_there_and_was_erased_as_the_log_says(
-    alice: Person, now: datetime
-) -> None:
+def test_verify_audit_reports_an_existing_user_logged_as_erased(alice: Person, now: datetime) -> None:
     """The event excuses the user's missing openings, which any process with that right can add."""
     with transaction.atomic():
         data: dict[str, object] = {"agents": [], "events": [], "receipts": {}}

@@ -63,7 +63,7 @@ def about(place: Scene, asked: Confirmation, signer: Human) -> list[Receipt]:
     ]
 
 
-def test_the_database_lets_exactly_the_receipts_about_a_deleted_person_be_blanked(
+def test_database_lets_only_receipts_about_a_deleted_user_be_blanked(
     bob: Person, alice: Person, now: datetime
 ) -> None:
     place, asked = paying()
@@ -135,7 +135,7 @@ def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(
     assert not Receipt.objects.filter(pk__in=[row.pk for row in rows]).exclude(compact="").exists()
 
 
-def test_a_release_of_many_grants_is_in_nobodys_way(keys: None, bob: Person, now: datetime) -> None:
+def test_release_of_many_grants_does_not_block_erasure(keys: None, bob: Person, now: datetime) -> None:
     """A receipt may have 64 kB, eight times as much as other signed objects."""
     place, _ = paying()
     named = [{"id": str(each), "version": 2} for each in [place.grant.pk, *(uuid4() for _ in range(99))]]

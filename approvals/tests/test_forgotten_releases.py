@@ -42,7 +42,7 @@ def test_a_release_proves_as_before_when_a_person_it_covers_is_deleted(
     assert not any(event.data["receipts"].get(str(kept.pk)) for event in ERASED.all())
 
 
-def test_the_texts_of_an_earlier_release_go_with_the_person_whose_agent_it_names(
+def test_old_release_text_is_erased_with_the_owner_of_the_named_agent(
     grant: Grant, admin: Person, alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = restored()

@@ -90,7 +90,7 @@ def test_OG_28_a_request_that_waits_for_the_deletion_leaves_nothing(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres
-def test_OG_28_a_decision_that_commits_after_the_deletion_is_erased_by_jobs(
+def test_OG_28_jobs_erase_a_decision_committed_after_the_deletion(
     planted: Planted, admin: Person, now: datetime
 ) -> None:
     provider, secret = words.provider_of("Acme", 8001, now)
@@ -119,7 +119,7 @@ def test_OG_28_a_decision_that_commits_after_the_deletion_is_erased_by_jobs(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.postgres
-def test_an_agent_that_is_enrolled_while_its_person_is_deleted_is_not_overlooked(
+def test_agent_enrolled_during_account_deletion_is_not_missed(
     planted: Planted, admin: Person, now: datetime
 ) -> None:
     human, failed = planted.person.human, list[str]()

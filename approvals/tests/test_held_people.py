@@ -53,7 +53,7 @@ ENDS: list[Callable[..., None]] = [partial(suspend_human, even_last_admin=True),
 
 @pytest.mark.parametrize("end", ENDS, ids=["suspended", "signed-out"])
 @pytest.mark.parametrize("row", HELD, ids=str)
-def test_SA_1_what_takes_a_passkey_is_undone_if_they_are_ended_meanwhile(
+def test_SA_1_passkey_act_is_undone_if_its_user_is_ended_during_it(
     row: Row, end: Callable[..., None], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     human, post = caught(row.given(world), monkeypatch)

@@ -47,7 +47,7 @@ def confirmation(grant: Grant, now: datetime) -> Confirmation:
     )
 
 
-def test_AP_21_it_is_told_on_the_pages_of_the_agent_with_id_and_key(
+def test_AP_21_agent_pages_show_the_likeness_warning_with_id_and_key(
     alice: Person, disguised: AgentClient, asked: Grant, service_provider: ServiceProvider, now: datetime
 ) -> None:
     paid = approve(pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
@@ -65,7 +65,7 @@ def shown(page: str, agent: Agent) -> None:
     assert " ".join(agent.jkt[start : start + 4] for start in range(0, 16, 4)) in page
 
 
-def test_AP_21_a_name_like_no_other_is_told_nothing_and_id_and_key_are_there(
+def test_AP_21_unlike_name_shows_no_warning_but_shows_id_and_key(
     alice: Person, agent: AgentClient, reading: Grant
 ) -> None:
     for path in (f"/approvals/{reading.pk}/", f"/agents/{reading.agent_id}/"):

@@ -72,7 +72,7 @@ def test_the_feed_comes_in_pages_and_of_one_agent(
     assert alice.get("/activity/?agent=nonsense").context["lines"] == []
 
 
-def test_a_time_is_told_as_people_say_it() -> None:
+def test_time_is_shown_in_relative_words() -> None:
     now = timezone.now()
     for at, words in (
         (None, "never"),

@@ -150,7 +150,7 @@ def test_the_log_is_shown_to_admins_alone_and_does_nothing(alice: Person, admin:
     assert admin.client.post("/admin/log/").status_code == 405
 
 
-def test_SA_8_a_disabled_key_of_the_log_is_told_apart_from_tampering(
+def test_SA_8_log_pages_distinguish_a_disabled_key_from_tampering(
     alice: Person, admin: Person, signed: Checkpoint, now: datetime
 ) -> None:
     key = Key.objects.get(purpose="audit")

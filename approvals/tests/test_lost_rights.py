@@ -56,7 +56,7 @@ def gone(person: Person, path: str, body: dict[str, Any]) -> None:
 
 @losses
 @pytest.mark.parametrize("decision", ["approve", "deny"])
-def test_AP_9_who_may_no_longer_come_in_decides_nothing_that_was_drawn_before(
+def test_AP_9_user_who_lost_access_cannot_use_a_page_drawn_before(
     alice: Person, reading: Grant, now: datetime, loss: str, decision: str
 ) -> None:
     options = alice.statement(reading, decision).json()["publicKey"]
@@ -126,7 +126,7 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
     assert not Receipt.objects.exists()
 
 
-def test_AP_9_who_no_longer_owns_the_agent_gets_the_answer_for_an_unknown_id(
+def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
     alice: Person, bob: Person, reading: Grant, now: datetime
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
@@ -167,7 +167,7 @@ def another_admin(keys: None, now: datetime) -> None:
 @pytest.mark.usefixtures("another_admin")
 @pytest.mark.parametrize("path", ACTS)
 @pytest.mark.parametrize("loss", ["no longer staff", "suspended", "signed out everywhere"])
-def test_AP_9_DJ_16_who_is_no_admin_any_more_uses_no_signature_made_before(
+def test_AP_9_DJ_16_former_admin_cannot_use_an_earlier_signature(
     admin: Person, alice: Person, now: datetime, path: str, loss: str
 ) -> None:
 
@@ -194,7 +194,7 @@ def test_DJ_16_every_form_of_the_control_room_is_tried_here() -> None:
 
 @pytest.mark.usefixtures("another_admin")
 @pytest.mark.parametrize("loss", ["no longer staff", "suspended"])
-def test_AP_9_DJ_16_who_is_no_admin_any_more_presses_no_button(
+def test_AP_9_DJ_16_former_admin_cannot_use_admin_actions(
     admin: Person, reading: Grant, now: datetime, loss: str
 ) -> None:
     if loss == "suspended":

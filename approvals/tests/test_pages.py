@@ -80,9 +80,7 @@ def test_AP_15_a_post_from_elsewhere_is_refused(alice: Person, reading: Grant) -
             refused(answer, 403, "csrf_failed")
 
 
-def test_AP_15_a_post_without_the_token_or_with_another_media_type_is_refused(
-    alice: Person, reading: Grant
-) -> None:
+def test_AP_15_post_without_csrf_token_or_with_other_type_is_refused(alice: Person, reading: Grant) -> None:
     careful = Client(
         enforce_csrf_checks=True,
         headers=dict(alice.client.headers or {}) | {"Origin": "http://localhost:8000"},
@@ -349,7 +347,7 @@ def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant
     assert str(Event.objects.latest("id").pk) not in page
 
 
-def test_an_event_without_words_of_its_own_is_told_by_its_kind(now: datetime) -> None:
+def test_event_without_its_own_text_is_shown_by_its_kind(now: datetime) -> None:
     [line] = tell([Event(kind="registry.agent.claim_renewed", at=now, actor_kind="system")])
     assert (line["text"], line["who"]) == ("Claim renewed", "AgentAuth")
 
@@ -371,9 +369,7 @@ def test_an_admin_invites_and_sees_the_link_once(admin: Person) -> None:
     assert "/setup/" not in admin.get("/admin/invite/").content.decode()
 
 
-def test_AP_38_everything_can_be_read_without_a_script_and_nothing_be_signed(
-    alice: Person, paying: Grant
-) -> None:
+def test_AP_38_page_without_javascript_can_be_read_but_not_signed(alice: Person, paying: Grant) -> None:
     page = alice.get(f"/approvals/{paying.pk}/").content.decode()
     assert (
         "The agent may spend up to €100.00 per payment at “Acme Payments” (“payments”), at most €500.00 a day."

@@ -93,7 +93,7 @@ def test_DJ_20_a_passkey_that_signs_for_its_own_removal_keeps_no_session(thief: 
     assert not signed_in(thief)
 
 
-def test_DJ_20_a_passkey_removed_meanwhile_removes_no_other(alice: Person, thief: Person) -> None:
+def test_DJ_20_session_of_a_removed_passkey_removes_no_other_passkey(alice: Person, thief: Person) -> None:
     theirs, hers = passkey_of(thief), passkey_of(alice)
     came_in = thief.human
     third = Authenticator()

@@ -150,7 +150,7 @@ def test_WR_15_the_person_cancels_with_an_old_passkey(alice: Person, bob: Person
     assert (row.used_at, row.notice_due_at) == (None, row.cancelled_at)
 
 
-def test_WR_15_an_admin_is_told_in_the_control_room_too(admin: Person, now: datetime) -> None:
+def test_WR_15_control_room_shows_an_admins_own_recovery(admin: Person, now: datetime) -> None:
     assert 'href="/recovery/"' not in admin.get("/admin/").content.decode()
     begun(admin.human, now)
     for path in ("/admin/", "/admin/registry/human/", "/admin/invite/"):
@@ -206,9 +206,7 @@ def test_WR_15_a_passkey_that_is_being_added_does_not_outlive_the_recovery(
     assert Passkey.objects.count() == 1
 
 
-def test_a_recovery_link_works_once_for_fifteen_minutes_and_the_newest_alone(
-    alice: Person, now: datetime
-) -> None:
+def test_only_the_newest_recovery_link_works_once_for_15_minutes(alice: Person, now: datetime) -> None:
     row = begun(alice.human, now - DAY)
     first = link_of(row, now)
     slow = Person(client=browser())
@@ -311,7 +309,7 @@ def test_WR_15_a_deletion_says_that_it_ended_a_recovery(admin: Person, alice: Pe
     assert row.notice_due_at is None
 
 
-def test_WR_15_a_press_that_deletes_others_ends_no_recovery_of_the_administrator(
+def test_WR_15_deleting_others_does_not_cancel_the_admins_own_recovery(
     admin: Person, alice: Person, now: datetime
 ) -> None:
     row = begun(admin.human, now)
@@ -322,7 +320,7 @@ def test_WR_15_a_press_that_deletes_others_ends_no_recovery_of_the_administrator
     assert not Event.objects.filter(kind="approvals.recovery.cancelled").exists()
 
 
-def test_WR_15_a_link_of_an_earlier_release_recovers_nobody(alice: Person, now: datetime) -> None:
+def test_WR_15_recovery_link_of_an_earlier_release_is_expired(alice: Person, now: datetime) -> None:
     """Those work at once, without the wait."""
     SetupCode.objects.create(
         kind="recovery", digest=bytes(32), human=alice.human, created_at=now, expires_at=now + DAY
@@ -331,7 +329,7 @@ def test_WR_15_a_link_of_an_earlier_release_recovers_nobody(alice: Person, now: 
         find_setup_code(bytes(32), now=now)
 
 
-def test_WR_15_the_human_is_told_on_their_pages(alice: Person, now: datetime) -> None:
+def test_WR_15_user_pages_show_the_recovery(alice: Person, now: datetime) -> None:
     assert "recover" not in alice.get("/settings/").content.decode()
     begun(alice.human, now)
     assert "Your account is being recovered." in alice.get("/agents/").content.decode()
@@ -348,7 +346,7 @@ def test_WR_15_the_human_is_told_on_their_pages(alice: Person, now: datetime) ->
     assert "No recovery of your account is waiting." in anew.get("/recovery/").content.decode()
 
 
-def test_a_recovery_that_nobody_used_is_told_too(alice: Person, now: datetime) -> None:
+def test_unused_expired_recovery_is_shown_too(alice: Person, now: datetime) -> None:
     begun(alice.human, now - timedelta(days=8, seconds=1))
     assert "It expired unused" in alice.get("/approvals/").content.decode()
 

@@ -172,7 +172,7 @@ def test_WR_15_a_stolen_case_needs_the_suspension_until_the_end(
         link_of(row, now)
 
 
-def test_WR_15_nobody_recovers_their_own_account(admin: Person, second: Person, now: datetime) -> None:
+def test_WR_15_admin_cannot_recover_their_own_account(admin: Person, second: Person, now: datetime) -> None:
     page = f"/recoveries/{admin.human.pk}/"
     assert "another administrator has to" in admin.get(page).content.decode()
     refused(admin.press(f"{page}lost"), 409, "invalid_state")
@@ -221,7 +221,7 @@ def test_WR_15_a_link_stops_when_its_administrator_is_suspended(
 
 @pytest.mark.parametrize("suspended_by", ["this release", "release 3"])
 @pytest.mark.parametrize("who", ["first", "second"])
-def test_WR_15_what_a_suspended_administrator_began_stays_ended_when_they_are_resumed(
+def test_WR_15_recovery_by_a_suspended_admin_stays_ended_when_resumed(
     admin: Person, second: Person, alice: Person, now: datetime, who: str, suspended_by: str
 ) -> None:
     third = invited("third@example.org", "Theo Third", now=now, is_staff=True)
@@ -247,7 +247,7 @@ def test_WR_15_what_a_suspended_administrator_began_stays_ended_when_they_are_re
     assert begun(human, now, admin=third.human)
 
 
-def test_WR_15_what_a_deleted_administrator_began_ends_and_the_person_is_told(
+def test_WR_15_recovery_begun_by_a_deleted_admin_ends_with_a_notice(
     admin: Person, second: Person, alice: Person, now: datetime
 ) -> None:
     row = begun(alice.human, now, admin=second.human)
@@ -258,7 +258,7 @@ def test_WR_15_what_a_deleted_administrator_began_ends_and_the_person_is_told(
 
 
 @pytest.mark.parametrize("suspended_by", ["this release", "release 3"])
-def test_an_invitation_of_a_suspended_administrator_stays_ended_when_they_are_resumed(
+def test_invitation_by_a_suspended_admin_stays_ended_when_resumed(
     admin: Person, second: Person, suspended_by: str
 ) -> None:
     paths = []
@@ -282,7 +282,7 @@ def test_an_invitation_of_a_deleted_administrator_ends(admin: Person, second: Pe
     assert browser().get(path).status_code == 410
 
 
-def test_an_enrolment_code_of_a_suspended_person_stays_ended_when_they_are_resumed(
+def test_enrolment_code_of_a_suspended_user_stays_ended_when_resumed(
     admin: Person, alice: Person, now: datetime
 ) -> None:
     human = alice.human
@@ -294,7 +294,7 @@ def test_an_enrolment_code_of_a_suspended_person_stays_ended_when_they_are_resum
 
 @pytest.mark.parametrize("act", ["begin", "decide", "link"])
 @pytest.mark.parametrize("loss", ["suspended", "no longer staff", "signed out"])
-def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
+def test_WR_15_admin_who_loses_access_during_a_request_does_nothing(
     admin: Person, second: Person, alice: Person, now: datetime, loss: str, act: str
 ) -> None:
     """The session was valid when the request arrived; the act is judged at its commit."""
@@ -318,7 +318,7 @@ def test_WR_15_an_admin_who_is_lost_while_the_request_is_under_way_does_nothing(
 
 
 @pytest.mark.parametrize("who", ["begins", "decides"])
-def test_WR_15_a_recovered_admin_is_no_second_one_for_two_weeks(
+def test_WR_15_recovered_admin_cannot_be_the_second_for_two_weeks(
     admin: Person, second: Person, alice: Person, now: datetime, who: str
 ) -> None:
     """Otherwise an administrator waits once, for one colleague, then recovers any at once."""
@@ -360,7 +360,7 @@ def test_what_does_not_exist_is_not_found(admin: Person, alice: Person, now: dat
     refused(admin.client.post(f"/recovery/{nobody}/cancel"), 404, "not_found")
 
 
-def test_WR_15_without_mail_the_page_says_that_nobody_is_told(
+def test_WR_15_without_mail_the_page_says_that_no_mail_is_sent(
     admin: Person, alice: Person, now: datetime, settings: Settings
 ) -> None:
     page = f"/recoveries/{alice.human.pk}/"

@@ -55,7 +55,7 @@ def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
         ("--email", "zoe@example.org", "--stolen"),
     ],
 )
-def test_the_command_recovers_nobody_it_should_not(alice: Person, arguments: tuple[str, ...]) -> None:
+def test_setup_link_command_refuses_invalid_recoveries(alice: Person, arguments: tuple[str, ...]) -> None:
     assert alice
     with pytest.raises(CommandError):
         call_command("setup_link", *arguments, stdout=StringIO())

@@ -52,7 +52,7 @@ def test_WR_15_after_two_weeks_nothing_is_marked(anew: Person, reading: Grant) -
     assert MARK not in anew.get("/activity/").content.decode()
 
 
-def test_WR_15_nobody_else_is_marked(anew: Person, bob: Person) -> None:
+def test_WR_15_only_the_recovered_user_is_marked(anew: Person, bob: Person) -> None:
     assert anew
     assert MARK not in bob.get("/activity/").content.decode()
 

@@ -79,7 +79,7 @@ def test_WR_15_each_turn_of_a_recovery_is_a_mail(alice: Person, admin: Person, n
     assert events(SENT) == 3
 
 
-def test_WR_15_a_cancelled_recovery_is_told(alice: Person, now: datetime) -> None:
+def test_WR_15_user_is_mailed_about_a_cancelled_recovery(alice: Person, now: datetime) -> None:
     row = begun(alice.human, now)
     send_notices(now=now)
     cancel_recovery(recovery=row, actor=TESTER, now=now)
@@ -87,7 +87,9 @@ def test_WR_15_a_cancelled_recovery_is_told(alice: Person, now: datetime) -> Non
     assert "was cancelled" in mail.outbox[1].body
 
 
-def test_WR_15_a_person_whose_passkey_is_stolen_is_told(alice: Person, admin: Person, now: datetime) -> None:
+def test_WR_15_user_with_a_stolen_passkey_is_mailed_about_recovery(
+    alice: Person, admin: Person, now: datetime
+) -> None:
     human = alice.human
     suspend_human(human=human, actor=TESTER, now=now)
     row = begun(human, now, case="stolen")
@@ -155,7 +157,7 @@ class Twice(BaseEmailBackend):
         return 1
 
 
-def test_WR_15_what_happens_while_a_mail_is_sent_is_told_in_another(
+def test_WR_15_change_while_a_mail_is_sent_goes_into_another_mail(
     alice: Person, now: datetime, settings: Settings
 ) -> None:
     begun(alice.human, now)

@@ -49,7 +49,7 @@ def test_WR_15_a_link_that_is_used_during_a_deletion_is_refused(
     assert Human.objects.get(pk=human.pk).status == "deleted"
 
 
-def test_WR_15_an_administrator_who_resumes_while_they_are_deleted_is_refused(
+def test_WR_15_administrator_deleted_while_resuming_is_refused(
     admin: Person, alice: Person, now: datetime
 ) -> None:
     human, other = alice.human, invited("other@example.org", "Other", now=now, is_staff=True)

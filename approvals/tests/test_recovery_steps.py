@@ -60,9 +60,7 @@ def test_WR_15_a_recovery_lives_for_a_week_after_its_wait(
     assert begun(human, now, case=case).expires_at == now + waits + RECOVERY_LIFE
 
 
-def test_WR_15_no_second_administrator_decides_on_an_account_of_another_status(
-    alice: Person, now: datetime
-) -> None:
+def test_WR_15_second_admin_can_confirm_only_for_an_active_account(alice: Person, now: datetime) -> None:
     row = begun(alice.human, now)
     suspended(row)
     second = invited("second@example.org", "Sue Second", now=now, is_staff=True)
@@ -87,7 +85,7 @@ def test_WR_15_what_ended_since_the_link_was_made_asks_for_no_passkey(
         (lambda _row: None, timedelta(minutes=1), ExpiredError),
     ],
 )
-def test_WR_15_what_ended_since_a_passkey_was_asked_for_recovers_nobody(
+def test_WR_15_recovery_that_ends_before_registration_adds_no_passkey(
     row: Recovery,
     now: datetime,
     change: Callable[[Recovery], None],

@@ -260,7 +260,7 @@ def test_SA_13_an_archive_of_another_beginning_proves_nothing(grant: Grant) -> N
     assert "does not go on from the first" in refusal(row)
 
 
-def test_SA_13_a_grant_that_its_person_revoked_meanwhile_stays_ended(grant: Grant, admin: Person) -> None:
+def test_SA_13_grant_its_user_revokes_before_the_release_stays_ended(grant: Grant, admin: Person) -> None:
     row = restored()
     admin.sign_in()
     asked = statement(admin, row, reviewed(admin, row, grant), grant)
@@ -276,7 +276,7 @@ def test_SA_13_an_event_that_is_missing_here_speaks_against_every_grant(grant: G
     assert refusal(row) == f"After the restore the log says {kinds.DECISIONS_LOST}."
 
 
-def test_SA_13_what_happened_in_the_second_of_the_restore_speaks_against_it(grant: Grant) -> None:
+def test_SA_13_event_in_the_second_of_the_restore_blocks_the_release(grant: Grant) -> None:
     row = restored()
     record(kind=kinds.AGENT_SUSPENDED, actor=TESTER, at=row.at, agent_id=grant.agent_id)
     assert refusal(row) == f"After the restore the log says {kinds.AGENT_SUSPENDED}."

@@ -28,7 +28,7 @@ def cookie(person: Person) -> str:
     return str(person.client.cookies[settings.SESSION_COOKIE_NAME].value)
 
 
-def test_DJ_20_a_session_that_nobody_uses_ends_after_half_an_hour(alice: Person, now: datetime) -> None:
+def test_DJ_20_unused_session_ends_after_half_an_hour(alice: Person, now: datetime) -> None:
     with time_machine.travel(now, tick=False) as clock:
         alice.sign_in()
         for _ in range(3):
@@ -136,7 +136,7 @@ def test_signing_out_deletes_the_row_and_a_new_sign_in_the_old_one(alice: Person
     assert not Session.objects.filter(pk=second).exists()
 
 
-def test_a_key_that_somebody_made_up_is_not_taken_over(alice: Person) -> None:
+def test_session_key_invented_by_the_browser_is_not_adopted(alice: Person) -> None:
     visitor = browser()
     visitor.cookies[settings.SESSION_COOKIE_NAME] = made_up = "m" * 32
     visitor.post("/sign-in/options", "{}", content_type="application/json")

@@ -19,7 +19,7 @@ def said(grant: Grant, cause: str, *by_manifest: bool) -> list[str]:
     return moved_since_signed(grant, tuple(Lost(Capability.read("calendar"), each) for each in by_manifest))
 
 
-def test_the_cause_and_every_loss_are_told_once(reading: Grant) -> None:
+def test_cause_and_each_lost_permission_are_shown_once(reading: Grant) -> None:
     assert said(reading, CAUSES.MANIFEST_CHANGED) == [MANIFEST]
     assert said(reading, CAUSES.ALLOWED_CHANGED) == [ALLOWED]
     assert said(reading, CAUSES.MANIFEST_CHANGED, False) == [MANIFEST, ALLOWED]
@@ -27,7 +27,7 @@ def test_the_cause_and_every_loss_are_told_once(reading: Grant) -> None:
     assert said(reading, CAUSES.ALLOWED_CHANGED, False) == [ALLOWED]
 
 
-def test_a_loss_is_told_beside_another_cause(reading: Grant) -> None:
+def test_lost_permission_is_shown_beside_another_cause(reading: Grant) -> None:
     assert said(reading, CAUSES.RECOVERY) == ["Your account was recovered."]
     assert said(reading, CAUSES.RECOVERY, True) == [MANIFEST, "Your account was recovered."]
     assert said(reading, CAUSES.RECOVERY, False, False) == [ALLOWED, "Your account was recovered."]
@@ -35,6 +35,6 @@ def test_a_loss_is_told_beside_another_cause(reading: Grant) -> None:
     assert "restored from a backup" in restored
 
 
-def test_what_changed_there_and_back_is_told(reading: Grant) -> None:
+def test_change_that_was_reverted_is_still_shown(reading: Grant) -> None:
     assert said(reading, CAUSES.KEY_ROTATED) == ["The agent changed its key."]
     assert said(reading, CAUSES.AUDIENCE_CHANGED) == ["The service moved to another address and back."]

@@ -147,7 +147,7 @@ def test_SA_4_each_default_ignorable_code_point_is_marked() -> None:
         assert spoken(f"a{character}b") == f'a<span class="escape">\\u{{{ord(character):x}}}</span>b'
 
 
-def test_each_name_and_value_stands_apart_from_our_words() -> None:
+def test_each_name_and_value_is_set_apart_from_our_words() -> None:
     memo = quoted('x" and “<b>nothing</b>” else')
     shown = set_apart(f"Pay €60.00 at {quoted('Acme')}, with memo {memo}.")
     inside = "x\\u{22} and \\u{201c}&lt;b&gt;nothing&lt;/b&gt;\\u{201d} else"

@@ -57,7 +57,7 @@ def posting(person: Person, path: str, into: list[int], **fields: str) -> Callab
 
 
 @pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
-def test_WR_15_an_invitation_that_is_made_meanwhile_ends(
+def test_WR_15_invitation_made_while_its_admin_is_ended_ends(
     end: Callable[..., None], admin: Person, second: Person, now: datetime
 ) -> None:
     human, answers = second.human, list[int]()
@@ -81,7 +81,7 @@ def test_WR_15_an_end_that_never_finds_all_of_it_ends_nothing(
 
 
 @pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
-def test_WR_15_an_enrolment_code_that_is_made_meanwhile_ends(
+def test_WR_15_enrolment_code_made_while_its_user_is_ended_ends(
     end: Callable[..., None], alice: Person, admin: Person, now: datetime
 ) -> None:
     human, answers = alice.human, list[int]()
@@ -91,7 +91,7 @@ def test_WR_15_an_enrolment_code_that_is_made_meanwhile_ends(
     assert not EnrolmentCode.objects.filter(expires_at__gt=timezone.now()).exists()
 
 
-def test_WR_15_an_operators_enrolment_code_that_is_made_meanwhile_ends(
+def test_WR_15_operator_enrolment_code_made_during_suspension_ends(
     alice: Person, admin: Person, now: datetime
 ) -> None:
     human = alice.human
@@ -118,7 +118,7 @@ def test_WR_15_an_enrolment_code_that_is_made_during_a_recovery_ends(
     assert not EnrolmentCode.objects.filter(expires_at__gt=timezone.now()).exists()
 
 
-def test_WR_15_a_recovery_that_is_decided_meanwhile_is_cancelled(
+def test_WR_15_recovery_decided_during_a_suspension_is_cancelled(
     alice: Person, admin: Person, second: Person, now: datetime
 ) -> None:
     """Even if a second administrator decides now, holding it, waiting for the suspension's row."""
@@ -137,7 +137,7 @@ def test_WR_15_a_recovery_that_is_decided_meanwhile_is_cancelled(
     assert Event.objects.filter(kind="approvals.recovery.cancelled").count() == 1
 
 
-def test_WR_15_a_recovery_that_is_begun_meanwhile_is_cancelled(
+def test_WR_15_recovery_begun_during_a_suspension_is_cancelled(
     alice: Person, admin: Person, now: datetime
 ) -> None:
     human, answers = alice.human, list[int]()
@@ -147,7 +147,7 @@ def test_WR_15_a_recovery_that_is_begun_meanwhile_is_cancelled(
     assert Recovery.objects.get().cancelled_at is not None
 
 
-def test_WR_15_a_recovery_by_an_operator_that_is_begun_meanwhile_is_cancelled(
+def test_WR_15_operator_recovery_begun_during_suspension_is_cancelled(
     alice: Person, admin: Person, now: datetime
 ) -> None:
     human = alice.human
@@ -156,7 +156,7 @@ def test_WR_15_a_recovery_by_an_operator_that_is_begun_meanwhile_is_cancelled(
     assert Recovery.objects.get().cancelled_at is not None
 
 
-def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_resumption(
+def test_WR_15_recovery_begun_during_a_resumption_stops_it(
     alice: Person, admin: Person, now: datetime
 ) -> None:
     human, answers = alice.human, list[int]()
@@ -172,7 +172,7 @@ def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_resumption(
     assert Recovery.objects.get().cancelled_at is None
 
 
-def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_deletion(
+def test_WR_15_recovery_begun_during_a_deletion_stops_the_deletion(
     alice: Person, admin: Person, now: datetime
 ) -> None:
     human, who = alice.human, admin.human
@@ -191,7 +191,7 @@ def test_WR_15_a_recovery_that_is_begun_meanwhile_stops_the_deletion(
     assert Human.objects.get(pk=human.pk).status == "active"
 
 
-def test_SA_1_people_are_locked_in_one_order_whoever_acts(
+def test_SA_1_users_are_locked_in_one_order_for_every_actor(
     admin: Person, second: Person, now: datetime
 ) -> None:
     """Two administrators who create codes for each other queue without a deadlock."""

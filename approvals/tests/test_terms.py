@@ -38,7 +38,7 @@ def test_what_was_kept_is_not_told() -> None:
     assert told() == []
 
 
-def test_each_change_is_told_with_both_values() -> None:
+def test_each_changed_term_is_shown_with_both_values() -> None:
     lower = replace(PAY, max_amount=Money(4_000, "EUR"))
     assert told(capabilities=(Capability.read("calendar"), lower)) == ["Maximum amount: €100.00 → €40.00"]
     assert told(capabilities=(PAY,)) == ["Off: read “calendar” at “Acme”"]

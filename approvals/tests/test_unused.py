@@ -18,7 +18,7 @@ from registry.models import Agent, Grant
         (kinds.AGENT_SUSPENDED, False, kinds.AGENT_SUSPENDED),
     ],
 )
-def test_SA_13_only_an_event_about_one_grant_leaves_the_agents_others_alone(
+def test_SA_13_event_without_a_grant_counts_against_all_agent_grants(
     kind: str, with_grant: bool, against: str
 ) -> None:
     agent = Agent(pk=uuid.uuid4())

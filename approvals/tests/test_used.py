@@ -115,7 +115,7 @@ def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(
     ]
 
 
-def test_of_several_former_permissions_the_last_end_is_told(
+def test_last_end_of_several_former_grants_is_shown(
     alice: Person, agent: AgentClient, service_provider: ServiceProvider, clock: time_machine.Traveller
 ) -> None:
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_a_second_permission_shares_the_budget_and_its_rate_comes_on_top(
     assert before(alice, then) == [FOUND % "another active grant", RATES_ADD]
 
 
-def test_what_no_budget_of_the_new_permission_counts_is_told_too(
+def test_spending_that_no_new_budget_counts_is_shown_too(
     alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     month = DAY | {"period": "month"}
@@ -220,7 +220,7 @@ def test_a_threshold_without_a_budget_is_flagged(envelope: dict[str, Any], expec
     assert sentences.unasked(parse_capabilities([READ_CALENDAR]), parse_envelope(envelope)) == []
 
 
-def test_the_flag_stands_on_the_page_and_in_what_is_signed(
+def test_warning_is_on_the_page_and_in_the_signed_text(
     alice: Person, agent: AgentClient, service_provider: ServiceProvider
 ) -> None:
     grant = asked(agent, service_provider, confirm_above={"value": "40.00", "currency": "EUR"})

@@ -94,7 +94,7 @@ def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
 
 
 @pytest.mark.parametrize("sent", ["x", "[]", "1", '{"type": "public-key"}', '{"a": 1, "a": 2}'])
-def test_WR_7_what_is_no_signature_is_refused(alice: Person, sent: str) -> None:
+def test_WR_7_verification_that_is_not_a_signature_is_refused(alice: Person, sent: str) -> None:
     alice.post("/verify/options", {"act": CODE})
     answer = alice.client.post(CODE, {"verification": sent})
     assert answer.status_code == 400

@@ -74,7 +74,7 @@ def test_AP_2_whatever_changes_under_a_drawn_page_grants_nothing(
 
 
 @pytest.mark.parametrize("change", [key_rotated, renamed, renewed, moved, allows_more])
-def test_AP_2_the_page_drawn_anew_shows_it_and_can_be_signed(
+def test_AP_2_reloaded_page_shows_the_change_and_can_be_signed(
     alice: Person, agent: AgentClient, reading: Grant, now: datetime, change: Any
 ) -> None:
     change(agent, reading, now)
@@ -83,7 +83,7 @@ def test_AP_2_the_page_drawn_anew_shows_it_and_can_be_signed(
     assert reading.status == "approved"
 
 
-def test_AP_2_the_key_is_told_by_its_fingerprint(alice: Person, agent: AgentClient, reading: Grant) -> None:
+def test_AP_2_key_change_is_shown_by_fingerprint(alice: Person, agent: AgentClient, reading: Grant) -> None:
     drawn, old = alice.drawn(reading), agent.jkt
     agent.rotate()
     body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
@@ -122,7 +122,7 @@ def page(alice: Person, grant: Grant) -> str:
     return str(alice.get(f"/approvals/{grant.pk}/").content.decode())
 
 
-def test_a_grant_stopped_by_a_new_key_shows_both_keys_and_returns_by_a_signature(
+def test_grant_suspended_by_new_key_shows_both_and_resumes_if_signed(
     alice: Person, agent: AgentClient, broad: Grant, now: datetime
 ) -> None:
     old = agent.jkt
@@ -195,7 +195,7 @@ def test_where_nothing_is_left_nothing_can_be_approved(
     assert alice.end(f"/approvals/{broad.pk}/revoke/").status_code == 302
 
 
-def test_a_request_the_service_no_longer_allows_in_full_can_be_approved_in_part_or_denied(
+def test_request_now_partly_allowed_can_be_approved_in_part_or_denied(
     alice: Person, paying: Grant, now: datetime
 ) -> None:
     change_allowed(

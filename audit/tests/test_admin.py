@@ -43,7 +43,7 @@ def _listed(query: str) -> list[Event]:
     return list(EventAdmin(Event, AdminSite()).get_changelist_instance(request).result_list)
 
 
-def test_events_are_found_by_the_ids_an_index_leads_to_and_the_last_ones_by_others_too(
+def test_events_are_found_by_indexed_ids_and_recent_ones_by_free_text(
     make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [uuid.UUID(int=number) for number in range(1, 4)]
@@ -70,9 +70,7 @@ def test_events_are_found_by_the_ids_an_index_leads_to_and_the_last_ones_by_othe
     assert [event.pk for event in _listed("q=jti-1")] == [pk for pk in last if pk != other.pk]
 
 
-def test_a_list_counts_no_further_than_anybody_turns_pages(
-    make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_counts_rows_only_up_to_a_bound(make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "MOST_COUNTED", 2)
     for _ in range(3):
         make_event()

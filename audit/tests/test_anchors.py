@@ -79,7 +79,7 @@ def test_AU_7_a_rewrite_that_fits_itself_meets_the_signed_root(outside: Path, no
     assert "first 4 events" in verdict.problem
 
 
-def test_AU_7_a_checkpoint_row_written_anew_lacks_the_signature(outside: Path, now: datetime) -> None:
+def test_AU_7_rewritten_checkpoint_row_lacks_a_valid_signature(outside: Path, now: datetime) -> None:
     """The attacker has the database and another key. Against the log's own key, the copies help."""
     own = LocalSigner(PrivateKey.generate())
     with as_table_owner():
@@ -119,7 +119,7 @@ def test_AU_5_a_tail_cut_off_with_all_traces_meets_the_copy_outside(
     assert "outside tells of" in verdict.problem
 
 
-def test_AU_5_a_checkpoint_that_somebody_kept_is_enough(
+def test_AU_5_one_kept_checkpoint_is_enough_to_detect_a_rewrite(
     outside: Path, settings: Settings, tmp_path: Path, now: datetime
 ) -> None:
     kept = tmp_path / "kept"

@@ -61,7 +61,7 @@ def test_the_longest_event_that_is_recorded_is_read_back_from_the_archive(log: L
     assert prove_archive(store=log.store, now=log.now).ok
 
 
-def test_AU_31_a_segment_holds_its_events_as_whoever_verifies_them_needs_them(log: Log) -> None:
+def test_AU_31_a_segment_holds_its_events_as_a_verifier_needs_them(log: Log) -> None:
     log.grow(299)
     log.grow(1, data=ODD)
     log.sign()

@@ -31,7 +31,7 @@ PLACES = ["archive.after_stage", "archive.after_objects", "archive.after_proof",
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_AU_31_an_archiver_that_dies_anywhere_leaves_one_archive_that_goes_on(
+def test_AU_31_archiving_continues_after_a_crash_at_any_point(
     log: Log, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The crash is an exception here; tests/faults kills processes.

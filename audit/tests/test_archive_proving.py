@@ -143,7 +143,7 @@ def test_the_key_decides_whose_log_it_is(log: Log, settings: Settings) -> None:
     assert "is refused" in verdict.problem
 
 
-def test_a_segment_that_somebody_else_signed_is_refused(log: Log) -> None:
+def test_segment_signed_by_another_key_is_refused(log: Log) -> None:
     path = log.folder / manifest_key(258)
     body = json.loads(path.read_bytes())
     root = bytes(Checkpoint.objects.get(size=268).root)
@@ -227,9 +227,7 @@ def _swap(lines: list[bytes]) -> list[bytes]:
         (lambda lines: [*lines[:5], lines[5].replace(b'"outcome":"success"', b'"outcome":"denied"'), *lines[6:]], 258),
     ],
 )  # fmt: skip
-def test_AU_31_lines_written_anew_with_their_digests_do_not_pass(
-    log: Log, change: Any, first_bad: int
-) -> None:
+def test_AU_31_rewritten_lines_with_new_digests_do_not_pass(log: Log, change: Any, first_bad: int) -> None:
     made = rewritten(log, change)
     with broken_into(log.folder / manifest_key(258), made["manifest"]):
         verdict = log.prove()

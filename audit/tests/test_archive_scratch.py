@@ -29,7 +29,7 @@ def die_inside() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_RF_14_what_a_killed_process_left_goes_with_the_next_and_what_is_used_stays(place: Path) -> None:
+def test_RF_14_leftovers_of_a_killed_process_go_but_used_scratch_stays(place: Path) -> None:
     dying = multiprocessing.get_context("fork").Process(target=die_inside)
     dying.start()
     dying.join()
@@ -45,7 +45,9 @@ def test_RF_14_what_a_killed_process_left_goes_with_the_next_and_what_is_used_st
     assert left(place) == []
 
 
-def test_what_is_no_folder_of_ours_stays(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cleanup_keeps_anything_but_our_own_scratch_folders(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     (place / f"{PREFIX}link").symlink_to(elsewhere)

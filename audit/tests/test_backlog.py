@@ -33,7 +33,7 @@ def full(make_event: MakeEvent) -> None:
         make_event()
 
 
-def test_RF_21_at_the_bound_nothing_new_is_begun_and_nothing_that_was_is_lost(
+def test_RF_21_full_backlog_accepts_nothing_new_and_loses_nothing(
     full: None, make_event: MakeEvent, now: datetime
 ) -> None:
     for kind in (kinds.TOKEN_ISSUED, kinds.GRANT_APPROVED, kinds.GRANT_REQUESTED, kinds.DECISION_ALLOWED):

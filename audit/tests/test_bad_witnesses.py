@@ -87,7 +87,7 @@ BAD_ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS)
-def test_a_bad_answer_is_told_and_nothing_of_it_is_kept(answer: bytes) -> None:
+def test_bad_witness_answer_is_reported_and_none_of_it_is_kept(answer: bytes) -> None:
     with answering(answer) as fake:
         outcome = ask(fake.witness, 5)
     assert (outcome.result, outcome.line, outcome.at, outcome.size) == (Result.BAD_ANSWER, None, None, None)
@@ -114,12 +114,12 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", NO_ANSWERS.values(), ids=NO_ANSWERS)
-def test_what_is_no_answer_is_told_as_none(answer: bytes) -> None:
+def test_malformed_witness_answer_is_reported_as_unreachable(answer: bytes) -> None:
     with answering(answer) as fake:
         assert ask(fake.witness, 5).result is Result.UNREACHABLE
 
 
-def test_who_does_not_listen_is_told() -> None:
+def test_witness_that_does_not_listen_is_unreachable() -> None:
     with answering(b"") as fake:
         witness = fake.witness
     assert ask(witness, 5) == Outcome(Result.UNREACHABLE, detail="ConnectError")
@@ -209,7 +209,7 @@ def test_a_name_that_is_not_resolved_in_time_is_given_up(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("host", ["a..b", ".", f"{'a' * 64}.example"])
-def test_a_name_nobody_can_have_is_told(host: str) -> None:
+def test_impossible_host_name_is_reported_as_unreachable(host: str) -> None:
     assert ask(Witness(f"https://{host}", VERIFIER), 5).result is Result.UNREACHABLE
 
 

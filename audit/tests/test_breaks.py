@@ -124,7 +124,7 @@ def test_a_log_begun_after_another_restore_is_known_as_lost(store: Store, now: d
     assert [each.name for each in lineage(store)] == [row.name]
 
 
-def test_AU_33_the_verifier_of_an_archive_reads_the_record_that_the_log_writes(
+def test_AU_33_archive_verifier_reads_the_break_records_of_the_log(
     store: Store, now: datetime, tmp_path: Path
 ) -> None:
     proving.grow(3, now=now)

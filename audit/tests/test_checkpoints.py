@@ -49,7 +49,7 @@ def grow(make_event: MakeEvent, now: datetime) -> Callable[[int], None]:
 Grow = Callable[[int], None]
 
 
-def test_the_first_news_is_signed_at_once_and_stands_outside(folder: Path, grow: Grow, now: datetime) -> None:
+def test_first_events_are_signed_at_once_and_stored_outside(folder: Path, grow: Grow, now: datetime) -> None:
     assert checkpoint_log(now=now) is None
     grow(3)
     assert checkpoint_log(now=now) == 3
@@ -71,7 +71,7 @@ def test_it_is_signed_again_after_a_minute_if_there_is_news(folder: Path, grow: 
     assert checkpoint_log(now=now + EVERY) == 2
 
 
-def test_a_clock_that_was_set_back_silences_nobody(folder: Path, grow: Grow, now: datetime) -> None:
+def test_clock_set_back_does_not_stop_checkpoints(folder: Path, grow: Grow, now: datetime) -> None:
     grow(1)
     checkpoint_log(now=now)
     grow(1)
@@ -120,7 +120,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_AU_12_a_copy_that_failed_or_only_seemed_to_is_made_at_the_next_run(
+def test_AU_12_copy_reported_as_failed_is_made_at_the_next_run(
     folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch, done: bool
 ) -> None:
     grow(2)
@@ -158,7 +158,7 @@ def test_where_the_store_cannot_be_asked_nothing_is_signed(
     assert newest_checkpoint() is None
 
 
-def test_AU_7_a_log_written_anew_is_not_signed(folder: Path, grow: Grow, now: datetime) -> None:
+def test_AU_7_rewritten_log_is_not_signed(folder: Path, grow: Grow, now: datetime) -> None:
     grow(4)
     checkpoint_log(now=now)
     grow(1)
@@ -200,7 +200,7 @@ def test_AU_5_a_log_cut_short_meets_its_own_word(
             checkpoint_log(now=now + 2 * EVERY)
 
 
-def test_a_database_set_back_that_went_on_meets_the_copy_of_the_other_story(
+def test_restored_database_that_continued_contradicts_the_stored_copy(
     folder: Path, grow: Grow, now: datetime
 ) -> None:
     """Two copies of a database that diverged find each other's checkpoints outside."""
@@ -282,7 +282,7 @@ def test_a_log_that_was_long_unsigned_is_signed_in_steps(
         assert (opened.checkpoint.size, opened.checkpoint.root) == (row.size, root_at(row.size))
 
 
-def test_a_row_that_nobody_signed_is_not_copied_and_ends_no_segment(
+def test_unsigned_checkpoint_row_is_not_copied_and_ends_no_segment(
     folder: Path, grow: Grow, now: datetime
 ) -> None:
     """The serving role may insert rows, and what is copied outside stays for years."""
@@ -298,7 +298,7 @@ def test_a_row_that_nobody_signed_is_not_copied_and_ends_no_segment(
     assert archive_audit(now=now, store=store) == (0, 4)
 
 
-def test_what_another_of_us_signed_meanwhile_is_no_other_story(
+def test_checkpoint_signed_concurrently_is_not_a_contradiction(
     folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(2)

@@ -60,7 +60,7 @@ def test_each_checkpoint_is_cosigned_once(witness: Served, make_event: MakeEvent
     assert list(Cosignature.objects.order_by("pk").values_list("checkpoint_id", flat=True)) == [3, 6]
 
 
-def test_AU_9_a_log_that_was_set_back_is_told_so_by_its_witness(
+def test_AU_9_witness_contradicts_a_log_that_was_set_back(
     witness: Served, make_event: MakeEvent, now: datetime
 ) -> None:
     """Every trace is gone from database and store, but the witness remembers."""

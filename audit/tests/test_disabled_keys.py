@@ -93,9 +93,7 @@ def test_AU_7_checkpoints_of_a_disabled_key_fit_and_prove_nothing(log: Path, now
     assert command("--from", str(log / key_of(7)))["ok"]
 
 
-def test_AU_7_a_log_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
-    log: Path, now: datetime
-) -> None:
+def test_AU_7_log_must_match_the_checkpoint_of_a_disabled_key(log: Path, now: datetime) -> None:
     """Either the log was changed or the key's holder forged the checkpoint: a human must decide."""
     with as_table_owner():
         forge_an_event()
@@ -112,7 +110,7 @@ def test_AU_7_a_checkpoint_forged_after_the_loss_is_found(log: Path, now: dateti
     assert newest_signed(now=now) is None
 
 
-def test_what_a_disabled_key_signed_is_shown_to_nobody(log: Path, now: datetime) -> None:
+def test_log_signed_by_a_disabled_key_is_not_served(log: Path, now: datetime) -> None:
     event = Event.objects.get(leaf__leaf_index=0).pk
     for path, query in (("checkpoint", ""), ("proof/inclusion", f"event={event}")):
         assert refused(get(path, query), 404, "not_yet_logged")["retry_after"] == 1
@@ -129,7 +127,7 @@ def test_what_a_disabled_key_signed_is_shown_to_nobody(log: Path, now: datetime)
     assert good("tile/0/000.p/9")
 
 
-def test_a_row_that_nobody_signed_is_passed_over(log: Path, now: datetime, make_event: MakeEvent) -> None:
+def test_unsigned_checkpoint_row_is_skipped(log: Path, now: datetime, make_event: MakeEvent) -> None:
     checkpoint_log(now=now + EVERY)
     kept = signed_checkpoint(now=now)
     # As the serving role can insert them: for the present tree, and for one far beyond it.
@@ -151,7 +149,7 @@ def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
     assert newest_signed(now=now) is None
 
 
-def test_SA_8_a_disabled_key_is_no_tampering_in_the_log_s_standing(log: Path, now: datetime) -> None:
+def test_SA_8_log_standing_does_not_report_a_disabled_key_as_tampering(log: Path, now: datetime) -> None:
     found = log_standing(now=now)
     assert (found.problem, found.disabled_at) == ("", DISABLED_AT)
     assert checkpoint_log(now=now + EVERY) == 9
@@ -173,7 +171,7 @@ def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetim
     assert "TAMPERED" not in out.getvalue()
 
 
-def test_SA_8_an_archive_signed_by_a_disabled_key_fits_and_is_proved_by_the_next_key(
+def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
     log: Path, settings: Settings, now: datetime
 ) -> None:
     keys.disabled = False
@@ -200,7 +198,7 @@ def test_SA_8_an_archive_signed_by_a_disabled_key_fits_and_is_proved_by_the_next
     assert (found.ok, found.tree_size, found.signed_size, found.disabled_key_sizes) == (True, 9, 9, 2)
 
 
-def test_SA_8_an_archive_that_does_not_fit_a_disabled_keys_checkpoint_is_not_whole(
+def test_SA_8_archive_must_match_the_checkpoint_of_a_disabled_key(
     log: Path, settings: Settings, now: datetime
 ) -> None:
     assert checkpoint_log(now=now + EVERY) == 9

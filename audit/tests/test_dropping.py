@@ -150,7 +150,7 @@ def test_a_young_month_and_one_that_is_none_are_not_dropped(
         drop(months_on(ahead))
 
 
-def test_it_gives_up_rather_than_hold_up_whoever_records(
+def test_dropping_a_month_gives_up_rather_than_block_writers(
     log: list[Event], now: datetime, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive(9, now)

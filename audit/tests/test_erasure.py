@@ -28,7 +28,7 @@ pytestmark = pytest.mark.django_db
 NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
 
 
-def test_what_was_proved_of_an_erased_human_still_is_and_their_name_is_nowhere(
+def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
     settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
 ) -> None:
     settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"

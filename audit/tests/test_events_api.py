@@ -98,7 +98,7 @@ def test_an_event_comes_with_all_that_is_needed_to_prove_it(make_event: MakeEven
     assert body["data"]["name"]["commitment"] == field_commitment("Alice", b64u_decode(opening["salt"]))
 
 
-def test_what_was_erased_is_no_longer_opened(make_event: MakeEvent) -> None:
+def test_erased_member_has_no_opening(make_event: MakeEvent) -> None:
     make_event(agent_id=MINE, personal={"name": "Alice"})
     Opening.objects.all().delete()
     (event,) = _results(AGENT)

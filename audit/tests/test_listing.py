@@ -64,7 +64,7 @@ def in_order(log: list[Event], **wanted: Any) -> list[uuid.UUID]:
 
 @pytest.mark.parametrize("examined", [1, 3, 7, 5_000])
 @pytest.mark.parametrize("limit", [1, 7, 200])
-def test_following_the_pages_gives_each_event_that_is_wanted_once_and_in_order(
+def test_following_pages_gives_each_wanted_event_once_in_order(
     log: list[Event], monkeypatch: pytest.MonkeyPatch, examined: int, limit: int
 ) -> None:
     monkeypatch.setattr(listing, "EXAMINED", examined)
@@ -105,7 +105,7 @@ def test_what_is_numbered_between_two_pages_is_on_one_of_them(log: list[Event], 
     assert seen == set(in_order(log, kind=KINDS[0]))
 
 
-def test_a_page_of_what_no_index_tells_apart_looks_at_so_many_leaves_and_no_more(
+def test_page_that_no_index_serves_examines_a_bounded_number_of_leaves(
     log: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "EXAMINED", 10)

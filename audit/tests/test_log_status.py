@@ -40,7 +40,7 @@ def log(now: datetime, make_event: MakeEvent) -> list[Event]:
     return list(Event.objects.order_by("leaf__leaf_index"))
 
 
-def test_an_empty_log_is_no_contradiction(now: datetime) -> None:
+def test_empty_log_is_not_a_contradiction(now: datetime) -> None:
     assert log_standing(now=now) == Standing(0, None, "", timedelta(0))
 
 

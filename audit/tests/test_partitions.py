@@ -44,7 +44,7 @@ def event_at(make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch) -> Callable
     return make
 
 
-def test_after_migrating_there_is_this_month_and_what_lies_ahead_and_no_default_partition(
+def test_migration_makes_current_and_future_months_without_a_default(
     months: set[str],
 ) -> None:
     assert months == ENDS | {months_on(ahead).partition for ahead in range(AHEAD + 1)}
@@ -99,7 +99,7 @@ def test_ids_of_no_time_at_all_are_recorded_too(months: set[str], now: datetime)
 
 
 @pytest.mark.parametrize("ahead", [AHEAD + 1, 12, 35, -1, -12])
-def test_OG_20_no_event_fails_where_the_jobs_were_dead_for_months_or_a_clock_jumped_a_year(
+def test_OG_20_event_succeeds_after_months_without_jobs_or_clock_jump(
     months: set[str], event_at: Callable[[datetime], Event], ahead: int
 ) -> None:
     month = months_on(ahead)
@@ -113,7 +113,7 @@ def test_OG_20_no_event_fails_where_the_jobs_were_dead_for_months_or_a_clock_jum
     assert [place_of(pk) for pk in ids] == [month.later(1).partition, month.partition]
 
 
-def test_mostly_nobody_is_asked_about_a_month(months: set[str], make_event: MakeEvent) -> None:
+def test_month_lookup_is_cached_between_events(months: set[str], make_event: MakeEvent) -> None:
     asked: list[str] = []
 
     def listen(execute: Callable[..., object], sql: str, *rest: object) -> object:
@@ -140,7 +140,7 @@ def test_a_month_is_asked_about_again_after_an_hour(
     assert not partitions.KNOWN.hold(0, 0)
 
 
-def test_of_a_month_that_may_be_dropped_nobody_is_sure(
+def test_existence_of_a_droppable_month_is_never_cached(
     months: set[str], event_at: Callable[[datetime], Event]
 ) -> None:
     old = months_on(-4)
@@ -150,7 +150,7 @@ def test_of_a_month_that_may_be_dropped_nobody_is_sure(
         execute(f"DROP TABLE {old.partition}")
 
 
-def test_a_month_that_was_asked_about_is_not_dropped_before_the_event_is_in(months: set[str]) -> None:
+def test_month_in_use_by_a_transaction_cannot_be_dropped(months: set[str]) -> None:
     old = months_on(-4)
     with transaction.atomic():
         partitions.make_room([old.first_id])
@@ -174,13 +174,13 @@ def test_a_month_stays_where_the_one_who_had_it_made_is_rolled_back(
 # --- Making months ---
 
 
-def test_the_task_makes_what_lies_ahead_once(months: set[str]) -> None:
+def test_task_creates_the_coming_partitions_once(months: set[str]) -> None:
     then = months_on(9)
     assert create_partitions(now=then.start) == [then.later(ahead).partition for ahead in range(AHEAD + 1)]
     assert create_partitions(now=then.start) == []
 
 
-def test_making_a_month_keeps_nobody_out_and_waits_for_nobody_who_records(
+def test_creating_a_month_neither_blocks_nor_waits_for_writers(
     months: set[str], make_event: MakeEvent
 ) -> None:
     month = months_on(6)
@@ -285,7 +285,7 @@ def test_so_many_months_far_ahead_and_no_more(months: set[str]) -> None:
     assert len(standing() - months) == 25
 
 
-def test_a_table_of_that_name_beside_the_log_is_said_and_not_taken_for_the_month(months: set[str]) -> None:
+def test_unrelated_table_with_the_months_name_is_an_error(months: set[str]) -> None:
     month = months_on(8)
     execute(f"CREATE TABLE {month.partition} (id uuid)")
     try:

@@ -53,7 +53,7 @@ def test_a_proof_reads_each_tile_once(
         consistency_proof(300, SIZE)
 
 
-def test_beyond_the_log_there_is_no_proof(roots: list[bytes]) -> None:
+def test_proof_beyond_the_log_size_is_refused(roots: list[bytes]) -> None:
     for asked in (
         lambda: root_at(SIZE + 1),
         lambda: inclusion_proof(3, SIZE + 1),

@@ -54,9 +54,7 @@ def test_the_newest_checkpoint_is_a_note_the_log_signed(signed_log: Checkpoint, 
     assert newer.size == 320
 
 
-def test_a_checkpoint_comes_with_the_cosignatures_kept_for_it_and_no_others(
-    signed_log: Checkpoint, now: datetime
-) -> None:
+def test_checkpoint_is_served_only_with_its_own_cosignatures(signed_log: Checkpoint, now: datetime) -> None:
     cosign(signed_log, now)
     (seen,) = opened(good("checkpoint").content).cosignatures
     assert (seen.verifier, seen.at) == (WITNESS_KEY, int(now.timestamp()))
@@ -64,9 +62,7 @@ def test_a_checkpoint_comes_with_the_cosignatures_kept_for_it_and_no_others(
     assert opened(good("checkpoint").content).cosignatures == ()
 
 
-def test_more_cosignatures_than_a_note_may_have_leave_it_one_that_can_be_read(
-    signed_log: Checkpoint, now: datetime
-) -> None:
+def test_too_many_cosignatures_still_leave_a_readable_note(signed_log: Checkpoint, now: datetime) -> None:
     cosign(signed_log, now)
     line = Cosignature.objects.get().line
     for number in range(20):
@@ -75,7 +71,7 @@ def test_more_cosignatures_than_a_note_may_have_leave_it_one_that_can_be_read(
     assert good("proof/bundle", f"event={event_of(0)}")
 
 
-def test_before_the_first_checkpoint_one_is_told_to_come_again(now: datetime) -> None:
+def test_before_the_first_checkpoint_the_answer_says_when_to_retry(now: datetime) -> None:
     answer = get("checkpoint")
     assert refused(answer, 404, "not_yet_logged")["retry_after"] == 1
     assert answer["Retry-After"] == "1"
@@ -134,7 +130,7 @@ def test_an_event_that_waits_for_its_number_is_not_logged_yet(
 
 @pytest.mark.parametrize("path", ["proof/inclusion", "proof/bundle"])
 @pytest.mark.parametrize(("passed", "wait"), [(0, 60), (0.5, 60), (1, 59), (59, 1), (75, 1), (-30, 60)])
-def test_an_event_no_checkpoint_covers_yet_is_told_when_the_next_is_due(
+def test_unlogged_event_gets_the_time_of_the_next_checkpoint(
     signed_log: Checkpoint, now: datetime, path: str, passed: float, wait: int
 ) -> None:
     with time_machine.travel(now + timedelta(seconds=passed), tick=False):
@@ -145,7 +141,7 @@ def test_an_event_no_checkpoint_covers_yet_is_told_when_the_next_is_due(
 
 
 @pytest.mark.parametrize("path", ["proof/inclusion", "proof/bundle"])
-def test_an_id_that_is_no_events_is_not_found(signed_log: Checkpoint, path: str) -> None:
+def test_unknown_event_id_is_not_found(signed_log: Checkpoint, path: str) -> None:
     answer = get(path, f"event={uuid.UUID(int=7)}")
     refused(answer, 404, "not_found")
     assert "Retry-After" not in answer
@@ -169,7 +165,9 @@ def test_an_event_numbered_between_two_questions_is_found(
     assert answer.json()["leaf_index"] == 320
 
 
-def test_whoever_comes_too_early_leaves_no_event(signed_log: Checkpoint, make_event: MakeEvent) -> None:
+def test_request_for_an_unlogged_event_records_no_event(
+    signed_log: Checkpoint, make_event: MakeEvent
+) -> None:
     """Otherwise, waiting for the log would make it longer."""
     waiting = make_event()
     before = Event.objects.count()

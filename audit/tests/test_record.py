@@ -44,7 +44,7 @@ def test_the_body_is_the_contract_s_json_with_absent_members_left_out(make_event
     }
 
 
-def test_every_id_that_is_given_stands_in_the_body(make_event: MakeEvent) -> None:
+def test_every_given_id_is_in_the_event_body(make_event: MakeEvent) -> None:
     names = ["agent_id", "human_id", "service_provider_id", "grant_id"]
     ids = {name: str(uuid.uuid4()) for name in names}
     event = make_event(**ids, token_jti="jti-1", outcome="denied", reason="expired")
@@ -81,7 +81,7 @@ def test_ids_are_version_7_and_times_keep_their_microseconds(make_event: MakeEve
     assert event.at == AT
 
 
-def test_a_personal_member_stands_as_a_commitment_and_opens_beside_the_event(make_event: MakeEvent) -> None:
+def test_personal_member_is_stored_as_a_commitment_with_an_opening(make_event: MakeEvent) -> None:
     event = make_event(data={"count": 1}, personal={"name": "Alice", "address": {"street": "Elm"}})
     assert "Alice" not in str(Event.objects.get(pk=event.pk).data)
     for opening in Opening.objects.filter(event=event):
@@ -118,7 +118,7 @@ def acts() -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_act_of_one_statement_is_done_with_its_event_and_needs_no_transaction(now: datetime) -> None:
+def test_single_statement_act_and_its_event_need_no_transaction(now: datetime) -> None:
     event = record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), data={"a": 1})
     assert acts() == 1
     assert Event.objects.get(pk=event.pk).data == {"a": 1}
@@ -134,7 +134,7 @@ def test_AU_2_an_act_that_is_refused_has_no_event(now: datetime) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_AU_2_an_event_that_cannot_be_written_leaves_no_act_of_one_statement(now: datetime) -> None:
+def test_AU_2_single_statement_act_fails_if_its_event_is_not_written(now: datetime) -> None:
     execute(REFUSING[connection.vendor])
     try:
         with pytest.raises(TemporarilyUnavailableError):

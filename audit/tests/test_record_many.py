@@ -117,7 +117,7 @@ def test_where_a_log_has_begun_they_are_numbered_with_their_writing(
     assert (verdict.ok, verdict.tree_size) == (True, 6)
 
 
-def test_what_another_sequencer_numbers_meanwhile_makes_no_fork(
+def test_concurrent_sequencer_does_not_fork_the_log(
     now: datetime, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head that was read is no longer the end of the log, so the events wait."""

@@ -146,7 +146,7 @@ def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.Monk
     assert len(batches._waiting) <= 11
 
 
-def test_U4_a_refusal_that_stands_for_many_says_so_whoever_called() -> None:
+def test_U4_refusal_event_for_many_carries_the_count_for_any_caller() -> None:
     assert _refuse(RECORDED_PER_MINUTE, actor=AGENT, stands_for=3) == RECORDED_PER_MINUTE
     assert {event.data["count"] for event in Event.objects.all()} == {3}
     assert _refuse(1, actor=AGENT, stands_for=7) == 0

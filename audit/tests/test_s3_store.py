@@ -148,7 +148,7 @@ def proxied(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
         yield store, proxy
 
 
-def test_AU_12_a_put_that_was_stored_and_reported_as_failed_succeeds_when_it_is_repeated(
+def test_AU_12_put_stored_but_reported_as_failed_can_be_retried(
     bucket: Bucket, proxied: tuple[Store, FaultProxy]
 ) -> None:
     store, proxy = proxied
@@ -179,7 +179,7 @@ def test_AU_12_so_it_does_when_the_library_repeats_it(
 
 
 @pytest.mark.parametrize("mode", ["reset", "blackhole", "half"])
-def test_AU_31_an_upload_that_fails_half_way_leaves_nothing_and_succeeds_when_it_is_repeated(
+def test_AU_31_interrupted_upload_leaves_nothing_and_can_be_retried(
     bucket: Bucket, proxied: tuple[Store, FaultProxy], mode: str, tmp_path: Path
 ) -> None:
     store, proxy = proxied
@@ -198,7 +198,7 @@ def test_AU_31_an_upload_that_fails_half_way_leaves_nothing_and_succeeds_when_it
     assert into.sha256() == digest_of(BODY)
 
 
-def test_AU_31_bytes_that_are_not_those_of_their_digest_are_refused_by_the_server(
+def test_AU_31_server_refuses_bytes_that_do_not_match_their_digest(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "digest_of", lambda _data: bytes(32))

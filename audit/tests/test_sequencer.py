@@ -23,7 +23,7 @@ def _indexes() -> list[int]:
     return list(Leaf.objects.order_by("leaf_index").values_list("leaf_index", flat=True))
 
 
-def test_an_empty_queue_is_no_work(now: datetime) -> None:
+def test_empty_queue_gives_the_sequencer_no_work(now: datetime) -> None:
     assert sequence_pending(now=now) == 0
     assert sequence_until_empty(now=now) == 0
 

@@ -53,7 +53,9 @@ def test_AU_11_of_two_sequencers_at_once_one_numbers_each_event(make_event: Make
     assert verify_log().ok
 
 
-def test_events_recorded_meanwhile_are_all_numbered_in_one_line(make_event: MakeEvent, now: datetime) -> None:
+def test_concurrently_recorded_events_are_numbered_in_one_sequence(
+    make_event: MakeEvent, now: datetime
+) -> None:
     def record() -> None:
         for _ in range(15):
             make_event()
@@ -69,9 +71,7 @@ def test_events_recorded_meanwhile_are_all_numbered_in_one_line(make_event: Make
     assert (verdict.ok, verdict.tree_size) == (True, 30)
 
 
-def test_AU_11_who_numbers_at_once_and_who_numbers_what_waits_make_one_line(
-    make_event: MakeEvent, now: datetime
-) -> None:
+def test_AU_11_immediate_and_queued_numbering_make_one_sequence(make_event: MakeEvent, now: datetime) -> None:
     make_event()
     sequence_until_empty(now=now)
 
@@ -96,7 +96,7 @@ def test_AU_11_who_numbers_at_once_and_who_numbers_what_waits_make_one_line(
 
 
 @pytest.mark.postgres
-def test_who_finds_the_head_held_waits_for_nobody(
+def test_writer_that_finds_the_head_locked_does_not_wait(
     make_event: MakeEvent, now: datetime, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_event()

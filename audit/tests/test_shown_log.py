@@ -48,9 +48,7 @@ def test_an_id_in_another_spelling_is_refused(signed_log: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain", "application/octet-stream", "text/html"])
-def test_what_is_no_json_is_answered_whatever_a_client_would_like_best(
-    signed_log: Checkpoint, accept: str
-) -> None:
+def test_non_json_log_pages_ignore_the_accept_header(signed_log: Checkpoint, accept: str) -> None:
     for path, query in asked().items():
         if path not in JSON_ONLY:
             assert get(path, query, Accept=accept).status_code == 200
@@ -74,7 +72,7 @@ def test_only_reading_is_taken_and_head_is_reading(signed_log: Checkpoint) -> No
             refused(getattr(Client(), method)(address), 405, "method_not_allowed")
 
 
-def test_whoever_shows_credentials_gets_the_same(signed_log: Checkpoint) -> None:
+def test_log_pages_are_the_same_with_credentials(signed_log: Checkpoint) -> None:
     for path, query in asked().items():
         for headers in ({"Authorization": "Basic eDp5"}, {"DPoP": "x.y.z"}):
             assert get(path, query, **headers).content == good(path, query).content

@@ -68,7 +68,7 @@ def test_statements_together_have_the_rows_each_has_alone(make_event: MakeEvent)
 
 
 @pytest.mark.postgres
-def test_of_statements_together_the_first_that_fails_is_told_and_those_after_it_are_not_executed() -> None:
+def test_first_failing_statement_is_reported_and_later_ones_do_not_run() -> None:
     insert = "INSERT INTO auth_group (name) VALUES (%s)"
     first, second = Statement(insert, ["first"]), Statement(insert, ["second"])
     for _ in range(2):

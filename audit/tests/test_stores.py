@@ -147,7 +147,7 @@ def test_a_store_says_where_it_is_and_no_more(tmp_path: Path) -> None:
     assert store_at("s3://my-bucket") is store_at("s3://my-bucket")
 
 
-def test_whoever_keeps_the_log_in_a_folder_needs_no_library_for_it(tmp_path: Path) -> None:
+def test_folder_store_imports_no_s3_library(tmp_path: Path) -> None:
     program = (
         "import sys; from audit.stores import store_at; store_at(sys.argv[1]).put_once('a', b'1');"
         "assert not {'boto3', 'botocore'} & sys.modules.keys()"
@@ -182,9 +182,7 @@ def test_a_file_of_the_folder_is_read_only_and_no_draft_stays(folder: FolderStor
     assert list(folder.keys()) == [KEY]
 
 
-def test_what_a_writer_who_was_killed_left_goes_with_the_next_put_and_nothing_else(
-    folder: FolderStore, tmp_path: Path
-) -> None:
+def test_next_put_removes_only_what_a_killed_writer_left(folder: FolderStore, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path; from audit.stores.folder import FolderStore;"
         "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
@@ -208,7 +206,7 @@ def test_what_a_writer_who_was_killed_left_goes_with_the_next_put_and_nothing_el
 
 @pytest.mark.parametrize("call", ["fsync", "link", "fchmod"])
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_AU_12_a_put_that_fails_anywhere_in_the_folder_succeeds_when_it_is_repeated(
+def test_AU_12_put_that_fails_anywhere_in_the_folder_can_be_retried(
     folder: FolderStore, call: str, number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls: list[int] = []

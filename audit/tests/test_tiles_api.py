@@ -53,7 +53,7 @@ OUTSIDE = [
 ]  # fmt: skip
 
 
-def test_beyond_the_newest_checkpoint_there_is_no_tile(signed_log: Checkpoint, now: datetime) -> None:
+def test_tile_beyond_the_newest_checkpoint_is_not_found(signed_log: Checkpoint, now: datetime) -> None:
     """The leaves exist: 20 more than were signed."""
     for path in BEYOND:
         refused(get(f"tile/{path}"), 404, "not_found")
@@ -66,7 +66,7 @@ def test_an_address_outside_the_grammar_of_tiles_is_not_found(signed_log: Checkp
         refused(get(f"tile/{path}"), 404, "not_found")
 
 
-def test_before_the_first_checkpoint_there_is_no_tile(now: datetime) -> None:
+def test_tile_before_the_first_checkpoint_is_not_found(now: datetime) -> None:
     grow(3, now=now)
     refused(get("tile/0/000.p/1"), 404, "not_found")
 

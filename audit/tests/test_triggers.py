@@ -88,12 +88,12 @@ def test_a_deletable_table_still_refuses_changes(table: str) -> None:
     assert execute("DELETE FROM audit_trial") == 1
 
 
-def test_a_state_that_is_no_word_is_a_mistake_in_the_migration() -> None:
+def test_state_name_that_is_not_a_word_fails_the_migration() -> None:
     with pytest.raises(ValueError, match="not a state"):
         state_machine("t", "state", transitions={"a": ["b'); DROP TABLE t; --"]}, initial=["a"])
 
 
-def test_every_promised_trigger_stands_after_all_migrations() -> None:
+def test_every_promised_trigger_exists_after_all_migrations() -> None:
     """SQLite rebuilds a table for some migrations and drops its triggers with the old one."""
     column, catalogue = ("name", "sqlite_master WHERE type = 'trigger'")
     if connection.vendor == "postgresql":

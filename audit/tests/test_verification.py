@@ -311,7 +311,9 @@ def test_a_waiting_event_that_is_deleted_is_named(log: list[Event]) -> None:
         assert verify_log().first_bad == str(waiting.event_id)
 
 
-def test_a_waiting_event_whose_data_is_no_object_is_named(log: list[Event], make_event: MakeEvent) -> None:
+def test_queued_event_whose_data_is_not_an_object_is_reported(
+    log: list[Event], make_event: MakeEvent
+) -> None:
     event = make_event(personal={"name": "Bob"})
     with as_table_owner():
         Event.objects.filter(pk=event.pk).update(data=[])

@@ -280,7 +280,7 @@ def test_checkpoints_outside_below_the_point_are_not_read_again(
     assert go_on("--full")["ok"] is False
 
 
-def test_events_that_wait_are_no_strays(state: Path, make_event: MakeEvent, now: datetime) -> None:
+def test_queued_events_are_not_reported_as_strays(state: Path, make_event: MakeEvent, now: datetime) -> None:
     make_event(at=now + timedelta(seconds=1))
     assert QueueEntry.objects.count() == 1
     for _ in range(2 * RUNS):

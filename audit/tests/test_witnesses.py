@@ -39,7 +39,7 @@ def test_a_real_witness_cosigns_what_grows(real: tuple[Served, Witness]) -> None
 
 
 @pytest.mark.parametrize("old", [0, 3, 4, 7, 9, 200])
-def test_AU_18_with_a_wrong_old_size_the_witness_is_asked_again_with_its_own(
+def test_AU_18_wrong_old_size_is_retried_with_the_witness_size(
     real: tuple[Served, Witness], old: int
 ) -> None:
     _, witness = real
@@ -61,14 +61,16 @@ def test_AU_9_a_witness_that_saw_another_tree_says_so(real: tuple[Served, Witnes
         assert (outcome.result, outcome.line, outcome.detail) == (Result.CONTRADICTED, None, "Status 422.")
 
 
-def test_AU_9_a_tree_that_was_set_back_is_told_by_the_witness(real: tuple[Served, Witness]) -> None:
+def test_AU_9_witness_reports_its_size_for_a_tree_set_back(real: tuple[Served, Witness]) -> None:
     _, witness = real
     assert ask(witness, 9).result is Result.COSIGNED
     for old in (0, 5, 9, 12):
         assert ask(witness, 5, old) == Outcome(Result.AHEAD, size=9, detail="Status 409.")
 
 
-def test_AU_18_the_other_refusals_are_told_apart(real: tuple[Served, Witness], tmp_path: Path) -> None:
+def test_AU_18_other_witness_refusals_have_distinct_results(
+    real: tuple[Served, Witness], tmp_path: Path
+) -> None:
     _, witness = real
     assert ask(witness, 5, log=Log("stranger.example")).result is Result.UNKNOWN_LOG
     assert ask(witness, 5, log=Log()).result is Result.UNTRUSTED
@@ -118,7 +120,7 @@ def test_what_our_own_tree_raises_is_not_the_witness_fault() -> None:
         cosign(LOG.note(5), witness=fake.witness, old_size=0, consistency=broken)
 
 
-def test_what_is_no_checkpoint_is_sent_to_nobody() -> None:
+def test_malformed_checkpoint_is_not_sent_to_a_witness() -> None:
     for note in ("text", LOG.checkpoint(5).text, LOG.note(5).replace("\n5\n", "\n05\n")):
         with pytest.raises(NoteError):
             cosign(note, witness=Witness("http://127.0.0.1:9", VERIFIER), old_size=0, consistency=LOG.path)

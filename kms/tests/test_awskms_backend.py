@@ -71,7 +71,7 @@ def test_a_key_of_several_regions_signs_in_the_one_its_address_names(operator: A
 
 
 @pytest.mark.parametrize("place", ["", "eu", "eu-central", "EU-central-1", "eu-central-1\n", "a.b", "x" * 80])
-def test_what_is_no_region_is_refused(aws: Any, settings: Settings, place: str) -> None:
+def test_backend_place_must_be_an_aws_region(aws: Any, settings: Settings, place: str) -> None:
     settings.KEY_BACKEND = f"awskms:{place}"
     with pytest.raises(BackendError, match="names a region"):
         create(purpose="token")
@@ -100,7 +100,7 @@ def test_what_is_no_region_is_refused(aws: Any, settings: Settings, place: str) 
         f"arn:aws-made-up:kms:eu-central-1:000000000000:key/{UUID}",
     ],
 )
-def test_JK_20_what_is_no_ARN_of_a_key_is_refused(aws: Any, address: str) -> None:
+def test_JK_20_address_must_be_the_ARN_of_a_key(aws: Any, address: str) -> None:
     with pytest.raises(BackendError, match="not the address"):
         public_key(f"awskms:{address}")
 
@@ -133,7 +133,7 @@ def test_a_key_of_another_kind_is_refused(operator: Any, kind: dict[str, Any]) -
     ],
     ids=["disabled", "to-be-deleted"],
 )
-def test_KM_4_a_key_that_was_taken_away_says_so_and_signs_again_once_it_is_back(
+def test_KM_4_removed_key_is_reported_and_signs_again_once_restored(
     operator: Any, act: Any, state: str
 ) -> None:
     uri, public = create(purpose="token")
@@ -152,7 +152,7 @@ def test_KM_4_a_key_that_was_taken_away_says_so_and_signs_again_once_it_is_back(
     public.verify(b"m", signing.sign(b"m"), alg="EdDSA")
 
 
-def test_KM_14_without_credentials_it_is_an_error_and_they_are_found_once_they_are_there(
+def test_KM_14_missing_credentials_are_an_error_until_they_appear(
     aws: pytest.MonkeyPatch, aws_kms: str
 ) -> None:
     uri, public = create(purpose="token")

@@ -196,7 +196,7 @@ def test_an_answer_that_is_none_is_an_error(fake: FakeKms, body: bytes, status: 
         ("TooManyRequests", 429),
     ],
 )
-def test_KM_2_what_may_succeed_in_a_moment_is_told_apart_and_tried_once(
+def test_KM_2_transient_error_is_reported_as_busy_and_tried_once(
     fake: FakeKms, code: str, status: int
 ) -> None:
     fake.answers["GetPublicKey"] = refusal(code, status)
@@ -206,7 +206,7 @@ def test_KM_2_what_may_succeed_in_a_moment_is_told_apart_and_tried_once(
 
 
 @pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("TooManyRequests", 429)])
-def test_KM_2_too_many_calls_are_told_apart_from_a_service_that_is_away(
+def test_KM_2_throttling_is_distinguished_from_an_unavailable_service(
     fake: FakeKms, code: str, status: int
 ) -> None:
     fake.answers["GetPublicKey"] = refusal(code, status)
@@ -215,7 +215,7 @@ def test_KM_2_too_many_calls_are_told_apart_from_a_service_that_is_away(
 
 
 @pytest.mark.django_db
-def test_KM_9_an_Ed25519_key_is_taken_for_tokens_and_not_for_receipts_which_may_be_longer(
+def test_KM_9_Ed25519_key_is_accepted_for_tokens_but_not_for_receipts(
     fake: FakeKms,
 ) -> None:
     with pytest.raises(InvalidStateError, match="a P-256 key does"):
@@ -226,13 +226,13 @@ def test_KM_9_an_Ed25519_key_is_taken_for_tokens_and_not_for_receipts_which_may_
 
 @pytest.mark.django_db
 @P256
-def test_KM_9_a_P256_key_is_taken_for_receipts_since_it_is_asked_with_a_digest(fake: FakeKms) -> None:
+def test_KM_9_P256_key_is_accepted_for_receipts_as_it_signs_a_digest(fake: FakeKms) -> None:
     fake.answers["Sign"] = lambda asked: (200, fake.signed(prehashed(fake, asked)))
     assert rotate_key(purpose="receipt", actor=ACTOR, now=NOW, uri=URI).algorithm == "ES256"
 
 
 @pytest.mark.django_db
-def test_KM_2_that_a_service_throttles_says_nothing_of_how_long_a_message_may_be(fake: FakeKms) -> None:
+def test_KM_2_throttling_says_nothing_about_the_maximum_message_length(fake: FakeKms) -> None:
     sign = fake.answers["Sign"]
     fake.answers["Sign"] = lambda asked: (
         sign(asked) if len(asked["Message"]) < 100 else refusal("ThrottlingException")(asked)
@@ -260,7 +260,7 @@ SAID = f"User: arn:aws:iam::{ACCOUNT}:user/of-a-test is not authorized; {ARN} is
         ("Made<up>\n" + "x" * 200, "Madeup"),
     ],
 )
-def test_KM_4_what_an_operator_must_look_at_is_named_without_the_account_and_tried_once(
+def test_KM_4_operator_error_is_not_retried_and_hides_the_account(
     fake: FakeKms, code: str, said: str
 ) -> None:
     fake.answers["GetPublicKey"] = refusal(code, 400, SAID)

@@ -271,7 +271,7 @@ def test_each_key_is_another(home: Home) -> None:
     assert of_first != of_second
 
 
-def test_the_address_of_a_key_that_is_not_there_is_refused_at_the_latest_when_it_signs(home: Home) -> None:
+def test_missing_key_address_is_refused_at_the_latest_when_signing(home: Home) -> None:
     uri, public = create(purpose="token")
     absent = home.absent(uri)
     assert absent != uri
@@ -281,7 +281,7 @@ def test_the_address_of_a_key_that_is_not_there_is_refused_at_the_latest_when_it
         open_signer(absent, public).sign(b"m")
 
 
-def test_JK_20_what_is_no_address_of_ours_is_refused(home: Home) -> None:
+def test_JK_20_malformed_key_address_is_refused(home: Home) -> None:
     uri, public = create(purpose="token")
     changed = (uri.upper(), f"{uri}\n", f" {uri}", f"{uri}/", f"{uri}/../x", f"{uri}?x=1", f"{uri}#x")
     for address in (*changed, *(f"{home.scheme}:{rest}" for rest in (*SHARED, *home.wrong))):
@@ -312,7 +312,7 @@ def test_KM_4_a_key_that_must_not_be_used_is_refused(home: Home) -> None:
 
 
 @pytest.mark.parametrize("home", FAR, indirect=True)
-def test_KM_14_a_server_that_is_away_is_an_error_of_the_backend_and_opening_asks_nothing(home: Home) -> None:
+def test_KM_14_unreachable_server_fails_calls_but_not_open_signer(home: Home) -> None:
     uri, public = create(purpose="token")
     assert home.leave
     home.leave()
@@ -323,7 +323,7 @@ def test_KM_14_a_server_that_is_away_is_an_error_of_the_backend_and_opening_asks
 
 
 @pytest.mark.parametrize("home", pairs(lambda _name, alg: alg == "ES256"), indirect=True)
-def test_KM_7_many_signatures_of_P_256_all_verify_and_keep_their_leading_zeros(home: Home) -> None:
+def test_KM_7_P_256_signatures_all_verify_and_keep_leading_zeros(home: Home) -> None:
     uri, public = create(purpose="token")
     opened = open_signer(uri, public)
 

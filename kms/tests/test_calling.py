@@ -134,9 +134,7 @@ def test_a_file_is_read_by_who_asks_and_nothing_is_kept_of_it() -> None:
     assert calling._callers == {}
 
 
-def test_RF_32_who_asked_waits_no_longer_than_the_deadline_and_a_late_answer_is_nobodys(
-    home: Home, gate: threading.Event
-) -> None:
+def test_RF_32_deadline_ends_the_wait_and_a_late_answer_is_dropped(home: Home, gate: threading.Event) -> None:
     home.now = [gate, "mine"]
     with pytest.raises(BusyError, match="in time"):
         guarded("there", home)
@@ -197,7 +195,7 @@ def test_with_little_time_left_nothing_is_tried_again(home: Home, monkeypatch: p
     assert home.asked == 1
 
 
-def test_KM_2_throttling_becomes_no_storm_and_is_no_outage(home: Home) -> None:
+def test_KM_2_throttling_causes_no_retry_storm_and_is_not_an_outage(home: Home) -> None:
     home.now = ThrottledError("x")
     for calls in range(1, 300):
         assert home.told() == [ThrottledError]
@@ -224,7 +222,7 @@ def test_KM_1_a_home_that_does_not_answer_is_asked_no_more_and_says_when(
     assert caplog.messages[1:] == ["the home of keys 'there' answers again"]
 
 
-def test_an_answer_in_between_begins_the_count_anew(home: Home, once: None) -> None:
+def test_answer_between_outages_resets_the_count(home: Home, once: None) -> None:
     away = BusyError("x")
     home.now = [
         away,
@@ -289,7 +287,7 @@ def test_calls_that_began_before_say_nothing_of_how_it_is_now(clock: list[float]
     assert not tested.is_open
 
 
-def test_no_more_calls_wait_than_may_and_the_others_are_told_at_once(
+def test_waiting_key_service_calls_are_bounded_and_others_fail_fast(
     home: Home, gate: threading.Event, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.WEB_THREADS = 8
@@ -374,7 +372,7 @@ def no_home(vault: str, settings: Settings) -> Callable[[], None]:
 
 
 @pytest.mark.django_db
-def test_KM_1_it_is_said_once_that_a_home_is_away_and_each_caller_learns_when_to_come_again(
+def test_KM_1_outage_is_logged_once_and_callers_learn_when_to_retry(
     no_home: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     no_home()

@@ -61,9 +61,7 @@ def events() -> list[str]:
     return [kind for kind in Event.objects.order_by("id").values_list("kind", flat=True) if "certif" in kind]
 
 
-def test_a_certified_key_stands_in_the_set_and_whoever_reads_it_finds_what_we_find(
-    settings: Settings, token_kid: str
-) -> None:
+def test_certified_key_is_published_and_readers_find_what_we_find(settings: Settings, token_kid: str) -> None:
     row = certified()
     own, held = served()["keys"]
     assert (own["kid"], held["kid"], held["certificate"]) == (token_kid, KID, row.jws)
@@ -135,7 +133,7 @@ def test_an_ended_certificate_leaves_the_set_and_later_the_table() -> None:
 
 
 @pytest.mark.parametrize("change", ["text", "kid", "issuer"])
-def test_KM_10_a_row_that_somebody_changed_certifies_nothing(change: str) -> None:
+def test_KM_10_changed_certificate_row_certifies_nothing(change: str) -> None:
     row, stranger = certified(), PrivateKey.generate().public
     if change == "text":
         KeyCertificate.objects.update(jws=row.jws[:-4] + "AAAA")

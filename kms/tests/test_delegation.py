@@ -77,9 +77,7 @@ def kids() -> list[str]:
     return list(KeyCertificate.objects.order_by("not_before", "serial").values_list("kid", flat=True))
 
 
-def test_JK_14_it_signs_only_after_its_certificate_has_been_in_the_set_long_enough(
-    process: Process, root: str
-) -> None:
+def test_JK_14_certificate_is_published_long_enough_before_key_signs(process: Process, root: str) -> None:
     assert timedelta(seconds=120) <= PUBLISHED_BEFORE_USE
     assert process.kid(timedelta()) == root
     assert process.kid(PUBLISHED_BEFORE_USE - SECOND) == root
@@ -94,7 +92,7 @@ def test_direct_is_the_default_and_certifies_nothing(process: Process, root: str
 
 
 @pytest.mark.parametrize("way", ["direct", "delegated"])
-def test_who_signs_is_asked_for_once_a_second_and_a_change_from_elsewhere_counts_after_it(
+def test_signer_is_reread_each_second_and_then_sees_outside_changes(
     process: Process, root: str, settings: Settings, django_assert_num_queries: Any, way: str
 ) -> None:
     settings.TOKEN_SIGNING = way
@@ -179,7 +177,7 @@ def test_a_change_of_this_process_counts_from_its_commit_too(
     assert KEY_CHANGES.number == before + 1
 
 
-def test_KM_14_a_key_service_that_is_away_at_renewal_leaves_the_present_key_until_its_end(
+def test_KM_14_key_service_outage_at_renewal_keeps_key_until_its_end(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process.kid(timedelta())
@@ -214,9 +212,7 @@ def test_a_defect_while_certifying_is_tried_again_and_hurts_no_request(
     assert len(kids()) == 1
 
 
-def test_JK_14_KM_12_rotation_of_the_certifying_key_hands_over_without_a_gap(
-    process: Process, root: str
-) -> None:
+def test_JK_14_KM_12_certifying_key_rotation_hands_over_without_a_gap(process: Process, root: str) -> None:
     process.kid(timedelta())
     first = process.kid(PUBLISHED_BEFORE_USE)
     following = rotate_key(purpose="token", actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE).kid
@@ -228,9 +224,7 @@ def test_JK_14_KM_12_rotation_of_the_certifying_key_hands_over_without_a_gap(
     assert (kids(), KeyCertificate.objects.get(kid=second).issuer.kid) == ([first, second], following)
 
 
-def test_JK_14_what_a_retired_key_certified_signs_no_longer_than_it_can_be_verified(
-    process: Process, root: str
-) -> None:
+def test_JK_14_key_of_a_retired_certifier_signs_only_while_verifiable(process: Process, root: str) -> None:
     process.kid(timedelta())
     first = process.kid(PUBLISHED_BEFORE_USE)
     following = rotate_key(purpose="token", actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE).kid
@@ -253,9 +247,7 @@ def test_JK_18_a_revoked_certificate_is_not_signed_with_once_more(process: Proce
     assert process.kid(2 * PUBLISHED_BEFORE_USE) == kids()[1]
 
 
-def test_JK_18_with_the_key_disabled_nothing_is_signed_under_its_certificates(
-    process: Process, root: str
-) -> None:
+def test_JK_18_keys_certified_by_a_disabled_key_sign_nothing(process: Process, root: str) -> None:
     process.kid(timedelta())
     process.kid(PUBLISHED_BEFORE_USE)
     disable_key(kid=root, actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE, even_last=True)

@@ -19,7 +19,7 @@ def test_KM_7_leading_zeros_of_r_and_s_are_kept(r: int, s: int) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"\x30", b"0" * 70, bytes.fromhex("3006020100020100") + b"x", bytes(64)]
 )
-def test_KM_7_what_is_no_signature_in_DER_is_refused(text: bytes) -> None:
+def test_KM_7_malformed_DER_signature_is_refused(text: bytes) -> None:
     with pytest.raises(BackendError, match="cannot be read"):
         der.raw_signature(text)
 
@@ -52,7 +52,7 @@ def test_other_kinds_of_key_are_refused(private: rsa.RSAPrivateKey | ec.Elliptic
 
 
 @pytest.mark.parametrize("text", [b"", b"-----BEGIN PUBLIC KEY-----", bytes(44)])
-def test_what_is_no_key_is_refused(text: bytes) -> None:
+def test_malformed_DER_key_is_refused(text: bytes) -> None:
     with pytest.raises(BackendError, match="cannot be read"):
         der.public_key(text)
 

@@ -52,9 +52,7 @@ def passphrase(settings: Settings, tmp_path: Path) -> Path:
 PASSPHRASE = "a-passphrase-of-tests"
 
 
-def test_with_a_passphrase_a_key_is_encrypted_and_only_that_passphrase_opens_it(
-    passphrase: Path, key_directory: Path
-) -> None:
+def test_key_is_encrypted_and_only_its_passphrase_opens_it(passphrase: Path, key_directory: Path) -> None:
     uri, public = create(purpose="token")
     name = uri.removeprefix("file:")
     pem = (key_directory / name).read_bytes()
@@ -83,7 +81,7 @@ def test_a_key_is_encrypted_exactly_where_there_is_a_passphrase(
     assert public_key(made[0]) == made[1]
 
 
-def test_a_passphrase_that_is_not_there_or_short_or_open_to_others_is_refused(passphrase: Path) -> None:
+def test_missing_short_or_world_readable_passphrase_is_refused(passphrase: Path) -> None:
     passphrase.chmod(0o644)
     with pytest.raises(BackendError, match="chmod 600"):
         create(purpose="token")
@@ -151,7 +149,7 @@ def test_a_missing_file_and_a_file_without_a_key_are_refused(made: tuple[str, Pu
         "",
     ],
 )
-def test_an_address_that_is_no_key_file_of_ours_is_refused(key_directory: Path, uri: str) -> None:
+def test_malformed_key_file_address_is_refused(key_directory: Path, uri: str) -> None:
     with pytest.raises(BackendError, match=r"not the address|no key backend"):
         public_key(uri)
 

@@ -36,7 +36,7 @@ def version(of: Service, uri: str) -> Any:
     "place",
     ["", "signing", RING.rpartition("/")[0], f"{RING}/cryptoKeys/k", f"{RING}:HSM", f"{RING}\n", f"/{RING}"],
 )
-def test_a_place_that_is_no_key_ring_is_refused_unasked(
+def test_backend_place_must_name_a_key_ring_before_any_call(
     gcpkms: Service, settings: Settings, place: str
 ) -> None:
     settings.KEY_BACKEND = f"gcpkms:{place}"
@@ -223,7 +223,7 @@ def test_KM_4_a_version_that_is_disabled_or_to_be_destroyed_is_refused(gcpkms: S
         open_signer(uri, public).sign(b"m")
 
 
-def test_KM_1_a_service_that_is_slow_is_given_up_and_asked_anew(
+def test_KM_1_slow_key_service_call_times_out_and_a_new_one_works(
     gcpkms: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, public = create(purpose="token")
@@ -243,7 +243,7 @@ def test_KM_1_a_service_that_is_slow_is_given_up_and_asked_anew(
     assert slow != fresh
 
 
-def test_KM_14_without_credentials_nothing_is_asked_and_they_are_not_looked_for_at_every_call(
+def test_KM_14_without_credentials_no_call_is_made_and_lookups_pause(
     gcpkms: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, public = create(purpose="token")
@@ -263,7 +263,7 @@ def test_KM_14_without_credentials_nothing_is_asked_and_they_are_not_looked_for_
     assert len(signer.sign(b"m")) == 64
 
 
-def test_KM_14_the_credentials_of_somebody_else_are_refused(
+def test_KM_14_credentials_of_another_account_are_refused(
     gcpkms: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     port = int(gcpkms.env["GOOGLE_CLOUD_UNIVERSE_DOMAIN"].rpartition(":")[2])

@@ -46,7 +46,7 @@ def test_a_key_that_is_made_slowly_is_not_given_up_on(
     assert version(gcpkms, uri).state == State.ENABLED
 
 
-def test_a_look_at_a_new_key_that_fails_is_made_again_and_in_the_end_the_key_is_named(
+def test_failed_poll_of_a_new_key_is_retried_and_finally_names_the_key(
     gcpkms: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "_POLL_SECONDS", 0.01)

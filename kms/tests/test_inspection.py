@@ -49,7 +49,7 @@ def assert_only_bad(key: Key, said: str) -> None:
     assert len(found["good"]) == len(Key.Purpose.values) - 1
 
 
-def test_keys_that_are_what_they_should_be_are_good_and_the_next_one_is_asked_too() -> None:
+def test_good_keys_are_reported_good_and_the_next_key_is_checked_too() -> None:
     made()
     rotate_key(purpose="token", actor=ACTOR, now=NOW)
     code, found = checked()

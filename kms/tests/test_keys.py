@@ -60,7 +60,7 @@ def test_a_purpose_s_very_first_key_signs_at_once() -> None:
     assert _events() == [("kms.key.activated", key.kid)]
 
 
-def test_without_a_key_nothing_is_signed_and_nobody_learns_why() -> None:
+def test_without_a_key_nothing_is_signed_and_the_reason_is_hidden() -> None:
     with pytest.raises(TemporarilyUnavailableError) as refused:
         signer(purpose="token", now=NOW)
     assert "key" not in refused.value.description
@@ -171,7 +171,7 @@ def _read(token: str, now: datetime) -> None:
     )
 
 
-def test_JT_65_a_token_by_a_retired_key_is_unknown_once_its_overlap_is_over() -> None:
+def test_JT_65_token_of_a_retired_key_is_unknown_after_the_overlap() -> None:
     old = _rotate()
     _rotate()
     _read(_token(old.kid, SWITCH - timedelta(seconds=1)), SWITCH + timedelta(seconds=890))
@@ -219,7 +219,7 @@ def test_a_disabled_key_never_returns_and_is_disabled_once() -> None:
             Key.objects.filter(pk=old.pk).update(state=state, disabled_at=None, retired_at=NOW)
 
 
-def test_disabling_the_new_key_after_its_switch_does_not_bring_the_old_one_back() -> None:
+def test_disabling_the_new_key_after_its_switch_restores_no_old_key() -> None:
     _rotate()
     new = _rotate()
     disable_key(kid=new.kid, actor=ACTOR, now=SWITCH, even_last=True)

@@ -91,7 +91,7 @@ def test_it_is_forgotten(clock: Clock) -> None:
     assert admitted(pace, clock, each=500, seconds=1) == 500
 
 
-def test_KM_2_KM_3_two_processes_find_their_shares_of_a_hundred_a_second_and_ask_little_in_vain(
+def test_KM_2_KM_3_two_processes_share_100_a_second_with_few_refusals(
     clock: Clock,
 ) -> None:
     paces, asked, signed, tokens = [Pace(clock), Pace(clock)], 0, 0, 10.0

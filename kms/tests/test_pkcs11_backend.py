@@ -192,7 +192,7 @@ def test_JK_20_only_a_label_and_an_id_are_an_address(pkcs11: str, address: str) 
 
 
 @pytest.mark.parametrize("place", ["", "a/b", "a b", "x" * 33, f"{LABEL}\n"])
-def test_a_place_that_is_no_label_is_refused(pkcs11: str, settings: Settings, place: str) -> None:
+def test_backend_place_must_be_a_token_label(pkcs11: str, settings: Settings, place: str) -> None:
     settings.KEY_BACKEND = f"pkcs11:{place}"
     with pytest.raises(BackendError, match="by its label"):
         create(purpose="token")
@@ -247,7 +247,7 @@ def test_a_package_that_is_not_installed_is_named(pkcs11: str, monkeypatch: pyte
         create(purpose="token")
 
 
-def test_a_session_that_was_lost_is_opened_anew(pkcs11: str) -> None:
+def test_lost_hsm_session_is_reopened(pkcs11: str) -> None:
     uri, public = create(purpose="token")
     signer = open_signer(uri, public)
     signer.sign(b"m")
@@ -257,7 +257,7 @@ def test_a_session_that_was_lost_is_opened_anew(pkcs11: str) -> None:
     public.verify(b"m", signer.sign(b"m"), alg="EdDSA")
 
 
-def test_who_waits_too_long_for_a_turn_is_told_so(pkcs11: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_too_long_for_the_hsm_is_busy(pkcs11: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, public = create(purpose="token")
     monkeypatch.setattr(backend, "TIMEOUT_SECONDS", 0.01)
     with backend._module.turn, pytest.raises(BusyError, match="busy"):
@@ -278,7 +278,7 @@ def test_threads_do_not_disturb_each_other(pkcs11: str, settings: Settings, algo
         list(pool.map(sign, range(400)))
 
 
-def test_what_the_parent_process_started_is_ended_before_the_library_is_started_and_once(
+def test_library_inherited_from_the_parent_is_ended_once_before_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SoftHSM tolerates a library that was not finalized; one that keeps a connection does not."""

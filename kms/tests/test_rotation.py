@@ -58,7 +58,7 @@ def test_each_key_is_introduced_by_the_one_before(settings: Settings) -> None:
     assert [reached(key, settings) for key in keys] == [kids, kids[1:], kids[2:]]
 
 
-def test_a_disabled_key_introduces_nobody_and_is_introduced_by_nobody(settings: Settings) -> None:
+def test_disabled_key_is_in_no_introduction(settings: Settings) -> None:
     first, second, third = three()
     disable_key(kid=second.kid, actor=ACTOR, now=NOW + timedelta(hours=3))
     assert introductions(purpose="token") == []
@@ -72,7 +72,7 @@ def test_where_all_before_are_disabled_the_next_comes_without_a_word() -> None:
     assert rotated().introduction == ""
 
 
-def test_a_present_key_that_cannot_sign_stops_rotation_unless_the_operator_says_so(
+def test_current_key_that_cannot_sign_stops_rotation_unless_overridden(
     key_directory: Path,
 ) -> None:
     first = rotated()

@@ -81,7 +81,7 @@ def vault_service(liar: type[_Liar]) -> Service:
 
 
 @pytest.mark.parametrize("home", ["awskms", "gcpkms", "vault"])
-def test_KM_2_a_service_that_throttles_is_asked_at_most_6_times_for_5_tokens_and_is_not_taken_for_away(
+def test_KM_2_throttling_causes_at_most_6_calls_for_5_tokens_no_outage(
     home: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Service = request.getfixturevalue(f"{home}_service")

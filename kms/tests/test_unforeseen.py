@@ -13,7 +13,7 @@ from kms.tests.test_calling import Home, Maker
 from kms.tests.test_calling import home as home  # noqa: PLC0414 — a fixture
 
 
-def test_KM_14_what_a_library_raises_unforeseen_is_an_error_of_the_home_without_its_text_and_no_answer(
+def test_KM_14_unexpected_library_error_is_no_answer_and_hides_text(
     home: Home,
 ) -> None:
     home.now = FileNotFoundError("/run/secrets/token of-a-test")
@@ -59,7 +59,7 @@ def refused() -> PublicKey:
     raise BackendError("not allowed")
 
 
-def test_where_no_thread_can_be_started_nobody_is_asked_and_no_room_is_lost(
+def test_failed_thread_start_makes_no_call_and_frees_its_slot(
     home: Home, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.WEB_THREADS = 2

@@ -152,7 +152,7 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[backend._Login]:
 
 
 @pytest.mark.parametrize("way", ["approle", "pod"])
-def test_whoever_logs_in_may_sign_and_nothing_else(
+def test_vault_login_may_only_sign(
     request: pytest.FixtureRequest, made: tuple[str, PublicKey], way: str, logins: list[backend._Login]
 ) -> None:
     request.getfixturevalue(way)
@@ -170,7 +170,7 @@ def test_whoever_logs_in_may_sign_and_nothing_else(
     assert mine.token not in repr(logins[0])
 
 
-def test_a_login_is_made_anew_before_its_time_is_over(
+def test_login_is_renewed_before_it_expires(
     approle: dict[str, str],
     made: tuple[str, PublicKey],
     logins: list[backend._Login],
@@ -184,7 +184,7 @@ def test_a_login_is_made_anew_before_its_time_is_over(
     assert len(logins) > before
 
 
-def test_a_token_that_was_revoked_is_replaced_and_who_is_refused_does_not_log_in_at_every_call(
+def test_revoked_token_is_replaced_but_not_by_a_login_at_every_refusal(
     approle: dict[str, str],
     made: tuple[str, PublicKey],
     root: Any,

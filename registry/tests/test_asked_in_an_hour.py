@@ -54,7 +54,7 @@ def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
     pending(agents[5], service_provider, now=now + timedelta(hours=1))
 
 
-def test_an_agent_that_nobody_claimed_is_limited_too(
+def test_hourly_request_limit_covers_unclaimed_agents(
     service_provider: ServiceProvider, now: datetime
 ) -> None:
     stray = AgentClient()

@@ -115,7 +115,7 @@ def test_two_agents_may_use_the_same_jti(now: datetime) -> None:
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_DN_7_a_proof_that_waits_for_no_disk_is_spent_for_all_at_once_and_nothing_else_stops_waiting(
+def test_DN_7_async_commit_covers_only_the_proof_and_spends_it_for_all(
     now: datetime,
 ) -> None:
     def waiting() -> str:
@@ -167,7 +167,7 @@ def test_DJ_3_the_url_comes_from_settings_and_never_from_the_host(agent: AgentCl
     refused(response, 401, "invalid_dpop_proof")
 
 
-def test_DP_100_a_nonce_that_nobody_gave_out_is_refused(agent: AgentClient) -> None:
+def test_DP_100_nonce_the_server_never_issued_is_refused(agent: AgentClient) -> None:
     stale = agent.proof("GET", "/v1/agents/me", nonce="stale")
     refused(agent.call("GET", "/v1/agents/me", proof=stale), 401, "use_dpop_nonce")
     body = b'{"grant_id": "x"}'
@@ -187,7 +187,7 @@ def test_a_query_takes_no_unknown_parameter(agent: AgentClient) -> None:
         refused(agent.call("GET", "/v1/grants/x", query=query), 400, "invalid_request")
 
 
-def test_cookies_and_other_credentials_are_nobody_here(agent: AgentClient) -> None:
+def test_cookies_and_other_credentials_do_not_authenticate_agents(agent: AgentClient) -> None:
     proof = agent.proof("GET", "/v1/agents/me")
     both = {"DPoP": proof, "Authorization": "Basic eDp5"}
     refused(agent.client.get("/v1/agents/me", headers=both), 400, "invalid_request")
@@ -302,7 +302,7 @@ def test_basic_credentials_may_be_form_encoded(
         assert answer.status_code == status, password
 
 
-def test_credentials_of_another_scheme_are_no_basic_ones(
+def test_credentials_of_another_scheme_are_not_read_as_basic(
     provider_and_secret: tuple[ServiceProvider, str],
 ) -> None:
     provider, secret = provider_and_secret

@@ -109,7 +109,7 @@ def test_a_move_within_its_own_place_and_to_where_it_is(
     assert change_audience(service_provider=service_provider, audience=deeper, actor=TESTER, now=now) == 1
 
 
-def test_what_lies_beyond_the_new_allow_list_is_suspended_the_rest_untouched(
+def test_only_grants_beyond_the_new_allow_list_are_suspended(
     agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime
 ) -> None:
     reading = approved(agent, service_provider, now=now)

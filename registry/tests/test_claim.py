@@ -134,7 +134,7 @@ def test_no_link_is_stored(stray: AgentClient) -> None:
     assert code not in row
 
 
-def test_a_suspended_unclaimed_agent_is_no_state(
+def test_unclaimed_agent_has_no_suspended_state(
     stray: AgentClient, service_provider: ServiceProvider
 ) -> None:
     refused(stray.call("POST", "/v1/tokens", {"grant_id": "x"}), 400, "invalid_grant")
@@ -163,7 +163,7 @@ def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
     assert Grant.objects.waiting(now).filter(agent__human=alice).count() == 20
 
 
-def test_an_agent_that_took_another_manifest_since_is_not_claimed_by_the_old_statement(
+def test_old_claim_statement_does_not_claim_an_agent_with_new_manifest(
     stray: AgentClient, alice: Human, now: datetime
 ) -> None:
     seen = stray.agent()

@@ -61,7 +61,7 @@ def test_an_agent_expires_with_its_manifest(agent: AgentClient, now: datetime) -
     assert Event.objects.get(kind="registry.agent.expired").agent_id == agent.agent().id
 
 
-def test_an_unclaimed_agent_is_deleted_a_week_after_its_link_and_its_key_is_free(
+def test_unclaimed_agent_is_deleted_after_a_week_and_its_key_is_freed(
     service_provider: ServiceProvider, now: datetime
 ) -> None:
     client = AgentClient()

@@ -91,7 +91,7 @@ def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
         (AdminShutdown(), 503, "temporarily_unavailable"),
     ],
 )
-def test_a_first_call_that_still_runs_is_told_from_a_database_that_does_not_answer(
+def test_running_first_call_is_distinguished_from_a_database_timeout(
     agent: AgentClient, service_provider: ServiceProvider, cause: Exception, status: int, error: str
 ) -> None:
     def waits(execute: Any, sql: str, *rest: Any) -> object:
@@ -116,7 +116,7 @@ def test_an_answer_is_kept_for_a_day(now: datetime) -> None:
         assert answer.body == {"run": expected}
 
 
-def test_a_row_that_is_cleaned_up_meanwhile_is_no_fault_of_ours(
+def test_idempotency_row_cleaned_up_during_a_retry_is_not_a_500(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(200, {"run": 1}))

@@ -73,7 +73,7 @@ def test_a_token_says_what_the_grant_says(
     assert body["access_token"].split(".")[2] not in json.dumps([event.data, row.claims])
 
 
-def test_the_subject_is_another_at_each_service_provider_and_the_same_at_one(
+def test_subject_differs_between_providers_and_is_stable_at_one(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     other, _ = create_service_provider(
@@ -244,7 +244,7 @@ def test_a_repeated_call_signs_the_stored_claims_again_and_stores_no_token(
     assert first["access_token"] not in str(IdempotencyRecord.objects.values())
 
 
-def test_a_repeated_call_after_the_tokens_end_is_told_so(
+def test_retry_after_the_token_expired_is_idempotency_expired(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now)
@@ -270,7 +270,7 @@ def test_OG_12_each_call_is_a_new_token(
     assert Event.objects.filter(kind="registry.token.issued").count() == 2
 
 
-def test_KM_2_where_the_key_service_would_refuse_nothing_is_spent_written_or_asked(
+def test_KM_2_nothing_is_spent_or_written_if_key_service_is_throttled(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant = approved(agent, service_provider, now=now)
@@ -288,7 +288,7 @@ def test_KM_2_where_the_key_service_would_refuse_nothing_is_spent_written_or_ask
     assert SpentProof.objects.count() == before[0] + served
 
 
-def test_OG_1_a_stranger_takes_no_turn_of_a_key_service_that_is_short_of_them(
+def test_OG_1_unauthenticated_calls_use_no_key_service_capacity(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant = approved(agent, service_provider, now=now)

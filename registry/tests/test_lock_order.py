@@ -41,7 +41,7 @@ def test_who_deletes_a_human_waits_for_their_agent_before_touching_grants(
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_who_takes_an_enrolment_code_waits_for_the_human_before_touching_it(
+def test_enrolment_locks_the_user_before_the_enrolment_code(
     alice: Human, now: datetime, *, known: bool
 ) -> None:
     """As a suspension does, which ends the codes of the user it locked."""

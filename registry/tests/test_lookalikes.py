@@ -117,7 +117,7 @@ def named(client: AgentClient, name: str) -> Agent:
         ("Reader", []),
     ],
 )
-def test_AP_21_a_name_is_held_against_services_the_registry_and_ones_own_agents(
+def test_AP_21_name_is_compared_with_services_registry_and_own_agents(
     name: str, found: list[Likeness], alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     named(enrolled(alice, now=now), "Trip Planner")

@@ -136,7 +136,7 @@ def test_an_expired_agent_returns_by_renewing(
     assert Event.objects.filter(kind="registry.agent.manifest_renewed").count() == 2
 
 
-def test_an_expired_agent_that_nobody_claimed_is_unclaimed_again(db: None, now: datetime) -> None:
+def test_renewed_expired_unclaimed_agent_is_unclaimed_again(db: None, now: datetime) -> None:
     stray = AgentClient()
     stray.register()
     Agent.objects.update(expires_at=now - timedelta(seconds=1))
@@ -155,7 +155,7 @@ def test_an_unclaimed_agent_may_change_its_manifest(db: None) -> None:
     assert again["claim_code"] == code
 
 
-def test_a_suspended_agent_may_not_and_a_revoked_one_is_nobody(agent: AgentClient, now: datetime) -> None:
+def test_suspended_agent_gets_403_and_a_revoked_one_401(agent: AgentClient, now: datetime) -> None:
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
     before = agent.agent().manifest
     refused(agent.replace(), 403, "agent_inactive")

@@ -49,7 +49,7 @@ def test_AP_21_an_origin_that_is_not_listed_registers_no_agent(
 
 
 @pytest.mark.parametrize("change", [{}, {"name": "Another Name"}], ids=["renewal", "change"])
-def test_AP_21_an_agent_of_before_the_list_neither_renews_nor_changes_nor_registers_again(
+def test_AP_21_delisted_model_origin_blocks_renew_change_and_register(
     change: dict[str, Any], alice: Human, now: datetime, settings: Any
 ) -> None:
     client = enrolled(alice, now=now)

@@ -69,7 +69,7 @@ def test_a_stored_token_call_is_not_repeated_without_a_nonce(agent: AgentClient,
     assert Token.objects.count() == 1
 
 
-def test_a_grant_elsewhere_needs_none_and_an_unknown_one_is_unknown_as_ever(
+def test_other_or_unknown_grant_requires_no_nonce(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     assert issue(agent, approved(agent, service_provider, now=now)).status_code == 201
@@ -90,7 +90,7 @@ def test_anothers_strict_grant_says_nothing_of_its_service_provider(
     ("shift", "accepted", "fresh"),
     [(-2, False, True), (-1, True, True), (0, True, False), (1, True, False), (2, False, True)],
 )
-def test_DN_3_previous_current_and_next_pass_and_the_oldest_brings_a_fresh_one(
+def test_DN_3_previous_current_and_next_nonce_pass_oldest_is_renewed(
     agent: AgentClient, shift: int, accepted: bool, fresh: bool
 ) -> None:
     with time_machine.travel(NOON, tick=False):

@@ -55,7 +55,7 @@ def calendar(number: int) -> dict[str, Any]:
     return {"type": "read", "resource": f"calendar/{number}"}
 
 
-def test_OG_11_fifty_identical_requests_are_one_row_and_fifty_equal_answers(
+def test_OG_11_fifty_identical_requests_make_one_row_and_equal_answers(
     agent: AgentClient, service_provider: ServiceProvider
 ) -> None:
     answers = at_once([lambda: agent.ask(service_provider)] * MANY)
@@ -160,7 +160,7 @@ def test_DJ_24_of_wrong_claim_codes_at_once_five_are_judged(now: datetime) -> No
     assert stray.agent().claim_failures == 5
 
 
-def test_a_suspension_at_the_moment_of_a_renewal_stands(
+def test_suspension_during_a_renewal_is_kept(
     agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The renewal of an expired agent has read its row when the suspension begins."""

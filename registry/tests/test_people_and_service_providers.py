@@ -205,9 +205,7 @@ def test_production_takes_https_alone(now: datetime, settings: Any) -> None:
         ("https://sp.example.evil/v1", False),
     ],
 )
-def test_no_audience_equals_contains_or_lies_inside_another(
-    second: str, overlaps: bool, now: datetime
-) -> None:
+def test_audiences_of_providers_must_not_overlap(second: str, overlaps: bool, now: datetime) -> None:
     provider("https://sp.example/v1", now)
     if overlaps:
         with pytest.raises(InvalidRequestError):
@@ -268,7 +266,7 @@ def test_an_agent_may_look_a_service_provider_up(
     refused(agent.call("GET", "/v1/service-providers/nobody"), 404, "not_found")
 
 
-def test_DJ_8_an_address_longer_than_its_column_is_no_address(now: datetime) -> None:
+def test_DJ_8_email_address_longer_than_its_column_is_refused(now: datetime) -> None:
     long = f"{'a' * 60}@{'b' * 60}.{'c' * 60}.{'d' * 60}.{'e' * 20}.org"
     with pytest.raises(InvalidRequestError):
         create_human(email=long, name="Long", actor=TESTER, now=now)

@@ -48,7 +48,7 @@ def test_DN_17_a_grant_is_bound_to_its_agents_key(grant: Grant, alice: Human, no
     assert not Token.objects.exists()
 
 
-def test_DN_18_without_a_proof_there_is_no_token(agent: AgentClient, grant: Grant) -> None:
+def test_DN_18_no_token_is_issued_without_a_proof(agent: AgentClient, grant: Grant) -> None:
     refused(issue(agent, grant, proof=None), 400, "invalid_dpop_proof")
     assert not Token.objects.exists()
 

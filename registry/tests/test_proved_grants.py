@@ -165,7 +165,7 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     assert Token.objects.count() == 1
 
 
-def test_DJ_17_a_grant_given_to_another_agent_of_the_same_owner_gives_no_token(
+def test_DJ_17_grant_moved_to_the_owners_other_agent_gives_no_token(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, other = approved(agent, service_provider, now=now), enrolled(alice, now=now)
@@ -173,7 +173,7 @@ def test_DJ_17_a_grant_given_to_another_agent_of_the_same_owner_gives_no_token(
     stands_refused(other, grant)
 
 
-def test_DJ_17_a_service_provider_that_takes_anothers_address_takes_no_grant(
+def test_DJ_17_provider_that_takes_anothers_audience_gets_no_grant(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, elsewhere = approved(agent, service_provider, now=now), _another("provider", now)
@@ -183,7 +183,7 @@ def test_DJ_17_a_service_provider_that_takes_anothers_address_takes_no_grant(
     stands_refused(agent, grant)
 
 
-def test_DJ_17_the_receipt_that_was_signed_last_counts_not_the_row_written_last(
+def test_DJ_17_last_signed_receipt_counts_not_the_last_written_row(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now, capabilities=WIDE)
@@ -346,7 +346,7 @@ def test_DJ_17_the_log_names_the_grant_once_and_not_at_each_try(
     assert "no signed approval covers its terms" in line
 
 
-def test_what_is_remembered_is_bounded_and_the_least_lately_used_goes_first(
+def test_proved_grants_cache_is_bounded_and_evicts_least_recently_used(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     assert BOUND <= 100_000

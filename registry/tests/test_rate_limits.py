@@ -100,7 +100,7 @@ def refused(answer: Any) -> bool:
     return True
 
 
-def test_DJ_25_an_agent_has_its_own_allowance_and_a_refused_call_writes_no_proof(
+def test_DJ_25_agent_has_its_own_allowance_and_refusal_spends_no_proof(
     few: None, agent: AgentClient, bob: Human, now: datetime
 ) -> None:
     other = enrolled(bob, now=now)
@@ -135,7 +135,7 @@ def test_DJ_25_a_service_provider_has_its_own_allowance(
     assert event.service_provider_id == provider_and_secret[0].pk
 
 
-def test_DJ_25_refused_credentials_count_against_the_address_and_good_ones_still_work(
+def test_DJ_25_wrong_credentials_use_up_only_the_address_allowance(
     few: None, provider_and_secret: tuple[ServiceProvider, str], agent: AgentClient
 ) -> None:
     wrong = base64.b64encode(f"{provider_and_secret[0].pk}:wrong".encode()).decode()
@@ -186,7 +186,7 @@ def test_SA_10_guesses_from_many_addresses_share_an_allowance(
     assert AgentClient().register().status_code == 201
 
 
-def test_SA_10_an_agent_with_an_old_nonce_is_no_stranger(few: None, agent: AgentClient) -> None:
+def test_SA_10_agent_with_an_old_nonce_uses_its_own_allowance(few: None, agent: AgentClient) -> None:
     for number in range(4):
         Client(REMOTE_ADDR=f"203.0.113.{number}").get("/v1/agents/me", headers={"DPoP": "x"})
     told = [agent.call("GET", "/v1/agents/me", proof=old_nonce(agent)) for _ in range(4)]
@@ -214,7 +214,7 @@ def test_SA_10_registrations_from_many_addresses_share_an_allowance(few: None, a
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/v1/schema/", 200), ("OPTIONS", "/v1/agents", 405)]
 )
-def test_DJ_25_made_up_credentials_buy_nothing_where_nobody_asks_for_any(
+def test_DJ_25_invented_credentials_give_no_allowance_on_open_routes(
     few: None, method: str, path: str, status: int
 ) -> None:
     def ask() -> Any:
@@ -224,9 +224,7 @@ def test_DJ_25_made_up_credentials_buy_nothing_where_nobody_asks_for_any(
     assert refused(ask())
 
 
-def test_DJ_25_agents_nobody_claimed_share_the_allowance_of_their_address(
-    few: None, agent: AgentClient
-) -> None:
+def test_DJ_25_unclaimed_agents_share_the_allowance_of_their_address(few: None, agent: AgentClient) -> None:
     strangers = [AgentClient() for _ in range(2)]
     assert [stranger.register().status_code for stranger in strangers] == [201] * 2
     calls = [strangers[number % 2].call("GET", "/v1/agents/me") for number in range(4)]
@@ -243,7 +241,7 @@ def test_DJ_25_made_up_credentials_take_no_human_out_of_the_count(few: None, ali
 
 
 @pytest.mark.parametrize("hops", [0, 1])
-def test_DJ_25_nobody_gets_a_new_allowance_by_naming_another_address(
+def test_DJ_25_forged_forwarded_address_gives_no_new_allowance(
     few: None, settings: Settings, hops: int
 ) -> None:
     settings.TRUSTED_PROXIES = hops
@@ -320,7 +318,7 @@ def test_the_error_says_when_to_go_on(few: None) -> None:
     assert caught.value.fields["retry_after"] == 60
 
 
-def test_RF_25_whoever_asks_too_often_is_told_so_with_neither_database_nor_redis(
+def test_RF_25_rate_limit_refuses_without_database_and_redis(
     few: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> None:

@@ -79,7 +79,7 @@ def test_an_owned_agent_keeps_a_further_code_of_its_human_unspent(alice: Human, 
     assert AgentClient().register(further).status_code == 201
 
 
-def test_a_code_is_spent_once_by_whoever_looked_first(alice: Human, now: datetime) -> None:
+def test_enrolment_code_read_by_two_agents_is_spent_once(alice: Human, now: datetime) -> None:
     clients = AgentClient(), AgentClient()
     assert {client.register().status_code for client in clients} == {201}
     first, second = (client.agent() for client in clients)
@@ -163,7 +163,7 @@ def test_JK_8_a_private_key_in_a_proof_bars_it_too_and_ends_its_agent(agent: Age
     refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")
 
 
-def test_JK_8_a_made_up_private_member_bars_nobodys_key(agent: AgentClient) -> None:
+def test_JK_8_invented_private_member_bars_no_key(agent: AgentClient) -> None:
     jwk = {**agent.signer.public.jwk, "d": b64u_encode(bytes(32))}
     leaking = sign_compact({}, agent.signer, typ="agent-manifest+jwt", header={"jwk": jwk})
     refused(agent.register(manifest=leaking), 400, "invalid_request")
@@ -242,7 +242,7 @@ def test_a_manifest_for_another_registry_or_altered_is_refused() -> None:
     refused(client.register(manifest=foreign), 400, "invalid_manifest")
 
 
-def test_the_answer_of_a_retried_registration_is_the_same_and_holds_no_stored_secret() -> None:
+def test_registration_retry_has_the_same_answer_and_stores_no_secret() -> None:
     from registry.models import IdempotencyRecord
 
     client = AgentClient()

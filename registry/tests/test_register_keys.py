@@ -82,7 +82,7 @@ def _registers(jwk: dict[str, Any], alg: str) -> None:
 
 
 @pytest.mark.parametrize("jwk", WEAK_POINTS.values(), ids=WEAK_POINTS)
-def test_JK_6_a_point_that_is_no_key_registers_nothing(jwk: dict[str, Any]) -> None:
+def test_JK_6_invalid_curve_point_cannot_be_registered(jwk: dict[str, Any]) -> None:
     _registers(jwk, "ES256")
 
 

@@ -75,6 +75,6 @@ def test_a_migration_raises_the_release_and_never_lowers_it(to: int, then: int) 
     assert Installation.objects.get().release == then
 
 
-def test_one_release_at_most_lies_between_code_and_database() -> None:
+def test_code_and_database_are_at_most_one_release_apart() -> None:
     """A migration may remove what the release before the previous one needs."""
     assert release.BESIDE == 1

@@ -185,7 +185,7 @@ def fits(service_provider: ServiceProvider, length: int) -> bool:
     return False
 
 
-def test_KM_9_a_token_is_refused_for_its_length_when_its_grant_is_asked_for_and_when_it_is_approved(
+def test_KM_9_too_long_token_is_refused_at_request_and_at_approval(
     agent: AgentClient, service_provider: ServiceProvider, token_key: None, alice: Human, now: datetime
 ) -> None:
     longest = max(length for length in range(1, 1000) if fits(service_provider, length))
@@ -271,7 +271,7 @@ def test_a_cooldown_is_at_that_service_provider_only(
     assert agent.ask(other).status_code == 201
 
 
-def test_an_unclaimed_agent_holds_one_pending_request_and_its_link_claims_first(
+def test_unclaimed_agent_has_one_pending_request_and_link_claims_first(
     service_provider: ServiceProvider,
 ) -> None:
     client = AgentClient()

@@ -49,7 +49,7 @@ def test_RV_7_a_suspended_grant_is_revoked_and_does_not_return(
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_RV_7_revoking_a_grant_that_ended_by_itself_is_no_fault(
+def test_RV_7_revoking_an_expired_grant_succeeds(
     written: bool, agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     """Whether or not a job has recorded its end yet."""
@@ -180,7 +180,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
 @pytest.mark.parametrize("place", list(FAULTS))
-def test_RV_11_a_revocation_that_was_not_written_or_not_reported_is_503_and_a_line_in_the_log(
+def test_RV_11_unwritten_or_unreported_revocation_is_503_and_logged(
     place: str,
     error: type[Exception],
     agent: AgentClient,

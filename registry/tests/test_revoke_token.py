@@ -71,7 +71,7 @@ def test_a_service_provider_revokes_a_token_of_its_audience(
     assert (event.actor_kind, event.actor_id) == ("service_provider", str(provider_and_secret[0].pk))
 
 
-def test_OA_24_RV_8_unknown_and_anothers_tokens_change_nothing_and_look_the_same(
+def test_OA_24_RV_8_revoking_foreign_token_looks_and_acts_like_unknown(
     agent: AgentClient, bob: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     token = issue(agent, approved(agent, service_provider, now=now)).json()["access_token"]
@@ -134,7 +134,7 @@ def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
     assert Token.objects.get().revoked_at is None
 
 
-def test_U1_a_revocation_without_a_body_is_a_bad_request_and_no_fault_of_ours(
+def test_U1_revocation_without_a_body_is_a_400_not_a_server_error(
     agent: AgentClient, provider_and_secret: Provider
 ) -> None:
     refused(agent.call("POST", "/v1/revoke"), 400, "invalid_request")

@@ -158,7 +158,7 @@ def test_only_an_active_agent_rotates(alice: Human, agent: AgentClient, now: dat
     assert not BarredKey.objects.exists()
 
 
-def test_a_key_that_is_or_was_somebodys_is_refused(agent: AgentClient, alice: Human, now: datetime) -> None:
+def test_key_in_use_or_used_before_is_refused(agent: AgentClient, alice: Human, now: datetime) -> None:
     other, gone, first = enrolled(alice, now=now), enrolled(alice, now=now), agent.private
     revoke_agent(agent=gone.agent(), actor=TESTER, now=now)
     refused(agent.rotate(other.private), 409, "key_in_use")
@@ -208,7 +208,7 @@ def test_the_present_key_alone_names_no_other(agent: AgentClient) -> None:
     assert agent.agent().jkt == agent.jkt
 
 
-def test_the_same_key_again_is_no_rotation(agent: AgentClient) -> None:
+def test_rotation_to_the_same_key_is_refused(agent: AgentClient) -> None:
     claims = {
         "aud": "http://localhost:8000",
         "iat": int(datetime.now(UTC).timestamp()),

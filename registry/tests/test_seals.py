@@ -103,7 +103,7 @@ def test_before_the_upgrade_ends_rows_are_believed_and_from_then_on_sealed(
     assert not read(service_provider).is_sealed()
 
 
-def test_DJ_17_once_it_ended_the_command_seals_no_row_that_no_service_wrote(
+def test_DJ_17_command_seals_no_row_changed_outside_a_service(
     service_provider: ServiceProvider, now: datetime
 ) -> None:
     ServiceProvider.objects.update(name="Another")
@@ -128,7 +128,7 @@ def test_a_seal_that_ended_is_replaced_only_by_adopting(
     assert read(service_provider).is_sealed()
 
 
-def test_another_secret_key_seals_anew_before_the_old_one_goes(
+def test_new_secret_key_reseals_rows_before_the_old_one_is_removed(
     service_provider: ServiceProvider, now: datetime, settings: Any
 ) -> None:
     record_settings(actor=TESTER, now=now)

@@ -94,7 +94,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_is_named(
     assert "registry.grant.suspended at version 3, and nothing" in problem
 
 
-def test_DJ_17_a_revoked_grant_set_to_approved_by_the_owner_of_the_table_is_named(
+def test_DJ_17_revoked_grant_set_to_approved_by_table_owner_is_found(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now)
@@ -113,7 +113,7 @@ def test_a_disabled_receipt_key_leaves_its_grants_without_proof(
     assert found() == [str(grant.pk)]
 
 
-def test_SA_8_a_disabled_receipt_key_is_told_apart_from_a_changed_grant(
+def test_SA_8_disabled_receipt_key_is_distinct_from_a_changed_grant(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, changed = (approved(agent, service_provider, now=now) for _ in range(2))

@@ -102,7 +102,7 @@ def test_one_address_is_one_human_in_any_case(alice: Human, now: datetime) -> No
         Human.objects.create(email="ALICE@example.org", name="Another", created_at=now)
 
 
-def test_RV_2_an_agent_cannot_stop_its_revocation_by_withdrawing_at_the_right_moment(
+def test_RV_2_agent_cannot_stop_its_revocation_by_a_timed_withdrawal(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent withdraws a request between the read and the swap: revoking goes on."""

@@ -65,7 +65,7 @@ def test_SA_1_an_agent_suspended_again_is_not_resumed_as_before(agent: AgentClie
     assert agent.agent().status == "suspended"
 
 
-def test_SA_1_what_the_other_party_lifted_meanwhile_is_looked_at_again(
+def test_SA_1_resuming_fails_if_the_other_party_resumed_in_between(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     """The caller read that it would stay suspended."""
@@ -131,7 +131,7 @@ def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
     assert agent.replace(later=6).json()["status"] == "active"
 
 
-def test_an_expired_agent_that_nobody_claimed_is_not_suspended(agent: AgentClient, now: datetime) -> None:
+def test_expired_unclaimed_agent_cannot_be_suspended(agent: AgentClient, now: datetime) -> None:
     """It has no owner and holds no grant."""
     Agent.objects.update(status="expired", human=None)
     with pytest.raises(InvalidStateError, match="claimed"):

@@ -173,7 +173,7 @@ def test_AU_1_every_kind_of_event_is_written_by_an_act_of_the_table() -> None:
     assert {kind for row in ROWS for kind in row.kinds + row.edge} == KINDS
 
 
-def test_AU_1_every_door_that_may_change_something_stands_in_the_table() -> None:
+def test_AU_1_every_entry_point_that_may_write_is_in_the_table() -> None:
     doors = {row.door for row in ROWS}
     found = {*pages_and_api(), *control_room(), *commands(), *tasks()}
     assert found - doors == set()

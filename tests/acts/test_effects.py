@@ -38,7 +38,7 @@ def commands() -> set[str]:
     return {name for name, app in get_commands().items() if app in OURS}
 
 
-def test_SA_1_every_act_stands_in_the_table_of_effects() -> None:
+def test_SA_1_every_act_is_in_the_table_of_effects() -> None:
     found = {*pages_and_api(), *control_room(), *tasks(), *(f"manage.py {name}" for name in commands())}
     assert found - set(table()) == set()
     assert set(table()) - found == set()

@@ -105,7 +105,7 @@ def test_AP_22_no_text_of_a_stranger_is_wider_than_the_window(
 
 
 @pytest.mark.parametrize("where", SIGNED)
-def test_AP_22_what_is_asked_stands_before_the_agents_words(
+def test_AP_22_requested_permissions_come_before_the_agents_words(
     alice: Page, paths: dict[str, str], where: str
 ) -> None:
     page = opened(alice, paths[where], (320, 568))

@@ -159,7 +159,7 @@ def test_the_members_of_an_example_are_those_of_its_schema(
     "schema",
     ["Agent", "Confirmation", "ServiceProvider", "AgentAuthDiscovery", "AuthorizationServerMetadata"],
 )
-def test_each_member_of_an_answer_that_is_told_in_words_is_named(schema: str) -> None:
+def test_page_names_each_member_of_an_answer(schema: str) -> None:
     members = openapi()["components"]["schemas"][schema]["properties"]
     missing = {name for name in members if f"`{name}`" not in PAGE and f'"{name}"' not in PAGE}
     assert missing <= {
@@ -169,7 +169,7 @@ def test_each_member_of_an_answer_that_is_told_in_words_is_named(schema: str) ->
 
 
 @pytest.mark.django_db
-def test_what_may_be_kept_and_for_how_long_is_told() -> None:
+def test_page_lists_cacheable_answers_with_their_lifetimes() -> None:
     table = [line.split("|") for line in section(4).splitlines() if line.startswith("| `/.well-known/")]
     told = {row[1].strip(" `"): int(row[-2].removesuffix("s ")) for row in table}
     told["/v1/schema/"] = int(re.findall(r"`GET /v1/schema/` \(public, max-age (\d+) s\)", section(4))[0])

@@ -109,9 +109,7 @@ def unavailable(answer: httpx.Response) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["noreply", *(["delay 2", "blackhole", "reset"] if CAMPAIGN else [])])
-def test_KM_1_a_key_service_in_trouble_costs_new_tokens_alone_and_heals_by_itself(
-    held: Held, mode: str
-) -> None:
+def test_KM_1_key_service_outage_stops_only_new_tokens_and_heals(held: Held, mode: str) -> None:
     assert held.issue().status_code == 201
     held.line.say(mode)
     try:
@@ -152,9 +150,7 @@ def restarted(held: Held, **env: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("token", ["one-that-has-run-out", *([""] if CAMPAIGN else [])])
-def test_KM_4_KM_14_without_credentials_it_starts_verifies_and_tells_but_issues_nothing(
-    held: Held, token: str
-) -> None:
+def test_KM_4_KM_14_without_credentials_it_verifies_but_issues_nothing(held: Held, token: str) -> None:
     with restarted(held, VAULT_TOKEN=token):
         assert held.checks()["signing"] == "failing"
         for _ in range(4):
@@ -208,9 +204,7 @@ class Load:
         return f"{answers}; {statistics.median(took) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
 
 
-def test_KM_1_frozen_under_load_verifying_goes_on_and_issuing_is_refused_quickly(
-    held: Held, results: Results
-) -> None:
+def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(held: Held, results: Results) -> None:
     calm, frozen = (15.0, 60.0) if CAMPAIGN else (2.0, 8.0)
     verifying = Load(lambda: "yes" if held.verify() else "no", 2)
     issuing = Load(lambda: str(held.issue().status_code), 8)

@@ -71,9 +71,7 @@ def registry(live_registry: LiveRegistry, results: Results) -> Iterator[LiveRegi
 @pytest.mark.parametrize(
     "point", ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"]
 )
-def test_AU_22_a_kill_while_issuing_delivers_no_token_that_is_not_on_record(
-    registry: LiveRegistry, point: str
-) -> None:
+def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(registry: LiveRegistry, point: str) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
     body, keys, log = {"grant_id": place.grant_id}, [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
     registry.fault_at(point)
@@ -116,7 +114,7 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
         "verify.before_delivery",
     ],
 )
-def test_a_kill_while_verifying_costs_no_proof_where_the_provider_asks_again(
+def test_kill_while_verifying_costs_no_proof_if_the_provider_retries(
     registry: LiveRegistry, point: str
 ) -> None:
     """Decision and stored answer are one transaction, so a retry is never a replay of itself."""
@@ -164,7 +162,7 @@ def at_home_in_redis(
 @pytest.mark.redis
 @pytest.mark.parametrize("endpoint", ["drf", "lean"])
 @pytest.mark.parametrize("point", ["verify.after_spend", "verify.after_debit"])
-def test_a_kill_while_verifying_costs_no_proof_that_is_spent_in_redis_either(
+def test_kill_while_verifying_costs_no_proof_spent_in_redis(
     at_home_in_redis: dict[str, LiveServer], point: str, endpoint: str
 ) -> None:
     web, asked = at_home_in_redis["drf"], at_home_in_redis[endpoint]

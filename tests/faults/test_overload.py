@@ -71,7 +71,7 @@ def verifier(held: Stage) -> Iterator[LiveVerifier]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("calls", CALLS)
-def test_RF_19_five_times_the_capacity_is_shed_at_once_and_what_is_admitted_is_right(
+def test_RF_19_five_times_capacity_is_shed_and_admitted_ones_are_right(
     calls: str, held: Stage, verifier: LiveVerifier, results: Results
 ) -> None:
     reading = {"capabilities": [READ], "envelope": {}}

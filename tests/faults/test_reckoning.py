@@ -49,7 +49,7 @@ def test_EN_1_more_than_the_burst_is_found_wherever_it_is() -> None:
     assert len(found(*[0.2 * number for number in range(60)])) == 1
 
 
-def test_EN_7_a_burst_in_a_new_home_is_found_although_there_was_time_for_one() -> None:
+def test_EN_7_burst_in_a_new_home_is_found_despite_time_for_one_use() -> None:
     assert found(*STEADY, *[20.0] * 3) == []
     assert found(*STEADY, *(each + 16.25 for each in STEADY), moves=(16.0,)) == []
     [sentence] = found(*STEADY, *[16.1] * 3, moves=(16.0,))
@@ -80,7 +80,7 @@ def test_a_no_before_a_revocation_has_begun_is_found() -> None:
         assert len(list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1))) == 1
 
 
-def test_what_was_asked_about_twice_was_decided_between_the_first_question_and_the_first_yes() -> None:
+def test_retried_call_counts_between_first_question_and_first_yes() -> None:
     """A lost answer and its retry are one use of the rate."""
     twice = [answer(at, proof=str(at)) for at in STEADY for _ in range(2)]
     assert list(bursts(Log(answers=twice), [])) == []
@@ -132,14 +132,14 @@ def kept(answer: Answer) -> Answer:
         ([NEVER_SENT], False),
     ],
 )
-def test_a_debit_that_somebody_was_told_of_or_nobody_knows_is_in_order(
+def test_debit_that_was_answered_or_has_unknown_outcome_is_in_order(
     answers: list[Answer], is_debited: bool
 ) -> None:
     assert list(unheard(Log(answers=answers), {"payment"} if is_debited else set())) == []
 
 
 @pytest.mark.parametrize("answers", [[REPEATED], [TOO_OFTEN, REPEATED], [NEVER_SENT, REPEATED]])
-def test_a_debit_that_is_told_as_a_repeat_alone_is_found(answers: list[Answer]) -> None:
+def test_debit_answered_only_as_a_repeat_is_found(answers: list[Answer]) -> None:
     for debited in ({"payment"}, set()):
         [sentence] = unheard(Log(answers=answers), debited)
         assert sentence == "1 operations are debited, all who asked were answered, and nobody was told to act"
@@ -159,7 +159,7 @@ def test_a_debit_behind_a_no_or_a_repeat_is_found(answers: list[Answer]) -> None
     assert len(list(unheard(Log(answers=answers), {"payment"}))) == 1
 
 
-def test_one_operation_that_two_questions_are_told_to_act_on_is_found() -> None:
+def test_one_operation_allowed_by_two_questions_is_found() -> None:
     twice = Log(answers=[YES], replays=[named(proof="second", repeated=False)])
     assert list(unheard(twice, {"payment"})) == ["one operation, 2 told to act"]
 
@@ -256,7 +256,7 @@ def one_who_always_says_yes() -> Iterator[Any]:
         server.shutdown()
 
 
-def test_RF_5_after_the_load_every_young_proof_is_tried_again_and_what_passes_twice_is_found(
+def test_RF_5_after_load_young_proofs_are_replayed_and_doubles_found(
     one_who_always_says_yes: Any,
 ) -> None:
     place: Any = SimpleNamespace(client_id="provider", client_secret="secret", grant_id="grant")

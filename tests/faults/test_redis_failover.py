@@ -99,7 +99,7 @@ def seconds_of_503(redis: Watched, watch: Watch) -> float:
     return took
 
 
-def test_RF_5_a_replica_that_takes_over_ends_the_503_and_the_sdks_calls_end_well(
+def test_RF_5_replica_takeover_ends_the_503_and_sdk_calls_succeed(
     held: Stage, results: Results, tmp_path: Path
 ) -> None:
     redis = held.redis

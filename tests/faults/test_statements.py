@@ -124,7 +124,7 @@ def test_RF_17_a_kill_before_any_statement_of_approving(registry: LiveRegistry) 
     consult_oracle(registry, log)
 
 
-def test_RF_17_a_kill_before_any_statement_of_a_payment_that_a_human_confirmed(
+def test_RF_17_kill_at_any_statement_of_a_confirmed_payment_is_safe(
     registry: LiveRegistry,
 ) -> None:
     """Wherever it dies, the confirmation is used up together with the payment, or not at all."""

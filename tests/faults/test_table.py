@@ -344,13 +344,11 @@ def test_what_is_down_and_what_then(seen: Callable[[str], Seen], down: str, act:
 @pytest.mark.parametrize(
     "down", [pytest.param(down, id=down, marks=MARKS.get(down, [])) for down in EXPECTED]
 )
-def test_what_was_done_meanwhile_is_on_record_and_what_was_not_left_nothing(
-    seen: Callable[[str], Seen], down: str
-) -> None:
+def test_acts_during_an_outage_are_recorded_or_leave_nothing(seen: Callable[[str], Seen], down: str) -> None:
     assert seen(down).broken == []
 
 
-def test_without_the_database_what_is_known_is_good_for_light_decisions_while_it_is_young(
+def test_fresh_state_serves_light_decisions_without_the_database(
     seen: Callable[[str], Seen],
 ) -> None:
     said = seen("the database").at_first
@@ -361,15 +359,13 @@ def test_without_the_database_what_is_known_is_good_for_light_decisions_while_it
 
 
 @pytest.mark.parametrize("act", ["issue a token", "approve"])
-def test_where_nothing_signs_that_is_told_within_two_seconds(seen: Callable[[str], Seen], act: str) -> None:
+def test_without_a_signer_the_503_comes_within_two_seconds(seen: Callable[[str], Seen], act: str) -> None:
     assert seen("the key backend").told[act] == "503"
     assert seen("the key backend").took[act] < within(SIGNING_SECONDS + SLACK_SECONDS)
 
 
 @pytest.mark.faketime
-def test_a_host_whose_clock_was_off_is_on_record_once_from_each_of_its_processes(
-    held: Stage, seen: Callable[[str], Seen]
-) -> None:
+def test_each_process_records_a_wrong_host_clock_once(held: Stage, seen: Callable[[str], Seen]) -> None:
     assert seen("the clock of a host").told["pages"] == "200"
     rows = held.sql(
         "SELECT data ->> 'host', (data ->> 'seconds_ahead')::int, now() - at FROM audit_event"

@@ -99,7 +99,7 @@ async def all_at_once(
 
 
 @pytest.mark.long
-def test_RF_26_a_thousand_cold_keys_after_redis_came_back_empty_are_each_read_once(
+def test_RF_26_a_thousand_cold_keys_after_redis_loss_are_read_once(
     database: postgres.Server, tmp_path: Path
 ) -> None:
     registry = LiveRegistry(tmp_path, database_url=database.url)

@@ -59,7 +59,7 @@ def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: Live
         assert verdicts == {"valid": 1, "replayed": 49}
 
 
-def test_EN_3_forty_payments_of_three_under_a_hundred_are_exactly_thirty_three(
+def test_EN_3_budget_of_100_allows_exactly_33_of_40_payments_of_3(
     live_registry: LiveRegistry,
 ) -> None:
     action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}

@@ -143,7 +143,7 @@ def kill_one(delegated: Delegated, dead: set[str]) -> None:
     )
 
 
-def test_KM_10_each_process_signs_with_its_own_key_and_one_that_is_killed_never_again(
+def test_KM_10_each_process_signs_with_its_own_key_until_it_is_killed(
     delegated: Delegated,
 ) -> None:
     # The token key signs until each process has a certified key that all readers can know.

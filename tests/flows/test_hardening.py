@@ -185,14 +185,14 @@ def test_DJ_21_every_kind_of_answer_has_every_header(
         "/health", "/health/", "/metrics/", "/v1/", "/swagger.json", "/phpmyadmin/",
     ],
 )  # fmt: skip
-def test_DJ_18_nothing_lies_about(path: str) -> None:
+def test_DJ_18_probed_paths_are_404_and_reveal_no_framework(path: str) -> None:
     answer = Client(REMOTE_ADDR="203.0.113.7").get(path)
     assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
     for word in ("Django", "Traceback", "urlpatterns", "DEBUG", "Using the URLconf"):
         assert word not in answer.content.decode()
 
 
-def test_DJ_34_only_views_of_the_api_go_without_the_csrf_token_and_none_of_them_acts_by_cookie(
+def test_DJ_34_only_api_views_skip_csrf_and_none_accepts_a_cookie(
     alice_at: Scene,
 ) -> None:
     exempt = [pattern for pattern in patterns() if getattr(pattern.callback, "csrf_exempt", False)]

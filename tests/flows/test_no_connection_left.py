@@ -92,7 +92,7 @@ def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, floa
     return answer.status_code, in_order, took
 
 
-def test_RF_12_without_a_connection_left_whoever_asks_is_told_soon_and_an_admin_comes_in(
+def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
     database: postgres.Server, registry: LiveRegistry, verifier: LiveVerifier
 ) -> None:
     warm, cold, counted = scenes(

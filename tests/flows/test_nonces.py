@@ -64,7 +64,7 @@ def test_DN_6_two_servers_taking_turns_ask_once_and_then_never(
 
 
 @pytest.mark.production
-def test_DN_2_a_strict_service_provider_asks_through_a_real_server_and_the_client_obeys(
+def test_DN_2_client_obeys_a_real_server_that_requires_a_nonce(
     sqlite_registry: LiveRegistry, tmp_path: Path
 ) -> None:
     place = Place(sqlite_registry, tmp_path, "--require-nonce")

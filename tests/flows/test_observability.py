@@ -36,7 +36,7 @@ def answered(registry: LiveRegistry, path: str, **headers: str) -> httpx.Respons
     return httpx.get(f"{registry.url}{path}", headers=headers)
 
 
-def test_each_process_answers_metrics_for_all_of_them_and_a_restart_begins_anew(tmp_path: Path) -> None:
+def test_each_process_serves_metrics_of_all_and_a_restart_resets_them(tmp_path: Path) -> None:
     registry = LiveRegistry(tmp_path, workers=3)
     registry.prepare()
     registry.start()
@@ -108,9 +108,7 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_OG_25_the_request_id_is_ours_in_answer_and_log_and_a_client_s_never_is(
-    tmp_path: Path, as_json: bool
-) -> None:
+def test_OG_25_request_id_is_ours_in_answer_and_log_never_the_clients(tmp_path: Path, as_json: bool) -> None:
     log = {"LOG_FORMAT": "json" if as_json else "text", "LOG_LEVEL": "INFO"}
     registry = LiveRegistry(tmp_path, workers=1, env=log)
     registry.prepare()

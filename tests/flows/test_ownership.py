@@ -187,7 +187,7 @@ def page_body(person: Person, path: str) -> str:
 
 
 @pytest.mark.parametrize("route", OWNED_ROUTES)
-def test_DJ_14_another_owners_id_is_as_unknown_as_one_nobody_has(route: str, cast: Cast) -> None:
+def test_DJ_14_another_owners_id_is_answered_like_an_unknown_id(route: str, cast: Cast) -> None:
     """U3, U4: nothing changes, and each refusal is one event, of the same kind in both cases."""
     nobody = address(route, {})
     for things in cast.things:

@@ -104,7 +104,7 @@ def until(true: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.mark.parametrize("mode", ["blackhole", "noreply"])
-def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_back_by_itself(
+def test_RF_4_RF_8_partitioned_verifier_never_says_yes_and_recovers(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene], mode: str
 ) -> None:
     ask = [partial(asked, verifier, place, place.token()) for place in places]
@@ -129,7 +129,7 @@ def test_RF_4_RF_8_a_verifier_whose_questions_are_swallowed_says_no_yes_and_is_b
     assert all(status == 503 or valid for status, valid in told[-2:])
 
 
-def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
+def test_RF_4_hanging_database_holds_no_registry_thread_for_long(
     registry: LiveRegistry, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:
     """The first calls take three seconds to notice; then all others are refused at once."""
@@ -157,7 +157,7 @@ def test_RF_4_a_database_that_hangs_takes_no_thread_of_the_registry_for_long(
     until(lambda: told()[0] == 201, within(BACK_SECONDS))
 
 
-def test_RF_25_a_process_that_dies_while_the_database_is_away_does_not_take_the_server_with_it(
+def test_RF_25_process_death_during_a_database_outage_keeps_server_up(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:
     """A replacement process cannot start, exits, and the next one tries."""

@@ -257,7 +257,7 @@ def _api_queries() -> Iterator[tuple[str, str]]:
 VERIFY = b'{"token": "x", "proof": "x", "method": "GET", "url": "http://127.0.0.1:9/"}'
 
 
-def test_U4_a_refusal_is_one_event_whoever_was_refused(cast: Cast, now: datetime) -> None:
+def test_U4_each_refusal_is_one_event_for_every_kind_of_caller(cast: Cast, now: datetime) -> None:
     create_human(email="x@x.example", name="X", actor=TESTER, now=now)
     stranger, secret = create_service_provider(
         name="S", audience="http://127.0.0.1:8009", allowed=(), actor=TESTER, now=now

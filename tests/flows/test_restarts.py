@@ -21,7 +21,7 @@ ENDS = [LiveRegistry.kill, *([LiveRegistry.stop] if CAMPAIGN else [])]
 
 
 @pytest.mark.parametrize("ended", ENDS, ids=lambda each: each.__name__)
-def test_OG_18_after_restarts_four_servers_have_written_one_log_for_two_agents(
+def test_OG_18_four_servers_write_one_log_for_two_agents_over_restarts(
     live_registry: LiveRegistry, ended: Callable[[LiveRegistry], None]
 ) -> None:
     places = scenes(live_registry, [{"capabilities": [READ], "envelope": {}}] * 2)

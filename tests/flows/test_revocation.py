@@ -149,7 +149,7 @@ LEVELS: dict[str, Act] = {
 }
 
 
-def test_RV_1_RV_2_VB_12_whatever_a_token_hangs_on_ends_it_at_every_process(
+def test_RV_1_RV_2_VB_12_each_revocation_ends_a_token_at_every_process(
     live_registry: LiveRegistry,
 ) -> None:
     """Each level within the bound; in the campaign, the median within the design's 99 % promise."""

@@ -125,7 +125,7 @@ def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
     assert (status, json.loads(answer)["error"]) == (409, "idempotency_in_progress")
 
 
-def test_DN_6_two_verifiers_started_one_after_the_other_ask_once_for_a_nonce_and_then_never(
+def test_DN_6_verifiers_started_one_after_another_ask_once_for_a_nonce(
     at_database: Pair,
 ) -> None:
     """They verify by themselves: they share a secret and a database, but no memory."""

@@ -119,7 +119,7 @@ def test_a_decision_is_waited_for(
     asyncio.run(story())
 
 
-def test_a_denial_is_told_with_its_reason(
+def test_client_gets_a_denial_with_its_reason(
     sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
 ) -> None:
     async def story() -> None:
@@ -232,7 +232,7 @@ def test_OG_26_a_lost_reply_has_no_second_effect(
     asyncio.run(story())
 
 
-def test_wrong_credentials_of_the_service_provider_are_not_the_agent_s_fault(
+def test_wrong_provider_credentials_are_not_the_agents_fault(
     sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
 ) -> None:
     signer = new_client()._life.signer

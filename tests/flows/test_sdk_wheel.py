@@ -60,7 +60,7 @@ def test_the_wheel_holds_the_sdk_and_the_protocol_alone(wheel: Path) -> None:
     assert [name for name in names if "/tests/" in name] == []
 
 
-def test_the_wheel_works_where_there_is_no_django(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_works_without_django(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = (python, "-m", "pip", "--disable-pip-version-check", "--quiet")

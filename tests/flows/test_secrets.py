@@ -231,7 +231,7 @@ def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRe
     registry.stop()
 
 
-def test_AU_24_OG_24_DJ_28_U6_no_secret_of_a_full_run_lies_in_database_log_or_metrics(
+def test_AU_24_OG_24_DJ_28_U6_database_log_and_metrics_hold_no_secret(
     talkative: LiveRegistry,
 ) -> None:
     """Only digests. Tokens and proofs are searched by signature: without it the rest is useless."""

@@ -103,7 +103,7 @@ def has_ended(connection: socket.socket) -> bool:
 
 
 @pytest.mark.long
-def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
+def test_DJ_7_slow_senders_delay_no_other_client_and_are_cut_off(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     begun = time.monotonic()
@@ -133,13 +133,13 @@ def test_DJ_7_slow_senders_hold_nobody_up_and_are_cut_off(
         assert all(seconds - 1 < ends[each] < seconds + within(4) for each in those)
 
 
-def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Callable[[bytes], socket.socket]) -> None:
+def test_DJ_7_client_that_is_cut_off_gets_408(connect: Callable[[bytes], socket.socket]) -> None:
     connection = connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ")
     connection.settimeout(15)
     assert status_of(rest(connection)) == 408
 
 
-def test_DJ_7_a_client_that_does_not_hang_up_holds_nobody_up(
+def test_DJ_7_client_that_does_not_hang_up_delays_no_other(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     for _ in range(THREADS * 2):
@@ -162,7 +162,7 @@ SCHEMA = b"GET /v1/schema/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.long
-def test_DJ_7_whoever_takes_answers_slowly_holds_nobody_up_and_is_cut_off(registry: LiveRegistry) -> None:
+def test_DJ_7_slow_readers_delay_no_other_client_and_are_cut_off(registry: LiveRegistry) -> None:
     """Each byte read is a sign of life; the time until the whole answer is gone counts."""
     whole = len(httpx.get(f"{registry.url}/v1/schema/").content)
     assert whole > 100_000
@@ -247,7 +247,7 @@ def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Callable[[byt
     assert [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]] == [200, 401, 200, 404]
 
 
-def test_DJ_7_a_connection_is_kept_and_its_next_request_may_come_in_any_pieces(
+def test_DJ_7_kept_connection_takes_the_next_request_in_any_pieces(
     connect: Callable[[bytes], socket.socket],
 ) -> None:
     connection = connect(LIVE + LIVE[:20])
@@ -278,7 +278,7 @@ def test_DJ_7_half_a_connection_is_enough(
 @pytest.mark.parametrize(
     "line", [b"Content-Length: 2000000", b"Transfer-Encoding: chunked", b"Content-Length: 0x40"]
 )
-def test_DJ_7_what_follows_a_refused_body_is_no_request(
+def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(
     connect: Callable[[bytes], socket.socket], line: bytes
 ) -> None:
     """An unread body has an unknown end, and its text must not become another client's request."""
@@ -290,7 +290,7 @@ def test_DJ_7_what_follows_a_refused_body_is_no_request(
     assert status_of(answer) in {400, 413}
 
 
-def test_DJ_7_a_parser_that_wants_more_than_was_received_ends_its_connection() -> None:
+def test_DJ_7_parser_reading_past_the_request_ends_the_connection() -> None:
     received = thread_worker.Received()
     received.data += b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
     assert received.is_whole()
@@ -300,7 +300,7 @@ def test_DJ_7_a_parser_that_wants_more_than_was_received_ends_its_connection() -
     assert (received.read(1), received.last) == (b"", True)
 
 
-def test_DJ_7_whoever_asks_may_send_is_told_once(
+def test_DJ_7_expect_100_continue_is_answered_once(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     expects = ["Content-Length: 2", "Expect: 100-continue"]

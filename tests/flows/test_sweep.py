@@ -245,7 +245,7 @@ def test_DJ_14_another_service_provider_learns_nothing_of_a_token(alice_at: Scen
     assert rows() == before
 
 
-def test_DJ_16_a_human_who_is_no_admin_finds_no_door_in_the_admin_site(bob_at: Scene) -> None:
+def test_DJ_16_non_admin_user_cannot_open_any_admin_route(bob_at: Scene) -> None:
     before = rows()
     for route in [route for route in ROUTES if route.startswith("/admin/")]:
         for method in ("GET", "POST"):

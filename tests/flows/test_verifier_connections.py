@@ -60,7 +60,7 @@ def longest_wait(verifier: LiveServer, times: int = 20) -> float:
     return longest
 
 
-def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
+def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
     verifier: LiveServer, connect: Connect
 ) -> None:
     """One byte a second: heads, bodies, and silent connections."""
@@ -96,7 +96,7 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_hold_nobody_up_and_are_cut_off(
         assert patience - 1 < ends[connection] < patience + within(6)
 
 
-def test_DJ_7_whoever_is_cut_off_is_told_so(connect: Connect) -> None:
+def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
     connection = connect(POST + b"X-A: ")
     connection.settimeout(15)
     assert statuses(rest(connection)) == [408]
@@ -159,7 +159,7 @@ def test_DJ_7_a_stream_of_requests_behind_a_slow_one_is_not_kept(
     assert memory(verifier) - before < 20_000_000
 
 
-def test_DJ_7_a_connection_is_kept_and_its_next_request_may_come_in_any_pieces(connect: Connect) -> None:
+def test_DJ_7_kept_connection_takes_the_next_request_in_any_pieces(connect: Connect) -> None:
     connection = connect(LIVE + LIVE[:20])
     until(connection, b'"ok"}')
     for each in LIVE[20:] + LIVE[:-2]:
@@ -191,7 +191,7 @@ def test_DJ_7_half_a_connection_is_enough(connect: Connect) -> None:
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 2000000", b"Transfer-Encoding: chunked", b"Content-Length: 0x40"]
 )
-def test_DJ_7_what_follows_a_refused_body_is_no_request(connect: Connect, framing: bytes) -> None:
+def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(connect: Connect, framing: bytes) -> None:
     connection = connect(POST + framing + b"\r\n\r\n" + LIVE)
     answer = until(connection, b"\r\n\r\n")
     with contextlib.suppress(OSError):
@@ -206,7 +206,7 @@ def test_DJ_7_bytes_beyond_the_length_are_the_next_request(connect: Connect) -> 
     assert statuses(rest(connect(sent))) == [401, 400]
 
 
-def test_DJ_7_whoever_asks_may_send_is_told_once(connect: Connect) -> None:
+def test_DJ_7_expect_100_continue_is_answered_once(connect: Connect) -> None:
     expects = POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n" + END
     asking = connect(expects)
     assert until(asking, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -218,7 +218,7 @@ def test_DJ_7_whoever_asks_may_send_is_told_once(connect: Connect) -> None:
     assert statuses(rest(connect(expects.replace(b"/1.1", b"/1.0") + b"{}"))) == [401]
 
 
-def test_DJ_7_whoever_does_not_read_the_answer_is_left(verifier: LiveServer, connect: Connect) -> None:
+def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(verifier: LiveServer, connect: Connect) -> None:
     before = memory(verifier)
     asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
     opened = [connect(asking) for _ in range(5)]

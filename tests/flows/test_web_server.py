@@ -84,7 +84,7 @@ def memory(registry: LiveServer) -> int:
 
 @pytest.mark.parametrize("size", [9_000, 70_000])
 @pytest.mark.parametrize("name", ["X-Anything", "DPoP", "Authorization", "Cookie"])
-def test_DJ_6_a_header_beyond_its_limit_is_refused_before_anything_is_parsed(
+def test_DJ_6_header_over_its_limit_is_refused_before_parsing(
     server: LiveRegistry, name: str, size: int
 ) -> None:
     assert status_of(exchange(server, head(server, "GET /health/live", f"{name}: {'x' * size}"))) == 431
@@ -174,7 +174,7 @@ def test_DJ_7_a_compressed_body_is_read_as_what_it_is(server: LiveRegistry) -> N
         "/.git/HEAD",
     ],
 )
-def test_DJ_18_nothing_lies_beside_the_static_files(server: LiveRegistry, path: str) -> None:
+def test_DJ_18_static_directory_serves_no_other_files(server: LiveRegistry, path: str) -> None:
     answer = exchange(server, head(server, f"GET {path}"))
     assert status_of(answer) == 404
     # A name without a version, which would help to look up known flaws.
@@ -207,7 +207,7 @@ def test_DJ_4_a_name_with_an_underscore_is_dropped(server: LiveRegistry, name: s
     assert said in answer
 
 
-def test_DJ_3_nobody_names_the_scheme_or_the_mount_point(server: LiveRegistry) -> None:
+def test_DJ_3_client_headers_cannot_set_scheme_or_mount_point(server: LiveRegistry) -> None:
     lines = ["X-Forwarded-Proto: https", "X-Forwarded-Ssl: on", "Script-Name: /evil", "SCRIPT_NAME: /evil"]
     answer = exchange(server, head(server, "GET /approvals/", *lines))
     assert status_of(answer) == 302
@@ -215,7 +215,7 @@ def test_DJ_3_nobody_names_the_scheme_or_the_mount_point(server: LiveRegistry) -
     assert status_of(exchange(server, head(server, "GET /", "X-Forwarded-Host: evil.example"))) == 200
 
 
-def test_RF_19_whoever_waits_too_long_for_a_thread_hears_503_and_the_next_one_is_served(
+def test_RF_19_long_thread_wait_gives_503_and_the_next_call_is_served(
     tmp_path: Path,
 ) -> None:
     registry = LiveRegistry(tmp_path, workers=1, env={"WEB_THREADS": "1"})
@@ -264,7 +264,7 @@ def continue_if_alive(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_RF_18_whoever_is_connected_when_it_stops_is_answered(tmp_path: Path) -> None:
+def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) -> None:
     registry = LiveRegistry(tmp_path, workers=2)
     registry.prepare()
     registry.start()

@@ -136,7 +136,7 @@ class Busy(BaseHTTPRequestHandler):
         """Keep requests off the screen."""
 
 
-def test_a_client_in_javascript_tries_again_with_a_new_proof_and_follows_no_redirect() -> None:
+def test_js_client_retries_with_a_new_proof_and_follows_no_redirect() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         Thread(target=server.serve_forever).start()
         arguments = ["--registry", f"http://127.0.0.1:{server.server_port}", "--service-provider", "x"]

@@ -78,7 +78,7 @@ def test_oauth4webapi_accepts_our_token_with_our_proof(
 
 
 @pytest.mark.usefixtures("_npm_packages")
-def test_oauth4webapi_refuses_the_same_for_another_url_and_another_audience(
+def test_oauth4webapi_refuses_another_url_and_another_audience(
     sqlite_registry: LiveRegistry,
 ) -> None:
     place = scene(sqlite_registry, capabilities=[READ], envelope={})
@@ -107,7 +107,7 @@ def test_OA_22_oauth4webapi_introspects_and_revokes(sqlite_registry: LiveRegistr
 
 
 @pytest.mark.usefixtures("_npm_packages")
-def test_OA_22_oauth4webapi_s_questions_are_refused_without_the_right_secret_and_for_anothers_token(
+def test_OA_22_oauth4webapi_needs_the_right_secret_and_its_own_token(
     sqlite_registry: LiveRegistry,
 ) -> None:
     place = scene(sqlite_registry, capabilities=[READ], envelope={})

@@ -57,7 +57,7 @@ def sessions() -> list[int]:
 
 
 @pytest.mark.parametrize("name", [*OURS, "jobs"])
-def test_each_line_of_a_log_is_one_json_object_and_one_says_that_it_started(
+def test_log_has_one_json_object_a_line_and_reports_the_start(
     production: ProductionRegistry, name: str
 ) -> None:
     # The last line may be incomplete.

@@ -32,7 +32,7 @@ def test_the_receipt_verifies_without_a_server() -> None:
     assert found.consent_text == example.CONSENT
 
 
-def test_the_key_set_with_a_certified_key_is_read_by_whoever_holds_it() -> None:
+def test_published_key_set_with_a_certified_key_can_be_read() -> None:
     keys = read_key_set(example.certified_jwks(), expected_issuer=ISSUER)
     held = CertifiedKey(example.HELD_KEY.public, NOW, NOW + 3_600, 900)
     assert keys == {TOKEN_KEY.kid: TOKEN_KEY.public, example.HELD_KEY.kid: held}

@@ -80,7 +80,7 @@ def test_ed25519_speccheck_row_is_the_strict_one() -> None:
     assert "".join("V" if accepted else "X" for accepted in row) == "XXXVXXXXXXXX"
 
 
-def test_JK_22_the_mixed_key_of_speccheck_is_no_key_to_register() -> None:
+def test_JK_22_mixed_order_key_of_speccheck_cannot_be_registered() -> None:
     case = load("ed25519_speccheck")["cases"][3]
     given = b(case["pub_key"]), b(case["message"]), b(case["signature"])
     assert adapter.ed25519_verify(*given)

@@ -27,7 +27,7 @@ def next_epoch() -> None:
     Home.objects.update(epoch=2)
 
 
-def test_RF_5_what_was_told_and_is_gone_with_redis_is_stated_with_its_number(
+def test_RF_5_acknowledged_events_lost_with_redis_are_logged_by_count(
     verifier: Verifier, redis: Redis, told: Told, now: datetime
 ) -> None:
     written = [verifier.write(), verifier.write()]
@@ -57,7 +57,7 @@ def test_what_another_process_was_told_later_is_added(redis: Redis, told: Told, 
     assert [(loss["first"], loss["count"]) for loss in losses()] == [(1, 4), (5, 2)]
 
 
-def test_what_is_told_while_it_is_written_down_is_written_down_next(told: Told) -> None:
+def test_number_heard_during_a_write_is_written_next_time(told: Told) -> None:
     told.hear(1, 0, 4)
     with transaction.atomic():
         told.write_down()
@@ -81,7 +81,7 @@ def test_what_waits_is_not_lost(verifier: Verifier, redis: Redis, told: Told, no
     assert (taken(), losses()) == (sorted(written), [])
 
 
-def test_a_loss_is_stated_also_where_the_next_epoch_always_has_something_to_write(
+def test_loss_is_recorded_even_if_the_next_epoch_keeps_writing(
     verifier: Verifier, redis: Redis, told: Told, now: datetime
 ) -> None:
     told.hear(1, 0, 1)
@@ -105,7 +105,7 @@ def test_of_an_epoch_that_goes_on_nothing_is_stated(redis: Redis, told: Told, no
 
 
 @pytest.mark.postgres
-def test_the_drainer_and_who_writes_down_do_not_wait_for_each_other_in_a_circle() -> None:
+def test_drainer_and_acknowledgement_writer_do_not_deadlock() -> None:
     """One inserts missing cursors, then locks existing ones; the other must not do the reverse."""
     there = StreamCursor.objects.create(epoch=1, shard=1)
     held: list[int] = []

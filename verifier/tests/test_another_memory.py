@@ -77,7 +77,7 @@ def test_by_a_clock_that_is_off_nothing_is_judged(stage: Stage, late: float) -> 
     assert spend(stage, late=late / 2) is Code.OK
 
 
-def test_a_proof_is_remembered_for_as_long_as_it_may_come_by_the_worst_of_clocks() -> None:
+def test_proof_is_remembered_while_valid_by_the_worst_clocks() -> None:
     """Worst case: Redis's clock is slow when the proof is spent and fast when it comes again."""
     remembered = SPEND_SECONDS + redis_decisions.SLACK_MS / 1000
     assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
@@ -114,7 +114,7 @@ def promoted(one: Server, after: Server) -> None:
     one.client().execute_command("REPLICAOF", "NO", "ONE")
 
 
-def test_RF_5_a_replica_that_takes_over_at_the_same_address_is_another_server(
+def test_RF_5_replica_promoted_at_the_same_address_is_another_server(
     server: Server, settings: Settings
 ) -> None:
     with redis_servers.server(server.program) as other, fault_proxy(server.port) as proxy:
@@ -162,7 +162,7 @@ def staged(server: Server) -> Iterator[Stage]:
     stage.servers.close()
 
 
-def test_RF_5_nor_does_a_connection_that_lived_through_it_let_a_proof_pass_twice(
+def test_RF_5_connection_that_survives_failover_passes_no_proof_twice(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof was spent after the copy was made. From then on, the connection must fail."""
@@ -183,7 +183,7 @@ def test_RF_5_nor_does_a_connection_that_lived_through_it_let_a_proof_pass_twice
                 spend(stage)
 
 
-def test_RF_5_nor_one_that_asked_nothing_meanwhile(server: Server) -> None:
+def test_RF_5_idle_connection_through_a_failover_passes_no_proof_twice(server: Server) -> None:
     with redis_servers.server(server.program) as other:
         replica_of(other, server)
         with staged(server) as stage:

@@ -98,7 +98,7 @@ def test_a_first_use_of_a_rate_is_set_aside_once(stage: Stage) -> None:
     assert ask(now=NOW + 7) == held
 
 
-def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(stage: Stage) -> None:
+def test_exhausted_rate_is_judged_again_and_then_holds_a_use(stage: Stage) -> None:
     rate = Rate(per_minute=60, burst=1)
     stage.judge(rate=rate)
     ask: Callable[..., Any] = partial(stage.judge, mode="hold", jti="one", mark=MARK, rate=rate)
@@ -109,7 +109,7 @@ def test_where_none_was_left_the_rate_is_asked_anew_and_then_one_is_set_aside(st
     assert hold(stage, now=NOW + 20 * SECOND) is Code.UNSURE
 
 
-def test_what_redis_decided_under_a_name_is_told_again_and_nothing_is_written(stage: Stage) -> None:
+def test_redis_repeats_its_decision_for_a_named_call_without_writing(stage: Stage) -> None:
     ask: Callable[..., Any] = partial(stage.judge, jti="one", mark=MARK, told=b"the id")
     first = ask()
     assert first.code is Code.OK
@@ -138,7 +138,7 @@ def test_a_token_that_has_ended_outranks_its_yes_and_not_its_no(stage: Stage) ->
     assert stage.outcomes() == "avvv"
 
 
-def test_that_a_rate_was_used_up_is_told_again(stage: Stage) -> None:
+def test_retry_repeats_that_the_rate_was_exceeded(stage: Stage) -> None:
     rate = Rate(per_minute=60, burst=1)
     stage.judge(rate=rate)
     ask: Callable[..., Any] = partial(stage.judge, jti="one", mark=MARK, rate=rate, told=b"the id")
@@ -162,7 +162,7 @@ def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
 
 
 @pytest.mark.history
-def test_the_version_before_answers_nothing_where_this_one_decided_in_redis(stage: Stage) -> None:
+def test_previous_release_fails_on_a_call_this_one_decided_in_redis(stage: Stage) -> None:
     """It reserves a use for every named call. Here its script fails (503) and writes nothing."""
     stage.judge(jti="one", mark=MARK, told=b"the id")
     before = stage.everything()
@@ -216,7 +216,7 @@ def test_what_was_set_aside_is_not_given_back_before_the_commit(monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("at_home")
-def test_once_it_was_committed_it_never_passes_again_whatever_became_of_its_row() -> None:
+def test_committed_call_never_passes_again_whatever_happens_to_its_row() -> None:
     place = scene(PAY)
     mine = replace(payment(place), delivery=named(place))
     assert words(decided(mine)) == "yes"
@@ -243,7 +243,7 @@ def test_another_body_under_the_key_is_another_call(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("at_home")
-def test_another_body_under_the_key_gives_back_no_use_of_the_rate_however_often_it_comes() -> None:
+def test_other_bodies_under_one_key_never_give_back_uses_of_the_rate() -> None:
     """The same bytes pass the script again, so each repeat would give back uses of other calls."""
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=3)
     mine = replace(payment(place), delivery=named(place))
@@ -293,7 +293,7 @@ def test_named_call_that_waited_too_long_is_not_decided() -> None:
 
 @pytest.mark.postgres
 @pytest.mark.usefixtures("at_home")
-def test_what_met_a_lock_after_its_proof_was_spent_is_decided_when_it_is_free() -> None:
+def test_locked_call_with_a_spent_proof_is_decided_when_lock_is_free() -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
     assert words(decided(payment(place))) == "yes"
     mine = replace(payment(place), delivery=named(place))

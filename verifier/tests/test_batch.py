@@ -77,7 +77,7 @@ def test_the_order_of_events_is_that_of_the_questions(place: Scene) -> None:
 
 
 @pytest.mark.parametrize("action", [LOOK, pay("1.00")], ids=["light", "durable"])
-def test_questions_of_one_grant_are_judged_in_their_order_whichever_token_is_known(
+def test_batch_judges_one_grant_in_order_whichever_token_is_known(
     action: dict[str, Any],
 ) -> None:
     place = scene(READ, PAY, max_requests_per_minute=1, max_burst=1)
@@ -166,7 +166,7 @@ def test_a_key_used_for_another_act_is_a_mismatch_in_its_place() -> None:
         b'{"requests": [], "requests": [{}]}',
     ],
 )
-def test_a_body_that_is_no_batch_is_refused_whole(place: Scene, body: object) -> None:
+def test_malformed_batch_body_is_refused_whole(place: Scene, body: object) -> None:
     before = counters()
     response = post(place, body)
     assert (response.status_code, json.loads(response.content)["error"]) == (400, "invalid_request")
@@ -211,7 +211,7 @@ def test_a_body_without_a_length_is_not_read(place: Scene) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_hit_by_a_fault_is_no_yes_and_the_others_proceed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_question_hit_by_a_fault_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene(PAY, max_uses=10)
     questions = [place.body(pay("1.00"), idempotency_key=key()) for _ in range(3)]
 

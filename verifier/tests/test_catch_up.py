@@ -48,7 +48,7 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
     asyncio.run(work())
 
 
-def test_a_look_that_began_before_a_standstill_is_not_the_one_waited_for(
+def test_catch_up_ignores_a_poll_begun_before_the_halt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its query ran before the stop, so it missed revocations made during the stop."""
@@ -97,7 +97,7 @@ def test_token_keys_may_be_asked_for_by_any_thread() -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("path", [VERIFY, INTROSPECT])
-def test_RV_3_a_process_that_stood_still_hears_what_changed_before_it_answers(
+def test_RV_3_halted_process_learns_of_changes_before_it_answers(
     both: Both, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept, place = [0.0], scene()

@@ -47,7 +47,7 @@ def asked(place: Scene, by: LocalSigner) -> str:
     return verdict(refused(place, place.body(LOOK, token=token)))
 
 
-def test_KM_10_a_token_by_a_certified_key_is_as_good_as_any_at_every_endpoint(place: Scene) -> None:
+def test_KM_10_token_of_a_certified_key_is_valid_at_every_endpoint(place: Scene) -> None:
     by = held()
     token = sign_token(claims_of(place, place.token()), by)
     assert place.ask(LOOK, token=token)["valid"] is True
@@ -72,7 +72,7 @@ def test_KM_10_beyond_its_certificate_a_key_proves_nothing(
     assert asked(place, by) == "invalid_token/unknown"
 
 
-def test_KM_10_a_key_without_a_certificate_or_with_another_kind_of_object_proves_nothing(
+def test_KM_10_missing_or_wrong_kind_of_certificate_proves_nothing(
     place: Scene,
 ) -> None:
     assert asked(place, LocalSigner(PrivateKey.generate())) == "invalid_token/unknown"
@@ -126,7 +126,7 @@ def test_an_end_is_an_end_for_certified_keys_too(place: Scene) -> None:
         assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/expired"
 
 
-def test_each_change_of_a_certificate_is_published_once_and_not_when_it_is_undone(place: Scene) -> None:
+def test_certificate_change_is_published_once_and_not_if_rolled_back(place: Scene) -> None:
     def said() -> list[tuple[str, str]]:
         return list(StateChange.objects.order_by("id").values_list("subject", "subject_id"))
 

@@ -26,7 +26,7 @@ def told() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("ahead", "right"), [(6, False), (5, True), (-5, True), (-6, False)])
-def test_on_a_host_whose_clock_is_off_by_six_seconds_nobody_is_registered(
+def test_host_with_clock_off_by_six_seconds_registers_no_agent(
     time: Passing, ahead: int, *, right: bool
 ) -> None:
     time.set_ahead(ahead)
@@ -46,9 +46,7 @@ def test_on_a_host_whose_clock_is_off_by_six_seconds_nobody_is_registered(
     ["/v1/tokens", "/v1/grants", "/v1/revoke", "/v1/confirmations",
      "/sign-in/options", "/settings/time-zone", "/admin/invite/"],
 )  # fmt: skip
-def test_it_answers_503_before_it_looks_at_what_was_asked_and_reading_goes_on(
-    time: Passing, path: str
-) -> None:
+def test_wrong_clock_answers_503_before_reading_input_but_allows_reads(time: Passing, path: str) -> None:
     page = {"Accept": "text/html", "Cookie": "a=b", "Origin": "http://localhost:8000"}
     headers = {} if path.startswith("/v1/") else page
     time.set_ahead(10)
@@ -61,7 +59,7 @@ def test_it_answers_503_before_it_looks_at_what_was_asked_and_reading_goes_on(
     assert Client().post(path, headers=headers).status_code != 503
 
 
-def test_the_event_has_the_databases_time_and_is_not_said_again_until_it_was_right(time: Passing) -> None:
+def test_clock_event_has_database_time_and_repeats_only_after_recovery(time: Passing) -> None:
     began = timezone.now()
     time.set_ahead(3600)
     for _ in range(3):
@@ -97,7 +95,7 @@ def test_what_could_not_be_recorded_is_said_the_next_time(
     assert len(told()) == 1
 
 
-def test_it_is_compared_at_most_once_a_second_and_nothing_changes_by_a_comparison_that_is_too_old(
+def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
     time: Passing, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
     epochs.look()

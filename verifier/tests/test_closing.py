@@ -34,7 +34,7 @@ def close(waits: list[float] | None = None) -> int:
     return close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=waited.append)
 
 
-def test_SA_13_the_closing_is_the_last_event_and_stands_outside(outside: Path) -> None:
+def test_SA_13_closing_is_the_last_event_and_is_stored_outside(outside: Path) -> None:
     waits: list[float] = []
     size = close(waits)
     last = Leaf.objects.get(leaf_index=size - 1)

@@ -76,7 +76,7 @@ def test_one_operation_sent_twenty_times_debits_once() -> None:
     assert AgentOperation.objects.count() == 1
 
 
-def test_EN_11_twenty_that_ask_for_one_confirmation_get_one_and_use_it_once() -> None:
+def test_EN_11_twenty_calls_share_one_confirmation_and_use_it_once() -> None:
     place, operation = scene(PAY, confirm_above={"value": "1.00", "currency": "EUR"}), key()
     token = place.token()
 

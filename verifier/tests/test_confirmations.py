@@ -135,7 +135,7 @@ def test_at_most_five_wait_per_grant(shop: Scene) -> None:
         assert "confirmation_id" in answer
 
 
-def test_a_dry_run_asks_nobody_and_uses_no_yes(shop: Scene) -> None:
+def test_dry_run_requests_no_confirmation_and_uses_none(shop: Scene) -> None:
     operation = key()
     answer = asked_dry(shop, operation)
     assert "confirmation_id" not in answer
@@ -149,7 +149,7 @@ def asked_dry(place: Scene, operation: str) -> dict[str, Any]:
     return refused(place, place.body(pay("150.00"), idempotency_key=operation, dry_run=True))
 
 
-def test_a_new_version_of_the_grant_asks_anew(shop: Scene) -> None:
+def test_new_grant_version_requires_a_new_confirmation(shop: Scene) -> None:
     operation = key()
     row = Confirmation.objects.get(pk=asked(shop, operation=operation)["confirmation_id"])
     Grant.objects.filter(pk=shop.grant.pk).update(version=2)
@@ -197,7 +197,7 @@ def test_only_its_human_decides_and_only_once(shop: Scene) -> None:
     assert not pending_for(shop.human, timezone.now()).exists()
 
 
-def test_a_question_ends_once_whoever_looked_first(shop: Scene) -> None:
+def test_confirmation_expires_once_for_two_readers(shop: Scene) -> None:
     row = Confirmation.objects.get(pk=asked(shop)["confirmation_id"])
     with transaction.atomic():
         assert expire_one(row, actor=SYSTEM, now=timezone.now())
@@ -280,7 +280,7 @@ def test_the_agent_lists_what_was_asked_for_it_newest_first_in_pages(shop: Scene
         assert look(shop, "/v1/confirmations", query).status_code == 400
 
 
-def test_a_human_who_answers_while_the_agent_asks_again_is_heard_by_the_next_call(
+def test_confirmation_during_a_retry_is_seen_by_the_next_call(
     shop: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = key()
@@ -300,7 +300,7 @@ def test_a_human_who_answers_while_the_agent_asks_again_is_heard_by_the_next_cal
     assert shop.ask(pay("150.00"), idempotency_key=operation)["valid"]
 
 
-def test_nobody_else_sees_it(shop: Scene) -> None:
+def test_confirmation_is_404_for_any_other_provider(shop: Scene) -> None:
     path = f"/v1/confirmations/{asked(shop)['confirmation_id']}"
     theirs = look(scene(), path)
     unknown = look(shop, f"/v1/confirmations/{shop.agent.pk}")
@@ -312,9 +312,7 @@ def test_nobody_else_sees_it(shop: Scene) -> None:
     assert look(shop, path, "?x=1").status_code == 400
 
 
-def test_waiting_agents_hold_a_quarter_of_the_threads_grants_and_confirmations_together(
-    shop: Scene, settings: Settings
-) -> None:
+def test_waiting_grants_and_confirmations_share_a_quarter_of_threads(shop: Scene, settings: Settings) -> None:
     path = f"/v1/confirmations/{asked(shop)['confirmation_id']}"
     taken = 0
     try:

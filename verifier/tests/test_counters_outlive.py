@@ -87,7 +87,7 @@ def test_grants_of_two_zones_used_in_turn_share_one_budget() -> None:
         assert paid(other, "499.95") == "valid"
 
 
-def test_another_zone_begins_no_budget_anew() -> None:
+def test_other_zone_does_not_restart_a_budget() -> None:
     with time_machine.travel(NOON, tick=False) as clock:
         place = scene(PAY, budgets=[budget("10.00", zone="Europe/Berlin")])
         assert left(place.pay("10.00")) == "0.00"

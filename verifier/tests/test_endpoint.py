@@ -78,9 +78,7 @@ SAID = (b"x-forwarded-proto", b"https")
 
 
 @pytest.mark.parametrize("trusted", [0, 1])
-def test_where_tls_is_asked_for_credentials_that_came_without_are_not_looked_at(
-    settings: Settings, trusted: int
-) -> None:
+def test_credentials_sent_without_required_tls_are_not_looked_up(settings: Settings, trusted: int) -> None:
     settings.SECURE_SSL_REDIRECT, settings.TRUSTED_PROXIES = True, trusted
     assert looked_up("https")
     assert not looked_up("http")
@@ -95,7 +93,7 @@ def test_where_it_is_not_they_are(settings: Settings) -> None:
     assert looked_up("http")
 
 
-def test_a_start_that_fails_is_told_to_the_server_without_what_it_says(
+def test_failed_start_is_reported_to_the_server_without_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def start() -> tuple[LeanVerifier, Edge]:

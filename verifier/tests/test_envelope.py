@@ -44,7 +44,7 @@ def test_EN_1_never_more_than_rate_and_burst_in_a_minute() -> None:
         assert passed == 12
 
 
-def test_EN_2_no_sdk_stands_between_the_agent_and_its_limits() -> None:
+def test_EN_2_limits_are_enforced_without_the_sdk() -> None:
     place = scene(PAY, max_uses=1)
     # Only HTTP and a signature made here, without the SDK.
     assert place.pay("1.00")["valid"]
@@ -66,7 +66,7 @@ def test_EN_3_the_budget_is_exact_and_heals_with_its_period() -> None:
         assert place.pay("3.00")["limits"]["budgets"][0]["remaining"] == "97.00"
 
 
-def test_outside_the_hours_nothing_is_told_but_when_they_begin() -> None:
+def test_refusal_outside_the_hours_reveals_only_when_they_begin() -> None:
     # A Sunday noon; Monday 09:00 in Berlin is 08:00 UTC in winter.
     with time_machine.travel(datetime(2027, 1, 10, 12, tzinfo=UTC), tick=False) as clock:
         place = scene(allowed_time_windows=[HOURS])

@@ -190,7 +190,7 @@ def test_EN_7_redis_that_does_not_answer_is_waited_for(
     assert reasons() == ["test", "test"]
 
 
-def test_RF_5_a_server_that_was_started_anew_is_another(
+def test_RF_5_restarted_server_counts_as_another_server(
     one: Keeper, servers: FakeServers, time: Passing
 ) -> None:
     in_redis(servers, time)

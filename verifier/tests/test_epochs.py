@@ -60,7 +60,7 @@ def test_RF_12_no_epoch_begins_by_a_clock_of_the_database_that_is_wrong(time: Pa
     assert refused(place := scene(), place.body(LOOK))["error"] == "use_dpop_nonce"
 
 
-def test_RF_5_a_proof_of_one_epoch_never_passes_in_the_next_though_nothing_is_remembered(
+def test_RF_5_proof_never_passes_in_the_next_epoch_with_an_empty_cache(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every clock at its worst.
@@ -147,7 +147,7 @@ def test_EN_7_a_rate_of_which_nothing_is_known_does_not_begin_with_a_burst(time:
     assert passed(place, 5) == 3
 
 
-def test_EN_7_a_rate_that_lies_further_ahead_is_not_brought_back(time: Passing) -> None:
+def test_EN_7_rate_further_ahead_is_not_moved_back_by_a_new_epoch(time: Passing) -> None:
     place = scene(max_requests_per_minute=10, max_burst=3)
     assert passed(place, 1, 1) == 1
     move(time)

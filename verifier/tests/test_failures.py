@@ -52,7 +52,7 @@ def test_a_fault_is_503_and_leaves_nothing(
     assert json.loads(shop.post(body).content)["valid"]
 
 
-def test_a_decision_that_took_longer_than_what_it_rests_on_is_good_is_503_and_leaves_nothing(
+def test_decision_whose_state_went_stale_is_503_and_leaves_nothing(
     shop: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process stopped after it read the state, so it may have missed a revocation."""

@@ -59,7 +59,7 @@ def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.postgres
-def test_a_call_that_is_lost_with_its_connection_is_made_up_for_by_the_next_look(
+def test_notification_lost_with_its_connection_is_found_by_next_poll(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     jti = issued(scene())
@@ -129,7 +129,7 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
         assert sum(counted.sizes) <= 2 * tokens_asked
 
 
-def test_RF_26_who_goes_away_takes_the_answer_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_cache, "known_tokens", Counted())
     jti = issued(scene())
     with followed(monkeypatch) as process:
@@ -143,7 +143,7 @@ def test_RF_26_who_goes_away_takes_the_answer_from_nobody(monkeypatch: pytest.Mo
         assert process.wait(one_leaves()) is not None
 
 
-def test_nobody_waits_longer_than_he_should_and_the_queue_has_an_end(
+def test_shared_reads_have_a_wait_limit_and_a_queue_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shared_reads, "WAIT_SECONDS", 0.05)
@@ -275,7 +275,7 @@ def test_a_key_change_whose_keys_cannot_be_read_leaves_none(monkeypatch: pytest.
         until(lambda: process.follower._keys is not None, within(1))
 
 
-def test_the_start_fails_where_there_is_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_fails_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_cache, "_START_SECONDS", 0.3)
 
     def away() -> None:
@@ -377,7 +377,7 @@ def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
 
 
 @pytest.mark.postgres
-def test_RF_25_a_database_that_is_frozen_makes_it_stale_and_heals_it_when_it_thaws(
+def test_RF_25_frozen_database_makes_state_stale_until_it_thaws(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with followed(monkeypatch, look_seconds=0.5) as process:

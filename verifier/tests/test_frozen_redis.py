@@ -24,7 +24,7 @@ pytestmark = pytest.mark.redis
 MOST_SECONDS = 0.05
 
 
-def test_RF_6_without_a_deadline_of_its_own_a_call_waits_for_fifty_milliseconds() -> None:
+def test_RF_6_a_call_without_its_own_deadline_waits_50_ms() -> None:
     assert DEADLINE_SECONDS <= MOST_SECONDS
 
     async def work(servers: Servers) -> float:
@@ -42,7 +42,7 @@ def test_RF_6_without_a_deadline_of_its_own_a_call_waits_for_fifty_milliseconds(
 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
-def test_RV_3_what_is_revoked_while_redis_is_frozen_is_durable_before_it_is_said_and_never_passes(
+def test_RV_3_revocation_with_redis_frozen_is_durable_when_answered(
     both: Both, redis_server: redis_servers.Server
 ) -> None:
     place = scene(READ)

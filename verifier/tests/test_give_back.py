@@ -76,7 +76,7 @@ def test_EN_1_giving_back_never_lets_more_pass_than_the_rate(seed: int, stage: S
         tat = rate.advance(tat, at)
 
 
-def test_nothing_is_given_back_to_a_rate_that_began_anew_after_others_gave_back(stage: Stage) -> None:
+def test_restarted_rate_gets_nothing_back_after_others_gave_back(stage: Stage) -> None:
     first, second = stage.judge(mode="hold"), stage.judge(mode="hold")
     stage.give_back(first, now=NOW + 1)
     # The rate is idle for a moment, though the second hold's use would still lie ahead.

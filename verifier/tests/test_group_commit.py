@@ -29,7 +29,7 @@ def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lane]:
     made.stop()
 
 
-def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behind_is_never_begun(
+def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
     lane: Lane,
 ) -> None:
     thawed, begun = threading.Event(), []
@@ -51,7 +51,7 @@ def test_RF_4_who_waits_for_a_database_that_hangs_is_told_so_and_what_waits_behi
 
 
 @pytest.mark.postgres
-def test_RF_4_a_statement_takes_two_seconds_at_most_and_waits_hardly_for_a_lock(lane: Lane) -> None:
+def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: Lane) -> None:
     def limits() -> list[object]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
@@ -60,7 +60,7 @@ def test_RF_4_a_statement_takes_two_seconds_at_most_and_waits_hardly_for_a_lock(
     assert asyncio.run(lane.run(limits)) == ["2s", "5ms"]
 
 
-def test_RF_19_who_would_wait_too_long_is_told_at_once_and_when_it_goes_fast_again_nobody_is(
+def test_RF_19_call_is_shed_if_it_would_wait_too_long_at_current_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lanes, "_TOGETHER", 4)

@@ -124,7 +124,7 @@ def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     ids=["set back", "not known yet"],
 )
 @pytest.mark.parametrize(("act", "paths"), ACTS.items(), ids=[act.replace(",", "") for act in ACTS])
-def test_SA_13_meanwhile_every_act_is_503(
+def test_SA_13_every_act_is_503_during_a_history_halt(
     vouched: history.Vouched,
     monkeypatch: pytest.MonkeyPatch,
     act: str,
@@ -157,7 +157,7 @@ def test_SA_13_meanwhile_every_act_is_503(
     ],
     ids=["address", "host", "spelling", "query", "length", "accept"],
 )
-def test_SA_13_meanwhile_no_refusal_is_recorded(
+def test_SA_13_no_refusal_is_recorded_during_a_history_halt(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], error: Exception
 ) -> None:
     """An event would fork the history.

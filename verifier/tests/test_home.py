@@ -112,7 +112,7 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     assert epochs.LEASE.current().epoch == 1
 
 
-def test_RF_12_a_host_whose_clock_is_set_back_decides_nothing_until_it_has_looked_again(
+def test_RF_12_clock_set_back_stops_decisions_until_the_next_check(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its clock, an expired token would be valid, with a proof that no cache remembers."""
@@ -223,7 +223,7 @@ def test_a_slow_look_does_not_make_a_clock_wrong(time: Passing) -> None:
 # ---- leaving and beginning
 
 
-def test_while_the_home_is_being_left_nobody_decides(time: Passing) -> None:
+def test_no_decision_is_made_while_the_home_is_being_left(time: Passing) -> None:
     place = scene()
     body = place.body(LOOK)
     assert leave()
@@ -292,7 +292,7 @@ def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -
     ]
 
 
-def test_a_halt_that_ends_while_a_thread_asks_is_told_to_it() -> None:
+def test_halt_that_ends_during_the_check_still_refuses_the_caller() -> None:
     """Another thread reads the row between two steps of this one."""
     halted = SimpleNamespace(halt=Halt("This process may not act.", "reason", passes=True))
 

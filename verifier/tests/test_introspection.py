@@ -103,7 +103,7 @@ ENDS: dict[str, Callable[[Scene], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
-def test_OA_22_a_token_that_is_not_good_any_more_is_inactive_and_nothing_else(
+def test_OA_22_token_no_longer_valid_is_reported_as_inactive_only(
     place: Scene, end: Callable[[Scene], object]
 ) -> None:
     token = place.token()
@@ -118,7 +118,7 @@ def test_OA_22_an_expired_token_is_inactive(place: Scene) -> None:
         assert introspect(place, token) == INACTIVE
 
 
-def test_OA_22_a_token_of_another_audience_is_inactive_whoever_asks(place: Scene) -> None:
+def test_OA_22_token_of_another_audience_is_inactive_for_any_caller(place: Scene) -> None:
     token, stranger = place.token(), scene()
     assert introspect(stranger, token) == INACTIVE
     # Even if our signature covers this audience but the row has another: the rows were swapped.
@@ -147,7 +147,7 @@ def test_OA_22_forged_and_unreadable_tokens_are_inactive_and_no_fault(place: Sce
     assert introspect(place, token)["active"] is True
 
 
-def test_OA_22_without_a_known_caller_there_is_no_answer(place: Scene) -> None:
+def test_OA_22_introspection_requires_known_credentials(place: Scene) -> None:
     token = place.token()
     for headers in ({"Accept": "*/*"}, basic(place.provider, "wrong")):
         response = post(place, f"token={token}", **headers)

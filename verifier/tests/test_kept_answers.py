@@ -183,7 +183,7 @@ CHANGES: dict[str, tuple[Callable[[Scene], object], str]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_yes_is_not_given_again_where_it_is_no_longer_true(shop: Scene, what: str) -> None:
+def test_stored_yes_is_not_repeated_once_it_is_no_longer_true(shop: Scene, what: str) -> None:
     change, reason = CHANGES[what]
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     first = shop.post(body, call_key=call_key).content
@@ -246,7 +246,7 @@ def test_a_yes_given_again_brings_the_nonce_of_now(shop: Scene) -> None:
         (database, "fault_point"),
     ],
 )
-def test_503_is_never_kept_and_the_call_is_then_judged_anew(
+def test_503_is_never_stored_and_the_retry_is_judged_again(
     shop: Scene, monkeypatch: pytest.MonkeyPatch, module: Any, place_of_fault: str
 ) -> None:
     """The last two fail after the decision: before its answer is kept, and before the commit."""
@@ -272,7 +272,7 @@ def test_503_is_never_kept_and_the_call_is_then_judged_anew(
         (database, "fault_point"),
     ],
 )
-def test_a_fault_after_the_proof_was_spent_makes_the_very_same_call_no_replay(
+def test_fault_after_spending_a_proof_does_not_make_a_retry_a_replay(
     db: None, monkeypatch: pytest.MonkeyPatch, module: Any, place_of_fault: str
 ) -> None:
     """In every replay cache. The failed tries do not use up the only use of the rate either."""

@@ -87,7 +87,7 @@ def event(made: redis_decisions.Plan) -> dict[str, Any]:
     return read
 
 
-def test_the_same_question_has_the_kept_yes_and_an_event_and_an_answer_of_its_own() -> None:
+def test_same_question_reuses_the_yes_with_its_own_event_and_answer() -> None:
     held = known()
     first = call(held)
     second = replace(first, now=NOW + timedelta(seconds=30), actor=replace(first.actor, request_id="other"))
@@ -129,7 +129,7 @@ ALIKE: list[tuple[dict[str, Any], Any, Any]] = [
 
 
 @pytest.mark.parametrize(("constraint", "good", "bad"), ALIKE)
-def test_a_yes_to_one_is_no_yes_to_true(constraint: dict[str, Any], good: Any, bad: Any) -> None:
+def test_yes_for_the_number_one_does_not_cover_true(constraint: dict[str, Any], good: Any, bad: Any) -> None:
     held = known(
         grant_capabilities=[{"type": "read", "resource": "calendar", "constraints": {"n": constraint}}]
     )
@@ -152,7 +152,7 @@ def test_no_yes_is_kept_with_what_an_agent_may_make_as_long_as_it_likes() -> Non
     assert [*held.yeses] == [READ]
 
 
-def test_claims_that_were_read_anew_have_a_yes_of_their_own() -> None:
+def test_claims_read_again_do_not_share_a_yes() -> None:
     held = known()
     assert plan(call(held), held).verdict is not plan(call(held), held).verdict
 

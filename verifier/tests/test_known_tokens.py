@@ -30,7 +30,7 @@ def test_a_change_drops_what_rests_on_it_and_leaves_no_trace() -> None:
     assert not held._resting
 
 
-def test_what_is_kept_anew_rests_on_the_new_alone() -> None:
+def test_replaced_copy_depends_only_on_its_new_subjects() -> None:
     held = copies()
     held.keep("a", ("human 1",))
     held.keep("a", ("human 2",))

@@ -346,7 +346,7 @@ BODIES = (
 )  # fmt: skip
 
 
-def test_what_is_no_request_is_the_same(both: Both, place: Scene) -> None:
+def test_malformed_requests_get_the_same_answer_from_both_endpoints(both: Both, place: Scene) -> None:
     both.all_same(edges(place))
 
 

@@ -278,7 +278,7 @@ def test_what_is_beside_the_three_addresses_is_nowhere_and_on_record(both: Both,
         assert Event.objects.count() == before + 1
 
 
-def test_who_asks_beside_the_three_addresses_too_often_is_told_to_slow_down(
+def test_too_many_calls_to_unknown_paths_are_rate_limited(
     both: Both, place: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used_up(sort: str, key: str) -> None:

@@ -71,7 +71,7 @@ def test_rehearsal_spends_counts_and_keeps_nothing(action: Any, dry_run: bool, d
     assert bool(given["mark"]) is (delivery is not None and not dry_run)
 
 
-def test_wait_for_the_rate_is_told_in_full_seconds() -> None:
+def test_rate_wait_is_rounded_up_to_full_seconds() -> None:
     grant = known()
     asked = call(grant)
     made = plan(asked, grant)
@@ -116,7 +116,7 @@ def test_call_is_light_where_nothing_of_it_must_outlive_redis(
     assert is_light(replace(call(grant), **more), None)
 
 
-def test_refusal_is_kept_under_a_name_and_outranks_a_yes_once_the_token_has_ended() -> None:
+def test_named_refusal_is_kept_and_outranks_a_yes_for_an_ended_token() -> None:
     grant, revoked = known(), known(token_revoked_at=NOW)
     for each, reason, outranks in ((grant, "no_capability", b""), (revoked, "revoked", b"1")):
         asked = replace(call(each), action=WRITE)
@@ -163,7 +163,7 @@ def test_repeated_call_gets_its_own_no() -> None:
         recall_refusal(b"a7 9 0 the-id")
 
 
-def test_call_that_redis_did_not_judge_is_no_yes() -> None:
+def test_call_that_redis_did_not_judge_is_not_allowed() -> None:
     grant = known()
     asked = call(grant)
     for code in (Code.LOST, Code.FULL, Code.UNSURE):

@@ -80,14 +80,14 @@ def under(mine: StoreCall, place: Scene, name: str, body: bytes = b"1") -> Store
     return replace(mine, delivery=Delivery(digest=digest, body_sha256=sha256(body)))
 
 
-def test_a_malicious_agent_that_sends_two_proofs_without_an_action_in_both_orders() -> None:
+def test_two_proofs_without_action_in_crossed_order_do_not_deadlock() -> None:
     place = scene(READ)
     ask = [Asked(call(place, None)) for _ in range(2)]
     assert sorted(crossed(ask, ask[::-1])) == ["replayed", "replayed", "yes", "yes"]
     assert Event.objects.filter(kind="verifier.decision.allowed").count() == 2
 
 
-def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() -> None:
+def test_calls_named_in_crossed_order_across_grants_do_not_deadlock() -> None:
     places = [scene(PAY) for _ in range(4)]
     names = zip(places, "1221", (b"a", b"b", b"c", b"d"), strict=True)
     ask = [Asked(under(payment(at), places[0], name, body)) for at, name, body in names]
@@ -98,7 +98,7 @@ def test_a_malicious_provider_that_names_calls_of_its_grants_in_crossed_order() 
     assert not ProviderCall.objects.filter(answer="").exists()
 
 
-def test_a_malicious_agent_that_sends_two_first_uses_of_a_grant_and_one_of_them_again(
+def test_two_concurrent_first_uses_and_a_replay_do_not_deadlock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first spent its proof, the second inserts counters, the replay needs that proof."""
@@ -132,7 +132,7 @@ def test_a_malicious_agent_that_sends_two_first_uses_of_a_grant_and_one_of_them_
     assert sorted(told) == ["replayed", "yes", "yes"]
 
 
-def test_a_providers_second_try_at_another_process_finds_the_answer_of_the_first() -> None:
+def test_provider_retry_at_another_process_finds_the_first_answer() -> None:
     place = scene(PAY, max_uses=9)
     first, named = under(payment(place), place, "0"), under(payment(place), place, "1")
     told = crossed([Asked(first), Asked(named)], [Asked(named)])
@@ -143,7 +143,7 @@ def test_a_providers_second_try_at_another_process_finds_the_answer_of_the_first
     assert [words(decide_one(each)) for each in (first, named)] == ["recalled", "recalled"]
 
 
-def test_a_call_that_meets_a_held_row_leaves_nothing_and_holds_up_none_of_its_commit() -> None:
+def test_call_that_hits_a_lock_is_undone_without_delaying_its_commit() -> None:
     place, other = scene(PAY), scene(PAY)
     assert words(decide_one(payment(place))) == "yes"
     named, free = Asked(under(payment(place), place, "1")), Asked(payment(other))
@@ -164,7 +164,7 @@ def test_a_call_that_meets_a_held_row_leaves_nothing_and_holds_up_none_of_its_co
         connections.close_all()
 
 
-def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
+def test_RF_8_locked_grants_do_not_delay_other_grants() -> None:
     """For example after a host was cut off from the database in the middle of a commit."""
     held, free = [scene(PAY, max_uses=9) for _ in range(4)], scene(PAY, max_uses=9)
     told_at = dict[int, float]()
@@ -186,7 +186,7 @@ def test_RF_8_grants_that_somebody_holds_hold_up_none_of_the_others() -> None:
     assert max(told_at.values()) < 4
 
 
-def test_a_second_try_is_told_that_the_first_one_runs_whoever_else_was_waited_for() -> None:
+def test_retry_reports_the_running_first_try_despite_other_lock_waits() -> None:
     """It shares a commit with a held grant, and its first try holds its name elsewhere."""
     held, place = scene(PAY, max_uses=9), scene(PAY, max_uses=9)
     assert words(decide_one(payment(held))) == "yes"

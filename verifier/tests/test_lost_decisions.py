@@ -13,7 +13,7 @@ from verifier.tests.streams import Verifier, assert_whole, decided, encoded, los
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
 
-def test_numbers_that_are_missing_are_stated_and_what_follows_is_taken_over(
+def test_missing_numbers_are_recorded_and_later_events_taken_over(
     verifier: Verifier, redis: Redis, now: datetime
 ) -> None:
     verifier.number = 2

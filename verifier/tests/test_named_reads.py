@@ -28,7 +28,7 @@ def twice(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def test_a_yes_is_told_again_and_takes_one_use_of_the_rate() -> None:
+def test_retry_repeats_the_yes_and_takes_one_use_of_the_rate() -> None:
     place = scene(max_requests_per_minute=60, max_burst=9)
     assert twice(place, place.body(LOOK))["limits"]["rate_remaining"] == 8
     assert place.ask(LOOK)["limits"]["rate_remaining"] == 7
@@ -56,7 +56,7 @@ def test_a_yes_is_not_told_again_once_the_token_has_ended() -> None:
     assert refused(place, body, call_key=name)["reason"] == "grant_inactive"
 
 
-def test_a_yes_is_told_again_though_its_window_has_closed() -> None:
+def test_retry_repeats_the_yes_after_its_window_closed() -> None:
     with time_machine.travel(datetime(2027, 1, 11, 11, 59, 50, tzinfo=UTC), tick=False) as clock:
         window = {"days": ["mon"], "start": "10:00", "end": "12:00", "zone": "UTC"}
         place, name = scene(allowed_time_windows=[window]), key()
@@ -75,7 +75,7 @@ def test_a_rehearsal_is_judged_each_time() -> None:
         assert json.loads(place.post(body, call_key=name).content)["valid"]
 
 
-def test_SA_6_a_refusal_of_a_token_that_is_not_ours_is_no_row() -> None:
+def test_SA_6_refusal_of_a_foreign_token_stores_no_row() -> None:
     """Anyone can make a service provider ask about such a token, and its answer never changes."""
     place, name = scene(), key()
     body = place.body(LOOK, token="x.y.z")

@@ -29,7 +29,7 @@ def middle() -> datetime:
     return datetime.fromtimestamp((step + 0.5) * STEP_SECONDS, UTC)
 
 
-def test_DN_2_a_strict_service_provider_is_told_the_nonce_to_ask_for(strict: Scene) -> None:
+def test_DN_2_provider_requiring_nonces_gets_the_nonce_to_demand(strict: Scene) -> None:
     token = strict.token()
     answer = refused(strict, strict.body(LOOK, token=token))
     assert answer.keys() == {"valid", "error", "error_description", "nonce"}
@@ -51,7 +51,7 @@ def test_DN_2_a_strict_service_provider_is_told_the_nonce_to_ask_for(strict: Sce
     ("shift", "accepted", "fresh"),
     [(-2, False, True), (-1, True, True), (0, True, False), (1, True, False), (2, False, True)],
 )
-def test_DN_3_previous_current_and_next_pass_and_the_oldest_brings_a_fresh_one(
+def test_DN_3_previous_current_and_next_nonce_pass_oldest_is_renewed(
     strict: Scene, required: bool, shift: int, accepted: bool, fresh: bool
 ) -> None:
     ServiceProvider.objects.update(require_nonce=required)
@@ -65,9 +65,7 @@ def test_DN_3_previous_current_and_next_pass_and_the_oldest_brings_a_fresh_one(
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_DP_100_a_nonce_of_the_registry_or_of_another_service_provider_is_foreign(
-    strict: Scene, required: bool
-) -> None:
+def test_DP_100_nonce_of_the_registry_or_another_provider_is_foreign(strict: Scene, required: bool) -> None:
     ServiceProvider.objects.update(require_nonce=required)
     other, token = scene(), strict.token()
     with time_machine.travel(middle(), tick=False):
@@ -97,7 +95,7 @@ def test_a_repeated_answer_brings_the_nonce_of_its_own_time(strict: Scene) -> No
         assert again["nonce"] == nonces_of(server, timezone.now()).current != nonce
 
 
-def test_DN_6_two_processes_whose_clocks_differ_never_send_an_agent_round_in_circles(strict: Scene) -> None:
+def test_DN_6_processes_with_different_clocks_ask_once_for_a_nonce(strict: Scene) -> None:
     """Only the secret is shared. Two clocks, half a step apart, take turns in 1,000 calls."""
     server, start = str(strict.provider.pk), middle()
     nonce, asked = "none yet", 0
@@ -121,9 +119,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize("with_nonce", [True, False])
-def test_DN_13_sixty_seconds_either_way_by_the_hosts_own_clock_with_a_nonce_and_without(
-    place: Scene, with_nonce: bool
-) -> None:
+def test_DN_13_iat_within_60_s_of_host_clock_with_or_without_nonce(place: Scene, with_nonce: bool) -> None:
     """A nonce proves that the proof is new, but does not relax the check of `iat`."""
     now = middle() + STEP
     with time_machine.travel(now - timedelta(seconds=40), tick=False) as clock:

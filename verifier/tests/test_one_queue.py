@@ -86,7 +86,7 @@ def test_EN_18_a_payment_waits_for_the_first_use_of_another_grant(
     assert words(decide_one(payment(other, "3.00"))) == "yes"
 
 
-def test_what_was_under_way_when_its_grant_was_revoked_counts_under_the_next(
+def test_payment_under_way_at_revocation_counts_for_the_next_grant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = scene(PAY, budgets=[MONTH])
@@ -117,7 +117,7 @@ def test_EN_18_other_agents_and_service_providers_do_not_wait(monkeypatch: pytes
     assert GrantLedger.objects.count() == 3
 
 
-def test_what_the_jobs_count_meanwhile_is_not_lost() -> None:
+def test_uses_counted_by_jobs_during_a_payment_are_not_lost() -> None:
     """The jobs lock rows of counters, but take no queue."""
     place = scene(PAY, budgets=[MONTH])
     assert words(decide_one(payment(place, "1.00"))) == "yes"

@@ -65,7 +65,7 @@ def test_long_limits_never_make_a_long_answer() -> None:
     assert "limit" not in answer["violations"][1]
 
 
-def test_of_many_broken_limits_as_many_are_told_as_fit() -> None:
+def test_as_many_violations_are_returned_as_fit() -> None:
     names = [f"argument-{number:02d}-{'x' * 50}" for number in range(16)]
     place = scene({**READ, "constraints": {name: {"min": 1} for name in names}})
     told = [violation["argument"] for violation in refused(place, place.body(LOOK))["violations"]]
@@ -157,7 +157,7 @@ def test_a_repeat_passes_where_the_limits_are_used_up() -> None:
 @pytest.mark.parametrize(
     ("capability", "action", "repeated"), [(READ, LOOK, False), (PAY, pay("1.00"), True)]
 )
-def test_a_payment_is_remembered_as_long_as_its_grant_and_the_rest_for_a_day(
+def test_payment_is_remembered_for_its_grant_and_others_for_a_day(
     capability: dict[str, Any], action: dict[str, Any], repeated: bool
 ) -> None:
     place, operation = scene(capability), key()
@@ -214,7 +214,7 @@ def test_counters_outlive_a_change_of_the_grant() -> None:
     assert answer["limits"]["uses_remaining"] == 3
 
 
-def test_what_nobody_can_use_any_more_is_forgotten() -> None:
+def test_operations_that_can_no_longer_be_used_are_deleted() -> None:
     place = scene(READ, PAY)
     assert place.ask(LOOK, idempotency_key=key())["valid"]
     assert place.pay("1.00")["valid"]

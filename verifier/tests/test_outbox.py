@@ -220,7 +220,7 @@ def test_of_several_drainers_at_once_one_takes_each_decision(
     assert_whole(now)
 
 
-def test_decisions_of_the_database_meanwhile_lose_no_use(
+def test_database_decisions_during_a_drain_lose_no_use(
     redis: Redis, redis_server: Server, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "BATCH", 3)
@@ -262,7 +262,7 @@ def refusing(condition: str) -> str:
     return f"WHEN {condition} BEGIN SELECT RAISE(ABORT, 'full'); END"
 
 
-def test_AU_2_RF_21_what_the_database_does_not_take_waits_and_holds_up_no_other_shard(
+def test_AU_2_RF_21_refused_event_waits_and_blocks_no_other_shard(
     redis: Redis, place: Scene, now: datetime
 ) -> None:
     first, second = Verifier(redis, place, 3), Verifier(redis, place, 4)
@@ -285,7 +285,7 @@ def test_AU_2_RF_21_what_the_database_does_not_take_waits_and_holds_up_no_other_
 
 
 @pytest.mark.postgres
-def test_a_grant_that_somebody_holds_holds_up_no_other_shard_and_not_the_log(
+def test_locked_grant_blocks_no_other_shard_and_not_the_log(
     redis: Redis, place: Scene, now: datetime
 ) -> None:
     held, free = Verifier(redis, place, 3), Verifier(redis, scene(), 4)
@@ -346,7 +346,7 @@ def test_without_redis_in_the_settings_nothing_is_asked(
     assert count_waiting(redis)[0] == 1
 
 
-def test_without_redis_in_the_settings_what_was_told_of_in_an_epoch_that_is_over_is_lost(
+def test_unconfigured_redis_loses_acknowledged_events_of_past_epochs(
     verifier: Verifier, redis: Redis, now: datetime
 ) -> None:
     """If the streams come back, their events are taken over all the same."""

@@ -110,7 +110,7 @@ def served(verifier: _Verifier, observed: list[tuple[str, int]] | None = None) -
     return endpoint
 
 
-def test_RF_19_calls_beyond_the_bound_are_told_at_once_to_come_again_and_it_heals(
+def test_RF_19_calls_over_the_bound_get_503_at_once_and_it_recovers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 60.0)
@@ -149,7 +149,7 @@ class _Milliseconds:
         return self.ms / 1000
 
 
-def test_RF_19_long_turns_of_the_loop_one_after_the_other_begin_no_more_of_many(
+def test_RF_19_consecutive_long_loop_turns_shed_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = _Milliseconds()
@@ -202,7 +202,7 @@ def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("operation_key", "delivery"), [("k", None), (None, object()), (None, None)])
-def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_checked(
+def test_RF_19_call_for_the_database_is_shed_before_signature_check(
     operation_key: str | None, delivery: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[object] = []
@@ -221,7 +221,7 @@ def test_RF_19_what_the_database_decides_on_is_refused_before_its_signature_is_c
     assert bool(checked) is (operation_key is None)
 
 
-def test_RF_19_a_refusal_of_a_named_call_takes_no_room_from_those_that_wait(
+def test_RF_19_refused_named_call_takes_no_place_in_the_full_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Any agent can cause calls with bad proofs, and answers to named calls need rows."""
@@ -257,7 +257,7 @@ def refused(_request: object, *, service_provider: ServiceProvider, **given: Any
     )
 
 
-def test_a_refusal_that_is_on_record_is_told_whatever_else_waits() -> None:
+def test_recorded_refusal_is_returned_even_if_recording_would_wait() -> None:
     """The decision itself commits the mismatch of an agent's key."""
 
     async def run(_unit: object) -> None:
@@ -293,7 +293,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | No
     [(BODY.replace(b"}", b', "idempotency_key": "k"}'), b""), (BODY, b"k"), (BODY, b"")],
     ids=["named by the agent", "named by the service provider", "not named"],
 )
-def test_RF_19_what_is_named_is_refused_before_anybody_reads_it(
+def test_RF_19_call_with_an_operation_key_is_shed_before_it_is_parsed(
     body: bytes, key: bytes, *, is_full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[bytes] = []

@@ -53,7 +53,7 @@ def test_EN_10_the_human_must_be_there(watched: Scene) -> None:
     assert watched.ask()["valid"]
 
 
-def test_EN_10_a_lease_that_ended_a_second_ago_is_no_presence(watched: Scene) -> None:
+def test_EN_10_lease_that_ended_a_second_ago_gives_no_presence(watched: Scene) -> None:
     with time_machine.travel(timezone.now(), tick=False) as clock:
         begin(watched.human)
         clock.shift(59)
@@ -62,7 +62,7 @@ def test_EN_10_a_lease_that_ended_a_second_ago_is_no_presence(watched: Scene) ->
         assert offline(watched)
 
 
-def test_EN_10_a_session_that_ended_a_second_ago_is_no_presence(watched: Scene) -> None:
+def test_EN_10_session_that_ended_a_second_ago_gives_no_presence(watched: Scene) -> None:
     with time_machine.travel(timezone.now(), tick=False) as clock:
         session_key = begin(watched.human)
         Session.objects.filter(pk=session_key).update(expire_date=timezone.now() + timedelta(seconds=10))
@@ -152,7 +152,7 @@ def test_EN_10_a_renewal_that_waits_for_the_end_finds_that_it_ended() -> None:
     assert offline(watched)
 
 
-def test_EN_10_a_call_that_began_before_the_end_and_waited_is_told_of_it(watched: Scene) -> None:
+def test_EN_10_call_begun_before_presence_ended_sees_the_end(watched: Scene) -> None:
     begin(watched.human)
     before = timezone.now()
     presence.end(human=watched.human, actor=SYSTEM, now=timezone.now())

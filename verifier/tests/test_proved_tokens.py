@@ -160,7 +160,7 @@ def test_what_has_ended_is_kept_no_longer_than_it_takes_as_many_to_come() -> Non
     assert sizes == [6, 5, 4, 5]
 
 
-def test_one_proved_anew_counts_once() -> None:
+def test_token_proved_again_counts_once() -> None:
     first, second = signed(1), signed(2)
     tokens = ProvedTokens(bound=len(first) * 2)
     tokens.verify(second, **settings())
@@ -228,7 +228,7 @@ def test_between_two_calls_with_one_token(place: Scene, act: Callable[[Scene], N
     assert verdict(place.ask(LOOK, token=token)) == expected
 
 
-def test_VB_2_another_providers_token_is_unknown_also_where_it_was_proved_before(place: Scene) -> None:
+def test_VB_2_other_providers_token_is_unknown_even_if_proved_before(place: Scene) -> None:
     token = place.token()
     assert verdict(place.ask(LOOK, token=token)) == "valid"
     other, secret = create_service_provider(

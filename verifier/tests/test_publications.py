@@ -280,9 +280,7 @@ def feed() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("row", SERVICES, ids=str)
-def test_each_service_says_exactly_what_it_changed_and_nothing_when_it_is_undone(
-    row: Row, world: World
-) -> None:
+def test_each_service_publishes_exactly_its_changes_unless_rolled_back(row: Row, world: World) -> None:
     made = row.before(world) if row.before else None
     before = feed()
     with transaction.atomic():

@@ -94,7 +94,7 @@ def test_RF_5_servers_that_may_evict_from_the_start_are_not_begun_in(
     assert place.ask(LOOK)["valid"]
 
 
-def test_RF_5_servers_that_may_evict_from_now_on_decide_nothing_until_they_are_set_right(
+def test_RF_5_servers_set_to_evict_stop_decisions_until_corrected(
     server: Server, turn: Turn, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = scene()
@@ -112,9 +112,7 @@ def test_RF_5_servers_that_may_evict_from_now_on_decide_nothing_until_they_are_s
     assert reasons() == ["fresh", "as_planned", "evicting", "as_planned"]
 
 
-def test_OP_6_redis_lost_for_good_costs_no_count_and_an_empty_one_in_its_place_goes_on(
-    server: Server, turn: Turn
-) -> None:
+def test_OP_6_losing_redis_costs_no_count_and_an_empty_one_replaces_it(server: Server, turn: Turn) -> None:
     """Nothing is restored: no exact counter was in Redis, and the rest is of a past epoch."""
     place = scene(max_uses=4)
     assert turn(WAIT + 1) == (1, "redis", "")

@@ -74,7 +74,7 @@ def test_it_asks_no_server_that_is_not_expected(redis_url: str) -> None:
     servers.close()
 
 
-def test_nobody_there_is_an_error_in_every_thread() -> None:
+def test_unreachable_redis_is_an_error_for_threads() -> None:
     servers = SyncServers(f"redis://127.0.0.1:{free_port()}")
     for call in (servers.ping, servers.run_ids, lambda: use(servers, uuid.uuid4())):
         with pytest.raises(RedisAwayError):

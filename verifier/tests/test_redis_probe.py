@@ -88,7 +88,7 @@ def test_a_later_marker_is_not_written_over(servers: Running) -> None:
     assert probe.marked(9)
 
 
-def test_RF_5_a_server_that_was_killed_is_away_and_then_another_that_knows_nothing(servers: Running) -> None:
+def test_RF_5_killed_server_is_away_and_then_a_new_server_without_data(servers: Running) -> None:
     probe = RedisProbe()
     probe.mark(3)
     before = probe.run_ids()

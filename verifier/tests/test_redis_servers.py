@@ -283,7 +283,7 @@ def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(server: re
 
 @pytest.mark.redis
 @pytest.mark.parametrize("user", ["", "verifier"])
-def test_a_password_is_given_and_a_wrong_one_is_no_answer(user: str) -> None:
+def test_redis_password_is_used_and_a_wrong_one_is_unavailable(user: str) -> None:
     with redis_servers.server(requirepass="an0ther" if user else "p@ss:w0rd") as server:
         client = server.client()
         if user:
@@ -355,7 +355,7 @@ GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
     ],
     ids=["http", "no greeting", "nothing", "too much", "nameless"],
 )
-def test_what_is_no_redis_is_no_answer_and_is_not_held_on_to(answer: bytes, why: str) -> None:
+def test_server_that_is_not_redis_is_unavailable_and_disconnected(answer: bytes, why: str) -> None:
     accepted = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -381,14 +381,14 @@ def test_what_is_no_redis_is_no_answer_and_is_not_held_on_to(answer: bytes, why:
     assert accepted == 2
 
 
-def test_nobody_there_is_no_answer_and_the_caller_is_told_nothing_of_it() -> None:
+def test_unreachable_redis_is_unavailable_without_details() -> None:
     refused = on_loop(f"redis://127.0.0.1:{free_port()}", lambda servers: fails(servers.ping()))
     assert refused.code == "temporarily_unavailable"
     assert refused.description == "The service cannot answer right now. Try again shortly."
     assert isinstance(refused, AgentAuthError)
 
 
-def test_what_nobody_asked_for_yet_answers_no_call() -> None:
+def test_early_redis_reply_answers_no_later_call() -> None:
     async def work() -> None:
         line = Line(Mock())
         line.connection_made(Mock())

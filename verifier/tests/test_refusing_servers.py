@@ -49,7 +49,7 @@ def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(server: red
     on_loop(server.url, work, expected_runs=lambda: runs)
 
 
-def test_a_script_that_the_server_does_not_take_again_is_no_answer(server: redis_servers.Server) -> None:
+def test_script_the_server_refuses_to_reload_is_unavailable(server: redis_servers.Server) -> None:
     async def work(servers: Servers) -> None:
         await begin(servers)
         grant = uuid.uuid4()
@@ -143,7 +143,7 @@ def is_served(node: redis_servers.Server, slot: int) -> bool:
     return any(first <= slot <= last for first, last, *_ in ranges)
 
 
-def test_a_shard_that_no_node_of_a_cluster_serves_is_no_answer_until_one_does() -> None:
+def test_cluster_shard_without_a_node_is_unavailable_until_served() -> None:
     with redis_servers.cluster() as cluster:
         on_loop(cluster.url, begin)
         grant = uuid.uuid4()

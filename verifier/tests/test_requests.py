@@ -59,7 +59,7 @@ def _defaults(place: Scene) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "raw", [b"", b"[]", b"null", b"{", b'{"token":"a","token":"b"}', b'{"token":NaN}', b"\xff", b"[" * 5000]
 )
-def test_a_body_that_is_no_strict_json_object_is_refused(place: Scene, raw: bytes) -> None:
+def test_body_must_be_a_strict_json_object(place: Scene, raw: bytes) -> None:
     assert refused(place, raw, status=400)["error"] == "invalid_request"
 
 
@@ -67,7 +67,7 @@ def test_a_body_that_is_no_strict_json_object_is_refused(place: Scene, raw: byte
 @pytest.mark.parametrize(
     "value", ["-1.00", "0", "0.00", "NaN", "1e309", "Infinity", 1, 1.5, "abc", "", " 1.00", "1.001", "9" * 30, None, True, "+1", "01.00", "1,00", "١"]
 )  # fmt: skip
-def test_EN_14_an_amount_that_is_no_plain_positive_decimal_is_refused(value: object) -> None:
+def test_EN_14_amount_must_be_a_plain_positive_decimal(value: object) -> None:
     place = scene(PAY)
     action = {"type": "transact", "resource": "payments", "amount": {"value": value, "currency": "EUR"}}
     body = place.body(action, idempotency_key=key())

@@ -146,7 +146,7 @@ def test_granting_again_takes_back_what_was_given_by_hand(bound: None) -> None:
 
 
 @pytest.mark.parametrize("group", ["pg_write_all_data", "pg_read_all_data", '"a group"'])
-def test_a_role_that_may_do_more_through_another_is_refused_and_gets_nothing(group: str) -> None:
+def test_role_with_extra_rights_through_another_role_gets_nothing(group: str) -> None:
     execute(f"CREATE ROLE {QUOTED} LOGIN NOINHERIT")
     if group == '"a group"':
         execute(f"CREATE ROLE {group}")
@@ -216,9 +216,7 @@ def test_it_asks_for_a_confirmation_and_uses_one(bound: None) -> None:
     assert sorted(Confirmation.objects.values_list("status", flat=True)) == ["consumed", "expired", "pending"]
 
 
-def test_a_proof_that_shows_its_private_key_ends_the_agent_and_what_it_asks_for(
-    place: Scene, bound: None
-) -> None:
+def test_proof_that_leaks_its_private_key_ends_agent_and_its_requests(place: Scene, bound: None) -> None:
     now = timezone.now()
     pending = Grant.objects.create(
         agent=place.agent,

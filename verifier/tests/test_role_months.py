@@ -32,7 +32,7 @@ def signed_in(months: set[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 @pytest.mark.django_db(transaction=True)
-def test_AU_27_it_records_in_a_month_that_nobody_has_made(
+def test_AU_27_verifier_role_records_in_a_month_not_yet_created(
     signed_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert rows("SELECT current_user::text") == [(ROLE,)]

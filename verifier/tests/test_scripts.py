@@ -81,7 +81,7 @@ def test_a_rehearsal_looks_and_spends_nothing(stage: Stage) -> None:
     assert stage.outcomes() == "aaaraaal"
 
 
-def test_a_call_without_an_action_is_told_the_rate_and_uses_none(stage: Stage) -> None:
+def test_call_without_an_action_reports_the_rate_and_uses_none_of_it(stage: Stage) -> None:
     for _ in range(RATE.burst):
         stage.judge()
     full = stage.tat()
@@ -133,7 +133,7 @@ def test_a_rate_that_is_not_remembered_starts_without_a_burst(stage: Stage) -> N
 
 
 @pytest.mark.redis
-def test_EN_7_what_an_earlier_epoch_left_is_no_better_than_nothing(stage: Stage) -> None:
+def test_EN_7_rate_left_by_an_earlier_epoch_counts_as_missing(stage: Stage) -> None:
     """Between two epochs in Redis, the database may have counted uses."""
     stage.judge()
     floor = NOW + RATE.tolerance_us
@@ -150,7 +150,7 @@ def test_what_is_remembered_ends_when_it_means_nothing_any_more(stage: Stage) ->
 
 
 @pytest.mark.parametrize("marked", [None, "2", "01"])
-def test_RF_5_a_server_that_does_not_know_the_epoch_says_so_and_writes_nothing(
+def test_RF_5_server_without_the_epoch_reports_it_and_writes_nothing(
     marked: str | None, stage: Stage
 ) -> None:
     held = stage.judge(mode="hold")
@@ -248,12 +248,12 @@ def test_shards_and_keys_are_by_the_grant_alone() -> None:
 
 
 @pytest.mark.parametrize("raw", [None, b"OK", [9, None, 0, 0, None], [0, None, 0, 0]])
-def test_what_is_no_answer_of_a_script_is_not_read_as_one(raw: Any) -> None:
+def test_malformed_script_reply_is_refused(raw: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         read_reply(raw)
 
 
 @pytest.mark.parametrize("written", ["inf", "nan", "1e308", "9" * 40])
-def test_what_is_no_time_of_ours_counts_as_nothing_known(stage: Stage, written: str) -> None:
+def test_malformed_stored_rate_counts_as_missing(stage: Stage, written: str) -> None:
     stage.client.set(scripts.rate_key(SHARD, GRANT), written)
     assert stage.judge().tat_us == NOW + RATE.interval_us

@@ -135,7 +135,7 @@ def test_where_the_connection_ends_in_a_shared_commit_each_is_decided_once(
     assert [type(each) for each in told].count(Permit) == debits() == spent()
 
 
-def test_where_a_statement_fails_outside_any_savepoint_nobody_is_told_yes(
+def test_statement_failure_outside_a_savepoint_gives_no_yes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PostgreSQL answers the COMMIT with a rollback."""
@@ -176,7 +176,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_where_the_commit_fails_nobody_is_told_yes_and_nothing_is_decided_again(
+def test_failed_commit_gives_no_yes_and_no_second_decision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wrapper: Any = type(connections[DEFAULT_DB_ALIAS])
@@ -221,7 +221,7 @@ def test_at_most_so_many_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None
     assert sizes == [32, 32, 6]
 
 
-def test_beyond_the_queue_the_next_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_beyond_the_queue_limit_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 3)
     told = handed_in([("", spend(each)) for each in "abcd"])
     assert told[:3] == ["a", "b", "c"]
@@ -255,7 +255,7 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
     assert spent() == 10
 
 
-def test_who_went_away_holds_nobody_up() -> None:
+def test_cancelled_call_delays_no_other_call() -> None:
     async def main() -> str:
         lane = Lane(threads=1)
         gone = asyncio.ensure_future(lane.run(spend("gone")))

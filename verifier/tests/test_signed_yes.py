@@ -50,9 +50,7 @@ def stays_above(place: Scene, operation: str, amount: str = "150.00") -> None:
     assert refused(place, body)["reason"] == "confirm_above"
 
 
-def test_DJ_17_a_yes_that_nobody_signed_lets_nothing_pass(
-    shop: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_DJ_17_unsigned_confirmation_lets_nothing_pass(shop: Scene, caplog: pytest.LogCaptureFixture) -> None:
     operation = key()
     row = asked(shop, operation)
     set_confirmed(row)

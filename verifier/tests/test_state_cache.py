@@ -231,9 +231,7 @@ def test_credentials_are_held_only_while_they_are_good(world: World, process: Fo
     assert process.provider(basic(world.other)) == world.other.provider
 
 
-def test_a_token_that_was_never_issued_is_nobody_s_and_is_asked_for_each_time(
-    world: World, process: Followed
-) -> None:
+def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(world: World, process: Followed) -> None:
     assert process.state("never") is None
     assert process.held("never") is None
     jti = issued(world.mine)
@@ -352,7 +350,7 @@ def test_what_was_read_before_a_change_was_heard_is_read_again(
         assert held.refusal(timezone.now()) == "revoked"
 
 
-def test_a_change_of_something_else_makes_nobody_read_again(
+def test_unrelated_change_causes_no_second_read(
     world: World, paused: Paused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with followed(monkeypatch) as process:
@@ -366,7 +364,7 @@ def test_a_change_of_something_else_makes_nobody_read_again(
         assert process.held(world.first) is asked.result()
 
 
-def test_what_changes_without_end_is_answered_by_nobody(
+def test_state_that_never_stops_changing_is_unavailable(
     world: World, paused: Paused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with followed(monkeypatch) as process:

@@ -39,7 +39,7 @@ def ids(position: int) -> tuple[list[str], int]:
     return [change.subject_id for change in told.changes], told.position
 
 
-def test_a_reader_is_told_what_came_since_and_then_no_more() -> None:
+def test_reader_gets_each_change_since_its_position_once() -> None:
     start = state_since(0).position
     say("a")
     told = state_since(start)
@@ -58,7 +58,7 @@ def test_a_position_from_elsewhere_is_answered_with_forget_everything() -> None:
 
 
 @pytest.mark.postgres
-def test_what_came_with_a_copy_of_another_postgresql_is_not_told_and_hides_nothing(now: datetime) -> None:
+def test_rows_copied_from_another_server_are_ignored_and_hide_nothing(now: datetime) -> None:
     """After a restore from a dump, rows may bear numbers that transactions here reach in a year."""
     # Without it, a position before the first change here means "forget everything".
     say("first")
@@ -70,7 +70,7 @@ def test_what_came_with_a_copy_of_another_postgresql_is_not_told_and_hides_nothi
     assert ids(told.position)[0] == ["a"]
 
 
-def test_old_changes_are_forgotten_and_a_reader_who_was_away_is_told_so(now: datetime) -> None:
+def test_old_changes_are_deleted_and_a_late_reader_learns_of_the_gap(now: datetime) -> None:
     long_ago = now - KEPT_FOR - timedelta(seconds=1)
     say("a", long_ago)
     first = StateChange.objects.get().position

@@ -216,7 +216,7 @@ def test_an_operation_is_remembered_with_its_debit(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
-def test_in_another_epoch_nobody_is_told_yes(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+def test_no_yes_is_given_in_another_epoch(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY)
     mine = ask(place)
     row, _ = epochs.look()
@@ -246,9 +246,7 @@ def test_a_redis_that_forgot_says_nothing(
 
 
 @pytest.mark.redis
-def test_where_no_event_can_be_kept_nobody_is_told_yes(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_yes_is_given_if_no_event_can_be_kept(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_STREAM > 3
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
@@ -328,7 +326,7 @@ def test_what_ends_before_the_store_is_on_record_once(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
-def test_whoever_may_not_act_any_more_is_told_why(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+def test_call_that_is_no_longer_allowed_gets_the_reason(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY)
     mine, other = ask(place), ask(place)
     before = counters()

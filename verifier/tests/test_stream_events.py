@@ -210,7 +210,7 @@ def plain(**more: Any) -> dict[str, Any]:
         plain(capability=1.5),
     ],
 )
-def test_what_is_no_decision_of_ours_is_unreadable(base: Any) -> None:
+def test_malformed_stream_event_is_unreadable(base: Any) -> None:
     with pytest.raises(UnreadableError):
         event_of(base if isinstance(base, bytes) else encoded(base), b"a")
 

@@ -215,9 +215,7 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
     assert (gate._begun._value, gate._under_way._value) == (batch_order.MAX_BEGUN, batch_order.MAX_UNDER_WAY)
 
 
-def test_RF_19_who_is_told_to_come_again_has_spent_no_proof(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_RF_19_shed_call_has_spent_no_proof(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene(max_uses=5)
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
@@ -245,7 +243,7 @@ def test_what_was_not_done_has_its_use_of_a_rate_back(
     assert place.ask(LOOK)["reason"] == "rate"
 
 
-def test_a_spent_proof_is_remembered_for_longer_than_clocks_and_waits_can_make_it_good(
+def test_spent_proof_is_remembered_past_clock_skew_and_longest_wait(
     running: Running, server: redis_servers.Server
 ) -> None:
     place = scene()
@@ -282,7 +280,7 @@ def test_questions_of_batches_leave_room_for_others(
     assert most == batch_order.MAX_UNDER_WAY
 
 
-def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_way_and_gives_up(
+def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier = running.app._verifier
@@ -312,7 +310,7 @@ def test_RF_8_a_batch_about_a_grant_that_is_held_takes_one_place_of_those_under_
     assert tried == 3
 
 
-def test_RF_19_a_question_that_cannot_be_put_on_record_in_time_costs_the_others_nothing(
+def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
@@ -355,7 +353,7 @@ def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pyte
     assert verdicts(answers) == ["invalid_request"] * 100 + ["valid"]
 
 
-def test_OG_23_a_redis_that_is_gone_is_not_described_to_anybody(
+def test_OG_23_answer_during_a_redis_outage_does_not_describe_redis(
     server: redis_servers.Server, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
@@ -368,7 +366,7 @@ def test_OG_23_a_redis_that_is_gone_is_not_described_to_anybody(
     assert not [each for each in ("edis", "127.0.0.1", str(server.port), "rror:", "refused") if each in told]
 
 
-def test_whoever_guesses_credentials_leaves_room_for_those_who_have_them(
+def test_guessed_credentials_do_not_delay_known_credentials(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Each guess costs a query. Guesses queue behind each other, not in front of other callers."""

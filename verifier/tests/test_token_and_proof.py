@@ -65,7 +65,7 @@ def test_a_good_call_is_answered_in_full(place: Scene) -> None:
     assert opened(event)["details"] == {"resource": "calendar/work", "capability": "read:calendar"}
 
 
-def test_VB_1_without_good_credentials_nobody_is_told_anything(place: Scene) -> None:
+def test_VB_1_without_valid_credentials_the_answer_reveals_nothing(place: Scene) -> None:
     body, revoked = place.body(LOOK), place.body(LOOK)
     wrong = refused(place, body, status=401, secret="not-the-secret")
     revoke_service_provider(service_provider=place.provider, actor=SYSTEM, now=timezone.now())
@@ -75,7 +75,7 @@ def test_VB_1_without_good_credentials_nobody_is_told_anything(place: Scene) -> 
     assert anonymous.status_code == 401
 
 
-def test_an_agents_own_proof_is_no_way_in_here(place: Scene) -> None:
+def test_agent_proof_does_not_authenticate_at_verify(place: Scene) -> None:
     content = json.dumps(place.body(LOOK)).encode()
     proof = make_proof(
         place.signer,
@@ -124,7 +124,7 @@ def test_VB_2_a_grant_that_is_not_the_callers_is_unknown(place: Scene) -> None:
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
-def test_VB_3_a_token_id_is_no_credential(place: Scene) -> None:
+def test_VB_3_token_id_is_not_accepted_as_a_token(place: Scene) -> None:
     place.token()
     jti = Token.objects.get(grant=place.grant).jti
     body = place.body(LOOK)
@@ -163,7 +163,7 @@ def test_VB_6_the_proof_must_name_the_very_call(place: Scene, change: dict[str, 
     assert verdict(refused(place, place.body(LOOK) | change)) == f"invalid_dpop_proof/{reason}"
 
 
-def test_VB_6_a_proof_for_a_url_outside_the_audience_is_refused_even_if_it_names_it(place: Scene) -> None:
+def test_VB_6_proof_naming_a_url_outside_the_audience_is_refused(place: Scene) -> None:
     token, url = place.token(), "https://elsewhere.example/v1/things"
     body = place.body(LOOK, token=token, url=url, proof=place.proof(token, url=url))
     assert verdict(refused(place, body)) == "invalid_dpop_proof/url"
@@ -203,7 +203,7 @@ def test_every_fault_of_a_proof_has_its_reason(
     assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
 
 
-def test_DP_100_a_nonce_that_nobody_gave_out_is_refused_and_the_proof_not_spent(place: Scene) -> None:
+def test_DP_100_unknown_nonce_is_refused_and_the_proof_is_not_spent(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     body = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, nonce="stale"))
     assert refused(place, body)["error"] == "use_dpop_nonce"
@@ -329,7 +329,7 @@ def test_a_token_ends_to_the_second_and_begins_with_little_leeway(place: Scene) 
             assert verdict(answer) == expected, seconds
 
 
-def test_another_kind_of_jws_is_no_token(place: Scene) -> None:
+def test_other_kind_of_jws_is_refused_as_a_token(place: Scene) -> None:
     token = place.token()
     assert verdict(refused(place, place.body(LOOK, token=place.proof(token)))).startswith("invalid_token/")
     assert verdict(refused(place, place.body(LOOK, token=""))) == "invalid_token/malformed"

@@ -55,7 +55,7 @@ def uses() -> dict[Any, int]:
     return dict(GrantLedger.objects.values_list("grant_id", "uses"))
 
 
-def test_EN_18_each_grant_has_its_own_max_uses_and_alternating_gains_nothing() -> None:
+def test_EN_18_each_grant_has_its_own_max_uses_when_used_in_turn() -> None:
     place = scene(READ, max_uses=2)
     other = second(place, READ, max_uses=1)
     first, then = token_of(place, place.grant), token_of(place, other)

@@ -64,7 +64,7 @@ def test_what_others_of_its_commit_take_counts_too(
     assert not SpentProof.objects.exists()
 
 
-def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_answer(
+def test_RF_4_late_commit_gives_503_and_a_named_retry_gets_the_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = scene()
@@ -78,7 +78,7 @@ def test_RF_4_a_commit_that_took_too_long_is_no_yes_and_a_named_call_finds_its_a
     assert not Event.objects.filter(reason="withheld").exists()
 
 
-def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_withheld(
+def test_RF_4_late_commit_of_an_unnamed_yes_is_recorded_as_withheld(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = scene()
@@ -99,7 +99,7 @@ def test_RF_4_a_yes_without_a_name_whose_commit_took_too_long_is_said_to_be_with
     assert Event.objects.filter(reason="withheld").count() == 1
 
 
-def test_what_is_committed_is_not_decided_again_where_the_log_cannot_say_that_it_is_withheld(
+def test_commit_is_not_decided_again_if_withholding_cannot_be_logged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If proofs are in Redis, each would be debited twice."""

@@ -61,7 +61,7 @@ def over(self: Basis, spare: float = 0) -> None:
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
-def test_a_yes_that_the_same_call_is_told_later_is_not_said_to_be_withheld(
+def test_yes_returned_on_a_retry_is_not_recorded_as_withheld(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
@@ -103,7 +103,7 @@ def is_withheld(status: int, events: list[Event]) -> bool:
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
-def test_RV_3_what_was_known_before_a_halt_allows_nothing_after_it_though_others_have_looked_since(
+def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept, of_web, evaluate = [0.0], Web.evaluate, LeanVerifier.evaluate

@@ -113,7 +113,7 @@ def test_the_pattern_of_a_resource_is_the_rule(text: str) -> None:
     assert (not faults(text, SHAPES["Resource"])) == is_resource(text)
 
 
-def test_it_is_served_to_everybody_and_may_be_kept() -> None:
+def test_api_schema_is_public_and_cacheable() -> None:
     answer = Client().get("/v1/schema/")
     assert (answer.status_code, answer["Content-Type"]) == (200, "application/json")
     assert answer["Cache-Control"] == "public, max-age=300"

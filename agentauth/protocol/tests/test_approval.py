@@ -120,7 +120,7 @@ def test_statements_of_two_kinds_or_two_nonces_have_two_challenges() -> None:
     assert len({each.challenge() for each in statements}) == len(statements)
 
 
-def test_AP_13_a_yes_to_grave_permissions_without_the_second_step_is_no_statement() -> None:
+def test_AP_13_approving_grave_permissions_requires_the_second_step() -> None:
     with pytest.raises(InvalidRequestError, match="second_step"):
         approval(second_step=False)
     with pytest.raises(InvalidRequestError, match="second_step"):
@@ -239,7 +239,7 @@ def test_every_member_is_needed_and_no_other_is_allowed(kind: str) -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], "claim", 1, {}, {"kind": None}])
-def test_what_is_no_statement_at_all_is_refused(body: Any) -> None:
+def test_statement_of_unknown_kind_is_refused(body: Any) -> None:
     with pytest.raises(InvalidRequestError, match=r"statement\.kind"):
         parse_statement(body)
 

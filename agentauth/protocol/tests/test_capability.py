@@ -270,7 +270,7 @@ def test_an_argument_that_is_constrained_but_not_supplied_denies() -> None:
     assert not covers(Capability.read("a", constraints={"x": {"not_in": ["no"]}}), Action("read", "a"))
 
 
-def test_the_first_covering_capability_is_chosen_and_else_the_first_that_matches_explains() -> None:
+def test_first_covering_capability_is_chosen_or_first_match_explains() -> None:
     first = Capability.read("a", constraints={"x": {"eq": 1}})
     second = Capability.read("a", constraints={"x": {"eq": 2}})
     both = [Capability.write("a"), first, second, Capability.read("a")]
@@ -339,7 +339,7 @@ def test_a_transact_action_without_an_amount_is_refused() -> None:
         parse_action({"type": "transact", "resource": "payments"})
 
 
-def test_two_spellings_of_one_action_have_one_digest_and_a_changed_action_has_another() -> None:
+def test_equal_actions_share_one_digest_and_changed_actions_differ() -> None:
     plain = parse_action({"type": "read", "resource": "a"})
     assert plain.digest() == parse_action({"resource": "a", "arguments": {}, "type": "read"}).digest()
     assert pay("1").digest() == pay("1.00").digest()

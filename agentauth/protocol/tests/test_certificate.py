@@ -274,7 +274,7 @@ def test_a_certificate_is_short() -> None:
         verify_certificate(written({"iss": issuer}), keys={ROOT.kid: ROOT.public}, expected_issuer=issuer)
 
 
-def test_KM_10_a_key_that_nobody_certified_proves_nothing() -> None:
+def test_KM_10_uncertified_key_proves_nothing() -> None:
     assert reason(token(), key_set()) == "unknown"
     for compact in (
         None,
@@ -332,7 +332,7 @@ def test_JK_20_a_kid_is_looked_up_in_the_set_alone() -> None:
             key_set(published(certificate(odd), odd))
 
 
-def test_what_is_no_key_set_is_refused_and_strange_keys_are_passed_over() -> None:
+def test_malformed_key_set_is_refused_and_unknown_keys_are_skipped() -> None:
     nothing: list[object] = [None, [], {}, {"keys": None}, {"keys": {}}]
     for odd in nothing:
         with pytest.raises(InvalidRequestError):

@@ -95,7 +95,7 @@ def test_AU_17_who_does_not_sign_for_the_log_is_not_enough() -> None:
         open_checkpoint(SIGNED, log_keys=[], expected_origin=ORIGIN)
 
 
-def test_a_key_in_the_wrong_list_speaks_for_nobody() -> None:
+def test_key_in_the_wrong_trust_list_is_not_trusted() -> None:
     seeing = Verifier(ORIGIN, WITNESS.public, SignatureType.COSIGNATURE)
     note = format_note(CHECKPOINT.text, [cosign_checkpoint(CHECKPOINT, name=ORIGIN, signer=WITNESS, at=1)])
     with pytest.raises(UntrustedNoteError, match="No trusted key"):
@@ -172,7 +172,7 @@ BAD_TEXTS = {
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=BAD_TEXTS)
-def test_AU_17_a_checkpoint_in_another_form_is_refused_under_a_good_signature(text: str) -> None:
+def test_AU_17_malformed_checkpoint_with_valid_signature_is_refused(text: str) -> None:
     with pytest.raises(NoteError) as refused:
         parse_checkpoint(text)
     assert refused.value.code == "invalid_note"
@@ -203,7 +203,7 @@ def test_a_checkpoint_may_be_as_large_as_63_bits_count() -> None:
         lambda: Checkpoint("a", 1, ROOT, ("b\t",)),
     ],
 )
-def test_what_has_no_text_is_no_checkpoint(make: Callable[[], Checkpoint]) -> None:
+def test_checkpoint_without_a_text_form_is_refused(make: Callable[[], Checkpoint]) -> None:
     with pytest.raises(NoteError):
         make()
 

@@ -121,7 +121,7 @@ def test_EN_1_no_minute_sees_more_than_rate_plus_burst_minus_one(
 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 11, 59, 61, 599, 5999])
-def test_EN_1_an_interval_that_is_no_whole_microsecond_lets_no_extra_use_through(per_minute: int) -> None:
+def test_EN_1_fractional_microsecond_interval_allows_no_extra_use(per_minute: int) -> None:
     rate = Rate(per_minute, 1)
     now, tat, passed = 0, None, 0
     while now < 60_000_000:
@@ -168,7 +168,7 @@ def test_a_budget_returns_in_its_next_period_in_its_zone() -> None:
     assert isinstance(ask(envelope, ledger, action=pay("5.00"), now=midnight), Allowed)
 
 
-def test_every_budget_must_fit_and_the_longest_wait_is_told() -> None:
+def test_every_budget_must_fit_and_the_longest_wait_is_returned() -> None:
     envelope = parse_envelope({"budgets": [budget("5.00"), budget("6.00", "month")]})
     ledger = allowed(ask(envelope, action=pay("5.00"))).ledger
     until_december = (datetime(2026, 12, 1, tzinfo=UTC) - NOON) // timedelta(seconds=1)
@@ -208,7 +208,7 @@ def test_uses_end_for_good() -> None:
 NIGHT = {"days": ["wed"], "start": "22:00", "end": "23:00", "zone": "UTC"}
 
 
-def test_outside_its_windows_the_next_opening_is_told() -> None:
+def test_refusal_outside_its_windows_gives_the_next_opening() -> None:
     envelope = parse_envelope({"allowed_time_windows": [NIGHT]})
     assert ask(envelope) == Refused("outside_time_window", None, 36_000)
     assert isinstance(ask(envelope, now=NOON + timedelta(hours=10)), Allowed)
@@ -237,7 +237,7 @@ def test_EN_11_above_the_threshold_a_human_must_confirm() -> None:
     assert isinstance(ask(envelope, action=READ), Allowed)
 
 
-def test_nobody_is_asked_to_confirm_what_would_be_refused_anyway() -> None:
+def test_no_confirmation_is_asked_for_what_would_be_refused_anyway() -> None:
     limits = {"confirm_above": {"value": "1.00", "currency": "EUR"}}
     for extra, reason in (
         ({"budgets": [budget("5.00")]}, "budget"),
@@ -280,7 +280,7 @@ def test_the_checks_come_in_the_order_of_the_contract() -> None:
     ]
 
 
-def test_without_an_action_windows_and_presence_apply_and_nothing_is_counted() -> None:
+def test_call_without_action_checks_windows_and_presence_uncounted() -> None:
     body = dict(EVERYTHING)
     used = Ledger(tat_us=10**17, uses=1, spent={})
     assert ask(parse_envelope(body), used, action=None) == Refused("outside_time_window", None, 36_000)

@@ -61,7 +61,7 @@ def test_claims_are_exactly_those_known(claims: dict[str, Any]) -> None:
             verified(sign_compact(less, KEYS[0], typ=INTRODUCTION_TYP), KEYS[0])
 
 
-def test_a_token_or_a_stranger_introduces_nobody() -> None:
+def test_token_or_unknown_key_is_not_an_introduction() -> None:
     claims = {"iss": ISSUER, "purpose": "token", "iat": 1, "jwk": KEYS[1].public.jwk}
     for compact in (
         sign_compact(claims, KEYS[0], typ="at+jwt", header={"kid": KEYS[0].kid}),

@@ -63,7 +63,7 @@ def test_SA_10_kept_keys_are_bounded_and_survive_a_flood_of_strangers(
 
 
 @pytest.mark.usefixtures("_nothing_kept")
-def test_SA_10_an_agent_that_spells_its_header_in_many_ways_takes_no_others_place(
+def test_SA_10_header_variants_of_one_agent_evict_no_other_agents_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dpop, "_KEPT_HEADERS", 4)

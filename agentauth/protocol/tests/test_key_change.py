@@ -129,7 +129,7 @@ def test_only_the_holder_of_the_next_key_can_name_it() -> None:
         verify(signed(signer=OLD, jwk=NEW.public.jwk))
 
 
-def test_the_present_key_is_no_next_key() -> None:
+def test_current_key_is_refused_as_the_next_key() -> None:
     with pytest.raises(InvalidRequestError, match="already"):
         verify(signed(signer=OLD))
     with pytest.raises(InvalidRequestError, match="already"):
@@ -165,7 +165,7 @@ def test_another_algorithm_than_the_keys_is_refused(alg: str) -> None:
         verify(f"{message}.{b64u_encode(NEW.sign(message.encode()))}")
 
 
-def test_a_private_key_in_the_header_is_told_apart_so_that_it_can_be_barred() -> None:
+def test_private_key_in_key_change_header_is_reported_for_barring() -> None:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     signer = LocalSigner(private := PrivateKey.generate())
@@ -175,7 +175,7 @@ def test_a_private_key_in_the_header_is_told_apart_so_that_it_can_be_barred() ->
     assert caught.value.derives == signer.public
 
 
-def test_what_is_no_compact_form_is_refused() -> None:
+def test_key_change_must_be_a_compact_jws() -> None:
     for text in ("", "x", "a.b", "a.b.c.d", signed() + ".", "ä.b.c", signed().replace(".", "..", 1)):
         with pytest.raises((InvalidRequestError, EncodingError)):
             verify(text)

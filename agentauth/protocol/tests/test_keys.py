@@ -150,7 +150,7 @@ def test_a_true_private_member_of_p256_names_the_key_to_bar() -> None:
     ],
 )
 @pytest.mark.parametrize("jwk", [RFC8037, RFC9449])
-def test_a_made_up_private_member_bars_nobody(jwk: dict[str, str], d: object) -> None:
+def test_invented_private_member_derives_no_key(jwk: dict[str, str], d: object) -> None:
     with pytest.raises(PrivateMemberError) as caught:
         parse_jwk({**jwk, "d": d})
     assert caught.value.derives is None

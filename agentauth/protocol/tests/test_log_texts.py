@@ -88,7 +88,7 @@ def test_the_published_proof_is_read_and_written_to_the_byte() -> None:
 
 
 @pytest.mark.parametrize("index", range(7))
-def test_a_proof_says_that_its_leaf_stands_in_the_log(index: int) -> None:
+def test_log_proof_shows_that_its_leaf_is_in_the_log(index: int) -> None:
     text = proof(index, extra=b"salt").text
     opened = verify_log_proof(text, leaf=LEAVES[index], log_keys=[LOG_KEY], expected_origin=ORIGIN)
     assert opened.checkpoint.size == 7

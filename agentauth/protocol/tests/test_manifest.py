@@ -179,7 +179,7 @@ def test_another_kind_of_jws_is_not_a_manifest() -> None:
             verify(text)
 
 
-def test_a_private_key_in_the_header_is_told_apart_because_it_must_be_barred() -> None:
+def test_private_key_in_manifest_header_is_reported_for_barring() -> None:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     key = PrivateKey.generate()
@@ -201,7 +201,7 @@ HIDDEN = [
 
 
 @pytest.mark.parametrize("character", HIDDEN, ids=lambda character: f"U+{ord(character):04X}")
-def test_AP_20_a_name_with_a_character_nobody_sees_is_refused(character: str) -> None:
+def test_AP_20_name_with_an_invisible_character_is_refused(character: str) -> None:
     with pytest.raises(InvalidRequestError, match="name"):
         check_display_name(f"Good{character}Agent")
     if character != "\n":

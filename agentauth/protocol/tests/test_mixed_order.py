@@ -96,7 +96,7 @@ def test_JK_22_every_component_of_small_order_is_found(small: Point) -> None:
             ed25519_public_key(raw)
 
 
-def test_JK_22_bytes_that_are_no_point_are_refused_as_a_key() -> None:
+def test_JK_22_bytes_off_the_curve_are_refused_as_a_key() -> None:
     refused = 0
     for _ in range(64):
         try:

@@ -78,7 +78,7 @@ def test_a_blank_glyph_is_in_no_name_and_escaped_in_a_text(character: str) -> No
     assert quoted(f"a{character}b") == f"“a\\u{{{ord(character):x}}}b”"
 
 
-def test_an_escape_written_by_hand_is_told_from_one_of_ours() -> None:
+def test_typed_escape_is_distinct_from_a_generated_one() -> None:
     assert legible("\u200b \\u{200b} \\n \\\\n a\\b") == "\\u{200b} \\\\u{200b} \\\\n \\\\\\\\n a\\b"
     assert legible("\n\t\x7f\x85") == "\\n\\t\\x7f\\u{85}"
 

@@ -14,7 +14,7 @@ PAYMENT: dict[str, Any] = {
 }
 
 
-def test_an_allow_list_without_amount_bounds_no_amount_and_an_empty_one_allows_nothing() -> None:
+def test_allow_entry_without_amount_is_unbounded_and_empty_list_denies() -> None:
     asked = [parse_capability(PAYMENT)]
     assert narrows(asked, [parse_allow_entry("transact:payments")])
     assert not narrows([parse_allow_entry("transact:payments")], asked)

@@ -96,7 +96,7 @@ def test_a_text_may_hold_empty_lines_and_the_last_one_divides() -> None:
     assert parse_note(f"a\n\n\n{LINE}").text == "a\n\n"
 
 
-def test_AU_17_a_note_is_read_with_sixteen_signatures_and_not_with_seventeen() -> None:
+def test_AU_17_a_note_has_at_most_sixteen_signatures() -> None:
     lines = [sign_text(TEXT, name=f"key{number}", signer=KEY).line for number in range(MAX_SIGNATURES + 1)]
     assert len(parse_note(TEXT + "\n" + "".join(lines[:-1])).signatures) == 16
     with pytest.raises(NoteError, match="at most 16"):
@@ -196,7 +196,7 @@ def test_AU_17_a_known_key_with_a_bad_signature_spoils_the_note() -> None:
         verify_signatures(parse_note(GOOD.replace("3\n", "4\n")), [TRUSTED])
 
 
-def test_a_good_signature_that_stands_twice_counts_twice_and_says_whose_it_is() -> None:
+def test_repeated_good_signature_counts_twice_and_names_its_signer() -> None:
     verified = verify_signatures(Note(TEXT, (SIGNATURE, SIGNATURE)), [TRUSTED, TRUSTED])
     assert {each.verifier for each in verified} == {TRUSTED}
 
@@ -247,7 +247,7 @@ def test_keys_of_other_types_are_refused_under_their_right_id(
         parse_vkey(made.vkey)
 
 
-def test_a_weak_point_is_no_verifier_key() -> None:
+def test_weak_point_is_refused_as_a_verifier_key() -> None:
     weak = Verifier("a", PublicKey("EdDSA", "", b64u_encode(bytes(32)), _key=bytes(32)))
     with pytest.raises(NoteError):
         parse_vkey(weak.vkey)

@@ -106,7 +106,7 @@ def test_the_parts_of_a_range_follow_each_other() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 0), (3, 3), (-4, 0), (5, 4), (1, 3), (2, 5), (4, 9)])
-def test_what_is_no_node_of_a_tree_is_refused(start: int, end: int) -> None:
+def test_range_that_is_not_a_tree_node_is_refused(start: int, end: int) -> None:
     with pytest.raises(ChainError):
         full_subtrees(start, end)
 
@@ -118,7 +118,7 @@ def test_a_leaf_outside_the_tree_has_no_proof(index: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 4), (-1, 4), (5, 4)])
-def test_what_is_no_older_and_newer_size_has_no_proof(first: int, second: int) -> None:
+def test_consistency_proof_requires_an_older_and_a_newer_size(first: int, second: int) -> None:
     with pytest.raises(ChainError):
         prove_consistency(first, second, storage(8))
 

@@ -146,7 +146,7 @@ def test_a_token_lives_1_to_900_seconds(life: int) -> None:
         )
 
 
-def test_KM_9_a_signing_input_of_4096_bytes_is_signed_and_one_of_4097_is_refused() -> None:
+def test_KM_9_signing_input_of_4096_bytes_is_signed_and_4097_refused() -> None:
     # Base64url has no text of 4n + 1 characters, so some sizes need a name of another length in the header.
     signers = [LocalSigner(PrivateKey.generate(), "k" * length) for length in range(1, 5)]
     sizes = {}

@@ -134,7 +134,7 @@ def test_what_two_readers_could_read_in_two_ways_is_refused(url: str) -> None:
         ("https://api.example.evil.example/a", "https://api.example", False),
     ],
 )
-def test_an_audience_holds_what_lies_below_it(url: str, audience: str, inside: bool) -> None:
+def test_audience_covers_the_urls_below_it(url: str, audience: str, inside: bool) -> None:
     assert url_within(url, audience) is inside
 
 

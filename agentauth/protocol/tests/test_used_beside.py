@@ -77,7 +77,7 @@ def test_what_another_grant_spent_in_the_period(spent: Mapping[str, tuple[str, i
     assert spent_beside(spent, Budget(Money.parse(TEN), "day"), NOON) == expected
 
 
-def test_a_ceiling_is_compared_with_the_sum_and_the_debit_is_the_grants_own() -> None:
+def test_budget_limits_the_sum_but_a_debit_counts_only_for_its_grant() -> None:
     envelope = parse_envelope({"budgets": [budget("10.00")]})
     others = ({"EUR/day/UTC": ("2026-11-25", 300)}, {"EUR/day/UTC": ("2026-11-25", 200)})
     ledger = Ledger(spent={"EUR/day/UTC": ("2026-11-25", 100)}, beside=others)

@@ -287,7 +287,7 @@ def test_SA_9_an_opening_of_the_same_minute_that_is_past_is_not_told() -> None:
     assert next_opening((each,), utc("1971-06-01T10:44:40")) == opening + timedelta(days=1)
 
 
-def test_each_day_of_a_narrower_window_lies_inside_one_wider_window_of_that_day_and_zone() -> None:
+def test_narrowed_window_fits_one_wider_window_of_its_day_and_zone() -> None:
     wide = [window("08:00", "18:00", days=["mon", "tue"]), window("10:00", "12:00", days=["wed"])]
     assert windows_narrow([window("09:00", "17:00", days=["mon"])], wide)
     assert windows_narrow([window("10:00", "12:00", days=["mon", "wed"])], wide)

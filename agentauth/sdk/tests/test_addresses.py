@@ -39,7 +39,7 @@ def test_a_registry_is_an_origin(url: str, origin: str) -> None:
         "https://registry .example.com",
     ],
 )
-def test_http_is_for_localhost_and_other_shapes_are_no_registry(url: str) -> None:
+def test_registry_url_must_be_https_or_localhost_and_well_formed(url: str) -> None:
     with pytest.raises(AddressError):
         check_registry_url(url)
 
@@ -91,7 +91,7 @@ def test_nothing_outside_the_audience_is_signed_for(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["//evil.example/x", "//", "events", "?x=1"])
-def test_what_two_readers_would_resolve_differently_is_refused_even_where_the_whole_origin_is_the_audience(
+def test_ambiguous_url_is_refused_even_if_the_audience_is_the_origin(
     url: str,
 ) -> None:
     with pytest.raises(AudienceError):

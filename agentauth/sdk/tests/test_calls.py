@@ -53,7 +53,7 @@ def test_outside_the_audience_nothing_is_signed(registry: FakeRegistry, tmp_path
 # ---- trouble at the registry
 
 
-def test_OG_26_503_twice_then_an_answer_each_with_a_new_proof_and_the_same_key(
+def test_OG_26_after_503_it_retries_with_a_new_proof_and_the_same_key(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
     client = registered(registry, tmp_path)
@@ -167,7 +167,7 @@ def test_no_redirect_is_followed_with_a_proof(registry: FakeRegistry, tmp_path: 
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"a":1,"a":2}', b"\xff", b'{"grant_id":1}'])
-def test_an_answer_that_is_no_answer_is_an_error(registry: FakeRegistry, tmp_path: Path, body: bytes) -> None:
+def test_malformed_registry_answer_is_an_error(registry: FakeRegistry, tmp_path: Path, body: bytes) -> None:
     client = registered(registry, tmp_path)
     registry.script = lambda _request: httpx.Response(200, content=body)
     with pytest.raises(RegistryError):
@@ -269,7 +269,7 @@ def test_a_stale_token_is_renewed_once(registry: FakeRegistry, tmp_path: Path) -
     assert [r.headers["Authorization"] for r in calls(registry)] == ["DPoP token-1", "DPoP token-2"]
 
 
-def test_a_refusal_that_a_new_token_does_not_heal_stands(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_refusal_that_persists_with_a_new_token_is_returned(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     challenge = {"WWW-Authenticate": 'DPoP error="invalid_token", algs="EdDSA"'}

@@ -116,7 +116,7 @@ def test_what_is_missing_is_named_and_how_to_ask_for_it(action: Action, asked: s
 
 
 @pytest.mark.parametrize("status", ["denied", "revoked", "expired", "withdrawn", "suspended"])
-def test_what_ended_or_is_suspended_is_told_as_such(status: str) -> None:
+def test_ended_or_suspended_grant_is_reported_as_such(status: str) -> None:
     with pytest.raises(NoGrantError, match=status) as refused:
         chosen([made(1, WRITE), made(2, READ, status=status)], READING)
     assert refused.value.reason == status
@@ -124,7 +124,7 @@ def test_what_ended_or_is_suspended_is_told_as_such(status: str) -> None:
     assert ("request_grant" in str(refused.value)) == (status != "suspended")
 
 
-def test_a_capability_of_a_kind_unknown_here_covers_nothing_and_breaks_nothing() -> None:
+def test_unknown_kind_of_capability_covers_nothing_and_breaks_nothing() -> None:
     strange = {"capabilities": [{"type": "dream", "resource": "x"}, READ.to_json()], "envelope": {}}
     assert chosen([made(1, WRITE), made(2, READ, granted=strange, requested=strange)], READING) == 2
 

@@ -58,7 +58,7 @@ def test_request_grant_registers_first_with_exactly_those_capabilities(
     ]
 
 
-def test_a_later_request_beyond_the_manifest_raises_before_anything_is_sent(
+def test_request_beyond_the_manifest_raises_before_anything_is_sent(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
     client = registered(registry, tmp_path)
@@ -280,7 +280,7 @@ def test_a_short_token_is_renewed_in_its_last_fifth(
     assert run(client.get_token(SP_ID)) == "token-2"
 
 
-def test_an_outage_during_renewal_is_bridged_by_the_old_token_while_it_lives(
+def test_old_token_bridges_an_outage_during_renewal_until_it_expires(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slept: list[float]
 ) -> None:
     client = registered(registry, tmp_path)

@@ -63,7 +63,7 @@ def test_a_capability_is_written_short_or_as_json(text: str, capability: Capabil
     "text",
     ["", "calendar", "read:", "read:a:b", "steal:calendar", "transact:payments", "read:../x", "{", "{}"],
 )
-def test_what_is_no_capability_is_refused(text: str) -> None:
+def test_malformed_capability_argument_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError):
         read_capability(text)
 
@@ -235,7 +235,7 @@ def test_two_keys_of_one_name_anchor_nothing(tmp_path: Path, capsys: pytest.Capt
         "from agentauth.sdk import VerifierClient",
     ],
 )
-def test_the_sdk_imports_where_there_is_no_django(statement: str) -> None:
+def test_sdk_imports_without_django(statement: str) -> None:
     blocked = "import sys\nfor name in ('django', 'rest_framework'): sys.modules[name] = None\n"
     done = subprocess.run(
         [sys.executable, "-c", blocked + statement], capture_output=True, text=True, check=False

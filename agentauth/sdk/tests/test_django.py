@@ -117,7 +117,7 @@ def test_VB_13_DP_71_a_bound_token_under_bearer_is_refused_without_a_proof(verif
     assert verifier.asked == []
 
 
-def test_VB_13_DP_72_a_bound_token_under_bearer_is_refused_with_a_proof_too(verifier: FakeVerifier) -> None:
+def test_VB_13_DP_72_bound_token_as_bearer_is_refused_even_with_proof(verifier: FakeVerifier) -> None:
     response = view(asking(authorization=f"Bearer {TOKEN}"))
     assert (response.status_code, body(response)["error"]) == (401, "invalid_token")
     assert verifier.asked == []
@@ -339,7 +339,7 @@ def test_the_act_comes_from_the_request(verifier: FakeVerifier) -> None:
     assert verifier.asked[0]["action"] == Action("read", "calendar/work")
 
 
-def test_an_act_that_cannot_be_read_is_the_agent_s_mistake_and_asked_after_the_headers(
+def test_unreadable_action_is_400_but_only_after_the_headers_pass(
     verifier: FakeVerifier,
 ) -> None:
     def act(_request: HttpRequest) -> Action:

@@ -29,7 +29,7 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     assert loaded.private_key.public == identity.private_key.public
 
 
-def test_a_missing_file_is_no_identity(tmp_path: Path) -> None:
+def test_missing_key_file_gives_no_identity(tmp_path: Path) -> None:
     assert KeyFile(tmp_path / "none.json").load(URL) is None
 
 
@@ -81,7 +81,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         file.load(URL)
 
 
-def test_of_two_new_keys_the_first_is_everybody_s(tmp_path: Path) -> None:
+def test_first_of_two_concurrent_new_keys_wins(tmp_path: Path) -> None:
     file, first = made(tmp_path)
     second = file.create(Identity(URL, PrivateKey.generate()))
     assert second.private_key.public == first.private_key.public

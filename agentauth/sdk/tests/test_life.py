@@ -112,7 +112,7 @@ def test_a_renewal_whose_answer_was_lost_is_sent_again_byte_for_byte(
     assert stored.manifest == registry.manifest.compact
 
 
-def test_a_renewal_that_was_asked_for_and_interrupted_is_finished_before_it_is_due(
+def test_interrupted_renewal_that_was_requested_is_finished_before_due(
     registry: FakeRegistry, client: AgentAuthClient, tmp_path: Path, slept: list[float]
 ) -> None:
     refuse(registry, error(503, "temporarily_unavailable"))

@@ -178,7 +178,7 @@ def test_AU_33_a_record_of_a_break_is_of_a_log_by_its_form(name: str, base: str,
     assert answer["problem"] == f"breaks/{name}.json: is no record of a break"
 
 
-def test_AU_33_a_record_of_a_break_stands_under_its_name(tmp_path: Path) -> None:
+def test_AU_33_break_record_must_be_stored_under_its_name(tmp_path: Path) -> None:
     answer = verdict(broken_log(tmp_path / "log", name="20261129180001"), accepting())
     assert answer["problem"] == "breaks/20261129180001.json: is no record of a break"
     record = RECORD | {"previous": "20261129170000", "previous_origin": f"{ORIGIN}/20261129170000"}

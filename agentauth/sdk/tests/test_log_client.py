@@ -71,7 +71,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentauth.sdk.log_client.pause", pause)
 
 
-def test_the_newest_checkpoint_is_the_log_s_with_the_cosignatures_one_trusts() -> None:
+def test_newest_checkpoint_is_the_logs_with_trusted_cosignatures() -> None:
     log, shown = client(text(LOG.note(11, LOG_KEY, STRANGER, WITNESS_KEY)), keys=(LOG_KEY, WITNESS_KEY))
     opened = run(log.checkpoint())
     assert (opened.checkpoint.size, opened.checkpoint.root) == (11, LOG.tree(0, 11))

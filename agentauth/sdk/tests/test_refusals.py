@@ -64,7 +64,7 @@ def test_a_request_that_is_refused_with_a_long_text_is_a_short_answer(said: str)
 
 
 @pytest.mark.parametrize("wait", [-1, 10**9, 2**53 - 1])
-def test_a_wait_that_is_none_is_no_header(wait: int) -> None:
+def test_zero_retry_after_sends_no_header(wait: int) -> None:
     said = {"valid": False, "error": "envelope_exceeded", "reason": "rate", "retry_after": wait}
     answer, _ = told(refused(200, said))
     assert (answer.status, "Retry-After" in answer.headers) == (429, False)

@@ -25,7 +25,7 @@ LONG = "a" * 8_193
     ],
 )
 @override_settings(AGENTAUTH=SETTINGS)
-def test_what_is_too_long_to_be_checked_is_the_agents_fault_and_nobody_is_asked(
+def test_too_long_request_is_the_agents_fault_and_is_not_sent(
     path: str,
     meta: dict[str, str],
     status: int,

@@ -127,7 +127,7 @@ def test_it_waits_as_long_as_it_was_asked_within_bounds(
 
 
 @pytest.mark.parametrize("hidden", HIDES_A_DECISION)
-def test_VB_15_where_it_stays_unknown_that_is_said_and_is_no_decision(clock: Clock, hidden: Said) -> None:
+def test_VB_15_unknown_outcome_is_reported_and_is_not_a_decision(clock: Clock, hidden: Said) -> None:
     registry = Registry(clock, hidden)
     with pytest.raises(UnknownOutcomeError) as unknown:
         registry.client.verify(**NAMED)
@@ -136,7 +136,7 @@ def test_VB_15_where_it_stays_unknown_that_is_said_and_is_no_decision(clock: Clo
     assert registry.asked_one_question()
 
 
-def test_no_try_begins_that_would_end_after_the_registry_is_sure_what_became_of_the_first(
+def test_no_retry_begins_that_could_end_after_the_outcome_deadline(
     clock: Clock,
 ) -> None:
     registry = Registry(clock, httpx.ReadTimeout("x"), seconds=5)
@@ -163,7 +163,7 @@ def test_no_try_begins_that_would_end_after_the_registry_is_sure_what_became_of_
         (httpx.Response(200, json=NO), RefusedError),
     ],
 )
-def test_an_answer_that_stands_is_not_asked_for_again(
+def test_final_answer_is_not_retried(
     clock: Clock, answer: httpx.Response, kind: type[AgentAuthError]
 ) -> None:
     registry = Registry(clock, answer)
@@ -175,7 +175,7 @@ def test_an_answer_that_stands_is_not_asked_for_again(
 @pytest.mark.parametrize(
     "answer", [said(401, "invalid_client"), said(404, "not_found"), said(429, "rate_limited"), said(302)]
 )
-def test_what_is_said_of_a_later_try_alone_does_not_tell_what_became_of_the_first(
+def test_answer_about_a_later_try_does_not_settle_the_first_outcome(
     clock: Clock, answer: httpx.Response
 ) -> None:
     registry = Registry(clock, unavailable(), answer, httpx.Response(200, json=YES))
@@ -192,7 +192,7 @@ def test_what_is_said_of_a_later_try_alone_does_not_tell_what_became_of_the_firs
         (said(409, "idempotency_mismatch"), IdempotencyMismatchError),
     ],
 )
-def test_what_is_said_of_the_question_itself_stands_at_any_try(
+def test_refusal_of_the_question_itself_is_final_on_any_try(
     clock: Clock, answer: httpx.Response, kind: type[AgentAuthError]
 ) -> None:
     registry = Registry(clock, unavailable(), answer)
@@ -211,7 +211,7 @@ def left_open(clock: Clock, *later: Said) -> tuple[Registry, UnknownOutcomeError
     return registry, unknown.value
 
 
-def test_what_stayed_unknown_can_be_asked_for_later_and_is_the_first_answer(clock: Clock) -> None:
+def test_unknown_outcome_can_be_queried_later_and_is_the_first_answer(clock: Clock) -> None:
     registry, unknown = left_open(clock, httpx.Response(200, json=YES))
     clock.now += 20
     allowed = registry.client.ask_again(unknown)
@@ -226,7 +226,7 @@ def test_what_was_refused_after_all_is_refused(clock: Clock) -> None:
         registry.client.ask_again(unknown)
 
 
-def test_what_is_asked_too_late_would_be_judged_anew_so_nobody_is_asked(clock: Clock) -> None:
+def test_late_retry_is_not_sent_because_it_would_be_a_new_decision(clock: Clock) -> None:
     registry, unknown = left_open(clock, httpx.Response(200, json=NO))
     clock.now = 1000 + 45.1
     with pytest.raises(UnknownOutcomeError) as again:

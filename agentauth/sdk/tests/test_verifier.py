@@ -103,7 +103,7 @@ def test_a_no_is_raised_with_its_words() -> None:
         b'{"allowed": true}',
     ],
 )
-def test_only_a_plain_true_is_a_yes_and_anything_odd_is_no_decision(body: bytes) -> None:
+def test_only_a_plain_true_is_a_yes_and_odd_answers_are_errors(body: bytes) -> None:
     with pytest.raises(TemporarilyUnavailableError):
         client(httpx.Response(200, content=body)).verify(**ASK)
 
@@ -139,7 +139,7 @@ def test_an_error_is_never_a_decision(status: int, code: str, kind: type[Excepti
 @pytest.mark.parametrize(
     "trouble", [httpx.ReadTimeout("x"), httpx.ConnectError("x"), httpx.RemoteProtocolError("x")]
 )
-def test_VB_15_without_an_answer_there_is_no_decision(trouble: Exception) -> None:
+def test_VB_15_no_answer_raises_an_error_instead_of_a_decision(trouble: Exception) -> None:
     with pytest.raises(TemporarilyUnavailableError):
         client(trouble).verify(**ASK)
 

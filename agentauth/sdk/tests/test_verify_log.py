@@ -55,7 +55,7 @@ def test_AU_33_a_bad_folder_is_refused_and_the_place_is_named(case: Case, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["verify_log", "verify_proof"])
-def test_AU_33_a_verifier_is_one_short_file_of_the_standard_library_and_cryptography(name: str) -> None:
+def test_AU_33_verifier_is_one_short_file_needing_only_cryptography(name: str) -> None:
     source = (SDK / f"{name}.py").read_text()
     assert len(source.splitlines()) <= 400
     imported = set()
@@ -93,9 +93,7 @@ def script(path: Path, *arguments: str) -> tuple[int, str, set[str]]:
     return done.returncode, done.stdout, imported
 
 
-def test_AU_33_the_verifiers_run_as_plain_scripts_in_processes_without_django(
-    scripts: Path, tmp_path: Path
-) -> None:
+def test_AU_33_verifiers_run_as_plain_scripts_without_django(scripts: Path, tmp_path: Path) -> None:
     folder = GOOD[1].make(tmp_path / "log")
     keys = ("--trusted-keys", str(folder.key_file))
     code, out, imported = script(scripts / "verify_log.py", str(folder.path), *keys)

@@ -79,6 +79,6 @@ def test_AU_33_a_bad_proof_is_refused_and_its_file_named(case: ProofCase, tmp_pa
     "names",
     [[], ["inclusion"], ["checkpoint"], ["bundle"], ["event"], ["first", "second"], ["consistency", "first"]],
 )
-def test_what_does_not_belong_together_is_no_question(names: list[str], tmp_path: Path) -> None:
+def test_incompatible_proof_arguments_are_refused(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Give"):
         verdict(tmp_path, dict.fromkeys(names, "{}"))

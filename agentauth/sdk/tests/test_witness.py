@@ -97,7 +97,7 @@ def test_AU_18_an_empty_tree_with_another_root_is_422(log: Log, witness: Served)
     assert log.checkpoint(0).root == EMPTY
 
 
-def test_AU_18_an_unknown_origin_is_404_whoever_signed(log: Log, witness: Served) -> None:
+def test_AU_18_unknown_origin_is_404_for_any_signer(log: Log, witness: Served) -> None:
     for origin in ("stranger.example", ORIGIN + "/", ORIGIN.upper()):
         refused(witness.add(Log(origin, log.signer).request(0, 5)), 404)
 
@@ -264,7 +264,7 @@ def test_extension_lines_are_cosigned_with_the_rest(log: Log, witness: Served) -
     witness.cosigned(witness.add(AddCheckpoint(0, (), note).text), note)
 
 
-def test_whoever_watches_a_log_finds_its_latest_checkpoint(log: Log, witness: Served) -> None:
+def test_witness_serves_the_latest_checkpoint_of_a_log(log: Log, witness: Served) -> None:
     place = f"/{sha256(ORIGIN.encode()).hex()}/checkpoint"
     assert witness.client.get(place).status_code == 404
     stranger = sign_text(log.checkpoint(5).text, name="stranger", signer=Log().signer)
@@ -313,7 +313,7 @@ def test_the_state_itself_takes_nothing_back(log: Log, tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_witness_does_not_begin_anew_under_its_old_key(log: Log, tmp_path: Path) -> None:
+def test_witness_cannot_start_over_under_its_old_key(log: Log, tmp_path: Path) -> None:
     made = new_witness(tmp_path, log)
     with pytest.raises(WitnessStateError, match="another witness"):
         new_witness(tmp_path, log)

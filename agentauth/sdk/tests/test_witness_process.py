@@ -193,7 +193,7 @@ def test_a_key_is_its_owners_alone_and_belongs_to_its_state(
         ),
     ],
 )
-def test_another_file_is_no_key(tmp_path: Path, content: str) -> None:
+def test_other_file_is_refused_as_a_witness_key(tmp_path: Path, content: str) -> None:
     path = tmp_path / "key"
     path.write_text(content)
     path.chmod(0o600)

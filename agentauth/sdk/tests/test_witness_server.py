@@ -63,7 +63,7 @@ def test_a_body_without_one_length_is_refused_and_nothing_after_it_is_read(
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_what_a_body_is_not_expected_with_is_not_taken_for_the_next_request(witness: Served) -> None:
+def test_unexpected_body_is_not_read_as_the_next_request(witness: Served) -> None:
     inner = b"GET /x HTTP/1.1\r\nHost: w\r\n\r\n"
     for method in (b"GET", b"PUT", b"HEAD"):
         answer = raw(
@@ -113,7 +113,7 @@ def test_one_connection_serves_several_requests(witness: Served, log: Log) -> No
     ]
 
 
-def test_half_a_body_is_no_request(witness: Served, log: Log) -> None:
+def test_truncated_body_is_not_handled_as_a_request(witness: Served, log: Log) -> None:
     body = log.request(0, 5).encode()
     assert raw(witness, HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body) == b""
     assert witness.add(log.request(0, 3)).status_code == 200
