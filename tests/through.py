@@ -49,7 +49,7 @@ MODULES: Final = frozenset(
         "operations",
         "presence",
         "proved_tokens",
-        "redelivery",
+        "kept_answers",
         "requests",
         "token_and_proof",
         "two_grants",
@@ -72,7 +72,7 @@ LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
         "test_a_fault_is_503_and_leaves_nothing": "a proof spent in Redis stays spent: the agent signs anew",
         "test_503_is_never_stored_and_the_retry_is_judged_again": "the same",
         "test_a_refusal_whose_event_cannot_be_written_is_503": "the same",
-        "test_EN_7_a_rate_that_lies_further_ahead": "it sets the rate in the database",
+        "test_EN_7_rate_further_ahead_is_not_moved_back": "it sets the rate in the database",
         "test_what_was_prepared_under_one_epoch": "it counts how often the database's store looks at the lease",
     },
 }
