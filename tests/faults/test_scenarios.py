@@ -1,7 +1,7 @@
 """Faults under load: no proof passes twice, nothing acknowledged is lost, no answer is wrong.
 
-CI runs the most important faults and two others in rotation, for a short time each (FAULTS_SEED,
-printed at the end, selects the same two again); `make campaign` runs all, and writes RESULTS.md:
+CI runs the most important faults and one other in rotation, for a short time each (FAULTS_SEED,
+printed at the end, selects the same one again); `make campaign` runs all, and writes RESULTS.md:
 
 - answers: all that clients were told, including those to replays and about revoked grants;
 - unanswered: calls accepted during the fault but never answered, or refused a connection;
