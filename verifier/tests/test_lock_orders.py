@@ -210,3 +210,35 @@ def test_retry_reports_the_running_first_try_despite_other_lock_waits() -> None:
     first.join(20)
     holder.join(20)
     assert [type(each) for each in told] == [NotDoneError, IdempotencyInProgressError]
+
+
+def test_a_call_that_waited_for_its_first_try_is_still_in_progress() -> None:
+    """The caller is told to ask again under the same key, not that the database is away."""
+    place = scene(PAY, max_uses=9)
+    named = under(payment(place), place, "1")
+    runs, go_on, told = threading.Event(), threading.Event(), list[Exception]()
+
+    def first_try() -> None:
+        with transaction.atomic():
+            decide_one(named)
+            runs.set()
+            go_on.wait(20)
+        connection.close()
+
+    def second_try() -> None:
+        use_own_connection("test", wait_seconds=0.005)
+        try:
+            decide_one(named)
+        except Exception as error:  # noqa: BLE001 — compared below
+            told.append(error)
+        connection.close()
+
+    first, second = (threading.Thread(target=each) for each in (first_try, second_try))
+    first.start()
+    assert runs.wait(20)
+    second.start()
+    second.join(20)
+    go_on.set()
+    first.join(20)
+    assert [type(each) for each in told] == [IdempotencyInProgressError]
+    assert words(decide_one(named)) == "recalled"
