@@ -217,7 +217,7 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """200 if everything it needs is there, else 503. Checked anew, so it recovers by itself.
+    """200 if everything it needs is there, else 503. Checked on each call, so it recovers by itself.
 
     A failing check in TOLD_ONLY changes nothing but its own state.
     """

@@ -225,7 +225,7 @@ async function tokenFor(registry, grant_id, provider) {
   return answer;
 }
 
-/** The headers of one call at a service provider: made anew for each try, with the last nonce it gave. */
+/** The headers of one call at a service provider: created for each try, with the last nonce it gave. */
 async function headersFor(key, provider, token, method, url, idempotencyKey) {
   demand(lies(url, provider.audience), `${url} is not under ${provider.audience}`);
   const DPoP = await proof(key, method, url, { token, nonce: provider.nonce });

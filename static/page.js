@@ -44,7 +44,7 @@ if (waiting) {
   setInterval(async () => {
     if (document.visibilityState !== "visible" || waiting.contains(document.activeElement)) return;
     const response = await fetch("/approvals/", { credentials: "same-origin", headers: BACKGROUND }).catch(() => null);
-    // Signed out meanwhile: show the sign-in rather than a page nobody is behind.
+    // The session ended meanwhile: show the sign-in instead of a page that cannot act.
     if (response?.redirected) location.reload();
     if (!response?.ok || response.redirected) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");

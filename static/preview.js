@@ -1,4 +1,4 @@
-// A text to sign that a typed reason changes: shown anew as the reason changes, and once more before it is signed.
+// A text to sign that a typed reason changes: shown again as the reason changes, and once more before it is signed.
 
 import { Refusal, complain, post } from "./passkey.js";
 

@@ -1,4 +1,4 @@
-"""JSON Schemas of verify, introspection and confirmations: what providers ask and are told."""
+"""JSON Schemas of verify, introspection and confirmations: requests and responses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

@@ -172,7 +172,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def run_prepared(self, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
         """The rows of a statement with fixed text, and how many it touched. Prepared at first use.
 
-        Like a Django cursor, without what that creates anew each time. Raises django.db errors.
+        Like a Django cursor, without the objects that it creates each time. Raises django.db errors.
         """
         if self.queries_logged or self.execute_wrappers:
             # Query logging or a wrapper is active: it must see this statement like any other.
@@ -236,5 +236,5 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
 
 def _told(cursor: Any) -> tuple[list[tuple[Any, ...]], int]:
-    # `cursor.description` would be built anew, column by column.
+    # Not `cursor.description`: it is rebuilt on each access, column by column.
     return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount

@@ -300,7 +300,7 @@ def enforce(
     above = _above_threshold(envelope, action)
     if above and confirmation == "denied":
         return Refused("step_up_required", "confirmation_denied")
-    # 4. and 5. Before asking a human, so that nobody signs what would be refused a moment later.
+    # 4. and 5. Before asking a human, who would otherwise sign what is refused a moment later.
     refusal = _counted_refusal(envelope, ledger, action.amount, now)
     if refusal is not None:
         return refusal

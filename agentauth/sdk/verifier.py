@@ -37,7 +37,7 @@ _TRIES: Final = 3
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 # Seconds after the first try in which another may begin. With its timeout, the last one ends within
-# the 20 s in which the registry surely still knows the outcome of the first, or judges it anew
+# the 20 s in which the registry still knows the outcome of the first try, or decides the call again
 # (protocol section 8).
 _ASKS_FOR_SECONDS: Final = 12.0
 # Seconds after the first try in which `ask_again` may ask. The registry keeps an answer for 60 s;

@@ -203,7 +203,7 @@ def node(left: bytes, right: bytes) -> bytes:
 
 
 class Log:
-    """One pass over all lines. Of the tree it keeps the roots of full subtrees, largest first."""
+    """One pass over all lines. It keeps only the roots of full subtrees, largest first."""
 
     def __init__(self, folder: Path, trust: Trust) -> None:
         self.folder, self.trust = folder, trust

@@ -78,7 +78,7 @@ def test_each_example_fits_its_schema(content: dict[str, Any]) -> None:
 
 
 def test_the_story_is_the_worked_example() -> None:
-    assert vectors.story() == STORY, "python -m tests.vectors.openapi writes it anew"
+    assert vectors.story() == STORY, "python -m tests.vectors.openapi writes it again"
 
 
 def test_the_readers_take_the_examples() -> None:

@@ -101,7 +101,7 @@ def test_allows_and_implies_are_total(supplied: Any, operator: str, operand: Any
     assert constraint.implies(Constraint("size", "eq", 1)) in {True, False}
     assert constraint.implies(constraint) in {True, False}
     if operator == "nonsense":
-        # Nobody knows what it limits: it lets nothing through, and is no tighter than itself.
+        # What it limits is unknown: it allows nothing, and is not tighter than itself.
         assert not constraint.allows(supplied)
         assert not constraint.implies(constraint)
 

@@ -113,7 +113,7 @@ def test_AU_17_a_bad_signature_of_log_or_witness_spoils_the_checkpoint() -> None
     for note in (log_lied, witness_lied):
         with pytest.raises(UntrustedNoteError, match="does not verify"):
             open_checkpoint(note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN)
-    # Of a witness nobody trusts, nothing is said.
+    # An untrusted witness is not reported.
     assert open_checkpoint(witness_lied, log_keys=[LOG_KEY], expected_origin=ORIGIN).checkpoint == later
 
 

@@ -124,7 +124,7 @@ def test_a_proof_of_the_next_key_is_not_its_statement() -> None:
 
 
 def test_only_the_holder_of_the_next_key_can_name_it() -> None:
-    """The present key signs for a stranger's: whoever stole it could lock the agent to a key nobody here holds."""
+    """The present key signs for a foreign key: a thief of it could lock the agent to a key it does not hold."""
     with pytest.raises(InvalidRequestError):
         verify(signed(signer=OLD, jwk=NEW.public.jwk))
 

@@ -266,7 +266,7 @@ def test_one_key_for_two_purposes_is_two_verifiers() -> None:
     note = Note(TEXT, (SIGNATURE, cosignature))
     assert [each.at for each in verify_signatures(note, [TRUSTED])] == [None]
     assert [each.at for each in verify_signatures(note, [seeing])] == [1_679_315_147]
-    # Neither is taken for the other, even where somebody copies it under the other's key id.
+    # Neither is accepted for the other, even if copied under the other's key id.
     for by, value in [
         (TRUSTED, cosignature.value),
         (TRUSTED, cosignature.value[8:]),
@@ -295,7 +295,7 @@ def test_the_time_of_a_cosignature_has_bounds() -> None:
     for at in (-1, 0, MAX_TIMESTAMP + 1):
         with pytest.raises(NoteError, match="out of range"):
             cosign_text(TEXT, name="w", signer=KEY, at=at)
-    # Well signed, by a witness that writes what nobody may.
+    # Signed correctly, by a witness that writes what is not allowed.
     late = MAX_TIMESTAMP + 1
     value = late.to_bytes(8, "big") + KEY.sign(f"cosignature/v1\ntime {late}\n{TEXT}".encode())
     with pytest.raises(UntrustedNoteError):

@@ -57,7 +57,7 @@ def test_SA_1_the_first_suspension_may_have_the_number_0() -> None:
         {"subject": Subject("agent", ID.format(4), "")},
         # A person's name would outlive them in the receipt.
         {"subject": Subject("human", ID.format(4), "Alice"), "party": "administrator"},
-        # Nobody owns these.
+        # These have no owner.
         {"subject": Subject("human", ID.format(4))},
         {"subject": Subject("service_provider", ID.format(4), "Acme")},
         {"party": "agent"},

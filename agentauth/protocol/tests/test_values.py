@@ -1,4 +1,4 @@
-"""Values of one call are equal and hashed as frozen dataclasses are; that nobody changes one is the type checker's to see."""
+"""Values of one call are equal and hashed as frozen dataclasses are; the type checker sees that none is changed."""
 
 from dataclasses import dataclass, replace
 

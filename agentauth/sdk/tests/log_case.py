@@ -108,13 +108,13 @@ def part_edit(part: str, **changes: Any) -> Spoil:
 
 
 def rewritten_segment(folder: Folder) -> None:
-    """Somebody without the log's key makes a whole segment of other events, and all that is not signed with it."""
+    """An attacker without the log's key makes a segment of other events, and everything unsigned with it."""
     folder.segment(5, 8, lines=REWRITTEN.lines[5:8])
     folder.segment(8, 12)
 
 
 def rewritten_log(folder: Folder) -> None:
-    """Somebody with the log's key writes a new history and signs it."""
+    """An attacker with the log's key writes a new history and signs it."""
     for stale in folder.path.rglob("*"):
         if stale.is_file():
             stale.unlink()

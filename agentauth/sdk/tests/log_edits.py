@@ -1,4 +1,4 @@
-"""Edits of a good folder that nobody thought of: bytes, whole files, lines with everything around them made to fit again."""
+"""Random edits of a good folder: bytes, whole files, and lines with everything around them made to fit."""
 
 import random
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentauth.sdk.tests.log_folders import Folder
 
-# The time, the compressor's own flags and its system: what a gzip header tells of nobody's business.
+# The time, the compressor's own flags and its system: parts of a gzip header that no reader uses.
 GZIP_REMARKS = range(4, 10)
 
 
@@ -57,7 +57,7 @@ def bytes_of_a_file(folder: Folder, chance: random.Random) -> Edit:
 
 
 def lines_resealed(folder: Folder, chance: random.Random) -> Edit:
-    """As somebody would do it who can write everywhere and has every key but the log's."""
+    """As an attacker does who can write everywhere and has every key but the log's."""
     size = 12
     lines = [bytes(line) for line in folder.log.lines[:size]]
     kind = chance.choice(["bytes", "swap", "double", "drop", "replace"])

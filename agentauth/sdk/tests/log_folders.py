@@ -248,7 +248,7 @@ class Folder:
     # What is brought along.
 
     def keep(self, text: str) -> str:
-        """A checkpoint that somebody kept; its file."""
+        """The file of a checkpoint that an auditor kept."""
         path = self.path.parent / f"{self.path.name}-kept-{len(self.old)}"
         path.write_bytes(text.encode())
         self.old.append(str(path))

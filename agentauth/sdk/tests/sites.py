@@ -40,7 +40,7 @@ SAYS: Final = {
     "/says-no-cache": ("no-cache", {"private", "no-cache"}),
     "/says-public": ("public, max-age=60", {"public", "max-age=60"}),
 }
-# Anybody may read it, and the framework's cache keeps it.
+# Public, and kept by the framework's cache.
 OPEN: Final = "/open"
 
 

@@ -1,4 +1,4 @@
-"""What verify decided without anybody hearing it is asked for until it is known; where it stays unknown, that is said."""
+"""A decision whose answer was lost is asked for until it is known; if it stays unknown, the SDK says so."""
 
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +89,7 @@ HIDES_A_DECISION = [
 
 @pytest.mark.parametrize("hidden", HIDES_A_DECISION)
 def test_VB_15_what_may_hide_a_yes_is_asked_again_under_the_same_name(clock: Clock, hidden: Said) -> None:
-    """The debit is committed and nobody was told: the second answer is the first one, and no repeat."""
+    """The debit is committed and its answer lost: the second try gets the first answer, not a repeat."""
     registry = Registry(clock, hidden, httpx.Response(200, json=YES))
     allowed = registry.client.verify(**NAMED)
     assert (allowed.decision_id, allowed.repeated) == ("d", False)
@@ -112,7 +112,7 @@ def test_a_no_that_was_hidden_is_a_no(clock: Clock) -> None:
         # An agent waits meanwhile.
         ([unavailable("30")], [2, 2]),
         ([unavailable(None)], [1, 1]),
-        # A connection that just broke is made anew at once.
+        # A connection that just broke is opened again at once.
         ([httpx.ReadTimeout("x")], [0, 1]),
         ([unavailable(), httpx.ReadTimeout("x")], [1, 1]),
     ],

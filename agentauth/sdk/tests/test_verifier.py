@@ -125,7 +125,7 @@ def test_a_repeat_is_taken_for_one_unless_it_is_plainly_not(repeated: object) ->
         (403, "permission_denied", RegistryError),
         (404, "not_found", RegistryError),
         (429, "slow_down", RegistryError),
-        # Of a defect nobody knows what it left done.
+        # What a defect left done is unknown.
         (500, "server_error", TemporarilyUnavailableError),
         (302, "", RegistryError),
     ],

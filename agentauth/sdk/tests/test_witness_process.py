@@ -104,7 +104,7 @@ def test_killed_between_state_and_answer_it_says_the_same_when_asked_again(
     with running(files, BEFORE_THE_ANSWER) as client, pytest.raises(httpx.TransportError):
         client.post("/add-checkpoint", content=log.request(3, 5))
     with running(files) as client:
-        # It is bound to the tree nobody heard it cosign: no other takes its place, and the log gets its line.
+        # It is bound to the tree whose cosignature was lost: it takes no other, and the log gets its line.
         assert client.post("/add-checkpoint", content=log.other("x").request(3, 5)).status_code == 409
         again = client.post("/add-checkpoint", content=log.request(3, 5))
         assert (again.status_code, again.text) == (409, "5\n")

@@ -162,7 +162,7 @@ def test_connections_beyond_the_bound_are_closed_unheard(
                 assert connection.recv(1) == b"H"
             with connect(witness) as third:
                 assert third.recv(1) == b""
-        # Whoever leaves makes room, as soon as the server saw it.
+        # A client that leaves makes room once the server has noticed.
         answered = [attempt(lambda: witness.add(log.request(0, 5)).status_code) for _ in range(200)]
         assert 200 in answered
 
