@@ -1,4 +1,6 @@
-"""The cast of every test: alice owns, bob is her colleague, mallory is a stranger; and the rules all tests obey."""
+"""The cast of every test: alice owns, bob is her colleague, mallory is a stranger; and the rules
+all tests obey.
+"""
 
 import gc
 import os
@@ -7,10 +9,11 @@ from pathlib import Path
 
 from tests.production.units import production_settings
 
-# Django and ten thousand tests are millions of objects for good: looking through them again and again takes a quarter of the time.
+# Django and ten thousand tests are millions of objects for good: looking through them again and
+# again takes a quarter of the time.
 gc.set_threshold(50_000, 20, 100)
-# Before Django reads its settings: a throw-away state directory, and the fault points switched on. (Named in
-# pyproject.toml, the settings would be read before this file.)
+# Before Django reads its settings: a throw-away state directory, and the fault points switched on.
+# (Named in pyproject.toml, the settings would be read before this file.)
 if _installed := os.environ.get("PRODUCTION"):
     # Beside an installed system (tests/production): what its own processes are set to.
     os.environ.update(production_settings(Path(_installed)))
@@ -52,8 +55,8 @@ ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 ROOT = Path(__file__).parent
-# Their tests that ask a database run on PostgreSQL alone, as in production. The other apps' tests, those in tests/ and the flows
-# run on SQLite too, the embedded default.
+# Their tests that ask a database run on PostgreSQL alone, as in production. The other apps' tests,
+# those in tests/ and the flows run on SQLite too, the embedded default.
 ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 
 
@@ -68,7 +71,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--database-tests",
         choices=["all", "embedded", "only"],
         default="all",
-        help="of the tests that ask a database: all; those that run on SQLite too; or these tests only",
+        help="of the tests that ask a database: all; those that run on SQLite too; or these tests "
+        "only",
     )
 
 
@@ -79,13 +83,19 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of shared files that are not there, and those that --database-tests leaves to another run."""
+    """Leave out tests of shared files that are not there, and those that --database-tests leaves to
+    another run.
+    """
     wanted = config.getoption("--database-tests")
     left_out = {
         item
         for item in items
         if (wanted == "only" and not _asks(item))
-        or (wanted == "embedded" and _asks(item) and item.path.relative_to(ROOT).parts[0] in ON_POSTGRESQL)
+        or (
+            wanted == "embedded"
+            and _asks(item)
+            and item.path.relative_to(ROOT).parts[0] in ON_POSTGRESQL
+        )
         or (not SECURITY and item.get_closest_marker("vectors"))
     }
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
@@ -99,7 +109,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 def _asks(item: pytest.Item) -> bool:
     fixtures = {"db", "transactional_db"} & set(getattr(item, "fixturenames", ()))
-    return bool(fixtures) or any(item.get_closest_marker(name) for name in ("django_db", "postgres", "redis"))
+    return bool(fixtures) or any(
+        item.get_closest_marker(name) for name in ("django_db", "postgres", "redis")
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -117,18 +129,23 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests travel in time, and the database's clock with them: else verify would say that this host's clock is wrong.
+    """Tests travel in time, and the database's clock with them: else verify would say that this
+    host's clock is wrong.
 
-    And each has a lease of its own, and chooses who signs, since what both were taken of goes with the rows of the test before.
+    And each has a lease of its own, and chooses who signs, since what both were taken of goes with
+    the rows of the test before.
     """
-    monkeypatch.setattr(epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField()))
+    monkeypatch.setattr(
+        epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField())
+    )
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
     monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     # What each test's rows are, nothing outside is newer than; tests of a restore ask.
     monkeypatch.setattr("verifier.services.history.VOUCHED.holds", lambda _row: True)
     SILENCE.heard()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
-    # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real pace.
+    # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real
+    # pace.
     monkeypatch.setattr("verifier.checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
@@ -151,7 +168,9 @@ def _emptied_past_triggers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _static_files_are_looked_for_once() -> Iterator[None]:
-    """Each client of Django's builds the middleware anew, and that would read every static file's facts: a quarter of such a test."""
+    """Each client of Django's builds the middleware anew, and that would read every static file's
+    facts: a quarter of such a test.
+    """
     from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
 
     look = WhiteNoiseMiddleware.add_files_from_finders
@@ -180,7 +199,9 @@ def _aws_is_described_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_described() -> Iterator[None]:
-    """Whatever a test asks of the API through Django's client, the answer is one that its description names."""
+    """Whatever a test asks of the API through Django's client, the answer is one that its
+    description names.
+    """
     from django.test import Client
 
     from tests import conformance
@@ -262,7 +283,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _readiness_writes_nothing() -> Iterator[None]:
-    """The thread that tries would wait for the test's own transaction. tests/flows/test_writable.py has it really written."""
+    """The thread that tries would wait for the test's own transaction. tests/flows/test_writable.py
+    has it really written.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agentauth.write_check.try_to_write", lambda: None)
         yield

@@ -9,7 +9,10 @@ import sys
 from importlib import import_module
 from typing import Final
 
-_SERVERS: Final = {"web": ("web_server", "wsgi"), "verifier": ("verifier_server", "verifier_application")}
+_SERVERS: Final = {
+    "web": ("web_server", "wsgi"),
+    "verifier": ("verifier_server", "verifier_application"),
+}
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ class ObservingMiddleware:
         response = self.get_response(request)
         seconds = time.monotonic() - begun
         method, route = method_of(request), route_of(request)
-        metrics.observe_request(method=method, route=route, status=response.status_code, seconds=seconds)
+        metrics.observe_request(
+            method=method, route=route, status=response.status_code, seconds=seconds
+        )
         if logger.isEnabledFor(logging.INFO):
             self.log(request, response, method, route, seconds)
         return response

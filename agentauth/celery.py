@@ -90,6 +90,8 @@ def _check_start(**_: object) -> None:
     """Raises SystemExit, also without a broker: Celery would look for one on this host."""
     stop_if_unsafe()
     if not app.conf.broker_url:
-        raise SystemExit("CELERY_BROKER_URL is not set: set it to the broker, as redis://host:port/db.")
+        raise SystemExit(
+            "CELERY_BROKER_URL is not set: set it to the broker, as redis://host:port/db."
+        )
     check_start()
     listen()

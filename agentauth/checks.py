@@ -28,7 +28,9 @@ def stop_if_unsafe() -> None:
     processes forked later must not share a connection.
     """
     if serious := [
-        str(each) for each in run_checks(databases=[]) if each.is_serious() and not each.is_silenced()
+        str(each)
+        for each in run_checks(databases=[])
+        if each.is_serious() and not each.is_silenced()
     ]:
         raise SystemExit("\n".join(serious))
 
@@ -39,11 +41,18 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
     if settings.DEVELOPMENT:
         return []
     rules = [
-        ("E003", settings.PUBLIC_URL.startswith("https://"), "PUBLIC_URL must be https in production."),
+        (
+            "E003",
+            settings.PUBLIC_URL.startswith("https://"),
+            "PUBLIC_URL must be https in production.",
+        ),
         (
             "E004",
             all(map(_is_random, (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))),
-            f"SECRET_KEY and each of SECRET_KEY_FALLBACKS must have at least {MIN_SECRET_CHARACTERS} random characters.",
+            (
+                "SECRET_KEY and each of SECRET_KEY_FALLBACKS must have at least "
+                f"{MIN_SECRET_CHARACTERS} random characters."
+            ),
         ),
         (
             "E005",
@@ -53,7 +62,10 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         (
             "E006",
             _roles_differ(),
-            "DATABASE_OWNER_URL must name another role than DATABASE_URL: the serving role may not change the log.",
+            (
+                "DATABASE_OWNER_URL must name another role than DATABASE_URL: the serving role "
+                "may not change the log."
+            ),
         ),
         (
             "E007",
@@ -63,21 +75,35 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
         (
             "E008",
             _key_home() in PRODUCTION_KEY_BACKENDS,
-            f"KEY_BACKEND must be one of: {', '.join(PRODUCTION_KEY_BACKENDS)}. Keys in files are for development.",
+            (
+                f"KEY_BACKEND must be one of: {', '.join(PRODUCTION_KEY_BACKENDS)}. Keys in files "
+                "are for development."
+            ),
         ),
         (
             "E009",
             _key_home() != "vault"
-            or (_is_private(settings.VAULT.get("ADDR", "")) and any(map(settings.VAULT.get, VAULT_LOGINS))),
-            "KEY_BACKEND=vault needs VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE, and a VAULT_ADDR that is https or on this host.",
+            or (
+                _is_private(settings.VAULT.get("ADDR", ""))
+                and any(map(settings.VAULT.get, VAULT_LOGINS))
+            ),
+            (
+                "KEY_BACKEND=vault needs VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE, and "
+                "a VAULT_ADDR that is https or on this host."
+            ),
         ),
         (
             "E011",
             bool(settings.AUDIT_STORE),
-            "AUDIT_STORE must name where the log's checkpoints stand outside the database, as s3://bucket/prefix.",
+            (
+                "AUDIT_STORE must name where the log's checkpoints stand outside the database, as "
+                "s3://bucket/prefix."
+            ),
         ),
     ]
-    return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+    return [
+        Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds
+    ]
 
 
 @register()
@@ -91,10 +117,16 @@ def keys_can_be_made(**_kwargs: Any) -> list[Error]:
             or (pkcs11.get("MODULE") and (pkcs11.get("PIN") or pkcs11.get("PIN_FILE"))),
             "KEY_BACKEND=pkcs11 needs PKCS11_MODULE, and PKCS11_PIN or PKCS11_PIN_FILE.",
         ),
-        ("E016", settings.KEY_ALGORITHM in {"EdDSA", "ES256"}, "KEY_ALGORITHM must be EdDSA or ES256."),
+        (
+            "E016",
+            settings.KEY_ALGORITHM in {"EdDSA", "ES256"},
+            "KEY_ALGORITHM must be EdDSA or ES256.",
+        ),
         ("E017", not (wrong := place_error(settings.KEY_BACKEND)), wrong),
     ]
-    return [Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds]
+    return [
+        Error(message, id=f"agentauth.{number}") for number, holds, message in rules if not holds
+    ]
 
 
 def _is_random(text: str) -> bool:
@@ -133,7 +165,9 @@ def places_can_be_read(**_kwargs: Any) -> list[Error]:
         found.append(Error(f"AUDIT_STORE: {wrong}", id="agentauth.E022"))
     if settings.CELERY_BROKER_URL and not BROKER.match(settings.CELERY_BROKER_URL):
         found.append(
-            Error("CELERY_BROKER_URL must be a URL such as redis://host:6379/1.", id="agentauth.E026")
+            Error(
+                "CELERY_BROKER_URL must be a URL such as redis://host:6379/1.", id="agentauth.E026"
+            )
         )
     return found
 

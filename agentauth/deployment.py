@@ -40,7 +40,8 @@ def _may_create() -> bool:
         return True
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT has_schema_privilege(rolname, 'public', 'CREATE') FROM pg_roles WHERE rolname = %s",
+            "SELECT has_schema_privilege(rolname, 'public', 'CREATE') FROM pg_roles WHERE "
+            "rolname = %s",
             [_owner()],
         )
         return bool((cursor.fetchone() or [False])[0])
@@ -93,18 +94,27 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     (
         "E041",
         _may_create,
-        "The role {role} of DATABASE_OWNER_URL may not create tables: as superuser, `ALTER DATABASE {database} OWNER TO {role}`.",
+        (
+            "The role {role} of DATABASE_OWNER_URL may not create tables: as superuser, `ALTER "
+            "DATABASE {database} OWNER TO {role}`."
+        ),
     ),
     ("E043", _is_migrated, "The database is not migrated: run `{owner} migrate`."),
     (
         "E044",
         _may_serve,
-        "The role of DATABASE_URL lacks rights: run `{owner} grant_serving_role` and `{owner} grant_verifier_role ROLE`.",
+        (
+            "The role of DATABASE_URL lacks rights: run `{owner} grant_serving_role` and `{owner} "
+            "grant_verifier_role ROLE`."
+        ),
     ),
     (
         "E045",
         _is_recorded,
-        "The settings of this process differ from those recorded for all processes: run `{command} record_settings`.",
+        (
+            "The settings of this process differ from those recorded for all processes: run "
+            "`{command} record_settings`."
+        ),
     ),
     ("E047", _has_keys, "A key that may sign is missing: run `{command} ensure_keys`."),
     (
@@ -128,7 +138,8 @@ def _missing() -> Iterator[CheckMessage]:
         connection.ensure_connection()
     except (DatabaseError, InterfaceError):
         yield Error(
-            "The database does not answer: check that it runs and that DATABASE_URL is correct. The steps in the database can"
+            "The database does not answer: check that it runs and that DATABASE_URL is "
+            "correct. The steps in the database can"
             " only be checked after that.",
             id="agentauth.E040",
         )
@@ -164,7 +175,9 @@ def _redis() -> Iterator[CheckMessage]:
     except RefusingServersError:
         problem = "Redis refuses the user or the password: correct REDIS_URL."
     except ServersAwayError as error:
-        problem = f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+        problem = (
+            f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+        )
     else:
         return
     yield Error(problem, id="agentauth.E042")
@@ -175,13 +188,15 @@ def _running() -> Iterator[CheckMessage]:
     # Only the first: an unavailable key backend would be reported for each key.
     if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
         yield Error(
-            f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} check_keys` asks for each key.",
+            f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} "
+            "check_keys` asks for each key.",
             id="agentauth.E046",
         )
     oldest = QueueEntry.objects.order_by("pk").first()
     if oldest is not None and made_at(oldest.pk) < time.time() - _NUMBERED_SECONDS:
         yield Error(
-            f"An event has waited for its number for more than {_NUMBERED_SECONDS} s: start `jobs`, or Celery's worker and beat,"
+            f"An event has waited for its number for more than {_NUMBERED_SECONDS} s: start "
+            "`jobs`, or Celery's worker and beat,"
             " or look at their log.",
             id="agentauth.E048",
         )
@@ -190,31 +205,38 @@ def _running() -> Iterator[CheckMessage]:
 def _advice() -> Iterator[CheckMessage]:
     if _seals_are_pending():
         yield Warning(
-            "Rows of before the upgrade give rights although nothing proves that this registry wrote them: once no process of the"
+            "Rows of before the upgrade give rights although nothing proves that this "
+            "registry wrote them: once no process of the"
             f" former release runs or will come back, run `{settings.COMMAND} seal_rows`.",
             id="agentauth.W054",
         )
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
         yield Warning(
-            "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be rotated: see Rotating secrets in"
+            "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be "
+            "rotated: see Rotating secrets in"
             " docs/operations.md.",
             id="agentauth.W050",
         )
     if settings.AUDIT_STORE.startswith("file:"):
         yield Warning(
-            "AUDIT_STORE is a folder: unless it is on a write-once file system, an attacker who takes over this host can rewrite"
-            " the copies of the log. Name a bucket with Object Lock: see The log's store in docs/operations.md.",
+            "AUDIT_STORE is a folder: unless it is on a write-once file system, an attacker "
+            "who takes over this host can rewrite"
+            " the copies of the log. Name a bucket with Object Lock: see The log's store in "
+            "docs/operations.md.",
             id="agentauth.W051",
         )
     if not settings.EMAIL_HOST:
         yield Warning(
-            "EMAIL_HOST is not set, so a person learns of a recovery of their account from their pages alone: set EMAIL_HOST and"
+            "EMAIL_HOST is not set, so a person learns of a recovery of their account from "
+            "their pages alone: set EMAIL_HOST and"
             " EMAIL_FROM, see Recovering an account in docs/operations.md.",
             id="agentauth.W053",
         )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(
-            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so a restore of the database from a"
-            " backup cannot be detected: set one of them, or follow docs/restore.md after every restore.",
+            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so "
+            "a restore of the database from a"
+            " backup cannot be detected: set one of them, or follow docs/restore.md after "
+            "every restore.",
             id="agentauth.W052",
         )

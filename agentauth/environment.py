@@ -115,7 +115,11 @@ def is_origin(url: str) -> bool:
         origin = shown if parts.port is None else f"{shown}:{parts.port}"
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and bool(host) and url.lower() == f"{parts.scheme}://{origin}"
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(host)
+        and url.lower() == f"{parts.scheme}://{origin}"
+    )
 
 
 def choice(name: str, default: str, choices: Collection[str]) -> str:
@@ -131,7 +135,10 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
 
     Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
     """
-    server, tls = env("EMAIL_HOST"), choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none"))
+    server, tls = (
+        env("EMAIL_HOST"),
+        choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none")),
+    )
     backend = "smtp" if server else "console" if development else ""
     return {
         "EMAIL_BACKEND": f"django.core.mail.backends.{backend}.EmailBackend" if backend else "",
@@ -149,7 +156,9 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:
     """All variables with this prefix, by the rest of their names; `secrets` may come from files."""
     names = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
-    return {name: env(prefix + name) for name in names} | {name: secret(prefix + name) for name in secrets}
+    return {name: env(prefix + name) for name in names} | {
+        name: secret(prefix + name) for name in secrets
+    }
 
 
 def secret_key(directory: Path, *, development: bool) -> str:
@@ -159,7 +168,8 @@ def secret_key(directory: Path, *, development: bool) -> str:
     if not development:
         refuse(
             "E002",
-            "set SECRET_KEY, or SECRET_KEY_FILE, in production: 50 random characters or more, the same for all processes.",
+            "set SECRET_KEY, or SECRET_KEY_FILE, in production: 50 random characters or more, "
+            "the same for all processes.",
         )
     path = directory / "secret_key"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -190,7 +200,8 @@ def subject_keys(server_secret: str, *, command: str) -> Mapping[str, bytes]:
     if len(keys) != len(lines):
         refuse(
             "E024",
-            "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes in base64url and no version twice."
+            "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes "
+            "in base64url and no version twice."
             f" `{command} make_subject_key FILE` writes a valid file for SUBJECT_KEY_FILE.",
         )
     return keys or {_LEGACY: server_secret.encode()}
@@ -206,5 +217,6 @@ def refuse_unknown() -> None:
     if unknown:
         refuse(
             "E025",
-            f"There is no setting {' or '.join(unknown)}: correct the name of the variable, or unset it.",
+            f"There is no setting {' or '.join(unknown)}: correct the name of the variable, "
+            "or unset it.",
         )

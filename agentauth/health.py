@@ -67,7 +67,9 @@ def _migrated() -> None:
 def token_key() -> None:
     """There is a key to sign tokens with. `signing` tells whether it works: verify needs none."""
     if not may_sign(purpose="token", now=timezone.now()):
-        raise NotReadyError(f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`")
+        raise NotReadyError(
+            f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`"
+        )
 
 
 def audit_queue() -> None:
@@ -79,7 +81,9 @@ def audit_queue() -> None:
 def clock() -> None:
     """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
     if off := epochs.LEASE.clock_off(waits=False):
-        raise NotReadyError(f"the clock of this host is {off.seconds_ahead} s ahead of the database's")
+        raise NotReadyError(
+            f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
+        )
 
 
 def configuration() -> None:
@@ -148,7 +152,9 @@ class Trial:
                     # Already logged, or shown by a check that fails.
                     return False
                 self._begun = now
-                self._thread = threading.Thread(target=self._try, args=(act,), name=self._name, daemon=True)
+                self._thread = threading.Thread(
+                    target=self._try, args=(act,), name=self._name, daemon=True
+                )
                 self._thread.start()
                 self._thread.join(WAIT_SECONDS)
             return self._works and not (running and now - self._begun > OVERDUE_SECONDS)
@@ -217,7 +223,9 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """200 if everything it needs is there, else 503. Checked on each call, so it recovers by itself.
+    """200 if everything it needs is there, else 503.
+
+    Checked on each call, so it recovers by itself.
 
     A failing check in TOLD_ONLY changes nothing but its own state.
     """

@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation, ValidationError
+from django.core.exceptions import (
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    ValidationError,
+)
 from django.db import InterfaceError, InternalError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
@@ -139,18 +144,29 @@ def _takes_nothing(error: Exception) -> bool:
 
 
 # One sentence for both kinds of endpoint: DRF does not say which of them refused.
-_MEDIA_TYPE = "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
+_MEDIA_TYPE = (
+    "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
+)
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, NotFoundError),
     (drf.NotFound, NotFoundError),
-    (drf.MethodNotAllowed, lambda: MethodNotAllowedError("This address does not take that method.")),
+    (
+        drf.MethodNotAllowed,
+        lambda: MethodNotAllowedError("This address does not take that method."),
+    ),
     (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError(_MEDIA_TYPE)),
-    (drf.NotAcceptable, lambda: NotAcceptableError("Answers are application/json: Accept must allow it.")),
+    (
+        drf.NotAcceptable,
+        lambda: NotAcceptableError("Answers are application/json: Accept must allow it."),
+    ),
     (drf.NotAuthenticated, lambda: InvalidClientError("Authenticate first.")),
     (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
     (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
     (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
-    (RequestDataTooBig, lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch).")),
+    (
+        RequestDataTooBig,
+        lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch)."),
+    ),
     (drf.APIException, lambda: InvalidRequestError("The request could not be read.")),
     # A malformed id in a form of the admin site.
     (ValidationError, lambda: InvalidRequestError("The request could not be read.")),
@@ -257,7 +273,9 @@ def _short(sentence: str) -> str:
     return sentence
 
 
-def headers_of(error: AgentAuthError, status: int, request: HttpRequest | Request) -> dict[str, str]:
+def headers_of(
+    error: AgentAuthError, status: int, request: HttpRequest | Request
+) -> dict[str, str]:
     headers = {"Cache-Control": "no-store"}
     if status in {429, 503} or isinstance(error, NotYetLoggedError):
         headers["Retry-After"] = str(error.fields.get("retry_after", DEFAULT_RETRY_SECONDS))
@@ -314,7 +332,9 @@ class PageErrorMiddleware:
         response = self.get_response(request)
         if isinstance(response, HttpResponseNotAllowed):
             allowed = response["Allow"]
-            response = error_response(request, MethodNotAllowedError("This page does not take that method."))
+            response = error_response(
+                request, MethodNotAllowedError("This page does not take that method.")
+            )
             response["Allow"] = allowed
         return response
 
@@ -328,7 +348,9 @@ class PageErrorMiddleware:
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return error_response(request, CsrfFailedError("The page is out of date. Reload it and try again."))
+    return error_response(
+        request, CsrfFailedError("The page is out of date. Reload it and try again.")
+    )
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

@@ -20,7 +20,9 @@ _CLOSE: Final = b"Connection: close\r\n"
 
 
 # Header lines whose values vary from call to call. A value that is not plain is left to the parser.
-_VARYING: Final = re.compile(rb"\r\n(content-length|idempotency-key):[ \t]*([!-~]+)(?=\r\n)", re.IGNORECASE)
+_VARYING: Final = re.compile(
+    rb"\r\n(content-length|idempotency-key):[ \t]*([!-~]+)(?=\r\n)", re.IGNORECASE
+)
 _PLAIN: Final = {
     b"content-length": re.compile(rb"[0-9]{1,5}"),
     b"idempotency-key": re.compile(rb"[!-~]{1,255}"),
@@ -43,7 +45,13 @@ class Head:
     __slots__ = ("_between", "_places", "keeps", "length", "raw", "scope", "version")
 
     def __init__(
-        self, raw: bytes, length: int, scope: dict[str, Any], *, version: tuple[int, int], keeps: bool
+        self,
+        raw: bytes,
+        length: int,
+        scope: dict[str, Any],
+        *,
+        version: tuple[int, int],
+        keeps: bool,
     ) -> None:
         self.raw, self.length, self.version, self.keeps = raw, length, version, keeps
         self.scope = scope | {"extensions": {"agentauth.head": {}}}
@@ -91,10 +99,25 @@ class Head:
 class Exchange:
     """The application's `receive` and `send`. Head and body of an answer are sent together."""
 
-    __slots__ = ("_body", "_gone", "_head", "_may_keep", "_started", "_transport", "answered", "keeps")
+    __slots__ = (
+        "_body",
+        "_gone",
+        "_head",
+        "_may_keep",
+        "_started",
+        "_transport",
+        "answered",
+        "keeps",
+    )
 
     def __init__(
-        self, head: Head, body: bytes, transport: Any, *, may_keep: Callable[[], bool], gone: asyncio.Event
+        self,
+        head: Head,
+        body: bytes,
+        transport: Any,
+        *,
+        may_keep: Callable[[], bool],
+        gone: asyncio.Event,
     ) -> None:
         self._head, self._transport, self._may_keep, self._gone = head, transport, may_keep, gone
         self._body: bytes | None = body
@@ -130,7 +153,9 @@ class Exchange:
             self.answered = True
             return
         self.keeps = self._head.keeps and self._may_keep()
-        head = _written(self._head.version, started["status"], started["headers"], closes=not self.keeps)
+        head = _written(
+            self._head.version, started["status"], started["headers"], closes=not self.keeps
+        )
         self.answered = True
         if self._head.scope["method"] == "HEAD":
             self._transport.write(head)
@@ -145,7 +170,15 @@ def _written(
     # cached.
     alike, own = _kept_lines(tuple(headers[:-2])), _lines(headers[-2:])
     return b"".join(
-        (status_line(version, status), alike, own, _SERVER, date_line(), _CLOSE if closes else b"", b"\r\n")
+        (
+            status_line(version, status),
+            alike,
+            own,
+            _SERVER,
+            date_line(),
+            _CLOSE if closes else b"",
+            b"\r\n",
+        )
     )
 
 

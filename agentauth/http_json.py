@@ -41,7 +41,9 @@ class Negotiation(DefaultContentNegotiation):
     def get_accept_list(self, request: Request) -> list[str]:
         given = super().get_accept_list(request)
         for media_range in _RANGES:
-            named = [each for each in given if each.partition(";")[0].strip().lower() == media_range]
+            named = [
+                each for each in given if each.partition(";")[0].strip().lower() == media_range
+            ]
             if named:
                 # The most specific range decides; a wider one does not override it.
                 refused = any(_NEVER.search(each) for each in named)
@@ -64,7 +66,10 @@ class StrictJSONParser(BaseParser):
     media_type = "application/json"
 
     def parse(
-        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         _ = media_type
         view = (parser_context or {}).get("view")

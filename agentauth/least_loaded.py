@@ -56,7 +56,9 @@ class Shares:
         """Whether no other process has fewer than `count` connections."""
         since = time.monotonic() - HEARD_SECONDS
         others = enumerate(_TOLD.iter_unpack(self._memory))
-        return all(own == place % _PLACES or told < since or has >= count for own, (told, has) in others)
+        return all(
+            own == place % _PLACES or told < since or has >= count for own, (told, has) in others
+        )
 
 
 # Made here, since a server's processes are forked after this module is loaded.

@@ -12,7 +12,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 # Claim, setup and recovery links: anyone who reads the URL may use it, and Django logs the URL of
 # every refusal. Their patterns, `/setup/<str:code>/`, hold no secret.
-_SECRET_PATH = re.compile(r"((?:/|%2F)(?:claim|setup|recover)(?:/|%2F))[^/%\s?\"'&<]+", re.IGNORECASE)
+_SECRET_PATH = re.compile(
+    r"((?:/|%2F)(?:claim|setup|recover)(?:/|%2F))[^/%\s?\"'&<]+", re.IGNORECASE
+)
 # Control characters that a terminal or log reader would act on, except a traceback's newlines.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(10), *range(11, 32), *range(127, 160))}
 
@@ -51,7 +53,9 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # Before quoting: a cut afterwards could remove a backslash that the line needs.
-        return json.dumps({name: without_secrets(value) for name, value in line.items()}, default=str)
+        return json.dumps(
+            {name: without_secrets(value) for name, value in line.items()}, default=str
+        )
 
 
 def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:

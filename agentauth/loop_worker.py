@@ -206,7 +206,9 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     async def _exchange(self, head: Head, body: bytes) -> bool:
         """Call the application. Returns whether the connection may be kept."""
         self.worker.count()
-        exchange = Exchange(head, body, self.transport, may_keep=self.worker.may_keep, gone=self._gone)
+        exchange = Exchange(
+            head, body, self.transport, may_keep=self.worker.may_keep, gone=self._gone
+        )
         try:
             await self.app(head.scope, exchange.receive, exchange.send)
         except Exception:
@@ -220,7 +222,9 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         return exchange.keeps
 
     def refuse(self, status: str) -> None:
-        self._safe_write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+        self._safe_write(
+            f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+        )
         self._close_transport()
 
     def drop(self) -> None:
@@ -258,7 +262,11 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         patience = incoming.patience
         if self.lingers and self.transport.get_write_buffer_size():
             patience = REQUEST_SECONDS
-        if not incoming.data and not self.lingers and now - max(incoming.begun, stopped_at) > LINGER_SECONDS:
+        if (
+            not incoming.data
+            and not self.lingers
+            and now - max(incoming.begun, stopped_at) > LINGER_SECONDS
+        ):
             # A stopping server does not wait for connections that sent nothing.
             self.drop()
         elif now - incoming.begun <= patience:
@@ -282,7 +290,9 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         ASGIProtocol._check_h1c_protocol_available()  # noqa: SLF001  # see above
         cfg = self.cfg
         self.max_head = (
-            cfg.limit_request_line + cfg.limit_request_fields * (cfg.limit_request_field_size + 2) + 4
+            cfg.limit_request_line
+            + cfg.limit_request_fields * (cfg.limit_request_field_size + 2)
+            + 4
         )
         # Ordered by when the wait for them began.
         self.waiting: dict[Connection, None] = {}
@@ -372,6 +382,9 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         for connection in list(self.waiting):
             connection.look(now, self._stopped_at)
         for connection in list(self.stuck):
-            if connection.stuck_since is not None and now - connection.stuck_since > REQUEST_SECONDS:
+            if (
+                connection.stuck_since is not None
+                and now - connection.stuck_since > REQUEST_SECONDS
+            ):
                 connection.drop()
         self.loop.call_later(_SWEEP_SECONDS, self._sweep)

@@ -48,7 +48,8 @@ DECISIONS = Counter(
 )
 MISSES = Counter(
     "agentauth_verifier_misses",
-    "Calls of the verifier whose token or credentials the process did not hold: they are read, and held from then on",
+    "Calls of the verifier whose token or credentials the process did not hold: they are "
+    "read, and held from then on",
     ["what"],
 )
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
@@ -71,7 +72,9 @@ CHECKS = Gauge(
     ["check"],
     multiprocess_mode="mostrecent",
 )
-KEY_CALLS = Counter("agentauth_key_calls", "Calls to the homes of keys, by outcome", ["home", "outcome"])
+KEY_CALLS = Counter(
+    "agentauth_key_calls", "Calls to the homes of keys, by outcome", ["home", "outcome"]
+)
 KEY_CALL_SECONDS = Histogram(
     "agentauth_key_call_seconds", "How long those took that were made", ["home"], buckets=BUCKETS
 )
@@ -88,7 +91,9 @@ def observe_request(*, method: str, route: str, status: int, seconds: float) -> 
     _requests(method, route, status).observe(seconds)
 
 
-def add_requests(*, method: str, route: str, status: int, buckets: Mapping[int, int], seconds: float) -> None:
+def add_requests(
+    *, method: str, route: str, status: int, buckets: Mapping[int, int], seconds: float
+) -> None:
     """Many requests: `buckets` counts them by index into BUCKETS (one past the last: longer).
 
     `seconds` is the sum of their times.
@@ -182,11 +187,15 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
     # By the time in the id: a query on the events themselves might read all of them.
     oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
     yield GaugeMetricFamily(
-        "agentauth_audit_queue_events", "Events that wait for their number", value=QueueEntry.objects.count()
+        "agentauth_audit_queue_events",
+        "Events that wait for their number",
+        value=QueueEntry.objects.count(),
     )
     age = now.timestamp() - made_at(oldest) if oldest else 0
     yield GaugeMetricFamily(
-        "agentauth_audit_queue_oldest_seconds", "How long the oldest of them has waited", value=max(0.0, age)
+        "agentauth_audit_queue_oldest_seconds",
+        "How long the oldest of them has waited",
+        value=max(0.0, age),
     )
     yield GaugeMetricFamily(
         "agentauth_audit_queue_bound",
@@ -237,7 +246,9 @@ def _streams() -> Iterator[GaugeMetricFamily]:
         # Redis is unavailable: leave the series out, as with the database.
         return
     family = GaugeMetricFamily(
-        "agentauth_verifier_stream_events", "Decisions in Redis that are not in the log yet", labels=["shard"]
+        "agentauth_verifier_stream_events",
+        "Decisions in Redis that are not in the log yet",
+        labels=["shard"],
     )
     for shard, number in enumerate(waiting):
         family.add_metric([f"{shard:02d}"], number)

@@ -50,7 +50,9 @@ class Tally:
         decisions, self._decisions = self._decisions, Counter()
         misses, self._misses = self._misses, Counter()
         for (route, status), (buckets, sums) in requests.items():
-            metrics.add_requests(method="POST", route=route, status=status, buckets=buckets, seconds=sums[0])
+            metrics.add_requests(
+                method="POST", route=route, status=status, buckets=buckets, seconds=sums[0]
+            )
         for (decision, error, reason), number in decisions.items():
             metrics.count_decision(decision, error, reason, number)
         for what, number in misses.items():

@@ -57,7 +57,10 @@ CONTENT_SECURITY_POLICY = "; ".join(
         ("Cross-Origin-Resource-Policy", "same-origin"),
         (
             "Permissions-Policy",
-            "publickey-credentials-get=(self), publickey-credentials-create=(self), camera=(), microphone=(), geolocation=()",
+            (
+                "publickey-credentials-get=(self), publickey-credentials-create=(self), "
+                "camera=(), microphone=(), geolocation=()"
+            ),
         ),
         ("Cache-Control", "no-store"),
     ]
@@ -204,11 +207,15 @@ class PlainRequestMiddleware:
         if "%00" in meta.get("QUERY_STRING", ""):
             return error_response(request, InvalidRequestError("A query parameter holds no NUL."))
         if "HTTP_TRANSFER_ENCODING" in meta:
-            return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
+            return error_response(
+                request, InvalidRequestError("Send the body with its Content-Length.")
+            )
         length = meta.get("CONTENT_LENGTH") or "0"
         # More digits than any length has: Python would refuse to parse them.
         if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
-            return error_response(request, InvalidRequestError("Send the body with its Content-Length."))
+            return error_response(
+                request, InvalidRequestError("Send the body with its Content-Length.")
+            )
         if int(length) > MAX_BODY_BYTES:
             return error_response(
                 request, RequestTooLargeError("The body is larger than anything taken here.")

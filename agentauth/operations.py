@@ -71,7 +71,9 @@ def _refused() -> HttpResponse:
     metrics.count_error(error)
     if time.monotonic() - _said_at >= _SAID_EVERY:
         _said_at = time.monotonic()
-        logger.warning("/metrics was refused to a caller that did not send METRICS_TOKEN as a bearer token")
+        logger.warning(
+            "/metrics was refused to a caller that did not send METRICS_TOKEN as a bearer token"
+        )
     return JsonResponse(body_of(error), status=404, headers={"Cache-Control": "no-store"})
 
 
@@ -176,6 +178,8 @@ def listen() -> Listener | None:
         parts = urlsplit(f"//{settings.OPERATIONS_BIND}")
         made = Listener(parts.hostname or "", parts.port or 0)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"OPERATIONS_BIND must be a free address:port of this host: {error}") from None
+        raise SystemExit(
+            f"OPERATIONS_BIND must be a free address:port of this host: {error}"
+        ) from None
     threading.Thread(target=made.serve_forever, name="operations", daemon=True).start()
     return made

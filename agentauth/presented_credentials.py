@@ -18,7 +18,8 @@ from registry.authentication import read_basic
 
 # As the parser accepts it: the target may be an absolute URL.
 _HEAD: Final = re.compile(
-    rb"([^ \r\n]+) (?:[a-z]+://[^/ \r\n]*)?(/v1/[^ ?\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.([01])\r\n", re.IGNORECASE
+    rb"([^ \r\n]+) (?:[a-z]+://[^/ \r\n]*)?(/v1/[^ ?\r\n]*)(?:\?[^ \r\n]*)? HTTP/1\.([01])\r\n",
+    re.IGNORECASE,
 )
 _LINES: Final = re.compile(
     rb"\r\n(dpop|authorization|x-forwarded-for|connection):[ \t]*([^\r\n]*)(?=\r\n)", re.IGNORECASE
@@ -67,7 +68,8 @@ def read_call(data: bytearray, head: int, end: int, peer: object) -> Call | None
     for name, value in _LINES.findall(text):
         lines.setdefault(name.lower(), []).append(value.decode("latin-1").strip(" \t"))
     proof, authorization = (
-        lines[name][0] if len(lines.get(name, ())) == 1 else None for name in (b"dpop", b"authorization")
+        lines[name][0] if len(lines.get(name, ())) == 1 else None
+        for name in (b"dpop", b"authorization")
     )
     path = first[2].decode("latin-1")
     if b"dpop" not in lines and b"authorization" not in lines and path != REGISTRATION:

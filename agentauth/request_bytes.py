@@ -28,7 +28,8 @@ WAITED: Final[ContextVar[float]] = ContextVar("agentauth_waited", default=0.0)
 _END_OF_HEAD: Final = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 # Every header that may determine where the body ends, and the digits of a plain Content-Length.
 _FRAMING: Final = re.compile(
-    rb"\r\n(?:content-length:[ \t]*([0-9]{1,7})[ \t]*(?=\r\n)|(?:content-length|transfer-encoding)[ \t]*:)",
+    rb"\r\n(?:content-length:[ \t]*([0-9]{1,7})[ "
+    rb"\t]*(?=\r\n)|(?:content-length|transfer-encoding)[ \t]*:)",
     re.IGNORECASE,
 )
 _EXPECTS: Final = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)

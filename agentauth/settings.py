@@ -49,7 +49,10 @@ KEY_DIRECTORY, KEY_FILE_PASSPHRASE_FILE = VAR_DIR / "keys", env("KEY_FILE_PASSPH
 KEY_ROTATION_DAYS = number("KEY_ROTATION_DAYS", 90, least=0, most=3650)
 TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # docs/adr/0016
 # Settings of the key backends, each under its own prefix: {"ADDR": …, "TOKEN": …}.
-VAULT, PKCS11 = section("VAULT_", secrets=("TOKEN", "SECRET_ID")), section("PKCS11_", secrets=("PIN",))
+VAULT, PKCS11 = (
+    section("VAULT_", secrets=("TOKEN", "SECRET_ID")),
+    section("PKCS11_", secrets=("PIN",)),
+)
 
 SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
 # Earlier SECRET_KEYs, or the next one: what they made is accepted, nothing new is made with them.
@@ -165,10 +168,17 @@ def database(url: str) -> dict[str, Any]:
             config["TEST"] = {"NAME": str(VAR_DIR / "test.sqlite3")}
     else:
         # Bounds every statement and lock, and prepares repeated statements. The URL's options win.
-        config |= {"ENGINE": "agentauth.postgresql", "CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+        config |= {
+            "ENGINE": "agentauth.postgresql",
+            "CONN_MAX_AGE": 600,
+            "CONN_HEALTH_CHECKS": True,
+        }
         ours: dict[str, Any] = {"server_side_binding": True, "prepare_threshold": 5}
         if _MIGRATING:  # May run for hours; waits less for a lock than callers behind it (1.6 s).
-            ours |= {"answer_seconds": 86_400, "options": "-c statement_timeout=0 -c lock_timeout=1000"}
+            ours |= {
+                "answer_seconds": 86_400,
+                "options": "-c statement_timeout=0 -c lock_timeout=1000",
+            }
         config["OPTIONS"] = ours | config.get("OPTIONS", {})
     return config
 
@@ -176,7 +186,9 @@ def database(url: str) -> dict[str, Any]:
 # Replay cache: redis://…, or redis://a:1,b:2,c:3 for a cluster. Empty: in the database.
 REDIS_URL = secret("REDIS_URL")
 
-DATABASES = {"default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)}
+DATABASES = {
+    "default": database(DATABASE_OWNER_URL if DATABASE_OWNER_URL and _MIGRATING else DATABASE_URL)
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL, AUTHENTICATION_BACKENDS = "registry.Human", ["approvals.passkeys.PasskeyBackend"]
@@ -200,11 +212,19 @@ REST_FRAMEWORK = {
 # Links from lower to higher apps at run time (docs/architecture.md), by dotted path.
 COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
-AUDIT_DISABLED_KEYS, AUDIT_GRANTS = "kms.services.disabled_keys", "registry.services.standing_grants.review"
-AUDIT_OBSERVER, KEY_OBSERVER = "agentauth.metrics.count_events", "agentauth.metrics.observe_key_call"
+AUDIT_DISABLED_KEYS, AUDIT_GRANTS = (
+    "kms.services.disabled_keys",
+    "registry.services.standing_grants.review",
+)
+AUDIT_OBSERVER, KEY_OBSERVER = (
+    "agentauth.metrics.count_events",
+    "agentauth.metrics.observe_key_call",
+)
 DECISION_OBSERVER = "agentauth.metrics.count_decision"
 # External store of checkpoints and events: file:<folder> or s3://bucket/prefix. Tests set theirs.
-AUDIT_STORE = env("AUDIT_STORE") or (f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else "")
+AUDIT_STORE = env("AUDIT_STORE") or (
+    f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else ""
+)
 # Witnesses of the log's checkpoints: comma-separated `vkey url` (c2sp.org/tlog-witness).
 AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
 STATE_PUBLISHER = "verifier.services.state_changes.publish"

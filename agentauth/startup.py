@@ -17,7 +17,12 @@ from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableE
 from audit.roles import beyond_verifier, missing_rights
 from registry.models import Installation
 from registry.release import RELEASE
-from registry.services.installation import Halt, disagreement, is_database_ahead, release_disagreement
+from registry.services.installation import (
+    Halt,
+    disagreement,
+    is_database_ahead,
+    release_disagreement,
+)
 from verifier.services import history
 from verifier.services.epochs import contradiction, look, read_row
 
@@ -42,10 +47,13 @@ def rights_suffice() -> None:
     """The database role has the rights that this kind of process needs (`audit/roles.py`)."""
     role, missing = missing_rights(START.kind)
     if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN))
+        shown = ", ".join(missing[:_SHOWN]) + (
+            f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN)
+        )
         raise StartRefusedError(
             f"the role {role} of DATABASE_URL has no {shown}."
-            f" Run `{settings.OWNER_COMMAND} {_GRANTS[START.kind].format(role)}`, as after every migrate."
+            f" Run `{settings.OWNER_COMMAND} {_GRANTS[START.kind].format(role)}`, as after "
+            "every migrate."
         )
 
 
@@ -56,7 +64,8 @@ def verifier_role_is_bounded() -> None:
     if beyond := beyond_verifier(known_alone=is_database_ahead()):
         shown = ", ".join(beyond[:_SHOWN]) + (" and more" if len(beyond) > _SHOWN else "")
         raise StartRefusedError(
-            f"the role of DATABASE_URL may do more than a verifier needs ({shown}). Name one in DATABASE_URL that"
+            f"the role of DATABASE_URL may do more than a verifier needs ({shown}). Name one "
+            "in DATABASE_URL that"
             f" `{settings.OWNER_COMMAND} grant_verifier_role ROLE` has bound."
         )
 
@@ -120,7 +129,8 @@ class Start:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
             logger.warning(
-                "the database is unavailable; answering 503 until the checks at startup have passed: %s",
+                "the database is unavailable; answering 503 until the checks at startup have "
+                "passed: %s",
                 error,
             )
             self.pending = True
@@ -147,7 +157,9 @@ class Start:
             finally:
                 self._asking.release()
         if self.pending:
-            raise TemporarilyUnavailableError("This process has not started yet. Try again shortly.")
+            raise TemporarilyUnavailableError(
+                "This process has not started yet. Try again shortly."
+            )
 
 
 def _say_started() -> None:
@@ -180,7 +192,11 @@ def check_command(*, mends: bool) -> None:
     if mends:
         refuse(history.hold_of(read_row()[0]))
         return
-    row = Installation.objects.filter(pk=Installation.ONLY).values_list("release", "fingerprint").first()
+    row = (
+        Installation.objects.filter(pk=Installation.ONLY)
+        .values_list("release", "fingerprint")
+        .first()
+    )
     release, fingerprint = row or (None, None)
     if reason := release_disagreement(release) or disagreement(fingerprint):
         raise InvalidStateError(f"Nothing was done: {reason}.")

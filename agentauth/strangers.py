@@ -253,7 +253,10 @@ class Strangers:
         calls = [call for _, call in waiting]
         verdicts = self._try(lambda: self.look_up(calls)) or [Verdict.AWAY] * len(calls)
         self._told(
-            [Judged(whose, call, verdict) for (whose, call), verdict in zip(waiting, verdicts, strict=True)]
+            [
+                Judged(whose, call, verdict)
+                for (whose, call), verdict in zip(waiting, verdicts, strict=True)
+            ]
         )
 
     @staticmethod
@@ -287,7 +290,9 @@ def through_middleware(answer: HttpResponse, path: str) -> None:
 @lru_cache(maxsize=256)
 def _rendered(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
     """Status line with constant headers, and the body, as in Django's own answers."""
-    error = rate_limits.limited(wait) if verdict is Verdict.REFUSED else TemporarilyUnavailableError()
+    error = (
+        rate_limits.limited(wait) if verdict is Verdict.REFUSED else TemporarilyUnavailableError()
+    )
     status = STATUSES[error.code]
     made = HttpResponse(
         render_body(body_of(error)),

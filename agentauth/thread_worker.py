@@ -106,7 +106,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.max_keepalived = self.worker_connections // 4
         cfg = self.cfg
         self._max_head = (
-            cfg.limit_request_line + cfg.limit_request_fields * (cfg.limit_request_field_size + 2) + 4
+            cfg.limit_request_line
+            + cfg.limit_request_fields * (cfg.limit_request_field_size + 2)
+            + 4
         )
         # Connections the loop reads from or sends to, oldest first.
         self._receiving: dict[Any, Received] = {}
@@ -298,7 +300,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def refuse(self, conn: Any, status: str) -> None:
         with contextlib.suppress(OSError):
-            conn.sock.send(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+            conn.sock.send(
+                f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+            )
         self.linger(conn)
 
     def linger(self, conn: Any) -> None:

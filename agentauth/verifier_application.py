@@ -142,7 +142,9 @@ def _route_of(scope: Scope, authorization: str | None) -> str:
 
 
 def _address(scope: Scope) -> str:
-    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    lines = [
+        value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"
+    ]
     client = scope.get("client") or ("", 0)
     meta = {"HTTP_X_FORWARDED_FOR": ",".join(lines), "REMOTE_ADDR": client[0]}
     return client_address(meta, hops=settings.TRUSTED_PROXIES)
@@ -162,7 +164,9 @@ def answered_by_django(scope: Scope, body: bytes) -> Response:
         started.append((status, headers))
 
     # Past our Application, which drops the body of HEAD: its length is counted, and it is not sent.
-    parts: Iterable[bytes] = WSGIHandler.__call__(django_application, environ(scope, body), start_response)
+    parts: Iterable[bytes] = WSGIHandler.__call__(
+        django_application, environ(scope, body), start_response
+    )
     try:
         answer = b"".join(parts)
     finally:
@@ -244,7 +248,9 @@ def _told(error: AgentAuthError) -> Response:
     headers = headers_of(error, status, HttpRequest())
     sent = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
     return Response(
-        status, render_body(body_of(error)), tuple(each for each in sent if each[0] != b"cache-control")
+        status,
+        render_body(body_of(error)),
+        tuple(each for each in sent if each[0] != b"cache-control"),
     )
 
 
@@ -287,7 +293,9 @@ async def start() -> tuple[LeanVerifier, Edge]:
     runs = lambda: epochs.LEASE.held().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
-    verifier = LeanVerifier(follower=Follower(loop, missed=tally.miss), servers=servers, count=tally.decision)
+    verifier = LeanVerifier(
+        follower=Follower(loop, missed=tally.miss), servers=servers, count=tally.decision
+    )
     await verifier.start()
     tally.begin()
     return verifier, Edge(

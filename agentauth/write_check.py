@@ -15,12 +15,14 @@ _LOCK: Final = 0x77726974
 # It gets a transaction id, so its commit is written and waited for like any other. It changes no
 # row and needs no right.
 _COMMITS: Final = (
-    "SELECT pg_logical_emit_message(true, 'agentauth', ''), current_setting('transaction_read_only')"
+    "SELECT pg_logical_emit_message(true, 'agentauth', ''), "
+    "current_setting('transaction_read_only')"
 )
 # A 1 MB sort that spills to disk: on a full disk, existing pages still have room for a small row,
 # so a small write proves nothing.
 _FILLS: Final = (
-    "SELECT count(*) FROM (SELECT repeat(md5(n::text), 32) FROM generate_series(1, 1024) n ORDER BY 1) sorted"
+    "SELECT count(*) FROM (SELECT repeat(md5(n::text), 32) FROM generate_series(1, 1024) n ORDER "
+    "BY 1) sorted"
 )
 
 

@@ -42,7 +42,9 @@ class InvitationForm(forms.Form):
 class EnrolmentForm(forms.Form):
     """The human who gets an enrolment code."""
 
-    human = forms.ModelChoiceField(Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human"))
+    human = forms.ModelChoiceField(
+        Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human")
+    )
 
 
 class ServiceProviderForm(forms.Form):
@@ -89,7 +91,9 @@ class ControlRoom(admin.AdminSite):
         ]
         return ours + theirs
 
-    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def login(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         """Redirect to the passkey sign-in, or to /approvals/ a human without admin rights."""
         if request.user.is_authenticated and not self.has_permission(request):
             return HttpResponseRedirect("/approvals/")
@@ -105,10 +109,16 @@ class ControlRoom(admin.AdminSite):
     def has_permission(self, request: HttpRequest) -> bool:
         return bool(request.user.is_active and getattr(request.user, "is_administrator", False))
 
-    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+    def index(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
         now = timezone.now()
-        waiting = Grant.objects.waiting(now).select_related("agent", "agent__human", "service_provider")
-        counts = {status.label: Agent.objects.filter(status=status).count() for status in Agent.Status}
+        waiting = Grant.objects.waiting(now).select_related(
+            "agent", "agent__human", "service_provider"
+        )
+        counts = {
+            status.label: Agent.objects.filter(status=status).count() for status in Agent.Status
+        }
         context = {
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
             "agent_counts": counts,
@@ -165,7 +175,9 @@ class ControlRoom(admin.AdminSite):
 
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
 
-    def _make(self, request: HttpRequest, form_class: type[Any], title: Any, make: Any) -> HttpResponse:
+    def _make(
+        self, request: HttpRequest, form_class: type[Any], title: Any, make: Any
+    ) -> HttpResponse:
         """Show the form, call the service, show its result once; the session keeps none of it."""
         form, made = form_class(request.POST or None, label_suffix=""), None
         if request.method == "POST" and form.is_valid():

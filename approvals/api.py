@@ -28,7 +28,9 @@ class MayReadReceipts(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         if request.user is None:
-            raise InvalidClientError("Authenticate with a proof, or with client id and secret (Basic).")
+            raise InvalidClientError(
+                "Authenticate with a proof, or with client id and secret (Basic)."
+            )
         return True
 
 

@@ -75,7 +75,8 @@ class SetupCode(Sealed):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(kind__in=["first_admin", "invitation", "recovery"]), name="setup_code_kind"
+                condition=models.Q(kind__in=["first_admin", "invitation", "recovery"]),
+                name="setup_code_kind",
             )
         ]
 
@@ -147,7 +148,9 @@ class Recovery(Sealed):
                 name="recovery_one_open",
             ),
             models.CheckConstraint(
-                condition=models.Q(case="lost") | models.Q(ready_at=None) | ~models.Q(confirmed_at=None),
+                condition=models.Q(case="lost")
+                | models.Q(ready_at=None)
+                | ~models.Q(confirmed_at=None),
                 name="recovery_stolen_is_confirmed",
             ),
             models.CheckConstraint(
@@ -157,7 +160,8 @@ class Recovery(Sealed):
                 name="recovery_second_is_another",
             ),
             models.CheckConstraint(
-                condition=models.Q(used_at=None) | ~models.Q(ready_at=None), name="recovery_used_was_ready"
+                condition=models.Q(used_at=None) | ~models.Q(ready_at=None),
+                name="recovery_used_was_ready",
             ),
         ]
 
@@ -166,7 +170,9 @@ class Recovery(Sealed):
 
     @classmethod
     def giving(cls) -> models.QuerySet[Self]:
-        return super().giving().filter(used_at=None, cancelled_at=None, expires_at__gt=timezone.now())
+        return (
+            super().giving().filter(used_at=None, cancelled_at=None, expires_at__gt=timezone.now())
+        )
 
 
 class ChallengeQuerySet(models.QuerySet["Challenge"]):
@@ -204,7 +210,9 @@ class Challenge(models.Model):
     challenge = models.BinaryField(max_length=32)
     # SHA-256 of the session key: a challenge is valid only in the session that asked for it.
     session = models.BinaryField(max_length=32)
-    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+")
+    human = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
+    )
     # What it is about: the id of the row, or the name of the log; empty for a sign-in.
     subject = models.CharField(max_length=64, blank=True)
     # The statement whose hash is the challenge, and the sentences the human read.

@@ -157,7 +157,9 @@ def verify_assertion(
     if expected_user_handle is not None and handle not in (expected_user_handle, None):
         raise _refused("another person's passkey")
     # 3
-    _check_client_data(client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin)
+    _check_client_data(
+        client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin
+    )
     # 4
     flags = _check_head(authenticator_data, rp_id)
     if flags & _AT:
@@ -175,7 +177,9 @@ def verify_assertion(
                 id=b64u_encode(credential_id),
                 raw_id=credential_id,
                 response=AuthenticatorAssertionResponse(
-                    client_data_json=client_data, authenticator_data=authenticator_data, signature=signature
+                    client_data_json=client_data,
+                    authenticator_data=authenticator_data,
+                    signature=signature,
                 ),
             ),
             expected_challenge=expected_challenge,
@@ -213,7 +217,9 @@ def verify_registration(
     credential_id = credential_id_of(credential)
     client_data = _bytes(response, "clientDataJSON", MAX_CLIENT_DATA_BYTES)
     attestation = _bytes(response, "attestationObject", MAX_ATTESTATION_BYTES)
-    _check_client_data(client_data, kind="webauthn.create", challenge=expected_challenge, origin=origin)
+    _check_client_data(
+        client_data, kind="webauthn.create", challenge=expected_challenge, origin=origin
+    )
     public_key = _attested_key(attestation, rp_id=rp_id, credential_id=credential_id)
     _check_public_key(public_key)
     try:
@@ -294,7 +300,9 @@ def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str)
     if members.get("crossOrigin", False) is not False or "topOrigin" in members:
         raise _refused("embedded page")
     binding = members.get("tokenBinding")
-    if binding is not None and (not isinstance(binding, Mapping) or binding.get("status") != "supported"):
+    if binding is not None and (
+        not isinstance(binding, Mapping) or binding.get("status") != "supported"
+    ):
         raise _refused("token binding")
 
 

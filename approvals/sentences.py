@@ -25,7 +25,9 @@ _EXAMPLE = 10
 def money(amount: Money) -> str:
     """An amount as a reader writes it: €1,240.00, CHF 5.00."""
     digits = MINOR_DIGITS[amount.currency]
-    number = formats.number_format(amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True)
+    number = formats.number_format(
+        amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True
+    )
     symbol = _SYMBOLS.get(amount.currency)
     return f"{symbol}{number}" if symbol else f"{amount.currency} {number}"
 
@@ -74,7 +76,9 @@ def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) 
             name = {"name": f"{capability.namespace}.{capability.name}"}
             text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
     rules = [constraint(each) for each in capability.constraints]
-    return text + (_(", only where %(rules)s") % {"rules": listed(rules, _("and"))} if rules else "")
+    return text + (
+        _(", only where %(rules)s") % {"rules": listed(rules, _("and"))} if rules else ""
+    )
 
 
 def _spend(capability: Capability, where: dict[str, str], budgets: Sequence[Budget]) -> str:
@@ -83,13 +87,19 @@ def _spend(capability: Capability, where: dict[str, str], budgets: Sequence[Budg
         where | {"amount": money(capability.max_amount)}
     )
     ceilings = [budget_words(budget) for budget in budgets]
-    return text + (_(", at most %(ceilings)s") % {"ceilings": listed(ceilings, _("and"))} if ceilings else "")
+    return text + (
+        _(", at most %(ceilings)s") % {"ceilings": listed(ceilings, _("and"))} if ceilings else ""
+    )
 
 
 def constraint(each: Constraint) -> str:
     """One limit on an argument, in words."""
     values = [_value(value) for value in each.values]
-    parts = {"argument": each.argument, "value": values[0] if values else "", "or": listed(values, _("or"))}
+    parts = {
+        "argument": each.argument,
+        "value": values[0] if values else "",
+        "or": listed(values, _("or")),
+    }
     match each.operator:
         case "eq":
             return _("%(argument)s is %(value)s") % parts
@@ -172,7 +182,8 @@ def limits(envelope: Envelope) -> list[str]:
     ]
     if envelope.confirm_above is not None:
         lines.append(
-            _("Each payment above %(amount)s asks you again.") % {"amount": money(envelope.confirm_above)}
+            _("Each payment above %(amount)s asks you again.")
+            % {"amount": money(envelope.confirm_above)}
         )
     if envelope.allowed_time_windows is not None:
         windows = [window_words(window) for window in envelope.allowed_time_windows]
@@ -198,10 +209,15 @@ def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]
     count = min(envelope.max_uses or _EXAMPLE, _EXAMPLE)
     if each is None or envelope.budgets or count == 1:
         return []
-    parts = {"n": count, "each": money(each), "sum": money(Money(count * each.minor, each.currency))}
+    parts = {
+        "n": count,
+        "each": money(each),
+        "sum": money(Money(count * each.minor, each.currency)),
+    }
     return [
         _(
-            "No budget limits what you are not asked about: %(n)s payments of %(each)s move %(sum)s without asking you."
+            "No budget limits what you are not asked about: %(n)s payments of %(each)s move "
+            "%(sum)s without asking you."
         )
         % parts
     ]
@@ -234,7 +250,8 @@ def parties(agent: str, service_provider: str, audience: str) -> list[str]:
     """The first lines of a consent text: the agent and the service, one line each."""
     return [
         _("Agent: %(agent)s") % {"agent": quoted(agent)},
-        _("Service: %(at)s at %(audience)s") % {"at": quoted(service_provider), "audience": audience},
+        _("Service: %(at)s at %(audience)s")
+        % {"at": quoted(service_provider), "audience": audience},
     ]
 
 
@@ -244,31 +261,51 @@ def likeness(each: Likeness) -> str:
     match each.whose:
         case Whose.SERVICE if each.exact:
             return (
-                _("This agent calls itself “%(name)s”, as a service here is called, and is not that service.")
+                _(
+                    "This agent calls itself “%(name)s”, as a service here is called, and is "
+                    "not that service."
+                )
                 % name
             )
         case Whose.SERVICE:
             return (
-                _("This agent’s name looks like “%(name)s”, a service here, and it is not that service.")
+                _(
+                    "This agent’s name looks like “%(name)s”, a service here, and it is not "
+                    "that service."
+                )
                 % name
             )
         case Whose.REGISTRY if each.exact:
             return (
-                _("This agent calls itself “%(name)s”, as this registry is called, and is no part of it.")
+                _(
+                    "This agent calls itself “%(name)s”, as this registry is called, and is "
+                    "no part of it."
+                )
                 % name
             )
         case Whose.REGISTRY:
             return (
-                _("This agent’s name looks like “%(name)s”, this registry, and it is no part of it.") % name
-            )
-        case Whose.AGENT if each.exact:
-            return _("You have another agent called “%(name)s”; this one has a key of its own.") % name
-        case Whose.AGENT:
-            return (
-                _("This agent’s name looks like “%(name)s”, another agent of yours, and it is not that one.")
+                _(
+                    "This agent’s name looks like “%(name)s”, this registry, and it is no "
+                    "part of it."
+                )
                 % name
             )
-    return _("This agent’s name mixes letters of several alphabets, which may look like another name.")
+        case Whose.AGENT if each.exact:
+            return (
+                _("You have another agent called “%(name)s”; this one has a key of its own.") % name
+            )
+        case Whose.AGENT:
+            return (
+                _(
+                    "This agent’s name looks like “%(name)s”, another agent of yours, and it "
+                    "is not that one."
+                )
+                % name
+            )
+    return _(
+        "This agent’s name mixes letters of several alphabets, which may look like another name."
+    )
 
 
 def approval_text(
@@ -321,7 +358,9 @@ def act(action: Action, at: str) -> str:
     where = {"resource": action.resource, "at": quoted(at)}
     match action.type:
         case "transact" if action.amount is not None:
-            text = _("pay %(amount)s at %(at)s (“%(resource)s”)") % (where | {"amount": money(action.amount)})
+            text = _("pay %(amount)s at %(at)s (“%(resource)s”)") % (
+                where | {"amount": money(action.amount)}
+            )
         case "read":
             text = _("read “%(resource)s” at %(at)s") % where
         case "write":
@@ -335,7 +374,9 @@ def act(action: Action, at: str) -> str:
         _("%(name)s %(value)s") % {"name": name, "value": _value(value)}
         for name, value in sorted(action.arguments.items())
     ]
-    return text + (_(", with %(details)s") % {"details": listed(details, _("and"))} if details else "")
+    return text + (
+        _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
+    )
 
 
 def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str) -> str:
@@ -344,7 +385,10 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
     return "\n".join(
         [
             _("After a restore, on %(at)s, the log goes on as %(origin)s, with a new key.") % parts,
-            _("Its first %(size)s events are those of %(previous)s; what that log said later is lost here.")
+            _(
+                "Its first %(size)s events are those of %(previous)s; what that log said "
+                "later is lost here."
+            )
             % parts,
         ]
     )
@@ -360,10 +404,14 @@ def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
         for grant, provider in grants
     ]
     lines.append(
-        _("The agents may act at these services again, as their people approved before the restore.")
+        _(
+            "The agents may act at these services again, as their people approved before the "
+            "restore."
+        )
     )
     proof = _(
-        "The lost log ended at %(size)s events and proves that none of this was used or revoked since the backup."
+        "The lost log ended at %(size)s events and proves that none of this was used or "
+        "revoked since the backup."
     )
     return "\n".join([*lines, proof % {"size": size}])
 

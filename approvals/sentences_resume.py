@@ -17,7 +17,9 @@ _MAX_BYTES = 12_000
 _RISKS = ("high", "medium", "low")
 
 
-def agent_text(agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: Sequence[str] = ()) -> str:
+def agent_text(
+    agent: Agent, grants: Sequence[Grant], *, by_admin: bool, marks: Sequence[str] = ()
+) -> str:
     """The text to resume an agent.
 
     `grants` are in force once the agent is active; `marks` are further sentences for the reader.
@@ -71,7 +73,11 @@ def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] =
             _("As an administrator I resume the account %(id)s.") % {"id": human.pk},
             *marks,
             _("The account holder may sign in, approve and confirm again."),
-            ngettext("%(n)s of their agents may act again.", "%(n)s of their agents may act again.", agents)
+            ngettext(
+                "%(n)s of their agents may act again.",
+                "%(n)s of their agents may act again.",
+                agents,
+            )
             % {"n": sentences.whole(agents)},
             _in_force(grants),
         ]
@@ -80,7 +86,8 @@ def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] =
 
 def has_expired() -> str:
     return _(
-        "The agent’s registration has ended. It can act again once it renews it, which it does by itself."
+        "The agent’s registration has ended. It can act again once it renews it, which it "
+        "does by itself."
     )
 
 
@@ -112,7 +119,9 @@ def _still_held(*, by_admin: bool) -> str:
 
 
 def _risk(grant: Grant) -> int:
-    return min(_RISKS.index(sentences.risk(each)) for each in parse_capabilities(grant.capabilities))
+    return min(
+        _RISKS.index(sentences.risk(each)) for each in parse_capabilities(grant.capabilities)
+    )
 
 
 def _terms(grant: Grant, *, later: bool) -> list[str]:
@@ -134,7 +143,9 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
         for each in sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
     ]
     limits = sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
-    return lines + [_("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits]
+    return lines + [
+        _("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
+    ]
 
 
 def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
@@ -147,7 +158,10 @@ def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
                 "n": sentences.whole(len(terms) - index),
                 "digest": hashlib.sha256("\n".join(terms[index:]).encode()).hexdigest()[:32],
             }
-            more = _("More lines on the agent’s page: %(n)s. The fingerprint of their text is %(digest)s.")
+            more = _(
+                "More lines on the agent’s page: %(n)s. The fingerprint of their text is "
+                "%(digest)s."
+            )
             return "\n".join([*kept, more % left])
         kept.append(line)
     return "\n".join(kept)

@@ -38,7 +38,9 @@ class SessionStore(db.SessionStore):
     """Django's database sessions under `stored_key`, ended by IDLE or LIFE, whichever is first."""
 
     def load(self) -> dict[str, Any]:
-        living = Session.objects.filter(pk=stored_key(self.session_key or ""), expire_date__gt=timezone.now())
+        living = Session.objects.filter(
+            pk=stored_key(self.session_key or ""), expire_date__gt=timezone.now()
+        )
         row = living.first()
         if row is None:
             # As Django does: adopting an unknown key would allow session fixation.
@@ -62,7 +64,9 @@ class SessionStore(db.SessionStore):
         """30 minutes from now, but no later than 12 hours after the sign-in."""
         idle_end = timezone.now() + IDLE
         began = self.get(_BEGAN)
-        return idle_end if began is None else min(idle_end, datetime.fromtimestamp(began, UTC) + LIFE)
+        return (
+            idle_end if began is None else min(idle_end, datetime.fromtimestamp(began, UTC) + LIFE)
+        )
 
     def get_expiry_age(self, **_more: Any) -> int:
         return max(0, int((self.get_expiry_date() - timezone.now()).total_seconds()))

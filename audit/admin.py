@@ -42,7 +42,9 @@ else:
 class ReadOnlyAdmin(_ModelAdmin[_M]):
     """Shows rows and changes none: every change is an action that calls a service."""
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> Any:
         # Django's own title says "Select … to view".
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title} | (extra_context or {}))
@@ -80,7 +82,16 @@ class ShortPaginator(Paginator):  # type: ignore[type-arg]  # only the stub take
 
 
 class EventAdmin(ReadOnlyAdmin[Event]):
-    list_display = ("at", "kind", "outcome", "reason", "actor_kind", "actor_id", "agent_id", "grant_id")
+    list_display = (
+        "at",
+        "kind",
+        "outcome",
+        "reason",
+        "actor_kind",
+        "actor_id",
+        "agent_id",
+        "grant_id",
+    )
     list_filter = ("outcome", KindFilter)
     # Django shows the search field only if this is set; get_search_results does the search.
     search_fields = ("id",)
@@ -113,7 +124,11 @@ class EventAdmin(ReadOnlyAdmin[Event]):
 
 
 def _among_the_last(events: QuerySet[Event], text: str) -> QuerySet[Event]:
-    oldest = Event.objects.order_by("-id").values_list("id", flat=True)[LAST_EVENTS : LAST_EVENTS + 1].first()
+    oldest = (
+        Event.objects.order_by("-id")
+        .values_list("id", flat=True)[LAST_EVENTS : LAST_EVENTS + 1]
+        .first()
+    )
     recent = events if oldest is None else events.filter(id__gt=oldest)
     return recent.filter(Q(request_id=text) | Q(token_jti=text) | Q(actor_id=text))
 

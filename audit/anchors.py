@@ -15,7 +15,14 @@ from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteE
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.notes import Verifier, parse_note
 from audit.breaks import seen_store
-from audit.checkpoint_copies import PREFIX, ContradictedError, key_of, name_of, size_of, store_left_behind
+from audit.checkpoint_copies import (
+    PREFIX,
+    ContradictedError,
+    key_of,
+    name_of,
+    size_of,
+    store_left_behind,
+)
 from audit.models import Checkpoint, CheckpointCopy
 from audit.signing import PURPOSE
 
@@ -40,7 +47,9 @@ class Anchor(NamedTuple):
 
 def read_anchor(note: bytes | str, *, place: str, now: datetime) -> Anchor:
     """Read a checkpoint note. Raises NoteError, or UntrustedNoteError without a valid signature."""
-    keys = cast("Mapping[str, PublicKey]", import_string(settings.AUDIT_KEYS)(purpose=PURPOSE, now=now))
+    keys = cast(
+        "Mapping[str, PublicKey]", import_string(settings.AUDIT_KEYS)(purpose=PURPOSE, now=now)
+    )
     return _open(note, place, keys.values())
 
 
@@ -62,7 +71,9 @@ def _of_row(row: Checkpoint, now: datetime, opens: Callable[..., Anchor]) -> Anc
     return _read(row.note, f"the checkpoint of {row.size} events", now, said, opens)
 
 
-def stored_anchors(*, now: datetime, since: int = 0, others: Sequence[str] = ()) -> Iterator[Anchor]:
+def stored_anchors(
+    *, now: datetime, since: int = 0, others: Sequence[str] = ()
+) -> Iterator[Anchor]:
     """The anchors of `since` events or more: from the database, then from the external stores.
 
     The stores are those of `read_stores` and the URIs in `others`. Anchors that only a disabled key

@@ -60,7 +60,9 @@ class EventsView(APIView):
         page = _parse(request).page(_scope(request) or {})
         return Response(
             {
-                "results": [event_with_openings(event, leaf_index) for event, leaf_index in page.events],
+                "results": [
+                    event_with_openings(event, leaf_index) for event, leaf_index in page.events
+                ],
                 "next": None if page.end is None else str(page.end),
             },
             headers={"Cache-Control": "no-store"},
@@ -115,7 +117,10 @@ def _parse_limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
     if not (
-        text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT
+        text.isascii()
+        and text.isdigit()
+        and len(text) <= len(str(MAX_LIMIT))
+        and 1 <= int(text) <= MAX_LIMIT
     ):
         raise InvalidRequestError(f"`limit` is a number from 1 to {MAX_LIMIT}.")
     return int(text)

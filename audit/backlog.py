@@ -69,7 +69,9 @@ class Backlog:
                 self._lock.release()
             if self._waiting >= ALARM_AT * MAX_WAITING_EVENTS:
                 logger.warning(
-                    "%s events wait for their number, of %s that may", self._waiting, MAX_WAITING_EVENTS
+                    "%s events wait for their number, of %s that may",
+                    self._waiting,
+                    MAX_WAITING_EVENTS,
                 )
         return self._waiting
 

@@ -63,7 +63,8 @@ def new_name(now: datetime, *, after: str = "") -> str:
     name = max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
     if not _NAME.fullmatch(name):
         raise ContradictedError(
-            f"No log can be named after {key_of_break(after)} in the external store. If this registry did not write it, remove it."
+            f"No log can be named after {key_of_break(after)} in the external store. If this "
+            "registry did not write it, remove it."
         )
     return name
 
@@ -176,7 +177,9 @@ class _Seen:
 
     def get(self, key: str) -> bytes | None:
         places = [key] if _is_shared(key) else self._places(key)
-        return next((data for place in places if (data := self._store.get(place)) is not None), None)
+        return next(
+            (data for place in places if (data := self._store.get(place)) is not None), None
+        )
 
     def fetch(self, key: str, into: Sink) -> bool:
         places = [key] if _is_shared(key) else self._places(key)
@@ -212,7 +215,8 @@ def read_break(store: Store, name: str) -> dict[str, Any]:
         return dict(read_object(store.get(key_of_break(name)) or b"", max_bytes=MAX_SMALL_BYTES))
     except EncodingError as error:
         raise ContradictedError(
-            f"{key_of_break(name)} in the external store is malformed: it is not the record of a break."
+            f"{key_of_break(name)} in the external store is malformed: it is not the record "
+            "of a break."
         ) from error
 
 
@@ -227,7 +231,8 @@ def lineage(store: Store) -> list[LogBreak]:
     while name:
         if name not in records or len(found) > len(records):
             raise ContradictedError(
-                f"The store outside has no {key_of_break(name)}, the record of a break that a later log builds on."
+                f"The store outside has no {key_of_break(name)}, the record of a break that a "
+                "later log builds on."
             )
         found.append(records[name])
         name = found[-1].previous
@@ -242,11 +247,13 @@ def check_records(store: Store) -> None:
     for row in LogBreak.objects.all():
         if store.get(key_of_break(row.name)) not in {None, break_record(row)}:
             raise ContradictedError(
-                f"{key_of_break(row.name)} in the external store differs from the break that this database recorded."
+                f"{key_of_break(row.name)} in the external store differs from the break that "
+                "this database recorded."
             )
     if unknown := names_outside(store) - known_names():
         raise ContradictedError(
-            f"The log {max(unknown)} was begun after a restore, and this database does not know it: it is older than that."
+            f"The log {max(unknown)} was begun after a restore, and this database does not "
+            "know it: it is older than that."
         )
 
 
@@ -264,7 +271,8 @@ def check_breaks(breaks: Iterable[LogBreak]) -> None:
             found = None
         if found != bytes(row.root):
             raise ContradictedError(
-                f"The first {row.size} events are not the ones that the break {row.name} was recorded for: they were changed."
+                f"The first {row.size} events are not the ones that the break {row.name} was "
+                "recorded for: they were changed."
             )
 
 
@@ -296,10 +304,13 @@ def _parsed(store: Store, name: str) -> LogBreak:
         )
     except (KeyError, InvalidRequestError, EncodingError) as error:
         raise ContradictedError(
-            f"{key_of_break(name)} in the external store is malformed: it is not the record of a break."
+            f"{key_of_break(name)} in the external store is malformed: it is not the record "
+            "of a break."
         ) from error
     # A log's name is later than every log it lost. Without this check, a record could list all of
     # them, even itself, as lost and so hide them.
     if row.name != name or max(row.lost, default="") >= name:
-        raise ContradictedError(f"{key_of_break(name)} in the external store is the record of another break.")
+        raise ContradictedError(
+            f"{key_of_break(name)} in the external store is the record of another break."
+        )
     return row

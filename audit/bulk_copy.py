@@ -13,7 +13,11 @@ def copy_in(statement: str, lines: Iterable[str]) -> None:
     Raises django.db errors.
     """
     # Django wraps the driver's errors for `execute`, but not for the driver's own `copy`.
-    with connection.cursor() as cursor, connection.wrap_database_errors, cursor.copy(statement) as copy:
+    with (
+        connection.cursor() as cursor,
+        connection.wrap_database_errors,
+        cursor.copy(statement) as copy,
+    ):
         copy.write("".join(lines))
 
 

@@ -29,7 +29,11 @@ def key_of(size: int) -> str:
 def size_of(key: str) -> int | None:
     """The size of the checkpoint with this key; None for a key that the log does not write."""
     digits = key.removeprefix(PREFIX)
-    return int(digits) if digits.isascii() and digits.isdigit() and key_of(int(digits)) == key else None
+    return (
+        int(digits)
+        if digits.isascii() and digits.isdigit() and key_of(int(digits)) == key
+        else None
+    )
 
 
 def store_name() -> str:
@@ -65,11 +69,15 @@ def check_place() -> None:
     """
     if former := store_left_behind():
         raise StoreChangedError(
-            f"The log's checkpoints stand in {former}, and AUDIT_STORE names {store_name() or 'no store'}. Nothing is signed until "
-            f"you set AUDIT_STORE back, or move the checkpoints with `{settings.COMMAND} move_audit_store`."
+            f"The log's checkpoints stand in {former}, and AUDIT_STORE names "
+            f"{store_name() or 'no store'}. Nothing is signed until "
+            f"you set AUDIT_STORE back, or move the checkpoints with `{settings.COMMAND} "
+            "move_audit_store`."
         )
     if settings.AUDIT_STORE and (found := store_at(settings.AUDIT_STORE).get(MOVED)) is not None:
         raise StoreChangedError(
-            f"The log has left the store {store_name()}; its object {MOVED!r} says {found[:400].decode(errors='replace')}. AUDIT_STORE "
-            "or the database is older than that move. Nothing is signed here: set AUDIT_STORE to the new store."
+            f"The log has left the store {store_name()}; its object {MOVED!r} says "
+            f"{found[:400].decode(errors='replace')}. AUDIT_STORE "
+            "or the database is older than that move. Nothing is signed here: set AUDIT_STORE "
+            "to the new store."
         )

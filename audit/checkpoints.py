@@ -18,7 +18,14 @@ from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
 from audit.anchors import anchor_of, any_anchor_of
 from audit.breaks import copy_break, log_store, origin
-from audit.checkpoint_copies import PREFIX, ContradictedError, check_place, key_of, size_of, store_name
+from audit.checkpoint_copies import (
+    PREFIX,
+    ContradictedError,
+    check_place,
+    key_of,
+    size_of,
+    store_name,
+)
 from audit.endings import copy_endings, ended_since
 from audit.faults import fault_point
 from audit.models import Checkpoint, CheckpointCopy, Head
@@ -139,10 +146,14 @@ def _due(head: Head, newest: Checkpoint | None, now: datetime, every: timedelta)
 def _sign(size: int, head: Head, now: datetime) -> Checkpoint:
     root = tree_of(head).root() if size == head.size else root_at(size)
     _check(size, root, head)
-    text = notes.sign_checkpoint(notes.Checkpoint(origin(), size, root), signer=audit_signer(now=now))
+    text = notes.sign_checkpoint(
+        notes.Checkpoint(origin(), size, root), signer=audit_signer(now=now)
+    )
     # A process that signs at the same time signs the same tree; the first note stays and both copy
     # it.
-    row, _ = Checkpoint.objects.get_or_create(size=size, defaults={"root": root, "note": text, "at": now})
+    row, _ = Checkpoint.objects.get_or_create(
+        size=size, defaults={"root": root, "note": text, "at": now}
+    )
     return row
 
 
@@ -159,7 +170,8 @@ def _check(size: int, root: bytes, head: Head) -> None:
         found = None
     if found != root:
         raise ContradictedError(
-            f"The log of {size} events is not the one that was signed. Run `{settings.COMMAND} verify_audit` and compare with "
+            f"The log of {size} events is not the one that was signed. Run "
+            f"`{settings.COMMAND} verify_audit` and compare with "
             "the copies outside; nothing is signed before that."
         )
 
@@ -185,13 +197,16 @@ def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) 
         kept = Checkpoint.objects.filter(size=found).first()
         if kept is None and found > size:
             raise ContradictedError(
-                f"A checkpoint of {found} events stands outside, and the database knows of {size}: it was set back, or "
+                f"A checkpoint of {found} events stands outside, and the database knows of "
+                f"{size}: it was set back, or "
                 "the store is another log's. Nothing is signed until the newer database is back."
             )
         if note is None or kept is None or note.decode(errors="replace") != kept.note:
             raise ContradictedError(
-                f"The checkpoint of {found} events outside is not the one kept here: the database was set back and "
-                "went on, or the store is another log's. Nothing is signed before a person has looked."
+                f"The checkpoint of {found} events outside is not the one kept here: the "
+                "database was set back and "
+                "went on, or the store is another log's. Nothing is signed before a person "
+                "has looked."
             )
 
 
@@ -225,4 +240,6 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     # record it.
     check_place()
     fault_point("checkpoint.before_copied")
-    CheckpointCopy.objects.get_or_create(checkpoint=checkpoint, store=store_name(), defaults={"at": now})
+    CheckpointCopy.objects.get_or_create(
+        checkpoint=checkpoint, store=store_name(), defaults={"at": now}
+    )

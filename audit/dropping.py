@@ -69,7 +69,9 @@ def droppable_months(*, keep_months: int) -> list[Month]:
     Raises DroppingError on SQLite, or if `keep_months` is below LEAST_KEPT.
     """
     if connection.vendor != "postgresql":
-        raise DroppingError("Only PostgreSQL keeps the log in months; on SQLite nothing is dropped.")
+        raise DroppingError(
+            "Only PostgreSQL keeps the log in months; on SQLite nothing is dropped."
+        )
     if keep_months < LEAST_KEPT:
         raise DroppingError(f"The {LEAST_KEPT} months before this one are always kept.")
     oldest_kept = month_at(_ask(_NOW)[0]).later(-keep_months)
@@ -126,7 +128,8 @@ def _archived(month: Month) -> Dropped:
             return Dropped(month, events, min(leaves, default=-1), max(leaves, default=-1))
         if found != safe:
             raise DroppingError(
-                f"{found - safe} or more events of {month} do not stand in the archive, which ends before leaf {end}: archive first."
+                f"{found - safe} or more events of {month} do not stand in the archive, which "
+                f"ends before leaf {end}: archive first."
             )
         events, after = events + found, last_id
         leaves += [first, last]
@@ -135,7 +138,9 @@ def _archived(month: Month) -> Dropped:
 def _kept_from(month: Month) -> int:
     """The first leaf whose event remains after the drop; searches from the previous one on."""
     gone = {*dropped_months(), month}
-    at = DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
+    at = (
+        DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
+    )
     while True:
         page = Leaf.objects.filter(leaf_index__gte=at).order_by("leaf_index")
         leaves = list(page.values_list("leaf_index", "event_id")[:BATCH])
@@ -176,7 +181,9 @@ def _drop(dropped: Dropped, size: int, kept_from: int, now: datetime) -> None:
 
 
 def dropped_months() -> set[Month]:
-    return {month_at(_midnight(each)) for each in DroppedMonth.objects.values_list("month", flat=True)}
+    return {
+        month_at(_midnight(each)) for each in DroppedMonth.objects.values_list("month", flat=True)
+    }
 
 
 def _midnight(day: Any) -> datetime:
@@ -200,7 +207,9 @@ def kept_from() -> int:
         return 0
     if Event.objects.filter(pk__gte=gone[0].first_id, pk__lt=gone[-1].later(1).first_id).exists():
         return 0
-    return DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
+    return (
+        DroppedMonth.objects.order_by("-kept_from").values_list("kept_from", flat=True).first() or 0
+    )
 
 
 def _size() -> int:

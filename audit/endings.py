@@ -68,7 +68,12 @@ def copy_endings(store: Store, first: int, end: int) -> None:
     """
     found = [list(each) for each in _endings(first, end)]
     for start in range(0, len(found), _MOST):
-        body = {"version": VERSION, "first": first, "end": end, "endings": found[start : start + _MOST]}
+        body = {
+            "version": VERSION,
+            "first": first,
+            "end": end,
+            "endings": found[start : start + _MOST],
+        }
         store.put_once(_key(end, start // _MOST), canonical_json(body))
 
 

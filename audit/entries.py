@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 # The columns of the event table, with their PostgreSQL types.
 COLUMN_TYPES: Final = {
-    "id": "uuid", "kind": "text", "at": "timestamptz", "actor_kind": "text", "actor_id": "text", "agent_id": "uuid",
-    "human_id": "uuid", "service_provider_id": "uuid", "grant_id": "uuid", "token_jti": "text", "outcome": "text",
+    "id": "uuid", "kind": "text", "at": "timestamptz", "actor_kind": "text", "actor_id": "text",
+    "agent_id": "uuid",
+    "human_id": "uuid", "service_provider_id": "uuid", "grant_id": "uuid", "token_jti": "text",
+    "outcome": "text",
     "reason": "text", "request_id": "text", "data": "jsonb", "salt": "bytea",
 }  # fmt: skip
 COLUMNS = tuple(COLUMN_TYPES)

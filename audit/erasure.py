@@ -18,7 +18,11 @@ _MADE_THEIRS: Final = (kinds.AGENT_REGISTERED, kinds.AGENT_CLAIMED)
 
 
 def erase_openings(
-    *, human_id: uuid.UUID, agent_ids: Collection[uuid.UUID], email: str, since: uuid.UUID | None = None
+    *,
+    human_id: uuid.UUID,
+    agent_ids: Collection[uuid.UUID],
+    email: str,
+    since: uuid.UUID | None = None,
 ) -> list[str]:
     """Delete the openings of all events about this human and their agents.
 
@@ -140,7 +144,9 @@ class Erased:
                 self._told.setdefault(each, set()).add(human_id)
         told = {human_id for human_id, _ in rows}
         self._untold = not set(deleted) <= told or any(data.get("late") for _, data in rows)
-        invitations = Event.objects.filter(kind=kinds.INVITATION_ERASED).values_list("data", flat=True)
+        invitations = Event.objects.filter(kind=kinds.INVITATION_ERASED).values_list(
+            "data", flat=True
+        )
         self._invitations = {each for data in invitations for each in named_ids(data, "events")}
         self._dropped = dropped_months()
 
@@ -158,8 +164,14 @@ def owner_of(agent_id: uuid.UUID) -> uuid.UUID | None:
 
     First by leaf order, which an inserted event cannot precede; by id for events without a number.
     """
-    theirs: dict[str, Any] = {"agent_id": agent_id, "kind__in": _MADE_THEIRS, "human_id__isnull": False}
-    numbered = Leaf.objects.filter(**theirs).order_by("leaf_index").values_list("human_id", flat=True)
+    theirs: dict[str, Any] = {
+        "agent_id": agent_id,
+        "kind__in": _MADE_THEIRS,
+        "human_id__isnull": False,
+    }
+    numbered = (
+        Leaf.objects.filter(**theirs).order_by("leaf_index").values_list("human_id", flat=True)
+    )
     waiting = Event.objects.filter(**theirs).order_by("id").values_list("human_id", flat=True)
     return numbered.first() or waiting.first()
 

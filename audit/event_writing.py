@@ -39,7 +39,8 @@ _COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id
  token_jti, outcome, reason, request_id, data, salt) FROM STDIN"""
 # For a single event. No RETURNING, since the verifier's role may not read what it wrote.
 _INSERT_ONE = (
-    f"event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES ({', '.join(['%s'] * len(COLUMNS))}))"  # noqa: S608 — our own names
+    f"event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES "  # noqa: S608 — our own names
+    f"({', '.join(['%s'] * len(COLUMNS))}))"
     " INSERT INTO audit_queueentry (event_id) SELECT %s"
 )
 # A function, since the verifier's role may not insert into the openings table.
@@ -47,7 +48,10 @@ _ADD_OPENING = "agentauth_add_opening(%s, %s, %s, %s, %s)"
 _COPY_OPENINGS = "COPY audit_opening (id, event_id, member, salt, value) FROM STDIN"
 _COPY_QUEUE = "COPY audit_queueentry (event_id) FROM STDIN"
 # The id bounds let PostgreSQL skip the months (partitions) that hold none of them.
-_FIND = "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s::uuid AND %s::uuid"
+_FIND = (
+    "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[]) AND id BETWEEN %s::uuid AND "
+    "%s::uuid"
+)
 
 
 class Data(NamedTuple):
@@ -223,7 +227,9 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         _queue(made)
 
 
-def write_one(event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Statement | None = None) -> None:
+def write_one(
+    event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Statement | None = None
+) -> None:
     """Run `act`, an INSERT, and insert the event (`data` is canonical), openings and queue entry.
 
     Atomic. Raises django.db errors.
@@ -243,7 +249,11 @@ def write_one(event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Sta
     adding = f" FROM {calls}" if hidden else ""
     openings = [(new_id(), event.id, each.member, each.salt, each.text.decode()) for each in hidden]
     execute(
-        f"WITH {before}{_INSERT_ONE}{adding}", *values, *columns, event.id, *chain.from_iterable(openings)
+        f"WITH {before}{_INSERT_ONE}{adding}",
+        *values,
+        *columns,
+        event.id,
+        *chain.from_iterable(openings),
     )
 
 
@@ -313,7 +323,9 @@ def _write_openings(openings: Sequence[tuple[uuid.UUID | str, Hidden]]) -> None:
             )
         return
     Opening.objects.bulk_create(
-        Opening(event_id=event_id, member=each.member, salt=each.salt, value=orjson.loads(each.text))
+        Opening(
+            event_id=event_id, member=each.member, salt=each.salt, value=orjson.loads(each.text)
+        )
         for event_id, each in openings
     )
 

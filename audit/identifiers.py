@@ -56,7 +56,9 @@ class _Mint:
         """
         self._lock = threading.Lock()
         if self._last:
-            self._last = ((self._last >> _RANDOM_BITS) + 1) << _RANDOM_BITS | _random(_RANDOM_BITS - 1)
+            self._last = ((self._last >> _RANDOM_BITS) + 1) << _RANDOM_BITS | _random(
+                _RANDOM_BITS - 1
+            )
 
 
 def _ticks() -> int:

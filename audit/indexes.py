@@ -10,7 +10,9 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 class AddIndexBesideWriters(AddIndexConcurrently):
     """AddIndexConcurrently that also works on SQLite. Its migration needs `atomic = False`."""
 
-    def database_forwards(self, app_label: str, editor: Any, from_state: Any, to_state: Any) -> None:
+    def database_forwards(
+        self, app_label: str, editor: Any, from_state: Any, to_state: Any
+    ) -> None:
         if editor.connection.vendor == "postgresql":
             # A concurrent build that timed out behind an open transaction leaves an invalid index:
             # remove it.

@@ -26,16 +26,23 @@ class BadError(Exception):
         self.problem = problem
 
 
-def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone) -> None:
+def check_leaf(
+    leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone
+) -> None:
     """Check the leaf's index, its link to `previous`, and its event. Raises BadError."""
     if leaf.leaf_index != expected_index:
         raise missing(expected_index)
     if event is None and not gone.allows(leaf):
-        raise BadError(str(leaf.event_id), f"Event {leaf.event_id} of leaf {leaf.leaf_index} was deleted.")
-    if len(leaf.leaf_hash) != len(EMPTY_LINK) or link(previous, bytes(leaf.leaf_hash)) != bytes(leaf.link):
+        raise BadError(
+            str(leaf.event_id), f"Event {leaf.event_id} of leaf {leaf.leaf_index} was deleted."
+        )
+    if len(leaf.leaf_hash) != len(EMPTY_LINK) or link(previous, bytes(leaf.leaf_hash)) != bytes(
+        leaf.link
+    ):
         raise BadError(
             leaf.leaf_index,
-            f"Leaf {leaf.leaf_index} does not continue the leaf before it: a leaf was changed, inserted, "
+            f"Leaf {leaf.leaf_index} does not continue the leaf before it: a leaf was "
+            "changed, inserted, "
             "removed or moved here.",
         )
     if leaf_hash(bytes(leaf.entry)) != bytes(leaf.leaf_hash):
@@ -49,13 +56,15 @@ def check_leaf(leaf: Leaf, event: Event | None, expected_index: int, previous: b
     if leaf_hash_of(event) != bytes(leaf.leaf_hash):
         raise BadError(
             str(event.id),
-            f"Event {event.id} is not what leaf {leaf.leaf_index} recorded: it was changed, or the leaf was "
+            f"Event {event.id} is not what leaf {leaf.leaf_index} recorded: it was changed, "
+            "or the leaf was "
             "pointed at another event.",
         )
     if (leaf.agent_id, leaf.human_id, leaf.kind) != (event.agent_id, event.human_id, event.kind):
         raise BadError(
             leaf.leaf_index,
-            f"Leaf {leaf.leaf_index} contradicts event {event.id} on its kind or on whose it is: one of them was changed.",
+            f"Leaf {leaf.leaf_index} contradicts event {event.id} on its kind or on whose it "
+            "is: one of them was changed.",
         )
 
 
@@ -74,13 +83,16 @@ def read_leaves(start: int, end: int) -> Iterator[tuple[Leaf, Event | None]]:
         row = readable(lambda at=index: _joined(at, at + 1))  # type: ignore[misc]  # bound now, on purpose
         if row is None:
             raise BadError(
-                index, f"Leaf {index} or its event holds values that cannot be read: it was changed."
+                index,
+                f"Leaf {index} or its event holds values that cannot be read: it was changed.",
             )
         yield from row
 
 
 def _joined(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
-    leaves = list(Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=end).order_by("leaf_index"))
+    leaves = list(
+        Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=end).order_by("leaf_index")
+    )
     events = Event.objects.in_bulk([leaf.event_id for leaf in leaves])
     return [(leaf, events.get(leaf.event_id)) for leaf in leaves]
 
@@ -108,7 +120,8 @@ def check_openings_of(events: Sequence[Event], erased: Erased) -> None:
             if (event.pk, member) not in found and not erased.allows(event):
                 raise BadError(
                     str(event.pk),
-                    f"The {member!r} of event {event.pk} is missing, and no event says that it was erased: it was deleted.",
+                    f"The {member!r} of event {event.pk} is missing, and no event says that "
+                    "it was erased: it was deleted.",
                 )
 
 
@@ -130,7 +143,9 @@ def check_other_openings(batch: int) -> None:
 def _hidden(event: Event) -> list[str]:
     """The members of its data that are commitments."""
     return [
-        name for name, value in event.data.items() if isinstance(value, dict) and [*value] == ["commitment"]
+        name
+        for name, value in event.data.items()
+        if isinstance(value, dict) and [*value] == ["commitment"]
     ]
 
 
@@ -138,7 +153,8 @@ def _check_opening(opening: Opening, event: Event | None) -> None:
     if not readable(lambda: event is not None and is_committed(event, opening)):
         raise BadError(
             str(opening.event_id),
-            f"The stored {opening.member!r} of event {opening.event_id} is not what the event committed to: it was changed.",
+            f"The stored {opening.member!r} of event {opening.event_id} is not what the event "
+            "committed to: it was changed.",
         )
 
 

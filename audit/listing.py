@@ -88,7 +88,9 @@ def page_of_log(*, wanted: Sequence[tuple[str, Any]], after: Cursor, limit: int)
     return Page([*shown, *((event, None) for event in fits)], Cursor(at, end) if more else None)
 
 
-def page_newest_first(*, wanted: Sequence[tuple[str, Any]], after: Descent, limit: int) -> Page[Descent]:
+def page_newest_first(
+    *, wanted: Sequence[tuple[str, Any]], after: Descent, limit: int
+) -> Page[Descent]:
     """As `page_of_log`, reversed: waiting events, then numbered ones from the last to the first.
 
     Paging misses no event that existed at its start; later events belong before its first page.
@@ -173,7 +175,9 @@ def _waiting(columns: Mapping[str, Any], entries: QuerySet[QueueEntry], number: 
     return _Found(found, ids[-1] if len(ids) == examined else None)
 
 
-def _events(ids: list[uuid.UUID], columns: Mapping[str, Any], known: Iterable[str]) -> dict[uuid.UUID, Event]:
+def _events(
+    ids: list[uuid.UUID], columns: Mapping[str, Any], known: Iterable[str]
+) -> dict[uuid.UUID, Event]:
     """The existing events among `ids` that match the columns that were not matched by leaf."""
     asked = {name: value for name, value in columns.items() if name not in known}
     if not ids:

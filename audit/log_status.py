@@ -19,7 +19,16 @@ from audit.anchors import any_anchor_of
 from audit.checkpoint_copies import ContradictedError
 from audit.checkpoints import newest_checkpoint
 from audit.leaf_checks import leaf_hash_of
-from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Leaf, QueueEntry, Segment
+from audit.models import (
+    Checkpoint,
+    CheckpointCopy,
+    Cosignature,
+    Event,
+    Head,
+    Leaf,
+    QueueEntry,
+    Segment,
+)
 from audit.sequencer import tree_of
 from audit.tree import inclusion_proofs, root_at
 
@@ -111,7 +120,10 @@ def log_standing(*, now: datetime) -> Standing:
     A handful of queries for any size of the log. Raises django.db errors.
     """
     # Read the checkpoint first: if the log grows in between, the head is only further ahead.
-    checkpoint, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
+    checkpoint, head = (
+        newest_checkpoint(),
+        Head.objects.filter(id=Head.ONLY).first() or Head(size=0),
+    )
     problem, disabled_at = "", None
     try:
         if checkpoint is not None:
@@ -120,7 +132,9 @@ def log_standing(*, now: datetime) -> Standing:
         _check(head.size, tree_of(head).root(), head, "it is continued from")
     except ChainError as error:
         problem = error.description
-    return Standing(head.size, checkpoint, problem, _unsigned_for(head, checkpoint, now), disabled_at)
+    return Standing(
+        head.size, checkpoint, problem, _unsigned_for(head, checkpoint, now), disabled_at
+    )
 
 
 def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uuid.UUID, Stand]:
@@ -136,7 +150,8 @@ def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uu
     right = [
         leaf
         for event in events
-        if (leaf := leaves.get(event.pk)) is not None and leaf_hash_of(event) == bytes(leaf.leaf_hash)
+        if (leaf := leaves.get(event.pk)) is not None
+        and leaf_hash_of(event) == bytes(leaf.leaf_hash)
     ]
     places = _proved(right, checkpoint)
     found = {}
@@ -164,7 +179,11 @@ def _proved(leaves: Iterable[Leaf], checkpoint: Checkpoint | None) -> Mapping[uu
     for leaf in old:
         try:
             verify_inclusion(
-                leaf.leaf_index, size, bytes(leaf.leaf_hash), paths[leaf.leaf_index], bytes(checkpoint.root)
+                leaf.leaf_index,
+                size,
+                bytes(leaf.leaf_hash),
+                paths[leaf.leaf_index],
+                bytes(checkpoint.root),
             )
         except ChainError:
             continue

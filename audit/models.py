@@ -42,12 +42,15 @@ class Event(models.Model):
             models.Index(fields=["grant_id", "id"], name="event_grant"),
             models.Index(fields=["kind", "id"], name="event_kind"),
             models.Index(
-                fields=["outcome", "id"], condition=~models.Q(outcome="success"), name="event_not_success"
+                fields=["outcome", "id"],
+                condition=~models.Q(outcome="success"),
+                name="event_not_success",
             ),
         ]
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(outcome__in=["success", "denied", "failed"]), name="event_outcome"
+                condition=models.Q(outcome__in=["success", "denied", "failed"]),
+                name="event_outcome",
             ),
         ]
 
@@ -59,13 +62,17 @@ class Opening(models.Model):
     """The value behind a commitment in an event. Deleting it is erasure: the event still proves."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    event = models.ForeignKey(Event, on_delete=models.PROTECT, related_name="openings", db_constraint=False)
+    event = models.ForeignKey(
+        Event, on_delete=models.PROTECT, related_name="openings", db_constraint=False
+    )
     member = models.CharField(max_length=64)
     salt = models.BinaryField(max_length=32)
     value = models.JSONField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["event", "member"], name="opening_one_per_member")]
+        constraints = [
+            models.UniqueConstraint(fields=["event", "member"], name="opening_one_per_member")
+        ]
 
     def __str__(self) -> str:
         return f"{self.member} of {self.event_id}"
@@ -75,7 +82,11 @@ class QueueEntry(models.Model):
     """An event that waits for its number. Inserted with the event, deleted when it is numbered."""
 
     event = models.OneToOneField(
-        Event, on_delete=models.PROTECT, primary_key=True, related_name="queue_entry", db_constraint=False
+        Event,
+        on_delete=models.PROTECT,
+        primary_key=True,
+        related_name="queue_entry",
+        db_constraint=False,
     )
 
     def __str__(self) -> str:
@@ -90,7 +101,9 @@ class Leaf(models.Model):
     """
 
     leaf_index = models.BigIntegerField(primary_key=True)
-    event = models.OneToOneField(Event, on_delete=models.PROTECT, related_name="leaf", db_constraint=False)
+    event = models.OneToOneField(
+        Event, on_delete=models.PROTECT, related_name="leaf", db_constraint=False
+    )
     entry = models.BinaryField(max_length=32)
     leaf_hash = models.BinaryField(max_length=32)
     link = models.BinaryField(max_length=32)
@@ -113,11 +126,15 @@ class Leaf(models.Model):
             # Most leaves have this kind: a scan finds them quickly, and indexing them would slow
             # inserts.
             models.Index(
-                fields=["kind", "leaf_index"], condition=~models.Q(kind=DECISION_ALLOWED), name="leaf_kind"
+                fields=["kind", "leaf_index"],
+                condition=~models.Q(kind=DECISION_ALLOWED),
+                name="leaf_kind",
             ),
         ]
         constraints = [
-            models.CheckConstraint(condition=models.Q(leaf_index__gte=0), name="leaf_index_not_negative")
+            models.CheckConstraint(
+                condition=models.Q(leaf_index__gte=0), name="leaf_index_not_negative"
+            )
         ]
 
     def __str__(self) -> str:
@@ -156,7 +173,9 @@ class Node(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["level", "index"], name="node_one_per_place"),
-            models.CheckConstraint(condition=models.Q(level__gte=1, index__gte=0), name="node_place"),
+            models.CheckConstraint(
+                condition=models.Q(level__gte=1, index__gte=0), name="node_place"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -183,14 +202,18 @@ class Checkpoint(models.Model):
 class Cosignature(models.Model):
     """A witness found this checkpoint consistent with all before; `line` is added to the note."""
 
-    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="cosignatures")
+    checkpoint = models.ForeignKey(
+        Checkpoint, on_delete=models.PROTECT, related_name="cosignatures"
+    )
     witness = models.CharField(max_length=255)
     line = models.TextField()
     at = models.DateTimeField()
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["checkpoint", "witness"], name="cosignature_one_per_witness")
+            models.UniqueConstraint(
+                fields=["checkpoint", "witness"], name="cosignature_one_per_witness"
+            )
         ]
 
     def __str__(self) -> str:
@@ -205,7 +228,9 @@ class CheckpointCopy(models.Model):
     at = models.DateTimeField()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["checkpoint", "store"], name="copy_one_per_store")]
+        constraints = [
+            models.UniqueConstraint(fields=["checkpoint", "store"], name="copy_one_per_store")
+        ]
 
     def __str__(self) -> str:
         return f"{self.checkpoint_id} in {self.store}"
@@ -222,7 +247,8 @@ class Segment(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(first__gte=0, end__gt=models.F("first")), name="segment_not_empty"
+                condition=models.Q(first__gte=0, end__gt=models.F("first")),
+                name="segment_not_empty",
             )
         ]
 
@@ -270,7 +296,8 @@ class LogBreak(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(size__gte=0, signed__gte=0, archived__gte=0), name="log_break_sizes"
+                condition=models.Q(size__gte=0, signed__gte=0, archived__gte=0),
+                name="log_break_sizes",
             )
         ]
 
@@ -291,7 +318,9 @@ class RefusalCount(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["route", "error", "minute"], name="refusal_count_one_per_minute")
+            models.UniqueConstraint(
+                fields=["route", "error", "minute"], name="refusal_count_one_per_minute"
+            )
         ]
 
     def __str__(self) -> str:

@@ -17,7 +17,14 @@ from audit import kinds
 from audit.archive.hands import Hands
 from audit.archive.scratch import scratch
 from audit.breaks import check_records, copy_break, seen_store
-from audit.checkpoint_copies import MOVED, check_place, key_of, name_of, store_left_behind, store_name
+from audit.checkpoint_copies import (
+    MOVED,
+    check_place,
+    key_of,
+    name_of,
+    store_left_behind,
+    store_name,
+)
 from audit.checkpoints import checkpoints_in, compare_outside, newest_checkpoint
 from audit.endings import copy_endings
 from audit.faults import fault_point
@@ -43,17 +50,20 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         raise MovingError("AUDIT_STORE is not set: set it to the store to move to.")
     if not former:
         raise MovingError(
-            f"The log's copies are already in {store_name()}, or there are none yet: nothing to move."
+            f"The log's copies are already in {store_name()}, or there are none yet: nothing "
+            "to move."
         )
     if source is not None and name_of(source) != former:
         raise MovingError(
-            f"The log's copies are in {former}, not in {name_of(source)}: pass the former with --from."
+            f"The log's copies are in {former}, not in {name_of(source)}: pass the former "
+            "with --from."
         )
     target = store_at(settings.AUDIT_STORE)
     # 1. The database knows everything in both stores, and the log never left the new one.
     if target.get(MOVED) is not None:
         raise MovingError(
-            f"The log has left {store_name()} before and cannot return to it: set AUDIT_STORE to a new prefix."
+            f"The log has left {store_name()} before and cannot return to it: set AUDIT_STORE "
+            "to a new prefix."
         )
     _check_known(settings.AUDIT_STORE)
     if source is not None:
@@ -101,7 +111,9 @@ def _put_own(former: str) -> int:
 def _copy_all(source: Store, target: Store) -> int:
     number = 0
     with scratch() as folder, Hands() as hands:
-        for number, key in enumerate((key for key in source.keys() if key != MOVED and is_key(key)), start=1):
+        for number, key in enumerate(
+            (key for key in source.keys() if key != MOVED and is_key(key)), start=1
+        ):
             hands.give(_copy, source, target, key, folder / str(number))
     return number
 
@@ -110,7 +122,8 @@ def _copy(source: Store, target: Store, key: str, draft: Path) -> None:
     with draft.open("xb") as file:
         if not source.fetch(key, file):
             raise MovingError(
-                f"{source!r} lists {key} but does not return it: restore that object, then run this again."
+                f"{source!r} lists {key} but does not return it: restore that object, then "
+                "run this again."
             )
     target.put_once(key, draft)
     draft.unlink()

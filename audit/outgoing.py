@@ -20,14 +20,18 @@ class Answer:
     body: bytes
 
 
-def post(url: str, body: bytes, *, through_proxies: bool, seconds: float, max_bytes: int) -> Answer | None:
+def post(
+    url: str, body: bytes, *, through_proxies: bool, seconds: float, max_bytes: int
+) -> Answer | None:
     """POST and return the answer, or None if it is longer than `max_bytes`.
 
     Raises NoAnswerError, after `seconds` at the latest. `through_proxies` uses the environment's
     proxies.
     """
     try:
-        return _run(_post(url, body, through_proxies=through_proxies, seconds=seconds, max_bytes=max_bytes))
+        return _run(
+            _post(url, body, through_proxies=through_proxies, seconds=seconds, max_bytes=max_bytes)
+        )
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError) as error:
         # TimeoutError is an OSError; an unencodable host name raises UnicodeError.
         raise NoAnswerError(type(error).__name__) from None
@@ -40,9 +44,14 @@ async def _post(
         asyncio.timeout(seconds),
         # Do not follow redirects: the answer would come from another server.
         httpx.AsyncClient(
-            verify=_ssl_context(), follow_redirects=False, trust_env=through_proxies, timeout=seconds
+            verify=_ssl_context(),
+            follow_redirects=False,
+            trust_env=through_proxies,
+            timeout=seconds,
         ) as client,
-        client.stream("POST", url, content=body, headers={"Accept-Encoding": "identity"}) as response,
+        client.stream(
+            "POST", url, content=body, headers={"Accept-Encoding": "identity"}
+        ) as response,
     ):
         received = bytearray()
         # Read raw bytes: a compressed answer could unpack to any size.
@@ -50,7 +59,9 @@ async def _post(
             received += part
             if len(received) > max_bytes:
                 return None
-        return Answer(response.status_code, response.headers.get("Content-Type", ""), bytes(received))
+        return Answer(
+            response.status_code, response.headers.get("Content-Type", ""), bytes(received)
+        )
 
 
 def _run(work: Coroutine[object, object, Answer | None]) -> Answer | None:

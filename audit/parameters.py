@@ -45,5 +45,7 @@ def read_id(text: str) -> uuid.UUID:
 def read_number(text: str, name: str) -> int:
     """ASCII decimal without leading zeros, 0 to MAX_NUMBER. Raises InvalidRequestError."""
     if not _DECIMAL.fullmatch(text) or (number := int(text)) > MAX_NUMBER:
-        raise InvalidRequestError(f"`{name}` is a decimal number without leading zeros, below 2^63.")
+        raise InvalidRequestError(
+            f"`{name}` is a decimal number without leading zeros, below 2^63."
+        )
     return number

@@ -116,7 +116,9 @@ def make_room(ids: Sequence[uuid.UUID | str]) -> None:
     Call it in the transaction that inserts them. Usually the cache answers, without a query. Raises
     django.db errors if a month is missing and cannot be created.
     """
-    if connection.vendor != "postgresql" or KNOWN.hold(_milliseconds(ids[0]), _milliseconds(ids[-1])):
+    if connection.vendor != "postgresql" or KNOWN.hold(
+        _milliseconds(ids[0]), _milliseconds(ids[-1])
+    ):
         return
     for month in sorted({month for made in ids if (month := month_of(made))}):
         if not KNOWN.has(month):
@@ -165,4 +167,7 @@ def _milliseconds_of(at: datetime) -> int:
     return int((at - _EPOCH).total_seconds()) * 1000
 
 
-_FIRST, _END = _milliseconds_of(Month(FIRST_YEAR, 1).start), _milliseconds_of(Month(END_YEAR, 1).start)
+_FIRST, _END = (
+    _milliseconds_of(Month(FIRST_YEAR, 1).start),
+    _milliseconds_of(Month(END_YEAR, 1).start),
+)

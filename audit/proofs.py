@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agentauth.protocol.chain import TILE_HEIGHT
-from agentauth.protocol.errors import ChainError, InvalidRequestError, NotFoundError, NotYetLoggedError
+from agentauth.protocol.errors import (
+    ChainError,
+    InvalidRequestError,
+    NotFoundError,
+    NotYetLoggedError,
+)
 from agentauth.protocol.log_texts import LogProof
 from agentauth.protocol.notes import MAX_SIGNATURES
 from audit import tree
@@ -52,7 +57,9 @@ def prove_inclusion(*, event: uuid.UUID, tree_size: int | None, now: datetime) -
     elif tree_size > (longest := _head_size()):
         raise InvalidRequestError(f"`tree_size` is at most {longest}, the size of the log.")
     elif tree_size <= leaf.leaf_index:
-        raise InvalidRequestError(f"`tree_size` is above {leaf.leaf_index}, the number of this event.")
+        raise InvalidRequestError(
+            f"`tree_size` is above {leaf.leaf_index}, the number of this event."
+        )
     with _whole_tree():
         path = tree.inclusion_proof(leaf.leaf_index, tree_size)
         root = tree.root_at(tree_size)
@@ -67,7 +74,8 @@ def prove_consistency(*, first: int, second: int) -> list[bytes]:
     longest = _head_size()
     if not 1 <= first <= second <= longest:
         raise InvalidRequestError(
-            f"`first` is at least 1, `second` not below it and at most {longest}, the size of the log."
+            f"`first` is at least 1, `second` not below it and at most {longest}, the size of "
+            "the log."
         )
     with _whole_tree():
         return tree.consistency_proof(first, second)

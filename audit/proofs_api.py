@@ -56,7 +56,9 @@ class InclusionView(PublicView):
         given = query(request, "event", "tree_size")
         found = proofs.prove_inclusion(
             event=read_id(required(given, "event")),
-            tree_size=read_number(given["tree_size"], "tree_size") if "tree_size" in given else None,
+            tree_size=read_number(given["tree_size"], "tree_size")
+            if "tree_size" in given
+            else None,
             now=timezone.now(),
         )
         return Response(
@@ -78,7 +80,11 @@ class ConsistencyView(PublicView):
         first, second = (read_number(required(given, name), name) for name in ("first", "second"))
         path = proofs.prove_consistency(first=first, second=second)
         return Response(
-            {"first": first, "second": second, "consistency_path": [b64_encode(each) for each in path]}
+            {
+                "first": first,
+                "second": second,
+                "consistency_path": [b64_encode(each) for each in path],
+            }
         )
 
 
@@ -99,7 +105,9 @@ class TileView(PublicView):
 
     def get(self, request: Request, level: int, tile: TilePlace) -> HttpResponse:
         query(request)
-        return _kept(proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now()))
+        return _kept(
+            proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
+        )
 
 
 class EntriesView(PublicView):

@@ -96,7 +96,9 @@ def summarise_refusals(*, now: datetime) -> Iterator[Flood]:
         # Compare and delete: only one of two processes deletes the row, and a late count keeps it.
         deleted, _ = RefusalCount.objects.filter(pk=row.pk, count=row.count).delete()
         if deleted and row.count > RECORDED_PER_MINUTE:
-            yield Flood(row.route, row.error, timestamp(row.minute), row.count - RECORDED_PER_MINUTE)
+            yield Flood(
+                row.route, row.error, timestamp(row.minute), row.count - RECORDED_PER_MINUTE
+            )
 
 
 def _increment(key: dict[str, object], by: int = 1) -> int:

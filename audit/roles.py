@@ -130,7 +130,8 @@ _CALLABLE: Final = (
 )
 _NOT_CALLABLE: Final = ("agentauth_attach_events(text, text)", "agentauth_first_id(timestamp)")
 _MONTHS_AHEAD: Final = (
-    "SELECT agentauth_add_event_month(now() + by * interval '1 month') FROM generate_series(0, %s) by"
+    "SELECT agentauth_add_event_month(now() + by * interval '1 month') FROM generate_series(0, "
+    "%s) by"
 )
 _PARTITIONS: Final = """
 SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = 'public'::regnamespace
@@ -201,7 +202,9 @@ def beyond_verifier(*, known_alone: bool = False) -> list[str]:
     known = _known_columns()
     found = (
         (table, _more(right, whole, columns, _VERIFIER.get(table, ())))
-        for table, right, whole, columns in (_known_part(row, known) if known_alone else row for row in held)
+        for table, right, whole, columns in (
+            _known_part(row, known) if known_alone else row for row in held
+        )
     )
     return [f"{more} on {table}" for table, more in found if more]
 
@@ -230,7 +233,9 @@ def missing_rights(kind: str) -> tuple[str, list[str]]:
         for right in _NEEDS[kind](table)
         if not _is_held(right, held.get(table, {}))
     ]
-    missing += ["USAGE on schema public"] * (not uses) + [f"EXECUTE on {each}" for each in not_called]
+    missing += ["USAGE on schema public"] * (not uses) + [
+        f"EXECUTE on {each}" for each in not_called
+    ]
     return str(role), missing
 
 
@@ -246,7 +251,10 @@ def _is_held(needed: str, held: Mapping[str, set[str] | None]) -> bool:
 def _known_columns() -> dict[str, set[str]]:
     """The columns of each table that this code has a model of."""
     described = [model._meta for model in apps.get_models(include_auto_created=True)]  # noqa: SLF001 — Django's API for it
-    return {each.db_table: {str(field.column) for field in each.local_concrete_fields} for each in described}
+    return {
+        each.db_table: {str(field.column) for field in each.local_concrete_fields}
+        for each in described
+    }
 
 
 def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
@@ -256,7 +264,12 @@ def _known_part(row: _Held, known: Mapping[str, set[str]]) -> _Held:
     """
     table, right, whole, columns = row
     if table in known:
-        return table, right, whole, columns if whole else [each for each in columns if each in known[table]]
+        return (
+            table,
+            right,
+            whole,
+            columns if whole else [each for each in columns if each in known[table]],
+        )
     is_known = table == "django_migrations" or table.startswith("audit_event_")
     return row if is_known else (table, right, False, [])
 
@@ -267,7 +280,9 @@ def _more(right: str, whole: bool, columns: list[str], given: Rights) -> str:  #
         return ""
     if whole:
         return right
-    of_columns = (each.removeprefix(f"{right} (") for each in given if each.startswith(f"{right} ("))
+    of_columns = (
+        each.removeprefix(f"{right} (") for each in given if each.startswith(f"{right} (")
+    )
     more = set(columns) - {name for each in of_columns for name in each.rstrip(")").split(", ")}
     return f"{right} ({', '.join(sorted(more))})" if more else ""
 
@@ -292,14 +307,18 @@ def temporary_left(role: str) -> str:
     """A warning if `role` may create temporary tables; else empty. Raises django.db errors."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_database(), has_database_privilege(%s, current_database(), 'TEMPORARY')", [role]
+            "SELECT current_database(), has_database_privilege(%s, current_database(), "
+            "'TEMPORARY')",
+            [role],
         )
         database, left = cursor.fetchone()
     if not left:
         return ""
     return (
-        f"Warning: the role {role} may still make temporary tables, which it does not need. As the owner of the database,"
-        f" revoke TEMPORARY on database {database} from PUBLIC, from this role and from the roles it is a member of."
+        f"Warning: the role {role} may still make temporary tables, which it does not need. "
+        "As the owner of the database,"
+        f" revoke TEMPORARY on database {database} from PUBLIC, from this role and from the "
+        "roles it is a member of."
     )
 
 
@@ -335,7 +354,9 @@ def _bind_partitions(cursor: Any, quoted: str) -> None:
     cursor.execute(_MONTHS_AHEAD, [AHEAD])
     cursor.execute(_PARTITIONS)
     for (partition,) in cursor.fetchall():
-        cursor.execute(f"REVOKE ALL ON {connection.ops.quote_name(partition)} FROM {quoted}, PUBLIC")
+        cursor.execute(
+            f"REVOKE ALL ON {connection.ops.quote_name(partition)} FROM {quoted}, PUBLIC"
+        )
     for function in (*_CALLABLE, *_NOT_CALLABLE):
         cursor.execute(f"REVOKE ALL ON FUNCTION {function} FROM {quoted}, PUBLIC")
     for function in _CALLABLE:
@@ -349,7 +370,8 @@ def _guard(cursor: Any) -> None:
         cursor.execute(
             f'CREATE OR REPLACE TRIGGER "{table}_guarded" BEFORE {event} ON "{table}" FOR EACH ROW '
             f"WHEN ({wrong} AND NOT has_table_privilege('public.{table}'::regclass, '{right}')) "
-            f"EXECUTE FUNCTION agentauth_refuse('permission denied: this role may not do that to rows of {table}')"
+            "EXECUTE FUNCTION agentauth_refuse('permission denied: this role may not do that "
+            f"to rows of {table}')"
         )
 
 
@@ -357,18 +379,22 @@ def _refuse_unbindable(cursor: Any, role: str) -> None:
     cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [role])
     row = cursor.fetchone()
     if row is None:
-        raise RoleError(f"There is no database role {role!r}: create it, with LOGIN and a password, first.")
+        raise RoleError(
+            f"There is no database role {role!r}: create it, with LOGIN and a password, first."
+        )
     if row[0]:
         raise RoleError(
             f"The role {role!r} is a superuser, which no grant binds: serve with an ordinary role."
         )
     cursor.execute(
-        "SELECT bool_or(pg_has_role(%s, tableowner, 'MEMBER')) FROM pg_tables WHERE schemaname = 'public'",
+        "SELECT bool_or(pg_has_role(%s, tableowner, 'MEMBER')) FROM pg_tables WHERE "
+        "schemaname = 'public'",
         [role],
     )
     if cursor.fetchone()[0]:
         raise RoleError(
-            f"The role {role!r} owns the tables, or is a member of the role that does: it could drop the triggers. "
+            f"The role {role!r} owns the tables, or is a member of the role that does: it "
+            "could drop the triggers. "
             "Let DATABASE_URL name another role than DATABASE_OWNER_URL."
         )
 
@@ -379,5 +405,6 @@ def _refuse_more(cursor: Any, role: str, granted: Mapping[str, list[str]]) -> No
     for other, table, right in cursor.fetchall():
         if right not in granted.get(table, ()):
             raise RoleError(
-                f"The role {role!r} is a member of {other!r}, which may {right} on {table}: revoke that membership."
+                f"The role {role!r} is a member of {other!r}, which may {right} on {table}: "
+                "revoke that membership."
             )

@@ -28,9 +28,7 @@ from audit.models import Event, Head, Leaf, Node, QueueEntry
 
 # At this size, the fixed cost of a batch is a twentieth of the cost of its events.
 BATCH = 2_000
-_COPY_LEAVES = (
-    """COPY audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind) FROM STDIN"""
-)
+_COPY_LEAVES = """COPY audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind) FROM STDIN"""
 _DELETE_ENTRIES = "DELETE FROM audit_queueentry WHERE event_id = ANY(%s)"
 
 
@@ -144,10 +142,14 @@ def _grown(head: Head, events: Iterable[Numberable]) -> _Grown:
     leaves: list[_Leaf] = []
     nodes: list[Subtree] = []
     tree, previous = tree_of(head), bytes(head.link)
-    for leaf_index, (event_id, entry, agent_id, human_id, kind) in enumerate(events, start=head.size):
+    for leaf_index, (event_id, entry, agent_id, human_id, kind) in enumerate(
+        events, start=head.size
+    ):
         hashed = leaf_hash(entry)
         previous = link(previous, hashed)
-        leaves.append(_Leaf(leaf_index, event_id, entry, hashed, previous, agent_id, human_id, kind))
+        leaves.append(
+            _Leaf(leaf_index, event_id, entry, hashed, previous, agent_id, human_id, kind)
+        )
         tree.append(hashed, nodes)
     return _Grown(leaves, nodes, tree)
 
@@ -155,13 +157,18 @@ def _grown(head: Head, events: Iterable[Numberable]) -> _Grown:
 def tree_of(head: Head) -> CompactTree:
     """The tree that ends at `head`. Raises ChainError if its peaks do not fit its size."""
     peaks = bytes(head.peaks)
-    return CompactTree(head.size, (peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES)))
+    return CompactTree(
+        head.size, (peaks[at : at + HASH_BYTES] for at in range(0, len(peaks), HASH_BYTES))
+    )
 
 
 def _move(head: Head, grown: _Grown, now: datetime) -> bool:
     """Move the head past these leaves; False if another sequencer moved it since it was read."""
     moved = Head.objects.filter(id=Head.ONLY, size=head.size, link=head.link).update(
-        size=grown.tree.size, link=grown.leaves[-1].link, peaks=b"".join(grown.tree.peaks), moved_at=now
+        size=grown.tree.size,
+        link=grown.leaves[-1].link,
+        peaks=b"".join(grown.tree.peaks),
+        moved_at=now,
     )
     return moved == 1
 
@@ -188,7 +195,8 @@ def _write(grown: _Grown) -> None:
         Leaf.objects.bulk_create(Leaf(**leaf._asdict()) for leaf in grown.leaves)
     if grown.nodes:
         Node.objects.bulk_create(
-            Node(level=height // TILE_HEIGHT, index=number, hash=root) for height, number, root in grown.nodes
+            Node(level=height // TILE_HEIGHT, index=number, hash=root)
+            for height, number, root in grown.nodes
         )
 
 

@@ -132,9 +132,12 @@ def draft(
     plain, hidden = dict(data or {}), dict(personal or {})
     if plain.keys() & hidden.keys():
         raise ValueError("a member of an event's data is either plain or personal")
-    openings = [Hidden(member, os.urandom(SALT_BYTES), canonical_json(hidden[member])) for member in hidden]
+    openings = [
+        Hidden(member, os.urandom(SALT_BYTES), canonical_json(hidden[member])) for member in hidden
+    ]
     committed = {
-        each.member: {"commitment": canonical_field_commitment(each.text, each.salt)} for each in openings
+        each.member: {"commitment": canonical_field_commitment(each.text, each.salt)}
+        for each in openings
     }
     columns = {
         "id": new_id(),
@@ -265,7 +268,9 @@ def record_refusal(
     """
     counted = actor.kind == "anonymous" or stands_for is not None
     with _or_unavailable(), transaction.atomic():
-        if counted and not count_refusal(route=route, error=error.code, at=at, count=stands_for or 1):
+        if counted and not count_refusal(
+            route=route, error=error.code, at=at, count=stands_for or 1
+        ):
             return None
         return record(
             kind=kind,

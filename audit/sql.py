@@ -53,7 +53,10 @@ def run_together(statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]
         answers = own.run_pipelined([(each.sql, each.values) for each in statements])  # type: ignore[attr-defined]  # our own
     else:
         answers = [_run(own, each.sql, each.values) for each in statements]
-    return [[each.made(row) for row in rows] for each, (rows, _) in zip(statements, answers, strict=True)]
+    return [
+        [each.made(row) for row in rows]
+        for each, (rows, _) in zip(statements, answers, strict=True)
+    ]
 
 
 class _Part(NamedTuple):
@@ -91,7 +94,9 @@ class Question:
             None
             if values[part.start] is None
             else fill_model(
-                part.model, dict(zip(part.names, values[part.start : part.end], strict=True)), adding=False
+                part.model,
+                dict(zip(part.names, values[part.start : part.end], strict=True)),
+                adding=False,
             )
             for part in self._parts
         ]
@@ -122,7 +127,9 @@ class Question:
         """The converters from database values to field values, as the ORM uses them."""
         own = connections[DEFAULT_DB_ALIAS]
         every = [
-            field.get_col(alias) for alias, columns in self._columns.items() for field in _fields(columns)
+            field.get_col(alias)
+            for alias, columns in self._columns.items()
+            for field in _fields(columns)
         ]
         return [
             (place, convert, column)
@@ -236,5 +243,9 @@ def _adapt_values(own: Any, values: Sequence[Any]) -> list[Any]:
 def _fields(columns: Columns) -> "list[models.Field[Any, Any]]":
     """The selected fields, primary key first."""
     meta = columns.model._meta  # noqa: SLF001 — Django's documented API
-    found = [field for field in meta.concrete_fields if field.primary_key or field.attname in columns.names]
+    found = [
+        field
+        for field in meta.concrete_fields
+        if field.primary_key or field.attname in columns.names
+    ]
     return sorted(found, key=lambda field: not field.primary_key)

@@ -141,5 +141,7 @@ def _rows(hashes: Sequence[bytes]) -> list[Sequence[bytes]]:
     while len(rows[-1]) > 1:
         row = rows[-1]
         # Not strict: a last hash without a partner does not form a full subtree.
-        rows.append([node_hash(left, right) for left, right in zip(row[::2], row[1::2], strict=False)])
+        rows.append(
+            [node_hash(left, right) for left, right in zip(row[::2], row[1::2], strict=False)]
+        )
     return rows

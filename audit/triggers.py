@@ -45,7 +45,9 @@ class _Triggers(RunPython):
         def create(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
             # When repeated after a table rebuild, PostgreSQL still has the triggers: replace them.
             drop(apps, editor)
-            statements = [_REFUSE, *postgresql] if editor.connection.vendor == "postgresql" else sqlite
+            statements = (
+                [_REFUSE, *postgresql] if editor.connection.vendor == "postgresql" else sqlite
+            )
             for statement in statements:
                 editor.execute(statement)
 
@@ -72,10 +74,15 @@ def append_only(
     refuse = f"EXECUTE FUNCTION agentauth_refuse('{sentence}')"
     postgresql = [
         f'CREATE TRIGGER "{table}_kept" BEFORE {events} ON "{table}" FOR EACH ROW {refuse}',
-        f'CREATE TRIGGER "{table}_not_emptied" BEFORE TRUNCATE ON "{table}" FOR EACH STATEMENT {refuse}',
+        (
+            f'CREATE TRIGGER "{table}_not_emptied" BEFORE TRUNCATE ON "{table}" FOR EACH '
+            f"STATEMENT {refuse}"
+        ),
     ]
     collides = " OR ".join(
-        " AND ".join(f'"{column}" = NEW."{column}"' for column in ((key,) if isinstance(key, str) else key))
+        " AND ".join(
+            f'"{column}" = NEW."{column}"' for column in ((key,) if isinstance(key, str) else key)
+        )
         for key in unique
     )
     # Table and column names come from migrations only.
@@ -118,7 +125,9 @@ def state_machine(
             f"EXECUTE FUNCTION agentauth_refuse('{sentence}')"
             for name, event, condition in doors
         ],
-        sqlite=[_sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors],
+        sqlite=[
+            _sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors
+        ],
     )
 
 
@@ -157,7 +166,10 @@ def when_undone(operation: RunPython) -> RunPython:
 
 
 def _sqlite(name: str, event: str, condition: str, sentence: str) -> str:
-    return f"CREATE TRIGGER \"{name}\" {event} {condition} BEGIN SELECT RAISE(ABORT, '{sentence}'); END"
+    return (
+        f"CREATE TRIGGER \"{name}\" {event} {condition} BEGIN SELECT RAISE(ABORT, '{sentence}'); "
+        "END"
+    )
 
 
 def _text(value: str) -> str:

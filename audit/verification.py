@@ -17,7 +17,13 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
-from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, Subtree, verify_consistency
+from agentauth.protocol.chain import (
+    EMPTY_LINK,
+    TILE_HEIGHT,
+    CompactTree,
+    Subtree,
+    verify_consistency,
+)
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
 from audit.anchors import Anchor
@@ -177,8 +183,10 @@ class _Run:
         if head.size < size:
             raise BadError(
                 head.size,
-                f"Leaf {head.size} is missing: {size} events were proved and signed before. The log was cut short, or set "
-                f"back to an older state. After a restore that is on record: `{settings.COMMAND} verify_audit --full`.",
+                f"Leaf {head.size} is missing: {size} events were proved and signed before. "
+                "The log was cut short, or set "
+                "back to an older state. After a restore that is on record: "
+                f"`{settings.COMMAND} verify_audit --full`.",
             )
         self.tree = _stored_tree(
             size, f"The stored tree of the first {size} events, which were proved before,"
@@ -186,7 +194,8 @@ class _Run:
         if self.tree.root() != self.since.root:
             raise BadError(
                 0,
-                f"The stored tree of the first {size} events is not the one that was proved and signed before: some of it "
+                f"The stored tree of the first {size} events is not the one that was proved "
+                "and signed before: some of it "
                 f"was changed. Run `{settings.COMMAND} verify_audit --full` to find out where.",
             )
         self.met.pass_by()
@@ -222,12 +231,18 @@ class _Run:
         """All events; after a point, those from the lowest id of its last and later leaves on."""
         if not self.since.size:
             return Q()
-        last = Leaf.objects.filter(leaf_index=self.since.size - 1).values_list("event_id", flat=True).first()
+        last = (
+            Leaf.objects.filter(leaf_index=self.since.size - 1)
+            .values_list("event_id", flat=True)
+            .first()
+        )
         return Q(pk__gte=min(filter(None, (last, self.lowest)))) if last or self.lowest else Q()
 
     def _check_again(self, part: Part) -> None:
         """Check these leaves again, and that the signed root covers them."""
-        what = f"The stored tree of leaves {part.first} to {part.end - 1}, which were proved before,"
+        what = (
+            f"The stored tree of leaves {part.first} to {part.end - 1}, which were proved before,"
+        )
         tree = _stored_tree(part.first, what)
         before = Leaf.objects.filter(leaf_index=part.first - 1).first()
         if before is None and part.first:
@@ -251,14 +266,16 @@ def _check_leads_to(size: int, root: bytes, later: Point, place: Place, what: st
         verify_consistency(size, later.size, consistency_proof(size, later.size), root, later.root)
     except ChainError as error:
         raise BadError(
-            place, f"{what} does not lead to the root that was signed for {later.size}: it was changed."
+            place,
+            f"{what} does not lead to the root that was signed for {later.size}: it was changed.",
         ) from error
 
 
 def _check_head(head: Head, last_link: bytes, tree: CompactTree) -> None:
     if last_link != bytes(head.link):
         raise BadError(
-            max(head.size - 1, 0), "The head does not hold the link of the last leaf: it was changed."
+            max(head.size - 1, 0),
+            "The head does not hold the link of the last leaf: it was changed.",
         )
     if bytes(head.peaks) != b"".join(tree.peaks):
         raise BadError(
@@ -277,12 +294,14 @@ def _check_nodes(nodes: Sequence[Subtree]) -> None:
         for index, root in wanted.items():
             if index not in found:
                 raise BadError(
-                    _first_leaf(level, index), f"Node {index} of level {level} is missing: it was deleted."
+                    _first_leaf(level, index),
+                    f"Node {index} of level {level} is missing: it was deleted.",
                 )
             if found[index] != root:
                 raise BadError(
                     _first_leaf(level, index),
-                    f"Node {index} of level {level} is not that of the leaves below it: it was changed.",
+                    f"Node {index} of level {level} is not that of the leaves below it: it "
+                    "was changed.",
                 )
 
 
@@ -292,7 +311,9 @@ def _check_no_nodes_beyond(size: int) -> None:
     beyond = Q(level__gte=len(full)) | Q(level__lt=1)
     for level, number in enumerate(full):
         beyond |= Q(level=level, index__gte=number)
-    strays = list(Node.objects.filter(beyond).order_by("level", "index").values_list("level", "index"))
+    strays = list(
+        Node.objects.filter(beyond).order_by("level", "index").values_list("level", "index")
+    )
     # The log may have grown since, so compare with the current head.
     now = Head.objects.filter(id=Head.ONLY).values_list("size", flat=True).first() or 0
     for level, index in strays:
@@ -334,7 +355,9 @@ class _Anchors:
         for size in sorted(size for size in self._by_size if size < self._since.size):
             here = self._by_size.pop(size)
             for anchor in here:
-                _check_leads_to(size, anchor.root, self._since, max(size - 1, 0), f"What {anchor.place} says")
+                _check_leads_to(
+                    size, anchor.root, self._since, max(size - 1, 0), f"What {anchor.place} says"
+                )
             if not any(anchor.vouched for anchor in here):
                 self._doubt(here)
 
@@ -346,7 +369,8 @@ class _Anchors:
             if root != anchor.root:
                 raise BadError(
                     max(anchor.size - 1, 0),
-                    f"The first {anchor.size} events are not those of {anchor.place}: one of them was changed, and the log "
+                    f"The first {anchor.size} events are not those of {anchor.place}: one of "
+                    "them was changed, and the log "
                     "after it made to fit.",
                 )
         if any(anchor.vouched for anchor in here):
@@ -363,7 +387,8 @@ class _Anchors:
         for beyond in sorted(self._by_size):
             raise BadError(
                 size,
-                f"Leaf {size} is missing: {self._by_size[beyond][0].place} tells of {beyond} events. The log was cut "
+                f"Leaf {size} is missing: {self._by_size[beyond][0].place} tells of {beyond} "
+                "events. The log was cut "
                 "short, or set back to an older state.",
             )
 
@@ -371,15 +396,20 @@ class _Anchors:
 def _check_strays(events: Q) -> None:
     """Check for leaves past the head, events neither numbered nor queued, and orphaned entries."""
     head_size = Coalesce(Subquery(Head.objects.filter(id=Head.ONLY).values("size")), 0)
-    outside = Leaf.objects.filter(Q(leaf_index__gte=head_size) | Q(leaf_index__lt=0)).order_by("leaf_index")
+    outside = Leaf.objects.filter(Q(leaf_index__gte=head_size) | Q(leaf_index__lt=0)).order_by(
+        "leaf_index"
+    )
     if (index := outside.values_list("leaf_index", flat=True).first()) is not None:
         raise BadError(
-            index, f"Leaf {index} lies outside the head: it was inserted, or the head was moved back."
+            index,
+            f"Leaf {index} lies outside the head: it was inserted, or the head was moved back.",
         )
     _check_lost(events)
     orphans = QueueEntry.objects.filter(~Exists(Event.objects.filter(pk=OuterRef("event_id"))))
     if (event_id := orphans.values_list("event_id", flat=True).first()) is not None:
-        raise BadError(str(event_id), f"Event {event_id} waits for its number but is gone: it was deleted.")
+        raise BadError(
+            str(event_id), f"Event {event_id} waits for its number but is gone: it was deleted."
+        )
 
 
 def _check_lost(events: Q) -> None:
@@ -389,5 +419,6 @@ def _check_lost(events: Q) -> None:
     if (event_id := lost.values_list("id", flat=True).first()) is not None:
         raise BadError(
             str(event_id),
-            f"Event {event_id} has neither a leaf nor a queue entry: it was inserted, or one was deleted.",
+            f"Event {event_id} has neither a leaf nor a queue entry: it was inserted, or one "
+            "was deleted.",
         )

@@ -19,7 +19,12 @@ from typing import Any, Final, NamedTuple
 from django.conf import settings
 
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import AgentAuthError, InvalidRequestError, NoteError, UntrustedNoteError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    InvalidRequestError,
+    NoteError,
+    UntrustedNoteError,
+)
 from audit.anchors import Anchor, anchor_of, read_anchor
 from audit.models import Checkpoint, Event
 from audit.verification import START, Part, Point, Proof, Verdict, prove_log
@@ -88,7 +93,8 @@ def verify_on(
         return Outcome(
             proof.verdict,
             kept=False,
-            remark=f"{state} cannot be written: {error.strerror or error}. Correct that, or name another file with --state.",
+            remark=f"{state} cannot be written: {error.strerror or error}. Correct that, or name "
+            "another file with --state.",
         )
     return Outcome(proof.verdict, kept=True, remark=remark)
 
@@ -133,7 +139,10 @@ def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
     try:
         anchor = read_anchor(note, place=str(state), now=now)
     except UntrustedNoteError:
-        return None, f"No key that counts signed the checkpoint in {state}, so everything is checked."
+        return (
+            None,
+            f"No key that counts signed the checkpoint in {state}, so everything is checked.",
+        )
     except NoteError as error:
         raise _no_state(state) from error
     return Verified(Point(anchor.size, anchor.root, link), note, around), ""
@@ -154,7 +163,8 @@ def _parsed(state: Path, text: bytes) -> tuple[str, bytes, Round]:
 
 def _no_state(state: Path) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{state} is not what verify_audit writes. Name another file, or remove it for a full check."
+        f"{state} is not what verify_audit writes. Name another file, or remove it for a full "
+        "check."
     )
 
 

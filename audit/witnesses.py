@@ -124,7 +124,9 @@ def cosign(note: str, *, witness: Witness, old_size: int, consistency: Consisten
     return outcome
 
 
-def _ask(note: str, asked: Note, witness: Witness, old_size: int, consistency: Consistency) -> Outcome:
+def _ask(
+    note: str, asked: Note, witness: Witness, old_size: int, consistency: Consistency
+) -> Outcome:
     size = parse_checkpoint(asked.text).size
     path = consistency(old_size, size) if 0 < old_size < size else ()
     body = AddCheckpoint(old_size, tuple(path), note).text
@@ -173,7 +175,9 @@ def _address(url: str, name: str) -> str:
     except InvalidRequestError as error:
         raise InvalidRequestError(f"The address of {name}: {error.description}") from None
     if "?" in url or "#" in url or not (address.startswith("https://") or _on_this_host(address)):
-        raise InvalidRequestError(f"The address of {name} is neither https nor on this host, or has a query.")
+        raise InvalidRequestError(
+            f"The address of {name} is neither https nor on this host, or has a query."
+        )
     return address.removesuffix("/")
 
 

@@ -112,7 +112,9 @@ def difference(client: Client, alg: Algorithm) -> str:
     }
     wanted = {name: did[name] for name in counted} | {"calls": CALLS}
     faults = all(did[name] for name in wanted)
-    return "" if counted == wanted and faults else f"counted {counted}, but the server did {dict(did)}"
+    return (
+        "" if counted == wanted and faults else f"counted {counted}, but the server did {dict(did)}"
+    )
 
 
 def main() -> None:

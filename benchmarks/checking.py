@@ -61,7 +61,9 @@ class KeySet:
 class Checker:
     """`put` tokens, and at the end read `judged`. `pems`: grant → its agent's key."""
 
-    def __init__(self, registry_url: str, verifier_url: str, crowd: Crowd, pems: Mapping[str, str]) -> None:
+    def __init__(
+        self, registry_url: str, verifier_url: str, crowd: Crowd, pems: Mapping[str, str]
+    ) -> None:
         self.registry_url, self.verifier_url = registry_url, verifier_url
         self.crowd, self.pems = crowd, pems
         self.tokens: Queue[Any] = Queue()
@@ -125,7 +127,9 @@ class Checker:
             return type(error).__name__
         return ""
 
-    def _by_verify(self, connection: HTTPConnection, pem: str, token: str, again: Counter[str]) -> str:
+    def _by_verify(
+        self, connection: HTTPConnection, pem: str, token: str, again: Counter[str]
+    ) -> str:
         """What is wrong with the token; counts retried answers in `again`."""
         writer = BodyWriter(pem, token, self.crowd.audience, READING)
         headers = {"Authorization": self.crowd.basic, "Content-Type": "application/json"}

@@ -156,13 +156,19 @@ def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> K
 def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:
     """A stand-in for gunicorn's worker, with what a connection needs of it."""
     config = Config()
-    for name, value in {"http_parser": "fast", "limit_request_field_size": 8300, "keepalive": 75}.items():
+    for name, value in {
+        "http_parser": "fast",
+        "limit_request_field_size": 8300,
+        "keepalive": 75,
+    }.items():
         config.set(name, value)
     ASGIProtocol._check_h1c_protocol_available()
     made = Worker.__new__(Worker)
     made.__dict__.update(
-        cfg=config, loop=loop, asgi=endpoint, log=logging.getLogger(__name__), state={}, alive=True, nr=0, nr_conns=0,
-        max_requests=sys.maxsize, worker_connections=CONNECTIONS, max_head=100_000, waiting={}, stuck=set(), held=0,
+        cfg=config, loop=loop, asgi=endpoint, log=logging.getLogger(__name__), state={}, alive=True,
+        nr=0, nr_conns=0,
+        max_requests=sys.maxsize, worker_connections=CONNECTIONS, max_head=100_000, waiting={},
+        stuck=set(), held=0,
         door=SimpleNamespace(tell=lambda: None),
     )  # fmt: skip
     return made
@@ -193,7 +199,12 @@ async def cpu_us(connections: Sequence[Connection], requests: Sequence[bytes]) -
 
 
 async def measured(
-    place: steps.Stage, now: datetime, windows: list[dict[str, Any]], expected: bytes, *, named: bool = False
+    place: steps.Stage,
+    now: datetime,
+    windows: list[dict[str, Any]],
+    expected: bytes,
+    *,
+    named: bool = False,
 ) -> list[float]:
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     follower, tally = Knowing(place, known(place, now, windows)), Tally()
@@ -208,7 +219,9 @@ async def measured(
     async def start() -> tuple[LeanVerifier, Edge]:
         verifier = LeanVerifier(follower=follower, servers=Agreeing(), count=tally.decision)
         headers = verifier_application.standing_headers()
-        return verifier, Edge(cast("Any", None), verifier_application.failed, tally.request, headers)
+        return verifier, Edge(
+            cast("Any", None), verifier_application.failed, tally.request, headers
+        )
 
     endpoint = Endpoint(start)
     endpoint._verifier, endpoint._edge = await start()
@@ -218,7 +231,10 @@ async def measured(
     for connection, line in zip(connections, lines, strict=True):
         connection.connection_made(line)
     secret = base64.b64encode(b"a" * 36 + b":" + b"b" * 43).decode()
-    head = f"POST /v1/verify HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\nAuthorization: Basic {secret}\r\n"
+    head = (
+        "POST /v1/verify HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: "
+        f"application/json\r\nAuthorization: Basic {secret}\r\n"
+    )
     requests = [
         f"{head}{name(number) if named else ''}Content-Length: {len(each)}\r\n\r\n".encode() + each
         for number, each in enumerate(place.bodies)
@@ -226,7 +242,9 @@ async def measured(
     costs = await cpu_us(connections, requests)
     right = sum(expected in answer for line in lines for answer in line.taken)
     if right != len(requests):
-        raise RuntimeError(f"{len(requests) - right} of {len(requests)} were not answered with {expected!r}")
+        raise RuntimeError(
+            f"{len(requests) - right} of {len(requests)} were not answered with {expected!r}"
+        )
     return costs
 
 
@@ -245,7 +263,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=16, help=f"of {ROUND} requests")
     given = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| signature | CPU µs of a request | of a bare signature check | ratio |\n|---|---|---|---|")
+    print(
+        "| signature | CPU µs of a request | of a bare signature check | ratio |\n|---|---|---|---|"
+    )
     parts: list[tuple[str, str, Callable[[datetime], list[dict[str, Any]]], bytes]] = [
         ("EdDSA", "EdDSA", lambda _: [], YES),
         (NAMED, "EdDSA", lambda _: [], YES),
@@ -261,7 +281,10 @@ def main() -> None:
         unit = bare(check, ROUND * given.rounds)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             cost = runner.run(measured(place, now, windows(now), expected, named=name == NAMED))
-        shown = [f"{statistics.median(each):.1f} ({min(each):.1f}–{max(each):.1f})" for each in (cost, unit)]
+        shown = [
+            f"{statistics.median(each):.1f} ({min(each):.1f}–{max(each):.1f})"
+            for each in (cost, unit)
+        ]
         ratio = statistics.median(cost) / statistics.median(unit)
         print(f"| {name} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
 

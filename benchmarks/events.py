@@ -55,7 +55,8 @@ class Cost:
     def row(self) -> str:
         jobs = self.drain_us + self.seal_us
         return (
-            f"| {self.rate:,.0f} | {self.drain_us:.1f} | {self.seal_us:.1f} | {jobs:.1f} | {self.postgres_us:.1f}"
+            f"| {self.rate:,.0f} | {self.drain_us:.1f} | {self.seal_us:.1f} | {jobs:.1f} | "
+            f"{self.postgres_us:.1f}"
             f" | {self.wal_bytes:,.0f} |"
         )
 
@@ -69,7 +70,8 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n")
     print(
-        "| events each second | run | events/s | drain µs | seal µs | jobs µs | PostgreSQL µs | WAL bytes per event |"
+        "| events each second | run | events/s | drain µs | seal µs | jobs µs | PostgreSQL µs "
+        "| WAL bytes per event |"
         "\n|---|---|---|---|---|---|---|---|",
         flush=True,
     )
@@ -88,7 +90,9 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
     """PostgreSQL, Redis and a registry with `agents`; yields the URL and a `Known` per agent."""
     os.environ.pop("DATABASE_URL", None)
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-events-")))
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-events-"))
+        )
         url = stack.enter_context(postgres.cluster(durable=True))
         redis = stack.enter_context(redis_servers.server())
         registry = LiveRegistry(directory, database_url=url, env={**ENV, "REDIS_URL": redis.url})
@@ -110,7 +114,9 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
         yield url, list(known_tokens(list(Token.objects.values_list("jti", flat=True))).values())
 
 
-def run(database: str, tokens: Sequence[Any], calls: Iterator[int], *, each: int, events: int) -> Cost:
+def run(
+    database: str, tokens: Sequence[Any], calls: Iterator[int], *, each: int, events: int
+) -> Cost:
     """Fill and work off, second by second. Raises RuntimeError if an event was left unnumbered."""
     from django.utils import timezone
 

@@ -57,7 +57,9 @@ def asked(there: Place, flood: Flood, calls: int) -> list[bytes]:
     if flood.lean:
         question = Question(READ)
         return requests_in(
-            write_requests(there.directory, there.people(), question, url=there.server.url, calls=calls)
+            write_requests(
+                there.directory, there.people(), question, url=there.server.url, calls=calls
+            )
         )
     target = target_of(there)
     signers = [LocalSigner(PrivateKey.from_pem(pem.encode())) for pem, _ in target.crowd.agents]
@@ -68,7 +70,11 @@ def sent(there: Place, flood: Flood, calls: int) -> list[bytes]:
     """Calls of outsiders, from one address or each from another."""
     target = target_of(there)
     made = [flood.make(target) for _ in range(calls)]
-    return [request.replace(b"\r\n", _forwarded(), 1) for request in made] if flood.many_addresses else made
+    return (
+        [request.replace(b"\r\n", _forwarded(), 1) for request in made]
+        if flood.many_addresses
+        else made
+    )
 
 
 def _forwarded() -> bytes:
@@ -78,7 +84,9 @@ def _forwarded() -> bytes:
 
 def turn(there: Place, calls: list[bytes], strangers: list[bytes], rate: float) -> Turn:
     """Have all `calls` answered, beside the flood of `strangers`, if any."""
-    flooding = multiprocessing.Process(target=_flood, args=(there.server.url, strangers, rate), daemon=True)
+    flooding = multiprocessing.Process(
+        target=_flood, args=(there.server.url, strangers, rate), daemon=True
+    )
     if strangers:
         flooding.start()
         time.sleep(SETTLE)
@@ -132,25 +140,33 @@ def measure(there: Place, name: str, given: argparse.Namespace) -> str:
     return _row(name, flood, calm, flooded, f"{cost:,.0f} | {share:.1%} | {refused:.0%}")
 
 
-def _row(name: str, flood: Flood, calm: Sequence[Turn], flooded: Sequence[Turn], strangers: str) -> str:
+def _row(
+    name: str, flood: Flood, calm: Sequence[Turn], flooded: Sequence[Turn], strangers: str
+) -> str:
     shares = [with_it.rate / without.rate for without, with_it in zip(calm, flooded, strict=True)]
     share = statistics.median(shares)
-    refused, ended = (sum(getattr(each, of) for each in (*calm, *flooded)) for of in ("refused", "ended"))
+    refused, ended = (
+        sum(getattr(each, of) for each in (*calm, *flooded)) for of in ("refused", "ended")
+    )
     rates, tails = (
         [statistics.median(getattr(each, of) for each in side) for side in (calm, flooded)]
         for of in ("rate", "p99")
     )
     verdict = "yes" if share >= KEPT and not refused else "no"
     return (
-        f"| {name} | {'verifier' if flood.lean else 'registry'} | {rates[0]:,.0f} | {rates[1]:,.0f} |"
-        f" {share:.0%} ({min(shares):.0%}–{max(shares):.0%}) | {tails[0]:.1f} | {tails[1]:.1f} | {refused}, {ended} |"
+        f"| {name} | {'verifier' if flood.lean else 'registry'} | {rates[0]:,.0f} | "
+        f"{rates[1]:,.0f} |"
+        f" {share:.0%} ({min(shares):.0%}–{max(shares):.0%}) | {tails[0]:.1f} | "
+        f"{tails[1]:.1f} | {refused}, {ended} |"
         f" {strangers} | {verdict} |"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=FLOODS, action="append", help="again for several; all without")
+    parser.add_argument(
+        "--part", choices=FLOODS, action="append", help="again for several; all without"
+    )
     parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
     parser.add_argument("--pairs", type=int, default=8, help="of turns, with and without the flood")
     parser.add_argument("--rate", type=float, default=300, help="requests of strangers a second")
@@ -158,8 +174,10 @@ def main() -> None:
     os.environ.pop("DATABASE_URL", None)
     print(f"{machine()}; {given.rate:.0f} requests of strangers a second.\n")
     print(
-        "| flood | server | calm, answers/s | flooded, answers/s | share kept, median (min–max) | calm p99 ms |"
-        " flooded p99 ms | proven calls refused, connections ended | CPU µs of a stranger's request | share of all cores | of these not 2xx | within 20 % |"
+        "| flood | server | calm, answers/s | flooded, answers/s | share kept, median "
+        "(min–max) | calm p99 ms |"
+        " flooded p99 ms | proven calls refused, connections ended | CPU µs of a stranger's "
+        "request | share of all cores | of these not 2xx | within 20 % |"
         "\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
     chosen = given.part or list(FLOODS)
@@ -167,7 +185,9 @@ def main() -> None:
     for lean in (True, False):
         names = [name for name in chosen if FLOODS[name].lean is lean]
         if names:
-            with place(database="postgres", lean=lean, wish=wish, workers=WORKERS, env=ENV) as there:
+            with place(
+                database="postgres", lean=lean, wish=wish, workers=WORKERS, env=ENV
+            ) as there:
                 for name in names:
                     print(measure(there, name, given), flush=True)
 

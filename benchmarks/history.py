@@ -84,7 +84,8 @@ def main() -> None:
     room = shutil.disk_usage(given.disk or tempfile.gettempdir()).free
     if room < 2 * max(sizes) * BYTES_PER_EVENT:
         sys.exit(
-            f"{max(sizes):,} events want {2 * max(sizes) * BYTES_PER_EVENT:,} bytes free; there are {room:,}"
+            f"{max(sizes):,} events want {2 * max(sizes) * BYTES_PER_EVENT:,} bytes free; "
+            f"there are {room:,}"
         )
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     settings = "-c shared_buffers=1GB -c max_wal_size=4GB -c synchronous_commit=off"
@@ -97,7 +98,11 @@ def main() -> None:
         for size in sizes:
             began = time.monotonic()
             fill(server.url, size, first_of(sizes, size), max(sizes))
-            print(f"{size:,} events after {time.monotonic() - began:.0f} s more", file=sys.stderr, flush=True)
+            print(
+                f"{size:,} events after {time.monotonic() - began:.0f} s more",
+                file=sys.stderr,
+                flush=True,
+            )
             for name, ask in questions().items():
                 took[name].append(measure(ask, given.rounds))
                 if given.plans:
@@ -140,7 +145,8 @@ def fill(url: str, size: int, there: int, most: int) -> None:
         for first in range(there, size, _CHUNK):
             end = min(first + _CHUNK, size)
             values = {
-                "first": first, "end": end, "last": size - 100, "size": most, "span": span, "began": now - span,
+                "first": first, "end": end, "last": size - 100, "size": most, "span": span,
+                "began": now - span,
                 "busy": BUSY, "human": BUSY_HUMAN, "rare": RARE, "early": EARLY, "late": LATE,
             }  # fmt: skip
             for statement in (_ROWS, _EVENTS, _LEAVES):
@@ -181,7 +187,9 @@ def questions() -> dict[str, Callable[[], Any]]:
     def older(**wanted: Any) -> Callable[[], Any]:
         def ask() -> Any:
             middle = Leaf.objects.get(leaf_index=Head.objects.get().size // 2).event_id
-            return page_of(Event.objects.filter(**wanted), requests.get(f"/activity/?after={middle}"))
+            return page_of(
+                Event.objects.filter(**wanted), requests.get(f"/activity/?after={middle}")
+            )
 
         return ask
 
@@ -207,7 +215,9 @@ def questions() -> dict[str, Callable[[], Any]]:
         "API: an agent without events": api(agent_id=NOBODY),
         "API: the busy human": api(human_id=BUSY_HUMAN),
         "API: nine tenths of all (decisions allowed)": api(kind="verifier.decision.allowed"),
-        "API: one in forty (decisions denied), from the middle": api(0.5, kind="verifier.decision.denied"),
+        "API: one in forty (decisions denied), from the middle": api(
+            0.5, kind="verifier.decision.denied"
+        ),
         "API: one in 100,000 (keys disabled)": api(kind="kms.key.disabled"),
         "API: a kind that never was": api(kind="registry.human.deleted"),
         "API: the busy agent's denials (a quarter of what is its own)": api(
@@ -220,8 +230,12 @@ def questions() -> dict[str, Callable[[], Any]]:
         "activity: the busy human, from the middle": older(human_id=BUSY_HUMAN),
         "activity: a human without events": activity(human_id=NOBODY),
         "activity: the busy human and agent": activity(human_id=BUSY_HUMAN, agent_id=BUSY),
-        "activity: the busy human and another's agent": activity(human_id=BUSY_HUMAN, agent_id=RARE),
-        "agent page: the busy agent": lambda: list(Event.objects.filter(agent_id=BUSY).order_by("-id")[:20]),
+        "activity: the busy human and another's agent": activity(
+            human_id=BUSY_HUMAN, agent_id=RARE
+        ),
+        "agent page: the busy agent": lambda: list(
+            Event.objects.filter(agent_id=BUSY).order_by("-id")[:20]
+        ),
         "agent page: one of the first hundred events": lambda: list(
             Event.objects.filter(agent_id=EARLY).order_by("-id")[:20]
         ),
@@ -258,8 +272,14 @@ def explain(name: str, ask: Callable[[], Any]) -> None:
     for query in list(context.captured_queries):
         if query["sql"].startswith("SELECT"):
             with connection.cursor() as cursor:
-                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, SUMMARY) {query['sql']}".replace("%", "%%"), None)
-                print("\n".join(row[0] for row in cursor.fetchall())[:3000], file=sys.stderr, flush=True)
+                cursor.execute(
+                    f"EXPLAIN (ANALYZE, BUFFERS, SUMMARY) {query['sql']}".replace("%", "%%"), None
+                )
+                print(
+                    "\n".join(row[0] for row in cursor.fetchall())[:3000],
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

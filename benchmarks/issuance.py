@@ -101,7 +101,9 @@ class Scene:
         # The server closes a connection idle for two seconds, perhaps just when a call is sent on
         # it.
         connections = max(1, min(self.given.connections, int(rate)))
-        return open_loop(url, requests, rate=rate, batch=1, connections=connections, tell=answers.tell)
+        return open_loop(
+            url, requests, rate=rate, batch=1, connections=connections, tell=answers.tell
+        )
 
 
 def signed(url: str, agents: list[dict[str, str]], *, calls: int, rate: float) -> list[bytes]:
@@ -116,7 +118,9 @@ def signed(url: str, agents: list[dict[str, str]], *, calls: int, rate: float) -
         return [request for part in parts for request in part.result()]
 
 
-def _signed(url: str, agents: list[dict[str, str]], calls: range, rate: float, starts: float) -> list[bytes]:
+def _signed(
+    url: str, agents: list[dict[str, str]], calls: range, rate: float, starts: float
+) -> list[bytes]:
     signers = [LocalSigner(PrivateKey.from_pem(agent["agent_pem"].encode())) for agent in agents]
     made, host = [], url.removeprefix("http://")
     for call in calls:
@@ -131,7 +135,8 @@ def _signed(url: str, agents: list[dict[str, str]], calls: range, rate: float, s
             body=body,
         )
         head = (
-            f"POST /v1/tokens HTTP/1.1\r\nHost: {host}\r\nDPoP: {proof}\r\nContent-Type: application/json\r\n"
+            f"POST /v1/tokens HTTP/1.1\r\nHost: {host}\r\nDPoP: {proof}\r\nContent-Type: "
+            "application/json\r\n"
         )
         made.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     return made
@@ -169,7 +174,9 @@ def scene(given: argparse.Namespace) -> Iterator[Scene]:
             keys, groups["keys"] = stack.enter_context(key_service(given.limit, given.latency_ms))
             env |= {"VAULT_ADDR": keys, "VAULT_TOKEN": "the-fake-asks-for-none"}
         wish = {"agents": given.agents, "capabilities": [READ], "envelope": {}}
-        there = stack.enter_context(place(database="postgres", lean=True, wish=wish, env=env, workers=1))
+        there = stack.enter_context(
+            place(database="postgres", lean=True, wish=wish, env=env, workers=1)
+        )
         there.registry.start()
         stack.callback(there.registry.stop)
         assert there.registry.process
@@ -192,7 +199,12 @@ def warm(made: Scene) -> None:
             break
         jwks = _read(f"{made.there.registry.url}/.well-known/jwks.json")
         certified = {key["kid"] for key in jwks["keys"] if "certificate" in key}
-        if answers.kids and set(answers.kids) <= certified and len(answers.kids) >= WORKERS and not refused:
+        if (
+            answers.kids
+            and set(answers.kids) <= certified
+            and len(answers.kids) >= WORKERS
+            and not refused
+        ):
             break
         if time.monotonic() > deadline:
             raise RuntimeError(f"not warm: {answers.kids}, refused {Counter(refused)}")
@@ -227,7 +239,10 @@ def measure(made: Scene) -> None:
         calls = made.counts() - calls
         print(row(given, tally, answers, late_ms, spent, calls), flush=True)
         print(f"\nA bare signature check: {check:.0f} µs before, {check_us():.0f} after.")
-        print(f"Tokens by key: {', '.join(map(str, answers.kids.values()))}. Key service: {dict(calls)}.")
+        print(
+            f"Tokens by key: {', '.join(map(str, answers.kids.values()))}. Key service: "
+            f"{dict(calls)}."
+        )
         afterwards(made)
         if rotated:
             rotated.result()
@@ -235,14 +250,19 @@ def measure(made: Scene) -> None:
             judged = checker.judged()
             waited = percentile(sorted(judged.waited), 99)
             print(
-                f"Judged at once both ways: {judged.tokens} tokens, p99 {waited:.0f} ms after their answer."
-                f" Failures: {dict(judged.failures) or 0}. 503 of the verifier, asked again: {dict(judged.again) or 0}."
+                f"Judged at once both ways: {judged.tokens} tokens, p99 {waited:.0f} ms after "
+                "their answer."
+                f" Failures: {dict(judged.failures) or 0}. 503 of the verifier, asked again: "
+                f"{dict(judged.again) or 0}."
             )
     others = Counter(status for _, _, status in answers.all if status not in {"201", "503"})
     if tally.errors or others:
         print(f"Other answers: {dict(others)}, broken connections: {tally.errors}.")
         # The server's log is deleted with its directory.
-        print("".join(made.there.registry.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
+        print(
+            "".join(made.there.registry.log.read_text().splitlines(keepends=True)[-20:]),
+            file=sys.stderr,
+        )
 
 
 def checking(made: Scene) -> Checker:
@@ -260,7 +280,8 @@ def afterwards(made: Scene) -> None:
     first = min(due for due, _, _ in after.all)
     bad = [due + seconds - first for due, seconds, status in after.all if status != "201"]
     print(
-        f"Afterwards, at {rate:.0f}/s for {AFTER_SECONDS} s: {len(bad)} of {len(after.all)} not 201, the last after"
+        f"Afterwards, at {rate:.0f}/s for {AFTER_SECONDS} s: {len(bad)} of {len(after.all)} "
+        "not 201, the last after"
         f" {max(bad, default=0):.1f} s."
     )
 
@@ -277,12 +298,16 @@ def row(
     good, busy = answers.times("201"), answers.times("503")
     other = tally.sent - len(good) - len(busy)
     quarters = ", ".join(f"{percentile(part, 99):.0f}" for part in answers.quarters("201"))
-    cpu = ", ".join(f"{name} {seconds / max(1, len(good)) * 1e6:,.0f}" for name, seconds in spent.items())
+    cpu = ", ".join(
+        f"{name} {seconds / max(1, len(good)) * 1e6:,.0f}" for name, seconds in spent.items()
+    )
     asked = sum(calls[f"token {how}"] for how in ("signed", "refused", "read"))
     shares = " | ".join(f"{number / tally.sent:.2%}" for number in (len(good), len(busy), other))
     return (
-        f"| {given.signing}, {given.home} | {given.rate:.0f}/s, {given.seconds} s | {len(good) / tally.seconds:.0f} | {shares}"
-        f" | {percentile(good, 50):.1f} | {percentile(good, 99):.1f} (client late {late_ms:.1f}) | {percentile(good, 99.9):.1f}"
+        f"| {given.signing}, {given.home} | {given.rate:.0f}/s, {given.seconds} s | "
+        f"{len(good) / tally.seconds:.0f} | {shares}"
+        f" | {percentile(good, 50):.1f} | {percentile(good, 99):.1f} (client late "
+        f"{late_ms:.1f}) | {percentile(good, 99.9):.1f}"
         f" | {quarters} | {percentile(busy, 50):.1f}, {percentile(busy, 99):.1f} | {cpu}"
         f" | {asked / tally.sent:.3f} | {asked / max(1, len(good)):.3f} |"
     )
@@ -306,18 +331,25 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, default=200, help="calls a second")
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--limit", type=int, default=100, help="signatures a second of the key service")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="signatures a second of the key service"
+    )
     parser.add_argument("--latency-ms", type=float, default=20, help="of the key service")
-    parser.add_argument("--agents", type=int, default=200, help="each has a limit of 20 calls a second")
+    parser.add_argument(
+        "--agents", type=int, default=200, help="each has a limit of 20 calls a second"
+    )
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument(
-        "--rotate", action="store_true", help="the token key in the middle, each token judged at once"
+        "--rotate",
+        action="store_true",
+        help="the token key in the middle, each token judged at once",
     )
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)
     print(
         f"{machine()}; load generator on the same machine. {' '.join(sys.argv[1:])}\n\n"
-        "| signing | load | issued/s | 201 | 503 | other | p50 ms | p99 ms | p99.9 ms | p99 by quarter | 503: p50, p99 ms"
+        "| signing | load | issued/s | 201 | 503 | other | p50 ms | p99 ms | p99.9 ms | p99 "
+        "by quarter | 503: p50, p99 ms"
         " | CPU µs per token | calls to the key service per call | per token |"
         "\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         flush=True,

@@ -20,7 +20,13 @@ from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.keys import PrivateKey
 
 _ASKED = re.compile(r"/v1/transit/(keys|sign)/(agentauth-([a-z]+)-[0-9a-f-]+)")
-_REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests"}
+_REASONS = {
+    200: "OK",
+    204: "No Content",
+    400: "Bad Request",
+    404: "Not Found",
+    429: "Too Many Requests",
+}
 Answer = tuple[int, dict[str, Any] | None]
 
 
@@ -67,7 +73,12 @@ class KeyService:
     def _described(self, name: str) -> dict[str, Any]:
         public = base64.urlsafe_b64decode(self.keys[name].public.jwk["x"] + "=")
         keys = {"1": {"public_key": b64_encode(public)}}
-        return {"type": "ed25519", "exportable": False, "allow_plaintext_backup": False, "keys": keys}
+        return {
+            "type": "ed25519",
+            "exportable": False,
+            "allow_plaintext_backup": False,
+            "keys": keys,
+        }
 
     def _within(self) -> bool:
         second = int(self.clock())
@@ -77,7 +88,9 @@ class KeyService:
         return self.limit == 0 or self.left >= 0
 
 
-async def _serve(service: KeyService, seconds: float, reader: asyncio.StreamReader, writer: Any) -> None:
+async def _serve(
+    service: KeyService, seconds: float, reader: asyncio.StreamReader, writer: Any
+) -> None:
     """Handle the calls of one connection in turn, each `seconds` late."""
     try:
         while True:
@@ -102,7 +115,9 @@ async def _serve(service: KeyService, seconds: float, reader: asyncio.StreamRead
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--limit", type=int, default=100, help="signatures a second, of all keys together")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="signatures a second, of all keys together"
+    )
     parser.add_argument("--latency-ms", type=float, default=20)
     given = parser.parse_args()
     service = KeyService(given.limit)

@@ -37,7 +37,9 @@ class Crowd:
     @property
     def basic(self) -> str:
         """The provider's Authorization header."""
-        return "Basic " + base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+        return (
+            "Basic " + base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ def write_requests(
         ]:
             made.result()
     if time.monotonic() - began > WINDOW_SECONDS / 2:
-        raise RuntimeError(f"signing {calls * question.batch} proofs took longer than half their life")
+        raise RuntimeError(
+            f"signing {calls * question.batch} proofs took longer than half their life"
+        )
     return files
 
 
@@ -128,7 +132,13 @@ def requests_in(files: list[Path]) -> list[bytes]:
 
 
 def with_wrk(
-    url: str, files: list[Path], *, batch: int, connections: int, seconds: int, expected: str = VALID
+    url: str,
+    files: list[Path],
+    *,
+    batch: int,
+    connections: int,
+    seconds: int,
+    expected: str = VALID,
 ) -> Tally:
     """Send the requests over `connections` kept-open connections until they or the seconds run out.
 
@@ -151,7 +161,9 @@ def parse_tally(printed: str) -> Tally:
     return Tally(**json.loads(lines[-1]))
 
 
-def _write(file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int) -> None:
+def _write(
+    file: Path, crowd: Crowd, question: Question, url: str, calls: range, repeat_every: int
+) -> None:
     """One core's share. `calls` are positions in the whole run, so agents take turns across all."""
 
     @cache
@@ -188,7 +200,8 @@ def framed(request: bytes) -> bytes:
 
 def _head(crowd: Crowd, question: Question, url: str) -> str:
     return (
-        f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: {crowd.basic}\r\n"
+        f"POST {question.path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: "
+        f"{crowd.basic}\r\n"
         "Content-Type: application/json\r\n"
     )
 

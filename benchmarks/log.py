@@ -38,7 +38,8 @@ def main() -> None:
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     print(
-        "| events in the log | events/s | jobs µs | PostgreSQL µs | inclusion p50, p99 ms | consistency | bundle | tile | checkpoint |"
+        "| events in the log | events/s | jobs µs | PostgreSQL µs | inclusion p50, p99 ms | "
+        "consistency | bundle | tile | checkpoint |"
         "\n|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
@@ -87,7 +88,9 @@ def write_until(size: int, ids: list[str]) -> int:
     from audit.services import Entry, check_data, record_many
 
     data, written = (
-        check_data({"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}),
+        check_data(
+            {"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}
+        ),
         0,
     )
     who = "0192f1c8-0000-7000-8000-000000000001"

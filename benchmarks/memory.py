@@ -60,7 +60,10 @@ class Caller:
 
     def __init__(self) -> None:
         self.signer = LocalSigner(PrivateKey.generate())
-        later, human = NOW + timedelta(minutes=15), Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
+        later, human = (
+            NOW + timedelta(minutes=15),
+            Human(id=uuid.uuid4(), status=Human.Status.ACTIVE),
+        )
         jkt = self.signer.public.thumbprint
         agent = Agent(
             id=new_id(),
@@ -189,7 +192,8 @@ def main() -> None:
         each = (resident() - before) / count
         times = [cpu_us(process, callers) for _ in range(5)]
         print(
-            f"| {count:,} | {each:,.0f} | {statistics.median(times):.1f} ({min(times):.1f}–{max(times):.1f}) |"
+            f"| {count:,} | {each:,.0f} | {statistics.median(times):.1f} "
+            f"({min(times):.1f}–{max(times):.1f}) |"
         )
 
 

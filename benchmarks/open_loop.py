@@ -85,7 +85,9 @@ def open_loop(
 
 def percentile(ordered: list[float], percent: float) -> float:
     """In ms, of sorted seconds; 0 if there are none."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0
+    return (
+        ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000 if ordered else 0.0
+    )
 
 
 class _Loop:

@@ -85,8 +85,10 @@ class Peer:
             if not self.kind.proof:
                 body = f"token={token}"
                 yield (
-                    f"POST {self.kind.path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {BASIC}\r\n"
-                    f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+                    f"POST {self.kind.path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic "
+                    f"{BASIC}\r\n"
+                    "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: "
+                    f"{len(body)}\r\n\r\n{body}"
                 ).encode()
                 continue
             proof = make_proof(
@@ -134,15 +136,21 @@ def peer(name: str, folder: Path, redis_url: str) -> Iterator[Peer]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=KINDS, action="append", help="again for several; all without")
+    parser.add_argument(
+        "--part", choices=KINDS, action="append", help="again for several; all without"
+    )
     parser.add_argument("--seconds", type=int, default=10, help="of each run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=10)
     given = parser.parse_args(namespace=argparse.Namespace(pin=False))
     os.environ.pop("DATABASE_URL", None)
-    print(f"{machine()}, Node.js {version()}, {', '.join(PACKAGES)}. {' '.join(sys.argv[1:])}\n", flush=True)
     print(
-        "| server, one process | requests/s | p50 ms | p99 ms | server CPU µs | ÷ check | rate ÷ ours | CPU ÷ ours | wrong or failed |"
+        f"{machine()}, Node.js {version()}, {', '.join(PACKAGES)}. {' '.join(sys.argv[1:])}\n",
+        flush=True,
+    )
+    print(
+        "| server, one process | requests/s | p50 ms | p99 ms | server CPU µs | ÷ check | "
+        "rate ÷ ours | CPU ÷ ours | wrong or failed |"
         f"\n{'|---' * 9}|",
         flush=True,
     )
@@ -165,7 +173,10 @@ def measure(name: str, folder: Path, there: Place, given: argparse.Namespace) ->
     file = folder / "requests"
     with peer(name, folder, there.registry.env["REDIS_URL"]) as server:
         warm = server.drive(
-            file, calls=verify.WARM_PROOFS, connections=given.connections, seconds=verify.WARM_SECONDS
+            file,
+            calls=verify.WARM_PROOFS,
+            connections=given.connections,
+            seconds=verify.WARM_SECONDS,
         )
         if server.kind.proof:
             check_replay(server, file)
@@ -179,7 +190,9 @@ def measure(name: str, folder: Path, there: Place, given: argparse.Namespace) ->
 def check_replay(server: Peer, file: Path) -> None:
     """Raises RuntimeError if the peer accepts a proof twice: it does not do comparable work."""
     file.write_bytes(framed(next(server.requests(1))) * 2)
-    tally = with_wrk(server.url, [file], batch=1, connections=1, seconds=5, expected=server.kind.expected)
+    tally = with_wrk(
+        server.url, [file], batch=1, connections=1, seconds=5, expected=server.kind.expected
+    )
     if (tally.answered, tally.not_2xx) != (2, 1):
         raise RuntimeError(f"a proof that was sent twice: {tally}")
 
@@ -193,7 +206,9 @@ def install(folder: Path) -> None:
 
 def version() -> str:
     """The version of Node.js."""
-    return subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["node", "--version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def row(name: str, runs: list[verify.Run], ours: list[verify.Run]) -> str:
@@ -203,7 +218,9 @@ def row(name: str, runs: list[verify.Run], ours: list[verify.Run]) -> str:
     rates = rate / statistics.median(run.rate for run in ours)
     cpus = cpu / statistics.median(run.cpu["server"] for run in ours)
     checks = statistics.median(run.checks for run in runs)
-    p50, p99 = (statistics.median(getattr(run.tally, at) for run in runs) for at in ("p50_ms", "p99_ms"))
+    p50, p99 = (
+        statistics.median(getattr(run.tally, at) for run in runs) for at in ("p50_ms", "p99_ms")
+    )
     failed = sum(run.tally.wrong + run.tally.not_2xx + run.tally.errors for run in runs)
     return (
         f"| {name} | {rate:,.0f} | {p50:.1f} | {p99:.1f} | {cpu:,.0f} | {checks:.1f}"

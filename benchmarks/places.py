@@ -92,13 +92,17 @@ def place(
     it (benchmarks/many.py).
     """
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-")))
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-bench-"))
+        )
         others: dict[str, int] = {}
         url = ""
         if database == "postgres":
             url = stack.enter_context(postgres.cluster(durable=True))
             others["postgres"] = postmaster(url)
-        registry = LiveRegistry(directory, database_url=url, workers=WORKERS, env={**ENV, **(env or {})})
+        registry = LiveRegistry(
+            directory, database_url=url, workers=WORKERS, env={**ENV, **(env or {})}
+        )
         server: LiveServer = registry
         if lean:
             chosen: Any = redis_servers.cluster() if cluster else redis_servers.server()

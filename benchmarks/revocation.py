@@ -73,7 +73,9 @@ class Watcher(threading.Thread):
         deadline = time.monotonic() + GIVE_UP_SECONDS
         while self.yeses < yeses or self.noes_in_a_row < noes:
             if time.monotonic() > deadline or not self.is_alive():
-                raise TimeoutError(f"{self.address.netloc}: {self.yeses} yeses, {self.noes_in_a_row} noes")
+                raise TimeoutError(
+                    f"{self.address.netloc}: {self.yeses} yeses, {self.noes_in_a_row} noes"
+                )
             time.sleep(ASK_SECONDS)
 
 
@@ -82,7 +84,9 @@ def revoke(registry_url: str, crowd: Crowd, token: str) -> float:
     address = urlsplit(registry_url)
     connection = HTTPConnection("127.0.0.1", address.port, timeout=GIVE_UP_SECONDS)
     headers = {"Authorization": crowd.basic, "Content-Type": "application/x-www-form-urlencoded"}
-    connection.request("POST", "/v1/revoke", urlencode({"token": token}), headers | {"Host": address.netloc})
+    connection.request(
+        "POST", "/v1/revoke", urlencode({"token": token}), headers | {"Host": address.netloc}
+    )
     answer = connection.getresponse()
     answered_at = time.perf_counter()
     if answer.status != HTTPStatus.OK:
@@ -91,7 +95,9 @@ def revoke(registry_url: str, crowd: Crowd, token: str) -> float:
     return answered_at
 
 
-def one(registry_url: str, urls: list[str], crowd: Crowd, agent: tuple[str, str]) -> list[tuple[float, int]]:
+def one(
+    registry_url: str, urls: list[str], crowd: Crowd, agent: tuple[str, str]
+) -> list[tuple[float, int]]:
     """Revoke one token. Per process: seconds until the last yes (0 if none), non-200 answers."""
     watchers = [Watcher(url, crowd, agent) for url in urls]
     for watcher in watchers:
@@ -148,8 +154,10 @@ def measure(there: Place, urls: list[str], given: argparse.Namespace) -> None:
         load = loads[number :: len(urls)]
         rate = sum(tally.right(1) for tally in load) / sum(tally.seconds for tally in load)
         print(
-            f"| {number + 1} | {len(times)} | {percentile(times, 50):.1f} | {percentile(times, 99):.1f} | {times[-1] * 1000:.1f}"
-            f" | {sum(each[number][1] for each in found)} | {rate:.0f} | {sum(tally.wrong for tally in load)}"
+            f"| {number + 1} | {len(times)} | {percentile(times, 50):.1f} | "
+            f"{percentile(times, 99):.1f} | {times[-1] * 1000:.1f}"
+            f" | {sum(each[number][1] for each in found)} | {rate:.0f} | "
+            f"{sum(tally.wrong for tally in load)}"
             f" | {sum(tally.not_2xx + tally.errors for tally in load)} |"
         )
 
@@ -158,7 +166,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=("lean", "drf-postgres"), default="lean")
     parser.add_argument("--revocations", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=1000, help="calls a second meanwhile, to each process")
+    parser.add_argument(
+        "--rate", type=float, default=1000, help="calls a second meanwhile, to each process"
+    )
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)
     lean = given.part == "lean"
@@ -167,14 +177,17 @@ def main() -> None:
         there = stack.enter_context(place(database="postgres", lean=lean, wish=wish, workers=1))
         urls = [there.server.url]
         if lean:
-            second = LiveVerifier(there.registry, redis_url=there.registry.env["REDIS_URL"], workers=1)
+            second = LiveVerifier(
+                there.registry, redis_url=there.registry.env["REDIS_URL"], workers=1
+            )
             for server in (second, there.registry):
                 server.start()
                 stack.callback(server.stop)
             urls.append(second.url)
         print(
             f"{machine()}. {' '.join(sys.argv[1:])}\n\n"
-            "| process | revocations | p50 ms | p99 ms | max ms | not 200 | load/s | load wrong | load failed |"
+            "| process | revocations | p50 ms | p99 ms | max ms | not 200 | load/s | load "
+            "wrong | load failed |"
             "\n|---|---|---|---|---|---|---|---|---|",
             flush=True,
         )

@@ -67,7 +67,9 @@ def main() -> None:
             groups = {"client": own} | {name: after[name] - before[name] for name in after}
             calls = AGENTS * given.calls
             cpu = {name: spent / calls * 1e6 for name, spent in groups.items()}
-            print(f"| {number + 1} {row(answers, seconds, cpu, (check + check_us()) / 2)}", flush=True)
+            print(
+                f"| {number + 1} {row(answers, seconds, cpu, (check + check_us()) / 2)}", flush=True
+            )
 
 
 def signed(crowd: Crowd, calls: int) -> list[tuple[str, str]]:
@@ -91,7 +93,9 @@ def signed(crowd: Crowd, calls: int) -> list[tuple[str, str]]:
     ]
 
 
-def ask(client: VerifierClient, crowd: Crowd, proofs: list[tuple[str, str]], threads: int) -> Answers:
+def ask(
+    client: VerifierClient, crowd: Crowd, proofs: list[tuple[str, str]], threads: int
+) -> Answers:
     """Ask about each proof once; each thread sends its next call once the last is answered."""
     waiting: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     for each in proofs:

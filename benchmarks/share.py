@@ -42,7 +42,9 @@ DIGITS, TAIL = 12, "<tail>"
 KEY = f"payment-{{:0{DIGITS}}}"
 # A version 7 id begins with its time; the rest tells ids apart.
 ID = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-LINE = re.compile(r"^@(\d+)@ (?:LOG:  (?:execute [^:]*|statement): |DETAIL:  [Pp]arameters: )(.*)", re.DOTALL)
+LINE = re.compile(
+    r"^@(\d+)@ (?:LOG:  (?:execute [^:]*|statement): |DETAIL:  [Pp]arameters: )(.*)", re.DOTALL
+)
 LITERAL = re.compile(r"'((?:[^']|'')*)'(::)?")
 VALUE = re.compile(r"\$(\d+) = (NULL|'(?:[^']|'')*')")
 
@@ -79,7 +81,8 @@ def main() -> None:
                 flush=True,
             )
     print(
-        f"| median | | | | | {statistics.median(shares):.0%} ({min(shares):.0%}–{max(shares):.0%}) |",
+        f"| median | | | | | {statistics.median(shares):.0%} "
+        f"({min(shares):.0%}–{max(shares):.0%}) |",
         flush=True,
     )
 
@@ -117,7 +120,9 @@ def written(there: Place) -> str:
     text, rows = script(payments, since)
     with psycopg.connect(url) as writing:
         columns = ", ".join(f"c{place} text" for place in range(len(rows[0])))
-        writing.execute(f"CREATE UNLOGGED TABLE {TABLE} (n integer PRIMARY KEY, {columns})".encode())
+        writing.execute(
+            f"CREATE UNLOGGED TABLE {TABLE} (n integer PRIMARY KEY, {columns})".encode()
+        )
         slots = ", ".join(["%s"] * (1 + len(rows[0])))
         insert = f"INSERT INTO {TABLE} VALUES ({slots})".encode()  # noqa: S608 — our own text
         writing.cursor().executemany(insert, [(number, *row) for number, row in enumerate(rows, 1)])
@@ -220,7 +225,8 @@ def script(payments: Mapping[str, str], since: int) -> tuple[str, list[list[str]
     text = LITERAL.sub(slot, next(iter(alike.values())))
     names = ", ".join(f"c{place}" for place in range(len(columns)))
     head = (
-        f"\\set tail random({10 ** (DIGITS - 1)}, {10**DIGITS - 1})\n\\set n random(1, {len(alike)})\n"
+        f"\\set tail random({10 ** (DIGITS - 1)}, {10**DIGITS - 1})\n\\set n random(1, "
+        f"{len(alike)})\n"
         f"SELECT {names} FROM {TABLE} WHERE n = :n \\gset\n"
     )
     return head + text, [list(row) for row in zip(*columns, strict=True)]

@@ -54,7 +54,10 @@ class Size:
     @classmethod
     def mean(cls, sizes: list["Size"]) -> "Size":
         """The mean of at least one."""
-        return cls(round(fmean(each.kilobytes for each in sizes)), round(fmean(each.files for each in sizes)))
+        return cls(
+            round(fmean(each.kilobytes for each in sizes)),
+            round(fmean(each.files for each in sizes)),
+        )
 
 
 def main() -> None:
@@ -65,7 +68,11 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16)
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)
-    wish = {"agents": AGENTS, "capabilities": [READ], "envelope": {"max_requests_per_minute": 6_000}}
+    wish = {
+        "agents": AGENTS,
+        "capabilities": [READ],
+        "envelope": {"max_requests_per_minute": 6_000},
+    }
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     with place(database="postgres", lean=True, wish=wish) as there:
         there.registry.start()
@@ -95,7 +102,9 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
     began, calls, wrong, unanswered, chunk = time.monotonic(), 0, 0, 0, 0
     seen: list[tuple[float, dict[str, Size]]] = []
     while (elapsed := time.monotonic() - began) < given.warm_seconds + given.seconds:
-        tally = ask(there, there.server.url, int(given.rate * CHUNK_SECONDS), given.rate, given.connections)
+        tally = ask(
+            there, there.server.url, int(given.rate * CHUNK_SECONDS), given.rate, given.connections
+        )
         other = ask(there, there.registry.url, REGISTRY_CALLS, REGISTRY_RATE, 4)
         calls += tally.answered + other.answered
         wrong += tally.wrong + other.wrong
@@ -104,12 +113,19 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
         seen.append((elapsed, now))
         chunk += 1
         if chunk % 4 == 1:
-            sizes = " | ".join(f"{size.kilobytes / 1024:.1f}, {size.files}" for size in now.values())
+            sizes = " | ".join(
+                f"{size.kilobytes / 1024:.1f}, {size.files}" for size in now.values()
+            )
             print(
-                f"| {elapsed:.0f} | {calls} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f} | {wrong} | {unanswered} | {sizes} |",
+                f"| {elapsed:.0f} | {calls} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f} | "
+                f"{wrong} | {unanswered} | {sizes} |",
                 flush=True,
             )
-    problems = [f"{wrong} answers were wrong, {unanswered} were 503 or none"] if wrong or unanswered else []
+    problems = (
+        [f"{wrong} answers were wrong, {unanswered} were 503 or none"]
+        if wrong or unanswered
+        else []
+    )
     first = [sizes for at, sizes in seen if 0 <= at - given.warm_seconds < MEAN_SECONDS]
     last = [sizes for at, sizes in seen if at > elapsed - MEAN_SECONDS]
     return problems + [each for name in groups for each in growth(name, first, last)]
@@ -117,9 +133,13 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
 
 def growth(name: str, first: list[dict[str, Size]], last: list[dict[str, Size]]) -> list[str]:
     """Print the growth of one group; returns what is not as it should be."""
-    before, after = Size.mean([sizes[name] for sizes in first]), Size.mean([sizes[name] for sizes in last])
+    before, after = (
+        Size.mean([sizes[name] for sizes in first]),
+        Size.mean([sizes[name] for sizes in last]),
+    )
     print(
-        f"{name}: {before.kilobytes / 1024:.1f} to {after.kilobytes / 1024:.1f} MB, {before.files} to {after.files} files"
+        f"{name}: {before.kilobytes / 1024:.1f} to {after.kilobytes / 1024:.1f} MB, "
+        f"{before.files} to {after.files} files"
     )
     problems = []
     if after.kilobytes > before.kilobytes * MOST_GROWTH:

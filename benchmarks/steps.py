@@ -101,11 +101,14 @@ def stage(alg: Algorithm, calls: int) -> Stage:
     )
     signer = LocalSigner(agent_key)
     proofs = [
-        make_proof(signer, method="GET", url=URL, iat=SECONDS, jti=str(uuid.uuid4()), access_token=token)
+        make_proof(
+            signer, method="GET", url=URL, iat=SECONDS, jti=str(uuid.uuid4()), access_token=token
+        )
         for _ in range(calls)
     ]
     asked = (
-        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": ACTION} for proof in proofs
+        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": ACTION}
+        for proof in proofs
     )
     return Stage(
         provider=ServiceProvider(id=new_id(), audience=AUDIENCE),
@@ -129,23 +132,36 @@ def bare(place: Stage) -> Steps:
         numbers = (int.from_bytes(x), int.from_bytes(b64u_decode(jwk["y"])))
         p256 = ec.EllipticCurvePublicNumbers(*numbers, ec.SECP256R1()).public_key()
         der = [
-            encode_dss_signature(int.from_bytes(each[:32]), int.from_bytes(each[32:])) for each in signatures
+            encode_dss_signature(int.from_bytes(each[:32]), int.from_bytes(each[32:]))
+            for each in signatures
         ]
         rule = ec.ECDSA(hashes.SHA256())
-        return {"bare P-256, cryptography": lambda index: p256.verify(der[index], messages[index], rule)}
+        return {
+            "bare P-256, cryptography": lambda index: p256.verify(der[index], messages[index], rule)
+        }
     openssl, sodium = ed25519.Ed25519PublicKey.from_public_bytes(x), VerifyKey(x)
     return {
         "bare Ed25519, PyNaCl": lambda index: sodium.verify(messages[index], signatures[index]),
-        "bare Ed25519, cryptography": lambda index: openssl.verify(signatures[index], messages[index]),
+        "bare Ed25519, cryptography": lambda index: openssl.verify(
+            signatures[index], messages[index]
+        ),
     }
 
 
 def steps(place: Stage) -> Steps:
     """The steps of `POST /v1/verify` that need no I/O, in order, and all of them together."""
-    nonces, actor = nonces_of(str(place.provider.pk), NOW), Actor("service_provider", str(place.provider.pk))
+    nonces, actor = (
+        nonces_of(str(place.provider.pk), NOW),
+        Actor("service_provider", str(place.provider.pk)),
+    )
     tenure = Tenure(1, "database", frozenset(), NOW)
     snapshot = Snapshot(
-        None, parse_capabilities([CAPABILITY]), parse_envelope(ENVELOPE), None, "none", human_online=False
+        None,
+        parse_capabilities([CAPABILITY]),
+        parse_envelope(ENVELOPE),
+        None,
+        "none",
+        human_online=False,
     )
     token = partial(
         verify_token,

@@ -103,7 +103,9 @@ def wrong_basic(target: Target) -> str:
 def _body(target: Target, token: str = "") -> str:
     """A question about `token` (default: the first agent's), with the agent's proof."""
     pem, known = target.crowd.agents[0]
-    return BodyWriter(pem, token or known, target.crowd.audience, Question(READ)).body(int(time.time()))
+    return BodyWriter(pem, token or known, target.crowd.audience, Question(READ)).body(
+        int(time.time())
+    )
 
 
 def wrong_secret(target: Target) -> bytes:

@@ -23,7 +23,11 @@ from benchmarks.processes import check_us
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
-MAY_PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+MAY_PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 BUDGET = {"value": "1000000.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 READING = Question(READ)
 # Several kinds of act, most with constraints on their arguments.
@@ -37,7 +41,10 @@ SEVERAL: list[dict[str, Any]] = [
     {
         "type": "write",
         "resource": "files/reports",
-        "constraints": {"size": {"max": 1_048_576}, "name": {"prefix": "report-", "max_length": 64}},
+        "constraints": {
+            "size": {"max": 1_048_576},
+            "name": {"prefix": "report-", "max_length": 64},
+        },
     },
     {"type": "custom", "namespace": "acme.crm", "name": "find_contacts", "resource": "contacts"},
 ]
@@ -132,28 +139,41 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=PARTS, action="append", help="again for several; all without")
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="again for several; all without"
+    )
     parser.add_argument("--seconds", type=int, default=10, help="of each run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="of the agents' keys")
+    parser.add_argument(
+        "--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="of the agents' keys"
+    )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
     )
     pace.add_argument(
-        "--half", action="store_true", help="once as fast as it goes, then open-loop at half that rate"
+        "--half",
+        action="store_true",
+        help="once as fast as it goes, then open-loop at half that rate",
     )
     parser.add_argument("--agents", type=int, help="in place of the part's own number")
     parser.add_argument("--workers", type=int, default=WORKERS, help="the verifier's own processes")
-    parser.add_argument("--cluster", action="store_true", help="three nodes of Redis instead of one server")
-    parser.add_argument("--pin", action="store_true", help="servers on the first core, the load on the last")
+    parser.add_argument(
+        "--cluster", action="store_true", help="three nodes of Redis instead of one server"
+    )
+    parser.add_argument(
+        "--pin", action="store_true", help="servers on the first core, the load on the last"
+    )
     given = parser.parse_args()
     # Each part sets its own.
     os.environ.pop("DATABASE_URL", None)
     if given.pin:
         os.sched_setaffinity(0, {min(EVERY_CORE)})
-    print(f"{machine()}; load generator on the same machine. {' '.join(sys.argv[1:]) or 'All parts.'}\n")
+    print(
+        f"{machine()}; load generator on the same machine. "
+        f"{' '.join(sys.argv[1:]) or 'All parts.'}\n"
+    )
     print(HEAD, flush=True)
     for name in given.part or PARTS:
         measure(name, given)
@@ -188,7 +208,10 @@ def measure(name: str, given: argparse.Namespace) -> None:
             print(title(name, given, rate), number + 1, row(runs[-1]), flush=True)
         if any(run.tally.wrong + run.tally.not_2xx + run.tally.errors for run in runs):
             # The server's log is deleted with its directory.
-            print("".join(there.server.log.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
+            print(
+                "".join(there.server.log.read_text().splitlines(keepends=True)[-20:]),
+                file=sys.stderr,
+            )
     print(title(name, given, rate), "median", medians(runs[-given.runs :]), flush=True)
 
 
@@ -253,9 +276,14 @@ def drive(
     url, batch, connections = there.server.url, part.question.batch, given.connections
     with on_cores({max(EVERY_CORE)} if given.pin else EVERY_CORE):
         if rate is None:
-            driven = with_wrk(url, files, batch=batch, connections=connections, seconds=seconds), 0.0
+            driven = (
+                with_wrk(url, files, batch=batch, connections=connections, seconds=seconds),
+                0.0,
+            )
         else:
-            driven = open_loop(url, requests_in(files), rate=rate, batch=batch, connections=connections)
+            driven = open_loop(
+                url, requests_in(files), rate=rate, batch=batch, connections=connections
+            )
     if not driven[0].answered:
         raise RuntimeError(f"not one call was answered: {driven[0]}")
     return driven
@@ -277,8 +305,10 @@ def row(run: Run) -> str:
     cpu = ", ".join(f"{name} {micros:,.0f}" for name, micros in run.cpu.items())
     late = f" (client late {run.late_ms:.1f})" if run.late_ms else ""
     return (
-        f"| {run.rate:,.0f} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f}{late} | {tally.p999_ms:.1f} | {cpu} |"
-        f" {run.check_us:.0f} | {run.checks:.1f} | {tally.wrong} | {tally.not_2xx} | {tally.errors} |"
+        f"| {run.rate:,.0f} | {tally.p50_ms:.1f} | {tally.p99_ms:.1f}{late} | "
+        f"{tally.p999_ms:.1f} | {cpu} |"
+        f" {run.check_us:.0f} | {run.checks:.1f} | {tally.wrong} | {tally.not_2xx} | "
+        f"{tally.errors} |"
     )
 
 
@@ -294,8 +324,10 @@ def medians(runs: list[Run]) -> str:
     wrong, judged = sum(tally.wrong for tally in tallies), sum(run.judged for run in runs)
     return (
         f"| {median(lambda run: run.rate):,.0f} ({rates[0]:,.0f}–{rates[-1]:,.0f})"
-        f" | {median(lambda run: run.tally.p50_ms):.1f} | {median(lambda run: run.tally.p99_ms):.1f}"
-        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | {median(lambda run: run.check_us):.0f}"
+        f" | {median(lambda run: run.tally.p50_ms):.1f} | "
+        f"{median(lambda run: run.tally.p99_ms):.1f}"
+        f" | {median(lambda run: run.tally.p999_ms):.1f} | {cpu} | "
+        f"{median(lambda run: run.check_us):.0f}"
         f" | {median(lambda run: run.checks):.1f} | {wrong} of {judged:,}"
         f" | {sum(tally.not_2xx for tally in tallies)} | {sum(tally.errors for tally in tallies)} |"
     )

@@ -25,14 +25,20 @@ NEW = 10_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, action="append", help="sizes of the log, rising")
-    parser.add_argument("--new", type=int, default=NEW, help="so many events come between two checks")
+    parser.add_argument(
+        "--new", type=int, default=NEW, help="so many events come between two checks"
+    )
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     print(
-        "| events in the log | check | leaves checked | seconds | leaves/s |\n|---|---|---|---|---|",
+        "| events in the log | check | leaves checked | seconds | leaves/s "
+        "|\n|---|---|---|---|---|",
         flush=True,
     )
-    with tempfile.TemporaryDirectory(prefix="agentauth-verify-") as folder, postgres.cluster() as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="agentauth-verify-") as folder,
+        postgres.cluster() as url,
+    ):
         registry = LiveRegistry(Path(folder), database_url=url, env=ENV)
         registry.prepare()
         registry.manage("ensure_keys")
@@ -57,9 +63,12 @@ def _measure(registry: LiveRegistry, name: str, *arguments: str) -> None:
     seconds = time.monotonic() - began
     if not found["ok"] or not found["state_kept"]:
         raise RuntimeError(f"not what was to be measured: {found}")
-    leaves = found["tree_size"] - found["checked_from"] + found["rechecked_to"] - found["rechecked_from"]
+    leaves = (
+        found["tree_size"] - found["checked_from"] + found["rechecked_to"] - found["rechecked_from"]
+    )
     print(
-        f"| {found['tree_size']:,} | {name} | {leaves:,} | {seconds:.1f} | {leaves / seconds:,.0f} |",
+        f"| {found['tree_size']:,} | {name} | {leaves:,} | {seconds:.1f} | "
+        f"{leaves / seconds:,.0f} |",
         flush=True,
     )
 

@@ -56,7 +56,8 @@ def main() -> None:
         made = Made(Path(directory), options.events)
         print(machine())
         print(
-            f"\n{options.events:,} events, {made.line_bytes:,} bytes of lines, {made.packed_bytes:,} packed\n"
+            f"\n{options.events:,} events, {made.line_bytes:,} bytes of lines, "
+            f"{made.packed_bytes:,} packed\n"
         )
         print("| verifier | folder | seconds | events/s | CPU s | peak MB |")
         print("|---|---|---|---|---|---|")
@@ -64,7 +65,10 @@ def main() -> None:
             runs = sorted(made.measure(command, kind) for _ in range(options.runs))
             seconds, cpu, peak = runs[len(runs) // 2]
             rate = options.events / seconds
-            print(f"| {name} | {kind} | {seconds:.1f} | {rate:,.0f} | {cpu:.1f} | {peak:.0f} |", flush=True)
+            print(
+                f"| {name} | {kind} | {seconds:.1f} | {rate:,.0f} | {cpu:.1f} | {peak:.0f} |",
+                flush=True,
+            )
 
 
 class Made:
@@ -89,7 +93,12 @@ class Made:
 
     def measure(self, command: list[str], kind: str) -> tuple[float, float, float]:
         """Seconds, CPU seconds, peak memory (MB) of one run, which must find the expected root."""
-        given = [*command, str(self.directory / kind), "--trusted-keys", str(self.directory / "keys")]
+        given = [
+            *command,
+            str(self.directory / kind),
+            "--trusted-keys",
+            str(self.directory / "keys"),
+        ]
         began = time.monotonic()
         done = subprocess.run([*LAUNCHER, *given], capture_output=True, text=True, check=False)
         seconds = time.monotonic() - began
@@ -118,7 +127,10 @@ class Made:
                 "token_jti": str(uuid.UUID(int=chance.getrandbits(128))),
                 "outcome": "denied" if refused else "success",
                 "request_id": str(uuid.UUID(int=chance.getrandbits(128))),
-                "data": {"action": {"type": "read", "resource": "calendar/work"}, "proof_jti": f"p-{index}"},
+                "data": {
+                    "action": {"type": "read", "resource": "calendar/work"},
+                    "proof_jti": f"p-{index}",
+                },
             }
             salt, text = chance.randbytes(32), canonical_json(event)
             self.tree.append(leaf_hash(canonical_entry_hash(text, salt)))
@@ -142,13 +154,21 @@ class Made:
             (self.directory / "archive" / key).write_bytes(data)
             parts[part] = {"key": key, "sha256": digest, "bytes": len(data)}
         first = end - len(lines)
-        ours = {"version": 1, "origin": ORIGIN, "first": first, "end": end, "checkpoint": self._note()}
+        ours = {
+            "version": 1,
+            "origin": ORIGIN,
+            "first": first,
+            "end": end,
+            "checkpoint": self._note(),
+        }
         manifest = canonical_json(ours | parts | {"previous": self.previous})
         (self.directory / f"archive/segments/{first:020}.json").write_bytes(manifest)
         self.previous = hashlib.sha256(manifest).hexdigest()
 
     def _note(self) -> str:
-        return sign_checkpoint(Checkpoint(ORIGIN, self.tree.size, self.tree.root()), signer=self.signer)
+        return sign_checkpoint(
+            Checkpoint(ORIGIN, self.tree.size, self.tree.root()), signer=self.signer
+        )
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def host_name() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:64] or "-"
 
 
-def certify(public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: datetime) -> KeyCertificate:
+def certify(
+    public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: datetime
+) -> KeyCertificate:
     """Certify `public`, an Ed25519 key of process number `process` on this host, and publish it.
 
     The current token key signs the certificate. The certified key may sign from `usable_from` on.
@@ -58,7 +60,11 @@ def certify(public: PublicKey, *, process: int, actor: Actor = SYSTEM, now: date
         >= MOST_PER_PROCESS * settings.WEB_CONCURRENCY
     ):
         raise TemporarilyUnavailableError("This host holds as many certified keys as it may.")
-    issuer, serial, begin = signer(purpose=Key.Purpose.TOKEN, now=now), new_id(), int(now.timestamp())
+    issuer, serial, begin = (
+        signer(purpose=Key.Purpose.TOKEN, now=now),
+        new_id(),
+        int(now.timestamp()),
+    )
     row = KeyCertificate(
         serial=serial,
         kid=public.thumbprint,
@@ -93,7 +99,9 @@ def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertif
     """
     with transaction.atomic():
         named = (
-            KeyCertificate.objects.filter(serial=serial) if is_id(serial) else KeyCertificate.objects.none()
+            KeyCertificate.objects.filter(serial=serial)
+            if is_id(serial)
+            else KeyCertificate.objects.none()
         )
         swapped = named.exclude(state=KeyCertificate.State.REVOKED).update(
             state=KeyCertificate.State.REVOKED, revoked_at=now
@@ -121,7 +129,8 @@ def token_jwks(*, now: datetime) -> dict[str, list[dict[str, str]]]:
     return {
         "keys": own
         + [
-            certified.key.jwk | {"kid": kid, "use": "sig", "alg": certified.key.alg, "certificate": jws}
+            certified.key.jwk
+            | {"kid": kid, "use": "sig", "alg": certified.key.alg, "certificate": jws}
             for kid, (certified, jws) in _certified(keys, now).items()
         ]
     }

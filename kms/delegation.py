@@ -43,7 +43,8 @@ KNOWN_FOR: Final = timedelta(seconds=1)
 # What `lifetimes` needs of each token key that may still count, and whether it issued this
 # process's certificate.
 _KEYS_AND_MINE: Final = Question(
-    "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s AND state = 'certified')"
+    "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s "
+    "AND state = 'certified')"
     " FROM kms_key k WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)",
     k=Columns(Key, {"purpose", "state", "active_from", "retired_at", "needed_until"}),
 )
@@ -235,10 +236,14 @@ def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
 def _standing(held: Held, now: datetime) -> tuple[bool, bool]:
     """Whether the key may sign at `now`, and whether its issuer was replaced. One query."""
     rows = _KEYS_AND_MINE.ask(held.signer.kid, now)
-    for (_, certified), life in zip(rows, lifetimes((key for key, _ in rows), now=now), strict=True):
+    for (_, certified), life in zip(
+        rows, lifetimes((key for key, _ in rows), now=now), strict=True
+    ):
         if not certified:
             continue
         if life.state == Key.State.ACTIVE:
             return True, False
-        return bool(life.retired_at and life.verifies(now) and now < life.retired_at + HANDOVER), True
+        return bool(
+            life.retired_at and life.verifies(now) and now < life.retired_at + HANDOVER
+        ), True
     return False, True

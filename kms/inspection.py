@@ -26,7 +26,9 @@ def inspect_keys() -> list[Finding]:
     )
     found = [Finding(key.kid, key.purpose, _problem(key)) for key in living]
     without = set(Key.Purpose.values) - {finding.purpose for finding in found}
-    return found + [Finding("", purpose, "no key signs for it, or will") for purpose in sorted(without)]
+    return found + [
+        Finding("", purpose, "no key signs for it, or will") for purpose in sorted(without)
+    ]
 
 
 def _problem(key: Key) -> str:

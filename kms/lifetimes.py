@@ -42,7 +42,9 @@ def lifetimes(keys: Iterable[Key], *, now: datetime) -> list[Lifetime]:
     """
     keys = list(keys)
     living = [
-        key for key in keys if key.state in {Key.State.NEXT, Key.State.ACTIVE} and key.active_from <= now
+        key
+        for key in keys
+        if key.state in {Key.State.NEXT, Key.State.ACTIVE} and key.active_from <= now
     ]
     active = max(living, key=lambda key: key.active_from, default=None)
     return [_lifetime(key, active, now) for key in keys]
@@ -63,4 +65,6 @@ def _lifetime(key: Key, active: Key | None, now: datetime) -> Lifetime:
         return Lifetime(key, Key.State.NEXT, None, None)
     if active is None or key == active:
         return Lifetime(key, Key.State.ACTIVE, None, None)
-    return Lifetime(key, Key.State.RETIRED, active.active_from, needed_until(key.purpose, active.active_from))
+    return Lifetime(
+        key, Key.State.RETIRED, active.active_from, needed_until(key.purpose, active.active_from)
+    )

@@ -54,13 +54,18 @@ class Key(Sealed):
                 condition=models.Q(purpose__in=["token", "audit", "receipt"]), name="key_purpose"
             ),
             models.CheckConstraint(
-                condition=models.Q(state__in=["next", "active", "retired", "disabled"]), name="key_state"
+                condition=models.Q(state__in=["next", "active", "retired", "disabled"]),
+                name="key_state",
             ),
             models.UniqueConstraint(
-                fields=["purpose"], condition=models.Q(state="active"), name="key_one_active_per_purpose"
+                fields=["purpose"],
+                condition=models.Q(state="active"),
+                name="key_one_active_per_purpose",
             ),
             models.UniqueConstraint(
-                fields=["purpose"], condition=models.Q(state="next"), name="key_one_next_per_purpose"
+                fields=["purpose"],
+                condition=models.Q(state="next"),
+                name="key_one_next_per_purpose",
             ),
             models.CheckConstraint(
                 condition=~models.Q(state="retired") | models.Q(retired_at__isnull=False),

@@ -39,7 +39,9 @@ def unsealed_rows() -> Iterator[tuple[str, str]]:
     """
     for model in sealed_models():
         for rows in _batches(model):
-            yield from ((model.table(), str(row.pk)) for row in rows if row.has_ended or not row.fits())
+            yield from (
+                (model.table(), str(row.pk)) for row in rows if row.has_ended or not row.fits()
+            )
 
 
 def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
@@ -54,7 +56,9 @@ def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
     done = Sealing()
     for model in sealed_models():
         for rows in _batches(model):
-            _seal_batch(model, [row.pk for row in rows], done, believed=believed, actor=actor, now=now)
+            _seal_batch(
+                model, [row.pk for row in rows], done, believed=believed, actor=actor, now=now
+            )
     with transaction.atomic():
         if SealsPending.objects.all().delete()[0]:
             record(kind=kinds.SEALS_DEMANDED, actor=actor, at=now)
@@ -80,7 +84,13 @@ def _judged(model: type[Sealed]) -> QuerySet[Any]:
 
 
 def _seal_batch(
-    model: type[Sealed], ids: Collection[Any], done: Sealing, *, believed: bool, actor: Actor, now: datetime
+    model: type[Sealed],
+    ids: Collection[Any],
+    done: Sealing,
+    *,
+    believed: bool,
+    actor: Actor,
+    now: datetime,
 ) -> None:
     table = model.table()
     with transaction.atomic():
@@ -89,7 +99,9 @@ def _seal_batch(
         for row in _judged(model).select_for_update(no_key=True).filter(pk__in=ids):
             if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
-            is_ours = not row.has_ended and any(row.fits(key=each) for each in settings.SECRET_KEY_FALLBACKS)
+            is_ours = not row.has_ended and any(
+                row.fits(key=each) for each in settings.SECRET_KEY_FALLBACKS
+            )
             if not (is_ours or believed) or not _set_seal(row):
                 done.refused.setdefault(table, []).append(str(row.pk))
                 continue

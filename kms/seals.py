@@ -52,7 +52,9 @@ class SealsPending(models.Model):
     id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="seals_pending_only_one")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="seals_pending_only_one")
+        ]
 
 
 class Sealed(models.Model):

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 _LIVING = [Key.State.NEXT, Key.State.ACTIVE]
 _WHO_SIGNS = (
-    "SELECT {} FROM kms_key present WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"  # noqa: S608 — our own text
+    "SELECT {} FROM kms_key present"  # noqa: S608 — our own text
+    " WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"
     f" AND NOT {ENDED.format('present.seal')} ORDER BY active_from DESC"
 )
 _PRESENT = Question(_WHO_SIGNS, present=Columns(Key, {*Key.SEALED, "seal"}))
@@ -81,7 +82,8 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     key = _present(purpose, now)
     if key is None:
         raise _unavailable(
-            f"No key of purpose {purpose!r} may sign now; run `{settings.COMMAND} rotate_key {purpose}`."
+            f"No key of purpose {purpose!r} may sign now; run `{settings.COMMAND} rotate_key "
+            f"{purpose}`."
         )
     try:
         # Pinned to the published key: a signature by any other key never leaves here.
@@ -178,7 +180,9 @@ def rotate_key(
             with transaction.atomic():
                 key.save(force_insert=True)
                 publish_change(Subject.KEY, key.kid, now=now)
-                _record(kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now)
+                _record(
+                    kinds.KEY_ACTIVATED if first else kinds.KEY_PUBLISHED, key, actor=actor, now=now
+                )
         except IntegrityError:
             raise InvalidStateError(
                 f"Another {purpose} key was made at the same time, or is this one."
@@ -194,9 +198,15 @@ def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
     """
     due = []
     for purpose in Key.Purpose.values if settings.KEY_ROTATION_DAYS else []:
-        newest = Key.objects.filter(purpose=purpose, state__in=_LIVING).order_by("-published_at").first()
+        newest = (
+            Key.objects.filter(purpose=purpose, state__in=_LIVING).order_by("-published_at").first()
+        )
         waits = _ROTATION_FAILED.get(purpose, now) > now
-        if newest and not waits and newest.published_at <= now - timedelta(days=settings.KEY_ROTATION_DAYS):
+        if (
+            newest
+            and not waits
+            and newest.published_at <= now - timedelta(days=settings.KEY_ROTATION_DAYS)
+        ):
             due.append(purpose)
     rotated, failed = 0, None
     for purpose in due:
@@ -244,7 +254,9 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
     with transaction.atomic():
         named = Key.objects.filter(kid=kid).values_list("purpose", flat=True)
         # Lock all keys of the purpose: two administrators could each disable one and leave none.
-        keys = list(Key.objects.select_for_update(no_key=True).filter(purpose__in=named).order_by("pk"))
+        keys = list(
+            Key.objects.select_for_update(no_key=True).filter(purpose__in=named).order_by("pk")
+        )
         key = next((each for each in keys if each.kid == kid), None)
         if key is None:
             raise NotFoundError("There is no key of that name.")
@@ -256,7 +268,9 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
     return key
 
 
-def refuse_to_disable(key: Key, keys: Iterable[Key], *, now: datetime, even_last: bool = False) -> None:
+def refuse_to_disable(
+    key: Key, keys: Iterable[Key], *, now: datetime, even_last: bool = False
+) -> None:
     """Raise InvalidStateError if `key` may not be disabled at `now`. `keys`: all of its purpose."""
     if key.state == Key.State.DISABLED:
         raise InvalidStateError("The key is disabled already.")
@@ -269,8 +283,10 @@ def refuse_to_disable(key: Key, keys: Iterable[Key], *, now: datetime, even_last
             f"{following.active_from:%Y-%m-%d %H:%M:%S} UTC on: disable this one after that."
         )
     raise InvalidStateError(
-        f"This is the last {key.purpose} key that can sign. Rotate it first (`{settings.COMMAND} rotate_key "
-        f"{key.purpose}`, or Rotate in the control room), and disable it once the next key signs, 130 s later."
+        f"This is the last {key.purpose} key that can sign. Rotate it first "
+        f"(`{settings.COMMAND} rotate_key "
+        f"{key.purpose}`, or Rotate in the control room), and disable it once the next key "
+        "signs, 130 s later."
     )
 
 
@@ -289,7 +305,9 @@ def _promote(key: Key, *, actor: Actor, now: datetime) -> bool:
                 retired_at=switched_at,
                 needed_until=needed_until(key.purpose, switched_at),
             )
-            if not Key.objects.filter(pk=key.pk, state=Key.State.NEXT).update(state=Key.State.ACTIVE):
+            if not Key.objects.filter(pk=key.pk, state=Key.State.NEXT).update(
+                state=Key.State.ACTIVE
+            ):
                 raise _OvertakenError  # noqa: TRY301 — raising is what rolls the half back
             publish_change(Subject.KEY, key.kid, now=now)
             _record(kinds.KEY_ACTIVATED, key, actor=actor, now=now, replaced=replaced)
@@ -334,7 +352,8 @@ def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
         backends.prove(uri, public, purpose=purpose)
     except backends.TooLongError as error:
         raise InvalidStateError(
-            f"That key signs no message as long as those of purpose {purpose!r} may be; a P-256 key does."
+            f"That key signs no message as long as those of purpose {purpose!r} may be; a "
+            "P-256 key does."
         ) from error
     return uri, public
 
@@ -349,11 +368,15 @@ def _introducer(purpose: str, now: datetime) -> Signer | None:
     return present
 
 
-def _introduction(introducer: Signer | None, purpose: str, following: PublicKey, now: datetime) -> str:
+def _introduction(
+    introducer: Signer | None, purpose: str, following: PublicKey, now: datetime
+) -> str:
     if introducer is None:
         return ""
     at = int(now.timestamp())
-    return sign_introduction(introducer, following, issuer=settings.ISSUER, purpose=purpose, issued_at=at)
+    return sign_introduction(
+        introducer, following, issuer=settings.ISSUER, purpose=purpose, issued_at=at
+    )
 
 
 def _present(purpose: str, now: datetime) -> Key | None:
@@ -368,7 +391,9 @@ def _verifying(purpose: str, now: datetime) -> list[Key]:
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
 
 
-def _record(kind: str, key: Key, *, actor: Actor, now: datetime, replaced: str | None = None) -> None:
+def _record(
+    kind: str, key: Key, *, actor: Actor, now: datetime, replaced: str | None = None
+) -> None:
     data = {"kid": key.kid, "purpose": key.purpose, "algorithm": key.algorithm}
     record(kind=kind, actor=actor, at=now, data=data | ({"replaced": replaced} if replaced else {}))
 
@@ -395,5 +420,6 @@ def _unavailable(why: backends.BackendError | str) -> TemporarilyUnavailableErro
         logger.error("signing is unavailable: %s", why)
     after = why.retry_after if isinstance(why, backends.BackendError) else None
     return TemporarilyUnavailableError(
-        "Signing is not available right now. Try again shortly.", **({"retry_after": after} if after else {})
+        "Signing is not available right now. Try again shortly.",
+        **({"retry_after": after} if after else {}),
     )

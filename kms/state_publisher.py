@@ -48,7 +48,9 @@ def publish_change(subject: Subject, subject_id: object, *, now: datetime) -> No
     which undo the change.
     """
     if not connection.in_atomic_block:
-        raise TransactionManagementError("a change of state is published in the transaction that makes it")
+        raise TransactionManagementError(
+            "a change of state is published in the transaction that makes it"
+        )
     if subject is Subject.KEY:
         # Now, and again at the commit: what is read in between is still the old state.
         KEY_CHANGES.add()

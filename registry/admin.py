@@ -48,7 +48,9 @@ def each(
         else:
             done += 1
     if done:
-        model_admin.message_user(request, _("Done for %(count)d.") % {"count": done}, messages.SUCCESS)
+        model_admin.message_user(
+            request, _("Done for %(count)d.") % {"count": done}, messages.SUCCESS
+        )
 
 
 def ask_first(kind: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
@@ -80,7 +82,15 @@ def _named(rows: QuerySet[Any], left: Q) -> dict[str, Any]:
 
 
 class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
-    list_display = ("name", "slug", "audience", "status", "is_auditor", "require_nonce", "created_at")
+    list_display = (
+        "name",
+        "slug",
+        "audience",
+        "status",
+        "is_auditor",
+        "require_nonce",
+        "created_at",
+    )
     list_filter = ("status", "is_auditor", "require_nonce")
     search_fields = ("name", "slug", "audience")
     ordering = ("name",)
@@ -92,7 +102,9 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
 
     @admin.action(description=_("Resume the service providers (you sign for each)"))
     def resume(self, request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
-        return sign_each("/resume/service_provider/", rows, Q(status=ServiceProvider.Status.SUSPENDED))
+        return sign_each(
+            "/resume/service_provider/", rows, Q(status=ServiceProvider.Status.SUSPENDED)
+        )
 
     @admin.action(description=_("Revoke the service providers for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
@@ -142,13 +154,23 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
 
     @admin.action(description=_("Revoke the grants for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
-        return ask_first("grant", rows, Q(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED]))
+        return ask_first(
+            "grant", rows, Q(status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED])
+        )
 
 
 class KeyAdmin(ReadOnlyAdmin[Key]):
     """Here and not in kms because the actor is a registry human. No column is secret."""
 
-    list_display = ("kid", "purpose", "state", "algorithm", "published_at", "active_from", "retired_at")
+    list_display = (
+        "kid",
+        "purpose",
+        "state",
+        "algorithm",
+        "published_at",
+        "active_from",
+        "retired_at",
+    )
     list_filter = ("purpose", "state")
     ordering = ("-active_from",)
     actions = ("rotate", "disable")
@@ -164,13 +186,23 @@ class KeyAdmin(ReadOnlyAdmin[Key]):
 
 
 class KeyCertificateAdmin(ReadOnlyAdmin[KeyCertificate]):
-    list_display = ("serial", "instance", "state", "issuer", "not_before", "usable_from", "not_after")
+    list_display = (
+        "serial",
+        "instance",
+        "state",
+        "issuer",
+        "not_before",
+        "usable_from",
+        "not_after",
+    )
     list_filter = ("state",)
     list_select_related = ("issuer",)
     ordering = ("-not_before",)
     actions = ("revoke",)
 
-    @admin.action(description=_("Revoke for good: everything their keys signed is refused (asks first)"))
+    @admin.action(
+        description=_("Revoke for good: everything their keys signed is refused (asks first)")
+    )
     def revoke(self, _request: HttpRequest, rows: QuerySet[KeyCertificate]) -> HttpResponse:
         return ask_first("key_certificate", rows, ~Q(state=KeyCertificate.State.REVOKED))
 

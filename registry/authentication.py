@@ -48,7 +48,9 @@ def forget_caller(request: Request) -> None:
     request.user = None  # type: ignore[assignment]  # the stubs know users alone
 
 
-def limited_as(request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]) -> None:
+def limited_as(
+    request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]
+) -> None:
     """Apply the rate limit `ask` to this caller. Raises RateLimitedError.
 
     A refusal sets `request.user` first, so that its event names the caller.

@@ -22,7 +22,9 @@ class IsAgent(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if caller_of(request) is None:
-            raise InvalidProofError("This call needs a DPoP proof by the agent's key.", reason="malformed")
+            raise InvalidProofError(
+                "This call needs a DPoP proof by the agent's key.", reason="malformed"
+            )
         if not isinstance(caller_of(request), Agent):
             raise PermissionDeniedError("This call is for agents.")
         return True
@@ -44,5 +46,7 @@ class IsAgentOrServiceProvider(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if caller_of(request) is None:
-            raise InvalidClientError("Authenticate with a proof, or with client id and secret (Basic).")
+            raise InvalidClientError(
+                "Authenticate with a proof, or with client id and secret (Basic)."
+            )
         return isinstance(caller_of(request), Agent | ServiceProvider)

@@ -131,4 +131,6 @@ def limiter(sort: str) -> Limiter:
 
 def limited(seconds: float) -> RateLimitedError:
     """The error for a caller that may call again in `seconds`."""
-    return RateLimitedError("Too many calls. Wait, then go on more slowly.", retry_after=int(seconds) + 1)
+    return RateLimitedError(
+        "Too many calls. Wait, then go on more slowly.", retry_after=int(seconds) + 1
+    )

@@ -22,12 +22,15 @@ def disagreement(database: int, *, code: int = RELEASE) -> str | None:
     """Why code at one release may not run on a database at another, and what to do; or None."""
     if database < code:
         return (
-            f"this code is release {code} and the database is at release {database}: migrate it first, as the owner,"
-            f" with `{settings.OWNER_COMMAND} migrate` of this code, then grant_serving_role and grant_verifier_role"
+            f"this code is release {code} and the database is at release {database}: migrate "
+            "it first, as the owner,"
+            f" with `{settings.OWNER_COMMAND} migrate` of this code, then grant_serving_role "
+            "and grant_verifier_role"
         )
     if database > code + BESIDE:
         return (
-            f"this code is release {code} and the database is at release {database}, on which only releases"
+            f"this code is release {code} and the database is at release {database}, on which "
+            "only releases"
             f" {database - BESIDE} and {database} may run: install one of them"
         )
     return None

@@ -88,7 +88,11 @@ class Scene:
         """The service provider asks the verifier."""
         credentials = (self.client_id, self.client_secret)
         return httpx.post(
-            self.registry.url + "/v1/verify", json=body, auth=credentials, headers=headers, timeout=60
+            self.registry.url + "/v1/verify",
+            json=body,
+            auth=credentials,
+            headers=headers,
+            timeout=60,
         )
 
 
@@ -123,7 +127,9 @@ def seeded(registry: LiveRegistry, what: str, told: Any, *, root: Path | None = 
 
 
 def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:
-    return Scene(registry=registry, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **made)
+    return Scene(
+        registry=registry, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **made
+    )
 
 
 def drawn_in(page: str) -> str:
@@ -205,7 +211,9 @@ class LivePerson:
         path = f"/confirmations/{confirmation_id}/"
         options = self.press_on(path, decision="confirm")
         assert options.status_code == 200, options.text
-        return self.post(f"{path}decide", {"credential": self.device.assertion(options.json()["publicKey"])})
+        return self.post(
+            f"{path}decide", {"credential": self.device.assertion(options.json()["publicKey"])}
+        )
 
     def _csrf(self) -> str:
         token = re.search(r'name="csrf-token" content="([^"]+)"', self.http.get("/").text)

@@ -34,7 +34,9 @@ def _components() -> Any:
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Draft202012Validator:
-    return Draft202012Validator({**json.loads(schema), "components": _components()}, validate_formats=True)
+    return Draft202012Validator(
+        {**json.loads(schema), "components": _components()}, validate_formats=True
+    )
 
 
 def faults(value: Any, schema: Mapping[str, Any]) -> list[str]:
@@ -48,7 +50,10 @@ def _paths() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
     """Exact paths first: `/v1/agents/me` is not an id. Only the name of a tile contains slashes."""
     paths = sorted(openapi()["paths"].items(), key=lambda item: item[0].count("{"))
     patterns = [re.sub(r"\{[a-z_]+\}", "[^/]+", path.replace("{tile}", ".+")) for path, _ in paths]
-    return [(re.compile(pattern), methods) for pattern, (_, methods) in zip(patterns, paths, strict=True)]
+    return [
+        (re.compile(pattern), methods)
+        for pattern, (_, methods) in zip(patterns, paths, strict=True)
+    ]
 
 
 def described(method: str, path: str) -> dict[str, Any] | None:
@@ -84,4 +89,6 @@ def check(method: str, path: str, status: int, headers: Mapping[str, str], conte
     given = headers["Content-Type"].split(";")[0]
     assert given in media, f"an undocumented media type {given}: {place}"
     if given == "application/json":
-        assert not (wrong := faults(json.loads(content), media[given]["schema"])), f"{wrong}: {place}"
+        assert not (wrong := faults(json.loads(content), media[given]["schema"])), (
+            f"{wrong}: {place}"
+        )

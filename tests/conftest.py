@@ -59,7 +59,11 @@ def fresh_database(url: str, name: str) -> str:
 # describes.
 PRODUCTION = os.environ.get("PRODUCTION")
 _ADDRESSES = itertools.count(1)
-_KINDS = ["production"] if PRODUCTION else ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+_KINDS = (
+    ["production"]
+    if PRODUCTION
+    else ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -96,7 +100,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def live_registry(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
+def live_registry(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveRegistry]:
     """A registry with four server processes and an empty database; or the installed one."""
     if PRODUCTION:
         yield ProductionRegistry(Path(PRODUCTION))

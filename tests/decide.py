@@ -46,13 +46,17 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
         receipts.approve(
             grant,
             human,
-            capabilities=parse_capabilities(wish.get("capabilities") or grant.requested_capabilities),
+            capabilities=parse_capabilities(
+                wish.get("capabilities") or grant.requested_capabilities
+            ),
             envelope=parse_envelope(wish.get("envelope") or grant.requested_envelope),
             actor=actor,
             now=now,
         )
     elif act == "deny":
-        grants.deny_grant(grant=grant, human=human, reason=wish.get("reason", ""), actor=actor, now=now)
+        grants.deny_grant(
+            grant=grant, human=human, reason=wish.get("reason", ""), actor=actor, now=now
+        )
     else:
         grants.revoke_grant(grant=grant, actor=actor, now=now)
     return {"status": grant.status}
@@ -65,8 +69,12 @@ def adopted_by(agent: Any, now: datetime) -> Any:
 
     if agent.human is None:
         actor = Actor(kind="system", id="decide")
-        alice = people.create_human(email=f"alice-{agent.pk}@example.org", name="Alice", actor=actor, now=now)
-        agents.claim_agent(agent=agent, human=alice, actor=Actor(kind="human", id=str(alice.pk)), now=now)
+        alice = people.create_human(
+            email=f"alice-{agent.pk}@example.org", name="Alice", actor=actor, now=now
+        )
+        agents.claim_agent(
+            agent=agent, human=alice, actor=Actor(kind="human", id=str(alice.pk)), now=now
+        )
         agent.refresh_from_db()
     return agent.human
 
@@ -74,4 +82,6 @@ def adopted_by(agent: Any, now: datetime) -> Any:
 if __name__ == "__main__":
     django.setup()
     for asked in sys.stdin:
-        print(json.dumps(decide(**{"act": "".join(sys.argv[1:2]), **json.loads(asked)})), flush=True)
+        print(
+            json.dumps(decide(**{"act": "".join(sys.argv[1:2]), **json.loads(asked)})), flush=True
+        )

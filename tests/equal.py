@@ -24,14 +24,17 @@ NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
 VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 # Made anew for each answer.
-_OWN = re.compile(rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<=/confirmations/)[^/]+')
+_OWN = re.compile(
+    rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<=/confirmations/)[^/]+'
+)
 # One endpoint answers this many requests before the other answers them.
 _TOGETHER = 50
 _OWN_LINES = {"x-request-id"}
 _OWN_DATA = ("confirmation_id", "details")
 # The fields of a decision's event, without those that name this one decision.
 _SAID = (
-    "kind", "actor_kind", "actor_id", "outcome", "reason", "agent_id", "human_id", "service_provider_id", "grant_id", "token_jti",
+    "kind", "actor_kind", "actor_id", "outcome", "reason", "agent_id", "human_id",
+    "service_provider_id", "grant_id", "token_jti",
 )  # fmt: skip
 
 
@@ -97,7 +100,9 @@ class Both:
                 if lean != view:
                     differ.append(f"{name}: answered {lean} and not {view}")
                 status, _, body = lean
-                answers.append({**(json.loads(body) if body.startswith(b"{") else {}), "status": status})
+                answers.append(
+                    {**(json.loads(body) if body.startswith(b"{") else {}), "status": status}
+                )
             if recorded and lean_said != view_said:
                 more, less = lean_said - view_said, view_said - lean_said
                 differ.append(f"{some[0][0]} to {some[-1][0]}: recorded {more} and not {less}")
@@ -120,7 +125,9 @@ class Both:
         return _kept(answer.status, lines, answer.body)
 
     def _lean(self, asked: Ask) -> Any:
-        answer = self.running.ask(asked.path, asked.query, asked.lines(), asked.body, method=asked.method)
+        answer = self.running.ask(
+            asked.path, asked.query, asked.lines(), asked.body, method=asked.method
+        )
         return _kept(answer.status_code, list(answer.headers.items()), answer.content)
 
     def _said(self) -> Counter[str]:
@@ -133,7 +140,9 @@ class Both:
             through.drained()
         new = set(Event.objects.values_list("pk", flat=True)) - self.seen
         self.seen |= new
-        return Counter(json.dumps(_told(event), default=str) for event in Event.objects.filter(pk__in=new))
+        return Counter(
+            json.dumps(_told(event), default=str) for event in Event.objects.filter(pk__in=new)
+        )
 
 
 @pytest.fixture(scope="module")

@@ -2,4 +2,6 @@
 
 from pathlib import Path
 
-LIBRARY = next((str(found) for found in sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), "")
+LIBRARY = next(
+    (str(found) for found in sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), ""
+)

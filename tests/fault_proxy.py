@@ -71,7 +71,8 @@ class FaultProxy:
             return
         self._writers.add(forth)
         await asyncio.gather(
-            self._pump(reader, forth, writer, answers=False), self._pump(back, writer, forth, answers=True)
+            self._pump(reader, forth, writer, answers=False),
+            self._pump(back, writer, forth, answers=True),
         )
 
     async def _pump(

@@ -11,7 +11,17 @@ from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
 # None of these modules reads settings.
-_FORKS.set_forkserver_preload(["django.core.management", "django.db.models", "django.urls", "psycopg", "redis.asyncio", "requests", "webauthn"])  # fmt: skip
+_FORKS.set_forkserver_preload(
+    [
+        "django.core.management",
+        "django.db.models",
+        "django.urls",
+        "psycopg",
+        "redis.asyncio",
+        "requests",
+        "webauthn",
+    ]
+)
 
 
 def manage(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

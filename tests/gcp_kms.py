@@ -74,7 +74,9 @@ class Service:
         self.refusal, self.slow_seconds, self.polls, self.spoil = None, 0.0, 0, _as_it_is
         self.calls.clear()
 
-    def create_crypto_key(self, asked: CreateCryptoKeyRequest, context: grpc.ServicerContext) -> CryptoKey:
+    def create_crypto_key(
+        self, asked: CreateCryptoKeyRequest, context: grpc.ServicerContext
+    ) -> CryptoKey:
         name = f"{asked.parent}/cryptoKeys/{asked.crypto_key_id}"
         if not asked.parent.endswith("/signing"):
             context.abort(grpc.StatusCode.NOT_FOUND, f"no key ring at {HOST}")
@@ -101,7 +103,9 @@ class Service:
                 version.state = State.ENABLED
         return CryptoKeyVersion(name=asked.name, state=version.state, algorithm=version.kind)
 
-    def get_public_key(self, asked: GetPublicKeyRequest, context: grpc.ServicerContext) -> PublicKey:
+    def get_public_key(
+        self, asked: GetPublicKeyRequest, context: grpc.ServicerContext
+    ) -> PublicKey:
         version = self._usable(asked.name, context)
         pem = spki(version.private.public_key())
         return PublicKey(
@@ -141,9 +145,13 @@ class Service:
             self.calls.append(name)
             self.callers.append(context.peer())
             try:
-                scheme, _, token = dict(context.invocation_metadata())["authorization"].partition(" ")
+                scheme, _, token = dict(context.invocation_metadata())["authorization"].partition(
+                    " "
+                )
                 assert scheme == "Bearer"
-                jwt.decode(token, self.account, ["RS256"], audience="https://cloudkms.googleapis.com/")
+                jwt.decode(
+                    token, self.account, ["RS256"], audience="https://cloudkms.googleapis.com/"
+                )
             except (KeyError, jwt.InvalidTokenError):
                 context.abort(grpc.StatusCode.UNAUTHENTICATED, "who is this?")
             time.sleep(self.slow_seconds)
@@ -197,10 +205,17 @@ def service(home: Path) -> Iterator[Service]:
                 CryptoKeyVersion,
             ),
             ("GetPublicKey", running.get_public_key, GetPublicKeyRequest, PublicKey),
-            ("AsymmetricSign", running.asymmetric_sign, AsymmetricSignRequest, AsymmetricSignResponse),
+            (
+                "AsymmetricSign",
+                running.asymmetric_sign,
+                AsymmetricSignRequest,
+                AsymmetricSignResponse,
+            ),
         )
     }
-    named = grpc.method_handlers_generic_handler("google.cloud.kms.v1.KeyManagementService", handlers)
+    named = grpc.method_handlers_generic_handler(
+        "google.cloud.kms.v1.KeyManagementService", handlers
+    )
     server.add_generic_rpc_handlers((named,))
     server.start()
     try:
@@ -252,5 +267,7 @@ def _private(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 def spki(key: Any) -> bytes:
     """A public key as PEM."""
     return bytes(
-        key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
     )

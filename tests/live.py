@@ -107,14 +107,21 @@ class LiveServer:
         """Start the server without waiting for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, cwd=self.root, env=self.env, stdout=log, stderr=log, start_new_session=True
+                self.command,
+                cwd=self.root,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5):
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{self.port}/health/ready", timeout=5
+                ):
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.1)
@@ -185,14 +192,17 @@ class LiveRegistry(LiveServer):
         """Run tests/seed.py or tests/decide.py on the database; `root` names other code."""
         done = subprocess.run(
             [sys.executable, "-m", module, act],
-            cwd=root or self.root, env=self.env, input=json.dumps(told), capture_output=True, text=True, check=False,
+            cwd=root or self.root, env=self.env, input=json.dumps(told), capture_output=True,
+            text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def run(self, *arguments: str) -> None:
         """Run a management command without output."""
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=self.root, env=self.env, check=True)
+        subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=self.root, env=self.env, check=True
+        )
 
     def prepare(self) -> None:
         """Create all tables in an empty database, and the keys: a shared copy if keys are files."""

@@ -49,7 +49,9 @@ _CERTIFICATE = re.compile(r"^ *ssl_certificate(?:_key)? .*\n", re.MULTILINE)
 
 def program() -> str | None:
     """Where nginx is; None if it is not installed. Its folder need not be on a user's path."""
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    return shutil.which(
+        "nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
+    )
 
 
 @dataclass

@@ -35,7 +35,9 @@ def server(home: Path, *, tls: bool = False) -> Iterator[str]:
         f"-dev-listen-address=127.0.0.1:{port}",
     ]
     with (home / "openbao.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(home)})
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "HOME": str(home)}
+        )
     try:
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         trusted = home / AUTHORITY if tls else None
@@ -54,7 +56,9 @@ def _wait(url: str, trusted: Path | None) -> None:
     while True:
         # OSError: the certificate is not written yet.
         with contextlib.suppress(requests.RequestException, OSError):
-            if requests.get(f"{url}/v1/sys/health", timeout=2, verify=str(trusted) if trusted else True).ok:
+            if requests.get(
+                f"{url}/v1/sys/health", timeout=2, verify=str(trusted) if trusted else True
+            ).ok:
                 return
         if time.monotonic() > deadline:
             raise RuntimeError("OpenBao did not start")

@@ -45,7 +45,8 @@ class OnlyLocked(importlib.abc.MetaPathFinder):
 
     def __init__(self, lock: str) -> None:
         locked = {
-            _plain(name) for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==", lock, re.MULTILINE)
+            _plain(name)
+            for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==", lock, re.MULTILINE)
         }
         self._refused = {
             module

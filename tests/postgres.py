@@ -26,7 +26,9 @@ START_SECONDS = 60
 
 def binaries() -> Path | None:
     """Where initdb and postgres are; the newest version installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     if found:
         return found[-1].parent
     on_path = shutil.which("initdb")
@@ -87,7 +89,18 @@ class Server:
         """Initialise an empty server, and start it once."""
         if self._user:
             os.chown(self.directory, self._user["user"], self._user["group"])
-        initdb = ["-D", self.data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
+        initdb = [
+            "-D",
+            self.data,
+            "-U",
+            ROLE,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+        ]
         self._run("initdb", *initdb)
         self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", ROLE, ROLE)
@@ -97,7 +110,19 @@ class Server:
         shutil.rmtree(self.data, ignore_errors=True)
         if self._user:
             os.chown(self.directory, self._user["user"], self._user["group"])
-        from_there = ["-h", "127.0.0.1", "-p", primary.port, "-U", ROLE, "-X", "stream", "-c", "fast", "-R"]
+        from_there = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            primary.port,
+            "-U",
+            ROLE,
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-R",
+        ]
         self._run("pg_basebackup", "-D", self.data, "--no-sync", *from_there)
         self.start()
         # Only after the copy, or this server would wait for a replica itself once promoted.
@@ -137,7 +162,9 @@ class Server:
     def is_running(self) -> bool:
         """Whether it accepts connections, or will once it has recovered."""
         status = [str(self._bin / "pg_ctl"), "-D", str(self.data), "status"]
-        found = subprocess.run(status, check=False, capture_output=True, cwd=self.directory, **self._user)  # type: ignore[call-overload]
+        found = subprocess.run(
+            status, check=False, capture_output=True, cwd=self.directory, **self._user
+        )  # type: ignore[call-overload]
         return bool(found.returncode == 0)
 
     def freeze(self) -> None:
@@ -171,7 +198,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(*, durable: bool = False, settings: str = "", disk: Path | None = None) -> Iterator[Server]:
+def server(
+    *, durable: bool = False, settings: str = "", disk: Path | None = None
+) -> Iterator[Server]:
     """A running private server, with `settings` as `-c name=value …`, in a directory on `disk`."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-postgres-", dir=disk))
     if disk is not None:
@@ -211,5 +240,7 @@ def cluster(*, durable: bool = False) -> Iterator[str]:
 if __name__ == "__main__":
     with cluster() as address:
         sys.exit(
-            subprocess.run(sys.argv[1:], env=os.environ | {"DATABASE_URL": address}, check=False).returncode
+            subprocess.run(
+                sys.argv[1:], env=os.environ | {"DATABASE_URL": address}, check=False
+            ).returncode
         )

@@ -27,13 +27,17 @@ def files() -> set[str]:
     """The paths of all its files."""
     listed = ["git", "ls-tree", "-r", "--name-only", COMMIT]
     return set(
-        subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        subprocess.run(
+            listed, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
     )
 
 
 def unpack(directory: Path) -> Path:
     """Unpack all its files into this folder."""
-    packed = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True).stdout
+    packed = subprocess.run(
+        ["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     with tarfile.open(fileobj=BytesIO(packed)) as archive:
         archive.extractall(directory, filter="data")
     return directory

@@ -70,7 +70,9 @@ def sign(
     columns = {field.attname for field in Grant._meta.concrete_fields} - grant.get_deferred_fields()
     signed = Grant(**({name: getattr(grant, name) for name in columns} | changes))
     signed.agent = agent
-    signed.service_provider = ServiceProvider.objects.defer("suspensions").get(pk=grant.service_provider_id)
+    signed.service_provider = ServiceProvider.objects.defer("suspensions").get(
+        pk=grant.service_provider_id
+    )
     assert agent.human is not None
     return keep(_statement(signed, agent.human, decision, now), agent.human, now=now)
 
@@ -83,7 +85,9 @@ def approval_of(grant: Grant, signer: Signer, *, now: datetime) -> Receipt:
     return _row("approval", "approve", str(grant.pk), grant.human, compact, now)
 
 
-def _statement(grant: Grant, human: Human, decision: Literal["approve", "deny"], now: datetime) -> Statement:
+def _statement(
+    grant: Grant, human: Human, decision: Literal["approve", "deny"], now: datetime
+) -> Statement:
     assert grant.valid_until is not None
     capabilities = parse_capabilities(grant.capabilities)
     return approval(
@@ -106,7 +110,11 @@ def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> 
 
 
 def sign_confirmation(
-    row: Confirmation, human: Human, *, now: datetime, decision: Literal["confirm", "deny"] = "confirm"
+    row: Confirmation,
+    human: Human,
+    *,
+    now: datetime,
+    decision: Literal["confirm", "deny"] = "confirm",
 ) -> Receipt:
     """The receipt of a confirmation's current row."""
     statement = confirmation(row=row, human=human, decision=decision, consent_text=CONSENT, now=now)
@@ -127,7 +135,9 @@ def _sealed(statement: Statement, human: Human, signer: Signer) -> str:
     """The receipt, signed by the passkey and by `signer`."""
     passkey = _passkey()
     challenge = b64u_encode(statement.challenge())
-    client_data = passkey.client_data("webauthn.get", challenge, origin=split_url(settings.ISSUER)[0])
+    client_data = passkey.client_data(
+        "webauthn.get", challenge, origin=split_url(settings.ISSUER)[0]
+    )
     data = passkey.authenticator_data(UP | UV, rp_id=str(settings.RP_ID))
     return build_receipt(
         statement,
@@ -158,14 +168,18 @@ def copy(receipt: Receipt, grant: Grant, *, now: datetime) -> Receipt:
     return store("approval", "approve", str(grant.pk), receipt.human, receipt.compact, at)
 
 
-def store(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
+def store(
+    kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime
+) -> Receipt:
     """Store the row with its own challenge."""
     row = _row(kind, decision, subject, human, compact, now)
     row.save(force_insert=True)
     return row
 
 
-def _row(kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime) -> Receipt:
+def _row(
+    kind: str, decision: str, subject: str, human: Human, compact: str, now: datetime
+) -> Receipt:
     return Receipt(
         kind=kind,
         decision=decision,

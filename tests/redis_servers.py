@@ -77,11 +77,18 @@ class Server:
         until = time.monotonic() + PATIENCE_SECONDS
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{self.program} did not start: {(self.directory / 'log').read_text()}")
+                raise RuntimeError(
+                    f"{self.program} did not start: {(self.directory / 'log').read_text()}"
+                )
             time.sleep(0.01)
 
     def command(self) -> list[str]:
-        options = {**CONFIG, "bind": "127.0.0.1", "port": str(self.port), "dir": str(self.directory)}
+        options = {
+            **CONFIG,
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.directory),
+        }
         command = [self.program]
         for name, value in {**options, **self.config}.items():
             command += [f"--{name}", value]
@@ -155,7 +162,9 @@ class Cluster:
 class Sentinel(Server):
     """A Sentinel. It rewrites its configuration as it learns."""
 
-    def __init__(self, program: str, directory: Path, primary: Server, quorum: int, own: str) -> None:
+    def __init__(
+        self, program: str, directory: Path, primary: Server, quorum: int, own: str
+    ) -> None:
         super().__init__(program, directory, {"requirepass": own} if own else {})
         password = primary.config.get("requirepass", "")
         lines = [
@@ -204,7 +213,9 @@ class Watched:
 def server(program: str = "redis-server", **config: str) -> Iterator[Server]:
     """A running server; `config` by option name with `_` for `-`, such as `maxmemory="500kb"`."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-redis-"))
-    started = Server(program, directory, {name.replace("_", "-"): value for name, value in config.items()})
+    started = Server(
+        program, directory, {name.replace("_", "-"): value for name, value in config.items()}
+    )
     try:
         started.start()
         yield started
@@ -251,8 +262,12 @@ def watched(program: str = "redis-server", *, own: str = "", **config: str) -> I
     """
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(server(program, **config))
-        replica = stack.enter_context(server(program, **config, replicaof=f"127.0.0.1 {primary.port}"))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-sentinels-")))
+        replica = stack.enter_context(
+            server(program, **config, replicaof=f"127.0.0.1 {primary.port}")
+        )
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="agentauth-sentinels-"))
+        )
         sentinels = []
         for number in range(3):
             (folder / str(number)).mkdir()
@@ -299,7 +314,9 @@ def self_signed(directory: Path) -> tuple[Path, Path]:
     paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     paths[1].write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
     )
     return paths
@@ -317,4 +334,8 @@ def address() -> Iterator[str]:
 
 if __name__ == "__main__":
     with address() as url:
-        sys.exit(subprocess.run(sys.argv[1:], env=os.environ | {"REDIS_URL": url}, check=False).returncode)
+        sys.exit(
+            subprocess.run(
+                sys.argv[1:], env=os.environ | {"REDIS_URL": url}, check=False
+            ).returncode
+        )

@@ -28,7 +28,8 @@ FLOOR = 95
 LONGEST = {
     f"tests/{name}.py"
     for name in (
-        "faults/test_kills", "faults/test_two_versions", "faults/test_statements", "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
+        "faults/test_kills", "faults/test_two_versions", "faults/test_statements",
+        "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
         "flows/test_slow_senders", "flows/test_log_story",
         "flows/test_sdk_demo", "flows/test_partition",
     )
@@ -69,13 +70,21 @@ def missing() -> dict[str, str]:
         absent["softhsm"] = "SoftHSM"
     if not previous_release.is_here():
         # A shallow clone, or no clone at all.
-        absent["history"] = f"the commit that tests/PREVIOUS_RELEASE names ({previous_release.COMMIT[:12]})"
+        absent["history"] = (
+            f"the commit that tests/PREVIOUS_RELEASE names ({previous_release.COMMIT[:12]})"
+        )
     return absent
 
 
-def pytest(*arguments: str, database_url: str = "", together: bool = False, shared: bool = True) -> bool:
+def pytest(
+    *arguments: str, database_url: str = "", together: bool = False, shared: bool = True
+) -> bool:
     """Whether all passed. `together`: print at the end. Not `shared`: hide the shared files."""
-    env = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"DATABASE_URL", "REDIS_URL"}
+    }
     if database_url:
         env["DATABASE_URL"] = database_url
     if not shared:
@@ -100,7 +109,8 @@ def marked(*markers: str) -> list[str]:
 def paced() -> list[str]:
     """Files outside tests/faults and tests/campaign with longer or stricter campaign tests."""
     named = re.compile(
-        r"^(?:from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import .*|@pytest\.mark\.long)$",
+        r"^(?:from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import "
+        r".*|@pytest\.mark\.long)$",
         re.MULTILINE,
     )
     files = (each for folder in [*APPS, "tests/flows"] for each in Path(folder).rglob("test_*.py"))
@@ -151,7 +161,10 @@ def coverage(absent: dict[str, str]) -> bool:
         of = [entry["summary"] for path, entry in files.items() if path.startswith(package + "/")]
         branches, lines = (
             100 * sum(each[covered] for each in of) / sum(each[whole] for each in of)
-            for covered, whole in (("covered_branches", "num_branches"), ("covered_lines", "num_statements"))
+            for covered, whole in (
+                ("covered_branches", "num_branches"),
+                ("covered_lines", "num_statements"),
+            )
         )
         passed = passed and branches >= FLOOR
         print(f"{package:20}branches {branches:5.1f} %   lines {lines:5.1f} %")
@@ -184,7 +197,9 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
 
 def with_redis(*arguments: str) -> bool:
     """The unit tests with Redis where there is no PostgreSQL."""
-    return pytest(*arguments, *APPS, "-n", "4", "-m", "redis and not postgres and not slow and not flow")
+    return pytest(
+        *arguments, *APPS, "-n", "4", "-m", "redis and not postgres and not slow and not flow"
+    )
 
 
 def rest(absent: dict[str, str]) -> bool:
@@ -275,7 +290,10 @@ def beside_faults(absent: dict[str, str]) -> bool:
     url = os.environ.get("TEST_POSTGRES_URL")
     if not (SECURITY and url):
         return passed
-    alone = ("not slow and not flow", *(f"not {each}" for each in ("redis", "softhsm") if each in absent))
+    alone = (
+        "not slow and not flow",
+        *(f"not {each}" for each in ("redis", "softhsm") if each in absent),
+    )
     files = (*marked("vectors"), "-m", " and ".join(alone))
     return pytest(*files, database_url=url, shared=False, together=True) and passed
 
@@ -285,7 +303,9 @@ def asked_again() -> bool:
     python = os.environ.get("OTHER_PYTHON")
     if not python:
         return True
-    done = subprocess.run([python, "-m", "tests.run", "again"], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-m", "tests.run", "again"], check=False, capture_output=True, text=True
+    )
     print(done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode == 0
 

@@ -29,12 +29,16 @@ def advisories() -> bool:
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        print("NOT RUN: advisories, because their database did not answer:", *done.stderr.splitlines()[-1:])
+        print(
+            "NOT RUN: advisories, because their database did not answer:",
+            *done.stderr.splitlines()[-1:],
+        )
         return True
     unknown = [each["name"] for each in found if "skip_reason" in each]
     if unknown:
         print(
-            f"NOT RUN: advisories of {len(unknown)} of {len(found)} packages, which the index does not describe"
+            f"NOT RUN: advisories of {len(unknown)} of {len(found)} packages, which the index "
+            "does not describe"
         )
     bad = [(each["name"], fault["id"]) for each in found for fault in each.get("vulns", ())]
     for name, fault in bad:
@@ -44,7 +48,15 @@ def advisories() -> bool:
 
 def parts() -> bool:
     """Write the SBOM (CycloneDX) from the lock file."""
-    command = [sys.executable, "-m", "cyclonedx_py", "requirements", "requirements.txt", "-o", PARTS]
+    command = [
+        sys.executable,
+        "-m",
+        "cyclonedx_py",
+        "requirements",
+        "requirements.txt",
+        "-o",
+        PARTS,
+    ]
     return subprocess.run(command, check=False).returncode == 0
 
 

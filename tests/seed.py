@@ -65,7 +65,9 @@ def crowd(
         humans = [_human() for _ in range(0, agents, AGENTS_EACH)]
         provider, secret = _service_provider(capabilities, require_nonce=False)
         made = [
-            _granted(humans[number // AGENTS_EACH], provider, capabilities, envelope, alg, pending=False)
+            _granted(
+                humans[number // AGENTS_EACH], provider, capabilities, envelope, alg, pending=False
+            )
             for number in range(agents)
         ]
     return {
@@ -141,7 +143,9 @@ def _human() -> Any:
     return people.create_human(email=email, name="Alice", actor=system, now=datetime.now(UTC))
 
 
-def _service_provider(capabilities: list[dict[str, Any]], *, require_nonce: bool) -> tuple[Any, str]:
+def _service_provider(
+    capabilities: list[dict[str, Any]], *, require_nonce: bool
+) -> tuple[Any, str]:
     from django.conf import settings
 
     from agentauth.protocol.capability import parse_capabilities
@@ -195,11 +199,19 @@ def _granted(
         model_origin="models.example",
         capabilities=asked,
     )
-    verified = verify_manifest(manifest, expected_audience=settings.ISSUER, now=int(now.timestamp()))
+    verified = verify_manifest(
+        manifest, expected_audience=settings.ISSUER, now=int(now.timestamp())
+    )
     _, code = enrolment.create_enrolment_code(human=human, actor=system, now=now)
-    agent = registration.register_agent(manifest=verified, enrolment_code=code, actor=system, now=now).agent
+    agent = registration.register_agent(
+        manifest=verified, enrolment_code=code, actor=system, now=now
+    ).agent
     wish = grant_requests.GrantRequest(
-        service_provider=provider, capabilities=asked, envelope=limits, seconds=30 * 86_400, reason="seed"
+        service_provider=provider,
+        capabilities=asked,
+        envelope=limits,
+        seconds=30 * 86_400,
+        reason="seed",
     )
     grant, _ = grant_requests.request_grant(agent=agent, asked=wish, actor=system, now=now)
     if not pending:
@@ -210,7 +222,11 @@ def _granted(
             actor=Actor(kind="human", id=str(human.pk)),
             now=now,
         )
-    return {"agent_id": str(agent.pk), "agent_pem": key.to_pem().decode(), "grant_id": str(grant.pk)}
+    return {
+        "agent_id": str(agent.pk),
+        "agent_pem": key.to_pem().decode(),
+        "grant_id": str(grant.pk),
+    }
 
 
 def made(what: str, told: Any) -> Any:

@@ -22,12 +22,15 @@ from registry.tests.cast import TESTER, AgentClient, approved, basic, issue, ref
 pytestmark = pytest.mark.django_db
 
 SCHEMES = [
-    "http://sp.example", "file:///etc/passwd", "ftp://sp.example/x", "data:text/plain,x", "gopher://127.0.0.1:6379/_INFO",
+    "http://sp.example", "file:///etc/passwd", "ftp://sp.example/x", "data:text/plain,x",
+    "gopher://127.0.0.1:6379/_INFO",
     "javascript:alert(1)", "ldap://127.0.0.1", "//sp.example",
 ]  # fmt: skip
 HOSTS = [
-    "127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "[fd00::1]", "[fe80::1]", "10.0.0.1", "172.16.0.1", "192.168.0.1",
-    "100.64.0.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "224.0.0.1", "0x7f000001", "2130706433", "127.1", "0177.0.0.1",
+    "127.0.0.1", "[::1]", "0.0.0.0", "169.254.169.254", "[fd00::1]", "[fe80::1]", "10.0.0.1",
+    "172.16.0.1", "192.168.0.1",
+    "100.64.0.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "224.0.0.1", "0x7f000001", "2130706433",
+    "127.1", "0177.0.0.1",
     "localhost", "localhost.", "sp.localhost", "sp.example.", "①②⑦.0.0.1", "127。0。0。1",
 ]  # fmt: skip
 HOSTILE = [*SCHEMES, *(f"https://{host}" for host in HOSTS)]
@@ -70,7 +73,9 @@ def production(settings: Any) -> None:
 
 
 def test_SS_1_SS_2_no_service_provider_lives_there(production: None, now: datetime) -> None:
-    found, _ = create_service_provider(name="Acme", audience="https://sp.example", actor=TESTER, now=now)
+    found, _ = create_service_provider(
+        name="Acme", audience="https://sp.example", actor=TESTER, now=now
+    )
     for address in HOSTILE:
         with pytest.raises(InvalidRequestError):
             create_service_provider(name="Acme", audience=address, actor=TESTER, now=now)
@@ -84,7 +89,9 @@ def test_SS_1_SS_2_no_service_provider_lives_there(production: None, now: dateti
 @pytest.mark.parametrize(
     "host", ["sp.example", "4.sp.example", "xn--bcher-kva.example", "8.8.8.8", "[2600::1]"]
 )
-def test_SS_2_names_and_public_addresses_are_taken(host: str, production: None, now: datetime) -> None:
+def test_SS_2_names_and_public_addresses_are_taken(
+    host: str, production: None, now: datetime
+) -> None:
     assert create_service_provider(name="Acme", audience=f"https://{host}", actor=TESTER, now=now)
 
 
@@ -92,7 +99,9 @@ def test_SS_1_SS_2_no_model_comes_from_there() -> None:
     client = AgentClient()
     for origin in [*HOSTILE, *(host for host in HOSTS if "localhost" not in host)]:
         answer = client.register(manifest=manifest(client, model_origin=origin))
-        assert "model_origin" in refused(answer, 400, "invalid_manifest")["error_description"], origin
+        assert "model_origin" in refused(answer, 400, "invalid_manifest")["error_description"], (
+            origin
+        )
     assert not Agent.objects.exists()
     assert client.register(manifest=manifest(client)).status_code == 201
 
@@ -113,7 +122,10 @@ def manifest(client: AgentClient, **claims: Any) -> str:
         "model_origin": "models.example",
     } | claims
     return sign_compact(
-        body, client.signer, typ="agent-manifest+jwt", header={"jwk": dict(client.signer.public.jwk)}
+        body,
+        client.signer,
+        typ="agent-manifest+jwt",
+        header={"jwk": dict(client.signer.public.jwk)},
     )
 
 
@@ -130,7 +142,9 @@ def test_SS_1_SS_2_a_proof_for_there_is_good_nowhere(agent: AgentClient) -> None
 
 
 @pytest.fixture
-def grant(agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime) -> Grant:
+def grant(
+    agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime
+) -> Grant:
     return approved(agent, service_provider, now=now)
 
 
@@ -140,7 +154,9 @@ Provider = tuple[ServiceProvider, str]
 def ask(agent: AgentClient, at: Provider, **members: Any) -> Any:
     headers = basic(*at)
     body = {"method": "GET", "url": f"{at[0].audience}/x"} | members
-    return agent.client.post("/v1/verify", json.dumps(body), content_type="application/json", headers=headers)
+    return agent.client.post(
+        "/v1/verify", json.dumps(body), content_type="application/json", headers=headers
+    )
 
 
 def test_SS_1_SS_2_no_call_to_there_is_allowed(
@@ -180,16 +196,23 @@ def test_SS_1_DP_84_key_locations_in_headers_are_never_followed(
     body = {"manifest": sign_compact({}, stranger.signer, typ="agent-manifest+jwt", header=own)}
     assert stranger.call("POST", "/v1/agents", body).status_code == 400
     new = LocalSigner(PrivateKey.generate("EdDSA"))
-    change = sign_compact({}, new, typ="agent-key+jwt", header=LURES | {"jwk": dict(new.public.jwk)})
+    change = sign_compact(
+        {}, new, typ="agent-key+jwt", header=LURES | {"jwk": dict(new.public.jwk)}
+    )
     assert agent.call("POST", "/v1/agents/me/key", {"new_key": change}).status_code == 400
     for header in (LURES, {name: value for name, value in lured.items() if name != "kid"}):
         token = sign_compact({"iss": project.ISSUER}, agent.signer, typ="at+jwt", header=header)
-        assert ask(agent, provider_and_secret, token=token, proof=proof).json()["error"] == "invalid_token"
+        assert (
+            ask(agent, provider_and_secret, token=token, proof=proof).json()["error"]
+            == "invalid_token"
+        )
         for path in ("/v1/introspect", "/v1/revoke"):
             form = "application/x-www-form-urlencoded"
             headers = basic(*provider_and_secret)
             assert (
-                agent.client.post(path, f"token={token}", content_type=form, headers=headers).status_code
+                agent.client.post(
+                    path, f"token={token}", content_type=form, headers=headers
+                ).status_code
                 == 200
             )
 

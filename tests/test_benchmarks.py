@@ -31,7 +31,9 @@ PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "
 
 def crowd(alg: Algorithm, agents: int) -> Crowd:
     pems = [PrivateKey.generate(alg).to_pem().decode() for _ in range(agents)]
-    return Crowd("sp", "secret", "https://sp.example", [(pem, f"token-{at}") for at, pem in enumerate(pems)])
+    return Crowd(
+        "sp", "secret", "https://sp.example", [(pem, f"token-{at}") for at, pem in enumerate(pems)]
+    )
 
 
 def bodies(files: list[Path]) -> list[dict[str, object]]:
@@ -52,7 +54,9 @@ def test_refusals_replays_and_broken_connections_are_counted_as_such() -> None:
 
 def test_agents_take_turns_and_no_operation_comes_twice(tmp_path: Path) -> None:
     asked = bodies(
-        write_requests(tmp_path, crowd("EdDSA", 3), Question(PAY, operation=True), url="http://a:1", calls=30)
+        write_requests(
+            tmp_path, crowd("EdDSA", 3), Question(PAY, operation=True), url="http://a:1", calls=30
+        )
     )
     assert [body["token"] for body in asked] == [f"token-{call % 3}" for call in range(30)]
     assert len({str(body["idempotency_key"]) for body in asked}) == 30
@@ -72,7 +76,9 @@ def test_agents_and_actions_take_turns_from_run_to_run(tmp_path: Path) -> None:
     asked = [
         (body["token"], body["action"])
         for first in (0, 4)
-        for body in bodies(write_requests(tmp_path, people, question, url="http://a:1", calls=4, first=first))
+        for body in bodies(
+            write_requests(tmp_path, people, question, url="http://a:1", calls=4, first=first)
+        )
     ]
     assert [token for token, _ in asked] == ["token-0", "token-1"] * 4
     for agent in range(2):
@@ -84,7 +90,9 @@ def test_agents_and_actions_take_turns_from_run_to_run(tmp_path: Path) -> None:
 def test_a_named_call_has_an_idempotency_key_of_its_own(tmp_path: Path) -> None:
     question = Question({"type": "read", "resource": "calendar"}, named=True)
     files = write_requests(tmp_path, crowd("EdDSA", 2), question, url="http://a:1", calls=20)
-    names = [re.findall(rb"\r\nIdempotency-Key: (.+)\r\n", request) for request in requests_in(files)]
+    names = [
+        re.findall(rb"\r\nIdempotency-Key: (.+)\r\n", request) for request in requests_in(files)
+    ]
     assert len(bodies(files)) == 20
     assert len({name for [name] in names}) == 20
     # At least 128 random bits (docs/protocol.md section 8).
@@ -103,7 +111,8 @@ def test_each_request_of_a_flood_is_whole_and_another_one(name: str) -> None:
 
 def test_wrk_s_counts_are_read_and_its_silence_is_an_error() -> None:
     printed = (
-        'Running 5s test\n{"sent": 12, "answered": 10, "not_2xx": 2, "wrong": 3, "errors": 1, "seconds": 0.5,'
+        'Running 5s test\n{"sent": 12, "answered": 10, "not_2xx": 2, "wrong": 3, "errors": 1, '
+        '"seconds": 0.5,'
         ' "p50_ms": 1.5, "p99_ms": 4.0, "p999_ms": 9.25}\n'
     )
     tally = parse_tally(printed)
@@ -156,7 +165,10 @@ def test_answers_are_counted_by_status_key_and_time() -> None:
     for second in range(8):
         good = second % 4 < 3
         answers.tell(
-            second, second + 0.5 + second / 10, b"HTTP/1.1 201 C" if good else b"HTTP/1.1 503 S", body
+            second,
+            second + 0.5 + second / 10,
+            b"HTTP/1.1 201 C" if good else b"HTTP/1.1 503 S",
+            body,
         )
     assert answers.kids == {signer.kid: 6}
     assert answers.times("503") == pytest.approx([0.8, 1.2])
@@ -165,13 +177,16 @@ def test_answers_are_counted_by_status_key_and_time() -> None:
 
 def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> None:
     agents = [
-        {"agent_pem": PrivateKey.generate().to_pem().decode(), "grant_id": f"grant-{at}"} for at in range(2)
+        {"agent_pem": PrivateKey.generate().to_pem().decode(), "grant_id": f"grant-{at}"}
+        for at in range(2)
     ]
     found = []
     for request in signed("http://localhost:1", agents, calls=40, rate=10):
         head, _, body = request.decode().partition("\r\n\r\n")
         proof = head.partition("DPoP: ")[2].split(".")[1]
-        found.append((json.loads(body)["grant_id"], json.loads(base64.urlsafe_b64decode(proof + "=="))))
+        found.append(
+            (json.loads(body)["grant_id"], json.loads(base64.urlsafe_b64decode(proof + "==")))
+        )
     assert [grant for grant, _ in found] == ["grant-0", "grant-1"] * 20
     assert len({claims["jti"] for _, claims in found}) == 40
     assert found[-1][1]["iat"] - found[0][1]["iat"] in {3, 4}
@@ -206,7 +221,10 @@ def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
     assert list(share.transactions(LOG)) == [
         [
             "BEGIN",
-            "INSERT INTO t\n\tVALUES ('{019f0000-0000-7000-8000-000000000001}'::uuid[], 'it''s', NULL, 'k-01')",
+            (
+                "INSERT INTO t\n\tVALUES ('{019f0000-0000-7000-8000-000000000001}'::uuid[], "
+                "'it''s', NULL, 'k-01')"
+            ),
             "COMMIT",
         ]
     ]
@@ -220,10 +238,15 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
     }
     odd = {"k-000000000004": "SELECT 1;"}
     text, rows = share.script(payments | odd, since=0x019F00000000)
-    assert rows == [["019f0000-0000-7000-8000-<tail>", "k-<tail>", f"it's {number}"] for number in (1, 2, 3)]
+    assert rows == [
+        ["019f0000-0000-7000-8000-<tail>", "k-<tail>", f"it's {number}"] for number in (1, 2, 3)
+    ]
     assert text.splitlines()[2:] == [
         "SELECT c0, c1, c2 FROM benchmark_payment WHERE n = :n \\gset",
-        "SELECT replace(:c0::text, E'<tail>', :tail::text), replace(:c1::text, E'<tail>', :tail::text), :c2, E'12\\x3a30';",
+        (
+            "SELECT replace(:c0::text, E'<tail>', :tail::text), replace(:c1::text, E'<tail>', "
+            ":tail::text), :c2, E'12\\x3a30';"
+        ),
     ]
     # An older id belongs to an existing row.
     _, [row, *_] = share.script(payments, since=0x019F00000001)
@@ -231,14 +254,19 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
 
 
 def test_pgbench_run_with_failed_transactions_gives_no_figure() -> None:
-    printed = "number of transactions actually processed: 30\nnumber of failed transactions: {} (0.000%)\ntps = 15.5 (x)\n"
+    printed = (
+        "number of transactions actually processed: 30\nnumber of failed transactions: {} "
+        "(0.000%)\ntps = 15.5 (x)\n"
+    )
     assert share.counted(printed.format(0)) == (30, 15.5)
     with pytest.raises(ValueError, match="some failed"):
         share.counted(printed.format(1))
 
 
 def test_cpu_is_reported_in_signature_checks_of_the_same_minute() -> None:
-    tally = Tally(sent=9, answered=9, not_2xx=0, wrong=0, errors=0, seconds=1, p50_ms=1, p99_ms=2, p999_ms=3)
+    tally = Tally(
+        sent=9, answered=9, not_2xx=0, wrong=0, errors=0, seconds=1, p50_ms=1, p99_ms=2, p999_ms=3
+    )
     run = verify.Run(tally, 9, 9.0, {"server": 150.0, "postgres": 20.0}, check_us=50.0)
     names = [cell.strip() for cell in verify.HEAD.splitlines()[0].split("|")[1:-1]]
     for cells in (verify.row(run), verify.medians([run, run])):
@@ -252,7 +280,8 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
     part = verify.PARTS[name]
     agents, calls = min(part.agents, 8), 24
     wish = {
-        "agents": agents, "capabilities": part.capabilities, "envelope": part.envelope, "alg": "EdDSA",
+        "agents": agents, "capabilities": part.capabilities, "envelope": part.envelope,
+        "alg": "EdDSA",
     }  # fmt: skip
     with place(database="postgres", lean=True, wish=wish, bulk=part.bulk) as there:
         assert len({token for _, token in there.people().agents}) == agents
@@ -304,7 +333,12 @@ for line in sys.stdin:
 
 
 def test_every_command_that_is_printed_parses() -> None:
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile", ROOT / "tests/CASES.md"]
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "Makefile",
+        ROOT / "tests/CASES.md",
+    ]
     pages.append(ROOT / "benchmarks/README.md")
     found = {
         command.strip()

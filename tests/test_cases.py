@@ -44,10 +44,16 @@ def rows() -> dict[str, str]:
 def names(path: str) -> frozenset[str]:
     """Every test of a module, by its name, or `Class::name`."""
     tree = ast.parse((ROOT / path).read_text())
-    found = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    found = {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            inner = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+            inner = (
+                each
+                for each in node.body
+                if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+            )
             found |= {f"{node.name}::{each.name}" for each in inner}
     return frozenset(name for name in found if name.rpartition("::")[2].startswith("test_"))
 
@@ -60,7 +66,11 @@ def test_each_case_has_tests_that_exist_or_an_owner(case: str, text: str) -> Non
     for path, name in references:
         assert (ROOT / path).is_file(), path
         assert name in names(path), f"{path} has no {name}"
-        carried = case.replace("-", "_") in name or case in (ROOT / path).read_text() or path == FROM_FILES
+        carried = (
+            case.replace("-", "_") in name
+            or case in (ROOT / path).read_text()
+            or path == FROM_FILES
+        )
         assert carried, f"{path}::{name} does not carry {case}"
 
 
@@ -87,7 +97,9 @@ def test_no_case_is_owed_but_those_that_may_wait() -> None:
 def test_the_table_holds_every_case() -> None:
     assert SECURITY
     lists = [path.read_text() for path in sorted(SECURITY.glob("cases*.md"))]
-    wanted = [case for text in lists for case in re.findall(rf"^\| ({CASE}) \|", text, re.MULTILINE)]
+    wanted = [
+        case for text in lists for case in re.findall(rf"^\| ({CASE}) \|", text, re.MULTILINE)
+    ]
     assert len(wanted) == len(set(wanted)), "a case stands in two lists"
     assert len(lists) >= 2
     assert set(rows()) == set(wanted)

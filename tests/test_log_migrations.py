@@ -30,7 +30,8 @@ TRIGGERS = type(append_only("audit_node"))
 # An index of a partitioned table is built per partition without blocking writers, and then
 # attached.
 SQL = re.compile(
-    r"\s*(CREATE (UNIQUE )?INDEX CONCURRENTLY |DROP INDEX CONCURRENTLY |CREATE (UNIQUE )?INDEX \w+ ON ONLY |"
+    r"\s*(CREATE (UNIQUE )?INDEX CONCURRENTLY |DROP INDEX CONCURRENTLY |CREATE (UNIQUE "
+    r")?INDEX \w+ ON ONLY |"
     r"ALTER INDEX \w+ ATTACH PARTITION |ALTER TABLE audit_leaf VALIDATE CONSTRAINT )",
     re.IGNORECASE,
 )
@@ -144,7 +145,9 @@ TEXT = models.TextField(null=True)
         migrations.RunSQL("SELECT 1; ALTER TABLE audit_event ALTER COLUMN kind TYPE text"),
         migrations.RunSQL([("INSERT INTO aside SELECT * FROM audit_event WHERE id > %s", ["x"])]),
         migrations.RunSQL("CREATE INDEX leaf_link ON audit_leaf (link)"),
-        migrations.RunPython(lambda apps, _: apps.get_model("audit", "Leaf").objects.update(kind="")),
+        migrations.RunPython(
+            lambda apps, _: apps.get_model("audit", "Leaf").objects.update(kind="")
+        ),
         migrations.RunPython(
             lambda _, editor: editor.execute("DO $x$ BEGIN DELETE FROM audit_leaf; END $x$")
         ),

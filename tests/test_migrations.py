@@ -33,7 +33,11 @@ def flat(operations: Sequence[Operation]) -> list[Operation]:
     """With the operations inside SeparateDatabaseAndState."""
     found: list[Operation] = []
     for each in operations:
-        inner = each.database_operations if isinstance(each, migrations.SeparateDatabaseAndState) else [each]
+        inner = (
+            each.database_operations
+            if isinstance(each, migrations.SeparateDatabaseAndState)
+            else [each]
+        )
         found += flat(inner) if inner != [each] else inner
     return found
 
@@ -68,7 +72,9 @@ def test_a_change_older_code_can_notice_says_why_it_is_safe(app: str) -> None:
     for name, migration in after(app):
         if found := doubtful(migration):
             told = getattr(migration, "beside_older_code", "")
-            assert len(told.split()) >= 5, f"{app} {name} needs `beside_older_code`, since it does: {found}"
+            assert len(told.split()) >= 5, (
+                f"{app} {name} needs `beside_older_code`, since it does: {found}"
+            )
 
 
 def made_by(*operations: Operation) -> list[str]:
@@ -88,16 +94,24 @@ def test_what_breaks_older_code_is_doubtful() -> None:
     assert made_by(migrations.AlterField("agent", "name", text))
     assert made_by(migrations.AddIndex("agent", models.Index(fields=["name"], name="agent_name")))
     assert made_by(migrations.RunSQL("LOCK TABLE audit_event"))
-    assert made_by(migrations.SeparateDatabaseAndState([migrations.RunSQL("DROP TABLE audit_event")], []))
+    assert made_by(
+        migrations.SeparateDatabaseAndState([migrations.RunSQL("DROP TABLE audit_event")], [])
+    )
 
 
 def test_what_it_cannot_notice_is_plain() -> None:
     from django.db import models
 
-    assert not made_by(migrations.AddField("agent", "colour", models.CharField(max_length=8, db_default="")))
-    assert not made_by(migrations.AddField("agent", "colour", models.CharField(max_length=8, null=True)))
+    assert not made_by(
+        migrations.AddField("agent", "colour", models.CharField(max_length=8, db_default=""))
+    )
+    assert not made_by(
+        migrations.AddField("agent", "colour", models.CharField(max_length=8, null=True))
+    )
     table = migrations.CreateModel("Colour", [("id", models.BigAutoField(primary_key=True))])
-    assert not made_by(table, migrations.AddIndex("colour", models.Index(fields=["id"], name="colour_id")))
+    assert not made_by(
+        table, migrations.AddIndex("colour", models.Index(fields=["id"], name="colour_id"))
+    )
     assert not made_by(table, append_only("registry_colour"))
     assert made_by(append_only("registry_colour"))
 
@@ -118,6 +132,8 @@ def test_new_migrations_raise_the_release_by_one() -> None:
     }
     assert were
     assert were <= are, "a migration that has landed is gone"
-    found = re.search(r"^RELEASE: Final = (\d+)$", previous_release.file("registry/release.py"), re.MULTILINE)
+    found = re.search(
+        r"^RELEASE: Final = (\d+)$", previous_release.file("registry/release.py"), re.MULTILINE
+    )
     before = int(found[1]) if found else 1
     assert before + (1 if are > were else 0) <= RELEASE <= before + 1

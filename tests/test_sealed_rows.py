@@ -119,7 +119,9 @@ def _fields() -> list[tuple[type[Sealed], str]]:
     return [(model, name) for model in sealed_models() for name in model.SEALED if name != "id"]
 
 
-@pytest.mark.parametrize(("model", "name"), _fields(), ids=lambda each: getattr(each, "__name__", each))
+@pytest.mark.parametrize(
+    ("model", "name"), _fields(), ids=lambda each: getattr(each, "__name__", each)
+)
 def test_DJ_17_no_field_that_gives_a_right_changes_alone(
     world: World, model: type[Sealed], name: str
 ) -> None:
@@ -232,7 +234,9 @@ def a_service_provider(world: World) -> None:
     assert Grant.objects.get(pk=grant.pk).status == Grant.Status.PENDING
     write(world.provider, is_auditor=True)
     client = world.agent.client
-    assert client.get("/v1/audit/events", headers=basic(world.provider, world.secret)).status_code in {
+    assert client.get(
+        "/v1/audit/events", headers=basic(world.provider, world.secret)
+    ).status_code in {
         401,
         403,
     }
@@ -271,7 +275,9 @@ def a_key(world: World) -> None:
         later = world.now + timedelta(seconds=1)
         assert signer(purpose=purpose, now=later).kid == row.kid
         assert evidence_keys(purpose=purpose).keys() == {row.kid}
-        assert [each["kid"] for each in public_jwks(purpose=purpose, now=world.now)["keys"]] == [row.kid]
+        assert [each["kid"] for each in public_jwks(purpose=purpose, now=world.now)["keys"]] == [
+            row.kid
+        ]
 
 
 FORGED: dict[type[Sealed], Callable[[World], None]] = {
@@ -304,7 +310,9 @@ def _end_passkey(world: World) -> None:
     alice = world.alice.human
     further = Authenticator(origin=ORIGIN)
     options = world.alice.ask_passkey().json()["publicKey"]
-    done = world.alice.post("/settings/passkeys/finish", {"credential": further.registration(options)})
+    done = world.alice.post(
+        "/settings/passkeys/finish", {"credential": further.registration(options)}
+    )
     assert done.status_code == 200
     remove_passkey(human=alice, passkey_id=str(world.rows[Passkey].pk), actor=TESTER, now=world.now)
 
@@ -314,7 +322,9 @@ def _end_human(world: World) -> None:
 
 
 def _end_provider(world: World) -> None:
-    change_allowed(service_provider=world.provider, allowed=["write:files"], actor=TESTER, now=world.now)
+    change_allowed(
+        service_provider=world.provider, allowed=["write:files"], actor=TESTER, now=world.now
+    )
 
 
 SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
@@ -322,7 +332,9 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,
-    Recovery: lambda world: cancel_recovery(recovery=world.rows[Recovery], actor=TESTER, now=world.now),
+    Recovery: lambda world: cancel_recovery(
+        recovery=world.rows[Recovery], actor=TESTER, now=world.now
+    ),
     ServiceProvider: _end_provider,
     ServiceProviderSecret: lambda world: end_secret(
         secret=world.rows[ServiceProviderSecret], actor=TESTER, now=world.now
@@ -332,7 +344,9 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
 
 
 @pytest.mark.parametrize("model", SET_BACK, ids=lambda each: each.__name__)
-def test_DJ_17_a_row_that_ended_and_is_set_back_gives_nothing(world: World, model: type[Sealed]) -> None:
+def test_DJ_17_a_row_that_ended_and_is_set_back_gives_nothing(
+    world: World, model: type[Sealed]
+) -> None:
     before: Any = model.rows().filter(pk=world.rows[model].pk).values().get()
     assert model.rows().get(pk=before["id"]).is_sealed()
     SET_BACK[model](world)

@@ -22,15 +22,30 @@ SECRET = re.compile(
 PUBLIC = {
     "nonce != self.nonce": "the SDK looks whether the server gave a new one",
     "fresh != nonce": "likewise",
-    "snapshot.operation.action_digest != call.action_digest": "the hash of what the caller sent itself",
+    "snapshot.operation.action_digest != call.action_digest": (
+        "the hash of what the caller sent itself"
+    ),
     "data[_RP_HASH] != hashlib.sha256(rp_id.encode()).digest()": "the hash of our own host name",
     "purpose == Key.Purpose.TOKEN": "the name of a purpose",
-    "file_digest(file, 'sha256').hexdigest() == digest": "of a file that its verifier has before it",
+    "file_digest(file, 'sha256').hexdigest() == digest": (
+        "of a file that its verifier has before it"
+    ),
 }
 FORBIDDEN_MODULES = {
-    "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "xml", "lxml", "telnetlib", "ftplib", "imp", "code",
+    "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "xml", "lxml", "telnetlib", "ftplib",
+    "imp", "code",
 }  # fmt: skip
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "mark_safe", "extra", "RawSQL", "system", "popen"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "mark_safe",
+    "extra",
+    "RawSQL",
+    "system",
+    "popen",
+}
 
 
 def nodes(kind: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
@@ -52,7 +67,9 @@ def last_name(node: ast.expr) -> str:
 def secrets_compared(tree: ast.AST) -> Iterator[str]:
     """Each `==` or `!=` with an operand named like a secret or its digest."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Compare) and any(isinstance(each, ast.Eq | ast.NotEq) for each in node.ops):
+        if isinstance(node, ast.Compare) and any(
+            isinstance(each, ast.Eq | ast.NotEq) for each in node.ops
+        ):
             operands = [node.left, *node.comparators]
             # A constant in the source is not a secret: a status, an error's name.
             if not any(isinstance(each, ast.Constant) for each in operands) and any(
@@ -93,7 +110,11 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
     found = set()
     for place, node in nodes(ast.Import):
         assert isinstance(node, ast.Import)
-        found |= {(place, name.name) for name in node.names if name.name.split(".")[0] in FORBIDDEN_MODULES}
+        found |= {
+            (place, name.name)
+            for name in node.names
+            if name.name.split(".")[0] in FORBIDDEN_MODULES
+        }
     for place, node in nodes(ast.ImportFrom):
         assert isinstance(node, ast.ImportFrom)
         if (node.module or "").split(".")[0] in FORBIDDEN_MODULES and not node.level:
@@ -102,7 +123,9 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
         assert isinstance(node, ast.Call)
         name = last_name(node.func)
         # `re.compile` and `template.compile` are something else.
-        if name in FORBIDDEN_CALLS and not (name == "compile" and isinstance(node.func, ast.Attribute)):
+        if name in FORBIDDEN_CALLS and not (
+            name == "compile" and isinstance(node.func, ast.Attribute)
+        ):
             found.add((place, name))
     # The one text marked safe is escaped in the same expression.
     assert found == {("agentauth/openapi/page.py", "mark_safe")}
@@ -143,8 +166,10 @@ def test_commands_print_in_one_place() -> None:
 
 # Modules that open connections, or start programs that could.
 NETWORK = {
-    "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp", "hvac", "smtplib", "poplib",
-    "imaplib", "xmlrpc", "asyncio", "subprocess", "multiprocessing", "websockets", "boto3", "botocore", "grpc", "google.cloud", "pkcs11", "redis",
+    "socket", "ssl", "http.client", "urllib.request", "urllib3", "requests", "httpx", "aiohttp",
+    "hvac", "smtplib", "poplib",
+    "imaplib", "xmlrpc", "asyncio", "subprocess", "multiprocessing", "websockets", "boto3",
+    "botocore", "grpc", "google.cloud", "pkcs11", "redis",
     "django.core.mail", "paramiko", "dns",
 }  # fmt: skip
 # Where the server may: the key service, Redis, the log's store and witnesses at addresses their
@@ -208,9 +233,14 @@ def reaching(tree: ast.AST) -> Iterator[str]:
             names = [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [str(node.module), *(f"{node.module}.{each.name}" for each in node.names)]
-        elif isinstance(node, ast.Call) and last_name(node.func) in {"import_module", "import_string"}:
+        elif isinstance(node, ast.Call) and last_name(node.func) in {
+            "import_module",
+            "import_string",
+        }:
             names = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
-        yield from {known for known in NETWORK for name in names if f"{name}.".startswith(f"{known}.")}
+        yield from {
+            known for known in NETWORK for name in names if f"{name}.".startswith(f"{known}.")
+        }
 
 
 @pytest.mark.parametrize(
@@ -249,7 +279,9 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
         assert isinstance(node, ast.Call)
         if last_name(node.func) in RUNS_SQL and node.args and not place.startswith("examples/"):
             text = node.args[0]
-            if not (isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id.isupper())):
+            if not (
+                isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id.isupper())
+            ):
                 found.add((place, ast.unparse(node)))
     assert {place for place, _ in found} <= TABLE_NAMES_ONLY, found
 
@@ -310,7 +342,9 @@ def test_the_image_has_one_base_by_digest() -> None:
 def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
     assert "make audit" in (ROOT / ".ci/run").read_text()
     assert "tests.scan" in (ROOT / "Makefile").read_text()
-    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    installs = [
+        line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line
+    ]
     # All but the tool that makes the lock files itself.
     assert [line for line in installs if "--require-hashes" not in line] == [
         "\t$(BIN)/python -m pip install --quiet uv"

@@ -17,7 +17,13 @@ STATE_MACHINES = {
 }
 APPEND_ONLY = {
     *("audit_event", "audit_leaf", "audit_opening", "audit_node"),
-    *("audit_checkpoint", "audit_cosignature", "audit_checkpointcopy", "audit_segment", "audit_droppedmonth"),
+    *(
+        "audit_checkpoint",
+        "audit_cosignature",
+        "audit_checkpointcopy",
+        "audit_segment",
+        "audit_droppedmonth",
+    ),
     "approvals_receipt",
     "kms_endedseal",
     "verifier_statechange",
@@ -44,7 +50,9 @@ def test_no_migration_dropped_a_trigger() -> None:
     # SQLite rebuilds a table to alter it, which drops its triggers.
     wanted = {f"{table}_{moment}" for table in STATE_MACHINES for moment in ("birth", "step")}
     wanted |= {
-        f"{model.table()}_seal_ended_{end}" for model in sealed_models() for end in ("change", "delete")
+        f"{model.table()}_seal_ended_{end}"
+        for model in sealed_models()
+        for end in ("change", "delete")
     }
     assert wanted | {f"{table}_kept" for table in APPEND_ONLY} <= found()
 
@@ -53,13 +61,19 @@ def test_no_migration_dropped_a_trigger() -> None:
 @pytest.mark.parametrize(
     ("app", "first", "tables"),
     [
-        ("registry", "0001_initial", {each for each in STATE_MACHINES if each.startswith("registry_")}),
+        (
+            "registry",
+            "0001_initial",
+            {each for each in STATE_MACHINES if each.startswith("registry_")},
+        ),
         ("kms", "0002_states", {"kms_key_state"}),
         ("audit", "0003_tree", {"audit_event", "audit_leaf", "audit_opening"}),
         ("audit", "0002_append_only", {"audit_event", "audit_leaf", "audit_opening"}),
     ],
 )
-def test_no_migration_that_is_undone_drops_one_either(app: str, first: str, tables: set[str]) -> None:
+def test_no_migration_that_is_undone_drops_one_either(
+    app: str, first: str, tables: set[str]
+) -> None:
     moments = ("birth", "step") if tables <= STATE_MACHINES else ("kept",)
     try:
         migrate((app, first))

@@ -63,22 +63,34 @@ SERVED = {"/v1/verify", "/v1/verify/batch", "/v1/introspect"}
 # Tests left out, by mode and prefix of the name, with the reason.
 LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     "lean": {
-        "test_a_database_that_stays_away_is_not_asked_256_times": "it counts what the view's pipeline tries",
-        "test_a_call_that_still_runs_is_said_to": "it fails statements of the connection that the test itself has",
+        "test_a_database_that_stays_away_is_not_asked_256_times": (
+            "it counts what the view's pipeline tries"
+        ),
+        "test_a_call_that_still_runs_is_said_to": (
+            "it fails statements of the connection that the test itself has"
+        ),
         "test_sixteen_at_once_are_one_decision": "it asks the service and not the endpoint",
-        "test_the_order_of_events_is_that_of_the_questions": "of a batch, each grant's are in order, and no others",
+        "test_the_order_of_events_is_that_of_the_questions": (
+            "of a batch, each grant's are in order, and no others"
+        ),
     },
     "redis": {
-        "test_a_fault_is_503_and_leaves_nothing": "a proof spent in Redis stays spent: the agent signs anew",
+        "test_a_fault_is_503_and_leaves_nothing": (
+            "a proof spent in Redis stays spent: the agent signs anew"
+        ),
         "test_503_is_never_stored_and_the_retry_is_judged_again": "the same",
         "test_a_refusal_whose_event_cannot_be_written_is_503": "the same",
         "test_EN_7_rate_further_ahead_is_not_moved_back": "it sets the rate in the database",
-        "test_what_was_prepared_under_one_epoch": "it counts how often the database's store looks at the lease",
+        "test_what_was_prepared_under_one_epoch": (
+            "it counts how often the database's store looks at the lease"
+        ),
     },
 }
 
 
-def chosen(config: pytest.Config, items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+def chosen(
+    config: pytest.Config, items: list[pytest.Item]
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """The tests that run again this way, and those that do not."""
     ways = (config.getoption("--through"), config.getoption("--home"))
     out = tuple(name for way in ways for name in LEFT_OUT.get(way, ()))
@@ -127,7 +139,9 @@ class LeanClient(Client):
                 sent = names.get(name, name[5:].lower().replace("_", "-").encode())
                 headers.append((sent, str(value).encode("latin-1")))
         self.endpoint.look()
-        answer = self.endpoint.ask(path, request.get("QUERY_STRING", ""), headers, body, method=method)
+        answer = self.endpoint.ask(
+            path, request.get("QUERY_STRING", ""), headers, body, method=method
+        )
         if conformance.described(method, path):
             conformance.check(method, path, answer.status_code, answer.headers, answer.content)
         if settings.REDIS_URL:
@@ -246,7 +260,9 @@ class Running:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _live(self) -> None:
-        await self.app({"type": "lifespan"}, self._from_server.get, cast("Any", self._to_server.put))
+        await self.app(
+            {"type": "lifespan"}, self._from_server.get, cast("Any", self._to_server.put)
+        )
 
     def _turn(self, what: str) -> None:
         self._run(self._from_server.put({"type": f"lifespan.{what}"}))
@@ -265,7 +281,13 @@ class Running:
         self._run(asyncio.sleep(0))
 
     def ask(
-        self, path: str, query: str, headers: list[tuple[bytes, bytes]], body: bytes, *, method: str = "POST"
+        self,
+        path: str,
+        query: str,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        method: str = "POST",
     ) -> Answered:
         """One request, as the server would pass it on."""
         asked = scope(path, query, headers, method=method)

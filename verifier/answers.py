@@ -135,10 +135,17 @@ def allowed_again(
     body: Mapping[str, Any], limits: Limits, *, decision_id: str, expires_in: int
 ) -> dict[str, Any]:
     """`allowed_body` for a further call with the token and action that `body` was made for."""
-    return {**body, "decision_id": decision_id, "limits": limits.to_json(), "expires_in": expires_in}
+    return {
+        **body,
+        "decision_id": decision_id,
+        "limits": limits.to_json(),
+        "expires_in": expires_in,
+    }
 
 
-def repeated_body(answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int) -> dict[str, Any]:
+def repeated_body(
+    answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int
+) -> dict[str, Any]:
     """The earlier answer, marked as repeated; only `expires_in` is of the current token."""
     return {**answer, "expires_in": claims.expires_at - now_seconds, "repeated": True}
 

@@ -130,7 +130,11 @@ class ConfirmationView(NativeView):
 
 def render_confirmation(row: Confirmation) -> dict[str, Any]:
     """The confirmation as its agent sees it, with its current status."""
-    times = {"expires_at": row.expires_at, "decided_at": row.decided_at, "usable_until": row.usable_until}
+    times = {
+        "expires_at": row.expires_at,
+        "decided_at": row.decided_at,
+        "usable_until": row.usable_until,
+    }
     return {
         "confirmation_id": str(row.pk),
         "status": row.status_at(timezone.now()),

@@ -7,7 +7,13 @@ from datetime import datetime
 from django.conf import settings
 
 from agentauth.protocol.decision import Refuse
-from agentauth.protocol.dpop import LeakedKeyError, check_binding, check_nonce, url_within, verify_proof
+from agentauth.protocol.dpop import (
+    LeakedKeyError,
+    check_binding,
+    check_nonce,
+    url_within,
+    verify_proof,
+)
 from agentauth.protocol.errors import (
     InvalidProofError,
     InvalidRequestError,

@@ -210,7 +210,10 @@ class Endpoint:
         self._in_flight -= 1
         try:
             authorization = request.head.authorization
-            if authorization is None or await self._verifier.follower.provider(authorization) is None:
+            if (
+                authorization is None
+                or await self._verifier.follower.provider(authorization) is None
+            ):
                 return await self._delegated(request)
         finally:
             self._in_flight += 1
@@ -247,7 +250,9 @@ class Endpoint:
         except AgentAuthError as error:
             # Another body under the call's Idempotency-Key, or a call under it still running:
             # `verify` decided nothing and wrote no event.
-            raise await self._verifier.record_error(error, provider, actor, now, _VERIFY_ROUTE) from None
+            raise await self._verifier.record_error(
+                error, provider, actor, now, _VERIFY_ROUTE
+            ) from None
         return render_body(answer.body)
 
     async def _verify_batch(self, request: Request) -> bytes:
@@ -318,7 +323,9 @@ class Endpoint:
             self._verifier, self._edge = await self._start()
         except Exception as error:
             unforeseen = not isinstance(error, AgentAuthError)
-            logger.log(logging.ERROR, "the verifier could not start: %s", error, exc_info=unforeseen)
+            logger.log(
+                logging.ERROR, "the verifier could not start: %s", error, exc_info=unforeseen
+            )
             await send({"type": "lifespan.startup.failed", "message": type(error).__name__})
             return
         await send({"type": "lifespan.startup.complete"})

@@ -169,7 +169,9 @@ async def verify(
         actor=actor,
         now=now,
     )
-    recheck_key = partial(check_key, means, keys, request.untrusted_token, service_provider.audience, now)
+    recheck_key = partial(
+        check_key, means, keys, request.untrusted_token, service_provider.audience, now
+    )
     if isinstance(prepared, EarlyRefusal):
         return _answer(await _refuse_early(means, prepared, basis, turn, recheck_key), None)
     return _answer(await judge(means, prepared, basis, turn, recheck_key), prepared.fresh_nonce)
@@ -233,7 +235,9 @@ async def _lightly(
     return outcome
 
 
-async def _durably(means: Means, call: StoreCall, known: Known | None, still: Callable[[], None]) -> Outcome:
+async def _durably(
+    means: Means, call: StoreCall, known: Known | None, still: Callable[[], None]
+) -> Outcome:
     """Decide in the database. If proofs are kept in Redis, spend the proof there first."""
     means.check_room()
     if call.tenure.kind == Home.Kind.DATABASE:

@@ -20,7 +20,9 @@ class GrantLedger(models.Model):
     (`verifier.stores.work`).
     """
 
-    grant = models.OneToOneField(Grant, on_delete=models.PROTECT, primary_key=True, related_name="+")
+    grant = models.OneToOneField(
+        Grant, on_delete=models.PROTECT, primary_key=True, related_name="+"
+    )
     # The rate's theoretical arrival time in µs since 1970; null before the first use.
     tat_us = models.BigIntegerField(null=True)
     uses = models.BigIntegerField(default=0)
@@ -67,7 +69,9 @@ class AgentOperation(models.Model):
     expires_at = models.DateTimeField(null=True, db_index=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["grant", "key"], name="agent_operation_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["grant", "key"], name="agent_operation_once")
+        ]
 
     def __str__(self) -> str:
         return f"{self.grant_id} {self.created_at}"
@@ -113,7 +117,9 @@ class Confirmation(models.Model):
     idempotency_key = models.CharField(max_length=128)
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
     # The human who decided; null until then.
-    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
+    human = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     decided_at = models.DateTimeField(null=True)
@@ -170,14 +176,18 @@ class PresenceLeaseQuerySet(models.QuerySet["PresenceLease"]):
     def current(self, now: datetime) -> "PresenceLeaseQuerySet":
         """Renewed within a minute, in a session that has not expired or been ended."""
         return self.filter(
-            expires_at__gt=now, session__expire_date__gt=now, session_epoch=F("human__session_epoch")
+            expires_at__gt=now,
+            session__expire_date__gt=now,
+            session_epoch=F("human__session_epoch"),
         )
 
 
 class PresenceLease(models.Model):
     """A human is present until `expires_at`, but no longer than the session it was begun in."""
 
-    human = models.OneToOneField(Human, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    human = models.OneToOneField(
+        Human, on_delete=models.CASCADE, primary_key=True, related_name="+"
+    )
     # Signing out deletes the session's row and, by the cascade, the lease.
     session = models.ForeignKey(Session, on_delete=models.CASCADE, related_name="+")
     # Raising the human's epoch ends all sessions and leases at once.

@@ -68,7 +68,9 @@ def _read_head(scope: Scope, *, https_only: bool) -> Head:
     # At most seven digits, as the largest body's length has, so that `int` never
     # parses a long number.
     plain_length = length.isdigit() and len(length) <= len(str(MAX_BATCH_BYTES))
-    reads_body = b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
+    reads_body = (
+        b"transfer-encoding" not in headers and plain_length and int(length) <= MAX_BATCH_BYTES
+    )
     keys = [place for place, (name, _) in enumerate(scope["headers"]) if name == b"idempotency-key"]
     plain = plain and len(keys) <= 1
     presented = [value for name, value in scope["headers"] if name == b"authorization"]

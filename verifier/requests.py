@@ -59,10 +59,14 @@ def parse_verify_request(obj: object) -> VerifyRequest:
         else None
     )
     if action is not None and action.type == "transact" and key is None:
-        raise InvalidRequestError("idempotency_key: is missing; a transact must name the agent's operation.")
+        raise InvalidRequestError(
+            "idempotency_key: is missing; a transact must name the agent's operation."
+        )
     return VerifyRequest(
         untrusted_token=text(body["token"], "token", minimum=0, maximum=_MAX_TEXT),
-        untrusted_proof=None if proof is None else text(proof, "proof", minimum=0, maximum=_MAX_TEXT),
+        untrusted_proof=None
+        if proof is None
+        else text(proof, "proof", minimum=0, maximum=_MAX_TEXT),
         method=text(body["method"], "method", maximum=_MAX_METHOD),
         untrusted_url=text(body["url"], "url", minimum=0, maximum=_MAX_TEXT),
         action=action,
@@ -106,7 +110,8 @@ def parse_delivery(
     check_key(key)
     if key == operation_key:
         raise InvalidRequestError(
-            "Idempotency-Key: must be minted by you for this call, not be the agent's idempotency_key."
+            "Idempotency-Key: must be minted by you for this call, not be the agent's "
+            "idempotency_key."
         )
     # Two providers' keys never collide: an id contains no NUL.
     return Delivery(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))

@@ -2,7 +2,13 @@
 
 from django.urls import path
 
-from verifier.api import ConfirmationsView, ConfirmationView, IntrospectView, VerifyBatchView, VerifyView
+from verifier.api import (
+    ConfirmationsView,
+    ConfirmationView,
+    IntrospectView,
+    VerifyBatchView,
+    VerifyView,
+)
 
 urlpatterns = [
     path("v1/verify", VerifyView.as_view()),

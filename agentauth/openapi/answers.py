@@ -50,7 +50,9 @@ AGENTS: Final[Mapping[str, Schema]] = {
         {"manifest": compact("The signed manifest (section 5).", MAX_MANIFEST_CHARACTERS)},
         {
             "enrolment_code": string(
-                "One agent, 15 minutes, made for a human.", minLength=1, maxLength=MAX_CODE_CHARACTERS
+                "One agent, 15 minutes, made for a human.",
+                minLength=1,
+                maxLength=MAX_CODE_CHARACTERS,
             )
         },
         closed=True,
@@ -96,8 +98,13 @@ AGENTS: Final[Mapping[str, Schema]] = {
             "slug": string("A short name that may stand for the id."),
             "name": string(),
             "audience": URL,
-            "allowed": array(string(), "`type:resource` or `custom:namespace.name:resource`.", maximum=64),
-            "require_nonce": {"type": "boolean", "description": "Whether proofs must carry a nonce."},
+            "allowed": array(
+                string(), "`type:resource` or `custom:namespace.name:resource`.", maximum=64
+            ),
+            "require_nonce": {
+                "type": "boolean",
+                "description": "Whether proofs must carry a nonce.",
+            },
         },
     ),
 }
@@ -107,7 +114,9 @@ GRANTS: Final[Mapping[str, Schema]] = {
     "GrantRequest": record(
         "",
         {
-            "service_provider": string("Id or slug.", minLength=1, maxLength=MAX_REFERENCE_CHARACTERS),
+            "service_provider": string(
+                "Id or slug.", minLength=1, maxLength=MAX_REFERENCE_CHARACTERS
+            ),
             "capabilities": ref("Capabilities"),
         },
         {
@@ -175,7 +184,9 @@ TOKENS: Final[Mapping[str, Schema]] = {
             "grant_id": ref("Id"),
         },
     ),
-    "TokenParameter": record("Other parameters are ignored.", {"token": string("The token.", minLength=1)}),
+    "TokenParameter": record(
+        "Other parameters are ignored.", {"token": string("The token.", minLength=1)}
+    ),
     "Introspection": record(
         "RFC 7662. A token that is not active, whatever the reason: `active` alone.",
         {"active": {"type": "boolean"}},
@@ -209,7 +220,11 @@ AUDIT: Final[Mapping[str, Schema]] = {
             "outcome": one_of(["success", "denied", "failed"]),
             "request_id": string(),
             "data": PAYLOAD
-            | {"description": 'Facts by kind; a personal member is `{"commitment": …}` (section 9).'},
+            | {
+                "description": (
+                    'Facts by kind; a personal member is `{"commitment": …}` (section 9).'
+                )
+            },
             "salt": string("32 bytes in base64url: with it the entry can be computed."),
             "leaf_index": nullable(integer("Its number; null until given.", 0)),
             "openings": {
@@ -250,8 +265,12 @@ AUDIT: Final[Mapping[str, Schema]] = {
             "consistency_path": array(ref("Hash"), maximum=64),
         },
     ),
-    "CheckpointNote": string("A signed note: origin, size, root, signatures (c2sp.org/tlog-checkpoint)."),
-    "LogProof": string("A proof and the checkpoint it leads to, in one text (c2sp.org/tlog-proof)."),
+    "CheckpointNote": string(
+        "A signed note: origin, size, root, signatures (c2sp.org/tlog-checkpoint)."
+    ),
+    "LogProof": string(
+        "A proof and the checkpoint it leads to, in one text (c2sp.org/tlog-proof)."
+    ),
     "Bytes": string("No text.", format="binary"),
 }
 
@@ -300,13 +319,15 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "capability_types": array(one_of(TYPES)),
             "envelope": record("", {"members": array(string()), "maxima": record("", _MAXIMA)}),
             "algorithms": array(one_of(ALGORITHMS)),
-            "receipt_jwks": ref("Jwks") | {"description": "Every receipt key, retired ones for ever."},
+            "receipt_jwks": ref("Jwks")
+            | {"description": "Every receipt key, retired ones for ever."},
             "audit_vkeys": array(
                 string("", pattern="^[^ +]+[+][0-9a-f]{8}[+][A-Za-z0-9+/=]+$"),
                 "The log's verifier keys (C2SP signed-note), retired ones for ever.",
             ),
             "key_introductions": record(
-                "How each key of a purpose was introduced by the one before, oldest first: compact JWS.",
+                "How each key of a purpose was introduced by the one before, oldest first: "
+                "compact JWS.",
                 dict.fromkeys(("token", "audit", "receipt"), array(string())),
             ),
         },

@@ -31,7 +31,8 @@ _LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "rem
 # The errors of verify in the order of its checks, with their reasons; some have none.
 REASONS: Final[Mapping[str, Sequence[str]]] = {
     "invalid_token": (
-        "malformed", "unknown", "expired", "not_yet_valid", "revoked", "grant_inactive", "agent_inactive", "human_inactive", "binding",
+        "malformed", "unknown", "expired", "not_yet_valid", "revoked", "grant_inactive",
+        "agent_inactive", "human_inactive", "binding",
     ),
     "invalid_dpop_proof": ("malformed", "signature", "method", "url", "iat", "ath", "replayed"),
     "use_dpop_nonce": (),
@@ -51,7 +52,10 @@ IN_PLACE: Final = ("invalid_request", "idempotency_mismatch", "temporarily_unava
 def _reasoned() -> list[Schema]:
     """Schemas that tie each error to its reasons."""
     return [
-        {"properties": {"error": {"const": error}, "reason": one_of(reasons)}, "required": ["reason"]}
+        {
+            "properties": {"error": {"const": error}, "reason": one_of(reasons)},
+            "required": ["reason"],
+        }
         if reasons
         else {"properties": {"error": {"const": error}, "reason": False}}
         for error, reasons in REASONS.items()
@@ -66,7 +70,8 @@ VERIFY: Final[Mapping[str, Schema]] = {
             "token": string("As the agent sent it.", maxLength=65_536),
             "method": string("Of the request.", minLength=1, maxLength=32),
             "url": string(
-                "Of the request, from the service provider's own configured origin.", maxLength=65_536
+                "Of the request, from the service provider's own configured origin.",
+                maxLength=65_536,
             ),
         },
         {
@@ -74,14 +79,17 @@ VERIFY: Final[Mapping[str, Schema]] = {
             | {"description": "As the agent sent it; absent, the answer is a refusal."},
             "action": ref("Action") | {"description": "Without it nothing is counted."},
             "idempotency_key": string(
-                "The agent's name for its operation; a `transact` needs one.", minLength=1, maxLength=MAX_KEY
+                "The agent's name for its operation; a `transact` needs one.",
+                minLength=1,
+                maxLength=MAX_KEY,
             ),
             "dry_run": {"type": "boolean", "description": "Judges and consumes nothing."},
         },
         closed=True,
     ),
     "Allowed": record(
-        "Yes. `capability` is there if an action was asked about, `repeated` if it was allowed before.",
+        "Yes. `capability` is there if an action was asked about, `repeated` if it was "
+        "allowed before.",
         {
             "valid": {"const": True},
             "decision_id": ref("Id"),

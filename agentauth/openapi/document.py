@@ -29,8 +29,10 @@ from agentauth.openapi.shapes import SHAPES, Schema, ref
 
 VERSION: Final = "1"
 _DESCRIPTION: Final = (
-    "The wire contract in words is docs/protocol.md; section numbers here are its. Every body is strict JSON of at most "
-    "65,536 bytes; a member or parameter that is not described is refused, 400 `invalid_request`. Clients skip members "
+    "The wire contract in words is docs/protocol.md; section numbers here are its. Every body "
+    "is strict JSON of at most "
+    "65,536 bytes; a member or parameter that is not described is refused, 400 "
+    "`invalid_request`. Clients skip members "
     "of answers they do not know. An address "
     "with anything percent-encoded is 404."
 )
@@ -90,7 +92,9 @@ def _paths() -> dict[str, Any]:
     for tag, (_, operations) in GROUPS.items():
         for key, operation in operations.items():
             method, path = key.split(" ")
-            paths.setdefault(path, {})[method.lower()] = _operation(tag, path, operation, served[key])
+            paths.setdefault(path, {})[method.lower()] = _operation(
+                tag, path, operation, served[key]
+            )
     return paths
 
 
@@ -150,7 +154,10 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
             {
                 "name": "Idempotency-Key",
                 "in": "header",
-                "description": "Names the act, so that a call whose answer was lost can be made again (sections 0 and 8).",
+                "description": (
+                    "Names the act, so that a call whose answer was lost can be made again "
+                    "(sections 0 and 8)."
+                ),
                 "schema": {"type": "string", "pattern": "^[!-+\\--~]{1,255}$"},
             }
         )
@@ -179,7 +186,9 @@ def refusals(
     # A keyed operation changes something; without a body of its own it takes an empty object.
     codes += BY_BODY if operation.body or operation.keyed else ()
     codes += BY_KEY if operation.keyed else ()
-    codes += BY_ACCEPT if all(answer.media_type == JSON for answer in operation.answers.values()) else ()
+    codes += (
+        BY_ACCEPT if all(answer.media_type == JSON for answer in operation.answers.values()) else ()
+    )
     found: dict[int, list[str]] = {}
     # In the order of the table, each once.
     for code in (each for each in REFUSALS if each in codes):
@@ -189,7 +198,8 @@ def refusals(
 
 def _headers(names: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", "Cache-Control", *names)
+        name: {"$ref": f"#/components/headers/{name}"}
+        for name in ("X-Request-Id", "Cache-Control", *names)
     }
 
 

@@ -65,13 +65,17 @@ class Refusal:
 
 REFUSALS: Final[Mapping[str, Refusal]] = {
     "invalid_request": Refusal(
-        "unreadable body, unknown member or parameter, wrong type, limit passed, a query string on a mutation, an `Accept` "
+        "unreadable body, unknown member or parameter, wrong type, limit passed, a query "
+        "string on a mutation, an `Accept` "
         "without JSON",
         "The cursor is not one we gave.",
     ),
-    "invalid_manifest": Refusal("the manifest fails section 5", "aud: the manifest is for another registry."),
+    "invalid_manifest": Refusal(
+        "the manifest fails section 5", "aud: the manifest is for another registry."
+    ),
     "invalid_enrolment_code": Refusal(
-        "wrong, used, ended or locked: one answer", "This enrolment code is not right, was used or has ended."
+        "wrong, used, ended or locked: one answer",
+        "This enrolment code is not right, was used or has ended.",
     ),
     "invalid_scope": Refusal(
         "asked beyond the manifest, or beyond what the service provider allows",
@@ -82,7 +86,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The capabilities do not fit into an access token; ask for fewer.",
     ),
     "invalid_grant": Refusal(
-        "grant unknown, another's or not active, or agent, human or service provider not active: one answer",
+        "grant unknown, another's or not active, or agent, human or service provider not "
+        "active: one answer",
         "You have no active grant with this id.",
     ),
     "invalid_dpop_proof": Refusal(
@@ -95,18 +100,21 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The proof's nonce is not, or no longer, valid here.",
     ),
     "invalid_client": Refusal(
-        "a good proof by a key that no agent holds, or a revoked or barred one; a wrong client id or secret",
+        "a good proof by a key that no agent holds, or a revoked or barred one; a wrong "
+        "client id or secret",
         "No agent is registered with this key.",
     ),
     "agent_inactive": Refusal(
-        "the agent's state does not allow the act", "This agent is suspended and may not ask for grants."
+        "the agent's state does not allow the act",
+        "This agent is suspended and may not ask for grants.",
     ),
     "permission_denied": Refusal(
         "the kind of caller is wrong for this endpoint", "This is not allowed for you."
     ),
     "not_found": Refusal("unknown id or another owner's: one answer", NotFoundError().description),
     "not_yet_logged": Refusal(
-        "the event has no number yet, or no checkpoint covers it yet; `Retry-After` says when to ask again",
+        "the event has no number yet, or no checkpoint covers it yet; `Retry-After` says when "
+        "to ask again",
         "This event has no number yet.",
         {"retry_after": 1},
     ),
@@ -114,13 +122,17 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "`Accept` allows no application/json", "Answers are application/json: Accept must allow it."
     ),
     "request_too_large": Refusal(
-        "more than 65,536 bytes (1 MiB for a batch)", "The body is larger than 64 kB (1 MB for a batch)."
+        "more than 65,536 bytes (1 MiB for a batch)",
+        "The body is larger than 64 kB (1 MB for a batch).",
     ),
     "unsupported_media_type": Refusal(
         "another Content-Type, or a charset other than UTF-8",
-        "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded.",
+        "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, "
+        "urlencoded.",
     ),
-    "invalid_state": Refusal("the act does not fit the state", "Only a pending request can be withdrawn."),
+    "invalid_state": Refusal(
+        "the act does not fit the state", "Only a pending request can be withdrawn."
+    ),
     "manifest_conflict": Refusal(
         "the key is registered with another manifest",
         "This key is registered with another manifest. Renew that one instead.",
@@ -184,8 +196,11 @@ CALLERS: Final[Mapping[str, Schema]] = {
         "type": "apiKey",
         "in": "header",
         "name": "DPoP",
-        "description": "A proof by the agent's key, new for each request: a JWS with `typ: dpop+jwt` over method, URL, "
-        "time and, where there is a body, its SHA-256 (`bh`). Section 2.",
+        "description": (
+            "A proof by the agent's key, new for each request: a JWS with `typ: dpop+jwt` over "
+            "method, URL, "
+            "time and, where there is a body, its SHA-256 (`bh`). Section 2."
+        ),
     },
     "basic": {
         "type": "http",
@@ -202,7 +217,8 @@ CALLERS: Final[Mapping[str, Schema]] = {
 
 _SEGMENT: Final = "[A-Za-z0-9._~-]+"
 _TILE: Final = (
-    "The tile's number in elements of three digits, all but the last after an `x`: 1234067 is `x001/x234/067`; then "
+    "The tile's number in elements of three digits, all but the last after an `x`: 1234067 is "
+    "`x001/x234/067`; then "
     "`.p/` and the width of a partial tile. Its slashes stand in the path as they are."
 )
 # Description, example and pattern.
@@ -232,7 +248,9 @@ HEADERS: Final[Mapping[str, Schema]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "DPoP-Nonce": {
-        "description": "The nonce the next proof should carry, where there is one to use (section 2).",
+        "description": (
+            "The nonce the next proof should carry, where there is one to use (section 2)."
+        ),
         "schema": {"type": "string"},
     },
     "WWW-Authenticate": {

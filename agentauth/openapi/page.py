@@ -249,12 +249,18 @@ def _other(schema: Schema) -> SafeString:
 def _values(values: Sequence[str]) -> SafeString:
     shown = values if len(values) <= _SHOWN_VALUES else values[:3]
     listed = _joined(", ", [format_html("<code>{}</code>", value) for value in shown])
-    return listed if len(shown) == len(values) else format_html("{} … ({} in all)", listed, len(values))
+    return (
+        listed
+        if len(shown) == len(values)
+        else format_html("{} … ({} in all)", listed, len(values))
+    )
 
 
 def _list(schema: Schema) -> SafeString:
     low, high = schema.get("minItems"), schema.get("maxItems")
-    several = f", {low} to {high}" if low and high else f", at most {high}" if high is not None else ""
+    several = (
+        f", {low} to {high}" if low and high else f", at most {high}" if high is not None else ""
+    )
     return format_html("list of {}{}", kind(schema["items"]), several)
 
 
@@ -283,7 +289,9 @@ def _joined(glue: str, parts: Sequence[SafeString]) -> SafeString:
 def _type(name: str, schema: Schema) -> Type:
     variants = schema.get("oneOf", [schema])
     forms = [_form(each) for each in variants if each.get("properties")]
-    return Type(name, prose(schema.get("description", "")), _NOTHING if forms else kind(schema), forms)
+    return Type(
+        name, prose(schema.get("description", "")), _NOTHING if forms else kind(schema), forms
+    )
 
 
 def _form(schema: Schema) -> tuple[SafeString, list[Row]]:

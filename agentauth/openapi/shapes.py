@@ -64,9 +64,13 @@ def integer(description: str, minimum: int, maximum: int = INTEGER_LIMIT - 1) ->
     return {"type": "integer", "description": description, "minimum": minimum, "maximum": maximum}
 
 
-def array(items: Schema, description: str = "", *, minimum: int = 0, maximum: int | None = None) -> Schema:
+def array(
+    items: Schema, description: str = "", *, minimum: int = 0, maximum: int | None = None
+) -> Schema:
     """A list, of at most `maximum` items if that is set."""
-    schema: Schema = {"type": "array", "items": items} | ({"description": description} if description else {})
+    schema: Schema = {"type": "array", "items": items} | (
+        {"description": description} if description else {}
+    )
     if minimum:
         schema["minItems"] = minimum
     return schema if maximum is None else schema | {"maxItems": maximum}
@@ -146,20 +150,29 @@ def _kinds(make: Any, money: str) -> list[Schema]:
 def _envelope() -> Schema:
     maxima = DEFAULT_MAXIMA.to_json()
     return record(
-        "Limits on behaviour (section 3). Every member is optional; null and empty lists are refused.",
+        "Limits on behaviour (section 3). Every member is optional; null and empty lists are "
+        "refused.",
         {},
         {
             "max_requests_per_minute": integer(
                 "GCRA: one use every 60/rate s.", 1, maxima["max_requests_per_minute"]
             ),
-            "max_burst": integer("Uses at once, 1 if absent; needs a rate.", 1, maxima["max_burst"]),
+            "max_burst": integer(
+                "Uses at once, 1 if absent; needs a rate.", 1, maxima["max_burst"]
+            ),
             "allowed_time_windows": array(
                 ref("TimeWindow"), minimum=1, maximum=maxima["allowed_time_windows"]
             ),
             "confirm_above": ref("Money")
-            | {"description": "A `transact` above it needs a human's confirmation; zero is allowed here."},
+            | {
+                "description": (
+                    "A `transact` above it needs a human's confirmation; zero is allowed here."
+                )
+            },
             "budgets": array(ref("Budget"), minimum=1, maximum=maxima["budgets"]),
-            "max_uses": integer("Allowed decisions in the life of the grant.", 1, maxima["max_uses"]),
+            "max_uses": integer(
+                "Allowed decisions in the life of the grant.", 1, maxima["max_uses"]
+            ),
             "requires_human_online": {
                 "type": "boolean",
                 "description": "Only while the human's presence lease runs.",
@@ -197,7 +210,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
         maxLength=MAX_RESOURCE,
     ),
     "Scalar": scalar(MAX_TEXT) | {"description": "A string, boolean or integer."},
-    "Value": scalar(65_536) | {"description": "A string, boolean or integer, as an action brings it."},
+    "Value": scalar(65_536)
+    | {"description": "A string, boolean or integer, as an action brings it."},
     "Constraint": record(
         "Operators on one argument; a value satisfies all of them. Absent, it satisfies none.",
         {},
@@ -222,7 +236,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
         "oneOf": _kinds(_action, "amount"),
     },
     "TimeWindow": record(
-        "What the wall clock of the zone shows, `end` excluded; `end` before `start` runs past midnight.",
+        "What the wall clock of the zone shows, `end` excluded; `end` before `start` runs "
+        "past midnight.",
         {
             "days": array(one_of(DAYS), minimum=1, maximum=len(DAYS)) | {"uniqueItems": True},
             "start": _clock(may_be_24=False),
@@ -232,7 +247,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
         closed=True,
     ),
     "Budget": record(
-        "A sum of `transact` amounts in one period; weeks begin on Monday, the zone is UTC if absent.",
+        "A sum of `transact` amounts in one period; weeks begin on Monday, the zone is UTC if "
+        "absent.",
         {**_money(), "period": one_of(PERIODS)},
         {"zone": string("An IANA zone.")},
         closed=True,

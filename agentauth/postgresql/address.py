@@ -29,14 +29,18 @@ def read_database_url(url: str) -> dict[str, Any]:
             config |= {"HOST": ",".join(hosts), "PORT": ",".join(ports)}
     except ValueError:
         raise ImproperlyConfigured(
-            "agentauth.E019: the URL of the database must be postgres://role:password@host:port/name, of several hosts"
+            "agentauth.E019: the URL of the database must be "
+            "postgres://role:password@host:port/name, of several hosts"
             " host:port,host:port, with % for what else stands in a password"
         ) from None
     if "postgresql" in config["ENGINE"]:
-        config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | config.get("OPTIONS", {})
+        config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | config.get(
+            "OPTIONS", {}
+        )
         if options["target_session_attrs"] not in _WRITING:
             raise ImproperlyConfigured(
-                "agentauth.E019: only a database that writes will do: target_session_attrs=read-write"
+                "agentauth.E019: only a database that writes will do: "
+                "target_session_attrs=read-write"
             )
     return config
 

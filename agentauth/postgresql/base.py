@@ -24,7 +24,8 @@ from psycopg.pq import TransactionStatus
 _INTERVAL: Final = 0.1
 _LIMITS: Final = {
     # A transaction left open by a client that was cut off holds its locks this long at most.
-    "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000",
+    "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c "
+    "idle_in_transaction_session_timeout=30000",
     "connect_timeout": 5,
     # Longer than the server's statement timeout, so that the server reports it where it can.
     "answer_seconds": 12,
@@ -114,7 +115,10 @@ class BoundedConnection(Connection[Any]):
         try:
             answer = super().wait(gen, interval, self.answer_seconds)
         except OperationalError as error:
-            if error.sqlstate is None and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            if (
+                error.sqlstate is None
+                and self.pgconn.transaction_status == TransactionStatus.ACTIVE
+            ):
                 # Close it: the late answer would be read as that of the next statement.
                 self.pgconn.finish()
                 SILENCE.unanswered()
@@ -135,8 +139,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
             "connect_timeout": SHORT_SECONDS,
             # The lock timeout comes first: its error says what was waited for while the caller
             # waits.
-            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
-            " -c idle_in_transaction_session_timeout=30000",
+            "options": (
+                f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
+                " -c idle_in_transaction_session_timeout=30000"
+            ),
             "answer_seconds": seconds + _SPARE_SECONDS,
             "keepalives_idle": 2,
             "keepalives_interval": 1,
@@ -172,7 +178,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def run_prepared(self, sql: str, values: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
         """The rows of a statement with fixed text, and how many it touched. Prepared at first use.
 
-        Like a Django cursor, without the objects that it creates each time. Raises django.db errors.
+        Like a Django cursor, without the objects that it creates each time. Raises django.db
+        errors.
         """
         if self.queries_logged or self.execute_wrappers:
             # Query logging or a wrapper is active: it must see this statement like any other.

@@ -44,16 +44,19 @@ PARTIES: Final = ("owner", "administrator")
 # The agent's name, key and manifest: a rename or key change makes it another statement. The text's
 # digest ties the words the person read to the terms a machine enforces.
 _WHO: Final = (
-    "kind", "decision", "issuer", "rp_id", "human_id", "issued_at", "nonce", "consent_sha256", "language",
+    "kind", "decision", "issuer", "rp_id", "human_id", "issued_at", "nonce", "consent_sha256",
+    "language",
 )  # fmt: skip
 _COMMON: Final = (*_WHO, "agent")
 _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "approval": (
-        *_COMMON, "grant_id", "grant_version", "service_provider", "capabilities", "envelope", "valid_until",
+        *_COMMON, "grant_id", "grant_version", "service_provider", "capabilities", "envelope",
+        "valid_until",
         "second_step", "deny_reason",
     ),
     "confirmation": (
-        *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action", "idempotency_key",
+        *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action",
+        "idempotency_key",
     ),
     "claim": _COMMON,
     # About the log, not about an agent (section 9).
@@ -277,7 +280,9 @@ def parse_statement(obj: object) -> Statement:
         raise InvalidRequestError(f"statement.kind: must be one of {', '.join(_MEMBERS)}.")
     body = members(obj, "statement", required=_MEMBERS[kind])
     if body["decision"] not in DECISIONS[kind]:
-        raise InvalidRequestError(f"statement.decision: must be one of {', '.join(DECISIONS[kind])}.")
+        raise InvalidRequestError(
+            f"statement.decision: must be one of {', '.join(DECISIONS[kind])}."
+        )
     _check_common(body)
     if check := _CHECKS.get(kind):
         check(body)
@@ -290,7 +295,9 @@ def _check_common(body: Mapping[str, object]) -> None:
     origin = fields.origin(body["issuer"], "statement.issuer")
     host = check_host(body["rp_id"], "statement.rp_id")
     if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
-        raise InvalidRequestError("statement.rp_id: must be the host of the issuer, which must be an origin.")
+        raise InvalidRequestError(
+            "statement.rp_id: must be the host of the issuer, which must be an origin."
+        )
     fields.matching(body["human_id"], fields.UUID, "statement.human_id")
     if "agent" in body:
         _check_agent(body)
@@ -303,7 +310,9 @@ def _check_common(body: Mapping[str, object]) -> None:
 
 def _check_agent(body: Mapping[str, object]) -> None:
     # Only the length is checked: names that registration once accepted must stay readable.
-    agent = members(body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256"))
+    agent = members(
+        body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256")
+    )
     fields.matching(agent["id"], fields.UUID, "statement.agent.id")
     text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
     fields.bytes32(agent["jkt"], "statement.agent.jkt")
@@ -356,7 +365,9 @@ def _check_approval(body: Mapping[str, object]) -> None:
         raise InvalidRequestError("statement.deny_reason: is for a denial only.")
     # Part of what is signed, so no server can forget to ask for the second step.
     if approves and not second_step and any(each.type in GRAVE_TYPES for each in capabilities):
-        raise InvalidRequestError("statement.second_step: transact and delete need the second step.")
+        raise InvalidRequestError(
+            "statement.second_step: transact and delete need the second step."
+        )
 
 
 def _check_confirmation(body: Mapping[str, object]) -> None:
@@ -378,7 +389,9 @@ def _check_resume(body: Mapping[str, object]) -> None:
         text(subject[name], f"{where}.{name}", maximum=MAX_NAME)
     owned = subject["type"] in {"agent", "grant"}
     if body["party"] not in (PARTIES if owned else PARTIES[1:]):
-        raise InvalidRequestError("statement.party: must be owner (of an agent or grant) or administrator.")
+        raise InvalidRequestError(
+            "statement.party: must be owner (of an agent or grant) or administrator."
+        )
     # Otherwise one signature could lift later suspensions too.
     integer(body["suspension"], "statement.suspension", minimum=0)
 

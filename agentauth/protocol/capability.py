@@ -71,21 +71,27 @@ class Capability:
     name: str | None = None
 
     @classmethod
-    def read(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+    def read(
+        cls, resource: str, *, constraints: Mapping[str, object] | None = None
+    ) -> "Capability":
         """See the resource. Raises InvalidRequestError, like the four below."""
         return parse_capability(
             {"type": "read", "resource": resource, "constraints": dict(constraints or {})}
         )
 
     @classmethod
-    def write(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+    def write(
+        cls, resource: str, *, constraints: Mapping[str, object] | None = None
+    ) -> "Capability":
         """Create and change below the resource; does not include reading it."""
         return parse_capability(
             {"type": "write", "resource": resource, "constraints": dict(constraints or {})}
         )
 
     @classmethod
-    def delete(cls, resource: str, *, constraints: Mapping[str, object] | None = None) -> "Capability":
+    def delete(
+        cls, resource: str, *, constraints: Mapping[str, object] | None = None
+    ) -> "Capability":
         """Remove what is below the resource."""
         return parse_capability(
             {"type": "delete", "resource": resource, "constraints": dict(constraints or {})}
@@ -106,7 +112,12 @@ class Capability:
 
     @classmethod
     def custom(
-        cls, namespace: str, name: str, resource: str, *, constraints: Mapping[str, object] | None = None
+        cls,
+        namespace: str,
+        name: str,
+        resource: str,
+        *,
+        constraints: Mapping[str, object] | None = None,
     ) -> "Capability":
         """The service provider's own act, e.g. `("acme.crm", "merge_contacts", "contacts")`."""
         body = {"type": "custom", "namespace": namespace, "name": name, "resource": resource}
@@ -148,7 +159,9 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
 
     # Written by hand: the generated one would take `true` and `1` for the same argument.
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Action) and self._identity() == other._identity())
+        return self is other or (
+            isinstance(other, Action) and self._identity() == other._identity()
+        )
 
     def _identity(self) -> tuple[object, ...]:
         arguments = {name: (type(value), value) for name, value in self.arguments.items()}
@@ -255,7 +268,9 @@ def parse_capability(obj: object, where: str = "capability") -> Capability:
 def parse_capabilities(obj: object, where: str = "capabilities") -> tuple[Capability, ...]:
     """Read 1 to 32 capabilities. Raises InvalidRequestError naming the index and the member."""
     entries = items(obj, where, maximum=MAX_CAPABILITIES)
-    return tuple(parse_capability(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+    return tuple(
+        parse_capability(entry, f"{where}[{index}]") for index, entry in enumerate(entries)
+    )
 
 
 def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
@@ -266,7 +281,9 @@ def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
     kind, *rest = entry.split(":") if isinstance(entry, str) else ("",)
     # There are no wildcards: an entry names one type and one resource.
     if len(rest) != (2 if kind == "custom" else 1):
-        raise InvalidRequestError(f"{where}: must be type:resource or custom:namespace.name:resource.")
+        raise InvalidRequestError(
+            f"{where}: must be type:resource or custom:namespace.name:resource."
+        )
     body: dict[str, object] = {"type": kind}
     if kind == "custom":
         body["namespace"], _, body["name"] = rest[0].rpartition(".")
@@ -280,7 +297,9 @@ def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...
     Raises InvalidRequestError naming the index.
     """
     entries = items(obj, where, minimum=0, maximum=64)
-    return tuple(parse_allow_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries))
+    return tuple(
+        parse_allow_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries)
+    )
 
 
 def parse_action(obj: object, where: str = "action") -> Action:
@@ -304,16 +323,21 @@ def parse_action(obj: object, where: str = "action") -> Action:
     arguments = _parse_arguments(body.get("arguments", {}), f"{where}.arguments")
     if kind == "transact" and len(canonical_json(body)) > MAX_TRANSACT:
         raise InvalidRequestError(
-            f"{where}: a transact is longer than the {MAX_TRANSACT} bytes a human can be asked to read."
+            f"{where}: a transact is longer than the {MAX_TRANSACT} bytes a human can be "
+            "asked to read."
         )
     return Action(kind, resource, amount, arguments, namespace, name)
 
 
 def _parse_arguments(obj: object, where: str) -> dict[str, Scalar]:
     if not isinstance(obj, dict) or len(obj) > MAX_ARGUMENTS:
-        raise InvalidRequestError(f"{where}: must be a JSON object of at most {MAX_ARGUMENTS} members.")
+        raise InvalidRequestError(
+            f"{where}: must be a JSON object of at most {MAX_ARGUMENTS} members."
+        )
     return {
-        check_argument(name, where): parse_scalar(value, f"{where}.{shown(str(name))}", max_text=_MAX_BODY)
+        check_argument(name, where): parse_scalar(
+            value, f"{where}.{shown(str(name))}", max_text=_MAX_BODY
+        )
         for name, value in obj.items()
     }
 
@@ -344,7 +368,9 @@ def choose(granted: Sequence[Capability], action: Action) -> Choice:
     """
     # Match kind and resource first: an agent must not learn limits on resources it was not granted.
     matching = [
-        each for each in granted if _same_kind(action, each) and lies_under(action.resource, each.resource)
+        each
+        for each in granted
+        if _same_kind(action, each) and lies_under(action.resource, each.resource)
     ]
     if not matching:
         return Choice(None, "no_capability")
@@ -368,7 +394,9 @@ def _narrows_one(new: Capability, old: Capability) -> bool:
     if not _same_kind(new, old) or not lies_under(new.resource, old.resource):
         return False
     # Only an allow-list entry has no ceiling; without one, the new capability would lift the old.
-    if old.max_amount is not None and (new.max_amount is None or not new.max_amount.within(old.max_amount)):
+    if old.max_amount is not None and (
+        new.max_amount is None or not new.max_amount.within(old.max_amount)
+    ):
         return False
     return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)
 
@@ -386,7 +414,11 @@ def common(left: Capability, right: Capability) -> Capability | None:
     deeper = left if lies_under(left.resource, right.resource) else right
     ceilings = [each.max_amount for each in (left, right) if each.max_amount is not None]
     lower = min(ceilings, key=lambda each: each.minor, default=None)
-    extra = [each for each in right.constraints if not any(mine.implies(each) for mine in left.constraints)]
+    extra = [
+        each
+        for each in right.constraints
+        if not any(mine.implies(each) for mine in left.constraints)
+    ]
     kept = [each for each in left.constraints if not any(theirs.implies(each) for theirs in extra)]
     constraints = sorted((*kept, *extra), key=lambda each: (each.argument, each.operator))
     both = replace(left, resource=deeper.resource, max_amount=lower, constraints=tuple(constraints))

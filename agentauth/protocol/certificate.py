@@ -23,7 +23,17 @@ MAX_CERTIFICATE_SECONDS: Final = 86_400
 MAX_CERTIFICATE_BYTES: Final = 2_048
 # More than any registry publishes. Bounds the work that a key set can cause.
 MAX_KEYS: Final = 10_000
-_CLAIMS: Final = ("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance", "jti")
+_CLAIMS: Final = (
+    "iss",
+    "sub",
+    "cnf",
+    "purpose",
+    "nbf",
+    "exp",
+    "max_token_seconds",
+    "instance",
+    "jti",
+)
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -71,7 +81,9 @@ def sign_certificate(
     return sign_compact(claims, signer, typ=CERTIFICATE_TYP, header={"kid": signer.kid})
 
 
-def verify_certificate(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> Certificate:
+def verify_certificate(
+    compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str
+) -> Certificate:
     """Verify a certificate by one of the registry's token `keys` (by `kid`).
 
     Each token's check, not this one, compares its times with now.
@@ -92,7 +104,9 @@ def verify_certificate(compact: str, *, keys: Mapping[str, PublicKey], expected_
         if issuer_key is None:
             raise InvalidRequestError("certificate: is by no token key of the registry.")
         claims = verify_jws(jws, issuer_key, expected_typ=CERTIFICATE_TYP).claims  # 3
-        written = signing_input(claims, typ=CERTIFICATE_TYP, alg=issuer_key.alg, header={"kid": kid})
+        written = signing_input(
+            claims, typ=CERTIFICATE_TYP, alg=issuer_key.alg, header={"kid": kid}
+        )
         if written != jws.signing_input:  # 4
             raise InvalidRequestError("certificate: is not in canonical form.")
     except (EncodingError, InvalidSignatureError) as error:
@@ -169,11 +183,16 @@ def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str
     latest = not_before + MAX_CERTIFICATE_SECONDS
     not_after = integer(claims["exp"], "certificate.exp", minimum=not_before + 1, maximum=latest)
     life = integer(
-        claims["max_token_seconds"], "certificate.max_token_seconds", minimum=1, maximum=MAX_TOKEN_SECONDS
+        claims["max_token_seconds"],
+        "certificate.max_token_seconds",
+        minimum=1,
+        maximum=MAX_TOKEN_SECONDS,
     )
     serial, instance = claims["jti"], claims["instance"]
     if not isinstance(serial, str) or not is_id(serial):
         raise InvalidRequestError("certificate.jti: must be an id.")
     if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
-        raise InvalidRequestError("certificate.instance: must be 1 to 128 characters of A-Za-z0-9._:-.")
+        raise InvalidRequestError(
+            "certificate.instance: must be 1 to 128 characters of A-Za-z0-9._:-."
+        )
     return Certificate(serial, instance, CertifiedKey(subject, not_before, not_after, life))

@@ -152,7 +152,9 @@ class CompactTree:
         return TreeHead(self._size, self.root())
 
 
-def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes) -> None:
+def verify_inclusion(
+    index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes
+) -> None:
     """Verify that `leaf` (a leaf hash) has number `index` in the tree of `size` leaves with `root`
     (RFC 9162 section 2.1.3.2).
 

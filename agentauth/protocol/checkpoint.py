@@ -106,7 +106,9 @@ def open_checkpoint(
     # 4
     if not any(each.verifier.kind is SignatureType.NOTE for each in verified):
         raise UntrustedNoteError("No trusted key of the log signed the checkpoint.")
-    return OpenedCheckpoint(checkpoint, note, tuple(each for each in verified if each.at is not None))
+    return OpenedCheckpoint(
+        checkpoint, note, tuple(each for each in verified if each.at is not None)
+    )
 
 
 def sign_checkpoint(checkpoint: Checkpoint, *, signer: Signer) -> str:

@@ -41,7 +41,11 @@ class Constraint:
         return hash(self._identity())
 
     def _identity(self) -> tuple[object, ...]:
-        return (self.argument, self.operator, *((type(value).__name__, value) for value in self.values))
+        return (
+            self.argument,
+            self.operator,
+            *((type(value).__name__, value) for value in self.values),
+        )
 
     @property
     def values(self) -> tuple[Scalar, ...]:
@@ -74,7 +78,11 @@ class Constraint:
                     and supplied.startswith(self.value)
                 )
             case "max_length":
-                return isinstance(supplied, str) and type(self.value) is int and len(supplied) <= self.value
+                return (
+                    isinstance(supplied, str)
+                    and type(self.value) is int
+                    and len(supplied) <= self.value
+                )
         return False  # an unknown operator allows nothing
 
     def implies(self, old: "Constraint") -> bool:
@@ -99,7 +107,9 @@ class Constraint:
                 # one.
                 return old.allows(self.value)
             case "max_length":
-                return type(self.value) is int and type(old.value) is int and self.value <= old.value
+                return (
+                    type(self.value) is int and type(old.value) is int and self.value <= old.value
+                )
         return False
 
     def operand_json(self) -> object:
@@ -186,7 +196,8 @@ def parse_constraints(obj: object, where: str) -> tuple[Constraint, ...]:
         if not body:
             raise InvalidRequestError(f"{place}: must have an operator.")
         found += (
-            Constraint(argument, name, _parse_operand(name, body[name], f"{place}.{name}")) for name in body
+            Constraint(argument, name, _parse_operand(name, body[name], f"{place}.{name}"))
+            for name in body
         )
         if len(found) > MAX_CONSTRAINTS:
             raise InvalidRequestError(f"{where}: must have at most {MAX_CONSTRAINTS} constraints.")

@@ -67,9 +67,17 @@ def read_passkey(cose: bytes) -> PasskeyKey:
     # Compare type, algorithm and curve together: a key of one type used under the algorithm of
     # another could accept forged signatures.
     kind = (labels.get(_KTY), labels.get(_ALG))
-    if kind == (2, -7) and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E, _Y} and labels[_CRV_OR_N] == 1:
+    if (
+        kind == (2, -7)
+        and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E, _Y}
+        and labels[_CRV_OR_N] == 1
+    ):
         return PasskeyKey("ES256", p256_public_key(_bytes(labels[_X_OR_E]), _bytes(labels[_Y])))
-    if kind == (1, -8) and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E} and labels[_CRV_OR_N] == 6:  # noqa: PLR2004 — Ed25519
+    if (
+        kind == (1, -8)
+        and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E}
+        and labels[_CRV_OR_N] == 6  # noqa: PLR2004 — Ed25519
+    ):
         return PasskeyKey("EdDSA", ed25519_public_key(_bytes(labels[_X_OR_E])))
     if kind == (3, -257) and set(labels) == {_KTY, _ALG, _CRV_OR_N, _X_OR_E}:
         return PasskeyKey("RS256", _rsa_key(_bytes(labels[_CRV_OR_N]), _bytes(labels[_X_OR_E])))
@@ -81,7 +89,9 @@ def _rsa_key(modulus: bytes, exponent: bytes) -> rsa.RSAPublicKey:
     # Fewer bits can be factored. The upper bound keeps one verification from taking seconds. Small
     # exponents have allowed forged PKCS #1 v1.5 signatures; real passkeys use 65537.
     if not _MIN_RSA_BITS <= n.bit_length() <= _MAX_RSA_BITS or n % 2 == 0 or e != _RSA_EXPONENT:
-        raise InvalidKeyError("The passkey's RSA key is not of 2048 to 8192 bits with exponent 65537.")
+        raise InvalidKeyError(
+            "The passkey's RSA key is not of 2048 to 8192 bits with exponent 65537."
+        )
     try:
         return rsa.RSAPublicNumbers(e, n).public_key()
     except ValueError:

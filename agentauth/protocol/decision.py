@@ -7,7 +7,15 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from agentauth.protocol.capability import Action, Capability, Violation, choose
-from agentauth.protocol.envelope import Confirmation, Envelope, Ledger, Refused, StepUp, enforce, limits_left
+from agentauth.protocol.envelope import (
+    Confirmation,
+    Envelope,
+    Ledger,
+    Refused,
+    StepUp,
+    enforce,
+    limits_left,
+)
 from agentauth.protocol.limits import Limits
 from agentauth.protocol.values import per_call
 
@@ -134,7 +142,8 @@ def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
         outcome.ledger,
         outcome.limits,
         capability,
-        uses_confirmation=snapshot.confirmation == "confirmed" and _needed_confirmation(call, snapshot),
+        uses_confirmation=snapshot.confirmation == "confirmed"
+        and _needed_confirmation(call, snapshot),
     )
     if call.dry_run:
         # Nothing is consumed, so report what was left before.

@@ -122,7 +122,9 @@ def verify_proof(
     # RFC 9449 section 11.1: large values could exhaust a replay cache that stores them. Ours stores
     # a digest; the bound holds for any.
     if len(jti) > MAX_JTI_LENGTH:
-        raise InvalidProofError("The proof's jti is longer than 256 characters.", reason="malformed")
+        raise InvalidProofError(
+            "The proof's jti is longer than 256 characters.", reason="malformed"
+        )
     method, url, iat = _text(claims, "htm"), _text(claims, "htu"), _seconds(claims, "iat")
     nonce = _text(claims, "nonce") if "nonce" in claims else None
     # 5. A captured GET proof must not authorise a DELETE (RFC 9449 section 4.3, check 8). Methods
@@ -137,7 +139,9 @@ def verify_proof(
     _check_access_token(claims, access_token)
     # 9.
     body_hash = _check_body(claims, body, required=require_body_hash)
-    return VerifiedProof(key, key.thumbprint, jti, iat, iat + SPEND_SECONDS, nonce, body_hash, header)
+    return VerifiedProof(
+        key, key.thumbprint, jti, iat, iat + SPEND_SECONDS, nonce, body_hash, header
+    )
 
 
 def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bool) -> None:
@@ -219,7 +223,9 @@ def authorization_header(lines: Sequence[str]) -> str:
     if match is None:
         raise InvalidRequestError("The Authorization header must be one line: DPoP and the token.")
     if match[1].lower() != "dpop":
-        raise InvalidTokenError("The token is bound to a key and must be sent as DPoP.", reason="malformed")
+        raise InvalidTokenError(
+            "The token is bound to a key and must be sent as DPoP.", reason="malformed"
+        )
     return match[2]
 
 
@@ -250,9 +256,15 @@ def _prove_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
             # This exact header passed all checks with this key before.
             header = {"alg": key.alg, "typ": TYP}
         # 3.
-        return key, segment, proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP)
+        return (
+            key,
+            segment,
+            proved_claims(header, payload, signing_input, signature, key, expected_typ=TYP),
+        )
     except InvalidSignatureError:
-        raise InvalidProofError("The proof's signature does not verify.", reason="signature") from None
+        raise InvalidProofError(
+            "The proof's signature does not verify.", reason="signature"
+        ) from None
     except PrivateMemberError as error:
         if error.derives is not None:
             raise LeakedKeyError(error.derives) from None
@@ -272,7 +284,9 @@ def _seconds(claims: dict[str, object], name: str) -> int:
     value = claims.get(name)
     # In Python a bool is an int. Fractions would make the last second depend on rounding.
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidProofError(f"The proof's {name} is missing or no whole number.", reason="malformed")
+        raise InvalidProofError(
+            f"The proof's {name} is missing or no whole number.", reason="malformed"
+        )
     return value
 
 
@@ -285,7 +299,9 @@ def _check_url(url: str, expected_url: str) -> None:
     except InvalidRequestError as error:
         raise InvalidProofError(error.description, reason="url") from None
     if not same:
-        raise InvalidProofError(f"The proof was made for another URL than {shown(expected)}.", reason="url")
+        raise InvalidProofError(
+            f"The proof was made for another URL than {shown(expected)}.", reason="url"
+        )
 
 
 def _check_time(claims: dict[str, object], iat: int, now: int) -> None:
@@ -310,7 +326,9 @@ def _check_access_token(claims: dict[str, object], access_token: str | None) -> 
         # The native API takes no token. A proof with `ath` was made for a service provider, which
         # could forward it here.
         if "ath" in claims:
-            raise InvalidProofError("The proof names an access token, but none is used here.", reason="ath")
+            raise InvalidProofError(
+                "The proof names an access token, but none is used here.", reason="ath"
+            )
         return
     # Without `ath`, a proof would work with any token of the same key, such as one for a wider
     # grant (RFC 9449 section 4.3, check 12).

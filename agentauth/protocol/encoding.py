@@ -116,7 +116,10 @@ def canonical_json(value: object) -> bytes:
 
 
 def read_json(
-    data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
+    data: bytes | bytearray | memoryview | str,
+    *,
+    max_bytes: int = MAX_BODY_BYTES,
+    max_depth: int = MAX_DEPTH,
 ) -> object:
     """Read one JSON text that every strict reader understands in the same way.
 
@@ -151,7 +154,10 @@ def read_json(
 
 
 def read_object(
-    data: bytes | bytearray | memoryview | str, *, max_bytes: int = MAX_BODY_BYTES, max_depth: int = MAX_DEPTH
+    data: bytes | bytearray | memoryview | str,
+    *,
+    max_bytes: int = MAX_BODY_BYTES,
+    max_depth: int = MAX_DEPTH,
 ) -> dict[str, object]:
     """`read_json` for a JSON object. Raises EncodingError."""
     value = read_json(data, max_bytes=max_bytes, max_depth=max_depth)
@@ -302,4 +308,6 @@ def _constant(_name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_members, parse_int=_integer, parse_float=_fraction, parse_constant=_constant
 )
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+_ENCODE = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode

@@ -13,7 +13,17 @@ from typing import Final, Literal
 
 from .capability import Action, Capability
 from .errors import InvalidRequestError
-from .limits import Budget, BudgetLeft, Ledger, Limits, Rate, budget_wait, debit, microseconds, parse_budget
+from .limits import (
+    Budget,
+    BudgetLeft,
+    Ledger,
+    Limits,
+    Rate,
+    budget_wait,
+    debit,
+    microseconds,
+    parse_budget,
+)
 from .money import Money
 from .reading import integer, items, members
 from .values import per_call
@@ -88,7 +98,9 @@ class Envelope:
     def rate(self) -> Rate | None:
         """The rate limit with its default burst of 1, or None."""
         return (
-            None if self.max_requests_per_minute is None else _rate(self.max_requests_per_minute, self.burst)
+            None
+            if self.max_requests_per_minute is None
+            else _rate(self.max_requests_per_minute, self.burst)
         )
 
     @property
@@ -103,7 +115,9 @@ class Envelope:
             if (value := getattr(self, name)) is not None:
                 body[name] = value
         if self.allowed_time_windows is not None:
-            body["allowed_time_windows"] = [window.to_json() for window in self.allowed_time_windows]
+            body["allowed_time_windows"] = [
+                window.to_json() for window in self.allowed_time_windows
+            ]
         if self.confirm_above is not None:
             body["confirm_above"] = self.confirm_above.to_json()
         if self.budgets:
@@ -119,7 +133,9 @@ EMPTY: Final = Envelope()
 _MEMBERS: Final = tuple(each.name for each in fields(Envelope))
 
 
-def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEFAULT_MAXIMA) -> Envelope:
+def parse_envelope(
+    obj: object, where: str = "envelope", *, maxima: Maxima = DEFAULT_MAXIMA
+) -> Envelope:
     """Read an envelope; every member is optional (docs/protocol.md section 3).
 
     Raises InvalidRequestError naming the member. Null is refused, not read as "no limit": its
@@ -150,7 +166,9 @@ def parse_envelope(obj: object, where: str = "envelope", *, maxima: Maxima = DEF
     )
 
 
-def _parse_windows(body: Mapping[str, object], where: str, maxima: Maxima) -> tuple[TimeWindow, ...] | None:
+def _parse_windows(
+    body: Mapping[str, object], where: str, maxima: Maxima
+) -> tuple[TimeWindow, ...] | None:
     # Keep absent and empty apart: absent is any time, empty would be never.
     if "allowed_time_windows" not in body:
         return None
@@ -167,7 +185,9 @@ def _parse_budgets(body: Mapping[str, object], where: str, maxima: Maxima) -> tu
     budgets = tuple(parse_budget(entry, f"{place}[{index}]") for index, entry in enumerate(entries))
     # With two ceilings for one counter, one would mislead the person who reads them.
     if len({budget.key for budget in budgets}) != len(budgets):
-        raise InvalidRequestError(f"{place}: has two budgets of the same currency, period and zone.")
+        raise InvalidRequestError(
+            f"{place}: has two budgets of the same currency, period and zone."
+        )
     return budgets
 
 
@@ -183,7 +203,9 @@ def single_currency(
     amounts += [envelope.confirm_above, *(budget.ceiling for budget in envelope.budgets)]
     currencies = sorted({amount.currency for amount in amounts if amount is not None})
     if len(currencies) > 1:
-        raise InvalidRequestError(f"{where}: a grant has one currency, here are {' and '.join(currencies)}.")
+        raise InvalidRequestError(
+            f"{where}: a grant has one currency, here are {' and '.join(currencies)}."
+        )
     return currencies[0] if currencies else None
 
 
@@ -256,13 +278,17 @@ def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
     budgets = []
     for budget in envelope.budgets:
         # If more is spent than a lowered ceiling allows, 0 is left.
-        left = Money(max(budget.ceiling.minor - ledger.used_minor(budget, now), 0), budget.ceiling.currency)
+        left = Money(
+            max(budget.ceiling.minor - ledger.used_minor(budget, now), 0), budget.ceiling.currency
+        )
         budgets.append(BudgetLeft(left.currency, budget.period, left.value))
     rate = envelope.rate
     return Limits(
         rate_remaining=None if rate is None else rate.remaining(ledger.tat_us, microseconds(now)),
         budgets=tuple(budgets),
-        uses_remaining=None if envelope.max_uses is None else max(envelope.max_uses - ledger.uses, 0),
+        uses_remaining=None
+        if envelope.max_uses is None
+        else max(envelope.max_uses - ledger.uses, 0),
     )
 
 
@@ -289,7 +315,9 @@ def enforce(
     windows = envelope.allowed_time_windows
     if windows is not None and not any(window.is_open(now) for window in windows):
         opening = next_opening(windows, now)
-        return Refused("outside_time_window", None, None if opening is None else seconds_until(opening, now))
+        return Refused(
+            "outside_time_window", None, None if opening is None else seconds_until(opening, now)
+        )
     # 2. The presence lease is the only proof that the human is online; the caller checked its time.
     if envelope.requires_human_online and not human_online:
         return Refused("step_up_required", "human_offline")

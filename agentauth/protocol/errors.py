@@ -24,7 +24,9 @@ class AgentAuthError(Exception):
         self.description = _cut(description)
         self.reason = None if reason is None else _cut(reason)
         self.fields = fields
-        super().__init__(f"{self.code}{'/' + self.reason if self.reason else ''}: {self.description}")
+        super().__init__(
+            f"{self.code}{'/' + self.reason if self.reason else ''}: {self.description}"
+        )
 
 
 def _cut(text: str) -> str:
@@ -96,7 +98,9 @@ class NotFoundError(AgentAuthError):
 
     code = "not_found"
 
-    def __init__(self, description: str = "There is nothing here, or it is not yours.", **more: Any) -> None:
+    def __init__(
+        self, description: str = "There is nothing here, or it is not yours.", **more: Any
+    ) -> None:
         super().__init__(description, **more)
 
 
@@ -198,6 +202,8 @@ class TemporarilyUnavailableError(AgentAuthError):
     code = "temporarily_unavailable"
 
     def __init__(
-        self, description: str = "The service cannot answer right now. Try again shortly.", **more: Any
+        self,
+        description: str = "The service cannot answer right now. Try again shortly.",
+        **more: Any,
     ) -> None:
         super().__init__(description, **more)

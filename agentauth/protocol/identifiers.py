@@ -28,7 +28,9 @@ def uuid7_text(unix_ms: int, entropy: bytes) -> str:
     random = int.from_bytes(entropy, "big")
     high = (random >> 62) & 0xFFF
     low = random & ((1 << 62) - 1)
-    digits = ((unix_ms << 80) | (7 << 76) | (high << 64) | (0b10 << 62) | low).to_bytes(16, "big").hex()
+    digits = (
+        ((unix_ms << 80) | (7 << 76) | (high << 64) | (0b10 << 62) | low).to_bytes(16, "big").hex()
+    )
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

@@ -40,7 +40,9 @@ def verify_introduction(
     check of section 1. Raises InvalidRequestError.
     """
     try:
-        claims = verify_jws(parse_compact(compact), present, expected_typ=INTRODUCTION_TYP).claims  # 1
+        claims = verify_jws(
+            parse_compact(compact), present, expected_typ=INTRODUCTION_TYP
+        ).claims  # 1
         members(claims, "introduction", required=_CLAIMS)  # 2
         integer(claims["iat"], "introduction.iat", minimum=0)
         if claims["iss"] != expected_issuer:  # 3

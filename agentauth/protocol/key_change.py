@@ -44,7 +44,13 @@ def sign_key_change(
     Raises InvalidRequestError if both keys are the same.
     """
     _check_other(new_key.public, old_jkt)
-    claims = {"aud": audience, "iat": issued_at, "jti": jti, "agent_id": agent_id, "old_jkt": old_jkt}
+    claims = {
+        "aud": audience,
+        "iat": issued_at,
+        "jti": jti,
+        "agent_id": agent_id,
+        "old_jkt": old_jkt,
+    }
     return sign_compact(claims, new_key, typ=KEY_CHANGE_TYP, header={"jwk": new_key.public.jwk})
 
 

@@ -9,7 +9,10 @@ from typing import Final, Literal, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
@@ -34,10 +37,12 @@ _SMALL_ORDER_Y: Final = frozenset(
         1,
         _ED25519_FIELD - 1,
         int.from_bytes(
-            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+            "little",
         ),
         int.from_bytes(
-            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+            "little",
         ),
     }
 )
@@ -147,7 +152,9 @@ def ed25519_public_key(raw: bytes, *, registered: bool = False) -> PublicKey:
         raise InvalidKeyError("The Ed25519 key is not in the prime-order subgroup.")
     x = b64u_encode(raw)
     # A copy as immutable bytes: the caller cannot change it, and its length needs no second check.
-    return PublicKey("EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw))
+    return PublicKey(
+        "EdDSA", _thumbprint(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'), x, _key=bytes(raw)
+    )
 
 
 def p256_public_key(x: bytes, y: bytes) -> PublicKey:
@@ -214,7 +221,9 @@ class PrivateKey:
         return self._key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption(),
+            serialization.BestAvailableEncryption(passphrase)
+            if passphrase
+            else serialization.NoEncryption(),
         )
 
     def sign(self, message: bytes) -> bytes:
@@ -366,7 +375,10 @@ def _check_ed25519_signature(signature: bytes) -> None:
     second valid signature from the first without the key (section 8.4). The library refuses all of
     these itself; the checks stand here so that the rule holds for any backend.
     """
-    if not _is_strict_point(signature[:32]) or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER:
+    if (
+        not _is_strict_point(signature[:32])
+        or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER
+    ):
         raise InvalidSignatureError("The signature is not in canonical form.")
 
 

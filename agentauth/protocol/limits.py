@@ -54,7 +54,9 @@ def parse_budget(obj: object, where: str) -> Budget:
     if body["period"] not in PERIODS:
         raise InvalidRequestError(f"{where}.period: must be one of {', '.join(PERIODS)}.")
     ceiling = Money.of(body["value"], body["currency"], where)
-    return Budget(ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone"))
+    return Budget(
+        ceiling, str(body["period"]), parse_zone(body.get("zone", "UTC"), f"{where}.zone")
+    )
 
 
 # Maps a budget's `key` to its latest period, and its `key_before` to the one before: start, and

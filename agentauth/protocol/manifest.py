@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from .capability import Capability, parse_capabilities
-from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError, ManifestError
+from .errors import (
+    EncodingError,
+    InvalidKeyError,
+    InvalidRequestError,
+    InvalidSignatureError,
+    ManifestError,
+)
 from .jose import parse_compact, sign_compact, verify_jws
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .names import check_description, check_display_name, check_host

@@ -12,11 +12,16 @@ from .reading import INTEGER_LIMIT, members, shown, text
 _CODES_BY_DIGITS: Final = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
     2: (
-        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF"
-        " CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL"
-        " HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU"
-        " MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR"
-        " SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD USN UYU UZS VED"
+        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN "
+        "BZD CAD CDF CHE CHF"
+        " CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP "
+        "GMD GTQ GYD HKD HNL"
+        " HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA "
+        "MKD MMK MNT MOP MRU"
+        " MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON "
+        "RSD RUB SAR SBD SCR"
+        " SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH "
+        "USD USN UYU UZS VED"
         " VES WST XAD XCD XCG YER ZAR ZMW ZWG"
     ),
     3: "BHD IQD JOD KWD LYD OMR TND",
@@ -53,7 +58,9 @@ class Money:
         return cls.of(body["value"], body["currency"], where, allow_zero=allow_zero)
 
     @classmethod
-    def of(cls, value: object, currency: object, where: str = "amount", *, allow_zero: bool = False) -> Self:
+    def of(
+        cls, value: object, currency: object, where: str = "amount", *, allow_zero: bool = False
+    ) -> Self:
         """Read the two parts of an amount, as `Money.of("100.00", "EUR")`.
 
         Raises InvalidRequestError.
@@ -61,11 +68,14 @@ class Money:
         code = text(currency, f"{where}.currency", maximum=64)
         digits = MINOR_DIGITS.get(code)
         if digits is None:
-            raise InvalidRequestError(f"{where}.currency: {shown(code)} is not an active ISO 4217 code.")
+            raise InvalidRequestError(
+                f"{where}.currency: {shown(code)} is not an active ISO 4217 code."
+            )
         # A JSON number may have been rounded before it reaches us, so require a string.
         if not isinstance(value, str) or (match := _DECIMAL.fullmatch(value)) is None:
             raise InvalidRequestError(
-                f"{where}.value: must be a decimal string such as '100.00' with at most 12 integer digits."
+                f"{where}.value: must be a decimal string such as '100.00' with at most 12 "
+                "integer digits."
             )
         whole, fraction = match[1], match[2] or ""
         # Refused, not rounded: either direction would change someone's money.

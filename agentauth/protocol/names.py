@@ -53,7 +53,9 @@ def _hides(character: str) -> bool:
     category = unicodedata.category(character)
     # U+0020 is the only space allowed: the others look like it, or like nothing.
     strange_space = category == "Zs" and character != " "
-    return category in _REFUSED_CATEGORIES or strange_space or _INVISIBLE.match(character) is not None
+    return (
+        category in _REFUSED_CATEGORIES or strange_space or _INVISIBLE.match(character) is not None
+    )
 
 
 def _escape(character: str) -> str:
@@ -104,7 +106,8 @@ def printable(value: str) -> str:
     """
     surplus = _surplus_marks(value)
     return "".join(
-        _escape(each) if _hides(each) or index in surplus else each for index, each in enumerate(value)
+        _escape(each) if _hides(each) or index in surplus else each
+        for index, each in enumerate(value)
     )
 
 
@@ -123,10 +126,13 @@ def _check_readable(value: str, where: str, *, also: str = "") -> str:
         raise InvalidRequestError(f"{where}: must be in Unicode normalisation form NFC.")
     for character in value:
         if character not in also and _hides(character):
-            raise InvalidRequestError(f"{where}: must not hold the character U+{ord(character):04X}.")
+            raise InvalidRequestError(
+                f"{where}: must not hold the character U+{ord(character):04X}."
+            )
     if _surplus_marks(value):
         raise InvalidRequestError(
-            f"{where}: must not begin with a combining mark, nor have more than {MAX_MARKS} in a row."
+            f"{where}: must not begin with a combining mark, nor have more than {MAX_MARKS} "
+            "in a row."
         )
     return value
 
@@ -160,7 +166,9 @@ def check_host(value: object, where: str = "model_origin") -> str:
     refused. Raises InvalidRequestError naming `where`.
     """
     if not isinstance(value, str) or len(value) > MAX_HOST or _HOST.fullmatch(value) is None:
-        raise InvalidRequestError(f"{where}: must be a host name in lower case, such as models.example.com.")
+        raise InvalidRequestError(
+            f"{where}: must be a host name in lower case, such as models.example.com."
+        )
     # WHATWG URL section 3.5: a last label that is a number, hexadecimal too, makes the whole an
     # IPv4 address.
     if _NUMBER.fullmatch(value.rpartition(".")[2]):

@@ -57,7 +57,9 @@ class Verifier:
         contain.
         """
         if not is_key_name(self.name):
-            raise ValueError("a note's key name is not empty and holds neither spaces nor plus signs")
+            raise ValueError(
+                "a note's key name is not empty and holds neither spaces nor plus signs"
+            )
         if self.key.kty != "OKP":
             raise InvalidKeyError("A verifier key of a signed note is an Ed25519 key.")
 
@@ -240,7 +242,9 @@ def cosign_text(text: str, *, name: str, signer: Signer, at: int) -> Signature:
     """
     if not 0 < at <= MAX_TIMESTAMP:
         raise NoteError("A cosignature's time is out of range.")
-    return _sign(check_text(text), Verifier(name, signer.public, SignatureType.COSIGNATURE), at, signer)
+    return _sign(
+        check_text(text), Verifier(name, signer.public, SignatureType.COSIGNATURE), at, signer
+    )
 
 
 def format_note(text: str, signatures: Iterable[Signature]) -> str:

@@ -91,7 +91,9 @@ def build_receipt(
     return compact
 
 
-def verify_receipt(compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str) -> VerifiedReceipt:
+def verify_receipt(
+    compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str
+) -> VerifiedReceipt:
     """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, also retired ones.
 
     1. The registry's signature, by a trusted key, over a JWS of this `typ`. 2. The claims, exactly.
@@ -141,7 +143,9 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
     # 7. WebAuthn L3 section 7.2, steps 20 and 21.
     passkey = read_passkey(raw["credential_public_key"])
     passkey.verify(raw["authenticator_data"] + sha256(raw["client_data_json"]), raw["signature"])
-    return VerifiedReceipt(statement, kid, raw["credential_id"], str(body["human_id"]), passkey.alg, consent)
+    return VerifiedReceipt(
+        statement, kid, raw["credential_id"], str(body["human_id"]), passkey.alg, consent
+    )
 
 
 def _check_client_data(data: bytes, statement: Statement) -> None:

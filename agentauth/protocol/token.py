@@ -117,7 +117,10 @@ def build_claims(
     """
     if not 0 < expires_at - issued_at <= MAX_TOKEN_SECONDS:
         raise ValueError(f"a token lives 1 to {MAX_TOKEN_SECONDS} seconds")
-    details = {"type": AUTHORIZATION_TYPE, "capabilities": [each.to_json() for each in capabilities]}
+    details = {
+        "type": AUTHORIZATION_TYPE,
+        "capabilities": [each.to_json() for each in capabilities],
+    }
     claims: dict[str, object] = {
         "iss": issuer,
         "aud": audience,
@@ -179,7 +182,11 @@ def verify_token(
 ) -> tuple[VerifiedToken, TokenClaims]:
     """Both steps of verification, and the result of each. Raises InvalidTokenError."""
     token = verify_access_token(
-        compact, keys=keys, expected_issuer=expected_issuer, expected_audience=expected_audience, now=now
+        compact,
+        keys=keys,
+        expected_issuer=expected_issuer,
+        expected_audience=expected_audience,
+        now=now,
     )
     return token, read_claims(token)
 
@@ -257,7 +264,11 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     version or from a fault, and to guess its meaning could grant too much.
     """
     claims = token.claims
-    grant_id, version, scope = claims.get("grant_id"), claims.get("grant_version"), claims.get("scope")
+    grant_id, version, scope = (
+        claims.get("grant_id"),
+        claims.get("grant_version"),
+        claims.get("scope"),
+    )
     if not is_id(token.client_id) or not isinstance(grant_id, str) or not is_id(grant_id):
         raise _malformed("client_id or grant_id")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -282,7 +293,9 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     )
 
 
-def _prove_signature(compact: str, keys: Mapping[str, TokenKey]) -> tuple[str, TokenKey, dict[str, object]]:
+def _prove_signature(
+    compact: str, keys: Mapping[str, TokenKey]
+) -> tuple[str, TokenKey, dict[str, object]]:
     try:
         jws = parse_compact(compact)
     except EncodingError as error:
@@ -358,4 +371,6 @@ def _capabilities(details: object) -> tuple[Capability, ...]:
 
 
 def _malformed(name: str) -> InvalidTokenError:
-    return InvalidTokenError(f"The token's {name} is missing or not in its form.", reason="malformed")
+    return InvalidTokenError(
+        f"The token's {name} is missing or not in its form.", reason="malformed"
+    )

@@ -141,7 +141,9 @@ def windows_narrow(new: Iterable[TimeWindow], old: Iterable[TimeWindow]) -> bool
     """Does each day of each new window lie inside one old window of the same zone and day?"""
     wide = tuple(old)
     return all(
-        any(window.on(day).lies_inside(each) for each in wide) for window in new for day in window.days
+        any(window.on(day).lies_inside(each) for each in wide)
+        for window in new
+        for day in window.days
     )
 
 
@@ -166,7 +168,9 @@ def next_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | N
 
 
 def _search_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
-    openings = (next((at for at in _edges(window, now) if window.is_open(at)), None) for window in windows)
+    openings = (
+        next((at for at in _edges(window, now) if window.is_open(at)), None) for window in windows
+    )
     return min((at for at in openings if at is not None), default=None)
 
 

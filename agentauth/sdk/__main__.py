@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("AGENTAUTH_REGISTRY", DEFAULT_REGISTRY),
         help="the registry's address (default: $AGENTAUTH_REGISTRY, else %(default)s)",
     )
-    agent.add_argument("--key-file", help="where the agent's key lives (default: one for each registry)")
+    agent.add_argument(
+        "--key-file", help="where the agent's key lives (default: one for each registry)"
+    )
     asking = argparse.ArgumentParser(add_help=False)
     asking.add_argument("--name", help="the name a human sees")
     asking.add_argument("--enrolment-code", help="makes the agent its human's from the start")
@@ -36,16 +38,23 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CAPABILITY",
-        help="read:calendar, transact:payments:100.00:EUR, custom:acme.crm.merge:contacts or a JSON object; repeatable",
+        help="read:calendar, transact:payments:100.00:EUR, custom:acme.crm.merge:contacts or a "
+        "JSON object; repeatable",
     )
 
     main = argparse.ArgumentParser(
         prog="python -m agentauth.sdk", description="Act as an agent from the command line."
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("keygen", parents=[agent], help="make a key file and print the key's thumbprint")
-    commands.add_parser("register", parents=[agent, asking], help="make the agent known to the registry")
-    request = commands.add_parser("request", parents=[agent, asking], help="ask a human for a grant")
+    commands.add_parser(
+        "keygen", parents=[agent], help="make a key file and print the key's thumbprint"
+    )
+    commands.add_parser(
+        "register", parents=[agent, asking], help="make the agent known to the registry"
+    )
+    request = commands.add_parser(
+        "request", parents=[agent, asking], help="ask a human for a grant"
+    )
     request.add_argument("service_provider", help="id or slug")
     request.add_argument("--envelope", default="{}", help="limits, as a JSON object")
     request.add_argument("--reason", default="", help="why, in a sentence for the human")
@@ -70,11 +79,17 @@ def parser() -> argparse.ArgumentParser:
         "verify-receipt", parents=[common], help="check an approval receipt, without any server"
     )
     receipt.add_argument("file", help="the receipt, a compact JWS")
-    receipt.add_argument("--trusted-keys", required=True, metavar="FILE", help="a JWK Set you trust")
+    receipt.add_argument(
+        "--trusted-keys", required=True, metavar="FILE", help="a JWK Set you trust"
+    )
     receipt.add_argument("--issuer", help="also require this issuer")
     _add_witness(commands, common)
     for name, module, text in (
-        ("verify-log", verify_log, "check an export or archive of the audit log, without any server"),
+        (
+            "verify-log",
+            verify_log,
+            "check an export or archive of the audit log, without any server",
+        ),
         ("verify-proof", verify_proof, "check one proof out of the audit log, without any server"),
     ):
         module.arguments(commands.add_parser(name, parents=[common], help=text))
@@ -85,10 +100,16 @@ def _add_witness(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
     files = argparse.ArgumentParser(add_help=False, parents=[common])
-    files.add_argument("--key", required=True, metavar="FILE", help="the witness's name and private key")
-    files.add_argument("--state", required=True, metavar="FILE", help="what the witness has seen (SQLite)")
+    files.add_argument(
+        "--key", required=True, metavar="FILE", help="the witness's name and private key"
+    )
+    files.add_argument(
+        "--state", required=True, metavar="FILE", help="what the witness has seen (SQLite)"
+    )
     keygen = commands.add_parser(
-        "witness-keygen", parents=[files], help="make a witness's key and empty state, and print its vkey"
+        "witness-keygen",
+        parents=[files],
+        help="make a witness's key and empty state, and print its vkey",
     )
     keygen.add_argument("name", help="the name it signs under, such as witness.example.com/w1")
     serve = commands.add_parser(
@@ -100,7 +121,9 @@ def _add_witness(
         metavar="FILE",
         help="the logs' vkeys, one a line, followed by the origin if it differs",
     )
-    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)"
+    )
     serve.add_argument("--port", type=int, required=True, help="0: a free one")
 
 
@@ -111,7 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer = asyncio.run(COMMANDS[options.command](options))
     except AgentAuthError as error:
         if options.json:
-            body = {"error": error.code, "error_description": error.description, "reason": error.reason}
+            body = {
+                "error": error.code,
+                "error_description": error.description,
+                "reason": error.reason,
+            }
             show_json(body | error.fields)
         else:
             show_error(error)

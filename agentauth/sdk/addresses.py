@@ -23,7 +23,9 @@ def check_registry_url(url: str) -> str:
     """The registry's origin without a final slash, which is its issuer. Raises AddressError."""
     parts = _split(url)
     if parts.path not in {"", "/"} or parts.query or parts.fragment or "?" in url or "#" in url:
-        raise AddressError("The registry's address is an origin, such as https://registry.example.com.")
+        raise AddressError(
+            "The registry's address is an origin, such as https://registry.example.com."
+        )
     return f"{parts.scheme}://{parts.netloc}"
 
 

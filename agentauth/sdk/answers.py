@@ -56,7 +56,11 @@ class Grant:
 
     @classmethod
     def of(
-        cls, body: Mapping[str, object], *, service_provider: str = "", claim_code: str | None = None
+        cls,
+        body: Mapping[str, object],
+        *,
+        service_provider: str = "",
+        claim_code: str | None = None,
     ) -> Self:
         """Read a grant of `POST /v1/grants`, `GET /v1/grants` or `GET /v1/grants/{id}`.
 
@@ -116,7 +120,9 @@ class Confirmation:
     @classmethod
     def of(cls, body: Mapping[str, object]) -> Self:
         """Read `GET /v1/confirmations/{id}`. Raises RegistryError."""
-        return cls(text(body, "confirmation_id"), text(body, "status"), optional(body, "approval_url"))
+        return cls(
+            text(body, "confirmation_id"), text(body, "status"), optional(body, "approval_url")
+        )
 
 
 def text(body: Mapping[str, object], name: str) -> str:

@@ -59,7 +59,9 @@ async def send(
         try:
             with answering("The service provider"):
                 async with open_client(url, transport) as client:
-                    response = await client.request(method, url, json=json, headers={**headers, **signed})
+                    response = await client.request(
+                        method, url, json=json, headers={**headers, **signed}
+                    )
         except TemporarilyUnavailableError as error:
             response, lost = None, error
         asked = retry_after(response.headers) if response is not None else None

@@ -4,7 +4,14 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from agentauth.protocol.capability import Action, Capability, Violation, choose, narrows, parse_capability
+from agentauth.protocol.capability import (
+    Action,
+    Capability,
+    Violation,
+    choose,
+    narrows,
+    parse_capability,
+)
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.envelope import Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
@@ -22,7 +29,9 @@ def is_usable(grant: Grant) -> bool:
 
 def waits_for_human(grant: Grant) -> bool:
     """Must a human still decide, or sign again after a change?"""
-    return grant.status == "pending" or (grant.status == "suspended" and grant.approval_url is not None)
+    return grant.status == "pending" or (
+        grant.status == "suspended" and grant.approval_url is not None
+    )
 
 
 def find_same(
@@ -72,7 +81,8 @@ def _widest(usable: Sequence[Grant], provider: ServiceProvider) -> list[Grant]:
     ]
     if usable and not widest:
         raise AmbiguousGrantError(
-            f"{len(usable)} grants at {provider.name} differ in what they cover. Say what the call does:"
+            f"{len(usable)} grants at {provider.name} differ in what they cover. Say what the "
+            "call does:"
             ' pass action=Action("read", "calendar"), for example.',
             grant_ids=[grant.grant_id for grant in usable],
         )
@@ -86,7 +96,9 @@ def _nothing(
     asked = "..." if action is None else _capability(action)
     again = f"Ask for it: request_grant({called!r}, [{asked}])."
     if not grants:
-        return NoGrantError(f"This agent has not asked for anything at {provider.name} yet. {again}")
+        return NoGrantError(
+            f"This agent has not asked for anything at {provider.name} yet. {again}"
+        )
     if action is None:
         last = max(grants, key=lambda grant: grant.grant_id)
         return _ended(last, f"The last grant at {provider.name} is {last.status}.", again)
@@ -98,7 +110,9 @@ def _nothing(
         return _ended(last, f"The last grant that covers {what} is {last.status}.", again)
     broken = [violation for grant in usable for violation in _violations(grant, action)]
     if broken:
-        limits = ", ".join(f"{each.argument} {each.operator} {_shown(each.limit)}" for each in broken)
+        limits = ", ".join(
+            f"{each.argument} {each.operator} {_shown(each.limit)}" for each in broken
+        )
         return NoGrantError(
             f"A grant covers {what} only within limits that this call breaks: {limits}. {again}",
             reason="constraint",
@@ -167,7 +181,9 @@ def _asked(grant: Grant) -> bytes | None:
 
 
 def _terms(capabilities: Iterable[object], envelope: object) -> bytes:
-    return canonical_json([sorted(canonical_json(each).decode() for each in capabilities), envelope])
+    return canonical_json(
+        [sorted(canonical_json(each).decode() for each in capabilities), envelope]
+    )
 
 
 def _ends_at(grant: Grant) -> float:

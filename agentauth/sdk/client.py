@@ -15,7 +15,13 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.envelope import Envelope, parse_envelope
 from agentauth.protocol.errors import InvalidGrantError
 
-from .addresses import check_audience, check_registry_url, path_segment, within_audience, without_query
+from .addresses import (
+    check_audience,
+    check_registry_url,
+    path_segment,
+    within_audience,
+    without_query,
+)
 from .answers import Agent, Confirmation, Grant, ServiceProvider, results_of
 from .calls import send
 from .choosing import choose_grant, find_same, is_usable, waits_for_human
@@ -138,7 +144,9 @@ class AgentAuthClient:
         known = self._life.manifest
         assert known is not None
         check_within(known, name=self._name, capabilities=capabilities)
-        limits = envelope if isinstance(envelope, Envelope) else parse_envelope(dict(envelope or {}))
+        limits = (
+            envelope if isinstance(envelope, Envelope) else parse_envelope(dict(envelope or {}))
+        )
         provider = await self.service_provider(service_provider_id)
         same = find_same(await self._grants_at(provider), capabilities, limits)
         if same is not None:
@@ -321,7 +329,9 @@ class AgentAuthClient:
         rows: list[Mapping[str, object]] = []
         after: str | None = None
         for _ in range(_PAGES):
-            answer = await self._life.get(path, {"limit": _PAGE} | ({"after": after} if after else {}))
+            answer = await self._life.get(
+                path, {"limit": _PAGE} | ({"after": after} if after else {})
+            )
             rows += results_of(answer)
             following = answer.get("next")
             after = following if isinstance(following, str) and following else None
@@ -339,7 +349,9 @@ class AgentAuthClient:
         self._grants.forget()
 
     async def _token(self, service_provider_id: str, grant_id: str) -> str:
-        return await self._tokens.get((service_provider_id, grant_id), lambda: self._issue(grant_id))
+        return await self._tokens.get(
+            (service_provider_id, grant_id), lambda: self._issue(grant_id)
+        )
 
     async def _issue(self, grant_id: str) -> Kept[str]:
         asked_at = time.time()
@@ -353,12 +365,16 @@ class AgentAuthClient:
         return token_of(answer, asked_at=asked_at)
 
     async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
-        return [grant for grant in await self.list_grants() if grant.service_provider == provider.id]
+        return [
+            grant for grant in await self.list_grants() if grant.service_provider == provider.id
+        ]
 
     async def _choose(self, service_provider_id: str, action: Action | None) -> Grant:
         """The usable grant for the action among cached grants, else among the registry's."""
         if self.identity().agent_id is None:
-            raise NoGrantError("This agent has not asked for anything yet. Call request_grant first.")
+            raise NoGrantError(
+                "This agent has not asked for anything yet. Call request_grant first."
+            )
         provider = await self.service_provider(service_provider_id)
         asked = False
 
@@ -387,7 +403,9 @@ class AgentAuthClient:
         else:
             approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
         # Without the code: exceptions reach logs, where the link alone must not be enough.
-        hint = " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
+        hint = (
+            " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
+        )
         return GrantPendingError(
             f"A human has yet to decide. Ask them to open {approval_url}{hint}",
             grant_id=grant.grant_id,

@@ -56,7 +56,9 @@ def read_action(text: str | None) -> Action | None:
     if text.lstrip().startswith("{"):
         return parse_action(read_object(text))
     asked = read_capability(text)
-    return Action(asked.type, asked.resource, asked.max_amount, namespace=asked.namespace, name=asked.name)
+    return Action(
+        asked.type, asked.resource, asked.max_amount, namespace=asked.namespace, name=asked.name
+    )
 
 
 def _client(options: argparse.Namespace) -> AgentAuthClient:
@@ -95,7 +97,10 @@ async def request(options: argparse.Namespace) -> Answer:
     """Request a grant, and with --wait also wait for the decision."""
     client = _client(options)
     grant = await client.request_grant(
-        options.service_provider, _capabilities(options), read_object(options.envelope), options.reason
+        options.service_provider,
+        _capabilities(options),
+        read_object(options.envelope),
+        options.reason,
     )
     if options.wait and grant.status == "pending":
         # On stderr, so that stdout has only the answer.
@@ -115,7 +120,11 @@ async def token(options: argparse.Namespace) -> Answer:
     """Print an access token. It is useless without the key, but keep it private."""
     action = read_action(options.action)
     client = _client(options)
-    return {"access_token": await client.get_token(options.service_provider, options.grant, action=action)}
+    return {
+        "access_token": await client.get_token(
+            options.service_provider, options.grant, action=action
+        )
+    }
 
 
 async def call(options: argparse.Namespace) -> Answer:

@@ -79,7 +79,9 @@ class _Check:
 _WITHOUT_ACT: Final = _Check(None, handles_repeats=True)
 
 
-def protected(action: Action | ActionOf, *, handles_repeats: bool = False) -> Callable[[View], View]:
+def protected(
+    action: Action | ActionOf, *, handles_repeats: bool = False
+) -> Callable[[View], View]:
     """Let a request reach the view only if verify allows `action`; otherwise answer with the
     refusal.
 
@@ -271,7 +273,9 @@ def _lines(request: HttpRequest, name: str) -> list[str]:
 
 
 def _verify(request: HttpRequest, token: str, proof: str, action: Action | None) -> Allowed:
-    return _client(_setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET")).verify(
+    return _client(
+        _setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET")
+    ).verify(
         token=token,
         proof=proof,
         method=str(request.method),
@@ -287,11 +291,15 @@ def _idempotency_key(request: HttpRequest) -> str | None:
         return None
     # A comma means two header lines that Django joined: it is unclear which names the operation.
     if not 1 <= len(value) <= _MAX_IDEMPOTENCY_KEY or "," in value or not value.isascii():
-        raise InvalidRequestError("Idempotency-Key must be one header of 1 to 128 plain characters.")
+        raise InvalidRequestError(
+            "Idempotency-Key must be one header of 1 to 128 plain characters."
+        )
     return str(value)
 
 
-def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Allowed:
+def _checked(
+    request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Allowed:
     """The middleware's decision on this call of the view; if it made none, verify is asked here.
 
     Raises AgentAuthError as the check does.
@@ -307,13 +315,18 @@ def _checked(request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs:
         return check(request, *args, **kwargs)
     if checked[1:] != (args, kwargs):
         # The act was derived from the URL's arguments; for other arguments nothing is allowed.
-        raise ImproperlyConfigured("Move the decorator that changes the view's arguments inside `protected`.")
+        raise ImproperlyConfigured(
+            "Move the decorator that changes the view's arguments inside `protected`."
+        )
     return decision(request)
 
 
 def _kept_from_caches(response: HttpResponseBase) -> HttpResponseBase:
     """Keep the answer out of caches, which would skip the check, unless the view says otherwise."""
-    stated = {each.partition("=")[0].strip().lower() for each in response.get("Cache-Control", "").split(",")}
+    stated = {
+        each.partition("=")[0].strip().lower()
+        for each in response.get("Cache-Control", "").split(",")
+    }
     if stated == {""}:
         response["Cache-Control"] = "private, no-store"
     elif not stated & {"public", "s-maxage"}:

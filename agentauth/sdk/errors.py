@@ -62,8 +62,12 @@ class GrantPendingError(AgentAuthError):
 
     code = "grant_pending"
 
-    def __init__(self, description: str, *, grant_id: str, approval_url: str, claim_code: str | None) -> None:
-        super().__init__(description, grant_id=grant_id, approval_url=approval_url, claim_code=claim_code)
+    def __init__(
+        self, description: str, *, grant_id: str, approval_url: str, claim_code: str | None
+    ) -> None:
+        super().__init__(
+            description, grant_id=grant_id, approval_url=approval_url, claim_code=claim_code
+        )
         self.grant_id = grant_id
         self.approval_url = approval_url
         self.claim_code = claim_code
@@ -83,7 +87,13 @@ class RegistryError(AgentAuthError):
     code = "registry_error"
 
     def __init__(
-        self, description: str, *, status: int, reason: str | None = None, error: str = "", **fields: Any
+        self,
+        description: str,
+        *,
+        status: int,
+        reason: str | None = None,
+        error: str = "",
+        **fields: Any,
     ) -> None:
         super().__init__(description, reason=reason or error or None, **fields)
         self.status = status
@@ -124,10 +134,14 @@ def error_from(status: int, body: Mapping[str, object]) -> AgentAuthError:
     become RegistryError.
     """
     code = str(body.get("error", ""))
-    description = str(body.get("error_description") or f"The registry answered with status {status}.")
+    description = str(
+        body.get("error_description") or f"The registry answered with status {status}."
+    )
     reason = body.get("reason")
     fields: dict[str, Any] = {
-        name: value for name, value in body.items() if name not in {"error", "error_description", "reason"}
+        name: value
+        for name, value in body.items()
+        if name not in {"error", "error_description", "reason"}
     }
     # A member with the name of a constructor parameter would be passed as that parameter.
     for name in ("description", "status", "self"):
@@ -136,5 +150,9 @@ def error_from(status: int, body: Mapping[str, object]) -> AgentAuthError:
     if kind is not None:
         return kind(description, reason=reason if isinstance(reason, str) else None, **fields)
     return RegistryError(
-        description, status=status, reason=reason if isinstance(reason, str) else None, error=code, **fields
+        description,
+        status=status,
+        reason=reason if isinstance(reason, str) else None,
+        error=code,
+        **fields,
     )

@@ -21,7 +21,13 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 MAX_ANSWER_BYTES: Final = 16_777_216
 # HTTPError covers RequestError and TransportError, but not the next two. Resolving an impossible
 # host name such as "a..b" raises UnicodeError. TimeoutError is asyncio's.
-_FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, TimeoutError)
+_FAILURES: Final = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.StreamError,
+    UnicodeError,
+    TimeoutError,
+)
 
 Params = Mapping[str, str | int]
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
@@ -112,16 +118,22 @@ class _Body:
         self._received = bytearray()
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             # A few bytes could decompress to gigabytes.
-            raise TemporarilyUnavailableError(f"{who} sent a compressed answer, which was not asked for.")
+            raise TemporarilyUnavailableError(
+                f"{who} sent a compressed answer, which was not asked for."
+            )
 
     def add(self, part: bytes) -> None:
         self._received += part
         if len(self._received) > self._max_bytes:
-            raise TemporarilyUnavailableError(f"{self._who} sent more than {self._max_bytes:,} bytes.")
+            raise TemporarilyUnavailableError(
+                f"{self._who} sent more than {self._max_bytes:,} bytes."
+            )
 
     def whole(self) -> httpx.Response:
         return httpx.Response(
-            self._response.status_code, headers=self._response.headers, content=bytes(self._received)
+            self._response.status_code,
+            headers=self._response.headers,
+            content=bytes(self._received),
         )
 
 
@@ -130,7 +142,8 @@ def _why(failure: Exception) -> str:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"has a certificate that is not trusted: {cause.verify_message}. If it is yours, name the file of its"
+                f"has a certificate that is not trusted: {cause.verify_message}. If it is "
+                "yours, name the file of its"
                 " authority in SSL_CERT_FILE."
             )
         cause = cause.__cause__ or cause.__context__
@@ -179,7 +192,10 @@ class _Stream(httpcore.NetworkStream):
         self._stream.close()
 
     def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         left = _left(timeout, httpcore.ConnectTimeout)
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, left))

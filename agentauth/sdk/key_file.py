@@ -54,7 +54,9 @@ def default_path(registry_url: str) -> Path:
     """One file for each registry, e.g. `~/.config/agentauth/localhost-8000.json`."""
     parts = urlsplit(registry_url)
     port = f"-{parts.port}" if parts.port else ""
-    return config_directory() / "agentauth" / f"{(parts.hostname or '').replace(':', '_')}{port}.json"
+    return (
+        config_directory() / "agentauth" / f"{(parts.hostname or '').replace(':', '_')}{port}.json"
+    )
 
 
 class KeyFile:
@@ -72,7 +74,8 @@ class KeyFile:
         identity = self._parse(data)
         if identity.registry != registry:
             raise KeyFileError(
-                f"{self.path} belongs to the registry {identity.registry}. Use another key_file for {registry}."
+                f"{self.path} belongs to the registry {identity.registry}. Use another "
+                f"key_file for {registry}."
             )
         return identity
 

@@ -96,7 +96,9 @@ class AgentLife:
 
     async def get(self, path: str, params: Params | None = None, *, wait: int = 0) -> Answer:
         """`Registry.get` as this agent. Raises AgentAuthError."""
-        return await self._as_agent(lambda signer: self._registry.get(signer, path, params, wait=wait))
+        return await self._as_agent(
+            lambda signer: self._registry.get(signer, path, params, wait=wait)
+        )
 
     async def post(self, path: str, body: Mapping[str, object]) -> Answer:
         """`Registry.post` as this agent. Raises AgentAuthError."""
@@ -138,7 +140,9 @@ class AgentLife:
             is_registered = _seconds(agent.expires_at) == sent.expires_at
             self._update(
                 lambda stored: replace(
-                    stored, agent_id=agent.agent_id, manifest=compact if is_registered else stored.manifest
+                    stored,
+                    agent_id=agent.agent_id,
+                    manifest=compact if is_registered else stored.manifest,
                 )
             )
             if is_registered and not is_due(sent, now=time.time()):
@@ -148,7 +152,9 @@ class AgentLife:
                 return agent
             return replace(agent, status=renewed.status, expires_at=renewed.expires_at)
 
-    def _to_register(self, capabilities: Sequence[Capability], description: str, model_origin: str) -> str:
+    def _to_register(
+        self, capabilities: Sequence[Capability], description: str, model_origin: str
+    ) -> str:
         """The stored manifest, signed again if it has expired or an earlier key signed it.
 
         The first manifest ever is stored.
@@ -172,7 +178,10 @@ class AgentLife:
         return next_manifest(known, self.signer, registry=self._registry.url, now=now)
 
     async def renew_manifest(
-        self, capabilities: Sequence[Capability] | None, description: str | None, model_origin: str | None
+        self,
+        capabilities: Sequence[Capability] | None,
+        description: str | None,
+        model_origin: str | None,
     ) -> Agent:
         """Renew the manifest; what is None stays unchanged.
 
@@ -205,12 +214,16 @@ class AgentLife:
         """Send the next manifest. After a lost answer the same bytes can be sent again."""
 
         def dropped(stored: Identity) -> Identity:
-            return replace(stored, next_manifest=None) if stored.next_manifest == compact else stored
+            return (
+                replace(stored, next_manifest=None) if stored.next_manifest == compact else stored
+            )
 
         declared = read_manifest(compact, registry=self._registry.url)
         is_changed = declared.content() != self._known().content()
         try:
-            agent = Agent.of(await self._registry.post(self.signer, f"{_ME}/manifest", {"manifest": compact}))
+            agent = Agent.of(
+                await self._registry.post(self.signer, f"{_ME}/manifest", {"manifest": compact})
+            )
         except AgentAuthError as error:
             if not _may_be_done(error):
                 self._update(dropped)
@@ -304,7 +317,9 @@ class AgentLife:
         await self._finish_manifest()
         return await self._renew() if is_due(self._known(), now=time.time()) else None
 
-    async def _in_time(self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]) -> Agent | None:
+    async def _in_time(
+        self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]
+    ) -> Agent | None:
         """Renew; until the present manifest ends (Unix seconds), a failure is only logged."""
         try:
             return await renew()
@@ -313,7 +328,8 @@ class AgentLife:
                 raise
             self._renew_at = time.time() + RENEW_AGAIN_SECONDS
             logger.warning(
-                "The manifest of agent %s ends at %s (seconds since 1970) and could not be renewed: %s",
+                "The manifest of agent %s ends at %s (seconds since 1970) and could not be "
+                "renewed: %s",
                 self.identity().agent_id,
                 ends_at,
                 error,
@@ -345,7 +361,9 @@ class AgentLife:
     def _known(self) -> VerifiedManifest:
         manifest = self.manifest
         if manifest is None:
-            raise ManifestError("This agent has no manifest yet. Call register with its capabilities first.")
+            raise ManifestError(
+                "This agent has no manifest yet. Call register with its capabilities first."
+            )
         return manifest
 
     def _reload(self) -> None:
@@ -371,7 +389,10 @@ def _kid(key: PrivateKey | None) -> str | None:
 def _may_be_done(error: AgentAuthError) -> bool:
     """Is it unknown whether the act was done: no answer, a 5xx, or a 200 that cannot be read?"""
     if isinstance(error, RegistryError):
-        return httpx.codes.is_success(error.status) or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
+        return (
+            httpx.codes.is_success(error.status)
+            or error.status >= httpx.codes.INTERNAL_SERVER_ERROR
+        )
     return isinstance(error, TemporarilyUnavailableError)
 
 

@@ -9,7 +9,12 @@ import httpx
 from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.encoding import b64u_decode
-from agentauth.protocol.errors import AgentAuthError, ChainError, EncodingError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    ChainError,
+    EncodingError,
+    TemporarilyUnavailableError,
+)
 from agentauth.protocol.log_texts import parse_log_proof, verify_log_proof
 from agentauth.protocol.notes import SignatureType, parse_vkey
 
@@ -52,7 +57,11 @@ class LogClient:
     """
 
     def __init__(
-        self, registry_url: str, vkeys: Iterable[str], *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        registry_url: str,
+        vkeys: Iterable[str],
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.registry_url = check_registry_url(registry_url)
         keys = [parse_vkey(text) for text in vkeys]

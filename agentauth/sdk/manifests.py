@@ -86,7 +86,9 @@ def is_due(manifest: VerifiedManifest, *, now: float) -> bool:
     return manifest.expires_at - now < (manifest.expires_at - manifest.issued_at) / 2
 
 
-def check_within(manifest: VerifiedManifest, *, name: str | None, capabilities: Sequence[Capability]) -> None:
+def check_within(
+    manifest: VerifiedManifest, *, name: str | None, capabilities: Sequence[Capability]
+) -> None:
     """Raises ManifestError for what the manifest does not cover: humans approved exactly this
     manifest.
     """
@@ -97,6 +99,7 @@ def check_within(manifest: VerifiedManifest, *, name: str | None, capabilities: 
     for capability in capabilities:
         if not narrows([capability], manifest.capabilities):
             raise ManifestError(
-                f"The agent's manifest does not cover {capability.label}. Call renew_manifest with all"
+                f"The agent's manifest does not cover {capability.label}. Call renew_manifest "
+                "with all"
                 " capabilities this agent may ask for from now on, then ask again."
             )

@@ -100,7 +100,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise KeyFileError(f"{path} is not a file.")
     if _POSIX and status.st_mode & 0o077:
         raise KeyFileError(
-            f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), so its key may be known."
+            f"{path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o}), so its "
+            "key may be known."
             f" Make a new key, or if you are sure it was not read: chmod 600 '{path}'"
         )
     if _POSIX and status.st_uid != os.geteuid():

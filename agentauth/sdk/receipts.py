@@ -13,7 +13,9 @@ from agentauth.protocol.receipt import MAX_RECEIPT_BYTES, VerifiedReceipt, verif
 _MAX_FILE_BYTES: Final = 1_048_576
 
 
-def check_receipt(text: str, *, keys: Mapping[str, PublicKey], issuer: str | None) -> VerifiedReceipt:
+def check_receipt(
+    text: str, *, keys: Mapping[str, PublicKey], issuer: str | None
+) -> VerifiedReceipt:
     """Check a receipt: a compact JWS, or a JSON object whose member `receipt` is one.
 
     Without `issuer`, any holder of a trusted key may have issued it. Raises InvalidReceiptError.
@@ -80,7 +82,9 @@ def _issuer_claimed(compact: str) -> str:
 
     Not verified: only for comparison with what is verified afterwards.
     """
-    statement = read_object(parse_compact(compact, max_bytes=MAX_RECEIPT_BYTES).payload).get("statement")
+    statement = read_object(parse_compact(compact, max_bytes=MAX_RECEIPT_BYTES).payload).get(
+        "statement"
+    )
     return str(statement.get("issuer")) if isinstance(statement, dict) else ""
 
 

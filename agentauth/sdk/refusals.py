@@ -46,7 +46,9 @@ _SENTENCES: Final = {
     "expired": "The access token has expired. Ask for a new one.",
     "not_yet_valid": "The access token is not valid yet. Check the clock.",
     "revoked": "The access token was revoked.",
-    "grant_inactive": "The grant behind this token is no longer active, or it changed. Ask for a new token.",
+    "grant_inactive": (
+        "The grant behind this token is no longer active, or it changed. Ask for a new token."
+    ),
     "agent_inactive": "The agent is suspended, revoked or has expired.",
     "human_inactive": "The human behind this agent is not active.",
     "binding": "The proof was not made with the key this token is bound to.",
@@ -93,10 +95,16 @@ def answer_for(error: AgentAuthError) -> HttpAnswer:
     for kind, status in _RAISED:
         if isinstance(error, kind):
             return _answer(status, error.code, error.description, {"reason": error.reason})
-    after = error.fields.get("retry_after") if isinstance(error, TemporarilyUnavailableError) else None
+    after = (
+        error.fields.get("retry_after") if isinstance(error, TemporarilyUnavailableError) else None
+    )
     seconds = after if type(after) is int else 1
     return _answer(
-        503, "temporarily_unavailable", "The request could not be checked. Try again shortly.", {}, seconds
+        503,
+        "temporarily_unavailable",
+        "The request could not be checked. Try again shortly.",
+        {},
+        seconds,
     )
 
 
@@ -111,7 +119,11 @@ def _refused(error: RefusedError) -> HttpAnswer:
 
 
 def _answer(
-    status: int, code: str, description: str, members: Mapping[str, object], retry_after: int | None = None
+    status: int,
+    code: str,
+    description: str,
+    members: Mapping[str, object],
+    retry_after: int | None = None,
 ) -> HttpAnswer:
     """The answer. If too long, without its further members, then without `description`."""
     code = code if _is_word(code) else RefusedError.code

@@ -53,7 +53,9 @@ class Locks:
     """A lock per name and running event loop: one client may serve several loops in turn."""
 
     def __init__(self) -> None:
-        self._by_loop = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]]()
+        self._by_loop = WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]
+        ]()
 
     def of(self, *name: str) -> asyncio.Lock:
         """The lock of this name in the running loop."""
@@ -86,4 +88,6 @@ class Cache(Generic[T]):
 
     def forget(self, *first: str) -> None:
         """Drop the values whose names begin with these parts; without parts, all."""
-        self._kept = {name: kept for name, kept in self._kept.items() if name[: len(first)] != first}
+        self._kept = {
+            name: kept for name, kept in self._kept.items() if name[: len(first)] != first
+        }

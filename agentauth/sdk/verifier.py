@@ -259,7 +259,9 @@ class VerifierClient:
             if tried == _TRIES or time.monotonic() + pause > end:
                 break
             time.sleep(pause)
-        raise UnknownOutcomeError(f"What verify decided is not known: {unknown}", question) from unknown
+        raise UnknownOutcomeError(
+            f"What verify decided is not known: {unknown}", question
+        ) from unknown
 
 
 def _check_lengths(token: str, proof: str, url: str) -> None:
@@ -304,7 +306,10 @@ def _read(response: httpx.Response) -> dict[str, object]:
 
 def _leaves_open(status: int) -> bool:
     """Could the question have been decided although no decision was read?"""
-    return status in {httpx.codes.OK, httpx.codes.CONFLICT} or status >= httpx.codes.INTERNAL_SERVER_ERROR
+    return (
+        status in {httpx.codes.OK, httpx.codes.CONFLICT}
+        or status >= httpx.codes.INTERNAL_SERVER_ERROR
+    )
 
 
 def _pause(asked: int | None) -> float:
@@ -316,4 +321,6 @@ def _pause(asked: int | None) -> float:
 
 
 def _no_answer() -> TemporarilyUnavailableError:
-    return TemporarilyUnavailableError("The registry gave no decision. Try again shortly.", retry_after=1)
+    return TemporarilyUnavailableError(
+        "The registry gave no decision. Try again shortly.", retry_after=1
+    )

@@ -24,7 +24,8 @@ else:  # A script, with the other one beside it.
 
 MAX_PATH = 63
 BUNDLE = re.compile(
-    rf"c2sp\.org/tlog-proof@v1\n(?:extra ([A-Za-z0-9+/=]+)\n)?index {log.NUMBER}\n((?:[A-Za-z0-9+/=]+\n)*)\n(.*)",
+    r"c2sp\.org/tlog-proof@v1\n(?:extra ([A-Za-z0-9+/=]+)\n)?index "
+    rf"{log.NUMBER}\n((?:[A-Za-z0-9+/=]+\n)*)\n(.*)",
     re.DOTALL,
 )
 # Options that belong together; each set has one proof.
@@ -102,7 +103,9 @@ def read_event(path: Path) -> tuple[bytes, int | None]:
         number = None if number is None else _number(number)
         text = b"agentauth/event/v1\0" + _salt(event.pop("salt")) + log.canonical(event)
         for member, opening in openings.items():
-            field = b"agentauth/field/v1\0" + _salt(opening["salt"]) + log.canonical(opening["value"])
+            field = (
+                b"agentauth/field/v1\0" + _salt(opening["salt"]) + log.canonical(opening["value"])
+            )
             commitment = base64.urlsafe_b64encode(sha256(field).digest()).decode().rstrip("=")
             # Further members beside salt and value would be unproved.
             opened[member] = opening.keys() == {"salt", "value"} and event["data"][member] == {
@@ -130,7 +133,11 @@ def _number(value: object) -> int:
 
 def _hashes(texts: list[str]) -> list[bytes]:
     hashes = [log.unbase64(text) for text in texts]
-    if not isinstance(texts, list) or len(hashes) > MAX_PATH or any(len(each) != log.HASH for each in hashes):
+    if (
+        not isinstance(texts, list)
+        or len(hashes) > MAX_PATH
+        or any(len(each) != log.HASH for each in hashes)
+    ):
         raise ValueError(texts)
     return hashes
 
@@ -167,7 +174,8 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
 def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Checkpoint:
     """Verify consistency; returns the newer tree. Raises as `check_inclusion`."""
     first, second = (
-        trust.checkpoint(log.read(each, str(each)), str(each)) for each in (options.first, options.second)
+        trust.checkpoint(log.read(each, str(each)), str(each))
+        for each in (options.first, options.second)
     )
     proof = read_json(options.consistency)
     path = _hashes(proof["consistency_path"])
@@ -189,7 +197,8 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     """
     if {name for name in set.union(*WAYS) if getattr(options, name)} not in WAYS:
         raise ValueError(
-            "Give --inclusion with --checkpoint, --bundle with --event, or --consistency with --first and --second."
+            "Give --inclusion with --checkpoint, --bundle with --event, or --consistency with "
+            "--first and --second."
         )
     trust = log.Trust(options.trusted_keys.read_text("utf-8"))
     proof, way = options.consistency or options.inclusion or options.bundle, check_inclusion
@@ -207,7 +216,9 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line")
+    parser.add_argument(
+        "--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line"
+    )
     for name, text in {
         "inclusion": "the answer of /v1/audit/proof/inclusion",
         "checkpoint": "the signed note of the tree it names",

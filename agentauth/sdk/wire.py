@@ -104,9 +104,13 @@ class Registry:
         query = {**(params or {}), **({"wait": wait} if wait else {})}
         return await self._exchange(signer, "GET", path, query, None, TIMEOUT_SECONDS + wait)
 
-    async def post(self, signer: Signer, path: str, body: Mapping[str, object]) -> dict[str, object]:
+    async def post(
+        self, signer: Signer, path: str, body: Mapping[str, object]
+    ) -> dict[str, object]:
         """Post to `path`. Takes effect once, however many tries it needs. Raises AgentAuthError."""
-        return await self._exchange(signer, "POST", path, None, json.dumps(body).encode(), TIMEOUT_SECONDS)
+        return await self._exchange(
+            signer, "POST", path, None, json.dumps(body).encode(), TIMEOUT_SECONDS
+        )
 
     async def _exchange(
         self,
@@ -157,14 +161,18 @@ class Registry:
                 if refused and fresh and not asked_for_nonce:
                     asked_for_nonce = True
                     continue
-                if not heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS:  # 3
+                if (
+                    not heals(response.status_code, error) or (asked or 0) > LONGEST_WAIT_SECONDS
+                ):  # 3
                     raise error
             attempt += 1
             if attempt < ATTEMPTS:
                 await pause(attempt - 1, asked)
         raise error
 
-    def _proof(self, signer: Signer, method: str, path: str, body: bytes | None, nonce: str | None) -> str:
+    def _proof(
+        self, signer: Signer, method: str, path: str, body: bytes | None, nonce: str | None
+    ) -> str:
         return make_proof(
             signer,
             method=method,
@@ -194,7 +202,8 @@ def _read(response: httpx.Response) -> dict[str, object]:
         return read_object(response.content, max_bytes=MAX_ANSWER_BYTES)
     except EncodingError as error:
         raise RegistryError(
-            f"The registry's answer could not be read: {error.description}", status=response.status_code
+            f"The registry's answer could not be read: {error.description}",
+            status=response.status_code,
         ) from error
 
 
@@ -202,7 +211,8 @@ def refusal(response: httpx.Response) -> AgentAuthError:
     if response.is_redirect:
         # Following it would send a proof for one address to another.
         return RegistryError(
-            f"The registry answered with a redirect to {response.headers.get('Location', '')[:200]!r}, which is never"
+            "The registry answered with a redirect to "
+            f"{response.headers.get('Location', '')[:200]!r}, which is never"
             " followed. Use the registry's own address.",
             status=response.status_code,
         )

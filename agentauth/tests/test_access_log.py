@@ -82,19 +82,26 @@ def test_OP_9_answers_are_counted_by_route_status_and_code(agent: AgentClient) -
     Client().get("/v1/agents/me", headers={"DPoP": "x"})
     assert value("agentauth_http_request_seconds_count", **route) == requests + 1
     assert value("agentauth_errors_total", error="not_found", reason="") == found + 1
-    assert value("agentauth_errors_total", error="invalid_dpop_proof", reason="malformed") == proofs + 1
+    assert (
+        value("agentauth_errors_total", error="invalid_dpop_proof", reason="malformed")
+        == proofs + 1
+    )
 
 
 def test_OP_9_strangers_make_no_new_series() -> None:
     Client().get("/nowhere")
     series = len(next(iter(metrics.REQUESTS.collect())).samples)
     for number in range(20):
-        Client().generic(f"M{number}", f"/nowhere-{number}", headers={"Host": f"evil-{number}.example"})
+        Client().generic(
+            f"M{number}", f"/nowhere-{number}", headers={"Host": f"evil-{number}.example"}
+        )
         Client().get(f"/setup/{number}/?{number}")
         Client().get("/v1/agents/me", headers={"DPoP": str(number)})
     # One series per new combination: `other` to no route (400), the setup page, the agent's own
     # data.
-    assert len(next(iter(metrics.REQUESTS.collect())).samples) <= series + 3 * (len(metrics.BUCKETS) + 3)
+    assert len(next(iter(metrics.REQUESTS.collect())).samples) <= series + 3 * (
+        len(metrics.BUCKETS) + 3
+    )
 
 
 def test_decisions_and_tokens_are_counted_once_they_are_committed(
@@ -151,7 +158,9 @@ def test_the_page_holds_what_the_database_says(
     assert str(agent.agent().pk) not in page
 
 
-def test_without_its_database_the_page_still_has_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_database_the_page_still_has_its_counters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def away() -> None:
         raise OperationalError("gone")
 

@@ -83,7 +83,9 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
         lambda _provider, _now: ["--email", "new@example.org", "--admin"],
         lambda _provider, _now: ["--recover", "alice@example.org"],
     ],
-    "create_service_provider": [lambda _provider, _now: ["Beta", "--audience", "https://beta.example"]],
+    "create_service_provider": [
+        lambda _provider, _now: ["Beta", "--audience", "https://beta.example"]
+    ],
     "change_service_provider": [lambda provider, _now: [provider.slug, "--allow", "read:calendar"]],
     "rotate_service_provider_secret": [
         lambda provider, _now: [provider.slug],
@@ -93,7 +95,12 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "ensure_keys": [lambda _provider, _now: []],
     "rotate_key": [
         lambda _provider, _now: ["token"],
-        lambda _provider, _now: ["audit", "--uri", create_key(purpose="audit")[0], "--unintroduced"],
+        lambda _provider, _now: [
+            "audit",
+            "--uri",
+            create_key(purpose="audit")[0],
+            "--unintroduced",
+        ],
     ],
     "check_keys": [lambda _provider, now: all_keys(now)],
     "disable_key": [lambda _provider, now: [retired(now), "--yes"]],
@@ -102,7 +109,10 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "seal_audit": [lambda _provider, now: signing(now)],
     "move_audit_store": [lambda _provider, now: moving(now)],
     "archive_audit": [lambda _provider, _now: []],
-    "restore_audit": [lambda _provider, _now: [], lambda _provider, _now: ["--first", "0", "--end", "1"]],
+    "restore_audit": [
+        lambda _provider, _now: [],
+        lambda _provider, _now: ["--first", "0", "--end", "1"],
+    ],
     "continue_after_restore": [lambda _provider, now: continuing(now)],
     "expire": [lambda _provider, _now: []],
     "load_demo": [lambda _provider, _now: []],
@@ -113,7 +123,10 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "make_subject_key": [
         lambda _provider, _now: [f"{tempfile.mkdtemp()}/subject_key", "--keep"],
     ],
-    "seal_rows": [lambda _provider, _now: [], lambda _provider, _now: ["--adopt", "--operator", "ada"]],
+    "seal_rows": [
+        lambda _provider, _now: [],
+        lambda _provider, _now: ["--adopt", "--operator", "ada"],
+    ],
     "record_settings": [
         lambda _provider, _now: [],
         lambda _provider, _now: ["--change", "REDIS_URL", "SECRET_KEY"],
@@ -141,7 +154,9 @@ def test_every_command_takes_json(name: str) -> None:
 
 
 @pytest.fixture
-def settled(alice: Human, token_key: None, tmp_path: Path, settings: Any, now: datetime) -> ServiceProvider:
+def settled(
+    alice: Human, token_key: None, tmp_path: Path, settings: Any, now: datetime
+) -> ServiceProvider:
     settings.VAR_DIR = tmp_path
     settings.AUDIT_STORE = f"file:{tmp_path / 'audit'}"
     provider, _secret = create_service_provider(
@@ -208,7 +223,12 @@ BAD = {
         ["acme-calendar", "--allow", "everything"],
     ],
     "rotate_service_provider_secret": [[], ["nobody"], ["\udcff"], ["acme-calendar", "more"]],
-    "create_enrolment_code": [[], ["--human"], ["--human", "nobody@example.org"], ["--human", "\udcff"]],
+    "create_enrolment_code": [
+        [],
+        ["--human"],
+        ["--human", "nobody@example.org"],
+        ["--human", "\udcff"],
+    ],
     "ensure_keys": [["token"]],
     "rotate_key": [
         [],
@@ -220,9 +240,19 @@ BAD = {
     "check_keys": [["token"]],
     "disable_key": [[], ["nothing"], ["\udcff"]],
     "revoke_key_certificate": [[], ["nothing"], ["\udcff"]],
-    "verify_audit": [["more"], ["--archive", "nonsense"], ["--archive", "s3://key:secret@bucket/p"]],
+    "verify_audit": [
+        ["more"],
+        ["--archive", "nonsense"],
+        ["--archive", "s3://key:secret@bucket/p"],
+    ],
     "seal_audit": [["more"]],
-    "move_audit_store": [[], ["--from"], ["--lost"], ["--lost", "--from", "file:x"], ["--lost", "more"]],
+    "move_audit_store": [
+        [],
+        ["--from"],
+        ["--lost"],
+        ["--lost", "--from", "file:x"],
+        ["--lost", "more"],
+    ],
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
     # The database is not held.
@@ -261,7 +291,11 @@ def test_wrong_arguments_end_with_one_clear_line(name: str, settled: ServiceProv
         assert said, arguments
         assert "\n" not in said, arguments
         assert not re.search(r"Error\(|Traceback|object at 0x", said), arguments
-        assert [Human.objects.count(), ServiceProvider.objects.count(), Key.objects.count()] == before
+        assert [
+            Human.objects.count(),
+            ServiceProvider.objects.count(),
+            Key.objects.count(),
+        ] == before
 
 
 @pytest.mark.django_db
@@ -288,7 +322,9 @@ def test_every_command_has_its_wrong_arguments() -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.parametrize("database_url", ["", "postgres://nobody@127.0.0.1:1/nothing"], ids=["empty", "away"])
+@pytest.mark.parametrize(
+    "database_url", ["", "postgres://nobody@127.0.0.1:1/nothing"], ids=["empty", "away"]
+)
 def test_a_database_that_cannot_be_used_is_one_line(database_url: str, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     env |= {"VAR_DIR": str(tmp_path)} | ({"DATABASE_URL": database_url} if database_url else {})
@@ -310,7 +346,11 @@ def handles_sigterm(pid: int) -> bool:
 def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
     """Started, read and stopped as an operator's script would, on an empty registry."""
     env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    env |= {"PUBLIC_URL": f"http://localhost:{free_port()}", "VAR_DIR": str(tmp_path), "WEB_CONCURRENCY": "1"}
+    env |= {
+        "PUBLIC_URL": f"http://localhost:{free_port()}",
+        "VAR_DIR": str(tmp_path),
+        "WEB_CONCURRENCY": "1",
+    }
 
     def started(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "manage.py", *arguments, "--json"]

@@ -78,7 +78,9 @@ def test_SA_13_readiness_lets_the_comparison_begin_and_calls_wait_for_that(
     assert gate.is_ready()
 
 
-def test_SA_13_a_call_after_a_probes_comparison_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_SA_13_a_call_after_a_probes_comparison_looks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The probe's own read came too early, and would count as fresh for another second."""
     gate = Gate(monkeypatch)
     monkeypatch.setattr(epochs, "FRESH_SECONDS", 60)

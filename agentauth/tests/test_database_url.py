@@ -12,7 +12,9 @@ from agentauth.settings import database
         ("one,two:5434,10.0.0.3", "one,two,10.0.0.3", "5432,5434,5432"),
     ],
 )
-def test_RF_3_a_url_of_several_hosts_names_each_with_its_port(places: str, hosts: str, ports: str) -> None:
+def test_RF_3_a_url_of_several_hosts_names_each_with_its_port(
+    places: str, hosts: str, ports: str
+) -> None:
     config = database(f"postgres://role:a%2Cb@{places}/name?sslmode=verify-full")
     assert (config["HOST"], config["PORT"]) == (hosts, ports)
     assert (config["USER"], config["PASSWORD"], config["NAME"]) == ("role", "a,b", "name")

@@ -28,7 +28,9 @@ def _in_production(settings: Settings) -> None:
 
 def said(number: str) -> str:
     """The message with this id, or an empty text."""
-    return "".join(str(each.msg) for each in installation_is_complete() if each.id == f"agentauth.{number}")
+    return "".join(
+        str(each.msg) for each in installation_is_complete() if each.id == f"agentauth.{number}"
+    )
 
 
 def test_unnumbered_events_mean_that_no_jobs_run(now: datetime) -> None:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from agentauth import environment
-from agentauth.environment import choice, is_origin, number, refuse_unknown, secret, section, subject_keys
+from agentauth.environment import (
+    choice,
+    is_origin,
+    number,
+    refuse_unknown,
+    secret,
+    section,
+    subject_keys,
+)
 from agentauth.protocol.encoding import b64u_encode
 
 VALUE = "a-value-that-is-not-shown"
@@ -55,19 +63,25 @@ def test_each_secret_may_stand_in_a_file(name: str, tmp_path: Path) -> None:
     done = check(tmp_path, **{name: "", f"{name}_FILE": str(tmp_path / "nothing")})
     assert done.returncode == 1
     assert done.stderr == (
-        f"agentauth.E020: {name}_FILE names a file that cannot be read: No such file or directory.\n"
+        f"agentauth.E020: {name}_FILE names a file that cannot be read: No such file or "
+        "directory.\n"
     )
 
 
-def test_a_secret_is_read_from_a_file_of_one_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_secret_is_read_from_a_file_of_one_s_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("METRICS_TOKEN_FILE", kept(tmp_path / "a", f"{VALUE}\n"))
     assert secret("METRICS_TOKEN") == VALUE
     monkeypatch.setenv("METRICS_TOKEN", VALUE)
-    assert "not both" in refused(lambda: secret("METRICS_TOKEN"), "METRICS_TOKEN", "METRICS_TOKEN_FILE")
+    assert "not both" in refused(
+        lambda: secret("METRICS_TOKEN"), "METRICS_TOKEN", "METRICS_TOKEN_FILE"
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "mode"), [("", 0o600), (" \n", 0o600), (VALUE, 0o644), (VALUE, 0o604), ("x" * 70_000, 0o600)]
+    ("text", "mode"),
+    [("", 0o600), (" \n", 0o600), (VALUE, 0o644), (VALUE, 0o604), ("x" * 70_000, 0o600)],
 )
 def test_world_readable_or_empty_secret_file_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, mode: int
@@ -78,7 +92,9 @@ def test_world_readable_or_empty_secret_file_is_refused(
     refused(lambda: secret("METRICS_TOKEN"), "METRICS_TOKEN_FILE")
 
 
-def test_a_section_takes_its_secrets_from_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_section_takes_its_secrets_from_files_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("VAULT_ADDR", "https://vault.example")
     monkeypatch.setenv("VAULT_TOKEN_FILE", kept(tmp_path / "token"))
     found = section("VAULT_", secrets=("TOKEN",))
@@ -86,7 +102,9 @@ def test_a_section_takes_its_secrets_from_files_too(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["ten", "1.5", "0x10", "-1", "101", "1 0", "9" * 5_000, "١"])
-def test_a_malformed_or_out_of_range_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_malformed_or_out_of_range_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("A_NUMBER", text)
     refused(lambda: number("A_NUMBER", 3, least=0, most=100), "A_NUMBER", "from 0 to 100")
     monkeypatch.setenv("A_NUMBER", " 100 ")
@@ -160,7 +178,9 @@ def test_foreign_variables_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         "1:" + "A" * 43 + " 1:" + "B" * 43,
     ],
 )
-def test_a_subject_key_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_subject_key_that_cannot_be_read_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("SUBJECT_KEY", text)
     refused(lambda: subject_keys("s", command="agentauth"), "SUBJECT_KEY")
 
@@ -171,7 +191,10 @@ def test_subject_keys_are_lines_of_which_the_first_is_for_new_pairs(
     first, second = os.urandom(32), os.urandom(48)
     lines = f"2:{b64u_encode(first)}\nlegacy:{b64u_encode(second)}\n"
     monkeypatch.setenv("SUBJECT_KEY_FILE", kept(tmp_path / "key", lines))
-    assert list(subject_keys("s", command="agentauth").items()) == [("2", first), ("legacy", second)]
+    assert list(subject_keys("s", command="agentauth").items()) == [
+        ("2", first),
+        ("legacy", second),
+    ]
     monkeypatch.setenv("SUBJECT_KEY_FILE", "")
     assert dict(subject_keys("secret", command="agentauth")) == {"legacy": b"secret"}
 
@@ -208,4 +231,9 @@ def test_each_malformed_setting_stops_the_start_and_is_named(
 
 def test_no_two_settings_of_one_name() -> None:
     """The allowed names are those that were read, so there is no second list to maintain."""
-    assert {"AUDIT_STORE", "KEY_BACKEND", "SUBJECT_KEY_FILE", "TRUSTED_PROXIES"} <= environment._KNOWN
+    assert {
+        "AUDIT_STORE",
+        "KEY_BACKEND",
+        "SUBJECT_KEY_FILE",
+        "TRUSTED_PROXIES",
+    } <= environment._KNOWN

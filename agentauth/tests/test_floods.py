@@ -27,7 +27,8 @@ ALLOWED = 1
 EACH = ALLOWED + 1
 # The log's numbers and hashes, and rows that expire by themselves: sessions and sign-in challenges.
 BESIDE = {
-    "audit.Event", "audit.Opening", "audit.QueueEntry", "audit.RefusalCount", "registry.BarredKey", "sessions.Session",
+    "audit.Event", "audit.Opening", "audit.QueueEntry", "audit.RefusalCount", "registry.BarredKey",
+    "sessions.Session",
     "approvals.Challenge",
 }  # fmt: skip
 
@@ -46,11 +47,16 @@ def strangers(method: str, path: str) -> Iterator[dict[str, str]]:
     """
     for number in range(EACH):
         yield {}
-        yield {"Authorization": "Basic " + base64.b64encode(f"client-{number}:secret".encode()).decode()}
+        yield {
+            "Authorization": "Basic "
+            + base64.b64encode(f"client-{number}:secret".encode()).decode()
+        }
         unknown = AgentClient()
         yield {"DPoP": unknown.proof(method, path)}
         yield {
-            "DPoP": sign_compact({}, unknown.signer, typ="dpop+jwt", header={"jwk": unknown.private_jwk()})
+            "DPoP": sign_compact(
+                {}, unknown.signer, typ="dpop+jwt", header={"jwk": unknown.private_jwk()}
+            )
         }
 
 
@@ -70,7 +76,10 @@ def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
                 client.cookies.clear()
                 address = f"203.0.{number}.{len(path) + len(headers)}"
                 client.generic(
-                    method, path, headers=headers | {"Origin": "http://localhost:8000"}, REMOTE_ADDR=address
+                    method,
+                    path,
+                    headers=headers | {"Origin": "http://localhost:8000"},
+                    REMOTE_ADDR=address,
                 )
     after = rows()
     assert {name for name, count in after.items() if count != before[name]} <= BESIDE

@@ -85,7 +85,9 @@ def test_OG_17_no_key_then_a_key_is_ready_again(now: datetime) -> None:
 
 
 @pytest.fixture
-def no_signature(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> Iterator[Path]:
+def no_signature(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> Iterator[Path]:
     """Keys are not where this process looks for them."""
     monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
     there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
@@ -106,7 +108,9 @@ def test_KM_14_a_key_that_does_not_sign_is_named_and_all_else_goes_on(
     assert REGISTRY.get_sample_value("agentauth_ready", {"check": "signing"}) == 1
 
 
-def test_a_process_that_signs_nothing_says_nothing_of_it(token_key: None, no_signature: Path) -> None:
+def test_a_process_that_signs_nothing_says_nothing_of_it(
+    token_key: None, no_signature: Path
+) -> None:
     answer = Client(headers={"agentauth.signs_nothing": "1"}).get("/health/ready")
     assert failing(answer) == ["signing"]
     scope = {
@@ -161,7 +165,9 @@ def test_a_home_that_is_slow_holds_up_no_probe_and_is_tried_once(
     assert asked == [TRIAL]
 
 
-def test_OG_17_migrations_that_wait_then_do_not(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
+def test_OG_17_migrations_that_wait_then_do_not(
+    monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(MigrationExecutor, "migration_plan", lambda *_: ["one"])
         assert failing(ask()) == ["migrations"]
@@ -192,7 +198,9 @@ def test_full_audit_queue_is_reported_but_stays_ready(
     assert REGISTRY.get_sample_value("agentauth_ready", {"check": "audit_queue"}) == 0
 
 
-def test_a_host_whose_clock_is_off_is_not_ready(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
+def test_a_host_whose_clock_is_off_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, token_key: None
+) -> None:
     later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "database_clock", lambda: later)

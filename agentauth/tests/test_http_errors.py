@@ -26,7 +26,11 @@ def leaves(family: type[errors.AgentAuthError]) -> list[type[errors.AgentAuthErr
 @pytest.mark.parametrize(
     "error",
     # SDK errors never reach our own HTTP edge.
-    [leaf for leaf in leaves(errors.AgentAuthError)[1:] if not leaf.__module__.startswith("agentauth.sdk")],
+    [
+        leaf
+        for leaf in leaves(errors.AgentAuthError)[1:]
+        if not leaf.__module__.startswith("agentauth.sdk")
+    ],
     ids=lambda error: error.__name__,
 )
 def test_each_error_has_a_status(error: type[errors.AgentAuthError]) -> None:
@@ -48,7 +52,9 @@ def test_a_page_s_script_is_never_answered_with_a_password_dialog() -> None:
 
 
 def test_U1_a_database_that_does_not_answer_is_503_with_a_time_to_retry() -> None:
-    status, body, headers = answer(OperationalError("connection to server at 10.0.0.7 failed: password"))
+    status, body, headers = answer(
+        OperationalError("connection to server at 10.0.0.7 failed: password")
+    )
     assert (status, body["error"]) == (503, "temporarily_unavailable")
     assert headers["Retry-After"] == "1"
     assert "10.0.0.7" not in str(body)
@@ -130,7 +136,9 @@ def test_U2_a_page_that_does_not_take_the_method_says_so_in_json() -> None:
 
 def test_U2_an_error_stays_short_whatever_it_lists() -> None:
     sentences = [f"The agent may delete “files/{number}” at “Acme”." for number in range(32)]
-    body = http_errors.body_of(errors.ConfirmationRequiredError("Look once more.", dangerous=sentences))
+    body = http_errors.body_of(
+        errors.ConfirmationRequiredError("Look once more.", dangerous=sentences)
+    )
     assert len(json.dumps(body).encode()) <= 1024
     assert body["dangerous"] == sentences[: len(body["dangerous"])]
     assert body["dangerous"]
@@ -154,7 +162,9 @@ def test_U4_made_up_methods_share_one_flood_counter(now: datetime) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("fault", [OperationalError("gone"), InterfaceError("connection already closed")])
+@pytest.mark.parametrize(
+    "fault", [OperationalError("gone"), InterfaceError("connection already closed")]
+)
 def test_U4_a_refusal_that_cannot_be_recorded_is_503(
     monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:

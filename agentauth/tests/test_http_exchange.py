@@ -22,7 +22,9 @@ class Wire:
 
 def head(method: str = "POST", version: tuple[int, int] = (1, 1)) -> Head:
     headers = [(b"host", b"a"), (b"content-length", b"2")]
-    return Head(RAW, 2, {"type": "http", "method": method, "headers": headers}, version=version, keeps=True)
+    return Head(
+        RAW, 2, {"type": "http", "method": method, "headers": headers}, version=version, keeps=True
+    )
 
 
 def exchanged(
@@ -62,7 +64,9 @@ NAMED = b"POST /v1/verify HTTP/1.1\r\nIdempotency-Key: one\r\nHost: a\r\nContent
 def named(raw: bytes = NAMED, **lines: bytes) -> Head:
     headers = [(b"idempotency-key", b"one"), (b"host", b"a"), (b"content-length", b"2")]
     headers = [(name, lines.get(name.decode(), value)) for name, value in headers]
-    return Head(raw, 2, {"type": "http", "method": "POST", "headers": headers}, version=(1, 1), keeps=True)
+    return Head(
+        raw, 2, {"type": "http", "method": "POST", "headers": headers}, version=(1, 1), keeps=True
+    )
 
 
 def test_DJ_7_head_is_parsed_once_for_any_later_key_and_length() -> None:
@@ -127,14 +131,19 @@ def test_DJ_7_a_value_that_is_not_plain_varies_not() -> None:
         Head(
             NAMED.replace(b"Host: a", b"Idempotency-Key: two"),
             2,
-            {"method": "POST", "headers": [(b"idempotency-key", b"one"), (b"idempotency-key", b"two")]},
+            {
+                "method": "POST",
+                "headers": [(b"idempotency-key", b"one"), (b"idempotency-key", b"two")],
+            },
             version=(1, 1),
             keeps=True,
         ),
     ):
         assert known.of(known.raw + b"{}") is known
         for value, other in ((b"on e", b"ot her"), (b"two", b"three"), (b"one", b"three")):
-            assert value not in known.raw or known.of(known.raw.replace(value, other) + b"{}") is None
+            assert (
+                value not in known.raw or known.of(known.raw.replace(value, other) + b"{}") is None
+            )
 
 
 def test_each_head_has_room_of_its_own_for_what_is_made_of_it() -> None:

@@ -68,7 +68,12 @@ def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
 
 @pytest.mark.parametrize(
     "accept",
-    ["text/html;q=0, */*", "application/json;q=0.01", "*/*;q=0, application/json", ",, application/json,"],
+    [
+        "text/html;q=0, */*",
+        "application/json;q=0.01",
+        "*/*;q=0, application/json",
+        ",, application/json,",
+    ],
 )
 def test_json_is_served_where_accept_leaves_room_for_it(accept: str) -> None:
     request = Request(RequestFactory().get("/v1/agents/me", headers={"Accept": accept}))
@@ -103,9 +108,9 @@ def test_a_body_that_names_utf_8_is_read(charset: str) -> None:
 )  # fmt: skip
 def test_a_body_s_type_means_what_it_means_to_drf(parser: BaseParser, sent: str) -> None:
     request = Request(RequestFactory().post("/v1/tokens", "{}", content_type=sent))
-    assert Negotiation().select_parser(request, [parser]) is DefaultContentNegotiation().select_parser(
+    assert Negotiation().select_parser(
         request, [parser]
-    )
+    ) is DefaultContentNegotiation().select_parser(request, [parser])
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/json; indent=2"])

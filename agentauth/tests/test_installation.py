@@ -57,7 +57,12 @@ def test_what_is_recorded_holds_no_secret(now: datetime, settings: Any) -> None:
     assert record(now) == list(fingerprint())
     said = json.dumps(Installation.objects.get().fingerprint) + json.dumps(Event.objects.get().data)
     key = settings.SECRET_KEY
-    for secret in (key, "hunter2", "robot", base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")):
+    for secret in (
+        key,
+        "hunter2",
+        "robot",
+        base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
+    ):
         assert secret not in said
     assert '"redis.example:6380/3"' in said
     assert '"s3:bucket/prefix"' in said
@@ -78,7 +83,10 @@ def test_redis_is_named_by_where_it_is(url: str, place: str) -> None:
 
 
 def test_a_store_is_named_by_where_it_is() -> None:
-    assert store_place("s3://b/p?endpoint=https://s3.example&lock_days=1") == "s3:b/p at https://s3.example"
+    assert (
+        store_place("s3://b/p?endpoint=https://s3.example&lock_days=1")
+        == "s3:b/p at https://s3.example"
+    )
     assert store_place("s3://b/p?lock_days=2") == store_place("s3://b/p?region=x") == "s3:b/p"
     assert store_place("file:/var/log") == "file:/var/log"
 
@@ -157,7 +165,9 @@ def test_production_without_a_record_refuses_and_development_does_not(settings: 
         Start().check()
 
 
-def test_only_the_named_setting_is_changed_and_the_event_says_how(now: datetime, settings: Any) -> None:
+def test_only_the_named_setting_is_changed_and_the_event_says_how(
+    now: datetime, settings: Any
+) -> None:
     record(now)
     settings.ISSUER, settings.REDIS_URL = "https://typo.example", "redis://new:6379"
     with pytest.raises(InvalidStateError, match="PUBLIC_URL"):
@@ -184,9 +194,14 @@ def test_a_setting_that_a_new_version_adds_needs_no_name(now: datetime) -> None:
     assert record(now) == ["AUDIT_STORE"]
 
 
-def test_the_command_says_what_it_recorded(capsys: pytest.CaptureFixture[str], settings: Any) -> None:
+def test_the_command_says_what_it_recorded(
+    capsys: pytest.CaptureFixture[str], settings: Any
+) -> None:
     call_command("record_settings", "--json")
-    assert json.loads(capsys.readouterr().out) == {"changed": list(fingerprint()), "settings": fingerprint()}
+    assert json.loads(capsys.readouterr().out) == {
+        "changed": list(fingerprint()),
+        "settings": fingerprint(),
+    }
     settings.SECRET_KEY = NEW
     with pytest.raises(CommandError, match="SECRET_KEY"):
         call_command("record_settings")
@@ -204,7 +219,12 @@ def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, set
         )
         return fingerprint()
 
-    first, handed_out, in_use, last = process(old), process(old, NEW), process(NEW, old), process(NEW)
+    first, handed_out, in_use, last = (
+        process(old),
+        process(old, NEW),
+        process(NEW, old),
+        process(NEW),
+    )
     for recorded, good, bad in [
         (first, [first, handed_out], [in_use, last]),
         (handed_out, [handed_out, in_use], [first, last]),
@@ -257,7 +277,9 @@ def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
     row, _ = look()
     Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
     for command in (["seal_audit"], ["record_settings"], ["move_audit_store", "--lost"]):
-        with pytest.raises(CommandError, match=r"Nothing was done: held since .* continue_after_restore"):
+        with pytest.raises(
+            CommandError, match=r"Nothing was done: held since .* continue_after_restore"
+        ):
             call_command(*command)
     assert not Event.objects.exists()
 

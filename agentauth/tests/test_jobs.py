@@ -110,7 +110,9 @@ def test_celery_knows_its_own_settings_alone() -> None:
 
 
 @pytest.mark.django_db
-def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     job = BY_NAME["audit.seal_audit"]
 
     def counted(outcome: str) -> float:
@@ -151,7 +153,9 @@ def test_a_job_that_is_running_is_not_begun_again(monkeypatch: pytest.MonkeyPatc
     assert job.do() is True
 
 
-def test_a_job_that_failed_at_a_store_rests_before_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_failed_at_a_store_rests_before_it_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     job, tried = BY_NAME["audit.checkpoint_log"], []
 
     def away(**_named: object) -> None:
@@ -198,7 +202,9 @@ def test_task_not_taken_before_its_next_turn_expires() -> None:
             sent = queue.get(no_ack=True)
             assert sent.headers["task"] == entry["task"]
             lives = datetime.fromisoformat(sent.headers["expires"]) - before
-            assert timedelta(0) < lives - timedelta(seconds=entry["schedule"]) < timedelta(seconds=60)
+            assert (
+                timedelta(0) < lives - timedelta(seconds=entry["schedule"]) < timedelta(seconds=60)
+            )
             assert queue.get(no_ack=True) is None
 
 
@@ -209,7 +215,12 @@ def test_fast_job_turns_watch_the_home_drain_redis_and_number_the_log(
     for job in JOBS:
         monkeypatch.setattr(job, "run", noted(done, job.name))
     jobs.Command().work(slow=False)
-    assert done == ["verifier.keep_home", "verifier.mark_history", "verifier.drain_redis", "audit.seal_audit"]
+    assert done == [
+        "verifier.keep_home",
+        "verifier.mark_history",
+        "verifier.drain_redis",
+        "audit.seal_audit",
+    ]
 
 
 @pytest.mark.django_db
@@ -274,7 +285,9 @@ def loop_with(*, hangs: bool, then: str) -> None:
     ("hangs", "then", "code"),
     [(True, "fails", 1), (False, "fails", 1), (True, "stops", 0), (False, "stops", 0)],
 )
-def test_loop_ends_even_if_a_job_hangs_and_exit_code_shows_failure(hangs: bool, then: str, code: int) -> None:
+def test_loop_ends_even_if_a_job_hangs_and_exit_code_shows_failure(
+    hangs: bool, then: str, code: int
+) -> None:
     program = (
         "import django; django.setup();"
         "from agentauth.tests.test_jobs import loop_with;"

@@ -73,7 +73,11 @@ def door(listening: Any) -> Door:
 @pytest.mark.parametrize("family", ["inet", "inet6", "unix"])
 def test_connections_come_in_by_whatever_socket_a_server_has(family: str, tmp_path: Path) -> None:
     kinds = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
-    address: Any = {"inet": ("127.0.0.1", 0), "inet6": ("::1", 0), "unix": str(tmp_path / "socket")}[family]
+    address: Any = {
+        "inet": ("127.0.0.1", 0),
+        "inet6": ("::1", 0),
+        "unix": str(tmp_path / "socket"),
+    }[family]
 
     async def run() -> bytes:
         with socket.socket(kinds[family]) as listening, socket.socket(kinds[family]) as caller:
@@ -132,7 +136,12 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
             listening = opened.enter_context(socket.socket())
             listening.bind(("127.0.0.1", 0))
             made = Door(
-                1, [listening], loop=loop, made=Here, counts=lambda: 0, log=logging.getLogger(__name__)
+                1,
+                [listening],
+                loop=loop,
+                made=Here,
+                counts=lambda: 0,
+                log=logging.getLogger(__name__),
             )
             made.listen(many)
             for _ in range(many):
@@ -166,7 +175,12 @@ def test_connection_waits_briefly_for_a_less_loaded_process(
         with socket.socket() as listening, socket.socket() as caller:
             listening.bind(("127.0.0.1", 0))
             made = Door(
-                1, [listening], loop=loop, made=Saying, counts=lambda: 5, log=logging.getLogger(__name__)
+                1,
+                [listening],
+                loop=loop,
+                made=Saying,
+                counts=lambda: 5,
+                log=logging.getLogger(__name__),
             )
             made.listen(5)
             caller.setblocking(False)

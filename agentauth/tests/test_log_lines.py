@@ -20,10 +20,13 @@ def record(message: str, *args: object, error: Exception | None = None) -> loggi
 
 
 @pytest.mark.parametrize(
-    "path", [f"/claim/{SECRET}/statement", f"/setup/{SECRET}/", f"/setup/{SECRET}", f"/recover/{SECRET}/"]
+    "path",
+    [f"/claim/{SECRET}/statement", f"/setup/{SECRET}/", f"/setup/{SECRET}", f"/recover/{SECRET}/"],
 )
 @pytest.mark.parametrize("formatter", [LineFormatter(), JsonFormatter()])
-def test_DJ_28_no_log_line_contains_the_secret_of_a_link(formatter: logging.Formatter, path: str) -> None:
+def test_DJ_28_no_log_line_contains_the_secret_of_a_link(
+    formatter: logging.Formatter, path: str
+) -> None:
     line = formatter.format(record("unhandled error in %s", path))
     assert path.split("/")[1] in line
     assert SECRET not in line
@@ -56,7 +59,9 @@ def test_AU_23_a_line_for_people_holds_nothing_a_terminal_obeys() -> None:
     assert "\x1b" not in line
     assert not {"\r", "\x00", "\x9b"} & set(line)
     # A traceback keeps its line breaks and no other control characters.
-    found = LineFormatter("{message}", style="{").format(record("x", error=ValueError("\x1b[31mred")))
+    found = LineFormatter("{message}", style="{").format(
+        record("x", error=ValueError("\x1b[31mred"))
+    )
     assert "\x1b" not in found
     assert len(found.splitlines()) == 2
 

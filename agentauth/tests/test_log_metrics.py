@@ -59,7 +59,11 @@ def test_how_far_the_log_is_signed_copied_witnessed_and_archived(
     Cosignature.objects.create(checkpoint=signed, witness=name, line="x", at=now)
     Segment.objects.create(first=0, end=2, manifest_sha256=bytes(32), at=now)
     more(2, now)
-    assert (sample("leaves"), sample("signed_leaves"), sample("copied_leaves")) == (size + 2, size, size)
+    assert (sample("leaves"), sample("signed_leaves"), sample("copied_leaves")) == (
+        size + 2,
+        size,
+        size,
+    )
     assert (sample("archived_leaves"), sample("consistent")) == (2, 1)
     assert sample(f'cosigned_leaves{{witness="{name}"}}') == size
     settings.AUDIT_WITNESSES = []
@@ -85,7 +89,9 @@ def test_a_log_that_does_not_fit_is_not_consistent(log: None) -> None:
 
 
 def test_SA_8_a_disabled_key_of_the_log_makes_it_no_less_consistent(log: None) -> None:
-    disable_key(kid=Key.objects.get(purpose="audit").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(
+        kid=Key.objects.get(purpose="audit").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+    )
     assert sample("consistent") == 1
 
 
@@ -101,7 +107,9 @@ def test_a_role_that_may_not_read_the_log_gives_everything_else(
     assert sample("queue_events") == 0
 
 
-def test_where_the_log_cannot_be_asked_the_rest_is_given(log: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_log_cannot_be_asked_the_rest_is_given(
+    log: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*, now: datetime) -> None:
         raise OperationalError(str(now))
 

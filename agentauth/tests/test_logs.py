@@ -11,7 +11,9 @@ SECRET = "_MlK8Nrr0ohhncCdFuqe7Q"
     "path", [f"/setup/{SECRET}/finish", f"/recover/{SECRET}/finish", f"/claim/{SECRET}/statement"]
 )
 @pytest.mark.parametrize("origin", ["http://localhost:8000", "https://evil.example"])
-def test_U6_a_refused_link_is_not_logged(path: str, origin: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_U6_a_refused_link_is_not_logged(
+    path: str, origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for checks in (True, False):
         client = Client(enforce_csrf_checks=checks)
         answer = client.post(path, {}, content_type="application/json", headers={"Origin": origin})

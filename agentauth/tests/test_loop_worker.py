@@ -85,9 +85,13 @@ class Scene:
         made = scope["extensions"]["agentauth.head"]
         self.read += "made" not in made
         made["made"] = True
-        self.asked.append((dict(scope["headers"]).get(b"x-a", b"").decode(), (await receive())["body"]))
+        self.asked.append(
+            (dict(scope["headers"]).get(b"x-a", b"").decode(), (await receive())["body"])
+        )
         await self.may_answer.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]}
+        )
         await send({"type": "http.response.body", "body": b"x"})
         self.answered += 1
 
@@ -279,7 +283,9 @@ async def a_long_head_is_not_held_for_as_long_as_its_connection_idles() -> None:
 
 async def a_head_that_ends_its_connection_is_not_kept() -> None:
     scene = Scene()
-    connection, line = scene.connect(POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + b"12345")
+    connection, line = scene.connect(
+        POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + b"12345"
+    )
     await scene.answer()
     assert connection.lingers
     connection.data_received(POST + b"12345")

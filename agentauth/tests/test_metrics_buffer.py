@@ -45,7 +45,9 @@ def test_latency_buckets_resolve_the_promised_milliseconds() -> None:
     counted.request(f"{ROUTE}/told", 200, 0.0015)
     counted.add_up()
     page = generate_latest(REGISTRY).decode()
-    lines = [line for line in page.splitlines() if f'route="{ROUTE}/told"' in line and "_bucket{" in line]
+    lines = [
+        line for line in page.splitlines() if f'route="{ROUTE}/told"' in line and "_bucket{" in line
+    ]
     told = {re.findall(r'le="([^"]+)"', line)[0]: line.rpartition(" ")[2] for line in lines}
     wanted = {"0.001": "0.0", "0.002": "1.0", "0.005": "1.0", "0.01": "1.0", "0.02": "1.0"}
     assert told.items() >= wanted.items()
@@ -58,7 +60,10 @@ def test_OG_15_what_was_missed_is_in_the_metrics_once() -> None:
         counted.miss("token")
     for _ in range(2):
         counted.add_up()
-    assert REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"}) == before + 3
+    assert (
+        REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"})
+        == before + 3
+    )
 
 
 def test_decisions_are_added_up_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.django_db
 @pytest.mark.parametrize(
     "path", ["/health/live", "/nowhere", "/sign-in/", "/v1/agents/me", "/.well-known/agentauth"]
 )
-def test_AP_17_no_answer_may_be_framed_and_none_allows_foreign_code(client: Client, path: str) -> None:
+def test_AP_17_no_answer_may_be_framed_and_none_allows_foreign_code(
+    client: Client, path: str
+) -> None:
     answer = client.get(path)
     assert answer["X-Frame-Options"] == "DENY"
     policy = answer["Content-Security-Policy"]
@@ -40,10 +42,16 @@ def test_each_answer_has_an_id_of_ours_whatever_the_client_sent(client: Client) 
 
 
 def test_DJ_3_a_foreign_host_is_refused(client: Client) -> None:
-    answer = client.get("/v1/agents/me", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"})
+    answer = client.get(
+        "/v1/agents/me", headers={"Host": "evil.example", "X-Forwarded-Host": "localhost"}
+    )
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     event = Event.objects.get()
-    assert (event.kind, event.outcome, event.actor_kind) == ("audit.request.refused", "denied", "anonymous")
+    assert (event.kind, event.outcome, event.actor_kind) == (
+        "audit.request.refused",
+        "denied",
+        "anonymous",
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/agents/me", "/sign-in/", "/health/live"])
@@ -76,7 +84,9 @@ def test_RF_19_a_person_who_waited_too_long_sees_a_page_that_says_so(client: Cli
 
 
 def test_a_page_asked_at_an_ip_address_moves_to_localhost(client: Client) -> None:
-    answer = client.get("/sign-in/?next=/agents/", headers={"Host": "127.0.0.1:8000", "Accept": "text/html"})
+    answer = client.get(
+        "/sign-in/?next=/agents/", headers={"Host": "127.0.0.1:8000", "Accept": "text/html"}
+    )
     assert answer.status_code == 302
     assert answer["Location"] == "http://localhost:8000/sign-in/?next=/agents/"
 
@@ -145,7 +155,11 @@ JSON = {"content_type": "application/json"}
         ("GET", "/v1/tokens", {}),
         ("GET", "/v1/tokens", {"HTTP_ACCEPT": "text/csv"}),
         ("POST", "/v1/tokens", {"HTTP_DPOP": "made-up", "data": "{}", **JSON}),
-        ("POST", "/v1/tokens", {"HTTP_DPOP": "made-up", "HTTP_COOKIE": "agentauth_session=made-up", **JSON}),
+        (
+            "POST",
+            "/v1/tokens",
+            {"HTTP_DPOP": "made-up", "HTTP_COOKIE": "agentauth_session=made-up", **JSON},
+        ),
         ("POST", "/v1/verify", {"HTTP_AUTHORIZATION": "Basic made-up", "data": "{}", **JSON}),
         ("OPTIONS", "/v1/agents", {}),
     ],
@@ -182,7 +196,8 @@ def test_only_the_api_s_views_are_where_browsers_are_not_looked_for() -> None:
         return [
             view
             for pattern in patterns
-            for view in routes(getattr(pattern, "url_patterns", [])) or [(str(pattern.pattern), pattern)]
+            for view in routes(getattr(pattern, "url_patterns", []))
+            or [(str(pattern.pattern), pattern)]
         ]
 
     views = [pattern.callback for route, pattern in routes(urlpatterns) if route.startswith("v1/")]
@@ -191,6 +206,8 @@ def test_only_the_api_s_views_are_where_browsers_are_not_looked_for() -> None:
 
 
 def test_a_body_in_chunks_is_refused(client: Client) -> None:
-    answer = client.post("/v1/tokens", "{}", "application/json", headers={"Transfer-Encoding": "chunked"})
+    answer = client.post(
+        "/v1/tokens", "{}", "application/json", headers={"Transfer-Encoding": "chunked"}
+    )
     assert answer.status_code == 400
     assert "Content-Length" in answer.json()["error_description"]

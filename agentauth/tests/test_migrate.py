@@ -11,10 +11,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_it_waits_for_a_lock_for_less_time_than_callers_do(tmp_path: Path) -> None:
-    script = "import sys; sys.argv = ['manage.py', 'migrate']; from agentauth import settings as s; print(s.DATABASES['default']['OPTIONS']['options'])"
-    env = os.environ | {"DATABASE_URL": "postgres://somebody@localhost/there", "VAR_DIR": str(tmp_path)}
+    script = (
+        "import sys; sys.argv = ['manage.py', 'migrate']; from agentauth import settings as s; "
+        "print(s.DATABASES['default']['OPTIONS']['options'])"
+    )
+    env = os.environ | {
+        "DATABASE_URL": "postgres://somebody@localhost/there",
+        "VAR_DIR": str(tmp_path),
+    }
     told = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
     def lock_timeout(options: str) -> int:

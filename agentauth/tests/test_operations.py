@@ -58,12 +58,20 @@ def test_SA_15_probes_and_scrapes_answer_under_any_host(
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
-    host: str, production: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    host: str,
+    production: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(operations, "_said_at", -operations._SAID_EVERY)
 
     def counted() -> float:
-        return REGISTRY.get_sample_value("agentauth_errors_total", {"error": "not_found", "reason": ""}) or 0
+        return (
+            REGISTRY.get_sample_value(
+                "agentauth_errors_total", {"error": "not_found", "reason": ""}
+            )
+            or 0
+        )
 
     before = counted()
     with caplog.at_level(logging.WARNING, "agentauth.operations"):
@@ -76,7 +84,9 @@ def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
     assert [record.name for record in caplog.records] == ["agentauth.operations"]
 
 
-def test_SA_15_a_foreign_host_is_refused_at_every_other_address(production: Settings, now: datetime) -> None:
+def test_SA_15_a_foreign_host_is_refused_at_every_other_address(
+    production: Settings, now: datetime
+) -> None:
     # A process that may not act cannot record a refusal, and so answers none.
     production.SUBJECT_KEYS = {"1": bytes(32)}
     record_settings(actor=TESTER, now=now)
@@ -111,7 +121,9 @@ def ask(port: int, method: str, path: str, **headers: str) -> Any:
         connection.close()
 
 
-def test_the_listener_serves_probes_and_metrics_and_nothing_else(listening: int, settings: Settings) -> None:
+def test_the_listener_serves_probes_and_metrics_and_nothing_else(
+    listening: int, settings: Settings
+) -> None:
     settings.METRICS_TOKEN = TOKEN
     status, body, headers = ask(listening, "GET", "/health/live", Host="evil.example")
     assert (status, body) == (200, b'{"status": "ok"}')

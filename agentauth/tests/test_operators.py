@@ -14,7 +14,11 @@ from registry.models import Human, ServiceProvider
 pytestmark = pytest.mark.django_db
 
 COMMANDS: dict[str, Callable[[Human, ServiceProvider], list[str]]] = {
-    "create_service_provider": lambda _human, _provider: ["Beta", "--audience", "https://beta.example"],
+    "create_service_provider": lambda _human, _provider: [
+        "Beta",
+        "--audience",
+        "https://beta.example",
+    ],
     "change_service_provider": lambda _human, provider: [provider.slug, "--allow", "read:calendar"],
     "rotate_service_provider_secret": lambda _human, provider: [provider.slug],
     "create_enrolment_code": lambda human, _provider: ["--human", human.email],

@@ -31,7 +31,9 @@ from verifier.services.connecting import use_own_connection
 def test_what_the_url_says_of_the_connection_is_not_lost() -> None:
     from agentauth.postgresql.base import DatabaseWrapper
 
-    given = connections[DEFAULT_DB_ALIAS].settings_dict | database("postgres://a:b@h/d?sslmode=verify-full")
+    given = connections[DEFAULT_DB_ALIAS].settings_dict | database(
+        "postgres://a:b@h/d?sslmode=verify-full"
+    )
     parameters = DatabaseWrapper(given).get_connection_params()
     assert parameters["sslmode"] == "verify-full"
     assert "statement_timeout=10000" in parameters["options"]
@@ -61,7 +63,9 @@ def ask(query: str) -> Any:
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("mode", ["blackhole", "noreply"])
-def test_RF_4_unanswered_query_ends_its_connection_and_the_next_works(far: FaultProxy, mode: str) -> None:
+def test_RF_4_unanswered_query_ends_its_connection_and_the_next_works(
+    far: FaultProxy, mode: str
+) -> None:
     assert ask("SELECT 1") == 1
     far.mode = mode
     began = time.monotonic()

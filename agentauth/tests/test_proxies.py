@@ -29,7 +29,9 @@ PEER = "10.0.0.2"
         (1, "2001:db8:1:2::", "2001:db8:1:2::/64"),
     ],
 )
-def test_DJ_25_only_what_our_own_proxies_add_is_believed(hops: int, forwarded: str, expected: str) -> None:
+def test_DJ_25_only_what_our_own_proxies_add_is_believed(
+    hops: int, forwarded: str, expected: str
+) -> None:
     meta = {"REMOTE_ADDR": PEER, "HTTP_X_FORWARDED_FOR": forwarded, "HTTP_X_REAL_IP": "9.9.9.9"}
     assert client_address(meta, hops=hops) == expected
 

@@ -72,7 +72,9 @@ def test_a_page_typed_without_its_slash_leads_to_it(client: Client, route: str) 
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(route: str, token_key: None) -> None:
+def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(
+    route: str, token_key: None
+) -> None:
     client = Client(
         SERVER_NAME="localhost",
         SERVER_PORT="8000",
@@ -84,7 +86,9 @@ def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(route: str, tok
         if response.status_code == 302:
             # Only to the sign-in; the admin site redirects by way of its start page.
             location = response["Location"]
-            assert location == "/admin/" or location.startswith(("/sign-in/", "/admin/login/")), method
+            assert location == "/admin/" or location.startswith(("/sign-in/", "/admin/login/")), (
+                method
+            )
         elif response.status_code == 301:
             assert (method, response["Location"]) == ("get", WITHOUT_SLASH[route])
         elif response.status_code == 200:

@@ -34,7 +34,9 @@ def database_is_at(release: int) -> None:
 
 
 @pytest.mark.parametrize("ahead", [-1, 2])
-def test_it_does_not_start_and_names_both_releases(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+def test_it_does_not_start_and_names_both_releases(
+    monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
     database_is_at(RELEASE + ahead)
     # The connection belongs to the test.
     monkeypatch.setattr(connection, "close", lambda: None)
@@ -54,7 +56,9 @@ def test_it_starts_on_its_own_and_the_next(monkeypatch: pytest.MonkeyPatch, ahea
 
 
 def migrations_hold() -> bool:
-    checks: dict[str, str] = Client(raise_request_exception=False).get("/health/ready").json()["checks"]
+    checks: dict[str, str] = (
+        Client(raise_request_exception=False).get("/health/ready").json()["checks"]
+    )
     return checks["migrations"] == "ok"
 
 

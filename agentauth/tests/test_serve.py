@@ -83,8 +83,14 @@ def test_where_a_part_keeps_dying_all_parts_are_stopped_and_it_is_said(
     monkeypatch.setattr(serve, "RESTARTS_SECONDS", 3600.0)
     died, ran = tmp_path / "died", tmp_path / "ran"
     # It waits for the other process, so that there is one to stop.
-    dying = f"import os, time\nwhile not os.path.exists({str(ran)!r}): time.sleep(0.01)\nopen({str(died)!r}, 'a').write('x')"
-    running = f"import os, time\nopen('{ran}.draft', 'w').write(str(os.getpid()))\nos.rename('{ran}.draft', {str(ran)!r})\ntime.sleep(600)"
+    dying = (
+        f"import os, time\nwhile not os.path.exists({str(ran)!r}): "
+        f"time.sleep(0.01)\nopen({str(died)!r}, 'a').write('x')"
+    )
+    running = (
+        f"import os, time\nopen('{ran}.draft', "
+        f"'w').write(str(os.getpid()))\nos.rename('{ran}.draft', {str(ran)!r})\ntime.sleep(600)"
+    )
     with pytest.raises(SystemExit, match="keeps stopping"):
         serve.supervise([[sys.executable, "-c", running], [sys.executable, "-c", dying]])
     assert serve.RESTARTS <= len(died.read_text()) <= serve.RESTARTS + 1

@@ -26,14 +26,20 @@ SAFE = {
 
 
 def _env(tmp_path: Path, changes: dict[str, str]) -> dict[str, str]:
-    env = {name: value for name, value in os.environ.items() if name not in {"AGENTAUTH_TESTING", *SAFE}}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"AGENTAUTH_TESTING", *SAFE}
+    }
     return env | SAFE | {"VAR_DIR": str(tmp_path)} | changes
 
 
 def python(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     env = _env(tmp_path, changes)
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -147,7 +153,12 @@ def test_what_could_make_no_key_stops_the_start_of_development_too(
 
 @pytest.mark.parametrize(
     "backend",
-    ["awskms:eu-central-1", "gcpkms:projects/p/locations/l/keyRings/r:hsm", "pkcs11:token", "vault:transit"],
+    [
+        "awskms:eu-central-1",
+        "gcpkms:projects/p/locations/l/keyRings/r:hsm",
+        "pkcs11:token",
+        "vault:transit",
+    ],
 )
 def test_each_home_in_production_passes_with_its_place(tmp_path: Path, backend: str) -> None:
     (pin := tmp_path / "pin").write_text("1234")
@@ -157,7 +168,9 @@ def test_each_home_in_production_passes_with_its_place(tmp_path: Path, backend: 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("origins", ["https://models.example", "models.example, Models.example", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "origins", ["https://models.example", "models.example, Models.example", "127.0.0.1"]
+)
 @pytest.mark.parametrize("url", [SAFE["PUBLIC_URL"], "http://localhost:8000"])
 def test_a_trusted_origin_that_no_manifest_can_claim_stops_the_start(
     tmp_path: Path, origins: str, url: str
@@ -178,7 +191,10 @@ def test_development_needs_no_setting_and_keeps_its_secret(tmp_path: Path) -> No
 
 
 def test_fault_points_are_dead_outside_tests(tmp_path: Path) -> None:
-    script = "import django; django.setup(); from django.conf import settings; print(repr(settings.FAULT_AT))"
+    script = (
+        "import django; django.setup(); from django.conf import settings; "
+        "print(repr(settings.FAULT_AT))"
+    )
     env = {name: value for name, value in os.environ.items() if name != "AGENTAUTH_TESTING"}
     env |= {
         "FAULT_AT": "issue.after_commit",
@@ -186,7 +202,12 @@ def test_fault_points_are_dead_outside_tests(tmp_path: Path) -> None:
         "VAR_DIR": str(tmp_path),
     }
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "''"
 
@@ -194,13 +215,20 @@ def test_fault_points_are_dead_outside_tests(tmp_path: Path) -> None:
 def test_DJ_20_cookies_of_production_belong_to_this_host_over_tls_alone(tmp_path: Path) -> None:
     script = (
         "from agentauth import settings as s; "
-        "print(s.SESSION_COOKIE_NAME, s.CSRF_COOKIE_NAME, s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE, "
-        "s.SESSION_COOKIE_HTTPONLY, s.CSRF_COOKIE_HTTPONLY, s.SESSION_COOKIE_SAMESITE, s.CSRF_COOKIE_SAMESITE)"
+        "print(s.SESSION_COOKIE_NAME, s.CSRF_COOKIE_NAME, s.SESSION_COOKIE_SECURE, "
+        "s.CSRF_COOKIE_SECURE, "
+        "s.SESSION_COOKIE_HTTPONLY, s.CSRF_COOKIE_HTTPONLY, s.SESSION_COOKIE_SAMESITE, "
+        "s.CSRF_COOKIE_SAMESITE)"
     )
     env = {name: value for name, value in os.environ.items() if name != "AGENTAUTH_TESTING"}
     env |= SAFE | {"VAR_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = done.stdout.split()
     assert found[:2] == ["__Host-agentauth_session", "__Host-agentauth_csrf"]
@@ -214,6 +242,8 @@ def test_in_production_a_message_names_the_installed_command(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("server", ["web", "verifier"])
 def test_a_server_refuses_a_number_of_processes_that_is_none(tmp_path: Path, server: str) -> None:
-    ended = python(tmp_path, "-m", "agentauth", server, "--bind", "127.0.0.1:0", WEB_CONCURRENCY="x")
+    ended = python(
+        tmp_path, "-m", "agentauth", server, "--bind", "127.0.0.1:0", WEB_CONCURRENCY="x"
+    )
     assert ended.returncode == 1
     assert ended.stderr == "agentauth.E018: WEB_CONCURRENCY must be a whole number from 1 to 512.\n"

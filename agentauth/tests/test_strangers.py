@@ -72,7 +72,9 @@ def guessed(both: Both, place: Scene, **changes: str) -> None:
     assert [both.at_endpoint(wrong(place, **changes))[0] for _ in range(2)][1] == 429
 
 
-def test_SA_10_over_its_limit_a_guess_never_comes_to_the_view(both: Both, handed_on: list[str]) -> None:
+def test_SA_10_over_its_limit_a_guess_never_comes_to_the_view(
+    both: Both, handed_on: list[str]
+) -> None:
     place = scene()
     guessed(both, place)
     by_view = both.at_view(wrong(place))
@@ -83,8 +85,12 @@ def test_SA_10_over_its_limit_a_guess_never_comes_to_the_view(both: Both, handed
     assert handed_on == []
 
 
-@pytest.mark.parametrize("accept", ["text/html", "application/xml", "application/json;indent=4", "a" * 600])
-def test_SA_10_nor_does_one_with_another_accept_header(both: Both, handed_on: list[str], accept: str) -> None:
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/xml", "application/json;indent=4", "a" * 600]
+)
+def test_SA_10_nor_does_one_with_another_accept_header(
+    both: Both, handed_on: list[str], accept: str
+) -> None:
     place = scene()
     guessed(both, place)
     plain = both.at_endpoint(wrong(place))
@@ -220,7 +226,10 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
     rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
     monkeypatch.setattr(state_cache, "find_by_credentials", waiting)
     with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
-        guesses = [callers.submit(both._lean, wrong(place, accept=accept)) for _ in range(MAX_IN_FLIGHT + 20)]
+        guesses = [
+            callers.submit(both._lean, wrong(place, accept=accept))
+            for _ in range(MAX_IN_FLIGHT + 20)
+        ]
         loads = both.running.app._verifier.follower._provider_loads
         try:
             wait_until(both, lambda: len(loads._asked) == len(guesses))
@@ -236,7 +245,9 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
         assert {each.result(30)[0] for each in guesses} <= {429, 503}
 
 
-def test_SA_10_good_credentials_are_good_at_a_guessers_address(both: Both, handed_on: list[str]) -> None:
+def test_SA_10_good_credentials_are_good_at_a_guessers_address(
+    both: Both, handed_on: list[str]
+) -> None:
     place = scene()
     guessed(both, place)
     both.running.forget()
@@ -246,5 +257,7 @@ def test_SA_10_good_credentials_are_good_at_a_guessers_address(both: Both, hande
     rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
     both.running.forget()
     # In a form only the view accepts, which is read first.
-    assert both.at_endpoint(ask(place, place.body(LOOK), accept="application/json;indent=4"))[0] == 200
+    assert (
+        both.at_endpoint(ask(place, place.body(LOOK), accept="application/json;indent=4"))[0] == 200
+    )
     assert handed_on == [VERIFY]

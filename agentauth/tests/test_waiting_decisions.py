@@ -23,7 +23,9 @@ def configured(redis_server: Server, settings: Settings) -> None:
     settings.REDIS_URL = redis_server.url
 
 
-def test_the_job_drains_what_the_settings_name(verifier: Verifier, configured: None, now: datetime) -> None:
+def test_the_job_drains_what_the_settings_name(
+    verifier: Verifier, configured: None, now: datetime
+) -> None:
     written = verifier.write()
     jobs.Command().work(slow=False)
     assert taken() == [written]
@@ -43,7 +45,9 @@ def test_redis_away_is_an_error_of_the_job_and_of_no_other(
     assert "stream_events" not in Client().get("/metrics").content.decode()
 
 
-def test_RF_21_the_page_says_how_many_wait_and_how_many_may(verifier: Verifier, configured: None) -> None:
+def test_RF_21_the_page_says_how_many_wait_and_how_many_may(
+    verifier: Verifier, configured: None
+) -> None:
     for _ in range(3):
         verifier.write()
     page = Client().get("/metrics").content.decode()

@@ -109,7 +109,12 @@ def test_SA_10_of_many_strangers_each_credential_is_looked_up(judging: Strangers
 def test_SA_10_keys_of_agents_go_on_and_all_other_keys_are_refused(
     judging: Strangers, agent: AgentClient
 ) -> None:
-    asked = [own(agent), own(AgentClient()), own(AgentClient("ES256")), call("GET /v1/agents/me", "DPoP: x")]
+    asked = [
+        own(agent),
+        own(AgentClient()),
+        own(AgentClient("ES256")),
+        call("GET /v1/agents/me", "DPoP: x"),
+    ]
     assert judging.look_up(asked) == [ALLOWED, REFUSED, REFUSED, REFUSED]
 
 
@@ -121,7 +126,9 @@ def test_SA_10_many_credentials_are_two_queries(
 ) -> None:
     provider, secret = provider_and_secret
     asked = [own(agent), guess(provider, secret)]
-    asked += [own(AgentClient()) for _ in range(20)] + [guess(provider, f"no {n}") for n in range(20)]
+    asked += [own(AgentClient()) for _ in range(20)] + [
+        guess(provider, f"no {n}") for n in range(20)
+    ]
     # Each process asks this once.
     DEMAND.holds()
     with django_assert_num_queries(2):
@@ -129,7 +136,8 @@ def test_SA_10_many_credentials_are_two_queries(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "POST"}, {"url": "http://localhost:8000/v1/tokens"}, {"iat": 1}, {"body": b"{}"}]
+    "changes",
+    [{"method": "POST"}, {"url": "http://localhost:8000/v1/tokens"}, {"iat": 1}, {"body": b"{}"}],
 )
 def test_SA_10_an_agents_proof_of_another_request_is_refused(
     judging: Strangers, agent: AgentClient, changes: dict[str, Any]
@@ -141,7 +149,9 @@ def test_SA_10_an_agents_proof_of_another_request_is_refused(
     assert judging.look_up([asked]) == [REFUSED]
 
 
-def test_SA_10_who_knows_an_agents_public_key_is_refused(judging: Strangers, agent: AgentClient) -> None:
+def test_SA_10_who_knows_an_agents_public_key_is_refused(
+    judging: Strangers, agent: AgentClient
+) -> None:
     header, claims, _ = agent.proof("GET", OWN).split(".")
     signature = AgentClient().proof("GET", OWN).rpartition(".")[2]
     forged = f"DPoP: {header}.{claims}.{signature}"
@@ -171,7 +181,11 @@ def test_SA_10_what_held_is_looked_up_again_after_a_minute(
 
 
 def test_SA_10_what_is_known_is_bounded(
-    judging: Strangers, agent: AgentClient, bob: Human, now: datetime, monkeypatch: pytest.MonkeyPatch
+    judging: Strangers,
+    agent: AgentClient,
+    bob: Human,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(strangers, "_MOST_KNOWN", 1)
     judging.look_up([own(agent), own(enrolled(bob, now=now))])
@@ -179,7 +193,10 @@ def test_SA_10_what_is_known_is_bounded(
 
 
 def test_SA_10_ended_keys_and_secrets_are_refused(
-    judging: Strangers, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+    judging: Strangers,
+    agent: AgentClient,
+    provider_and_secret: tuple[ServiceProvider, str],
+    now: datetime,
 ) -> None:
     provider, secret = provider_and_secret
     rotated = own(agent)
@@ -204,16 +221,22 @@ def test_SA_10_an_agents_private_key_still_comes_to_django_to_be_barred(
     judging: Strangers, agent: AgentClient
 ) -> None:
     shown = [
-        call("GET /v1/agents/me", f"DPoP: {each.disclosing('dpop+jwt')}") for each in (agent, AgentClient())
+        call("GET /v1/agents/me", f"DPoP: {each.disclosing('dpop+jwt')}")
+        for each in (agent, AgentClient())
     ]
     assert judging.look_up(shown) == [ALLOWED, REFUSED]
 
 
 @pytest.mark.parametrize("name", ["DPoP", "Authorization"])
 def test_SA_10_two_lines_of_credentials_are_none(
-    judging: Strangers, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], name: str
+    judging: Strangers,
+    agent: AgentClient,
+    provider_and_secret: tuple[ServiceProvider, str],
+    name: str,
 ) -> None:
-    good = agent.proof("GET", OWN) if name == "DPoP" else basic(*provider_and_secret)["Authorization"]
+    good = (
+        agent.proof("GET", OWN) if name == "DPoP" else basic(*provider_and_secret)["Authorization"]
+    )
     assert judging.look_up([call("GET /v1/agents/me", f"{name}: {good}")]) == [ALLOWED]
     assert judging.look_up([call("GET /v1/agents/me", *[f"{name}: {good}"] * 2)]) == [REFUSED]
 
@@ -237,7 +260,9 @@ def test_SA_10_while_there_are_few_guesses_registrations_are_judged(judging: Str
     assert verdict_of(judging, "POST http://localhost:8000/v1/agents?a=b") is REFUSED
 
 
-def test_SA_10_addresses_are_those_that_our_proxies_name(judging: Strangers, settings: Settings) -> None:
+def test_SA_10_addresses_are_those_that_our_proxies_name(
+    judging: Strangers, settings: Settings
+) -> None:
     settings.TRUSTED_PROXIES = 1
     rate_limits.take(ENTRY, "198.51.100.9")
     assert verdict_of(judging, "POST /v1/agents", "X-Forwarded-For: 198.51.100.9") is REFUSED

@@ -10,7 +10,9 @@ import pytest
 from agentauth.wsgi import application
 
 
-@pytest.mark.parametrize("charset", ["hex", "undefined", "punycode", "rot13", "utf-16", "no-such", "é"])
+@pytest.mark.parametrize(
+    "charset", ["hex", "undefined", "punycode", "rot13", "utf-16", "no-such", "é"]
+)
 def test_DJ_8_a_charset_that_is_none_for_text_fails_nothing(charset: str) -> None:
     """Before any middleware: a failure here is a bare 500, without our headers or an event."""
     request = application.request_class(
@@ -52,7 +54,8 @@ def test_no_server_loads_what_only_workers_and_other_systems_need() -> None:
     """Otherwise each command and server would take a third longer to start."""
     late = ["celery", "httpx", "boto3", "hvac", "google.cloud.kms_v1", "agentauth.sdk"]
     program = (
-        f"import sys, agentauth.verifier_application; print([name for name in {late} if name in sys.modules])"
+        f"import sys, agentauth.verifier_application; print([name for name in {late} if name in "
+        "sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(

@@ -21,7 +21,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("credential_id", models.BinaryField(max_length=1023, unique=True)),
@@ -50,7 +53,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 (
@@ -90,7 +96,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 "indexes": [
-                    models.Index(fields=["session", "purpose", "subject"], name="challenge_who_asks"),
+                    models.Index(
+                        fields=["session", "purpose", "subject"], name="challenge_who_asks"
+                    ),
                     models.Index(fields=["expires_at"], name="challenge_expires"),
                 ],
             },
@@ -101,7 +109,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("kind", models.CharField(max_length=16)),
@@ -123,7 +134,9 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "indexes": [models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject")],
+                "indexes": [
+                    models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject")
+                ],
             },
         ),
         migrations.CreateModel(
@@ -132,13 +145,17 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 (
                     "kind",
                     models.CharField(
-                        choices=[("first_admin", "First Admin"), ("invitation", "Invitation")], max_length=16
+                        choices=[("first_admin", "First Admin"), ("invitation", "Invitation")],
+                        max_length=16,
                     ),
                 ),
                 ("digest", models.BinaryField(max_length=32, unique=True)),

@@ -8,7 +8,9 @@ class Migration(migrations.Migration):
         ("approvals", "0006_passkey_backup_eligible"),
     ]
 
-    beside_older_code = "The column stays as it is; older code never reads a challenge of the new purpose."
+    beside_older_code = (
+        "The column stays as it is; older code never reads a challenge of the new purpose."
+    )
 
     operations = [
         migrations.AlterField(

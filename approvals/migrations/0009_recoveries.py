@@ -20,10 +20,18 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
-                ("case", models.CharField(choices=[("lost", "Lost"), ("stolen", "Stolen")], max_length=8)),
+                (
+                    "case",
+                    models.CharField(
+                        choices=[("lost", "Lost"), ("stolen", "Stolen")], max_length=8
+                    ),
+                ),
                 ("begun_at", models.DateTimeField()),
                 ("confirmed_at", models.DateTimeField(null=True)),
                 ("ready_at", models.DateTimeField(null=True)),
@@ -89,7 +97,9 @@ class Migration(migrations.Migration):
                     ),
                     models.CheckConstraint(
                         condition=models.Q(
-                            ("used_at", None), models.Q(("ready_at", None), _negated=True), _connector="OR"
+                            ("used_at", None),
+                            models.Q(("ready_at", None), _negated=True),
+                            _connector="OR",
                         ),
                         name="recovery_used_was_ready",
                     ),

@@ -69,7 +69,9 @@ class _AddKid(migrations.AddField):
         self, app_label: str, editor: BaseDatabaseSchemaEditor, from_state: Any, to_state: Any
     ) -> None:
         if editor.connection.vendor == "postgresql":
-            editor.execute('ALTER TABLE "approvals_receipt" ADD COLUMN IF NOT EXISTS "kid" varchar(64) NULL')
+            editor.execute(
+                'ALTER TABLE "approvals_receipt" ADD COLUMN IF NOT EXISTS "kid" varchar(64) NULL'
+            )
         else:
             super().database_forwards(app_label, editor, from_state, to_state)
 
@@ -78,9 +80,7 @@ class Migration(migrations.Migration):
     # PostgreSQL builds an index beside writers outside a transaction alone. Each part can be repeated.
     atomic = False
     dependencies = [("approvals", "0009_recoveries")]
-    beside_older_code = (
-        "Triggers let a new column be filled, which older code does not name; all else is refused as before."
-    )
+    beside_older_code = "Triggers let a new column be filled, which older code does not name; all else is refused as before."
 
     operations = [
         _AddKid("receipt", "kid", models.CharField(max_length=64, null=True)),

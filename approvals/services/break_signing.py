@@ -42,7 +42,11 @@ def unsigned_breaks() -> list[LogBreak]:
 def break_page(row: LogBreak, human: Human) -> Page:
     """What the page of a restore shows: the text that is signed there, and the keys it names."""
     text = sentences.break_text(
-        size=row.size, origin=origin(row.name), previous=origin(row.previous), at=row.at, zone=human.time_zone
+        size=row.size,
+        origin=origin(row.name),
+        previous=origin(row.previous),
+        at=row.at,
+        zone=human.time_zone,
     )
     vkeys = [each for each in audit_vkeys() if each.startswith(f"{origin(row.name)}+")]
     shown = {"vkeys": vkeys, "root": bytes(row.root).hex(), "text": text}
@@ -57,7 +61,9 @@ def begin_signing(
     Raises InvalidStateError if it is signed already, and what `check_drawn` raises.
     """
     if receipt_of(KIND, row.name) is not None:
-        raise InvalidStateError("This restore is signed already. Reload the page to see the receipt.")
+        raise InvalidStateError(
+            "This restore is signed already. Reload the page to see the receipt."
+        )
     page = break_page(row, human)
     text = page.shown["text"]
     statement = break_statement(
@@ -81,7 +87,13 @@ def begin_signing(
 
 
 def finish_signing(
-    *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+    *,
+    row: LogBreak,
+    human: Human,
+    session_key: str,
+    credential: object,
+    actor: Actor,
+    now: datetime,
 ) -> Receipt:
     """Keep the receipt of the signed record, here and in the audit store.
 

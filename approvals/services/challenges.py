@@ -69,7 +69,9 @@ def latest(ceremony: Ceremony) -> Challenge:
     """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError if none."""
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
-        raise InvalidAssertionError("Nothing was asked of your passkey here. Press the button again.")
+        raise InvalidAssertionError(
+            "Nothing was asked of your passkey here. Press the button again."
+        )
     return row
 
 
@@ -83,7 +85,9 @@ def take(row: Challenge, *, now: datetime) -> None:
 
 
 @contextmanager
-def answering(row: Challenge, *, now: datetime, first: Callable[[], object] = lambda: None) -> Iterator[None]:
+def answering(
+    row: Challenge, *, now: datetime, first: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Use up the challenge and judge its answer in one transaction; a wrong answer uses it up too.
 
     `first` takes the locks that every act takes before a challenge.
@@ -132,7 +136,9 @@ def check_signature(
     together with the signed act. Raises InvalidAssertionError, the same for an unknown passkey,
     another human's, and one that none of our ceremonies sealed.
     """
-    passkeys = Passkey.objects.select_related("human").filter(credential_id=credential_id_of(credential))
+    passkeys = Passkey.objects.select_related("human").filter(
+        credential_id=credential_id_of(credential)
+    )
     passkey = (passkeys if human is None else passkeys.filter(human=human)).first()
     if passkey is None or not passkey.is_sealed():
         raise InvalidAssertionError("This passkey is not known here.")
@@ -158,7 +164,9 @@ def check_signature(
         backed_up=verified.backed_up,
     )
     if not moved:
-        raise InvalidAssertionError("This passkey was used elsewhere at the same moment. Try again.")
+        raise InvalidAssertionError(
+            "This passkey was used elsewhere at the same moment. Try again."
+        )
     return passkey, verified
 
 

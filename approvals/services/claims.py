@@ -35,7 +35,14 @@ def claim_page(agent: Agent, human: Human, *, now: datetime) -> Page:
 
 
 def begin_claim(
-    *, agent: Agent, human: Human, code: str, drawn: str, session_key: str, actor: Actor, now: datetime
+    *,
+    agent: Agent,
+    human: Human,
+    code: str,
+    drawn: str,
+    session_key: str,
+    actor: Actor,
+    now: datetime,
 ) -> dict[str, Any]:
     """Check the code the agent shows, then ask for the signature of the claim.
 

@@ -4,7 +4,12 @@ from datetime import datetime
 from typing import Any
 
 from agentauth.protocol.capability import parse_action
-from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import (
+    ExpiredError,
+    GrantChangedError,
+    InvalidRequestError,
+    InvalidStateError,
+)
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
@@ -86,7 +91,13 @@ def begin_confirmation(
 
 
 def finish_confirmation(
-    *, row: Confirmation, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+    *,
+    row: Confirmation,
+    human: Human,
+    session_key: str,
+    credential: object,
+    actor: Actor,
+    now: datetime,
 ) -> Receipt:
     """Carry out the signed yes or no.
 

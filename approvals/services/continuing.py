@@ -99,7 +99,9 @@ def continue_after_restore(
         name = new_name(now, after=max(known_names() | lost.names))
         _swap(row, name, max(row.epoch + 1, lost.epoch + 1, int(now.timestamp())))  # 3
         switch_key(purpose="audit", actor=actor, now=now)  # 4
-        again = sum(end_again(each, actor=actor, now=now) for each in _people_first(lost.endings))  # 5
+        again = sum(
+            end_again(each, actor=actor, now=now) for each in _people_first(lost.endings)
+        )  # 5
         suspended, withdrawn = _let_go(actor, now)  # 6
         begun = _break(name, lost.names, now)  # 7
         done = Continued(name, begun.size, suspended, withdrawn, again)
@@ -128,10 +130,13 @@ def _held(*, undetected: bool) -> Home:
     if row.held_at is None and not undetected:
         begun = current_break()
         since = (
-            f" The log has continued as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC." if begun else ""
+            f" The log has continued as {begun.name} since {begun.at:%Y-%m-%d %H:%M:%S} UTC."
+            if begun
+            else ""
         )
         raise InvalidStateError(
-            f"Nothing is held: this database is as new as what is known outside.{since} If you did restore a backup, run this"
+            f"Nothing is held: this database is as new as what is known outside.{since} If "
+            "you did restore a backup, run this"
             " again with --undetected."
         )
     return row
@@ -194,7 +199,9 @@ def _let_go(actor: Actor, now: datetime) -> tuple[int, int]:
         cancel_recovery(recovery=row, actor=actor, now=now)
     Challenge.objects.all().delete()
     # Claim links derive from these numbers: skip those that the lost history may have used.
-    Agent.objects.filter(status=Agent.Status.UNCLAIMED).update(claim_number=F("claim_number") + _CLAIMS)
+    Agent.objects.filter(status=Agent.Status.UNCLAIMED).update(
+        claim_number=F("claim_number") + _CLAIMS
+    )
     suspended = withdrawn = 0
     states = [Grant.Status.PENDING, Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     grants = Grant.objects.filter(status__in=states).select_related("agent").order_by("id")

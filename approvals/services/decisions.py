@@ -296,17 +296,25 @@ def _second(grant: Grant, human: Human, session_key: str) -> Ceremony:
     return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, human, str(grant.pk))
 
 
-def _use_second_step(grant: Grant, human: Human, session_key: str, terms: Terms, now: datetime) -> None:
+def _use_second_step(
+    grant: Grant, human: Human, session_key: str, terms: Terms, now: datetime
+) -> None:
     ceremony = _second(grant, human, session_key)
     row = (
         Challenge.objects.open(now)
-        .filter(purpose=ceremony.purpose, session=ceremony.session, human=human, subject=ceremony.subject)
+        .filter(
+            purpose=ceremony.purpose,
+            session=ceremony.session,
+            human=human,
+            subject=ceremony.subject,
+        )
         .order_by("-created_at", "-id")
         .first()
     )
     if row is None or not hmac.compare_digest(bytes(row.challenge), _danger_digest(grant, terms)):
         raise ConfirmationRequiredError(
-            "Look at the dangerous permissions once more and go on.", dangerous=_dangerous(grant, terms)
+            "Look at the dangerous permissions once more and go on.",
+            dangerous=_dangerous(grant, terms),
         )
     take(row, now=now)
 
@@ -325,7 +333,9 @@ def _dangerous(grant: Grant, terms: Terms) -> list[str]:
     return sentences.permissions(grant.service_provider.name, terms.dangerous, terms.envelope)
 
 
-def _chosen(grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime) -> Terms:
+def _chosen(
+    grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime
+) -> Terms:
     """The terms of these choices, their life counted from `at`, when the page was drawn.
 
     So the end that is signed is the end that was shown.

@@ -165,19 +165,32 @@ class Preview:
     @property
     def counts(self) -> list[str]:
         """Totals of what ends: rows if there are several, grants, access tokens, requests."""
-        grants, tokens = sum(each.grants for each in self.ends), sum(each.tokens for each in self.ends)
+        grants, tokens = (
+            sum(each.grants for each in self.ends),
+            sum(each.tokens for each in self.ends),
+        )
         waiting = sum(each.waiting for each in self.ends)
-        said = [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"] if len(self.ends) > 1 else []
+        said = (
+            [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"]
+            if len(self.ends) > 1
+            else []
+        )
         if grants and self.kind != "grant":
-            said.append(ngettext("%(n)s grant", "%(n)s grants", grants) % {"n": sentences.whole(grants)})
+            said.append(
+                ngettext("%(n)s grant", "%(n)s grants", grants) % {"n": sentences.whole(grants)}
+            )
         if tokens:
             valid = ngettext(
-                "%(n)s access token that is valid now", "%(n)s access tokens that are valid now", tokens
+                "%(n)s access token that is valid now",
+                "%(n)s access tokens that are valid now",
+                tokens,
             )
             said.append(valid % {"n": sentences.whole(tokens)})
         if waiting:
             asked = ngettext(
-                "%(n)s request that waits for an answer", "%(n)s requests that wait for an answer", waiting
+                "%(n)s request that waits for an answer",
+                "%(n)s requests that wait for an answer",
+                waiting,
             )
             said.append(asked % {"n": sentences.whole(waiting)})
         return said
@@ -192,7 +205,9 @@ class Preview:
         return b64u_encode(sha256(canonical_json([self.kind, self.typed, ends])))
 
 
-def preview(kind: str, ids: Sequence[uuid.UUID], *, human: Human, party: Party, now: datetime) -> Preview:
+def preview(
+    kind: str, ids: Sequence[uuid.UUID], *, human: Human, party: Party, now: datetime
+) -> Preview:
     """Describe what ends with these rows.
 
     Raises NotFoundError if a row is missing or not this party's.
@@ -245,7 +260,8 @@ def check_shown(found: Preview, shown: str) -> None:
         raise InvalidStateError(f"Nothing was done. {found.stays[0].refusal}")
     if found.shown != shown:
         raise GrantChangedError(
-            "What this would end has changed since you opened the page. Nothing was done: reload it and check again."
+            "What this would end has changed since you opened the page. Nothing was done: "
+            "reload it and check again."
         )
 
 
@@ -271,9 +287,14 @@ def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> Q
     return rows.order_by("pk")
 
 
-def _described(kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime) -> Preview:
+def _described(
+    kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime
+) -> Preview:
     each = [_unless_oneself(KINDS[kind].describe(row, now), human) for row in rows]
-    ends, stays = [loss for loss in each if not loss.refusal], [loss for loss in each if loss.refusal]
+    ends, stays = (
+        [loss for loss in each if not loss.refusal],
+        [loss for loss in each if loss.refusal],
+    )
     return Preview(kind, tuple(ends), tuple(stays), _typed(kind, ends, party))
 
 

@@ -98,8 +98,12 @@ def _suspend_for_both(*, agent: Agent, actor: Actor, now: datetime) -> None:
 
 _secret = _row(ServiceProviderSecret.objects.all(), "secret", end_secret)
 ENDS: Final[Mapping[str, _End]] = {
-    kinds.HUMAN_DELETED: _row(Human.objects.all(), "human", partial(delete_human, even_last_admin=True)),
-    kinds.HUMAN_SUSPENDED: _row(Human.objects.all(), "human", partial(suspend_human, even_last_admin=True)),
+    kinds.HUMAN_DELETED: _row(
+        Human.objects.all(), "human", partial(delete_human, even_last_admin=True)
+    ),
+    kinds.HUMAN_SUSPENDED: _row(
+        Human.objects.all(), "human", partial(suspend_human, even_last_admin=True)
+    ),
     kinds.PASSKEY_REMOVED: _row(
         Passkey.objects.all(), "passkey", partial(remove_passkey_for_good, reason=REASON)
     ),
@@ -108,7 +112,9 @@ ENDS: Final[Mapping[str, _End]] = {
     kinds.AGENT_KEY_BARRED: _key(DISCLOSED),
     kinds.AGENT_KEY_ROTATED: _key(ROTATED),
     kinds.GRANT_REVOKED: _row(Grant.objects.all(), "grant", revoke_grant),
-    kinds.GRANT_SUSPENDED: _row(Grant.objects.all(), "grant", partial(suspend_grant, by_admin=True)),
+    kinds.GRANT_SUSPENDED: _row(
+        Grant.objects.all(), "grant", partial(suspend_grant, by_admin=True)
+    ),
     kinds.SERVICE_PROVIDER_REVOKED: _row(
         ServiceProvider.objects.all(), "service_provider", revoke_service_provider
     ),
@@ -132,7 +138,8 @@ def end_again(ending: Ending, *, actor: Actor, now: datetime) -> bool:
     end = ENDS.get(ending.kind)
     if end is None:
         raise InvalidStateError(
-            f"An ending of kind {ending.kind} cannot be ended again by this version: run a release that knows it."
+            f"An ending of kind {ending.kind} cannot be ended again by this version: run a "
+            "release that knows it."
         )
     try:
         with transaction.atomic():

@@ -40,16 +40,24 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
 
     def receipt(row: Receipt) -> dict[str, Any]:
         theirs = (
-            row.human_id != human.pk or row.subject in subjects or row.kind == Challenge.Purpose.CONFIRMATION
+            row.human_id != human.pk
+            or row.subject in subjects
+            or row.kind == Challenge.Purpose.CONFIRMATION
         )
         return _receipt(row) if theirs else _receipt_about_others(row)
 
     lists: dict[str, Iterable[Mapping[str, Any]]] = {
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
         "agents": _each(agents, _agent),
-        "grants": _each(Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant),
-        "receipts": chain.from_iterable(_each(part, receipt) for part in receipts_about(human, subjects)),
-        "confirmations": _each(Confirmation.objects.filter(grant__agent__human=human), _confirmation),
+        "grants": _each(
+            Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant
+        ),
+        "receipts": chain.from_iterable(
+            _each(part, receipt) for part in receipts_about(human, subjects)
+        ),
+        "confirmations": _each(
+            Confirmation.objects.filter(grant__agent__human=human), _confirmation
+        ),
         # Each query uses an index. Events from before an agent was claimed name only the agent.
         "events": chain(
             _events(Q(human_id=human.pk)),

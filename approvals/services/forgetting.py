@@ -77,7 +77,9 @@ def erase_texts(
     """
     with transaction.atomic():
         agents = registry_forgetting.agents_of(human.pk)
-        grants = {str(pk) for pk in Grant.objects.filter(agent_id__in=agents).values_list("pk", flat=True)}
+        grants = {
+            str(pk) for pk in Grant.objects.filter(agent_id__in=agents).values_list("pk", flat=True)
+        }
         asked = Confirmation.objects.filter(grant__agent_id__in=agents).values_list("pk", flat=True)
         subjects = {str(human.pk), *map(str, agents), *map(str, asked)} | grants
         # An open release challenge may name their agents; the administrator starts it again.
@@ -121,7 +123,9 @@ def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> 
     with transaction.atomic():
         # First, in a setup's lock order: a setup under way either commits before this or is
         # refused.
-        Challenge.objects.filter(purpose=Challenge.Purpose.SETUP, subject=str(invitation.pk)).delete()
+        Challenge.objects.filter(
+            purpose=Challenge.Purpose.SETUP, subject=str(invitation.pk)
+        ).delete()
         unused = SetupCode.objects.filter(
             pk=invitation.pk, kind=SetupCode.Kind.INVITATION, used_at=None, human=None
         )
@@ -134,7 +138,10 @@ def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> 
 def forget_ended_invitations(*, now: datetime) -> int:
     """Forget invitations that expired unused INVITATION_KEPT ago. Returns how many."""
     ended = SetupCode.objects.filter(
-        kind=SetupCode.Kind.INVITATION, used_at=None, human=None, expires_at__lte=now - INVITATION_KEPT
+        kind=SetupCode.Kind.INVITATION,
+        used_at=None,
+        human=None,
+        expires_at__lte=now - INVITATION_KEPT,
     )
     rows = list(ended.order_by("expires_at")[:BATCH])
     for row in rows:
@@ -175,7 +182,9 @@ def _before(moment: datetime) -> uuid.UUID:
     return uuid.UUID(uuid7_text(int(moment.timestamp() * 1000), bytes(ENTROPY_BYTES)))
 
 
-def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) -> Iterator[Receipt]:
+def _receipts(
+    human: Human, subjects: Collection[str], grants: Collection[str]
+) -> Iterator[Receipt]:
     """Receipts they signed, receipts about them, and releases that name one of their agents.
 
     Since release 4 a release after a restore names grants by id instead of agents, so it holds
@@ -183,7 +192,9 @@ def _receipts(human: Human, subjects: Collection[str], grants: Collection[str]) 
     """
     for part in receipts_about(human, subjects):
         yield from part.filter(kind__in=ABOUT_PEOPLE).exclude(compact="").iterator()
-    for row in Receipt.objects.filter(kind=Challenge.Purpose.RELEASE).exclude(compact="").iterator():
+    for row in (
+        Receipt.objects.filter(kind=Challenge.Purpose.RELEASE).exclude(compact="").iterator()
+    ):
         jws = parse_compact(row.compact, max_bytes=MAX_RECEIPT_BYTES)
         statement = str(read_object(jws.payload)["statement"])
         if any(grant in statement and grant not in row.consent_text for grant in grants):

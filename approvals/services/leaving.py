@@ -23,7 +23,9 @@ from registry.services import people
 _TRIES: Final = 5
 
 
-def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
+def suspend_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
     """Suspend the human and end what they started.
 
     That is: sessions with what is signed in them, codes, invitations and recoveries. None of it
@@ -40,7 +42,9 @@ def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin:
     _end_all_begun(human, act, now)
 
 
-def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
+def delete_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
     """Delete the human: agents, grants, passkeys and sessions end, and all their texts are erased.
 
     Texts are what they or their agents wrote. Events and rows keep ids, states, times, amounts and

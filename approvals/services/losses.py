@@ -89,7 +89,9 @@ def describe_grant(grant: Grant, now: datetime) -> Loss:
     if grant.status_at(now) not in _HELD:
         refusal = _("It is not approved, or has ended, so it cannot be revoked.")
         return _loss(grant.pk, typed, title, about, (), refusal=refusal)
-    return _loss(grant.pk, typed, title, about, _terms(grant), grants=1, tokens=_tokens(Q(grant=grant), now))
+    return _loss(
+        grant.pk, typed, title, about, _terms(grant), grants=1, tokens=_tokens(Q(grant=grant), now)
+    )
 
 
 def describe_service_provider(provider: ServiceProvider, now: datetime) -> Loss:
@@ -130,7 +132,9 @@ def describe_human(human: Human, now: datetime) -> Loss:
         for n in [held[agent.pk]]
     ]
     if (n := len(agents) - _NAMED) > 0:
-        facts.append(ngettext("%(n)s more agent", "%(n)s more agents", n) % {"n": sentences.whole(n)})
+        facts.append(
+            ngettext("%(n)s more agent", "%(n)s more agents", n) % {"n": sentences.whole(n)}
+        )
     n = Passkey.objects.filter(human=human).count()
     facts.append(ngettext("%(n)s passkey", "%(n)s passkeys", n) % {"n": sentences.whole(n)})
     return _loss(
@@ -149,7 +153,10 @@ def describe_human(human: Human, now: datetime) -> Loss:
 def describe_invitation(row: SetupCode, now: datetime) -> Loss:
     """The link, and the address it went to."""
     ends = _("Valid until %(at)s.") if row.expires_at > now else _("It ended on %(at)s.")
-    about = [_("Made on %(at)s.") % {"at": _date(row.created_at)}, ends % {"at": _date(row.expires_at)}]
+    about = [
+        _("Made on %(at)s.") % {"at": _date(row.created_at)},
+        ends % {"at": _date(row.expires_at)},
+    ]
     facts = [_("The invitation link"), _("The address, here and in the log")]
     used = row.used_at is not None or row.kind != SetupCode.Kind.INVITATION
     refusal = _("It was used. Delete the human instead.") if used else ""
@@ -158,7 +165,11 @@ def describe_invitation(row: SetupCode, now: datetime) -> Loss:
 
 def describe_key(key: Key, now: datetime) -> Loss:
     """Since when it signs, and what of its signatures becomes worthless."""
-    signs = _("It signed from %(begin)s to %(end)s.") if key.retired_at else _("It signs from %(begin)s on.")
+    signs = (
+        _("It signed from %(begin)s to %(end)s.")
+        if key.retired_at
+        else _("It signs from %(begin)s on.")
+    )
     times = {"begin": _date(key.active_from), "end": _date(key.retired_at or now)}
     about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
     facts = _SIGNED[key.purpose](key, now)
@@ -177,7 +188,10 @@ def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
         _("Valid until %(at)s.") % {"at": _date(row.not_after)},
     ]
     facts = [
-        _("Every token that its key signed is refused from now on. The process has another key certified.")
+        _(
+            "Every token that its key signed is refused from now on. The process has another "
+            "key certified."
+        )
     ]
     refusal = _("It has already been revoked.") if row.state == KeyCertificate.State.REVOKED else ""
     title = str(row.serial)
@@ -189,7 +203,9 @@ def _of_tokens(key: Key, now: datetime) -> Iterator[str]:
     certified = KeyCertificate.objects.filter(issuer=key, state=KeyCertificate.State.CERTIFIED)
     if n := certified.filter(not_after__gt=now).count():
         yield ngettext(
-            "%(n)s certificate of a process ends with it.", "%(n)s certificates of processes end with it.", n
+            "%(n)s certificate of a process ends with it.",
+            "%(n)s certificates of processes end with it.",
+            n,
         ) % {"n": sentences.whole(n)}
 
 
@@ -261,15 +277,17 @@ def _terms(grant: Grant) -> Sequence[str]:
         parse_capabilities(grant.capabilities or []),
         parse_envelope(grant.envelope or {}),
     )
-    return sentences.permissions(grant.service_provider.name, capabilities, envelope) + sentences.limits(
-        envelope
-    )
+    return sentences.permissions(
+        grant.service_provider.name, capabilities, envelope
+    ) + sentences.limits(envelope)
 
 
 def _may(grant: Grant) -> str:
     """One line for the whole grant."""
     capabilities = parse_capabilities(grant.capabilities or [])
-    said = "; ".join(sentences.permission(each, grant.service_provider.name) for each in capabilities)
+    said = "; ".join(
+        sentences.permission(each, grant.service_provider.name) for each in capabilities
+    )
     return f"{said[:1].upper()}{said[1:]}."
 
 
@@ -296,7 +314,11 @@ def _loss(
 
 def _more(held: int) -> list[str]:
     n = held - _NAMED
-    return [ngettext("%(n)s more grant", "%(n)s more grants", n) % {"n": sentences.whole(n)}] if n > 0 else []
+    return (
+        [ngettext("%(n)s more grant", "%(n)s more grants", n) % {"n": sentences.whole(n)}]
+        if n > 0
+        else []
+    )
 
 
 def _waiting(which: Q, now: datetime) -> int:

@@ -32,7 +32,9 @@ def moved(name: str, old: object, new: object) -> str:
         "party": _("This page now lifts a different party’s suspension."),
         "vkeys": _("The keys of the log have changed."),
         "text": _("The text to sign is not the one that was shown."),
-        "likenesses": _("What else is called as the agent is, or looks like its name, is different now."),
+        "likenesses": _(
+            "What else is called as the agent is, or looks like its name, is different now."
+        ),
     }
     if name.startswith("grant."):
         return _("One of these grants changed.")

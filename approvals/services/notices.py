@@ -33,7 +33,11 @@ def send_notices(*, now: datetime) -> int:
 
     At least once: if the process dies after the mail and before the commit, the mail is sent again.
     """
-    due = Recovery.objects.filter(notice_due_at__lte=now).select_related("human").order_by("notice_due_at")
+    due = (
+        Recovery.objects.filter(notice_due_at__lte=now)
+        .select_related("human")
+        .order_by("notice_due_at")
+    )
     return sum(_send(row, now) for row in due[:BATCH])
 
 
@@ -45,20 +49,31 @@ def mail_is_sent() -> bool:
 def notice_text(row: Recovery) -> tuple[str, str]:
     """Subject and body for the recovery's state. Contains no secret; its link changes nothing."""
     human = row.human
-    cancel = _("If you did not ask for this, sign in with a passkey that you have and cancel it here:")
+    cancel = _(
+        "If you did not ask for this, sign in with a passkey that you have and cancel it here:"
+    )
     page = f"{settings.PUBLIC_URL}/recovery/"
     if row.used_at:
         lines = [
             sentences.recovered(row.used_at, human.time_zone),
-            _("Every passkey from before was removed, and your agents’ grants wait for your signature."),
-            _("If this was not you, call an administrator at once and ask them to suspend your account."),
+            _(
+                "Every passkey from before was removed, and your agents’ grants wait for your "
+                "signature."
+            ),
+            _(
+                "If this was not you, call an administrator at once and ask them to suspend "
+                "your account."
+            ),
         ]
     elif row.cancelled_at:
         lines = [_("The recovery of your account was cancelled. Your passkeys stay as they are.")]
     elif row.case == Recovery.Case.STOLEN:
         decided = _("A second administrator decided it: a new passkey can now be made.")
         lines = [
-            _("Recovery of your suspended account was started because a passkey was reported stolen."),
+            _(
+                "Recovery of your suspended account was started because a passkey was "
+                "reported stolen."
+            ),
             decided if row.confirmed_at else _("A second administrator has to decide."),
             _("If you did not ask for this, call an administrator."),
         ]
@@ -67,10 +82,14 @@ def notice_text(row: Recovery) -> tuple[str, str]:
         end = {"end": sentences.moment(row.ready_at, human.time_zone)}
         lines = [
             _("Recovery of your account was started because your passkeys were reported lost."),
-            _("A second administrator ended the wait: a new passkey can be made from %(end)s.") % end
+            _("A second administrator ended the wait: a new passkey can be made from %(end)s.")
+            % end
             if row.confirmed_at
             else _("From %(end)s on a new passkey can take the place of all your passkeys.") % end,
-            _("Until it is made, the passkeys that you have keep working. If you lost them all, do nothing."),
+            _(
+                "Until it is made, the passkeys that you have keep working. If you lost them "
+                "all, do nothing."
+            ),
             f"{cancel}\n{page}",
         ]
     where = _("This is about your account at %(url)s.") % {"url": settings.PUBLIC_URL}
@@ -93,7 +112,10 @@ def _send(row: Recovery, now: datetime) -> bool:
         with transaction.atomic():
             # Record only the first of consecutive failures: a month without mail must not add
             # thousands.
-            if claimed.update(notice_failures=min(row.notice_failures + 1, 16)) and not row.notice_failures:
+            if (
+                claimed.update(notice_failures=min(row.notice_failures + 1, 16))
+                and not row.notice_failures
+            ):
                 _record(kinds.RECOVERY_NOTICE_FAILED, row, now, reason="mail")
         return False
     with transaction.atomic():

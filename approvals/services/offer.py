@@ -57,6 +57,10 @@ def offer(grant: Grant) -> Offer:
     return Offer(tuple(offered[:MAX_CAPABILITIES]), tuple(lost))
 
 
-def _left(each: Capability, manifest: tuple[Capability, ...], allowed: list[Capability]) -> list[Capability]:
+def _left(
+    each: Capability, manifest: tuple[Capability, ...], allowed: list[Capability]
+) -> list[Capability]:
     declared = [both for mine in manifest if (both := common(each, mine)) is not None]
-    return [both for mine in declared for entry in allowed if (both := common(mine, entry)) is not None]
+    return [
+        both for mine in declared for entry in allowed if (both := common(mine, entry)) is not None
+    ]

@@ -55,14 +55,18 @@ def admin_exists() -> bool:
     return Human.objects.filter(is_staff=True).exists()
 
 
-def create_setup_link(*, email: str = "", is_staff: bool = False, actor: Actor, now: datetime) -> SetupLink:
+def create_setup_link(
+    *, email: str = "", is_staff: bool = False, actor: Actor, now: datetime
+) -> SetupLink:
     """Make a one-time link: an invitation to `email`, or without one a link for the first admin.
 
     The link itself is not stored. Raises InvalidStateError for a first-admin link once an admin
     exists, InvalidRequestError for a malformed or taken address (docs/protocol.md section 11).
     """
     if not email and admin_exists():
-        raise InvalidStateError("There is an admin already: name the e-mail address of the human to invite.")
+        raise InvalidStateError(
+            "There is an admin already: name the e-mail address of the human to invite."
+        )
     if email:
         _check_free(email)
     row = SetupCode(
@@ -95,9 +99,13 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
 
 def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
     """The usable invitations this administrator made; the log says who made which."""
-    made = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(human.pk))
+    made = Event.objects.filter(
+        kind=kinds.SETUP_CODE_CREATED, actor_kind="human", actor_id=str(human.pk)
+    )
     recent = made.filter(human_id=None, at__gt=now - INVITATION_LIFE).values("at")
-    codes = SetupCode.objects.filter(kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now)
+    codes = SetupCode.objects.filter(
+        kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now
+    )
     return codes.filter(created_at__in=recent)
 
 
@@ -191,7 +199,9 @@ def begin_sign_in(*, session_key: str, now: datetime) -> dict[str, Any]:
     return request_options(rp_id=settings.RP_ID, challenge=bytes(row.challenge))
 
 
-def finish_sign_in(*, credential: object, session_key: str, request_id: str, now: datetime) -> Human:
+def finish_sign_in(
+    *, credential: object, session_key: str, request_id: str, now: datetime
+) -> Human:
     """The active human whose passkey signed; the caller starts the session.
 
     Raises InvalidAssertionError.

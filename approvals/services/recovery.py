@@ -47,7 +47,9 @@ LINK_LIFE = timedelta(minutes=15)
 _STATUS = {Recovery.Case.LOST: Human.Status.ACTIVE, Recovery.Case.STOLEN: Human.Status.SUSPENDED}
 
 
-def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor, now: datetime) -> Recovery:
+def start_recovery(
+    *, human: Human, case: str, admin: Human | None, actor: Actor, now: datetime
+) -> Recovery:
     """Start a recovery; nothing about the account changes yet. `admin` is None for an operator.
 
     Lost: ready after RECOVERY_WAIT_HOURS. Stolen: ready once a second administrator decides. Raises
@@ -82,7 +84,11 @@ def start_recovery(*, human: Human, case: str, admin: Human | None, actor: Actor
         _hold_admin(row, admin)
         _check_account(row)
         _record(
-            kinds.RECOVERY_BEGUN, row, actor, now, ready_at=timestamp(row.ready_at) if row.ready_at else None
+            kinds.RECOVERY_BEGUN,
+            row,
+            actor,
+            now,
+            ready_at=timestamp(row.ready_at) if row.ready_at else None,
         )
     return row
 
@@ -98,13 +104,16 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
         row = _hold_open(recovery, now)
         _hold_admin(row, admin)
         if row.begun_by_id == admin.pk:
-            raise InvalidStateError("You began this recovery: a second administrator has to decide.")
+            raise InvalidStateError(
+                "You began this recovery: a second administrator has to decide."
+            )
         if row.ready_at is not None and (row.confirmed_at is not None or row.ready_at <= now):
             raise InvalidStateError("Nothing is left to decide: this recovery is ready.")
         for each in (row.begun_by, admin):
             if each is not None and recent_recovery(each, now=now):
                 raise InvalidStateError(
-                    f"The account of an administrator who takes part was recovered within {RECENT.days} days:"
+                    "The account of an administrator who takes part was recovered within "
+                    f"{RECENT.days} days:"
                     " another one has to decide."
                 )
         _check_administrators(row)
@@ -127,7 +136,9 @@ def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
 
 def taken_part_in(human: Human) -> RecoveryQuerySet:
     """Recoveries of this account and those this administrator started or decided, in lock order."""
-    return Recovery.objects.filter(Q(human=human) | Q(begun_by=human) | Q(confirmed_by=human)).order_by("pk")
+    return Recovery.objects.filter(
+        Q(human=human) | Q(begun_by=human) | Q(confirmed_by=human)
+    ).order_by("pk")
 
 
 def hold_taken_part_in(human: Human) -> set[Any]:
@@ -143,7 +154,8 @@ def check_taken_part_in(human: Human, held: set[Any]) -> None:
     """
     if held != set(taken_part_in(human).values_list("pk", flat=True)):
         raise GrantChangedError(
-            "A recovery was begun or decided at the same moment. Nothing was done: reload the page and check again."
+            "A recovery was begun or decided at the same moment. Nothing was done: reload the "
+            "page and check again."
         )
 
 
@@ -214,7 +226,9 @@ def finish_recovery(
     InvalidAssertionError, ExpiredError, and InvalidStateError as `create_recovery_link`.
     """
     challenge, held = latest(_ceremony(recovery, session_key)), list[Recovery]()
-    with answering(challenge, now=now, first=lambda: held.append(_hold_open(recovery, now, ExpiredError))):
+    with answering(
+        challenge, now=now, first=lambda: held.append(_hold_open(recovery, now, ExpiredError))
+    ):
         verified, row = verify_new(challenge, credential), held[0]
         if bytes(row.link_digest or b"") != bytes(recovery.link_digest or b""):
             raise ExpiredError("A newer link was made. Use that one.")
@@ -231,7 +245,9 @@ def finish_recovery(
         recover_human(human=human, actor=by_them, now=now)
         # After the sessions ended: a session that is adding a passkey commits first or is refused.
         removed = remove_all_passkeys(human=human, reason="recovery", actor=by_them, now=now)
-        add_passkey(human, verified, bytes.fromhex(challenge.data["user_handle"]), actor=by_them, now=now)
+        add_passkey(
+            human, verified, bytes.fromhex(challenge.data["user_handle"]), actor=by_them, now=now
+        )
         data = {"passkeys_removed": removed, "recovery_id": str(row.pk)}
         record(kind=kinds.HUMAN_RECOVERED, actor=by_them, at=now, human_id=human.id, data=data)
     return human
@@ -256,7 +272,9 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
         Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
         return
     if admin.pk == row.human_id:
-        raise InvalidStateError("This is your own account: another administrator has to recover it.")
+        raise InvalidStateError(
+            "This is your own account: another administrator has to recover it."
+        )
     hold_human(admin, row.human)
     if not Human.objects.get(pk=admin.pk).is_administrator:
         raise NotFoundError
@@ -266,7 +284,8 @@ def _check_administrators(row: Recovery) -> None:
     for each in (row.begun_by, row.confirmed_by):
         if each is not None and not (each.is_active and each.is_administrator):
             raise InvalidStateError(
-                "An administrator who took part in this recovery is not active any more. Cancel it and begin again."
+                "An administrator who took part in this recovery is not active any more. "
+                "Cancel it and begin again."
             )
 
 
@@ -275,7 +294,8 @@ def _check_account(row: Recovery) -> None:
     if status == _STATUS[Recovery.Case(row.case)]:
         return
     raise InvalidStateError(
-        "Only an active account is recovered as lost. If it is suspended, resume it or recover it as stolen."
+        "Only an active account is recovered as lost. If it is suspended, resume it or "
+        "recover it as stolen."
         if row.case == Recovery.Case.LOST
         else "Only a suspended account is recovered as stolen: suspend it first."
     )
@@ -285,9 +305,12 @@ def _check_ready(row: Recovery, now: datetime) -> None:
     # By the database's clock too: a host whose clock is ahead must not end the wait early.
     if row.ready_at is None or row.ready_at > not_ahead(now):
         raise InvalidStateError(
-            f"This recovery is not ready until {formats.date_format(row.ready_at.astimezone(UTC), 'j F Y, H:i')} UTC. Try again then."
+            "This recovery is not ready until "
+            f"{formats.date_format(row.ready_at.astimezone(UTC), 'j F Y, H:i')} UTC. Try "
+            "again then."
             if row.ready_at
-            else "This recovery is not ready: a second administrator must approve it at /recoveries/."
+            else "This recovery is not ready: a second administrator must approve it at "
+            "/recoveries/."
         )
     _check_administrators(row)
     _check_account(row)
@@ -296,7 +319,9 @@ def _check_ready(row: Recovery, now: datetime) -> None:
 def _check_link(row: Recovery, now: datetime) -> None:
     ended = row.used_at or row.cancelled_at or row.expires_at <= now
     if ended or row.link_expires_at is None or row.link_expires_at <= now:
-        raise ExpiredError("This recovery link was used, cancelled or is too old. Ask for a new one.")
+        raise ExpiredError(
+            "This recovery link was used, cancelled or is too old. Ask for a new one."
+        )
 
 
 def _record(kind: str, row: Recovery, actor: Actor, now: datetime, **more: Any) -> None:

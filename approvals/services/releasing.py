@@ -68,7 +68,9 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
     try:
         anchor, lost = prove_end(row, now=now)
     except InvalidStateError as error:
-        return Findings([Finding(each, error.description) for each in grants], None, error.description)
+        return Findings(
+            [Finding(each, error.description) for each in grants], None, error.description
+        )
     present = read_present(row)
 
     def refusal(grant: Grant) -> str:
@@ -152,7 +154,13 @@ def begin_release(
 
 
 def finish_release(
-    *, row: LogBreak, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+    *,
+    row: LogBreak,
+    human: Human,
+    session_key: str,
+    credential: object,
+    actor: Actor,
+    now: datetime,
 ) -> Receipt:
     """Release the grants of the signed statement, all of them or none.
 
@@ -163,7 +171,9 @@ def finish_release(
 
     def chosen(challenge: Challenge) -> list[Grant]:
         # In id order, as everywhere, to avoid deadlocks.
-        return list(_suspended().filter(pk__in=[each["id"] for each in challenge.statement["grants"]]))
+        return list(
+            _suspended().filter(pk__in=[each["id"] for each in challenge.statement["grants"]])
+        )
 
     def act(challenge: Challenge) -> None:
         body = challenge.statement
@@ -214,14 +224,19 @@ def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor,
 
 
 def _digest(grants: Sequence[Grant]) -> bytes:
-    return hashlib.sha256(canonical_json([[str(each.pk), each.version] for each in grants])).digest()
+    return hashlib.sha256(
+        canonical_json([[str(each.pk), each.version] for each in grants])
+    ).digest()
 
 
 def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
     row = (
         Challenge.objects.open(now)
         .filter(
-            purpose=ceremony.purpose, session=ceremony.session, human=ceremony.human, subject=ceremony.subject
+            purpose=ceremony.purpose,
+            session=ceremony.session,
+            human=ceremony.human,
+            subject=ceremony.subject,
         )
         .order_by("-created_at", "-id")
         .first()

@@ -31,7 +31,11 @@ KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider
 Party = Literal["owner", "administrator"]
 # Ceremonies that may have begun before the suspension and must not finish after it.
-_DECIDED_BY = (Challenge.Purpose.APPROVAL, Challenge.Purpose.SECOND_STEP, Challenge.Purpose.CONFIRMATION)
+_DECIDED_BY = (
+    Challenge.Purpose.APPROVAL,
+    Challenge.Purpose.SECOND_STEP,
+    Challenge.Purpose.CONFIRMATION,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row
         "service_provider": ServiceProvider.objects.all(),
     }
     row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
-    if row is None or not (human.is_administrator if party == "administrator" else _is_owner(row, human)):
+    if row is None or not (
+        human.is_administrator if party == "administrator" else _is_owner(row, human)
+    ):
         raise NotFoundError
     return row
 
@@ -81,16 +87,24 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
         if row.expires_at <= now:
             marks.append(texts.has_expired())
         text = texts.agent_text(row, _waiting_for(row, now), by_admin=by_admin, marks=marks)
-        return Suspension(Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text)
+        return Suspension(
+            Subject("agent", str(row.pk), row.name), row, party, row.suspensions or 0, text
+        )
     if isinstance(row, Grant):
         if row.status_at(now) != Grant.Status.SUSPENDED:
             raise InvalidStateError("This is not suspended, so it cannot be resumed.")
         _check_held(row, by_admin=by_admin)
-        text = texts.grant_text(row, by_admin=by_admin, marks=[] if by_admin else _marks(row.agent, now))
-        return Suspension(Subject("grant", str(row.pk), row.agent.name), row, party, row.version, text)
+        text = texts.grant_text(
+            row, by_admin=by_admin, marks=[] if by_admin else _marks(row.agent, now)
+        )
+        return Suspension(
+            Subject("grant", str(row.pk), row.agent.name), row, party, row.version, text
+        )
     if row.status != row.Status.SUSPENDED:
         raise InvalidStateError("This is not suspended, so it cannot be resumed.")
-    in_force = Grant.objects.live(now).filter(agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now)
+    in_force = Grant.objects.live(now).filter(
+        agent__status=Agent.Status.ACTIVE, agent__expires_at__gt=now
+    )
     if isinstance(row, Human):
         agents = row.agents.filter(status=Agent.Status.ACTIVE, expires_at__gt=now).count()
         # After a recovery the passkey may be another person's: the administrator has to know.
@@ -108,7 +122,12 @@ def find_suspension(row: Row, *, party: Party, now: datetime) -> Suspension:
 
 def resume_page(found: Suspension) -> Page:
     """What the page of a suspension shows: whose suspension ends, which one, the text to sign."""
-    shown = {"party": found.party, "suspension": found.number, "name": found.name, "text": found.text}
+    shown = {
+        "party": found.party,
+        "suspension": found.number,
+        "name": found.name,
+        "text": found.text,
+    }
     return Page(Challenge.Purpose.RESUME, str(found.row.pk), shown)
 
 
@@ -212,7 +231,9 @@ def _void_begun(row: Row, now: datetime) -> None:
     subjects, grants = set(asked.values_list("subject", flat=True)), _grants_of(row)
     about = [
         *grants.filter(pk__in=subjects).values_list("pk", flat=True),
-        *Confirmation.objects.filter(pk__in=subjects, grant__in=grants).values_list("pk", flat=True),
+        *Confirmation.objects.filter(pk__in=subjects, grant__in=grants).values_list(
+            "pk", flat=True
+        ),
     ]
     void(asked.filter(subject__in=[str(pk) for pk in about]), now=now)
 
@@ -251,7 +272,11 @@ def _is_owner(row: Row, human: Human) -> bool:
 def _waiting_for(agent: Agent, now: datetime) -> list[Grant]:
     """The grants in force once the agent is active again."""
     active = Q(service_provider__status=ServiceProvider.Status.ACTIVE)
-    live = Grant.objects.live(now).filter(active, agent=agent).select_related("agent", "service_provider")
+    live = (
+        Grant.objects.live(now)
+        .filter(active, agent=agent)
+        .select_related("agent", "service_provider")
+    )
     return list(live.order_by("id"))
 
 

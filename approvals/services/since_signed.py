@@ -32,14 +32,17 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
         lines += [moved(name, old, new) for name, old, new in pairs if old != new]
     if grant.suspension_cause == causes.MANIFEST_CHANGED or any(each.by_manifest for each in lost):
         lines.append(moved("manifest", None, None))
-    if grant.suspension_cause == causes.ALLOWED_CHANGED or any(not each.by_manifest for each in lost):
+    if grant.suspension_cause == causes.ALLOWED_CHANGED or any(
+        not each.by_manifest for each in lost
+    ):
         lines.append(moved("allowed", None, None))
     if grant.suspension_cause == causes.RECOVERY:
         lines.append(_("Your account was recovered."))
     if grant.suspension_cause == causes.RESTORED:
         lines.append(
             _(
-                "This registry was restored from a backup. What the agent did after that backup is lost here: payments made since then"
+                "This registry was restored from a backup. What the agent did after that "
+                "backup is lost here: payments made since then"
                 " are not counted, and one of them may be made again."
             )
         )
@@ -48,7 +51,9 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
         causes.KEY_ROTATED: _("The agent changed its key."),
         causes.AUDIENCE_CHANGED: _("The service moved to another address and back."),
     }
-    return lines or [there_and_back.get(causes(grant.suspension_cause), _("Something else changed."))]
+    return lines or [
+        there_and_back.get(causes(grant.suspension_cause), _("Something else changed."))
+    ]
 
 
 def _signed(grant: Grant) -> dict[str, Any] | None:

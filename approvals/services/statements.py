@@ -81,7 +81,9 @@ def signing(agent: Agent | None, human: Human, consent_text: str, now: datetime)
         issuer=settings.ISSUER,
         rp_id=str(settings.RP_ID),
         human_id=str(human.pk),
-        agent=AgentRef(str(agent.pk), agent.name, agent.jkt, agent.manifest_sha256) if agent else None,
+        agent=AgentRef(str(agent.pk), agent.name, agent.jkt, agent.manifest_sha256)
+        if agent
+        else None,
         issued_at=now,
         nonce=secrets.token_bytes(NONCE_BYTES),
         consent_text=consent_text,

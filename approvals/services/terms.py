@@ -40,7 +40,9 @@ def asked_terms(grant: Grant, now: datetime) -> Terms:
     """What the agent requests; for a grant that is signed again, what it had."""
     return Terms(
         capabilities=whole(grant),
-        envelope=parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope),
+        envelope=parse_envelope(
+            grant.requested_envelope if grant.envelope is None else grant.envelope
+        ),
         valid_until=latest_end(grant, now),
     )
 
@@ -96,14 +98,18 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
             "What was asked may only be narrowed: a limit is above what the agent asked."
         )
     if not narrows_envelope(terms.envelope, asked.envelope):
-        raise InvalidRequestError("The limits may only be tightened: one is above what the agent asked.")
+        raise InvalidRequestError(
+            "The limits may only be tightened: one is above what the agent asked."
+        )
     return terms
 
 
 def changes(asked: Terms, chosen: Terms, *, at: str, now: datetime) -> list[str]:
     """What the human changed at the service named `at`: sentences with old and new value."""
     lines = []
-    kept = {(each.type, each.resource, each.namespace, each.name): each for each in chosen.capabilities}
+    kept = {
+        (each.type, each.resource, each.namespace, each.name): each for each in chosen.capabilities
+    }
     for each in asked.capabilities:
         mine = kept.get((each.type, each.resource, each.namespace, each.name))
         if mine is None:
@@ -142,7 +148,8 @@ def _lowered(capability: Capability, amount: str) -> Capability:
     if not amount.strip() or capability.max_amount is None:
         return capability
     return replace(
-        capability, max_amount=read_money(amount, capability.max_amount.currency, _("Maximum amount"))
+        capability,
+        max_amount=read_money(amount, capability.max_amount.currency, _("Maximum amount")),
     )
 
 
@@ -165,7 +172,9 @@ def _envelope(asked: Terms, choices: Mapping[str, str], zone: str) -> Envelope:
         threshold = read_money(choices["confirm"], currency, _("Ask me above"), zero=True)
     burst = envelope.max_burst
     if rate is not None and burst is not None:
-        burst = min(burst, rate)  # a burst above the rate is invalid, so lowering the rate lowers both
+        burst = min(
+            burst, rate
+        )  # a burst above the rate is invalid, so lowering the rate lowers both
     return replace(
         envelope,
         max_requests_per_minute=envelope.max_requests_per_minute if rate is None else rate,

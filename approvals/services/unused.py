@@ -20,21 +20,30 @@ from registry.models import Grant
 _PAGE: Final = 1_000
 # Kinds that count against no grant. Every other kind does, also those a later version adds.
 HARMLESS: Final = frozenset({
-    kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED, kinds.CLOCK_OFF,
+    kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
+    kinds.CLOCK_OFF,
     kinds.ROWS_SEALED, kinds.SEALS_DEMANDED,
     # A key disabled in the lost history was disabled again from its record outside.
-    kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED, kinds.KEY_CERTIFIED, kinds.KEY_CERTIFICATE_REVOKED,
-    kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED,
+    kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED, kinds.KEY_CERTIFIED,
+    kinds.KEY_CERTIFICATE_REVOKED,
+    kinds.HUMAN_CREATED, kinds.HUMAN_SIGNED_IN, kinds.HUMAN_SIGNED_OUT, kinds.HUMAN_VERIFIED,
+    kinds.HUMAN_EXPORTED,
     kinds.ENROLMENT_CODE_CREATED, kinds.AGENT_REGISTERED, kinds.GRANT_REQUESTED,
     # Tokens from before the restore are refused, because the suspension raised the version.
     kinds.TOKEN_ISSUED,
     # None of these debits a budget.
     kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
-    kinds.PRESENCE_BEGUN, kinds.PRESENCE_ENDED, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.SECOND_STEP_TAKEN,
+    kinds.PRESENCE_BEGUN, kinds.PRESENCE_ENDED, kinds.HOME_LEFT, kinds.HOME_BEGAN,
+    kinds.SECOND_STEP_TAKEN,
     kinds.HISTORY_CLOSED, kinds.HISTORY_CONTINUED, kinds.BREAK_SIGNED, kinds.INVITATION_ERASED,
 })  # fmt: skip
 # An event of these kinds is about its own grant only, no other of its agent, human or provider.
-_OF_ONE_GRANT: Final = ("registry.grant.", "registry.token.", "verifier.decision.", "verifier.confirmation.")
+_OF_ONE_GRANT: Final = (
+    "registry.grant.",
+    "registry.token.",
+    "verifier.decision.",
+    "verifier.confirmation.",
+)
 _IDS: Final = ("grant_id", "agent_id", "human_id", "service_provider_id")
 
 
@@ -79,7 +88,10 @@ class Present:
     def refusal(self, grant: Grant, now: datetime) -> str:
         """Why this grant is not released, as a sentence; empty if nothing here forbids it."""
         data = self.suspended.get(str(grant.pk))
-        if not grant.waits_for_signature(now) or grant.suspension_cause != Grant.SuspensionCause.RESTORED:
+        if (
+            not grant.waits_for_signature(now)
+            or grant.suspension_cause != Grant.SuspensionCause.RESTORED
+        ):
             return "It does not wait because of the restore."
         if (
             data is None
@@ -121,7 +133,8 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
         raise InvalidStateError(error.description) from error
     if last.get("kind") != kinds.HISTORY_CLOSED or last["data"].get("ended") is not True:
         raise InvalidStateError(
-            "The lost log does not end with its closing (close_history), so something may have happened after its last copy."
+            "The lost log does not end with its closing (close_history), so something may "
+            "have happened after its last copy."
         )
     if last["data"].get("missing") != 0:
         raise InvalidStateError("Decisions were missing from the lost log when it was closed.")
@@ -145,7 +158,10 @@ def read_present(row: LogBreak) -> Present:
 
 
 def _read_page(
-    events: Iterable[Event], row: LogBreak, against: Against, suspended: dict[str, Mapping[str, Any]]
+    events: Iterable[Event],
+    row: LogBreak,
+    against: Against,
+    suspended: dict[str, Mapping[str, Any]],
 ) -> None:
     for event in events:
         # Every decision is in the lost log, which was closed with none missing, or in this one.

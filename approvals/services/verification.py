@@ -51,7 +51,9 @@ def verify_human(
     of another session or made for another act (docs/protocol.md section 11).
     """
     if credential is None:
-        raise VerificationRequiredError("Confirm with your passkey that it is you, then repeat this.")
+        raise VerificationRequiredError(
+            "Confirm with your passkey that it is you, then repeat this."
+        )
     row = latest(_ceremony(human, session_key))
     with answering(row, now=now):
         passkey, _ = check_signature(row, credential=credential, human=human, now=now)

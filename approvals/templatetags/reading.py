@@ -33,7 +33,9 @@ def set_apart(sentence: str) -> SafeString:
     """A sentence of ours with every quoted name or value marked up, apart from our own words."""
     parts = enumerate(_QUOTED.split(sentence))
     forms = ("{}", '<span class="name">{}</span>')
-    return format_html_join("", "{}", ((format_html(forms[index % 2], words),) for index, words in parts))
+    return format_html_join(
+        "", "{}", ((format_html(forms[index % 2], words),) for index, words in parts)
+    )
 
 
 @register.filter
@@ -43,7 +45,10 @@ def spoken(words: str) -> SafeString:
     parts, at = [], 0
     for found in _ESCAPE.finditer(text):
         if found[1] is None:
-            parts += [("{}", text[at : found.start()]), ('<span class="escape">{}</span>', found[0])]
+            parts += [
+                ("{}", text[at : found.start()]),
+                ('<span class="escape">{}</span>', found[0]),
+            ]
             at = found.end()
     parts.append(("{}", text[at:]))
     return format_html_join("", "{}", ((format_html(form, words),) for form, words in parts))
@@ -73,4 +78,7 @@ def grouped(number: int) -> str:
 @register.filter
 def exact(at: datetime) -> str:
     """A date and time in the reader's zone, which it names."""
-    return f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} ({timezone.get_current_timezone_name()})"
+    return (
+        f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} "
+        f"({timezone.get_current_timezone_name()})"
+    )

@@ -81,7 +81,9 @@ class Authenticator:
         data |= changes
         return json.dumps({k: v for k, v in data.items() if v is not ...}).encode()
 
-    def authenticator_data(self, flags: int, *, rp_id: str | None = None, tail: bytes = b"") -> bytes:
+    def authenticator_data(
+        self, flags: int, *, rp_id: str | None = None, tail: bytes = b""
+    ) -> bytes:
         if self.counts:
             self.sign_count += 1
         rp_hash = hashlib.sha256((rp_id or self.rp_id).encode()).digest()
@@ -104,7 +106,11 @@ class Authenticator:
         challenge = client.pop("challenge")
         client_data = client_bytes or self.client_data(kind, challenge, **client)
         data = self.authenticator_data(flags, rp_id=rp_id, tail=tail)
-        signed = self.sign(data + hashlib.sha256(client_data).digest()) if signature is None else signature
+        signed = (
+            self.sign(data + hashlib.sha256(client_data).digest())
+            if signature is None
+            else signature
+        )
         return self._credential(
             {
                 "clientDataJSON": b64u_encode(client_data),

@@ -80,7 +80,10 @@ class Person:
         page = self.get(path)
         assert page.status_code == 200, page.content
         found = page.context["found"]
-        fields = {"id": [str(each) for each in page.context["chosen"]], "typed": found.typed} | changes
+        fields = {
+            "id": [str(each) for each in page.context["chosen"]],
+            "typed": found.typed,
+        } | changes
         address = path.partition("?")[0] + found.shown
         if found.typed:
             fields["verification"] = json.dumps(self.verification(address))
@@ -111,7 +114,9 @@ class Person:
 
     def ask(self, grant: Grant, act: str, *, drawn: str | None = None, **more: Any) -> Any:
         """One of the approval page's questions; every permission is on unless `choices` differ."""
-        everything = {f"permission.{index}": "on" for index in range(len(grant.requested_capabilities))}
+        everything = {
+            f"permission.{index}": "on" for index in range(len(grant.requested_capabilities))
+        }
         body = {"choices": everything, "drawn": drawn or self.drawn(grant)} | more
         return self.post(f"/approvals/{grant.pk}/{act}", body)
 
@@ -146,7 +151,9 @@ class Person:
         [drawn] = re.findall(r'name="denial_drawn" value="([^"]+)"', page)
         if not reason:
             return str(drawn)
-        found = self.post(f"/approvals/{grant.pk}/review-denial", {"reason": reason, "drawn": drawn})
+        found = self.post(
+            f"/approvals/{grant.pk}/review-denial", {"reason": reason, "drawn": drawn}
+        )
         assert found.status_code == 200, found.content
         return str(found.json()["drawn"])
 

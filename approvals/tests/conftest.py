@@ -54,7 +54,9 @@ def agent(alice: Person, now: datetime) -> AgentClient:
 @pytest.fixture
 def reading(agent: AgentClient, service_provider: ServiceProvider, now: datetime) -> Grant:
     """A pending request with nothing dangerous."""
-    return pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR], reason="To find a slot")
+    return pending(
+        agent, service_provider, now=now, capabilities=[READ_CALENDAR], reason="To find a slot"
+    )
 
 
 @pytest.fixture
@@ -62,7 +64,11 @@ def paying(agent: AgentClient, service_provider: ServiceProvider, now: datetime)
     """A pending request to read and to pay, with limits."""
     envelope = {
         "max_requests_per_minute": 30,
-        "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}],
+        "budgets": [
+            {"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}
+        ],
         "confirm_above": {"value": "50.00", "currency": "EUR"},
     }
-    return pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY], envelope=envelope)
+    return pending(
+        agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY], envelope=envelope
+    )

@@ -39,7 +39,9 @@ def limited(name: str) -> dict[str, Any]:
         "read": {
             "type": "read",
             "resource": f"calendar/{word(name + '_resource')}",
-            "constraints": {word(name + "_argument"): {"in": [f"{word(name + '_value')}@example.org"]}},
+            "constraints": {
+                word(name + "_argument"): {"in": [f"{word(name + '_value')}@example.org"]}
+            },
         },
         "pay": {"type": "transact", "resource": "payments", "max_amount": money("500.00")},
         "custom": {
@@ -87,7 +89,8 @@ class Planted:
         client = AgentClient()
         manifest = client.manifest(
             name=word(name), description=word(name + "_description"), days=days,
-            model_origin=f"{word(name + '_origin')}.example", capabilities=[*capabilities(name), own_act(name)],
+            model_origin=f"{word(name + '_origin')}.example", capabilities=[*capabilities(name),
+            own_act(name)],
         )  # fmt: skip
         assert client.register(manifest=manifest, key=word(name + "_key")).status_code == 201
         self.agents.append(client)
@@ -97,10 +100,14 @@ class Planted:
         url, code = claim_link(client.agent())
         path = url.removeprefix("http://localhost:8000")
         options = self.person.press_on(path, code=code).json()["publicKey"]
-        done = self.person.post(f"{path}decide", {"credential": self.person.device.assertion(options)})
+        done = self.person.post(
+            f"{path}decide", {"credential": self.person.device.assertion(options)}
+        )
         assert done.status_code == 200, done.content
 
-    def request(self, client: AgentClient, at: ServiceProvider, name: str, reason: str, **more: Any) -> Grant:
+    def request(
+        self, client: AgentClient, at: ServiceProvider, name: str, reason: str, **more: Any
+    ) -> Grant:
         body = {"capabilities": capabilities(name), "reason": word(reason)} | more
         asked = client.ask(at, key=word(reason + "_key"), **body)
         assert asked.status_code in {200, 201}, asked.content
@@ -128,7 +135,9 @@ def live(planted: Planted, admin: Person) -> Scene:
     planted.claim(client)
     planted.person.deny(unclaimed, word("denial"))
     beta, _ = provider_of("Beta", 8002, now)
-    admin.deny_as_admin(planted.request(client, beta, "robot", "to_the_admin"), word("denial_of_admin"))
+    admin.deny_as_admin(
+        planted.request(client, beta, "robot", "to_the_admin"), word("denial_of_admin")
+    )
     gamma, secret = provider_of("Gamma", 8003, now)
     limits = {"confirm_above": money("50.00")}
     grant = planted.request(client, gamma, "robot", "purpose", envelope=limits)
@@ -144,7 +153,9 @@ def live(planted: Planted, admin: Person) -> Scene:
     }
     # Beyond the grant, which then waits for a signature.
     changed = client.replace(
-        capabilities=[*capabilities("changed"), own_act("changed")], key=word("replace_key"), **changes
+        capabilities=[*capabilities("changed"), own_act("changed")],
+        key=word("replace_key"),
+        **changes,
     )
     assert changed.status_code == 200, changed.content
     delta, _ = provider_of("Delta", 8004, now)
@@ -153,7 +164,9 @@ def live(planted: Planted, admin: Person) -> Scene:
 
 
 def use(planted: Planted, place: Scene, client: AgentClient) -> None:
-    token = client.call("POST", "/v1/tokens", {"grant_id": str(place.grant.pk)}, key=word("token_key"))
+    token = client.call(
+        "POST", "/v1/tokens", {"grant_id": str(place.grant.pk)}, key=word("token_key")
+    )
     assert token.status_code == 201, token.content
     shown = token.json()["access_token"]
     read = {
@@ -167,17 +180,25 @@ def use(planted: Planted, place: Scene, client: AgentClient) -> None:
 
     assert ask(read, "operation")["valid"]
     assert ask(read, "operation").get("repeated")
-    assert not ask(read | {"resource": f"elsewhere/{word('refused')}"}, "refused_operation")["valid"]
+    assert not ask(read | {"resource": f"elsewhere/{word('refused')}"}, "refused_operation")[
+        "valid"
+    ]
     assert not ask(read | {"arguments": {word("other"): word("argument")}}, "broken")["valid"]
-    custom = {name: limited("robot")["custom"][name] for name in ("type", "namespace", "name", "resource")}
-    assert ask(custom | {"arguments": {word("custom_argument"): word("custom_value")}}, "custom")["valid"]
+    custom = {
+        name: limited("robot")["custom"][name] for name in ("type", "namespace", "name", "resource")
+    }
+    assert ask(custom | {"arguments": {word("custom_argument"): word("custom_value")}}, "custom")[
+        "valid"
+    ]
     assert not ask(own_act("unknown"), "unknown")["valid"]
     pay = {"type": "transact", "resource": f"payments/{word('paid')}", "amount": money("70.00"),
            "arguments": {word("to"): f"{word('payee')}@example.org"}}  # fmt: skip
     asked = ask(pay, "payment")
     path = f"/confirmations/{asked['confirmation_id']}/"
     options = planted.person.press_on(path, decision="confirm").json()["publicKey"]
-    done = planted.person.post(f"{path}decide", {"credential": planted.person.device.assertion(options)})
+    done = planted.person.post(
+        f"{path}decide", {"credential": planted.person.device.assertion(options)}
+    )
     assert done.status_code == 200, done.content
     assert ask(pay, "payment")["valid"]
     waits = pay | {"resource": f"payments/{word('unpaid')}"}
@@ -239,4 +260,6 @@ def _of_file(path: Path) -> str:
 
 
 def listed(hits: dict[str, set[str]]) -> str:
-    return "\n".join(f"{place}: {', '.join(sorted(words))}" for place, words in sorted(hits.items()))
+    return "\n".join(
+        f"{place}: {', '.join(sorted(words))}" for place, words in sorted(hits.items())
+    )

@@ -13,7 +13,9 @@ from registry.tests.cast import TESTER
 DAY = timedelta(hours=24)
 
 
-def begun(human: Human, now: datetime, *, admin: Human | None = None, case: str = "lost") -> Recovery:
+def begun(
+    human: Human, now: datetime, *, admin: Human | None = None, case: str = "lost"
+) -> Recovery:
     return start_recovery(human=human, case=case, admin=admin, actor=TESTER, now=now)
 
 

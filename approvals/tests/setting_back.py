@@ -34,10 +34,14 @@ def close() -> int:
     # An earlier test's thread may leave its connection to the garbage collector: Django's reference
     # cycle holds it.
     gc.collect()
-    return close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None)
+    return close_history(
+        operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None
+    )
 
 
-def restored(happens: Callable[[], object] = lambda: None, end: Callable[[], object] = close) -> LogBreak:
+def restored(
+    happens: Callable[[], object] = lambda: None, end: Callable[[], object] = close
+) -> LogBreak:
     """A backup, `happens` and `end`, then the backup in place of the database, which goes on."""
     with set_back():
         happens()

@@ -20,12 +20,17 @@ Stop = Callable[[Scene, Person, Person], None]
 
 @pytest.fixture
 def shop(
-    alice: Person, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+    alice: Person,
+    agent: AgentClient,
+    provider_and_secret: tuple[ServiceProvider, str],
+    now: datetime,
 ) -> Scene:
     """Alice's grant to pay, above 50.00 only with her confirmation."""
     provider, secret = provider_and_secret
     above = {"value": "50.00", "currency": "EUR"}
-    grant = approved(agent, provider, now=now, capabilities=[PAY], envelope={"confirm_above": above})
+    grant = approved(
+        agent, provider, now=now, capabilities=[PAY], envelope={"confirm_above": above}
+    )
     return Scene(grant, agent.agent(), alice.human, provider, secret, agent.signer, "")
 
 

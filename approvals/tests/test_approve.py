@@ -108,11 +108,15 @@ def test_a_daily_budget_can_be_added_and_a_burst_never_exceeds_the_rate(
     assert grant.envelope == {
         "max_requests_per_minute": 10,
         "max_burst": 10,
-        "budgets": [{"value": "75.00", "currency": "EUR", "period": "day", "zone": alice.human.time_zone}],
+        "budgets": [
+            {"value": "75.00", "currency": "EUR", "period": "day", "zone": alice.human.time_zone}
+        ],
     }
 
 
-def test_AP_1_the_receipt_verifies_alone_and_no_character_can_change(alice: Person, paying: Grant) -> None:
+def test_AP_1_the_receipt_verifies_alone_and_no_character_can_change(
+    alice: Person, paying: Grant
+) -> None:
     alice.approve(paying)
     compact = Receipt.objects.get().compact
     keys = verification_keys(purpose="receipt", now=datetime.now(tz=paying.created_at.tzinfo))
@@ -138,7 +142,9 @@ def test_AP_2_changes_since_the_page_was_drawn_are_listed(
     drawn = alice.drawn(reading)
     Agent.objects.update(name="Other Name")
     body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
-    assert body["changes"] == ["The agent was called “Research Assistant” and is now called “Other Name”."]
+    assert body["changes"] == [
+        "The agent was called “Research Assistant” and is now called “Other Name”."
+    ]
     Agent.objects.update(name="Research Assistant")
     ServiceProvider.objects.update(allowed=["write:files"])
     refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
@@ -158,7 +164,9 @@ def test_AP_2_a_request_withdrawn_after_the_statement_is_not_granted(
     assert not Receipt.objects.exists()
 
 
-def test_AP_2_an_agent_renamed_after_the_statement_is_not_granted(alice: Person, reading: Grant) -> None:
+def test_AP_2_an_agent_renamed_after_the_statement_is_not_granted(
+    alice: Person, reading: Grant
+) -> None:
     options = alice.statement(reading).json()["publicKey"]
     Agent.objects.update(name="Other Name")
     refused(alice.decide(reading, options), 409, "grant_changed")
@@ -166,7 +174,11 @@ def test_AP_2_an_agent_renamed_after_the_statement_is_not_granted(alice: Person,
 
 
 def test_AP_4_an_assertion_for_one_request_is_nothing_for_another(
-    alice: Person, agent: AgentClient, service_provider: ServiceProvider, reading: Grant, now: datetime
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    reading: Grant,
+    now: datetime,
 ) -> None:
     other = pending(
         agent, service_provider, now=now, capabilities=[{"type": "read", "resource": "calendar/x"}]
@@ -179,7 +191,9 @@ def test_AP_4_an_assertion_for_one_request_is_nothing_for_another(
     assert_pending(reading)
 
 
-def test_AP_7_the_same_answer_posted_again_gets_the_same_answer(alice: Person, reading: Grant) -> None:
+def test_AP_7_the_same_answer_posted_again_gets_the_same_answer(
+    alice: Person, reading: Grant
+) -> None:
     options = alice.statement(reading).json()["publicKey"]
     body = {"credential": alice.device.assertion(options)}
     answers = [alice.post(f"/approvals/{reading.pk}/decide", body) for _ in range(3)]
@@ -188,7 +202,9 @@ def test_AP_7_the_same_answer_posted_again_gets_the_same_answer(alice: Person, r
     assert Receipt.objects.count() == 1
 
 
-def test_AP_9_AP_28_another_humans_request_does_not_exist(bob: Person, alice: Person, reading: Grant) -> None:
+def test_AP_9_AP_28_another_humans_request_does_not_exist(
+    bob: Person, alice: Person, reading: Grant
+) -> None:
     drawn = alice.drawn(reading)
     unknown = bob.get("/approvals/01890000-0000-7000-8000-000000000000/")
     mine = bob.get(f"/approvals/{reading.pk}/")
@@ -198,16 +214,22 @@ def test_AP_9_AP_28_another_humans_request_does_not_exist(bob: Person, alice: Pe
     assert_pending(reading)
 
 
-def test_AP_11_a_passkey_of_a_colleague_cannot_sign(alice: Person, bob: Person, reading: Grant) -> None:
+def test_AP_11_a_passkey_of_a_colleague_cannot_sign(
+    alice: Person, bob: Person, reading: Grant
+) -> None:
     options = alice.statement(reading).json()["publicKey"]
     credential = bob.device.assertion(options)
     refused(
-        alice.post(f"/approvals/{reading.pk}/decide", {"credential": credential}), 400, "invalid_assertion"
+        alice.post(f"/approvals/{reading.pk}/decide", {"credential": credential}),
+        400,
+        "invalid_assertion",
     )
     assert_pending(reading)
 
 
-def test_AP_12_an_assertion_without_user_verification_is_refused(alice: Person, paying: Grant) -> None:
+def test_AP_12_an_assertion_without_user_verification_is_refused(
+    alice: Person, paying: Grant
+) -> None:
     drawn = alice.drawn(paying)
     alice.ask(paying, "second-step", drawn=drawn)
     options = alice.statement(paying, drawn=drawn).json()["publicKey"]
@@ -216,16 +238,22 @@ def test_AP_12_an_assertion_without_user_verification_is_refused(alice: Person, 
     assert_pending(paying)
 
 
-def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(alice: Person, paying: Grant) -> None:
+def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(
+    alice: Person, paying: Grant
+) -> None:
     body = refused(alice.statement(paying), 403, "confirmation_required")
     [sentence] = body["dangerous"]
     assert sentence.startswith("The agent may spend up to €100.00 per payment at “Acme Payments”")
     assert sentence.endswith("at most €500.00 a day.")
-    refused(alice.decide(paying, {"challenge": b64u_encode(os.urandom(32))}), 400, "invalid_assertion")
+    refused(
+        alice.decide(paying, {"challenge": b64u_encode(os.urandom(32))}), 400, "invalid_assertion"
+    )
     assert_pending(paying)
 
 
-def test_AP_13_the_second_step_is_for_those_very_terms_and_once(alice: Person, paying: Grant) -> None:
+def test_AP_13_the_second_step_is_for_those_very_terms_and_once(
+    alice: Person, paying: Grant
+) -> None:
     drawn = alice.drawn(paying)
     lower = {"permission.1": "on", "amount.1": "10"}
     # The second step too requires the text that is on the page.
@@ -238,7 +266,9 @@ def test_AP_13_the_second_step_is_for_those_very_terms_and_once(alice: Person, p
     assert Event.objects.filter(kind=kinds.SECOND_STEP_TAKEN).count() == 1
 
 
-def test_AP_13_the_second_step_of_another_session_does_not_count(alice: Person, paying: Grant) -> None:
+def test_AP_13_the_second_step_of_another_session_does_not_count(
+    alice: Person, paying: Grant
+) -> None:
     alice.ask(paying, "second-step")
     alice.client.logout()
     alice.sign_in()
@@ -257,7 +287,9 @@ def test_AP_14_the_challenge_lives_on_the_server_only(alice: Person, reading: Gr
     assert_pending(reading)
 
 
-def test_AP_14_a_challenge_ends_after_five_minutes(alice: Person, reading: Grant, now: datetime) -> None:
+def test_AP_14_a_challenge_ends_after_five_minutes(
+    alice: Person, reading: Grant, now: datetime
+) -> None:
     options = alice.statement(reading).json()["publicKey"]
     Challenge.objects.update(expires_at=now)
     refused(alice.decide(reading, options), 400, "invalid_assertion")
@@ -274,7 +306,9 @@ def test_AP_18_a_signature_from_an_embedded_page_is_refused(alice: Person, readi
 def test_OG_3_random_bytes_are_refused_as_a_signature(alice: Person, reading: Grant) -> None:
     options = alice.statement(reading).json()["publicKey"]
     refused(alice.decide(reading, options, signature=os.urandom(70)), 400, "invalid_assertion")
-    refused(alice.post(f"/approvals/{reading.pk}/decide", {"credential": "x"}), 400, "invalid_assertion")
+    refused(
+        alice.post(f"/approvals/{reading.pk}/decide", {"credential": "x"}), 400, "invalid_assertion"
+    )
     assert_pending(reading)
 
 
@@ -292,7 +326,9 @@ def test_an_expired_request_is_gone(alice: Person, reading: Grant, now: datetime
     assert "Expired" in alice.get(f"/approvals/{reading.pk}/").content.decode()
 
 
-def test_a_drawn_page_we_did_not_make_is_refused(alice: Person, reading: Grant, paying: Grant) -> None:
+def test_a_drawn_page_we_did_not_make_is_refused(
+    alice: Person, reading: Grant, paying: Grant
+) -> None:
     refused(alice.statement(reading, drawn="forged:token"), 400, "invalid_request")
     refused(alice.statement(reading, drawn=alice.drawn(paying)), 400, "invalid_request")
 

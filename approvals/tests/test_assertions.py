@@ -86,7 +86,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "WA-26": {"signature": b""},
     "WA-28": {"tail": b"\x00"},
     "WA-28 after extensions": {"flags": UP | UV | ED, "tail": cbor2.dumps({}) + b"\x00"},
-    "WA-28 extensions that grow when encoded again": {"flags": UP | UV | ED, "tail": b"\xa1\x61a\xf9\x3c\x00\x00"},
+    "WA-28 extensions that grow when encoded again": {"flags": UP | UV | ED,
+    "tail": b"\xa1\x61a\xf9\x3c\x00\x00"},
     "WA-28 extension flag alone": {"flags": UP | UV | ED},
     "extensions that are no map": {"flags": UP | UV | ED, "tail": b"\x01"},
     "attested data in an assertion": {"flags": UP | UV | AT},
@@ -133,7 +134,9 @@ def test_WA_21_a_counter_that_falls_is_refused(device: Authenticator) -> None:
 
 
 def test_WA_23_another_authenticator_cannot_sign_for_this_credential(device: Authenticator) -> None:
-    other = Authenticator(credential_id=device.credential_id, user_handle=b"alice-handle", sign_count=6)
+    other = Authenticator(
+        credential_id=device.credential_id, user_handle=b"alice-handle", sign_count=6
+    )
     with pytest.raises(InvalidAssertionError):
         check(device, other.assertion(OPTIONS))
 
@@ -149,7 +152,9 @@ def test_WA_24_another_persons_credential_is_refused(device: Authenticator) -> N
 def test_WR_13_backup_eligibility_is_as_at_registration(device: Authenticator, flags: int) -> None:
     eligible = bool(flags & BE)
     for known in (eligible, None):
-        found = check(device, device.assertion(OPTIONS, flags=flags), expected_backup_eligible=known)
+        found = check(
+            device, device.assertion(OPTIONS, flags=flags), expected_backup_eligible=known
+        )
         assert (found.backup_eligible, found.backed_up) == (eligible, bool(flags & BS))
     with pytest.raises(InvalidAssertionError, match="backup flags changed"):
         check(device, device.assertion(OPTIONS, flags=flags), expected_backup_eligible=not eligible)
@@ -159,7 +164,9 @@ def test_WR_13_backup_eligibility_is_as_at_registration(device: Authenticator, f
 
 @pytest.mark.parametrize("name", ["clientDataJSON", "authenticatorData", "signature", "userHandle"])
 @pytest.mark.parametrize("value", [None, "", 5, [], {}, "a+b/", "AA=", "AB", "A" * 20_000, "é"])
-def test_WR_2_members_of_another_shape_are_refused(device: Authenticator, name: str, value: Any) -> None:
+def test_WR_2_members_of_another_shape_are_refused(
+    device: Authenticator, name: str, value: Any
+) -> None:
     credential = device.assertion(OPTIONS)
     credential["response"][name] = value
     if (name, value) == ("userHandle", None):
@@ -248,7 +255,9 @@ def test_a_key_no_receipt_could_be_verified_with_is_refused(cose: dict[int, Any]
         register(Authenticator().registration(OPTIONS, cose=cose))
 
 
-@pytest.mark.parametrize("value", [None, "", 5, "oA", b64u_encode(cbor2.dumps([])), b64u_encode(b"\xff" * 9)])
+@pytest.mark.parametrize(
+    "value", [None, "", 5, "oA", b64u_encode(cbor2.dumps([])), b64u_encode(b"\xff" * 9)]
+)
 def test_WR_2_an_attestation_of_another_shape_is_refused(value: Any) -> None:
     credential = Authenticator().registration(OPTIONS)
     credential["response"]["attestationObject"] = value

@@ -33,7 +33,9 @@ def gone(bob: Person, now: datetime) -> tuple[Human, Agent]:
     return human, agent
 
 
-def tell(gone: Human, agent: Agent, receipts: list[Receipt], events: list[Event], now: datetime) -> None:
+def tell(
+    gone: Human, agent: Agent, receipts: list[Receipt], events: list[Event], now: datetime
+) -> None:
     """Insert an event that claims the erasure of a deleted user."""
     data: dict[str, Any] = {"agents": [str(agent.pk)], "events": [str(each.pk) for each in events]}
     data["receipts"] = {str(row.pk): b64u_encode(sha256(row.compact.encode())) for row in receipts}
@@ -70,7 +72,10 @@ def test_a_grant_lent_to_a_deleted_persons_agent_hides_no_receipt(
     admin: Person, gone: tuple[Human, Agent], now: datetime, *, dropped: bool
 ) -> None:
     place, asked = paying()
-    rows = [receipt("approval", place.grant.pk, admin.human), receipt("confirmation", asked.pk, admin.human)]
+    rows = [
+        receipt("approval", place.grant.pk, admin.human),
+        receipt("confirmation", asked.pk, admin.human),
+    ]
     Grant.objects.filter(pk=place.grant.pk).update(status="revoked", ended_at=now, agent=gone[1])
     blank(rows)
     if dropped:
@@ -90,7 +95,9 @@ def test_an_event_that_contradicts_the_log_hides_no_receipt(
     subject = {"claim": place.agent.pk, "approval": place.grant.pk, "confirmation": asked.pk}[kind]
     row = receipt(kind, subject, admin.human)
     with transaction.atomic():
-        record(kind=kinds.AGENT_CLAIMED, actor=TESTER, at=now, agent_id=subject, human_id=gone[0].pk)
+        record(
+            kind=kinds.AGENT_CLAIMED, actor=TESTER, at=now, agent_id=subject, human_id=gone[0].pk
+        )
         told: dict[str, Any] = {
             "agent_id": gone[1].pk,
             "grant_id": subject,

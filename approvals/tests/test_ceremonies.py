@@ -29,7 +29,13 @@ from verifier.models import Confirmation
 pytestmark = pytest.mark.django_db
 Purpose = Challenge.Purpose
 # Random challenges: they sign in or confirm presence, and no text is signed with them.
-WITHOUT_TEXT = {Purpose.SETUP, Purpose.SIGN_IN, Purpose.PASSKEY, Purpose.PRESENCE, Purpose.VERIFICATION}
+WITHOUT_TEXT = {
+    Purpose.SETUP,
+    Purpose.SIGN_IN,
+    Purpose.PASSKEY,
+    Purpose.PRESENCE,
+    Purpose.VERIFICATION,
+}
 NAMES = {"agent_name": Agent, "service_name": ServiceProvider}
 
 
@@ -99,7 +105,10 @@ def second_step(cast: Cast) -> Ceremony:
 
 def claim(cast: Cast) -> Ceremony:
     stray = AgentClient()
-    assert stray.register(manifest=stray.manifest(name="Stray", description="As before")).status_code == 201
+    assert (
+        stray.register(manifest=stray.manifest(name="Stray", description="As before")).status_code
+        == 201
+    )
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
     # The only agent, so what changes below is this one.
@@ -115,9 +124,15 @@ def claim(cast: Cast) -> Ceremony:
 
 def confirmation(cast: Cast) -> Ceremony:
     grant = approve(
-        pending(cast.agent, cast.provider, now=cast.now, capabilities=[PAY]), cast.alice.human, now=cast.now
+        pending(cast.agent, cast.provider, now=cast.now, capabilities=[PAY]),
+        cast.alice.human,
+        now=cast.now,
     )
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     row = Confirmation.objects.create(
         grant=grant,
         grant_version=grant.version,
@@ -165,7 +180,9 @@ def release(cast: Cast) -> Ceremony:
         path,
         lambda: releasing.release_page(row, list(Grant.objects.all()), 0),
         drawn_on(page),
-        lambda drawn: cast.admin.post(f"{path}statement", {"grants": str(grant.pk), "drawn": drawn}),
+        lambda drawn: cast.admin.post(
+            f"{path}statement", {"grants": str(grant.pk), "drawn": drawn}
+        ),
     )
 
 
@@ -205,7 +222,10 @@ def rename_service() -> None:
 
 def same_name_elsewhere() -> None:
     create_service_provider(
-        name=Agent.objects.get().name, audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
+        name=Agent.objects.get().name,
+        audience="http://127.0.0.1:8099",
+        actor=TESTER,
+        now=timezone.now(),
     )
 
 
@@ -236,7 +256,9 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "version": (lambda: Grant.objects.update(version=7), "The grant has a newer version."),
     "status": (lambda: Grant.objects.update(status="withdrawn"), "is now withdrawn."),
     "capabilities": (
-        lambda: Grant.objects.update(requested_capabilities=[READ_CALENDAR | {"resource": "calendar/x"}]),
+        lambda: Grant.objects.update(
+            requested_capabilities=[READ_CALENDAR | {"resource": "calendar/x"}]
+        ),
         "The agent asks for other permissions now.",
     ),
     "envelope": (
@@ -255,16 +277,21 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "name": (rename_agent, "and is now called “Other Name”."),
     "suspension": (lambda: Agent.objects.update(suspensions=7), "This was suspended again."),
     "party": (lambda: None, ""),
-    "text": (lambda: Human.objects.update(time_zone="Asia/Tokyo"), "The text to sign is not the one"),
+    "text": (
+        lambda: Human.objects.update(time_zone="Asia/Tokyo"),
+        "The text to sign is not the one",
+    ),
 }
 SHOWN = {
     Purpose.APPROVAL: {
-        "version", "status", "capabilities", "envelope", "agent_name", "agent_key", "manifest", "agent_status",
+        "version", "status", "capabilities", "envelope", "agent_name", "agent_key", "manifest",
+        "agent_status",
         "service_name", "service_status", "audience", "allowed", "likenesses",
     },
     Purpose.CLAIM: {"agent_name", "agent_key", "manifest", "likenesses", "claim_number", "text"},
     Purpose.CONFIRMATION: {
-        "agent_name", "agent_key", "manifest", "service_name", "audience", "likenesses", "action", "text",
+        "agent_name", "agent_key", "manifest", "service_name", "audience", "likenesses", "action",
+        "text",
     },
     Purpose.BREAK: {"vkeys", "root", "text"},
     Purpose.RELEASE: {"agent_name", "service_name", "version"},
@@ -303,9 +330,13 @@ def test_SA_3_nothing_that_a_page_shows_is_missing_here(purpose: Any, cast: Cast
         assert shown == SHOWN[purpose]
 
 
-@pytest.mark.parametrize(("purpose", "name"), CASES, ids=[f"{purpose}-{name}" for purpose, name in CASES])
+@pytest.mark.parametrize(
+    ("purpose", "name"), CASES, ids=[f"{purpose}-{name}" for purpose, name in CASES]
+)
 @pytest.mark.parametrize("when", ["before_press", "before_signature"])
-def test_SA_3_whatever_moves_under_a_page_voids_it(purpose: Any, name: str, when: str, cast: Cast) -> None:
+def test_SA_3_whatever_moves_under_a_page_voids_it(
+    purpose: Any, name: str, when: str, cast: Cast
+) -> None:
     if purpose == Purpose.SECOND_STEP and when == "before_signature":
         # The step ends when it is taken; the statement that follows checks again.
         purpose = Purpose.APPROVAL
@@ -334,7 +365,11 @@ def test_SA_3_a_page_that_was_not_drawn_here_signs_nothing(purpose: Any, cast: C
     ceremony = CEREMONIES[purpose](cast)
     page = ceremony.shown()
     others = [replace(page, subject="another"), replace(page, purpose=Purpose.VERIFICATION)]
-    for drawn in ("forged", f"x{ceremony.drawn}", *(drawn_token(each, now=cast.now) for each in others)):
+    for drawn in (
+        "forged",
+        f"x{ceremony.drawn}",
+        *(drawn_token(each, now=cast.now) for each in others),
+    ):
         refused(ceremony.ask(drawn), 400, "invalid_request")
     assert not Challenge.objects.filter(purpose=purpose, used_at=None).exists()
 
@@ -380,7 +415,9 @@ def test_SA_3_choices_that_were_not_shown_are_not_signed(alice: Person, paying: 
     drawn, other = alice.drawn(paying), {"permission.0": "on"}
     found = alice.ask(paying, "review", drawn=drawn, choices=other).json()
     refused(
-        alice.ask(paying, "statement", drawn=drawn, choices=other, decision="approve"), 409, "grant_changed"
+        alice.ask(paying, "statement", drawn=drawn, choices=other, decision="approve"),
+        409,
+        "grant_changed",
     )
     done = alice.ask(paying, "statement", drawn=found["drawn"], choices=other, decision="approve")
     assert done.status_code == 200

@@ -72,7 +72,10 @@ def test_first_link_explains_renewal_and_invitation_shows_its_expiry() -> None:
     out = StringIO()
     call_command("setup_link", email="bob@example.org", stdout=out)
     until = SetupCode.objects.get(email="bob@example.org").expires_at
-    assert f"One-time link for bob@example.org, valid until {until:%d %B %Y, %H:%M} UTC" in out.getvalue()
+    assert (
+        f"One-time link for bob@example.org, valid until {until:%d %B %Y, %H:%M} UTC"
+        in out.getvalue()
+    )
     assert "manage.py" not in out.getvalue()
 
 
@@ -81,7 +84,9 @@ def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:
     Person().set_up(first, name="Ada", email="ada@example.org")
     path = second.removeprefix(ORIGIN)
     refused(
-        Person().post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}), 409, "invalid_state"
+        Person().post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}),
+        409,
+        "invalid_state",
     )
 
 
@@ -167,7 +172,9 @@ def test_a_code_appears_in_no_event_and_no_row(now: datetime) -> None:
 
 
 @pytest.mark.parametrize("when", ["twice", "late", "elsewhere", "never asked"])
-def test_WR_12_a_registration_challenge_works_once_in_time_in_its_session(now: datetime, when: str) -> None:
+def test_WR_12_a_registration_challenge_works_once_in_time_in_its_session(
+    now: datetime, when: str
+) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     path, person = link.url.removeprefix(ORIGIN), Person()
     options = person.post(f"{path}options", {"name": "Bob"}).json()["publicKey"]
@@ -252,10 +259,13 @@ def test_the_way_back_never_leads_away(alice: Person, target: str) -> None:
 def test_a_link_in_a_mail_makes_one_hop_of_our_own(alice: Person) -> None:
     visitor = browser(**{"Sec-Fetch-Site": "cross-site"})
     page = visitor.get("/sign-in/?next=/approvals/")
-    assert '<meta http-equiv="refresh" content="0; url=/sign-in/?next=%2Fapprovals%2F&amp;hop=1">' in (
-        page.content.decode()
+    assert (
+        '<meta http-equiv="refresh" content="0; url=/sign-in/?next=%2Fapprovals%2F&amp;hop=1">'
+        in (page.content.decode())
     )
-    assert "Sign in with passkey" in visitor.get("/sign-in/?next=/approvals/&hop=1").content.decode()
+    assert (
+        "Sign in with passkey" in visitor.get("/sign-in/?next=/approvals/&hop=1").content.decode()
+    )
 
 
 def test_a_second_passkey_can_be_added_and_removed_but_never_the_last(alice: Person) -> None:
@@ -263,7 +273,9 @@ def test_a_second_passkey_can_be_added_and_removed_but_never_the_last(alice: Per
     assert len(options["excludeCredentials"]) == 1
     second = Authenticator()
     assert (
-        alice.post("/settings/passkeys/finish", {"credential": second.registration(options)}).status_code
+        alice.post(
+            "/settings/passkeys/finish", {"credential": second.registration(options)}
+        ).status_code
         == 200
     )
     assert second.user_handle == alice.device.user_handle
@@ -284,9 +296,13 @@ def test_settings_make_a_code_once_and_save_the_zone(alice: Person) -> None:
     page = alice.press("/settings/enrolment-codes")
     assert page.context["code"] in page.content.decode()
     assert page.context["code"] not in alice.get("/settings/").content.decode()
-    assert alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"}).status_code == 302
+    assert (
+        alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"}).status_code == 302
+    )
     assert alice.human.time_zone == "Europe/Berlin"
-    refused(alice.client.post("/settings/time-zone", {"time_zone": "Mars/Base"}), 400, "invalid_request")
+    refused(
+        alice.client.post("/settings/time-zone", {"time_zone": "Mars/Base"}), 400, "invalid_request"
+    )
 
 
 def test_ending_all_sessions_ends_the_others_too(alice: Person) -> None:
@@ -298,7 +314,9 @@ def test_ending_all_sessions_ends_the_others_too(alice: Person) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetime) -> None:
-    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(ORIGIN)
+    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(
+        ORIGIN
+    )
     people = [Person() for _ in range(8)]
     credentials = []
     for person in people:
@@ -311,7 +329,9 @@ def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetim
         answers.append(person.post(f"{path}finish", {"credential": credential}).status_code)
         connection.close()
 
-    threads = [threading.Thread(target=finish, args=each) for each in zip(people, credentials, strict=True)]
+    threads = [
+        threading.Thread(target=finish, args=each) for each in zip(people, credentials, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -323,7 +343,9 @@ def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetim
 def test_a_setup_link_that_is_used_while_it_is_looked_at_is_used(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(ORIGIN)
+    path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(
+        ORIGIN
+    )
 
     def used_meanwhile(row: SetupCode) -> bool:
         SetupCode.objects.filter(pk=row.pk).update(used_at=now)
@@ -338,7 +360,9 @@ def test_two_links_made_at_once_make_one_first_admin(now: datetime) -> None:
     people = [Person(), Person()]
     credentials = []
     for number, (path, person) in enumerate(zip(paths, people, strict=True)):
-        options = person.post(f"{path}options", {"name": "A", "email": f"a{number}@example.org"}).json()
+        options = person.post(
+            f"{path}options", {"name": "A", "email": f"a{number}@example.org"}
+        ).json()
         credentials.append(person.device.registration(options["publicKey"]))
     answers = [
         person.post(f"{path}finish", {"credential": credential})
@@ -357,7 +381,9 @@ def test_the_cast_is_not_staff(alice: Person, now: datetime) -> None:
 
 def test_setup_in_progress_fails_if_an_admin_was_created_first(now: datetime) -> None:
     path, person = first_link().removeprefix(ORIGIN), Person()
-    options = person.post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}).json()["publicKey"]
+    options = person.post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}).json()[
+        "publicKey"
+    ]
     looked_up = SetupCode.objects.get()
     create_human(email="ada@example.org", name="Ada", is_staff=True, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):

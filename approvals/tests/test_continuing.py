@@ -54,17 +54,28 @@ def hold() -> None:
 
 
 def go_on(*, undetected: bool = False) -> Continued:
-    return continue_after_restore(operator="alice", undetected=undetected, actor=TESTER, now=timezone.now())
+    return continue_after_restore(
+        operator="alice", undetected=undetected, actor=TESTER, now=timezone.now()
+    )
 
 
 def ended(store: Store, *endings: tuple[str, object]) -> None:
     """Endings that the lost history copied to the store."""
-    body = {"version": 1, "first": 0, "end": 9, "endings": [[kind, str(each)] for kind, each in endings]}
+    body = {
+        "version": 1,
+        "first": 0,
+        "end": 9,
+        "endings": [[kind, str(each)] for kind, each in endings],
+    }
     store.put_once("endings/00000000000000000009.json", canonical_json(body))
 
 
 def test_SA_13_grants_wait_for_a_signature_and_requests_end(
-    store: Store, alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+    store: Store,
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     asked = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
@@ -136,7 +147,11 @@ def test_SA_13_what_had_ended_ends_again_people_first(
     service_provider.refresh_from_db()
     admins.refresh_from_db()
     token.refresh_from_db()
-    assert (grant.status, service_provider.status, token.state) == ("revoked", "suspended", "disabled")
+    assert (grant.status, service_provider.status, token.state) == (
+        "revoked",
+        "suspended",
+        "disabled",
+    )
     assert (admins.status, admins.name) == ("deleted", "Deleted human")
     assert not Passkey.objects.filter(human__in=[bobs, admins]).exists()
     # Neither may resume what the other may have suspended.
@@ -155,7 +170,9 @@ def test_SA_13_an_ending_of_a_kind_that_is_not_known_stops_it(store: Store) -> N
     assert not LogBreak.objects.exists()
 
 
-def test_SA_13_the_log_has_a_new_name_and_a_key_that_signs_at_once(store: Store, now: datetime) -> None:
+def test_SA_13_the_log_has_a_new_name_and_a_key_that_signs_at_once(
+    store: Store, now: datetime
+) -> None:
     before = ensure_key(purpose="audit", actor=TESTER, now=now)
     epoch = look()[0].epoch
     hold()
@@ -191,7 +208,9 @@ def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
         raise TemporarilyUnavailableError
 
     monkeypatch.setattr(history, "check_history", away)
-    with pytest.raises(TemporarilyUnavailableError, match="Nothing was done: the database was started"):
+    with pytest.raises(
+        TemporarilyUnavailableError, match="Nothing was done: the database was started"
+    ):
         go_on()
     assert go_on(undetected=True).log
 

@@ -43,14 +43,18 @@ ENDED: dict[type[Model], str] = RESUMED | {
 
 def press(admin: Person, row: Model, action: str) -> Any:
     path = f"/admin/{row._meta.app_label}/{row._meta.model_name}/"
-    done = admin.client.post(path, {"action": action, "_selected_action": [str(row.pk)]}, follow=True)
+    done = admin.client.post(
+        path, {"action": action, "_selected_action": [str(row.pk)]}, follow=True
+    )
     assert done.status_code == 200
     return done.content.decode()
 
 
 def events(actor: Person, seen: set[Any]) -> list[tuple[str, str]]:
     """Kind and outcome of this user's events since `seen`."""
-    fresh = Event.objects.exclude(pk__in=seen).filter(actor_kind="human", actor_id=str(actor.human.pk))
+    fresh = Event.objects.exclude(pk__in=seen).filter(
+        actor_kind="human", actor_id=str(actor.human.pk)
+    )
     return [(event.kind, event.outcome) for event in fresh.order_by("id")]
 
 
@@ -78,11 +82,18 @@ def invitation() -> SetupCode:
 
 
 def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
-    admin: Person, alice: Person, agent: AgentClient, reading: Grant, service_provider: ServiceProvider
+    admin: Person,
+    alice: Person,
+    agent: AgentClient,
+    reading: Grant,
+    service_provider: ServiceProvider,
 ) -> None:
     # In an order in which each act is possible.
     waiting = pending(
-        agent, service_provider, now=timezone.now(), capabilities=[{"type": "write", "resource": "files"}]
+        agent,
+        service_provider,
+        now=timezone.now(),
+        capabilities=[{"type": "write", "resource": "files"}],
     )
     alice.approve(reading)
     presses: Sequence[tuple[Model, str, str, str | None]] = [
@@ -128,7 +139,9 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         done = [each for each in events(admin, seen) if each[0] not in beside]
         assert done[-1:] == [(kind, "success")]
         assert action == "delete" or len(done) == 1
-        column = "state" if isinstance(row, Key | KeyCertificate) else "status" if status else "kind"
+        column = (
+            "state" if isinstance(row, Key | KeyCertificate) else "status" if status else "kind"
+        )
         left = type(row)._default_manager.filter(pk=row.pk).values_list(column, flat=True)
         assert list(left) == ([status] if status else [])
 
@@ -146,7 +159,9 @@ def test_a_refused_button_says_why_and_is_on_record(admin: Person, reading: Gran
     assert events(admin, seen) == [("audit.request.refused", "denied")]
 
 
-def test_a_refused_form_says_why_and_is_on_record(admin: Person, service_provider: ServiceProvider) -> None:
+def test_a_refused_form_says_why_and_is_on_record(
+    admin: Person, service_provider: ServiceProvider
+) -> None:
     seen = set(Event.objects.values_list("pk", flat=True))
     body = {"name": "Another", "audience": service_provider.audience, "allowed": ""}
     page = admin.press("/admin/new-service-provider/", body).content.decode()
@@ -174,7 +189,9 @@ def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) ->
         assert (kind, "success") in done, name
 
 
-def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(admin: Person, reading: Grant) -> None:
+def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(
+    admin: Person, reading: Grant
+) -> None:
     signed, at = (
         Checkpoint.objects.create(size=3, root=bytes(32), note="x", at=timezone.now()),
         timezone.now(),
@@ -204,10 +221,16 @@ def test_DJ_16_no_name_and_password_open_the_control_room(alice: Person) -> None
     """Users have no passwords, and the login page leads to the passkey sign-in."""
     visitor = browser()
     for path in ("/admin/login/", "/admin/", "/sign-in/"):
-        answer = visitor.post(path, {"username": "alice@example.org", "password": "x", "next": "/admin/"})
+        answer = visitor.post(
+            path, {"username": "alice@example.org", "password": "x", "next": "/admin/"}
+        )
         assert answer.status_code in {302, 405}
         assert "_auth_user_id" not in visitor.session
-    assert visitor.get("/admin/", follow=True).redirect_chain[-1][0].startswith("/sign-in/?next=%2Fadmin%2F")
+    assert (
+        visitor.get("/admin/", follow=True)
+        .redirect_chain[-1][0]
+        .startswith("/sign-in/?next=%2Fadmin%2F")
+    )
 
 
 def test_DJ_16_guessing_at_the_door_is_slowed_down(
@@ -222,7 +245,8 @@ def test_DJ_16_guessing_at_the_door_is_slowed_down(
     stranger = browser()
     body = json.dumps({"credential": {"id": "AA"}})
     tries = [
-        stranger.post("/sign-in/finish", body, content_type="application/json").status_code for _ in range(70)
+        stranger.post("/sign-in/finish", body, content_type="application/json").status_code
+        for _ in range(70)
     ]
     assert tries == [400] * 60 + [429] * 10
     slowed = stranger.post("/sign-in/finish", body, content_type="application/json")

@@ -24,7 +24,9 @@ def test_an_expired_request_is_not_denied(alice: Person, reading: Grant, now: da
     drawn = draw_denial(reading, "", now=now).drawn
     reading.expires_at = now
     with pytest.raises(ExpiredError):
-        begin_denial(grant=reading, human=alice.human, session_key="a", reason="", drawn=drawn, now=now)
+        begin_denial(
+            grant=reading, human=alice.human, session_key="a", reason="", drawn=drawn, now=now
+        )
 
 
 def test_chosen_limits_take_the_place_of_those_asked_for(paying: Grant, now: datetime) -> None:

@@ -36,13 +36,21 @@ def test_SA_7_an_administrators_denial_is_signed_with_a_receipt(
     assert "Read “calendar”" in page
     assert admin.deny_as_admin(reading, "Not  here").json()["status"] == "Denied"
     reading.refresh_from_db()
-    assert (reading.status, reading.human_id, reading.deny_reason) == ("denied", admin.human.pk, "Not here")
+    assert (reading.status, reading.human_id, reading.deny_reason) == (
+        "denied",
+        admin.human.pk,
+        "Not here",
+    )
     assert Event.objects.get(kind=kinds.GRANT_DENIED).actor_id == str(admin.human.pk)
     kept = Receipt.objects.get()
     keys = verification_keys(purpose="receipt", now=now)
     found = verify_receipt(kept.compact, keys=keys, expected_issuer=settings.ISSUER)
     body = found.statement.to_json()
-    assert (body["kind"], body["decision"], body["grant_id"]) == ("approval", "deny", str(reading.pk))
+    assert (body["kind"], body["decision"], body["grant_id"]) == (
+        "approval",
+        "deny",
+        str(reading.pk),
+    )
     assert (body["human_id"], body["deny_reason"]) == (str(admin.human.pk), "Not here")
     # Its owner sees who denied it.
     shown = alice.get(f"/approvals/{reading.pk}/").content.decode()
@@ -65,12 +73,16 @@ def test_SA_7_the_agent_gets_no_receipt_of_an_administrators_denial(
 def test_SA_7_a_request_decided_since_the_page_was_opened_is_not_denied(
     admin: Person, reading: Grant, now: datetime
 ) -> None:
-    options = admin.press_on(f"/denials/{reading.pk}/", reason="Denied by an administrator.").json()[
-        "publicKey"
-    ]
+    options = admin.press_on(
+        f"/denials/{reading.pk}/", reason="Denied by an administrator."
+    ).json()["publicKey"]
     withdraw_grant(grant=reading, actor=TESTER, now=now)
     credential = admin.device.assertion(options)
-    refused(admin.post(f"/denials/{reading.pk}/decide", {"credential": credential}), 409, "grant_changed")
+    refused(
+        admin.post(f"/denials/{reading.pk}/decide", {"credential": credential}),
+        409,
+        "grant_changed",
+    )
     assert not Receipt.objects.exists()
 
 
@@ -118,10 +130,16 @@ def test_AP_2_no_reason_is_shown_on_a_page_that_changed(alice: Person, paying: G
     ServiceProvider.objects.update(name="Another name")
     body = {"drawn": drawn, "reason": "No."}
     refused(alice.post(f"/approvals/{paying.pk}/review-denial", body), 409, "grant_changed")
-    refused(alice.post(f"/approvals/{paying.pk}/review-denial", {"drawn": drawn}), 400, "invalid_request")
+    refused(
+        alice.post(f"/approvals/{paying.pk}/review-denial", {"drawn": drawn}),
+        400,
+        "invalid_request",
+    )
 
 
-def test_SA_7_only_administrators_deny_anothers_request(alice: Person, bob: Person, reading: Grant) -> None:
+def test_SA_7_only_administrators_deny_anothers_request(
+    alice: Person, bob: Person, reading: Grant
+) -> None:
     path = f"/denials/{reading.pk}/"
     for person in (alice, bob):
         assert person.get(path).status_code == 404

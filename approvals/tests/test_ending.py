@@ -69,7 +69,9 @@ def path(granted: Grant) -> str:
     return f"/endings/agent/?id={granted.agent_id}"
 
 
-def test_SA_8_all_keys_chosen_are_shown_and_the_last_usable_ones_stay(admin: Person, now: datetime) -> None:
+def test_SA_8_all_keys_chosen_are_shown_and_the_last_usable_ones_stay(
+    admin: Person, now: datetime
+) -> None:
     old = replaced("token", now)
     ensure_key(purpose="audit", actor=TESTER, now=now)
     before = state()
@@ -81,7 +83,10 @@ def test_SA_8_all_keys_chosen_are_shown_and_the_last_usable_ones_stay(admin: Per
     assert [each.pk for each in found.ends] == [str(old.pk)]
     assert len(found.stays) == 3
     for purpose in ("token", "audit", "receipt"):
-        assert f"This is the last {purpose} key that can sign. Rotate it first" in page.content.decode()
+        assert (
+            f"This is the last {purpose} key that can sign. Rotate it first"
+            in page.content.decode()
+        )
     assert admin.end(path).status_code == 302
     assert list(Key.objects.filter(state="disabled").values_list("pk", flat=True)) == [old.pk]
 
@@ -94,7 +99,13 @@ def test_SA_8_a_key_that_is_due_takes_over_before_the_old_one_is_described(
     Key.objects.filter(state=Key.State.NEXT).update(active_from=now)
     with pytest.raises(GrantChangedError):
         end_for_good(
-            "key", [old.pk], shown="x", human=admin.human, party="administrator", actor=TESTER, now=now
+            "key",
+            [old.pk],
+            shown="x",
+            human=admin.human,
+            party="administrator",
+            actor=TESTER,
+            now=now,
         )
     assert Key.objects.get(state=Key.State.ACTIVE, purpose="token") != old
 
@@ -197,11 +208,16 @@ def test_SA_8_without_the_name_nothing_ends_and_the_passkey_is_not_used_up(
 def test_SA_8_a_session_alone_ends_nothing(admin: Person, granted: Grant, path: str) -> None:
     before = state()
     found = admin.get(path).context["found"]
-    address, body = f"/endings/agent/{found.shown}", {"id": str(granted.agent_id), "typed": found.typed}
+    address, body = (
+        f"/endings/agent/{found.shown}",
+        {"id": str(granted.agent_id), "typed": found.typed},
+    )
     refused(admin.client.post(address, body), 401, "verification_required")
     # A passkey that did not verify its user.
     unverified = json.dumps(admin.verification(address, flags=UP))
-    refused(admin.client.post(address, body | {"verification": unverified}), 400, "invalid_assertion")
+    refused(
+        admin.client.post(address, body | {"verification": unverified}), 400, "invalid_assertion"
+    )
     assert state() == before
 
 
@@ -233,7 +249,9 @@ def test_SA_8_no_administrator_deletes_themselves(admin: Person, now: datetime) 
     invited("other@example.org", "Other", now=now, is_staff=True)
     path = f"/endings/human/?id={admin.human.pk}"
     assert "You cannot delete yourself" in shown(admin, path)
-    refused(admin.client.post("/endings/human/x", {"id": str(admin.human.pk)}), 409, "invalid_state")
+    refused(
+        admin.client.post("/endings/human/x", {"id": str(admin.human.pk)}), 409, "invalid_state"
+    )
     assert admin.human.status == "active"
 
 
@@ -258,7 +276,11 @@ def test_SA_8_token_issued_after_a_page_was_drawn_keeps_it_valid(
 
 
 def test_SA_8_an_agent_cannot_keep_its_page_from_being_pressed(
-    admin: Person, agent: AgentClient, granted: Grant, service_provider: ServiceProvider, now: datetime
+    admin: Person,
+    agent: AgentClient,
+    granted: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
     """By making a new request each time its owner opens the page."""
     for path in (
@@ -366,7 +388,9 @@ def test_SA_8_an_administrator_suspended_while_it_is_done_ends_nothing(
 def test_SA_8_a_post_from_elsewhere_ends_nothing(alice: Person, granted: Grant) -> None:
     place = f"/approvals/{granted.pk}/revoke/"
     address = place + alice.get(place).context["found"].shown
-    refused(alice.client.post(address, headers={"Origin": "https://evil.example"}), 403, "csrf_failed")
+    refused(
+        alice.client.post(address, headers={"Origin": "https://evil.example"}), 403, "csrf_failed"
+    )
     careful = Client(enforce_csrf_checks=True, headers=dict(alice.client.headers or {}))
     careful.cookies = alice.client.cookies
     refused(careful.post(address), 403, "csrf_failed")
@@ -374,7 +398,9 @@ def test_SA_8_a_post_from_elsewhere_ends_nothing(alice: Person, granted: Grant) 
     assert granted.status == "approved"
 
 
-def test_SA_8_opening_the_addresses_changes_nothing(admin: Person, alice: Person, granted: Grant) -> None:
+def test_SA_8_opening_the_addresses_changes_nothing(
+    admin: Person, alice: Person, granted: Grant
+) -> None:
     before = state()
     for person, place in (
         (alice, f"/agents/{granted.agent_id}/revoke/"),
@@ -389,5 +415,13 @@ def test_SA_8_opening_the_addresses_changes_nothing(admin: Person, alice: Person
 
 @pytest.mark.parametrize("ids", ["", "?id=x"])
 def test_SA_8_what_is_not_there_is_not_found(admin: Person, ids: str) -> None:
-    for kind in ("agent", "grant", "service_provider", "human", "key", "key_certificate", "nonsense"):
+    for kind in (
+        "agent",
+        "grant",
+        "service_provider",
+        "human",
+        "key",
+        "key_certificate",
+        "nonsense",
+    ):
         refused(admin.get(f"/endings/{kind}/{ids}"), 404, "not_found")

@@ -61,7 +61,9 @@ def test_each_ending_that_is_kept_outside_can_be_repeated() -> None:
     assert set(ENDS) == set(ENDINGS)
 
 
-def test_SA_13_an_agents_old_key_stays_dead_and_so_does_its_agent(agent: AgentClient, now: datetime) -> None:
+def test_SA_13_an_agents_old_key_stays_dead_and_so_does_its_agent(
+    agent: AgentClient, now: datetime
+) -> None:
     """The backup does not know its new key: a thief of the old key could use it again."""
     old, row = agent.jkt, agent.agent()
     lost(agent.rotate)
@@ -88,7 +90,11 @@ def test_SA_13_ended_secret_cannot_authenticate_after_a_restore(
     with pytest.raises(InvalidClientError):
         authenticate_service_provider(client_id=client, secret=first)
     assert authenticate_service_provider(client_id=client, secret=second) == provider
-    lost(lambda: [rotate_secret(service_provider=provider, actor=TESTER, now=timezone.now()) for _ in "ab"])
+    lost(
+        lambda: [
+            rotate_secret(service_provider=provider, actor=TESTER, now=timezone.now()) for _ in "ab"
+        ]
+    )
     with pytest.raises(InvalidClientError):
         authenticate_service_provider(client_id=client, secret=second)
 
@@ -118,7 +124,9 @@ def test_SA_13_what_an_administrator_suspended_waits_for_one(
         assert grant.waits_for_signature(now) is waits
 
 
-def test_SA_13_a_suspended_administrator_does_not_come_back_as_the_last(admin: Person, now: datetime) -> None:
+def test_SA_13_a_suspended_administrator_does_not_come_back_as_the_last(
+    admin: Person, now: datetime
+) -> None:
     human = admin.human
 
     def happens() -> None:
@@ -153,7 +161,11 @@ def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:
 
 
 def test_SA_13_backup_from_before_a_store_move_resumes_in_the_new_one(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, settings: Settings, tmp_path: Path
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    settings: Settings,
+    tmp_path: Path,
 ) -> None:
     """By the steps of docs/restore.md: the new store has the old content and what came later."""
     grant = approved(agent, service_provider, now=now)
@@ -168,7 +180,9 @@ def test_SA_13_backup_from_before_a_store_move_resumes_in_the_new_one(
         check_history(None)
     with pytest.raises(ContradictedError, match="set back"):
         move_store(source=old, actor=TESTER, now=now)
-    done = continue_after_restore(operator="alice", undetected=True, actor=TESTER, now=timezone.now())
+    done = continue_after_restore(
+        operator="alice", undetected=True, actor=TESTER, now=timezone.now()
+    )
     grant.refresh_from_db()
     assert grant.status == Grant.Status.REVOKED
     move_store(source=old, actor=TESTER, now=timezone.now())
@@ -189,6 +203,9 @@ def test_SA_13_an_agent_that_both_hold_already_is_not_ended_once_more(
     agent: AgentClient, now: datetime
 ) -> None:
     row = agent.agent()
-    again = [end_again(Ending(kinds.AGENT_SUSPENDED, str(row.pk)), actor=TESTER, now=now) for _ in range(2)]
+    again = [
+        end_again(Ending(kinds.AGENT_SUSPENDED, str(row.pk)), actor=TESTER, now=now)
+        for _ in range(2)
+    ]
     assert again == [True, False]
     assert (agent.agent().admin_holds, agent.agent().owner_holds) == (True, True)

@@ -71,7 +71,8 @@ def test_SA_8_command_checks_for_the_last_key_before_it_disables_one(
     """The page refuses, but the service, called later, would not: the question must come first."""
     key = Key.objects.get(purpose="token")
     monkeypatch.setattr(
-        "approvals.management.commands.disable_key.disable_key", lambda **_how: pytest.fail("disabled")
+        "approvals.management.commands.disable_key.disable_key",
+        lambda **_how: pytest.fail("disabled"),
     )
     with pytest.raises(CommandError, match="last token key"):
         run(monkeypatch, "disable_key", key.kid, answer="yes\n")

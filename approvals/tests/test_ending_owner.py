@@ -11,7 +11,9 @@ __all__ = ["granted"]
 pytestmark = pytest.mark.django_db
 
 
-def test_SA_8_an_owner_revokes_a_grant_with_one_press_after_its_page(alice: Person, granted: Grant) -> None:
+def test_SA_8_an_owner_revokes_a_grant_with_one_press_after_its_page(
+    alice: Person, granted: Grant
+) -> None:
     place = f"/approvals/{granted.pk}/revoke/"
     assert place in shown(alice, f"/agents/{granted.agent_id}/")
     page = shown(alice, place)
@@ -32,7 +34,9 @@ def test_SA_8_an_owners_page_that_is_old_revokes_nothing(
     assert granted.status == "approved"
 
 
-def test_SA_8_revoking_an_agent_without_grants_still_needs_a_signature(alice: Person, granted: Grant) -> None:
+def test_SA_8_revoking_an_agent_without_grants_still_needs_a_signature(
+    alice: Person, granted: Grant
+) -> None:
     place = f"/agents/{granted.agent_id}/revoke/"
     address = place + alice.get(place).context["found"].shown
     refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")

@@ -20,7 +20,9 @@ from registry.tests.cast import AgentClient, approved
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
-def ending(admin: Human, kind: str, row: Agent | Human | Key, now: datetime) -> Callable[[], object]:
+def ending(
+    admin: Human, kind: str, row: Agent | Human | Key, now: datetime
+) -> Callable[[], object]:
     """Press the button of the current page."""
     shown = preview(kind, [row.pk], human=admin, party="administrator", now=now).shown
     actor = Actor("human", str(admin.pk))

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.django_db
 
 
 def test_ended_challenges_and_sessions_are_deleted(alice: Person, now: datetime) -> None:
-    Session.objects.create(session_key="ended", session_data="", expire_date=now - timedelta(seconds=1))
+    Session.objects.create(
+        session_key="ended", session_data="", expire_date=now - timedelta(seconds=1)
+    )
     living = Session.objects.exclude(session_key="ended").count()
     assert living
     nothing = {"challenges": 0, "invitations": 0, "people": 0, "receipts": 0}

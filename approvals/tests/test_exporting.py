@@ -78,7 +78,9 @@ def test_each_event_of_the_file_proves_itself_and_its_texts(alice: Person, now: 
 def test_export_is_a_download_that_is_never_cached(alice: Person) -> None:
     answer = alice.press(PATH)
     assert answer["Content-Type"] == "application/json"
-    assert answer["Content-Disposition"].startswith(f"attachment; filename=agentauth-{alice.human.pk}-")
+    assert answer["Content-Disposition"].startswith(
+        f"attachment; filename=agentauth-{alice.human.pk}-"
+    )
     assert answer["Cache-Control"] == "no-store"
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert "Download your data" in alice.get("/settings/").content.decode()
@@ -96,7 +98,9 @@ def test_a_session_alone_does_not_take_it(alice: Person, bob: Person) -> None:
     assert not Event.objects.filter(kind="approvals.human.exported").exists()
 
 
-def test_export_contains_no_data_of_other_users(alice: Person, admin: Person, now: datetime) -> None:
+def test_export_contains_no_data_of_other_users(
+    alice: Person, admin: Person, now: datetime
+) -> None:
     words.live(Planted(now), admin)
     assert found(json.dumps(taken(alice))) == set()
 

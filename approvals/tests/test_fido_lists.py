@@ -107,7 +107,9 @@ def test_WR_2_an_answer_of_another_shape_is_400(alice: Person, reading: Grant, d
             nothing_came_of_it(alice, path, credential, f"{member} {shape}")
 
 
-def test_WR_2_body_that_is_not_a_webauthn_answer_is_400(alice: Person, reading: Grant, door: Door) -> None:
+def test_WR_2_body_that_is_not_a_webauthn_answer_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
     wholes: list[object] = [None, True, 7, "text", [], {}, [{}]]
     for whole in wholes:
         path, _options = door(alice, reading)
@@ -156,13 +158,17 @@ AUTHENTICATOR: dict[str, Json] = {
 }
 
 
-def test_WR_4_authenticator_data_that_breaks_a_rule_is_400(alice: Person, reading: Grant, door: Door) -> None:
+def test_WR_4_authenticator_data_that_breaks_a_rule_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
     for what, change in AUTHENTICATOR.items():
         path, options = door(alice, reading)
         nothing_came_of_it(alice, path, alice.device.assertion(options, **change), what)
 
 
-def test_WR_4_a_signature_over_another_hash_is_400(alice: Person, reading: Grant, door: Door) -> None:
+def test_WR_4_a_signature_over_another_hash_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
     path, options = door(alice, reading)
     other = alice.device.assertion(options, extraData="x")
     credential = alice.device.assertion(options)
@@ -170,13 +176,17 @@ def test_WR_4_a_signature_over_another_hash_is_400(alice: Person, reading: Grant
     nothing_came_of_it(alice, path, credential)
 
 
-def test_WR_4_a_counter_that_does_not_rise_is_400(alice: Person, reading: Grant, door: Door) -> None:
+def test_WR_4_a_counter_that_does_not_rise_is_400(
+    alice: Person, reading: Grant, door: Door
+) -> None:
     path, options = door(alice, reading)
     alice.device.sign_count = Passkey.objects.get().sign_count - 1
     nothing_came_of_it(alice, path, alice.device.assertion(options))
 
 
-def test_AP_32_what_a_phishing_site_collects_signs_nothing(alice: Person, reading: Grant, door: Door) -> None:
+def test_AP_32_what_a_phishing_site_collects_signs_nothing(
+    alice: Person, reading: Grant, door: Door
+) -> None:
     """A live proxy forwards our challenge, but the browser binds the response to its origin."""
     path, options = door(alice, reading)
     evil = "approve-registry.example.evil"
@@ -197,7 +207,14 @@ def attestation(**changes: Any) -> Callable[[Json], Json]:
 
 CREATIONS: dict[str, Callable[[Json], Json]] = {
     f"{member} {shape}": lambda credential, m=member, v=value: changed(credential, m, v)
-    for member in ("id", "rawId", "type", "response", "response.clientDataJSON", "response.attestationObject")
+    for member in (
+        "id",
+        "rawId",
+        "type",
+        "response",
+        "response.clientDataJSON",
+        "response.attestationObject",
+    )
     for shape, value in SHAPES.items()
 } | {
     "fmt missing": attestation(fmt=GONE),
@@ -218,7 +235,9 @@ def test_WR_2_a_creation_of_another_shape_is_400(keys: None, now: datetime) -> N
     path, person = link.url.removeprefix(ORIGIN), Person(client=browser(), device=Authenticator())
     for what, change in CREATIONS.items():
         options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]
-        answer = person.post(f"{path}finish", {"credential": change(person.device.registration(options))})
+        answer = person.post(
+            f"{path}finish", {"credential": change(person.device.registration(options))}
+        )
         assert answer.status_code == 400, what
         refused(answer, 400, "invalid_assertion")
         # The challenge is spent: the right response comes too late.
@@ -234,7 +253,10 @@ def test_WR_13_another_backup_eligibility_than_at_registration_is_400(
     for flags in (UP | UV | BE, UP | UV | BE | BS):
         path, options = door(alice, reading)
         nothing_came_of_it(alice, path, alice.device.assertion(options, flags=flags))
-    assert (Passkey.objects.get().backup_eligible, Passkey.objects.get().backed_up) == (False, False)
+    assert (Passkey.objects.get().backup_eligible, Passkey.objects.get().backed_up) == (
+        False,
+        False,
+    )
 
 
 def test_WR_13_whether_it_is_synced_may_change_and_is_kept(keys: None, now: datetime) -> None:
@@ -246,7 +268,9 @@ def test_WR_13_whether_it_is_synced_may_change_and_is_kept(keys: None, now: date
     for synced in (True, False):
         options = person.post("/sign-in/options").json()["publicKey"]
         flags = UP | UV | BE | (BS if synced else 0)
-        answer = person.post("/sign-in/finish", {"credential": person.device.assertion(options, flags=flags)})
+        answer = person.post(
+            "/sign-in/finish", {"credential": person.device.assertion(options, flags=flags)}
+        )
         assert answer.status_code == 200
         kept = Passkey.objects.get()
         assert (kept.backup_eligible, kept.backed_up) == (True, synced)
@@ -278,7 +302,9 @@ ES512 = {1: 2, 3: -36, -1: 3, -2: bytes(66), -3: bytes(66)}
 
 
 @pytest.mark.parametrize("cose", [RS1, ES512], ids=["RS1", "ES512"])
-def test_WR_10_algorithm_that_was_not_offered_is_400(keys: None, now: datetime, cose: dict[int, Any]) -> None:
+def test_WR_10_algorithm_that_was_not_offered_is_400(
+    keys: None, now: datetime, cose: dict[int, Any]
+) -> None:
     link = create_setup_link(email="new@example.org", actor=TESTER, now=now)
     path, person = link.url.removeprefix(ORIGIN), Person()
     options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]

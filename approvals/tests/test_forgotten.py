@@ -38,7 +38,10 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
     """A signing log, with a store."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = f"file:{tmp_path}"
     return tmp_path
 
@@ -72,7 +75,9 @@ def test_no_text_of_a_person_goes_into_an_event_or_the_archive(
     assert verify_log().ok
 
 
-def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(admin: Person, store: Path, now: datetime) -> None:
+def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(
+    admin: Person, store: Path, now: datetime
+) -> None:
     planted = Planted(now)
     words.live(planted, admin)
     archive(now, store)
@@ -181,7 +186,9 @@ def test_verify_audit_names_it_also_where_months_were_dropped(
 ) -> None:
     """The event of an older erasure may be dropped with its month, and the user with it."""
     assert alice.deny(reading).status_code == 200
-    DroppedMonth.objects.create(month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now)
+    DroppedMonth.objects.create(
+        month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now
+    )
     human = alice.human
     # The trigger allows erasing texts of a deleted user: for a moment the agent is given to one.
     delete_human(human=bob.human, actor=TESTER, now=now)
@@ -193,7 +200,9 @@ def test_verify_audit_names_it_also_where_months_were_dropped(
     assert named(now) == {}
 
 
-def test_verify_audit_reports_an_existing_user_logged_as_erased(alice: Person, now: datetime) -> None:
+def test_verify_audit_reports_an_existing_user_logged_as_erased(
+    alice: Person, now: datetime
+) -> None:
     """The event excuses the user's missing openings, which any process with that right can add."""
     with transaction.atomic():
         data: dict[str, object] = {"agents": [], "events": [], "receipts": {}}
@@ -209,7 +218,9 @@ def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(
 
     def erase_little(*, human: Human, email: str, **_: object) -> None:
         """What release 2 erased."""
-        Opening.objects.filter(Q(event__human_id=human.pk) | Q(member="email", value=email)).delete()
+        Opening.objects.filter(
+            Q(event__human_id=human.pk) | Q(member="email", value=email)
+        ).delete()
 
     with monkeypatch.context() as patch:
         patch.setattr("approvals.services.leaving.erase_texts", erase_little)

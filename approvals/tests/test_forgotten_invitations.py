@@ -39,7 +39,9 @@ def whole(now: datetime) -> bool:
     return verify_log().ok
 
 
-def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(admin: Person, now: datetime) -> None:
+def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(
+    admin: Person, now: datetime
+) -> None:
     path, other = invite(now), invite(now + timedelta(seconds=1), f"{word('other')}@example.org")
     opened(path)
     row = SetupCode.objects.get(email=EMAIL)
@@ -68,12 +70,16 @@ def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(admin: Pe
     assert invited(EMAIL, "Zoe", now=now + timedelta(seconds=2)).human.email == EMAIL
 
 
-def test_OG_28_jobs_forget_an_invitation_that_was_not_used_in_time(admin: Person, now: datetime) -> None:
+def test_OG_28_jobs_forget_an_invitation_that_was_not_used_in_time(
+    admin: Person, now: datetime
+) -> None:
     invite(now)
     ends = now + INVITATION_LIFE
     assert expire_everything(now=ends)["invitations"] == 0
     # By the database's clock too, which tests do not set.
-    SetupCode.objects.filter(email=EMAIL).update(expires_at=now - INVITATION_KEPT + timedelta(seconds=1))
+    SetupCode.objects.filter(email=EMAIL).update(
+        expires_at=now - INVITATION_KEPT + timedelta(seconds=1)
+    )
     assert expire_everything(now=now)["invitations"] == 0
     assert in_database() != {}
     SetupCode.objects.filter(email=EMAIL).update(expires_at=now - INVITATION_KEPT)

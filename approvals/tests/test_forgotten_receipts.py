@@ -70,7 +70,10 @@ def test_database_lets_only_receipts_about_a_deleted_user_be_blanked(
     rows = about(place, asked, bob.human)
     # Of an existing user, and kinds that concern no user.
     others = [receipt("resume", alice.human.pk, bob.human), receipt("resume", uuid4(), bob.human)]
-    others += [receipt("break", "20270113120000", bob.human), receipt("release", "20270113120000", bob.human)]
+    others += [
+        receipt("break", "20270113120000", bob.human),
+        receipt("release", "20270113120000", bob.human),
+    ]
 
     def blanks(row: Receipt) -> bool:
         try:
@@ -135,11 +138,18 @@ def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(
     assert not Receipt.objects.filter(pk__in=[row.pk for row in rows]).exclude(compact="").exists()
 
 
-def test_release_of_many_grants_does_not_block_erasure(keys: None, bob: Person, now: datetime) -> None:
+def test_release_of_many_grants_does_not_block_erasure(
+    keys: None, bob: Person, now: datetime
+) -> None:
     """A receipt may have 64 kB, eight times as much as other signed objects."""
     place, _ = paying()
-    named = [{"id": str(each), "version": 2} for each in [place.grant.pk, *(uuid4() for _ in range(99))]]
-    claims = {"statement": {"grants": named}, "consent_text": "Agent: “Robot”. Service: “Acme”.\n" * 100}
+    named = [
+        {"id": str(each), "version": 2} for each in [place.grant.pk, *(uuid4() for _ in range(99))]
+    ]
+    claims = {
+        "statement": {"grants": named},
+        "consent_text": "Agent: “Robot”. Service: “Acme”.\n" * 100,
+    }
     payload = b64u_encode(canonical_json(claims))
     header = b64u_encode(canonical_json({"alg": "EdDSA", "kid": "k"}))
     compact = f"{header}.{payload}.{'A' * 86}"
@@ -168,5 +178,7 @@ def test_blanking_a_receipt_reads_no_table_of_people_through(bob: Person, now: d
 def read_through() -> int:
     """How many rows of users this transaction has read by full table scans."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'registry_human'")
+        cursor.execute(
+            "SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'registry_human'"
+        )
         return int(cursor.fetchone()[0])

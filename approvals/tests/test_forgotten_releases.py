@@ -49,7 +49,10 @@ def test_old_release_text_is_erased_with_the_owner_of_the_named_agent(
     admin.sign_in()
     text = "Agent: “Research Assistant”. Service: “Acme”."
     monkeypatch.setattr("approvals.sentences.release_text", lambda **_: text)
-    assert decide(admin, row, statement(admin, row, reviewed(admin, row, grant), grant)).status_code == 200
+    assert (
+        decide(admin, row, statement(admin, row, reviewed(admin, row, grant), grant)).status_code
+        == 200
+    )
     delete_human(human=bob.human, actor=TESTER, now=timezone.now())
     assert "Research Assistant" in Receipt.objects.get(kind="release").consent_text
     person = grant.agent.human

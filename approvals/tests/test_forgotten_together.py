@@ -47,7 +47,10 @@ def started(act: Callable[[], Any]) -> threading.Thread:
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
     """A signing log, with a store."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = f"file:{tmp_path}"
     return tmp_path
 
@@ -70,7 +73,9 @@ def test_OG_28_a_request_that_waits_for_the_deletion_leaves_nothing(
     [client], human = planted.agents, planted.person.human
     acts: list[Callable[[], Any]] = [
         lambda: delete_human(human=human, actor=TESTER, now=now),
-        lambda: client.ask(provider, capabilities=words.capabilities("robot"), reason=word("waiting")),
+        lambda: client.ask(
+            provider, capabilities=words.capabilities("robot"), reason=word("waiting")
+        ),
         lambda: client.replace(later=9, description=word("described")),
     ]
     threads = []
@@ -109,7 +114,8 @@ def test_OG_28_jobs_erase_a_decision_committed_after_the_deletion(
         started(lambda: delete_human(human=human, actor=TESTER, now=now)).join()
         assert Human.objects.get(pk=human.pk).status == "deleted"
     assert in_database().keys() == {
-        "audit_opening.value", "registry_token.claims", "verifier_agentoperation.answer", "verifier_agentoperation.key",
+        "audit_opening.value", "registry_token.claims", "verifier_agentoperation.answer",
+        "verifier_agentoperation.key",
     }  # fmt: skip
     assert expire_everything(now=now)["people"] == 1
     assert listed(in_database()) == ""
@@ -133,11 +139,16 @@ def test_agent_enrolled_during_account_deletion_is_not_missed(
 
     with transaction.atomic():
         client = AgentClient()
-        assert client.register(code, manifest=client.manifest(name=word("enrolled"))).status_code == 201
+        assert (
+            client.register(code, manifest=client.manifest(name=word("enrolled"))).status_code
+            == 201
+        )
         deletion = started(delete)
         until_waiting(1)
     deletion.join()
-    assert failed == ["An agent was added to this account meanwhile. Nothing was deleted: try again."]
+    assert failed == [
+        "An agent was added to this account meanwhile. Nothing was deleted: try again."
+    ]
     delete()
     assert len(failed) == 1
     assert client.agent().status == "revoked"

@@ -39,7 +39,9 @@ def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
     """The user signed in at the browser that posts the act, and that post."""
     posts: list[tuple[Client, tuple[Any, ...], dict[str, Any]]] = []
     with monkeypatch.context() as patched:
-        patched.setattr(Client, "post", lambda *args, **more: posts.append((args[0], args[1:], more)))
+        patched.setattr(
+            Client, "post", lambda *args, **more: posts.append((args[0], args[1:], more))
+        )
         act()
     [(client, args, more)] = posts
     human = Human.objects.get(pk=client.session["_auth_user_id"])
@@ -71,6 +73,8 @@ def test_SA_1_passkey_act_is_undone_if_its_user_is_ended_during_it(
 
 def test_SA_1_acts_that_enlarge_by_a_passkey_are_among_these() -> None:
     wanted = {
-        door for door, took in table().items() if took in {("enlarges", "signature"), ("enlarges", "passkey")}
+        door
+        for door, took in table().items()
+        if took in {("enlarges", "signature"), ("enlarges", "passkey")}
     }
     assert wanted - {row.door for row in HELD} == set()

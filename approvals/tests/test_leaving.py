@@ -132,7 +132,12 @@ def test_OG_28_an_erasure_that_finds_nothing_more_is_not_recorded(
 
 
 def test_OG_28_no_other_human_loses_anything(
-    zoe: Person, lived: AgentClient, alice: Person, agent: AgentClient, reading: Grant, now: datetime
+    zoe: Person,
+    lived: AgentClient,
+    alice: Person,
+    agent: AgentClient,
+    reading: Grant,
+    now: datetime,
 ) -> None:
     alice.approve(reading)
     openings = Opening.objects.filter(event__human_id=alice.human.pk).count()
@@ -204,7 +209,9 @@ def test_the_last_admin_cannot_be_deleted(admin: Person, now: datetime) -> None:
         delete_human(human=other.human, actor=TESTER, now=now)
 
 
-def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(admin: Person, zoe: Person) -> None:
+def test_WR_7_an_admin_deletes_with_a_signature_by_the_typed_address(
+    admin: Person, zoe: Person
+) -> None:
     human = zoe.human
     path = f"/endings/human/?id={human.pk}"
     typed = {"typed": human.email, "id": str(human.pk)}

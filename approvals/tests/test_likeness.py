@@ -35,7 +35,11 @@ def asked(disguised: AgentClient, service_provider: ServiceProvider, now: dateti
 
 
 def confirmation(grant: Grant, now: datetime) -> Confirmation:
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     return Confirmation.objects.create(
         grant=grant,
         grant_version=1,
@@ -48,11 +52,21 @@ def confirmation(grant: Grant, now: datetime) -> Confirmation:
 
 
 def test_AP_21_agent_pages_show_the_likeness_warning_with_id_and_key(
-    alice: Person, disguised: AgentClient, asked: Grant, service_provider: ServiceProvider, now: datetime
+    alice: Person,
+    disguised: AgentClient,
+    asked: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
-    paid = approve(pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    paid = approve(
+        pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+    )
     row = confirmation(paid, now)
-    for path in (f"/approvals/{asked.pk}/", f"/agents/{asked.agent_id}/", f"/confirmations/{row.pk}/"):
+    for path in (
+        f"/approvals/{asked.pk}/",
+        f"/agents/{asked.agent_id}/",
+        f"/confirmations/{row.pk}/",
+    ):
         page = alice.get(path).content.decode()
         assert TITLE in page, path
         assert LINE in page, path
@@ -85,15 +99,22 @@ def test_AP_21_what_is_signed_says_it_and_the_receipt_verifies(
     keys = verification_keys(purpose="receipt", now=now)
     found = verify_receipt(receipt.compact, keys=keys, expected_issuer=settings.ISSUER)
     assert LINE in found.consent_text.splitlines()
-    assert LINE in alice.get(f"/approvals/{asked.pk}/receipt/").content.decode().replace("&#x27;", "'")
+    assert LINE in alice.get(f"/approvals/{asked.pk}/receipt/").content.decode().replace(
+        "&#x27;", "'"
+    )
 
 
-def test_AP_21_a_claim_says_it_too(alice: Person, service_provider: ServiceProvider, now: datetime) -> None:
+def test_AP_21_a_claim_says_it_too(
+    alice: Person, service_provider: ServiceProvider, now: datetime
+) -> None:
     client = AgentClient()
     client.register(manifest=client.manifest(name=service_provider.name))
     url, code = claim_link(client.agent())
     path = url.removeprefix("http://localhost:8000")
-    exact = "This agent calls itself “Acme Payments”, as a service here is called, and is not that service."
+    exact = (
+        "This agent calls itself “Acme Payments”, as a service here is called, and is not that "
+        "service."
+    )
     page = alice.get(path).content.decode()
     assert exact in page
     shown(page, client.agent())
@@ -113,10 +134,15 @@ def test_AP_21_a_confirmation_says_it_too(
     told: bool,
 ) -> None:
     """A denial grants nothing, so it stays one sentence."""
-    grant = approve(pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    grant = approve(
+        pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+    )
     path = f"/confirmations/{confirmation(grant, now).pk}/"
     options = alice.press_on(path, decision=decision).json()["publicKey"]
-    assert alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}).status_code == 200
+    assert (
+        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}).status_code
+        == 200
+    )
     assert (LINE in Receipt.objects.get(kind="confirmation").consent_text.splitlines()) is told
 
 
@@ -125,7 +151,11 @@ def test_AP_21_a_likeness_that_came_under_the_drawn_page_voids_it(
 ) -> None:
     drawn = alice.drawn(reading)
     create_service_provider(
-        name="Research Assistant", audience="http://127.0.0.1:8003", allowed=(), actor=TESTER, now=now
+        name="Research Assistant",
+        audience="http://127.0.0.1:8003",
+        allowed=(),
+        actor=TESTER,
+        now=now,
     )
     answer = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     assert "looks like its name" in json.dumps(answer["changes"])

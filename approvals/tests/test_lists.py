@@ -28,7 +28,9 @@ def test_the_history_of_the_inbox_comes_in_pages(
     made = []
     for number in range(3):
         wish = [{"type": "read", "resource": f"calendar/{number}"}]
-        grant = pending(agent, service_provider, now=now + timedelta(seconds=number), capabilities=wish)
+        grant = pending(
+            agent, service_provider, now=now + timedelta(seconds=number), capabilities=wish
+        )
         withdraw_grant(grant=grant, actor=TESTER, now=now)
         made.append(grant.pk)
     first = alice.get("/approvals/").context
@@ -40,7 +42,9 @@ def test_the_history_of_the_inbox_comes_in_pages(
     assert alice.get("/approvals/?after=nonsense").context["history"] == []
 
 
-def test_agents_come_in_pages(alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_come_in_pages(
+    alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paging, "PAGE", 2)
     made = [enrolled(alice.human, now=now).agent().pk for _ in range(3)]
     first = alice.get("/agents/")
@@ -52,7 +56,11 @@ def test_agents_come_in_pages(alice: Person, now: datetime, monkeypatch: pytest.
 
 
 def test_the_feed_comes_in_pages_and_of_one_agent(
-    alice: Person, agent: AgentClient, reading: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
+    alice: Person,
+    agent: AgentClient,
+    reading: Grant,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     enrolled(alice.human, now=now)
     mine = Event.objects.filter(human_id=alice.human.pk).order_by("-id")

@@ -59,7 +59,9 @@ def test_a_log_that_fits_is_verified_and_each_event_offers_its_proof(
     assert alice.get(f"/v1/audit/proof/bundle?event={lines[0]['event'].pk}").status_code == 200
 
 
-def test_what_is_not_signed_yet_is_not_called_verified(alice: Person, reading: Grant, now: datetime) -> None:
+def test_what_is_not_signed_yet_is_not_called_verified(
+    alice: Person, reading: Grant, now: datetime
+) -> None:
     text = page(alice)
     assert "Verified" not in text
     assert "waits for its place" in text
@@ -95,7 +97,9 @@ def test_an_event_that_was_changed_is_named_and_nothing_is_called_verified(
     assert "manage.py verify_audit</code>" in text
     assert "Verified" not in text
     assert f"event={changed.pk}" not in text
-    assert [line["event"] for line in answer.context["lines"] if line["stand"].place == "wrong"] == [changed]
+    assert [
+        line["event"] for line in answer.context["lines"] if line["stand"].place == "wrong"
+    ] == [changed]
 
 
 def test_a_log_that_is_not_what_it_signed_is_said_on_both_pages(

@@ -22,7 +22,9 @@ def test_rows_beyond_those_named_are_counted(
 ) -> None:
     monkeypatch.setattr(losses, "_NAMED", 1)
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
-    assert losses.describe_agent(agent.agent(), now).facts == ("Read “calendar” at “Acme Payments”.",)
+    assert losses.describe_agent(agent.agent(), now).facts == (
+        "Read “calendar” at “Acme Payments”.",
+    )
     assert losses.describe_service_provider(service_provider, now).facts == (
         f"Grant of agent “{grant.agent.name}”",
     )
@@ -31,7 +33,9 @@ def test_rows_beyond_those_named_are_counted(
     assert losses.describe_service_provider(service_provider, now).facts[1:] == ("More grants",)
 
 
-def test_an_owner_is_named_where_there_is_one(alice: Person, agent: AgentClient, now: datetime) -> None:
+def test_an_owner_is_named_where_there_is_one(
+    alice: Person, agent: AgentClient, now: datetime
+) -> None:
     row = agent.agent()
     assert losses.describe_agent(row, now).about[0] == "Owner: “Alice”, alice@example.org."
     row.human = None
@@ -44,7 +48,9 @@ def test_a_name_above_32_letters_is_not_typed(
 ) -> None:
     row = Agent.objects.get()
     row.name = "x" * letters
-    assert losses.describe_agent(row, now).typed == (row.name if letters == 32 else str(row.pk)[-8:])
+    assert losses.describe_agent(row, now).typed == (
+        row.name if letters == 32 else str(row.pk)[-8:]
+    )
 
 
 def test_with_a_request_no_grant_token_or_other_request_ends(reading: Grant, now: datetime) -> None:
@@ -64,7 +70,9 @@ def test_agents_of_a_human_beyond_those_named_are_counted(
     monkeypatch.setattr(losses, "_NAMED", 1)
 
     def counted() -> list[str]:
-        return [each for each in losses.describe_human(alice.human, now).facts if "more agent" in each]
+        return [
+            each for each in losses.describe_human(alice.human, now).facts if "more agent" in each
+        ]
 
     assert counted() == []
     enrolled(alice.human, now=now)

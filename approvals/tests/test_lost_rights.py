@@ -67,7 +67,9 @@ def test_AP_9_user_who_lost_access_cannot_use_a_page_drawn_before(
 
 
 @losses
-def test_AP_9_who_may_no_longer_come_in_claims_nothing(alice: Person, now: datetime, loss: str) -> None:
+def test_AP_9_who_may_no_longer_come_in_claims_nothing(
+    alice: Person, now: datetime, loss: str
+) -> None:
     client = AgentClient()
     client.register()
     url, code = claim_link(client.agent())
@@ -83,8 +85,14 @@ def test_AP_9_who_may_no_longer_come_in_claims_nothing(alice: Person, now: datet
 def test_AP_9_who_may_no_longer_come_in_confirms_nothing(
     alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime, loss: str
 ) -> None:
-    paid = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    paid = approve(
+        pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+    )
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     row = Confirmation.objects.create(
         grant=paid,
         grant_version=1,
@@ -110,7 +118,10 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
 ) -> None:
     """The session was valid when the request arrived; the act is judged at its commit."""
     options = alice.statement(reading, decision).json()["publicKey"]
-    came_in, grant = alice.human, Grant.objects.select_related("agent__human", "service_provider").get()
+    came_in, grant = (
+        alice.human,
+        Grant.objects.select_related("agent__human", "service_provider").get(),
+    )
     session_key = stored_key(str(alice.client.session.session_key))
     lose(alice, loss, now)
     with pytest.raises(NotFoundError):
@@ -172,7 +183,10 @@ def test_AP_9_DJ_16_former_admin_cannot_use_an_earlier_signature(
 ) -> None:
 
     signed = json.dumps(admin.verification(path))
-    fields = {name: str(alice.human.pk) if name == "human" else value for name, value in ACTS[path].items()}
+    fields = {
+        name: str(alice.human.pk) if name == "human" else value
+        for name, value in ACTS[path].items()
+    }
     if loss == "no longer staff":
         Human.objects.filter(pk=admin.human.pk).update(is_staff=False)
     else:

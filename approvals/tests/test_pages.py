@@ -80,7 +80,9 @@ def test_AP_15_a_post_from_elsewhere_is_refused(alice: Person, reading: Grant) -
             refused(answer, 403, "csrf_failed")
 
 
-def test_AP_15_post_without_csrf_token_or_with_other_type_is_refused(alice: Person, reading: Grant) -> None:
+def test_AP_15_post_without_csrf_token_or_with_other_type_is_refused(
+    alice: Person, reading: Grant
+) -> None:
     careful = Client(
         enforce_csrf_checks=True,
         headers=dict(alice.client.headers or {}) | {"Origin": "http://localhost:8000"},
@@ -120,8 +122,15 @@ def test_AP_19_a_hostile_reason_is_inert_text(
     assert "<img onerror" not in page
 
 
-def test_no_page_holds_inline_script_or_style(alice: Person, paying: Grant, asking: Confirmation) -> None:
-    for path in [*pages_of(paying), "/", f"/confirmations/{asking.pk}/", f"/approvals/{paying.pk}/receipt/"]:
+def test_no_page_holds_inline_script_or_style(
+    alice: Person, paying: Grant, asking: Confirmation
+) -> None:
+    for path in [
+        *pages_of(paying),
+        "/",
+        f"/confirmations/{asking.pk}/",
+        f"/approvals/{paying.pk}/receipt/",
+    ]:
         page = alice.get(path).content.decode()
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", page), path
         assert page.count('role="status"') == 1
@@ -133,7 +142,9 @@ def test_pages_of_signed_out_people_lead_to_the_sign_in(reading: Grant) -> None:
     refused(browser().post(f"/approvals/{reading.pk}/decide", {}), 401, "sign_in_required")
 
 
-def test_anothers_pages_do_not_exist(bob: Person, alice: Person, paying: Grant, asking: Confirmation) -> None:
+def test_anothers_pages_do_not_exist(
+    bob: Person, alice: Person, paying: Grant, asking: Confirmation
+) -> None:
     for path in (
         f"/approvals/{paying.pk}/",
         f"/approvals/{paying.pk}/receipt/",
@@ -142,7 +153,9 @@ def test_anothers_pages_do_not_exist(bob: Person, alice: Person, paying: Grant, 
     ):
         assert bob.get(path).status_code == 404
     refused(bob.client.post(f"/agents/{paying.agent_id}/suspend"), 404, "not_found")
-    refused(bob.post(f"/confirmations/{asking.pk}/statement", {"decision": "confirm"}), 404, "not_found")
+    refused(
+        bob.post(f"/confirmations/{asking.pk}/statement", {"decision": "confirm"}), 404, "not_found"
+    )
 
 
 def test_a_page_needs_the_same_number_of_queries_for_many_rows(
@@ -185,10 +198,16 @@ def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> 
     assert Event.objects.filter(kind="registry.agent.claimed").count() == 1
     assert alice.get(path).status_code == 404
     refused(alice.post(f"{path}statement", {"code": code, "drawn": drawn}), 404, "not_found")
-    refused(alice.post(f"{path}decide", {"credential": credential | {"id": "x"}}), 400, "invalid_assertion")
+    refused(
+        alice.post(f"{path}decide", {"credential": credential | {"id": "x"}}),
+        400,
+        "invalid_assertion",
+    )
 
 
-def test_a_claim_that_was_done_is_nothing_to_another(alice: Person, bob: Person, stray: AgentClient) -> None:
+def test_a_claim_that_was_done_is_nothing_to_another(
+    alice: Person, bob: Person, stray: AgentClient
+) -> None:
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
     options = alice.press_on(path, code=code).json()["publicKey"]
@@ -205,7 +224,9 @@ def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
     options = alice.press_on(path, code=code).json()["publicKey"]
     assert stray.replace(name="Somebody Else").status_code == 200
     refused(
-        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}), 409, "grant_changed"
+        alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}),
+        409,
+        "grant_changed",
     )
     assert stray.agent().status == "unclaimed"
 
@@ -213,7 +234,10 @@ def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
 def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentClient) -> None:
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    assert refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")["reason"] == "claim_code"
+    assert (
+        refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")["reason"]
+        == "claim_code"
+    )
     options = alice.press_on(path, code=code).json()["publicKey"]
     bad = alice.device.assertion(options, signature=b"x")
     refused(alice.post(f"{path}decide", {"credential": bad}), 400, "invalid_assertion")
@@ -221,13 +245,17 @@ def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentCli
 
 
 @pytest.mark.parametrize(
-    ("decision", "status", "word"), [("confirm", "confirmed", "Confirmed"), ("deny", "denied", "Denied")]
+    ("decision", "status", "word"),
+    [("confirm", "confirmed", "Confirmed"), ("deny", "denied", "Denied")],
 )
 def test_one_transaction_is_confirmed_or_denied_with_a_signature(
     alice: Person, asking: Confirmation, decision: str, status: str, word: str
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
-    assert 'Pay €240.00 at <span class="name">“Acme Payments”</span>' in alice.get(path).content.decode()
+    assert (
+        'Pay €240.00 at <span class="name">“Acme Payments”</span>'
+        in alice.get(path).content.decode()
+    )
     drawn = alice.drawn_at(path)
     options = alice.press_on(path, decision=decision).json()["publicKey"]
     done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
@@ -279,7 +307,9 @@ def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, payin
     assert [each["status"] for each in alice.get("/approvals/").context["history"]] == ["revoked"]
 
 
-def test_what_waits_for_a_new_signature_is_counted_with_the_rest(alice: Person, paying: Grant) -> None:
+def test_what_waits_for_a_new_signature_is_counted_with_the_rest(
+    alice: Person, paying: Grant
+) -> None:
     alice.approve(paying)
     paying.refresh_from_db()
     change_audience(
@@ -302,7 +332,10 @@ def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person)
     refused(alice.post("/presence/renew"), 409, "invalid_state")
     refused(alice.post("/presence/begin", {"credential": {}}), 400, "invalid_assertion")
     options = alice.post("/presence/options").json()["publicKey"]
-    assert alice.post("/presence/begin", {"credential": alice.device.assertion(options)}).status_code == 200
+    assert (
+        alice.post("/presence/begin", {"credential": alice.device.assertion(options)}).status_code
+        == 200
+    )
     at = datetime.now(tz=human.created_at.tzinfo)
     assert is_online(human.pk, at)
     assert alice.post("/presence/renew").status_code == 200
@@ -352,7 +385,9 @@ def test_event_without_its_own_text_is_shown_by_its_kind(now: datetime) -> None:
     assert (line["text"], line["who"]) == ("Claim renewed", "AgentAuth")
 
 
-def test_the_control_room_is_for_admins_by_passkey(admin: Person, alice: Person, reading: Grant) -> None:
+def test_the_control_room_is_for_admins_by_passkey(
+    admin: Person, alice: Person, reading: Grant
+) -> None:
     assert browser().get("/admin/").status_code == 302
     assert alice.get("/admin/")["Location"].startswith("/admin/login/")
     page = admin.get("/admin/").content.decode()
@@ -369,11 +404,13 @@ def test_an_admin_invites_and_sees_the_link_once(admin: Person) -> None:
     assert "/setup/" not in admin.get("/admin/invite/").content.decode()
 
 
-def test_AP_38_page_without_javascript_can_be_read_but_not_signed(alice: Person, paying: Grant) -> None:
+def test_AP_38_page_without_javascript_can_be_read_but_not_signed(
+    alice: Person, paying: Grant
+) -> None:
     page = alice.get(f"/approvals/{paying.pk}/").content.decode()
     assert (
-        "The agent may spend up to €100.00 per payment at “Acme Payments” (“payments”), at most €500.00 a day."
-        in page
+        "The agent may spend up to €100.00 per payment at “Acme Payments” (“payments”), at "
+        "most €500.00 a day." in page
     )
     for name in ("Approve with passkey", "Deny"):
         assert re.search(rf"<button[^>]* disabled>{name}</button>", page)

@@ -30,7 +30,10 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def watched(
-    alice: Person, agent: AgentClient, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+    alice: Person,
+    agent: AgentClient,
+    provider_and_secret: tuple[ServiceProvider, str],
+    now: datetime,
 ) -> Scene:
     """Alice's grant, usable only while she confirms her presence."""
     provider, secret = provider_and_secret
@@ -80,7 +83,10 @@ def test_DJ_20_a_removed_passkey_takes_its_session_and_presence_along(
     watched.agent.refresh_from_db()
     assert watched.agent.status == "active"
     assert watched.ask(LOOK)["reason"] == "human_offline"
-    assert Event.objects.filter(kind=kinds.HUMAN_SESSIONS_ENDED, human_id=watched.human.pk).count() == 1
+    assert (
+        Event.objects.filter(kind=kinds.HUMAN_SESSIONS_ENDED, human_id=watched.human.pk).count()
+        == 1
+    )
     # Her own session goes on, and she can be present again.
     assert signed_in(alice)
     assert be_here(alice) == 200
@@ -93,7 +99,9 @@ def test_DJ_20_a_passkey_that_signs_for_its_own_removal_keeps_no_session(thief: 
     assert not signed_in(thief)
 
 
-def test_DJ_20_session_of_a_removed_passkey_removes_no_other_passkey(alice: Person, thief: Person) -> None:
+def test_DJ_20_session_of_a_removed_passkey_removes_no_other_passkey(
+    alice: Person, thief: Person
+) -> None:
     theirs, hers = passkey_of(thief), passkey_of(alice)
     came_in = thief.human
     third = Authenticator()
@@ -111,7 +119,9 @@ def by_recovery(human: Human, admin: Person, now: datetime) -> None:
 
 
 def press(admin: Person, human: Human, act: str) -> None:
-    done = admin.client.post("/admin/registry/human/", {"action": act, "_selected_action": [str(human.pk)]})
+    done = admin.client.post(
+        "/admin/registry/human/", {"action": act, "_selected_action": [str(human.pk)]}
+    )
     assert done.status_code == 302
 
 

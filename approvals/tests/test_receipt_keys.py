@@ -31,7 +31,9 @@ def key(alice: Person, reading: Grant) -> Key:
 
 def as_release_3(row: Receipt, **changes: str) -> Receipt:
     """The receipt as release 3 stores it, without a key name; with `changes`."""
-    names = [field.attname for field in Receipt._meta.concrete_fields if field.name not in {"id", "kid"}]
+    names = [
+        field.attname for field in Receipt._meta.concrete_fields if field.name not in {"id", "kid"}
+    ]
     values = {name: getattr(row, name) for name in names}
     return Receipt.objects.create(
         **values | changes | {"challenge": bytes(32 - Receipt.objects.count()) + b"x"}
@@ -90,7 +92,9 @@ def test_the_key_of_a_receipt_is_filled_in_once_and_with_nothing_else(key: Key) 
         Receipt.objects.filter(pk=old.pk).delete()
 
 
-def test_the_key_stays_with_a_receipt_whose_text_is_erased(key: Key, alice: Person, now: datetime) -> None:
+def test_the_key_stays_with_a_receipt_whose_text_is_erased(
+    key: Key, alice: Person, now: datetime
+) -> None:
     human = alice.human
     delete_human(human=human, actor=TESTER, now=now)
     row = Receipt.objects.get()
@@ -104,7 +108,9 @@ def test_the_receipts_of_a_key_are_counted_without_their_texts(key: Key, now: da
     with CaptureQueriesContext(connection) as queries:
         said(key, now)
     counts = [
-        each["sql"] for each in queries if "COUNT" in each["sql"] and "approvals_receipt" in each["sql"]
+        each["sql"]
+        for each in queries
+        if "COUNT" in each["sql"] and "approvals_receipt" in each["sql"]
     ]
     assert len(counts) == 2
     with connection.cursor() as cursor:

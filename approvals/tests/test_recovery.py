@@ -34,7 +34,9 @@ from registry.tests.cast import TESTER, AgentClient, issue, refused
 pytestmark = pytest.mark.django_db
 
 
-def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(alice: Person, now: datetime) -> None:
+def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
+    alice: Person, now: datetime
+) -> None:
     human = alice.human
     second = Authenticator()
     options = alice.ask_passkey().json()["publicKey"]
@@ -49,7 +51,9 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(alice: Person
     for device in (alice.device, second):
         stranger = Person(client=browser(), device=device)
         refused(stranger.sign_in(), 400, "invalid_assertion")
-    told = Event.objects.filter(human_id=human.pk, reason="recovery", kind="approvals.passkey.removed")
+    told = Event.objects.filter(
+        human_id=human.pk, reason="recovery", kind="approvals.passkey.removed"
+    )
     assert told.count() == 2
     done = Event.objects.get(kind="approvals.human.recovered")
     assert done.data == {"passkeys_removed": 2, "recovery_id": str(Recovery.objects.get().pk)}
@@ -57,7 +61,9 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(alice: Person
 
 def test_the_device_with_an_old_passkey_can_hold_the_new_one(alice: Person, now: datetime) -> None:
     path = path_of(ready_link(alice.human, now))
-    options = browser().post(f"{path}options", "{}", content_type="application/json").json()["publicKey"]
+    options = (
+        browser().post(f"{path}options", "{}", content_type="application/json").json()["publicKey"]
+    )
     assert options["excludeCredentials"] == []
     assert options["user"]["name"] == "alice@example.org"
 
@@ -107,7 +113,9 @@ def test_what_was_suspended_returns_by_a_signature_with_the_new_passkey(
     assert issue(agent, reading).status_code == 201
 
 
-def test_WR_15_a_recovery_waits_for_its_hours(alice: Person, now: datetime, settings: Settings) -> None:
+def test_WR_15_a_recovery_waits_for_its_hours(
+    alice: Person, now: datetime, settings: Settings
+) -> None:
     settings.RECOVERY_WAIT_HOURS = 48
     row = begun(alice.human, now)
     assert (row.ready_at, row.notice_due_at) == (now + 2 * DAY, now)
@@ -132,7 +140,9 @@ def test_WR_15_a_host_whose_clock_is_behind_begins_no_wait_in_the_past(
     assert begun(alice.human, now - 3 * DAY).ready_at == now + DAY
 
 
-def test_WR_15_the_person_cancels_with_an_old_passkey(alice: Person, bob: Person, now: datetime) -> None:
+def test_WR_15_the_person_cancels_with_an_old_passkey(
+    alice: Person, bob: Person, now: datetime
+) -> None:
     row = begun(alice.human, now - DAY)
     link = link_of(row, now)
     assert alice.sign_in().status_code == 200
@@ -165,7 +175,9 @@ def test_WR_15_opening_the_page_of_a_recovery_decides_nothing(alice: Person, now
 
 
 @pytest.mark.parametrize("first", ["cancelled", "used"])
-def test_WR_15_of_cancelling_and_using_the_first_one_counts(alice: Person, now: datetime, first: str) -> None:
+def test_WR_15_of_cancelling_and_using_the_first_one_counts(
+    alice: Person, now: datetime, first: str
+) -> None:
     link = ready_link(alice.human, now)
     row = Recovery.objects.get()
     anew = Person(client=browser())
@@ -206,7 +218,9 @@ def test_WR_15_a_passkey_that_is_being_added_does_not_outlive_the_recovery(
     assert Passkey.objects.count() == 1
 
 
-def test_only_the_newest_recovery_link_works_once_for_15_minutes(alice: Person, now: datetime) -> None:
+def test_only_the_newest_recovery_link_works_once_for_15_minutes(
+    alice: Person, now: datetime
+) -> None:
     row = begun(alice.human, now - DAY)
     first = link_of(row, now)
     slow = Person(client=browser())
@@ -229,7 +243,9 @@ def test_only_the_newest_recovery_link_works_once_for_15_minutes(alice: Person, 
     late = Person(client=browser())
     options = late.post(f"{path_of(second)}options").json()["publicKey"]
     recovered(second)
-    answer = late.post(f"{path_of(second)}finish", {"credential": late.device.registration(options)})
+    answer = late.post(
+        f"{path_of(second)}finish", {"credential": late.device.registration(options)}
+    )
     refused(answer, 410, "expired")
     assert Passkey.objects.count() == 1
 
@@ -288,15 +304,26 @@ def test_a_deleted_human_is_not_recovered(alice: Person, now: datetime) -> None:
         begun(human, now)
 
 
-def test_WR_15_a_deletion_says_that_it_ended_a_recovery(admin: Person, alice: Person, now: datetime) -> None:
-    row, cancelled = begun(alice.human, now), Event.objects.filter(kind="approvals.recovery.cancelled")
+def test_WR_15_a_deletion_says_that_it_ended_a_recovery(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    row, cancelled = (
+        begun(alice.human, now),
+        Event.objects.filter(kind="approvals.recovery.cancelled"),
+    )
     path = f"/endings/human/?id={alice.human.pk}"
     refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
     page = admin.get(path).context["found"]
     human, stale = admin.human, f"{page.shown}x"
     with pytest.raises(GrantChangedError):
         end_for_good(
-            "human", [row.human_id], shown=stale, human=human, party="administrator", actor=TESTER, now=now
+            "human",
+            [row.human_id],
+            shown=stale,
+            human=human,
+            party="administrator",
+            actor=TESTER,
+            now=now,
         )
     assert Recovery.objects.open(now).exists()
     assert not cancelled.exists()

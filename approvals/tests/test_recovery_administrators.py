@@ -97,7 +97,8 @@ def test_WR_15_once_the_wait_is_over_nothing_is_left_to_decide(
 ) -> None:
     row = begun(alice.human, now - DAY, admin=admin.human)
     assert (
-        f"/recoveries/{row.pk}/confirm" not in second.get(f"/recoveries/{alice.human.pk}/").content.decode()
+        f"/recoveries/{row.pk}/confirm"
+        not in second.get(f"/recoveries/{alice.human.pk}/").content.decode()
     )
     with pytest.raises(InvalidStateError, match="Nothing is left"):
         decide(row, second, now)
@@ -130,7 +131,10 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     # Its session is void, and the account is still suspended.
     assert anew.get("/approvals/").status_code == 302
     refused(anew.sign_in(), 400, "invalid_assertion")
-    assert "was recovered with a new passkey" in second.get(f"/resume/human/{human.pk}/").content.decode()
+    assert (
+        "was recovered with a new passkey"
+        in second.get(f"/resume/human/{human.pk}/").content.decode()
+    )
     assert second.resume(f"/resume/human/{human.pk}/").status_code == 200
     assert "recovered with a new passkey on" in Receipt.objects.get(kind="resume").consent_text
     assert anew.sign_in().status_code == 200
@@ -172,7 +176,9 @@ def test_WR_15_a_stolen_case_needs_the_suspension_until_the_end(
         link_of(row, now)
 
 
-def test_WR_15_admin_cannot_recover_their_own_account(admin: Person, second: Person, now: datetime) -> None:
+def test_WR_15_admin_cannot_recover_their_own_account(
+    admin: Person, second: Person, now: datetime
+) -> None:
     page = f"/recoveries/{admin.human.pk}/"
     assert "another administrator has to" in admin.get(page).content.decode()
     refused(admin.press(f"{page}lost"), 409, "invalid_state")
@@ -263,7 +269,9 @@ def test_invitation_by_a_suspended_admin_stays_ended_when_resumed(
 ) -> None:
     paths = []
     for who in (second, admin):
-        page = who.press("/admin/invite/", {"email": f"{who.human.pk}@example.org"}).content.decode()
+        page = who.press(
+            "/admin/invite/", {"email": f"{who.human.pk}@example.org"}
+        ).content.decode()
         paths += re.findall(r"/setup/[A-Za-z0-9_-]+/", page)
     theirs, others = paths
     if suspended_by == "this release":
@@ -331,7 +339,9 @@ def test_WR_15_recovered_admin_cannot_be_the_second_for_two_weeks(
     decide(row, other, now)
 
 
-def test_WR_15_another_admin_cancels_too(admin: Person, second: Person, alice: Person, now: datetime) -> None:
+def test_WR_15_another_admin_cancels_too(
+    admin: Person, second: Person, alice: Person, now: datetime
+) -> None:
     row = begun(alice.human, now, admin=admin.human)
     answer = second.client.post(f"/recovery/{row.pk}/cancel")
     assert answer["Location"] == f"/recoveries/{alice.human.pk}/"

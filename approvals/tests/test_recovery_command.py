@@ -17,7 +17,9 @@ from kms.tests.sealing import change
 pytestmark = pytest.mark.django_db
 
 
-def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(alice: Person, now: datetime) -> None:
+def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(
+    alice: Person, now: datetime
+) -> None:
     assert set(printed("ALICE@example.org")) == {"case", "ready_at"}
     with pytest.raises(CommandError, match="is not ready until"):
         printed("alice@example.org")
@@ -55,7 +57,9 @@ def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
         ("--email", "zoe@example.org", "--stolen"),
     ],
 )
-def test_setup_link_command_refuses_invalid_recoveries(alice: Person, arguments: tuple[str, ...]) -> None:
+def test_setup_link_command_refuses_invalid_recoveries(
+    alice: Person, arguments: tuple[str, ...]
+) -> None:
     assert alice
     with pytest.raises(CommandError):
         call_command("setup_link", *arguments, stdout=StringIO())
@@ -63,7 +67,9 @@ def test_setup_link_command_refuses_invalid_recoveries(alice: Person, arguments:
     assert not SetupCode.objects.filter(email="zoe@example.org").exists()
 
 
-def test_the_command_takes_no_other_case_than_the_one_under_way(alice: Person, now: datetime) -> None:
+def test_the_command_takes_no_other_case_than_the_one_under_way(
+    alice: Person, now: datetime
+) -> None:
     begun(alice.human, now)
     with pytest.raises(CommandError, match="under way as lost"):
         printed("alice@example.org", "--stolen")

@@ -37,10 +37,14 @@ def test_WR_15_an_approval_soon_after_a_recovery_is_marked(anew: Person, reading
     assert anew.get("/activity/").content.decode().count(sentence) == 1
 
 
-def test_WR_15_a_passkey_added_after_the_recovery_does_not_wash_it(anew: Person, reading: Grant) -> None:
+def test_WR_15_a_passkey_added_after_the_recovery_does_not_wash_it(
+    anew: Person, reading: Grant
+) -> None:
     other = Person(client=anew.client)
     options = anew.ask_passkey().json()["publicKey"]
-    assert anew.post("/settings/passkeys/finish", {"credential": other.device.registration(options)})
+    assert anew.post(
+        "/settings/passkeys/finish", {"credential": other.device.registration(options)}
+    )
     assert other.approve(reading).status_code == 200
     assert MARK in Receipt.objects.get(kind="approval").consent_text
 
@@ -64,7 +68,10 @@ def test_WR_15_a_claim_soon_after_a_recovery_is_marked(anew: Person) -> None:
     path = url.removeprefix(ORIGIN)
     assert MARK in anew.get(path).content.decode()
     options = anew.press_on(path, code=code).json()["publicKey"]
-    assert anew.post(f"{path}decide", {"credential": anew.device.assertion(options)}).status_code == 200
+    assert (
+        anew.post(f"{path}decide", {"credential": anew.device.assertion(options)}).status_code
+        == 200
+    )
     assert MARK in Receipt.objects.get(kind="claim").consent_text
     assert Agent.objects.filter(human=anew.human, pk=client.agent().pk).exists()
 
@@ -72,8 +79,14 @@ def test_WR_15_a_claim_soon_after_a_recovery_is_marked(anew: Person) -> None:
 def test_WR_15_a_confirmation_soon_after_a_recovery_is_marked(
     anew: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    paid = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), anew.human, now=now)
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    paid = approve(
+        pending(agent, service_provider, now=now, capabilities=[PAY]), anew.human, now=now
+    )
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     row = Confirmation.objects.create(
         grant=paid,
         grant_version=paid.version,
@@ -85,7 +98,10 @@ def test_WR_15_a_confirmation_soon_after_a_recovery_is_marked(
     )
     path = f"/confirmations/{row.pk}/"
     options = anew.press_on(path, decision="confirm").json()["publicKey"]
-    assert anew.post(f"{path}decide", {"credential": anew.device.assertion(options)}).status_code == 200
+    assert (
+        anew.post(f"{path}decide", {"credential": anew.device.assertion(options)}).status_code
+        == 200
+    )
     assert MARK in Receipt.objects.get(kind="confirmation").consent_text
 
 

@@ -37,7 +37,9 @@ def events(kind: str) -> int:
     return Event.objects.filter(kind=kind).count()
 
 
-def test_WR_15_a_mail_says_when_and_how_to_cancel_and_holds_no_secret(alice: Person, now: datetime) -> None:
+def test_WR_15_a_mail_says_when_and_how_to_cancel_and_holds_no_secret(
+    alice: Person, now: datetime
+) -> None:
     row = begun(alice.human, now)
     assert send_notices(now=now) == 1
     [message] = mail.outbox
@@ -65,16 +67,24 @@ def test_WR_15_each_turn_is_due_at_once_whatever_failed_before(
     assert (other.notice_failures, other.notice_due_at) == (0, now)
 
 
-def test_WR_15_each_turn_of_a_recovery_is_a_mail(alice: Person, admin: Person, now: datetime) -> None:
+def test_WR_15_each_turn_of_a_recovery_is_a_mail(
+    alice: Person, admin: Person, now: datetime
+) -> None:
     row = begun(alice.human, now)
-    said = ["because your passkeys were reported lost", "ended the wait", "Every passkey from before"]
+    said = [
+        "because your passkeys were reported lost",
+        "ended the wait",
+        "Every passkey from before",
+    ]
     send_notices(now=now)
     confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
     send_notices(now=now)
     link = link_of(row, now)
     recovered(link)
     send_notices(now=now + timedelta(minutes=1))
-    assert [text in message.body for text, message in zip(said, mail.outbox, strict=True)] == [True] * 3
+    assert [text in message.body for text, message in zip(said, mail.outbox, strict=True)] == [
+        True
+    ] * 3
     assert path_of(link) not in "".join(str(message.body) for message in mail.outbox)
     assert events(SENT) == 3
 
@@ -109,7 +119,9 @@ def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(
     with caplog.at_level(logging.ERROR):
         for at in tries:
             assert send_notices(now=at) == 0
-    lines = [each.getMessage() for each in caplog.records if each.name == "approvals.services.notices"]
+    lines = [
+        each.getMessage() for each in caplog.records if each.name == "approvals.services.notices"
+    ]
     # At 0, then 2, 4 and 8 minutes after the previous try.
     assert len(lines) == 4
     assert "SMTPRecipientsRefused" in lines[0]

@@ -5,7 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from agentauth.protocol.errors import AgentAuthError, ExpiredError, InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    ExpiredError,
+    InvalidRequestError,
+    InvalidStateError,
+)
 from approvals.models import Passkey, Recovery
 from approvals.services.recovery import (
     RECOVERY_LIFE,
@@ -60,7 +65,9 @@ def test_WR_15_a_recovery_lives_for_a_week_after_its_wait(
     assert begun(human, now, case=case).expires_at == now + waits + RECOVERY_LIFE
 
 
-def test_WR_15_second_admin_can_confirm_only_for_an_active_account(alice: Person, now: datetime) -> None:
+def test_WR_15_second_admin_can_confirm_only_for_an_active_account(
+    alice: Person, now: datetime
+) -> None:
     row = begun(alice.human, now)
     suspended(row)
     second = invited("second@example.org", "Sue Second", now=now, is_staff=True)

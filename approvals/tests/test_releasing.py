@@ -42,7 +42,11 @@ def outside(settings: Settings, tmp_path: Path, keys: None, now: datetime) -> Pa
 
 @pytest.fixture
 def grant(
-    outside: Path, alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+    outside: Path,
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> Grant:
     return approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
 
@@ -107,18 +111,23 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     assert issue(agent, grant).status_code == 201
     keys = verification_keys(purpose="receipt", now=timezone.now())
     kept = Receipt.objects.get(kind="release")
-    body = verify_receipt(kept.compact, keys=keys, expected_issuer="http://localhost:8000").statement.body
+    body = verify_receipt(
+        kept.compact, keys=keys, expected_issuer="http://localhost:8000"
+    ).statement.body
     event = Event.objects.get(kind=kinds.GRANT_RELEASED)
     assert (body["name"], body["grants"]) == (row.name, [{"id": str(grant.pk), "version": 2}])
     assert (event.data["proof_size"], event.data["proof_root"]) == (body["size"], body["root"])
     assert body["size"] == find_unused(row, now=timezone.now()).anchor.size  # type: ignore[union-attr]
     assert event.actor_id == str(admin.human.pk)
     assert (
-        b"No grant is waiting because of the restore" in admin.get(f"/restores/{row.name}/release/").content
+        b"No grant is waiting because of the restore"
+        in admin.get(f"/restores/{row.name}/release/").content
     )
 
 
-def test_SA_13_an_object_that_the_log_does_not_write_hides_no_proof(grant: Grant, outside: Path) -> None:
+def test_SA_13_an_object_that_the_log_does_not_write_hides_no_proof(
+    grant: Grant, outside: Path
+) -> None:
     row = restored()
     (outside / "checkpoints/zzz").write_bytes(b"")
     assert refusal(row) == ""
@@ -197,7 +206,9 @@ def test_SA_13_a_closing_that_did_not_come_to_its_end_proves_nothing(grant: Gran
     assert "close_history" in refusal(restored(end=begins))
 
 
-def test_SA_13_a_missing_segment_is_named_and_nothing_is_released(grant: Grant, outside: Path) -> None:
+def test_SA_13_a_missing_segment_is_named_and_nothing_is_released(
+    grant: Grant, outside: Path
+) -> None:
     row = restored()
     last = max((outside / "segments").iterdir())
     last.unlink()
@@ -260,7 +271,9 @@ def test_SA_13_an_archive_of_another_beginning_proves_nothing(grant: Grant) -> N
     assert "does not go on from the first" in refusal(row)
 
 
-def test_SA_13_grant_its_user_revokes_before_the_release_stays_ended(grant: Grant, admin: Person) -> None:
+def test_SA_13_grant_its_user_revokes_before_the_release_stays_ended(
+    grant: Grant, admin: Person
+) -> None:
     row = restored()
     admin.sign_in()
     asked = statement(admin, row, reviewed(admin, row, grant), grant)
@@ -282,7 +295,9 @@ def test_SA_13_event_in_the_second_of_the_restore_blocks_the_release(grant: Gran
     assert refusal(row) == f"After the restore the log says {kinds.AGENT_SUSPENDED}."
 
 
-@pytest.mark.parametrize(("status", "cause"), [("approved", "restored"), ("suspended", "key_rotated")])
+@pytest.mark.parametrize(
+    ("status", "cause"), [("approved", "restored"), ("suspended", "key_rotated")]
+)
 def test_SA_13_only_what_waits_because_of_the_restore_is_released(
     grant: Grant, now: datetime, status: str, cause: str
 ) -> None:
@@ -300,7 +315,8 @@ def test_SA_13_two_lost_logs_prove_nothing(grant: Grant) -> None:
 def test_SA_13_only_the_latest_restore_releases(grant: Grant) -> None:
     row = restored()
     LogBreak.objects.create(name="99990101000000", previous=row.name, size=row.size, root=row.root,
-                            signed=row.signed, archived=row.archived, lost=[], at=row.at)  # fmt: skip
+                            signed=row.signed, archived=row.archived, lost=[],
+                            at=row.at)  # fmt: skip
     assert refusal(row) == "Another restore came after this one."
 
 
@@ -322,7 +338,11 @@ def test_SA_13_no_grant_is_chosen_on_a_page_that_changed(grant: Grant, admin: Pe
 
 
 def test_SA_13_a_release_needs_the_second_step_for_these_grants(
-    grant: Grant, admin: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+    grant: Grant,
+    admin: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
     other = approved(agent, service_provider, now=now)
     row = restored()
@@ -375,7 +395,9 @@ def test_SA_13_a_grant_that_moved_before_the_signature_stays_suspended(
     assert reviewed(admin, row, grant).status_code == 409
 
 
-def test_SA_13_a_release_is_not_signed_twice_and_not_for_another_grant(grant: Grant, admin: Person) -> None:
+def test_SA_13_a_release_is_not_signed_twice_and_not_for_another_grant(
+    grant: Grant, admin: Person
+) -> None:
     row = restored()
     admin.sign_in()
     stranger = Grant(pk=uuid.uuid4())

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def grant(agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime) -> Grant:
+def grant(
+    agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
+) -> Grant:
     """Alice's approved grant to read the calendar."""
     return approved(agent, service_provider, now=now)
 
@@ -100,7 +102,10 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
     assert own(row) in alice.get(f"/agents/{row.pk}/").content.decode()
     assert "Resume with passkey" in alice.get(own(row)).content.decode()
     done = alice.resume(own(row))
-    assert (done.status_code, done.json()) == (200, {"status": "Resumed", "next": f"/agents/{row.pk}/"})
+    assert (done.status_code, done.json()) == (
+        200,
+        {"status": "Resumed", "next": f"/agents/{row.pk}/"},
+    )
     assert status(row) == "active"
     kept = Receipt.objects.get(kind="resume", subject=str(row.pk))
     found = verified(kept, now)
@@ -153,7 +158,9 @@ def test_SA_1_without_a_signature_nothing_is_resumed(
     assert not Receipt.objects.filter(kind="resume").exists()
 
 
-def test_SA_1_the_session_alone_resumes_no_agent(alice: Person, grant: Grant, now: datetime) -> None:
+def test_SA_1_the_session_alone_resumes_no_agent(
+    alice: Person, grant: Grant, now: datetime
+) -> None:
     row = stop_agent(grant, now)
     for path in (f"/agents/{row.pk}/resume", own(row)):
         assert alice.client.post(path).status_code in {404, 405}
@@ -185,7 +192,9 @@ def test_SA_2_an_administrator_does_not_resume_what_its_owner_stopped(
     assert (status(row), status(grant)) == ("suspended", "suspended")
 
 
-def test_SA_2_the_owner_resumes_a_grant_they_stopped(alice: Person, grant: Grant, now: datetime) -> None:
+def test_SA_2_the_owner_resumes_a_grant_they_stopped(
+    alice: Person, grant: Grant, now: datetime
+) -> None:
     suspend_grant(grant=grant, actor=TESTER, now=now)
     assert own(grant) in alice.get(f"/approvals/{grant.pk}/").content.decode()
     assert alice.resume(own(grant)).status_code == 200
@@ -233,7 +242,9 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
         assert status(held) == returns
 
 
-def test_SA_1_the_service_resumes_only_the_suspension_that_was_read(grant: Grant, now: datetime) -> None:
+def test_SA_1_the_service_resumes_only_the_suspension_that_was_read(
+    grant: Grant, now: datetime
+) -> None:
     """Suspended again since the signature was checked: that is not what was signed."""
     row = stop_agent(grant, now)
     read = Agent.objects.get(pk=row.pk)
@@ -243,7 +254,9 @@ def test_SA_1_the_service_resumes_only_the_suspension_that_was_read(grant: Grant
     assert status(row) == "suspended"
 
 
-def test_what_was_never_resumed_has_no_receipt_of_it(alice: Person, admin: Person, grant: Grant) -> None:
+def test_what_was_never_resumed_has_no_receipt_of_it(
+    alice: Person, admin: Person, grant: Grant
+) -> None:
     assert alice.get(f"{own(grant)}receipt").status_code == 404
     assert admin.get(f"{admins('agent', grant.agent)}receipt").status_code == 404
 
@@ -292,26 +305,39 @@ def test_SA_1_a_further_suspension_voids_what_was_begun(
 
 
 def test_SA_1_what_would_return_must_be_what_was_read(
-    alice: Person, agent: AgentClient, grant: Grant, service_provider: ServiceProvider, now: datetime
+    alice: Person,
+    agent: AgentClient,
+    grant: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
     row = stop_agent(grant, now)
     path = own(row)
     options = alice.press_on(path).json()["publicKey"]
     Grant.objects.filter(pk=grant.pk).update(
-        capabilities=[{"type": "read", "resource": "calendar"}, {"type": "write", "resource": "files"}]
+        capabilities=[
+            {"type": "read", "resource": "calendar"},
+            {"type": "write", "resource": "files"},
+        ]
     )
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
     refused(answer, 409, "grant_changed")
     assert status(row) == "suspended"
 
 
-def test_the_same_signature_again_gets_the_same_answer(alice: Person, grant: Grant, now: datetime) -> None:
+def test_the_same_signature_again_gets_the_same_answer(
+    alice: Person, grant: Grant, now: datetime
+) -> None:
     row = stop_agent(grant, now)
     path = own(row)
     options = alice.press_on(path).json()["publicKey"]
     credential = alice.device.assertion(options)
     first, second = (alice.post(f"{path}decide", {"credential": credential}) for _ in range(2))
-    assert (first.status_code, first.json()) == (second.status_code, second.json()) == (200, first.json())
+    assert (
+        (first.status_code, first.json())
+        == (second.status_code, second.json())
+        == (200, first.json())
+    )
     assert Receipt.objects.filter(kind="resume").count() == 1
 
 
@@ -337,7 +363,11 @@ def test_SA_1_a_stranger_and_a_colleague_find_nothing_to_resume(
 
 
 def test_several_rows_of_a_list_are_resumed_one_by_one(
-    admin: Person, grant: Grant, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+    admin: Person,
+    grant: Grant,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
     files = [{"type": "write", "resource": "files"}]
     other = approved(agent, service_provider, now=now, capabilities=files)
@@ -362,7 +392,11 @@ def test_an_administrator_lets_go_of_what_waits_for_a_signature(
     stop_grant(grant, now)
     assert admin.resume(admins("grant", grant)).status_code == 200
     grant.refresh_from_db()
-    assert (grant.status, grant.suspension_cause, grant.admin_holds) == ("suspended", "key_rotated", False)
+    assert (grant.status, grant.suspension_cause, grant.admin_holds) == (
+        "suspended",
+        "key_rotated",
+        False,
+    )
     assert "until their owner signs them again" in Receipt.objects.get(kind="resume").consent_text
     refused(alice.resume(own(grant)), 409, "invalid_state")
     assert alice.approve(grant).status_code == 200
@@ -375,15 +409,28 @@ def test_ended_sessions_of_a_suspended_person_void_the_signature(
     options = admin.press_on(admins("human", row)).json()["publicKey"]
     end_sessions(human=row, actor=TESTER, now=now)  # type: ignore[arg-type]
     credential = admin.device.assertion(options)
-    refused(admin.post(f"/resume/human/{row.pk}/decide", {"credential": credential}), 409, "grant_changed")
+    refused(
+        admin.post(f"/resume/human/{row.pk}/decide", {"credential": credential}),
+        409,
+        "grant_changed",
+    )
 
 
 def test_a_long_text_says_how_much_it_leaves_out(
-    alice: Person, agent: AgentClient, grant: Grant, service_provider: ServiceProvider, now: datetime
+    alice: Person,
+    agent: AgentClient,
+    grant: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> None:
-    other = approved(agent, service_provider, now=now, capabilities=[{"type": "write", "resource": "files"}])
+    other = approved(
+        agent, service_provider, now=now, capabilities=[{"type": "write", "resource": "files"}]
+    )
     row = stop_agent(grant, now)
-    long = [{"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"} for index in range(32)]
+    long = [
+        {"type": "read", "resource": f"calendar/{'x' * 120}/{'y' * 90}/{index}"}
+        for index in range(32)
+    ]
     Grant.objects.filter(pk__in=[grant.pk, other.pk]).update(capabilities=long)
     # The signature also covers what the text omits.
     options = alice.press_on(own(row)).json()["publicKey"]

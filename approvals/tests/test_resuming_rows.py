@@ -22,7 +22,9 @@ def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) 
 
 
 @pytest.mark.parametrize("kind", ["agent", "grant", "human", "service_provider"])
-def test_what_is_not_suspended_is_not_resumed(grant: Grant, alice: Person, now: datetime, kind: str) -> None:
+def test_what_is_not_suspended_is_not_resumed(
+    grant: Grant, alice: Person, now: datetime, kind: str
+) -> None:
     rows: dict[str, Row] = {
         "agent": grant.agent,
         "grant": grant,
@@ -33,7 +35,9 @@ def test_what_is_not_suspended_is_not_resumed(grant: Grant, alice: Person, now: 
         find_suspension(rows[kind], party="administrator", now=now)
 
 
-@pytest.mark.parametrize(("stopped_by", "other"), [("owner", "administrator"), ("administrator", "owner")])
+@pytest.mark.parametrize(
+    ("stopped_by", "other"), [("owner", "administrator"), ("administrator", "owner")]
+)
 def test_SA_2_a_party_finds_no_suspension_of_the_other(
     grant: Grant, now: datetime, stopped_by: Party, other: Party
 ) -> None:

@@ -25,7 +25,12 @@ from registry.tests.cast import minutes
 EURO = {"value": "1240.00", "currency": "EUR"}
 AT = "https://acme.example"
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
-CUSTOM: dict[str, Any] = {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"}
+CUSTOM: dict[str, Any] = {
+    "type": "custom",
+    "namespace": "acme.crm",
+    "name": "merge",
+    "resource": "contacts",
+}
 # Characters that end quotes or lines, change the display order, or are invisible.
 ALIKE = {
     (
@@ -44,7 +49,10 @@ ALIKE = {
         Whose.REGISTRY,
         True,
     ): "This agent calls itself “Acme”, as this registry is called, and is no part of it.",
-    (Whose.REGISTRY, False): "This agent’s name looks like “Acme”, this registry, and it is no part of it.",
+    (
+        Whose.REGISTRY,
+        False,
+    ): "This agent’s name looks like “Acme”, this registry, and it is no part of it.",
     (Whose.AGENT, True): "You have another agent called “Acme”; this one has a key of its own.",
     (
         Whose.AGENT,
@@ -119,7 +127,10 @@ def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> 
         ),
         ({"confirm_above": EURO}, ["Each payment above €1,240.00 asks you again."]),
         ({"max_uses": 1}, ["At most 1 use in all."]),
-        ({"requires_human_online": True}, ["Only while you are here: the “I'm here” switch is on."]),
+        (
+            {"requires_human_online": True},
+            ["Only while you are here: the “I'm here” switch is on."],
+        ),
         ({"max_session_seconds": 60}, ["Each access token is valid for at most 60 seconds."]),
     ],
     ids=str,
@@ -129,14 +140,18 @@ def test_each_limit_has_its_sentence(envelope: dict[str, Any], lines: list[str])
 
 
 @pytest.mark.parametrize(
-    ("period", "words"), [("day", "a day"), ("week", "a week"), ("month", "a month"), ("total", "in all")]
+    ("period", "words"),
+    [("day", "a day"), ("week", "a week"), ("month", "a month"), ("total", "in all")],
 )
 def test_a_budget_names_its_period_and_whose_day_it_is(period: str, words: str) -> None:
     envelope = parse_envelope({"budgets": [{**EURO, "period": period, "zone": "Asia/Tokyo"}]})
     assert limits(envelope) == [f"At most €1,240.00 {words}, counted in Asia/Tokyo time."]
     paying = parse_capability({"type": "transact", "resource": "shop", "max_amount": EURO})
     assert permissions("Acme", [paying], envelope) == [
-        f"The agent may spend up to €1,240.00 per payment at “Acme” (“shop”), at most €1,240.00 {words}."
+        (
+            "The agent may spend up to €1,240.00 per payment at “Acme” (“shop”), at most "
+            f"€1,240.00 {words}."
+        )
     ]
 
 
@@ -155,14 +170,20 @@ def test_a_time_window_names_its_days_its_hours_and_its_zone(days: list[str], wo
     window = {"days": days, "start": "09:05", "end": "24:00", "zone": "Europe/Berlin"}
     night = {"days": ["fri"], "start": "22:00", "end": "06:00", "zone": "UTC"}
     assert limits(parse_envelope({"allowed_time_windows": [window, night]})) == [
-        f"Only at these times: {words}, 09:05 to 24:00 (Europe/Berlin); Friday, 22:00 to 06:00 (UTC)."
+        (
+            f"Only at these times: {words}, 09:05 to 24:00 (Europe/Berlin); Friday, 22:00 to "
+            "06:00 (UTC)."
+        )
     ]
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"type": "transact", "resource": "shop", "amount": EURO}, "pay €1,240.00 at “Acme” (“shop”)"),
+        (
+            {"type": "transact", "resource": "shop", "amount": EURO},
+            "pay €1,240.00 at “Acme” (“shop”)",
+        ),
         (READ, "read “calendar” at “Acme”"),
         ({"type": "write", "resource": "a"}, "create or change “a” at “Acme”"),
         ({"type": "delete", "resource": "a"}, "delete “a” at “Acme”"),
@@ -227,7 +248,9 @@ def test_AP_20_a_text_in_a_constraint_cannot_write_sentences_of_its_own(
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: str) -> None:
     action = parse_action({**READ, "arguments": {"payee": value}})
-    text = confirmation_text(agent="Bot", service_provider="Acme", audience=AT, action=action, confirmed=True)
+    text = confirmation_text(
+        agent="Bot", service_provider="Acme", audience=AT, action=action, confirmed=True
+    )
     assert_said_by_us(text, value, lines=3)
 
 

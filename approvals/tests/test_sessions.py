@@ -77,7 +77,12 @@ def test_DJ_20_the_cookies_are_for_no_script_and_no_other_site(alice: Person) ->
     answer = alice.sign_in()
     for name in (settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME):
         made = answer.cookies[name]
-        assert (made["httponly"], made["samesite"], made["path"], made["domain"]) == (True, "Strict", "/", "")
+        assert (made["httponly"], made["samesite"], made["path"], made["domain"]) == (
+            True,
+            "Strict",
+            "/",
+            "",
+        )
 
 
 def test_DJ_20_presence_ends_with_the_session(alice: Person, now: datetime) -> None:
@@ -86,7 +91,10 @@ def test_DJ_20_presence_ends_with_the_session(alice: Person, now: datetime) -> N
         alice.sign_in()
         options = alice.post("/presence/options").json()["publicKey"]
         assert (
-            alice.post("/presence/begin", {"credential": alice.device.assertion(options)}).status_code == 200
+            alice.post(
+                "/presence/begin", {"credential": alice.device.assertion(options)}
+            ).status_code
+            == 200
         )
         for _ in range(44):
             clock.shift(timedelta(seconds=40))

@@ -33,7 +33,9 @@ def narrowed(
     """A grant approved, narrowed, then suspended and resumed by its owner; and its original row."""
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY])
     assert issue(agent, grant).status_code == 201
-    before: dict[str, Any] = {name: getattr(grant, name) for name in ("version", "capabilities", "envelope")}
+    before: dict[str, Any] = {
+        name: getattr(grant, name) for name in ("version", "capabilities", "envelope")
+    }
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
     approve(
         grant,

@@ -42,10 +42,18 @@ def paid(alice: Person, paying: Grant) -> Grant:
 def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Receipt:
     human, chosen = alice.human, KEEP | choices
     drawn = decisions.draw_approval(grant, human, now=now).drawn
-    drawn = decisions.review_choices(grant=grant, human=human, choices=chosen, drawn=drawn, now=now).drawn
+    drawn = decisions.review_choices(
+        grant=grant, human=human, choices=chosen, drawn=drawn, now=now
+    ).drawn
     actor = Actor("human", str(human.pk))
     decisions.take_second_step(
-        grant=grant, human=human, session_key=SESSION, choices=chosen, drawn=drawn, actor=actor, now=now
+        grant=grant,
+        human=human,
+        session_key=SESSION,
+        choices=chosen,
+        drawn=drawn,
+        actor=actor,
+        now=now,
     )
     options = decisions.begin_approval(
         grant=grant, human=human, session_key=SESSION, choices=chosen, drawn=drawn, now=now
@@ -60,7 +68,9 @@ def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Re
     )
 
 
-@pytest.mark.parametrize("cause", ["key_rotated", "manifest_changed", "audience_changed", "recovery"])
+@pytest.mark.parametrize(
+    "cause", ["key_rotated", "manifest_changed", "audience_changed", "recovery"]
+)
 def test_a_suspended_grant_returns_by_a_signature_over_its_current_version(
     alice: Person, paid: Grant, now: datetime, cause: str
 ) -> None:
@@ -70,13 +80,17 @@ def test_a_suspended_grant_returns_by_a_signature_over_its_current_version(
     assert (paid.status, paid.suspension_cause, paid.version) == ("approved", "", version)
     assert (paid.capabilities, paid.envelope) == before
     keys = verification_keys(purpose="receipt", now=now)
-    statement = verify_receipt(receipt.compact, keys=keys, expected_issuer=settings.ISSUER).statement.body
+    statement = verify_receipt(
+        receipt.compact, keys=keys, expected_issuer=settings.ISSUER
+    ).statement.body
     assert (statement["grant_version"], statement["capabilities"]) == (version, paid.capabilities)
     assert statement["second_step"] is True
     assert Event.objects.filter(kind=kinds.GRANT_APPROVED, grant_id=paid.pk).count() == 2
 
 
-def test_it_may_be_narrowed_again_and_never_widened_back(alice: Person, paid: Grant, now: datetime) -> None:
+def test_it_may_be_narrowed_again_and_never_widened_back(
+    alice: Person, paid: Grant, now: datetime
+) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="key_rotated")
     # 100.00 was requested first; 40.00 was granted.
     with pytest.raises(InvalidRequestError):
@@ -88,7 +102,9 @@ def test_it_may_be_narrowed_again_and_never_widened_back(alice: Person, paid: Gr
     assert paid.capabilities[1]["max_amount"] == {"value": "30.00", "currency": "EUR"}
 
 
-def test_a_page_drawn_before_the_suspension_signs_nothing(alice: Person, paid: Grant, now: datetime) -> None:
+def test_a_page_drawn_before_the_suspension_signs_nothing(
+    alice: Person, paid: Grant, now: datetime
+) -> None:
     drawn = decisions.draw_approval(paid, alice.human, now=now).drawn
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="manifest_changed")
     with pytest.raises(GrantChangedError):
@@ -97,7 +113,9 @@ def test_a_page_drawn_before_the_suspension_signs_nothing(alice: Person, paid: G
         )
 
 
-def test_what_a_person_suspended_is_not_signed_back(alice: Person, paid: Grant, now: datetime) -> None:
+def test_what_a_person_suspended_is_not_signed_back(
+    alice: Person, paid: Grant, now: datetime
+) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now)
     with pytest.raises(AgentAuthError):
         sign_again(alice, paid, now)
@@ -105,7 +123,9 @@ def test_what_a_person_suspended_is_not_signed_back(alice: Person, paid: Grant, 
     assert paid.status == "suspended"
 
 
-def test_a_suspended_grant_is_revoked_and_not_denied(alice: Person, paid: Grant, now: datetime) -> None:
+def test_a_suspended_grant_is_revoked_and_not_denied(
+    alice: Person, paid: Grant, now: datetime
+) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="recovery")
     with pytest.raises(InvalidStateError):
         decisions.begin_denial(

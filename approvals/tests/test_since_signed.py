@@ -16,7 +16,9 @@ MANIFEST, ALLOWED = moved("manifest", None, None), moved("allowed", None, None)
 
 def said(grant: Grant, cause: str, *by_manifest: bool) -> list[str]:
     grant.suspension_cause = cause
-    return moved_since_signed(grant, tuple(Lost(Capability.read("calendar"), each) for each in by_manifest))
+    return moved_since_signed(
+        grant, tuple(Lost(Capability.read("calendar"), each) for each in by_manifest)
+    )
 
 
 def test_cause_and_each_lost_permission_are_shown_once(reading: Grant) -> None:
@@ -37,4 +39,6 @@ def test_lost_permission_is_shown_beside_another_cause(reading: Grant) -> None:
 
 def test_change_that_was_reverted_is_still_shown(reading: Grant) -> None:
     assert said(reading, CAUSES.KEY_ROTATED) == ["The agent changed its key."]
-    assert said(reading, CAUSES.AUDIENCE_CHANGED) == ["The service moved to another address and back."]
+    assert said(reading, CAUSES.AUDIENCE_CHANGED) == [
+        "The service moved to another address and back."
+    ]

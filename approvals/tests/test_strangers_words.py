@@ -24,7 +24,11 @@ SHOWN = "\\u{202e}\\u{200b}\\u{2065}\\u{fff0}\\u{e0fff}\\u{e0041}"
 
 
 def confirmation(grant: Grant, now: datetime, **arguments: Any) -> Confirmation:
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     action |= {"arguments": arguments} if arguments else {}
     return Confirmation.objects.create(
         grant=grant,
@@ -89,9 +93,18 @@ def test_AP_24_no_page_says_a_name_outside_quotation_marks(
     Human.objects.update(name=name)
     grant = pending(agent, service_provider, now=now)
     row = confirmation(
-        approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now), now
+        approve(
+            pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+        ),
+        now,
     )
-    paths = [f"/approvals/{grant.pk}/", f"/confirmations/{row.pk}/", "/approvals/", "/agents/", "/activity/"]
+    paths = [
+        f"/approvals/{grant.pk}/",
+        f"/confirmations/{row.pk}/",
+        "/approvals/",
+        "/agents/",
+        "/activity/",
+    ]
     for path in [*paths, f"/agents/{grant.agent_id}/"]:
         page = alice.get(path).content.decode()
         # The reader's own name is at the sign-out button.
@@ -110,7 +123,9 @@ def test_AP_24_the_lists_an_administrator_signs_from_quote_names(
     now: datetime,
 ) -> None:
     waits = pending(agent, service_provider, now=now)
-    decided = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    decided = approve(
+        pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+    )
     Agent.objects.update(name=name)
     page = admin.get(f"/denials/?id={waits.pk}&id={decided.pk}").content.decode()
     shown = quoted(name)
@@ -123,10 +138,14 @@ def test_SA_4_what_does_not_show_is_escaped_and_marked(
 ) -> None:
     wish = READ_CALENDAR | {"constraints": {"label": {"eq": f"value{HIDDEN}"}}}
     grant = pending(agent, service_provider, now=now, capabilities=[wish], reason=f"reason{HIDDEN}")
-    paid = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now)
+    paid = approve(
+        pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
+    )
     Agent.objects.update(description=f"description{HIDDEN}")
     page = alice.get(f"/approvals/{grant.pk}/").content.decode()
-    marked = "".join(f'<span class="escape">{each}</span>' for each in SHOWN.replace("\\", " \\").split())
+    marked = "".join(
+        f'<span class="escape">{each}</span>' for each in SHOWN.replace("\\", " \\").split()
+    )
     for word in ("reason", "description"):
         assert word + marked in page
     assert page.count(f"value{SHOWN}") == 2
@@ -144,7 +163,9 @@ def test_SA_4_what_does_not_show_is_escaped_and_marked(
 
 def test_SA_4_each_default_ignorable_code_point_is_marked() -> None:
     for character in code_points():
-        assert spoken(f"a{character}b") == f'a<span class="escape">\\u{{{ord(character):x}}}</span>b'
+        assert (
+            spoken(f"a{character}b") == f'a<span class="escape">\\u{{{ord(character):x}}}</span>b'
+        )
 
 
 def test_each_name_and_value_is_set_apart_from_our_words() -> None:
@@ -152,7 +173,8 @@ def test_each_name_and_value_is_set_apart_from_our_words() -> None:
     shown = set_apart(f"Pay €60.00 at {quoted('Acme')}, with memo {memo}.")
     inside = "x\\u{22} and \\u{201c}&lt;b&gt;nothing&lt;/b&gt;\\u{201d} else"
     assert shown == (
-        f'Pay €60.00 at <span class="name">“Acme”</span>, with memo <span class="name">“{inside}”</span>.'
+        'Pay €60.00 at <span class="name">“Acme”</span>, with memo <span '
+        f'class="name">“{inside}”</span>.'
     )
 
 

@@ -56,7 +56,9 @@ def posting(person: Person, path: str, into: list[int], **fields: str) -> Callab
     return lambda: into.append(person.client.post(path, signed).status_code)
 
 
-@pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
+@pytest.mark.parametrize(
+    "end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"]
+)
 def test_WR_15_invitation_made_while_its_admin_is_ended_ends(
     end: Callable[..., None], admin: Person, second: Person, now: datetime
 ) -> None:
@@ -80,7 +82,9 @@ def test_WR_15_an_end_that_never_finds_all_of_it_ends_nothing(
     assert not Event.objects.filter(kind="registry.human.suspended").exists()
 
 
-@pytest.mark.parametrize("end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"])
+@pytest.mark.parametrize(
+    "end", ENDS, ids=["suspended", "deleted", "suspended-last", "deleted-last"]
+)
 def test_WR_15_enrolment_code_made_while_its_user_is_ended_ends(
     end: Callable[..., None], alice: Person, admin: Person, now: datetime
 ) -> None:
@@ -142,7 +146,9 @@ def test_WR_15_recovery_begun_during_a_suspension_is_cancelled(
 ) -> None:
     human, answers = alice.human, list[int]()
     start = posting(admin, f"/recoveries/{human.pk}/lost", answers)
-    refusals = in_this_order(human, start, partial(suspend_human, human=human, actor=TESTER, now=now))
+    refusals = in_this_order(
+        human, start, partial(suspend_human, human=human, actor=TESTER, now=now)
+    )
     assert (answers, refusals) == ([302], ["", ""])
     assert Recovery.objects.get().cancelled_at is not None
 
@@ -206,7 +212,9 @@ def test_SA_1_users_are_locked_in_one_order_for_every_actor(
     assert answers == [200]
 
 
-def test_SA_1_a_resumption_locks_people_in_that_order(admin: Person, second: Person, now: datetime) -> None:
+def test_SA_1_a_resumption_locks_people_in_that_order(
+    admin: Person, second: Person, now: datetime
+) -> None:
     answers = list[int]()
     suspend_human(human=second.human, actor=TESTER, now=now)
     other = Human.objects.get(email="second@example.org")

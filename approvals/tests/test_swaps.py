@@ -20,7 +20,9 @@ from verifier.services.epochs import look
 pytestmark = pytest.mark.django_db
 
 
-def after(monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]) -> None:
+def after(
+    monkeypatch: pytest.MonkeyPatch, module: object, name: str, act: Callable[[], object]
+) -> None:
     """Run `act` right after this function of the module returned."""
     real = getattr(module, name)
 
@@ -53,7 +55,10 @@ def test_SA_13_of_two_operators_who_continue_one_succeeds(
     history.hold(look()[0], "It was set back.")
     before = list(Key.objects.order_by("kid"))
     after(
-        monkeypatch, continuing, "_lost", lambda: Home.objects.update(history="20261129021500", held_at=None)
+        monkeypatch,
+        continuing,
+        "_lost",
+        lambda: Home.objects.update(history="20261129021500", held_at=None),
     )
     with pytest.raises(InvalidStateError, match="Another operator"):
         continuing.continue_after_restore(

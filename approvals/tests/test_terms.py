@@ -23,7 +23,9 @@ ASKED = Terms(
     envelope=parse_envelope(
         {
             "max_requests_per_minute": 10,
-            "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}],
+            "budgets": [
+                {"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}
+            ],
         }
     ),
     valid_until=NOW + timedelta(days=30),
@@ -40,7 +42,9 @@ def test_what_was_kept_is_not_told() -> None:
 
 def test_each_changed_term_is_shown_with_both_values() -> None:
     lower = replace(PAY, max_amount=Money(4_000, "EUR"))
-    assert told(capabilities=(Capability.read("calendar"), lower)) == ["Maximum amount: €100.00 → €40.00"]
+    assert told(capabilities=(Capability.read("calendar"), lower)) == [
+        "Maximum amount: €100.00 → €40.00"
+    ]
     assert told(capabilities=(PAY,)) == ["Off: read “calendar” at “Acme”"]
     [budget] = ASKED.envelope.budgets
     tighter = replace(
@@ -87,7 +91,9 @@ def test_an_end_that_passed_since_the_page_was_drawn_is_refused(
 
     def review(later: timedelta) -> None:
         choices = {"permission.0": "on", "days": "1"}
-        review_choices(grant=grant, human=alice.human, choices=choices, drawn=drawn, now=now + later)
+        review_choices(
+            grant=grant, human=alice.human, choices=choices, drawn=drawn, now=now + later
+        )
 
     review(timedelta(hours=23))
     with pytest.raises(GrantChangedError, match="has passed"):

@@ -49,13 +49,17 @@ def alice(alice: Person) -> Person:
 
 
 def asked(agent: AgentClient, provider: ServiceProvider, **envelope: Any) -> Grant:
-    return pending(agent, provider, now=timezone.now(), capabilities=[READ_CALENDAR, PAY], envelope=envelope)
+    return pending(
+        agent, provider, now=timezone.now(), capabilities=[READ_CALENDAR, PAY], envelope=envelope
+    )
 
 
 def used(grant: Grant, uses: int = 3, **spent: int) -> None:
     """Set the ledger as decisions leave it: minor units by period."""
     starts = {"day": "2027-01-13", "month": "2027-01-01", "total": "total"}
-    counted = {f"EUR/{period}/Europe/Berlin": [starts[period], minor] for period, minor in spent.items()}
+    counted = {
+        f"EUR/{period}/Europe/Berlin": [starts[period], minor] for period, minor in spent.items()
+    }
     GrantLedger.objects.create(grant=grant, uses=uses, spent=counted)
 
 
@@ -110,13 +114,19 @@ def test_the_approval_page_says_what_was_spent_and_that_a_permission_ended(
     assert bar["text"] == "€340.00 spent, €340.00 of it under other grants"
     # And on the page of the grant that ended.
     assert before(alice, first) == [
-        "Today €340.00 was spent under this grant. It also counts towards later grants with such a budget.",
+        (
+            "Today €340.00 was spent under this grant. It also counts towards later grants with "
+            "such a budget."
+        ),
         "It was used 3 times.",
     ]
 
 
 def test_last_end_of_several_former_grants_is_shown(
-    alice: Person, agent: AgentClient, service_provider: ServiceProvider, clock: time_machine.Traveller
+    alice: Person,
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    clock: time_machine.Traveller,
 ) -> None:
     for _ in range(2):
         one = asked(agent, service_provider, budgets=[DAY])
@@ -141,7 +151,10 @@ def test_total_and_uses_begin_again_and_the_page_says_what_was_used(
     used(first, uses=7, total=45_000)
     revoked(first)
     assert before(alice, asked(agent, service_provider, **terms)) == [
-        "This grant starts a new total (€500.00 in all): €450.00 spent under earlier grants does not count.",
+        (
+            "This grant starts a new total (€500.00 in all): €450.00 spent under earlier grants "
+            "does not count."
+        ),
         f"This grant starts a new count of uses: 7 uses under {ENDED} do not count.",
     ]
 
@@ -165,11 +178,16 @@ def test_spending_that_no_new_budget_counts_is_shown_too(
     used(first, day=34_000, month=40_000)
     revoked(first)
     uncounted = f"Today €340.00 was already spent under {ENDED}. No budget of this grant counts it."
-    assert before(alice, asked(agent, service_provider, budgets=[DAY | {"period": "week"}])) == [uncounted]
+    assert before(alice, asked(agent, service_provider, budgets=[DAY | {"period": "week"}])) == [
+        uncounted
+    ]
     assert before(alice, asked(agent, service_provider)) == [uncounted]
     # If one budget counts it, the page says that.
     assert before(alice, asked(agent, service_provider, budgets=[month])) == [
-        f"This month €400.00 was already spent under {ENDED}. It counts towards the budget of €500.00 a month."
+        (
+            f"This month €400.00 was already spent under {ENDED}. It counts towards the budget of "
+            "€500.00 a month."
+        )
     ]
     reading = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
     assert before(alice, reading) == []
@@ -186,7 +204,10 @@ def test_use_at_another_service_or_by_another_agent_is_not_told(
         now=now,
     )
     other = enrolled(alice.human, now=now)
-    for each in (asked(agent, elsewhere, budgets=[DAY]), asked(other, service_provider, budgets=[DAY])):
+    for each in (
+        asked(agent, elsewhere, budgets=[DAY]),
+        asked(other, service_provider, budgets=[DAY]),
+    ):
         alice.approve(each)
         used(each, day=34_000)
         revoked(each)
@@ -194,7 +215,10 @@ def test_use_at_another_service_or_by_another_agent_is_not_told(
 
 
 def warning(count: int, each: str, total: str) -> str:
-    return f"No budget limits what you are not asked about: {count} payments of {each} move {total} without asking you."
+    return (
+        f"No budget limits what you are not asked about: {count} payments of {each} move {total} "
+        "without asking you."
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,9 +235,13 @@ def warning(count: int, each: str, total: str) -> str:
     ],
     ids=str,
 )
-def test_a_threshold_without_a_budget_is_flagged(envelope: dict[str, Any], expected: list[str]) -> None:
+def test_a_threshold_without_a_budget_is_flagged(
+    envelope: dict[str, Any], expected: list[str]
+) -> None:
     if "confirm_above" in envelope:
-        envelope = envelope | {"confirm_above": {"value": envelope["confirm_above"], "currency": "EUR"}}
+        envelope = envelope | {
+            "confirm_above": {"value": envelope["confirm_above"], "currency": "EUR"}
+        }
     pay = PAY | {"max_amount": {"value": "100.00", "currency": "EUR"}}
     capabilities = parse_capabilities([READ_CALENDAR, pay])
     assert sentences.unasked(capabilities, parse_envelope(envelope)) == expected

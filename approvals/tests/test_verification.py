@@ -24,7 +24,10 @@ ACTS = {
 
 
 def made() -> list[int]:
-    return [model._default_manager.count() for model in (Passkey, SetupCode, EnrolmentCode, ServiceProvider)]
+    return [
+        model._default_manager.count()
+        for model in (Passkey, SetupCode, EnrolmentCode, ServiceProvider)
+    ]
 
 
 def test_WR_7_a_stolen_cookie_adds_no_passkey(alice: Person) -> None:
@@ -38,7 +41,9 @@ def test_WR_7_a_stolen_cookie_adds_no_passkey(alice: Person) -> None:
     guess = thief.device.assertion(asked)
     refused(thief.post(ADD, {"verification": guess}), 400, "invalid_assertion")
     blind = thief.device.registration(options | {"challenge": asked["challenge"]})
-    refused(thief.post("/settings/passkeys/finish", {"credential": blind}), 400, "invalid_assertion")
+    refused(
+        thief.post("/settings/passkeys/finish", {"credential": blind}), 400, "invalid_assertion"
+    )
     assert Passkey.objects.count() == 1
 
 
@@ -63,12 +68,15 @@ def test_WR_7_the_refusal_is_a_page_for_who_came_without_a_script(alice: Person)
 
 
 @pytest.mark.parametrize(
-    "trouble", ["twice", "late", "other session", "other act", "other human", "unverified", "never asked"]
+    "trouble",
+    ["twice", "late", "other session", "other act", "other human", "unverified", "never asked"],
 )
 def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
     alice: Person, bob: Person, now: datetime, trouble: str
 ) -> None:
-    signed: Any = alice.verification(CODE, flags=UP) if trouble == "unverified" else alice.verification(CODE)
+    signed: Any = (
+        alice.verification(CODE, flags=UP) if trouble == "unverified" else alice.verification(CODE)
+    )
     path = CODE
     if trouble == "twice":
         assert alice.client.post(CODE, {"verification": json.dumps(signed)}).status_code == 200
@@ -80,7 +88,9 @@ def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
     elif trouble == "other act":
         path = f"/settings/passkeys/{Passkey.objects.get(human=alice.human).pk}/remove"
     elif trouble == "other human":
-        signed = alice.device.assertion(bob.post("/verify/options", {"act": CODE}).json()["publicKey"])
+        signed = alice.device.assertion(
+            bob.post("/verify/options", {"act": CODE}).json()["publicKey"]
+        )
         alice = bob
     elif trouble == "never asked":
         Challenge.objects.all().delete()
@@ -90,7 +100,9 @@ def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
     assert made() == before
     # The wrong try spent it, so the right act is refused too.
     if trouble == "other act":
-        refused(alice.client.post(CODE, {"verification": json.dumps(signed)}), 400, "invalid_assertion")
+        refused(
+            alice.client.post(CODE, {"verification": json.dumps(signed)}), 400, "invalid_assertion"
+        )
 
 
 @pytest.mark.parametrize("sent", ["x", "[]", "1", '{"type": "public-key"}', '{"a": 1, "a": 2}'])

@@ -9,7 +9,11 @@ from approvals.models import Receipt
 from approvals.tests.cast import DELETE, PAY, READ_CALENDAR, Person
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grants import approve_grant, resume_grant, suspend_grant
-from registry.services.service_providers import change_allowed, change_audience, suspend_service_provider
+from registry.services.service_providers import (
+    change_allowed,
+    change_audience,
+    suspend_service_provider,
+)
 from registry.tests.cast import MANIFEST, TESTER, AgentClient, issue, pending, refused
 
 pytestmark = pytest.mark.django_db
@@ -83,7 +87,9 @@ def test_AP_2_reloaded_page_shows_the_change_and_can_be_signed(
     assert reading.status == "approved"
 
 
-def test_AP_2_key_change_is_shown_by_fingerprint(alice: Person, agent: AgentClient, reading: Grant) -> None:
+def test_AP_2_key_change_is_shown_by_fingerprint(
+    alice: Person, agent: AgentClient, reading: Grant
+) -> None:
     drawn, old = alice.drawn(reading), agent.jkt
     agent.rotate()
     body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
@@ -109,7 +115,9 @@ def test_AP_2_a_rotation_between_the_look_and_the_swap_grants_nothing(
 
 
 @pytest.fixture
-def broad(agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime) -> Grant:
+def broad(
+    agent: AgentClient, alice: Person, service_provider: ServiceProvider, now: datetime
+) -> Grant:
     """An approved grant to read, to pay and to delete."""
     agent.replace(capabilities=[*MANIFEST, DELETE], later=2)
     grant = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY, DELETE])
@@ -156,11 +164,17 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
     ):
         assert words in shown
     assert (
-        alice.get(f"/approvals/{broad.pk}/").context["rows"][0]["sentence"].startswith("Read “calendar/work”")
+        alice.get(f"/approvals/{broad.pk}/")
+        .context["rows"][0]["sentence"]
+        .startswith("Read “calendar/work”")
     )
     # More than offered: the third row is gone, and the second not above its new limit.
     refused(alice.statement(broad, choices={"permission.2": "on"}), 400, "invalid_request")
-    refused(alice.statement(broad, choices={"permission.1": "on", "amount.1": "51"}), 400, "invalid_request")
+    refused(
+        alice.statement(broad, choices={"permission.1": "on", "amount.1": "51"}),
+        400,
+        "invalid_request",
+    )
     assert alice.approve(broad).status_code == 200
     broad.refresh_from_db()
     assert (broad.status, broad.capabilities) == (
@@ -173,7 +187,9 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
 def test_a_grant_beyond_a_narrower_allow_list_is_signed_narrowed(
     alice: Person, agent: AgentClient, broad: Grant, now: datetime
 ) -> None:
-    change_allowed(service_provider=broad.service_provider, allowed=["read:calendar"], actor=TESTER, now=now)
+    change_allowed(
+        service_provider=broad.service_provider, allowed=["read:calendar"], actor=TESTER, now=now
+    )
     broad.refresh_from_db()
     assert broad.suspension_cause == "allowed_changed"
     shown = page(alice, broad)
@@ -199,7 +215,10 @@ def test_request_now_partly_allowed_can_be_approved_in_part_or_denied(
     alice: Person, paying: Grant, now: datetime
 ) -> None:
     change_allowed(
-        service_provider=paying.service_provider, allowed=["transact:payments"], actor=TESTER, now=now
+        service_provider=paying.service_provider,
+        allowed=["transact:payments"],
+        actor=TESTER,
+        now=now,
     )
     assert "The service no longer allows it." in page(alice, paying)
     options = alice.statement(paying, "deny", choices={"reason": ""})
@@ -214,9 +233,15 @@ def test_a_grant_whose_service_moved_and_came_back_still_waits(
 ) -> None:
     home = broad.service_provider.audience
     for audience in (MOVED, home):
-        change_audience(service_provider=broad.service_provider, audience=audience, actor=TESTER, now=now)
+        change_audience(
+            service_provider=broad.service_provider, audience=audience, actor=TESTER, now=now
+        )
     broad.refresh_from_db()
-    assert (broad.status, broad.suspension_cause, broad.version) == ("suspended", "audience_changed", 3)
+    assert (broad.status, broad.suspension_cause, broad.version) == (
+        "suspended",
+        "audience_changed",
+        3,
+    )
     assert "to another address and back" in page(alice, broad)
 
 

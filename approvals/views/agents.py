@@ -63,11 +63,15 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
                 "lines": describe_grant(grant),
                 "permits": describe_permissions(grant),
                 "use": used.bars(grant, now),
-                "before": used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now),
+                "before": used.before(
+                    grant, parse_envelope(grant.envelope or {}), human.time_zone, now
+                ),
             }
             for grant in held
         ],
-        "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related("service_provider"),
+        "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related(
+            "service_provider"
+        ),
         "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
         "claimed": "claimed" in request.GET,
         "resumed": receipt_of("resume", str(agent.pk)),
@@ -81,7 +85,9 @@ def _held(agent: Agent, now: datetime) -> list[Grant]:
     if agent.status == Agent.Status.REVOKED:
         return []
     stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    found = agent.grants.select_related("service_provider").filter(status__in=stands, valid_until__gt=now)
+    found = agent.grants.select_related("service_provider").filter(
+        status__in=stands, valid_until__gt=now
+    )
     return list(found.order_by("created_at"))
 
 

@@ -59,7 +59,11 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant = find_own_grant(grant_id, human)
     status = standing(grant, now)
     anew = grant.waits_for_signature(now)
-    context: dict[str, Any] = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider}
+    context: dict[str, Any] = {
+        "grant": grant,
+        "agent": grant.agent,
+        "provider": grant.service_provider,
+    }
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
@@ -105,7 +109,10 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         now=timezone.now(),
     )
     return answer(
-        sentences=found.sentences, changes=found.changes, dangerous=found.dangerous, drawn=found.drawn
+        sentences=found.sentences,
+        changes=found.changes,
+        dangerous=found.dangerous,
+        drawn=found.drawn,
     )
 
 
@@ -184,5 +191,10 @@ def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         return HttpResponse(
             found.compact, content_type="application/jose", headers={"Content-Disposition": name}
         )
-    context = {"grant": grant, "agent": grant.agent, "provider": grant.service_provider, "receipt": found}
+    context = {
+        "grant": grant,
+        "agent": grant.agent,
+        "provider": grant.service_provider,
+        "receipt": found,
+    }
     return render(request, "receipt.html", context | {"word": WORDS[found.decision]})

@@ -63,7 +63,8 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
     )
     grant = _grant(request)
     return answer(
-        status="Claimed", next=f"/approvals/{grant}/?claimed=1" if grant else f"/agents/{agent.pk}/?claimed=1"
+        status="Claimed",
+        next=f"/approvals/{grant}/?claimed=1" if grant else f"/agents/{agent.pk}/?claimed=1",
     )
 
 

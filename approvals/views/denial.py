@@ -40,9 +40,18 @@ def index(request: HttpRequest) -> HttpResponse:
         grant = find_request(row_id, human)
         waits = grant.status_at(now) == Grant.Status.PENDING
         rows.append(
-            {"name": grant.agent.name, "refusal": "" if waits else _GONE, "path": f"/denials/{grant.pk}/"}
+            {
+                "name": grant.agent.name,
+                "refusal": "" if waits else _GONE,
+                "path": f"/denials/{grant.pk}/",
+            }
         )
-    context = {"rows": rows, "of": chosen_of(request), "title": _("Deny, one by one"), "verb": _("Deny")}
+    context = {
+        "rows": rows,
+        "of": chosen_of(request),
+        "title": _("Deny, one by one"),
+        "verb": _("Deny"),
+    }
     return render(request, "sign_each.html", context)
 
 

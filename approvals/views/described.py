@@ -32,9 +32,12 @@ def sentence(phrase: str) -> str:
 def describe_kinds(agent: Agent) -> list[str]:
     """What the agent's manifest declares, without limits: a sentence per kind, riskiest first."""
     declared = {each.label: each for each in parse_capabilities(agent.capabilities)}
-    ordered = sorted(declared.items(), key=lambda item: (_RISKS.index(sentences.risk(item[1])), item[0]))
+    ordered = sorted(
+        declared.items(), key=lambda item: (_RISKS.index(sentences.risk(item[1])), item[0])
+    )
     return [
-        _KINDS[each.type] % {"resource": each.resource, "namespace": each.namespace, "name": each.name}
+        _KINDS[each.type]
+        % {"resource": each.resource, "namespace": each.namespace, "name": each.name}
         for _label, each in ordered
     ]
 
@@ -61,7 +64,9 @@ def describe_lost(grant: Grant) -> list[dict[str, str]]:
     """What can no longer be given as requested or granted, and who took it away."""
     return [
         {
-            "sentence": sentence(sentences.permission(each.capability, grant.service_provider.name)),
+            "sentence": sentence(
+                sentences.permission(each.capability, grant.service_provider.name)
+            ),
             "why": _("The agent no longer declares it.")
             if each.by_manifest
             else _("The service no longer allows it."),
@@ -79,7 +84,8 @@ def describe_limits(grant: Grant, human: Human, now: datetime) -> dict[str, Any]
         "uses": envelope.max_uses,
         "budgets": _budget_fields(envelope),
         "currency": currency,
-        "may_add_daily": currency and not any(budget.period == "day" for budget in envelope.budgets),
+        "may_add_daily": currency
+        and not any(budget.period == "day" for budget in envelope.budgets),
         "zone": human.time_zone,
         "confirm": envelope.confirm_above.value if envelope.confirm_above else None,
         "days": whole_days(asked.valid_until, now),
@@ -119,17 +125,23 @@ def describe_permissions(grant: Grant, *, riskiest_first: bool = False) -> list[
     """What a grant permits, as granted or else as asked: one sentence for each permission."""
     capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     if riskiest_first:
-        capabilities = tuple(sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each))))
+        capabilities = tuple(
+            sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
+        )
     phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
     return [f"{sentence(phrase)}." for phrase in phrases]
 
 
 def describe_grant(grant: Grant) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
-    envelope = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
+    envelope = parse_envelope(
+        grant.requested_envelope if grant.envelope is None else grant.envelope
+    )
     capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     return (
-        describe_permissions(grant) + sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
+        describe_permissions(grant)
+        + sentences.limits(envelope)
+        + sentences.unasked(capabilities, envelope)
     )
 
 

@@ -51,7 +51,9 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
 
 @require_POST
 @signed_in
-def end(request: HttpRequest, /, kind: str, party: Party, shown: str, **ids: uuid.UUID) -> HttpResponse:
+def end(
+    request: HttpRequest, /, kind: str, party: Party, shown: str, **ids: uuid.UUID
+) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     posted = request.POST.getlist("id")[:MOST_AT_ONCE]
     chosen = list(ids.values()) or list(dict.fromkeys(map(id_or_none_of_ours, posted)))
@@ -65,7 +67,9 @@ def end(request: HttpRequest, /, kind: str, party: Party, shown: str, **ids: uui
     done = ending.end_for_good(
         kind, chosen, shown=shown, human=human, party=party, actor=actor_of(request), now=now
     )
-    word = _("Revoked") if party == "owner" else _("Done for %(count)d.") % {"count": len(done.ends)}
+    word = (
+        _("Revoked") if party == "owner" else _("Done for %(count)d.") % {"count": len(done.ends)}
+    )
     messages.success(request, word)
     return HttpResponseRedirect(_back(kind, party, chosen))
 
@@ -77,11 +81,17 @@ def _title(found: Preview) -> str:
     if found.kind == "agent":
         several = ngettext("Revoke agent %(what)s for good?", "Revoke %(n)d agents for good?", n)
     elif found.kind == "grant":
-        several = ngettext("Revoke the grant of agent %(what)s for good?", "Revoke %(n)d grants for good?", n)
+        several = ngettext(
+            "Revoke the grant of agent %(what)s for good?", "Revoke %(n)d grants for good?", n
+        )
     elif found.kind == "service_provider":
-        several = ngettext("Revoke service %(what)s for good?", "Revoke %(n)d services for good?", n)
+        several = ngettext(
+            "Revoke service %(what)s for good?", "Revoke %(n)d services for good?", n
+        )
     elif found.kind == "human":
-        several = ngettext("Delete the account of %(what)s for good?", "Delete %(n)d accounts for good?", n)
+        several = ngettext(
+            "Delete the account of %(what)s for good?", "Delete %(n)d accounts for good?", n
+        )
     elif found.kind == "invitation":
         several = ngettext(
             "Forget the invitation of %(what)s for good?", "Forget %(n)d invitations for good?", n
@@ -100,6 +110,8 @@ def _back(kind: str, party: Party, chosen: Sequence[uuid.UUID]) -> str:
     if party == "administrator":
         return reverse(f"admin:{_LISTS[kind]}_changelist")
     agent_id = (
-        chosen[0] if kind == "agent" else Grant.objects.values_list("agent_id", flat=True).get(pk=chosen[0])
+        chosen[0]
+        if kind == "agent"
+        else Grant.objects.values_list("agent_id", flat=True).get(pk=chosen[0])
     )
     return f"/agents/{agent_id}/"

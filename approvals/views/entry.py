@@ -33,7 +33,11 @@ def _demo_command() -> str:
     """The command that runs the demo against this registry; empty in production."""
     if not settings.DEVELOPMENT:
         return ""
-    return "make demo" if settings.PUBLIC_URL == _USUAL_URL else f"make demo PUBLIC_URL={settings.PUBLIC_URL}"
+    return (
+        "make demo"
+        if settings.PUBLIC_URL == _USUAL_URL
+        else f"make demo PUBLIC_URL={settings.PUBLIC_URL}"
+    )
 
 
 @require_safe
@@ -45,7 +49,9 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     if "hop" not in request.GET and request.headers.get("Sec-Fetch-Site", "none") not in _FROM_US:
         hop = f"/sign-in/?{urlencode({'next': target, 'hop': '1'})}"
         return render(request, "hop.html", {"hop": hop})
-    return render(request, "sign_in.html", {"finish": f"/sign-in/finish?{urlencode({'next': target})}"})
+    return render(
+        request, "sign_in.html", {"finish": f"/sign-in/finish?{urlencode({'next': target})}"}
+    )
 
 
 @require_POST

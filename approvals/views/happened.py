@@ -42,9 +42,13 @@ _WORDS: Final = {
     kinds.HUMAN_VERIFIED: gettext_lazy("Confirmed with a passkey"),
     kinds.SETUP_CODE_CREATED: gettext_lazy("A recovery link was made for this account"),
     kinds.RECOVERY_BEGUN: gettext_lazy("Recovery of this account started"),
-    kinds.RECOVERY_CONFIRMED: gettext_lazy("A second administrator approved the recovery of this account"),
+    kinds.RECOVERY_CONFIRMED: gettext_lazy(
+        "A second administrator approved the recovery of this account"
+    ),
     kinds.RECOVERY_CANCELLED: gettext_lazy("The recovery of this account was cancelled"),
-    kinds.RECOVERY_NOTICE_SENT: gettext_lazy("An e-mail about the recovery of this account was sent"),
+    kinds.RECOVERY_NOTICE_SENT: gettext_lazy(
+        "An e-mail about the recovery of this account was sent"
+    ),
     kinds.RECOVERY_NOTICE_FAILED: gettext_lazy(
         "An e-mail about the recovery of this account could not be sent yet"
     ),
@@ -100,20 +104,26 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
         Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
     )
     providers: dict[uuid.UUID | None, str] = dict(
-        ServiceProvider.objects.filter(pk__in={each.service_provider_id for each in events}).values_list(
-            "pk", "name"
-        )
+        ServiceProvider.objects.filter(
+            pk__in={each.service_provider_id for each in events}
+        ).values_list("pk", "name")
     )
     actors = {each.actor_id for each in events if each.actor_kind == "human"}
-    people = {str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")}
+    people = {
+        str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")
+    }
     marks = _marks(events)
     lines = []
     for event in events:
         names = {
             "agent": _named(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
-            "at": _named(_("service %(name)s"), providers.get(event.service_provider_id)) or _("a service"),
+            "at": _named(_("service %(name)s"), providers.get(event.service_provider_id))
+            or _("a service"),
         }
-        text = str(_WORDS.get(event.kind, "")) or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
+        text = (
+            str(_WORDS.get(event.kind, ""))
+            or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
+        )
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
         lines.append(
@@ -132,9 +142,17 @@ def tell(events: Sequence[Event]) -> list[dict[str, Any]]:
 def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:
     """The sentence beside each decision signed soon after a recovery, as in the signed text."""
     # Only what the human signed: an administrator resumes for the same human too.
-    signed = [each for each in events if each.kind in _SIGNED and each.actor_id == str(each.human_id)]
-    rows = Recovery.objects.exclude(used_at=None).filter(human_id__in={each.human_id for each in signed})
-    used = [(row.used_at, row) for row in rows.select_related("human").order_by("used_at") if row.used_at]
+    signed = [
+        each for each in events if each.kind in _SIGNED and each.actor_id == str(each.human_id)
+    ]
+    rows = Recovery.objects.exclude(used_at=None).filter(
+        human_id__in={each.human_id for each in signed}
+    )
+    used = [
+        (row.used_at, row)
+        for row in rows.select_related("human").order_by("used_at")
+        if row.used_at
+    ]
     return {
         each.pk: recovery_mark(row, zone=row.human.time_zone)
         for each in signed

@@ -29,7 +29,10 @@ def inbox(request: HttpRequest) -> HttpResponse:
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
     anew = mine.filter(pk__in=Grant.objects.to_sign_again(now))
     confirmations = [
-        {"row": row, "act": sentences.act(parse_action(row.action), row.grant.service_provider.name)}
+        {
+            "row": row,
+            "act": sentences.act(parse_action(row.action), row.grant.service_provider.name),
+        }
         for row in pending_for(human, now)
     ]
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)

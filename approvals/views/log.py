@@ -43,7 +43,9 @@ def log_page(now: datetime) -> dict[str, Any]:
     """All that the control room's page of the log shows."""
     standing, reach = log_standing(now=now), log_reach()
     queue = QueueEntry.objects.order_by("pk")[:MAX_WAITING_EVENTS].count()
-    oldest = Event.objects.filter(queue_entry__isnull=False).order_by("pk").values_list("at", flat=True)
+    oldest = (
+        Event.objects.filter(queue_entry__isnull=False).order_by("pk").values_list("at", flat=True)
+    )
     newest = Checkpoint.objects.order_by("-size").prefetch_related("copies", "cosignatures")
     return describe_log(standing) | {
         "queue": queue,
@@ -52,7 +54,10 @@ def log_page(now: datetime) -> dict[str, Any]:
         "oldest": oldest.first() if queue else None,
         "places": [
             *(("store", name, size, standing.signed - size) for name, size in reach.copied.items()),
-            *(("witness", name, size, standing.signed - size) for name, size in reach.cosigned.items()),
+            *(
+                ("witness", name, size, standing.signed - size)
+                for name, size in reach.cosigned.items()
+            ),
         ],
         "archived": reach.archived,
         "unarchived": standing.size - reach.archived,

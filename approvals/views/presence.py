@@ -37,7 +37,9 @@ def begin(request: HttpRequest) -> HttpResponse:
 @require_POST
 @signed_in
 def renew(request: HttpRequest) -> HttpResponse:
-    until = presence.renew(human=human_of(request), session_key=session_key_of(request), now=timezone.now())
+    until = presence.renew(
+        human=human_of(request), session_key=session_key_of(request), now=timezone.now()
+    )
     return answer(until=timestamp(until))
 
 

@@ -57,9 +57,15 @@ def index(request: HttpRequest) -> HttpResponse:
     _admin(request)
     wanted = request.GET.get("find", "").strip()
     people = Human.objects.exclude(status=Human.Status.DELETED).order_by("name", "pk")
-    found = people.filter(Q(email__icontains=wanted) | Q(name__icontains=wanted))[:_FOUND] if wanted else []
+    found = (
+        people.filter(Q(email__icontains=wanted) | Q(name__icontains=wanted))[:_FOUND]
+        if wanted
+        else []
+    )
     under_way = Recovery.objects.open(timezone.now()).select_related("human").order_by("begun_at")
-    return render(request, "recoveries.html", {"under_way": under_way, "found": found, "wanted": wanted})
+    return render(
+        request, "recoveries.html", {"under_way": under_way, "found": found, "wanted": wanted}
+    )
 
 
 @require_safe
@@ -86,7 +92,9 @@ def start(request: HttpRequest, human_id: uuid.UUID, case: str) -> HttpResponse:
 def confirm(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     admin, row = _admin(request), _find(recovery_id)
     check_verification(request)
-    recoveries.confirm_recovery(recovery=row, admin=admin, actor=actor_of(request), now=timezone.now())
+    recoveries.confirm_recovery(
+        recovery=row, admin=admin, actor=actor_of(request), now=timezone.now()
+    )
     messages.success(request, _("The recovery is ready"))
     return HttpResponseRedirect(f"/recoveries/{row.human_id}/")
 
@@ -138,7 +146,12 @@ def recovered(request: HttpRequest) -> HttpResponse:
 
 def _person(request: HttpRequest, human: Human, made: SetupLink | None = None) -> HttpResponse:
     now, me = timezone.now(), human_of(request)
-    row = Recovery.objects.open(now).filter(human=human).select_related("begun_by", "confirmed_by").first()
+    row = (
+        Recovery.objects.open(now)
+        .filter(human=human)
+        .select_related("begun_by", "confirmed_by")
+        .first()
+    )
     ready = row is not None and row.ready_at is not None and row.ready_at <= now
     context = {
         "human": human,
@@ -179,5 +192,7 @@ def _find_by_code(code: str) -> Recovery:
     try:
         digest = setup_digest(b64u_decode(code))
     except EncodingError:
-        raise NotFoundError("This recovery link is not valid. Ask an administrator for a new one.") from None
+        raise NotFoundError(
+            "This recovery link is not valid. Ask an administrator for a new one."
+        ) from None
     return recoveries.find_by_link(digest, now=timezone.now())

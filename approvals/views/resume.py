@@ -35,7 +35,12 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
             refusal = error.description
         path = f"/resume/{kind}/{row_id}/"
         rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
-    context = {"rows": rows, "of": chosen_of(request), "title": _("Resume, one by one"), "verb": _("Resume")}
+    context = {
+        "rows": rows,
+        "of": chosen_of(request),
+        "title": _("Resume, one by one"),
+        "verb": _("Resume"),
+    }
     return render(request, "sign_each.html", context)
 
 

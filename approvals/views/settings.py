@@ -57,10 +57,14 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     """Remove a passkey. This session goes on if another passkey signed for the removal."""
     signed_by = check_verification(request)
     human, actor = human_of(request), actor_of(request)
-    credentials.remove_passkey(human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now())
+    credentials.remove_passkey(
+        human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now()
+    )
     if signed_by != passkey_id:
         keep_session(request, human)
-    return _back(request, _("Passkey removed. Your presence and every other session of yours have ended."))
+    return _back(
+        request, _("Passkey removed. Your presence and every other session of yours have ended.")
+    )
 
 
 @require_POST
@@ -77,7 +81,9 @@ def enrolment_code(request: HttpRequest) -> HttpResponse:
 @signed_in
 def time_zone(request: HttpRequest) -> HttpResponse:
     zone = request.POST.get("time_zone", "")
-    change_time_zone(human=human_of(request), zone=zone, actor=actor_of(request), now=timezone.now())
+    change_time_zone(
+        human=human_of(request), zone=zone, actor=actor_of(request), now=timezone.now()
+    )
     return _back(request, _("Time zone saved"))
 
 

@@ -34,7 +34,9 @@ class Used:
         """
         envelope = parse_envelope(grant.envelope or {})
         own = self.rows.get(grant.pk) or GrantLedger()
-        ledger = own.counters([self.rows[each.pk] for each in self._others(grant) if each.pk in self.rows])
+        ledger = own.counters(
+            [self.rows[each.pk] for each in self._others(grant) if each.pk in self.rows]
+        )
         bars = [_budget_bar(budget, ledger, now) for budget in envelope.budgets]
         if envelope.max_uses is not None:
             text = _("%(used)s of %(all)s uses") % {
@@ -42,7 +44,12 @@ class Used:
                 "all": sentences.whole(envelope.max_uses),
             }
             bars.append(
-                {"label": _("Uses in all"), "text": text, "value": ledger.uses, "max": envelope.max_uses}
+                {
+                    "label": _("Uses in all"),
+                    "text": text,
+                    "value": ledger.uses,
+                    "max": envelope.max_uses,
+                }
             )
         return bars
 
@@ -58,7 +65,9 @@ class Used:
         lines: list[str] = []
         for budget in envelope.budgets:
             if budget.period == "total":
-                lines += _total(budget, [self.rows[each.pk] for each in ended if each.pk in self.rows])
+                lines += _total(
+                    budget, [self.rows[each.pk] for each in ended if each.pk in self.rows]
+                )
                 continue
             lines += self._spent(budget, ended, _under_ended, zone, now)
             lines += self._spent(budget, in_force, _under_others, zone, now)
@@ -74,11 +83,13 @@ class Used:
             return []
         lines = [
             _(
-                "%(when)s %(spent)s was spent under this grant. It also counts towards later grants with such a budget."
+                "%(when)s %(spent)s was spent under this grant. It also counts towards later "
+                "grants with such a budget."
             )
             % {"when": _running(budget), "spent": _money(minor, budget)}
             for budget in parse_envelope(grant.envelope or {}).budgets
-            if budget.period != "total" and (minor := spent_beside(row.spent_by_budget(), budget, now))
+            if budget.period != "total"
+            and (minor := spent_beside(row.spent_by_budget(), budget, now))
         ]
         used = ngettext("It was used %(n)s time.", "It was used %(n)s times.", row.uses)
         return [*lines, used % {"n": sentences.whole(row.uses)}]
@@ -91,9 +102,12 @@ class Used:
     def _spent(
         self, budget: Budget, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
-        parts = self._parts(budget, grants, under, zone, now) | {"ceiling": sentences.budget_words(budget)}
+        parts = self._parts(budget, grants, under, zone, now) | {
+            "ceiling": sentences.budget_words(budget)
+        }
         words = _(
-            "%(when)s %(spent)s was already spent under %(under)s. It counts towards the budget of %(ceiling)s."
+            "%(when)s %(spent)s was already spent under %(under)s. It counts towards the "
+            "budget of %(ceiling)s."
         )
         return [words % parts] if "spent" in parts else []
 
@@ -106,10 +120,15 @@ class Used:
             each
             for each in grants
             if each.pk in self.rows
-            and not any(spent_beside(self.rows[each.pk].spent_by_budget(), one, now) for one in counted)
+            and not any(
+                spent_beside(self.rows[each.pk].spent_by_budget(), one, now) for one in counted
+            )
         ]
         currencies = {key[:3] for each in those for key in self.rows[each.pk].spent}
-        words = _("%(when)s %(spent)s was already spent under %(under)s. No budget of this grant counts it.")
+        words = _(
+            "%(when)s %(spent)s was already spent under %(under)s. No budget of this grant "
+            "counts it."
+        )
         for period in ("day", "week", "month"):
             found = [
                 self._parts(Budget(Money(0, currency), period, zone), those, under, zone, now)
@@ -160,7 +179,9 @@ def _budget_bar(budget: Budget, ledger: Ledger, now: datetime) -> dict[str, Any]
     minor, (_start, here) = ledger.used_minor(budget, now), ledger.spent_minor(budget, now)
     text = _("%(spent)s spent") % {"spent": _money(minor, budget)}
     if minor > here:
-        text += _(", %(beside)s of it under other grants") % {"beside": _money(minor - here, budget)}
+        text += _(", %(beside)s of it under other grants") % {
+            "beside": _money(minor - here, budget)
+        }
     label = sentences.budget_words(budget)
     return {
         "label": label[:1].upper() + label[1:],
@@ -176,7 +197,8 @@ def _total(budget: Budget, ended: Sequence[GrantLedger]) -> list[str]:
         return []
     parts = {"ceiling": sentences.budget_words(budget), "spent": _money(spent, budget)}
     words = _(
-        "This grant starts a new total (%(ceiling)s): %(spent)s spent under earlier grants does not count."
+        "This grant starts a new total (%(ceiling)s): %(spent)s spent under earlier grants "
+        "does not count."
     )
     return [words % parts]
 
@@ -195,7 +217,9 @@ def _at_once(envelope: Envelope, in_force: Sequence[Grant]) -> list[str]:
     rated = any(parse_envelope(each.envelope).rate for each in in_force)
     if envelope.rate is None or not rated:
         return []
-    return [_("Another grant at this service is active. Its requests per minute come on top of these.")]
+    return [
+        _("Another grant at this service is active. Its requests per minute come on top of these.")
+    ]
 
 
 def _moves_money(grant: Grant) -> bool:

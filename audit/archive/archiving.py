@@ -93,7 +93,9 @@ def archive_audit(*, now: datetime, store: Store) -> Range | None:
         # 3. Use the manifest that is stored now; another process may have written it first.
         found = read_manifest(store, first)
         if found is None:
-            raise ArchiveError(first, f"{manifest_key(first)} was written to {store!r} and is not there.")
+            raise ArchiveError(
+                first, f"{manifest_key(first)} was written to {store!r} and is not there."
+            )
     manifest, sha256 = found
     if manifest != proved:
         _prove(store, manifest, previous)
@@ -131,13 +133,16 @@ def _next(first: int, now: datetime) -> Checkpoint | None:
     return None
 
 
-def _put_objects(store: Store, first: int, previous: str | None, checkpoint: Checkpoint) -> Manifest:
+def _put_objects(
+    store: Store, first: int, previous: str | None, checkpoint: Checkpoint
+) -> Manifest:
     with scratch() as folder:
         staged = stage(first, checkpoint.size, folder)
         if staged.root != bytes(checkpoint.root):
             raise ArchiveError(
                 first,
-                f"Leaves {first} to {checkpoint.size - 1} do not lead to the root that was signed for them.",
+                f"Leaves {first} to {checkpoint.size - 1} do not lead to the root that was "
+                "signed for them.",
             )
         fault_point("archive.after_stage")
         with Hands() as hands:
@@ -169,17 +174,22 @@ def _prove(store: Store, manifest: Manifest, previous: str | None) -> None:
     if signed is None or signed.note != manifest.checkpoint:
         raise ArchiveError(
             first,
-            f"{key} in {store!r} holds a checkpoint that the database does not know: it was set back, or the store is "
+            f"{key} in {store!r} holds a checkpoint that the database does not know: it was "
+            "set back, or the store is "
             "another log's.",
         )
     stored = leaves(first, manifest.end)
-    prove_segment(store, manifest, tree=tiles_at(first), visit=lambda line: prove(line, next(stored)))
+    prove_segment(
+        store, manifest, tree=tiles_at(first), visit=lambda line: prove(line, next(stored))
+    )
 
 
 def _note(manifest: Manifest, sha256: bytes, now: datetime) -> None:
     try:
         with transaction.atomic():
-            Segment.objects.create(first=manifest.first, end=manifest.end, manifest_sha256=sha256, at=now)
+            Segment.objects.create(
+                first=manifest.first, end=manifest.end, manifest_sha256=sha256, at=now
+            )
     except IntegrityError:
         # A process that ran at the same time must have inserted the same row.
         there = Segment.objects.filter(first=manifest.first, end=manifest.end).first()

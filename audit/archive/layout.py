@@ -92,7 +92,16 @@ class Manifest:
         given = members(
             read_object(data, max_bytes=MAX_SMALL_BYTES),
             "manifest",
-            required=("version", "origin", "first", "end", "previous", "checkpoint", "lines", "parquet"),
+            required=(
+                "version",
+                "origin",
+                "first",
+                "end",
+                "previous",
+                "checkpoint",
+                "lines",
+                "parquet",
+            ),
         )
         integer(given["version"], "version", minimum=VERSION, maximum=VERSION)
         previous = given["previous"]
@@ -148,7 +157,9 @@ class Line:
         except EncodingError:
             salt = b""
         if len(salt) != SALT_BYTES:
-            raise ArchiveError(expected_index, f"The salt of leaf {expected_index} is not in its form.")
+            raise ArchiveError(
+                expected_index, f"The salt of leaf {expected_index} is not in its form."
+            )
         return cls(expected_index, salt, found[3])
 
 

@@ -44,10 +44,13 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     if tree.size != newest.size:
         raise ArchiveError(
             tree.size,
-            f"The archive outside ends at {tree.size} events, and a checkpoint there tells of {newest.size}.",
+            f"The archive outside ends at {tree.size} events, and a checkpoint there tells of "
+            f"{newest.size}.",
         )
     if tree.root() != newest.root:
-        raise ArchiveError(tree.size, f"The archived events do not have the root of {newest.place}.")
+        raise ArchiveError(
+            tree.size, f"The archived events do not have the root of {newest.place}."
+        )
     return newest
 
 

@@ -73,7 +73,10 @@ class Writer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is None:
             self._flush()
@@ -89,7 +92,9 @@ def same_rows(path: Path, rows: Iterable[Row]) -> Iterator[bool]:
     given = iter(rows)
     try:
         with pq.ParquetFile(path) as file:
-            stored = file.iter_batches(batch_size=ROWS) if file.schema_arrow.equals(SCHEMA) else iter(())
+            stored = (
+                file.iter_batches(batch_size=ROWS) if file.schema_arrow.equals(SCHEMA) else iter(())
+            )
             while group := list(itertools.islice(given, ROWS)):
                 batch = next(stored, None)
                 yield batch is not None and pa.Table.from_batches([batch]).equals(_table(group))

@@ -91,13 +91,16 @@ class _Archive:
         size = self._tree.size
         # 4
         if beyond := next(self._store.keys(MANIFESTS, after=manifest_key(size)), None):
-            raise ArchiveError(size, f"The segment of leaf {size} is missing, and {beyond} stands after it.")
+            raise ArchiveError(
+                size, f"The segment of leaf {size} is missing, and {beyond} stands after it."
+            )
         if not size:
             raise ArchiveError(0, f"There is no segment in {self._store!r}.")
         if self._asked and self._asked[-1].size > size:
             last = self._asked[-1]
             raise ArchiveError(
-                size, f"The archive ends at leaf {size}, and {last.place} tells of {last.size} events."
+                size,
+                f"The archive ends at leaf {size}, and {last.place} tells of {last.size} events.",
             )
         # For checkpoints newer than the archive, only the signatures can be checked: read them all.
         deque(self._coming, maxlen=0)
@@ -106,7 +109,9 @@ class _Archive:
         try:
             return read_any_anchor(note, place=place, now=self._now)
         except NoteError as error:
-            raise ArchiveError(self._tree.size, f"{place} is refused: {error.description}") from error
+            raise ArchiveError(
+                self._tree.size, f"{place} is refused: {error.description}"
+            ) from error
 
     def _visit(self, line: Line) -> None:
         self._compare(line.index)
@@ -118,7 +123,8 @@ class _Archive:
                 if self._next.root != self._tree.root():
                     raise ArchiveError(
                         self._agreed,
-                        f"The first {size} archived events do not have the root of {self._next.place}.",
+                        f"The first {size} archived events do not have the root of "
+                        f"{self._next.place}.",
                     )
                 self._agreed = size
                 self._meet(self._next)
@@ -135,14 +141,17 @@ class _Archive:
     def verdict(self, proved: _Proved) -> Verdict:
         """The verdict if nothing contradicts."""
         at, signed = self._disabled_at, self._signed
-        found = replace(_verdict(proved, None, ""), signed_size=signed, disabled_key_sizes=self._doubted)
+        found = replace(
+            _verdict(proved, None, ""), signed_size=signed, disabled_key_sizes=self._doubted
+        )
         if at is None:
             return found
         found = replace(found, disabled_at=timestamp(at))
         if signed >= proved.size:
             return found
         problem = (
-            f"Everything fits, but a key that was disabled on {at:%Y-%m-%d %H:%M} UTC alone signed the events from leaf "
+            f"Everything fits, but a key that was disabled on {at:%Y-%m-%d %H:%M} UTC alone "
+            "signed the events from leaf "
             f"{signed} on. Prove it again once the archive ends at a checkpoint by the next key."
         )
         return replace(found, ok=False, first_bad=signed, problem=problem)
@@ -152,7 +161,9 @@ class _Archive:
         for key in self._store.keys(PREFIX):
             found = self._read(self._store.get(key) or b"", key)
             if key != key_of(found.size):
-                raise ArchiveError(self._tree.size, f"{key} is a checkpoint of {found.size} events.")
+                raise ArchiveError(
+                    self._tree.size, f"{key} is a checkpoint of {found.size} events."
+                )
             yield found
 
 

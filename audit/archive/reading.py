@@ -47,7 +47,8 @@ def checkpoint_of(manifest: Manifest) -> Checkpoint:
         found = parse_checkpoint(parse_note(manifest.checkpoint).text)
     except NoteError as error:
         raise ArchiveError(
-            manifest.first, f"{manifest_key(manifest.first)} holds no checkpoint: {error.description}"
+            manifest.first,
+            f"{manifest_key(manifest.first)} holds no checkpoint: {error.description}",
         ) from error
     if (found.origin, found.size) != (manifest.origin, manifest.end):
         raise ArchiveError(
@@ -58,7 +59,11 @@ def checkpoint_of(manifest: Manifest) -> Checkpoint:
 
 
 def prove_segment(
-    store: Store, manifest: Manifest, *, tree: Tiles, visit: Callable[[Line], None] = lambda _line: None
+    store: Store,
+    manifest: Manifest,
+    *,
+    tree: Tiles,
+    visit: Callable[[Line], None] = lambda _line: None,
 ) -> None:
     """Read back every object of a segment and prove it.
 
@@ -94,7 +99,8 @@ def prove_segment(
                 place = min(manifest.first + group * ROWS, manifest.end - 1)
                 raise ArchiveError(
                     place,
-                    f"{manifest.parquet.key} does not hold the events from leaf {place} on that its lines hold.",
+                    f"{manifest.parquet.key} does not hold the events from leaf {place} on "
+                    "that its lines hold.",
                 )
         for part in tree.partial():
             hands.give(_check_tile, store, part, manifest.end - 1)
@@ -102,7 +108,8 @@ def prove_segment(
     if tree.root() != checkpoint.root:
         raise ArchiveError(
             manifest.first,
-            f"The events of {manifest_key(manifest.first)} do not lead to the root of its checkpoint.",
+            f"The events of {manifest_key(manifest.first)} do not lead to the root of its "
+            "checkpoint.",
         )
 
 
@@ -111,7 +118,9 @@ def download(store: Store, wanted: StoredObject, path: Path, place: int) -> None
 
     Raises ArchiveError for the leaf `place`.
     """
-    other = ArchiveError(place, f"{wanted.key} in {store!r} is not what its manifest says: it was changed.")
+    other = ArchiveError(
+        place, f"{wanted.key} in {store!r} is not what its manifest says: it was changed."
+    )
     with path.open("xb") as file:
         copy = _Copy(file, wanted.bytes, other)
         there = store.fetch(wanted.key, copy)
@@ -138,7 +147,9 @@ def _row(line: Line) -> dict[str, Any]:
     try:
         return dict(row_of(line.index, line.event()))
     except (LookupError, TypeError, EncodingError):
-        raise ArchiveError(line.index, f"What is archived as leaf {line.index} is no event.") from None
+        raise ArchiveError(
+            line.index, f"What is archived as leaf {line.index} is no event."
+        ) from None
 
 
 def _check_tile(store: Store, wanted: Tile, place: int) -> None:

@@ -82,7 +82,8 @@ def _event(line: Line, leaf: Leaf) -> Event:
         same = False
     if not same:
         raise ArchiveError(
-            line.index, f"What is archived as leaf {line.index} is not an event in this log's format."
+            line.index,
+            f"What is archived as leaf {line.index} is not an event in this log's format.",
         )
     return event
 

@@ -70,19 +70,25 @@ def leaves(first: int, end: int) -> Iterator[Leaf]:
     """Leaves `first` ≤ index < `end` in order, by pages. Raises ArchiveError if one is missing."""
     for start in range(first, end, PAGE):
         stop = min(start + PAGE, end)
-        page = list(Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=stop).order_by("leaf_index"))
+        page = list(
+            Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=stop).order_by("leaf_index")
+        )
         for index, leaf in zip(range(start, stop), page, strict=False):
             if leaf.leaf_index != index:
                 raise ArchiveError(index, f"Leaf {index} is missing: it was deleted.")
             yield leaf
         if len(page) < stop - start:
-            raise ArchiveError(start + len(page), f"Leaf {start + len(page)} is missing: it was deleted.")
+            raise ArchiveError(
+                start + len(page), f"Leaf {start + len(page)} is missing: it was deleted."
+            )
 
 
 def prove(line: Line, leaf: Leaf) -> None:
     """Check the line against its leaf. Raises ArchiveError if they differ."""
     if line.entry != bytes(leaf.entry) or leaf_hash(line.entry) != bytes(leaf.leaf_hash):
-        raise ArchiveError(line.index, f"The event of leaf {line.index} is not what the leaf recorded.")
+        raise ArchiveError(
+            line.index, f"The event of leaf {line.index} is not what the leaf recorded."
+        )
 
 
 def _proved(first: int, end: int) -> Iterator[tuple[Line, dict[str, object]]]:

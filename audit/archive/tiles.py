@@ -105,5 +105,7 @@ def _peaks(levels: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
 
 def _root(hashes: Sequence[bytes]) -> bytes:
     while len(hashes) > 1:
-        hashes = [node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
+        hashes = [
+            node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)
+        ]
     return hashes[0]

@@ -54,7 +54,8 @@ class JsonCommand(BaseCommand):
         except (OperationalError, ProgrammingError, InterfaceError) as error:
             said = str(error).partition("\n")[0].rstrip(".")
             raise CommandError(
-                f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} migrate`)?"
+                f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} "
+                "migrate`)?"
             ) from error
         for line in lines:
             # Agents and service providers choose some of the names here, so escape control
@@ -90,7 +91,8 @@ class OperatorCommand(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--operator", help="the name of the person who decides; recorded in the log (default: the user)"
+            "--operator",
+            help="the name of the person who decides; recorded in the log (default: the user)",
         )
 
 
@@ -103,7 +105,8 @@ def operator_of(options: Mapping[str, Any]) -> Actor:
     name = (_user() if given is None else given).strip()
     if not name or len(name) > _MAX_OPERATOR or not name.isprintable():
         raise CommandError(
-            f"--operator must be the name of the person who decides, 1 to {_MAX_OPERATOR} characters on one line."
+            f"--operator must be the name of the person who decides, 1 to {_MAX_OPERATOR} "
+            "characters on one line."
         )
     return Actor("system", f"command:{name}")
 

@@ -18,7 +18,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("kind", models.CharField(max_length=64)),
@@ -33,7 +36,11 @@ class Migration(migrations.Migration):
                 (
                     "outcome",
                     models.CharField(
-                        choices=[("success", "Success"), ("denied", "Denied"), ("failed", "Failed")],
+                        choices=[
+                            ("success", "Success"),
+                            ("denied", "Denied"),
+                            ("failed", "Failed"),
+                        ],
                         max_length=16,
                     ),
                 ),
@@ -46,7 +53,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Head",
             fields=[
-                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False),
+                ),
                 ("size", models.BigIntegerField()),
                 ("link", models.BinaryField(max_length=32)),
                 ("moved_at", models.DateTimeField(null=True)),
@@ -66,7 +76,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("member", models.CharField(max_length=64)),
@@ -123,7 +136,8 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="event",
             constraint=models.CheckConstraint(
-                condition=models.Q(("outcome__in", ["success", "denied", "failed"])), name="event_outcome"
+                condition=models.Q(("outcome__in", ["success", "denied", "failed"])),
+                name="event_outcome",
             ),
         ),
         migrations.AddConstraint(
@@ -141,7 +155,9 @@ class Migration(migrations.Migration):
             model_name="opening",
             name="event",
             field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT, related_name="openings", to="audit.event"
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="openings",
+                to="audit.event",
             ),
         ),
         migrations.AddConstraint(
@@ -158,6 +174,8 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="opening",
-            constraint=models.UniqueConstraint(fields=("event", "member"), name="opening_one_per_member"),
+            constraint=models.UniqueConstraint(
+                fields=("event", "member"), name="opening_one_per_member"
+            ),
         ),
     ]

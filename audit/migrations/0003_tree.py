@@ -132,7 +132,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 "constraints": [
-                    models.UniqueConstraint(fields=("checkpoint", "store"), name="copy_one_per_store")
+                    models.UniqueConstraint(
+                        fields=("checkpoint", "store"), name="copy_one_per_store"
+                    )
                 ],
             },
         ),

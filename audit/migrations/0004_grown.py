@@ -27,7 +27,10 @@ def grow(apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
             tree.append(hashed if len(hashed) == len(leaf.entry) else leaf_hash(leaf.entry), nodes)
         Leaf.objects.bulk_update(leaves, ["entry"])
     Node.objects.bulk_create(
-        (Node(level=height // TILE_HEIGHT, index=number, hash=root) for height, number, root in nodes),
+        (
+            Node(level=height // TILE_HEIGHT, index=number, hash=root)
+            for height, number, root in nodes
+        ),
         batch_size=_BATCH,
     )
     Head.objects.update(peaks=b"".join(tree.peaks))

@@ -89,9 +89,7 @@ SELECT agentauth_attach_events('audit_event_early', format('FROM (MINVALUE) TO (
        agentauth_attach_events('audit_event_late', format('FROM (%L) TO (MAXVALUE)', agentauth_first_id('2100-01-01')))
 """
 # This month and the three after it.
-_AHEAD = (
-    "SELECT agentauth_add_event_month(now() + ahead * interval '1 month') FROM generate_series(0, 3) ahead"
-)
+_AHEAD = "SELECT agentauth_add_event_month(now() + ahead * interval '1 month') FROM generate_series(0, 3) ahead"
 _MONTHS = """
 SELECT agentauth_add_event_month(moment) FROM (
     SELECT DISTINCT date_trunc('month', to_timestamp(
@@ -160,7 +158,8 @@ def _copy(editor: BaseDatabaseSchemaEditor, *, months: bool) -> None:
 def _id(cursor: Any, first: Any, further: int) -> Any:
     """The id so many rows after the one at or above `first`, or None."""
     cursor.execute(
-        "SELECT id FROM audit_event_aside WHERE id >= %s ORDER BY id OFFSET %s LIMIT 1", [first, further]
+        "SELECT id FROM audit_event_aside WHERE id >= %s ORDER BY id OFFSET %s LIMIT 1",
+        [first, further],
     )
     row = cursor.fetchone()
     return row[0] if row else None

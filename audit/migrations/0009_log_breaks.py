@@ -24,7 +24,9 @@ class Migration(migrations.Migration):
             options={
                 "constraints": [
                     models.CheckConstraint(
-                        condition=models.Q(("archived__gte", 0), ("signed__gte", 0), ("size__gte", 0)),
+                        condition=models.Q(
+                            ("archived__gte", 0), ("signed__gte", 0), ("size__gte", 0)
+                        ),
                         name="log_break_sizes",
                     )
                 ]

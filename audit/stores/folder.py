@@ -69,7 +69,9 @@ class FolderStore:
         drafts = f"{_DRAFTS}/"
         return iter(
             sorted(
-                key for key in found if key.startswith(prefix) and key > after and not key.startswith(drafts)
+                key
+                for key in found
+                if key.startswith(prefix) and key > after and not key.startswith(drafts)
             )
         )
 

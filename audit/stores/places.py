@@ -66,7 +66,8 @@ def read_bucket(uri: str) -> Bucket:
         )
     except ValueError:
         raise InvalidRequestError(
-            "A bucket for the log is s3://bucket/prefix, with endpoint= (https, or on this host), region= and "
+            "A bucket for the log is s3://bucket/prefix, with endpoint= (https, or on this "
+            "host), region= and "
             "lock_days= after a question mark where they are needed, and no credentials in it."
         ) from None
 

@@ -84,7 +84,10 @@ class S3Store:
         digest = digest_of(data)
         self._refuse_without_lock()
         try:
-            with _available(self), data.open("rb") if isinstance(data, Path) else nullcontext(data) as body:
+            with (
+                _available(self),
+                data.open("rb") if isinstance(data, Path) else nullcontext(data) as body,
+            ):
                 self._client.put_object(
                     Bucket=self._bucket,
                     Key=self._prefix + check_key(key),
@@ -105,7 +108,9 @@ class S3Store:
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
         # List versions, not objects: a delete marker hides an object, but not its versions.
-        versions = self._versions(self._prefix + prefix, after=self._prefix + after if after else "")
+        versions = self._versions(
+            self._prefix + prefix, after=self._prefix + after if after else ""
+        )
         for key, _ in itertools.groupby(versions, key=lambda version: str(version["Key"])):
             if key > self._prefix + after:
                 yield key.removeprefix(self._prefix)
@@ -164,11 +169,15 @@ class S3Store:
         mode = self._fetch(key, there)
         if mode is None:
             # The other process has not finished writing.
-            raise TemporarilyUnavailableError(f"{key} is just being written to {self!r} by another process.")
+            raise TemporarilyUnavailableError(
+                f"{key} is just being written to {self!r} by another process."
+            )
         if there.sha256() != wanted:
             raise ImmutableError(f"{key} stands in {self!r} with other bytes.")
         if mode != "COMPLIANCE":
-            raise ImmutableError(f"{key} stands in {self!r} without a lock: it was not written by us.")
+            raise ImmutableError(
+                f"{key} stands in {self!r} without a lock: it was not written by us."
+            )
 
     @functools.cached_property
     def _locks(self) -> bool:
@@ -184,7 +193,8 @@ class S3Store:
             # Do not cache a negative answer: Object Lock can be enabled later.
             self.__dict__.pop("_locks", None)
             raise ImmutableError(
-                f"The bucket {self._bucket} has no Object Lock, so what is written there could be changed. Make one "
+                f"The bucket {self._bucket} has no Object Lock, so what is written there "
+                "could be changed. Make one "
                 "with Object Lock enabled."
             )
 
@@ -231,7 +241,9 @@ def _available(store: S3Store) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        code = re.sub(r"[^A-Za-z0-9]", "", str(error.response.get("Error", {}).get("Code", "")))[:64]
+        code = re.sub(r"[^A-Za-z0-9]", "", str(error.response.get("Error", {}).get("Code", "")))[
+            :64
+        ]
     except (BotoCoreError, ResponseParserError, OSError, LookupError, TypeError) as error:
         # LookupError and TypeError: the answer is not S3's and lacks something the library or we
         # expect.

@@ -43,7 +43,9 @@ class Log:
         """Record and number `count` events; returns the first ten, which are made one by one."""
         few = min(count, 10)
         events = [
-            self.make_event(**({"data": {"n": number}, "personal": {"name": "Alice Abel"}} | overrides))
+            self.make_event(
+                **({"data": {"n": number}, "personal": {"name": "Alice Abel"}} | overrides)
+            )
             for number in range(few)
         ]
         with transaction.atomic():

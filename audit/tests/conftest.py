@@ -27,7 +27,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if connection.vendor == "postgresql":
         return
     here = [
-        item for item in items if "/audit/tests/" in str(item.path) and item.get_closest_marker("postgres")
+        item
+        for item in items
+        if "/audit/tests/" in str(item.path) and item.get_closest_marker("postgres")
     ]
     if here:
         config.hook.pytest_deselected(items=here)
@@ -59,7 +61,10 @@ def make_event(now: datetime) -> MakeEvent:
 @pytest.fixture
 def signing(settings: Settings, now: datetime) -> Iterator[None]:
     """A log that can sign, without an external store, with the clock stopped at `now`."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = ""
     with time_machine.travel(now, tick=False):
         yield
@@ -77,7 +82,11 @@ def signed_log(signing: None, now: datetime, make_event: MakeEvent) -> Checkpoin
 
 
 # No log line may contain these. The key id is not secret, but must not appear either.
-SECRETS = ["ATESTKEYID0123456789", "a-secret-key-of-tests-0123456789", "a-session-token-of-tests-0123456789"]
+SECRETS = [
+    "ATESTKEYID0123456789",
+    "a-secret-key-of-tests-0123456789",
+    "a-session-token-of-tests-0123456789",
+]
 
 
 @pytest.fixture

@@ -76,7 +76,12 @@ def answering(*answers: bytes) -> Iterator[Fake]:
 
 def http(status: int, body: bytes | str = b"", *headers: str) -> bytes:
     content = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}", "Connection: close", *headers]
+    lines = [
+        f"HTTP/1.1 {status} X",
+        f"Content-Length: {len(content)}",
+        "Connection: close",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 

@@ -96,7 +96,9 @@ def path_of(texts: list[str]) -> list[bytes]:
 
 
 def opened(note: bytes) -> OpenedCheckpoint:
-    return open_checkpoint(note, log_keys=[verifier()], witnesses=[WITNESS_KEY], expected_origin=origin())
+    return open_checkpoint(
+        note, log_keys=[verifier()], witnesses=[WITNESS_KEY], expected_origin=origin()
+    )
 
 
 def cosign(checkpoint: Checkpoint, now: datetime) -> None:

@@ -56,7 +56,13 @@ def empty_tables() -> None:
     if connection.vendor == "postgresql":
         # Without triggers and foreign keys, all in one message.
         execute(
-            "; ".join(["SET session_replication_role = replica", *deletes, "RESET session_replication_role"])
+            "; ".join(
+                [
+                    "SET session_replication_role = replica",
+                    *deletes,
+                    "RESET session_replication_role",
+                ]
+            )
         )
         return
     with triggers_lifted(), connection.constraint_checks_disabled(), transaction.atomic():

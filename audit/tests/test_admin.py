@@ -16,7 +16,9 @@ from audit.tests.conftest import MakeEvent
 pytestmark = pytest.mark.django_db
 
 
-def test_DJ_16_no_row_of_the_log_can_be_added_changed_or_deleted_here(make_event: MakeEvent) -> None:
+def test_DJ_16_no_row_of_the_log_can_be_added_changed_or_deleted_here(
+    make_event: MakeEvent,
+) -> None:
     event, request = make_event(), RequestFactory().get("/admin/audit/event/")
     shown = EventAdmin(Event, AdminSite())
     assert not shown.has_add_permission(request)
@@ -70,7 +72,9 @@ def test_events_are_found_by_indexed_ids_and_recent_ones_by_free_text(
     assert [event.pk for event in _listed("q=jti-1")] == [pk for pk in last if pk != other.pk]
 
 
-def test_list_counts_rows_only_up_to_a_bound(make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_counts_rows_only_up_to_a_bound(
+    make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(admin, "MOST_COUNTED", 2)
     for _ in range(3):
         make_event()
@@ -81,4 +85,6 @@ def test_no_list_reads_the_whole_log_to_show_its_filters_or_its_order() -> None:
     shown = EventAdmin(Event, AdminSite())
     assert shown.sortable_by == ()
     request = RequestFactory().get("/admin/audit/event/")
-    assert [kind for kind, _ in KindFilter(request, {}, Event, shown).lookup_choices] == sorted(KINDS)
+    assert [kind for kind, _ in KindFilter(request, {}, Event, shown).lookup_choices] == sorted(
+        KINDS
+    )

@@ -32,7 +32,10 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def outside(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Path:
     """A log of seven events, signed at four and at seven; returns the folder of the copies."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     for count, at in ((4, now), (3, now + EVERY)):
         for _ in range(count):
@@ -69,7 +72,9 @@ def test_a_log_that_is_what_it_signed_is_whole(outside: Path, now: datetime) -> 
     assert [anchor.size for anchor in stored_anchors(now=now)] == [4, 7, 4, 7]
 
 
-def test_AU_7_a_rewrite_that_fits_itself_meets_the_signed_root(outside: Path, now: datetime) -> None:
+def test_AU_7_a_rewrite_that_fits_itself_meets_the_signed_root(
+    outside: Path, now: datetime
+) -> None:
     with as_table_owner():
         forge_an_event()
         write_anew(7)
@@ -79,7 +84,9 @@ def test_AU_7_a_rewrite_that_fits_itself_meets_the_signed_root(outside: Path, no
     assert "first 4 events" in verdict.problem
 
 
-def test_AU_7_rewritten_checkpoint_row_lacks_a_valid_signature(outside: Path, now: datetime) -> None:
+def test_AU_7_rewritten_checkpoint_row_lacks_a_valid_signature(
+    outside: Path, now: datetime
+) -> None:
     """The attacker has the database and another key. Against the log's own key, the copies help."""
     own = LocalSigner(PrivateKey.generate())
     with as_table_owner():

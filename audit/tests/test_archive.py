@@ -30,8 +30,10 @@ pytestmark = pytest.mark.django_db
 # Characters that JSON, line files and terminals get wrong. Names are in UTF-16 order, which differs
 # from code point order.
 ODD: dict[str, Any] = {
-    "\ue000": "beyond the surrogates", "\U0001f600": "a pair of them", "é": "é", "e\u0301": "", "line": "a\nb\r\nc\u2028d\u2029e\x85f",
-    "quoted": '"\\/\b\f\t\x01\x7f', "ltr": "\u202eabc\u202c", "bom": "\ufeff", "last": "\U0010ffff\uffff", "nested": [{"ß": [None, True, -(2**53) + 1]}],
+    "\ue000": "beyond the surrogates", "\U0001f600": "a pair of them", "é": "é", "e\u0301": "",
+    "line": "a\nb\r\nc\u2028d\u2029e\x85f",
+    "quoted": '"\\/\b\f\t\x01\x7f', "ltr": "\u202eabc\u202c", "bom": "\ufeff",
+    "last": "\U0010ffff\uffff", "nested": [{"ß": [None, True, -(2**53) + 1]}],
 }  # fmt: skip
 
 
@@ -46,9 +48,9 @@ def manifest_of(log: Log, first: int) -> Manifest:
 
 
 def lines_of(log: Log, first: int) -> list[bytes]:
-    return gzip.decompress((log.folder / manifest_of(log, first).lines.key).read_bytes()).splitlines(
-        keepends=True
-    )
+    return gzip.decompress(
+        (log.folder / manifest_of(log, first).lines.key).read_bytes()
+    ).splitlines(keepends=True)
 
 
 def test_the_longest_event_that_is_recorded_is_read_back_from_the_archive(log: Log) -> None:
@@ -76,19 +78,26 @@ def test_AU_31_a_segment_holds_its_events_as_a_verifier_needs_them(log: Log) -> 
     assert (tree.size, tree.root()) == (300, bytes(row.root))
     # The manifest names exactly the objects that are there.
     manifest = manifest_of(log, 0)
-    assert (manifest.first, manifest.end, manifest.previous, manifest.checkpoint) == (0, 300, None, row.note)
+    assert (manifest.first, manifest.end, manifest.previous, manifest.checkpoint) == (
+        0,
+        300,
+        None,
+        row.note,
+    )
     for named in (manifest.lines, manifest.parquet):
         data = (log.folder / named.key).read_bytes()
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (named.sha256, named.bytes)
         assert named.sha256 in named.key
     assert set(log.store.keys()) == {
         manifest_key(0), manifest.lines.key, manifest.parquet.key,
-        "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44",
+        "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000",
+        "tile/entries/001.p/44",
     }  # fmt: skip
     # Tiles and bundles as tlog-tiles defines them.
     leaves = list(Leaf.objects.order_by("leaf_index"))
     hashes, entries = (
-        b"".join(bytes(getattr(leaf, name)) for leaf in leaves[:256]) for name in ("leaf_hash", "entry")
+        b"".join(bytes(getattr(leaf, name)) for leaf in leaves[:256])
+        for name in ("leaf_hash", "entry")
     )
     assert log.store.get("tile/0/000") == hashes
     bundle = log.store.get("tile/entries/000") or b""
@@ -103,12 +112,17 @@ def test_AU_31_a_segment_holds_its_events_as_a_verifier_needs_them(log: Log) -> 
     assert len(rows) == Event.objects.count() == 300
     # The row that records the segment.
     segment = Segment.objects.get()
-    assert bytes(segment.manifest_sha256) == hashlib.sha256(log.store.get(manifest_key(0)) or b"").digest()
+    assert (
+        bytes(segment.manifest_sha256)
+        == hashlib.sha256(log.store.get(manifest_key(0)) or b"").digest()
+    )
     assert (segment.first, segment.end, segment.at) == (0, 300, log.now)
 
 
 def test_AU_31_every_column_and_every_character_comes_through(log: Log) -> None:
-    ids = {name: uuid.uuid4() for name in ("agent_id", "human_id", "service_provider_id", "grant_id")}
+    ids = {
+        name: uuid.uuid4() for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
+    }
     log.grow(1, **ids, token_jti="jti", reason="expired", data=ODD, personal={})
     log.sign()
     log.archive()
@@ -117,7 +131,11 @@ def test_AU_31_every_column_and_every_character_comes_through(log: Log) -> None:
     for name in ids:
         assert row[name] == str(getattr(event, name))
     assert (row["token_jti"], row["reason"], row["outcome"]) == ("jti", "expired", event.outcome)
-    assert (row["kind"], row["actor_kind"], row["actor_id"]) == (event.kind, event.actor_kind, event.actor_id)
+    assert (row["kind"], row["actor_kind"], row["actor_id"]) == (
+        event.kind,
+        event.actor_kind,
+        event.actor_id,
+    )
     assert json.loads(row["data"]) == ODD
     [line] = lines_of(log, 0)
     body = json.loads(line.split(b" ", 2)[2])
@@ -132,11 +150,14 @@ def test_AU_31_no_personal_value_goes_there(log: Log) -> None:
         data = (log.folder / key).read_bytes()
         assert b"Alice" not in (gzip.decompress(data) if key.endswith(".gz") else data)
     assert (
-        "commitment" in pq.read_table(log.folder / manifest_of(log, 0).parquet.key).column("data")[0].as_py()
+        "commitment"
+        in pq.read_table(log.folder / manifest_of(log, 0).parquet.key).column("data")[0].as_py()
     )
 
 
-def test_segments_follow_each_other_and_end_at_checkpoints(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_follow_each_other_and_end_at_checkpoints(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 10)
     log.grown(3, 5, 4, 28)
     log.grow(2)
@@ -159,11 +180,16 @@ def test_segments_cut_through_tiles(log: Log) -> None:
     log.grown(200, 30)
     assert log.archive() == [(800, 1030)]
     assert log.store.get("tile/0/003") == b"".join(
-        bytes(each) for each in Leaf.objects.filter(leaf_index__gte=768, leaf_index__lt=1024).order_by("leaf_index").values_list("leaf_hash", flat=True)
+        bytes(each) for each in Leaf.objects.filter(leaf_index__gte=768,
+        leaf_index__lt=1024).order_by("leaf_index").values_list("leaf_hash", flat=True)
     )  # fmt: skip
-    assert {"tile/0/003", "tile/0/003.p/32", "tile/0/004.p/6", "tile/1/000.p/3", "tile/1/000.p/4"} <= set(
-        log.store.keys("tile/")
-    )
+    assert {
+        "tile/0/003",
+        "tile/0/003.p/32",
+        "tile/0/004.p/6",
+        "tile/1/000.p/3",
+        "tile/1/000.p/4",
+    } <= set(log.store.keys("tile/"))
     assert log.prove().ok
 
 
@@ -198,11 +224,15 @@ def test_more_rows_than_a_row_group_are_written_group_by_group(
 
 
 def _change_event(log: Log) -> None:
-    Event.objects.filter(pk=Leaf.objects.get(leaf_index=3).event_id).update(kind="audit.request.forgiven")
+    Event.objects.filter(pk=Leaf.objects.get(leaf_index=3).event_id).update(
+        kind="audit.request.forgiven"
+    )
 
 
 def _delete_event(log: Log) -> None:
-    execute("DELETE FROM audit_event WHERE id = (SELECT event_id FROM audit_leaf WHERE leaf_index = 3)")
+    execute(
+        "DELETE FROM audit_event WHERE id = (SELECT event_id FROM audit_leaf WHERE leaf_index = 3)"
+    )
 
 
 def _delete_leaf(log: Log) -> None:
@@ -275,7 +305,9 @@ def test_the_jobs_archive_hourly_and_a_full_segment_at_once(
     assert log.prove().ok
 
 
-def test_AU_31_the_same_in_a_bucket_with_object_lock(log: Log, bucket: Bucket, settings: Settings) -> None:
+def test_AU_31_the_same_in_a_bucket_with_object_lock(
+    log: Log, bucket: Bucket, settings: Settings
+) -> None:
     settings.AUDIT_STORE = bucket.uri
     log.grown(300)
     assert archive_due(now=log.now) == (0, 300)

@@ -27,7 +27,13 @@ def log(make_event: MakeEvent, now: datetime, tmp_path: Path, settings: Settings
     return Log(make_event, now, FolderStore(tmp_path / "archive"), tmp_path / "archive")
 
 
-PLACES = ["archive.after_stage", "archive.after_objects", "archive.after_proof", "archive.after_manifest", "archive.after_row"]  # fmt: skip
+PLACES = [
+    "archive.after_stage",
+    "archive.after_objects",
+    "archive.after_proof",
+    "archive.after_manifest",
+    "archive.after_row",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -147,7 +153,7 @@ def test_AU_31_a_manifest_whose_objects_are_not_there_is_not_taken_over(
         (lambda body: body | {"more": 1}, "not a segment manifest"),
         (lambda body: {name: body[name] for name in body if name != "lines"}, "not a segment manifest"),
         (lambda body: body | {"lines": body["lines"] | {"bytes": 1}}, "not what its manifest says"),
-        (lambda body: body | {"lines": body["lines"] | {"key": "objects/x.lines.gz"}}, "not a segment manifest"),
+        (lambda body: body | {"lines": body["lines"] | {"key": ("objects/x.lines.gz")}}, "not a segment manifest"),
         (lambda body: body | {"lines": body["parquet"]}, "not a segment manifest"),
         (lambda body: body | {"lines": body["lines"] | {"sha256": body["lines"]["sha256"].upper()}}, "not a segment manifest"),
     ],
@@ -161,13 +167,18 @@ def test_AU_31_a_manifest_that_is_not_ours_is_refused(
         archive_audit(now=log.now, store=log.store)
     path = log.folder / manifest_key(0)
     body = json.loads(path.read_bytes())
-    encoded = json.dumps(change(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded = json.dumps(
+        change(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
     with broken_into(path, encoded):
         with pytest.raises(ArchiveError, match=said):
             archive_audit(now=log.now, store=log.store)
         assert not Segment.objects.exists()
     # Two texts for one manifest would have two digests.
-    with broken_into(path, path.read_bytes() + b"\n"), pytest.raises(ArchiveError, match="canonical"):
+    with (
+        broken_into(path, path.read_bytes() + b"\n"),
+        pytest.raises(ArchiveError, match="canonical"),
+    ):
         archive_audit(now=log.now, store=log.store)
 
 

@@ -29,7 +29,9 @@ def test_a_dropped_month_is_made_again_for_what_comes_home(
     settings: Settings,
 ) -> None:
     settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    log = Log(make_event, datetime.now(UTC), FolderStore(tmp_path / "archive"), tmp_path / "archive")
+    log = Log(
+        make_event, datetime.now(UTC), FolderStore(tmp_path / "archive"), tmp_path / "archive"
+    )
     log.grow(3)
     past = months_on(-7)
     with monkeypatch.context() as patch:

@@ -37,7 +37,11 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def log(
-    make_event: MakeEvent, now: datetime, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    make_event: MakeEvent,
+    now: datetime,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Log:
     """Two segments, and a checkpoint beyond them."""
     settings.AUDIT_KEYS = "audit.tests.signing.keys"
@@ -58,12 +62,19 @@ def old(size: int) -> Anchor:
     return Anchor(size, bytes(Checkpoint.objects.get(size=size).root), "an old checkpoint")
 
 
-def test_AU_31_a_whole_archive_passes_with_no_database(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_AU_31_a_whole_archive_passes_with_no_database(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = Checkpoint.objects.get(size=268).root
     anchors = [old(size) for size in (4, 258, 265, 268)]
     monkeypatch.setattr("django.db.connection.cursor", None)
     verdict = log.prove(anchors=anchors)
-    assert (verdict.ok, verdict.tree_size, verdict.first_bad, verdict.problem) == (True, 268, None, "")
+    assert (verdict.ok, verdict.tree_size, verdict.first_bad, verdict.problem) == (
+        True,
+        268,
+        None,
+        "",
+    )
     monkeypatch.undo()
     assert base64.b64decode(verdict.root_hash) == bytes(root)
 
@@ -109,7 +120,9 @@ def test_AU_9_another_story_of_the_same_size_is_refused(log: Log) -> None:
         with broken_into(path, signed(size, bytes(32)).encode()):
             assert f"checkpoints/{size:020d}" in log.prove().problem
     # Signed, but for another size than its name says.
-    with broken_into(log.folder / "checkpoints/00000000000000000270", signed(271, bytes(32)).encode()):
+    with broken_into(
+        log.folder / "checkpoints/00000000000000000270", signed(271, bytes(32)).encode()
+    ):
         assert "a checkpoint of 271 events" in log.prove().problem
 
 
@@ -196,12 +209,18 @@ def rewritten(log: Log, change: Callable[[list[bytes]], list[bytes]]) -> dict[st
     """The second segment rewritten, digests too, by the folder's owner without the log's key."""
     path = log.folder / manifest_key(258)
     body = json.loads(path.read_bytes())
-    lines = gzip.decompress((log.folder / body["lines"]["key"]).read_bytes()).splitlines(keepends=True)
+    lines = gzip.decompress((log.folder / body["lines"]["key"]).read_bytes()).splitlines(
+        keepends=True
+    )
     data = gzip.compress(b"".join(change(lines)), mtime=0)
     sha256 = hashlib.sha256(data).hexdigest()
     body["lines"] = {"key": f"objects/{sha256}.lines.gz", "sha256": sha256, "bytes": len(data)}
     (log.folder / body["lines"]["key"]).write_bytes(data)
-    return {"manifest": json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()}
+    return {
+        "manifest": json.dumps(
+            body, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+    }
 
 
 def _swap(lines: list[bytes]) -> list[bytes]:
@@ -227,7 +246,9 @@ def _swap(lines: list[bytes]) -> list[bytes]:
         (lambda lines: [*lines[:5], lines[5].replace(b'"outcome":"success"', b'"outcome":"denied"'), *lines[6:]], 258),
     ],
 )  # fmt: skip
-def test_AU_31_rewritten_lines_with_new_digests_do_not_pass(log: Log, change: Any, first_bad: int) -> None:
+def test_AU_31_rewritten_lines_with_new_digests_do_not_pass(
+    log: Log, change: Any, first_bad: int
+) -> None:
     made = rewritten(log, change)
     with broken_into(log.folder / manifest_key(258), made["manifest"]):
         verdict = log.prove()
@@ -245,7 +266,10 @@ def gone(log: Log, *indexes: int) -> dict[Any, Any]:
     ids = list(Leaf.objects.filter(leaf_index__in=indexes).values_list("event_id", flat=True))
     rows = {row["id"]: row for row in Event.objects.filter(id__in=ids).values()}
     for each in ids:
-        execute("DELETE FROM audit_event WHERE id = %s", each.hex if connection.vendor == "sqlite" else each)
+        execute(
+            "DELETE FROM audit_event WHERE id = %s",
+            each.hex if connection.vendor == "sqlite" else each,
+        )
     return rows
 
 
@@ -256,8 +280,12 @@ def test_events_that_are_missing_come_back_as_they_were(log: Log) -> None:
         rows = gone(log, 0, 5, 257, 258, 267)
         assert len(rows) == 5
         assert not verify_log().ok
-        assert restore_audit(store=log.store, first=258) == Restored(segments=1, events=10, restored=2)
-        assert restore_audit(store=log.store, end=258) == Restored(segments=1, events=258, restored=3)
+        assert restore_audit(store=log.store, first=258) == Restored(
+            segments=1, events=10, restored=2
+        )
+        assert restore_audit(store=log.store, end=258) == Restored(
+            segments=1, events=258, restored=3
+        )
         assert restore_audit(store=log.store) == Restored(segments=2, events=268, restored=0)
         assert {row["id"]: row for row in Event.objects.filter(id__in=rows).values()} == rows
         assert verify_log().ok

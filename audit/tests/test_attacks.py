@@ -44,7 +44,9 @@ SIZE = 8
 def witness(tmp_path: Path) -> Iterator[Served]:
     State.create(tmp_path / "state", vkey=VERIFIER.vkey)
     known = {origin(): [verifier()]}
-    with serving(Witness(name=VERIFIER.name, signer=KEY, logs=known, state=tmp_path / "state")) as served:
+    with serving(
+        Witness(name=VERIFIER.name, signer=KEY, logs=known, state=tmp_path / "state")
+    ) as served:
         yield served
 
 
@@ -58,7 +60,10 @@ class Place:
         self, folder: Path, settings: Settings, served: Served, make: MakeEvent, now: datetime
     ) -> None:
         self.folder, self.settings, self.make, self.now = folder, settings, make, now
-        settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+        settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+            "audit.tests.signing.signer",
+            "audit.tests.signing.keys",
+        )
         settings.AUDIT_STORE = self.store = f"file:{folder / 'outside'}"
         settings.AUDIT_WITNESSES = [f"{VERIFIER.vkey} {served.server.url}"]
         (folder / "keys").write_text(verifier().vkey + "\n")
@@ -115,7 +120,9 @@ class Place:
         export.mkdir(exist_ok=True)
         leaves = Leaf.objects.filter(leaf_index__lt=newest.size).order_by("leaf_index")
         events = Event.objects.in_bulk([leaf.event_id for leaf in leaves])
-        shown = [(leaf.leaf_index, events[leaf.event_id]) for leaf in leaves if leaf.event_id in events]
+        shown = [
+            (leaf.leaf_index, events[leaf.event_id]) for leaf in leaves if leaf.event_id in events
+        ]
         lines = [
             Line(index, bytes(event.salt), canonical_json(event_body(event))).encoded()
             for index, event in shown
@@ -124,7 +131,10 @@ class Place:
         (export / "checkpoint").write_text(newest.note)
         answer = alone.check(
             Namespace(
-                folder=export, trusted_keys=self.folder / "keys", old_checkpoint=[self.old], accept_break=[]
+                folder=export,
+                trusted_keys=self.folder / "keys",
+                old_checkpoint=[self.old],
+                accept_break=[],
             )
         )
         return bool(answer["ok"])
@@ -139,7 +149,9 @@ def edit(_: Place) -> None:
 
 
 def delete(_: Place) -> None:
-    execute("DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_leaf WHERE leaf_index = 2)")
+    execute(
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_leaf WHERE leaf_index = 2)"
+    )
 
 
 def cut_off(_: Place, left: int = SIZE - 3) -> None:

@@ -36,7 +36,12 @@ def full(make_event: MakeEvent) -> None:
 def test_RF_21_full_backlog_accepts_nothing_new_and_loses_nothing(
     full: None, make_event: MakeEvent, now: datetime
 ) -> None:
-    for kind in (kinds.TOKEN_ISSUED, kinds.GRANT_APPROVED, kinds.GRANT_REQUESTED, kinds.DECISION_ALLOWED):
+    for kind in (
+        kinds.TOKEN_ISSUED,
+        kinds.GRANT_APPROVED,
+        kinds.GRANT_REQUESTED,
+        kinds.DECISION_ALLOWED,
+    ):
         with pytest.raises(TemporarilyUnavailableError):
             make_event(kind=kind)
     with pytest.raises(TemporarilyUnavailableError), transaction.atomic():
@@ -48,12 +53,21 @@ def test_RF_21_full_backlog_accepts_nothing_new_and_loses_nothing(
 
 def refuse(now: datetime) -> None:
     record_refusal(
-        kind=kinds.REQUEST_REFUSED, actor=Actor("agent", "a"), at=now, error=AgentAuthError("no"), route="/x"
+        kind=kinds.REQUEST_REFUSED,
+        actor=Actor("agent", "a"),
+        at=now,
+        error=AgentAuthError("no"),
+        route="/x",
     )
 
 
 def test_RF_21_what_ends_something_is_done_all_the_same(full: None, make_event: MakeEvent) -> None:
-    for kind in (kinds.AGENT_REVOKED, kinds.GRANT_REVOKED, kinds.AGENT_SUSPENDED, kinds.HUMAN_SIGNED_IN):
+    for kind in (
+        kinds.AGENT_REVOKED,
+        kinds.GRANT_REVOKED,
+        kinds.AGENT_SUSPENDED,
+        kinds.HUMAN_SIGNED_IN,
+    ):
         make_event(kind=kind)
     assert QueueEntry.objects.count() == BOUND + 4
 
@@ -76,7 +90,9 @@ def test_RF_21_numbering_goes_on_and_then_all_of_it_does(
     make_event(kind=kinds.TOKEN_ISSUED)
 
 
-def test_RF_21_at_seven_tenths_it_is_said(make_event: MakeEvent, caplog: pytest.LogCaptureFixture) -> None:
+def test_RF_21_at_seven_tenths_it_is_said(
+    make_event: MakeEvent, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(7):
         make_event()
     assert "wait for their number" not in caplog.text

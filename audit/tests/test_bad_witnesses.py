@@ -67,7 +67,9 @@ BAD_ANSWERS = {
     "created": http(201, LINE),
     "no content": http(204),
     "a redirect": http(302, "", "Location: http://127.0.0.1:9/add-checkpoint"),
-    "a redirect that keeps the method": http(307, "", "Location: http://127.0.0.1:9/add-checkpoint"),
+    "a redirect that keeps the method": http(
+        307, "", "Location: http://127.0.0.1:9/add-checkpoint"
+    ),
     "unauthorised": http(401),
     "too many": http(429),
     "an error": http(500, "Traceback"),
@@ -90,7 +92,12 @@ BAD_ANSWERS = {
 def test_bad_witness_answer_is_reported_and_none_of_it_is_kept(answer: bytes) -> None:
     with answering(answer) as fake:
         outcome = ask(fake.witness, 5)
-    assert (outcome.result, outcome.line, outcome.at, outcome.size) == (Result.BAD_ANSWER, None, None, None)
+    assert (outcome.result, outcome.line, outcome.at, outcome.size) == (
+        Result.BAD_ANSWER,
+        None,
+        None,
+        None,
+    )
     assert len(fake.heard) == 1
     assert not {"Traceback", "html", "xxx"} & set(outcome.detail.split())
 
@@ -154,12 +161,16 @@ def certificate(host: str) -> tuple[bytes, bytes]:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(datetime.now(UTC) - timedelta(days=1))
         .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(host))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(host))]), critical=False
+        )
         .sign(key, None)
     )
     encoding = serialization.Encoding.PEM
     return (
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        key.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
         made.public_bytes(encoding),
     )
 

@@ -74,13 +74,19 @@ def test_a_log_continues_under_its_new_name_in_its_own_folder(store: Store, now:
     assert checkpoint_log(now=now + EVERY) == 5
     note = store.get(f"log-{row.name}/{key_of(5)}")
     assert note is not None
-    assert parse_checkpoint(parse_note(note).text).origin == f"localhost:8000/v1/audit/{row.name}" == origin()
+    assert (
+        parse_checkpoint(parse_note(note).text).origin
+        == f"localhost:8000/v1/audit/{row.name}"
+        == origin()
+    )
     assert store.get(key_of(5)) is None
     assert store.get(key_of_break(row.name)) == break_record(row)
     assert checkpoint_log(now=now + 3 * EVERY) is None
 
 
-def test_a_log_sees_the_part_of_the_previous_log_that_it_continues(store: Store, now: datetime) -> None:
+def test_a_log_sees_the_part_of_the_previous_log_that_it_continues(
+    store: Store, now: datetime
+) -> None:
     """What the lost history signed and archived later stays outside, and is another log's."""
     row = LogBreak(name="20261129012233", previous="", size=600, signed=500, archived=512, at=now)
     for key in (
@@ -113,7 +119,9 @@ def test_a_log_sees_the_part_of_the_previous_log_that_it_continues(store: Store,
 
 def test_a_log_begun_after_another_restore_is_known_as_lost(store: Store, now: datetime) -> None:
     proving.grow(3, now=now)
-    lost = LogBreak(name="20261129000000", previous="", size=1, root=b"r" * 32, signed=0, archived=0, at=now)
+    lost = LogBreak(
+        name="20261129000000", previous="", size=1, root=b"r" * 32, signed=0, archived=0, at=now
+    )
     store.put_once(key_of_break(lost.name), break_record(lost))
     with pytest.raises(ContradictedError, match="does not know"):
         check_breaks([])
@@ -130,13 +138,23 @@ def test_AU_33_archive_verifier_reads_the_break_records_of_the_log(
     proving.grow(3, now=now)
     first = broken(now, lost=("20261129000000", "20261129000001"))
     row = LogBreak(
-        name="20261129012234", previous=first.name, size=3, root=first.root, signed=3, archived=0, at=now
+        name="20261129012234",
+        previous=first.name,
+        size=3,
+        root=first.root,
+        signed=3,
+        archived=0,
+        at=now,
     )
     copy_break(store)
     store.put_once(key_of_break(row.name), break_record(row))
     found = alone.breaks(tmp_path / "outside")
     assert [alone.break_name(each) for each in found] == [shown_break(first), shown_break(row)]
-    assert [part.origin for part in alone.parts(found)] == [origin(""), origin(first.name), origin(row.name)]
+    assert [part.origin for part in alone.parts(found)] == [
+        origin(""),
+        origin(first.name),
+        origin(row.name),
+    ]
 
 
 @pytest.mark.parametrize("name", ["20261129012233", "20261129012234"])

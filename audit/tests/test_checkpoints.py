@@ -31,7 +31,10 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path) -> Path:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     return tmp_path / "log"
 
@@ -49,7 +52,9 @@ def grow(make_event: MakeEvent, now: datetime) -> Callable[[int], None]:
 Grow = Callable[[int], None]
 
 
-def test_first_events_are_signed_at_once_and_stored_outside(folder: Path, grow: Grow, now: datetime) -> None:
+def test_first_events_are_signed_at_once_and_stored_outside(
+    folder: Path, grow: Grow, now: datetime
+) -> None:
     assert checkpoint_log(now=now) is None
     grow(3)
     assert checkpoint_log(now=now) == 3
@@ -62,7 +67,9 @@ def test_first_events_are_signed_at_once_and_stored_outside(folder: Path, grow: 
     assert CheckpointCopy.objects.get().checkpoint == row
 
 
-def test_it_is_signed_again_after_a_minute_if_there_is_news(folder: Path, grow: Grow, now: datetime) -> None:
+def test_it_is_signed_again_after_a_minute_if_there_is_news(
+    folder: Path, grow: Grow, now: datetime
+) -> None:
     grow(1)
     checkpoint_log(now=now)
     assert checkpoint_log(now=now + EVERY) is None

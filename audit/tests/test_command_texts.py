@@ -38,7 +38,9 @@ class Refuses(Shows):
         raise InvalidStateError(HOSTILE)
 
 
-@pytest.mark.parametrize(("command", "line"), [(Shows, f"name: {SHOWN}"), (Told, f"Ended {SHOWN}.")])
+@pytest.mark.parametrize(
+    ("command", "line"), [(Shows, f"name: {SHOWN}"), (Told, f"Ended {SHOWN}.")]
+)
 def test_a_command_shows_names_as_text(
     command: type[JsonCommand], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

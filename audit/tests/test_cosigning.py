@@ -29,10 +29,15 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def witness(tmp_path: Path, settings: Settings) -> Iterator[Served]:
     """A real witness that knows our log, configured in settings."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     State.create(tmp_path / "state", vkey=VERIFIER.vkey)
     known = {origin(): [verifier()]}
-    with serving(Witness(name=VERIFIER.name, signer=KEY, logs=known, state=tmp_path / "state")) as served:
+    with serving(
+        Witness(name=VERIFIER.name, signer=KEY, logs=known, state=tmp_path / "state")
+    ) as served:
         settings.AUDIT_WITNESSES = [f" {VERIFIER.vkey}  {served.server.url}"]
         yield served
 
@@ -44,7 +49,9 @@ def grow(make_event: MakeEvent, count: int, now: datetime) -> None:
     assert checkpoint_log(now=now)
 
 
-def test_each_checkpoint_is_cosigned_once(witness: Served, make_event: MakeEvent, now: datetime) -> None:
+def test_each_checkpoint_is_cosigned_once(
+    witness: Served, make_event: MakeEvent, now: datetime
+) -> None:
     assert cosign_log(now=now) == 0
     for at in (now, now + EVERY):
         grow(make_event, 3, at)
@@ -54,10 +61,16 @@ def test_each_checkpoint_is_cosigned_once(witness: Served, make_event: MakeEvent
         assert newest is not None
         line = newest.cosignatures.get().line
         opened = open_checkpoint(
-            newest.note + line, log_keys=[verifier()], witnesses=[VERIFIER], expected_origin=origin()
+            newest.note + line,
+            log_keys=[verifier()],
+            witnesses=[VERIFIER],
+            expected_origin=origin(),
         )
         assert [each.verifier for each in opened.cosignatures] == [VERIFIER]
-    assert list(Cosignature.objects.order_by("pk").values_list("checkpoint_id", flat=True)) == [3, 6]
+    assert list(Cosignature.objects.order_by("pk").values_list("checkpoint_id", flat=True)) == [
+        3,
+        6,
+    ]
 
 
 def test_AU_9_witness_contradicts_a_log_that_was_set_back(
@@ -94,7 +107,8 @@ def test_a_witness_that_is_away_stops_nothing_and_is_asked_again(
 
 
 @pytest.mark.parametrize(
-    "named", ["", "a", "{witness} http://witness.example.com", "{witness}", "{log} https://log.example"]
+    "named",
+    ["", "a", "{witness} http://witness.example.com", "{witness}", "{log} https://log.example"],
 )
 def test_a_witness_that_cannot_be_asked_is_not_named(named: str, settings: Settings) -> None:
     settings.AUDIT_WITNESSES = [named.format(witness=VERIFIER.vkey, log=verifier().vkey)]

@@ -104,7 +104,9 @@ def test_AU_7_log_must_match_the_checkpoint_of_a_disabled_key(log: Path, now: da
 
 
 @pytest.mark.parametrize("by", [LOST, STRANGER], ids=["lost", "stranger"])
-def test_AU_7_a_checkpoint_forged_after_the_loss_is_found(log: Path, now: datetime, by: LocalSigner) -> None:
+def test_AU_7_a_checkpoint_forged_after_the_loss_is_found(
+    log: Path, now: datetime, by: LocalSigner
+) -> None:
     forged(8, bytes(32), by, now)
     assert not whole(now).ok
     assert newest_signed(now=now) is None
@@ -127,7 +129,9 @@ def test_log_signed_by_a_disabled_key_is_not_served(log: Path, now: datetime) ->
     assert good("tile/0/000.p/9")
 
 
-def test_unsigned_checkpoint_row_is_skipped(log: Path, now: datetime, make_event: MakeEvent) -> None:
+def test_unsigned_checkpoint_row_is_skipped(
+    log: Path, now: datetime, make_event: MakeEvent
+) -> None:
     checkpoint_log(now=now + EVERY)
     kept = signed_checkpoint(now=now)
     # As the serving role can insert them: for the present tree, and for one far beyond it.
@@ -149,7 +153,9 @@ def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
     assert newest_signed(now=now) is None
 
 
-def test_SA_8_log_standing_does_not_report_a_disabled_key_as_tampering(log: Path, now: datetime) -> None:
+def test_SA_8_log_standing_does_not_report_a_disabled_key_as_tampering(
+    log: Path, now: datetime
+) -> None:
     found = log_standing(now=now)
     assert (found.problem, found.disabled_at) == ("", DISABLED_AT)
     assert checkpoint_log(now=now + EVERY) == 9
@@ -166,7 +172,8 @@ def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetim
     out = StringIO()
     call_command("verify_audit", stdout=out)
     assert (
-        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is not tampering." in out.getvalue()
+        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is not tampering."
+        in out.getvalue()
     )
     assert "TAMPERED" not in out.getvalue()
 
@@ -195,7 +202,12 @@ def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
     assert checkpoint_log(now=now + EVERY) == 9
     call_command("archive_audit", stdout=StringIO())
     found = prove_archive(store=store, now=now)
-    assert (found.ok, found.tree_size, found.signed_size, found.disabled_key_sizes) == (True, 9, 9, 2)
+    assert (found.ok, found.tree_size, found.signed_size, found.disabled_key_sizes) == (
+        True,
+        9,
+        9,
+        2,
+    )
 
 
 def test_SA_8_archive_must_match_the_checkpoint_of_a_disabled_key(

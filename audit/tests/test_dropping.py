@@ -38,7 +38,9 @@ def log(
     for ahead in (-5, -4, 0):
         with monkeypatch.context() as patch:
             set_clock(patch, months_on(ahead).start if ahead else now)
-            made += [make_event(agent_id=months_on(0).first_id, personal={"n": n}) for n in range(3)]
+            made += [
+                make_event(agent_id=months_on(0).first_id, personal={"n": n}) for n in range(3)
+            ]
         sequence_until_empty(now=now)
     return sorted(made, key=lambda event: event.pk)
 
@@ -47,7 +49,9 @@ def archive(end: int, now: datetime, first: int = 0) -> None:
     Segment.objects.create(first=first, end=end, manifest_sha256=bytes(32), at=now)
 
 
-def drop(month: Any = OLD, *, prove: Callable[[int, int], object] = lambda _first, _last: None) -> Any:
+def drop(
+    month: Any = OLD, *, prove: Callable[[int, int], object] = lambda _first, _last: None
+) -> Any:
     return drop_month(month=month, now=datetime.now().astimezone(), prove=prove)
 
 
@@ -239,7 +243,9 @@ def test_the_command_keeps_so_many_months(log: list[Event], now: datetime) -> No
 
 
 @pytest.mark.usefixtures("proved")
-def test_the_command_says_what_it_dropped_before_it_stopped(log: list[Event], now: datetime) -> None:
+def test_the_command_says_what_it_dropped_before_it_stopped(
+    log: list[Event], now: datetime
+) -> None:
     archive(3, now)
     with pytest.raises(CommandError, match=f"archive first. Dropped before that: {OLD}"):
         call_command("drop_audit_partitions", "--keep-months", "2")

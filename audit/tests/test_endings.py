@@ -23,14 +23,20 @@ from audit.tests import proving
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
-_BODY = {"version": 1, "first": 0, "end": 6, "endings": [[kinds.GRANT_REVOKED, str(uuid.UUID(int=2))]]}
+_BODY = {
+    "version": 1,
+    "first": 0,
+    "end": 6,
+    "endings": [[kinds.GRANT_REVOKED, str(uuid.UUID(int=2))]],
+}
 PERSON, GRANT, PASSKEY = (uuid.UUID(int=number) for number in (1, 2, 3))
 
 # All kinds except ENDINGS, by the reason why a restore need not repeat them. Add each new kind here
 # or there.
 NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     "It takes no right away.": frozenset({
-        kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED, kinds.SETTINGS_RECORDED,
+        kinds.REQUEST_REFUSED, kinds.REFUSALS_SUPPRESSED, kinds.STORE_MOVED,
+        kinds.SETTINGS_RECORDED,
         kinds.ROWS_SEALED, kinds.SEALS_DEMANDED,
         kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
         kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED, kinds.HUMAN_ERASED,
@@ -38,22 +44,29 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
         kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
         kinds.GRANT_REQUESTED, kinds.GRANT_APPROVED, kinds.GRANT_RESUMED, kinds.GRANT_RELEASED,
-        kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED, kinds.DECISION_REHEARSED,
+        kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED,
+        kinds.DECISION_REHEARSED,
         kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
         kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
-        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN, kinds.RECOVERY_CONFIRMED, kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED, kinds.SECOND_STEP_TAKEN,
+        kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN, kinds.RECOVERY_CONFIRMED,
+        kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED,
+        kinds.SECOND_STEP_TAKEN,
     }),
     "Continuing after a restore ends all sessions, codes, links, recoveries and requests.": frozenset({
-        kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT, kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
-        kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED, kinds.INVITATION_ERASED,
+        kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT,
+        kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
+        kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
+        kinds.INVITATION_ERASED,
         kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
     }),
     "Each approved grant waits for its person, and has a version that earlier tokens and confirmations do not have.": frozenset({
-        kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED, kinds.DECISIONS_LOST,
+        kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED,
+        kinds.DECISIONS_LOST,
         kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
         kinds.CONFIRMATION_EXPIRED,
     }),
-    "Its row says when it ends.": frozenset({kinds.AGENT_EXPIRED, kinds.AGENT_DELETED, kinds.GRANT_EXPIRED}),
+    "Its row says when it ends.": frozenset({kinds.AGENT_EXPIRED, kinds.AGENT_DELETED,
+    kinds.GRANT_EXPIRED}),
     "Each passkey that it removed has an event of its own.": frozenset({kinds.HUMAN_RECOVERED}),
     "It changes terms, which each person sees again before they sign; the agent or an operator repeats the change.": frozenset({
         kinds.AGENT_MANIFEST_RENEWED, kinds.AGENT_MANIFEST_CHANGED,
@@ -109,14 +122,20 @@ def test_SA_13_what_ended_is_outside_within_seconds_and_in_order(
     assert checkpoint_log(now=now + EVERY_ENDING + EVERY) == 7
 
 
-def test_SA_13_what_is_not_named_as_the_log_names_it_ends_nothing(store: Store, tmp_path: Path) -> None:
+def test_SA_13_what_is_not_named_as_the_log_names_it_ends_nothing(
+    store: Store, tmp_path: Path
+) -> None:
     store.put_once("endings/00000000000000000006.json", canonical_json(_BODY))
     (tmp_path / "outside/endings/notes.txt").write_bytes(b"")
     assert list(read_endings(store, "", after=0)) == [Ending(kinds.GRANT_REVOKED, str(GRANT))]
 
 
-@pytest.mark.parametrize("written", [b"", b"{}", b'{"end":1,"endings":[["a"]],"first":0,"version":1}'])
-def test_SA_13_what_does_not_say_what_ended_is_not_passed_over(store: Store, written: bytes) -> None:
+@pytest.mark.parametrize(
+    "written", [b"", b"{}", b'{"end":1,"endings":[["a"]],"first":0,"version":1}']
+)
+def test_SA_13_what_does_not_say_what_ended_is_not_passed_over(
+    store: Store, written: bytes
+) -> None:
     store.put_once("endings/00000000000000000006.json", written)
     with pytest.raises(ContradictedError, match="does not say what ended"):
         list(read_endings(store, "", after=0))

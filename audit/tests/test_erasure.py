@@ -31,7 +31,10 @@ NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
 def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
     settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
 ) -> None:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = f"file:{tmp_path}"
     store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
     invited = make_event(kind=kinds.SETUP_CODE_CREATED, personal={"email": EMAIL.upper()})
@@ -65,7 +68,9 @@ def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
         leaf = event.leaf
         assert entry_of(event) == bytes(leaf.entry)
         path = inclusion_proof(leaf.leaf_index, signed.size)
-        verify_inclusion(leaf.leaf_index, signed.size, bytes(leaf.leaf_hash), path, bytes(signed.root))
+        verify_inclusion(
+            leaf.leaf_index, signed.size, bytes(leaf.leaf_hash), path, bytes(signed.root)
+        )
     # Neither in the events nor in any object outside, compressed or not.
     assert NAME not in str(list(Event.objects.values_list("data", flat=True)))
     for file in tmp_path.rglob("*"):
@@ -82,7 +87,8 @@ def test_an_event_of_an_erasure_excuses_nothing_that_was_not_that_persons(
         make_event(agent_id=agent, personal={"details": "before the claim"}),
         make_event(kind=kinds.AGENT_CLAIMED, **victim, personal={"name": NAME}),
         make_event(kind=kinds.DECISION_ALLOWED, **victim, personal={"details": NAME}),
-        make_event(kind=kinds.GRANT_DENIED, actor=Actor("human", str(uuid.uuid4())), personal={"deny_reason": NAME}),
+        make_event(kind=kinds.GRANT_DENIED, actor=Actor("human", str(uuid.uuid4())),
+        personal={"deny_reason": NAME}),
         make_event(kind=kinds.SETUP_CODE_CREATED, human_id=uuid.uuid4(), personal={"email": EMAIL}),
         make_event(personal={"name": NAME}),
     ]  # fmt: skip

@@ -83,19 +83,27 @@ def test_an_agent_reads_its_own_and_an_auditor_all(make_event: MakeEvent) -> Non
     assert _results(AGENT, f"agent={OTHERS}") == []
 
 
-def test_an_event_comes_with_all_that_is_needed_to_prove_it(make_event: MakeEvent, now: datetime) -> None:
+def test_an_event_comes_with_all_that_is_needed_to_prove_it(
+    make_event: MakeEvent, now: datetime
+) -> None:
     make_event(agent_id=MINE, data={"n": 1}, personal={"name": "Alice"})
     (waiting,) = _results(AGENT)
     assert waiting["leaf_index"] is None
     sequence_until_empty(now=now)
     (event,) = _results(AGENT)
     assert event["leaf_index"] == 0
-    body = {name: value for name, value in event.items() if name not in {"salt", "leaf_index", "openings"}}
+    body = {
+        name: value
+        for name, value in event.items()
+        if name not in {"salt", "leaf_index", "openings"}
+    }
     stored = Event.objects.get()
     assert entry_hash(body, b64u_decode(event["salt"])) == entry_hash(body, bytes(stored.salt))
     opening = event["openings"]["name"]
     assert opening["value"] == "Alice"
-    assert body["data"]["name"]["commitment"] == field_commitment("Alice", b64u_decode(opening["salt"]))
+    assert body["data"]["name"]["commitment"] == field_commitment(
+        "Alice", b64u_decode(opening["salt"])
+    )
 
 
 def test_erased_member_has_no_opening(make_event: MakeEvent) -> None:
@@ -156,7 +164,9 @@ def test_the_cursor_leads_through_numbered_and_waiting_events_once(
     assert len(seen) == len(set(seen))
 
 
-def test_an_event_numbered_between_two_pages_is_not_missed(make_event: MakeEvent, now: datetime) -> None:
+def test_an_event_numbered_between_two_pages_is_not_missed(
+    make_event: MakeEvent, now: datetime
+) -> None:
     ids = {str(make_event().id) for _ in range(5)}
     first = _get(AUDITOR, "limit=2").data
     late = str(make_event().id)
@@ -165,7 +175,9 @@ def test_an_event_numbered_between_two_pages_is_not_missed(make_event: MakeEvent
     assert {event["id"] for event in [*first["results"], *rest]} == ids | {late}
 
 
-def test_an_event_numbered_while_a_page_is_read_is_on_it_once(make_event: MakeEvent, now: datetime) -> None:
+def test_an_event_numbered_while_a_page_is_read_is_on_it_once(
+    make_event: MakeEvent, now: datetime
+) -> None:
     ids = [str(make_event().id) for _ in range(3)]
     asked: list[str] = []
 
@@ -214,7 +226,9 @@ def test_an_event_numbered_while_a_page_is_read_newest_first_is_on_it_once(
     assert page["next"] is None
 
 
-def test_a_cursor_of_one_order_is_refused_in_the_other(make_event: MakeEvent, now: datetime) -> None:
+def test_a_cursor_of_one_order_is_refused_in_the_other(
+    make_event: MakeEvent, now: datetime
+) -> None:
     for _ in range(3):
         make_event()
     for order, other in (("asc", "desc"), ("desc", "asc")):

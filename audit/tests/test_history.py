@@ -44,7 +44,9 @@ def test_SA_13_a_matching_history_is_accepted(store: Store) -> None:
 @pytest.mark.parametrize(
     "mark", [Mark("", 8, "00" * 32), Mark("", 7, "00" * 32), Mark("20261129012233", 1, "00")]
 )
-def test_SA_13_a_mark_of_more_of_other_events_or_of_another_log_is_one(store: Store, mark: Mark) -> None:
+def test_SA_13_a_mark_of_more_of_other_events_or_of_another_log_is_one(
+    store: Store, mark: Mark
+) -> None:
     with pytest.raises(ContradictedError, match="Redis knows"):
         check_history(mark)
 
@@ -55,9 +57,13 @@ def test_SA_13_a_checkpoint_outside_that_is_not_known_is_one(store: Store) -> No
         check_history(None)
 
 
-def test_SA_13_a_log_begun_after_a_restore_that_is_not_known_is_one(store: Store, now: datetime) -> None:
+def test_SA_13_a_log_begun_after_a_restore_that_is_not_known_is_one(
+    store: Store, now: datetime
+) -> None:
     """The backup predates the break, and has every event that the previous log had signed."""
-    row = LogBreak(name="20261129012233", previous="", size=7, root=b"r" * 32, signed=4, archived=0, at=now)
+    row = LogBreak(
+        name="20261129012233", previous="", size=7, root=b"r" * 32, signed=4, archived=0, at=now
+    )
     store.put_once(key_of_break(row.name), break_record(row))
     with pytest.raises(ContradictedError, match="does not know"):
         check_history(None)
@@ -74,7 +80,9 @@ def test_SA_13_another_store_says_nothing_of_the_log(
     assert CheckpointCopy.objects.count() == 1
 
 
-def test_SA_13_a_store_that_is_away_says_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_SA_13_a_store_that_is_away_says_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(_uri: str) -> Store:
         raise TemporarilyUnavailableError
 

@@ -42,7 +42,9 @@ def test_ids_are_uuid7_and_tell_the_millisecond(set_clock: Callable[[int], None]
     assert made_at(made) == 1_795_564_800.001
 
 
-def test_AU_11_ids_of_one_tick_rise_in_the_order_they_are_made(set_clock: Callable[[int], None]) -> None:
+def test_AU_11_ids_of_one_tick_rise_in_the_order_they_are_made(
+    set_clock: Callable[[int], None],
+) -> None:
     set_clock(0)
     made = mint(MANY)
     assert made == sorted(set(made))

@@ -23,7 +23,13 @@ def test_a_process_dies_only_at_the_point_it_was_told(
     killed: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
     file = tmp_path / "point"
-    for told, reached in (("", "a.b"), ("", ""), ("a.b", "a.c"), (f"@{file}", "a.b"), ("a.b", "a.b")):
+    for told, reached in (
+        ("", "a.b"),
+        ("", ""),
+        ("a.b", "a.c"),
+        (f"@{file}", "a.b"),
+        ("a.b", "a.b"),
+    ):
         monkeypatch.setattr(settings, "FAULT_AT", told)
         fault_point(reached)
     assert killed == [(os.getpid(), signal.SIGKILL)]

@@ -58,8 +58,12 @@ def follow(limit: int, *, newest_first: bool = False, **wanted: Any) -> list[Eve
 def in_order(log: list[Event], **wanted: Any) -> list[uuid.UUID]:
     """The expected result: numbered events in order, then the others."""
     leaves = dict(Leaf.objects.values_list("event_id", "leaf_index"))
-    fitting = [event for event in log if all(getattr(event, name) == wanted[name] for name in wanted)]
-    return [event.pk for event in sorted(fitting, key=lambda each: (leaves.get(each.pk, 1000), each.pk))]
+    fitting = [
+        event for event in log if all(getattr(event, name) == wanted[name] for name in wanted)
+    ]
+    return [
+        event.pk for event in sorted(fitting, key=lambda each: (leaves.get(each.pk, 1000), each.pk))
+    ]
 
 
 @pytest.mark.parametrize("examined", [1, 3, 7, 5_000])
@@ -94,7 +98,9 @@ def test_what_excludes_itself_is_empty(log: list[Event]) -> None:
     assert page_of_log(wanted=same, after=Cursor(), limit=5).events
 
 
-def test_what_is_numbered_between_two_pages_is_on_one_of_them(log: list[Event], now: datetime) -> None:
+def test_what_is_numbered_between_two_pages_is_on_one_of_them(
+    log: list[Event], now: datetime
+) -> None:
     first = page_of_log(wanted=[("kind", KINDS[0])], after=Cursor(), limit=200)
     assert any(index is None for _, index in first.events)
     sequence_until_empty(now=now)

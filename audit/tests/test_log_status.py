@@ -25,7 +25,10 @@ Tamper = Callable[[], object]
 
 @pytest.fixture(autouse=True)
 def _keys(settings: Settings) -> None:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = "audit.tests.signing.signer", "audit.tests.signing.keys"
+    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
+        "audit.tests.signing.signer",
+        "audit.tests.signing.keys",
+    )
     settings.AUDIT_STORE = ""
 
 
@@ -102,7 +105,9 @@ def other_keys(*, purpose: str, now: datetime) -> dict[str, object]:
     return {purpose: PrivateKey.generate().public}
 
 
-def test_each_event_is_found_where_it_is(log: list[Event], now: datetime, make_event: MakeEvent) -> None:
+def test_each_event_is_found_where_it_is(
+    log: list[Event], now: datetime, make_event: MakeEvent
+) -> None:
     events = [*log, make_event()]
     found = stands_of(events, log_standing(now=now).checkpoint)
     assert [found[event.pk] for event in events] == [
@@ -124,7 +129,9 @@ def test_an_event_that_was_changed_is_named(log: list[Event], now: datetime) -> 
     assert {found[event.pk].place for event in log[2:5]} == {Place.PROVED}
 
 
-def test_an_event_that_nothing_accounts_for_is_wrong(log: list[Event], make_event: MakeEvent) -> None:
+def test_an_event_that_nothing_accounts_for_is_wrong(
+    log: list[Event], make_event: MakeEvent
+) -> None:
     event = make_event()
     with as_table_owner():
         QueueEntry.objects.filter(pk=event.pk).delete()
@@ -178,7 +185,9 @@ def test_a_node_that_was_changed_is_noticed(long_log: int, now: datetime) -> Non
 
 def test_proofs_of_several_leaves_are_those_of_each(long_log: int) -> None:
     indices = (0, 3, 255, 256, 600, 799)
-    assert inclusion_proofs(indices, 800) == {index: inclusion_proof(index, 800) for index in indices}
+    assert inclusion_proofs(indices, 800) == {
+        index: inclusion_proof(index, 800) for index in indices
+    }
     assert inclusion_proofs((), 800) == {}
 
 

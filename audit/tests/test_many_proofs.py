@@ -40,7 +40,9 @@ def checkpoints(now: datetime) -> list[Checkpoint]:
     for number in range(CHECKPOINTS):
         grow(dice.randint(1, 400), now=now)
         signed.append(sign(now + number * EVERY))
-    assert [each.size for each in Checkpoint.objects.order_by("size")] == [each.size for each in signed]
+    assert [each.size for each in Checkpoint.objects.order_by("size")] == [
+        each.size for each in signed
+    ]
     return signed
 
 
@@ -59,7 +61,10 @@ def both(tmp_path: Path) -> Iterator[Check]:
             options = [part for name in files for part in (f"--{name}", str(tmp_path / name))]
             javascript = ask("--trusted-keys", str(keys), *options)
             # Their descriptions of a problem may differ.
-            assert javascript | {"problem": None} == python | {"problem": None}, (python, javascript)
+            assert javascript | {"problem": None} == python | {"problem": None}, (
+                python,
+                javascript,
+            )
             counts[python["ok"]] += 1
             return python
 
@@ -69,7 +74,9 @@ def both(tmp_path: Path) -> Iterator[Check]:
 
 def shown(event: Event, index: int) -> bytes:
     """The event as the events API shows it to an authorised reader."""
-    return canonical_json(event_body(event) | {"salt": b64u_encode(bytes(event.salt)), "leaf_index": index})
+    return canonical_json(
+        event_body(event) | {"salt": b64u_encode(bytes(event.salt)), "leaf_index": index}
+    )
 
 
 def broken(proof: bytes, *, path: str, number: str) -> Iterator[bytes]:
@@ -82,14 +89,18 @@ def broken(proof: bytes, *, path: str, number: str) -> Iterator[bytes]:
     yield canonical_json(given | {number: given[number] ^ 1})
 
 
-def test_AU_14_a_thousand_random_events_are_in_the_log(checkpoints: list[Checkpoint], both: Check) -> None:
+def test_AU_14_a_thousand_random_events_are_in_the_log(
+    checkpoints: list[Checkpoint], both: Check
+) -> None:
     newest, dice = checkpoints[-1], random.Random(14)
     for number, index in enumerate(dice.sample(range(newest.size), EVENTS)):
         event = Event.objects.get(leaf__leaf_index=index)
         answer = good("proof/inclusion", f"event={event.pk}")
         files = {"checkpoint": newest.note.encode(), "event": shown(event, index)}
         verdict = both(inclusion=answer.content, **files)
-        assert (verdict["ok"], verdict["tree_size"], verdict["events"]) == (True, newest.size, 1), verdict
+        assert (verdict["ok"], verdict["tree_size"], verdict["events"]) == (True, newest.size, 1), (
+            verdict
+        )
         proof = answer.json()
         verify_inclusion(
             index,

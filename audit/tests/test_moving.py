@@ -230,7 +230,9 @@ def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(
         move("--from", f"file:{places.old}")
     size = Head.objects.get().size
     root = tree_of(Head.objects.get()).root()
-    LogBreak.objects.create(name="20261129010203", size=size, root=root, signed=3, archived=3, at=now)
+    LogBreak.objects.create(
+        name="20261129010203", size=size, root=root, signed=3, archived=3, at=now
+    )
     assert move("--from", f"file:{places.old}")["objects"]
     sequence_until_empty(now=now)
     assert checkpoint_log(now=now + EVERY) == size + 1
@@ -244,7 +246,11 @@ def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(
 
 @pytest.mark.parametrize("place", ["checkpoint.after_commit", "checkpoint.before_copied"])
 def test_SA_13_a_late_process_with_the_old_setting_does_not_stop_the_log(
-    places: Places, now: datetime, monkeypatch: pytest.MonkeyPatch, make_event: MakeEvent, place: str
+    places: Places,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    make_event: MakeEvent,
+    place: str,
 ) -> None:
     """It signs, sleeps through the whole move, and then copies what it signed to the old store."""
     grant = uuid.UUID(int=2)
@@ -259,7 +265,9 @@ def test_SA_13_a_late_process_with_the_old_setting_does_not_stop_the_log(
 
     places.name(places.old)
     monkeypatch.setattr(checkpoints, "fault_point", sleep)
-    awake = nullcontext() if place == "checkpoint.before_copied" else pytest.raises(StoreChangedError)
+    awake = (
+        nullcontext() if place == "checkpoint.before_copied" else pytest.raises(StoreChangedError)
+    )
     with awake:
         checkpoint_log(now=now + EVERY)
     places.name(places.new)

@@ -19,9 +19,13 @@ from audit.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 BEFORE, AFTER = "0004_grown", "0005_partitions"
-_INDEXES = "SELECT indexdef FROM pg_indexes WHERE tablename = 'audit_event' AND indexname <> 'event_not_success' ORDER BY indexname"
+_INDEXES = (
+    "SELECT indexdef FROM pg_indexes WHERE tablename = 'audit_event' AND indexname <> "
+    "'event_not_success' ORDER BY indexname"
+)
 _TRIGGERS = (
-    "SELECT tgname FROM pg_trigger WHERE tgrelid = 'audit_event'::regclass AND NOT tgisinternal ORDER BY 1"
+    "SELECT tgname FROM pg_trigger WHERE tgrelid = 'audit_event'::regclass AND NOT tgisinternal "
+    "ORDER BY 1"
 )
 _KIND = "SELECT relkind::text FROM pg_class WHERE oid = 'audit_event'::regclass"
 
@@ -65,7 +69,10 @@ def test_a_filled_log_is_moved_into_months_and_back(
     for refused in ("DELETE FROM audit_event", "TRUNCATE audit_event"):
         with pytest.raises(IntegrityError, match="append-only"), transaction.atomic():
             execute(refused)
-    assert found("SELECT relname FROM pg_class WHERE relname LIKE 'audit_event_2%%' AND relkind = 'r'") == []
+    assert (
+        found("SELECT relname FROM pg_class WHERE relname LIKE 'audit_event_2%%' AND relkind = 'r'")
+        == []
+    )
     functions = found("SELECT proname FROM pg_proc WHERE proname LIKE 'agentauth_%%' ORDER BY 1")
     assert functions == ["agentauth_keep", "agentauth_keep_receipt", "agentauth_refuse"]
     migrate(AFTER)

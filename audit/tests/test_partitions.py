@@ -176,7 +176,9 @@ def test_a_month_stays_where_the_one_who_had_it_made_is_rolled_back(
 
 def test_task_creates_the_coming_partitions_once(months: set[str]) -> None:
     then = months_on(9)
-    assert create_partitions(now=then.start) == [then.later(ahead).partition for ahead in range(AHEAD + 1)]
+    assert create_partitions(now=then.start) == [
+        then.later(ahead).partition for ahead in range(AHEAD + 1)
+    ]
     assert create_partitions(now=then.start) == []
 
 
@@ -220,7 +222,8 @@ def test_events_recorded_at_once_in_months_that_are_missing_are_all_there(
 
     rounds = list(range(4, 34))
     threads = [
-        threading.Thread(target=write, args=[order]) for order in (rounds, rounds, rounds[::-1], rounds[::-1])
+        threading.Thread(target=write, args=[order])
+        for order in (rounds, rounds, rounds[::-1], rounds[::-1])
     ]
     for thread in threads:
         thread.start()
@@ -320,7 +323,8 @@ def test_a_partition_has_the_indexes_and_the_check_of_the_table(
     place = place_of(event_at(months_on(8).start).pk)
     for name in (place, months_on(0).partition, "audit_event_early"):
         parents = found(
-            "SELECT inhparent::regclass::text FROM pg_index JOIN pg_inherits ON inhrelid = indexrelid"
+            "SELECT inhparent::regclass::text FROM pg_index JOIN pg_inherits ON inhrelid = "
+            "indexrelid"
             " WHERE indrelid = %s::regclass ORDER BY 1",
             name,
         )

@@ -35,13 +35,18 @@ def roots(now: datetime) -> list[bytes]:
 
 
 def test_every_root_and_a_proof_from_each_size(roots: list[bytes]) -> None:
-    hashes = [bytes(leaf) for leaf in Leaf.objects.order_by("leaf_index").values_list("leaf_hash", flat=True)]
+    hashes = [
+        bytes(leaf)
+        for leaf in Leaf.objects.order_by("leaf_index").values_list("leaf_hash", flat=True)
+    ]
     for size in (1, 2, 3, 7, 255, 256, 257, 300, 511, 512, 513, SIZE):
         assert root_at(size) == roots[size]
         for index in {0, 1, size // 2, size - 1} & set(range(size)):
             verify_inclusion(index, size, hashes[index], inclusion_proof(index, size), roots[size])
         for first in {1, 2, 255, 256, 257, size - 1, size} & set(range(1, size + 1)):
-            verify_consistency(first, size, consistency_proof(first, size), roots[first], roots[size])
+            verify_consistency(
+                first, size, consistency_proof(first, size), roots[first], roots[size]
+            )
 
 
 def test_a_proof_reads_each_tile_once(

@@ -42,7 +42,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 # ---- the checkpoint
 
 
-def test_the_newest_checkpoint_is_a_note_the_log_signed(signed_log: Checkpoint, now: datetime) -> None:
+def test_the_newest_checkpoint_is_a_note_the_log_signed(
+    signed_log: Checkpoint, now: datetime
+) -> None:
     answer = good("checkpoint")
     assert answer["Content-Type"] == "text/plain; charset=utf-8"
     assert answer["Cache-Control"] == "no-store"
@@ -54,7 +56,9 @@ def test_the_newest_checkpoint_is_a_note_the_log_signed(signed_log: Checkpoint, 
     assert newer.size == 320
 
 
-def test_checkpoint_is_served_only_with_its_own_cosignatures(signed_log: Checkpoint, now: datetime) -> None:
+def test_checkpoint_is_served_only_with_its_own_cosignatures(
+    signed_log: Checkpoint, now: datetime
+) -> None:
     cosign(signed_log, now)
     (seen,) = opened(good("checkpoint").content).cosignatures
     assert (seen.verifier, seen.at) == (WITNESS_KEY, int(now.timestamp()))
@@ -62,7 +66,9 @@ def test_checkpoint_is_served_only_with_its_own_cosignatures(signed_log: Checkpo
     assert opened(good("checkpoint").content).cosignatures == ()
 
 
-def test_too_many_cosignatures_still_leave_a_readable_note(signed_log: Checkpoint, now: datetime) -> None:
+def test_too_many_cosignatures_still_leave_a_readable_note(
+    signed_log: Checkpoint, now: datetime
+) -> None:
     cosign(signed_log, now)
     line = Cosignature.objects.get().line
     for number in range(20):
@@ -84,7 +90,9 @@ def test_before_the_first_checkpoint_the_answer_says_when_to_retry(now: datetime
 
 
 @pytest.mark.parametrize("index", [0, 1, 255, 256, 299])
-def test_an_event_is_proved_against_the_newest_checkpoint(signed_log: Checkpoint, index: int) -> None:
+def test_an_event_is_proved_against_the_newest_checkpoint(
+    signed_log: Checkpoint, index: int
+) -> None:
     answer = good("proof/inclusion", f"event={event_of(index)}")
     proof = answer.json()
     assert list(proof) == ["leaf_index", "tree_size", "leaf_hash", "audit_path", "root_hash"]
@@ -97,14 +105,20 @@ def test_an_event_is_proved_against_the_newest_checkpoint(signed_log: Checkpoint
     assert answer["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize(("index", "size"), [(0, 1), (5, 6), (5, 256), (5, 257), (310, 311), (310, 320)])
+@pytest.mark.parametrize(
+    ("index", "size"), [(0, 1), (5, 6), (5, 256), (5, 257), (310, 311), (310, 320)]
+)
 def test_an_event_is_proved_in_a_tree_of_any_size_there_was(
     signed_log: Checkpoint, index: int, size: int
 ) -> None:
     proof = good("proof/inclusion", f"event={event_of(index)}&tree_size={size}").json()
     assert (proof["tree_size"], unbase64(proof["root_hash"])) == (size, root_at(size))
     verify_inclusion(
-        index, size, unbase64(proof["leaf_hash"]), path_of(proof["audit_path"]), unbase64(proof["root_hash"])
+        index,
+        size,
+        unbase64(proof["leaf_hash"]),
+        path_of(proof["audit_path"]),
+        unbase64(proof["root_hash"]),
     )
 
 
@@ -121,7 +135,9 @@ def test_an_event_that_waits_for_its_number_is_not_logged_yet(
     signed_log: Checkpoint, make_event: MakeEvent, path: str
 ) -> None:
     waiting = make_event()
-    queries = [f"event={waiting.id}"] + ([f"event={waiting.id}&tree_size=3"] if path in JSON_ONLY else [])
+    queries = [f"event={waiting.id}"] + (
+        [f"event={waiting.id}&tree_size=3"] if path in JSON_ONLY else []
+    )
     for query in queries:
         answer = get(path, query)
         assert refused(answer, 404, "not_yet_logged")["retry_after"] == 1
@@ -129,7 +145,9 @@ def test_an_event_that_waits_for_its_number_is_not_logged_yet(
 
 
 @pytest.mark.parametrize("path", ["proof/inclusion", "proof/bundle"])
-@pytest.mark.parametrize(("passed", "wait"), [(0, 60), (0.5, 60), (1, 59), (59, 1), (75, 1), (-30, 60)])
+@pytest.mark.parametrize(
+    ("passed", "wait"), [(0, 60), (0.5, 60), (1, 59), (59, 1), (75, 1), (-30, 60)]
+)
 def test_unlogged_event_gets_the_time_of_the_next_checkpoint(
     signed_log: Checkpoint, now: datetime, path: str, passed: float, wait: int
 ) -> None:
@@ -186,7 +204,9 @@ def test_the_log_only_grew_between_any_two_sizes(signed_log: Checkpoint) -> None
         proof = good("proof/consistency", f"first={first}&second={second}").json()
         assert list(proof) == ["first", "second", "consistency_path"]
         assert (proof["first"], proof["second"]) == (first, second)
-        verify_consistency(first, second, path_of(proof["consistency_path"]), root_at(first), root_at(second))
+        verify_consistency(
+            first, second, path_of(proof["consistency_path"]), root_at(first), root_at(second)
+        )
 
 
 @pytest.mark.parametrize(

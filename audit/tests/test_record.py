@@ -26,12 +26,19 @@ AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
 AGENT = "0192f1c8-0000-7000-8000-000000000001"
 ACTOR = Actor("system", "")
 REFUSING = {
-    "sqlite": "CREATE TRIGGER broken BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'full'); END",
-    "postgresql": "CREATE TRIGGER broken BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION agentauth_refuse('full')",
+    "sqlite": (
+        "CREATE TRIGGER broken BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'full'); END"
+    ),
+    "postgresql": (
+        "CREATE TRIGGER broken BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION "
+        "agentauth_refuse('full')"
+    ),
 }
 
 
-def test_the_body_is_the_contract_s_json_with_absent_members_left_out(make_event: MakeEvent) -> None:
+def test_the_body_is_the_contract_s_json_with_absent_members_left_out(
+    make_event: MakeEvent,
+) -> None:
     event = make_event(at=AT, data={"amount": 3})
     assert event_body(Event.objects.get(pk=event.pk)) == {
         "id": str(event.id),
@@ -53,7 +60,9 @@ def test_every_given_id_is_in_the_event_body(make_event: MakeEvent) -> None:
     assert (body["token_jti"], body["outcome"], body["reason"]) == ("jti-1", "denied", "expired")
 
 
-def test_the_entry_is_the_salted_hash_of_what_the_database_gives_back(make_event: MakeEvent) -> None:
+def test_the_entry_is_the_salted_hash_of_what_the_database_gives_back(
+    make_event: MakeEvent,
+) -> None:
     event = make_event(data={"b": [1, {"ä": "é\u2028"}], "a": None, "big": 2**53 - 1})
     stored = Event.objects.get(pk=event.pk)
     assert entry_of(stored) == entry_hash(event_body(event), bytes(event.salt))
@@ -140,13 +149,17 @@ def test_AU_2_single_statement_act_fails_if_its_event_is_not_written(now: dateti
         with pytest.raises(TemporarilyUnavailableError):
             record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"))
     finally:
-        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+        execute(
+            "DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else "")
+        )
     assert acts() == 0
 
 
 def test_an_act_of_one_statement_has_openings_too(now: datetime) -> None:
     personal = {"name": "Alice", "description": 'A "text" \\ with\tü'}
-    event = record(kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), personal=personal)
+    event = record(
+        kind=kinds.REQUEST_REFUSED, actor=ACTOR, at=now, act=act("one"), personal=personal
+    )
     assert acts() == 1
     assert opened(event) == personal
     sequence_until_empty(now=now)

@@ -23,7 +23,12 @@ from audit.verification import verify_log
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
 # Text that breaks a careless writer of lines, and values that JSON keeps apart.
-AWKWARD = {"text": 'a\\b\tc\nd\re"f\\N \\. é\u2028𝄞', "list": [1, None, True, {}], "big": 2**53 - 1, "": ""}
+AWKWARD = {
+    "text": 'a\\b\tc\nd\re"f\\N \\. é\u2028𝄞',
+    "list": [1, None, True, {}],
+    "big": 2**53 - 1,
+    "": "",
+}
 
 
 def entry(**overrides: Any) -> Entry:
@@ -57,7 +62,10 @@ def columns(pk: Any) -> dict[str, Any]:
     [
         {},
         {"data": AWKWARD, "token_jti": "a\\b\\N", "reason": "\\N", "outcome": "denied"},
-        {name: str(uuid.uuid4()) for name in ("agent_id", "human_id", "service_provider_id", "grant_id")},
+        {
+            name: str(uuid.uuid4())
+            for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
+        },
         {"at": AT.replace(microsecond=0), "token_jti": "", "reason": ""},
     ],
 )
@@ -98,7 +106,8 @@ def test_where_a_log_has_begun_they_are_numbered_with_their_writing(
     sequence_until_empty(now=now)
     waiting = make_event()
     all_ids = {
-        name: str(uuid.uuid4()) for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
+        name: str(uuid.uuid4())
+        for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
     }
     entries = [
         entry(),
@@ -147,7 +156,9 @@ def test_events_that_cannot_be_numbered_wait_and_are_not_lost(
         execute("UPDATE audit_head SET size = 0, link = %s, peaks = %s", EMPTY_LINK, b"")
         write(made)
         assert Leaf.objects.count() == 1
-        assert [str(pk) for pk in QueueEntry.objects.values_list("event_id", flat=True)] == [made.id]
+        assert [str(pk) for pk in QueueEntry.objects.values_list("event_id", flat=True)] == [
+            made.id
+        ]
         assert Head.objects.get().size == 0
     assert "they wait" in caplog.text
 
@@ -227,7 +238,9 @@ def test_AU_2_one_event_that_cannot_be_written_takes_the_others_with_it() -> Non
         ({"data": {"big": 2**53}}, EncodingError),
     ],
 )
-def test_an_entry_that_no_log_could_hold_is_not_made(more: dict[str, Any], error: type[Exception]) -> None:
+def test_an_entry_that_no_log_could_hold_is_not_made(
+    more: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         entry(**more)
 

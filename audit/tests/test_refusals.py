@@ -30,7 +30,12 @@ def _refuse(
     error = InvalidRequestError("No.")
     events = [
         record_refusal(
-            kind=kinds.REQUEST_REFUSED, actor=actor, at=at, error=error, route=route, stands_for=stands_for
+            kind=kinds.REQUEST_REFUSED,
+            actor=actor,
+            at=at,
+            error=error,
+            route=route,
+            stands_for=stands_for,
         )
         for _ in range(times)
     ]
@@ -124,7 +129,14 @@ def test_a_long_route_is_counted_by_its_beginning() -> None:
 
 def test_a_batch_writes_at_once_then_at_its_pace_and_loses_none() -> None:
     batches = Batches(seconds=1)
-    assert [batches.add("a", now=now) for now in (5.0, 5.1, 5.9, 6.0, 6.5, 9.0)] == [1, 0, 0, 3, 0, 2]
+    assert [batches.add("a", now=now) for now in (5.0, 5.1, 5.9, 6.0, 6.5, 9.0)] == [
+        1,
+        0,
+        0,
+        3,
+        0,
+        2,
+    ]
     assert batches.add("b", now=5.2) == 1
 
 

@@ -30,7 +30,13 @@ MONTH_MAKER = "agentauth_add_event_month(timestamptz)"
 MONTHS = [
     *(
         f"{act} audit_event_late"
-        for act in ("TABLE", "DELETE FROM", "TRUNCATE", "DROP TABLE", "INSERT INTO audit_event_late TABLE")
+        for act in (
+            "TABLE",
+            "DELETE FROM",
+            "TRUNCATE",
+            "DROP TABLE",
+            "INSERT INTO audit_event_late TABLE",
+        )
     ),
     "UPDATE audit_event_late SET reason = 'x'",
     "ALTER TABLE audit_event_late DISABLE TRIGGER ALL",
@@ -39,7 +45,10 @@ MONTHS = [
     "SELECT agentauth_attach_events('anything', 'FROM (MINVALUE) TO (MAXVALUE)')",
     "SELECT agentauth_first_id('2026-01-01')",
     "ALTER FUNCTION agentauth_add_event_month(timestamptz) SECURITY INVOKER",
-    "CREATE OR REPLACE FUNCTION agentauth_add_event_month(moment timestamptz) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+    (
+        "CREATE OR REPLACE FUNCTION agentauth_add_event_month(moment timestamptz) RETURNS boolean "
+        "LANGUAGE sql AS 'SELECT true'"
+    ),
     "DROP FUNCTION agentauth_add_event_month(timestamptz)",
     "LOCK TABLE audit_event IN SHARE UPDATE EXCLUSIVE MODE",
     "ALTER FUNCTION agentauth_add_opening(uuid, uuid, text, bytea, jsonb) SECURITY INVOKER",
@@ -151,8 +160,10 @@ def test_granting_again_takes_back_what_was_given_by_hand(serving: None) -> None
     grant_serving_role(ROLE)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT has_table_privilege(%s, 'audit_event', 'UPDATE'), has_table_privilege(%s, 'audit_event', 'TRUNCATE'),"
-            " has_table_privilege(%s, 'audit_leaf', 'DELETE'), has_table_privilege(%s, 'audit_event_late', 'INSERT'),"
+            "SELECT has_table_privilege(%s, 'audit_event', 'UPDATE'), has_table_privilege(%s, "
+            "'audit_event', 'TRUNCATE'),"
+            " has_table_privilege(%s, 'audit_leaf', 'DELETE'), has_table_privilege(%s, "
+            "'audit_event_late', 'INSERT'),"
             " has_column_privilege(%s, 'audit_event_late', 'salt', 'SELECT'),"
             " has_function_privilege(%s, 'agentauth_attach_events(text, text)', 'EXECUTE'),"
             " has_function_privilege(%s, 'agentauth_add_event_month(timestamptz)', 'EXECUTE')",
@@ -177,7 +188,11 @@ def test_a_role_that_no_grant_binds_is_refused() -> None:
         owner = cursor.fetchone()[0]
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     execute(f'GRANT "{owner}" TO {QUOTED}')
-    for role, why in (("nobody there", "no database role"), (owner, "superuser|owns"), (ROLE, "owns")):
+    for role, why in (
+        ("nobody there", "no database role"),
+        (owner, "superuser|owns"),
+        (ROLE, "owns"),
+    ):
         with pytest.raises(RoleError, match=why):
             grant_serving_role(role)
 
@@ -218,6 +233,9 @@ def test_an_opening_is_added_with_its_event_and_not_later(
         _as_serving_role(),
     ):
         execute(
-            "SELECT agentauth_add_opening(%s, %s, 'name', %s, '\"Alice\"')", uuid.uuid4(), event.id, bytes(32)
+            "SELECT agentauth_add_opening(%s, %s, 'name', %s, '\"Alice\"')",
+            uuid.uuid4(),
+            event.id,
+            bytes(32),
         )
     assert not Opening.objects.exists()

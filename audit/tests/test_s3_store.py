@@ -21,7 +21,16 @@ from botocore.exceptions import ClientError
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from audit.archive.layout import ArchiveError, StoredObject
 from audit.archive.reading import download
-from audit.stores import CHUNK_BYTES, MAX_OBJECT_BYTES, Digest, ImmutableError, Store, digest_of, s3, store_at
+from audit.stores import (
+    CHUNK_BYTES,
+    MAX_OBJECT_BYTES,
+    Digest,
+    ImmutableError,
+    Store,
+    digest_of,
+    s3,
+    store_at,
+)
 from audit.tests.conftest import SECRETS, Bucket, new_bucket
 from tests.fault_proxy import FaultProxy, fault_proxy
 
@@ -69,14 +78,21 @@ def test_AU_32_what_was_written_can_be_neither_deleted_nor_unlocked(
         {},
     ):
         call = {"Retention": retention, "BypassGovernanceRetention": True}
-        assert refused(client.put_object_retention, **put, **call) in {"AccessDenied", "MalformedXML"}
+        assert refused(client.put_object_retention, **put, **call) in {
+            "AccessDenied",
+            "MalformedXML",
+        }
     assert refused(client.delete_bucket, Bucket=bucket.name) == "BucketNotEmpty"
     assert bucket.store.get(KEY) == b"first"
 
 
-def test_AU_32_what_is_laid_over_an_object_hides_nothing(bucket: Bucket, put: dict[str, str]) -> None:
+def test_AU_32_what_is_laid_over_an_object_hides_nothing(
+    bucket: Bucket, put: dict[str, str]
+) -> None:
     client, there = bucket.client, {"Bucket": bucket.name, "Key": put["Key"]}
-    assert refused(client.put_object, **there, Body=b"second", IfNoneMatch="*") == "PreconditionFailed"
+    assert (
+        refused(client.put_object, **there, Body=b"second", IfNoneMatch="*") == "PreconditionFailed"
+    )
     # Anyone with the credentials can add a version, but the first one counts.
     client.put_object(**there, Body=b"second")
     assert client.get_object(**there)["Body"].read() == b"second"
@@ -105,7 +121,11 @@ def test_a_bucket_without_object_lock_is_refused_until_it_has_it(bucket: Bucket)
             plain.store.put_once(KEY, b"first")
     assert list(plain.store.keys()) == []
     gone = store_at(f"s3://no-such-bucket/p?endpoint={bucket.url}&region=us-east-1")
-    for call in (lambda: gone.put_once(KEY, b"1"), lambda: gone.get(KEY), lambda: list(gone.keys())):
+    for call in (
+        lambda: gone.put_once(KEY, b"1"),
+        lambda: gone.get(KEY),
+        lambda: list(gone.keys()),
+    ):
         with pytest.raises(TemporarilyUnavailableError, match="NoSuchBucket"):
             call()
 
@@ -169,13 +189,18 @@ def test_AU_12_so_it_does_when_the_library_repeats_it(
 ) -> None:
     _, proxy = proxied
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
-    store = store_at(f"s3://{bucket.name}/log?endpoint=http://127.0.0.1:{proxy.port}&region=us-east-1")
+    store = store_at(
+        f"s3://{bucket.name}/log?endpoint=http://127.0.0.1:{proxy.port}&region=us-east-1"
+    )
     store.put_once("warm", b"")
     client: Any = store._client  # type: ignore[attr-defined]
     client.meta.events.register("needs-retry.s3.PutObject", lambda **_: proxy.cut())
     proxy.mode = "noreply"
     store.put_once(KEY, BODY)
-    assert bucket.client.list_object_versions(Bucket=bucket.name, Prefix=f"log/{KEY}")["Versions"][1:] == []
+    assert (
+        bucket.client.list_object_versions(Bucket=bucket.name, Prefix=f"log/{KEY}")["Versions"][1:]
+        == []
+    )
 
 
 @pytest.mark.parametrize("mode", ["reset", "blackhole", "half"])
@@ -214,7 +239,10 @@ class _Teller(BaseHTTPRequestHandler):
     """Echoes all it was sent in its error."""
 
     def do_GET(self) -> None:
-        said = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{self.headers} {SECRETS}</Message></Error>".encode()
+        said = (
+            f"<Error><Code>SignatureDoesNotMatch</Code><Message>{self.headers} "
+            f"{SECRETS}</Message></Error>"
+        ).encode()
         self.send_response(403)
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
@@ -235,7 +263,9 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[Store]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield store_at(f"s3://bucket/p?endpoint=http://127.0.0.1:{server.server_port}&region=us-east-1")
+        yield store_at(
+            f"s3://bucket/p?endpoint=http://127.0.0.1:{server.server_port}&region=us-east-1"
+        )
     finally:
         server.shutdown()
         thread.join()
@@ -323,7 +353,9 @@ def test_AU_31_an_object_without_end_is_read_up_to_a_bound(
             store.get(KEY)
 
 
-def test_AU_31_of_an_object_no_more_is_read_than_its_manifest_says(ends: None, tmp_path: Path) -> None:
+def test_AU_31_of_an_object_no_more_is_read_than_its_manifest_says(
+    ends: None, tmp_path: Path
+) -> None:
     wanted, path = StoredObject(KEY, "0" * 64, 2 * CHUNK_BYTES), tmp_path / "copy"
     with (
         answering(_Endless) as store,
@@ -333,7 +365,9 @@ def test_AU_31_of_an_object_no_more_is_read_than_its_manifest_says(ends: None, t
     assert (found.value.place, path.stat().st_size) == (7, 2 * CHUNK_BYTES)
 
 
-@pytest.mark.parametrize(("handler", "said"), [(_Endless, "TimeoutError"), (_Dripping, "ReadTimeoutError")])
+@pytest.mark.parametrize(
+    ("handler", "said"), [(_Endless, "TimeoutError"), (_Dripping, "ReadTimeoutError")]
+)
 def test_AU_31_an_object_that_takes_too_long_in_all_is_given_up(
     handler: type[_Endless], said: str, ends: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

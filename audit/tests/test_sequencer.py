@@ -120,7 +120,9 @@ def test_queue_order_follows_ids_within_a_batch(make_event: MakeEvent, now: date
     assert numbered == sorted(ids, key=uuid.UUID.__int__)
 
 
-@pytest.mark.parametrize("place", ["sequence.after_head", "sequence.before_commit", "sequence.after_commit"])
+@pytest.mark.parametrize(
+    "place", ["sequence.after_head", "sequence.before_commit", "sequence.after_commit"]
+)
 def test_AU_21_a_sequencer_that_dies_anywhere_leaves_a_log_that_goes_on(
     make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

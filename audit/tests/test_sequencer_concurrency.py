@@ -36,7 +36,9 @@ def _together(*acts: Callable[[], None]) -> None:
     assert failures == []
 
 
-def test_AU_11_of_two_sequencers_at_once_one_numbers_each_event(make_event: MakeEvent, now: datetime) -> None:
+def test_AU_11_of_two_sequencers_at_once_one_numbers_each_event(
+    make_event: MakeEvent, now: datetime
+) -> None:
     for _ in range(40):
         make_event()
     numbered: list[int] = []
@@ -71,7 +73,9 @@ def test_concurrently_recorded_events_are_numbered_in_one_sequence(
     assert (verdict.ok, verdict.tree_size) == (True, 30)
 
 
-def test_AU_11_immediate_and_queued_numbering_make_one_sequence(make_event: MakeEvent, now: datetime) -> None:
+def test_AU_11_immediate_and_queued_numbering_make_one_sequence(
+    make_event: MakeEvent, now: datetime
+) -> None:
     make_event()
     sequence_until_empty(now=now)
 

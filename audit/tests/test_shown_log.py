@@ -18,19 +18,26 @@ def asked(index: int = 0) -> dict[str, str]:
 
 
 WRONG = [
-    ("checkpoint", "size=1"), ("checkpoint", "format=json"), ("tile/0/000", "x=1"), ("tile/entries/000", "x="),
+    ("checkpoint", "size=1"), ("checkpoint", "format=json"), ("tile/0/000", "x=1"),
+        ("tile/entries/000", "x="),
     ("proof/inclusion", ""), ("proof/inclusion", "event="), ("proof/inclusion", "event=x"),
     ("proof/inclusion", "event={0}&event={0}"), ("proof/inclusion", "event={0}&x=1"),
     ("proof/inclusion", "event={0}&tree_size="), ("proof/inclusion", "event={0}&tree_size=0300"),
-    ("proof/inclusion", "event={0}&tree_size=%2B300"), ("proof/inclusion", "event={0}&tree_size=-1"),
-    ("proof/inclusion", "event={0}&tree_size=3e2"), ("proof/inclusion", "event={0}&tree_size=300.0"),
-    ("proof/inclusion", "event={0}&tree_size=%D9%A3"), ("proof/inclusion", "event={0}&tree_size=9223372036854775808"),
-    ("proof/inclusion", "event={0}&tree_size=" + "9" * 3000), ("proof/inclusion", "event={0}&tree_size=300&tree_size=300"),
+    ("proof/inclusion", "event={0}&tree_size=%2B300"), ("proof/inclusion",
+        "event={0}&tree_size=-1"),
+    ("proof/inclusion", "event={0}&tree_size=3e2"), ("proof/inclusion",
+        "event={0}&tree_size=300.0"),
+    ("proof/inclusion", "event={0}&tree_size=%D9%A3"), ("proof/inclusion",
+        "event={0}&tree_size=9223372036854775808"),
+    ("proof/inclusion", "event={0}&tree_size=" + "9" * 3000), ("proof/inclusion",
+        "event={0}&tree_size=300&tree_size=300"),
     ("proof/inclusion", "event={0}&tree_size=300%0A"),
-    ("proof/bundle", ""), ("proof/bundle", "event={0}&tree_size=300"), ("proof/bundle", "event={0}&event={0}"),
+    ("proof/bundle", ""), ("proof/bundle", "event={0}&tree_size=300"), ("proof/bundle",
+        "event={0}&event={0}"),
     ("proof/consistency", ""), ("proof/consistency", "first=1"), ("proof/consistency", "second=1"),
     ("proof/consistency", "first=1&second=02"), ("proof/consistency", "first=1&second=x"),
-    ("proof/consistency", "first=1&second=2&second=2"), ("proof/consistency", "first=1&second=2&third=3"),
+    ("proof/consistency", "first=1&second=2&second=2"), ("proof/consistency",
+        "first=1&second=2&third=3"),
     ("proof/consistency", "first=&second=2"),
 ]  # fmt: skip
 
@@ -47,7 +54,9 @@ def test_an_id_in_another_spelling_is_refused(signed_log: Checkpoint) -> None:
             refused(get(path, f"event={text}"), 400, "invalid_request")
 
 
-@pytest.mark.parametrize("accept", ["", "*/*", "text/plain", "application/octet-stream", "text/html"])
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "text/plain", "application/octet-stream", "text/html"]
+)
 def test_non_json_log_pages_ignore_the_accept_header(signed_log: Checkpoint, accept: str) -> None:
     for path, query in asked().items():
         if path not in JSON_ONLY:
@@ -83,13 +92,17 @@ def test_no_answer_holds_the_salt_or_anything_of_the_event(signed_log: Checkpoin
     assert event.openings.count() == 1
     salts = [bytes(event.salt), bytes(event.openings.get().salt)]
     hidden = [str(event.id).encode(), event.kind.encode(), b"Alice", *salts]
-    hidden += [encode(salt).rstrip(b"=") for salt in salts for encode in (b64encode, urlsafe_b64encode)]
+    hidden += [
+        encode(salt).rstrip(b"=") for salt in salts for encode in (b64encode, urlsafe_b64encode)
+    ]
     for path, query in asked().items():
         content = good(path, query).content
         assert not any(each in content for each in hidden), path
 
 
-def test_a_tree_that_lost_what_was_signed_is_our_fault_and_proves_nothing(signed_log: Checkpoint) -> None:
+def test_a_tree_that_lost_what_was_signed_is_our_fault_and_proves_nothing(
+    signed_log: Checkpoint,
+) -> None:
     queries = asked(299)
     with as_table_owner():
         Leaf.objects.filter(leaf_index__lt=299).delete()

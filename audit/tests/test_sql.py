@@ -16,7 +16,8 @@ from audit.tests.conftest import MakeEvent
 pytestmark = pytest.mark.django_db
 EVENT = Question("SELECT {}, 7 FROM audit_event e WHERE e.id = %s", e=all_but(Event, "reason"))
 LABELS = Question(
-    "SELECT {} FROM django_content_type a LEFT JOIN django_content_type b ON b.id = a.id AND b.model = %s"
+    "SELECT {} FROM django_content_type a LEFT JOIN django_content_type b ON b.id = a.id AND "
+    "b.model = %s"
     " WHERE a.app_label = %s AND a.model = %s",
     a=Columns(ContentType, {"model"}),
     b=Columns(ContentType, {"model"}),
@@ -75,7 +76,12 @@ def test_first_failing_statement_is_reported_and_later_ones_do_not_run() -> None
         # The second time, all statements are prepared.
         with pytest.raises(DataError, match="division by zero"), transaction.atomic():
             run_together(
-                [first, Statement("SELECT 1 / %s::int", [0]), second, Statement("SELECT nothing", [])]
+                [
+                    first,
+                    Statement("SELECT 1 / %s::int", [0]),
+                    second,
+                    Statement("SELECT nothing", []),
+                ]
             )
         assert not Group.objects.exists()
     with transaction.atomic():
@@ -98,7 +104,10 @@ def test_RF_8_a_lock_that_ends_statements_together_leaves_the_connection() -> No
             used = other.connection
             with pytest.raises(OperationalError, match="lock timeout"):
                 other.run_pipelined(Slowly([update[:2], ("SELECT 1", []), ("SELECT 2", [])]))  # type: ignore[attr-defined]  # our own
-        assert other.run_pipelined([("SELECT 1", []), ("SELECT 2", [])]) == [([(1,)], 1), ([(2,)], 1)]  # type: ignore[attr-defined]  # our own
+        assert other.run_pipelined([("SELECT 1", []), ("SELECT 2", [])]) == [
+            ([(1,)], 1),
+            ([(2,)], 1),
+        ]  # type: ignore[attr-defined]  # our own
         assert other.connection is used
     finally:
         other.close()

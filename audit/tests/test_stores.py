@@ -69,7 +69,12 @@ def test_keys_come_in_the_order_of_their_bytes(store: Store) -> None:
     assert list(store.keys()) == sorted(keys)
     assert list(store.keys("tile/0/")) == ["tile/0/001", "tile/0/001.p/5", "tile/0/x001/000"]
     assert list(store.keys("tile/0")) == list(store.keys("tile/0/"))
-    assert list(store.keys("", "tile/0/001")) == ["tile/0/001.p/5", "tile/0/x001/000", "tile/1/000", "z"]
+    assert list(store.keys("", "tile/0/001")) == [
+        "tile/0/001.p/5",
+        "tile/0/x001/000",
+        "tile/1/000",
+        "z",
+    ]
     assert list(store.keys("tile/", "tile/0/001.p/5")) == ["tile/0/x001/000", "tile/1/000"]
     assert list(store.keys("b", "a")) == []
 
@@ -94,7 +99,11 @@ def test_keys_come_in_the_order_of_their_bytes(store: Store) -> None:
     ],
 )
 def test_a_key_is_a_plain_relative_path(store: Store, key: str) -> None:
-    for call in (store.get, lambda key: store.put_once(key, b""), lambda key: store.fetch(key, Digest())):
+    for call in (
+        store.get,
+        lambda key: store.put_once(key, b""),
+        lambda key: store.fetch(key, Digest()),
+    ):
         with pytest.raises(ValueError, match="not a key"):
             call(key)
 
@@ -141,7 +150,8 @@ def test_an_address_of_another_form_is_refused_and_not_repeated(uri: str) -> Non
 def test_a_store_says_where_it_is_and_no_more(tmp_path: Path) -> None:
     assert repr(store_at(f"file:{tmp_path}")) == f"file:{tmp_path}"
     assert (
-        repr(store_at("s3://my-bucket/a/b/?endpoint=https://s3.example&lock_days=9")) == "s3://my-bucket/a/b/"
+        repr(store_at("s3://my-bucket/a/b/?endpoint=https://s3.example&lock_days=9"))
+        == "s3://my-bucket/a/b/"
     )
     assert repr(store_at("s3://my-bucket")) == "s3://my-bucket/"
     assert store_at("s3://my-bucket") is store_at("s3://my-bucket")
@@ -173,7 +183,9 @@ def failing(number: int, calls: list[int], real: Any) -> Any:
     return call
 
 
-def test_a_file_of_the_folder_is_read_only_and_no_draft_stays(folder: FolderStore, tmp_path: Path) -> None:
+def test_a_file_of_the_folder_is_read_only_and_no_draft_stays(
+    folder: FolderStore, tmp_path: Path
+) -> None:
     folder.put_once(KEY, b"first")
     assert (tmp_path / "store" / KEY).stat().st_mode & 0o777 == 0o444
     with pytest.raises(ImmutableError):
@@ -182,9 +194,12 @@ def test_a_file_of_the_folder_is_read_only_and_no_draft_stays(folder: FolderStor
     assert list(folder.keys()) == [KEY]
 
 
-def test_next_put_removes_only_what_a_killed_writer_left(folder: FolderStore, tmp_path: Path) -> None:
+def test_next_put_removes_only_what_a_killed_writer_left(
+    folder: FolderStore, tmp_path: Path
+) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from audit.stores.folder import FolderStore;"
+        "import os, signal, sys; from pathlib import Path; from audit.stores.folder import "
+        "FolderStore;"
         "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
         "FolderStore(Path(sys.argv[1])).put_once('a', b'half')"
     )
@@ -230,7 +245,9 @@ def test_every_put_reaches_the_disk_with_its_folders(
     synced: list[str] = []
 
     def note(descriptor: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path).as_posix())
+        synced.append(
+            Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path).as_posix()
+        )
 
     monkeypatch.setattr(os, "fsync", note)
     folder.put_once("a/b", b"1")
@@ -244,5 +261,7 @@ def test_every_put_reaches_the_disk_with_its_folders(
 def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = FolderStore(tmp_path / "file")
-    with pytest.raises(TemporarilyUnavailableError, match=r"cannot be used: (Not a directory|File exists)"):
+    with pytest.raises(
+        TemporarilyUnavailableError, match=r"cannot be used: (Not a directory|File exists)"
+    ):
         store.put_once(KEY, b"first")

@@ -41,19 +41,27 @@ def test_a_tile_never_changes_and_says_so(signed_log: Checkpoint) -> None:
 
 
 BEYOND = [
-    "0/001", "0/001.p/45", "0/001.p/64", "0/002.p/1", "0/x001/000", "1/000", "1/000.p/2", "1/001.p/1", "2/000.p/1", "63/000.p/1",
+    "0/001", "0/001.p/45", "0/001.p/64", "0/002.p/1", "0/x001/000", "1/000", "1/000.p/2",
+    "1/001.p/1", "2/000.p/1", "63/000.p/1",
     "63/x999/x999/x999/x999/x999/x999/999", "entries/001", "entries/001.p/45", "entries/002.p/1",
 ]  # fmt: skip
 OUTSIDE = [
-    "", "0", "0/", "00/000", "01/000", "64/000", "-1/000", "+1/000", "a/000", "0/0", "0/00", "0/0000", "0/000/", "0/000000",
-    "0/x000/000", "0/x000", "0/000/000", "0/x0/000", "0/X001/000", "0/x1000/000", "0/x001/x000", "0/xx01/000", "0//000", "/0/000",
-    "0/000.p", "0/000.p/", "0/000.p/0", "0/000.p/01", "0/000.p/256", "0/000.p/1000", "0/000.p/-1", "0/000.p/1/", "0/000.p/x",
-    "0/000p/1", "0/000-p/1", "0/000.P/1", "0/000.p/1.p/1", "0/000.p1", "0/entries/000", "entries/0/000", "entries", "entries/",
-    "entries/x000/000", "Entries/000", "0/" + "x001/" * 7 + "000", "0/" + "x001/" * 700 + "000", "data/000", "0/٠٠٠",
+    "", "0", "0/", "00/000", "01/000", "64/000", "-1/000", "+1/000", "a/000", "0/0", "0/00",
+    "0/0000", "0/000/", "0/000000",
+    "0/x000/000", "0/x000", "0/000/000", "0/x0/000", "0/X001/000", "0/x1000/000", "0/x001/x000",
+    "0/xx01/000", "0//000", "/0/000",
+    "0/000.p", "0/000.p/", "0/000.p/0", "0/000.p/01", "0/000.p/256", "0/000.p/1000", "0/000.p/-1",
+    "0/000.p/1/", "0/000.p/x",
+    "0/000p/1", "0/000-p/1", "0/000.P/1", "0/000.p/1.p/1", "0/000.p1", "0/entries/000",
+    "entries/0/000", "entries", "entries/",
+    "entries/x000/000", "Entries/000", "0/" + "x001/" * 7 + "000", "0/" + "x001/" * 700 + "000",
+    "data/000", "0/٠٠٠",
 ]  # fmt: skip
 
 
-def test_tile_beyond_the_newest_checkpoint_is_not_found(signed_log: Checkpoint, now: datetime) -> None:
+def test_tile_beyond_the_newest_checkpoint_is_not_found(
+    signed_log: Checkpoint, now: datetime
+) -> None:
     """The leaves exist: 20 more than were signed."""
     for path in BEYOND:
         refused(get(f"tile/{path}"), 404, "not_found")
@@ -71,7 +79,9 @@ def test_tile_before_the_first_checkpoint_is_not_found(now: datetime) -> None:
     refused(get("tile/0/000.p/1"), 404, "not_found")
 
 
-@pytest.mark.parametrize("number", [0, 7, 255, 999, 1000, 1_000_000, 1_234_067, 10**9, 2**63 // 256])
+@pytest.mark.parametrize(
+    "number", [0, 7, 255, 999, 1000, 1_000_000, 1_234_067, 10**9, 2**63 // 256]
+)
 def test_a_tiles_number_is_read_as_it_is_written(number: int) -> None:
     for width in (1, 9, 10, 99, 100, 199, 200, 249, 250, 255, TILE):
         assert TileConverter().to_python(tile_path(number, width)) == TilePlace(number, width)

@@ -14,7 +14,9 @@ from audit.triggers import append_only, state_machine
 
 pytestmark = pytest.mark.django_db
 STATES = ["draft", "open", "closed"]
-ALLOWED = {("draft", "open"), ("open", "closed"), ("draft", "closed")} | {(state, state) for state in STATES}
+ALLOWED = {("draft", "open"), ("open", "closed"), ("draft", "closed")} | {
+    (state, state) for state in STATES
+}
 
 
 def _run(operation: RunPython, *, backwards: bool = False) -> None:
@@ -101,7 +103,12 @@ def test_every_promised_trigger_exists_after_all_migrations() -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {column} FROM {catalogue}")  # noqa: S608 — a test's own words
         found = {row[0] for row in cursor.fetchall()}
-    assert {"audit_event_kept", "audit_leaf_kept", "audit_opening_kept", "kms_key_state_step"} <= found
+    assert {
+        "audit_event_kept",
+        "audit_leaf_kept",
+        "audit_opening_kept",
+        "kms_key_state_step",
+    } <= found
     assert {"audit_event_not_emptied", "audit_leaf_not_emptied", "kms_key_state_birth"} <= found
 
 

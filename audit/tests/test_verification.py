@@ -26,10 +26,16 @@ SIZE = 7
 @pytest.fixture
 def log(make_event: MakeEvent, now: datetime) -> list[Event]:
     """Seven numbered events with all columns filled, and one without a number."""
-    ids = {name: uuid.uuid4() for name in ("agent_id", "human_id", "service_provider_id", "grant_id")}
+    ids = {
+        name: uuid.uuid4() for name in ("agent_id", "human_id", "service_provider_id", "grant_id")
+    }
     for number in range(SIZE):
         make_event(
-            **ids, token_jti=f"jti-{number}", reason="expired", data={"n": number}, personal={"name": "Alice"}
+            **ids,
+            token_jti=f"jti-{number}",
+            reason="expired",
+            data={"n": number},
+            personal={"name": "Alice"},
         )
     sequence_until_empty(now=now)
     make_event(data={"n": SIZE})
@@ -105,7 +111,10 @@ def test_AU_3_an_emptied_column_of_an_event_is_named(log: list[Event], column: s
 
 
 def test_AU_3_one_microsecond_and_one_type_are_changes(log: list[Event]) -> None:
-    for change in ({"at": log[2].at + timedelta(microseconds=1)}, {"data": log[2].data | {"n": "2"}}):
+    for change in (
+        {"at": log[2].at + timedelta(microseconds=1)},
+        {"data": log[2].data | {"n": "2"}},
+    ):
         with as_table_owner():
             Event.objects.filter(pk=log[2].pk).update(**change)
             assert verify_log().first_bad == str(log[2].id)
@@ -141,7 +150,9 @@ def _delete_tail_and_move_the_head(log: list[Event]) -> None:
     tree = CompactTree()
     for leaf in Leaf.objects.order_by("leaf_index"):
         tree.append(bytes(leaf.leaf_hash))
-    Head.objects.update(size=5, link=Leaf.objects.get(leaf_index=4).link, peaks=b"".join(tree.peaks))
+    Head.objects.update(
+        size=5, link=Leaf.objects.get(leaf_index=4).link, peaks=b"".join(tree.peaks)
+    )
 
 
 def _delete_first_leaf(log: list[Event]) -> None:
@@ -220,7 +231,9 @@ def _rewrite_an_event_with_its_leaf(log: list[Event]) -> None:
     entry = entry_of(event)
     hashed = leaf_hash(entry)
     previous = bytes(Leaf.objects.get(leaf_index=2).link)
-    Leaf.objects.filter(leaf_index=3).update(entry=entry, leaf_hash=hashed, link=link(previous, hashed))
+    Leaf.objects.filter(leaf_index=3).update(
+        entry=entry, leaf_hash=hashed, link=link(previous, hashed)
+    )
 
 
 def _change_entry(log: list[Event]) -> None:
@@ -275,7 +288,9 @@ TAMPERINGS: list[tuple[Callable[[list[Event]], None], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("tamper", "place"), TAMPERINGS, ids=[tamper.__name__ for tamper, _ in TAMPERINGS])
+@pytest.mark.parametrize(
+    ("tamper", "place"), TAMPERINGS, ids=[tamper.__name__ for tamper, _ in TAMPERINGS]
+)
 def test_AU_4_what_was_done_to_the_rows_is_found_at_its_place(
     log: list[Event], tamper: Callable[[list[Event]], None], place: Any
 ) -> None:
@@ -297,7 +312,9 @@ def test_an_event_with_neither_leaf_nor_queue_entry_is_named(log: list[Event]) -
 
 
 def test_an_event_put_in_behind_the_services_is_named(log: list[Event]) -> None:
-    fields = {field.attname: getattr(log[0], field.attname) for field in Event._meta.concrete_fields}
+    fields = {
+        field.attname: getattr(log[0], field.attname) for field in Event._meta.concrete_fields
+    }
     forged = Event(**(fields | {"id": uuid.uuid4()}))
     with as_table_owner():
         forged.save(force_insert=True)
@@ -329,7 +346,9 @@ def test_an_opening_that_contradicts_its_commitment_is_named(
         assert verify_log(batch=2).first_bad == str(log[5].id)
 
 
-def test_an_opening_of_a_waiting_event_is_checked_too(log: list[Event], make_event: MakeEvent) -> None:
+def test_an_opening_of_a_waiting_event_is_checked_too(
+    log: list[Event], make_event: MakeEvent
+) -> None:
     event = make_event(personal={"name": "Bob"})
     with as_table_owner():
         Opening.objects.filter(event=event).update(value="Mallory")

@@ -57,11 +57,19 @@ def test_AU_3_the_next_run_checks_what_is_new_and_one_part_again(
     proving.grow(3, now=now)
     found = go_on()
     assert (found["ok"], found["tree_size"], found["signed_size"]) == (True, SIZE + 8, SIZE + 5)
-    assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (PROVED, 0, 60)
+    assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (
+        PROVED,
+        0,
+        60,
+    )
     assert found["root_hash"] == go_on("--full")["root_hash"]
     # A full run restarts the round.
     found = go_on()
-    assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (SIZE + 5, 0, 65)
+    assert (found["checked_from"], found["rechecked_from"], found["rechecked_to"]) == (
+        SIZE + 5,
+        0,
+        65,
+    )
     assert go_on()["rechecked_from"] == 65
 
 
@@ -87,7 +95,9 @@ def _insert_event(place: int) -> None:
 
 def _delete_event(place: int) -> None:
     execute(
-        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_leaf WHERE leaf_index = %s)", place
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_leaf WHERE "
+        "leaf_index = %s)",
+        place,
     )
 
 
@@ -142,7 +152,9 @@ def test_AU_3_AU_4_a_change_of_what_is_old_is_found_within_two_rounds(
         assert state.read_text() == kept
 
 
-def test_AU_3_each_old_leaf_is_checked_within_a_round_as_the_log_grows(state: Path, now: datetime) -> None:
+def test_AU_3_each_old_leaf_is_checked_within_a_round_as_the_log_grows(
+    state: Path, now: datetime
+) -> None:
     seen: set[int] = set()
     for number in range(RUNS):
         proving.grow(7, now=now)
@@ -180,7 +192,9 @@ def test_AU_7_a_stored_tree_with_another_root_is_found_at_once(state: Path) -> N
         assert go_on()["ok"] is False
 
 
-def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(state: Path, now: datetime) -> None:
+def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(
+    state: Path, now: datetime
+) -> None:
     """Even if the attacker rewrote the whole log to match it."""
     kept = json.loads(state.read_text())
     with as_table_owner():
@@ -195,7 +209,10 @@ def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(state: Path, 
 def test_AU_7_a_state_of_a_key_that_was_disabled_since_is_not_rested_upon(
     state: Path, settings: Settings, now: datetime
 ) -> None:
-    settings.AUDIT_KEYS, settings.AUDIT_DISABLED_KEYS = f"{__name__}.none", f"{__name__}.all_disabled"
+    settings.AUDIT_KEYS, settings.AUDIT_DISABLED_KEYS = (
+        f"{__name__}.none",
+        f"{__name__}.all_disabled",
+    )
     before = state.read_text()
     found = go_on()
     assert (found["ok"], found["checked_from"], found["signed_size"]) == (True, 0, 0)
@@ -280,7 +297,9 @@ def test_checkpoints_outside_below_the_point_are_not_read_again(
     assert go_on("--full")["ok"] is False
 
 
-def test_queued_events_are_not_reported_as_strays(state: Path, make_event: MakeEvent, now: datetime) -> None:
+def test_queued_events_are_not_reported_as_strays(
+    state: Path, make_event: MakeEvent, now: datetime
+) -> None:
     make_event(at=now + timedelta(seconds=1))
     assert QueueEntry.objects.count() == 1
     for _ in range(2 * RUNS):
@@ -297,7 +316,9 @@ def test_AU_3_a_part_rewritten_to_fit_itself_leads_to_no_signed_root(state: Path
         for leaf in changed.select_related("event"):
             entry = entry_of(leaf.event)
             previous = link(previous, leaf_hash(entry))
-            Leaf.objects.filter(pk=leaf.pk).update(entry=entry, leaf_hash=leaf_hash(entry), link=previous)
+            Leaf.objects.filter(pk=leaf.pk).update(
+                entry=entry, leaf_hash=leaf_hash(entry), link=previous
+            )
         proof = prove_log(since=point, again=Part(0, 60))
     assert (proof.verdict.ok, proof.verdict.first_bad) == (False, 0)
     assert "does not lead to the root that was signed" in proof.verdict.problem

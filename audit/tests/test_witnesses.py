@@ -58,7 +58,11 @@ def test_AU_9_a_witness_that_saw_another_tree_says_so(real: tuple[Served, Witnes
     assert ask(witness, 5, log=OTHER).result is Result.COSIGNED
     for size, old in [(5, 0), (5, 5), (9, 0), (9, 5)]:
         outcome = ask(witness, size, old)
-        assert (outcome.result, outcome.line, outcome.detail) == (Result.CONTRADICTED, None, "Status 422.")
+        assert (outcome.result, outcome.line, outcome.detail) == (
+            Result.CONTRADICTED,
+            None,
+            "Status 422.",
+        )
 
 
 def test_AU_9_witness_reports_its_size_for_a_tree_set_back(real: tuple[Served, Witness]) -> None:
@@ -123,7 +127,12 @@ def test_what_our_own_tree_raises_is_not_the_witness_fault() -> None:
 def test_malformed_checkpoint_is_not_sent_to_a_witness() -> None:
     for note in ("text", LOG.checkpoint(5).text, LOG.note(5).replace("\n5\n", "\n05\n")):
         with pytest.raises(NoteError):
-            cosign(note, witness=Witness("http://127.0.0.1:9", VERIFIER), old_size=0, consistency=LOG.path)
+            cosign(
+                note,
+                witness=Witness("http://127.0.0.1:9", VERIFIER),
+                old_size=0,
+                consistency=LOG.path,
+            )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,9 @@ def test_SS_1_a_witness_is_https_or_on_this_host(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "vkey", ["", "x", LOG.key.vkey, VERIFIER.vkey[:-1]], ids=["nothing", "no key", "a log's", "cut off"]
+    "vkey",
+    ["", "x", LOG.key.vkey, VERIFIER.vkey[:-1]],
+    ids=["nothing", "no key", "a log's", "cut off"],
 )
 def test_a_witness_has_a_witness_key(vkey: str) -> None:
     with pytest.raises(InvalidRequestError):

@@ -45,7 +45,8 @@ def main() -> int:
         credentials = json.loads(file.read_text())
         with service_provider(file, listening):
             say(
-                f"The demo service is at {credentials['audience']}, the registry at {credentials['registry_url']}."
+                f"The demo service is at {credentials['audience']}, the registry at "
+                f"{credentials['registry_url']}."
             )
             client = AgentAuthClient(
                 credentials["registry_url"], key_file=new_key_file(file.parent), name=NAME
@@ -71,9 +72,9 @@ def prepared() -> tuple[Path, socket.socket]:
         file = Path(given)
         credentials = json.loads(file.read_text())
         check_registry(credentials["registry_url"])
-        host, _, port = (credentials.get("listen") or urlsplit(credentials["audience"]).netloc).rpartition(
-            ":"
-        )
+        host, _, port = (
+            credentials.get("listen") or urlsplit(credentials["audience"]).netloc
+        ).rpartition(":")
         return file, listen(host, int(port))
     check_registry(os.environ.get("PUBLIC_URL", "http://localhost:8000").rstrip("/"))
     listening = listen("127.0.0.1", USUAL_PORT, 0)
@@ -97,7 +98,9 @@ def listen(host: str, *ports: int) -> socket.socket:
 def check_registry(url: str) -> None:
     """Raises CannotRunError unless the registry answers."""
     if not _answers(f"{url}/health/ready"):
-        raise CannotRunError(f"There is no registry at {url}. Start it first, in another terminal: make run")
+        raise CannotRunError(
+            f"There is no registry at {url}. Start it first, in another terminal: make run"
+        )
 
 
 def load_demo(audience: str) -> Path:
@@ -133,7 +136,12 @@ def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
         f"fd://{listening.fileno()}",
     ]
     if "certificate" in credentials:
-        command += ["--certfile", credentials["certificate"], "--keyfile", credentials["certificate_key"]]
+        command += [
+            "--certfile",
+            credentials["certificate"],
+            "--keyfile",
+            credentials["certificate_key"],
+        ]
     # One process, because payments live in memory. gunicorn 27 would put its control socket into
     # the home directory.
     command += [
@@ -145,7 +153,9 @@ def service_provider(file: Path, listening: socket.socket) -> Iterator[None]:
         "--log-level",
         "warning",
     ]
-    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"
+    }
     process = subprocess.Popen(  # noqa: S603 — our own command
         command,
         cwd=ROOT,
@@ -175,7 +185,9 @@ def _wait_for(audience: str, process: "subprocess.Popen[bytes]") -> None:
 def _answers(url: str) -> bool:
     """Whether `url` answers, with the CAs of agent and service: SSL_CERT_FILE or the system's."""
     try:
-        return httpx.get(url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5).is_success
+        return httpx.get(
+            url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5
+        ).is_success
     except httpx.HTTPError:
         return False
 

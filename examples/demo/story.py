@@ -66,7 +66,9 @@ class Story:
             description="A demo agent. It reads a calendar and pays small invoices.",
             model_origin="models.example.com",
         )
-        grant = await self.client.request_grant(self.service_provider, CAPABILITIES, ENVELOPE, REASON)
+        grant = await self.client.request_grant(
+            self.service_provider, CAPABILITIES, ENVELOPE, REASON
+        )
         heading(f"{NAME} asks for your approval")
         say(f"Approve here: {grant.approval_url}")
         if grant.claim_code:
@@ -94,22 +96,34 @@ class Story:
         await self._try("read calendar/work", "", "GET", "/calendar/work", headers)
         # An attacker who captures a request gains nothing by sending it again.
         replayed = "invalid_dpop_proof/replayed"
-        await self._try("send the very same request again", replayed, "GET", "/calendar/work", headers)
-        await self._try("read files/reports", "insufficient_scope/no_capability", "GET", "/files/reports")
+        await self._try(
+            "send the very same request again", replayed, "GET", "/calendar/work", headers
+        )
+        await self._try(
+            "read files/reports", "insufficient_scope/no_capability", "GET", "/files/reports"
+        )
 
     async def _pay(self) -> None:
         await self._payment("pay 20.00 EUR to ACME", "", "20.00", _new_key())
         key = _new_key()
-        asked = await self._payment("pay 80.00 EUR to ACME", "step_up_required/confirm_above", "80.00", key)
+        asked = await self._payment(
+            "pay 80.00 EUR to ACME", "step_up_required/confirm_above", "80.00", key
+        )
         if asked.body.get("confirmation_id"):
             heading("One payment is above the threshold: it needs your word")
             say(f"Confirm here: {asked.body['approval_url']}")
-            confirmation = await self.client.wait_for_confirmation(str(asked.body["confirmation_id"]))
+            confirmation = await self.client.wait_for_confirmation(
+                str(asked.body["confirmation_id"])
+            )
             say(f"{confirmation.status.capitalize()}.")
             say()
             await self._payment("pay 80.00 EUR to ACME, confirmed", "", "80.00", key)
-            await self._payment("pay the same 80.00 EUR once more", "already_processed", "80.00", key)
-        await self._payment("pay 30.00 EUR to ACME", "envelope_exceeded/budget", "30.00", _new_key())
+            await self._payment(
+                "pay the same 80.00 EUR once more", "already_processed", "80.00", key
+            )
+        await self._payment(
+            "pay 30.00 EUR to ACME", "envelope_exceeded/budget", "30.00", _new_key()
+        )
 
     async def _revoked(self, agent_id: str, grant: Grant) -> None:
         heading("Take it back: press “Revoke grant” on the agent's page")
@@ -123,10 +137,16 @@ class Story:
         say()
         try:
             # With the token from before: it has not expired, and is refused all the same.
-            await self._try("read calendar/work after that", "invalid_token", "GET", "/calendar/work")
+            await self._try(
+                "read calendar/work after that", "invalid_token", "GET", "/calendar/work"
+            )
         except AgentAuthError as error:
             # The token expired before the human revoked, and there is no new one.
-            body = {"error": error.code, "reason": error.reason, "error_description": error.description}
+            body = {
+                "error": error.code,
+                "reason": error.reason,
+                "error_description": error.description,
+            }
             self.acts.append(Act("ask for a token after that", "no_grant", 400, body))
 
     async def _status(self, grant: Grant) -> str:
@@ -159,7 +179,9 @@ class Story:
         signed = headers or await self._headers(method, path)
         named = {"Idempotency-Key": key} if key else {}
         async with open_client(self.audience, None, timeout=15) as http:
-            answer = await http.request(method, self.audience + path, headers={**signed, **named}, json=json)
+            answer = await http.request(
+                method, self.audience + path, headers={**signed, **named}, json=json
+            )
         act = Act(what, expected, answer.status_code, answer.json())
         self.acts.append(act)
         mark = styled("✓", GREEN) if act.allowed else styled("✗", RED)
@@ -220,7 +242,8 @@ class Story:
             return 0
         for act in strange:
             say(
-                f"Not as the story has it: {act.what}: {act.word or 'allowed'} instead of {act.expected or 'allowed'}."
+                f"Not as the story has it: {act.what}: {act.word or 'allowed'} instead of "
+                f"{act.expected or 'allowed'}."
             )
         if grant.narrowed or any(act.word.endswith("confirmation_denied") for act in strange):
             say("That is how you decided.")

@@ -46,7 +46,11 @@ __all__ = [
 TRIAL: Final = b"agentauth: does this key sign?"
 # The longest message of each purpose (bytes). The log's notes and introductions are shorter than
 # tokens.
-_LONGEST: Final = {"audit": MAX_SIGNING_INPUT, "receipt": MAX_RECEIPT_BYTES, "token": MAX_SIGNING_INPUT}
+_LONGEST: Final = {
+    "audit": MAX_SIGNING_INPUT,
+    "receipt": MAX_RECEIPT_BYTES,
+    "token": MAX_SIGNING_INPUT,
+}
 # Scheme → class. A fixed table, so that no name from outside reaches an import.
 HOMES: Final = {
     "awskms": "kms.backends.awskms.AwskmsBackend",
@@ -94,7 +98,9 @@ def create(*, purpose: str) -> tuple[str, PublicKey]:
     wanted = settings.KEY_ALGORITHM if purpose != "audit" else "EdDSA"
     algorithm: Algorithm = "ES256" if wanted == "ES256" else "EdDSA"
     # Not `guarded`: an HSM takes longer than its deadline, and a retry would make a second key.
-    uri = converted(scheme, lambda: _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm))
+    uri = converted(
+        scheme, lambda: _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm)
+    )
     try:
         return uri, public_key(uri)
     except BackendError as error:
@@ -179,5 +185,7 @@ def _home(scheme: str) -> Backend:
     try:
         home: Backend = import_string(HOMES[scheme])()
     except ImportError as error:
-        raise BackendError(f"What {scheme}: needs is not installed: {error.name} (docs/keys.md).") from error
+        raise BackendError(
+            f"What {scheme}: needs is not installed: {error.name} (docs/keys.md)."
+        ) from error
     return home

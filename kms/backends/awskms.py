@@ -125,7 +125,9 @@ class _KmsKey:
                 or found["KeySpec"] != _SPECS[public.alg]
                 or _SIGNING[public.alg] not in found["SigningAlgorithms"]
             ):
-                raise BackendError(f"AWS KMS, {self._name}: the key is of another kind than we use.")
+                raise BackendError(
+                    f"AWS KMS, {self._name}: the key is of another kind than we use."
+                )
         return public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
@@ -167,7 +169,8 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
         raise _refusal(error, region, what) from None
     except (NoConnectionError, HTTPClientError) as error:
         raise BusyError(
-            f"AWS KMS, {what}: the service cannot be reached ({type(error).__name__}): check the network and the region."
+            f"AWS KMS, {what}: the service cannot be reached ({type(error).__name__}): check "
+            "the network and the region."
         ) from None
     except ResponseParserError:
         raise BackendError(f"AWS KMS, {what}: the service answered oddly.") from None
@@ -178,7 +181,9 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
             f"AWS KMS, {what}: no credentials, or wrong settings: {type(error).__name__}."
         ) from None
     except (InvalidKeyError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise BackendError(f"AWS KMS, {what}: the service answered oddly: {type(error).__name__}.") from None
+        raise BackendError(
+            f"AWS KMS, {what}: the service answered oddly: {type(error).__name__}."
+        ) from None
 
 
 def _refusal(error: ClientError, region: str, what: str) -> BackendError:
@@ -191,7 +196,9 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
         return BusyError(f"AWS KMS, {what}: {code}.")
     if code in _UNKNOWN_CALLER:
         _forget(region)
-        return BackendError(f"AWS KMS, {what}: the credentials are not taken, or have ended: {code}.")
+        return BackendError(
+            f"AWS KMS, {what}: the credentials are not taken, or have ended: {code}."
+        )
     if code == "KMSInvalidStateException":
         # Only the text names the state; asking for it would need another permission.
         deleted = "pending deletion" in str(answer["Error"].get("Message", ""))

@@ -84,7 +84,9 @@ class Breaker:
         # Random, so that processes and hosts do not come back all at once.
         pause = random.uniform(longest / 2, longest)  # noqa: S311 — no secret
         self._until = time.monotonic() + pause
-        logger.error("the home of keys %r does not answer; it is asked again in %.1f s", self._home, pause)
+        logger.error(
+            "the home of keys %r does not answer; it is asked again in %.1f s", self._home, pause
+        )
 
 
 class Budget:

@@ -140,7 +140,9 @@ class Threads:
         Raises NotAskedError, BusyError, the call's errors.
         """
         if not self._room.acquire(timeout=ROOM_SECONDS):
-            raise NotAskedError("As many calls to the home of keys as may be wait for it.", retry_after=1)
+            raise NotAskedError(
+                "As many calls to the home of keys as may be wait for it.", retry_after=1
+            )
         if not self._idle.acquire(blocking=False):
             # A daemon, so that a hanging call does not keep the process from ending.
             thread = threading.Thread(target=self._serve, name="home-of-keys", daemon=True)

@@ -76,11 +76,15 @@ class _KeyFile:
             _check(directory, directory.stat(), "directory")
             pem = _read(directory, self._name)
         except OSError as error:
-            raise BackendError(f"The key file {self._name} could not be read: {error.strerror}.") from error
+            raise BackendError(
+                f"The key file {self._name} could not be read: {error.strerror}."
+            ) from error
         try:
             return PrivateKey.from_pem(pem, passphrase)
         except InvalidKeyError:
-            how = "that the passphrase opens" if passphrase else "that is there without a passphrase"
+            how = (
+                "that the passphrase opens" if passphrase else "that is there without a passphrase"
+            )
             raise BackendError(f"The key file {self._name} holds no key {how}.") from None
 
 
@@ -104,7 +108,9 @@ def _passphrase(name: str) -> bytes | None:
     try:
         passphrase = _read(path.parent, path.name).rstrip(b"\r\n")
     except OSError as error:
-        raise BackendError(f"KEY_FILE_PASSPHRASE_FILE could not be read: {error.strerror}.") from error
+        raise BackendError(
+            f"KEY_FILE_PASSPHRASE_FILE could not be read: {error.strerror}."
+        ) from error
     if len(passphrase) < _SHORTEST_PASSPHRASE:
         raise BackendError(f"The passphrase of key files is at least {_SHORTEST_PASSPHRASE} bytes.")
     # 32 MiB and 0.1 s per guess. The salt is the name, which holds the key's thumbprint.
@@ -116,7 +122,9 @@ def _write(directory: Path, name: str, pem: bytes) -> None:
     # Written aside and renamed: a crash leaves no key or a complete one, and no row names it yet.
     unfinished = directory / f".{name}.new"
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(
+            unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
+        )
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
             file.flush()
@@ -145,8 +153,11 @@ def _check(directory: Path, found: os.stat_result, what: str) -> None:
     if found.st_mode & _OTHERS:
         fix = "700" if stat.S_ISDIR(found.st_mode) else "600"
         raise BackendError(
-            f"The key {what} in {directory} is open to other users of this machine; chmod {fix} it, "
+            f"The key {what} in {directory} is open to other users of this machine; chmod "
+            f"{fix} it, "
             "and rotate the key if someone may have read it."
         )
     if found.st_uid != os.geteuid():
-        raise BackendError(f"The key {what} in {directory} belongs to another user of this machine.")
+        raise BackendError(
+            f"The key {what} in {directory} belongs to another user of this machine."
+        )

@@ -19,7 +19,9 @@ from google.cloud.kms_v1 import (
     KeyManagementServiceClient,
     ProtectionLevel,
 )
-from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
+from google.cloud.kms_v1.services.key_management_service.transports import (
+    KeyManagementServiceGrpcTransport,
+)
 
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
@@ -68,7 +70,11 @@ class GcpkmsBackend:
         key_id = f"agentauth-{purpose}-{new_id()}"
         with _service() as service:
             service.create_crypto_key(
-                parent=ring, crypto_key_id=key_id, crypto_key=key, retry=None, timeout=CREATION_SECONDS
+                parent=ring,
+                crypto_key_id=key_id,
+                crypto_key=key,
+                retry=None,
+                timeout=CREATION_SECONDS,
             )
         name = f"{ring}/cryptoKeys/{key_id}/cryptoKeyVersions/1"
         _wait_until_enabled(name)
@@ -111,7 +117,9 @@ class _KeyVersion:
                 request={"name": self._name, **sent}, retry=None, timeout=TIMEOUT_SECONDS
             )
             self._check_name(answer.name)
-            arrived = answer.verified_data_crc32c if alg == "EdDSA" else answer.verified_digest_crc32c
+            arrived = (
+                answer.verified_data_crc32c if alg == "EdDSA" else answer.verified_digest_crc32c
+            )
             if not arrived:
                 raise BusyError("The key service did not see our checksum.")
             _check_crc32c(answer.signature, answer.signature_crc32c)
@@ -132,7 +140,9 @@ def _wait_until_enabled(name: str) -> None:
     while True:
         try:
             with _service() as service:
-                version = service.get_crypto_key_version(name=name, retry=None, timeout=TIMEOUT_SECONDS)
+                version = service.get_crypto_key_version(
+                    name=name, retry=None, timeout=TIMEOUT_SECONDS
+                )
             if version.state == _State.ENABLED:
                 return
             found, may_come = _State(version.state).name, version.state == _State.PENDING_GENERATION
@@ -169,7 +179,8 @@ def _service() -> Iterator[KeyManagementServiceClient]:
         raise BusyError(f"Google Cloud KMS is not available ({type(error).__name__}).") from error
     except (exceptions.PermissionDenied, exceptions.Unauthenticated) as error:
         raise BackendError(
-            f"Google Cloud KMS refused the credentials ({type(error).__name__}): check them and their roles (docs/keys/gcpkms.md)."
+            f"Google Cloud KMS refused the credentials ({type(error).__name__}): check them "
+            "and their roles (docs/keys/gcpkms.md)."
         ) from error
     except (exceptions.GoogleAPIError, GoogleAuthError) as error:
         raise BackendError(

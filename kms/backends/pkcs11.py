@@ -128,7 +128,9 @@ class _TokenKey:
             private = token.private_key(self._id)
             if alg == "ES256":
                 # Already r‖s, with leading zeros.
-                return bytes(private.sign(hashlib.sha256(message).digest(), mechanism=Mechanism.ECDSA))
+                return bytes(
+                    private.sign(hashlib.sha256(message).digest(), mechanism=Mechanism.ECDSA)
+                )
             return bytes(private.sign(message, mechanism=Mechanism.EDDSA))
 
 
@@ -142,7 +144,9 @@ def _public_key(alg: Algorithm, point: bytes) -> PublicKey:
             return ed25519_public_key(coordinates)
         return p256_public_key(coordinates[:_COORDINATE_BYTES], coordinates[_COORDINATE_BYTES:])
     except InvalidKeyError as error:
-        raise BackendError(f"The token gave a public key we do not use: {error.description}") from None
+        raise BackendError(
+            f"The token gave a public key we do not use: {error.description}"
+        ) from None
 
 
 class _Token:
@@ -214,7 +218,9 @@ class _Module:
         try:
             self.library = pkcs11.lib(path)
         except failures.PKCS11Error as error:
-            raise BackendError("PKCS11_MODULE names no library that can be loaded and started.") from error
+            raise BackendError(
+                "PKCS11_MODULE names no library that can be loaded and started."
+            ) from error
 
 
 _module = _Module()

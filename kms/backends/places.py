@@ -16,7 +16,10 @@ PLACES: Final = {
     "file": ("", "no place: VAR_DIR is where they are"),
     "gcpkms": (
         f"{RING}(?:{HARDWARE})?",
-        f"a key ring: gcpkms:projects/…/locations/…/keyRings/…, and {HARDWARE} after it for hardware",
+        (
+            f"a key ring: gcpkms:projects/…/locations/…/keyRings/…, and {HARDWARE} after it for "
+            "hardware"
+        ),
     ),
     "pkcs11": (LABEL, "a token by its label: pkcs11:LABEL"),
     "vault": (f"(?:{MOUNT})?", "a mount of Transit, as in vault:transit, or none"),

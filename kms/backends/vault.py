@@ -112,7 +112,9 @@ class _TransitKey:
                 "marshaling_algorithm": "jws",
             }
         asked["hash_input"] = base64.b64encode(asked["hash_input"]).decode()
-        answer = transit.sign_data(name=self._name, key_version=_VERSION, mount_point=self._mount, **asked)
+        answer = transit.sign_data(
+            name=self._name, key_version=_VERSION, mount_point=self._mount, **asked
+        )
         text = answer["data"]["signature"]
         if not text.startswith(_PREFIX):
             raise BackendError(f"The key service signed with another version of {self._name}.")
@@ -143,7 +145,8 @@ def _ask(call: Callable[[Any], T]) -> T:
         raise _trouble(error) from None
     except (AgentAuthError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise BackendError(
-            f"Vault or OpenBao sent an answer that we do not understand ({type(error).__name__}): check VAULT_ADDR."
+            "Vault or OpenBao sent an answer that we do not understand "
+            f"({type(error).__name__}): check VAULT_ADDR."
         ) from None
 
 
@@ -152,7 +155,8 @@ def _trouble(error: Exception) -> BackendError:
     name = type(error).__name__
     if isinstance(error, VaultDown):
         return BusyError(
-            "Vault or OpenBao is sealed: unseal it (`bao operator unseal`, step 5 of docs/install.md)."
+            "Vault or OpenBao is sealed: unseal it (`bao operator unseal`, step 5 of "
+            "docs/install.md)."
             if "sealed" in str(error)
             else f"Vault or OpenBao has no active node ({name}): check its status (`bao status`)."
         )
@@ -162,18 +166,22 @@ def _trouble(error: Exception) -> BackendError:
         return BusyError(f"Vault or OpenBao failed ({name}): look at its log.")
     if isinstance(error, requests.exceptions.SSLError):
         return BusyError(
-            f"The certificate of Vault or OpenBao is not trusted ({name}): name its authority in VAULT_CACERT."
+            f"The certificate of Vault or OpenBao is not trusted ({name}): name its authority "
+            "in VAULT_CACERT."
         )
     if isinstance(error, requests.RequestException):
         return BusyError(
-            f"Vault or OpenBao does not answer ({name}): check that it runs, and that VAULT_ADDR is correct."
+            f"Vault or OpenBao does not answer ({name}): check that it runs, and that "
+            "VAULT_ADDR is correct."
         )
     if isinstance(error, Forbidden):
         return BackendError(
-            f"Vault or OpenBao refused the token ({name}): check VAULT_TOKEN or the login, and the policy (docs/keys/vault.md)."
+            f"Vault or OpenBao refused the token ({name}): check VAULT_TOKEN or the login, "
+            "and the policy (docs/keys/vault.md)."
         )
     return BackendError(
-        f"Vault or OpenBao refused the call ({name}): check that Transit is mounted and that the key exists."
+        f"Vault or OpenBao refused the call ({name}): check that Transit is mounted and that "
+        "the key exists."
     )
 
 
@@ -235,7 +243,8 @@ class _Server:
             answer = self._logged_in(self._client("").auth)
         except (Forbidden, InvalidRequest) as error:
             raise BackendError(
-                f"Vault or OpenBao refused the login ({type(error).__name__}): check VAULT_ROLE_ID and VAULT_SECRET_ID, or"
+                f"Vault or OpenBao refused the login ({type(error).__name__}): check "
+                "VAULT_ROLE_ID and VAULT_SECRET_ID, or"
                 " VAULT_KUBERNETES_ROLE (docs/keys/vault.md)."
             ) from None
         token, seconds = answer["auth"]["client_token"], float(answer["auth"]["lease_duration"])
@@ -246,7 +255,10 @@ class _Server:
         named = self._named
         if "ROLE_ID" in named:
             return auth.approle.login(
-                named["ROLE_ID"], named.get("SECRET_ID"), use_token=False, mount_point=self._mount("approle")
+                named["ROLE_ID"],
+                named.get("SECRET_ID"),
+                use_token=False,
+                mount_point=self._mount("approle"),
             )
         if "KUBERNETES_ROLE" in named:
             return auth.kubernetes.login(
@@ -255,7 +267,9 @@ class _Server:
                 use_token=False,
                 mount_point=self._mount("kubernetes"),
             )
-        raise BackendError("Set VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE (docs/keys/vault.md).")
+        raise BackendError(
+            "Set VAULT_TOKEN, VAULT_ROLE_ID or VAULT_KUBERNETES_ROLE (docs/keys/vault.md)."
+        )
 
     def _mount(self, usual: str) -> str:
         return self._named.get("AUTH_MOUNT", usual)

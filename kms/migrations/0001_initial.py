@@ -17,7 +17,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("kid", models.CharField(max_length=64, unique=True)),
@@ -52,10 +55,13 @@ class Migration(migrations.Migration):
             options={
                 "constraints": [
                     models.CheckConstraint(
-                        condition=models.Q(("purpose__in", ["token", "audit", "receipt"])), name="key_purpose"
+                        condition=models.Q(("purpose__in", ["token", "audit", "receipt"])),
+                        name="key_purpose",
                     ),
                     models.CheckConstraint(
-                        condition=models.Q(("state__in", ["next", "active", "retired", "disabled"])),
+                        condition=models.Q(
+                            ("state__in", ["next", "active", "retired", "disabled"])
+                        ),
                         name="key_state",
                     ),
                     models.UniqueConstraint(
@@ -80,7 +86,8 @@ class Migration(migrations.Migration):
                         condition=models.Q(
                             models.Q(("disabled_at__isnull", False), ("state", "disabled")),
                             models.Q(
-                                models.Q(("state", "disabled"), _negated=True), ("disabled_at__isnull", True)
+                                models.Q(("state", "disabled"), _negated=True),
+                                ("disabled_at__isnull", True),
                             ),
                             _connector="OR",
                         ),

@@ -19,7 +19,10 @@ class Migration(migrations.Migration):
                 (
                     "serial",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("kid", models.CharField(max_length=64, unique=True)),
@@ -38,7 +41,9 @@ class Migration(migrations.Migration):
                 (
                     "issuer",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT, related_name="certificates", to="kms.key"
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="certificates",
+                        to="kms.key",
                     ),
                 ),
             ],

@@ -27,15 +27,24 @@ class Migration(migrations.Migration):
         ),
         migrations.CreateModel(
             name="SealsPending",
-            fields=[("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False))],
+            fields=[
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False),
+                )
+            ],
             options={
                 "constraints": [
-                    models.CheckConstraint(condition=models.Q(("id", 1)), name="seals_pending_only_one")
+                    models.CheckConstraint(
+                        condition=models.Q(("id", 1)), name="seals_pending_only_one"
+                    )
                 ]
             },
         ),
         append_only("kms_endedseal", unique=["seal"]),
-        migrations.AddField("key", "seal", models.CharField(editable=False, max_length=80, null=True)),
+        migrations.AddField(
+            "key", "seal", models.CharField(editable=False, max_length=80, null=True)
+        ),
         keep_ended("kms_key", "seal", into="kms_endedseal"),
         migrations.RunPython(await_seals, migrations.RunPython.noop),
     ]

@@ -35,7 +35,10 @@ def openbao_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def vault(settings: Settings, openbao_url: str) -> str:
     """Configure the real server; return its address."""
-    settings.KEY_BACKEND, settings.VAULT = "vault", {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN}
+    settings.KEY_BACKEND, settings.VAULT = (
+        "vault",
+        {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN},
+    )
     return openbao_url
 
 
@@ -87,7 +90,9 @@ AWS_CREDENTIALS = {
 
 
 @pytest.fixture
-def aws(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+def aws(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[pytest.MonkeyPatch]:
     """Credentials in the environment and no cached clients. Another fixture sets the endpoint."""
     for name, value in AWS_CREDENTIALS.items():
         monkeypatch.setenv(name, value)

@@ -50,12 +50,17 @@ class FakeKms:
         self.answers: dict[str, Answer] = {
             "GetPublicKey": lambda _asked: (200, self.public()),
             "Sign": lambda asked: (200, self.signed(self.signature(asked))),
-            "CreateKey": lambda _asked: (200, {"KeyMetadata": {"KeyId": ARN.rpartition("/")[2], "Arn": ARN}}),
+            "CreateKey": lambda _asked: (
+                200,
+                {"KeyMetadata": {"KeyId": ARN.rpartition("/")[2], "Arn": ARN}},
+            ),
         }
 
     def public(self, **changes: Any) -> dict[str, Any]:
         spec, algorithms = SPECS[self.key.public.alg]
-        spki = self.key._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki = self.key._key.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
         return {
             "KeyId": ARN,
             "KeyUsage": "SIGN_VERIFY",
@@ -74,7 +79,9 @@ class FakeKms:
 
 
 def der(signature: bytes) -> bytes:
-    return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    return encode_dss_signature(
+        int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    )
 
 
 def reset(handler: BaseHTTPRequestHandler) -> None:
@@ -122,7 +129,9 @@ def serving(fake: FakeKms) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -26,7 +26,9 @@ def made(operator: Any, **kind: Any) -> str:
     return f"awskms:{operator.create_key(**kind)['KeyMetadata']['Arn']}"
 
 
-@pytest.mark.parametrize(("alg", "spec"), [("EdDSA", "ECC_NIST_EDWARDS25519"), ("ES256", "ECC_NIST_P256")])
+@pytest.mark.parametrize(
+    ("alg", "spec"), [("EdDSA", "ECC_NIST_EDWARDS25519"), ("ES256", "ECC_NIST_P256")]
+)
 def test_a_key_is_made_of_the_kind_that_settings_name_and_says_what_for(
     operator: Any, settings: Settings, alg: str, spec: str
 ) -> None:
@@ -34,7 +36,11 @@ def test_a_key_is_made_of_the_kind_that_settings_name_and_says_what_for(
     uri, public = create(purpose="token")
     assert uri.startswith(f"awskms:{HOME}")
     found = operator.describe_key(KeyId=uri.rpartition("/")[2])["KeyMetadata"]
-    assert (found["KeySpec"], found["KeyUsage"], found["MultiRegion"]) == (spec, "SIGN_VERIFY", False)
+    assert (found["KeySpec"], found["KeyUsage"], found["MultiRegion"]) == (
+        spec,
+        "SIGN_VERIFY",
+        False,
+    )
     assert found["Description"] == "agentauth: signs for the purpose token"
     tags = operator.list_resource_tags(KeyId=found["KeyId"])["Tags"]
     assert tags == [{"TagKey": "agentauth", "TagValue": "token"}]
@@ -70,7 +76,9 @@ def test_a_key_of_several_regions_signs_in_the_one_its_address_names(operator: A
         public_key(uri.replace("eu-central-1", "eu-west-1"))
 
 
-@pytest.mark.parametrize("place", ["", "eu", "eu-central", "EU-central-1", "eu-central-1\n", "a.b", "x" * 80])
+@pytest.mark.parametrize(
+    "place", ["", "eu", "eu-central", "EU-central-1", "eu-central-1\n", "a.b", "x" * 80]
+)
 def test_backend_place_must_be_an_aws_region(aws: Any, settings: Settings, place: str) -> None:
     settings.KEY_BACKEND = f"awskms:{place}"
     with pytest.raises(BackendError, match="names a region"):
@@ -127,7 +135,9 @@ def test_a_key_of_another_kind_is_refused(operator: Any, kind: dict[str, Any]) -
     [
         (lambda operator, name: operator.disable_key(KeyId=name), "the key is disabled"),
         (
-            lambda operator, name: operator.schedule_key_deletion(KeyId=name, PendingWindowInDays=7),
+            lambda operator, name: operator.schedule_key_deletion(
+                KeyId=name, PendingWindowInDays=7
+            ),
             "the key will be deleted",
         ),
     ],
@@ -196,7 +206,8 @@ def test_threads_that_come_at_once_share_one_client(aws: pytest.MonkeyPatch, aws
     aws.setattr(awskms, "_new_client", counted)
     signatures: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: signatures.append(held.sign(b"m", "EdDSA"))) for _ in range(16)
+        threading.Thread(target=lambda: signatures.append(held.sign(b"m", "EdDSA")))
+        for _ in range(16)
     ]
     for thread in threads:
         thread.start()

@@ -52,7 +52,8 @@ def test_the_fake_can_tell_the_truth_and_opening_a_key_asks_nothing(fake: FakeKm
     # The record already says which kind of key it is.
     assert [operation for operation, _ in fake.asked] == ["Sign", "Sign"]
     assert fake.asked[0][1] == {
-        "KeyId": ARN, "Message": base64_text(b"m"), "MessageType": "RAW", "SigningAlgorithm": "ED25519_SHA_512",
+        "KeyId": ARN, "Message": base64_text(b"m"), "MessageType": "RAW",
+        "SigningAlgorithm": "ED25519_SHA_512",
     }  # fmt: skip
 
 
@@ -127,7 +128,9 @@ def test_a_signature_that_is_not_the_one_asked_for_is_never_used(
 
 
 def spki(key: Any) -> str:
-    return base64_text(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return base64_text(
+        key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 ED25519_HEAD = bytes.fromhex("302a300506032b6570032100")
@@ -154,7 +157,9 @@ ED25519_HEAD = bytes.fromhex("302a300506032b6570032100")
         ("PublicKey", "é"),
     ],
 )
-def test_a_public_key_that_is_none_of_ours_is_refused(fake: FakeKms, member: str, value: Any) -> None:
+def test_a_public_key_that_is_none_of_ours_is_refused(
+    fake: FakeKms, member: str, value: Any
+) -> None:
     assert public_key(URI) == fake.key.public
     fake.answers["GetPublicKey"] = lambda _asked: (200, fake.public(**{member: value}))
     with pytest.raises(BackendError):
@@ -162,7 +167,9 @@ def test_a_public_key_that_is_none_of_ours_is_refused(fake: FakeKms, member: str
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1])
-def test_a_public_key_of_another_kind_than_the_service_says_is_refused(fake: FakeKms, curve: Any) -> None:
+def test_a_public_key_of_another_kind_than_the_service_says_is_refused(
+    fake: FakeKms, curve: Any
+) -> None:
     fake.answers["GetPublicKey"] = lambda _asked: (
         200,
         fake.public(PublicKey=spki(ec.generate_private_key(curve()))),
@@ -171,7 +178,9 @@ def test_a_public_key_of_another_kind_than_the_service_says_is_refused(fake: Fak
         public_key(URI)
 
 
-@pytest.mark.parametrize("body", [b"", b"garbage", b"[]", b"null", b"{", b"\xff\xfe", b"{}", b"<html>"])
+@pytest.mark.parametrize(
+    "body", [b"", b"garbage", b"[]", b"null", b"{", b"\xff\xfe", b"{}", b"<html>"]
+)
 @pytest.mark.parametrize("status", [200, 400, 404, 418, 500, 503])
 def test_an_answer_that_is_none_is_an_error(fake: FakeKms, body: bytes, status: int) -> None:
     fake.answers["GetPublicKey"] = lambda _asked: (status, body)
@@ -205,7 +214,9 @@ def test_KM_2_transient_error_is_reported_as_busy_and_tried_once(
     assert len(fake.asked) == 1
 
 
-@pytest.mark.parametrize(("code", "status"), [("ThrottlingException", 400), ("TooManyRequests", 429)])
+@pytest.mark.parametrize(
+    ("code", "status"), [("ThrottlingException", 400), ("TooManyRequests", 429)]
+)
 def test_KM_2_throttling_is_distinguished_from_an_unavailable_service(
     fake: FakeKms, code: str, status: int
 ) -> None:
@@ -221,7 +232,9 @@ def test_KM_9_Ed25519_key_is_accepted_for_tokens_but_not_for_receipts(
     with pytest.raises(InvalidStateError, match="a P-256 key does"):
         rotate_key(purpose="receipt", actor=ACTOR, now=NOW, uri=URI)
     assert not Key.objects.exists()
-    assert rotate_key(purpose="token", actor=ACTOR, now=NOW, uri=URI).kid == fake.key.public.thumbprint
+    assert (
+        rotate_key(purpose="token", actor=ACTOR, now=NOW, uri=URI).kid == fake.key.public.thumbprint
+    )
 
 
 @pytest.mark.django_db
@@ -328,15 +341,21 @@ def test_a_key_that_is_made_slowly_is_not_given_up_on(fake: FakeKms) -> None:
 @pytest.mark.parametrize("code", ["NotFoundException", "KMSInternalException"])
 def test_a_key_that_was_just_made_is_waited_for(fake: FakeKms, code: str) -> None:
     found = fake.answers["GetPublicKey"]
-    fake.answers["GetPublicKey"] = lambda asked: found(asked) if len(fake.asked) > 3 else refusal(code)(asked)
+    fake.answers["GetPublicKey"] = lambda asked: (
+        found(asked) if len(fake.asked) > 3 else refusal(code)(asked)
+    )
     assert create(purpose="token") == (URI, fake.key.public)
     assert [operation for operation, _ in fake.asked] == ["CreateKey", *["GetPublicKey"] * 4]
 
 
-def test_a_key_that_is_never_seen_is_an_error_in_the_end(fake: FakeKms, aws: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_never_seen_is_an_error_in_the_end(
+    fake: FakeKms, aws: pytest.MonkeyPatch
+) -> None:
     aws.setattr(awskms, "SEEN_SECONDS", 0.1)
     fake.answers["GetPublicKey"] = refusal("NotFoundException")
-    with pytest.raises(BackendError, match=f"no such key. The key was made and is of no use: {URI}$"):
+    with pytest.raises(
+        BackendError, match=f"no such key. The key was made and is of no use: {URI}$"
+    ):
         create(purpose="token")
 
 

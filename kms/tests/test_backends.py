@@ -75,7 +75,9 @@ class Home:
 
 @pytest.fixture
 def awskms_home(aws_kms: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    operator: Any = boto3.session.Session().client("kms", endpoint_url=aws_kms, region_name="eu-central-1")
+    operator: Any = boto3.session.Session().client(
+        "kms", endpoint_url=aws_kms, region_name="eu-central-1"
+    )
 
     def leave() -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://127.0.0.1:1")
@@ -86,7 +88,9 @@ def awskms_home(aws_kms: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]
         absent=lambda uri: uri[:-1] + ("0" if uri[-1] != "0" else "1"),
         unusable={
             "disabled": lambda uri: operator.disable_key(KeyId=uri.removeprefix("awskms:")),
-            "to be deleted": lambda uri: operator.schedule_key_deletion(KeyId=uri.removeprefix("awskms:")),
+            "to be deleted": lambda uri: operator.schedule_key_deletion(
+                KeyId=uri.removeprefix("awskms:")
+            ),
         },
         secrets=(*AWS_CREDENTIALS.values(), aws_kms.removeprefix("http://")),
         wrong=("alias/agentauth", "arn:aws:kms:eu-central-1:000000000000:alias/agentauth"),
@@ -185,7 +189,9 @@ def pkcs11_home(pkcs11: str) -> Home:
         def made(uri: str) -> None:
             with pkcs11_backend._token(pkcs11) as token:
                 session = token.open_for_writing()
-                for found in list(session.get_objects({Attribute.ID: bytes.fromhex(uri.rpartition("/")[2])})):
+                for found in list(
+                    session.get_objects({Attribute.ID: bytes.fromhex(uri.rpartition("/")[2])})
+                ):
                     found[attribute] = value
                 session.close()
 
@@ -245,7 +251,11 @@ def test_a_key_signs_what_its_public_half_verifies(home: Home, settings: Setting
     assert uri.startswith(f"{home.scheme}:")
     assert public_key(uri) == public
     opened = open_signer(uri, public)
-    assert (opened.kid, opened.alg, opened.public) == (public.thumbprint, settings.KEY_ALGORITHM, public)
+    assert (opened.kid, opened.alg, opened.public) == (
+        public.thumbprint,
+        settings.KEY_ALGORITHM,
+        public,
+    )
     for length in (1, 4096, home.longest.get(opened.alg, TOO_LONG)):
         message = b"m" * length
         signature = opened.sign(message)
@@ -253,7 +263,9 @@ def test_a_key_signs_what_its_public_half_verifies(home: Home, settings: Setting
         public.verify(message, signature, alg=opened.alg)
 
 
-@pytest.mark.parametrize("home", pairs(lambda name, alg: (name, alg) == ("awskms", "EdDSA")), indirect=True)
+@pytest.mark.parametrize(
+    "home", pairs(lambda name, alg: (name, alg) == ("awskms", "EdDSA")), indirect=True
+)
 def test_KM_9_a_message_longer_than_it_signs_is_refused(home: Home) -> None:
     uri, public = create(purpose="token")
     with refused(home):
@@ -283,7 +295,15 @@ def test_missing_key_address_is_refused_at_the_latest_when_signing(home: Home) -
 
 def test_JK_20_malformed_key_address_is_refused(home: Home) -> None:
     uri, public = create(purpose="token")
-    changed = (uri.upper(), f"{uri}\n", f" {uri}", f"{uri}/", f"{uri}/../x", f"{uri}?x=1", f"{uri}#x")
+    changed = (
+        uri.upper(),
+        f"{uri}\n",
+        f" {uri}",
+        f"{uri}/",
+        f"{uri}/../x",
+        f"{uri}?x=1",
+        f"{uri}#x",
+    )
     for address in (*changed, *(f"{home.scheme}:{rest}" for rest in (*SHARED, *home.wrong))):
         with refused(home):
             public_key(address)
@@ -317,7 +337,11 @@ def test_KM_14_unreachable_server_fails_calls_but_not_open_signer(home: Home) ->
     assert home.leave
     home.leave()
     opened = open_signer(uri, public)
-    for act in (lambda: opened.sign(b"m"), lambda: public_key(uri), lambda: create(purpose="token")):
+    for act in (
+        lambda: opened.sign(b"m"),
+        lambda: public_key(uri),
+        lambda: create(purpose="token"),
+    ):
         with refused(home, BusyError):
             act()
 

@@ -134,7 +134,9 @@ def test_a_file_is_read_by_who_asks_and_nothing_is_kept_of_it() -> None:
     assert calling._callers == {}
 
 
-def test_RF_32_deadline_ends_the_wait_and_a_late_answer_is_dropped(home: Home, gate: threading.Event) -> None:
+def test_RF_32_deadline_ends_the_wait_and_a_late_answer_is_dropped(
+    home: Home, gate: threading.Event
+) -> None:
     home.now = [gate, "mine"]
     with pytest.raises(BusyError, match="in time"):
         guarded("there", home)
@@ -187,7 +189,9 @@ def test_what_it_refuses_is_not_asked_again(home: Home) -> None:
     assert home.asked == 1
 
 
-def test_with_little_time_left_nothing_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_little_time_left_nothing_is_tried_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.told(30)
     monkeypatch.setattr(calling, "DEADLINE_SECONDS", calling.WORTHWHILE_SECONDS)
     home.asked, home.now = 0, BusyError("x")
@@ -308,7 +312,10 @@ def test_waiting_key_service_calls_are_bounded_and_others_fail_fast(
 
 
 def _after(script: str) -> subprocess.CompletedProcess[str]:
-    begin = "import django, os, threading, time; django.setup(); from kms.backends.calling import guarded\n"
+    begin = (
+        "import django, os, threading, time; django.setup(); from kms.backends.calling import "
+        "guarded\n"
+    )
     env = {"DJANGO_SETTINGS_MODULE": "agentauth.settings", "PATH": ""}
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", begin + script],
@@ -328,7 +335,8 @@ def test_a_process_that_is_forked_off_has_threads_of_its_own() -> None:
 
 def test_a_library_that_hangs_does_not_keep_the_process_from_ending() -> None:
     done = _after(
-        "try: guarded('there', threading.Event().wait)\nexcept Exception as error: print(type(error).__name__)"
+        "try: guarded('there', threading.Event().wait)\nexcept Exception as error: "
+        "print(type(error).__name__)"
     )
     assert (done.stdout, done.returncode) == ("BusyError\n", 0)
 
@@ -338,7 +346,8 @@ def test_each_outcome_is_counted(home: Home, once: None, clock: list[float]) -> 
         outcomes = ("ok", "throttled", "refused", "away", "open")
         names = {each: {"home": "there", "outcome": each} for each in outcomes}
         return {
-            each: REGISTRY.get_sample_value("agentauth_key_calls_total", names[each]) or 0 for each in names
+            each: REGISTRY.get_sample_value("agentauth_key_calls_total", names[each]) or 0
+            for each in names
         }
 
     def measured() -> float:

@@ -58,10 +58,16 @@ def served() -> dict[str, Any]:
 
 
 def events() -> list[str]:
-    return [kind for kind in Event.objects.order_by("id").values_list("kind", flat=True) if "certif" in kind]
+    return [
+        kind
+        for kind in Event.objects.order_by("id").values_list("kind", flat=True)
+        if "certif" in kind
+    ]
 
 
-def test_certified_key_is_published_and_readers_find_what_we_find(settings: Settings, token_kid: str) -> None:
+def test_certified_key_is_published_and_readers_find_what_we_find(
+    settings: Settings, token_kid: str
+) -> None:
     row = certified()
     own, held = served()["keys"]
     assert (own["kid"], held["kid"], held["certificate"]) == (token_kid, KID, row.jws)

@@ -43,7 +43,12 @@ class Process:
     """A process that signs, by a clock that the test sets."""
 
     def __init__(self, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock, self.patch, self.delegate, self.chosen = clock, monkeypatch, Delegate(now_run), Choosing()
+        self.clock, self.patch, self.delegate, self.chosen = (
+            clock,
+            monkeypatch,
+            Delegate(now_run),
+            Choosing(),
+        )
 
     def kid(self, after: timedelta, *, life: int = 900, age: int = 0) -> str:
         """The key that signs a token of this life and age (s), at this time after the beginning."""
@@ -74,17 +79,23 @@ def at(after: timedelta) -> int:
 
 
 def kids() -> list[str]:
-    return list(KeyCertificate.objects.order_by("not_before", "serial").values_list("kid", flat=True))
+    return list(
+        KeyCertificate.objects.order_by("not_before", "serial").values_list("kid", flat=True)
+    )
 
 
-def test_JK_14_certificate_is_published_long_enough_before_key_signs(process: Process, root: str) -> None:
+def test_JK_14_certificate_is_published_long_enough_before_key_signs(
+    process: Process, root: str
+) -> None:
     assert timedelta(seconds=120) <= PUBLISHED_BEFORE_USE
     assert process.kid(timedelta()) == root
     assert process.kid(PUBLISHED_BEFORE_USE - SECOND) == root
     assert [process.kid(PUBLISHED_BEFORE_USE)] == kids()
 
 
-def test_direct_is_the_default_and_certifies_nothing(process: Process, root: str, settings: Settings) -> None:
+def test_direct_is_the_default_and_certifies_nothing(
+    process: Process, root: str, settings: Settings
+) -> None:
     for word in ("direct", "Delegated", ""):
         settings.TOKEN_SIGNING = word
         assert process.kid(PUBLISHED_BEFORE_USE) == root
@@ -103,7 +114,10 @@ def test_signer_is_reread_each_second_and_then_sees_outside_changes(
     # Another process disables it, so this process hears nothing of it.
     Key.objects.update(state=Key.State.DISABLED, disabled_at=NOW + start)
     with django_assert_num_queries(0):
-        assert token_signer(issued_at=at(start), expires_at=at(start) + 900, now=NOW + start).kid == first
+        assert (
+            token_signer(issued_at=at(start), expires_at=at(start) + 900, now=NOW + start).kid
+            == first
+        )
     with pytest.raises(TemporarilyUnavailableError):
         process.kid(start + KNOWN_FOR)
 
@@ -212,7 +226,9 @@ def test_a_defect_while_certifying_is_tried_again_and_hurts_no_request(
     assert len(kids()) == 1
 
 
-def test_JK_14_KM_12_certifying_key_rotation_hands_over_without_a_gap(process: Process, root: str) -> None:
+def test_JK_14_KM_12_certifying_key_rotation_hands_over_without_a_gap(
+    process: Process, root: str
+) -> None:
     process.kid(timedelta())
     first = process.kid(PUBLISHED_BEFORE_USE)
     following = rotate_key(purpose="token", actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE).kid
@@ -221,10 +237,15 @@ def test_JK_14_KM_12_certifying_key_rotation_hands_over_without_a_gap(process: P
     assert process.kid(switch) == first
     assert process.kid(switch + PUBLISHED_BEFORE_USE - SECOND) == first
     second = process.kid(switch + PUBLISHED_BEFORE_USE)
-    assert (kids(), KeyCertificate.objects.get(kid=second).issuer.kid) == ([first, second], following)
+    assert (kids(), KeyCertificate.objects.get(kid=second).issuer.kid) == (
+        [first, second],
+        following,
+    )
 
 
-def test_JK_14_key_of_a_retired_certifier_signs_only_while_verifiable(process: Process, root: str) -> None:
+def test_JK_14_key_of_a_retired_certifier_signs_only_while_verifiable(
+    process: Process, root: str
+) -> None:
     process.kid(timedelta())
     first = process.kid(PUBLISHED_BEFORE_USE)
     following = rotate_key(purpose="token", actor=ACTOR, now=NOW + PUBLISHED_BEFORE_USE).kid
@@ -237,7 +258,9 @@ def test_JK_14_key_of_a_retired_certifier_signs_only_while_verifiable(process: P
     assert root != following
 
 
-def test_JK_18_a_revoked_certificate_is_not_signed_with_once_more(process: Process, root: str) -> None:
+def test_JK_18_a_revoked_certificate_is_not_signed_with_once_more(
+    process: Process, root: str
+) -> None:
     process.kid(timedelta())
     first = process.kid(PUBLISHED_BEFORE_USE)
     serial = str(KeyCertificate.objects.get(kid=first).serial)
@@ -256,7 +279,9 @@ def test_JK_18_keys_certified_by_a_disabled_key_sign_nothing(process: Process, r
     assert not Key.objects.exclude(state="disabled").exists()
 
 
-def test_two_processes_hold_two_keys(process: Process, clock: time_machine.Traveller, root: str) -> None:
+def test_two_processes_hold_two_keys(
+    process: Process, clock: time_machine.Traveller, root: str
+) -> None:
     other = Process(clock, process.patch)
     assert [process.kid(timedelta()), other.kid(timedelta())] == [root, root]
     found = {process.kid(PUBLISHED_BEFORE_USE), other.kid(PUBLISHED_BEFORE_USE)}
@@ -295,4 +320,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     env = os.environ | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
     root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", script], env=env, cwd=root, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", script], env=env, cwd=root, check=False).returncode
+        == 0
+    )

@@ -13,7 +13,9 @@ from kms.backends import BackendError, der
 @pytest.mark.parametrize("r", [1, 255, 2**247, 2**255])
 @pytest.mark.parametrize("s", [1, 2**240, 2**256 - 1])
 def test_KM_7_leading_zeros_of_r_and_s_are_kept(r: int, s: int) -> None:
-    assert der.raw_signature(encode_dss_signature(r, s)) == r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    assert der.raw_signature(encode_dss_signature(r, s)) == r.to_bytes(32, "big") + s.to_bytes(
+        32, "big"
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,9 @@ def test_the_two_kinds_of_key_we_use_are_read_in_both_forms(encoding: Encoding) 
 @pytest.mark.parametrize(
     "private", [rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())]
 )
-def test_other_kinds_of_key_are_refused(private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
+def test_other_kinds_of_key_are_refused(
+    private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+) -> None:
     text = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(BackendError, match="another kind"):
         der.public_key(text)

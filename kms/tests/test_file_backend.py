@@ -52,13 +52,17 @@ def passphrase(settings: Settings, tmp_path: Path) -> Path:
 PASSPHRASE = "a-passphrase-of-tests"
 
 
-def test_key_is_encrypted_and_only_its_passphrase_opens_it(passphrase: Path, key_directory: Path) -> None:
+def test_key_is_encrypted_and_only_its_passphrase_opens_it(
+    passphrase: Path, key_directory: Path
+) -> None:
     uri, public = create(purpose="token")
     name = uri.removeprefix("file:")
     pem = (key_directory / name).read_bytes()
     assert pem.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     # Decrypt it without our code, as docs/keys/file.md describes.
-    opens = hashlib.scrypt(PASSPHRASE.encode(), salt=name.encode(), n=2**15, r=8, p=1, maxmem=2**26, dklen=32)
+    opens = hashlib.scrypt(
+        PASSPHRASE.encode(), salt=name.encode(), n=2**15, r=8, p=1, maxmem=2**26, dklen=32
+    )
     assert PrivateKey.from_pem(pem, opens.hex().encode()).public == public
     with pytest.raises(InvalidKeyError):
         PrivateKey.from_pem(pem, PASSPHRASE.encode())
@@ -127,7 +131,9 @@ def test_another_user_s_file_is_refused(
         public_key(made[0])
 
 
-def test_a_missing_file_and_a_file_without_a_key_are_refused(made: tuple[str, PublicKey, Path]) -> None:
+def test_a_missing_file_and_a_file_without_a_key_are_refused(
+    made: tuple[str, PublicKey, Path],
+) -> None:
     made[2].write_text("-----BEGIN PRIVATE KEY-----\nnot a key\n-----END PRIVATE KEY-----\n")
     with pytest.raises(BackendError, match="holds no key") as refused:
         public_key(made[0])
@@ -154,7 +160,9 @@ def test_malformed_key_file_address_is_refused(key_directory: Path, uri: str) ->
         public_key(uri)
 
 
-def test_KM_13_production_has_no_keys_in_files(settings: Settings, made: tuple[str, PublicKey, Path]) -> None:
+def test_KM_13_production_has_no_keys_in_files(
+    settings: Settings, made: tuple[str, PublicKey, Path]
+) -> None:
     settings.DEVELOPMENT = False
     for act in (lambda: create(purpose="token"), lambda: public_key(made[0])):
         with pytest.raises(BackendError, match="development"):

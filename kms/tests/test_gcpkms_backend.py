@@ -34,7 +34,15 @@ def version(of: Service, uri: str) -> Any:
 
 @pytest.mark.parametrize(
     "place",
-    ["", "signing", RING.rpartition("/")[0], f"{RING}/cryptoKeys/k", f"{RING}:HSM", f"{RING}\n", f"/{RING}"],
+    [
+        "",
+        "signing",
+        RING.rpartition("/")[0],
+        f"{RING}/cryptoKeys/k",
+        f"{RING}:HSM",
+        f"{RING}\n",
+        f"/{RING}",
+    ],
 )
 def test_backend_place_must_name_a_key_ring_before_any_call(
     gcpkms: Service, settings: Settings, place: str
@@ -177,7 +185,9 @@ def test_an_odd_signature_is_refused(
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256"])
-def test_a_signature_of_another_key_is_refused(gcpkms: Service, settings: Settings, algorithm: str) -> None:
+def test_a_signature_of_another_key_is_refused(
+    gcpkms: Service, settings: Settings, algorithm: str
+) -> None:
     settings.KEY_ALGORITHM = algorithm
     (uri, public), (other, _) = create(purpose="token"), create(purpose="token")
     signer = open_signer(uri, public)
@@ -190,7 +200,8 @@ def test_a_signature_of_another_key_is_refused(gcpkms: Service, settings: Settin
 KINDS = {
     "RESOURCE_EXHAUSTED": ThrottledError,
     **dict.fromkeys(
-        ["UNAVAILABLE", "INTERNAL", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED"], BusyError
+        ["UNAVAILABLE", "INTERNAL", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED", "CANCELLED"],
+        BusyError,
     ),
     **dict.fromkeys(["PERMISSION_DENIED", "FAILED_PRECONDITION", "NOT_FOUND"], BackendError),
     **dict.fromkeys(["INVALID_ARGUMENT", "UNAUTHENTICATED", "UNIMPLEMENTED"], BackendError),
@@ -206,7 +217,11 @@ def test_KM_2_KM_4_a_refusal_is_an_error_of_the_backend_that_names_no_host(
     signer.sign(b"m")
     gcpkms.refusal = grpc.StatusCode[status]
     gcpkms.calls.clear()
-    for call in (lambda: signer.sign(b"m"), lambda: public_key(uri), lambda: create(purpose="token")):
+    for call in (
+        lambda: signer.sign(b"m"),
+        lambda: public_key(uri),
+        lambda: create(purpose="token"),
+    ):
         with pytest.raises(BackendError) as refused:
             call()
         assert type(refused.value) is KINDS[status]
@@ -214,7 +229,9 @@ def test_KM_2_KM_4_a_refusal_is_an_error_of_the_backend_that_names_no_host(
 
 
 @pytest.mark.parametrize("state", [State.DISABLED, State.DESTROY_SCHEDULED, State.DESTROYED])
-def test_KM_4_a_version_that_is_disabled_or_to_be_destroyed_is_refused(gcpkms: Service, state: int) -> None:
+def test_KM_4_a_version_that_is_disabled_or_to_be_destroyed_is_refused(
+    gcpkms: Service, state: int
+) -> None:
     uri, public = create(purpose="token")
     version(gcpkms, uri).state = state
     with pytest.raises(BackendError, match="FailedPrecondition"):

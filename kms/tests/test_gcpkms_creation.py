@@ -17,7 +17,9 @@ from tests.gcp_kms import RING, Kind, Service, State
 @pytest.mark.parametrize(
     ("algorithm", "kind"), [("EdDSA", Kind.EC_SIGN_ED25519), ("ES256", Kind.EC_SIGN_P256_SHA256)]
 )
-@pytest.mark.parametrize(("suffix", "level"), [("", ProtectionLevel.SOFTWARE), (":hsm", ProtectionLevel.HSM)])
+@pytest.mark.parametrize(
+    ("suffix", "level"), [("", ProtectionLevel.SOFTWARE), (":hsm", ProtectionLevel.HSM)]
+)
 def test_a_key_is_made_of_the_kind_and_where_it_was_asked_for(
     gcpkms: Service, settings: Settings, algorithm: Algorithm, kind: int, suffix: str, level: int
 ) -> None:
@@ -63,7 +65,9 @@ def test_failed_poll_of_a_new_key_is_retried_and_finally_names_the_key(
     assert gcpkms.calls.count("GetCryptoKeyVersion") == 4
     times[0] = 1_000_000
     monkeypatch.setattr(backend, "ENABLED_SECONDS", 0.05)
-    with pytest.raises(BackendError, match=r"agentauth-token-.* was made but is not to be seen .*destroy it"):
+    with pytest.raises(
+        BackendError, match=r"agentauth-token-.* was made but is not to be seen .*destroy it"
+    ):
         create(purpose="token")
 
 

@@ -63,7 +63,9 @@ def test_a_key_that_is_gone_is_named(key_directory: Path) -> None:
     assert_only_bad(key, "")
 
 
-@pytest.mark.parametrize(("algorithm", "said"), [("EdDSA", "another key"), ("ES256", "a key for ES256")])
+@pytest.mark.parametrize(
+    ("algorithm", "said"), [("EdDSA", "another key"), ("ES256", "a key for ES256")]
+)
 def test_another_key_in_its_place_is_named(algorithm: str, said: str, settings: Settings) -> None:
     key = made()
     settings.KEY_ALGORITHM = algorithm
@@ -72,7 +74,9 @@ def test_another_key_in_its_place_is_named(algorithm: str, said: str, settings: 
     assert_only_bad(key, said)
 
 
-def test_a_key_that_gives_its_public_half_and_signs_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_gives_its_public_half_and_signs_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     key = made()
     whole = backends.open_signer
 
@@ -85,7 +89,9 @@ def test_a_key_that_gives_its_public_half_and_signs_nothing_is_named(monkeypatch
     assert_only_bad(key, "no right to sign")
 
 
-def test_KM_9_a_key_that_signs_nothing_as_long_as_a_receipt_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_KM_9_a_key_that_signs_nothing_as_long_as_a_receipt_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made()
     sign = _KeyFile.sign
 
@@ -96,10 +102,14 @@ def test_KM_9_a_key_that_signs_nothing_as_long_as_a_receipt_is_named(monkeypatch
 
     monkeypatch.setattr(_KeyFile, "sign", short)
     receipts = Key.objects.get(purpose="receipt")
-    assert_only_bad(receipts, "no message of 65536 bytes, as a receipt may have: too long for this home")
+    assert_only_bad(
+        receipts, "no message of 65536 bytes, as a receipt may have: too long for this home"
+    )
 
 
-def test_a_purpose_without_a_key_is_named_and_a_disabled_key_is_not_asked(key_directory: Path) -> None:
+def test_a_purpose_without_a_key_is_named_and_a_disabled_key_is_not_asked(
+    key_directory: Path,
+) -> None:
     key = made()
     disable_key(kid=key.kid, actor=ACTOR, now=NOW, even_last=True)
     (key_directory / key.uri.removeprefix("file:")).unlink()
@@ -124,7 +134,9 @@ SPOILED: dict[str, Callable[[Any, str], object]] = {
 
 
 @pytest.mark.parametrize("how", SPOILED)
-def test_in_transit_a_key_that_must_not_be_used_is_named(vault: str, settings: Settings, how: str) -> None:
+def test_in_transit_a_key_that_must_not_be_used_is_named(
+    vault: str, settings: Settings, how: str
+) -> None:
     settings.KEY_BACKEND = "vault"
     key = made()
     assert checked()[0] == 0
@@ -133,7 +145,9 @@ def test_in_transit_a_key_that_must_not_be_used_is_named(vault: str, settings: S
     assert_only_bad(key, "")
 
 
-def test_a_home_that_is_away_is_said_to_be_so_of_each_of_its_keys(vault: str, settings: Settings) -> None:
+def test_a_home_that_is_away_is_said_to_be_so_of_each_of_its_keys(
+    vault: str, settings: Settings
+) -> None:
     settings.KEY_BACKEND = "vault"
     made()
     settings.VAULT["ADDR"] = "http://127.0.0.1:1"

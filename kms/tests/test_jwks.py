@@ -39,7 +39,9 @@ def _set() -> list[dict[str, Any]]:
     return keys
 
 
-def test_JK_15_the_set_holds_public_members_only_and_each_kid_once(clock: time_machine.Traveller) -> None:
+def test_JK_15_the_set_holds_public_members_only_and_each_kid_once(
+    clock: time_machine.Traveller,
+) -> None:
     for step in range(4):
         rotate_key(purpose="token", actor=ACTOR, now=NOW + step * PUBLISHED_BEFORE_USE)
         for other in ("receipt", "audit"):
@@ -62,7 +64,9 @@ def test_the_alg_is_the_one_in_token_headers() -> None:
     assert _set()[0]["alg"] == signer(purpose="token", now=NOW).alg
 
 
-def test_a_retired_key_leaves_the_set_when_no_token_of_it_can_live(clock: time_machine.Traveller) -> None:
+def test_a_retired_key_leaves_the_set_when_no_token_of_it_can_live(
+    clock: time_machine.Traveller,
+) -> None:
     old, new = (rotate_key(purpose="token", actor=ACTOR, now=NOW) for _ in range(2))
     end = NOW + PUBLISHED_BEFORE_USE + TOKEN_OVERLAP
     clock.move_to(end - timedelta(seconds=1))

@@ -80,10 +80,19 @@ def test_the_switch_needs_no_job_and_the_job_records_it_once() -> None:
     assert [promote_due_keys(now=SWITCH + timedelta(hours=1)) for _ in range(2)] == [1, 0]
     old.refresh_from_db()
     new.refresh_from_db()
-    assert (old.state, old.retired_at, old.needed_until) == ("retired", SWITCH, SWITCH + TOKEN_OVERLAP)
+    assert (old.state, old.retired_at, old.needed_until) == (
+        "retired",
+        SWITCH,
+        SWITCH + TOKEN_OVERLAP,
+    )
     assert new.state == "active"
     event = Event.objects.get(kind="kms.key.activated", data__replaced=old.kid)
-    assert event.data == {"kid": new.kid, "purpose": "token", "algorithm": "EdDSA", "replaced": old.kid}
+    assert event.data == {
+        "kid": new.kid,
+        "purpose": "token",
+        "algorithm": "EdDSA",
+        "replaced": old.kid,
+    }
 
 
 def test_the_job_overtaken_by_another_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +244,9 @@ def test_disabling_the_new_key_after_its_switch_restores_no_old_key() -> None:
         ("retired", "disabled", True), ("retired", "active", False), ("retired", "next", False),
     ],
 )  # fmt: skip
-def test_the_database_allows_only_the_steps_of_a_key_s_life(old: str, new: str, possible: bool) -> None:
+def test_the_database_allows_only_the_steps_of_a_key_s_life(
+    old: str, new: str, possible: bool
+) -> None:
     key = _rotate()
     if old == "next":
         key = _rotate()
@@ -273,7 +284,9 @@ def test_a_failing_backend_is_unavailability_and_its_words_stay_in_the_log(
     assert Key.objects.count() == 1
 
 
-def test_a_backend_that_fails_while_signing_is_unavailability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_fails_while_signing_is_unavailability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _rotate()
     ready = signer(purpose="token", now=NOW)
 

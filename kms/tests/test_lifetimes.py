@@ -11,7 +11,9 @@ NOW = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 
 
-def _key(kid: str, state: str, active_from: datetime, purpose: str = "token", **times: datetime) -> Key:
+def _key(
+    kid: str, state: str, active_from: datetime, purpose: str = "token", **times: datetime
+) -> Key:
     return Key(kid=kid, purpose=purpose, state=state, active_from=active_from, **times)
 
 
@@ -39,7 +41,13 @@ def test_the_switch_happens_by_the_clock_whether_or_not_a_job_recorded_it(
     unrecorded = [_key("old", "active", NOW - timedelta(days=9)), _key("new", "next", NOW)]
     assert _states(unrecorded, now) == {"old": old, "new": new}
     recorded = [
-        _key("old", "retired", NOW - timedelta(days=9), retired_at=NOW, needed_until=NOW + TOKEN_OVERLAP),
+        _key(
+            "old",
+            "retired",
+            NOW - timedelta(days=9),
+            retired_at=NOW,
+            needed_until=NOW + TOKEN_OVERLAP,
+        ),
         _key("new", "active", NOW),
     ]
     if now >= NOW:

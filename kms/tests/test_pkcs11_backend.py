@@ -47,7 +47,9 @@ def made_by_hand(
     made = made or os.urandom(8)
     template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False} | (private or {})
     with writing() as session:
-        session.create_domain_parameters(kind, {Attribute.EC_PARAMS: curve}, local=True).generate_keypair(
+        session.create_domain_parameters(
+            kind, {Attribute.EC_PARAMS: curve}, local=True
+        ).generate_keypair(
             id=made, store=True, capabilities=MechanismFlag.SIGN, private_template=template
         )
     return f"pkcs11:{LABEL}/{made.hex()}"
@@ -61,17 +63,25 @@ def destroy(uri: str, *kinds: ObjectClass) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["EdDSA", "ES256"])
-def test_a_key_is_made_on_the_token_and_stays_there(pkcs11: str, settings: Settings, algorithm: str) -> None:
+def test_a_key_is_made_on_the_token_and_stays_there(
+    pkcs11: str, settings: Settings, algorithm: str
+) -> None:
     settings.KEY_ALGORITHM = algorithm
     uri, public = create(purpose="receipt")
     assert uri.startswith(f"pkcs11:{pkcs11}/")
     with backend._token(pkcs11) as token:
         private = token.only(ObjectClass.PRIVATE_KEY, key_id(uri))
         assert private[Attribute.LABEL].startswith("agentauth-receipt-")
-        held = (Attribute.TOKEN, Attribute.PRIVATE, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE)
+        held = (
+            Attribute.TOKEN,
+            Attribute.PRIVATE,
+            Attribute.ALWAYS_SENSITIVE,
+            Attribute.NEVER_EXTRACTABLE,
+        )
         assert all(private[attribute] for attribute in held)
         assert not any(
-            private[attribute] for attribute in (Attribute.DECRYPT, Attribute.DERIVE, Attribute.UNWRAP)
+            private[attribute]
+            for attribute in (Attribute.DECRYPT, Attribute.DERIVE, Attribute.UNWRAP)
         )
     signer = open_signer(uri, public)
     for message in (b"m", b"m" * 100_000):
@@ -85,7 +95,9 @@ def test_a_key_named_the_older_way_is_used(pkcs11: str) -> None:
 
 
 @pytest.mark.parametrize("private", [{Attribute.EXTRACTABLE: True}, {Attribute.SENSITIVE: False}])
-def test_a_key_that_can_be_taken_out_is_refused(pkcs11: str, private: dict[Attribute, bool]) -> None:
+def test_a_key_that_can_be_taken_out_is_refused(
+    pkcs11: str, private: dict[Attribute, bool]
+) -> None:
     with pytest.raises(BackendError, match="can be taken out"):
         public_key(made_by_hand(private=private))
 
@@ -154,7 +166,10 @@ def test_a_key_whose_public_half_is_gone_is_refused(pkcs11: str) -> None:
         ("ES256", b"\x04\x41\x02" + b"\x01" * 64),
         ("ES256", b"\x04\x41\x04" + b"\x01" * 63),
         # Valid points (RFC 8032 section 7.1, the base point of P-256), but not in an OCTET STRING.
-        ("EdDSA", bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")),
+        (
+            "EdDSA",
+            bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"),
+        ),
         (
             "ES256",
             bytes.fromhex(
@@ -233,13 +248,17 @@ def test_the_PIN_may_stand_in_a_file(pkcs11: str, settings: Settings, tmp_path: 
 
 
 @pytest.mark.parametrize("module", ["", "/nowhere/lib.so", __file__])
-def test_a_library_that_is_none_is_said_to_be_so(pkcs11: str, settings: Settings, module: str) -> None:
+def test_a_library_that_is_none_is_said_to_be_so(
+    pkcs11: str, settings: Settings, module: str
+) -> None:
     settings.PKCS11["MODULE"] = module
     with pytest.raises(BackendError, match="PKCS11_MODULE"):
         create(purpose="token")
 
 
-def test_a_package_that_is_not_installed_is_named(pkcs11: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed_is_named(
+    pkcs11: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     monkeypatch.delitem(sys.modules, "kms.backends.pkcs11")
     backends._home.cache_clear()

@@ -94,7 +94,9 @@ def test_a_key_that_an_operator_made_is_taken_as_it_is(settings: Settings) -> No
     public.verify(b"m", signer(purpose="token", now=SWITCH).sign(b"m"), alg="EdDSA")
 
 
-@pytest.mark.parametrize("uri", ["file:nonsense", "nowhere:token-x", "", "file:token-" + "A" * 43 + ".pem"])
+@pytest.mark.parametrize(
+    "uri", ["file:nonsense", "nowhere:token-x", "", "file:token-" + "A" * 43 + ".pem"]
+)
 def test_an_address_of_no_key_publishes_nothing(uri: str) -> None:
     rotated()
     with pytest.raises(TemporarilyUnavailableError):

@@ -40,7 +40,9 @@ def awskms_service(aws: pytest.MonkeyPatch) -> Iterator[Service]:
     with fake_awskms.serving(fake) as url:
         aws.setenv("AWS_ENDPOINT_URL_KMS", url)
         yield Service(
-            fake_awskms.URI, lambda: [operation for operation, _ in fake.asked].count("Sign"), throttle
+            fake_awskms.URI,
+            lambda: [operation for operation, _ in fake.asked].count("Sign"),
+            throttle,
         )
 
 

@@ -64,7 +64,9 @@ def test_failed_thread_start_makes_no_call_and_frees_its_slot(
 ) -> None:
     settings.WEB_THREADS = 2
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError()))
+        patch.setattr(
+            threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError())
+        )
         assert home.told(2) == [NotAskedError] * 2
     assert home.told(2) == ["signed"] * 2
     assert home.asked == 2

@@ -49,7 +49,9 @@ def test_the_rights_of_the_documented_policy_suffice_and_export_nothing(
         {"key_type": "aes256-gcm96"},
     ],
 )
-def test_a_key_of_another_kind_or_one_that_can_leave_is_refused(vault: str, kind: dict[str, Any]) -> None:
+def test_a_key_of_another_kind_or_one_that_can_leave_is_refused(
+    vault: str, kind: dict[str, Any]
+) -> None:
     name = NAME[:-4] + f"{zlib.crc32(json.dumps(kind).encode()) & 0xFFFF:04x}"
     root: Any = hvac.Client(url=vault, token=ROOT_TOKEN)
     root.secrets.transit.create_key(name=name, **kind)
@@ -191,7 +193,9 @@ def test_a_public_key_that_is_none_is_refused(liar: type[_Liar], key: Any) -> No
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_SS_4_a_redirect_is_not_followed(liar: type[_Liar], settings: Settings, status: int) -> None:
+def test_SS_4_a_redirect_is_not_followed(
+    liar: type[_Liar], settings: Settings, status: int
+) -> None:
     """The server it leads to would get the token, and could name any address in our network."""
     followed: list[str] = []
     home, settings.KEY_BACKEND = settings.VAULT["ADDR"], "vault"

@@ -78,7 +78,9 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
     root: Any = hvac.Client(url=url, token=openbao.ROOT_TOKEN, verify=str(authority))
     root.sys.create_or_update_policy("agentauth", SIGN_ONLY)
     root.sys.enable_auth_method("approle")
-    root.auth.approle.create_or_update_approle("agentauth", token_policies=["agentauth"], token_ttl="1h")
+    root.auth.approle.create_or_update_approle(
+        "agentauth", token_policies=["agentauth"], token_ttl="1h"
+    )
     root.sys.enable_auth_method("kubernetes")
     root.write_data(
         "auth/kubernetes/config",
@@ -88,9 +90,13 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
             "kubernetes_ca_cert": authority.read_text(),
         },
     )
-    role = {"bound_service_account_names": "agentauth", "bound_service_account_namespaces": "default"}
+    role = {
+        "bound_service_account_names": "agentauth",
+        "bound_service_account_namespaces": "default",
+    }
     root.write_data(
-        "auth/kubernetes/role/agentauth", data={**role, "token_policies": ["agentauth"], "token_ttl": "1h"}
+        "auth/kubernetes/role/agentauth",
+        data={**role, "token_policies": ["agentauth"], "token_ttl": "1h"},
     )
     return root
 
@@ -131,9 +137,14 @@ def pod(made: tuple[str, PublicKey], operated: dict[str, str], tmp_path: Path) -
         "nbf": now - 60,
         "iat": now - 60,
         "exp": now + 600,
-        "kubernetes.io": {"namespace": "default", "serviceaccount": {"name": "agentauth", "uid": "1"}},
+        "kubernetes.io": {
+            "namespace": "default",
+            "serviceaccount": {"name": "agentauth", "uid": "1"},
+        },
     }
-    (tmp_path / "token").write_text(jwt.encode(claims, rsa.generate_private_key(65537, 2048), "RS256") + "\n")
+    (tmp_path / "token").write_text(
+        jwt.encode(claims, rsa.generate_private_key(65537, 2048), "RS256") + "\n"
+    )
     return operated
 
 
@@ -153,7 +164,10 @@ def logins(monkeypatch: pytest.MonkeyPatch) -> list[backend._Login]:
 
 @pytest.mark.parametrize("way", ["approle", "pod"])
 def test_vault_login_may_only_sign(
-    request: pytest.FixtureRequest, made: tuple[str, PublicKey], way: str, logins: list[backend._Login]
+    request: pytest.FixtureRequest,
+    made: tuple[str, PublicKey],
+    way: str,
+    logins: list[backend._Login],
 ) -> None:
     request.getfixturevalue(way)
     uri, public = made
@@ -237,7 +251,9 @@ def test_KM_14_a_login_that_fails_shows_nothing_of_it(
     with pytest.raises(BackendError, match=says) as refused:
         open_signer(*made).sign(b"m")
     shown = str(refused.value) + caplog.text
-    assert not [value for name in ("SECRET_ID", "ROLE_ID") if (value := approle[name]) and value in shown]
+    assert not [
+        value for name in ("SECRET_ID", "ROLE_ID") if (value := approle[name]) and value in shown
+    ]
 
 
 def test_a_login_is_not_written_to_the_log(

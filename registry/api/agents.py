@@ -48,7 +48,9 @@ class RegisterView(NativeView):
         body = self.body(required=["manifest"], optional=["enrolment_code"])
         manifest = read_manifest(self, body)
         if proof.jkt != manifest.jkt:
-            raise InvalidProofError("The proof must be made with the manifest's key.", reason="signature")
+            raise InvalidProofError(
+                "The proof must be made with the manifest's key.", reason="signature"
+            )
         spend(proof)
         code = body.get("enrolment_code")
         if code is not None:
@@ -61,7 +63,9 @@ class RegisterView(NativeView):
         return Response(render_registration(answer), status=answer.status)
 
     def _register(self, manifest: VerifiedManifest, code: str | None) -> Answer:
-        registered = register_agent(manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now)
+        registered = register_agent(
+            manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now
+        )
         agent = registered.agent
         body: dict[str, Any] = {
             "agent_id": str(agent.id),
@@ -101,7 +105,9 @@ class ManifestView(NativeView):
         return Response(answer.body)
 
     def _replace(self, manifest: VerifiedManifest) -> Answer:
-        agent = replace_manifest(agent=self.agent, manifest=manifest, actor=self.actor, now=self.now)
+        agent = replace_manifest(
+            agent=self.agent, manifest=manifest, actor=self.actor, now=self.now
+        )
         return Answer(200, render_agent(agent, self.now))
 
 
@@ -134,7 +140,9 @@ def read_manifest(view: NativeView, body: dict[str, Any]) -> VerifiedManifest:
     """The verified manifest of a body. Raises InvalidRequestError, ManifestError."""
     compact = text(body["manifest"], "manifest", maximum=MAX_MANIFEST_CHARACTERS)
     with barring(view):
-        return verify_manifest(compact, expected_audience=settings.ISSUER, now=int(view.now.timestamp()))
+        return verify_manifest(
+            compact, expected_audience=settings.ISSUER, now=int(view.now.timestamp())
+        )
 
 
 @contextmanager
@@ -154,7 +162,10 @@ def render_registration(answer: Answer) -> dict[str, Any]:
     number = body.pop("claim_number", None)
     if number is not None:
         agent_id = uuid.UUID(body["agent_id"])
-        body |= {"claim_url": claim_url(agent_id, number), "claim_code": claim_codes(agent_id, number)[0]}
+        body |= {
+            "claim_url": claim_url(agent_id, number),
+            "claim_code": claim_codes(agent_id, number)[0],
+        }
     # Sorted: the database returns the members of a stored answer in another order.
     return dict(sorted(body.items()))
 

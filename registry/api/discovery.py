@@ -37,7 +37,9 @@ class AuthorizationServerView(PublicView):
     """`GET /.well-known/oauth-authorization-server` (RFC 8414)."""
 
     def get(self, request: Request) -> Response:
-        return Response(authorization_server_document(), headers={"Cache-Control": "public, max-age=300"})
+        return Response(
+            authorization_server_document(), headers={"Cache-Control": "public, max-age=300"}
+        )
 
 
 def agentauth_document() -> dict[str, Any]:
@@ -72,7 +74,9 @@ def agentauth_document() -> dict[str, Any]:
         "algorithms": ALGORITHMS,
         "receipt_jwks": public_jwks(purpose="receipt", now=timezone.now()),
         "audit_vkeys": audit_vkeys(),
-        "key_introductions": {purpose: introductions(purpose=purpose) for purpose in Key.Purpose.values},
+        "key_introductions": {
+            purpose: introductions(purpose=purpose) for purpose in Key.Purpose.values
+        },
     }
 
 

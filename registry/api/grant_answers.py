@@ -31,7 +31,9 @@ def render_request(answer: Answer) -> dict[str, Any]:
     body = dict(answer.body)
     number, agent_id = body.pop("claim_number", None), body.pop("agent_id", None)
     grant_id = body["grant_id"]
-    body["approval_url"] = _approval_url(grant_id, uuid.UUID(agent_id) if agent_id else None, number)
+    body["approval_url"] = _approval_url(
+        grant_id, uuid.UUID(agent_id) if agent_id else None, number
+    )
     # Sorted: the database returns the members of a stored answer in another order.
     return dict(sorted(body.items()))
 

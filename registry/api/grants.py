@@ -47,7 +47,9 @@ class GrantsView(NativeView):
         return self.listed(grants, lambda grant: render_grant(grant, self.now))
 
     def _asked(self, body: dict[str, Any]) -> GrantRequest:
-        reference = text(body["service_provider"], "service_provider", maximum=MAX_REFERENCE_CHARACTERS)
+        reference = text(
+            body["service_provider"], "service_provider", maximum=MAX_REFERENCE_CHARACTERS
+        )
         return GrantRequest(
             service_provider=find_service_provider(reference),
             capabilities=parse_capabilities(body["capabilities"]),
@@ -62,7 +64,9 @@ class GrantsView(NativeView):
         )
 
     def _request(self, asked: GrantRequest) -> Answer:
-        grant, created = request_grant(agent=self.agent, asked=asked, actor=self.actor, now=self.now)
+        grant, created = request_grant(
+            agent=self.agent, asked=asked, actor=self.actor, now=self.now
+        )
         return accepted(grant, now=self.now, status=201 if created else 200)
 
 
@@ -75,7 +79,9 @@ class GrantView(NativeView):
         grant = find_grant(grant_id, agent=self.agent)
         if grant.status_at(self.now) == Grant.Status.PENDING:
             note_poll(grant=grant, now=self.now)
-            grant = until_decided(grant, look=lambda: find_grant(grant_id, agent=self.agent), seconds=wait)
+            grant = until_decided(
+                grant, look=lambda: find_grant(grant_id, agent=self.agent), seconds=wait
+            )
         return Response(render_grant(grant, timezone.now()))
 
 

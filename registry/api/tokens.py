@@ -98,7 +98,9 @@ class IssueTokenView(NativeView):
             judge_nonce(self.request, proof, required=True, now=self.now)
 
     def _issue(self, grant_id: str, basis: Basis | None = None) -> IssuedToken:
-        return issue_token(agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now, basis=basis)
+        return issue_token(
+            agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now, basis=basis
+        )
 
     def _issue_once(self, grant_id: str) -> IssuedToken:
         fresh: list[IssuedToken] = []

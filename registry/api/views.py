@@ -56,7 +56,9 @@ class NativeView(APIView):
     def actor(self) -> Actor:
         return actor_of(self.request)
 
-    def body(self, *, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Any]:
+    def body(
+        self, *, required: Collection[str] = (), optional: Collection[str] = ()
+    ) -> dict[str, Any]:
         """The body's JSON object, with exactly these members. No body counts as an empty object."""
         data = self.request.data if self.request.body else {}
         return members(data, "body", required=required, optional=optional)
@@ -65,16 +67,22 @@ class NativeView(APIView):
         """Renders as DRF's Response would, without its slower way through a template response."""
         request: Any = self.request
         content = request.accepted_renderer.render(data, request.accepted_media_type, {})
-        return HttpResponse(content, status=status, content_type=request.accepted_renderer.media_type)
+        return HttpResponse(
+            content, status=status, content_type=request.accepted_renderer.media_type
+        )
 
     def query(self, *names: str) -> dict[str, str]:
         """The query parameters: each at most once, and only these names."""
         return parameters.query(self.request, *names)
 
-    def listed(self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]) -> Response:
+    def listed(
+        self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]
+    ) -> Response:
         """One page of rows, by `-id`. `?after=`: the last page's cursor; `?limit=`: 1 to 100."""
         query = self.query("after", "limit")
-        limit = query_integer(query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE)
+        limit = query_integer(
+            query.get("limit", str(DEFAULT_PAGE)), "limit", minimum=1, maximum=MAX_PAGE
+        )
         if "after" in query:
             newest_first = newest_first.filter(id__lt=query_cursor(query["after"]))
         page = list(newest_first[: limit + 1])

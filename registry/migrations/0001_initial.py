@@ -36,7 +36,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("email", models.EmailField(max_length=254, unique=True)),
@@ -57,10 +60,12 @@ class Migration(migrations.Migration):
             options={
                 "constraints": [
                     models.UniqueConstraint(
-                        django.db.models.functions.text.Lower("email"), name="human_email_unique_in_any_case"
+                        django.db.models.functions.text.Lower("email"),
+                        name="human_email_unique_in_any_case",
                     ),
                     models.CheckConstraint(
-                        condition=models.Q(("status__in", ["active", "suspended"])), name="human_status"
+                        condition=models.Q(("status__in", ["active", "suspended"])),
+                        name="human_status",
                     ),
                 ],
             },
@@ -71,7 +76,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 (
@@ -117,7 +125,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("lookup", models.CharField(max_length=8, unique=True)),
@@ -166,7 +177,9 @@ class Migration(migrations.Migration):
             ],
             options={
                 "constraints": [
-                    models.UniqueConstraint(fields=("caller", "route", "key"), name="idempotency_one_answer")
+                    models.UniqueConstraint(
+                        fields=("caller", "route", "key"), name="idempotency_one_answer"
+                    )
                 ],
             },
         ),
@@ -176,7 +189,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("slug", models.SlugField(max_length=80, unique=True)),
@@ -187,7 +203,11 @@ class Migration(migrations.Migration):
                 (
                     "status",
                     models.CharField(
-                        choices=[("active", "Active"), ("suspended", "Suspended"), ("revoked", "Revoked")],
+                        choices=[
+                            ("active", "Active"),
+                            ("suspended", "Suspended"),
+                            ("revoked", "Revoked"),
+                        ],
                         default="active",
                         max_length=16,
                     ),
@@ -209,7 +229,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 (
@@ -313,7 +336,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("jti", models.CharField(max_length=64, unique=True)),
@@ -376,7 +402,15 @@ class Migration(migrations.Migration):
                 condition=models.Q(
                     (
                         "status__in",
-                        ["pending", "approved", "denied", "withdrawn", "suspended", "revoked", "expired"],
+                        [
+                            "pending",
+                            "approved",
+                            "denied",
+                            "withdrawn",
+                            "suspended",
+                            "revoked",
+                            "expired",
+                        ],
                     )
                 ),
                 name="grant_status",

@@ -35,7 +35,8 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name="human",
             constraint=models.CheckConstraint(
-                condition=models.Q(("status__in", ["active", "suspended", "deleted"])), name="human_status"
+                condition=models.Q(("status__in", ["active", "suspended", "deleted"])),
+                name="human_status",
             ),
         ),
         # SQLite rebuilt the table without its triggers.

@@ -10,13 +10,18 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Installation",
             fields=[
-                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False),
+                ),
                 ("fingerprint", models.JSONField(default=dict)),
                 ("recorded_at", models.DateTimeField()),
             ],
             options={
                 "constraints": [
-                    models.CheckConstraint(condition=models.Q(("id", 1)), name="installation_only_one")
+                    models.CheckConstraint(
+                        condition=models.Q(("id", 1)), name="installation_only_one"
+                    )
                 ]
             },
         )

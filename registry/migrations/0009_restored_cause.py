@@ -6,7 +6,9 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [("registry", "0008_pairwise_subject")]
     # Older code shows the cause it does not know by its name, and resumes such a grant as it resumes any other.
-    beside_older_code = "The column stays as it is; older code only displays the new cause by its plain name."
+    beside_older_code = (
+        "The column stays as it is; older code only displays the new cause by its plain name."
+    )
 
     operations = [
         migrations.AlterField(

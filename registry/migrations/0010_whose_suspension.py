@@ -10,5 +10,7 @@ class Migration(migrations.Migration):
         migrations.AddField("agent", "suspended_by_owner", models.BooleanField(null=True)),
         migrations.AddField("agent", "suspensions", models.PositiveIntegerField(null=True)),
         migrations.AddField("grant", "suspended_by_owner", models.BooleanField(null=True)),
-        migrations.AddField("serviceprovider", "suspensions", models.PositiveIntegerField(null=True)),
+        migrations.AddField(
+            "serviceprovider", "suspensions", models.PositiveIntegerField(null=True)
+        ),
     ]

@@ -12,9 +12,7 @@ class Migration(migrations.Migration):
         ("audit", "0010_openings_by_function"),
     ]
     # Older code names the release itself where it makes the row.
-    beside_older_code = (
-        "The default of a column in a row that exists once; code of release 2 runs beside release 3."
-    )
+    beside_older_code = "The default of a column in a row that exists once; code of release 2 runs beside release 3."
 
     operations = [
         migrations.AlterField("installation", "release", models.PositiveIntegerField(db_default=3)),

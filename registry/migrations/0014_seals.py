@@ -13,7 +13,9 @@ class Migration(migrations.Migration):
 
     operations = [
         *(
-            migrations.AddField(name, "seal", models.CharField(editable=False, max_length=80, null=True))
+            migrations.AddField(
+                name, "seal", models.CharField(editable=False, max_length=80, null=True)
+            )
             for name in _SEALED
         ),
         *(keep_ended(f"registry_{name}", "seal", into="kms_endedseal") for name in _SEALED),

@@ -14,9 +14,7 @@ class Migration(migrations.Migration):
         ("verifier", "0011_operations_by_grant_and_key"),
     ]
     # Older code names the release itself where it makes the row.
-    beside_older_code = (
-        "The default of a column in a row that exists once; code of release 3 runs beside release 4."
-    )
+    beside_older_code = "The default of a column in a row that exists once; code of release 3 runs beside release 4."
 
     operations = [
         migrations.AlterField("installation", "release", models.PositiveIntegerField(db_default=4)),

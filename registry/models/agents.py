@@ -52,7 +52,9 @@ class Agent(Sealed):
     class Meta:
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(status__in=["unclaimed", "active", "suspended", "revoked", "expired"]),
+                condition=models.Q(
+                    status__in=["unclaimed", "active", "suspended", "revoked", "expired"]
+                ),
                 name="agent_status",
             ),
             models.CheckConstraint(

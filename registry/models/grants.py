@@ -22,7 +22,9 @@ class GrantQuerySet(models.QuerySet["Grant"]):
     def to_sign_again(self, now: datetime) -> "GrantQuerySet":
         """As `Grant.waits_for_signature`, without grants of revoked agents: no signature helps."""
         return (
-            self.filter(status=Grant.Status.SUSPENDED, suspended_by_admin=False, valid_until__gt=now)
+            self.filter(
+                status=Grant.Status.SUSPENDED, suspended_by_admin=False, valid_until__gt=now
+            )
             .exclude(suspension_cause=Grant.SuspensionCause.PERSON)
             .exclude(agent__status=Agent.Status.REVOKED)
         )
@@ -52,9 +54,13 @@ class Grant(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     agent = models.ForeignKey(Agent, on_delete=models.PROTECT, related_name="grants")
-    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="grants")
+    service_provider = models.ForeignKey(
+        ServiceProvider, on_delete=models.PROTECT, related_name="grants"
+    )
     # The human who decided; null until decided.
-    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
+    human = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
+    )
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
     # Rises with every suspension and every change of the agent's key or manifest. A token of
     # another version is refused.
@@ -144,7 +150,11 @@ class Grant(models.Model):
         if self.status == self.Status.PENDING and self.expires_at <= now:
             return self.Status.EXPIRED
         if self.status in {self.Status.APPROVED, self.Status.SUSPENDED}:
-            return self.Status.EXPIRED if self.valid_until is None or self.valid_until <= now else self.status
+            return (
+                self.Status.EXPIRED
+                if self.valid_until is None or self.valid_until <= now
+                else self.status
+            )
         return self.status
 
     @property

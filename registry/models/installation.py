@@ -18,7 +18,9 @@ class Installation(models.Model):
     release = models.PositiveIntegerField(db_default=RELEASE)
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="installation_only_one")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="installation_only_one")
+        ]
 
     def __str__(self) -> str:
         return f"recorded {self.recorded_at}"

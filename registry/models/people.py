@@ -47,7 +47,8 @@ class Human(Sealed, AbstractBaseUser):
         constraints = [
             models.UniqueConstraint(Lower("email"), name="human_email_unique_in_any_case"),
             models.CheckConstraint(
-                condition=models.Q(status__in=["active", "suspended", "deleted"]), name="human_status"
+                condition=models.Q(status__in=["active", "suspended", "deleted"]),
+                name="human_status",
             ),
         ]
 
@@ -83,7 +84,9 @@ class Human(Sealed, AbstractBaseUser):
 
     def _session_hash(self, secret: str | None) -> str:
         value = f"{self.pk}/{self.session_epoch}"
-        return salted_hmac("registry.human.session", value, secret=secret, algorithm="sha256").hexdigest()
+        return salted_hmac(
+            "registry.human.session", value, secret=secret, algorithm="sha256"
+        ).hexdigest()
 
     # The admin site asks these. Staff is the only right, and every admin row is read-only.
     def has_perm(self, perm: str, obj: Any = None) -> bool:

@@ -27,5 +27,7 @@ class IdempotencyRecord(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["caller", "route", "key"], name="idempotency_one_answer"),
+            models.UniqueConstraint(
+                fields=["caller", "route", "key"], name="idempotency_one_answer"
+            ),
         ]

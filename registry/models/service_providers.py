@@ -72,7 +72,9 @@ class ServiceProviderSecret(Sealed):
 
     SEALED = ("service_provider_id", "digest")
 
-    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="secrets")
+    service_provider = models.ForeignKey(
+        ServiceProvider, on_delete=models.PROTECT, related_name="secrets"
+    )
     digest = models.BinaryField(max_length=32, unique=True)
     created_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True)

@@ -13,12 +13,16 @@ class PairwiseSubject(models.Model):
     """
 
     human = models.ForeignKey(Human, on_delete=models.PROTECT, related_name="+")
-    service_provider = models.ForeignKey(ServiceProvider, on_delete=models.PROTECT, related_name="+")
+    service_provider = models.ForeignKey(
+        ServiceProvider, on_delete=models.PROTECT, related_name="+"
+    )
     key_version = models.CharField(max_length=16)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["human", "service_provider"], name="pairwise_subject_once")
+            models.UniqueConstraint(
+                fields=["human", "service_provider"], name="pairwise_subject_once"
+            )
         ]
         # To find out whether a version is still needed.
         indexes = [models.Index(fields=["key_version"], name="pairwise_subject_version")]

@@ -19,7 +19,13 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Human
-from registry.services.codes import CLAIM_SECRET_BYTES, claim_codes, claim_secrets, is_one_of, read_code
+from registry.services.codes import (
+    CLAIM_SECRET_BYTES,
+    claim_codes,
+    claim_secrets,
+    is_one_of,
+    read_code,
+)
 from registry.services.grant_requests import check_claim_fits
 from registry.services.grants import end_pending_grants, not_yours_to_resume
 
@@ -138,9 +144,13 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
         further = held.status == Agent.Status.SUSPENDED and not _holds(held, by_admin=by_admin)
-        may_act = held.status in {Agent.Status.ACTIVE, Agent.Status.EXPIRED} and held.human_id is not None
+        may_act = (
+            held.status in {Agent.Status.ACTIVE, Agent.Status.EXPIRED} and held.human_id is not None
+        )
         if not (may_act or further):
-            raise InvalidStateError("Only a claimed agent that is active or expired can be suspended.")
+            raise InvalidStateError(
+                "Only a claimed agent that is active or expired can be suspended."
+            )
         Agent.objects.filter(pk=agent.pk).update(
             status=Agent.Status.SUSPENDED,
             suspended_by_admin=by_admin or held.admin_holds,
@@ -165,13 +175,19 @@ def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = 
             raise InvalidStateError(not_yours_to_resume(held))
         stays = _holds(held, by_admin=not by_admin)
         if held.suspensions != agent.suspensions or stays != _holds(agent, by_admin=not by_admin):
-            raise GrantChangedError("This was suspended or resumed in the meantime. Reload the page.")
+            raise GrantChangedError(
+                "This was suspended or resumed in the meantime. Reload the page."
+            )
         status = Agent.Status.SUSPENDED if stays else Agent.Status.ACTIVE
         Agent.objects.filter(pk=agent.pk).update(
-            status=status, suspended_by_admin=stays and not by_admin, suspended_by_owner=stays and by_admin
+            status=status,
+            suspended_by_admin=stays and not by_admin,
+            suspended_by_owner=stays and by_admin,
         )
         agent.refresh_from_db()
-        _record(kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=agent.status_at(now))
+        _record(
+            kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=agent.status_at(now)
+        )
 
 
 def _holds(agent: Agent, *, by_admin: bool) -> bool:

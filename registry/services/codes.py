@@ -46,7 +46,9 @@ def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:
 def claim_codes(agent_id: uuid.UUID, claim_number: int) -> tuple[str, ...]:
     """The 8 characters to type on the claim page: those to show, then older ones to accept."""
     made = derived("agentauth/claim-code/v1", str(agent_id), str(claim_number))
-    return tuple("".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made)
+    return tuple(
+        "".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made
+    )
 
 
 def is_one_of(presented: bytes, expected: Iterable[bytes]) -> bool:

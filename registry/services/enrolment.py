@@ -19,7 +19,9 @@ LOOKUP_CHARACTERS = 8
 SECRET_CHARACTERS = 26  # 130 bits
 
 
-def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple[EnrolmentCode, str]:
+def create_enrolment_code(
+    *, human: Human, actor: Actor, now: datetime
+) -> tuple[EnrolmentCode, str]:
     """A code `LOOKUP-SECRET` for one agent of this human, shown once.
 
     Raises InvalidStateError if the human is not active.
@@ -30,7 +32,11 @@ def create_enrolment_code(*, human: Human, actor: Actor, now: datetime) -> tuple
         if not Human.objects.select_for_update(no_key=True).get(pk=human.pk).is_active:
             raise InvalidStateError("Only an active human can have an enrolment code.")
         row = EnrolmentCode.objects.create(
-            human=human, lookup=lookup, digest=_digest(secret), created_at=now, expires_at=now + LIFE
+            human=human,
+            lookup=lookup,
+            digest=_digest(secret),
+            created_at=now,
+            expires_at=now + LIFE,
         )
         record(kind=kinds.ENROLMENT_CODE_CREATED, actor=actor, at=now, human_id=human.id)
     return row, f"{lookup}-{secret}"

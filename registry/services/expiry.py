@@ -35,16 +35,22 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
     now = not_ahead(now)
     statuses = Grant.Status
     pending = Grant.objects.filter(status=statuses.PENDING, expires_at__lte=now)
-    ended = Grant.objects.filter(status__in=[statuses.APPROVED, statuses.SUSPENDED], valid_until__lte=now)
+    ended = Grant.objects.filter(
+        status__in=[statuses.APPROVED, statuses.SUSPENDED], valid_until__lte=now
+    )
     agents = Agent.objects.filter(status=Agent.Status.ACTIVE, expires_at__lte=now)
     forgotten = Agent.objects.filter(
         status=Agent.Status.UNCLAIMED, claim_expires_at__lte=now - UNCLAIMED_KEPT_FOR
     )
     return {
-        "grants": _each(pending.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now))
+        "grants": _each(
+            pending.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now)
+        )
         + _each(ended.select_related("agent")[:BATCH], lambda grant: _expire_grant(grant, now)),
         "agents": _each(agents[:BATCH], lambda agent: _expire_agent(agent, now)),
-        "unclaimed_agents_deleted": _each(forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)),
+        "unclaimed_agents_deleted": _each(
+            forgotten[:BATCH], lambda agent: _delete_unclaimed(agent, now)
+        ),
         "proofs": forget(SpentProof.objects.filter(expires_at__lte=now - PROOFS_KEPT_ON)),
         "answers": forget(IdempotencyRecord.objects.filter(expires_at__lte=now)),
         # A retried call looks up its token for as long as its answer is kept.
@@ -84,7 +90,13 @@ def _expire_agent(agent: Agent, now: datetime) -> bool:
         if not still.update(status=Agent.Status.EXPIRED):
             return False
         publish_change(Subject.AGENT, agent.pk, now=now)
-        record(kind=kinds.AGENT_EXPIRED, actor=_ACTOR, at=now, agent_id=agent.id, human_id=agent.human_id)
+        record(
+            kind=kinds.AGENT_EXPIRED,
+            actor=_ACTOR,
+            at=now,
+            agent_id=agent.id,
+            human_id=agent.human_id,
+        )
     return True
 
 
@@ -105,7 +117,13 @@ def _delete_unclaimed(agent: Agent, now: datetime) -> bool:
         )
         if still is None:
             return False
-        record(kind=kinds.AGENT_DELETED, actor=_ACTOR, at=now, agent_id=agent.id, data={"jkt": agent.jkt})
+        record(
+            kind=kinds.AGENT_DELETED,
+            actor=_ACTOR,
+            at=now,
+            agent_id=agent.id,
+            data={"jkt": agent.jkt},
+        )
         erase_of_agent(agent.id)
         still.grants.all().delete()
         still.delete()

@@ -27,7 +27,9 @@ def erase_texts(*, human_id: uuid.UUID, agent_ids: Sequence[uuid.UUID]) -> None:
     """
     keys = [*map(str, agent_ids), *_keys_of(agent_ids)]
     IdempotencyRecord.objects.filter(caller__in=keys).delete()
-    for token in Token.objects.filter(grant__agent_id__in=agent_ids, claims__has_key="scope").iterator():
+    for token in Token.objects.filter(
+        grant__agent_id__in=agent_ids, claims__has_key="scope"
+    ).iterator():
         ids = {name: value for name, value in token.claims.items() if name not in _CLAIMED_TEXTS}
         Token.objects.filter(pk=token.pk).update(claims=ids)
     grants = Grant.objects.filter(agent_id__in=agent_ids)

@@ -69,7 +69,9 @@ def _carry_over(
     person suspended is suspended again for `cause`: else a resume would pass over the change.
     """
     stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    rows = held.filter(status__in=stands, valid_until__gt=now).prefetch_related("agent", "service_provider")
+    rows = held.filter(status__in=stands, valid_until__gt=now).prefetch_related(
+        "agent", "service_provider"
+    )
     suspended = 0
     for grant in rows.select_for_update(no_key=True).order_by("id"):
         if grant.suspension_cause in {"", _CAUSES.PERSON} and ends(grant):

@@ -39,11 +39,14 @@ def contradiction(history: History, *, version: int, signed_version: int) -> str
     for kind, _ in history:
         if kind in _ENDED:
             return f"the log says {kind}"
-    suspended = max((data["version"] for kind, data in history if kind == kinds.GRANT_SUSPENDED), default=0)
+    suspended = max(
+        (data["version"] for kind, data in history if kind == kinds.GRANT_SUSPENDED), default=0
+    )
     back = max((data["version"] for kind, data in history if _brings_back(kind, data)), default=0)
     if suspended > max(back, signed_version):
         return (
-            f"the log says {kinds.GRANT_SUSPENDED} at version {suspended}, and nothing that brought it back"
+            f"the log says {kinds.GRANT_SUSPENDED} at version {suspended}, and nothing that "
+            "brought it back"
         )
     known = max((data["version"] for _, data in history if "version" in data), default=0)
     if known > version:

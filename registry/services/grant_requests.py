@@ -61,7 +61,9 @@ class GrantRequest:
         return hashlib.sha256(canonical_json(body)).digest()
 
 
-def request_grant(*, agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> tuple[Grant, bool]:
+def request_grant(
+    *, agent: Agent, asked: GrantRequest, actor: Actor, now: datetime
+) -> tuple[Grant, bool]:
     """The pending grant of this request, and whether it is new (docs/protocol.md section 6).
 
     1. Lock the agent's row, so that its requests are judged one after the other: of identical ones
@@ -125,13 +127,17 @@ def _check_may_ask(agent: Agent, now: datetime) -> None:
 def _beyond(asked: Sequence[Capability], limits: Iterable[Capability]) -> str:
     """The first capability that goes beyond all `limits`, as text; empty if none does."""
     wide = tuple(limits)
-    return next((shown(f"{each.type}:{each.resource}") for each in asked if not narrows([each], wide)), "")
+    return next(
+        (shown(f"{each.type}:{each.resource}") for each in asked if not narrows([each], wide)), ""
+    )
 
 
 def _check_terms(agent: Agent, asked: GrantRequest) -> None:
     if beyond := _beyond(asked.capabilities, parse_capabilities(agent.capabilities)):
         raise InvalidScopeError(f"The agent's manifest does not cover {beyond}.")
-    if beyond := _beyond(asked.capabilities, map(parse_allow_entry, asked.service_provider.allowed)):
+    if beyond := _beyond(
+        asked.capabilities, map(parse_allow_entry, asked.service_provider.allowed)
+    ):
         raise InvalidScopeError(f"The service provider does not allow {beyond}.")
     single_currency(asked.capabilities, asked.envelope)
     check_token_fits(asked.service_provider, asked.capabilities, asked.envelope)
@@ -171,7 +177,9 @@ def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: dateti
 def _check_amounts(agent: Agent, now: datetime) -> None:
     limit = MAX_PENDING_PER_AGENT if agent.human_id else MAX_PENDING_UNCLAIMED
     if Grant.objects.waiting(now).filter(agent=agent).count() >= limit:
-        raise _too_many(Grant.objects.waiting(now).filter(agent=agent).order_by("expires_at").first(), now)
+        raise _too_many(
+            Grant.objects.waiting(now).filter(agent=agent).order_by("expires_at").first(), now
+        )
     _check_hour(Grant.objects.filter(agent=agent), MAX_ASKED_BY_AGENT, now)
     if agent.human_id is None:
         return
@@ -183,7 +191,9 @@ def _check_amounts(agent: Agent, now: datetime) -> None:
         raise _too_many(waiting.order_by("expires_at").first(), now)
     # Requests of revoked agents do not count, so that a human can stop a flood by revoking the
     # agents behind it.
-    alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(agent__status=Agent.Status.REVOKED)
+    alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(
+        agent__status=Agent.Status.REVOKED
+    )
     _check_hour(alive, MAX_ASKED_BY_HUMAN, now)
 
 

@@ -34,7 +34,9 @@ _CHANGED = "This request changed since it was shown. Look at it again."
 
 def find_grant(reference: str, *, agent: Agent) -> Grant:
     """The agent's own grant with this id. Raises the same NotFoundError for unknown and others'."""
-    grant = own_grant(reference, agent=agent).select_related("agent__human", "service_provider").first()
+    grant = (
+        own_grant(reference, agent=agent).select_related("agent__human", "service_provider").first()
+    )
     if grant is None:
         raise NotFoundError
     return grant
@@ -96,7 +98,10 @@ def approve_grant(
             capabilities=[capability.to_json() for capability in capabilities],
             envelope=envelope.to_json(),
         )
-        data, personal = _asked(grant) | _given(grant), _texts(grant) | {"capabilities": grant.capabilities}
+        data, personal = (
+            _asked(grant) | _given(grant),
+            _texts(grant) | {"capabilities": grant.capabilities},
+        )
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
         # The commit that counts is that of the caller's transaction, which also holds the receipt.
@@ -114,7 +119,12 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
         raise GrantChangedError(_CHANGED)
     with transaction.atomic():
         _swap(
-            grant, status=Grant.Status.DENIED, human=human, decided_at=now, ended_at=now, deny_reason=reason
+            grant,
+            status=Grant.Status.DENIED,
+            human=human,
+            decided_at=now,
+            ended_at=now,
+            deny_reason=reason,
         )
         personal = _texts(grant) | ({"deny_reason": reason} if reason else {})
         _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
@@ -137,7 +147,10 @@ def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
 
     Raises InvalidStateError if it was never approved.
     """
-    if grant.status in {Grant.Status.REVOKED, Grant.Status.EXPIRED} and grant.capabilities is not None:
+    if (
+        grant.status in {Grant.Status.REVOKED, Grant.Status.EXPIRED}
+        and grant.capabilities is not None
+    ):
         return
     if grant.status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
         raise InvalidStateError("Only an approved grant can be revoked.")
@@ -161,7 +174,9 @@ def suspend_grant(
     status, causes = grant.status_at(now), Grant.SuspensionCause
     by_owner = cause == causes.PERSON and not by_admin
     of_person = grant.suspension_cause == causes.PERSON
-    held_further = not grant.admin_holds if by_admin else of_person and not (by_owner and grant.owner_holds)
+    held_further = (
+        not grant.admin_holds if by_admin else of_person and not (by_owner and grant.owner_holds)
+    )
     further = status == Grant.Status.SUSPENDED and held_further
     if status != Grant.Status.APPROVED and not further:
         raise InvalidStateError("Only an approved grant can be suspended.")
@@ -183,7 +198,14 @@ def raise_version(*, grant: Grant, cause: str, actor: Actor, now: datetime) -> N
     """Refuse tokens issued so far: what the grant rests on changed. New ones are given at once."""
     with transaction.atomic():
         _swap(grant, version=F("version") + 1)
-        _record(kinds.GRANT_VERSION_RAISED, grant, actor, now, reason=cause, data={"version": grant.version})
+        _record(
+            kinds.GRANT_VERSION_RAISED,
+            grant,
+            actor,
+            now,
+            reason=cause,
+            data={"version": grant.version},
+        )
 
 
 def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = False) -> None:
@@ -202,7 +224,9 @@ def resume_grant(*, grant: Grant, actor: Actor, now: datetime, by_admin: bool = 
             raise InvalidStateError(not_yours_to_resume(held))
         if (held.owner_holds, held.admin_holds) != (grant.owner_holds, grant.admin_holds):
             raise GrantChangedError(_CHANGED)
-        changes: dict[str, Any] = {"suspended_by_admin" if by_admin else "suspended_by_owner": False}
+        changes: dict[str, Any] = {
+            "suspended_by_admin" if by_admin else "suspended_by_owner": False
+        }
         if not others:
             changes |= {"status": Grant.Status.APPROVED, "suspension_cause": ""}
         _swap(grant, **changes)
@@ -231,7 +255,10 @@ def release_grant(*, grant: Grant, actor: Actor, now: datetime, data: Mapping[st
         _hold(grant)
         person = grant.agent.human
         active = (
-            grant.agent.is_active_at(now) and grant.service_provider.is_active and person and person.is_active
+            grant.agent.is_active_at(now)
+            and grant.service_provider.is_active
+            and person
+            and person.is_active
         )
         restored = grant.suspension_cause == Grant.SuspensionCause.RESTORED
         if not (active and restored and grant.waits_for_signature(now)):
@@ -265,10 +292,16 @@ def narrowed_members(grant: Grant) -> list[str]:
         return []
     asked, given = grant.requested_envelope, grant.envelope
     names = ["capabilities"] if grant.capabilities != grant.requested_capabilities else []
-    names += [f"envelope.{name}" for name in sorted({*asked, *given}) if asked.get(name) != given.get(name)]
+    names += [
+        f"envelope.{name}"
+        for name in sorted({*asked, *given})
+        if asked.get(name) != given.get(name)
+    ]
     full = grant.decided_at + timedelta(seconds=grant.requested_seconds)
     # The statement is made up to 5 minutes before the decision is recorded: that is no narrowing.
-    if grant.valid_until and grant.valid_until + _STATEMENT_LIFE < min(full, grant.agent.expires_at):
+    if grant.valid_until and grant.valid_until + _STATEMENT_LIFE < min(
+        full, grant.agent.expires_at
+    ):
         names.append("valid_until")
     return names
 
@@ -288,7 +321,9 @@ def _hold(grant: Grant) -> None:
     signed for (AP-2). Raises GrantChangedError.
     """
     agent = Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
-    provider = ServiceProvider.objects.select_for_update(no_key=True).get(pk=grant.service_provider_id)
+    provider = ServiceProvider.objects.select_for_update(no_key=True).get(
+        pk=grant.service_provider_id
+    )
     same = _rests_on(agent, provider) == _rests_on(grant.agent, grant.service_provider)
     if not (same and provider.is_active and agent.is_sealed() and provider.is_sealed()):
         raise GrantChangedError(_CHANGED)
@@ -308,7 +343,11 @@ def _rests_on(agent: Agent, provider: ServiceProvider) -> tuple[object, ...]:
 
 
 def _check_narrows(
-    grant: Grant, capabilities: Sequence[Capability], envelope: Envelope, valid_until: datetime, now: datetime
+    grant: Grant,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    now: datetime,
 ) -> None:
     base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)

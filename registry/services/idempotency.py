@@ -23,7 +23,8 @@ _ROUTE_CHARACTERS = 80
 _KEY = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,255}")
 _LOCK_NOT_AVAILABLE = "55P03"
 _INSERT = (
-    "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, token_jti, created_at, expires_at) "
+    "INSERT INTO registry_idempotencyrecord (caller, route, key, body_sha256, status, body, "
+    "token_jti, created_at, expires_at) "
     "VALUES (%s, %s, %s, %s, 0, '{}', '', %s, %s) ON CONFLICT (caller, route, key) DO NOTHING"
 )
 
@@ -47,7 +48,13 @@ def check_key(key: str) -> None:
 
 
 def run_once(
-    *, caller: str, route: str, key: str | None, body_sha256: bytes, now: datetime, act: Callable[[], Answer]
+    *,
+    caller: str,
+    route: str,
+    key: str | None,
+    body_sha256: bytes,
+    now: datetime,
+    act: Callable[[], Answer],
 ) -> Answer:
     """Run `act` in one transaction with the row that keeps its answer for 24 h.
 

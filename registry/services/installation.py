@@ -98,13 +98,19 @@ def disagreement(recorded: Fingerprint | None) -> str | None:
     same settings.
     """
     if recorded is None:
-        return None if settings.DEVELOPMENT else f"{NOT_RECORDED}; run `{settings.COMMAND} record_settings`"
+        return (
+            None
+            if settings.DEVELOPMENT
+            else f"{NOT_RECORDED}; run `{settings.COMMAND} record_settings`"
+        )
     names = different(recorded, fingerprint())
     if not names:
         return None
     return (
-        f"{' and '.join(names)} of this process differ{'' if len(names) > 1 else 's'} from what is recorded for all processes."
-        f" Correct this environment, or change the record with `{settings.COMMAND} record_settings --change {' '.join(names)}`"
+        f"{' and '.join(names)} of this process differ{'' if len(names) > 1 else 's'} from "
+        "what is recorded for all processes."
+        f" Correct this environment, or change the record with `{settings.COMMAND} "
+        f"record_settings --change {' '.join(names)}`"
     )
 
 
@@ -176,7 +182,8 @@ def record_settings(*, change: Iterable[str] = (), actor: Actor, now: datetime) 
         if unnamed := set(different(old, own)) & set(old) - set(change):
             names = " ".join(sorted(unnamed))
             raise InvalidStateError(
-                f"Other settings differ from what is recorded: {names}. Correct them in this environment, or name them in --change too."
+                f"Other settings differ from what is recorded: {names}. Correct them in this "
+                "environment, or name them in --change too."
             )
         if changed or row is None:
             _keep_subjects(old.get("SUBJECT_KEY"), own["SUBJECT_KEY"])
@@ -194,7 +201,8 @@ def _keep_seals() -> None:
     """Refuse to drop a SECRET_KEY that seals rows. Raises InvalidStateError."""
     if lost := sum(1 for _row in unsealed_rows()):
         raise InvalidStateError(
-            f"{lost} rows that give a right have a seal by a SECRET_KEY that this environment lacks: name it in SECRET_KEY_FALLBACKS"
+            f"{lost} rows that give a right have a seal by a SECRET_KEY that this environment "
+            "lacks: name it in SECRET_KEY_FALLBACKS"
             f" here and run `{settings.COMMAND} seal_rows`; then record the settings without it."
         )
 
@@ -211,7 +219,8 @@ def _keep_subjects(old: list[str] | None, own: list[str]) -> None:
             _check_legacy(first)
         elif first == LEGACY and not settings.DEVELOPMENT:
             raise InvalidStateError(
-                f"SUBJECT_KEY is not set. Run `{settings.COMMAND} make_subject_key FILE`, and name the file in SUBJECT_KEY_FILE."
+                f"SUBJECT_KEY is not set. Run `{settings.COMMAND} make_subject_key FILE`, and "
+                "name the file in SUBJECT_KEY_FILE."
             )
     elif old != own:
         if any(each.startswith(f"{LEGACY}=") for each in old):
@@ -226,13 +235,16 @@ def _check_legacy(first: str) -> None:
     """
     if first != LEGACY:
         raise InvalidStateError(
-            "Existing tokens have a `sub` made with SECRET_KEY. First record the settings without SUBJECT_KEY, or with its version"
-            " `legacy` in the first line. Change SUBJECT_KEY once no process of the former version runs."
+            "Existing tokens have a `sub` made with SECRET_KEY. First record the settings "
+            "without SUBJECT_KEY, or with its version"
+            " `legacy` in the first line. Change SUBJECT_KEY once no process of the former "
+            "version runs."
         )
     token = Token.objects.select_related("grant__agent").latest("issued_at")
     human, provider = token.grant.agent.human_id, token.grant.service_provider_id
     if human and token.claims["sub"] != pairwise_subject(human, provider, version=LEGACY):
         raise InvalidStateError(
-            "SECRET_KEY, or the version `legacy` of SUBJECT_KEY, is not the key that made the `sub` of the newest token."
+            "SECRET_KEY, or the version `legacy` of SUBJECT_KEY, is not the key that made the "
+            "`sub` of the newest token."
             " Set the one that the running processes use."
         )

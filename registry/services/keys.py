@@ -39,7 +39,9 @@ def holder_of(jkt: str) -> Agent | None:
 def callers_with(jkts: Collection[str]) -> dict[str, bool]:
     """The keys whose agent `holder_of` finds, and whether a human claimed it. One query."""
     barred = BarredKey.objects.filter(jkt=OuterRef("jkt"))
-    agents = Agent.objects.filter(~Exists(barred), jkt__in=jkts).exclude(status=Agent.Status.REVOKED)
+    agents = Agent.objects.filter(~Exists(barred), jkt__in=jkts).exclude(
+        status=Agent.Status.REVOKED
+    )
     return {jkt: human_id is not None for jkt, human_id in agents.values_list("jkt", "human_id")}
 
 
@@ -109,7 +111,9 @@ def _may_bar(actor: Actor, now: datetime) -> bool:
 def bar_key(*, jkt: str, reason: str, actor: Actor, now: datetime) -> bool:
     """Bar this key for ever and revoke the agent that holds it. False if it was barred before."""
     with transaction.atomic():
-        _, created = BarredKey.objects.get_or_create(jkt=jkt, defaults={"reason": reason, "barred_at": now})
+        _, created = BarredKey.objects.get_or_create(
+            jkt=jkt, defaults={"reason": reason, "barred_at": now}
+        )
         if not created:
             return False
         agent = Agent.objects.filter(jkt=jkt).first()

@@ -27,7 +27,8 @@ _WRITTEN_TOGETHER = (
 # grants. Our sentences have a subject of their own and quote names, so this short list is enough.
 # Names that look like one of these are refused too.
 _WORDS = (
-    "nobody", "no one", "none", "nothing", "no agent", "anybody", "anyone", "everybody", "everyone", "somebody", "someone",
+    "nobody", "no one", "none", "nothing", "no agent", "anybody", "anyone", "everybody", "everyone",
+    "somebody", "someone",
     "you", "the agent", "this agent", "an agent", "your agent", "the service", "this service",
 )  # fmt: skip
 _ADDRESS = "you"
@@ -61,7 +62,11 @@ def likenesses(agent: Agent, human: Human | None) -> list[Likeness]:
 
     Two queries: service providers and the human's other agents, both without revoked ones.
     """
-    found = [each for each in _vouched_for(agent, human) if each.exact or look_alike(agent.name, each.name)]
+    found = [
+        each
+        for each in _vouched_for(agent, human)
+        if each.exact or look_alike(agent.name, each.name)
+    ]
     if mixes_alphabets(agent.name):
         found.append(Likeness(Whose.ALPHABETS))
     # Two agents with the same name are one reason.
@@ -74,7 +79,9 @@ def _vouched_for(agent: Agent, human: Human | None) -> Iterator[Likeness]:
         yield Likeness(Whose.SERVICE, name, exact=name == agent.name)
     for name in (REGISTRY_NAME, str(settings.RP_ID)):
         yield Likeness(Whose.REGISTRY, name, exact=name == agent.name)
-    others = Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exclude(pk=agent.pk)
+    others = (
+        Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exclude(pk=agent.pk)
+    )
     for name in others.order_by("name").values_list("name", flat=True) if human else ():
         yield Likeness(Whose.AGENT, name, exact=name == agent.name)
 
@@ -91,7 +98,9 @@ def check_is_no_word(name: str, where: str = "name") -> None:
     """
     words = {_picture(word) for word in _WORDS}
     if _picture(name) in words or _picture(name.split(maxsplit=1)[0]) == _picture(_ADDRESS):
-        raise InvalidRequestError(f"{where}: must not read as a word such as Nobody or You. Choose another.")
+        raise InvalidRequestError(
+            f"{where}: must not read as a word such as Nobody or You. Choose another."
+        )
 
 
 def mixes_alphabets(name: str) -> bool:
@@ -111,11 +120,15 @@ def _picture(name: str) -> str:
     and punctuation are removed, before and after: the table maps a dash to a letter, so an
     extra hyphen, which readers overlook, would make a difference.
     """
-    return _without_punctuation(_skeleton(_skeleton(_without_punctuation(name)).casefold()).replace("i", "l"))
+    return _without_punctuation(
+        _skeleton(_skeleton(_without_punctuation(name)).casefold()).replace("i", "l")
+    )
 
 
 def _without_punctuation(text: str) -> str:
-    return "".join(each for each in text if unicodedata.category(each)[0] not in "ZP" and each not in _LINES)
+    return "".join(
+        each for each in text if unicodedata.category(each)[0] not in "ZP" and each not in _LINES
+    )
 
 
 def _skeleton(text: str) -> str:
@@ -148,4 +161,6 @@ def _prototypes() -> dict[str, str]:
         if len(one) == 1:
             table[one] = middle
     # A prototype of several characters may contain the half of a pair that was not chosen.
-    return {one: "".join(table.get(each, each) for each in picture) for one, picture in table.items()}
+    return {
+        one: "".join(table.get(each, each) for each in picture) for one, picture in table.items()
+    }

@@ -85,7 +85,9 @@ def check_name(manifest: VerifiedManifest) -> None:
         raise ManifestError(error.description) from None
 
 
-def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, now: datetime) -> Agent:
+def replace_manifest(
+    *, agent: Agent, manifest: VerifiedManifest, actor: Actor, now: datetime
+) -> Agent:
     """Replace the agent's manifest by a later one; returns the agent (docs/protocol.md section 5).
 
     1. Lock the row, so that everything below is about one state.
@@ -111,7 +113,9 @@ def replace_manifest(*, agent: Agent, manifest: VerifiedManifest, actor: Actor, 
         if manifest.compact == agent.manifest:  # 4
             return agent
         if manifest.issued_at <= _issued_at(agent):  # 5
-            raise InvalidStateError("The registered manifest is as new or newer. Sign one with a later iat.")
+            raise InvalidStateError(
+                "The registered manifest is as new or newer. Sign one with a later iat."
+            )
         changed = not says_the_same(agent, manifest)
         for name, value in manifest_fields(manifest).items():  # 6
             setattr(agent, name, value)

@@ -59,7 +59,9 @@ def nonces_of(server: str, now: datetime) -> Nonces:
 def _nonces(server: str, step: int) -> Nonces:
     steps = [_nonce(server, each) for each in (step - 1, step, step + 1)]
     previous, current, following = (each[0] for each in steps)
-    return Nonces(previous, current, following, tuple(chain.from_iterable(each[1:] for each in steps)))
+    return Nonces(
+        previous, current, following, tuple(chain.from_iterable(each[1:] for each in steps))
+    )
 
 
 def _nonce(server: str, step: int) -> tuple[str, ...]:

@@ -24,7 +24,9 @@ MAX_EMAIL_CHARACTERS = 254
 _ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
-def create_human(*, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime) -> Human:
+def create_human(
+    *, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime
+) -> Human:
     """A new active human, without a passkey yet.
 
     Raises InvalidRequestError for a bad name, or a bad or taken address.
@@ -63,7 +65,9 @@ def check_email(email: str) -> None:
         raise InvalidRequestError("This is not an e-mail address.")
 
 
-def suspend_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
+def suspend_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
     """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
 
     The caller ends whatever else they began. Raises InvalidStateError if the human is not active,
@@ -113,7 +117,11 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     # In id order, as in every change of many grants (grant_changes.py), so that none deadlock.
-    grants = Grant.objects.filter(agent__human=human, status__in=held).select_related("agent").order_by("id")
+    grants = (
+        Grant.objects.filter(agent__human=human, status__in=held)
+        .select_related("agent")
+        .order_by("id")
+    )
     for grant in grants:
         # Past its end, or already waiting for a signature.
         with suppress(InvalidStateError):
@@ -123,7 +131,9 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     _end_enrolment_codes(human, now)
 
 
-def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False) -> None:
+def delete_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
     """Delete the human for good: end agents, grants, codes and sessions, blank name and address.
 
     The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
@@ -133,7 +143,9 @@ def delete_human(*, human: Human, actor: Actor, now: datetime, even_last_admin: 
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
         # Lock order: agent, grants, human, as in requests, approvals and rotations: no deadlock.
-        for agent in Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id"):
+        for agent in (
+            Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id")
+        ):
             for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
@@ -178,13 +190,21 @@ def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) ->
     parse_zone(zone, "time_zone")
     with transaction.atomic():
         Human.objects.filter(pk=human.pk).update(time_zone=zone)
-        record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data={"time_zone": zone})
+        record(
+            kind=kinds.HUMAN_CHANGED,
+            actor=actor,
+            at=now,
+            human_id=human.id,
+            data={"time_zone": zone},
+        )
     human.refresh_from_db()
 
 
 def _end_enrolment_codes(human: Human, now: datetime) -> None:
     """Needs the human's row locked: then a code that was just being made is visible."""
-    EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(expires_at=now)
+    EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(
+        expires_at=now
+    )
 
 
 def _keep_an_admin(human: Human, what: str) -> None:
@@ -200,7 +220,9 @@ def _refuse_last_admin(human: Human, admins: Iterable[Human], what: str) -> None
         raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
 
 
-def _move(human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime, **as_read: int) -> None:
+def _move(
+    human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime, **as_read: int
+) -> None:
     with transaction.atomic():
         moved = Human.objects.filter(pk=human.pk, status=old, **as_read).update(
             status=new, session_epoch=F("session_epoch") + 1

@@ -21,4 +21,6 @@ def note_poll(*, grant: Grant, now: datetime) -> None:
     Grant.objects.filter(pk=grant.pk).update(polled_at=now, poll_interval=interval)
     grant.polled_at, grant.poll_interval = now, interval
     if too_soon:
-        raise SlowDownError(f"Ask at most every {interval} seconds.", interval=interval, retry_after=interval)
+        raise SlowDownError(
+            f"Ask at most every {interval} seconds.", interval=interval, retry_after=interval
+        )

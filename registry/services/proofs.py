@@ -9,12 +9,14 @@ from django.db import connection
 from audit.sql import Insert, execute, select
 
 _INSERT = (
-    "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO NOTHING"
+    "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO "
+    "NOTHING"
 )
 # Visible to all at once; on disk with the next commit that waits for the disk, because commits
 # reach the disk in order.
 _INSERT_UNWAITED = (
-    "INSERT INTO registry_spentproof (digest, expires_at) SELECT %s, %s FROM set_config('synchronous_commit', 'off', true)"
+    "INSERT INTO registry_spentproof (digest, expires_at) SELECT %s, %s FROM "
+    "set_config('synchronous_commit', 'off', true)"
     " ON CONFLICT (digest) DO NOTHING"
 )
 _INSERT_MANY = Insert(

@@ -134,7 +134,9 @@ class ProvedGrants:
         """
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
-            found = {terms: proof for terms, digest in digests.items() if (proof := self._held(digest))}
+            found = {
+                terms: proof for terms, digest in digests.items() if (proof := self._held(digest))
+            }
         if len(found) == len(digests):
             return found
         asked = [terms for terms in digests if terms not in found]
@@ -201,12 +203,20 @@ def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, s
     those were issued by processes that may read it.
     """
     covered = covering_receipts(asked)
-    proved = {terms: Proof(receipt.kid, signed_version(receipt)) for terms, receipt in covered.items()}
+    proved = {
+        terms: Proof(receipt.kid, signed_version(receipt)) for terms, receipt in covered.items()
+    }
     refused = {terms: NO_RECEIPT for terms in asked if terms not in covered}
-    said = histories([uuid.UUID(terms.grant_id) for terms in covered]) if covered and may_read_log() else {}
+    said = (
+        histories([uuid.UUID(terms.grant_id) for terms in covered])
+        if covered and may_read_log()
+        else {}
+    )
     for terms, proof in list(proved.items()):
         history = said.get(uuid.UUID(terms.grant_id), ())
-        if problem := contradiction(history, version=terms.version, signed_version=proof.signed_version):
+        if problem := contradiction(
+            history, version=terms.version, signed_version=proof.signed_version
+        ):
             del proved[terms]
             refused[terms] = problem
     return proved, refused
@@ -243,7 +253,9 @@ def _stored(subjects: list[str]) -> list[tuple[Any, ...]]:
     return [row for subject in subjects for row in select(_OF_ONE, subject)]
 
 
-def _approval_of(grant_id: str, compact: str, keys: Mapping[str, PublicKey]) -> VerifiedReceipt | None:
+def _approval_of(
+    grant_id: str, compact: str, keys: Mapping[str, PublicKey]
+) -> VerifiedReceipt | None:
     """The receipt, if it is of an approval of this grant, whatever its row's other columns say."""
     try:
         receipt = verify_receipt(compact, keys=keys, expected_issuer=settings.ISSUER)

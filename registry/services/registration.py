@@ -97,7 +97,9 @@ def _check_same(agent: Agent, manifest: VerifiedManifest) -> None:
     if agent.status == Agent.Status.REVOKED:
         raise InvalidClientError("This agent was revoked. Make a new key.")
     if not says_the_same(agent, manifest):
-        raise ManifestConflictError("This key is registered with another manifest. Renew that one instead.")
+        raise ManifestConflictError(
+            "This key is registered with another manifest. Renew that one instead."
+        )
 
 
 def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> None:
@@ -106,7 +108,11 @@ def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> Non
         enrolment = find_enrolment_code(code, now=now)
         use_enrolment_code(enrolment, agent=agent, now=now)
         check_claim_fits(agent=agent, human=enrolment.human, now=now)
-        agent.human, agent.status, agent.claim_expires_at = enrolment.human, Agent.Status.ACTIVE, None
+        agent.human, agent.status, agent.claim_expires_at = (
+            enrolment.human,
+            Agent.Status.ACTIVE,
+            None,
+        )
         agent.save(update_fields=["human", "status", "claim_expires_at"])
         record(
             kind=kinds.AGENT_CLAIMED,

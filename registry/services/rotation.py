@@ -22,7 +22,9 @@ from registry.services.keys import is_barred
 ROTATED = "rotated"
 
 
-def rotate_agent_key(*, agent: Agent, change: VerifiedKeyChange, actor: Actor, now: datetime) -> Agent:
+def rotate_agent_key(
+    *, agent: Agent, change: VerifiedKeyChange, actor: Actor, now: datetime
+) -> Agent:
     """Give the agent its next key; returns the agent (docs/protocol.md section 5).
 
     One transaction, so that a crash leaves exactly one of the two keys valid.

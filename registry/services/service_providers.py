@@ -98,7 +98,9 @@ def _insert(service_provider: ServiceProvider) -> None:
         raise InvalidRequestError("This name or audience was just taken. Try again.") from error
 
 
-def change_audience(*, service_provider: ServiceProvider, audience: str, actor: Actor, now: datetime) -> int:
+def change_audience(
+    *, service_provider: ServiceProvider, audience: str, actor: Actor, now: datetime
+) -> int:
     """Move the service provider to another URL; returns how many grants that suspends.
 
     Tokens and approvals name the old URL, so every grant there needs a new signature. The pages of
@@ -190,7 +192,9 @@ def end_secret(*, secret: ServiceProviderSecret, actor: Actor, now: datetime) ->
         _record_ended(secret.service_provider, [secret.pk], actor, now)
 
 
-def _record_ended(service_provider: ServiceProvider, ended: list[int], actor: Actor, now: datetime) -> None:
+def _record_ended(
+    service_provider: ServiceProvider, ended: list[int], actor: Actor, now: datetime
+) -> None:
     publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
     record(
         kind=kinds.SERVICE_PROVIDER_SECRETS_ENDED,
@@ -221,7 +225,9 @@ def find_any_service_provider(reference: str) -> ServiceProvider:
     return found
 
 
-def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+def suspend_service_provider(
+    *, service_provider: ServiceProvider, actor: Actor, now: datetime
+) -> None:
     """Refuse the provider and every token for it until resumed. Raises InvalidStateError."""
     states, kind = ServiceProvider.Status, kinds.SERVICE_PROVIDER_SUSPENDED
     with transaction.atomic():
@@ -231,7 +237,9 @@ def suspend_service_provider(*, service_provider: ServiceProvider, actor: Actor,
         service_provider.save(update_fields=["suspensions"])
 
 
-def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+def resume_service_provider(
+    *, service_provider: ServiceProvider, actor: Actor, now: datetime
+) -> None:
     """Lift the suspension that the caller read.
 
     Approvals calls this with a verified signature over exactly this suspension. Raises
@@ -242,7 +250,9 @@ def resume_service_provider(*, service_provider: ServiceProvider, actor: Actor, 
     _move(service_provider, [states.SUSPENDED], states.ACTIVE, kind, actor, now, suspensions=read)
 
 
-def revoke_service_provider(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> None:
+def revoke_service_provider(
+    *, service_provider: ServiceProvider, actor: Actor, now: datetime
+) -> None:
     """End the provider for good: it cannot authenticate, and no token for it is accepted."""
     states = ServiceProvider.Status
     old = [states.ACTIVE, states.SUSPENDED]
@@ -260,10 +270,15 @@ def check_audience(audience: str) -> None:
         parts, normal = urlsplit(audience), normalize_url(audience)
     except (AgentAuthError, ValueError) as error:
         raise InvalidRequestError("The audience must be an absolute URL.") from error
-    if len(audience) > _MAX_AUDIENCE or audience.endswith("/") or normal not in {audience, f"{audience}/"}:
+    if (
+        len(audience) > _MAX_AUDIENCE
+        or audience.endswith("/")
+        or normal not in {audience, f"{audience}/"}
+    ):
         # This also refuses query, fragment, userinfo, capitals and default ports.
         raise InvalidRequestError(
-            "The audience must be a plain URL: lower-case host, no default port, no query, no final slash."
+            "The audience must be a plain URL: lower-case host, no default port, no query, no "
+            "final slash."
         )
     if not _AUDIENCE_PATH.fullmatch(parts.path):
         raise InvalidRequestError(
@@ -273,7 +288,8 @@ def check_audience(audience: str) -> None:
     loopback = settings.DEVELOPMENT and host in _LOOPBACK
     if parts.scheme != "https" and not loopback:
         raise InvalidRequestError(
-            "The audience must be an https URL (in development also http://localhost:port or http://127.0.0.1:port)."
+            "The audience must be an https URL (in development also http://localhost:port or "
+            "http://127.0.0.1:port)."
         )
     if _origin(audience) == _origin(settings.ISSUER):
         raise InvalidRequestError("The audience may not share this registry's own origin.")
@@ -318,7 +334,8 @@ def _held(service_provider: ServiceProvider) -> ServiceProvider:
     if not held.is_sealed():
         # The change would seal whatever the row says now.
         raise InvalidStateError(
-            f"This service provider's row was not written by this registry: run `{settings.COMMAND} verify_audit`."
+            "This service provider's row was not written by this registry: run "
+            f"`{settings.COMMAND} verify_audit`."
         )
     return held
 
@@ -349,7 +366,9 @@ def _origin(url: str) -> str:
 
 def _free_slug(name: str) -> str:
     base = slugify(name)[: _MAX_SLUG - 5] or "service-provider"
-    taken = set(ServiceProvider.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    taken = set(
+        ServiceProvider.objects.filter(slug__startswith=base).values_list("slug", flat=True)
+    )
     numbered = (f"{base}-{number}" for number in range(2, len(taken) + 3))
     return base if base not in taken else next(slug for slug in numbered if slug not in taken)
 

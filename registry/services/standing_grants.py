@@ -22,7 +22,13 @@ from kms.seals import EndedSeal
 from kms.services import disabled_keys
 from registry.models import Grant, Human
 from registry.services.grant_history import contradiction, histories
-from registry.services.proved_grants import NO_RECEIPT, Terms, covering_receipts, signed_version, terms_of
+from registry.services.proved_grants import (
+    NO_RECEIPT,
+    Terms,
+    covering_receipts,
+    signed_version,
+    terms_of,
+)
 
 # Grants in memory at once, with their receipts: some 5 MB.
 _BATCH: Final = 500
@@ -63,7 +69,9 @@ def review(*, now: datetime) -> Iterator[Finding]:
 
     Raises django.db errors.
     """
-    standing = Grant.objects.filter(status__in=_STANDING).select_related("agent", "service_provider")
+    standing = Grant.objects.filter(status__in=_STANDING).select_related(
+        "agent", "service_provider"
+    )
     ended = EndedSeal.objects.filter(seal=OuterRef("agent__seal"))
     rows = standing.annotate(seal_ended=Exists(ended)).order_by("id")
     disabled = disabled_keys(purpose="receipt", now=now)
@@ -72,19 +80,27 @@ def review(*, now: datetime) -> Iterator[Finding]:
         terms = {grant.pk: _terms(grant) for grant in grants}
         covered = covering_receipts(list(terms.values()))
         rest = [each for each in terms.values() if each not in covered] if disabled else []
-        lost = covering_receipts(rest, {kid: key for kid, (key, _at) in disabled.items()}) if rest else {}
+        lost = (
+            covering_receipts(rest, {kid: key for kid, (key, _at) in disabled.items()})
+            if rest
+            else {}
+        )
         said = histories([grant.pk for grant in grants if grant.status == Grant.Status.APPROVED])
         for grant in grants:
             receipt = covered.get(terms[grant.pk]) or lost.get(terms[grant.pk])
             if receipt is None:  # 1
                 yield Finding(str(grant.pk), NO_RECEIPT)
             elif problem := contradiction(
-                said.get(grant.pk, ()), version=grant.version, signed_version=signed_version(receipt)
+                said.get(grant.pk, ()),
+                version=grant.version,
+                signed_version=signed_version(receipt),
             ):  # 2
                 yield Finding(str(grant.pk), problem)
             elif terms[grant.pk] in lost:
                 at = timestamp(disabled[receipt.kid][1])
-                yield Finding(str(grant.pk), f"the key that signed its receipt was disabled on {at}", at)
+                yield Finding(
+                    str(grant.pk), f"the key that signed its receipt was disabled on {at}", at
+                )
     yield from _blanked()  # 3
     yield from _not_erased()  # 4
     yield from (Finding(pk, UNWRITTEN, table=table) for table, pk in unsealed_rows())  # 5
@@ -152,7 +168,9 @@ def _id_of(kind: str, subject: str) -> uuid.UUID | None:
 
 def _not_erased() -> Iterator[Finding]:
     """People whom the log says were erased, but whose account is in use or does not exist."""
-    erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values("human_id")
+    erased = Event.objects.filter(kind__in=[kinds.HUMAN_DELETED, kinds.HUMAN_ERASED]).values(
+        "human_id"
+    )
     alive = Human.objects.exclude(status=Human.Status.DELETED).filter(pk__in=erased)
     yield from (Finding(str(pk), ALIVE) for pk in alive.values_list("pk", flat=True))
     there = Human.objects.values("pk")
@@ -170,7 +188,9 @@ def _is_gone(kind: str, subject: str) -> bool:
 
 
 def _terms(grant: Any) -> Terms:
-    terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=grant.seal_ended, suspended=True)
+    terms = terms_of(
+        grant, grant.agent, grant.service_provider, seal_ended=grant.seal_ended, suspended=True
+    )
     # The table's constraint grant_approved_is_whole guarantees it.
     assert terms is not None
     return terms

@@ -28,7 +28,9 @@ _LABEL = "agentauth/subject/v1"
 _PART = 1_000
 
 
-def pairwise_subject(human_id: uuid.UUID, service_provider_id: uuid.UUID, *, version: str | None) -> str:
+def pairwise_subject(
+    human_id: uuid.UUID, service_provider_id: uuid.UUID, *, version: str | None
+) -> str:
     """The `sub` of this person at this service provider. `version` is the pair's, or None.
 
     None gives the pair the present version. Two service providers cannot tell that it is the same
@@ -41,7 +43,9 @@ def pairwise_subject(human_id: uuid.UUID, service_provider_id: uuid.UUID, *, ver
     if key is None:
         # Unlikely: such a process does not match the recorded settings and does not serve
         # (`installation.py`).
-        logger.error("SUBJECT_KEY lacks the version %s, which existing pairs use: add its line", version)
+        logger.error(
+            "SUBJECT_KEY lacks the version %s, which existing pairs use: add its line", version
+        )
         raise TemporarilyUnavailableError(
             "This process has other settings than the rest of the installation."
         )
@@ -55,9 +59,13 @@ def _begin(human_id: uuid.UUID, service_provider_id: uuid.UUID) -> str:
     It is the present one, or what another process just wrote.
     """
     present = next(iter(settings.SUBJECT_KEYS))
-    pair = PairwiseSubject(human_id=human_id, service_provider_id=service_provider_id, key_version=present)
+    pair = PairwiseSubject(
+        human_id=human_id, service_provider_id=service_provider_id, key_version=present
+    )
     PairwiseSubject.objects.bulk_create([pair], ignore_conflicts=True)
-    written = PairwiseSubject.objects.filter(human_id=human_id, service_provider_id=service_provider_id)
+    written = PairwiseSubject.objects.filter(
+        human_id=human_id, service_provider_id=service_provider_id
+    )
     return str(written.values_list("key_version", flat=True).get())
 
 
@@ -87,6 +95,7 @@ def check_not_needed(versions: Collection[str]) -> None:
     for version in sorted(versions):
         if PairwiseSubject.objects.filter(key_version=version).exists():
             raise InvalidStateError(
-                f"SUBJECT_KEY must keep its line {version!r} as recorded: existing people have a `sub` made with that key, and "
+                f"SUBJECT_KEY must keep its line {version!r} as recorded: existing people "
+                "have a `sub` made with that key, and "
                 "with another one their service providers would not recognise them."
             )

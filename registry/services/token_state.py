@@ -116,12 +116,19 @@ def read_states(rows: Sequence[tuple[Any, ...]]) -> dict[str, TokenState]:
 
 # Columns that no decision needs; the manifest alone may be longer than all others together.
 _UNREAD: Final[Mapping[type[Model], Collection[str]]] = {
-    Grant: ("requested_capabilities", "requested_envelope", "request_digest", "reason", "deny_reason"),
+    Grant: (
+        "requested_capabilities",
+        "requested_envelope",
+        "request_digest",
+        "reason",
+        "deny_reason",
+    ),
     Agent: ("manifest", "public_jwk", "capabilities", "description"),
     ServiceProvider: ("allowed",),
 }
 _ROWS: Final = (
-    f"SELECT {{}}, {SEAL_ENDED}, {DISABLED_KEYS} FROM registry_token t JOIN registry_grant g ON g.id = t.grant_id"  # noqa: S608 — our own text
+    f"SELECT {{}}, {SEAL_ENDED}, {DISABLED_KEYS} FROM registry_token t"  # noqa: S608 — our own text
+    " JOIN registry_grant g ON g.id = t.grant_id"
     " JOIN registry_agent a ON a.id = g.agent_id LEFT JOIN registry_human h ON h.id = a.human_id"
     " JOIN registry_serviceprovider s ON s.id = g.service_provider_id"
 )
@@ -141,7 +148,9 @@ def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
         for _, grant, agent, _, service_provider, ended, _ in rows
     ]
     # One statement read all rows, so they share one count of disabled keys.
-    proofs = PROVED.proofs({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
+    proofs = (
+        PROVED.proofs({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
+    )
     return [
         _state(read, proofs[each].kid if each in proofs else None)
         for (*read, _, _), each in zip(rows, terms, strict=True)
@@ -150,5 +159,10 @@ def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
 
 def _state(rows: Sequence[Any], receipt_kid: str | None) -> TokenState:
     token, grant, agent, human, service_provider = rows
-    token.grant, grant.agent, grant.service_provider, agent.human = grant, agent, service_provider, human
+    token.grant, grant.agent, grant.service_provider, agent.human = (
+        grant,
+        agent,
+        service_provider,
+        human,
+    )
     return TokenState(token, grant, agent, human, service_provider, receipt_kid)

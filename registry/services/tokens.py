@@ -44,7 +44,8 @@ _BY_KEY_AND_ID = (
     "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"  # noqa: S608 — our own text
     " (SELECT pair.key_version FROM registry_pairwisesubject pair"
     " WHERE pair.human_id = a.human_id AND pair.service_provider_id = g.service_provider_id),"
-    f" {SEAL_ENDED}, {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt)"
+    f" {SEAL_ENDED}, {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE "
+    "barred.jkt = a.jkt)"
     " FROM registry_agent a LEFT JOIN registry_human h ON h.id = a.human_id"
     " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
     " LEFT JOIN registry_serviceprovider s ON s.id = g.service_provider_id WHERE a.jkt = %s"
@@ -57,7 +58,8 @@ _CALLER_AND_GRANT = Question(
     s=Columns(ServiceProvider, {"audience", "require_nonce", "status"}),
 )
 _INSERT = (
-    "INSERT INTO registry_token (id, jti, grant_id, grant_version, jkt, claims, issued_at, expires_at)"
+    "INSERT INTO registry_token (id, jti, grant_id, grant_version, jkt, claims, issued_at, "
+    "expires_at)"
     " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
 )
 
@@ -157,7 +159,9 @@ def issued_again(jti: str, now: datetime) -> IssuedToken:
     token = state.token
     expires_in = int(token.expires_at.timestamp()) - int(now.timestamp())
     if expires_in <= 0 or token.revoked_at is not None:
-        raise IdempotencyExpiredError("The token of that call has ended. Ask with a new Idempotency-Key.")
+        raise IdempotencyExpiredError(
+            "The token of that call has ended. Ask with a new Idempotency-Key."
+        )
     if state.refusal(now) is not None:
         raise InvalidGrantError(_REFUSED)
     return IssuedToken(token.jti, token.claims, expires_in)
@@ -205,7 +209,12 @@ def revoke_presented_token(
     if isinstance(caller, Agent):
         whose = {"agent_id": caller.pk, "human_id": caller.human_id}
     record_refusal(
-        kind=kinds.REQUEST_REFUSED, actor=actor, at=now, error=_NOT_YOURS, route="POST v1/revoke", **whose
+        kind=kinds.REQUEST_REFUSED,
+        actor=actor,
+        at=now,
+        error=_NOT_YOURS,
+        route="POST v1/revoke",
+        **whose,
     )
 
 
@@ -216,12 +225,16 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         key = token_keys(now=now).get(str(jws.header.get("kid")))
         if key is None:
             return None
-        return token_state(str(verify_jws(jws, public_half(key), expected_typ=TYP).claims.get("jti")))
+        return token_state(
+            str(verify_jws(jws, public_half(key), expected_typ=TYP).claims.get("jti"))
+        )
     except (EncodingError, InvalidSignatureError, InvalidTokenError):
         return None
 
 
-def _intent(basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime) -> Statement:
+def _intent(
+    basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime
+) -> Statement:
     grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
     return Statement(
         _INSERT, (new_id(), jti, grant.id, grant.version, basis.agent.jkt, text, now, expires_at)
@@ -246,7 +259,9 @@ def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     capabilities, envelope = _granted(*granted)
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
-    end = min(issued_at + life, int(grant.valid_until.timestamp()), int(agent.expires_at.timestamp()))
+    end = min(
+        issued_at + life, int(grant.valid_until.timestamp()), int(agent.expires_at.timestamp())
+    )
     if end <= issued_at:
         raise InvalidGrantError(_REFUSED)
     claims = build_claims(

@@ -46,7 +46,9 @@ class AgentClient:
     """An agent's side: its key and signed calls through Django's test client."""
 
     alg: Any = "EdDSA"
-    client: Client = field(default_factory=lambda: Client(SERVER_NAME="localhost", SERVER_PORT="8000"))
+    client: Client = field(
+        default_factory=lambda: Client(SERVER_NAME="localhost", SERVER_PORT="8000")
+    )
 
     def __post_init__(self) -> None:
         self.private = PrivateKey.generate(self.alg)
@@ -114,7 +116,9 @@ class AgentClient:
         query: str = "",
     ) -> Any:
         """One call, with a new proof unless one is given; `proof=None` sends none."""
-        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = (
+            b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        )
         headers = {"Idempotency-Key": key} if key else {}
         if proof is not None:
             headers["DPoP"] = proof or self.proof(method, path, data)
@@ -122,9 +126,13 @@ class AgentClient:
             method, path + query, data, content_type="application/json", headers=headers
         )
 
-    def register(self, code: str | None = None, *, manifest: str = "", key: str | None = None) -> Any:
+    def register(
+        self, code: str | None = None, *, manifest: str = "", key: str | None = None
+    ) -> Any:
         body = {"manifest": manifest or self.manifest()}
-        return self.call("POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key)
+        return self.call(
+            "POST", "/v1/agents", body | ({"enrolment_code": code} if code else {}), key=key
+        )
 
     def replace(self, *, key: str | None = None, later: int = 5, **manifest: Any) -> Any:
         """Replace the manifest, issued `later` seconds after this client was created."""
@@ -183,7 +191,9 @@ def asked(
     )
 
 
-def pending(client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any) -> Grant:
+def pending(
+    client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any
+) -> Grant:
     grant, _ = request_grant(
         agent=client.agent(), asked=asked(service_provider, **terms), actor=TESTER, now=now
     )
@@ -196,7 +206,9 @@ def approve(grant: Grant, human: Human, *, now: datetime, **changes: Any) -> Gra
     return grant
 
 
-def approved(client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any) -> Grant:
+def approved(
+    client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any
+) -> Grant:
     grant = pending(client, service_provider, now=now, **terms)
     human = grant.agent.human
     assert human is not None

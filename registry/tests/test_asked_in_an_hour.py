@@ -16,7 +16,9 @@ from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
 pytestmark = pytest.mark.django_db
 
 
-def ask_and_withdraw(agent: AgentClient, provider: ServiceProvider, times: int, now: datetime) -> None:
+def ask_and_withdraw(
+    agent: AgentClient, provider: ServiceProvider, times: int, now: datetime
+) -> None:
     for _ in range(times):
         withdraw_grant(grant=pending(agent, provider, now=now), actor=TESTER, now=now)
 

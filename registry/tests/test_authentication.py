@@ -37,7 +37,10 @@ ROUTES = [
 def test_OG_1_AP_35_without_a_proof_nothing_answers(method: str, path: str) -> None:
     response = AgentClient().call(method, path, proof=None)
     refused(response, 401, "invalid_dpop_proof")
-    assert response["WWW-Authenticate"] == 'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
+    assert (
+        response["WWW-Authenticate"]
+        == 'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
+    )
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -77,12 +80,16 @@ def test_a_proof_covers_the_body(agent: AgentClient, service_provider: ServicePr
     body = json.dumps({"service_provider": "x", "capabilities": []}).encode()
     without = agent.proof("POST", "/v1/grants")
     assert (
-        refused(agent.call("POST", "/v1/grants", body, proof=without), 401, "invalid_dpop_proof")["reason"]
+        refused(agent.call("POST", "/v1/grants", body, proof=without), 401, "invalid_dpop_proof")[
+            "reason"
+        ]
         == "body"
     )
     other = agent.proof("POST", "/v1/grants", body + b" ")
     assert (
-        refused(agent.call("POST", "/v1/grants", body, proof=other), 401, "invalid_dpop_proof")["reason"]
+        refused(agent.call("POST", "/v1/grants", body, proof=other), 401, "invalid_dpop_proof")[
+            "reason"
+        ]
         == "body"
     )
 
@@ -90,7 +97,9 @@ def test_a_proof_covers_the_body(agent: AgentClient, service_provider: ServicePr
 def test_a_proof_is_used_once_even_by_a_call_that_is_refused(agent: AgentClient) -> None:
     proof = agent.proof("GET", "/v1/grants/unknown")
     refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 404, "not_found")
-    answer = refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 401, "invalid_dpop_proof")
+    answer = refused(
+        agent.call("GET", "/v1/grants/unknown", proof=proof), 401, "invalid_dpop_proof"
+    )
     assert answer["reason"] == "replayed"
 
 
@@ -100,7 +109,9 @@ def test_the_same_jti_freshly_signed_is_a_replay(agent: AgentClient) -> None:
         assert response.status_code == status
 
 
-def test_a_proof_is_remembered_longer_than_it_could_be_used(agent: AgentClient, now: datetime) -> None:
+def test_a_proof_is_remembered_longer_than_it_could_be_used(
+    agent: AgentClient, now: datetime
+) -> None:
     agent.call("GET", "/v1/agents/me")
     kept = SpentProof.objects.get().expires_at - now
     assert timedelta(seconds=64) <= kept <= timedelta(seconds=70)
@@ -181,7 +192,15 @@ def test_a_mutation_takes_no_query_string(agent: AgentClient) -> None:
 
 
 def test_a_query_takes_no_unknown_parameter(agent: AgentClient) -> None:
-    for query in ("?x=1", "?limit=0", "?limit=101", "?limit=1.0", "?limit=1&limit=2", "?after=1", "?limit=٣"):
+    for query in (
+        "?x=1",
+        "?limit=0",
+        "?limit=101",
+        "?limit=1.0",
+        "?limit=1&limit=2",
+        "?after=1",
+        "?limit=٣",
+    ):
         refused(agent.call("GET", "/v1/grants", query=query), 400, "invalid_request")
     for query in ("?wait=31", "?wait=-1", "?wait=x"):
         refused(agent.call("GET", "/v1/grants/x", query=query), 400, "invalid_request")
@@ -277,7 +296,16 @@ def test_every_method_that_is_not_there_is_refused(agent: AgentClient) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Basic", "Basic !", "Bearer x", "Basic eA==", "Basic eDp5", "Basic w6k6eA==", "Digest eDp5"],
+    [
+        "",
+        "Basic",
+        "Basic !",
+        "Bearer x",
+        "Basic eA==",
+        "Basic eDp5",
+        "Basic w6k6eA==",
+        "Digest eDp5",
+    ],
 )
 def test_bad_basic_credentials_are_an_unknown_client(db: None, header: str) -> None:
     response = Client().post(
@@ -289,16 +317,25 @@ def test_bad_basic_credentials_are_an_unknown_client(db: None, header: str) -> N
     refused(response, 401, "invalid_client")
 
 
-@pytest.mark.parametrize("encode", [quote, lambda text: "".join(f"%{ord(each):02x}" for each in text)])
+@pytest.mark.parametrize(
+    "encode", [quote, lambda text: "".join(f"%{ord(each):02x}" for each in text)]
+)
 def test_basic_credentials_may_be_form_encoded(
     provider_and_secret: tuple[ServiceProvider, str], encode: Callable[[str], str]
 ) -> None:
     """RFC 6749 section 2.3.1: some clients encode even what needs no encoding."""
     client_id, secret = encode(str(provider_and_secret[0].pk)), encode(provider_and_secret[1])
     form = "application/x-www-form-urlencoded"
-    for password, status in ((secret, 200), (f"{secret}%20", 401), (f"+{secret}", 401), (f"%{secret}", 401)):
+    for password, status in (
+        (secret, 200),
+        (f"{secret}%20", 401),
+        (f"+{secret}", 401),
+        (f"%{secret}", 401),
+    ):
         header = "Basic " + base64.b64encode(f"{client_id}:{password}".encode()).decode()
-        answer = Client().post("/v1/revoke", "token=x", content_type=form, headers={"Authorization": header})
+        answer = Client().post(
+            "/v1/revoke", "token=x", content_type=form, headers={"Authorization": header}
+        )
         assert answer.status_code == status, password
 
 

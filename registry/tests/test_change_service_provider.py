@@ -22,7 +22,16 @@ from registry.services.service_providers import (
     rotate_secret,
 )
 from registry.services.token_state import token_state
-from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, approved, issue, pending
+from registry.tests.cast import (
+    PAY,
+    READ_CALENDAR,
+    TESTER,
+    AgentClient,
+    approve,
+    approved,
+    issue,
+    pending,
+)
 
 pytestmark = pytest.mark.django_db
 MOVED = "http://127.0.0.1:8009/api"
@@ -39,7 +48,11 @@ def test_a_move_suspends_every_grant_there_and_no_other(
     agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime
 ) -> None:
     other, _ = create_service_provider(
-        name="Other", audience="https://other.example", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Other",
+        audience="https://other.example",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )
     here, there = approved(agent, service_provider, now=now), approved(agent, other, now=now)
     issue(agent, here)
@@ -53,7 +66,11 @@ def test_a_move_suspends_every_grant_there_and_no_other(
     }
     for grant in (here, there):
         grant.refresh_from_db()
-    assert (here.status, here.suspension_cause, here.version) == ("suspended", "audience_changed", 2)
+    assert (here.status, here.suspension_cause, here.version) == (
+        "suspended",
+        "audience_changed",
+        2,
+    )
     assert (there.status, there.version) == ("approved", 1)
     assert token_state(Token.objects.get().jti).refusal(now) == "grant_inactive"
     event = Event.objects.get(kind="registry.service_provider.audience_changed")
@@ -87,7 +104,9 @@ def test_a_request_that_waits_is_not_withdrawn_by_a_move(
 def test_a_bad_or_overlapping_place_is_refused(
     service_provider: ServiceProvider, now: datetime, audience: str
 ) -> None:
-    create_service_provider(name="Taken", audience="https://taken.example/v1", actor=TESTER, now=now)
+    create_service_provider(
+        name="Taken", audience="https://taken.example/v1", actor=TESTER, now=now
+    )
     with pytest.raises(CommandError):
         run("change_service_provider", service_provider.slug, "--audience", audience)
     before = service_provider.audience
@@ -106,7 +125,10 @@ def test_a_move_within_its_own_place_and_to_where_it_is(
     grant.refresh_from_db()
     assert (same, grant.status) == (0, "approved")
     deeper = service_provider.audience + "/deeper"
-    assert change_audience(service_provider=service_provider, audience=deeper, actor=TESTER, now=now) == 1
+    assert (
+        change_audience(service_provider=service_provider, audience=deeper, actor=TESTER, now=now)
+        == 1
+    )
 
 
 def test_only_grants_beyond_the_new_allow_list_are_suspended(
@@ -119,7 +141,11 @@ def test_only_grants_beyond_the_new_allow_list_are_suspended(
     assert (answer["allowed"], answer["grants_suspended"]) == (["read:calendar"], 1)
     for grant in (reading, paying):
         grant.refresh_from_db()
-    assert (paying.status, paying.suspension_cause, paying.version) == ("suspended", "allowed_changed", 2)
+    assert (paying.status, paying.suspension_cause, paying.version) == (
+        "suspended",
+        "allowed_changed",
+        2,
+    )
     assert (reading.status, reading.version) == ("approved", 1)
     assert token_state(Token.objects.get().jti).refusal(now) is None
     event = Event.objects.get(kind="registry.service_provider.allowed_changed")
@@ -136,11 +162,17 @@ def test_only_grants_beyond_the_new_allow_list_are_suspended(
 def test_what_a_person_had_suspended_does_not_come_back_past_either_change(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    moved, beyond = approved(agent, service_provider, now=now), approved(agent, service_provider, now=now)
+    moved, beyond = (
+        approved(agent, service_provider, now=now),
+        approved(agent, service_provider, now=now),
+    )
     for grant in (moved, beyond):
         suspend_grant(grant=grant, actor=TESTER, now=now)
     assert change_allowed(service_provider=service_provider, allowed=[], actor=TESTER, now=now) == 2
-    assert change_audience(service_provider=service_provider, audience=MOVED, actor=TESTER, now=now) == 0
+    assert (
+        change_audience(service_provider=service_provider, audience=MOVED, actor=TESTER, now=now)
+        == 0
+    )
     moved.refresh_from_db()
     assert (moved.suspension_cause, moved.version) == ("allowed_changed", 4)
 
@@ -155,8 +187,13 @@ def test_a_bad_entry_or_nothing_to_change_is_refused(
     with pytest.raises(CommandError):
         run("change_service_provider", "nobody", "--allow")
     with pytest.raises(InvalidRequestError):
-        change_allowed(service_provider=service_provider, allowed=["read:a"] * 65, actor=TESTER, now=now)
-    assert change_allowed(service_provider=service_provider, allowed=before, actor=TESTER, now=now) == 0
+        change_allowed(
+            service_provider=service_provider, allowed=["read:a"] * 65, actor=TESTER, now=now
+        )
+    assert (
+        change_allowed(service_provider=service_provider, allowed=before, actor=TESTER, now=now)
+        == 0
+    )
     assert not Event.objects.filter(kind="registry.service_provider.allowed_changed").exists()
     service_provider.refresh_from_db()
     assert service_provider.allowed == before
@@ -165,7 +202,9 @@ def test_a_bad_entry_or_nothing_to_change_is_refused(
 def test_both_changes_or_none(service_provider: ServiceProvider) -> None:
     before = service_provider.audience
     with pytest.raises(CommandError):
-        run("change_service_provider", service_provider.slug, "--audience", MOVED, "--allow", "read")
+        run(
+            "change_service_provider", service_provider.slug, "--audience", MOVED, "--allow", "read"
+        )
     service_provider.refresh_from_db()
     assert service_provider.audience == before
 
@@ -196,14 +235,18 @@ def test_a_secret_is_replaced_without_a_pause(
     assert [event.kind.rpartition(".")[2] for event in kinds.order_by("id")] == [
         "secret_rotated", "secrets_ended", "secret_rotated", "secret_rotated",
     ]  # fmt: skip
-    assert not any(secret in str(list(Event.objects.values())) for secret in (first, second, third, fourth))
+    assert not any(
+        secret in str(list(Event.objects.values())) for secret in (first, second, third, fourth)
+    )
     # Ending nothing records no event.
     assert end_previous_secrets(service_provider=provider, actor=TESTER, now=now) == 1
     assert end_previous_secrets(service_provider=provider, actor=TESTER, now=now) == 0
     assert kinds.filter(kind__endswith="secrets_ended").count() == 2
 
 
-def test_a_revoked_service_provider_is_not_changed(service_provider: ServiceProvider, now: datetime) -> None:
+def test_a_revoked_service_provider_is_not_changed(
+    service_provider: ServiceProvider, now: datetime
+) -> None:
     revoke_service_provider(service_provider=service_provider, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):
         change_audience(service_provider=service_provider, audience=MOVED, actor=TESTER, now=now)

@@ -40,8 +40,12 @@ def test_the_link_finds_the_agent_for_an_hour(stray: AgentClient, now: datetime)
         find_claim(secret_of(stray), now=now + timedelta(hours=1, seconds=5))
 
 
-@pytest.mark.parametrize("change", ["truncated", "other_agent", "wrong", "nonsense", "empty", "not_base64"])
-def test_a_link_we_did_not_make_finds_nothing(stray: AgentClient, now: datetime, change: str) -> None:
+@pytest.mark.parametrize(
+    "change", ["truncated", "other_agent", "wrong", "nonsense", "empty", "not_base64"]
+)
+def test_a_link_we_did_not_make_finds_nothing(
+    stray: AgentClient, now: datetime, change: str
+) -> None:
     other = AgentClient()
     other.register()
     secret = secret_of(stray)
@@ -89,7 +93,9 @@ def test_five_wrong_codes_end_the_link(stray: AgentClient, alice: Human, now: da
         find_claim(secret, now=now)
 
 
-def test_of_two_humans_one_claims(stray: AgentClient, alice: Human, bob: Human, now: datetime) -> None:
+def test_of_two_humans_one_claims(
+    stray: AgentClient, alice: Human, bob: Human, now: datetime
+) -> None:
     seen = stray.agent()
     claim(stray, alice, now=now)
     with pytest.raises(InvalidStateError):
@@ -155,7 +161,9 @@ def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
     refused(stray.register(code), 429, "too_many_pending_grants")
     assert stray.agent().human is None
     # Deciding one makes room; and an agent that requests nothing needs none.
-    withdraw_grant(grant=Grant.objects.filter(agent__human=alice).earliest("id"), actor=TESTER, now=now)
+    withdraw_grant(
+        grant=Grant.objects.filter(agent__human=alice).earliest("id"), actor=TESTER, now=now
+    )
     claim(stray, alice, now=now)
     asks_nothing = AgentClient()
     asks_nothing.register()

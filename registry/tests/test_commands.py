@@ -30,7 +30,9 @@ def test_create_service_provider_shows_the_secret_once() -> None:
         "--allow", "read:mail", "write:mail/drafts", "--auditor", "--require-nonce",
     )  # fmt: skip
     assert answer.keys() == {"client_id", "slug", "client_secret"}
-    found = authenticate_service_provider(client_id=answer["client_id"], secret=answer["client_secret"])
+    found = authenticate_service_provider(
+        client_id=answer["client_id"], secret=answer["client_secret"]
+    )
     assert (found.slug, found.allowed, found.is_auditor, found.require_nonce) == (
         answer["slug"],
         ["read:mail", "write:mail/drafts"],
@@ -72,7 +74,14 @@ def test_create_enrolment_code_needs_an_active_human(alice: Human, now: datetime
 
 def test_expire_counts_what_ended_in_every_app() -> None:
     counts = run("expire")
-    assert {"grants", "agents", "confirmations", "leases", "challenges", "sessions"} <= counts.keys()
+    assert {
+        "grants",
+        "agents",
+        "confirmations",
+        "leases",
+        "challenges",
+        "sessions",
+    } <= counts.keys()
     assert set(counts.values()) == {0}
 
 
@@ -102,7 +111,9 @@ def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
     renewed = json.loads(path.read_text())
     assert renewed["client_id"] == kept["client_id"]
     assert renewed["client_secret"] != kept["client_secret"]
-    assert authenticate_service_provider(client_id=renewed["client_id"], secret=renewed["client_secret"])
+    assert authenticate_service_provider(
+        client_id=renewed["client_id"], secret=renewed["client_secret"]
+    )
     path.write_text("{broken")
     run("load_demo")
     assert json.loads(path.read_text())["client_id"] == kept["client_id"]

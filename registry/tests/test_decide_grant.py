@@ -76,7 +76,11 @@ def test_OG_5_what_was_asked_and_what_was_given_both_stay(
     ],
 )
 def test_a_human_may_only_narrow(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, wider: dict[str, Any]
+    agent: AgentClient,
+    alice: Human,
+    service_provider: ServiceProvider,
+    now: datetime,
+    wider: dict[str, Any],
 ) -> None:
     grant = pending(agent, service_provider, now=now, envelope={"max_uses": 3})
     with pytest.raises(InvalidRequestError):
@@ -87,7 +91,11 @@ def test_a_human_may_only_narrow(
 
 @pytest.mark.parametrize("off", [timedelta(days=30, seconds=1), timedelta(0)])
 def test_OG_8_the_end_is_in_time(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, off: timedelta
+    agent: AgentClient,
+    alice: Human,
+    service_provider: ServiceProvider,
+    now: datetime,
+    off: timedelta,
 ) -> None:
     grant = pending(agent, service_provider, now=now)
     with pytest.raises(InvalidRequestError):
@@ -171,7 +179,11 @@ def test_a_denial_keeps_its_reason_as_a_commitment(
     assert "Sundays" not in str(event.data)
     assert event.openings.get(member="deny_reason").value == "Not on Sundays"
     body = agent.call("GET", f"/v1/grants/{grant.id}").json()
-    assert (body["status"], body["deny_reason"], body["granted"]) == ("denied", "Not on Sundays", None)
+    assert (body["status"], body["deny_reason"], body["granted"]) == (
+        "denied",
+        "Not on Sundays",
+        None,
+    )
 
 
 def test_a_suspension_by_a_person_is_undone_by_resuming(
@@ -198,7 +210,9 @@ def test_what_an_admin_suspended_only_an_admin_resumes(
     assert Grant.objects.get(pk=grant.pk).status == "approved"
 
 
-@pytest.mark.parametrize("cause", ["key_rotated", "manifest_changed", "audience_changed", "recovery"])
+@pytest.mark.parametrize(
+    "cause", ["key_rotated", "manifest_changed", "audience_changed", "recovery"]
+)
 def test_other_suspensions_return_only_by_a_signed_approval(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime, cause: str
 ) -> None:
@@ -225,7 +239,11 @@ def test_a_new_approval_gives_no_more_than_the_old_one(
 ) -> None:
     grant = pending(agent, service_provider, now=now, envelope={"max_uses": 9})
     approve(
-        grant, alice, now=now, envelope=parse_envelope({"max_uses": 2}), valid_until=now + timedelta(days=1)
+        grant,
+        alice,
+        now=now,
+        envelope=parse_envelope({"max_uses": 2}),
+        valid_until=now + timedelta(days=1),
     )
     suspend_grant(grant=grant, actor=TESTER, now=now, cause="key_rotated")
     assert latest_end(grant, now) <= now + timedelta(days=1)

@@ -33,13 +33,19 @@ def test_a_flood_of_keys_that_no_agent_has_touches_few_rows(now: datetime) -> No
         for each in made(5 * RECORDED_PER_MINUTE, now):
             bar_disclosed_keys([each])
     assert BarredKey.objects.count() == RECORDED_PER_MINUTE
-    counted = [each["sql"] for each in asked.captured_queries if 'UPDATE "audit_refusalcount"' in each["sql"]]
+    counted = [
+        each["sql"]
+        for each in asked.captured_queries
+        if 'UPDATE "audit_refusalcount"' in each["sql"]
+    ]
     # One for each barred key, and one or two for the first of the others.
     assert len(counted) <= RECORDED_PER_MINUTE + 2
     assert RefusalCount.objects.get().count == RECORDED_PER_MINUTE + 1
 
 
-def test_what_waited_is_counted_with_the_next(now: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waited_is_counted_with_the_next(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for each in made(2 * RECORDED_PER_MINUTE, now):
         bar_disclosed_keys([each])
     passed = monotonic() + 61
@@ -55,7 +61,9 @@ def test_together_they_are_looked_up_in_two_queries(now: datetime) -> None:
     assert len([each for each in asked.captured_queries if each["sql"].startswith("SELECT")]) == 2
 
 
-def test_in_a_flood_the_key_of_an_agent_is_barred_all_the_same(agent: AgentClient, now: datetime) -> None:
+def test_in_a_flood_the_key_of_an_agent_is_barred_all_the_same(
+    agent: AgentClient, now: datetime
+) -> None:
     bar_disclosed_keys(made(3 * RECORDED_PER_MINUTE, now))
     held = Disclosed(agent.signer.public, TESTER, now)
     bar_disclosed_keys([*made(3, now), held])

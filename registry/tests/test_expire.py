@@ -9,7 +9,15 @@ from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event, Opening
 from audit.services import seal_audit
 from audit.verification import verify_log
-from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
+from registry.models import (
+    Agent,
+    Grant,
+    Human,
+    IdempotencyRecord,
+    ServiceProvider,
+    SpentProof,
+    Token,
+)
 from registry.services import expiry
 from registry.services.database_time import database_time
 from registry.services.enrolment import create_enrolment_code

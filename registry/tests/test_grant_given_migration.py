@@ -20,7 +20,9 @@ from tests.test_triggers import migrate
         ("0015_expired_suspended", "grant_asked", "(agent_id, created_at)"),
     ],
 )
-def test_index_left_by_an_interrupted_migration_is_rebuilt(before: str, name: str, built: str) -> None:
+def test_index_left_by_an_interrupted_migration_is_rebuilt(
+    before: str, name: str, built: str
+) -> None:
     migrate(("registry", before))
     try:
         # The name of an index that was not finished.

@@ -7,7 +7,11 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import AdminShutdown, LockNotAvailable
 
-from agentauth.protocol.errors import IdempotencyMismatchError, InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import (
+    IdempotencyMismatchError,
+    InvalidRequestError,
+    InvalidStateError,
+)
 from audit.models import Event
 from registry.models import Grant, Human, IdempotencyRecord, ServiceProvider
 from registry.services import idempotency
@@ -47,7 +51,9 @@ def test_a_key_is_of_one_caller_and_one_route(
     assert IdempotencyRecord.objects.count() == 3
 
 
-def test_the_proof_is_checked_before_the_key(agent: AgentClient, service_provider: ServiceProvider) -> None:
+def test_the_proof_is_checked_before_the_key(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
     agent.ask(service_provider, key="a")
     answer = agent.call("POST", "/v1/grants", {"x": 1}, key="a", proof=None)
     refused(answer, 401, "invalid_dpop_proof")
@@ -58,7 +64,9 @@ def test_U1_a_long_path_with_a_key_is_not_found_and_no_fault_of_ours(agent: Agen
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "with space", "ü", "\x7f"])
-def test_a_key_is_short_and_plain(agent: AgentClient, service_provider: ServiceProvider, key: str) -> None:
+def test_a_key_is_short_and_plain(
+    agent: AgentClient, service_provider: ServiceProvider, key: str
+) -> None:
     with pytest.raises(InvalidRequestError):
         run_once(
             caller="c",
@@ -79,7 +87,9 @@ def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
         run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=fails)
     assert not IdempotencyRecord.objects.exists()
     assert (
-        run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(204)).status
+        run_once(
+            caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(204)
+        ).status
         == 204
     )
 
@@ -119,7 +129,14 @@ def test_an_answer_is_kept_for_a_day(now: datetime) -> None:
 def test_idempotency_row_cleaned_up_during_a_retry_is_not_a_500(
     now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(200, {"run": 1}))
+    run_once(
+        caller="c",
+        route="r",
+        key="k",
+        body_sha256=b"1",
+        now=now,
+        act=lambda: Answer(200, {"run": 1}),
+    )
     claim = idempotency._claim
 
     def beside_the_cleaner(*arguments: Any) -> bool:
@@ -149,7 +166,9 @@ def test_the_act_and_its_answer_live_or_die_together(now: datetime) -> None:
         run_once(caller="c", route="r", key="k", body_sha256=b"2", now=now, act=act)
 
 
-def test_a_repeated_withdrawal_is_one_event(agent: AgentClient, service_provider: ServiceProvider) -> None:
+def test_a_repeated_withdrawal_is_one_event(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
     grant_id = agent.ask(service_provider).json()["grant_id"]
     for _ in range(2):
         assert agent.call("POST", f"/v1/grants/{grant_id}/withdraw", {}, key="w").status_code == 204

@@ -12,7 +12,15 @@ from agentauth.protocol.token import verify_access_token
 from audit.models import Event
 from kms.services import verification_keys
 from kms.tests.test_pace import Clock, throttled_at
-from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, SpentProof, Token
+from registry.models import (
+    Agent,
+    Grant,
+    Human,
+    IdempotencyRecord,
+    ServiceProvider,
+    SpentProof,
+    Token,
+)
 from registry.services.agents import suspend_agent
 from registry.services.grants import deny_grant, revoke_grant, suspend_grant, withdraw_grant
 from registry.services.people import suspend_human
@@ -58,7 +66,11 @@ def test_a_token_says_what_the_grant_says(
     assert response.status_code == 201
     assert response["Cache-Control"] == "no-store"
     assert body.keys() == {"access_token", "token_type", "expires_in", "grant_id"}
-    assert (body["token_type"], body["expires_in"], body["grant_id"]) == ("DPoP", 900, str(grant.id))
+    assert (body["token_type"], body["expires_in"], body["grant_id"]) == (
+        "DPoP",
+        900,
+        str(grant.id),
+    )
     claims = claims_of(body["access_token"], service_provider.audience, now)
     assert claims["cnf"] == {"jkt": agent.jkt}
     assert claims["client_id"] == str(grant.agent_id)
@@ -77,14 +89,20 @@ def test_subject_differs_between_providers_and_is_stable_at_one(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     other, _ = create_service_provider(
-        name="Other", audience="https://other.example", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Other",
+        audience="https://other.example",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )
     second = enrolled(alice, now=now)
     grants = [approved(agent, service_provider, now=now), approved(agent, other, now=now)]
     issue(agent, grants[0])
     issue(agent, grants[1])
     issue(second, approved(second, service_provider, now=now))
-    subjects = [claims["sub"] for claims in Token.objects.order_by("id").values_list("claims", flat=True)]
+    subjects = [
+        claims["sub"] for claims in Token.objects.order_by("id").values_list("claims", flat=True)
+    ]
     assert subjects[0] == subjects[2] != subjects[1]
     assert str(alice.pk) not in subjects
 
@@ -148,12 +166,25 @@ def test_OG_2_a_looser_spelling_of_the_request_gets_no_token(
     """A request is read strictly: no other case, list, query, or second member of a name."""
     good, other = (str(approved(agent, service_provider, now=now).id) for _ in range(2))
     path = "/v1/tokens"
-    for loose in (good.upper(), f" {good}", f"{{{good}}}", good.replace("-", ""), f"urn:uuid:{good}"):
+    for loose in (
+        good.upper(),
+        f" {good}",
+        f"{{{good}}}",
+        good.replace("-", ""),
+        f"urn:uuid:{good}",
+    ):
         refused(agent.call("POST", path, {"grant_id": loose}), 400, "invalid_grant")
     for odd in ([good], {"id": good}, None, 1, True, "", "x" * 256):
         refused(agent.call("POST", path, {"grant_id": odd}), 400, "invalid_request")
     twice = f'{{"grant_id": "{good}", "grant_id": "{other}"}}'.encode()
-    for body in (twice, {}, [], [{"grant_id": good}], {"grantId": good}, {"grant_id": good, "grant_ids": []}):
+    for body in (
+        twice,
+        {},
+        [],
+        [{"grant_id": good}],
+        {"grantId": good},
+        {"grant_id": good, "grant_ids": []},
+    ):
         refused(agent.call("POST", path, body), 400, "invalid_request")
     refused(agent.call("POST", path, {}, query=f"?grant_id={good}"), 400, "invalid_request")
     form = f"grant_id={good}".encode()
@@ -208,19 +239,30 @@ def test_OG_2_no_token_without_an_active_grant_and_one_answer_for_all(
 
 
 def test_bad_proofs_are_bad_requests_here(agent: AgentClient) -> None:
-    refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=None), 400, "invalid_dpop_proof")
-    refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof="x.y.z"), 400, "invalid_dpop_proof")
+    refused(
+        agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=None), 400, "invalid_dpop_proof"
+    )
+    refused(
+        agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof="x.y.z"),
+        400,
+        "invalid_dpop_proof",
+    )
 
 
 def test_no_signature_no_token_but_its_intent_is_on_record(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     seen: list[int] = []
 
     def fails(**_kwargs: Any) -> None:
         # Intent before signature: row and event exist when the key is used.
-        seen.extend([Token.objects.count(), Event.objects.filter(kind="registry.token.issued").count()])
+        seen.extend(
+            [Token.objects.count(), Event.objects.filter(kind="registry.token.issued").count()]
+        )
         raise TemporarilyUnavailableError("The key did not answer.")
 
     monkeypatch.setattr("registry.services.tokens.token_signer", fails)
@@ -239,7 +281,9 @@ def test_a_repeated_call_signs_the_stored_claims_again_and_stores_no_token(
     grant = approved(agent, service_provider, now=now)
     first, second = issue(agent, grant, key="one").json(), issue(agent, grant, key="one").json()
     audience = service_provider.audience
-    assert claims_of(first["access_token"], audience, now) == claims_of(second["access_token"], audience, now)
+    assert claims_of(first["access_token"], audience, now) == claims_of(
+        second["access_token"], audience, now
+    )
     assert Event.objects.filter(kind="registry.token.issued").count() == 1
     assert first["access_token"] not in str(IdempotencyRecord.objects.values())
 
@@ -271,7 +315,10 @@ def test_OG_12_each_call_is_a_new_token(
 
 
 def test_KM_2_nothing_is_spent_or_written_if_key_service_is_throttled(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     pace = throttled_at(Clock(), 20)
@@ -289,7 +336,10 @@ def test_KM_2_nothing_is_spent_or_written_if_key_service_is_throttled(
 
 
 def test_OG_1_unauthenticated_calls_use_no_key_service_capacity(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     monkeypatch.setattr("kms.delegation.PACE", throttled_at(Clock(), 20))

@@ -82,7 +82,13 @@ def test_AP_21_the_table_is_a_drawing_that_is_drawn_once() -> None:
     assert len(table) > 6000
     drawn = {each for picture in table.values() for each in picture}
     assert not {each for each in drawn if table.get(each, each) != each}
-    assert (table["о"], table["I"], table["1"], table["0"], table["m"]) == ("o", "l", "l", "O", "rn")
+    assert (table["о"], table["I"], table["1"], table["0"], table["m"]) == (
+        "o",
+        "l",
+        "l",
+        "O",
+        "rn",
+    )
 
 
 def test_AP_21_no_name_that_may_be_registered_makes_it_fail() -> None:
@@ -181,7 +187,9 @@ def test_AP_24_an_agent_that_was_called_so_before_may_renew(now: datetime, alice
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", ["Young Reader", "You.com Search", "Nonesuch", "Nobody's Fool", "..."])
+@pytest.mark.parametrize(
+    "name", ["Young Reader", "You.com Search", "Nonesuch", "Nobody's Fool", "..."]
+)
 def test_AP_24_a_name_that_only_begins_like_one_is_taken(name: str) -> None:
     agent = AgentClient()
     assert agent.register(manifest=agent.manifest(name=name)).status_code == 201

@@ -64,7 +64,11 @@ def test_a_change_raises_the_version_and_the_agent_gets_new_tokens(
     assert issue(agent, grant).status_code == 201
     assert token_state(Token.objects.latest("issued_at").jti).refusal(now) is None
     raised = Event.objects.get(kind="registry.grant.version_raised")
-    assert (raised.grant_id, raised.reason, raised.data) == (grant.pk, "manifest_changed", {"version": 2})
+    assert (raised.grant_id, raised.reason, raised.data) == (
+        grant.pk,
+        "manifest_changed",
+        {"version": 2},
+    )
     assert Event.objects.filter(kind="registry.agent.manifest_changed").count() == 1
 
 
@@ -93,12 +97,19 @@ def test_what_the_new_manifest_does_not_cover_is_suspended_and_withdrawn(
     reading = approved(agent, service_provider, now=now)
     wanted = pending(agent, service_provider, now=now, capabilities=[WRITE_FILES])
     kept = pending(
-        agent, service_provider, now=now, capabilities=[{"type": "read", "resource": "calendar/work"}]
+        agent,
+        service_provider,
+        now=now,
+        capabilities=[{"type": "read", "resource": "calendar/work"}],
     )
     assert agent.replace(capabilities=[READ_CALENDAR]).status_code == 200
     for grant in (paying, reading, wanted, kept):
         grant.refresh_from_db()
-    assert (paying.status, paying.suspension_cause, paying.version) == ("suspended", "manifest_changed", 2)
+    assert (paying.status, paying.suspension_cause, paying.version) == (
+        "suspended",
+        "manifest_changed",
+        2,
+    )
     assert (reading.status, reading.version) == ("approved", 2)
     assert (wanted.status, kept.status) == ("withdrawn", "pending")
     withdrawn = Event.objects.get(kind="registry.grant.withdrawn")
@@ -184,7 +195,9 @@ def test_the_iat_of_a_manifest_is_later_than_the_one_before(
 
 @pytest.mark.parametrize("later", [0, -60])
 def test_an_older_manifest_cannot_be_put_back(agent: AgentClient, later: int) -> None:
-    old = agent.manifest(later=later, capabilities=[*MANIFEST, {"type": "read", "resource": "mail"}])
+    old = agent.manifest(
+        later=later, capabilities=[*MANIFEST, {"type": "read", "resource": "mail"}]
+    )
     assert agent.replace(later=5).status_code == 200
     before = agent.agent().manifest
     refused(agent.call("POST", "/v1/agents/me/manifest", {"manifest": old}), 409, "invalid_state")
@@ -247,7 +260,9 @@ def test_a_private_key_in_the_manifest_ends_the_agent(agent: AgentClient) -> Non
         typ="agent-manifest+jwt",
         header={"jwk": agent.signer.public.jwk | {"d": b64u_encode(seed)}},
     )
-    refused(agent.call("POST", "/v1/agents/me/manifest", {"manifest": leaked}), 400, "invalid_request")
+    refused(
+        agent.call("POST", "/v1/agents/me/manifest", {"manifest": leaked}), 400, "invalid_request"
+    )
     assert agent.agent().status == "revoked"
     assert BarredKey.objects.get().jkt == agent.jkt
 

@@ -27,13 +27,17 @@ def test_without_a_list_any_origin_is_taken_as_a_claim() -> None:
 def test_AP_21_an_origin_on_the_list_is_taken(listed: None, alice: Human, now: datetime) -> None:
     client = AgentClient()
     code = create_enrolment_code(human=alice, actor=TESTER, now=now)[1]
-    assert client.register(code, manifest=client.manifest(model_origin="other.example")).status_code == 201
+    assert (
+        client.register(code, manifest=client.manifest(model_origin="other.example")).status_code
+        == 201
+    )
     assert client.replace(model_origin="models.example").status_code == 200
 
 
 # A subdomain of a trusted host may be rented out to others; the other two only look like the host.
 @pytest.mark.parametrize(
-    "origin", ["evil.example", "sub.models.example", "rnodels.example", "models.example.evil.example"]
+    "origin",
+    ["evil.example", "sub.models.example", "rnodels.example", "models.example.evil.example"],
 )
 def test_AP_21_an_origin_that_is_not_listed_registers_no_agent(
     listed: None, origin: str, alice: Human, now: datetime

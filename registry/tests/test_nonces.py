@@ -15,7 +15,9 @@ from registry.tests.cast import TESTER, AgentClient, approved, enrolled, issue, 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 STEP = timedelta(seconds=STEP_SECONDS)
 # Well after every fixture's rows were made, in the middle of a step.
-NOON = datetime.fromtimestamp((int(datetime.now(UTC).timestamp()) // STEP_SECONDS + 2.5) * STEP_SECONDS, UTC)
+NOON = datetime.fromtimestamp(
+    (int(datetime.now(UTC).timestamp()) // STEP_SECONDS + 2.5) * STEP_SECONDS, UTC
+)
 
 
 @pytest.fixture
@@ -61,7 +63,9 @@ def test_DN_1_a_token_for_a_strict_service_provider_needs_a_nonce(
     assert "DPoP-Nonce" not in good
 
 
-def test_a_stored_token_call_is_not_repeated_without_a_nonce(agent: AgentClient, strict_grant: Grant) -> None:
+def test_a_stored_token_call_is_not_repeated_without_a_nonce(
+    agent: AgentClient, strict_grant: Grant
+) -> None:
     nonce = asked_with(agent, strict_grant, None, key="k")["DPoP-Nonce"]
     assert asked_with(agent, strict_grant, nonce, key="k").status_code == 201
     refused(asked_with(agent, strict_grant, None, key="k"), 400, "use_dpop_nonce")
@@ -149,7 +153,12 @@ def test_DP_100_no_endpoint_takes_a_nonce_that_is_not_the_registrys(
 ) -> None:
     with time_machine.travel(NOON, tick=False):
         # A service provider's nonce is refused like an invented one.
-        for foreign in ("stale", "ü", "x" * 4000, nonces_of(str(service_provider.pk), NOON).current):
+        for foreign in (
+            "stale",
+            "ü",
+            "x" * 4000,
+            nonces_of(str(service_provider.pk), NOON).current,
+        ):
             response = agent.call(method, path, proof=agent.proof(method, path, nonce=foreign))
             refused(response, status, "use_dpop_nonce")
             assert response["DPoP-Nonce"] == nonces_of(REGISTRY, NOON).current

@@ -141,7 +141,10 @@ def test_AP_7_of_many_decisions_at_once_one_counts(
 
     seen = [fresh() for _ in range(20)]
     acts: list[Callable[[], Any]] = [partial(approve, g, alice, now=now) for g in seen[:10]]
-    acts += [partial(deny_grant, grant=g, human=alice, reason="", actor=TESTER, now=now) for g in seen[10:]]
+    acts += [
+        partial(deny_grant, grant=g, human=alice, reason="", actor=TESTER, now=now)
+        for g in seen[10:]
+    ]
     results = at_once(acts)
     assert results.count("grant_changed") == 19
     decided = Event.objects.filter(kind__in=["registry.grant.approved", "registry.grant.denied"])
@@ -155,7 +158,9 @@ def test_DJ_24_of_wrong_claim_codes_at_once_five_are_judged(now: datetime) -> No
     assert stray.register().status_code == 201
     agent = stray.agent()
     guess = partial(check_claim_code, agent=agent, actor=TESTER, now=now)
-    answers = Counter(at_once([partial(guess, code=f"WRONG0{number:02}") for number in range(MANY)]))
+    answers = Counter(
+        at_once([partial(guess, code=f"WRONG0{number:02}") for number in range(MANY)])
+    )
     assert answers == {"invalid_request": 5, "expired": MANY - 5}
     assert stray.agent().claim_failures == 5
 

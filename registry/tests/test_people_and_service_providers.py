@@ -45,9 +45,16 @@ def test_a_humans_name_and_address_are_commitments_in_the_log(alice: Human) -> N
 
 @pytest.mark.parametrize(
     ("email", "name"),
-    [("ALICE@example.org", "B"), ("no address", "B"), ("b@example.org", ""), ("b@example.org", "a\u202eb")],
+    [
+        ("ALICE@example.org", "B"),
+        ("no address", "B"),
+        ("b@example.org", ""),
+        ("b@example.org", "a\u202eb"),
+    ],
 )
-def test_a_bad_or_taken_human_is_refused(alice: Human, now: datetime, email: str, name: str) -> None:
+def test_a_bad_or_taken_human_is_refused(
+    alice: Human, now: datetime, email: str, name: str
+) -> None:
     with pytest.raises(InvalidRequestError):
         create_human(email=email, name=name, actor=TESTER, now=now)
     assert Human.objects.count() == 1
@@ -91,7 +98,9 @@ def test_the_last_admin_is_not_suspended(now: datetime) -> None:
     suspend_human(human=second, actor=TESTER, now=now)
 
 
-def test_the_secret_is_shown_once_and_only_its_digest_is_kept(provider_and_secret: Provider) -> None:
+def test_the_secret_is_shown_once_and_only_its_digest_is_kept(
+    provider_and_secret: Provider,
+) -> None:
     service_provider, secret = provider_and_secret
     assert len(secret) >= 43
     assert secret not in str(ServiceProviderSecret.objects.values())
@@ -100,10 +109,17 @@ def test_the_secret_is_shown_once_and_only_its_digest_is_kept(provider_and_secre
     assert found == service_provider
 
 
-def test_a_wrong_secret_id_or_state_is_one_refusal(provider_and_secret: Provider, now: datetime) -> None:
+def test_a_wrong_secret_id_or_state_is_one_refusal(
+    provider_and_secret: Provider, now: datetime
+) -> None:
     service_provider, secret = provider_and_secret
     client_id = str(service_provider.pk)
-    tries = [(client_id, secret + "x"), (client_id, ""), ("nobody", secret), (client_id.upper(), secret)]
+    tries = [
+        (client_id, secret + "x"),
+        (client_id, ""),
+        ("nobody", secret),
+        (client_id.upper(), secret),
+    ]
     tries.append(("0192f1c8-0000-7000-8000-000000000001", secret))
     seen = set()
     for tried_id, tried in tries:
@@ -187,7 +203,11 @@ def test_an_audience_is_a_plain_url_on_an_origin_not_ours(audience: str, now: da
 def test_production_takes_https_alone(now: datetime, settings: Any) -> None:
     settings.DEVELOPMENT = False
     settings.ISSUER = "https://registry.example"
-    for audience in ("http://127.0.0.1:8001", "http://localhost:8001", "https://registry.example/api"):
+    for audience in (
+        "http://127.0.0.1:8001",
+        "http://localhost:8001",
+        "https://registry.example/api",
+    ):
         with pytest.raises(InvalidRequestError):
             provider(audience, now)
     assert provider("https://sp.example", now)
@@ -205,7 +225,9 @@ def test_production_takes_https_alone(now: datetime, settings: Any) -> None:
         ("https://sp.example.evil/v1", False),
     ],
 )
-def test_audiences_of_providers_must_not_overlap(second: str, overlaps: bool, now: datetime) -> None:
+def test_audiences_of_providers_must_not_overlap(
+    second: str, overlaps: bool, now: datetime
+) -> None:
     provider("https://sp.example/v1", now)
     if overlaps:
         with pytest.raises(InvalidRequestError):
@@ -244,7 +266,9 @@ def test_slugs_come_from_names_and_stay_unique(now: datetime) -> None:
     assert slugs == ["acme-mail", "acme-mail-2", "acme-mail-3", "service-provider"]
 
 
-@pytest.mark.parametrize("entry", ["read", "read:", "admin:calendar", "read:../x", "transact:payments:5"])
+@pytest.mark.parametrize(
+    "entry", ["read", "read:", "admin:calendar", "read:../x", "transact:payments:5"]
+)
 def test_a_bad_allow_entry_is_refused(entry: str, now: datetime) -> None:
     with pytest.raises(InvalidRequestError):
         provider("https://sp.example", now, allowed=[entry])

@@ -86,19 +86,26 @@ def test_waiting_ends_with_its_time(
 ) -> None:
     grant = pending(agent, service_provider, now=now)
     begun = time.monotonic()
-    assert agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=1").json()["status"] == "pending"
+    assert (
+        agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=1").json()["status"] == "pending"
+    )
     assert 0.9 < time.monotonic() - begun < 10
 
 
 def test_a_wait_beyond_the_servers_places_answers_at_once(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grant = pending(agent, service_provider, now=now)
     full = threading.BoundedSemaphore(1)
     full.acquire()
     monkeypatch.setattr(long_poll, "LONG_POLLS", full)
     begun = time.monotonic()
-    assert agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=30").json()["status"] == "pending"
+    assert (
+        agent.call("GET", f"/v1/grants/{grant.id}", query="?wait=30").json()["status"] == "pending"
+    )
     assert time.monotonic() - begun < 10
 
 
@@ -115,7 +122,10 @@ def test_the_list_is_newest_first_and_comes_in_pages(
     made = [
         str(
             pending(
-                agent, service_provider, now=now, capabilities=[{"type": "read", "resource": f"calendar/{n}"}]
+                agent,
+                service_provider,
+                now=now,
+                capabilities=[{"type": "read", "resource": f"calendar/{n}"}],
             ).id
         )
         for n in range(3)
@@ -138,7 +148,11 @@ def test_revoke_and_withdraw_over_http(
         assert agent.call("POST", f"/v1/grants/{grant.id}/revoke", {}).status_code == 204
     waiting = pending(agent, service_provider, now=now)
     refused(agent.call("POST", f"/v1/grants/{waiting.id}/revoke", {}), 409, "invalid_state")
-    refused(agent.call("POST", f"/v1/grants/{waiting.id}/withdraw", {"why": "x"}), 400, "invalid_request")
+    refused(
+        agent.call("POST", f"/v1/grants/{waiting.id}/withdraw", {"why": "x"}),
+        400,
+        "invalid_request",
+    )
     for _ in range(2):
         assert agent.call("POST", f"/v1/grants/{waiting.id}/withdraw").status_code == 204
     assert agent.call("GET", f"/v1/grants/{waiting.id}").json()["status"] == "withdrawn"

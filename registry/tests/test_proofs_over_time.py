@@ -41,7 +41,9 @@ def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) 
     return approved(agent, service_provider, now=now)
 
 
-def test_DN_17_a_grant_is_bound_to_its_agents_key(grant: Grant, alice: Human, now: datetime) -> None:
+def test_DN_17_a_grant_is_bound_to_its_agents_key(
+    grant: Grant, alice: Human, now: datetime
+) -> None:
     """Another agent's key, even of the same owner, and an unregistered key."""
     refused(issue(enrolled(alice, now=now), grant), 400, "invalid_grant")
     refused(issue(AgentClient(), grant), 401, "invalid_client")

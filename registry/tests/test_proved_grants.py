@@ -127,16 +127,21 @@ def end_of(grant: Grant) -> datetime:
 
 
 CHANGES: dict[str, Callable[[Grant, datetime], Any]] = {
-    "another capability": lambda _, __: Grant.objects.update(capabilities=[*WIDE, READ_CALENDAR | {"resource": "mail"}]),
+    "another capability": lambda _, __: Grant.objects.update(capabilities=[*WIDE,
+    READ_CALENDAR | {"resource": "mail"}]),
     "a higher amount": lambda _, __: Grant.objects.update(
         capabilities=[READ_CALENDAR, PAY | {"max_amount": {"value": "9000.00", "currency": "EUR"}}]
     ),
     "no limit": lambda _, __: Grant.objects.update(envelope={}),
-    "a number that no statement can hold": lambda _, __: Grant.objects.update(envelope={"max_uses": 1.5}),
-    "another end": lambda grant, _: Grant.objects.update(valid_until=end_of(grant) + timedelta(seconds=1)),
+    "a number that no statement can hold": lambda _,
+    __: Grant.objects.update(envelope={"max_uses": 1.5}),
+    "another end": lambda grant,
+    _: Grant.objects.update(valid_until=end_of(grant) + timedelta(seconds=1)),
     "a version before the signed one": lambda _, __: Grant.objects.update(version=1),
-    "another service provider": lambda _, now: Grant.objects.update(service_provider=_another("provider", now)),
-    "another audience": lambda _, __: ServiceProvider.objects.update(audience="http://127.0.0.1:8002/v1"),
+    "another service provider": lambda _,
+    now: Grant.objects.update(service_provider=_another("provider", now)),
+    "another audience": lambda _,
+    __: ServiceProvider.objects.update(audience="http://127.0.0.1:8002/v1"),
     "another owner": lambda _, now: Agent.objects.update(human=_another("human", now)),
     "another key of the agent": lambda _, __: Agent.objects.update(jkt="k" * 43),
 }  # fmt: skip
@@ -177,7 +182,9 @@ def test_DJ_17_provider_that_takes_anothers_audience_gets_no_grant(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant, elsewhere = approved(agent, service_provider, now=now), _another("provider", now)
-    ServiceProvider.objects.filter(pk=service_provider.pk).update(audience="http://127.0.0.1:8002/v1")
+    ServiceProvider.objects.filter(pk=service_provider.pk).update(
+        audience="http://127.0.0.1:8002/v1"
+    )
     ServiceProvider.objects.filter(pk=elsewhere.pk).update(audience=service_provider.audience)
     Grant.objects.update(service_provider=elsewhere)
     stands_refused(agent, grant)
@@ -190,7 +197,10 @@ def test_DJ_17_last_signed_receipt_counts_not_the_last_written_row(
     first = receipts.last_of(grant)
     wide = {"capabilities": grant.capabilities, "envelope": grant.envelope}
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
-    narrow = {"capabilities": (capability(READ_CALENDAR),), "envelope": parse_envelope({"max_uses": 1})}
+    narrow = {
+        "capabilities": (capability(READ_CALENDAR),),
+        "envelope": parse_envelope({"max_uses": 1}),
+    }
     approve(grant, alice, now=now, **narrow)
     assert issue(agent, grant).status_code == 201
     Grant.objects.update(**wide)

@@ -16,7 +16,16 @@ from audit.models import Event, RefusalCount
 from audit.refusals import Batches
 from registry import rate_limits
 from registry.models import Human, ServiceProvider, SpentProof
-from registry.rate_limits import ADDRESS, AGENT, ENTRY, HUMAN, SERVICE_PROVIDER, STRANGERS, Limit, Limiter
+from registry.rate_limits import (
+    ADDRESS,
+    AGENT,
+    ENTRY,
+    HUMAN,
+    SERVICE_PROVIDER,
+    STRANGERS,
+    Limit,
+    Limiter,
+)
 from registry.tests.cast import AgentClient, basic, enrolled
 
 pytestmark = pytest.mark.django_db
@@ -78,7 +87,9 @@ def test_DJ_25_callers_are_remembered_within_a_bound(monkeypatch: pytest.MonkeyP
     assert limiter.wait("0", now=0.0) == 0
 
 
-def test_DJ_25_a_caller_that_called_again_is_remembered_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_DJ_25_a_caller_that_called_again_is_remembered_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(rate_limits, "MAX_REMEMBERED", 2)
     limiter = Limiter(Limit(per_minute=1, burst=1), share=1)
     for caller in ("a", "b"):
@@ -126,7 +137,10 @@ def test_DJ_25_a_service_provider_has_its_own_allowance(
 ) -> None:
     def ask() -> Any:
         return Client().post(
-            "/v1/verify", VERIFY, content_type="application/json", headers=basic(*provider_and_secret)
+            "/v1/verify",
+            VERIFY,
+            content_type="application/json",
+            headers=basic(*provider_and_secret),
         )
 
     assert [ask().status_code for _ in range(3)] == [200] * 3
@@ -142,7 +156,10 @@ def test_DJ_25_wrong_credentials_use_up_only_the_address_allowance(
 
     def guess() -> Any:
         return Client().post(
-            "/v1/verify", VERIFY, content_type="application/json", headers={"Authorization": f"Basic {wrong}"}
+            "/v1/verify",
+            VERIFY,
+            content_type="application/json",
+            headers={"Authorization": f"Basic {wrong}"},
         )
 
     assert [guess().status_code for _ in range(3)] == [401] * 3
@@ -186,7 +203,9 @@ def test_SA_10_guesses_from_many_addresses_share_an_allowance(
     assert AgentClient().register().status_code == 201
 
 
-def test_SA_10_agent_with_an_old_nonce_uses_its_own_allowance(few: None, agent: AgentClient) -> None:
+def test_SA_10_agent_with_an_old_nonce_uses_its_own_allowance(
+    few: None, agent: AgentClient
+) -> None:
     for number in range(4):
         Client(REMOTE_ADDR=f"203.0.113.{number}").get("/v1/agents/me", headers={"DPoP": "x"})
     told = [agent.call("GET", "/v1/agents/me", proof=old_nonce(agent)) for _ in range(4)]
@@ -201,7 +220,9 @@ def old_nonce(agent: AgentClient) -> str:
     return agent.proof("GET", "/v1/agents/me", nonce="old")
 
 
-def test_SA_10_registrations_from_many_addresses_share_an_allowance(few: None, agent: AgentClient) -> None:
+def test_SA_10_registrations_from_many_addresses_share_an_allowance(
+    few: None, agent: AgentClient
+) -> None:
     def register(address: str) -> Any:
         client = Client(SERVER_NAME="localhost", SERVER_PORT="8000", REMOTE_ADDR=address)
         return AgentClient(client=client).register()
@@ -224,7 +245,9 @@ def test_DJ_25_invented_credentials_give_no_allowance_on_open_routes(
     assert refused(ask())
 
 
-def test_DJ_25_unclaimed_agents_share_the_allowance_of_their_address(few: None, agent: AgentClient) -> None:
+def test_DJ_25_unclaimed_agents_share_the_allowance_of_their_address(
+    few: None, agent: AgentClient
+) -> None:
     strangers = [AgentClient() for _ in range(2)]
     assert [stranger.register().status_code for stranger in strangers] == [201] * 2
     calls = [strangers[number % 2].call("GET", "/v1/agents/me") for number in range(4)]
@@ -249,7 +272,9 @@ def test_DJ_25_forged_forwarded_address_gives_no_new_allowance(
     def ask(claimed: str) -> Any:
         # A proxy of ours appends the true address on the right.
         said = f"{claimed}, 203.0.113.7" if hops else claimed
-        return Client(REMOTE_ADDR="10.0.0.2").get("/.well-known/agentauth", headers={"X-Forwarded-For": said})
+        return Client(REMOTE_ADDR="10.0.0.2").get(
+            "/.well-known/agentauth", headers={"X-Forwarded-For": said}
+        )
 
     assert [ask(f"198.51.100.{number}").status_code for number in range(3)] == [200] * 3
     assert refused(ask("198.51.100.77"))
@@ -280,13 +305,17 @@ def test_DJ_25_beginnings_have_an_allowance_of_their_own(few: None, path: str) -
 def test_AP_10_a_human_who_guesses_ids_is_slowed_down(few: None, alice: Human) -> None:
     client = Client()
     client.force_login(alice)
-    answers = [client.get(f"/approvals/01980000-0000-7000-8000-{number:012}/") for number in range(4)]
+    answers = [
+        client.get(f"/approvals/01980000-0000-7000-8000-{number:012}/") for number in range(4)
+    ]
     assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
     assert Event.objects.filter(reason="rate_limited", human_id=alice.pk).count() == 1
 
 
 def test_DJ_25_probes_are_never_refused(few: None, token_key: None) -> None:
-    assert {Client().get(path).status_code for path in ["/health/live", "/health/ready"] * 9} == {200}
+    assert {Client().get(path).status_code for path in ["/health/live", "/health/ready"] * 9} == {
+        200
+    }
 
 
 def test_DJ_25_U4_a_flood_is_few_writes_and_every_refusal_is_counted(few: None) -> None:

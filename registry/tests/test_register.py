@@ -14,7 +14,11 @@ from agentauth.protocol.jose import sign_compact
 from audit.models import Event
 from registry.models import Agent, BarredKey, EnrolmentCode, Human
 from registry.services.agents import revoke_agent, suspend_agent
-from registry.services.enrolment import create_enrolment_code, find_enrolment_code, use_enrolment_code
+from registry.services.enrolment import (
+    create_enrolment_code,
+    find_enrolment_code,
+    use_enrolment_code,
+)
 from registry.services.people import suspend_human
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, claim, enrolled, refused
 from tests.forging import changed_signature
@@ -41,7 +45,9 @@ def test_without_a_code_the_agent_is_unclaimed_and_gets_a_claim_link() -> None:
 
 
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
-def test_with_a_code_the_agent_is_its_humans_and_active(alice: Human, now: datetime, alg: str) -> None:
+def test_with_a_code_the_agent_is_its_humans_and_active(
+    alice: Human, now: datetime, alg: str
+) -> None:
     client = AgentClient(alg)
     body = client.register(code_of(alice, now)).json()
     assert body["status"] == "active"
@@ -66,13 +72,17 @@ def test_the_same_key_and_manifest_is_the_same_agent(alice: Human, now: datetime
     assert "claim_url" not in third.json()
 
 
-def test_a_repeated_registration_with_its_used_code_is_the_same_agent(alice: Human, now: datetime) -> None:
+def test_a_repeated_registration_with_its_used_code_is_the_same_agent(
+    alice: Human, now: datetime
+) -> None:
     client, code = AgentClient(), code_of(alice, now)
     assert [client.register(code).status_code for _ in range(2)] == [201, 200]
     assert EnrolmentCode.objects.get().failures == 0
 
 
-def test_an_owned_agent_keeps_a_further_code_of_its_human_unspent(alice: Human, now: datetime) -> None:
+def test_an_owned_agent_keeps_a_further_code_of_its_human_unspent(
+    alice: Human, now: datetime
+) -> None:
     client = enrolled(alice, now=now)
     further = code_of(alice, now)
     assert client.register(further).status_code == 200
@@ -135,20 +145,28 @@ def test_a_proof_registers_once() -> None:
     body = json.dumps({"manifest": client.manifest()}).encode()
     proof = client.proof("POST", "/v1/agents", body)
     assert client.call("POST", "/v1/agents", body, proof=proof).status_code == 201
-    answer = refused(client.call("POST", "/v1/agents", body, proof=proof), 400, "invalid_dpop_proof")
+    answer = refused(
+        client.call("POST", "/v1/agents", body, proof=proof), 400, "invalid_dpop_proof"
+    )
     assert answer["reason"] == "replayed"
 
 
-def test_JK_8_a_private_key_is_refused_and_barred_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+def test_JK_8_a_private_key_is_refused_and_barred_for_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     client = AgentClient()
     response = client.register(manifest=client.disclosing("agent-manifest+jwt"))
     refused(response, 400, "invalid_request")
     assert BarredKey.objects.get().jkt == client.jkt
     event = Event.objects.get(kind="registry.agent_key.barred")
     assert event.reason == "private_key_submitted"
-    assert client.private_jwk()["d"] not in caplog.text + response.content.decode() + json.dumps(event.data)
+    assert client.private_jwk()["d"] not in caplog.text + response.content.decode() + json.dumps(
+        event.data
+    )
     # Disclosed again it is refused as before, with a single event.
-    refused(client.register(manifest=client.disclosing("agent-manifest+jwt")), 400, "invalid_request")
+    refused(
+        client.register(manifest=client.disclosing("agent-manifest+jwt")), 400, "invalid_request"
+    )
     assert Event.objects.filter(kind="registry.agent_key.barred").count() == 1
     # The key is barred, even without the private member.
     refused(client.register(), 401, "invalid_client")
@@ -195,7 +213,10 @@ def test_DJ_24_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> 
     refused(AgentClient().register(code), 400, "invalid_enrolment_code")
     # A locked code counts no further: there is nothing left to guard.
     assert EnrolmentCode.objects.get().failures == 5
-    assert Event.objects.get(kind="registry.enrolment_code.failed", reason="locked").human_id == alice.pk
+    assert (
+        Event.objects.get(kind="registry.enrolment_code.failed", reason="locked").human_id
+        == alice.pk
+    )
 
 
 def test_four_wrong_secrets_do_not(alice: Human, now: datetime) -> None:
@@ -220,7 +241,15 @@ def test_DJ_24_a_used_an_old_and_a_suspended_humans_code_are_refused(
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"manifest": 1}, {"manifest": ""}, {"status": "active"}, {"human": "alice"}, {"jkt": "x"}, []],
+    [
+        {},
+        {"manifest": 1},
+        {"manifest": ""},
+        {"status": "active"},
+        {"human": "alice"},
+        {"jkt": "x"},
+        [],
+    ],
 )
 def test_members_that_are_unknown_missing_or_of_another_type_are_refused(body: Any) -> None:
     client = AgentClient()
@@ -259,11 +288,17 @@ def test_registration_retry_has_the_same_answer_and_stores_no_secret() -> None:
 
 def test_me_tells_the_agent_of_itself(agent: AgentClient) -> None:
     body = agent.call("GET", "/v1/agents/me").json()
-    assert (body["status"], body["jkt"], body["name"]) == ("active", agent.jkt, "Research Assistant")
+    assert (body["status"], body["jkt"], body["name"]) == (
+        "active",
+        agent.jkt,
+        "Research Assistant",
+    )
     assert "human" not in body
 
 
-def test_delete_ends_the_agent_and_what_it_asks_for(agent: AgentClient, service_provider: Any) -> None:
+def test_delete_ends_the_agent_and_what_it_asks_for(
+    agent: AgentClient, service_provider: Any
+) -> None:
     grant_id = agent.ask(service_provider).json()["grant_id"]
     response = agent.call("DELETE", "/v1/agents/me")
     assert (response.status_code, response.content) == (204, b"")

@@ -62,9 +62,9 @@ def _rsa(bits: int, exponent: int) -> dict[str, Any]:
 def _registers(jwk: dict[str, Any], alg: str) -> None:
     """In the manifest (with a valid proof) and in the proof: refused at once, as a key."""
     client = AgentClient()
-    head, _, tail = sign_compact({}, client.signer, typ="agent-manifest+jwt", header={"jwk": jwk}).partition(
-        "."
-    )
+    head, _, tail = sign_compact(
+        {}, client.signer, typ="agent-manifest+jwt", header={"jwk": jwk}
+    ).partition(".")
     headers = {"alg": alg, "typ": "agent-manifest+jwt", "jwk": jwk}
     assert head
     manifest = f"{b64u_encode(json.dumps(headers).encode())}.{tail}"
@@ -72,7 +72,9 @@ def _registers(jwk: dict[str, Any], alg: str) -> None:
     body = refused(client.register(manifest=manifest), 400, "invalid_manifest")
     proof = f"{b64u_encode(json.dumps(headers | {'typ': 'dpop+jwt'}).encode())}.{tail}"
     good = {"manifest": client.manifest()}
-    answer = refused(client.call("POST", "/v1/agents", good, proof=proof), 400, "invalid_dpop_proof")
+    answer = refused(
+        client.call("POST", "/v1/agents", good, proof=proof), 400, "invalid_dpop_proof"
+    )
     # No computation uses the large modulus.
     assert time.monotonic() - began < within(5)
     assert answer["reason"] == "malformed"
@@ -112,8 +114,10 @@ def test_JK_22_no_agent_takes_a_key_of_mixed_order(agent: AgentClient) -> None:
 
 
 KIDS: tuple[Any, ...] = (
-    "../../../../dev/null", "/etc/passwd", "file:token-x.pem", "x' OR '1'='1", "1; DROP TABLE kms_key--", "http://127.0.0.1:1/jwks",
-    "arn:aws:kms:eu-west-1:1:key/x", "x" * 3000, "", " ", "\u202e", "%s", "{0}", None, 7, True, ["k1"], {"kid": "k1"},
+    "../../../../dev/null", "/etc/passwd", "file:token-x.pem", "x' OR '1'='1",
+    "1; DROP TABLE kms_key--", "http://127.0.0.1:1/jwks",
+    "arn:aws:kms:eu-west-1:1:key/x", "x" * 3000, "", " ", "\u202e", "%s", "{0}", None, 7, True,
+    ["k1"], {"kid": "k1"},
 )  # fmt: skip
 
 

@@ -56,7 +56,9 @@ def test_a_process_that_finds_another_release_acts_by_the_rule(ahead: int, *, ha
 
 
 @pytest.mark.django_db
-def test_settings_are_recorded_without_a_word_of_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_recorded_without_a_word_of_the_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Recorded by an earlier release, running beside the next one."""
     record_settings(actor=OPERATOR, now=timezone.now())
     Installation.objects.update(release=RELEASE + 1)

@@ -45,7 +45,9 @@ def calendar(number: int) -> dict[str, Any]:
     return {"type": "read", "resource": f"calendar/{number}"}
 
 
-def test_a_request_is_pending_for_an_hour(agent: AgentClient, service_provider: ServiceProvider) -> None:
+def test_a_request_is_pending_for_an_hour(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
     response = agent.ask(service_provider, reason="To plan the week", envelope={"max_uses": 3})
     body = response.json()
     assert response.status_code == 201
@@ -90,7 +92,8 @@ def test_OG_9_an_expired_request_makes_way_and_does_not_count(
 ) -> None:
     earlier = now - timedelta(hours=1)
     old = [
-        pending(agent, service_provider, now=earlier, capabilities=[calendar(number)]) for number in range(5)
+        pending(agent, service_provider, now=earlier, capabilities=[calendar(number)])
+        for number in range(5)
     ]
     response = agent.ask(service_provider, capabilities=[calendar(0)])
     assert response.status_code == 201
@@ -100,7 +103,9 @@ def test_OG_9_an_expired_request_makes_way_and_does_not_count(
     # The other four have expired too, whether or not a job recorded it: four more may wait.
     listed = agent.call("GET", "/v1/grants").json()["results"]
     assert [grant["status"] for grant in listed] == ["pending", *["expired"] * 5]
-    answers = [agent.ask(service_provider, capabilities=[calendar(number)]) for number in range(1, 6)]
+    answers = [
+        agent.ask(service_provider, capabilities=[calendar(number)]) for number in range(1, 6)
+    ]
     assert [answer.status_code for answer in answers] == [201] * 4 + [429]
 
 
@@ -137,7 +142,10 @@ def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now
     )
     with pytest.raises(InvalidScopeError):
         pending(agent, narrow, now=now)
-    assert agent.ask(narrow, capabilities=[{"type": "read", "resource": "calendar/work"}]).status_code == 201
+    assert (
+        agent.ask(narrow, capabilities=[{"type": "read", "resource": "calendar/work"}]).status_code
+        == 201
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +164,10 @@ def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now
         {"reason": None},
         {"status": "approved"},
         {"human_id": "x"},
-        {"capabilities": [PAY], "envelope": {"confirm_above": {"value": "1.00", "currency": "USD"}}},
+        {
+            "capabilities": [PAY],
+            "envelope": {"confirm_above": {"value": "1.00", "currency": "USD"}},
+        },
     ],
 )
 def test_unknown_members_wrong_types_and_limits_are_refused(
@@ -186,7 +197,11 @@ def fits(service_provider: ServiceProvider, length: int) -> bool:
 
 
 def test_KM_9_too_long_token_is_refused_at_request_and_at_approval(
-    agent: AgentClient, service_provider: ServiceProvider, token_key: None, alice: Human, now: datetime
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    token_key: None,
+    alice: Human,
+    now: datetime,
 ) -> None:
     longest = max(length for length in range(1, 1000) if fits(service_provider, length))
     assert not fits(service_provider, longest + 1)
@@ -254,7 +269,11 @@ def test_a_cooldown_is_answered_with_how_long_to_wait(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     deny_grant(
-        grant=pending(agent, service_provider, now=now), human=alice, reason="No", actor=TESTER, now=now
+        grant=pending(agent, service_provider, now=now),
+        human=alice,
+        reason="No",
+        actor=TESTER,
+        now=now,
     )
     response = agent.ask(service_provider)
     refused(response, 429, "cooldown_active")
@@ -264,9 +283,19 @@ def test_a_cooldown_is_answered_with_how_long_to_wait(
 def test_a_cooldown_is_at_that_service_provider_only(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    deny_grant(grant=pending(agent, service_provider, now=now), human=alice, reason="", actor=TESTER, now=now)
+    deny_grant(
+        grant=pending(agent, service_provider, now=now),
+        human=alice,
+        reason="",
+        actor=TESTER,
+        now=now,
+    )
     other, _ = create_service_provider(
-        name="Other", audience="https://other.example", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Other",
+        audience="https://other.example",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )
     assert agent.ask(other).status_code == 201
 
@@ -279,7 +308,10 @@ def test_unclaimed_agent_has_one_pending_request_and_link_claims_first(
     body = client.ask(service_provider, key="k").json()
     assert body["approval_url"] == f"{claim_url}?grant={body['grant_id']}"
     assert client.ask(service_provider, key="k").json() == body
-    assert client.call("GET", f"/v1/grants/{body['grant_id']}").json()["approval_url"] == body["approval_url"]
+    assert (
+        client.call("GET", f"/v1/grants/{body['grant_id']}").json()["approval_url"]
+        == body["approval_url"]
+    )
     refused(client.ask(service_provider, envelope={"max_uses": 1}), 429, "too_many_pending_grants")
 
 
@@ -291,7 +323,9 @@ def test_a_suspended_agent_may_not_ask(
     assert agent.call("GET", "/v1/grants").status_code == 200
 
 
-def test_an_expired_agent_may_not_ask(alice: Human, service_provider: ServiceProvider, now: datetime) -> None:
+def test_an_expired_agent_may_not_ask(
+    alice: Human, service_provider: ServiceProvider, now: datetime
+) -> None:
     client = enrolled(alice, now=now, days=1)
     type(client.agent()).objects.update(expires_at=now)
     refused(client.ask(service_provider), 403, "agent_inactive")
@@ -306,12 +340,18 @@ def test_OG_7_a_revoked_agent_may_not_ask(
     refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}), 401, "invalid_client")
 
 
-def test_a_refusal_is_one_event_of_the_agent(agent: AgentClient, service_provider: ServiceProvider) -> None:
+def test_a_refusal_is_one_event_of_the_agent(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
     before = Event.objects.count()
     refused(agent.ask(service_provider, service_provider="nobody"), 404, "not_found")
     event = Event.objects.order_by("-id").first()
     assert event is not None
-    assert (Event.objects.count() - before, event.outcome, event.agent_id) == (1, "denied", agent.agent().id)
+    assert (Event.objects.count() - before, event.outcome, event.agent_id) == (
+        1,
+        "denied",
+        agent.agent().id,
+    )
 
 
 def test_the_service_counts_the_manifest_end(
@@ -320,4 +360,6 @@ def test_the_service_counts_the_manifest_end(
     client = enrolled(alice, now=now, days=10)
     grant = approve(pending(client, service_provider, now=now), alice, now=now)
     assert grant.valid_until == client.agent().expires_at
-    assert request_grant(agent=client.agent(), asked=asked(service_provider), actor=TESTER, now=now)[1]
+    assert request_grant(
+        agent=client.agent(), asked=asked(service_provider), actor=TESTER, now=now
+    )[1]

@@ -27,7 +27,9 @@ def revoke_grant(client: AgentClient, grant_id: object) -> Any:
 
 
 def revocations() -> int:
-    return Event.objects.filter(kind__in=["registry.grant.revoked", "registry.token.revoked"]).count()
+    return Event.objects.filter(
+        kind__in=["registry.grant.revoked", "registry.token.revoked"]
+    ).count()
 
 
 def test_RV_7_a_grant_is_revoked_once_and_answered_alike_ever_after(
@@ -66,7 +68,9 @@ def test_RV_7_what_is_unknown_and_what_is_anothers_is_one_answer(
     agent: AgentClient, bob: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     theirs = approved(enrolled(bob, now=now), service_provider, now=now)
-    answers = [refused(revoke_grant(agent, each), 404, "not_found") for each in (theirs.pk, NOBODYS, "x")]
+    answers = [
+        refused(revoke_grant(agent, each), 404, "not_found") for each in (theirs.pk, NOBODYS, "x")
+    ]
     assert answers[0] == answers[1] == answers[2]
     theirs.refresh_from_db()
     assert theirs.status == "approved"
@@ -103,7 +107,9 @@ def test_RV_7_an_agent_that_revoked_itself_is_a_stranger_afterwards(agent: Agent
 
 
 @pytest.mark.parametrize("key", [None, "once"])
-def test_a_repeated_delete_of_oneself_is_401_whatever_its_key(agent: AgentClient, key: str | None) -> None:
+def test_a_repeated_delete_of_oneself_is_401_whatever_its_key(
+    agent: AgentClient, key: str | None
+) -> None:
     assert agent.call("DELETE", "/v1/agents/me", key=key).status_code == 204
     for _ in range(2):
         refused(agent.call("DELETE", "/v1/agents/me", key=key), 401, "invalid_client")
@@ -115,10 +121,17 @@ def test_RV_7_at_revoke_every_token_is_200(
 ) -> None:
     grant = approved(agent, provider_and_secret[0], now=now)
     token, expired = (issue(agent, grant).json()["access_token"] for _ in range(2))
-    bobs, at_bobs = enrolled(bob, now=now), approved(enrolled(bob, now=now), provider_and_secret[0], now=now)
+    bobs, at_bobs = (
+        enrolled(bob, now=now),
+        approved(enrolled(bob, now=now), provider_and_secret[0], now=now),
+    )
     assert at_bobs.pk
     answers = [revoke(agent, token), revoke(agent, token), revoke_as(provider_and_secret, token)]
-    answers += [revoke(agent, "unknown"), revoke(agent, changed_signature(token)), revoke(bobs, token)]
+    answers += [
+        revoke(agent, "unknown"),
+        revoke(agent, changed_signature(token)),
+        revoke(bobs, token),
+    ]
     with time_machine.travel(now + timedelta(seconds=901)):
         answers += [revoke(agent, expired), revoke(agent, expired)]
     assert {(answer.status_code, answer.content) for answer in answers} == {(200, b"")}
@@ -134,10 +147,15 @@ def test_RV_8_a_token_that_is_not_ones_own_is_an_event_that_tells_nothing(
     stranger = create_service_provider(
         name="Stranger", audience="https://stranger.example", actor=TESTER, now=now
     )
-    for ask, who in ((lambda text: revoke(bobs, text), "agent"), (_as(stranger), "service_provider")):
+    for ask, who in (
+        (lambda text: revoke(bobs, text), "agent"),
+        (_as(stranger), "service_provider"),
+    ):
         for text in (token, "unknown"):
             assert ask(text).status_code == 200
-        theirs, unknown = Event.objects.filter(kind="audit.request.refused", actor_kind=who).order_by("id")
+        theirs, unknown = Event.objects.filter(
+            kind="audit.request.refused", actor_kind=who
+        ).order_by("id")
         assert _shown(theirs) == _shown(unknown)
         assert (theirs.outcome, theirs.reason) == ("denied", "not_found")
         assert theirs.data == {"error": "not_found", "route": "POST v1/revoke"}
@@ -150,7 +168,9 @@ def _as(provider: Provider) -> Callable[[str], Any]:
 
 def _shown(event: Event) -> dict[str, Any]:
     hidden = {"id", "at", "salt", "request_id"}
-    return {name: value for name, value in vars(event).items() if name not in hidden and name[0] != "_"}
+    return {
+        name: value for name, value in vars(event).items() if name not in hidden and name[0] != "_"
+    }
 
 
 def test_RV_8_anothers_grant_is_an_event(

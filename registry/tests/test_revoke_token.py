@@ -68,7 +68,10 @@ def test_a_service_provider_revokes_a_token_of_its_audience(
     token = issue(agent, approved(agent, provider_and_secret[0], now=now)).json()["access_token"]
     assert revoke_as(provider_and_secret, token).status_code == 200
     event = Event.objects.get(kind="registry.token.revoked")
-    assert (event.actor_kind, event.actor_id) == ("service_provider", str(provider_and_secret[0].pk))
+    assert (event.actor_kind, event.actor_id) == (
+        "service_provider",
+        str(provider_and_secret[0].pk),
+    )
 
 
 def test_OA_24_RV_8_revoking_foreign_token_looks_and_acts_like_unknown(
@@ -80,7 +83,12 @@ def test_OA_24_RV_8_revoking_foreign_token_looks_and_acts_like_unknown(
     )
     bobs, jti = enrolled(bob, now=now), Token.objects.get().jti
     forged = changed_signature(token)
-    answers = [revoke(bobs, token), revoke_as(stranger, token), revoke(agent, "x"), revoke(agent, jti)]
+    answers = [
+        revoke(bobs, token),
+        revoke_as(stranger, token),
+        revoke(agent, "x"),
+        revoke(agent, jti),
+    ]
     # In our format, with a kid that is no key of ours.
     foreign = sign_compact({"jti": jti}, agent.signer, typ="at+jwt", header={"kid": agent.jkt})
     answers += [revoke(agent, forged), revoke(agent, foreign)]
@@ -88,7 +96,9 @@ def test_OA_24_RV_8_revoking_foreign_token_looks_and_acts_like_unknown(
     assert token_state(jti).refusal(now) is None
 
 
-def test_revocation_needs_a_caller_and_one_token(agent: AgentClient, provider_and_secret: Provider) -> None:
+def test_revocation_needs_a_caller_and_one_token(
+    agent: AgentClient, provider_and_secret: Provider
+) -> None:
     form = "application/x-www-form-urlencoded"
     refused(Client().post("/v1/revoke", "token=x", content_type=form), 401, "invalid_client")
     wrong = (provider_and_secret[0], "wrong")
@@ -118,7 +128,10 @@ def test_a_suspended_agent_may_still_revoke_its_token(
 
 
 def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from django.db import OperationalError
 

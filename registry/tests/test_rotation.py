@@ -70,7 +70,11 @@ def test_tokens_of_the_old_key_are_revoked_and_grave_grants_wait(
     for grant in (reading, paying):
         grant.refresh_from_db()
     assert (reading.status, reading.version) == ("approved", 2)
-    assert (paying.status, paying.suspension_cause, paying.version) == ("suspended", "key_rotated", 2)
+    assert (paying.status, paying.suspension_cause, paying.version) == (
+        "suspended",
+        "key_rotated",
+        2,
+    )
     assert issue(agent, reading).status_code == 201
     assert token_state(Token.objects.latest("issued_at").jti).refusal(now) is None
     refused(issue(agent, paying), 400, "invalid_grant")
@@ -117,10 +121,18 @@ def test_a_pending_request_stays_pending(
 
 
 def test_DN_15_a_token_is_asked_for_with_the_agents_present_key_alone(
-    agent: AgentClient, alice: Human, service_provider: ServiceProvider, token_key: None, now: datetime
+    agent: AgentClient,
+    alice: Human,
+    service_provider: ServiceProvider,
+    token_key: None,
+    now: datetime,
 ) -> None:
     """400 by another agent's key, 401 by an unregistered or former key; no token is issued."""
-    grant, old, other = approved(agent, service_provider, now=now), old_of(agent), enrolled(alice, now=now)
+    grant, old, other = (
+        approved(agent, service_provider, now=now),
+        old_of(agent),
+        enrolled(alice, now=now),
+    )
     assert issue(agent, grant).status_code == 201
     refused(issue(other, grant), 400, "invalid_grant")
     refused(issue(AgentClient(), grant), 401, "invalid_client")
@@ -158,7 +170,9 @@ def test_only_an_active_agent_rotates(alice: Human, agent: AgentClient, now: dat
     assert not BarredKey.objects.exists()
 
 
-def test_key_in_use_or_used_before_is_refused(agent: AgentClient, alice: Human, now: datetime) -> None:
+def test_key_in_use_or_used_before_is_refused(
+    agent: AgentClient, alice: Human, now: datetime
+) -> None:
     other, gone, first = enrolled(alice, now=now), enrolled(alice, now=now), agent.private
     revoke_agent(agent=gone.agent(), actor=TESTER, now=now)
     refused(agent.rotate(other.private), 409, "key_in_use")
@@ -178,7 +192,9 @@ def test_key_in_use_or_used_before_is_refused(agent: AgentClient, alice: Human, 
         {"old_jkt": "x" * 43},
     ],
 )
-def test_a_statement_for_something_else_is_refused(agent: AgentClient, change: dict[str, Any]) -> None:
+def test_a_statement_for_something_else_is_refused(
+    agent: AgentClient, change: dict[str, Any]
+) -> None:
     body = {"new_key": agent.key_change(LocalSigner(PrivateKey.generate()), **change)}
     refused(agent.call("POST", PATH, body), 400, "invalid_request")
     assert not BarredKey.objects.exists()
@@ -203,7 +219,9 @@ def test_the_present_key_alone_names_no_other(agent: AgentClient) -> None:
         "agent_id": str(agent.agent().pk),
         "old_jkt": agent.jkt,
     }
-    forged = sign_compact(claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": stranger.public.jwk})
+    forged = sign_compact(
+        claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": stranger.public.jwk}
+    )
     refused(agent.call("POST", PATH, {"new_key": forged}), 400, "invalid_request")
     assert agent.agent().jkt == agent.jkt
 
@@ -216,7 +234,9 @@ def test_rotation_to_the_same_key_is_refused(agent: AgentClient) -> None:
         "agent_id": str(agent.agent().pk),
         "old_jkt": agent.jkt,
     }
-    same = sign_compact(claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": agent.signer.public.jwk})
+    same = sign_compact(
+        claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": agent.signer.public.jwk}
+    )
     refused(agent.call("POST", PATH, {"new_key": same}), 400, "invalid_request")
     assert not BarredKey.objects.exists()
 
@@ -235,7 +255,14 @@ def test_a_private_key_in_the_statement_is_barred(agent: AgentClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"new_key": 1}, {"new_key": ""}, {"new_key": "a.b.c", "jkt": "x"}, {"new_key": "x" * 9000}]
+    "body",
+    [
+        {},
+        {"new_key": 1},
+        {"new_key": ""},
+        {"new_key": "a.b.c", "jkt": "x"},
+        {"new_key": "x" * 9000},
+    ],
 )
 def test_a_body_of_another_form_is_refused(agent: AgentClient, body: Any) -> None:
     refused(agent.call("POST", PATH, body), 400, "invalid_request")

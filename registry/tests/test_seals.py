@@ -62,7 +62,9 @@ def test_DJ_17_the_seal_of_another_row_or_table_is_none(service_provider: Servic
         assert not service_provider.fits()
 
 
-def test_DJ_17_a_value_that_no_service_writes_is_not_sealed(service_provider: ServiceProvider) -> None:
+def test_DJ_17_a_value_that_no_service_writes_is_not_sealed(
+    service_provider: ServiceProvider,
+) -> None:
     service_provider.allowed = [1.5]
     assert not service_provider.fits()
 

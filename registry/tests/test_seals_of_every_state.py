@@ -101,7 +101,9 @@ def test_disabled_key_is_not_logged_as_written_by_another(
     following = rotate_key(purpose="token", actor=TESTER, now=now)
     disable_key(kid=key.kid, actor=TESTER, now=now, even_last=True)
     assert evidence_keys(purpose="token").keys() == {following.kid}
-    assert [each["kid"] for each in public_jwks(purpose="token", now=now)["keys"]] == [following.kid]
+    assert [each["kid"] for each in public_jwks(purpose="token", now=now)["keys"]] == [
+        following.kid
+    ]
     assert "Refusing row" not in caplog.text
     assert list(unsealed_rows()) == []
 

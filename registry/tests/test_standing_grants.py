@@ -50,7 +50,10 @@ def test_grants_that_were_signed_stand_whatever_happened_since(
     assert found() == []
     # It moves away from what was signed, and each of its grants waits for a new signature.
     change_audience(
-        service_provider=service_provider, audience="http://127.0.0.1:8009/v2", actor=TESTER, now=now
+        service_provider=service_provider,
+        audience="http://127.0.0.1:8009/v2",
+        actor=TESTER,
+        now=now,
     )
     assert found() == []
 
@@ -69,7 +72,9 @@ def test_DJ_17_what_was_set_to_approved_is_named_and_nothing_else(
     assert sorted(found()) == sorted(str(grant.pk) for grant in (forged, copied, widened))
 
 
-@pytest.mark.parametrize("change", [{"capabilities": [PAY]}, {"envelope": {"max_uses": 9}}, {"version": 0}])
+@pytest.mark.parametrize(
+    "change", [{"capabilities": [PAY]}, {"envelope": {"max_uses": 9}}, {"version": 0}]
+)
 def test_DJ_17_terms_of_a_suspended_grant_are_compared_too(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime, change: dict[str, Any]
 ) -> None:
@@ -126,7 +131,8 @@ def test_SA_8_disabled_receipt_key_is_distinct_from_a_changed_grant(
     out = StringIO()
     call_command("verify_audit", stdout=out)
     assert (
-        f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on" in out.getvalue()
+        f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on"
+        in out.getvalue()
     )
     assert "WAS CHANGED" not in out.getvalue()
     # Terms without a receipt are reported as before, and so are grants the log says ended.

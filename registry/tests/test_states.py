@@ -103,7 +103,10 @@ def test_one_address_is_one_human_in_any_case(alice: Human, now: datetime) -> No
 
 
 def test_RV_2_agent_cannot_stop_its_revocation_by_a_timed_withdrawal(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, monkeypatch: pytest.MonkeyPatch
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The agent withdraws a request between the read and the swap: revoking goes on."""
     grant = pending(agent, service_provider, now=now)

@@ -36,7 +36,9 @@ def sub(agent: AgentClient, grant: Grant) -> str:
 
 def legacy(secret_key: str, grant: Grant) -> str:
     """The value from before there was a subject key."""
-    message = f"agentauth/subject/v1\x00{grant.service_provider_id}\x00{grant.agent.human_id}".encode()
+    message = (
+        f"agentauth/subject/v1\x00{grant.service_provider_id}\x00{grant.agent.human_id}".encode()
+    )
     return b64u_encode(hmac.new(secret_key.encode(), message, hashlib.sha256).digest())
 
 
@@ -49,7 +51,11 @@ def grant(agent: AgentClient, service_provider: ServiceProvider, now: datetime) 
 def other_grant(agent: AgentClient, now: datetime) -> Grant:
     """The same user at another service provider: a new pair."""
     provider, _ = create_service_provider(
-        name="Other", audience="http://127.0.0.1:8004", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Other",
+        audience="http://127.0.0.1:8004",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )
     return approved(agent, provider, now=now)
 
@@ -103,7 +109,9 @@ def test_of_two_processes_with_other_present_keys_one_writes_the_pair(
     settings.SUBJECT_KEYS = {"2": SECOND, "1": FIRST}
     assert pairwise_subject(human, provider, version=None) == first == sub(agent, grant)
     with pytest.raises(IntegrityError), transaction.atomic():
-        PairwiseSubject.objects.create(human_id=human, service_provider_id=provider, key_version="2")
+        PairwiseSubject.objects.create(
+            human_id=human, service_provider_id=provider, key_version="2"
+        )
 
 
 def test_a_process_that_lacks_a_pairs_version_issues_nothing(

@@ -54,7 +54,9 @@ def test_SA_2_one_party_never_lifts_the_others_suspension_of_a_grant(
     assert (row.status, row.admin_holds, row.owner_holds) == ("approved", False, False)
 
 
-def test_SA_1_an_agent_suspended_again_is_not_resumed_as_before(agent: AgentClient, now: datetime) -> None:
+def test_SA_1_an_agent_suspended_again_is_not_resumed_as_before(
+    agent: AgentClient, now: datetime
+) -> None:
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
     read = agent.agent()
     resume_agent(agent=agent.agent(), actor=TESTER, now=now)
@@ -105,7 +107,9 @@ def test_SA_1_a_service_provider_suspended_again_is_not_resumed_as_before(
     assert ServiceProvider.objects.get().status == "suspended"
 
 
-def test_a_revoked_agent_is_neither_suspended_nor_resumed(agent: AgentClient, now: datetime) -> None:
+def test_a_revoked_agent_is_neither_suspended_nor_resumed(
+    agent: AgentClient, now: datetime
+) -> None:
     row = agent.agent()
     suspend_agent(agent=row, actor=TESTER, now=now)
     revoke_agent(agent=row, actor=TESTER, now=now)
@@ -121,7 +125,9 @@ def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
     agent: AgentClient, now: datetime, *, recorded: bool, by_admin: bool
 ) -> None:
     Agent.objects.update(expires_at=now - timedelta(seconds=1))
-    assert expire_everything(now=now)["agents"] == 1 if recorded else agent.agent().status == "active"
+    assert (
+        expire_everything(now=now)["agents"] == 1 if recorded else agent.agent().status == "active"
+    )
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
     refused(agent.replace(), 403, "agent_inactive")
     assert agent.agent().status == "suspended"

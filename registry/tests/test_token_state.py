@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 Provider = tuple[ServiceProvider, str]
 
 
-def issued(client: AgentClient, service_provider: ServiceProvider, now: datetime) -> tuple[Grant, str]:
+def issued(
+    client: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> tuple[Grant, str]:
     grant = approved(client, service_provider, now=now)
     issue(client, grant)
     return grant, Token.objects.latest("id").jti
@@ -67,7 +69,11 @@ def test_RV_2_each_level_refuses_every_dependent_token(
 
 def create_another(now: datetime) -> ServiceProvider:
     return create_service_provider(
-        name="Another", audience="https://another.example", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Another",
+        audience="https://another.example",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )[0]
 
 
@@ -107,7 +113,10 @@ def test_an_unknown_token_is_unknown(db: None) -> None:
 
 
 def test_state_is_one_query(
-    agent: AgentClient, service_provider: ServiceProvider, now: datetime, django_assert_num_queries: Any
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    django_assert_num_queries: Any,
 ) -> None:
     _, jti = issued(agent, service_provider, now)
     with django_assert_num_queries(1):

@@ -253,4 +253,6 @@ def an_admin_makes_an_enrolment_code(world: World) -> Act:
 @act("POST admin/new-service-provider/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_CREATED)
 def an_admin_creates_a_service_provider(world: World) -> Act:
     url = "https://acme.example"
-    return world.form(world.admin, "/admin/new-service-provider/", name="Acme", audience=url, allowed="")
+    return world.form(
+        world.admin, "/admin/new-service-provider/", name="Acme", audience=url, allowed=""
+    )

@@ -94,13 +94,23 @@ def an_agent_describes_itself_anew(world: World) -> Act:
     return lambda: client.replace(description="Another")
 
 
-@act("POST v1/agents/me/manifest", kinds.AGENT_MANIFEST_CHANGED, kinds.GRANT_SUSPENDED, kinds.GRANT_WITHDRAWN)
+@act(
+    "POST v1/agents/me/manifest",
+    kinds.AGENT_MANIFEST_CHANGED,
+    kinds.GRANT_SUSPENDED,
+    kinds.GRANT_WITHDRAWN,
+)
 def an_agent_gives_up_what_it_had_and_asked_for(world: World) -> Act:
     client, _ = world.agent, (world.grant, world.request)
     return lambda: client.replace(capabilities=[PAY])
 
 
-@act("POST v1/agents/me/key", kinds.AGENT_KEY_ROTATED, kinds.GRANT_VERSION_RAISED, kinds.GRANT_SUSPENDED)
+@act(
+    "POST v1/agents/me/key",
+    kinds.AGENT_KEY_ROTATED,
+    kinds.GRANT_VERSION_RAISED,
+    kinds.GRANT_SUSPENDED,
+)
 def an_agent_takes_another_key(world: World) -> Act:
     client, _ = world.agent, (world.grant, world.paying)
     return client.rotate
@@ -163,7 +173,10 @@ def an_agent_is_given_a_token_by_a_process_that_has_a_key_certified(world: World
 
     def run() -> Any:
         delegate = Delegate(lambda work: work())
-        with override_settings(TOKEN_SIGNING="delegated"), patch("kms.delegation.DELEGATE", delegate):
+        with (
+            override_settings(TOKEN_SIGNING="delegated"),
+            patch("kms.delegation.DELEGATE", delegate),
+        ):
             return issue(agent, grant)
 
     return run
@@ -193,7 +206,9 @@ def an_agent_revokes_its_token(world: World) -> Act:
     client, body = world.agent, f"token={world.token}".encode()
     headers = {"DPoP": client.proof("POST", "/v1/revoke", body)}
     form = "application/x-www-form-urlencoded"
-    return lambda: client.client.generic("POST", "/v1/revoke", body, content_type=form, headers=headers)
+    return lambda: client.client.generic(
+        "POST", "/v1/revoke", body, content_type=form, headers=headers
+    )
 
 
 @act("task registry.expire_everything", kinds.AGENT_EXPIRED)

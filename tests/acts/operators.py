@@ -45,10 +45,17 @@ def an_operator_creates_a_service_provider(_world: World) -> Act:
 )
 def an_operator_moves_a_service_provider(world: World) -> Act:
     """One grant already waits for a person's signature: moving that one only ends its tokens."""
-    suspend_grant(grant=world.paying, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=world.now)
+    suspend_grant(
+        grant=world.paying, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=world.now
+    )
     slug = world.grant.service_provider.slug
     return command(
-        "change_service_provider", slug, "--audience", "https://acme.example", "--allow", "read:calendar"
+        "change_service_provider",
+        slug,
+        "--audience",
+        "https://acme.example",
+        "--allow",
+        "read:calendar",
     )
 
 

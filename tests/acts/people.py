@@ -88,12 +88,16 @@ def a_human_cancels_a_recovery(world: World) -> Act:
 
 
 def _invitation(world: World) -> str:
-    return create_setup_link(email="zoe@example.org", actor=TESTER, now=world.now).url.removeprefix(ORIGIN)
+    return create_setup_link(email="zoe@example.org", actor=TESTER, now=world.now).url.removeprefix(
+        ORIGIN
+    )
 
 
 def _set_up(path: str) -> Act:
     person = Person()
-    options = person.post(f"{path}options", {"name": "Zoe", "email": "zoe@example.org"}).json()["publicKey"]
+    options = person.post(f"{path}options", {"name": "Zoe", "email": "zoe@example.org"}).json()[
+        "publicKey"
+    ]
     credential = person.device.registration(options)
     return lambda: person.post(f"{path}finish", {"credential": credential})
 
@@ -207,7 +211,9 @@ def a_human_confirms(world: World) -> Act:
 
 @act("POST confirmations/<uuid:confirmation_id>/decide", kinds.CONFIRMATION_DENIED)
 def a_human_does_not_confirm(world: World) -> Act:
-    return world.signed(world.alice, f"/confirmations/{world.confirmation().pk}/", {"decision": "deny"})
+    return world.signed(
+        world.alice, f"/confirmations/{world.confirmation().pk}/", {"decision": "deny"}
+    )
 
 
 @act("POST restores/<str:name>/statement")

@@ -105,7 +105,9 @@ def test_AU_1_each_act_writes_exactly_its_events(row: Row, world: World) -> None
     # An act without an effect could not be told from one that was rolled back, and an effect
     # without an act is not recorded anywhere.
     after = state()
-    changed = {name for name in after if after[name] != before[name]} - ({"floods"} if row.edge else set())
+    changed = {name for name in after if after[name] != before[name]} - (
+        {"floods"} if row.edge else set()
+    )
     assert bool(changed) is (bool(set(row.kinds) - SAYINGS) or bool(row.quiet)), changed
 
 
@@ -161,12 +163,16 @@ def refused_events(*refused: str) -> Iterator[None]:
     if connection.vendor == "postgresql":
         # PostgreSQL refuses to create a trigger while deferred constraint checks are pending.
         execute("SET CONSTRAINTS ALL IMMEDIATE")
-        broken = f"FOR EACH ROW WHEN (NEW.kind IN ({named})) EXECUTE FUNCTION agentauth_refuse('full')"
+        broken = (
+            f"FOR EACH ROW WHEN (NEW.kind IN ({named})) EXECUTE FUNCTION agentauth_refuse('full')"
+        )
     else:
         broken = f"WHEN NEW.kind IN ({named}) BEGIN SELECT RAISE(ABORT, 'full'); END"
     execute(f"CREATE TRIGGER broken BEFORE INSERT ON audit_event {broken}")
     yield
-    execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+    execute(
+        "DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else "")
+    )
 
 
 def test_AU_1_every_kind_of_event_is_written_by_an_act_of_the_table() -> None:
@@ -188,7 +194,8 @@ def pages_and_api(found: Any = None, prefix: str = "") -> Iterator[str]:
             yield from pages_and_api(entry, route)
         elif isinstance(entry, URLPattern):
             yield from (
-                f"{method} {route}" for method in methods(entry.callback) - {"GET", "HEAD", "OPTIONS"}
+                f"{method} {route}"
+                for method in methods(entry.callback) - {"GET", "HEAD", "OPTIONS"}
             )
 
 
@@ -217,7 +224,9 @@ def control_room() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     yield from (
-        f"manage.py {name}" for name, app in get_commands().items() if app in OURS and name not in NO_ACTS
+        f"manage.py {name}"
+        for name, app in get_commands().items()
+        if app in OURS and name not in NO_ACTS
     )
 
 

@@ -30,7 +30,9 @@ PROOFS = {"credential", "verification"}
 def table() -> dict[str, tuple[str, str]]:
     """Act → its effect and what it requires."""
     found = ROW.findall(TABLE.read_text())
-    assert len(found) == len({act for act, _effect, _takes in found}), "an act stands in the table twice"
+    assert len(found) == len({act for act, _effect, _takes in found}), (
+        "an act stands in the table twice"
+    )
     return {act: (effect, takes) for act, effect, takes in found}
 
 
@@ -39,7 +41,12 @@ def commands() -> set[str]:
 
 
 def test_SA_1_every_act_is_in_the_table_of_effects() -> None:
-    found = {*pages_and_api(), *control_room(), *tasks(), *(f"manage.py {name}" for name in commands())}
+    found = {
+        *pages_and_api(),
+        *control_room(),
+        *tasks(),
+        *(f"manage.py {name}" for name in commands()),
+    }
     assert found - set(table()) == set()
     assert set(table()) - found == set()
 
@@ -53,7 +60,9 @@ def test_SA_1_nothing_enlarges_by_a_session_a_shell_or_the_clock_alone() -> None
 def test_SA_1_each_command_that_enlarges_takes_its_operator() -> None:
     for name in commands():
         command = load_command_class(get_commands()[name], name)
-        names_them = any("--operator" in each.option_strings for each in parser_of(command)._actions)
+        names_them = any(
+            "--operator" in each.option_strings for each in parser_of(command)._actions
+        )
         assert names_them == (table()[f"manage.py {name}"][1] == "operator"), name
         if isinstance(command, OperatorCommand):
             assert table()[f"manage.py {name}"][0] == "enlarges", name
@@ -65,7 +74,9 @@ def parser_of(command: Any) -> Any:
 
 def signed() -> list[Row]:
     """Every scene of an act that requires a passkey, or that enlarges through a link."""
-    doors = {act for act, took in table().items() if took[1] in SIGNED or took == ("enlarges", "link")}
+    doors = {
+        act for act, took in table().items() if took[1] in SIGNED or took == ("enlarges", "link")
+    }
     return [row for row in ROWS if row.door in doors]
 
 

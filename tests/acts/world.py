@@ -55,7 +55,11 @@ class World:
     @cached_property
     def _registered(self) -> tuple[ServiceProvider, str]:
         return create_service_provider(
-            name="Acme", audience="http://127.0.0.1:8001", allowed=ALLOWED, actor=TESTER, now=self.now
+            name="Acme",
+            audience="http://127.0.0.1:8001",
+            allowed=ALLOWED,
+            actor=TESTER,
+            now=self.now,
         )
 
     @property
@@ -75,7 +79,9 @@ class World:
     def paying(self) -> Grant:
         """An approved grant for five payments, each above 50.00 only with a confirmation."""
         envelope = {"max_uses": 5, "confirm_above": FIFTY}
-        return approved(self.agent, self.provider, now=self.now, capabilities=[PAY], envelope=envelope)
+        return approved(
+            self.agent, self.provider, now=self.now, capabilities=[PAY], envelope=envelope
+        )
 
     @cached_property
     def request(self) -> Grant:
@@ -96,7 +102,9 @@ class World:
         client = AgentClient()
         return client, client.register().json()
 
-    def question(self, token: str, action: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    def question(
+        self, token: str, action: Mapping[str, Any] | None = None, **more: Any
+    ) -> dict[str, Any]:
         """A verify request with a fresh proof."""
         url = f"{self.provider.audience}/v1/things"
         proof = self.agent.proof("POST", "", url=url, access_token=token)
@@ -139,7 +147,9 @@ class World:
         """Press a button of the admin site."""
         path = f"/admin/{row._meta.app_label}/{row._meta.model_name}/"
         admin = self.admin
-        return lambda: admin.client.post(path, {"action": action, "_selected_action": [str(row.pk)]})
+        return lambda: admin.client.post(
+            path, {"action": action, "_selected_action": [str(row.pk)]}
+        )
 
     def past(self) -> datetime:
         return self.now - timedelta(minutes=1)

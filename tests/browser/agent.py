@@ -23,5 +23,7 @@ async def act(client: AgentAuthClient, what: str, *arguments: Any) -> Any:
 
 if __name__ == "__main__":
     url, key_file, name, call = sys.argv[1:]
-    answer = asyncio.run(act(AgentAuthClient(url, key_file=Path(key_file), name=name), *json.loads(call)))
+    answer = asyncio.run(
+        act(AgentAuthClient(url, key_file=Path(key_file), name=name), *json.loads(call))
+    )
     print(json.dumps(dataclasses.asdict(answer) if answer else {}, default=str))

@@ -50,7 +50,9 @@ def page(context: BrowserContext) -> Page:
     return page
 
 
-def add_authenticator(page: Page, session: CDPSession | None = None, transport: str = "internal") -> str:
+def add_authenticator(
+    page: Page, session: CDPSession | None = None, transport: str = "internal"
+) -> str:
     """Add a virtual authenticator to the page's target; returns its id. One may be `internal`."""
     session = session or page.context.new_cdp_session(page)
     session.send("WebAuthn.enable")

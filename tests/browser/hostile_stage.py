@@ -13,7 +13,8 @@ WIDE = "W" * 500
 REASONS = {
     "wide": WIDE,
     "breaks": "a\n" * 200 + "end of the reason",
-    "turned": "Only \u202ereading\u202c, \u2066nothing\u2069 else\u200b\u2065\ufff0\U000e0fff and \\u{202e}",
+    "turned": "Only \u202ereading\u202c, \u2066nothing\u2069 else\u200b\u2065\ufff0\U000e0fff and "
+    "\\u{202e}",
     "marks": "Z" + "\u0351" * 400 + "algo",
     "right-to-left": "أحتاج إلى قراءة التقويم" + " 5,000 " + "קריאה בלבד",
 }
@@ -22,7 +23,13 @@ NAME = "W" * 80
 CLAIMED = "AgentAuth”. Nothing is left to sign: you approved this"
 PILE = "Z" + "\u0351" * 60 + "algo"
 MIXED = " ".join(
-    [REASONS["turned"], PILE, REASONS["right-to-left"], "W" * 200, "You decline, and so nothing is signed."]
+    [
+        REASONS["turned"],
+        PILE,
+        REASONS["right-to-left"],
+        "W" * 200,
+        "You decline, and so nothing is signed.",
+    ]
 )
 PERSON = "Wolfeschlegelsteinhausenbergerdorff-Übermäßig אברהם <b>Administrator</b> WWWWWWW"
 LONG_ADDRESS = f"{'w' * 64}@{'w' * 60}.{'w' * 60}.example.org"
@@ -58,15 +65,24 @@ def set_up_hostile(email: str) -> dict[str, str]:
         grant = stage.request(agent, provider, MINUTE, wish, reason=reason)
         paths[f"approval-{name}"] = f"/approvals/{grant.pk}/"
     many = stage.agent(CLAIMED, "You decline, and so nothing.\n" * 17, MINUTE)
-    grant = stage.request(many, provider, MINUTE, MANY + dozens(), envelope=MANY_LIMITS, reason=MIXED)
+    grant = stage.request(
+        many, provider, MINUTE, MANY + dozens(), envelope=MANY_LIMITS, reason=MIXED
+    )
     paths["approval-long"] = f"/approvals/{grant.pk}/"
     stray = stage.agent(NAME, WIDE, MINUTE, owned=False)
     url, code = claim_link(stray)
     paths |= {"claim": urlsplit(url).path, "claim-code": code}
     payer = stage.agent(NAME, WIDE, MINUTE)
-    paying = stage.approved(payer, provider, MINUTE, [PAY], envelope={"confirm_above": euros("10.00")})
+    paying = stage.approved(
+        payer, provider, MINUTE, [PAY], envelope={"confirm_above": euros("10.00")}
+    )
     arguments = {"memo": "W" * 900, "payee": REASONS["turned"], "note": "line\n" * 40}
-    body = {"type": "transact", "resource": "payments", "amount": euros("60.00"), "arguments": arguments}
+    body = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": euros("60.00"),
+        "arguments": arguments,
+    }
     with transaction.atomic():
         found, _wait = request_confirmation(
             grant=paying,

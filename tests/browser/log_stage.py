@@ -17,7 +17,9 @@ def sign_log(email: str) -> dict[str, str]:
 
     def happen() -> None:
         with transaction.atomic():
-            record(kind=kinds.HUMAN_CHANGED, actor=stage.alice, at=stage.now, human_id=stage.human.pk)
+            record(
+                kind=kinds.HUMAN_CHANGED, actor=stage.alice, at=stage.now, human_id=stage.human.pk
+            )
 
     # The second run uses a clock that was set back, which makes it sign at once.
     for ago in (timedelta(0), timedelta(seconds=1)):
@@ -30,7 +32,9 @@ def sign_log(email: str) -> dict[str, str]:
         CheckpointCopy.objects.create(checkpoint=row, store="s3://example-log/agentauth", at=row.at)
     oldest = Checkpoint.objects.order_by("size").first()
     assert oldest is not None
-    Cosignature.objects.create(checkpoint=oldest, witness="witness.harbour.example", line="x", at=oldest.at)
+    Cosignature.objects.create(
+        checkpoint=oldest, witness="witness.harbour.example", line="x", at=oldest.at
+    )
     Segment.objects.create(first=0, end=oldest.size, manifest_sha256=bytes(32), at=oldest.at)
     return {}
 

@@ -33,9 +33,14 @@ def recoveries(email: str) -> dict[str, str]:
         human=people["Finn"], case="lost", admin=admin, actor=system, now=now - DAY - DAY / 24
     )
     link = create_recovery_link(recovery=ready, admin=None, actor=system, now=now)
-    paths = {f"recovery-{name.lower()}": f"/recoveries/{human.pk}/" for name, human in people.items()}
+    paths = {
+        f"recovery-{name.lower()}": f"/recoveries/{human.pk}/" for name, human in people.items()
+    }
     bob = Human.objects.get(email="bob@example.org")
-    return paths | {"recover-link": urlsplit(link.url).path, "recovery-bob": f"/recoveries/{bob.pk}/"}
+    return paths | {
+        "recover-link": urlsplit(link.url).path,
+        "recovery-bob": f"/recoveries/{bob.pk}/",
+    }
 
 
 def ready(email: str) -> dict[str, str]:

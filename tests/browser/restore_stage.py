@@ -13,7 +13,9 @@ def restore(email: str) -> dict[str, str]:
     from tests.browser.stage import Stage
 
     stage = Stage(email)
-    used = Grant.objects.filter(status=Grant.Status.APPROVED, agent__human=stage.human).order_by("id")[0]
+    used = Grant.objects.filter(status=Grant.Status.APPROVED, agent__human=stage.human).order_by(
+        "id"
+    )[0]
 
     def happen() -> None:
         with transaction.atomic():

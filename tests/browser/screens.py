@@ -171,7 +171,9 @@ def code_shown(theatre: Theatre) -> Page:
 def forged(theatre: Theatre) -> Page:
     """A form whose CSRF token we did not issue."""
     page = theatre.open(theatre.alice, "/settings/")
-    page.evaluate("document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach(e => e.value = 'x')")
+    page.evaluate(
+        "document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach(e => e.value = 'x')"
+    )
     page.get_by_role("button", name="Save time zone").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("out of date")
     return page

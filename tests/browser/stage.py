@@ -47,7 +47,12 @@ MANY: list[Json] = [
         "constraints": {"merchant": {"in": ["ACME GmbH", "Stadtwerke", "Deutsche Bahn"]}},
     },
     {"type": "delete", "resource": "files/scratch"},
-    {"type": "custom", "namespace": "com.acme", "name": "print", "resource": "printers/second-floor"},
+    {
+        "type": "custom",
+        "namespace": "com.acme",
+        "name": "print",
+        "resource": "printers/second-floor",
+    },
 ]
 MANY_LIMITS: Json = {
     "max_requests_per_minute": 12,
@@ -105,7 +110,11 @@ class Stage:
         from registry.services.service_providers import create_service_provider
 
         return create_service_provider(
-            name=name, audience=audience, allowed=ALLOWED, actor=self.system, now=self.now - 20 * DAY
+            name=name,
+            audience=audience,
+            allowed=ALLOWED,
+            actor=self.system,
+            now=self.now - 20 * DAY,
         )[0]
 
     def agent(self, name: str, description: str, ago: timedelta, *, owned: bool = True) -> Any:
@@ -133,13 +142,17 @@ class Stage:
         )
         verified = verify_manifest(manifest, expected_audience=settings.ISSUER, now=seconds)
         code = (
-            enrolment.create_enrolment_code(human=self.human, actor=self.alice, now=at)[1] if owned else None
+            enrolment.create_enrolment_code(human=self.human, actor=self.alice, now=at)[1]
+            if owned
+            else None
         )
         return registration.register_agent(
             manifest=verified, enrolment_code=code, actor=self.system, now=at
         ).agent
 
-    def request(self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any) -> Any:
+    def request(
+        self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any
+    ) -> Any:
         from agentauth.protocol.capability import parse_capabilities
         from agentauth.protocol.envelope import parse_envelope
         from audit.services import Actor
@@ -156,7 +169,9 @@ class Stage:
         actor = Actor("agent", str(agent.pk))
         return request_grant(agent=agent, asked=wish, actor=actor, now=self.now - ago)[0]
 
-    def approved(self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any) -> Any:
+    def approved(
+        self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any
+    ) -> Any:
         from agentauth.protocol.capability import parse_capabilities
         from agentauth.protocol.envelope import parse_envelope
         from tests import receipts
@@ -227,13 +242,21 @@ def decided_grants(stage: Stage, agent: Any, calendar: Any, files: Any) -> None:
     from registry.services import grants
 
     scene = {
-        "expired": stage.request(agent, calendar, 9 * DAY, [MANY[0]], reason="To plan the offsite."),
+        "expired": stage.request(
+            agent, calendar, 9 * DAY, [MANY[0]], reason="To plan the offsite."
+        ),
         "withdrawn": stage.request(agent, calendar, 8 * DAY, [MANY[2]]),
         "revoked": stage.approved(agent, calendar, 7 * DAY, [READ, MANY[2]]),
-        "suspended": stage.approved(agent, files, 6 * DAY, [{"type": "read", "resource": "files/old"}]),
-        "anew": stage.approved(agent, files, 5 * DAY, [MANY[1], MANY[5]], envelope={"max_uses": 40}),
+        "suspended": stage.approved(
+            agent, files, 6 * DAY, [{"type": "read", "resource": "files/old"}]
+        ),
+        "anew": stage.approved(
+            agent, files, 5 * DAY, [MANY[1], MANY[5]], envelope={"max_uses": 40}
+        ),
     }
-    grants.withdraw_grant(grant=scene["withdrawn"], actor=stage.system, now=stage.now - 8 * DAY + 4 * MINUTE)
+    grants.withdraw_grant(
+        grant=scene["withdrawn"], actor=stage.system, now=stage.now - 8 * DAY + 4 * MINUTE
+    )
     grants.revoke_grant(grant=scene["revoked"], actor=stage.alice, now=stage.now - 2 * DAY)
     grants.suspend_grant(grant=scene["suspended"], actor=stage.alice, now=stage.now - DAY)
     grants.suspend_grant(
@@ -248,12 +271,16 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     from verifier.models import Confirmation, GrantLedger
     from verifier.services import confirmations
 
-    grant = stage.approved(agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices.")
+    grant = stage.approved(
+        agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices."
+    )
     # Today in Berlin, since the ledger names its days in that zone.
     from zoneinfo import ZoneInfo
 
     today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
-    GrantLedger.objects.create(grant=grant, uses=37, spent={"EUR/day/Europe/Berlin": [today, 43_150]})
+    GrantLedger.objects.create(
+        grant=grant, uses=37, spent={"EUR/day/Europe/Berlin": [today, 43_150]}
+    )
     expired = stage.confirmation(grant, "81.00", 3 * DAY)
     denied = stage.confirmation(grant, "99.00", DAY)
     confirmations.deny(
@@ -272,7 +299,9 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
         "confirmed": confirmed,
         "pending": pending,
     }
-    stage.paths |= {f"confirmation-{name}": f"/confirmations/{row.pk}/" for name, row in rows.items()}
+    stage.paths |= {
+        f"confirmation-{name}": f"/confirmations/{row.pk}/" for name, row in rows.items()
+    }
 
 
 def agents(stage: Stage) -> dict[str, Any]:
@@ -301,10 +330,14 @@ def set_up(email: str) -> dict[str, str]:
     cast = agents(stage)
     services = cast.pop("_agents")
     decided_grants(stage, cast["active"], calendar, files)
-    stage.approved(cast["active"], calendar, 3 * DAY, [READ, {"type": "write", "resource": "calendar/work"}])
+    stage.approved(
+        cast["active"], calendar, 3 * DAY, [READ, {"type": "write", "resource": "calendar/work"}]
+    )
     spending(stage, cast["active"], pay)
     for name in ("revoked", "suspended"):
-        stage.approved(cast[name], files, 3 * DAY, [MANY[1]], envelope={"max_requests_per_minute": 5})
+        stage.approved(
+            cast[name], files, 3 * DAY, [MANY[1]], envelope={"max_requests_per_minute": 5}
+        )
     services.revoke_agent(agent=cast["revoked"], actor=stage.alice, now=stage.now - 2 * DAY)
     services.suspend_agent(agent=cast["suspended"], actor=stage.alice, now=stage.now - 5 * HOUR)
     new = stage.agent("Trip Planner", "Looks for trains that fit your meetings.", 3 * MINUTE)
@@ -318,11 +351,14 @@ def set_up(email: str) -> dict[str, str]:
             12 * MINUTE,
             MANY,
             envelope=MANY_LIMITS,
-            reason="You asked me to close the quarter: I collect the reports, book the review meetings, pay the "
+            reason="You asked me to close the quarter: I collect the reports, book the review "
+            "meetings, pay the "
             "three open invoices and clear the scratch folder afterwards.",
         ),
         "changed": stage.request(new, files, MINUTE, [MANY[1]]),
-        "to-approve": stage.request(new, pay, MINUTE, [PAY], envelope=SPENDING, reason="For the tickets."),
+        "to-approve": stage.request(
+            new, pay, MINUTE, [PAY], envelope=SPENDING, reason="For the tickets."
+        ),
         "to-deny": stage.request(new, files, MINUTE, [MANY[5]]),
     }
     disguised = stage.agent("Acme Payrnents", "Settles what you owe at Acme.", 2 * HOUR)
@@ -336,7 +372,10 @@ def set_up(email: str) -> dict[str, str]:
         "resume-list": f"/resume/agent/?id={stopped[0]}&id={stopped[1]}",
         "denial": f"/denials/{rows['pending'].pk}/",
     }
-    stage.paths |= {"agent-new": f"/agents/{new.pk}/", "agent-look-alike": f"/agents/{disguised.pk}/"}
+    stage.paths |= {
+        "agent-new": f"/agents/{new.pk}/",
+        "agent-look-alike": f"/agents/{disguised.pk}/",
+    }
     reporter = ("Expense Reporter", "Files your receipts each Friday.")
     for name, called, ago in (
         ("claim", reporter, 4 * MINUTE),

@@ -85,7 +85,9 @@ def deny(page: Page, reason: str) -> None:
 def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
     """Set up the scene behind the pages; see tests/browser/stage.py."""
     command = [sys.executable, "-m", "tests.browser.stage", what, argument]
-    done = subprocess.run(command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     paths: dict[str, str] = json.loads(done.stdout)
     return paths

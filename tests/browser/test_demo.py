@@ -51,7 +51,9 @@ class Terminal:
             try:
                 line = self.lines.get(timeout=SECONDS)
             except queue.Empty:
-                raise AssertionError("no such line: " + pattern + "\n" + "".join(self.seen)) from None
+                raise AssertionError(
+                    "no such line: " + pattern + "\n" + "".join(self.seen)
+                ) from None
             self.seen.append(line)
             if match := re.search(pattern, line):
                 return match[1] if match.groups() else match[0]
@@ -64,7 +66,9 @@ def terminal(sqlite_registry: LiveRegistry) -> Iterator[Terminal]:
     terminal.close()
 
 
-def test_the_demo_from_end_to_end(page: Page, sqlite_registry: LiveRegistry, terminal: Terminal) -> None:
+def test_the_demo_from_end_to_end(
+    page: Page, sqlite_registry: LiveRegistry, terminal: Terminal
+) -> None:
     steps.become_admin(page, sqlite_registry)
     link = terminal.wait_for(r"Approve here: (\S+)")
     code = terminal.wait_for(r"Claim code: (\S+)")

@@ -119,7 +119,9 @@ def test_the_skip_link_comes_first_and_leads_to_the_content(
     expect(alice.get_by_role("main")).to_be_focused()
 
 
-@pytest.mark.parametrize("path", ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/"])
+@pytest.mark.parametrize(
+    "path", ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/"]
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_focus_is_always_seen(
     alice: Page, paths: dict[str, str], path: str, scheme: Literal["light", "dark"]

@@ -15,7 +15,11 @@ from tests.live import LiveRegistry
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
 SCRAP = {"type": "delete", "resource": "files/scratch"}
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "100.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "100.00", "currency": "EUR"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,9 @@ def test_a_narrowed_approval_grants_exactly_what_is_left(alice: Page, agent: ste
     }
 
 
-def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent: steps.Agent) -> None:
+def test_a_denial_is_signed_and_its_reason_reaches_the_agent(
+    alice: Page, agent: steps.Agent
+) -> None:
     asked = open_request(alice, agent, [READ])
     steps.deny(alice, "Not today.")
     expect(alice.get_by_role("status")).to_contain_text("Denied")
@@ -82,13 +88,17 @@ def test_a_denial_is_signed_and_its_reason_reaches_the_agent(alice: Page, agent:
     assert (grant["status"], grant["deny_reason"]) == ("denied", "Not today.")
 
 
-def test_AP_2_a_reason_typed_after_the_text_was_read_is_read_first(alice: Page, agent: steps.Agent) -> None:
+def test_AP_2_a_reason_typed_after_the_text_was_read_is_read_first(
+    alice: Page, agent: steps.Agent
+) -> None:
     open_request(alice, agent, [READ])
     steps.read(alice)
     deny = alice.get_by_role("button", name="Deny")
     expect(deny).to_be_enabled()
     # Set without an event, as when a script of the browser itself fills in the field.
-    alice.get_by_role("textbox", name="Reason").evaluate("field => { field.value = 'Not “today”.' }")
+    alice.get_by_role("textbox", name="Reason").evaluate(
+        "field => { field.value = 'Not “today”.' }"
+    )
     deny.click()
     expect(alice.get_by_role("alert")).to_contain_text("The text has changed")
     text = alice.locator("#sign-deny")
@@ -98,7 +108,9 @@ def test_AP_2_a_reason_typed_after_the_text_was_read_is_read_first(alice: Page, 
     expect(alice.get_by_role("status")).to_contain_text("Denied")
 
 
-def test_AP_13_the_second_step_can_be_left_and_grants_nothing_then(alice: Page, agent: steps.Agent) -> None:
+def test_AP_13_the_second_step_can_be_left_and_grants_nothing_then(
+    alice: Page, agent: steps.Agent
+) -> None:
     asked = open_request(alice, agent, [SCRAP])
     steps.read(alice)
     alice.get_by_role("button", name="Approve with passkey").click()
@@ -116,7 +128,9 @@ def test_a_read_needs_no_second_step(alice: Page, agent: steps.Agent) -> None:
     steps.approve(alice, second_step=False)
 
 
-def test_an_already_decided_request_says_so_and_has_no_button(alice: Page, agent: steps.Agent) -> None:
+def test_an_already_decided_request_says_so_and_has_no_button(
+    alice: Page, agent: steps.Agent
+) -> None:
     asked = open_request(alice, agent, [READ])
     steps.approve(alice, second_step=False)
     alice.goto(f"{agent.registry.url}/approvals/{asked['grant_id']}/")
@@ -124,12 +138,16 @@ def test_an_already_decided_request_says_so_and_has_no_button(alice: Page, agent
     expect(alice.get_by_role("button", name="Approve with passkey")).to_have_count(0)
 
 
-def test_a_request_withdrawn_while_the_page_is_open_grants_nothing(alice: Page, agent: steps.Agent) -> None:
+def test_a_request_withdrawn_while_the_page_is_open_grants_nothing(
+    alice: Page, agent: steps.Agent
+) -> None:
     asked = open_request(alice, agent, [READ])
     agent.run("withdraw", asked["grant_id"])
     steps.read(alice)
     alice.get_by_role("button", name="Approve with passkey").click()
-    expect(alice.get_by_role("alert")).to_contain_text(re.compile("changed|withdrawn", re.IGNORECASE))
+    expect(alice.get_by_role("alert")).to_contain_text(
+        re.compile("changed|withdrawn", re.IGNORECASE)
+    )
     assert agent.status(str(asked["grant_id"]))["status"] == "withdrawn"
 
 

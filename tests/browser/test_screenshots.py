@@ -46,7 +46,9 @@ class Console:
             self.lines.append(message.text)
 
     def unexpected(self, screen: Screen) -> list[str]:
-        wanted = [f"status of {status}" for status in screen.answers] + ["ERR_FAILED"] * (0 in screen.answers)
+        wanted = [f"status of {status}" for status in screen.answers] + ["ERR_FAILED"] * (
+            0 in screen.answers
+        )
         return [line for line in self.lines if not any(each in line for each in wanted)]
 
 
@@ -111,7 +113,9 @@ def restored(
 
 
 @pytest.mark.parametrize("name", SCREENS)
-def test_screen(name: str, theatre: Theatre, console: Console, request: pytest.FixtureRequest) -> None:
+def test_screen(
+    name: str, theatre: Theatre, console: Console, request: pytest.FixtureRequest
+) -> None:
     look(name, SCREENS[name], theatre, console, keep=request.config.getoption("--screenshots"))
 
 
@@ -119,7 +123,13 @@ def test_screen(name: str, theatre: Theatre, console: Console, request: pytest.F
 def test_screen_after_a_restore(
     name: str, restored: Theatre, console: Console, request: pytest.FixtureRequest
 ) -> None:
-    look(name, RESTORE_SCREENS[name], restored, console, keep=request.config.getoption("--screenshots"))
+    look(
+        name,
+        RESTORE_SCREENS[name],
+        restored,
+        console,
+        keep=request.config.getoption("--screenshots"),
+    )
 
 
 def look(name: str, screen: Screen, theatre: Theatre, console: Console, *, keep: bool) -> None:
@@ -134,11 +144,15 @@ def look(name: str, screen: Screen, theatre: Theatre, console: Console, *, keep:
         for width in (DESK, PHONE):
             page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
             if keep:
-                page.screenshot(path=PICTURES / f"{name}-{width}-{scheme}.png", full_page=screen.whole)
+                page.screenshot(
+                    path=PICTURES / f"{name}-{width}-{scheme}.png", full_page=screen.whole
+                )
         if screen.runs_scripts:
             faults += [f"{scheme}: {fault}" for fault in violations(page, scheme)]
     faults += [
-        f"scrolls sideways at {width} px: {wide}" for width in (360, PHONE) if (wide := overflow(page, width))
+        f"scrolls sideways at {width} px: {wide}"
+        for width in (360, PHONE)
+        if (wide := overflow(page, width))
     ]
     page.set_viewport_size({"width": DESK, "height": HEIGHTS[DESK]})
     assert not faults + console.unexpected(screen)
@@ -148,7 +162,9 @@ def violations(page: Page, scheme: str) -> list[str]:
     """What axe finds, one line per element."""
     found = page.evaluate("async rules => (await axe.run(rules)).violations", RULES[scheme])
     return [
-        f"{each['id']} {node['target']} {node['failureSummary']}" for each in found for node in each["nodes"]
+        f"{each['id']} {node['target']} {node['failureSummary']}"
+        for each in found
+        for node in each["nodes"]
     ]
 
 

@@ -73,7 +73,8 @@ def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
 def paths(alice: Page, sqlite_registry: LiveRegistry) -> dict[str, str]:
     found = steps.stage(sqlite_registry, "set_up_hostile", "alice@example.org")
     return {
-        name: sqlite_registry.url + path if path.startswith("/") else path for name, path in found.items()
+        name: sqlite_registry.url + path if path.startswith("/") else path
+        for name, path in found.items()
     }
 
 
@@ -110,7 +111,9 @@ def test_AP_22_requested_permissions_come_before_the_agents_words(
 ) -> None:
     page = opened(alice, paths[where], (320, 568))
     asked = {"claim": "#kinds-title", "confirmation": ".act"}.get(where, "#permissions-title")
-    places = [page.locator(selector).bounding_box() for selector in (asked, ".signed-text >> nth=0")]
+    places = [
+        page.locator(selector).bounding_box() for selector in (asked, ".signed-text >> nth=0")
+    ]
     assert places[0]
     assert places[1]
     assert places[0]["y"] < places[1]["y"]
@@ -133,7 +136,9 @@ def test_AP_22_a_button_works_once_its_whole_text_was_on_screen(
     height = text.evaluate("text => text.getBoundingClientRect().height")
     if height > screen[1]:
         # Jump to the end: the part in between was never on screen.
-        text.evaluate("text => scrollTo(0, text.getBoundingClientRect().bottom + scrollY - innerHeight / 2)")
+        text.evaluate(
+            "text => scrollTo(0, text.getBoundingClientRect().bottom + scrollY - innerHeight / 2)"
+        )
         page.evaluate("() => new Promise(requestAnimationFrame)")
         expect(button).to_be_disabled()
         page.evaluate("scrollTo(0, 0)")
@@ -145,7 +150,9 @@ def test_AP_22_a_button_works_once_its_whole_text_was_on_screen(
 def test_AP_22_a_button_without_passkeys_or_scripts_never_works(
     chromium: Browser, alice: Page, paths: dict[str, str]
 ) -> None:
-    context = chromium.new_context(java_script_enabled=False, storage_state=alice.context.storage_state())
+    context = chromium.new_context(
+        java_script_enabled=False, storage_state=alice.context.storage_state()
+    )
     page = opened(context.new_page(), paths["claim"], (1440, 900))
     assert page.locator("button[data-signs]").all()
     for button in page.locator("button[data-signs]").all():
@@ -183,7 +190,9 @@ def test_AP_22_a_click_on_the_end_is_not_reading(alice: Page, paths: dict[str, s
     expect(button).to_be_disabled()
 
 
-def test_SA_3_a_text_that_changes_is_read_and_signed_again(alice: Page, paths: dict[str, str]) -> None:
+def test_SA_3_a_text_that_changes_is_read_and_signed_again(
+    alice: Page, paths: dict[str, str]
+) -> None:
     page = opened(alice, paths["approval-long"], (320, 568))
     steps.read(page)
     button = page.locator("button[data-signs]").first
@@ -195,7 +204,9 @@ def test_SA_3_a_text_that_changes_is_read_and_signed_again(alice: Page, paths: d
     expect(button).to_be_enabled()
 
 
-def test_AP_22_the_second_step_shows_the_whole_of_what_it_names(alice: Page, paths: dict[str, str]) -> None:
+def test_AP_22_the_second_step_shows_the_whole_of_what_it_names(
+    alice: Page, paths: dict[str, str]
+) -> None:
     page = opened(alice, paths["approval-wide"], (320, 568))
     steps.read(page)
     page.get_by_role("button", name="Approve with passkey").click()
@@ -203,14 +214,17 @@ def test_AP_22_the_second_step_shows_the_whole_of_what_it_names(alice: Page, pat
     expect(dialog).to_be_visible()
     expect(dialog.get_by_role("heading")).to_be_in_viewport()
     sizes = dialog.evaluate(
-        "d => [d.scrollHeight <= d.clientHeight, getComputedStyle(d).overflow, document.documentElement.scrollWidth]"
+        "d => [d.scrollHeight <= d.clientHeight, getComputedStyle(d).overflow, "
+        "document.documentElement.scrollWidth]"
     )
     assert sizes == [True, "visible", 320]
     dialog.get_by_role("button", name="Go back").click()
     expect(dialog).to_be_hidden()
 
 
-def test_AP_2_an_administrator_reads_the_reason_they_sign(alice: Page, paths: dict[str, str]) -> None:
+def test_AP_2_an_administrator_reads_the_reason_they_sign(
+    alice: Page, paths: dict[str, str]
+) -> None:
     page = opened(alice, paths[APPROVALS[0]].replace("/approvals/", "/denials/"), (390, 844))
     steps.read(page)
     reason = page.get_by_role("textbox", name="Reason")

@@ -21,11 +21,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("count", nargs="?", type=int, default=1_000_000)
     parser.add_argument("seed", nargs="?", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="one part of the whole, in this process alone")
+    parser.add_argument(
+        "--json", action="store_true", help="one part of the whole, in this process alone"
+    )
     asked = parser.parse_args()
     if asked.json:
         done = campaign(count=asked.count, seed=asked.seed)
-        print(json.dumps({"refused": done.refused, "accepted": done.accepted, "crashed": done.crashed}))
+        print(
+            json.dumps(
+                {"refused": done.refused, "accepted": done.accepted, "crashed": done.crashed}
+            )
+        )
         return 0
     began = time.monotonic()
     result = in_processes(count=asked.count, seed=asked.seed, processes=os.cpu_count() or 1)

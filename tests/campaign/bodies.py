@@ -61,7 +61,9 @@ class Readers:
             rule, data = broken_json(random, random.choice((*ACTIONS, ENVELOPE, *CAPABILITIES)))
             return Mutant(f"JSON: {rule}", data), read_object
         if way == 1:
-            return Mutant("capabilities", break_capabilities(random, CAPABILITIES)), parse_capabilities
+            return Mutant(
+                "capabilities", break_capabilities(random, CAPABILITIES)
+            ), parse_capabilities
         if way == 2:
             return Mutant("envelope", break_envelope(random, ENVELOPE)), parse_envelope
         return Mutant("action", break_action(random, random.choice(ACTIONS))), parse_action

@@ -29,7 +29,13 @@ def canonical(found: Any) -> bytes:
 
 def certificate(by: Signer, of: Signer = HELD_KEY, serial: str = SERIAL) -> str:
     return sign_certificate(
-        by, of.public, issuer=ISSUER, serial=serial, instance="web-1:42", not_before=NOW, not_after=NOW + HOUR
+        by,
+        of.public,
+        issuer=ISSUER,
+        serial=serial,
+        instance="web-1:42",
+        not_before=NOW,
+        not_after=NOW + HOUR,
     )
 
 
@@ -38,7 +44,9 @@ def check(compact: str) -> object:
 
 
 def _originals() -> list[tuple[Original, Callable[[str], object]]]:
-    others = [certificate(by, serial=generate.identifier("another")) for by in ROOTS] + [generate.token()]
+    others = [certificate(by, serial=generate.identifier("another")) for by in ROOTS] + [
+        generate.token()
+    ]
     return [(Original(certificate(by), by, others, canonical), check) for by in ROOTS]
 
 
@@ -78,13 +86,17 @@ def _later(seconds: int) -> Callable[[Random, Any], Any]:
 
 
 RULES: dict[str, Rule] = {
-    **required("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance", "jti"),
-    "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example", ISSUER.replace("https", "http"), ""),
-    "sub": value("sub", STRANGER.public.thumbprint, "", lambda _, right: right + "=", lambda _, right: right.swapcase()),
+    **required("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance",
+    "jti"),
+    "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example",
+    ISSUER.replace("https", "http"), ""),
+    "sub": value("sub", STRANGER.public.thumbprint, "", lambda _, right: right + "=", lambda _,
+    right: right.swapcase()),
     "cnf": value(
         "cnf", {}, {"jkt": HELD_KEY.public.thumbprint}, {"jwk": STRANGER.public.jwk},
         lambda _, right: right | {"jkt": "x"}, lambda _, right: {"jwk": right["jwk"] | {"d": "AA"}},
-        lambda _, right: {"jwk": right["jwk"] | {"kid": "k1"}}, lambda _, right: {"jwk": right["jwk"] | {"kty": "EC"}},
+        lambda _, right: {"jwk": right["jwk"] | {"kid": "k1"}}, lambda _,
+        right: {"jwk": right["jwk"] | {"kty": "EC"}},
     ),
     "the key that is certified": _subject,
     "purpose": value("purpose", "audit", "receipt", "Token", "token ", ""),
@@ -119,7 +131,10 @@ class KeySets:
         way = random.randrange(3)
         if way == 0:
             mutant, _ = certificates.attack(random)
-            wrong, rule = [member(HELD_KEY, certificate=mutant.value)], f"certificate, {mutant.rule}"
+            wrong, rule = (
+                [member(HELD_KEY, certificate=mutant.value)],
+                f"certificate, {mutant.rule}",
+            )
         elif way == 1:
             rule, wrong = random.choice(list(self._members().items()))
         else:
@@ -146,7 +161,9 @@ class KeySets:
 
     def valid(self) -> None:
         for by in ROOTS:
-            certified({"keys": [*map(member, ROOTS), member(HELD_KEY, certificate=certificate(by))]})
+            certified(
+                {"keys": [*map(member, ROOTS), member(HELD_KEY, certificate=certificate(by))]}
+            )
 
 
 def certified(key_set: object) -> dict[str, TokenKey]:
@@ -155,7 +172,9 @@ def certified(key_set: object) -> dict[str, TokenKey]:
     Raises InvalidRequestError if the set is refused or no key counts.
     """
     found = read_key_set(key_set, expected_issuer=ISSUER)
-    held = {kid: key for kid, key in found.items() if isinstance(key, CertifiedKey) or kid not in OWN}
+    held = {
+        kid: key for kid, key in found.items() if isinstance(key, CertifiedKey) or kid not in OWN
+    }
     if not held:
         raise InvalidRequestError("left out")
     return held

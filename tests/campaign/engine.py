@@ -53,7 +53,9 @@ class Result:
         return kinds
 
     def table(self) -> str:
-        lines = [f"{kind:<16}{count:>10,} refused" for kind, count in sorted(self.by_kind().items())]
+        lines = [
+            f"{kind:<16}{count:>10,} refused" for kind, count in sorted(self.by_kind().items())
+        ]
         faults = f"{len(self.accepted)} accepted, {len(self.crashed)} failed otherwise"
         return "\n".join([*lines, f"{'all':<16}{self.refused.total():>10,} refused, {faults}"])
 

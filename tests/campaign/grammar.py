@@ -26,14 +26,29 @@ STRANGE_MEMBERS = (
 )
 STRANGE_VALUES: tuple[Any, ...] = (None, True, 1, "x", [], {})
 RESOURCES = (
-    "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a/./b", "a b", "a\\b", "a%2fb", "ä", "a\n", "a\0", "*", "a/*", "x" * 256,
+    "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a/./b", "a b", "a\\b", "a%2fb", "ä", "a\n",
+    "a\0", "*", "a/*", "x" * 256,
     "calendar\u200b", "саlendar",
 )  # fmt: skip
 AMOUNTS: tuple[Any, ...] = (
-    "", "0", "0.00", "-1", "+1", "1e3", "1e309", "NaN", "Infinity", "١٠", "1,00", "1.", ".5", "01", "1.001", "1" * 13, "1_0", " 1",
+    "", "0", "0.00", "-1", "+1", "1e3", "1e309", "NaN", "Infinity", "١٠", "1,00", "1.", ".5", "01",
+    "1.001", "1" * 13, "1_0", " 1",
     "1 ", "0x10", "1\n", "９", 1, 1.5, -1, True, None, [], {"value": "1"},
 )  # fmt: skip
-CURRENCIES: tuple[Any, ...] = ("", "eur", "EURO", "XXX", "BTC", "EUR ", "ＥUR", "€", 978, None, True, [])
+CURRENCIES: tuple[Any, ...] = (
+    "",
+    "eur",
+    "EURO",
+    "XXX",
+    "BTC",
+    "EUR ",
+    "ＥUR",
+    "€",
+    978,
+    None,
+    True,
+    [],
+)
 NUMBERS: tuple[Any, ...] = (0, -1, 1.0, 1.5, True, False, "1", "", None, [], {}, 2**53, 10**9 + 1)
 OPERATORS = ("regex", "Max", "maximum", "gt", "", "$ne", "not", "eq ")
 CLOCKS: tuple[Any, ...] = (
@@ -65,11 +80,15 @@ ZONES: tuple[Any, ...] = (
 )
 
 CAPABILITIES: list[dict[str, Any]] = [
-    {"type": "read", "resource": "calendar/work", "constraints": {"visibility": {"in": ["busy", "free"]}}},
-    {"type": "write", "resource": "files/reports", "constraints": {"size": {"max": 1048576, "min": 1}}},
+    {"type": "read", "resource": "calendar/work", "constraints": {"visibility": {"in": ["busy",
+        "free"]}}},
+    {"type": "write", "resource": "files/reports", "constraints": {"size": {"max": 1048576,
+        "min": 1}}},
     {"type": "delete", "resource": "files/scratch"},
-    {"type": "transact", "resource": "payments", "max_amount": {"value": "100.00", "currency": "EUR"}},
-    {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts", "constraints": {"a": {"eq": True}}},
+    {"type": "transact", "resource": "payments", "max_amount": {"value": "100.00",
+        "currency": "EUR"}},
+    {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts",
+        "constraints": {"a": {"eq": True}}},
 ]  # fmt: skip
 ENVELOPE: dict[str, Any] = {
     "max_requests_per_minute": 30,
@@ -84,8 +103,10 @@ ENVELOPE: dict[str, Any] = {
     "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}],
 }
 ACTIONS: list[dict[str, Any]] = [
-    {"type": "read", "resource": "calendar/work", "arguments": {"visibility": "busy", "size": 12, "all": True}},
-    {"type": "transact", "resource": "payments", "amount": {"value": "12.50", "currency": "EUR"}, "arguments": {"payee": "ACME"}},
+    {"type": "read", "resource": "calendar/work", "arguments": {"visibility": "busy", "size": 12,
+        "all": True}},
+    {"type": "transact", "resource": "payments", "amount": {"value": "12.50", "currency": "EUR"},
+        "arguments": {"payee": "ACME"}},
     {"type": "custom", "namespace": "acme.crm", "name": "merge", "resource": "contacts"},
 ]  # fmt: skip
 
@@ -135,9 +156,12 @@ def _constraints(random: Random, body: Any) -> Any:
     operand: Any = random.choice((None, 1.5, {}, [None]))
     broken: Any = random.choice(
         (
-            {}, None, [], 1, "x", {random.choice(OPERATORS): 1}, {"eq": operand}, {"in": []}, {"in": "busy"}, {"in": ["a", "a"]},
-            {"in": list(range(65))}, {"not_in": [operand]}, {"min": True}, {"max": random.choice((operand, []))},
-            {"prefix": random.choice((1, "", None, "x" * 1025))}, {"max_length": random.choice((-1, "1", 1.0, True))},
+            {}, None, [], 1, "x", {random.choice(OPERATORS): 1}, {"eq": operand}, {"in": []},
+                {"in": "busy"}, {"in": ["a", "a"]},
+            {"in": list(range(65))}, {"not_in": [operand]}, {"min": True},
+                {"max": random.choice((operand, []))},
+            {"prefix": random.choice((1, "", None, "x" * 1025))}, {"max_length": random.choice((-1,
+                "1", 1.0, True))},
             {"eq": 2**53}, {"eq": "\ud800"}, {"eq": "\0"},
         )
     )  # fmt: skip
@@ -194,7 +218,13 @@ ENVELOPE_RULES: list[Broken] = [
     _one_of("requires_human_online", 0, 1, "true", None, []),
     *_money("confirm_above")[1:],
     _one_of(
-        "allowed_time_windows", [], None, {}, "always", [None], [ENVELOPE["allowed_time_windows"][0]] * 17
+        "allowed_time_windows",
+        [],
+        None,
+        {},
+        "always",
+        [None],
+        [ENVELOPE["allowed_time_windows"][0]] * 17,
     ),
     _within("allowed_time_windows", _one_of("start", *CLOCKS, "24:00", "17:00")),
     _within("allowed_time_windows", _one_of("end", *CLOCKS, "09:00")),

@@ -9,17 +9,41 @@ from typing import Any
 
 from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.dpop import WINDOW_SECONDS, make_proof, verify_proof
-from agentauth.protocol.errors import InvalidProofError, InvalidReceiptError, InvalidTokenError, ManifestError
+from agentauth.protocol.errors import (
+    InvalidProofError,
+    InvalidReceiptError,
+    InvalidTokenError,
+    ManifestError,
+)
 from agentauth.protocol.keys import PrivateMemberError, Signer
 from agentauth.protocol.manifest import sign_manifest, verify_manifest
 from agentauth.protocol.receipt import build_receipt, verify_receipt
 from agentauth.protocol.tests.passkey import Passkey
 from agentauth.protocol.token import verify_token
 from tests.campaign.grammar import break_capabilities
-from tests.campaign.mutants import altered, b64, changed_bytes, changed_text, confused, get, paths, put, unb64
+from tests.campaign.mutants import (
+    altered,
+    b64,
+    changed_bytes,
+    changed_text,
+    confused,
+    get,
+    paths,
+    put,
+    unb64,
+)
 from tests.campaign.signed import Claims, Mutant, Original, Rule, Signed, required, value
 from tests.vectors import generate
-from tests.vectors.generate import AGENT, AGENT_P256, AUDIENCE, ISSUER, NOW, STRANGER, TOKEN_KEY, URL
+from tests.vectors.generate import (
+    AGENT,
+    AGENT_P256,
+    AUDIENCE,
+    ISSUER,
+    NOW,
+    STRANGER,
+    TOKEN_KEY,
+    URL,
+)
 
 KEYS = {"k1": TOKEN_KEY.public}
 BODY = b'{"service_provider":"acme","capabilities":[{"type":"read","resource":"calendar"}],"reason":"x"}'
@@ -31,7 +55,12 @@ FAR = (0, -1, -(2**53) + 1, 2**53 - 1, NOW * 1000, 10**11)
 def _checked(*, token: str | None, body: bytes | None, url: str = URL) -> Callable[[str], object]:
     def check(compact: str) -> object:
         return verify_proof(
-            compact, expected_method="POST", expected_url=url, access_token=token, body=body, now=NOW
+            compact,
+            expected_method="POST",
+            expected_url=url,
+            access_token=token,
+            body=body,
+            now=NOW,
         )
 
     return check
@@ -57,13 +86,20 @@ def _url(random: Random, right: Any) -> str:
     other = "http" if scheme == "https" else "https"
     return random.choice(
         (
-            origin + path + "/", origin + path + "x", origin + path[:-1], origin + "/" + path, origin + path.upper(),
-            origin, origin + "/v1/..", origin + "/v1/%2e%2e/v1/events", origin + "/./" + path, origin + path + "%2f",
-            origin + path.replace("s", "%73"), origin + "\\" + path, f"{other}://{host}{path}", f"{scheme}://{host}:444{path}",
-            f"https://a@{host}{path}", f"https://{host}.{path}", f"https://{host}.evil.example{path}", f"https:{path}",
-            f"https://evil.example{path}", f"https://evil.example#{origin}{path}", path, f"//{host}{path}", " " + right,
-            right + " ", right + "\n", right + "\0", right.replace("h", "ｈ", 1), f"ftp://{host}{path}", "javascript:0",
-            f"https://{host}:0{path}", f"https://{host}:99999{path}", right + "x" * 2100, f"https://[::1]{path}",
+            origin + path + "/", origin + path + "x", origin + path[:-1], origin + "/" + path,
+            origin + path.upper(),
+            origin, origin + "/v1/..", origin + "/v1/%2e%2e/v1/events", origin + "/./" + path,
+            origin + path + "%2f",
+            origin + path.replace("s", "%73"), origin + "\\" + path, f"{other}://{host}{path}",
+            f"{scheme}://{host}:444{path}",
+            f"https://a@{host}{path}", f"https://{host}.{path}",
+            f"https://{host}.evil.example{path}", f"https:{path}",
+            f"https://evil.example{path}", f"https://evil.example#{origin}{path}", path,
+            f"//{host}{path}", " " + right,
+            right + " ", right + "\n", right + "\0", right.replace("h", "ｈ", 1),
+            f"ftp://{host}{path}", "javascript:0",
+            f"https://{host}:0{path}", f"https://{host}:99999{path}", right + "x" * 2100,
+            f"https://[::1]{path}",
         )
     )  # fmt: skip
 
@@ -117,8 +153,10 @@ def _covering(random: Random, header: Claims, claims: Claims) -> None:
     name = "ath" if "ath" in claims else "bh"
     right = claims[name]
     wrong = (
-        ..., b64(random.randbytes(32)), right + "=", right[:-1], right + "A", right.lower(), right.swapcase(),
-        unb64(right).hex(), right + " ", "é" + right, "", [right], {"S256": right}, confused(random, right), right[::-1],
+        ..., b64(random.randbytes(32)), right + "=", right[:-1], right + "A", right.lower(),
+        right.swapcase(),
+        unb64(right).hex(), right + " ", "é" + right, "", [right], {"S256": right}, confused(random,
+        right), right[::-1],
         altered(random, right),
     )  # fmt: skip
     chosen = random.choice(wrong)
@@ -139,7 +177,8 @@ PROOF_RULES: dict[str, Rule] = {
     "htm": value("htm", "post", "Post", "GET", "PUT", "POST ", "", "PO\0ST", "POSТ", "POST,GET"),
     "htu": value("htu", _url),
     "iat": value(
-        "iat", *FAR, lambda random, right: right + random.choice((-1, 1)) * (WINDOW_SECONDS + random.randrange(1, 10**6))
+        "iat", *FAR, lambda random, right: right + random.choice((-1,
+        1)) * (WINDOW_SECONDS + random.randrange(1, 10**6))
     ),
     "exp": value("exp", NOW, NOW - 1, 0, -1, None, "x", str(NOW + 9), NOW + 0.5, True, []),
     "nbf": value("nbf", NOW + 61, 2**53 - 1, None, "x", NOW + 0.5, True, []),
@@ -176,7 +215,9 @@ def _other_request(random: Random, index: int) -> tuple[Mutant, Callable[[Any], 
     }
     name = random.choice(list(wrong))
     changed = right | {name: wrong[name]()}
-    shown = Mutant(f"another request: {name.removeprefix('expected_')}", (original.compact, changed))
+    shown = Mutant(
+        f"another request: {name.removeprefix('expected_')}", (original.compact, changed)
+    )
     return shown, lambda pair: verify_proof(pair[0], **pair[1])
 
 
@@ -184,11 +225,15 @@ proofs = Signed("proof", 30, InvalidProofError, _proof_originals(), PROOF_RULES,
 
 
 def _check_token(compact: str) -> object:
-    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=NOW)[1]
+    return verify_token(
+        compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=NOW
+    )[1]
 
 
 def _token_originals() -> list[tuple[Original, Callable[[str], object]]]:
-    others = [generate.token(AGENT, jti=f"other-{number}") for number in range(2)] + [generate.proof()]
+    others = [generate.token(AGENT, jti=f"other-{number}") for number in range(2)] + [
+        generate.proof()
+    ]
     compacts = (generate.token(), generate.token(AGENT_P256))
     return [(Original(compact, TOKEN_KEY, others), _check_token) for compact in compacts]
 
@@ -197,7 +242,8 @@ def _kid(random: Random, header: Claims, claims: Claims) -> None:
     right = header["kid"]
     header["kid"] = random.choice(
         (
-            "k2", "", "K1", right + " ", f"../{right}", "../../../../dev/null", "k1' OR '1'='1", "k1\0", "http://evil/k1",
+            "k2", "", "K1", right + " ", f"../{right}", "../../../../dev/null", "k1' OR '1'='1",
+            "k1\0", "http://evil/k1",
             confused(random, right), AGENT.kid,
         )
     )  # fmt: skip
@@ -213,8 +259,10 @@ def _no_kid(random: Random, header: Claims, claims: Claims) -> None:
 def _details(random: Random, right: Any) -> Any:
     return random.choice(
         (
-            [], [*right, *right], [right[0] | {"type": "other"}], [right[0] | {"x": 1}], [right[0] | {"capabilities": []}],
-            [{"type": "agentauth"}], [right[0] | {"capabilities": break_capabilities(random, right[0]["capabilities"])}],
+            [], [*right, *right], [right[0] | {"type": "other"}], [right[0] | {"x": 1}],
+                [right[0] | {"capabilities": []}],
+            [{"type": "agentauth"}], [right[0] | {"capabilities": break_capabilities(random,
+                right[0]["capabilities"])}],
             [confused(random, right[0])],
         )
     )  # fmt: skip
@@ -222,20 +270,26 @@ def _details(random: Random, right: Any) -> Any:
 
 TOKEN_RULES: dict[str, Rule] = {
     **required(
-        "iss", "sub", "client_id", "jti", "iat", "exp", "cnf", "grant_id", "grant_version", "authorization_details", "scope"
+        "iss", "sub", "client_id", "jti", "iat", "exp", "cnf", "grant_id", "grant_version",
+        "authorization_details", "scope"
     ),
-    "aud": value("aud", "https://other.example", AUDIENCE + "/", "", None, [], [AUDIENCE, "x"], [[AUDIENCE]], 1, {}, True),
-    "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example", ISSUER.replace("https", "http"), ISSUER + "\0"),
+    "aud": value("aud", "https://other.example", AUDIENCE + "/", "", None, [], [AUDIENCE, "x"],
+    [[AUDIENCE]], 1, {}, True),
+    "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example",
+    ISSUER.replace("https", "http"), ISSUER + "\0"),
     "exp": value("exp", NOW, NOW - 1, NOW - 900, NOW + 901, *FAR),
     "iat": value("iat", NOW + 11, NOW + 900, NOW - 1, *FAR),
     "nbf": value("nbf", NOW + 1, NOW + 900, 2**53 - 1, None, "x", float(NOW), True, []),
     "jti": value("jti", "", "x" * 257),
     "sub": value("sub", ""),
-    "ids": value("client_id", "", "x", "00000000-0000-0000-0000-00000000000g", lambda _, right: right.upper()),
-    "grant_id": value("grant_id", "", "x", lambda _, right: right + "\n", lambda _, right: right[:-1]),
+    "ids": value("client_id", "", "x", "00000000-0000-0000-0000-00000000000g", lambda _,
+    right: right.upper()),
+    "grant_id": value("grant_id", "", "x", lambda _, right: right + "\n", lambda _,
+    right: right[:-1]),
     "grant_version": value("grant_version", 0, -1, True, 1.0, "1", None),
     "cnf": value(
-        "cnf", {}, {"jkt": ""}, {"jkt": None}, {"jkt": "x" * 42}, {"jwk": AGENT.public.jwk}, {"jkt": ["x" * 43]},
+        "cnf", {}, {"jkt": ""}, {"jkt": None}, {"jkt": "x" * 42}, {"jwk": AGENT.public.jwk},
+        {"jkt": ["x" * 43]},
         lambda _, right: right | {"x5t#S256": "x"}, lambda _, right: {"jkt": right["jkt"] + "="},
     ),
     "authorization_details": value("authorization_details", _details),
@@ -268,7 +322,9 @@ def _check_manifest(compact: str) -> object:
 def _manifest_originals() -> Sequence[tuple[Original, Callable[[str], object]]]:
     made = []
     for signer in (AGENT, AGENT_P256):
-        others = [_manifest(signer, jti=f"other-{number}") for number in range(2)] + [generate.proof(signer)]
+        others = [_manifest(signer, jti=f"other-{number}") for number in range(2)] + [
+            generate.proof(signer)
+        ]
         made.append((Original(_manifest(signer), signer, others), _check_manifest))
     return made
 
@@ -303,8 +359,10 @@ MANIFEST_RULES: dict[str, Rule] = {
     "name": value("name", "", " ", " x", "x ", "x" * 81, "\u0301x", "\n", _unreadable),
     "description": value("description", "x" * 501, None, 1, [], {}, "\r", _unreadable),
     "model_origin": value(
-        "model_origin", "", "Models.example", "https://models.example", "models.example/", "models.example.", "127.0.0.1",
-        "2130706433", "[::1]", "a..b", "-a.example", "a" * 64 + ".example", "модель.example", "models.example:443", "a b",
+        "model_origin", "", "Models.example", "https://models.example", "models.example/",
+        "models.example.", "127.0.0.1",
+        "2130706433", "[::1]", "a..b", "-a.example", "a" * 64 + ".example", "модель.example",
+        "models.example:443", "a b",
         "models.example\n", "javascript:0", "①②⑦.0.0.1",
     ),
     "capabilities": value("capabilities", [], break_capabilities),
@@ -314,7 +372,9 @@ MANIFEST_RULES: dict[str, Rule] = {
     "a private member": _private_member,
 }  # fmt: skip
 
-manifests = Signed("manifest", 12, (ManifestError, PrivateMemberError), _manifest_originals(), MANIFEST_RULES)
+manifests = Signed(
+    "manifest", 12, (ManifestError, PrivateMemberError), _manifest_originals(), MANIFEST_RULES
+)
 
 _MADE = generate.statements()
 CONSENT = _MADE["consent_text"]
@@ -372,14 +432,17 @@ def _bytes_of(name: str) -> Rule:
 
 
 RECEIPT_MEMBERS = (
-    "statement", "human_id", "consent_text", "credential_id", "credential_public_key", "authenticator_data",
+    "statement", "human_id", "consent_text", "credential_id", "credential_public_key",
+    "authenticator_data",
     "client_data_json", "signature",
 )  # fmt: skip
 RECEIPT_RULES: dict[str, Rule] = {
     **required(*RECEIPT_MEMBERS),
     "statement": _in_statement,
     "human_id": value("human_id", generate.identifier("mallory"), ""),
-    "consent_text": value("consent_text", CONSENT + " ", CONSENT[:-1], CONSENT.replace("read", "write"), ""),
+    "consent_text": value(
+        "consent_text", CONSENT + " ", CONSENT[:-1], CONSENT.replace("read", "write"), ""
+    ),
     **{f"bytes of {name}": _bytes_of(name) for name in RECEIPT_MEMBERS[4:]},
     "a member that is not known": value("x", 1, None),
     "kid": _kid,

@@ -21,20 +21,33 @@ HANDLE = b"alice-handle"
 OPTIONS = {"challenge": b64(CHALLENGE), "user": {"id": b64(HANDLE)}}
 COUNTER = 6
 ORIGINS: tuple[Any, ...] = (
-    "https://evil.example", "http://localhost", "https://localhost:8000", "http://localhost:8000/", "http://LOCALHOST:8000",
-    "http://sub.localhost:8000", "http://localhost:8001", "http://localhost:8000.evil.example", "null", "", None, 1, ["x"],
-    "http://127.0.0.1:8000", "http://user@localhost:8000", " http://localhost:8000", "http://loсalhost:8000", True, {},
+    "https://evil.example", "http://localhost", "https://localhost:8000", "http://localhost:8000/",
+    "http://LOCALHOST:8000",
+    "http://sub.localhost:8000", "http://localhost:8001", "http://localhost:8000.evil.example",
+    "null", "", None, 1, ["x"],
+    "http://127.0.0.1:8000", "http://user@localhost:8000", " http://localhost:8000",
+    "http://loсalhost:8000", True, {},
 )  # fmt: skip
-EMBEDDED = ({"crossOrigin": True}, {"crossOrigin": 1}, {"crossOrigin": "false"}, {"crossOrigin": None}, {"crossOrigin": 0},
-            {"topOrigin": ORIGIN}, {"topOrigin": None}, {"topOrigin": "https://evil.example"})  # fmt: skip
-BINDINGS: tuple[Any, ...] = ({"status": "present", "id": "x"}, {"status": "x"}, {}, "supported", 1, [])
+EMBEDDED = ({"crossOrigin": True}, {"crossOrigin": 1}, {"crossOrigin": "false"},
+{"crossOrigin": None}, {"crossOrigin": 0},
+            {"topOrigin": ORIGIN}, {"topOrigin": None},
+                {"topOrigin": "https://evil.example"})  # fmt: skip
+BINDINGS: tuple[Any, ...] = (
+    {"status": "present", "id": "x"},
+    {"status": "x"},
+    {},
+    "supported",
+    1,
+    [],
+)
 
 
 def _challenge(random: Random) -> Any:
     right = b64(CHALLENGE)
     return random.choice(
         (
-            ..., "", None, 1, [right], right + "=", right + "A", right[:-1], right.lower(), CHALLENGE.hex(), right + "\n",
+            ..., "", None, 1, [right], right + "=", right + "A", right[:-1], right.lower(),
+            CHALLENGE.hex(), right + "\n",
             b64(random.randbytes(32)), b64(changed_bytes(random, CHALLENGE)),
         )
     )  # fmt: skip
@@ -97,7 +110,9 @@ class Assertions:
         index = random.randrange(3)
         if random.random() < 0.6:
             blobs = ("clientDataJSON", "authenticatorData", "signature")
-            return unsigned(random, self.answers[index], blobs, self.answers), self.check(self.devices[index])
+            return unsigned(random, self.answers[index], blobs, self.answers), self.check(
+                self.devices[index]
+            )
         # An RSA signature takes a hundred times longer and tests nothing more: every requirement is
         # checked before the signature.
         device = self.devices[index % 2]
@@ -113,7 +128,16 @@ def broken_assertion(
 ) -> Mutant:
     """Signed by the right key with one requirement broken; `stored` is the server's counter."""
     name = random.choice(
-        ("client data", "flags", "rp id", "counter", "leftover", "client JSON", "another's key", "key data")
+        (
+            "client data",
+            "flags",
+            "rp id",
+            "counter",
+            "leftover",
+            "client JSON",
+            "another's key",
+            "key data",
+        )
     )
     device.sign_count = stored
     changes: dict[str, Any] = {}
@@ -123,7 +147,9 @@ def broken_assertion(
         changes = {"flags": _flags(random, 0)}
     elif name == "rp id":
         changes = {
-            "rp_id": random.choice(("evil.example", "localhost.", "LOCALHOST", "sub.localhost", ORIGIN))
+            "rp_id": random.choice(
+                ("evil.example", "localhost.", "LOCALHOST", "sub.localhost", ORIGIN)
+            )
         }
     elif name == "counter":
         # The authenticator signs this plus one: at most the stored counter.
@@ -163,7 +189,9 @@ def unsigned(
     """
     response = dict(answer["response"])
     name = random.choice(blobs)
-    way = random.choice(("bytes", "bytes", "text", "text", "type", "gone", "moved", "outer", "handle"))
+    way = random.choice(
+        ("bytes", "bytes", "text", "text", "type", "gone", "moved", "outer", "handle")
+    )
     if way == "bytes":
         response[name] = b64(changed_bytes(random, unb64(response[name])))
     elif way == "text":
@@ -196,7 +224,8 @@ def unsigned(
     else:
         return Mutant("unsigned: outer members", _outer(random, answer))
     return Mutant(
-        f"unsigned: {way} of {name if way != 'handle' else 'userHandle'}", answer | {"response": response}
+        f"unsigned: {way} of {name if way != 'handle' else 'userHandle'}",
+        answer | {"response": response},
     )
 
 
@@ -251,7 +280,9 @@ class Registrations:
 
 def broken_registration(random: Random, device: Authenticator, options: dict[str, Any]) -> Mutant:
     """One requirement of the ceremony broken, without a signature, as in attestation `none`."""
-    name = random.choice(("client data", "flags", "leftover", "after it", "format", "key", "no key"))
+    name = random.choice(
+        ("client data", "flags", "leftover", "after it", "format", "key", "no key")
+    )
     changes: dict[str, Any] = {}
     if name == "client data":
         changes = _client(random, "webauthn.create")
@@ -263,7 +294,9 @@ def broken_registration(random: Random, device: Authenticator, options: dict[str
         changes = {"attestation_tail": random.randbytes(1 + random.randrange(30))}
     elif name == "format":
         changes = {
-            "fmt": random.choice(("fido-u2f", "tpm", "android-key", "apple", "None", "", "packed", 1, None))
+            "fmt": random.choice(
+                ("fido-u2f", "tpm", "android-key", "apple", "None", "", "packed", 1, None)
+            )
         }
     elif name == "key":
         changes = {"cose": _bad_key(random, device.cose())}
@@ -301,12 +334,17 @@ def packed(device: Authenticator, options: dict[str, Any]) -> dict[str, Any]:
     answer = device.registration(options)
     client = unb64(answer["response"]["clientDataJSON"])
     attested = (
-        bytes(16) + struct.pack(">H", len(device.credential_id)) + device.credential_id + device.public_key
+        bytes(16)
+        + struct.pack(">H", len(device.credential_id))
+        + device.credential_id
+        + device.public_key
     )
     data = device.authenticator_data(UP | UV | AT, tail=attested)
     signature = device.sign(data + hashlib.sha256(client).digest())
     document = {"fmt": "packed", "attStmt": {"alg": device.alg, "sig": signature}, "authData": data}
-    return answer | {"response": answer["response"] | {"attestationObject": b64(cbor2.dumps(document))}}
+    return answer | {
+        "response": answer["response"] | {"attestationObject": b64(cbor2.dumps(document))}
+    }
 
 
 CEREMONIES = (Assertions(), Registrations())

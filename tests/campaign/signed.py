@@ -33,7 +33,8 @@ ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
 # An R of small order, with which some readers accept one Ed25519 signature for many messages.
 SMALL_R = (1).to_bytes(32, "little")
 TYPES = (
-    "at+jwt", "dpop+jwt", "agent-manifest+jwt", "agent-key+jwt", "approval-receipt+jwt", "key-certificate+jwt",
+    "at+jwt", "dpop+jwt", "agent-manifest+jwt", "agent-key+jwt", "approval-receipt+jwt",
+    "key-certificate+jwt",
     "JWT", "jwt", "", "application/{}", "{} ", "{}\n", "X{}", "{}+x",
 )  # fmt: skip
 ALGORITHMS = (
@@ -181,7 +182,9 @@ def _mac(random: Random, original: Original, header: Claims, claims: Claims) -> 
     """Use the public key as an HMAC secret: the classic attack on readers that trust `alg`."""
     signer = original.signer
     raw = unb64(signer.public.x)
-    key = random.choice((raw, signer.public.x.encode(), json.dumps(signer.public.jwk).encode(), b""))
+    key = random.choice(
+        (raw, signer.public.x.encode(), json.dumps(signer.public.jwk).encode(), b"")
+    )
     header["alg"] = random.choice(("HS256", signer.alg))
     message = f"{b64(original.write(header))}.{b64(original.write(claims))}"
     return f"{message}.{b64(hmac.digest(key, message.encode(), 'sha256'))}"
@@ -193,7 +196,12 @@ class _Stranger:
     def __init__(self, signer: Signer) -> None:
         from tests.vectors.generate import STRANGER
 
-        self.alg, self.kid, self.public, self.sign = STRANGER.alg, signer.kid, signer.public, STRANGER.sign
+        self.alg, self.kid, self.public, self.sign = (
+            STRANGER.alg,
+            signer.kid,
+            signer.public,
+            STRANGER.sign,
+        )
 
 
 def drop(name: str) -> Rule:

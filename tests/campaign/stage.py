@@ -55,7 +55,9 @@ class Stage:
     person: Person = field(init=False)
     token: Original = field(init=False)
     number: int = 0
-    client: Client = field(default_factory=lambda: Client(SERVER_NAME="localhost", SERVER_PORT="8000"))
+    client: Client = field(
+        default_factory=lambda: Client(SERVER_NAME="localhost", SERVER_PORT="8000")
+    )
 
     def __post_init__(self) -> None:
         for purpose in ("token", "receipt"):
@@ -86,7 +88,13 @@ class Stage:
         return sign_issued(issued.claims, WHEN)
 
     def proof(
-        self, path: str, body: bytes = b"", *, key: Signer = AGENT, method: str = "POST", **more: Any
+        self,
+        path: str,
+        body: bytes = b"",
+        *,
+        key: Signer = AGENT,
+        method: str = "POST",
+        **more: Any,
     ) -> str:
         """A valid proof for a registry call, new each time."""
         self.number += 1
@@ -97,7 +105,9 @@ class Stage:
 
     def send(self, path: str, body: bytes, *, proof: str | None, method: str = "POST") -> Any:
         headers = {} if proof is None else {"DPoP": proof}
-        return self.client.generic(method, path, body, content_type="application/json", headers=headers)
+        return self.client.generic(
+            method, path, body, content_type="application/json", headers=headers
+        )
 
     def verify(self, body: bytes) -> Any:
         credentials = base64.b64encode(f"{self.provider.pk}:{self.secret}".encode()).decode()

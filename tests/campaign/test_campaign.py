@@ -35,7 +35,9 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 @pytest.mark.slow
-def test_DN_21_no_mutant_is_accepted_and_none_fails_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_DN_21_no_mutant_is_accepted_and_none_fails_otherwise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A million mutants on all cores with CAMPAIGN=1; otherwise a sample with the same seed."""
     began = time.monotonic()
     if CAMPAIGN:
@@ -87,7 +89,13 @@ def _any_typ(jws: Any, key: PublicKey, *, expected_typ: str) -> Any:
 
 
 def _any_typ_of_parts(
-    header: Any, payload: bytes, signed: bytes, signature: bytes, key: PublicKey, *, expected_typ: str
+    header: Any,
+    payload: bytes,
+    signed: bytes,
+    signature: bytes,
+    key: PublicKey,
+    *,
+    expected_typ: str,
 ) -> Any:
     return _any_typ(
         jose.UnverifiedJws(header, payload, signed, signature), key, expected_typ=expected_typ
@@ -156,16 +164,36 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "client data of a receipt": ("receipt", receipt, "_check_client_data", _nothing),
     "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),
     "life of certified tokens": ("certificate", certificate, "MAX_TOKEN_SECONDS", 10**12),
-    "one form of a certificate": ("certificate", certificate, "signing_input", lambda *_, **__: _SAME),
+    "one form of a certificate": (
+        "certificate",
+        certificate,
+        "signing_input",
+        lambda *_, **__: _SAME,
+    ),
     "claims of a certificate": ("certificate", certificate, "members", _any_members),
     "purpose of a certificate": ("certificate", certificate, "CERTIFIED_PURPOSE", _SAME),
-    "process of a certificate": ("certificate", certificate, "_INSTANCE", re.compile(r".*", re.DOTALL)),
+    "process of a certificate": (
+        "certificate",
+        certificate,
+        "_INSTANCE",
+        re.compile(r".*", re.DOTALL),
+    ),
     "serial of a certificate": ("certificate", certificate, "is_id", bool),
     "the certificate of a key": ("key set", certificate, "verify_certificate", _any_certificate),
     "the text that was read": ("receipt", receipt, "consent_sha256", lambda _: _SAME),
     "client data": ("assertion", approvals.passkeys, "_check_client_data", _nothing),
-    "client data of a registration": ("registration", approvals.passkeys, "_check_client_data", _nothing),
-    "the key of a registration": ("registration", approvals.passkeys, "_check_public_key", _nothing),
+    "client data of a registration": (
+        "registration",
+        approvals.passkeys,
+        "_check_client_data",
+        _nothing,
+    ),
+    "the key of a registration": (
+        "registration",
+        approvals.passkeys,
+        "_check_public_key",
+        _nothing,
+    ),
     "the proof in verify": ("verify request", dpop, "_check_url", _nothing),
 }
 
@@ -185,5 +213,7 @@ def _importers(where: Any, name: str) -> list[Any]:
     import sys
 
     own = getattr(where, name)
-    loaded = [module for path, module in sys.modules.items() if path.startswith("agentauth.protocol")]
+    loaded = [
+        module for path, module in sys.modules.items() if path.startswith("agentauth.protocol")
+    ]
     return [module for module in loaded if module is not where and vars(module).get(name) is own]

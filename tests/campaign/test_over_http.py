@@ -41,7 +41,11 @@ def stage(db: None, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def mutated(random: Random, original: Original, rules: Any) -> tuple[str, Any]:
     signed_again = random.random() < 0.5
-    mutant = broken_and_signed(random, original, rules) if signed_again else unsigned_mutant(random, original)
+    mutant = (
+        broken_and_signed(random, original, rules)
+        if signed_again
+        else unsigned_mutant(random, original)
+    )
     return mutant.rule, mutant.value
 
 
@@ -67,7 +71,9 @@ def agents_call(
             rule, data = broken_json(random, body)
             return f"body, {rule}", stage.send(path, data, proof=stage.proof(path, data, key=key))
         others = [stage.proof(path, data, key=key) for _ in range(2)]
-        rule, proof = mutated(random, Original(stage.proof(path, data, key=key), key, others), PROOF_RULES)
+        rule, proof = mutated(
+            random, Original(stage.proof(path, data, key=key), key, others), PROOF_RULES
+        )
         return f"proof, {rule}", stage.send(path, data, proof=header_of(proof))
 
     return attack
@@ -179,12 +185,16 @@ def approving(stage: Stage) -> Callable[[Random], tuple[str, Any]]:
     return attack
 
 
-def _answered(random: Random, device: Any, options: Any, send: Callable[[Any], Any]) -> tuple[str, Any]:
+def _answered(
+    random: Random, device: Any, options: Any, send: Callable[[Any], Any]
+) -> tuple[str, Any]:
     """The passkey, browser or an attacker breaks the ceremony; the stored counter stays."""
     count = device.sign_count
     answer = device.assertion(options)
     if random.random() < 0.5:
-        mutant = unsigned(random, answer, ("clientDataJSON", "authenticatorData", "signature"), [answer])
+        mutant = unsigned(
+            random, answer, ("clientDataJSON", "authenticatorData", "signature"), [answer]
+        )
     else:
         mutant = broken_assertion(random, device, options, stored=count)
     device.sign_count = count
@@ -192,7 +202,9 @@ def _answered(random: Random, device: Any, options: Any, send: Callable[[Any], A
 
 
 def setting_up(stage: Stage) -> Callable[[Random], tuple[str, Any]]:
-    link = create_setup_link(email="new@example.org", actor=TESTER, now=WHEN).url.removeprefix(ORIGIN)
+    link = create_setup_link(email="new@example.org", actor=TESTER, now=WHEN).url.removeprefix(
+        ORIGIN
+    )
     client, device = browser(), type(stage.person.device)()
 
     def attack(random: Random) -> tuple[str, Any]:
@@ -252,7 +264,9 @@ def test_DN_21_no_mutant_passes_an_endpoint(
         try:
             found[refused(answer)] += 1
         except (AssertionError, KeyError, ValueError) as error:
-            pytest.fail(f"{name} seed {seed} {rule}: {answer.status_code} {answer.content[:300]!r} {error}")
+            pytest.fail(
+                f"{name} seed {seed} {rule}: {answer.status_code} {answer.content[:300]!r} {error}"
+            )
     assert rows() == before
     with capsys.disabled():
         print(f"\n{name}: {found.total():,} refused, 0 accepted: {dict(found.most_common())}")

@@ -53,7 +53,9 @@ def badly_signed() -> Verdict:
     place = scene()
     token = place.token()
     head, payload, _ = place.proof(token).split(".")
-    return place.ask(LOOK, token=token, proof=f"{head}.{payload}.{place.proof(token).rpartition('.')[2]}")
+    return place.ask(
+        LOOK, token=token, proof=f"{head}.{payload}.{place.proof(token).rpartition('.')[2]}"
+    )
 
 
 def of_another_token() -> Verdict:
@@ -68,7 +70,9 @@ def replayed() -> Verdict:
     return dict(json.loads(place.post(body).content))
 
 
-def with_action(action: Mapping[str, Any], *capabilities: dict[str, Any], **envelope: Any) -> Verdict:
+def with_action(
+    action: Mapping[str, Any], *capabilities: dict[str, Any], **envelope: Any
+) -> Verdict:
     return scene(*capabilities, **envelope).ask(dict(action), idempotency_key=key())
 
 
@@ -129,7 +133,9 @@ DECISIONS: dict[tuple[str, str | None], Callable[[], Verdict]] = {
     ("insufficient_scope", "constraint"): lambda: with_action(pay("500.01"), PAY),
     ("outside_time_window", None): tomorrow_only,
     ("step_up_required", "human_offline"): lambda: scene(requires_human_online=True).ask(LOOK),
-    ("step_up_required", "confirm_above"): lambda: with_action(pay("60.00"), PAY, confirm_above=FIFTY),
+    ("step_up_required", "confirm_above"): lambda: with_action(
+        pay("60.00"), PAY, confirm_above=FIFTY
+    ),
     ("step_up_required", "confirmation_denied"): denied,
     ("envelope_exceeded", "rate"): lambda: the_second_time(max_requests_per_minute=1),
     ("envelope_exceeded", "budget"): lambda: with_action(
@@ -141,11 +147,15 @@ DECISIONS: dict[tuple[str, str | None], Callable[[], Verdict]] = {
 
 def of_another_action(stage: Stage) -> Any:
     token = stage.token(
-        stage.approved(capabilities=[READ, PAY | {"max_amount": {"value": "100.00", "currency": "EUR"}}])
+        stage.approved(
+            capabilities=[READ, PAY | {"max_amount": {"value": "100.00", "currency": "EUR"}}]
+        )
     )
     payment = {"action": PAYMENT, "idempotency_key": "order-1"}
     reading = {"action": READ, "idempotency_key": "order-1"}
-    return stage.send(batch(stage, stage.question(token, **payment), stage.question(token, **reading)))
+    return stage.send(
+        batch(stage, stage.question(token, **payment), stage.question(token, **reading))
+    )
 
 
 def when_the_store_is_away(stage: Stage) -> Any:

@@ -35,7 +35,9 @@ PAGES: dict[str, Callable[[Stage], Any]] = {
     "sign_in_required": lambda _: browser().post("/settings/sessions/end"),
     "verification_required": lambda stage: stage.person.post("/settings/passkeys/options"),
     "csrf_failed": lambda _: Client().post("/sign-out/"),
-    "confirmation_required": lambda stage: stage.person.statement(stage.pending(capabilities=[PAY])),
+    "confirmation_required": lambda stage: stage.person.statement(
+        stage.pending(capabilities=[PAY])
+    ),
     "grant_changed": lambda stage: after_drawing(stage, lambda: rename(stage)),
     "expired": lambda stage: after_drawing(stage, lambda: end(stage)),
     "invalid_assertion": lambda stage: stage.person.post(

@@ -69,7 +69,10 @@ FACTS: Final = [
         f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
         f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
     ),
-    f"has not arrived within {request_bytes.REQUEST_SECONDS} s, or its head within {request_bytes.HEAD_SECONDS} s,",
+    (
+        f"has not arrived within {request_bytes.REQUEST_SECONDS} s, or its head within "
+        f"{request_bytes.HEAD_SECONDS} s,"
+    ),
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| by a call still running | waits up to {LOCK_SECONDS} s for it, then 409",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
@@ -89,8 +92,10 @@ FACTS: Final = [
     f"more than {urls.MAX_URL_LENGTH:,} characters",
     # 3
     (
-        f"A list has 1 to {capability.MAX_CAPABILITIES} capabilities, a capability at most {constraint.MAX_CONSTRAINTS} "
-        f"constraints (operators counted), `in` and `not_in` 1 to {constraint.MAX_ITEMS} different values, texts at most "
+        f"A list has 1 to {capability.MAX_CAPABILITIES} capabilities, a capability at most "
+        f"{constraint.MAX_CONSTRAINTS} "
+        f"constraints (operators counted), `in` and `not_in` 1 to {constraint.MAX_ITEMS} "
+        "different values, texts at most "
         f"{constraint.MAX_TEXT:,} characters"
     ),
     f"at most {capability.MAX_RESOURCE} characters, case-sensitive",
@@ -108,16 +113,25 @@ FACTS: Final = [
     f"a token it signs, 1 to {token.MAX_TOKEN_SECONDS}",
     f"now ≥ `nbf` − {token.NOT_BEFORE_SECONDS}, now < `exp`",
     # 5
-    f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most {manifest.MAX_MANIFEST_SECONDS // 86_400} days",
+    (
+        f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most "
+        f"{manifest.MAX_MANIFEST_SECONDS // 86_400} days"
+    ),
     f"| 1 to {names.MAX_NAME} characters: NFC",
     f"at most {names.MAX_DESCRIPTION} characters under the same rules",
     f"one agent, {minutes(enrolment.LIFE)} minutes, made for a human",
     # 6
     f'"lifetime_seconds": {grant_requests.MIN_SECONDS} to {grant_requests.MAX_SECONDS}?}}',
     f"The life is {grant_requests.DEFAULT_SECONDS // 86_400} days if not named",
-    f"{grant_requests.MAX_PENDING_PER_AGENT} waiting per agent, {grant_requests.MAX_PENDING_PER_HUMAN} per human",
+    (
+        f"{grant_requests.MAX_PENDING_PER_AGENT} waiting per agent, "
+        f"{grant_requests.MAX_PENDING_PER_HUMAN} per human"
+    ),
     f"{grant_requests.MAX_PENDING_UNCLAIMED} for an unclaimed agent",
-    f"{_COOL[0]} h after the first denial, {_COOL[1]} h after the second in a row, {_COOL[2]} h after the third",
+    (
+        f"{_COOL[0]} h after the first denial, {_COOL[1]} h after the second in a row, {_COOL[2]} "
+        "h after the third"
+    ),
     f"each time adds {polling.SLOWER_BY_SECONDS} s, up to {polling.MAX_INTERVAL_SECONDS}",
     f"`GET /v1/grants?after=&limit=1..{MAX_PAGE}`: newest first, {DEFAULT_PAGE} a page",
     f"`GET /v1/grants/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
@@ -131,13 +145,17 @@ FACTS: Final = [
     f"others {hours(work.OPERATION_LIFE)} h",
     f"kept for {seconds(kept_answers.KEPT_FOR)} s",
     (
-        f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most {VerifyBatchView.max_body_bytes:,} bytes and '
+        f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most '
+        f"{VerifyBatchView.max_body_bytes:,} bytes and "
         f"{encoding.MAX_DEPTH} levels"
     ),
     f"usable for {minutes(confirmations.USABLE_LIFE)} minutes once signed",
     f"At most {confirmations.MAX_PENDING} wait per grant",
     f"`GET /v1/confirmations/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
-    f"`GET /v1/confirmations?after=&limit=1..{MAX_PAGE}`: all of the agent's own, newest first, {DEFAULT_PAGE} a page",
+    (
+        f"`GET /v1/confirmations?after=&limit=1..{MAX_PAGE}`: all of the agent's own, newest "
+        f"first, {DEFAULT_PAGE} a page"
+    ),
     # 9
     f"the first {RECORDED_PER_MINUTE} a minute",
     f"limit=1..{audit_api.MAX_LIMIT}`",
@@ -147,8 +165,15 @@ FACTS: Final = [
     f"{hours(sessions.LIFE)} hours after the sign-in",
 ]
 # Spelled out in words on the page, so compared by hand.
-assert (timedelta(hours=1), 5, 5) == (agents.CLAIM_LIFE, agents.MAX_CLAIM_FAILURES, enrolment.MAX_FAILURES)
-assert (timedelta(hours=1), timedelta(hours=1)) == (grant_requests.PENDING_LIFE, confirmations.PENDING_LIFE)
+assert (timedelta(hours=1), 5, 5) == (
+    agents.CLAIM_LIFE,
+    agents.MAX_CLAIM_FAILURES,
+    enrolment.MAX_FAILURES,
+)
+assert (timedelta(hours=1), timedelta(hours=1)) == (
+    grant_requests.PENDING_LIFE,
+    confirmations.PENDING_LIFE,
+)
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
 # One limit for waiting on an Idempotency-Key, at the native API and at verify.
 assert group_commit._PATIENCE_SECONDS == LOCK_SECONDS

@@ -88,7 +88,11 @@ def by_a_stranger(stage: Stage, call: Call) -> Any:
 
 
 def too_often(stage: Stage, call: Call) -> Any:
-    before = of("GET", "/v1/agents/me") if call.by == AGENT and not call.signer else replace(call, body=b"")
+    before = (
+        of("GET", "/v1/agents/me")
+        if call.by == AGENT and not call.signer
+        else replace(call, body=b"")
+    )
     with one_call_a_minute():
         stage.send(before)
         return stage.send(call)
@@ -118,7 +122,11 @@ def key_of_another_body(stage: Stage, call: Call) -> Any:
 
 def while_the_first_runs(stage: Stage, call: Call) -> Any:
     """As when PostgreSQL's lock_timeout ends the wait for the row the first call has locked."""
-    row = "verifier_providercall AS held" if call.by == PROVIDER else "INSERT INTO registry_idempotencyrecord"
+    row = (
+        "verifier_providercall AS held"
+        if call.by == PROVIDER
+        else "INSERT INTO registry_idempotencyrecord"
+    )
     with database_fails(row, LockNotAvailable()):
         return stage.send(call, key="k-1")
 
@@ -130,7 +138,11 @@ def of_an_unknown_id(stage: Stage, call: Call) -> Any:
         return stage.send(call, path=call.path.replace("000.p/1", "999"))
     if call.path == "/v1/grants":
         return stage.send(
-            of("POST", "/v1/grants", {"service_provider": "nobody", "capabilities": [READ_CALENDAR]})
+            of(
+                "POST",
+                "/v1/grants",
+                {"service_provider": "nobody", "capabilities": [READ_CALENDAR]},
+            )
         )
     parts = call.path.split("/")
     parts[3] = UNKNOWN
@@ -220,7 +232,8 @@ def beyond_the_manifest(stage: Stage, call: Call) -> Any:
 
 def more_than_a_token_holds(stage: Stage, call: Call) -> Any:
     wanted = [
-        READ_CALENDAR | {"constraints": {"who": {"in": [f"{row:02}-{n:03}-{'x' * 20}" for n in range(64)]}}}
+        READ_CALENDAR
+        | {"constraints": {"who": {"in": [f"{row:02}-{n:03}-{'x' * 20}" for n in range(64)]}}}
         for row in range(4)
     ]
     return stage.send(
@@ -257,7 +270,9 @@ def of_a_revoked_token(stage: Stage, call: Call) -> Any:
 OWN: dict[tuple[str, str], Scenario] = {
     ("POST /v1/agents", "200"): twice,
     ("POST /v1/agents", "invalid_client"): by_a_revoked_key,
-    ("POST /v1/agents", "invalid_manifest"): lambda s, c: s.send(of("POST", c.path, {"manifest": "a.b.c"})),
+    ("POST /v1/agents", "invalid_manifest"): lambda s, c: s.send(
+        of("POST", c.path, {"manifest": "a.b.c"})
+    ),
     ("POST /v1/agents", "invalid_enrolment_code"): lambda *_: AgentClient().register("wrong"),
     ("POST /v1/agents", "manifest_conflict"): lambda s, _: s.agent.register(
         manifest=s.agent.manifest(name="Somebody Else")
@@ -277,7 +292,9 @@ OWN: dict[tuple[str, str], Scenario] = {
     ("GET /v1/grants/{grant_id}", "slow_down"): twice,
     ("POST /v1/grants/{grant_id}/withdraw", "invalid_state"): when_approved,
     ("POST /v1/grants/{grant_id}/revoke", "invalid_state"): when_pending,
-    ("POST /v1/tokens", "invalid_grant"): lambda s, c: s.send(of("POST", c.path, {"grant_id": UNKNOWN})),
+    ("POST /v1/tokens", "invalid_grant"): lambda s, c: s.send(
+        of("POST", c.path, {"grant_id": UNKNOWN})
+    ),
     ("POST /v1/tokens", "idempotency_expired"): of_a_revoked_token,
     ("GET /v1/audit/events", "permission_denied"): lambda s, c: s.send(c, by=PROVIDER),
 }

@@ -74,7 +74,11 @@ class Stage:
     """An agent of Alice's with a grant, the grant's service provider, Alice with her passkey."""
 
     def __init__(
-        self, *, name: str = "Acme", audience: str = "http://127.0.0.1:8002", email: str = "alice@example.org"
+        self,
+        *,
+        name: str = "Acme",
+        audience: str = "http://127.0.0.1:8002",
+        email: str = "alice@example.org",
     ) -> None:
         self.now = datetime.now(UTC)
         for purpose in Key.Purpose:
@@ -157,7 +161,11 @@ class Stage:
             client = self.person.client
             client.raise_request_exception = False
         return client.generic(
-            call.method, call.path + call.query, call.body, content_type=call.media_type, headers=headers
+            call.method,
+            call.path + call.query,
+            call.body,
+            content_type=call.media_type,
+            headers=headers,
         )
 
 
@@ -178,18 +186,24 @@ def receipt(stage: Stage) -> Call:
 
 def wish(stage: Stage) -> Call:
     return of(
-        "POST", "/v1/grants", {"service_provider": stage.provider.slug, "capabilities": [READ_CALENDAR]}
+        "POST",
+        "/v1/grants",
+        {"service_provider": stage.provider.slug, "capabilities": [READ_CALENDAR]},
     )
 
 
 def key_change(stage: Stage) -> Call:
     return of(
-        "POST", "/v1/agents/me/key", {"new_key": stage.agent.key_change(LocalSigner(PrivateKey.generate()))}
+        "POST",
+        "/v1/agents/me/key",
+        {"new_key": stage.agent.key_change(LocalSigner(PrivateKey.generate()))},
     )
 
 
 def batch(stage: Stage, *questions: object) -> Call:
-    return of("POST", "/v1/verify/batch", {"requests": list(questions) or [stage.question()]}, by=PROVIDER)
+    return of(
+        "POST", "/v1/verify/batch", {"requests": list(questions) or [stage.question()]}, by=PROVIDER
+    )
 
 
 # Operation → a call that succeeds.
@@ -200,7 +214,9 @@ GOOD: dict[str, Callable[[Stage], Call]] = {
     ),
     "GET /.well-known/jwks.json": lambda _: of("GET", "/.well-known/jwks.json", by=NOBODY),
     "GET /v1/schema/": lambda _: of("GET", "/v1/schema/", by=NOBODY),
-    "GET /v1/service-providers/{reference}": lambda s: of("GET", f"/v1/service-providers/{s.provider.slug}"),
+    "GET /v1/service-providers/{reference}": lambda s: of(
+        "GET", f"/v1/service-providers/{s.provider.slug}"
+    ),
     "POST /v1/agents": newcomer,
     "GET /v1/agents/me": lambda _: of("GET", "/v1/agents/me"),
     "DELETE /v1/agents/me": lambda _: of("DELETE", "/v1/agents/me"),
@@ -211,12 +227,18 @@ GOOD: dict[str, Callable[[Stage], Call]] = {
     "POST /v1/grants": wish,
     "GET /v1/grants": lambda _: of("GET", "/v1/grants"),
     "GET /v1/grants/{grant_id}": lambda s: of("GET", f"/v1/grants/{s.pending().pk}"),
-    "POST /v1/grants/{grant_id}/withdraw": lambda s: of("POST", f"/v1/grants/{s.pending().pk}/withdraw"),
-    "POST /v1/grants/{grant_id}/revoke": lambda s: of("POST", f"/v1/grants/{s.approved().pk}/revoke"),
+    "POST /v1/grants/{grant_id}/withdraw": lambda s: of(
+        "POST", f"/v1/grants/{s.pending().pk}/withdraw"
+    ),
+    "POST /v1/grants/{grant_id}/revoke": lambda s: of(
+        "POST", f"/v1/grants/{s.approved().pk}/revoke"
+    ),
     "GET /v1/grants/{grant_id}/receipt": receipt,
     "POST /v1/tokens": lambda s: of("POST", "/v1/tokens", {"grant_id": str(s.approved().pk)}),
     "POST /v1/revoke": lambda s: Call("POST", "/v1/revoke", form(token=s.token()), FORM),
-    "POST /v1/introspect": lambda s: Call("POST", "/v1/introspect", form(token=s.token()), FORM, PROVIDER),
+    "POST /v1/introspect": lambda s: Call(
+        "POST", "/v1/introspect", form(token=s.token()), FORM, PROVIDER
+    ),
     "POST /v1/verify": lambda s: of("POST", "/v1/verify", s.question(), by=PROVIDER),
     "POST /v1/verify/batch": batch,
     "GET /v1/confirmations": lambda _: of("GET", "/v1/confirmations"),
@@ -234,6 +256,8 @@ GOOD: dict[str, Callable[[Stage], Call]] = {
     "GET /v1/audit/proof/bundle": lambda s: of(
         "GET", "/v1/audit/proof/bundle", by=NOBODY, query=f"?event={s.logged()}"
     ),
-    "GET /v1/audit/tile/entries/{tile}": lambda _: of("GET", "/v1/audit/tile/entries/000.p/1", by=NOBODY),
+    "GET /v1/audit/tile/entries/{tile}": lambda _: of(
+        "GET", "/v1/audit/tile/entries/000.p/1", by=NOBODY
+    ),
     "GET /v1/audit/tile/{level}/{tile}": lambda _: of("GET", "/v1/audit/tile/0/000.p/1", by=NOBODY),
 }

@@ -36,7 +36,9 @@ def described() -> list[tuple[str, int, str]]:
         for method, operation in methods.items():
             for status, answer in operation["responses"].items():
                 refused = answer.get("content", {}).get("application/json", {}).get("examples", {})
-                found += [(f"{method.upper()} {path}", int(status), code) for code in refused or [""]]
+                found += [
+                    (f"{method.upper()} {path}", int(status), code) for code in refused or [""]
+                ]
     return found
 
 
@@ -58,7 +60,9 @@ def scenario_of(operation: str, status: int, code: str) -> Any:
 
 
 @pytest.mark.parametrize(("operation", "status", "code"), CASES, ids=lambda part: str(part) or "ok")
-def test_each_answer_that_is_described_is_given(stage: Stage, operation: str, status: int, code: str) -> None:
+def test_each_answer_that_is_described_is_given(
+    stage: Stage, operation: str, status: int, code: str
+) -> None:
     answer = scenario_of(operation, status, code)(stage, GOOD[operation](stage))
     asked = conformance.described(answer.request["REQUEST_METHOD"], answer.request["PATH_INFO"])
     assert asked is not None
@@ -68,7 +72,9 @@ def test_each_answer_that_is_described_is_given(stage: Stage, operation: str, st
     if code:
         assert len(answer.content) < 1024
         assert answer["Cache-Control"] == "no-store"
-        assert ("Retry-After" in answer.headers) == (status in {429, 503} or code == "not_yet_logged")
+        assert ("Retry-After" in answer.headers) == (
+            status in {429, 503} or code == "not_yet_logged"
+        )
         assert answer["X-Request-Id"]
 
 

@@ -49,7 +49,9 @@ def cells() -> set[tuple[str, str]]:
     return {(down, act) for down in downs for act in head[1:]}
 
 
-HELD = {(down, act): REFERENCE.findall(tests) for down, act, tests in table("Held by, cell by cell")[1:]}
+HELD = {
+    (down, act): REFERENCE.findall(tests) for down, act, tests in table("Held by, cell by cell")[1:]
+}
 
 
 def test_each_cell_of_the_table_is_held_and_nothing_else() -> None:

@@ -41,12 +41,17 @@ NOT_OVER_HTTP = {
 }
 # Errors of pages only, errors any address may give, and the one that must never occur.
 BESIDE_THE_API = {
-    "sign_in_required", "verification_required", "csrf_failed", "confirmation_required", "grant_changed", "expired",
+    "sign_in_required", "verification_required", "csrf_failed", "confirmation_required",
+    "grant_changed", "expired",
     "invalid_assertion", "method_not_allowed", "server_error",
 }  # fmt: skip
 # The server says one status, its caller another: service providers' own answers, and RFC 9449
 # section 5.
-OTHER_STATUSES = {("400", "invalid_dpop_proof"), ("401", "invalid_token"), ("409", "already_processed")}
+OTHER_STATUSES = {
+    ("400", "invalid_dpop_proof"),
+    ("401", "invalid_token"),
+    ("409", "already_processed"),
+}
 CODE = re.compile(r"`([a-z]+(?:_[a-z]+)*)`")
 
 
@@ -66,7 +71,9 @@ def test_the_table_of_errors_is_that_of_the_code() -> None:
     listed: dict[str, str] = {}
     for statuses, codes, *_ in rows(section(0), "Errors of the native API"):
         named, several = CODE.findall(codes), statuses.split(", ")
-        listed |= zip(named, several if len(several) == len(named) else several * len(named), strict=True)
+        listed |= zip(
+            named, several if len(several) == len(named) else several * len(named), strict=True
+        )
     listed |= {"use_dpop_nonce": "401", "server_error": "500"}
     elsewhere = {code: status for status, code in re.findall(r"\b([45]\d\d) `([a-z_]+)`", FLAT)}
     told = {code: int(status) for code, status in (elsewhere | listed).items()}
@@ -103,13 +110,16 @@ def test_every_endpoint_is_on_the_page_and_no_other() -> None:
     named = {
         f"{method} {path}"
         for methods, path in re.findall(
-            r"((?:GET|POST|DELETE)(?:` and `(?:GET|POST|DELETE))*) (/v1/(?:[^\s`?{]|\{[^}]*\})*)", FLAT
+            r"((?:GET|POST|DELETE)(?:` and `(?:GET|POST|DELETE))*) (/v1/(?:[^\s`?{]|\{[^}]*\})*)",
+            FLAT,
         )
         for method in re.findall(r"[A-Z]+", methods)
     }
     named |= {f"GET {path}" for path in re.findall(r"/\.well-known/[a-z.-]+[a-z]", section(4))}
     served = {
-        f"{method.upper()} {path}" for path, methods in openapi()["paths"].items() for method in methods
+        f"{method.upper()} {path}"
+        for path, methods in openapi()["paths"].items()
+        for method in methods
     }
     assert {re.sub(r"\{[^}]*\}", "{}", each) for each in named} == {
         re.sub(r"\{[^}]*\}", "{}", each) for each in served
@@ -130,7 +140,8 @@ def test_who_may_ask_is_who_the_description_says() -> None:
 
 def examples() -> list[dict[str, Any]]:
     found = [
-        json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+        json.loads(block)
+        for block in re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     ]
     return [each for each in found if isinstance(each, dict)]
 
@@ -157,7 +168,13 @@ def test_the_members_of_an_example_are_those_of_its_schema(
 
 @pytest.mark.parametrize(
     "schema",
-    ["Agent", "Confirmation", "ServiceProvider", "AgentAuthDiscovery", "AuthorizationServerMetadata"],
+    [
+        "Agent",
+        "Confirmation",
+        "ServiceProvider",
+        "AgentAuthDiscovery",
+        "AuthorizationServerMetadata",
+    ],
 )
 def test_page_names_each_member_of_an_answer(schema: str) -> None:
     members = openapi()["components"]["schemas"][schema]["properties"]
@@ -170,9 +187,13 @@ def test_page_names_each_member_of_an_answer(schema: str) -> None:
 
 @pytest.mark.django_db
 def test_page_lists_cacheable_answers_with_their_lifetimes() -> None:
-    table = [line.split("|") for line in section(4).splitlines() if line.startswith("| `/.well-known/")]
+    table = [
+        line.split("|") for line in section(4).splitlines() if line.startswith("| `/.well-known/")
+    ]
     told = {row[1].strip(" `"): int(row[-2].removesuffix("s ")) for row in table}
-    told["/v1/schema/"] = int(re.findall(r"`GET /v1/schema/` \(public, max-age (\d+) s\)", section(4))[0])
+    told["/v1/schema/"] = int(
+        re.findall(r"`GET /v1/schema/` \(public, max-age (\d+) s\)", section(4))[0]
+    )
     public = {
         path
         for path, methods in openapi()["paths"].items()
@@ -202,7 +223,9 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     statement, _, added = (
         section(6).partition("### What the human signs")[2].partition("The others add exactly:")
     )
-    common = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", statement, re.MULTILINE))))
+    common = set(
+        re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", statement, re.MULTILINE)))
+    )
     assert common == set(approval._COMMON)
     table = [
         line.strip("|").split("|")

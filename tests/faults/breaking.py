@@ -141,7 +141,11 @@ def clock_off(by: str) -> Inject:
 
     def inject(stage: Stage, seconds: float) -> None:
         stage.b.stop()
-        stage.b.env |= {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        stage.b.env |= {
+            "LD_PRELOAD": faketime.LIBRARY,
+            "FAKETIME": by,
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
         # It never reports that it is ready.
         stage.b.launch()
         until(lambda: is_answering(stage.b), "it does not start")
@@ -343,7 +347,10 @@ def fail_over(stage: Stage, seconds: float) -> None:
 
 
 def end_backends(stage: Stage, seconds: float) -> None:
-    query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    query = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> "
+        "pg_backend_pid() AND backend_type = 'client backend'"
+    )
 
     def once() -> None:
         with contextlib.suppress(psycopg.OperationalError):
@@ -376,7 +383,9 @@ def slow_events(stage: Stage, seconds: float) -> None:
     body = "LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); RETURN NULL; END'"
     with psycopg.connect(stage.database.url, autocommit=True) as connection:
         connection.execute(f"CREATE FUNCTION slow() RETURNS trigger {body}")
-        connection.execute("CREATE TRIGGER slow BEFORE INSERT ON audit_event EXECUTE FUNCTION slow()")
+        connection.execute(
+            "CREATE TRIGGER slow BEFORE INSERT ON audit_event EXECUTE FUNCTION slow()"
+        )
     time.sleep(seconds)
 
 
@@ -389,7 +398,9 @@ def fill_the_disk(stage: Stage, seconds: float) -> None:
     """The database's file system has no free byte."""
     assert stage.has_own_disk, "this would fill the disk of others"
     ballast = stage.database.directory / "ballast"
-    subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False, capture_output=True)
+    subprocess.run(
+        ["dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False, capture_output=True
+    )
     time.sleep(seconds)
 
 

@@ -61,7 +61,9 @@ class Record:
     decisions: set[str] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
     # Accepted proofs to replay, newest last, with the audience they were made for.
-    spent: deque[tuple[float, "Provider", str, str, str]] = field(default_factory=lambda: deque(maxlen=400))
+    spent: deque[tuple[float, "Provider", str, str, str]] = field(
+        default_factory=lambda: deque(maxlen=400)
+    )
     replays: Counter[str] = field(default_factory=Counter)
 
     def between(self, since: float, to: float) -> list[Call]:
@@ -84,7 +86,10 @@ class Provider:
         self._asked += 1
         if self._asked % CALLS_PER_CONNECTION == 0:
             self.client.close()
-        token, proof = request.headers["Authorization"].removeprefix("DPoP "), request.headers["DPoP"]
+        token, proof = (
+            request.headers["Authorization"].removeprefix("DPoP "),
+            request.headers["DPoP"],
+        )
         key = request.headers.get("Idempotency-Key")
         url = str(request.url)
         try:
@@ -111,7 +116,9 @@ class Provider:
         if key is not None:
             before = self.done.get(key)
             if before is not None and not allowed.repeated:
-                self.record.wrong.append(f"one operation, told to act twice: {before}, {allowed.decision_id}")
+                self.record.wrong.append(
+                    f"one operation, told to act twice: {before}, {allowed.decision_id}"
+                )
             # Allowed earlier but never carried out: do it now.
             self.done.setdefault(key, allowed.decision_id)
         return httpx.Response(200, headers=headers, json={"decision_id": allowed.decision_id})
@@ -134,7 +141,9 @@ class Wires(httpx.AsyncBaseTransport):
             return answer
 
 
-def client_of(place: Scene, pem: str, registry_url: str, directory: Path, wires: Wires) -> AgentAuthClient:
+def client_of(
+    place: Scene, pem: str, registry_url: str, directory: Path, wires: Wires
+) -> AgentAuthClient:
     """The SDK's client of an agent that is already registered, with its key."""
     path = directory / f"{place.agent_id}.json"
     key = PrivateKey.from_pem(pem.encode())
@@ -159,7 +168,11 @@ class Caller:
         path = urlsplit(self.place.audience).path
         if self.kind == "payment":
             answer = await self.client.call(
-                self.place.client_id, "POST", f"{path}/payments", json={}, idempotency_key=str(uuid.uuid4())
+                self.place.client_id,
+                "POST",
+                f"{path}/payments",
+                json={},
+                idempotency_key=str(uuid.uuid4()),
             )
         else:
             answer = await self.client.call(self.place.client_id, "GET", f"{path}/calendar")
@@ -220,7 +233,11 @@ class Load:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        acts = [self._replay(), self._ask_about_gone(), *(self._use(caller) for caller, _ in self._callers)]
+        acts = [
+            self._replay(),
+            self._ask_about_gone(),
+            *(self._use(caller) for caller, _ in self._callers),
+        ]
         try:
             await asyncio.gather(*acts)
             await asyncio.gather(*self._newcomers)
@@ -264,7 +281,9 @@ class Load:
             )
             method = "POST" if url.endswith("/payments") else "GET"
             for name, endpoint in self._endpoints().items():
-                accepted = await asyncio.to_thread(_accepts, endpoint, provider, token, proof, method, url)
+                accepted = await asyncio.to_thread(
+                    _accepts, endpoint, provider, token, proof, method, url
+                )
                 self.record.replays[name] += 1
                 if accepted:
                     self.record.wrong.append(f"a spent proof passed at {name}")
@@ -293,12 +312,16 @@ class Load:
                         provider.place.signer, method="GET", url=url, iat=int(time.time()),
                         jti=uuid.uuid4().hex, access_token=token,
                     )  # fmt: skip
-                    if await asyncio.to_thread(_accepts, endpoint, provider, token, proof, "GET", url):
+                    if await asyncio.to_thread(
+                        _accepts, endpoint, provider, token, proof, "GET", url
+                    ):
                         self.record.wrong.append(f"a revoked grant's token passed at {name}")
                     self.record.replays[f"revoked, at {name}"] += 1
 
 
-def _accepts(endpoint: str, provider: Provider, token: str, proof: str, method: str, url: str) -> bool:
+def _accepts(
+    endpoint: str, provider: Provider, token: str, proof: str, method: str, url: str
+) -> bool:
     """Whether this server says yes; one that is being stopped may not answer."""
     place = provider.place
     with (

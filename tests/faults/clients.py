@@ -30,7 +30,11 @@ from tests.actors import Scene
 from tests.live import LiveServer
 
 READ = {"type": "read", "resource": "calendar"}
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 # A client waits this long, then counts the answer as lost.
 PATIENCE_SECONDS = 10
 # As in `agentauth.sdk`, a question under the provider's own key is asked at most this often and
@@ -145,7 +149,10 @@ def request_of(server: LiveServer, place: Scene, question: Mapping[str, Any]) ->
     body = json.dumps(question).encode()
     host = server.url.partition("//")[2]
     head = f"POST /v1/verify HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {credentials}\r\n"
-    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
 
 
 def question_of(
@@ -203,7 +210,12 @@ class Load:
     ) -> None:
         self.log = Log()
         self.rng = rng
-        self._servers, self._agents, self._victims, self._errands = servers, agents, victims, errands
+        self._servers, self._agents, self._victims, self._errands = (
+            servers,
+            agents,
+            victims,
+            errands,
+        )
         # Agents whose revocation was tried.
         self._gone: list[Agent] = []
         # Named operations still undecided when the load ended.
@@ -286,7 +298,9 @@ class Load:
         tries = NAMED_TRIES if delivery else 2
         for tried in range(1, tries + 1):
             server, again = self._servers[where], tried > 1
-            answer = ask(server, where, agent.kind, agent.place, question, delivery=delivery, again=again)
+            answer = ask(
+                server, where, agent.kind, agent.place, question, delivery=delivery, again=again
+            )
             self.log.answers.append(answer)
             if answer.decided or tried == tries or time.monotonic() > end:
                 break
@@ -322,7 +336,9 @@ class Load:
         places |= {victim.place.grant_id: victim.place for victim in self._victims}
         young = time.monotonic() - YOUNG_SECONDS
         tried = [*self.log.answers, *self.log.watched]
-        spent = [each for each in tried if each.began > young and (each.yes or each.status in {0, 503})]
+        spent = [
+            each for each in tried if each.began > young and (each.yes or each.status in {0, 503})
+        ]
         once = {each.question["proof"]: each for each in spent}.values()
 
         def again(each: Answer) -> Answer:

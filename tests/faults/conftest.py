@@ -32,7 +32,10 @@ def results() -> Iterator[Results]:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param("postgres", marks=pytest.mark.postgres), *(["sqlite"] if CAMPAIGN else [])],
+    params=[
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        *(["sqlite"] if CAMPAIGN else []),
+    ],
 )
 def database_url(request: pytest.FixtureRequest) -> str:
     """As elsewhere, but SQLite runs only in the campaign: CI runs a sample."""

@@ -15,7 +15,11 @@ from tests.actors import Scene
 from tests.faults.clients import READ, question_of, request_of
 from tests.live import LiveServer
 
-PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
+PAYMENT = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": {"value": "0.01", "currency": "EUR"},
+}
 # The error of a call that was shed before it was read: its proof is unspent, so the same call is
 # sent again, with a new proof after a while. A call that ran out of time may have spent its proof.
 UNSEEN = "Too many calls at once."
@@ -76,7 +80,9 @@ class Flood:
     async def _all(self, seconds: float, connections: int, rate: float) -> None:
         began = time.monotonic()
         tickets = itertools.count()
-        await asyncio.gather(*(self._one(tickets, began, began + seconds, rate) for _ in range(connections)))
+        await asyncio.gather(
+            *(self._one(tickets, began, began + seconds, rate) for _ in range(connections))
+        )
 
     async def _one(self, tickets: Iterator[int], began: float, end: float, rate: float) -> None:
         line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -96,7 +102,9 @@ class Flood:
         if line:
             line[1].close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float) -> None:
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float
+    ) -> None:
         call, sent = self._next(), time.monotonic()
         writer.write(call.request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -105,8 +113,12 @@ class Flood:
         body = await reader.readexactly(int(length[1]))
         status = int(head[9:12])
         # Refusals are many and alike: keep one parsed object of each.
-        meant = self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
-        self.told.append(Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant))
+        meant = (
+            self._bodies.setdefault(body, json.loads(body)) if status != 200 else json.loads(body)
+        )
+        self.told.append(
+            Told(due, sent, time.monotonic(), status, bool(_PATIENCE.search(head)), meant)
+        )
         if status == 503 and meant["error_description"].startswith(UNSEEN):
             self._again[call.pays].append(call)
 

@@ -78,7 +78,12 @@ def finish() -> None:
     checkpoints.checkpoint_log(now=timezone.now())
     newest = checkpoints.newest_checkpoint()
     print(
-        json.dumps({"size": newest.size if newest else 0, "root": bytes(newest.root).hex() if newest else ""})
+        json.dumps(
+            {
+                "size": newest.size if newest else 0,
+                "root": bytes(newest.root).hex() if newest else "",
+            }
+        )
     )
 
 
@@ -96,7 +101,10 @@ def month(later: str, count: str) -> None:
     index = first.year * 12 + first.month - 1 + int(later)
     moment = first.replace(year=index // 12, month=index % 12 + 1, day=1)
     began = int(moment.timestamp() * 1000)
-    made = [entry(id=uuid7_text(began + place, os.urandom(10)), at=moment) for place in range(int(count))]
+    made = [
+        entry(id=uuid7_text(began + place, os.urandom(10)), at=moment)
+        for place in range(int(count))
+    ]
     with transaction.atomic():
         record_many(made, now=timezone.now())
     print(json.dumps({"made": len(made)}))

@@ -47,9 +47,13 @@ def reckon(
     broken = [*told(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS), *oracle(stage, log)]
     broken += [*bursts(log, _moves(stage)), *unheard(log, _debited(stage, _names(log)))]
     if counted.missing > counted.stated:
-        broken.append(f"{counted.missing} decisions are not on record, the log says {counted.stated}")
+        broken.append(
+            f"{counted.missing} decisions are not on record, the log says {counted.stated}"
+        )
     if not may_lose and counted.missing > before.missing:
-        broken.append(f"{counted.missing - before.missing} decisions are lost, and nothing that may be was")
+        broken.append(
+            f"{counted.missing - before.missing} decisions are lost, and nothing that may be was"
+        )
     return counted, broken
 
 
@@ -99,10 +103,15 @@ def unheard(log: Log, debited: set[str]) -> Iterator[str]:
             acting[name].add(answer.question["proof"])
         elif name and answer.yes:
             repeated.add(name)
-    yield from (f"one operation, {len(told)} told to act" for told in acting.values() if len(told) > 1)
+    yield from (
+        f"one operation, {len(told)} told to act" for told in acting.values() if len(told) > 1
+    )
     lost = [name for name in answered & (debited | repeated) if not acting[name]]
     if lost:
-        yield f"{len(lost)} operations are debited, all who asked were answered, and nobody was told to act"
+        yield (
+            f"{len(lost)} operations are debited, all who asked were answered, and nobody was "
+            "told to act"
+        )
 
 
 def _unresolved(log: Log) -> set[str]:
@@ -122,7 +131,9 @@ def _unresolved(log: Log) -> set[str]:
 
 def defects(log: Log) -> Iterator[str]:
     """The registry too must answer 503 for anything that is down, to users and to agents."""
-    wrong = Counter(each for each in log.registry if each[1] >= SERVER_ERROR and each[1] != UNAVAILABLE)
+    wrong = Counter(
+        each for each in log.registry if each[1] >= SERVER_ERROR and each[1] != UNAVAILABLE
+    )
     for (asked, status), times in sorted(wrong.items()):
         yield f"{asked} was answered {status}, {times} times"
 
@@ -186,7 +197,11 @@ def _odd(answer: Answer) -> str:
         return ""
     if answer.status == 503 and answer.body.get("error") == "temporarily_unavailable":
         return ""
-    if answer.status == 409 and answer.again and answer.body.get("error") == "idempotency_in_progress":
+    if (
+        answer.status == 409
+        and answer.again
+        and answer.body.get("error") == "idempotency_in_progress"
+    ):
         # The first try, whose answer was lost, is still running.
         return ""
     return f"{answer.status} {answer.body}"
@@ -194,7 +209,9 @@ def _odd(answer: Answer) -> str:
 
 def _on_record(stage: Stage, ids: set[str]) -> set[str]:
     with psycopg.connect(stage.database.url) as connection:
-        found = connection.execute("SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[])", [list(ids)])
+        found = connection.execute(
+            "SELECT id::text FROM audit_event WHERE id = ANY(%s::uuid[])", [list(ids)]
+        )
         return {row[0] for row in found}
 
 
@@ -212,7 +229,8 @@ def _debited(stage: Stage, names: set[str]) -> set[str]:
     known = {b64u_encode(sha256(name.encode())): name for name in names}
     with psycopg.connect(stage.database.url) as connection:
         found = connection.execute(
-            "SELECT name FROM (SELECT coalesce(value, data)->>'idempotency_key_sha256' AS name FROM audit_event e"
+            "SELECT name FROM (SELECT coalesce(value, data)->>'idempotency_key_sha256' AS "
+            "name FROM audit_event e"
             " LEFT JOIN audit_opening o ON o.event_id = e.id AND o.member = 'details'"
             " WHERE kind = 'verifier.decision.allowed') named WHERE name = ANY(%s)",
             [list(known)],
@@ -222,7 +240,8 @@ def _debited(stage: Stage, names: set[str]) -> set[str]:
 
 def _stated(stage: Stage) -> int:
     [(count,)] = stage.sql(
-        "SELECT coalesce(sum((data->>'count')::int), 0) FROM audit_event WHERE kind = 'verifier.decisions.lost'"
+        "SELECT coalesce(sum((data->>'count')::int), 0) FROM audit_event WHERE kind = "
+        "'verifier.decisions.lost'"
     )
     return int(count)
 
@@ -238,6 +257,9 @@ def oracle(stage: Stage, log: Log) -> list[str]:
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.oracle", "-"],
-        cwd=ROOT, env=stage.registry.env, input=json.dumps(acknowledged), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=stage.registry.env, input=json.dumps(acknowledged), capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
-    return [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()[-3:]]
+    return (
+        [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()[-3:]]
+    )

@@ -28,7 +28,9 @@ def follow(watched: Watched, lost: Server) -> None:
     primary back and empty, abort the failover and make the new primary its replica.
     """
     [primary] = [node for node in watched.nodes if node is not lost]
-    until(lambda: watched.named() == {primary.port}, "the Sentinels do not agree on the new primary")
+    until(
+        lambda: watched.named() == {primary.port}, "the Sentinels do not agree on the new primary"
+    )
     lost.start()
 
     def follows() -> bool:

@@ -56,7 +56,9 @@ class RestoreStage(Stage):
         self.database.say("DROP DATABASE IF EXISTS agentauth_lost")
         self.as_printed("restore", BACKUP=str(dump))
 
-    def as_printed(self, name: str, *, code: int = 0, beside_server: bool = False, **env: str) -> str:
+    def as_printed(
+        self, name: str, *, code: int = 0, beside_server: bool = False, **env: str
+    ) -> str:
         """Run the block of docs/restore.md that begins with this comment, answer yes, and return
         its output.
 
@@ -93,13 +95,21 @@ class RestoreStage(Stage):
         return {"status": answer.status_code, **answer.json()["checks"]}
 
     def until_held(self) -> None:
-        until(lambda: bool(self.sql("SELECT held_at FROM verifier_home")[0][0]), "it is not held", 30)
+        until(
+            lambda: bool(self.sql("SELECT held_at FROM verifier_home")[0][0]), "it is not held", 30
+        )
         for name in self.servers:
-            until(lambda name=name: self.readiness(name).get("history") == "failing", f"{name} acts", 30)  # type: ignore[misc]
+            until(
+                lambda name=name: self.readiness(name).get("history") == "failing",
+                f"{name} acts",
+                30,
+            )  # type: ignore[misc]
 
     def until_it_decides(self) -> None:
         for name in self.servers:
-            until(lambda name=name: self.readiness(name)["status"] == 200, f"{name} is not ready", 60)  # type: ignore[misc]
+            until(
+                lambda name=name: self.readiness(name)["status"] == 200, f"{name} is not ready", 60
+            )  # type: ignore[misc]
         until(lambda: self.home()[2] is False, "no epoch begins")
         time.sleep(1.5)
 
@@ -125,7 +135,9 @@ Kind = TypeVar("Kind", bound=RestoreStage)
 
 
 @contextlib.contextmanager
-def restore_stage(directory: Path, kind: type[Kind], *, seed: int = 1, store_uri: str = "") -> Iterator[Kind]:
+def restore_stage(
+    directory: Path, kind: type[Kind], *, seed: int = 1, store_uri: str = ""
+) -> Iterator[Kind]:
     """Everything running, with the replay cache in Redis."""
     with postgres.server() as database, redis_servers.server() as redis:
         made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
@@ -155,11 +167,16 @@ def begin_story(stage: RestoreStage) -> Story:
     admin = LivePerson(stage.registry, ADMIN)
     in_django(
         stage,
-        f"from registry.models import Human; human = Human.objects.get(email={ADMIN!r}); human.is_staff = True;"
+        f"from registry.models import Human; human = Human.objects.get(email={ADMIN!r}); "
+        "human.is_staff = True;"
         " human.set_seal(); human.save()",
     )
     wishes: list[dict[str, Any]] = [
-        {"capabilities": [PAY], "envelope": {"budgets": [budget("10.00", "total")]}, "owner": ADMIN},
+        {
+            "capabilities": [PAY],
+            "envelope": {"budgets": [budget("10.00", "total")]},
+            "owner": ADMIN,
+        },
         {"capabilities": [READ], "envelope": {}},
         {"capabilities": [READ], "envelope": {}},
     ]
@@ -170,7 +187,9 @@ def begin_story(stage: RestoreStage) -> Story:
     return Story(admin, payer, reader, leaver, "order-1", tokens)
 
 
-def pay(stage: Stage, story: Story, key: str, where: str = "a", amount: str = "6.00") -> httpx.Response:
+def pay(
+    stage: Stage, story: Story, key: str, where: str = "a", amount: str = "6.00"
+) -> httpx.Response:
     """One payment under the agent's key, with a new token."""
     return asks(stage, story.payer, token_of(story.payer), where, key=key, amount=amount)
 
@@ -181,7 +200,11 @@ def asks(
     """A question to a verifier; retried with the nonce that is required after a move."""
     action: dict[str, Any] = dict(READ)
     if amount:
-        action = {"type": "transact", "resource": "payments", "amount": {"value": amount, "currency": "EUR"}}
+        action = {
+            "type": "transact",
+            "resource": "payments",
+            "amount": {"value": amount, "currency": "EUR"},
+        }
     return asked(stage, place, token, where, action, key)
 
 
@@ -206,7 +229,12 @@ def in_django(stage: Stage, code: str) -> str:
     head = "import django, datetime; django.setup(); now = datetime.datetime.now(datetime.UTC)\n"
     env = stage.registry.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
     done = subprocess.run(
-        [sys.executable, "-c", head + code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", head + code],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -131,7 +131,9 @@ class Stage:
 
     def home(self) -> tuple[int, str, bool]:
         """Epoch, kind, and whether it is being left."""
-        [(epoch, kind, leaving)] = self.sql("SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home")
+        [(epoch, kind, leaving)] = self.sql(
+            "SELECT epoch, kind, leaving_at IS NOT NULL FROM verifier_home"
+        )
         return int(epoch), str(kind), bool(leaving)
 
     def be_in_an_epoch(self) -> None:
@@ -207,7 +209,9 @@ class Stage:
             assert server.process
             pids = [server.process.pid, *children(server.process.pid)]
             found[f"{name} processes"] = len(pids)
-            found[f"{name} files"] = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids)
+            found[f"{name} files"] = sum(
+                len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids
+            )
         return found
 
 
@@ -245,7 +249,10 @@ def small_disk() -> Iterator[Path | None]:
     """A file system of its own that a test may fill; None where we may not mount one."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(directory)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    )
     try:
         yield directory if mounted else None
     finally:
@@ -255,7 +262,9 @@ def small_disk() -> Iterator[Path | None]:
 
 
 @contextlib.contextmanager
-def stage(directory: Path, redis: Redis | None, *, seed: int, replica: bool = False) -> Iterator[Stage]:
+def stage(
+    directory: Path, redis: Redis | None, *, seed: int, replica: bool = False
+) -> Iterator[Stage]:
     """Everything running, in the first epoch.
 
     With `replica`, PostgreSQL has a replica, named in every URL. Without `redis` the database is
@@ -265,7 +274,9 @@ def stage(directory: Path, redis: Redis | None, *, seed: int, replica: bool = Fa
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk())
         database = stack.enter_context(postgres.server(settings=settings, disk=disk))
-        second = stack.enter_context(postgres.replica(database, settings=settings)) if replica else None
+        second = (
+            stack.enter_context(postgres.replica(database, settings=settings)) if replica else None
+        )
         made = Stage(database, redis, directory, random.Random(seed), second)
         try:
             made.has_own_disk = disk is not None

@@ -29,7 +29,9 @@ _COLUMNS = """
 _KINDS = {
     "acknowledged acts lost": r"not on record|is lost:|are lost,|^an approval without its receipt",
     "doubled": r"^one operation, |^done \d+ times: |^a yes of a human used ",
-    "wrongly accepted": r"^a proof passed |^accepted by | times yes within | uses of \d+$|, which ends at ",
+    "wrongly accepted": (
+        r"^a proof passed |^accepted by | times yes within | uses of \d+$|, which ends at "
+    ),
 }
 _OTHERS = "other broken promises"
 
@@ -38,7 +40,9 @@ def totals(broken: list[str]) -> str:
     """How many of each kind."""
     counts = dict.fromkeys([*_KINDS, _OTHERS], 0)
     for sentence in broken:
-        counts[next((kind for kind, words in _KINDS.items() if re.search(words, sentence)), _OTHERS)] += 1
+        counts[
+            next((kind for kind, words in _KINDS.items() if re.search(words, sentence)), _OTHERS)
+        ] += 1
     return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
@@ -63,7 +67,8 @@ class Row:
         back = "–" if self.recovered is None else f"{self.recovered:.1f}"
         cells = [
             self.name, self.cases, f"{self.seconds:.0f}", str(self.answers), str(self.unanswered),
-            f"{self.during:.1f}", f"{self.after:.1f}", back, str(self.kills), str(self.lost), str(len(self.broken)),
+            f"{self.during:.1f}", f"{self.after:.1f}", back, str(self.kills), str(self.lost),
+            str(len(self.broken)),
         ]  # fmt: skip
         return "| " + " | ".join(cells) + " |"
 
@@ -94,11 +99,12 @@ class Results:
             f"{len(self.rows)} faults, {sum(row.answers for row in self.rows)} answers, "
             f"{self.kills + sum(row.kills for row in self.rows)} kills, "
             f"{totals([sentence for row in self.rows for sentence in row.broken])}. "
-            f"Tests: {len(self.passed)} passed, {len(self.failed)} failed{': ' if self.failed else ''}"
-            + ", ".join(self.failed)
-            + "."
+            f"Tests: {len(self.passed)} passed, {len(self.failed)} "
+            f"failed{': ' if self.failed else ''}" + ", ".join(self.failed) + "."
         )
-        table = _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) + _LOST if self.rows else ""
+        table = (
+            _COLUMNS + "".join(f"{row.line()}\n" for row in self.rows) + _LOST if self.rows else ""
+        )
         if self.rows and not CAMPAIGN:
             took = (self.rows[-1].ended - self.began).total_seconds()
             total += f" The sample of FAULTS_SEED={SEED} took {took:.0f} s."
@@ -109,4 +115,7 @@ class Results:
 def commit() -> str:
     """The commit, and whether the tree has changes."""
     said = ("git", "describe", "--always", "--dirty", "--exclude=*")
-    return subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    return (
+        subprocess.run(said, capture_output=True, text=True, check=False).stdout.strip()
+        or "unknown"
+    )

@@ -59,7 +59,9 @@ def outside(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outside]
             "s3", endpoint_url=url, region_name="us-east-1"
         )
         client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
-        yield Outside(f"s3://{BUCKET}/log?endpoint={url}&region=us-east-1&lock_days=30", client, folder)
+        yield Outside(
+            f"s3://{BUCKET}/log?endpoint={url}&region=us-east-1&lock_days=30", client, folder
+        )
 
 
 @pytest.fixture
@@ -114,7 +116,9 @@ def test_RF_14_AU_31_archivers_killed_anywhere_leave_one_archive(
     registry: LiveRegistry, outside: Outside, tmp_path: Path, results: Results
 ) -> None:
     with busy(registry, tmp_path / "told"):
-        both = [begun(registry, "archive_work", "archive", str(KILLS), str(seed)) for seed in (1, 2)]
+        both = [
+            begun(registry, "archive_work", "archive", str(KILLS), str(seed)) for seed in (1, 2)
+        ]
         said = [answer(each) for each in both]
     assert [each["kills"] for each in said] == [KILLS, KILLS]
     left = list((tmp_path / "temporary").glob("agentauth-archive-*"))
@@ -142,7 +146,10 @@ def test_RF_14_AU_31_archivers_killed_anywhere_leave_one_archive(
     (tmp_path / "trusted").write_text(answer(begun(registry, "log_work", "vkeys"))["vkeys"])
     verifier = [sys.executable, str(ROOT / "agentauth/sdk/verify_log.py"), str(files)]
     done = subprocess.run(
-        [*verifier, "--trusted-keys", str(tmp_path / "trusted")], capture_output=True, text=True, check=False
+        [*verifier, "--trusted-keys", str(tmp_path / "trusted")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     stranger = json.loads(done.stdout)
     for verdict in (inside, alone, stranger):
@@ -152,6 +159,7 @@ def test_RF_14_AU_31_archivers_killed_anywhere_leave_one_archive(
     where = "S3" if "s3:" in outside.uri else "a folder"
     database = "PostgreSQL" if registry.env["DATABASE_URL"] else "SQLite"
     results.lines.append(
-        f"kill -9 of two archivers at named points and at random moments, on {database} and {where}: {2 * KILLS} kills, "
+        f"kill -9 of two archivers at named points and at random moments, on {database} and "
+        f"{where}: {2 * KILLS} kills, "
         f"{len(rows)} segments, {size} events"
     )

@@ -26,8 +26,10 @@ pytestmark = [pytest.mark.sweep, pytest.mark.postgres, pytest.mark.redis]
 KILLS = 200 if CAMPAIGN else 4
 # Inside each task, before and after each of its effects. CI runs the first ones.
 POINTS = (
-    "archive.after_manifest", "checkpoint.after_commit", "sequence.after_head", "archive.after_objects",
-    "checkpoint.before_copied", "archive.after_row", "archive.after_stage", "archive.after_object", "archive.after_proof",
+    "archive.after_manifest", "checkpoint.after_commit", "sequence.after_head",
+    "archive.after_objects",
+    "checkpoint.before_copied", "archive.after_row", "archive.after_stage", "archive.after_object",
+    "archive.after_proof",
     "checkpoint.after_copy", "sequence.before_commit", "sequence.after_commit",
 )  # fmt: skip
 # Later tasks reach each point, though a slow machine needs time.
@@ -43,7 +45,9 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
             "AUDIT_STORE": f"file:{tmp_path / 'outside'}",
             "DJANGO_SETTINGS_MODULE": "agentauth.settings",
         }
-        made = LiveRegistry(tmp_path, database_url=fresh_database(postgres_url, "faults_celery"), env=env)
+        made = LiveRegistry(
+            tmp_path, database_url=fresh_database(postgres_url, "faults_celery"), env=env
+        )
         made.prepare()
         yield made
 
@@ -64,10 +68,14 @@ def running(registry: LiveRegistry, log: Path, *module: str) -> Iterator[subproc
         process.wait()
 
 
-def worker(registry: LiveRegistry, *pool: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def worker(
+    registry: LiveRegistry, *pool: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
     log = registry.directory / "worker.log"
-    return running(registry, log, "celery", "-A", "tests.faults.celery_work", "worker", *quiet, *pool)
+    return running(
+        registry, log, "celery", "-A", "tests.faults.celery_work", "worker", *quiet, *pool
+    )
 
 
 def done(registry: LiveRegistry) -> int:
@@ -115,14 +123,17 @@ def test_RF_14_what_workers_do_that_are_killed_in_mid_task_is_done_once(
         last = work(registry, "log_work", "events")["events"]
         with worker(registry, "-c", "2"):
             until(
-                lambda: archived_to(registry) >= last, "the last worker does not do it all", REACHED_SECONDS
+                lambda: archived_to(registry) >= last,
+                "the last worker does not do it all",
+                REACHED_SECONDS,
             )
         assert beat.poll() is None
     hold_the_log(registry, acknowledged, last)
     hold_the_archive(registry, outside)
     results.kills += KILLS
     results.lines.append(
-        f"kill -9 of Celery workers in mid task: {KILLS} kills, {done(registry)} tasks done, {last} events, "
+        f"kill -9 of Celery workers in mid task: {KILLS} kills, {done(registry)} tasks done, "
+        f"{last} events, "
         f"{len(list((outside / 'segments').iterdir()))} segments"
     )
 

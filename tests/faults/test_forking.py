@@ -47,7 +47,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]
     """A migrated database; no server runs."""
     with postgres.server() as database, redis_servers.server() as redis:
         env = {"REDIS_URL": redis.url}
-        made = LiveRegistry(tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1, env=env)
+        made = LiveRegistry(
+            tmp_path_factory.mktemp("forking"), database_url=database.url, workers=1, env=env
+        )
         made.prepare()
         yield made
 
@@ -64,7 +66,11 @@ def test_what_is_loaded_before_the_fork_starts_nothing(
 ) -> None:
     metrics = registry.directory / f"before-the-fork-{server}"
     metrics.mkdir()
-    env = {**registry.env, "REDIS_URL": "redis://127.0.0.1:1", "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    env = {
+        **registry.env,
+        "REDIS_URL": "redis://127.0.0.1:1",
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+    }
     look = [sys.executable, "-c", LOOK, server, application]
     done = subprocess.run(look, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -103,12 +103,22 @@ def unavailable(answer: httpx.Response) -> None:
     """503 with `Retry-After`, which reveals nothing about the cause."""
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
-    for word in ("vault", "transit", "127.0.0.1", "Timeout", "hvac", "Forbidden", openbao.ROOT_TOKEN):
+    for word in (
+        "vault",
+        "transit",
+        "127.0.0.1",
+        "Timeout",
+        "hvac",
+        "Forbidden",
+        openbao.ROOT_TOKEN,
+    ):
         assert word not in answer.text
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["noreply", *(["delay 2", "blackhole", "reset"] if CAMPAIGN else [])])
+@pytest.mark.parametrize(
+    "mode", ["noreply", *(["delay 2", "blackhole", "reset"] if CAMPAIGN else [])]
+)
 def test_KM_1_key_service_outage_stops_only_new_tokens_and_heals(held: Held, mode: str) -> None:
     assert held.issue().status_code == 201
     held.line.say(mode)
@@ -150,7 +160,9 @@ def restarted(held: Held, **env: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("token", ["one-that-has-run-out", *([""] if CAMPAIGN else [])])
-def test_KM_4_KM_14_without_credentials_it_verifies_but_issues_nothing(held: Held, token: str) -> None:
+def test_KM_4_KM_14_without_credentials_it_verifies_but_issues_nothing(
+    held: Held, token: str
+) -> None:
     with restarted(held, VAULT_TOKEN=token):
         assert held.checks()["signing"] == "failing"
         for _ in range(4):
@@ -204,7 +216,9 @@ class Load:
         return f"{answers}; {statistics.median(took) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
 
 
-def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(held: Held, results: Results) -> None:
+def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(
+    held: Held, results: Results
+) -> None:
     calm, frozen = (15.0, 60.0) if CAMPAIGN else (2.0, 8.0)
     verifying = Load(lambda: "yes" if held.verify() else "no", 2)
     issuing = Load(lambda: str(held.issue().status_code), 8)
@@ -220,14 +234,17 @@ def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(held: Held
             mended = time.monotonic()
             held.line.say("pass")
         closed = until(
-            lambda: held.issue().status_code == 201 and not held.is_away(), WELL_SECONDS, "it does not heal"
+            lambda: held.issue().status_code == 201 and not held.is_away(),
+            WELL_SECONDS,
+            "it does not heal",
         )
         well = time.monotonic()
         time.sleep(calm)
         end = time.monotonic()
     parts = {"before": (start, cut), "frozen": (cut, mended), "after": (well, end)}
     results.lines.append(
-        f"a key service frozen for {mended - cut:.0f} s: not asked any more after {opened:.1f} s, asked again and well {closed:.1f} s "
+        f"a key service frozen for {mended - cut:.0f} s: not asked any more after "
+        f"{opened:.1f} s, asked again and well {closed:.1f} s "
         f"after it was; load average {os.getloadavg()[0]:.0f}"
     )
     for name, load in (("verify", verifying), ("issue", issuing)):
@@ -235,7 +252,9 @@ def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(held: Held
             results.lines.append(f"{name}, {part}: {load.between(begin, until_then)}")
     assert {told for _, _, told in verifying.seen} == {"yes"}
     assert {told for _, _, told in issuing.seen} == {"201", "503"}
-    calm_answers = [told for began, _, told in issuing.seen if began < cut - AT_MOST_SECONDS or began > well]
+    calm_answers = [
+        told for began, _, told in issuing.seen if began < cut - AT_MOST_SECONDS or began > well
+    ]
     # A late key service may cost a 503 on a busy machine, which is not a wrong answer.
     assert set(calm_answers) == {"201"} if CAMPAIGN else "201" in calm_answers
     # Once the circuit breaker is open, all but the trial call fail at once.

@@ -29,7 +29,11 @@ from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 pytestmark = pytest.mark.sweep
 
 KILLS = 20 if CAMPAIGN else 1
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 BUDGET = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
 Log = dict[str, list[str]]
@@ -64,16 +68,24 @@ def registry(live_registry: LiveRegistry, results: Results) -> Iterator[LiveRegi
     database = "PostgreSQL" if live_registry.env["DATABASE_URL"] else "SQLite"
     results.kills += kills
     results.lines.append(
-        f"kill -9 at named points of issuing, verifying, approving and revoking, on {database}: {kills} kills"
+        "kill -9 at named points of issuing, verifying, approving and revoking, on "
+        f"{database}: {kills} kills"
     )
 
 
 @pytest.mark.parametrize(
-    "point", ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"]
+    "point",
+    ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"],
 )
-def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(registry: LiveRegistry, point: str) -> None:
+def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(
+    registry: LiveRegistry, point: str
+) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
-    body, keys, log = {"grant_id": place.grant_id}, [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
+    body, keys, log = (
+        {"grant_id": place.grant_id},
+        [str(uuid.uuid4()) for _ in range(KILLS)],
+        new_log(),
+    )
     registry.fault_at(point)
     for key in keys:
         dies(place.api, "POST", "/v1/tokens", body, **{"Idempotency-Key": key})
@@ -87,9 +99,12 @@ def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(registry: LiveReg
 
 
 @pytest.mark.parametrize(
-    "point", ["verify.after_spend", "verify.after_debit", "verify.after_commit", "verify.before_delivery"]
+    "point",
+    ["verify.after_spend", "verify.after_debit", "verify.after_commit", "verify.before_delivery"],
 )
-def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistry, point: str) -> None:
+def test_a_kill_while_verifying_debits_each_operation_once(
+    registry: LiveRegistry, point: str
+) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
     token, keys, log = place.token(), [str(uuid.uuid4()) for _ in range(KILLS)], new_log()
     registry.fault_at(point)
@@ -100,7 +115,9 @@ def test_a_kill_while_verifying_debits_each_operation_once(registry: LiveRegistr
         answer = place.ask(place.question(token, THREE, idempotency_key=key)).json()
         assert answer["valid"], answer
         log["decisions"].append(answer["decision_id"])
-    rest = place.ask(place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)).json()
+    rest = place.ask(
+        place.question(token, THREE, idempotency_key=str(uuid.uuid4()), dry_run=True)
+    ).json()
     assert rest["limits"]["budgets"][0]["remaining"] == f"{100 - 3 * KILLS}.00"
     consult_oracle(registry, log)
 
@@ -213,11 +230,20 @@ def until_decided(
 
 @pytest.mark.parametrize(
     "point",
-    ["approve.after_signature", "approve.before_commit", "approve.after_commit", "approve.before_delivery"],
+    [
+        "approve.after_signature",
+        "approve.before_commit",
+        "approve.after_commit",
+        "approve.before_delivery",
+    ],
 )
-def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(registry: LiveRegistry, point: str) -> None:
+def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(
+    registry: LiveRegistry, point: str
+) -> None:
     alice = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org")
-    places = [scene(registry, capabilities=[PAY], envelope={}, owner=alice.email) for _ in range(KILLS)]
+    places = [
+        scene(registry, capabilities=[PAY], envelope={}, owner=alice.email) for _ in range(KILLS)
+    ]
     signed, log = [alice.sign(place.grant_id) for place in places], new_log()
     registry.fault_at(point)
     for place, body in zip(places, signed, strict=True):
@@ -232,7 +258,9 @@ def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(registry: LiveReg
     consult_oracle(registry, log)
 
 
-@pytest.mark.parametrize("point", ["revoke.before_commit", "revoke.after_commit", "revoke.before_delivery"])
+@pytest.mark.parametrize(
+    "point", ["revoke.before_commit", "revoke.after_commit", "revoke.before_delivery"]
+)
 def test_a_kill_while_revoking_never_loses_an_acknowledged_revocation(
     registry: LiveRegistry, point: str
 ) -> None:

@@ -69,7 +69,10 @@ def test_AU_21_AU_11_sequencers_killed_at_random_leave_one_log(
     # `verify_audit` checked the leaves of the last checkpoint, or of a later one.
     assert verdict["tree_size"] >= last["size"]
     newest = max((tmp_path / "outside" / "checkpoints").iterdir()).read_text().split("\n")
-    assert newest[1:3] == [str(last["size"]), base64.b64encode(bytes.fromhex(str(last["root"]))).decode()]
+    assert newest[1:3] == [
+        str(last["size"]),
+        base64.b64encode(bytes.fromhex(str(last["root"]))).decode(),
+    ]
 
     found = answer(work(registry, "leaves", str(acknowledged)))
     assert found["told"] > KILLS
@@ -78,5 +81,6 @@ def test_AU_21_AU_11_sequencers_killed_at_random_leave_one_log(
     results.kills += 2 * KILLS
     database = "PostgreSQL" if registry.env["DATABASE_URL"] else "SQLite"
     results.lines.append(
-        f"kill -9 of two sequencers at random moments, on {database}: {2 * KILLS} kills, {found['told']} events"
+        f"kill -9 of two sequencers at random moments, on {database}: {2 * KILLS} kills, "
+        f"{found['told']} events"
     )

@@ -77,7 +77,8 @@ def test_RF_19_five_times_capacity_is_shed_and_admitted_ones_are_right(
     reading = {"capabilities": [READ], "envelope": {}}
     paying = {"capabilities": [PAY], "envelope": {"budgets": [budget("100000.00", "total")]}}
     agents = [
-        (place, token_of(place)) for place in scenes(held.registry, [reading] * AGENTS + [paying] * AGENTS)
+        (place, token_of(place))
+        for place in scenes(held.registry, [reading] * AGENTS + [paying] * AGENTS)
     ]
     assert verifier.process
     [process] = children(verifier.process.pid)
@@ -95,11 +96,15 @@ def test_RF_19_five_times_capacity_is_shed_and_admitted_ones_are_right(
     shed = [each for each in during if each.status != 200]
     line_seconds = MAX_IN_FLIGHT / capacity
     line = (
-        f"{calls}, {TIMES} × {before:.0f} calls a second for {SECONDS} s at one process: {len(during) / SECONDS:.0f} a second came, "
-        f"{good(during) / SECONDS:.0f} were answered well ({100 * good(during) / SECONDS / capacity:.0f} % of what it can calmly, "
+        f"{calls}, {TIMES} × {before:.0f} calls a second for {SECONDS} s at one process: "
+        f"{len(during) / SECONDS:.0f} a second came, "
+        f"{good(during) / SECONDS:.0f} were answered well "
+        f"({100 * good(during) / SECONDS / capacity:.0f} % of what it can calmly, "
         f"{before:.0f} before and {after:.0f} after), p50/p99 "
-        f"{ms(admitted, 50):.0f}/{ms(admitted, 99):.0f} ms, where {MAX_IN_FLIGHT} take {1000 * line_seconds:.0f} ms; "
-        f"{len(shed)} shed, p50/p99 {ms(shed, 50):.0f}/{ms(shed, 99):.0f} ms; memory +{grown_mb:.0f} MB; good again after {back:.1f} s"
+        f"{ms(admitted, 50):.0f}/{ms(admitted, 99):.0f} ms, where {MAX_IN_FLIGHT} take "
+        f"{1000 * line_seconds:.0f} ms; "
+        f"{len(shed)} shed, p50/p99 {ms(shed, 50):.0f}/{ms(shed, 99):.0f} ms; memory "
+        f"+{grown_mb:.0f} MB; good again after {back:.1f} s"
     )
     results.lines.append(line)
     print(line, Counter((each.status, str(each.body.get("error"))) for each in during))

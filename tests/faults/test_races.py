@@ -40,7 +40,9 @@ EACH_CACHE = pytest.mark.parametrize("held", ["redis", "database"], indirect=Tru
 
 
 @pytest.fixture(scope="module")
-def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def held(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
     """With the replay cache that a test names."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(redis_servers.server()) if request.param == "redis" else None
@@ -62,7 +64,8 @@ def at_once(held: Stage, place: Scene, questions: list[dict[str, Any]]) -> list[
     names = [DRF if number % 8 == 7 else "ab"[number % 2] for number in range(len(questions))]
     lines = [socket.create_connection(("127.0.0.1", held.servers[name].port), 30) for name in names]
     requests = [
-        request_of(held.servers[name], place, each) for name, each in zip(names, questions, strict=True)
+        request_of(held.servers[name], place, each)
+        for name, each in zip(names, questions, strict=True)
     ]
     began = time.monotonic()
     for line, request in zip(lines, requests, strict=True):
@@ -72,14 +75,18 @@ def at_once(held: Stage, place: Scene, questions: list[dict[str, Any]]) -> list[
         with line, http.client.HTTPResponse(line, method="POST") as answer:
             answer.begin()
             body = json.loads(answer.read())
-        answers.append(Answer(began, time.monotonic(), name, "named", answer.status, body, question))
+        answers.append(
+            Answer(began, time.monotonic(), name, "named", answer.status, body, question)
+        )
     return answers
 
 
 def verdict(answer: Answer) -> str:
     if answer.status != 200:
         return str(answer.status)
-    return "valid" if answer.body["valid"] else str(answer.body.get("reason") or answer.body["error"])
+    return (
+        "valid" if answer.body["valid"] else str(answer.body.get("reason") or answer.body["error"])
+    )
 
 
 @EACH_CACHE
@@ -95,14 +102,18 @@ def test_EN_3_forty_payments_of_three_over_all_servers_are_thirty_three(held: St
             answers = at_once(held, place, questions)
             log.answers += answers
             # A call that was not answered is repeated under its key.
-            open_keys = [key for key, each in zip(open_keys, answers, strict=True) if each.status != 200]
+            open_keys = [
+                key for key, each in zip(open_keys, answers, strict=True) if each.status != 200
+            ]
         paid = {each.question["idempotency_key"] for each in log.answers if each.yes}
         assert len(paid) == 33
         assert allowed(held, place) == 33
         assert oracle(held, log) == []
 
 
-def rehearsed_at_last(held: Stage, place: Scene, token: str, action: dict[str, Any], number: int) -> Answer:
+def rehearsed_at_last(
+    held: Stage, place: Scene, token: str, action: dict[str, Any], number: int
+) -> Answer:
     """Retry on 503, as clients do: a busy machine may shed fifty calls at once."""
     where = SERVERS[number % 3]
     for _ in range(10):
@@ -167,7 +178,8 @@ def test_DN_7_of_fifty_identical_proofs_over_all_servers_exactly_one_wins(
         said += verdicts
     took = time.monotonic() - began
     results.lines.append(
-        f"50 identical proofs at once, spent proofs in {held.home()[1]}: {ROUNDS:,} rounds in {took:.0f} s, {won.total():,} winners, "
+        f"50 identical proofs at once, spent proofs in {held.home()[1]}: {ROUNDS:,} rounds in "
+        f"{took:.0f} s, {won.total():,} winners, "
         f"answers {dict(said)}"
     )
     assert won.total() >= (0.9 * ROUNDS if CAMPAIGN else 1)

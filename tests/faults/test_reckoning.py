@@ -32,7 +32,11 @@ NUMBER = itertools.count()
 
 
 def answer(at: float, status: int = 200, proof: str = "") -> Answer:
-    body = {"valid": True, "decision_id": f"{at}"} if status == 200 else {"error": "temporarily_unavailable"}
+    body = (
+        {"valid": True, "decision_id": f"{at}"}
+        if status == 200
+        else {"error": "temporarily_unavailable"}
+    )
     return Answer(at, at + 0.01, "a", "paced", status, body, {"proof": proof or str(next(NUMBER))})
 
 
@@ -45,7 +49,9 @@ def test_EN_1_a_burst_and_then_the_rate_is_in_order() -> None:
 
 
 def test_EN_1_more_than_the_burst_is_found_wherever_it_is() -> None:
-    assert found(*STEADY, *[30.0] * 6) == ["paced: 6 times yes within 0.01 s, at 4 a second and 5 at once"]
+    assert found(*STEADY, *[30.0] * 6) == [
+        "paced: 6 times yes within 0.01 s, at 4 a second and 5 at once"
+    ]
     assert len(found(*[0.2 * number for number in range(60)])) == 1
 
 
@@ -62,7 +68,12 @@ def no(kind: str, reason: str, at: float = 5.0, *, again: bool = False) -> Answe
 
 
 def test_a_no_for_another_reason_than_the_grants_own_limits_is_found() -> None:
-    fine = [no("paced", "rate"), no("capped", "budget"), no("counted", "max_uses"), no("spender", "rate")]
+    fine = [
+        no("paced", "rate"),
+        no("capped", "budget"),
+        no("counted", "max_uses"),
+        no("spender", "rate"),
+    ]
     fine += [no("confirmed", "confirm_above"), no("reader", "replayed", again=True)]
     assert list(told(Log(answers=fine), bound=1)) == []
     for wrong in (
@@ -75,9 +86,15 @@ def test_a_no_for_another_reason_than_the_grants_own_limits_is_found() -> None:
 
 
 def test_a_no_before_a_revocation_has_begun_is_found() -> None:
-    assert list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking={"grant": 4.9}), bound=1)) == []
+    assert (
+        list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking={"grant": 4.9}), bound=1))
+        == []
+    )
     for begun in ({}, {"grant": 6.0}):
-        assert len(list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1))) == 1
+        assert (
+            len(list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1)))
+            == 1
+        )
 
 
 def test_retried_call_counts_between_first_question_and_first_yes() -> None:
@@ -95,7 +112,9 @@ def named(
     delivery: str = "",
 ) -> Answer:
     """About one payment; a yes if `repeated` is given; `delivery` is the provider's own key."""
-    body: dict[str, Any] = {"error": error} if repeated is None else {"valid": True, "decision_id": "d"}
+    body: dict[str, Any] = (
+        {"error": error} if repeated is None else {"valid": True, "decision_id": "d"}
+    )
     body |= {"repeated": True} if repeated else {}
     question = {"proof": proof, "idempotency_key": "payment"}
     return Answer(1, 2, "a", "payer", status, body, question, delivery=delivery)
@@ -142,7 +161,10 @@ def test_debit_that_was_answered_or_has_unknown_outcome_is_in_order(
 def test_debit_answered_only_as_a_repeat_is_found(answers: list[Answer]) -> None:
     for debited in ({"payment"}, set()):
         [sentence] = unheard(Log(answers=answers), debited)
-        assert sentence == "1 operations are debited, all who asked were answered, and nobody was told to act"
+        assert (
+            sentence
+            == "1 operations are debited, all who asked were answered, and nobody was told to act"
+        )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +235,9 @@ def test_whatever_humans_and_agents_ask_the_registry_its_status_is_kept(
 ) -> None:
     """Even if the caller treats it as a transient error and goes on."""
     grant = "0b4f7f5e-3c1f-4c1e-9d39-0a8f3b6a7c11"
-    broken = httpx.MockTransport(lambda request: httpx.Response(500, text="<html>", request=request))
+    broken = httpx.MockTransport(
+        lambda request: httpx.Response(500, text="<html>", request=request)
+    )
     pages = httpx.Client(transport=broken, base_url="http://registry.example")
     monkeypatch.setattr(httpx, "request", httpx.Client(transport=broken).request)
     registry: Any = SimpleNamespace(url="http://registry.example")
@@ -260,7 +284,9 @@ def test_RF_5_after_load_young_proofs_are_replayed_and_doubles_found(
     one_who_always_says_yes: Any,
 ) -> None:
     place: Any = SimpleNamespace(client_id="provider", client_secret="secret", grant_id="grant")
-    load = Load({"a": one_who_always_says_yes}, [Agent("paced", place, "", 1)], [], random.Random(1))
+    load = Load(
+        {"a": one_who_always_says_yes}, [Agent("paced", place, "", 1)], [], random.Random(1)
+    )
     now = time.monotonic()
     load.log.answers += [
         answer(now - 1, proof="taken"),
@@ -270,22 +296,33 @@ def test_RF_5_after_load_young_proofs_are_replayed_and_doubles_found(
         answer(now - 61, proof="old"),
     ]
     load.replay_all()
-    assert sorted(each.question["proof"] for each in load.log.replays) == ["lost", "not known", "taken"]
+    assert sorted(each.question["proof"] for each in load.log.replays) == [
+        "lost",
+        "not known",
+        "taken",
+    ]
     assert list(told(load.log, bound=1)) == ["a proof passed 2 times"]
 
 
 def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
     """With the sentences of the reckoning and of the oracle."""
     twice = [answer(at, proof="one") for at in (1.0, 2.0)]
-    named = [replace(each, question={"proof": f"{each.began}", "idempotency_key": "key"}) for each in twice]
+    named = [
+        replace(each, question={"proof": f"{each.began}", "idempotency_key": "key"})
+        for each in twice
+    ]
     late = replace(answer(9.0), kind="grant")
     wrong = answer(1.0, 500)
     log = Log(
-        answers=[*twice, *named, wrong], watched=[late], revoking={"grant": 1.0}, revoked={"grant": 2.0}
+        answers=[*twice, *named, wrong],
+        watched=[late],
+        revoking={"grant": 1.0},
+        revoked={"grant": 2.0},
     )
     broken = [*told(log, bound=1), *found(*[0.0] * 6)]
     assert (
-        totals(broken) == "acknowledged acts lost 0, doubled 1, wrongly accepted 3, other broken promises 1"
+        totals(broken)
+        == "acknowledged acts lost 0, doubled 1, wrongly accepted 3, other broken promises 1"
     )
     oracle = Path(__file__).parents[1].joinpath("oracle.py").read_text()
     for kind, sentences in {
@@ -297,7 +334,9 @@ def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
         for sentence in sentences:
             assert kind in totals([sentence]), sentence
             # The sentence is one the oracle can produce: its words occur in the source.
-            assert all(words in oracle for words in re.split(r"\bx\b|\bday\b|\d+", sentence)), sentence
+            assert all(words in oracle for words in re.split(r"\bx\b|\bday\b|\d+", sentence)), (
+                sentence
+            )
 
 
 def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
@@ -313,7 +352,9 @@ def test_every_fault_has_its_turn_and_no_day_has_more_than_a_few() -> None:
     assert {each.name for each in every} - seen == {"the disk of PostgreSQL is full"}
 
 
-def test_an_operation_that_never_succeeds_is_reported_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_never_succeeds_is_reported_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """CI asserts this instead of a success rate: on a healthy system retried operations end."""
     agent: Any = SimpleNamespace(kind="payer")
     load = Load({}, [], [], random.Random(1))

@@ -159,7 +159,9 @@ def loses_what_came_later(place: RecoveryStage, story: Story) -> None:
     for scene in (story.payer, story.reader, story.leaver):
         for where in place.servers:
             assert asks(place, scene, story.tokens[scene.grant_id], where).json()["valid"] is False
-    assert place.sql("SELECT status FROM registry_human WHERE name = 'Deleted human'") == [("deleted",)]
+    assert place.sql("SELECT status FROM registry_human WHERE name = 'Deleted human'") == [
+        ("deleted",)
+    ]
     # Sign at once instead of within a minute.
     place.registry.manage("seal_audit")
     assert "THE LOG BREAKS after" in place.as_printed("verify", code=1)

@@ -67,7 +67,9 @@ class Calls:
         while not self._ends.is_set():
             try:
                 answer = await self._place.client.call(self._place.slug, "GET", url)
-                self.said[f"{answer.status_code} {answer.headers.get('WWW-Authenticate', '')}".strip()] += 1
+                self.said[
+                    f"{answer.status_code} {answer.headers.get('WWW-Authenticate', '')}".strip()
+                ] += 1
             except Exception as error:  # noqa: BLE001 — whatever it is, the call did not end well
                 self.said[type(error).__name__] += 1
             await asyncio.sleep(1 / A_SECOND)
@@ -116,7 +118,8 @@ def test_RF_5_replica_takeover_ends_the_503_and_sdk_calls_succeed(
             took.append(seconds_of_503(redis, watch))
         time.sleep(CALM_SECONDS)
     results.lines.append(
-        f"Redis dies, its replica takes over, {FAILOVERS} times: 503 for {max(took):.2f} s after it did at most; of"
+        f"Redis dies, its replica takes over, {FAILOVERS} times: 503 for {max(took):.2f} s "
+        "after it did at most; of"
         f" {calls.said.total():,} calls of the SDK {calls.said['200']:,} ended well"
     )
     assert max(took) < within(BACK_SECONDS)

@@ -52,13 +52,17 @@ def one_more(own: DatabaseWrapper) -> bool:
     return True
 
 
-def test_RF_3_of_two_servers_the_one_that_writes_is_found(ours: DatabaseWrapper, pair: Pair) -> None:
+def test_RF_3_of_two_servers_the_one_that_writes_is_found(
+    ours: DatabaseWrapper, pair: Pair
+) -> None:
     assert say(ours, "SELECT inet_server_port()") == (pair.primary.port,)
 
 
 def test_RF_3_read_only_database_server_is_not_used(pair: Pair, django_db_blocker: Any) -> None:
     """After a failover a name may lead to a read-only server with stale data: it is not used."""
-    given = connections[DEFAULT_DB_ALIAS].settings_dict | database(postgres.url_of(pair.replica.port))
+    given = connections[DEFAULT_DB_ALIAS].settings_dict | database(
+        postgres.url_of(pair.replica.port)
+    )
     with (
         django_db_blocker.unblock(),
         closing(DatabaseWrapper(given)) as made,
@@ -67,7 +71,9 @@ def test_RF_3_read_only_database_server_is_not_used(pair: Pair, django_db_blocke
         say(made, "SELECT 1")
 
 
-def test_RF_3_write_the_replica_did_not_take_is_not_a_success(ours: DatabaseWrapper, pair: Pair) -> None:
+def test_RF_3_write_the_replica_did_not_take_is_not_a_success(
+    ours: DatabaseWrapper, pair: Pair
+) -> None:
     say(ours, "INSERT INTO done VALUES ('before')")
     pair.replica.freeze()
     try:

@@ -68,7 +68,10 @@ def nothing_is_answered(place: RestoreStage, story: Story) -> None:
         )
         assert introspected.status_code == 503
         assert httpx.get(f"{place.servers[where].url}/health/live").status_code == 200
-    assert story.reader.api("POST", "/v1/tokens", {"grant_id": story.reader.grant_id}).status_code == 503
+    assert (
+        story.reader.api("POST", "/v1/tokens", {"grant_id": story.reader.grant_id}).status_code
+        == 503
+    )
     assert story.admin.http.get("/approvals/").status_code == 503
     processes = (*place.servers.values(), *place.jobs)
     for process in processes:
@@ -84,7 +87,8 @@ def one_of_two_operators_continues(place: RestoreStage) -> dict[str, Any]:
     command = ("continue_after_restore", "--yes", "--operator")
     with ThreadPoolExecutor(2) as both:
         done, late = sorted(
-            both.map(lambda name: place.command(*command, name), "ab"), key=lambda each: each.returncode
+            both.map(lambda name: place.command(*command, name), "ab"),
+            key=lambda each: each.returncode,
         )
     assert (done.returncode, late.returncode) == (0, 1), done.stderr + late.stderr
     again = place.command(*command, "c")
@@ -106,7 +110,9 @@ def nothing_lost_passes(place: RestoreStage, story: Story, done: dict[str, Any])
     grants = {row[0]: row[1:] for row in rows}
     assert grants[story.reader.grant_id][0] == "revoked"
     assert grants[story.payer.grant_id] == ("suspended", "restored")
-    people = {row[0]: row[1:] for row in place.sql("SELECT id::text, status, name FROM registry_human")}
+    people = {
+        row[0]: row[1:] for row in place.sql("SELECT id::text, status, name FROM registry_human")
+    }
     assert people[story.leaver.human_id] == ("deleted", "Deleted human")
     refused = story.payer.api("POST", "/v1/tokens", {"grant_id": story.payer.grant_id})
     assert refused.json()["error"] == "invalid_grant", refused.text
@@ -233,7 +239,11 @@ def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: Restore
     assert "the lost log says verifier.decision.allowed" in page
     token = re.search(r'name="csrf-token" content="([^"]+)"', page)
     assert token
-    form = {"csrfmiddlewaretoken": token[1], "grant": story.reader.grant_id, "drawn": drawn_in(page)}
+    form = {
+        "csrfmiddlewaretoken": token[1],
+        "grant": story.reader.grant_id,
+        "drawn": drawn_in(page),
+    }
     review = story.admin.http.post(f"{path}review", data=form)
     assert review.status_code == 200
     body = {"grants": story.reader.grant_id, "drawn": drawn_in(review.text)}

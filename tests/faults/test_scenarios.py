@@ -6,7 +6,8 @@ printed at the end, selects the same one again); `make campaign` runs all, and w
 - answers: all that clients were told, including those to replays and about revoked grants;
 - unanswered: calls accepted during the fault but never answered, or refused a connection;
 - good during, good after: percent of calls, as their callers see them, that ended with a yes or
-  a refusal by the grant's own limits. Lost answers were asked for again, and a proof spent by a lost
+  a refusal by the grant's own limits. Lost answers were asked for again, and a proof spent by a
+  lost
   try was replaced (`clients.py`);
 - back after: from the end of the fault to the first of twenty calls, all but one of them good;
 - decisions lost: answered yes but not on record; never more than the log itself reports as missing;
@@ -97,7 +98,10 @@ def chosen() -> list[Any]:
     today = of_this_day(SEED)
     return [
         pytest.param(
-            kind, each, id=each.name, marks=[pytest.mark.faketime] if each.heal is clock_right else []
+            kind,
+            each,
+            id=each.name,
+            marks=[pytest.mark.faketime] if each.heal is clock_right else [],
         )
         for kind, scenarios in KINDS.items()
         for each in scenarios
@@ -134,7 +138,9 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
             scenario.heal(held)
         healed = time.monotonic()
         recovered = recovery(
-            load.log, healed, scenario.within if CAMPAIGN else max(scenario.within, BESIDE_OTHERS_SECONDS)
+            load.log,
+            healed,
+            scenario.within if CAMPAIGN else max(scenario.within, BESIDE_OTHERS_SECONDS),
         )
         time.sleep(AFTER_SECONDS)
         ended = time.monotonic()
@@ -177,8 +183,14 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         assert after >= scenario.good
         assert during >= scenario.good_during
     if scenario.stale_at:
-        heard = [each for each in (*load.log.answers, *load.log.watched) if each.where in scenario.stale_at]
-        late = [each for each in heard if each.began > broke + CUT_OFF_SECONDS and each.ended < healing]
+        heard = [
+            each
+            for each in (*load.log.answers, *load.log.watched)
+            if each.where in scenario.stale_at
+        ]
+        late = [
+            each for each in heard if each.began > broke + CUT_OFF_SECONDS and each.ended < healing
+        ]
         assert late
         assert {each.status for each in late} <= {503, 0}
     if scenario.none_lost:
@@ -217,7 +229,9 @@ def worst(log: Log, since: float, to: float) -> list[str]:
         said = each.body.get("reason") or each.body.get("error") or ""
         alike.setdefault((each.where, each.status, said), []).append(each.began - since)
     most = sorted(alike.items(), key=lambda entry: -len(entry[1]))[:8]
-    return [f"  {len(when)} × {what}, from {when[0]:.1f} to {when[-1]:.1f} s" for what, when in most]
+    return [
+        f"  {len(when)} × {what}, from {when[0]:.1f} to {when[-1]:.1f} s" for what, when in most
+    ]
 
 
 def share(log: Log, since: float, to: float) -> float:
@@ -229,4 +243,6 @@ def share(log: Log, since: float, to: float) -> float:
 def calm(held: Stage, at_start: dict[str, int]) -> bool:
     """As many processes as before, and few more open files: connections are opened on demand."""
     now = held.processes()
-    return all(now[name] <= count + (0 if "processes" in name else 40) for name, count in at_start.items())
+    return all(
+        now[name] <= count + (0 if "processes" in name else 40) for name, count in at_start.items()
+    )

@@ -14,7 +14,9 @@ from tests.live import ROOT, LiveRegistry
 pytestmark = pytest.mark.sweep
 
 
-@pytest.mark.parametrize("database", ["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "database", ["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.postgres)]
+)
 def test_killed_seal_rows_goes_on_where_it_stood(
     request: pytest.FixtureRequest, tmp_path: Path, results: Results, database: str
 ) -> None:
@@ -38,4 +40,6 @@ def test_killed_seal_rows_goes_on_where_it_stood(
     assert registry.manage("verify_audit")["contradicted_rows"] == {}
     kills = len(told["seen"]) - 1
     results.kills += kills
-    results.lines.append(f"kill -9 before each statement of seal_rows, on {database}: {kills} kills")
+    results.lines.append(
+        f"kill -9 before each statement of seal_rows, on {database}: {kills} kills"
+    )

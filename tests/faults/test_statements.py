@@ -15,7 +15,16 @@ import pytest
 
 from tests.actors import LivePerson, Scene, scenes
 from tests.faults.table import Results
-from tests.faults.test_kills import BUDGET, KILLS, PAY, THREE, consult_oracle, jti_of, new_log, revoke
+from tests.faults.test_kills import (
+    BUDGET,
+    KILLS,
+    PAY,
+    THREE,
+    consult_oracle,
+    jti_of,
+    new_log,
+    revoke,
+)
 from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.sweep
@@ -39,7 +48,8 @@ def registry(
     results.kills += kills
     database = "PostgreSQL" if database_url else "SQLite"
     results.lines.append(
-        f"kill -9 before each statement of issuing, approving, verifying and revoking, on {database}: {kills} kills"
+        "kill -9 before each statement of issuing, approving, verifying and revoking, on "
+        f"{database}: {kills} kills"
     )
 
 

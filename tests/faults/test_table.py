@@ -42,14 +42,30 @@ KNOWN_SECONDS = 4
 # machine.
 SIGNING_SECONDS, SLACK_SECONDS = 2, 3
 NO_EVENTS: tuple[LiteralString, ...] = (
-    "CREATE FUNCTION no_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
-    "CREATE TRIGGER no_events BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION no_events()",
+    (
+        "CREATE FUNCTION no_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
+        "'no'; END $$"
+    ),
+    (
+        "CREATE TRIGGER no_events BEFORE INSERT ON audit_event FOR EACH ROW EXECUTE FUNCTION "
+        "no_events()"
+    ),
 )
-EVENTS: tuple[LiteralString, ...] = ("DROP TRIGGER no_events ON audit_event", "DROP FUNCTION no_events()")
+EVENTS: tuple[LiteralString, ...] = (
+    "DROP TRIGGER no_events ON audit_event",
+    "DROP FUNCTION no_events()",
+)
 WRONG = {"LD_PRELOAD": faketime.LIBRARY, "FAKETIME": "+10s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 # The answers meanwhile; those of verify and the limits by the verifier's own process, then by the
 # registry.
-GOES_ON = {"verify": "yes yes", "limits": "yes yes", "issue a token": "201", "revoke": "204", "approve": "200", "pages": "200"}  # fmt: skip
+GOES_ON = {
+    "verify": "yes yes",
+    "limits": "yes yes",
+    "issue a token": "201",
+    "revoke": "204",
+    "approve": "200",
+    "pages": "200",
+}
 NOTHING = dict.fromkeys(("issue a token", "revoke", "approve", "pages"), "503") | {
     "verify": "503 503",
     "limits": "503 503",
@@ -186,7 +202,13 @@ def nothing_outside(held: Stage) -> None:
     held.a.env |= away
     restart(held)
     log = held.jobs[0].log
-    until(lambda: all(f"jobs: audit.{job} failed" in log.read_text() for job in ("checkpoint_log", "cosign_log")), "they are not asked")  # fmt: skip
+    until(
+        lambda: all(
+            f"jobs: audit.{job} failed" in log.read_text()
+            for job in ("checkpoint_log", "cosign_log")
+        ),
+        "they are not asked",
+    )
 
 
 def as_before_outside(held: Stage) -> None:
@@ -286,9 +308,12 @@ def story(held: Stage, down: str) -> Seen:
     finally:
         give_back(held)
         cast.alice.http.close()
-    until(lambda: is_answering(held.registry) and held.waiting() == 0, "not everything is as it was")
     until(
-        lambda: cast.reader.api("GET", f"/v1/grants/{cast.reader.grant_id}").status_code == 200, "no answer"
+        lambda: is_answering(held.registry) and held.waiting() == 0, "not everything is as it was"
+    )
+    until(
+        lambda: cast.reader.api("GET", f"/v1/grants/{cast.reader.grant_id}").status_code == 200,
+        "no answer",
     )
     if said["revoke"] == "204":
         log.revoked[cast.victim.grant_id] = 0
@@ -321,8 +346,12 @@ def all_acts(held: Stage, cast: Actors) -> tuple[dict[str, str], dict[str, float
     both = (held.a, held.registry)
     decide = f"/approvals/{cast.pending.grant_id}/decide"
     acts: dict[str, Callable[[], httpx.Response]] = {
-        "issue a token": lambda: cast.reader.api("POST", "/v1/tokens", {"grant_id": cast.reader.grant_id}),
-        "approve": lambda: cast.alice.http.post(decide, json=cast.signed, headers={"X-CSRFToken": cast.csrf}),
+        "issue a token": lambda: cast.reader.api(
+            "POST", "/v1/tokens", {"grant_id": cast.reader.grant_id}
+        ),
+        "approve": lambda: cast.alice.http.post(
+            decide, json=cast.signed, headers={"X-CSRFToken": cast.csrf}
+        ),
         "revoke": lambda: cast.victim.api("POST", f"/v1/grants/{cast.victim.grant_id}/revoke", {}),
         "pages": lambda: cast.alice.http.get("/"),
     }
@@ -344,7 +373,9 @@ def test_what_is_down_and_what_then(seen: Callable[[str], Seen], down: str, act:
 @pytest.mark.parametrize(
     "down", [pytest.param(down, id=down, marks=MARKS.get(down, [])) for down in EXPECTED]
 )
-def test_acts_during_an_outage_are_recorded_or_leave_nothing(seen: Callable[[str], Seen], down: str) -> None:
+def test_acts_during_an_outage_are_recorded_or_leave_nothing(
+    seen: Callable[[str], Seen], down: str
+) -> None:
     assert seen(down).broken == []
 
 
@@ -359,13 +390,17 @@ def test_fresh_state_serves_light_decisions_without_the_database(
 
 
 @pytest.mark.parametrize("act", ["issue a token", "approve"])
-def test_without_a_signer_the_503_comes_within_two_seconds(seen: Callable[[str], Seen], act: str) -> None:
+def test_without_a_signer_the_503_comes_within_two_seconds(
+    seen: Callable[[str], Seen], act: str
+) -> None:
     assert seen("the key backend").told[act] == "503"
     assert seen("the key backend").took[act] < within(SIGNING_SECONDS + SLACK_SECONDS)
 
 
 @pytest.mark.faketime
-def test_each_process_records_a_wrong_host_clock_once(held: Stage, seen: Callable[[str], Seen]) -> None:
+def test_each_process_records_a_wrong_host_clock_once(
+    held: Stage, seen: Callable[[str], Seen]
+) -> None:
     assert seen("the clock of a host").told["pages"] == "200"
     rows = held.sql(
         "SELECT data ->> 'host', (data ->> 'seconds_ahead')::int, now() - at FROM audit_event"

@@ -43,7 +43,11 @@ pytestmark = [
 ROLES = {
     "light": ({"type": "read", "resource": "calendar"}, {}, 4, 8.0),
     "payment": (
-        {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}},
+        {
+            "type": "transact",
+            "resource": "payments",
+            "max_amount": {"value": "50.00", "currency": "EUR"},
+        },
         {"budgets": [{"value": "1000000.00", "currency": "EUR", "period": "day", "zone": "UTC"}]},
         4,
         5.0,
@@ -74,11 +78,17 @@ class Company:
         seeded(by.web, "receipts", [each["grant_id"] for each in told], root=ROOT)
         return [self._made(kind, by, **each) for kind, each in zip(kinds, told, strict=True)]
 
-    def _made(self, kind: str, by: Release, *, agent_pem: str, **told: str) -> tuple[Caller, Provider]:
-        place = Scene(registry=by.web, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **told)
+    def _made(
+        self, kind: str, by: Release, *, agent_pem: str, **told: str
+    ) -> tuple[Caller, Provider]:
+        place = Scene(
+            registry=by.web, signer=LocalSigner(PrivateKey.from_pem(agent_pem.encode())), **told
+        )
         provider = Provider(place, self.held.verify_url, self.record)
         self.providers[place.audience.rpartition("/")[2]] = provider
-        client = client_of(place, agent_pem, self.held.url, self.held.directory, Wires(self.providers))
+        client = client_of(
+            place, agent_pem, self.held.url, self.held.directory, Wires(self.providers)
+        )
         return Caller(kind, client, place, ROLES[kind][3]), provider
 
 
@@ -116,32 +126,44 @@ class Story:
             failed = Counter(f"{call.kind}: {call.trouble}"[:200] for call in calls if call.trouble)
             slowest = max((call.ended - call.began for call in calls), default=0.0)
             found.append(
-                f"{name}: {end - began:.1f} s, {len(calls)} calls, {failed.total()} failed, slowest {slowest:.1f} s"
+                f"{name}: {end - began:.1f} s, {len(calls)} calls, {failed.total()} failed, "
+                f"slowest {slowest:.1f} s"
             )
             found += [f"    {times} × {what}" for what, times in failed.most_common(5)]
         return found
 
 
-def test_two_versions_run_together_through_an_upgrade_and_back(installation: Stage, tmp_path: Path) -> None:
+def test_two_versions_run_together_through_an_upgrade_and_back(
+    installation: Stage, tmp_path: Path
+) -> None:
     """Old alone; migrations and grants below it; both; new alone; both; old alone on new tables."""
     held, record = installation, Record()
     old = Release("old", previous_release.unpack(tmp_path / "previous"), held)
     new = Release("new", ROOT, held)
     prepare(held, old)
     company = Company(held, record)
-    acting = company.make([kind for kind, (*_, count, _) in ROLES.items() for _ in range(count)], old)
+    acting = company.make(
+        [kind for kind, (*_, count, _) in ROLES.items() for _ in range(count)], old
+    )
     victims = company.make(["light"] * VICTIMS, old)
     with Load(acting, victims, held.endpoints, record, random.Random(12)) as load:
         story = Story(held, load, company)
         try:
             upgrade_and_go_back(held, old, new, story)
         finally:
-            print(*story.lines(), f"asked again: {dict(record.replays)}", *record.wrong[:20], sep="\n")
+            print(
+                *story.lines(), f"asked again: {dict(record.replays)}", *record.wrong[:20], sep="\n"
+            )
     assert record.wrong == []
     assert len(record.calls) >= (20_000 if CAMPAIGN else 1_000)
     assert [call for call in record.calls if call.trouble] == []
-    until(lambda: held.waiting() == 0, "decisions stay in Redis: the old jobs do not take them over")
-    until(lambda: held.unnumbered() == 0, "events stay without a number: the old jobs do not number them")
+    until(
+        lambda: held.waiting() == 0, "decisions stay in Redis: the old jobs do not take them over"
+    )
+    until(
+        lambda: held.unnumbered() == 0,
+        "events stay without a number: the old jobs do not number them",
+    )
     assert oracle(new, record) == []
 
 
@@ -195,6 +217,9 @@ def oracle(release: Release, record: Record) -> list[str]:
     told = {"decisions": sorted(record.decisions), "revoked": sorted(record.revoked)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.oracle", "-"],
-        cwd=ROOT, env=release.web.env, input=json.dumps(told), capture_output=True, text=True, check=False,
+        cwd=ROOT, env=release.web.env, input=json.dumps(told), capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
-    return [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()[-3:]]
+    return (
+        [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()[-3:]]
+    )

@@ -24,7 +24,9 @@ def started(directory: Path, url: str) -> LiveRegistry:
     made.start()
     # A probe may reach any process, and the first one that has compared nothing yet answers 503.
     ready = f"{made.url}/health/ready"
-    until(lambda: all(httpx.get(ready).status_code == 200 for _ in range(20)), "one is not ready", 60)
+    until(
+        lambda: all(httpx.get(ready).status_code == 200 for _ in range(20)), "one is not ready", 60
+    )
     return made
 
 
@@ -92,7 +94,9 @@ def served(postgres_url: str, tmp_path: Path) -> Iterator[tuple[LiveRegistry, st
         env={"DATABASE_OWNER_URL": owner},
     )
     for command in (["migrate", "-v", "0"], ["grant_serving_role"], ["ensure_keys", "-v", "0"]):
-        subprocess.run([sys.executable, "manage.py", *command], cwd=ROOT, env=registry.env, check=True)
+        subprocess.run(
+            [sys.executable, "manage.py", *command], cwd=ROOT, env=registry.env, check=True
+        )
     yield registry, owner, role
     registry.stop()
 

@@ -41,7 +41,9 @@ class Release:
             "BACKUP_DIR": str(stage.directory),
             "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
         }
-        self.web = LiveRegistry(directory, database_url=stage.url_of("serving"), workers=1, env=shared)
+        self.web = LiveRegistry(
+            directory, database_url=stage.url_of("serving"), workers=1, env=shared
+        )
         self.web.url = stage.url
         self.verifier = LiveVerifier(self.web, redis_url=stage.redis.url, workers=1)
         self.verifier.act_as(self.role)
@@ -69,10 +71,18 @@ class Release:
         """Rights its verifier's role should not have, by this version's code: it would refuse to
         start.
         """
-        asked = "import django; django.setup(); from audit.roles import beyond_verifier; print(*beyond_verifier())"
+        asked = (
+            "import django; django.setup(); from audit.roles import beyond_verifier; "
+            "print(*beyond_verifier())"
+        )
         env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
         done = subprocess.run(
-            [sys.executable, "-c", asked], cwd=self.root, env=env, capture_output=True, text=True, check=True
+            [sys.executable, "-c", asked],
+            cwd=self.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return done.stdout.strip()
 
@@ -82,7 +92,8 @@ class Release:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["sh", "-ec", line.replace("ROLE", self.role)],
-            cwd=self.root, env=self.web.env | {"PATH": path}, capture_output=True, text=True, check=False,
+            cwd=self.root, env=self.web.env | {"PATH": path}, capture_output=True, text=True,
+            check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
 
@@ -90,7 +101,9 @@ class Release:
 class Stage:
     """One installation. `running` are the versions whose processes take connections now."""
 
-    def __init__(self, database: postgres.Server, redis: redis_servers.Server, directory: Path) -> None:
+    def __init__(
+        self, database: postgres.Server, redis: redis_servers.Server, directory: Path
+    ) -> None:
         self.database, self.redis, self.directory = database, redis, directory
         self.public, self.questions = Balancer(), Balancer()
         self.url = f"http://localhost:{self.public.port}"
@@ -181,7 +194,9 @@ class LockWatch:
     def lines(self) -> list[str]:
         return [
             f"  {seconds:.2f} s: {waiter!r} behind {owner!r}"
-            for (owner, waiter), seconds in sorted(self.longest.items(), key=lambda each: -each[1])[:8]
+            for (owner, waiter), seconds in sorted(self.longest.items(), key=lambda each: -each[1])[
+                :8
+            ]
         ]
 
 

@@ -49,7 +49,9 @@ def ask(client: httpx.Client, told: dict[str, Any], signer: LocalSigner) -> bool
 
 def ask_on(told: dict[str, Any], turn: int, stop: threading.Event, found: Found) -> None:
     """Ask about each token in this connection's turns until told to stop."""
-    asked = [(each, LocalSigner(PrivateKey.from_pem(each["pem"].encode()))) for each in told["asked"]]
+    asked = [
+        (each, LocalSigner(PrivateKey.from_pem(each["pem"].encode()))) for each in told["asked"]
+    ]
     step = EVERY_SECONDS * CONNECTIONS
     due = time.monotonic() + EVERY_SECONDS * turn
     # Refused credentials count by address, and other tests run on this machine too.
@@ -75,7 +77,10 @@ def each_twice(tokens: int, which: Iterable[int]) -> bool:
 def main() -> None:
     told = json.loads(sys.stdin.readline())
     stop, found, tokens = threading.Event(), Found(), len(told["asked"])
-    threads = [threading.Thread(target=ask_on, args=(told, turn, stop, found)) for turn in range(CONNECTIONS)]
+    threads = [
+        threading.Thread(target=ask_on, args=(told, turn, stop, found))
+        for turn in range(CONNECTIONS)
+    ]
     for thread in threads:
         thread.start()
     while not each_twice(tokens, (which for which, _, yes in list(found) if yes)):

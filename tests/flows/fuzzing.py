@@ -29,7 +29,11 @@ LIMITS = {
     "max_requests_per_minute": 600,
     "max_burst": 600,
 }
-PAYMENT = {"type": "transact", "resource": "payments", "amount": {"value": "30.00", "currency": "EUR"}}
+PAYMENT = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": {"value": "30.00", "currency": "EUR"},
+}
 
 
 class Nobody(AuthBase):
@@ -93,7 +97,9 @@ class Known:
         """Path parameter → ids that exist, created when first needed."""
         if not self._things:
             pending = self.scene.api("POST", "/v1/grants", self.request()).json()["grant_id"]
-            asked = self.scene.ask(self.scene.question(self.scene.token(), PAYMENT, idempotency_key="first"))
+            asked = self.scene.ask(
+                self.scene.question(self.scene.token(), PAYMENT, idempotency_key="first")
+            )
             self._things = {
                 "grant_id": [self.scene.grant_id, pending],
                 "confirmation_id": [asked.json()["confirmation_id"]],
@@ -109,7 +115,12 @@ class Known:
         if not self._logged:
             events = self.scene.api("GET", "/v1/audit/events").json()["results"]
             self._logged = [event["id"] for event in events if event["leaf_index"] is not None]
-        return {"event": self._logged, "first": ["1", "2"], "second": ["2", "256"], "tree_size": ["256"]}
+        return {
+            "event": self._logged,
+            "first": ["1", "2"],
+            "second": ["2", "256"],
+            "tree_size": ["256"],
+        }
 
     def request(self) -> dict[str, Any]:
         return {

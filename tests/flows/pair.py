@@ -18,7 +18,11 @@ from tests.production.registry import ProductionRegistry
 VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 READ = {"type": "read", "resource": "calendar"}
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 # Headers of one answer, or of the server itself (RFC 9110): date, id, server, and whether the
 # connection closes.
 OWN_LINES = {b"date", b"x-request-id", b"server", b"connection"}
@@ -43,7 +47,9 @@ class Pair:
     def both(self, sent: bytes) -> tuple[Any, Any]:
         """Send both the same bytes at once, since some wait for one row; returns both answers."""
         with ThreadPoolExecutor(2) as pool:
-            web, lean = pool.map(lambda server: parts(exchange(server, sent)), (self.web, self.lean))
+            web, lean = pool.map(
+                lambda server: parts(exchange(server, sent)), (self.web, self.lean)
+            )
         return web, lean
 
     def same(self, sent: bytes) -> tuple[int, bytes]:

@@ -19,7 +19,14 @@ import time_machine
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.errors import InvalidClientError, ManifestError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.sdk import Action, AmbiguousGrantError, GrantPendingError, Money, NoGrantError, VerifierClient
+from agentauth.sdk import (
+    Action,
+    AmbiguousGrantError,
+    GrantPendingError,
+    Money,
+    NoGrantError,
+    VerifierClient,
+)
 from agentauth.sdk.wire import Registry
 from tests import faketime
 from tests.live import ROOT, LiveRegistry
@@ -90,7 +97,9 @@ class Place:
 
     def verified(self, client: AgentAuthClient, action: Action = READING) -> str:
         """The grant under which the service provider allows the action."""
-        headers = asyncio.run(client.authenticate_headers(self.slug, "POST", "/api/events", action=action))
+        headers = asyncio.run(
+            client.authenticate_headers(self.slug, "POST", "/api/events", action=action)
+        )
         with VerifierClient(
             self.registry.url, self.provider["client_id"], self.provider["client_secret"]
         ) as verifier:
@@ -122,7 +131,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     registry.start()
     allowed = [capability.label for capability in (READ, WRITE, PAY)]
     provider = registry.manage(
-        "create_service_provider", "Acme", "--audience", f"{registry.services}/api", "--allow", *allowed
+        "create_service_provider",
+        "Acme",
+        "--audience",
+        f"{registry.services}/api",
+        "--allow",
+        *allowed,
     )
     person = subprocess.Popen(
         [sys.executable, "-m", "tests.decide"],
@@ -176,7 +190,9 @@ def test_an_agent_that_was_off_for_two_years_goes_on(
     assert place.verified(started()) == asked
 
 
-def test_a_claim_link_that_ended_is_replaced(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+def test_a_claim_link_that_ended_is_replaced(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
     client = started()
     first = asyncio.run(client.request_grant(place.slug, [READ]))
     place.later(timedelta(hours=2))
@@ -248,7 +264,9 @@ def test_a_change_of_key_that_is_killed_at_any_step_is_finished(
     while True:
         last += 1
         command = [sys.executable, "-c", ROTATE, place.registry.url, str(file), str(last)]
-        done = subprocess.run(command, cwd=ROOT, env=place.registry.env, capture_output=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=place.registry.env, capture_output=True, check=False
+        )
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr.decode()
@@ -280,7 +298,9 @@ def test_a_restarted_agent_asks_for_the_same_only_once(
 ) -> None:
     limits = {"max_uses": 5}
     first = asyncio.run(started().request_grant(place.slug, [READ, WRITE], limits))
-    waiting = asyncio.run(started().request_grant(place.slug, [WRITE, READ], limits, "another reason"))
+    waiting = asyncio.run(
+        started().request_grant(place.slug, [WRITE, READ], limits, "another reason")
+    )
     assert (waiting.grant_id, waiting.status) == (first.grant_id, "pending")
     assert (waiting.approval_url, waiting.claim_code) == (first.approval_url, first.claim_code)
     narrowed = [READ.to_json()]
@@ -301,7 +321,9 @@ def test_a_restarted_agent_asks_for_the_same_only_once(
         place.verified(started())
 
 
-def test_the_grant_that_covers_the_call_is_used(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+def test_the_grant_that_covers_the_call_is_used(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
     client, writing = started(), Action("write", "files/report")
     asyncio.run(client.register([READ, WRITE, PAY]))
     reads = place.granted(client, READ)
@@ -333,14 +355,19 @@ def test_a_grant_that_ended_unnoticed_gives_way_to_another(
     assert place.verified(client) == again
 
 
-def test_calls_go_on_while_the_key_is_changed(place: Place, started: Callable[[], AgentAuthClient]) -> None:
+def test_calls_go_on_while_the_key_is_changed(
+    place: Place, started: Callable[[], AgentAuthClient]
+) -> None:
     client, other = started(), started()
     reading = place.granted(client, READ)
 
     async def together() -> None:
         calls = [each.get_grant(reading) for each in (client, other) for _ in range(10)]
         await asyncio.gather(
-            client.rotate_key(), *calls, other.rotate_key(), *[other.get_grant(reading) for _ in range(10)]
+            client.rotate_key(),
+            *calls,
+            other.rotate_key(),
+            *[other.get_grant(reading) for _ in range(10)],
         )
 
     for _ in range(2):
@@ -355,7 +382,10 @@ def test_the_page_of_the_sdk_runs_as_printed(
     monkeypatch.setattr("sys.platform", "linux")
     page = (ROOT / "docs" / "sdk.md").read_text()
     source = "\n".join(re.findall(r"```python\n(.+?)```", page, re.DOTALL))
-    for placeholder, real in (("https://registry.example.com", place.registry.url), ("my-api", place.slug)):
+    for placeholder, real in (
+        ("https://registry.example.com", place.registry.url),
+        ("my-api", place.slug),
+    ):
         assert placeholder in source
         source = source.replace(placeholder, real)
     shown: list[str] = []

@@ -45,7 +45,9 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
             "LOG_FORMAT": "json",
             "VAR_DIR": str(tmp_path / "var"),
         }
-        made = LiveRegistry(tmp_path, database_url=fresh_database(postgres_url, "flows_celery"), env=env)
+        made = LiveRegistry(
+            tmp_path, database_url=fresh_database(postgres_url, "flows_celery"), env=env
+        )
         made.prepare()
         ordinary.give_to_user(tmp_path / "var")
         yield made
@@ -60,7 +62,12 @@ def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.P
     python = [*ordinary.as_user(), sys.executable, "-m", "tests.ordinary", module, *arguments]
     with log.open("wb") as told:
         process = subprocess.Popen(
-            python, cwd=registry.directory / "app", env=env, stdout=told, stderr=told, start_new_session=True
+            python,
+            cwd=registry.directory / "app",
+            env=env,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
         )
     try:
         yield process, log
@@ -72,12 +79,21 @@ def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.P
         process.wait()
 
 
-def test_a_worker_and_beat_log_each_step_as_json_where_they_are_asked_to(registry: LiveRegistry) -> None:
+def test_a_worker_and_beat_log_each_step_as_json_where_they_are_asked_to(
+    registry: LiveRegistry,
+) -> None:
     registry.env["LOG_LEVEL"] = "INFO"
-    with started(registry, COMMANDS[0]) as (_, beat_log), started(registry, COMMANDS[1]) as (_, worker_log):
+    with (
+        started(registry, COMMANDS[0]) as (_, beat_log),
+        started(registry, COMMANDS[1]) as (_, worker_log),
+    ):
         until(lambda: " succeeded in " in worker_log.read_text(), "the worker does nothing", 120)
-    lines = [json.loads(line) for log in (beat_log, worker_log) for line in log.read_text().splitlines()]
-    assert {"celery.beat", "celery.apps.worker", "celery.app.trace"} <= {line["logger"] for line in lines}
+    lines = [
+        json.loads(line) for log in (beat_log, worker_log) for line in log.read_text().splitlines()
+    ]
+    assert {"celery.beat", "celery.apps.worker", "celery.app.trace"} <= {
+        line["logger"] for line in lines
+    }
 
 
 def test_a_worker_answers_no_remote_control(registry: LiveRegistry) -> None:
@@ -95,6 +111,10 @@ def test_a_worker_answers_no_remote_control(registry: LiveRegistry) -> None:
 
 def test_the_brokers_user_reaches_no_other_key(registry: LiveRegistry) -> None:
     with redis.Redis.from_url(registry.env["CELERY_BROKER_URL"], db=0) as client:
-        for act in (lambda: client.get("aa:history"), lambda: client.set("aa:history", "x"), client.flushall):
+        for act in (
+            lambda: client.get("aa:history"),
+            lambda: client.set("aa:history", "x"),
+            client.flushall,
+        ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 act()

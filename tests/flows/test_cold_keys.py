@@ -139,5 +139,8 @@ def test_RF_26_a_thousand_cold_keys_after_redis_loss_are_read_once(
     assert set(read) == wanted
     assert Counter(read.values()) == {1: KEYS}
     times = sorted(float(ms) for ms, asked in reads if wanted.intersection(ID.findall(asked)))
-    print(f"{KEYS} cold keys, {ASKERS} askers of each: {len(times)} queries, the slowest {times[-1]:.1f} ms")
+    print(
+        f"{KEYS} cold keys, {ASKERS} askers of each: {len(times)} queries, the slowest "
+        f"{times[-1]:.1f} ms"
+    )
     assert not CAMPAIGN or times[len(times) * 99 // 100] < QUERY_MS, times

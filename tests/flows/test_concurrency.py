@@ -17,7 +17,11 @@ from tests.live import LiveRegistry
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 ROUNDS = 10 if CAMPAIGN else 3
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 
 
 def in_parallel(place: Scene, bodies: list[dict[str, Any]]) -> list[httpx.Response]:
@@ -51,7 +55,9 @@ def events_of(place: Scene) -> list[dict[str, Any]]:
 
 
 def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: LiveRegistry) -> None:
-    place = scene(live_registry, capabilities=[{"type": "read", "resource": "calendar"}], envelope={})
+    place = scene(
+        live_registry, capabilities=[{"type": "read", "resource": "calendar"}], envelope={}
+    )
     token = place.token()
     for _ in range(ROUNDS):
         body = place.question(token, {"type": "read", "resource": "calendar/work"})
@@ -62,12 +68,18 @@ def test_DN_7_of_fifty_identical_proofs_exactly_one_is_valid(live_registry: Live
 def test_EN_3_budget_of_100_allows_exactly_33_of_40_payments_of_3(
     live_registry: LiveRegistry,
 ) -> None:
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "3.00", "currency": "EUR"},
+    }
     for _ in range(ROUNDS):
         budget = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
         place = scene(live_registry, capabilities=[PAY], envelope={"budgets": [budget]})
         token = place.token()
-        bodies = [place.question(token, action, idempotency_key=str(uuid.uuid4())) for _ in range(40)]
+        bodies = [
+            place.question(token, action, idempotency_key=str(uuid.uuid4())) for _ in range(40)
+        ]
         answers = in_parallel(place, bodies)
         assert Counter(verdict(answer) for answer in answers) == {"valid": 33, "budget": 7}
         # The counter (what remains) and the log agree to the cent.
@@ -107,7 +119,11 @@ def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegist
 def test_one_operation_sent_twenty_times_debits_once(live_registry: LiveRegistry) -> None:
     place = scene(live_registry, capabilities=[PAY], envelope={"max_uses": 5})
     token, key = place.token(), str(uuid.uuid4())
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "3.00", "currency": "EUR"},
+    }
     bodies = [place.question(token, action, idempotency_key=key) for _ in range(20)]
     answers = [answer.json() for answer in in_parallel(place, bodies)]
     assert all(answer["valid"] for answer in answers)

@@ -65,7 +65,10 @@ class Delegated:
     def certified(self) -> dict[int, str]:
         """Process → its certified key."""
         keys = [key for key in self.published()["keys"] if "certificate" in key]
-        return {int(part(key["certificate"], 1)["instance"].rpartition(":")[2]): key["kid"] for key in keys}
+        return {
+            int(part(key["certificate"], 1)["instance"].rpartition(":")[2]): key["kid"]
+            for key in keys
+        }
 
     def issued(self) -> dict[str, str]:
         """Key → a token it signed; several calls at once, so that each process gets one."""

@@ -135,7 +135,11 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
     yield "redirect", 302, get("/approvals/")
     yield "404", 404, get("/nowhere")
     yield "404 page", 404, get("/nowhere", Accept="text/html")
-    yield "405", 405, client.put("/sign-in/", secure=True, headers=host | {"Origin": "http://localhost:8000"})
+    yield (
+        "405",
+        405,
+        client.put("/sign-in/", secure=True, headers=host | {"Origin": "http://localhost:8000"}),
+    )
     yield "403", 403, client.post("/sign-out/", secure=True, headers=host)
     yield "host", 400, get("/sign-in/", Host="evil.example")
     yield "path", 404, get("/v1/agents%00")
@@ -144,7 +148,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
     yield (
         "413",
         413,
-        client.post("/sign-in/finish", body, content_type="application/json", secure=True, headers=origin),
+        client.post(
+            "/sign-in/finish", body, content_type="application/json", secure=True, headers=origin
+        ),
     )
     with monkeypatch.context() as patch:
         patch.setattr("agentauth.health.live", None)

@@ -31,13 +31,17 @@ class Raw:
     client_id: str
     audience: str
 
-    def ask(self, head: list[str], body: bytes = b"", *, length: bool = True) -> tuple[int, dict[str, Any]]:
+    def ask(
+        self, head: list[str], body: bytes = b"", *, length: bool = True
+    ) -> tuple[int, dict[str, Any]]:
         there = urlsplit(self.registry.url)
         lines = [*head, f"Host: {there.netloc}", "Connection: close"]
         lines += [f"Content-Length: {len(body)}"] if length else []
         connection = socket.create_connection((there.hostname, there.port), timeout=10)
         if there.scheme == "https":
-            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=there.hostname)
+            connection = ssl.create_default_context().wrap_socket(
+                connection, server_hostname=there.hostname
+            )
         with connection:
             connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             answer = b"".join(iter(lambda: connection.recv(65_536), b""))
@@ -52,7 +56,9 @@ class Raw:
     @property
     def verify(self) -> bytes:
         """The body of a question."""
-        return json.dumps({"token": "x", "proof": "x", "method": "GET", "url": self.audience}).encode()
+        return json.dumps(
+            {"token": "x", "proof": "x", "method": "GET", "url": self.audience}
+        ).encode()
 
     def basic(self, secret: str = "") -> str:
         return base64.b64encode(f"{self.client_id}:{secret or self.secret}".encode()).decode()
@@ -92,7 +98,10 @@ def _manifest(agent: AgentClient, issuer: str) -> str:
 
 def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
     """The valid request that the next test breaks."""
-    assert raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0] == 200
+    assert (
+        raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0]
+        == 200
+    )
     head = [
         "POST /v1/verify HTTP/1.1",
         f"Authorization: Basic {raw.basic()}",
@@ -103,34 +112,44 @@ def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
 
 TWICE: dict[str, Callable[[Raw], tuple[list[str], bytes]]] = {
     "two good proofs": lambda raw: (
-        ["GET /v1/agents/me HTTP/1.1", *(f"DPoP: {raw.proof('GET', '/v1/agents/me')}" for _ in range(2))],
+        ["GET /v1/agents/me HTTP/1.1",
+            *(f"DPoP: {raw.proof('GET', '/v1/agents/me')}" for _ in range(2))],
         b"",
     ),
-    "one proof twice": lambda raw: (["GET /v1/agents/me HTTP/1.1", *[f"DPoP: {raw.proof('GET', '/v1/agents/me')}"] * 2], b""),
-    "a good and an empty proof": lambda raw: (["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}", "DPoP:"], b""),
+    "one proof twice": lambda raw: (["GET /v1/agents/me HTTP/1.1",
+    *[f"DPoP: {raw.proof('GET', '/v1/agents/me')}"] * 2], b""),
+    "a good and an empty proof": lambda raw: (["GET /v1/agents/me HTTP/1.1",
+    f"DPoP: {raw.proof('GET', '/v1/agents/me')}", "DPoP:"], b""),
     "two spellings of the name": lambda raw: (
-        ["GET /v1/agents/me HTTP/1.1", *(f"{name}: {raw.proof('GET', '/v1/agents/me')}" for name in ("DPoP", "dpop"))],
+        ["GET /v1/agents/me HTTP/1.1",
+            *(f"{name}: {raw.proof('GET', '/v1/agents/me')}" for name in ("DPoP", "dpop"))],
         b"",
     ),
     "two credentials": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", *[f"Authorization: Basic {raw.basic()}"] * 2, "Content-Type: application/json"],
+        ["POST /v1/verify HTTP/1.1", *[f"Authorization: Basic {raw.basic()}"] * 2,
+            "Content-Type: application/json"],
         raw.verify,
     ),
     "good and bad credentials": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}", f"Authorization: Basic {raw.basic('x')}", "Content-Type: application/json"],
+        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}",
+            f"Authorization: Basic {raw.basic('x')}", "Content-Type: application/json"],
         raw.verify,
     ),
     "a proof and credentials": lambda raw: (
-        ["POST /v1/revoke HTTP/1.1", f"DPoP: {raw.proof('POST', '/v1/revoke', b'token=x')}", f"Authorization: Basic {raw.basic()}", "Content-Type: application/x-www-form-urlencoded"],
+        ["POST /v1/revoke HTTP/1.1", f"DPoP: {raw.proof('POST', '/v1/revoke', b'token=x')}",
+            f"Authorization: Basic {raw.basic()}",
+            "Content-Type: application/x-www-form-urlencoded"],
         b"token=x",
     ),
     "two keys of one act": lambda raw: (
-        ["DELETE /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('DELETE', '/v1/agents/me')}", "Idempotency-Key: a", "Idempotency-Key: b"],
+        ["DELETE /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('DELETE', '/v1/agents/me')}",
+            "Idempotency-Key: a", "Idempotency-Key: b"],
         b"",
     ),
     "two hosts": lambda _: (["GET /health/live HTTP/1.1", "Host: evil.example"], b""),
     "two media types": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}", "Content-Type: application/json", "Content-Type: text/plain"],
+        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}",
+            "Content-Type: application/json", "Content-Type: text/plain"],
         raw.verify,
     ),
 }  # fmt: skip
@@ -151,7 +170,10 @@ def test_DJ_2_two_headers_of_one_name_are_refused(
         None,
     }
     # The agent that the request asked to end still exists.
-    assert raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0] == 200
+    assert (
+        raw.ask(["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}"])[0]
+        == 200
+    )
 
 
 SMUGGLED = {

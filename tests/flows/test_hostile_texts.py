@@ -29,7 +29,16 @@ from kms.services import ensure_key
 from registry.models import Grant
 from registry.services.enrolment import create_enrolment_code
 from registry.services.service_providers import change_audience, create_service_provider
-from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, approve, claim_link, pending, refused
+from registry.tests.cast import (
+    PAY,
+    READ_CALENDAR,
+    TESTER,
+    AgentClient,
+    approve,
+    claim_link,
+    pending,
+    refused,
+)
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
 
@@ -46,8 +55,21 @@ TEXTS = [
 # Every field an outsider writes, by the first word of its text.
 FIELDS = {"agent", "about", "reason", "service", "human", "value", "memo", "key", "why", "mail"}
 # The routes that are pages; the others answer programs, in JSON.
-PAGES = [route for route in ROUTES if not re.match(r"/(v1|\.well-known|health|metrics|docs|admin)", route)]
-LINKS = ("href", "src", "action", "formaction", "data-options", "data-finish", "data-base", "content")
+PAGES = [
+    route
+    for route in ROUTES
+    if not re.match(r"/(v1|\.well-known|health|metrics|docs|admin)", route)
+]
+LINKS = (
+    "href",
+    "src",
+    "action",
+    "formaction",
+    "data-options",
+    "data-finish",
+    "data-base",
+    "content",
+)
 
 
 class Read(HTMLParser):
@@ -117,10 +139,18 @@ class Scene:
         approve(paying, self.admin.human, now=self.now)
         stray = self.agent(owned=False)
         setup = create_setup_link(email=self.mail("new"), actor=TESTER, now=self.now).url
-        common = {"agent_id": str(agent.agent().pk), "confirmation_id": str(self.confirmation(paying).pk)}
-        common |= {"secret": claim_link(stray.agent())[0].split("/")[-2], "code": setup.split("/")[-2]}
+        common = {
+            "agent_id": str(agent.agent().pk),
+            "confirmation_id": str(self.confirmation(paying).pk),
+        }
+        common |= {
+            "secret": claim_link(stray.agent())[0].split("/")[-2],
+            "code": setup.split("/")[-2],
+        }
         for route in PAGES:
-            for grant in [waiting, approved, denied, anew] if "<uuid:grant_id>" in route else [waiting]:
+            for grant in (
+                [waiting, approved, denied, anew] if "<uuid:grant_id>" in route else [waiting]
+            ):
                 self.paths.append(address(route, common | {"grant_id": str(grant.pk)}))
 
     def mail(self, word: str) -> str:
@@ -147,7 +177,9 @@ class Scene:
     def asked(self, agent: AgentClient, path: str) -> Grant:
         constraint = {"constraints": {"label": {"eq": self.says("value")}}}
         wish = READ_CALENDAR | {"resource": f"calendar/{path}"} | constraint
-        return pending(agent, self.provider, now=self.now, capabilities=[wish], reason=self.says("reason"))
+        return pending(
+            agent, self.provider, now=self.now, capabilities=[wish], reason=self.says("reason")
+        )
 
     def confirmation(self, grant: Grant) -> Confirmation:
         action = PAY | {"amount": {"value": "60.00", "currency": "EUR"}}
@@ -167,7 +199,10 @@ class Scene:
         for path in self.paths:
             answer = self.admin.client.get(path, headers={"Accept": "text/html"})
             if answer.status_code in {200, 404, 410} and "html" in answer["Content-Type"]:
-                yield re.sub(r"[0-9a-f-]{36}|/[\w-]{22,43}/", "…", path), Read(answer.content.decode())
+                yield (
+                    re.sub(r"[0-9a-f-]{36}|/[\w-]{22,43}/", "…", path),
+                    Read(answer.content.decode()),
+                )
 
 
 @pytest.fixture
@@ -190,7 +225,9 @@ def inert(page: Read, text: str, place: str) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_AP_19_what_strangers_write_is_text_on_every_page(text: str, keys: None, now: datetime) -> None:
+def test_AP_19_what_strangers_write_is_text_on_every_page(
+    text: str, keys: None, now: datetime
+) -> None:
     plain = list(Scene("x" * len(text), now, 1).read())
     hostile = list(Scene(text, now, 2).read())
     assert [place for place, _page in hostile] == [place for place, _page in plain]
@@ -229,7 +266,9 @@ def test_AP_19_nor_in_the_control_room(text: str, keys: None, now: datetime) -> 
             inert_in_admin(read[-1], path)
     read.append(Read(scene.admin.get("/admin/").content.decode()))
     inert_in_admin(read[-1], "/admin/")
-    told = {word for page in read for each in page.words for word in FIELDS if f"{word} {text}" in each}
+    told = {
+        word for page in read for each in page.words for word in FIELDS if f"{word} {text}" in each
+    }
     assert told >= {"agent", "about", "reason", "service", "human"}
 
 
@@ -239,12 +278,16 @@ def inert_in_admin(page: Read, place: str) -> None:
         assert not [name for name in names if name.startswith("on")], place
         assert tag not in {"svg/onload=x", "b"}, place
         assert tag != "script" or "src" in names, place
-    assert not [link for link in page.links if re.match(r"\s*(javascript|vbscript|x$)", link, re.IGNORECASE)]
+    assert not [
+        link for link in page.links if re.match(r"\s*(javascript|vbscript|x$)", link, re.IGNORECASE)
+    ]
     assert not [word for word in page.words if "49{" in word or "$49" in word], place
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_AP_19_what_an_address_carries_is_text_or_nothing(text: str, keys: None, now: datetime) -> None:
+def test_AP_19_what_an_address_carries_is_text_or_nothing(
+    text: str, keys: None, now: datetime
+) -> None:
     """A hostile link: its query and path appear on pages as text or not at all."""
     scene = Scene("plain words", now, 1)
     query = urlencode(
@@ -266,10 +309,16 @@ def test_AP_19_what_an_address_carries_is_text_or_nothing(text: str, keys: None,
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if text.isascii()])
-def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(text: str, keys: None, now: datetime) -> None:
+def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(
+    text: str, keys: None, now: datetime
+) -> None:
     scene = Scene("plain words", now, 1)
     client = scene.agent(owned=True)
-    claims = {"aud": settings.ISSUER, "iat": int(now.timestamp()), "exp": int(now.timestamp()) + 86_400}
+    claims = {
+        "aud": settings.ISSUER,
+        "iat": int(now.timestamp()),
+        "exp": int(now.timestamp()) + 86_400,
+    }
     claims |= {"jti": "1", "name": "Agent", "model_origin": text, "capabilities": [READ_CALENDAR]}
     stranger = AgentClient()
     header = {"jwk": stranger.signer.public.jwk}
@@ -282,7 +331,11 @@ def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(text: str, keys: Non
         {"constraints": {text: {"eq": 1}}},
         {"constraints": {"a": {text: 1}}},
     ):
-        refused(client.ask(scene.provider, capabilities=[READ_CALENDAR | changes]), 400, "invalid_request")
+        refused(
+            client.ask(scene.provider, capabilities=[READ_CALENDAR | changes]),
+            400,
+            "invalid_request",
+        )
     refused(client.ask(scene.provider, envelope={text: 1}), 400, "invalid_request")
 
 

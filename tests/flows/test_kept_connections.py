@@ -174,7 +174,9 @@ def connected(*servers: LiveServer) -> Iterator[list[socket.socket]]:
         ]
 
 
-def test_SA_11_a_slow_sender_gets_408_and_connection_close(web: LiveServer, verifier: LiveServer) -> None:
+def test_SA_11_a_slow_sender_gets_408_and_connection_close(
+    web: LiveServer, verifier: LiveServer
+) -> None:
     with connected(web, verifier) as connections:
         for connection in connections:
             connection.sendall(b"POST /v1/verify HTTP/1.1\r\nX-A: ")

@@ -41,7 +41,9 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with redis_servers.server() as redis, ExitStack() as stack:
         url = fresh_database(postgres_url, "flow_lean_http")
         env = {"REDIS_URL": redis.url}
-        web = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env)
+        web = LiveRegistry(
+            tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env
+        )
         web.prepare()
         lean = LiveVerifier(web, redis_url=redis.url, workers=1)
         for server in (web, lean):
@@ -117,13 +119,17 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
     kinds = [whole[:40], whole[:-5], b""]
     with ExitStack() as opened, httpx.Client(timeout=10) as client:
         slow = [
-            opened.enter_context(socket.create_connection(("127.0.0.1", pair.lean.port), timeout=10))
+            opened.enter_context(
+                socket.create_connection(("127.0.0.1", pair.lean.port), timeout=10)
+            )
             for _ in range(300)
         ]
         began, worst, ends, said = time.monotonic(), 0.0, dict[socket.socket, float](), list[bool]()
         for number, each in enumerate(slow):
             each.sendall(kinds[number % 3])
-        while len(ends) < len(slow) and time.monotonic() - began < request_bytes.REQUEST_SECONDS + within(20):
+        while len(ends) < len(
+            slow
+        ) and time.monotonic() - began < request_bytes.REQUEST_SECONDS + within(20):
             begun = time.monotonic()
             credentials = (pair.place.client_id, pair.place.client_secret)
             answer = client.post(

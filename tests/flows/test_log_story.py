@@ -37,7 +37,9 @@ class Story(LiveRegistry):
         return json.loads(done.stdout)
 
     def download(self, folder: Path) -> None:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="log/")
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix="log/"
+        )
         for key in (entry["Key"] for page in pages for entry in page["Contents"]):
             path = folder / key.removeprefix("log/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,9 @@ def strangers(folder: Path, keys: Path, *old: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(story: Story, tmp_path: Path) -> None:
+def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(
+    story: Story, tmp_path: Path
+) -> None:
     made = [story.work("month", str(-ago), str(EACH))["made"] for ago in range(MONTHS, -1, -1)]
     assert made == [EACH] * (MONTHS + 1)
     signed = story.work("finish")
@@ -91,7 +95,9 @@ def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(story: Story
     # The bucket deletes nothing.
     lines = next((tmp_path / "kept" / "objects").glob("*.lines.gz"))
     where = {"Bucket": story.bucket, "Key": f"log/objects/{lines.name}"}
-    version = story.client.list_object_versions(Bucket=story.bucket, Prefix=where["Key"])["Versions"][0]
+    version = story.client.list_object_versions(Bucket=story.bucket, Prefix=where["Key"])[
+        "Versions"
+    ][0]
     lock = story.client.get_object_retention(**where)["Retention"]
     assert lock["Mode"] == "COMPLIANCE"
     shorter = {"Mode": "COMPLIANCE", "RetainUntilDate": version["LastModified"]}
@@ -126,9 +132,9 @@ def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(story: Story
     # An archive that lacks one byte is refused.
     cut = next((tmp_path / "archive" / "objects").glob("*.lines.gz"))
     cut.write_bytes(cut.read_bytes()[:-1])
-    assert [answer["ok"] for answer in strangers(tmp_path / "archive", tmp_path / "trusted", old)] == [
-        False
-    ] * 2
+    assert [
+        answer["ok"] for answer in strangers(tmp_path / "archive", tmp_path / "trusted", old)
+    ] == [False] * 2
 
     # Restore the dropped months.
     assert story.manage("restore_audit")["restored"] == 2 * EACH

@@ -76,7 +76,9 @@ def take_all(server: postgres.Server, held: contextlib.ExitStack) -> bool:
         while True:
             url = f"postgres://stranger@127.0.0.1:{server.port}/postgres"
             held.callback(psycopg.connect(url, connect_timeout=5).close)
-    ended = admin(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'serving'")
+    ended = admin(
+        server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'serving'"
+    )
     return ended == []
 
 
@@ -84,11 +86,15 @@ def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, floa
     """Status; whether it was a yes, or said when to retry; and seconds until it came."""
     begun = time.monotonic()
     whose = (place.client_id, place.client_secret)
-    answer = httpx.post(server.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60)
+    answer = httpx.post(
+        server.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60
+    )
     took = time.monotonic() - begun
     if answer.status_code == 200:
         return 200, answer.json()["valid"], took
-    in_order = answer.json()["error"] == "temporarily_unavailable" and "Retry-After" in answer.headers
+    in_order = (
+        answer.json()["error"] == "temporarily_unavailable" and "Retry-After" in answer.headers
+    )
     return answer.status_code, in_order, took
 
 
@@ -96,7 +102,8 @@ def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
     database: postgres.Server, registry: LiveRegistry, verifier: LiveVerifier
 ) -> None:
     warm, cold, counted = scenes(
-        registry, [{"capabilities": [READ], "envelope": each} for each in ({}, {}, {"max_uses": 1000})]
+        registry,
+        [{"capabilities": [READ], "envelope": each} for each in ({}, {}, {"max_uses": 1000})],
     )
     tokens = {place.grant_id: place.token() for place in (warm, cold, counted)}
     assert asked(verifier, warm, tokens[warm.grant_id])[:2] == (200, True)
@@ -104,10 +111,14 @@ def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
         until(lambda: take_all(database, held), "those who serve still have a connection", 30)
         # A token not in memory must be read, a counted use must be written.
         places = [cold, counted] * (CALLERS // 2)
-        told = list(callers.map(lambda place: asked(verifier, place, tokens[place.grant_id]), places))
+        told = list(
+            callers.map(lambda place: asked(verifier, place, tokens[place.grant_id]), places)
+        )
         begun = time.monotonic()
         issuing = list(
-            callers.map(lambda _: cold.api("POST", "/v1/tokens", {"grant_id": cold.grant_id}), places)
+            callers.map(
+                lambda _: cold.api("POST", "/v1/tokens", {"grant_id": cold.grant_id}), places
+            )
         )
         took = time.monotonic() - begun
         assert [each[:2] for each in told] == [(503, True)] * CALLERS, told
@@ -117,7 +128,8 @@ def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
         # The outsider held them all the while, and an administrator able to end that got in.
         [(strangers, serving)] = admin(
             database,
-            "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE usename = 'serving')"
+            "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE "
+            "usename = 'serving')"
             " FROM pg_stat_activity",
         )
         assert (strangers, serving) == (CONNECTIONS - 3, 0)

@@ -57,7 +57,9 @@ def test_DN_6_two_servers_taking_turns_ask_once_and_then_never(
                 nonce=nonce,
             )
             server = (sqlite_registry, second)[number % 2]
-            answer = http.get(f"http://127.0.0.1:{server.port}/v1/agents/me", headers={"DPoP": proof})
+            answer = http.get(
+                f"http://127.0.0.1:{server.port}/v1/agents/me", headers={"DPoP": proof}
+            )
             statuses[answer.status_code] += 1
             nonce = answer.headers.get("DPoP-Nonce", nonce)
     assert statuses == {401: 1, 200: CALLS - 1}
@@ -84,7 +86,9 @@ def test_DN_2_client_obeys_a_real_server_that_requires_a_nonce(
         order = {"amount": {"value": "20.00", "currency": "EUR"}, "payee": "ACME"}
         paid = asyncio.run(place.client.call(place.slug, "POST", "/payments", json=order))
         assert paid.status_code in {200, 201}, paid.text
-        assert asyncio.run(place.client.call(place.slug, "GET", "/calendar/work")).status_code == 200
+        assert (
+            asyncio.run(place.client.call(place.slug, "GET", "/calendar/work")).status_code == 200
+        )
 
 
 @pytest.mark.django_db
@@ -102,4 +106,6 @@ def test_DN_20_no_origin_is_let_in_whatever_it_asks_for() -> None:
             answer = client.generic(
                 method, address(route, {}), "{}", content_type="application/json", headers=headers
             )
-            assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+            assert not [
+                name for name in answer.headers if name.lower().startswith("access-control-")
+            ]

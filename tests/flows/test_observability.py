@@ -108,14 +108,22 @@ def test_OG_17_a_server_that_was_not_ready_is_ready_without_a_restart(tmp_path: 
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_OG_25_request_id_is_ours_in_answer_and_log_never_the_clients(tmp_path: Path, as_json: bool) -> None:
+def test_OG_25_request_id_is_ours_in_answer_and_log_never_the_clients(
+    tmp_path: Path, as_json: bool
+) -> None:
     log = {"LOG_FORMAT": "json" if as_json else "text", "LOG_LEVEL": "INFO"}
     registry = LiveRegistry(tmp_path, workers=1, env=log)
     registry.prepare()
     registry.start()
     try:
         ids = []
-        for sent in ["a" * 64, "x" * 8000, "<script>", "id\tid", "01980000-0000-7000-8000-000000000000"]:
+        for sent in [
+            "a" * 64,
+            "x" * 8000,
+            "<script>",
+            "id\tid",
+            "01980000-0000-7000-8000-000000000000",
+        ]:
             headers = [("X-Request-Id", sent), ("X-Request-Id", "second-one")]
             answer = httpx.get(f"{registry.url}/v1/agents/me", headers=headers)
             assert answer.status_code == 401

@@ -77,7 +77,13 @@ OWNED_ROUTES = [route for route in ROUTES if names(route) & OWNED]
 def test_DJ_14_every_parameter_of_the_urlconf_is_known_to_the_sweep() -> None:
     found = {name: route for route in ROUTES for name in names(route)}
     unknown = (
-        found.keys() - OWNED - SECRETS - KNOWN_TO_ALL_AGENTS - OPEN_TO_ALL - STAFF_ONLY.keys() - ADMIN_ONLY
+        found.keys()
+        - OWNED
+        - SECRETS
+        - KNOWN_TO_ALL_AGENTS
+        - OPEN_TO_ALL
+        - STAFF_ONLY.keys()
+        - ADMIN_ONLY
     )
     assert not unknown, {name: found[name] for name in unknown}
     assert found.keys() >= OWNED | SECRETS
@@ -118,7 +124,9 @@ def cast(db: None, now: datetime) -> Cast:
     stranger = create_service_provider(
         name="Stranger", audience="http://127.0.0.1:8002", allowed=allowed, actor=TESTER, now=now
     )
-    waiting = pending(agents[0], provider, now=now, capabilities=[{"type": "write", "resource": "files"}])
+    waiting = pending(
+        agents[0], provider, now=now, capabilities=[{"type": "write", "resource": "files"}]
+    )
     confirmation = confirmation_of(agents[0], provider, secret, now=now)
     common = {
         "agent_id": str(agents[0].agent().pk),
@@ -155,16 +163,24 @@ def confirmation_of(
         "idempotency_key": "k",
     }
     headers = basic(provider, secret)
-    answer = browser().post("/v1/verify", json.dumps(body), content_type="application/json", headers=headers)
+    answer = browser().post(
+        "/v1/verify", json.dumps(body), content_type="application/json", headers=headers
+    )
     return Confirmation.objects.get(pk=answer.json()["confirmation_id"])
 
 
 def callers(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any]]:
     """All but alice: who, whether the address accepts such callers at all, and the answer."""
     if path.startswith("/v1/"):
-        yield "bob's agent", True, cast.bobs_agent.call(method, path, None if method == "GET" else {})
+        yield (
+            "bob's agent",
+            True,
+            cast.bobs_agent.call(method, path, None if method == "GET" else {}),
+        )
         headers = cast.stranger | {"Idempotency-Key": "x"} if method == "GET" else cast.stranger
-        stranger = browser().generic(method, path, b"", content_type="application/json", headers=headers)
+        stranger = browser().generic(
+            method, path, b"", content_type="application/json", headers=headers
+        )
         yield "another service provider", False, stranger
     pages = not path.startswith("/v1/")
     for name, person in (("bob", cast.bob), ("Ada, an admin", cast.ada)):
@@ -173,16 +189,28 @@ def callers(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any
             yield (
                 name,
                 True,
-                person.client.generic(method, path, page_body(person, path), content_type="application/json"),
+                person.client.generic(
+                    method, path, page_body(person, path), content_type="application/json"
+                ),
             )
         else:
-            yield name, False, person.client.generic(method, path, "{}", content_type="application/json")
+            yield (
+                name,
+                False,
+                person.client.generic(method, path, "{}", content_type="application/json"),
+            )
 
 
 def page_body(person: Person, path: str) -> str:
     signed = person.verification(path) if path.startswith(SIGNED_FOR) else None
     drawn = signing.dumps({"grant": ""}, salt="approvals.drawn")
-    body = {"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}, "verification": signed}
+    body = {
+        "choices": {},
+        "drawn": drawn,
+        "decision": "approve",
+        "credential": {},
+        "verification": signed,
+    }
     return json.dumps(body)
 
 
@@ -214,10 +242,17 @@ def _each_alone(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool,
         except StopIteration:
             return
         events = Event.objects.filter(outcome="denied").exclude(pk__in=known)
-        yield who, takes, answer, sorted(events.values_list("kind", "reason", "data__error", "data__route"))
+        yield (
+            who,
+            takes,
+            answer,
+            sorted(events.values_list("kind", "reason", "data__error", "data__route")),
+        )
 
 
-def _asked(each: tuple[str, bool, Any, list[Any]], path: str) -> tuple[str, bool, int, bytes, list[Any]]:
+def _asked(
+    each: tuple[str, bool, Any, list[Any]], path: str
+) -> tuple[str, bool, int, bytes, list[Any]]:
     who, takes, answer, events = each
     refused_shape(answer, path)
     return who, takes, answer.status_code, answer.content, events
@@ -226,7 +261,11 @@ def _asked(each: tuple[str, bool, Any, list[Any]], path: str) -> tuple[str, bool
 def test_DJ_14_the_sweep_would_see_an_answer(cast: Cast) -> None:
     """Alice gets an answer where the sweep requires refusals, so it asks about what exists."""
     ids = cast.things[0]
-    for path in ("/approvals/{grant_id}/", "/agents/{agent_id}/", "/confirmations/{confirmation_id}/"):
+    for path in (
+        "/approvals/{grant_id}/",
+        "/agents/{agent_id}/",
+        "/confirmations/{confirmation_id}/",
+    ):
         assert cast.alice.get(path.format(**ids)).status_code == 200, path
     for path in ("/v1/grants/{grant_id}", "/v1/confirmations/{confirmation_id}"):
         assert cast.alices_agent.call("GET", path.format(**ids)).status_code == 200, path
@@ -252,8 +291,12 @@ def _events(cast: Cast, agent_id: str) -> Any:
     return cast.bobs_agent.call("GET", "/v1/audit/events", query=f"?agent={agent_id}")
 
 
-@pytest.mark.parametrize(("ask", "name", "status"), [(_token, "grant_id", 400), (_events, "agent_id", 200)])
-def test_DJ_14_an_id_in_a_body_or_query_is_as_unknown(ask: Any, name: str, status: int, cast: Cast) -> None:
+@pytest.mark.parametrize(
+    ("ask", "name", "status"), [(_token, "grant_id", 400), (_events, "agent_id", 200)]
+)
+def test_DJ_14_an_id_in_a_body_or_query_is_as_unknown(
+    ask: Any, name: str, status: int, cast: Cast
+) -> None:
     before = rows()
     answers = [ask(cast, each) for each in (cast.things[0][name], str(uuid.UUID(int=7)))]
     assert [answer.status_code for answer in answers] == [status] * 2
@@ -263,9 +306,12 @@ def test_DJ_14_an_id_in_a_body_or_query_is_as_unknown(ask: Any, name: str, statu
 
 def test_DJ_14_a_cursor_of_anothers_list_shows_only_ones_own(cast: Cast, now: datetime) -> None:
     pending(cast.bobs_agent, cast.provider, now=now)
-    listed = cast.bobs_agent.call("GET", "/v1/grants", query=f"?after={cast.things[0]['grant_id']}").json()
+    listed = cast.bobs_agent.call(
+        "GET", "/v1/grants", query=f"?after={cast.things[0]['grant_id']}"
+    ).json()
     mine = {
-        str(pk) for pk in Grant.objects.filter(agent=cast.bobs_agent.agent()).values_list("pk", flat=True)
+        str(pk)
+        for pk in Grant.objects.filter(agent=cast.bobs_agent.agent()).values_list("pk", flat=True)
     }
     assert {each["grant_id"] for each in listed["results"]} <= mine
     page = cast.bob.get(f"/activity/?agent={cast.things[0]['agent_id']}")
@@ -282,7 +328,9 @@ def test_DJ_14_RV_8_another_providers_token_is_like_no_token(path: str, cast: Ca
         browser().post(path, f"token={each}", content_type=form, headers=cast.stranger)
         for each in (token, token[:-9], "x")
     ]
-    assert {(answer.status_code, answer.content) for answer in answers} == {(200, answers[0].content)}
+    assert {(answer.status_code, answer.content) for answer in answers} == {
+        (200, answers[0].content)
+    }
     assert token.encode() not in answers[0].content
     assert rows() == before
     proof = cast.bobs_agent.proof("POST", path, f"token={token}".encode())

@@ -78,7 +78,8 @@ def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[Li
 def places(registry: LiveRegistry, verifier: LiveVerifier) -> tuple[Scene, Scene]:
     """A grant whose calls need Redis only, and one whose calls need the database too."""
     light, durable = scenes(
-        registry, [{"capabilities": [READ], "envelope": envelope} for envelope in ({}, {"max_uses": 1000})]
+        registry,
+        [{"capabilities": [READ], "envelope": envelope} for envelope in ({}, {"max_uses": 1000})],
     )
     return light, durable
 
@@ -86,13 +87,17 @@ def places(registry: LiveRegistry, verifier: LiveVerifier) -> tuple[Scene, Scene
 def asked(verifier: LiveVerifier, place: Scene, token: str) -> tuple[int, bool]:
     """Status, and whether it was a yes."""
     whose = (place.client_id, place.client_secret)
-    answer = httpx.post(verifier.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60)
+    answer = httpx.post(
+        verifier.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=60
+    )
     return answer.status_code, bool(answer.json().get("valid"))
 
 
 def refused(verifier: LiveVerifier) -> int:
     """The Django view's status for unknown credentials."""
-    return httpx.post(verifier.url + "/v1/verify", json={}, auth=("who", "what"), timeout=60).status_code
+    return httpx.post(
+        verifier.url + "/v1/verify", json={}, auth=("who", "what"), timeout=60
+    ).status_code
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:

@@ -67,7 +67,9 @@ def installed(directory: Path, env: Mapping[str, str]) -> Iterator[Pooled]:
             registry.run("ensure_keys", "-v", "0")
             registry.start()
             try:
-                yield Pooled(server, registry, scene(registry, capabilities=[READ], envelope={}), port)
+                yield Pooled(
+                    server, registry, scene(registry, capabilities=[READ], envelope={}), port
+                )
             finally:
                 registry.stop()
 
@@ -83,7 +85,9 @@ def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
     """Each statement runs far more often than it takes to be prepared, on changing connections."""
     place, token = pooled.place, pooled.place.token()
     with ThreadPoolExecutor(CALLERS) as callers:
-        told = list(callers.map(lambda _: place.ask(place.question(token, READ)), range(CALLERS * CALLS)))
+        told = list(
+            callers.map(lambda _: place.ask(place.question(token, READ)), range(CALLERS * CALLS))
+        )
     assert [each.status_code for each in told] == [200] * len(told)
     assert all(each.json()["valid"] for each in told)
     count = pooled.server.say("SELECT count(*) FROM pg_stat_activity WHERE usename = 'serving'")
@@ -116,7 +120,9 @@ def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> 
 
     prepares(pooled.port)
     with (
-        pgbouncer.pooler(pooled.server.port, ["serving"], settings="max_prepared_statements = 0") as port,
+        pgbouncer.pooler(
+            pooled.server.port, ["serving"], settings="max_prepared_statements = 0"
+        ) as port,
         pytest.raises(psycopg.Error, match="prepared statement"),
     ):
         prepares(port)
@@ -124,7 +130,9 @@ def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> 
 
 def test_limits_of_time_are_those_of_the_role_and_not_the_client_s(pooled: Pooled) -> None:
     """The pooler ignores `options`: without the role's settings a statement has no timeout."""
-    with psycopg.connect(pooled.url, options="-c statement_timeout=7000", autocommit=True) as connection:
+    with psycopg.connect(
+        pooled.url, options="-c statement_timeout=7000", autocommit=True
+    ) as connection:
         for name, value in (
             ("statement_timeout", "2s"),
             ("lock_timeout", "1600ms"),
@@ -138,7 +146,9 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
         pgbouncer.pooler(pooled.server.port, ["serving"]) as port,
         pytest.raises(psycopg.OperationalError, match="unsupported startup parameter"),
     ):
-        psycopg.connect(f"postgres://serving@127.0.0.1:{port}/{postgres.ROLE}", options="-c lock_timeout=1")
+        psycopg.connect(
+            f"postgres://serving@127.0.0.1:{port}/{postgres.ROLE}", options="-c lock_timeout=1"
+        )
 
 
 @pytest.mark.redis
@@ -166,5 +176,7 @@ def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) ->
 
 def asked(verifier: LiveVerifier, place: Scene, token: str) -> dict[str, object]:
     whose = (place.client_id, place.client_secret)
-    answer = httpx.post(verifier.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=30)
+    answer = httpx.post(
+        verifier.url + "/v1/verify", json=place.question(token, READ), auth=whose, timeout=30
+    )
     return dict(answer.json())

@@ -40,7 +40,10 @@ def proxy(registry: LiveRegistry, tmp_path: Path) -> Iterator[Nginx]:
 
 def test_the_printed_site_answers_for_a_server_that_is_away(tmp_path: Path) -> None:
     with nginx(documented(web=free_port()), tmp_path / "nginx") as made:
-        answers = [httpx.get(f"{made.url}/health/ready"), httpx.post(f"{made.url}/v1/verify", json={})]
+        answers = [
+            httpx.get(f"{made.url}/health/ready"),
+            httpx.post(f"{made.url}/v1/verify", json={}),
+        ]
     for answer in answers:
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/json"
@@ -84,7 +87,9 @@ class Stranger(threading.Thread):
                 self.statuses[self.client.post(path, content=LARGE).status_code] += 1
 
 
-def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(registry: LiveRegistry, proxy: Nginx) -> None:
+def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(
+    registry: LiveRegistry, proxy: Nginx
+) -> None:
     made = registry.manage("create_service_provider", "Honest", "--audience", "http://127.0.0.1:9")
     auth = (made["client_id"], made["client_secret"])
     host = f"localhost:{registry.port}"
@@ -93,7 +98,9 @@ def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(registry: LiveRe
     for each in strangers:
         each.start()
     try:
-        with httpx.Client(base_url=proxy.url, auth=auth, headers={"Host": host}, timeout=30) as client:
+        with httpx.Client(
+            base_url=proxy.url, auth=auth, headers={"Host": host}, timeout=30
+        ) as client:
             answers = [client.post("/v1/verify", json=question) for _ in range(HONEST_CALLS)]
     finally:
         for each in strangers:
@@ -110,7 +117,10 @@ def test_SA_11_load_after_a_pause_meets_no_connection_that_is_closing(
     registry: LiveRegistry, proxy: Nginx
 ) -> None:
     host = {"Host": f"localhost:{registry.port}"}
-    with ThreadPoolExecutor(24) as pool, httpx.Client(base_url=proxy.url, headers=host, timeout=30) as client:
+    with (
+        ThreadPoolExecutor(24) as pool,
+        httpx.Client(base_url=proxy.url, headers=host, timeout=30) as client,
+    ):
 
         def post(_: int) -> int:
             return client.post("/v1/verify", json={}).status_code

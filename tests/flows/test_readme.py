@@ -71,7 +71,9 @@ def test_the_readme_s_example_runs_as_printed_and_asks_once(
     headers = run(source, shown)
     approvals[0].join()
     again = run(source, nothing_to_show)
-    with VerifierClient(sqlite_registry.url, provider["client_id"], provider["client_secret"]) as verifier:
+    with VerifierClient(
+        sqlite_registry.url, provider["client_id"], provider["client_secret"]
+    ) as verifier:
         grants = {
             verifier.verify(
                 token=each["Authorization"].removeprefix("DPoP "),

@@ -79,7 +79,9 @@ def bodies(cast: Cast) -> dict[str, dict[str, Any]]:
 def writing(route: str) -> set[str]:
     """The methods of a route's view that take a body."""
     view = getattr(resolve(address(route, {})).func, "view_class", None)
-    return {method.upper() for method in ("post", "put", "patch", "delete") if hasattr(view, method)}
+    return {
+        method.upper() for method in ("post", "put", "patch", "delete") if hasattr(view, method)
+    }
 
 
 NATIVE = [route for route in ROUTES if route.startswith("/v1/")]
@@ -89,7 +91,9 @@ def test_DJ_13_every_body_of_the_api_is_known_to_the_sweep(cast: Cast) -> None:
     assert {route for route in NATIVE if writing(route)} == bodies(cast).keys() | FORMS
 
 
-@pytest.mark.parametrize("route", [route for route in NATIVE if writing(route) and route not in FORMS])
+@pytest.mark.parametrize(
+    "route", [route for route in NATIVE if writing(route) and route not in FORMS]
+)
 def test_DJ_13_a_member_that_is_not_an_acts_own_is_refused_by_name(route: str, cast: Cast) -> None:
     path, good = address(route, cast.things[0]), bodies(cast)[route]
     before = rows()
@@ -129,7 +133,9 @@ class Greedy(Person):
         return super().post(path, PROTECTED | (body or {}))
 
 
-def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(cast: Cast, now: datetime) -> None:
+def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(
+    cast: Cast, now: datetime
+) -> None:
     """All acts of a user on the pages, as `Greedy` posts them."""
     from approvals.services.people import create_setup_link
 
@@ -237,12 +243,18 @@ def test_DJ_12_no_filter_order_or_cursor_is_more_than_text(cast: Cast) -> None:
     before = rows()
     asked: list[tuple[Any, str, str]] = [
         *((cast.alices_agent, path, name) for path, name in _api_queries()),
-        *((cast.alice, path, name) for path in ("/activity/", "/approvals/") for name in ("agent", "after")),
-        *((cast.ada, f"/admin/registry/{model}/", name) for model in ("agent", "grant", "human") for name in ("q", "o", "p", "status", "human__password__startswith")),
+        *((cast.alice, path, name) for path in ("/activity/", "/approvals/") for name in ("agent",
+        "after")),
+        *((cast.ada, f"/admin/registry/{model}/", name) for model in ("agent", "grant",
+        "human") for name in ("q", "o", "p", "status", "human__password__startswith")),
     ]  # fmt: skip
     for (who, path, name), text in itertools.product(asked, METACHARACTERS):
         query = "?" + urlencode({name: text})
-        answer = who.call("GET", path, query=query) if isinstance(who, AgentClient) else who.get(path + query)
+        answer = (
+            who.call("GET", path, query=query)
+            if isinstance(who, AgentClient)
+            else who.get(path + query)
+        )
         assert answer.status_code in {200, 302, 400, 403, 404}, f"{path}{query}"
     assert rows() == before
 

@@ -29,7 +29,9 @@ def test_OG_18_four_servers_write_one_log_for_two_agents_over_restarts(
     for _ in range(2):
         tokens = [(place, place.token()) for place in places] * 10
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda each: each[0].ask(each[0].question(each[1], READ)).json(), tokens))
+            answers = list(
+                pool.map(lambda each: each[0].ask(each[0].question(each[1], READ)).json(), tokens)
+            )
         assert all(answer["valid"] for answer in answers)
         asked += len(answers)
         live_registry.manage("seal_audit")
@@ -37,6 +39,11 @@ def test_OG_18_four_servers_write_one_log_for_two_agents_over_restarts(
         live_registry.start()
     found = live_registry.manage("verify_audit")
     assert found["ok"], found
-    decided = [each for place in places for each in events_of(place) if each["kind"].startswith("verifier.")]
+    decided = [
+        each
+        for place in places
+        for each in events_of(place)
+        if each["kind"].startswith("verifier.")
+    ]
     assert len(decided) == asked
     assert len({each["leaf_index"] for each in decided} - {None}) == asked

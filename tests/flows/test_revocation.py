@@ -62,7 +62,9 @@ def asked_all_the_time(asked: list[tuple[Scene, str]]) -> Iterator[Found]:
     where = servers(asked[0][0].registry)
     with contextlib.ExitStack() as stack:
         askers = [
-            stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
+            stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+            )
             for _ in where
         ]
         for asker, server in zip(askers, where, strict=True):
@@ -123,7 +125,8 @@ def by_operator(line: str) -> Act:
     def act(place: Scene, _token: str) -> float:
         script = (
             "import time; from django.utils import timezone; from audit.services import SYSTEM;"
-            "from registry.models import *; from registry.services import people, service_providers;"
+            "from registry.models import *; from registry.services import people, "
+            "service_providers;"
             "said = {'actor': SYSTEM, 'now': timezone.now()};"
             + line.format(place=place)
             + "; print(time.monotonic())"
@@ -141,7 +144,9 @@ LEVELS: dict[str, Act] = {
     "token": by_provider,
     "grant": by_agent("POST", "/v1/grants/{grant}/revoke"),
     "agent": by_agent("DELETE", "/v1/agents/me"),
-    "human": by_operator("people.suspend_human(human=Human.objects.get(pk='{place.human_id}'), **said)"),
+    "human": by_operator(
+        "people.suspend_human(human=Human.objects.get(pk='{place.human_id}'), **said)"
+    ),
     "service provider": by_operator(
         "service_providers.revoke_service_provider("
         "service_provider=ServiceProvider.objects.get(pk='{place.client_id}'), **said)"

@@ -49,7 +49,11 @@ class Reader:
             self.keys, self.fetched = self._fetch(client), at
         now = int(datetime.now(UTC).timestamp())
         verify_token(
-            token, keys=self.keys, expected_issuer=settings.ISSUER, expected_audience=self.audience, now=now
+            token,
+            keys=self.keys,
+            expected_issuer=settings.ISSUER,
+            expected_audience=self.audience,
+            now=now,
         )
 
     def _fetch(self, client: Any) -> dict[str, PublicKey]:
@@ -104,7 +108,9 @@ def test_JK_14_half_an_hour_of_rotations_fails_no_verification(cast: Cast) -> No
             if at % 60 == 0:
                 # The job only records the switch, so its timing does not matter.
                 promote_due_keys(now=now)
-            live = [(made, token) for made, token in live if at - made < 895] + [(at, issued(cast, random))]
+            live = [(made, token) for made, token in live if at - made < 895] + [
+                (at, issued(cast, random))
+            ]
             old = random.choice(live)[1]
             for token in {live[-1][1], live[0][1], old}:
                 assert asked(cast, token, random)["valid"] is True, at

@@ -35,7 +35,9 @@ CALLS = 1000 if CAMPAIGN else 200
 def own_pair(folder: Path, database_url: str, redis_url: str) -> Iterator[Pair]:
     """Our own two servers; the replay cache is in Redis if `redis_url` is given."""
     with contextlib.ExitStack() as stack:
-        web = LiveRegistry(folder, database_url=database_url, workers=1, env={"REDIS_URL": redis_url})
+        web = LiveRegistry(
+            folder, database_url=database_url, workers=1, env={"REDIS_URL": redis_url}
+        )
         web.prepare()
         lean = LiveVerifier(web, redis_url=redis_url, workers=1)
         for server in (web, lean):
@@ -55,7 +57,9 @@ def at_database(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def at_redis(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def at_redis(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     """The installed system, if there is one."""
     if PRODUCTION:
         yield InstalledPair(ProductionRegistry(Path(PRODUCTION)))

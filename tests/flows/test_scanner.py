@@ -51,14 +51,21 @@ def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> li
     agent = enrolled(human, now=now)
     grants = [
         pending(
-            agent, service_provider, now=now, capabilities=[{"type": "read", "resource": f"calendar/{each}"}]
+            agent,
+            service_provider,
+            now=now,
+            capabilities=[{"type": "read", "resource": f"calendar/{each}"}],
         )
         for each in ("a", "b", "c")
     ]
     paying = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), human, now=now)
     assert admin.approve(grants[1]).status_code == 200
     assert admin.deny(grants[2]).status_code == 200
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "60.00", "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+    }
     confirmation = Confirmation.objects.create(
         grant=paying,
         grant_version=1,
@@ -179,7 +186,9 @@ def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:
         assert not by_get or searches, (path, form)
 
 
-def test_AP_31_the_links_still_work_after_a_scanner(admin: Person, links: list[str], now: datetime) -> None:
+def test_AP_31_the_links_still_work_after_a_scanner(
+    admin: Person, links: list[str], now: datetime
+) -> None:
     setup = create_setup_link(email="late@a.example", actor=TESTER, now=now).url
     for _ in range(20):
         browser().get(setup.removeprefix("http://localhost:8000"))

@@ -71,7 +71,11 @@ def test_DJ_8_what_the_description_generates_is_answered_as_described(
 ) -> None:
     mine = known[key]
     # A public operation has no specific caller.
-    owners = {CALLERS.get(name) for each in described(key)["security"] or [{"nobody": []}] for name in each}
+    owners = {
+        CALLERS.get(name)
+        for each in described(key)["security"] or [{"nobody": []}]
+        for name in each
+    }
     # An operation without parameters or body has no invalid variant.
     varies = described(key)["parameters"] or "requestBody" in described(key)
     statuses: set[int] = set()

@@ -16,7 +16,14 @@ from agentauth.protocol.errors import (
     InvalidScopeError,
     InvalidStateError,
 )
-from agentauth.sdk import Action, Allowed, GrantPendingError, NoGrantError, RefusedError, VerifierClient
+from agentauth.sdk import (
+    Action,
+    Allowed,
+    GrantPendingError,
+    NoGrantError,
+    RefusedError,
+    VerifierClient,
+)
 from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.production]
@@ -54,7 +61,9 @@ def verify(registry: LiveRegistry, provider: dict[str, str], headers: dict[str, 
         return client.verify(**asked(registry, headers))
 
 
-def asked(registry: LiveRegistry, headers: dict[str, str], path: str = "/api/events") -> dict[str, Any]:
+def asked(
+    registry: LiveRegistry, headers: dict[str, str], path: str = "/api/events"
+) -> dict[str, Any]:
     return {
         "token": headers["Authorization"].removeprefix("DPoP "),
         "proof": headers["DPoP"],
@@ -94,7 +103,9 @@ def test_the_example_runs_as_printed(
 
 
 def test_a_decision_is_waited_for(
-    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+    sqlite_registry: LiveRegistry,
+    provider: dict[str, str],
+    new_client: Callable[[], AgentAuthClient],
 ) -> None:
     async def story() -> None:
         client = new_client()
@@ -120,11 +131,15 @@ def test_a_decision_is_waited_for(
 
 
 def test_client_gets_a_denial_with_its_reason(
-    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+    sqlite_registry: LiveRegistry,
+    provider: dict[str, str],
+    new_client: Callable[[], AgentAuthClient],
 ) -> None:
     async def story() -> None:
         grant = await new_client().request_grant(provider["slug"], CALENDAR)
-        await asyncio.to_thread(decide, sqlite_registry, "deny", grant.grant_id, reason="Not this week.")
+        await asyncio.to_thread(
+            decide, sqlite_registry, "deny", grant.grant_id, reason="Not this week."
+        )
         decided = await new_client().wait_for_decision(grant)
         assert (decided.status, decided.deny_reason) == ("denied", "Not this week.")
         with pytest.raises(NoGrantError, match=r"Not this week\."):
@@ -143,7 +158,9 @@ def test_more_than_the_service_provider_allows_is_refused(
 
 
 def test_revoking_binds_the_token_at_hand_and_the_next_one(
-    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+    sqlite_registry: LiveRegistry,
+    provider: dict[str, str],
+    new_client: Callable[[], AgentAuthClient],
 ) -> None:
     async def story() -> None:
         client = new_client()
@@ -164,7 +181,9 @@ def test_revoking_binds_the_token_at_hand_and_the_next_one(
 
 
 def test_an_agent_withdraws_what_it_asked_and_gives_up_what_it_has(
-    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+    sqlite_registry: LiveRegistry,
+    provider: dict[str, str],
+    new_client: Callable[[], AgentAuthClient],
 ) -> None:
     async def story() -> None:
         client = new_client()
@@ -194,7 +213,9 @@ def test_an_enrolment_code_makes_the_agent_its_human_s(
     email = f"alice-{asyncio.run(new_client().register()).agent_id}@example.org"
     code = sqlite_registry.manage("create_enrolment_code", "--human", email)["code"]
     for _ in range(2):  # the same process started again, code and all
-        client = AgentAuthClient(sqlite_registry.url, key_file=tmp_path / "second.json", enrolment_code=code)
+        client = AgentAuthClient(
+            sqlite_registry.url, key_file=tmp_path / "second.json", enrolment_code=code
+        )
         agent = asyncio.run(client.register(CALENDAR))
         assert (agent.status, agent.claim_url) == ("active", None)
 
@@ -233,7 +254,9 @@ def test_OG_26_a_lost_reply_has_no_second_effect(
 
 
 def test_wrong_provider_credentials_are_not_the_agents_fault(
-    sqlite_registry: LiveRegistry, provider: dict[str, str], new_client: Callable[[], AgentAuthClient]
+    sqlite_registry: LiveRegistry,
+    provider: dict[str, str],
+    new_client: Callable[[], AgentAuthClient],
 ) -> None:
     signer = new_client()._life.signer
     url = f"{sqlite_registry.services}/api"

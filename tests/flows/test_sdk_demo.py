@@ -124,7 +124,9 @@ class Demo:
 def asked(registry: LiveRegistry, question: str) -> list[str]:
     """The first column of a query, read from SQLite directly: far faster than a Django process."""
     file = registry.directory / DATABASE
-    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=10)
+    ) as database:
         return [str(row[0]) for row in database.execute(question)]
 
 
@@ -143,7 +145,9 @@ _ALGORITHMS = {
     "vault": "EdDSA",
 }
 _PARAMETERS = [
-    pytest.param((name, alg), id=f"{name}-{alg}", marks=[pytest.mark.softhsm] if name == "pkcs11" else [])
+    pytest.param(
+        (name, alg), id=f"{name}-{alg}", marks=[pytest.mark.softhsm] if name == "pkcs11" else []
+    )
     for name in HOMES
     for alg in ("EdDSA", "ES256")
     if CAMPAIGN or _ALGORITHMS[name] == alg
@@ -160,7 +164,9 @@ def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRe
         made.prepare()
         assert {uri.partition(":")[0] for uri in asked(made, "SELECT uri FROM kms_key")} == {scheme}
         made.start()
-        with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env) as jobs:
+        with subprocess.Popen(
+            [sys.executable, "manage.py", "jobs"], cwd=ROOT, env=made.env
+        ) as jobs:
             yield made
             assert jobs.poll() is None
             jobs.terminate()
@@ -187,7 +193,9 @@ def deciding(registry: LiveRegistry) -> Iterator[Callable[[str, str], None]]:
     """Makes decisions in a process that is ready before the first link appears."""
     command = [sys.executable, "-m", "tests.decide"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, env=registry.env, stdin=pipe, stdout=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=registry.env, stdin=pipe, stdout=pipe, text=True
+    ) as process:
 
         def decided(act: str, identifier: str) -> None:
             assert process.stdin
@@ -229,7 +237,9 @@ def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None
 
 
 @pytest.mark.usefixtures("_jobs")
-def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry: LiveRegistry) -> None:
+def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(
+    sqlite_registry: LiveRegistry,
+) -> None:
     text = told(sqlite_registry)
     # Each log line has its number, including the verifier's decisions.
     log = text.split("What the audit log says about it")[1]
@@ -241,9 +251,9 @@ def test_the_demo_shows_what_is_allowed_and_why_the_rest_is_not(sqlite_registry:
     assert [key.stat().st_mode & 0o777 for key in keys] == [0o600]
     assert "DPoP" not in text
     assert (
-        json.loads((Path(sqlite_registry.directory) / "demo" / "service_provider.json").read_text())[
-            "client_secret"
-        ]
+        json.loads(
+            (Path(sqlite_registry.directory) / "demo" / "service_provider.json").read_text()
+        )["client_secret"]
         not in text
     )
 
@@ -296,7 +306,9 @@ def test_the_quickstart_asks_first_and_signs_once_it_is_approved(
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
 
     def run() -> str:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -49,7 +49,13 @@ class Place:
         self.audience = f"{'https' if tls else 'http'}://{self.host}:{self.port}"
         allow = ["read:calendar", "transact:payments"]
         made = registry.manage(
-            "create_service_provider", "Shop", "--audience", self.audience, "--allow", *allow, *options
+            "create_service_provider",
+            "Shop",
+            "--audience",
+            self.audience,
+            "--allow",
+            *allow,
+            *options,
         )
         self.slug: str = made["slug"]
         self.file = directory / "service_provider.json"
@@ -75,7 +81,9 @@ class Place:
         with pytest.MonkeyPatch.context() as patch:
             if self.certificate:
                 both = self.certificate.with_name("trusted.pem")
-                both.write_text(Path(os.environ["SSL_CERT_FILE"]).read_text() + self.certificate.read_text())
+                both.write_text(
+                    Path(os.environ["SSL_CERT_FILE"]).read_text() + self.certificate.read_text()
+                )
                 patch.setenv("SSL_CERT_FILE", str(both))
                 patch.setattr(socket, "getaddrinfo", resolved)
                 # It is cached for the process.
@@ -104,11 +112,17 @@ class Place:
             connection.putheader(name, value)
         connection.endheaders()
         with closing(connection), connection.getresponse() as answer:
-            return answer.status, answer.headers.get("WWW-Authenticate", ""), json.loads(answer.read())
+            return (
+                answer.status,
+                answer.headers.get("WWW-Authenticate", ""),
+                json.loads(answer.read()),
+            )
 
 
 @pytest.fixture(scope="module")
-def place(sqlite_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(
+    sqlite_registry: LiveRegistry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
     made = Place(sqlite_registry, tmp_path_factory.mktemp("place"))
     with made.serving():
         yield made
@@ -167,7 +181,9 @@ def test_the_path_as_sent_is_what_the_proof_must_name(place: Place) -> None:
     assert answer.status_code in {401, 404}
     answer = place.ask("GET", "/calendar/home%2Fwork", place.headers("GET", "/calendar/home/work"))
     assert (answer.status_code, answer.json()["reason"]) == (401, "url")
-    answer = place.ask("GET", "/calendar/home%2fwork", place.headers("GET", "/calendar/home%2Fwork"))
+    answer = place.ask(
+        "GET", "/calendar/home%2fwork", place.headers("GET", "/calendar/home%2Fwork")
+    )
     assert answer.status_code == 200
 
 
@@ -178,7 +194,11 @@ def test_another_resource_is_403_and_too_much_is_403_with_the_limit(place: Place
     headers = place.headers("POST", "/payments") | {"Idempotency-Key": "too-much"}
     answer = place.ask("POST", "/payments", headers, json=order)
     assert answer.json()["violations"] == [
-        {"argument": "amount", "operator": "max_amount", "limit": {"value": "50.00", "currency": "EUR"}}
+        {
+            "argument": "amount",
+            "operator": "max_amount",
+            "limit": {"value": "50.00", "currency": "EUR"},
+        }
     ]
     assert len(answer.content) <= 1024
 

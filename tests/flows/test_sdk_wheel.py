@@ -45,17 +45,34 @@ def run(*command: str | Path, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", directory, ".", cwd=ROOT)
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        directory,
+        ".",
+        cwd=ROOT,
+    )
     (built,) = directory.glob("*.whl")
     return built
 
 
 def test_the_wheel_holds_the_sdk_and_the_protocol_alone(wheel: Path) -> None:
     names = {
-        name for name in zipfile.ZipFile(wheel).namelist() if not name.split("/")[0].endswith(".dist-info")
+        name
+        for name in zipfile.ZipFile(wheel).namelist()
+        if not name.split("/")[0].endswith(".dist-info")
     }
     assert {"agentauth/__init__.py", "agentauth/py.typed", "agentauth/sdk/__main__.py"} <= names
-    allowed = ("agentauth/__init__.py", "agentauth/py.typed", "agentauth/protocol/", "agentauth/sdk/")
+    allowed = (
+        "agentauth/__init__.py",
+        "agentauth/py.typed",
+        "agentauth/protocol/",
+        "agentauth/sdk/",
+    )
     assert [name for name in names if not name.startswith(allowed)] == []
     assert [name for name in names if "/tests/" in name] == []
 
@@ -77,7 +94,9 @@ def test_wheel_works_without_django(wheel: Path, tmp_path: Path) -> None:
         "print(Capability.read('calendar').label)\n"
     )
     assert run(python, "-W", "error", "-c", program, cwd=tmp_path) == "read:calendar\n"
-    assert "verify-receipt" in run(python, "-W", "error", "-m", "agentauth.sdk", "--help", cwd=tmp_path)
+    assert "verify-receipt" in run(
+        python, "-W", "error", "-m", "agentauth.sdk", "--help", cwd=tmp_path
+    )
     keygen = (
         "-m",
         "agentauth.sdk",

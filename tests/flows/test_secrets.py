@@ -151,7 +151,11 @@ def approve(human: Browser, grant_id: str) -> None:
 
 
 def spend(agent: "Kept", human: Browser, token: str) -> None:
-    pay = {"type": "transact", "resource": "payments", "amount": {"value": "30.00", "currency": "EUR"}}
+    pay = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "30.00", "currency": "EUR"},
+    }
     first = agent.ask(agent.question(token, pay, idempotency_key="operation-one")).json()
     assert first["reason"] == "confirm_above", first
     path = f"/confirmations/{first['confirmation_id']}/"
@@ -169,9 +173,14 @@ def wrong_and_refused(agent: "Kept", human: Browser, token: str) -> None:
     agent.ask(agent.question(token, None, proof="nonsense"))
     agent.api("POST", "/v1/tokens", {"grant_id": agent.grant_id}, **{"Idempotency-Key": "k1"})
     httpx.post(
-        f"{agent.registry.url}/v1/verify", json={}, auth=(agent.client_id, "wrong-" + agent.client_secret)
+        f"{agent.registry.url}/v1/verify",
+        json={},
+        auth=(agent.client_id, "wrong-" + agent.client_secret),
     )
-    httpx.get(f"{agent.registry.url}/v1/agents/me", headers={"Authorization": f"DPoP {token}", "DPoP": proof})
+    httpx.get(
+        f"{agent.registry.url}/v1/agents/me",
+        headers={"Authorization": f"DPoP {token}", "DPoP": proof},
+    )
     httpx.get(f"{agent.registry.url}/v1/agents/me?token={token}")
     human.page("/settings/")
     path = "/settings/enrolment-codes"

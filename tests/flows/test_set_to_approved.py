@@ -90,17 +90,23 @@ class Stage:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def said(self, place: Scene, token: str, action: dict[str, Any]) -> list[tuple[bool, str | None, bool]]:
+    def said(
+        self, place: Scene, token: str, action: dict[str, Any]
+    ) -> list[tuple[bool, str | None, bool]]:
         """Valid, reason and active of both servers."""
         found = []
         for server in (self.web, self.lean):
-            asked = place.question(token, action, **({"idempotency_key": "k"} if "amount" in action else {}))
+            asked = place.question(
+                token, action, **({"idempotency_key": "k"} if "amount" in action else {})
+            )
             verdict = self.ask(server, place, "/v1/verify", json=asked)
             introspected = self.ask(server, place, "/v1/introspect", data={"token": token})
             found.append((verdict["valid"], verdict.get("reason"), introspected["active"]))
         return found
 
-    def ask(self, server: LiveRegistry | LiveVerifier, place: Scene, path: str, **content: Any) -> Any:
+    def ask(
+        self, server: LiveRegistry | LiveVerifier, place: Scene, path: str, **content: Any
+    ) -> Any:
         whose = (place.client_id, place.client_secret)
         for _ in range(10):
             answer = httpx.post(server.url + path, auth=whose, timeout=30, **content)
@@ -127,7 +133,9 @@ def stage(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     owner = fresh_database(postgres_url, "flow_set_to_approved")
     with redis_servers.server() as redis:
         env = {"REDIS_URL": redis.url}
-        web = LiveRegistry(tmp_path_factory.mktemp("registry"), database_url=owner, workers=1, env=env)
+        web = LiveRegistry(
+            tmp_path_factory.mktemp("registry"), database_url=owner, workers=1, env=env
+        )
         web.prepare()
         lean = LiveVerifier(web, redis_url=redis.url, workers=1)
         lean.act_as(web.verifier_role())
@@ -153,7 +161,8 @@ def nothing_left(stage: Stage) -> Iterator[None]:
     """`verify_audit` reports every such grant, also the previous test's."""
     yield
     stage.sql(
-        "UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE status IN ('approved', 'suspended')"
+        "UPDATE registry_grant SET status = 'revoked', ended_at = now() WHERE status IN "
+        "('approved', 'suspended')"
     )
 
 
@@ -191,10 +200,12 @@ def test_DJ_17_a_pending_grant_set_to_approved_gives_nothing(stage: Stage, place
     stage.sql(APPROVE, grant)
     gives_nothing(stage, place, grant)
     assert (
-        f"Refusing approved grant {grant}: no signed approval covers its terms" in stage.web.log.read_text()
+        f"Refusing approved grant {grant}: no signed approval covers its terms"
+        in stage.web.log.read_text()
     )
     assert (
-        f"Refusing approved grant {grant}: no signed approval covers its terms" in stage.lean.log.read_text()
+        f"Refusing approved grant {grant}: no signed approval covers its terms"
+        in stage.lean.log.read_text()
     )
 
 
@@ -209,7 +220,8 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, pl
     token = place.token()
     stage.run(SUSPEND, place.grant_id)
     stage.sql(
-        "UPDATE registry_grant SET status = 'approved', suspension_cause = '' WHERE id = %s", place.grant_id
+        "UPDATE registry_grant SET status = 'approved', suspension_cause = '' WHERE id = %s",
+        place.grant_id,
     )
     nothing = place.api("POST", "/v1/tokens", {"grant_id": place.grant_id})
     assert (nothing.status_code, nothing.json()["error"]) == (400, "invalid_grant")
@@ -234,9 +246,12 @@ def test_DJ_17_a_receipt_of_another_grant_covers_nothing(stage: Stage, place: Sc
     grant = asked_for(stage, place)
     stage.sql(APPROVE, grant)
     stage.sql(
-        "INSERT INTO approvals_receipt (id, kind, decision, subject, human_id, challenge, assertion, passkey_name,"
-        " consent_text, compact, created_at) SELECT gen_random_uuid(), kind, decision, %s, human_id,"
-        " sha256(gen_random_uuid()::text::bytea), assertion, passkey_name, consent_text, compact, now()"
+        "INSERT INTO approvals_receipt (id, kind, decision, subject, human_id, challenge, "
+        "assertion, passkey_name,"
+        " consent_text, compact, created_at) SELECT gen_random_uuid(), kind, decision, %s, "
+        "human_id,"
+        " sha256(gen_random_uuid()::text::bytea), assertion, passkey_name, consent_text, "
+        "compact, now()"
         " FROM approvals_receipt WHERE subject = %s",
         grant,
         place.grant_id,

@@ -29,7 +29,11 @@ from tests.postgres import free_port
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 PATIENCE_SECONDS = 120
 ISSUER = "https://registry.example.com"
-FORWARDED = {"Host": "registry.example.com", "X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+FORWARDED = {
+    "Host": "registry.example.com",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "192.0.2.7",
+}
 VERIFIER = [
     "-m",
     "gunicorn",
@@ -90,7 +94,9 @@ class Installation:
             timeout=PATIENCE_SECONDS,
         )
 
-    def manage(self, *command: str, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
+    def manage(
+        self, *command: str, check: bool = True, **changes: str
+    ) -> subprocess.CompletedProcess[str]:
         done = self.run(["manage.py", *command], **changes)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -124,7 +130,9 @@ class Installation:
 
     def home(self) -> Any:
         with psycopg.connect(self.owner) as connection:
-            return connection.execute("SELECT epoch, kind, leaving_at FROM verifier_home").fetchone()
+            return connection.execute(
+                "SELECT epoch, kind, leaving_at FROM verifier_home"
+            ).fetchone()
 
 
 def until(holds: Any) -> Any:
@@ -153,7 +161,9 @@ def checks(port: int) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def installation(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+def installation(
+    postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
     with redis_servers.server() as redis:
         owner = fresh_database(postgres_url, "flow_shared_settings")
         yield Installation(tmp_path_factory.mktemp("shared_settings"), owner, redis.url)
@@ -211,7 +221,10 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
 
     Redis is away throughout.
     """
-    owner, stranger = fresh_database(postgres_url, "flow_check_deploy"), f"stranger_{os.urandom(3).hex()}"
+    owner, stranger = (
+        fresh_database(postgres_url, "flow_check_deploy"),
+        f"stranger_{os.urandom(3).hex()}",
+    )
     made = Installation(tmp_path, owner, "redis://127.0.0.1:9", migrated=False)
 
     def missing(**changes: str) -> list[str]:
@@ -224,7 +237,17 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
     nobody = "postgres://nobody@127.0.0.1:9/nothing"
     assert missing(DATABASE_URL=nobody) == ["E040", "E042", "W051", "W053"]
     may_not = {"DATABASE_OWNER_URL": f"postgres://{stranger}@127.0.0.1/x"}
-    assert missing(**may_not) == ["E041", "E042", "E043", "E044", "E045", "E047", "E049", "W051", "W053"]
+    assert missing(**may_not) == [
+        "E041",
+        "E042",
+        "E043",
+        "E044",
+        "E045",
+        "E047",
+        "E049",
+        "W051",
+        "W053",
+    ]
     assert missing() == ["E042", "E043", "E044", "E045", "E047", "E049", "W051", "W053"]
     made.manage("migrate", "-v", "0")
     assert missing() == ["E042", "E044", "E045", "E047", "E049", "W051", "W053"]
@@ -237,8 +260,12 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
     assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051", "W053"]
 
 
-def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(installation: Installation) -> None:
-    ended = installation.run(verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"])
+def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(
+    installation: Installation,
+) -> None:
+    ended = installation.run(
+        verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"]
+    )
     [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     assert line.startswith(

@@ -38,7 +38,9 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     """A server with one process and few threads."""
     made = LiveRegistry(
-        tmp_path_factory.mktemp("slow"), workers=1, env={"LOG_FORMAT": "json", "WEB_THREADS": str(THREADS)}
+        tmp_path_factory.mktemp("slow"),
+        workers=1,
+        env={"LOG_FORMAT": "json", "WEB_THREADS": str(THREADS)},
     )
     made.prepare()
     made.start()
@@ -52,7 +54,9 @@ def connect(registry: LiveRegistry) -> Iterator[Callable[[bytes], socket.socket]
     with ExitStack() as opened:
 
         def connected(sent: bytes = b"") -> socket.socket:
-            made = opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
+            made = opened.enter_context(
+                socket.create_connection(("127.0.0.1", registry.port), timeout=10)
+            )
             made.sendall(sent)
             return made
 
@@ -108,12 +112,15 @@ def test_DJ_7_slow_senders_delay_no_other_client_and_are_cut_off(
 ) -> None:
     begun = time.monotonic()
     half = [
-        connect(head(registry, "POST /v1/revoke", "Content-Length: 1000") + b"{") for _ in range(THREADS * 4)
+        connect(head(registry, "POST /v1/revoke", "Content-Length: 1000") + b"{")
+        for _ in range(THREADS * 4)
     ]
     dripping = [connect(b"POST /v1/verify HTTP/1.1\r\nX-A: ") for _ in range(THREADS * 4)]
     silent = [connect(b"") for _ in range(THREADS * 4)]
     ends: dict[socket.socket, float] = {}
-    while len(ends) < THREADS * 12 and time.monotonic() - begun < request_bytes.REQUEST_SECONDS + within(4):
+    while len(
+        ends
+    ) < THREADS * 12 and time.monotonic() - begun < request_bytes.REQUEST_SECONDS + within(4):
         if time.monotonic() - begun < 5:
             assert longest_wait(registry) < HELD_UP_SECONDS
         for connection in {*dripping, *half, *silent} - set(ends):
@@ -178,7 +185,9 @@ def test_DJ_7_slow_readers_delay_no_other_client_and_are_cut_off(registry: LiveR
             assert taken[connection] + len(rest(connection)) < whole
 
 
-def test_DJ_7_an_answer_taken_in_pieces_arrives_whole_and_so_does_the_next(registry: LiveRegistry) -> None:
+def test_DJ_7_an_answer_taken_in_pieces_arrives_whole_and_so_does_the_next(
+    registry: LiveRegistry,
+) -> None:
     """A generated answer, and a file."""
     style = "/static/agentauth.css"
     kinds = [httpx.get(registry.url + path).content for path in ("/v1/schema/", style)]
@@ -240,7 +249,9 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     assert b'"results"' in answer
 
 
-def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Callable[[bytes], socket.socket]) -> None:
+def test_DJ_7_requests_in_one_packet_are_answered_in_turn(
+    connect: Callable[[bytes], socket.socket],
+) -> None:
     post = b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
     bye = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answers = rest(connect(LIVE + post + LIVE + bye))
@@ -282,7 +293,9 @@ def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(
     connect: Callable[[bytes], socket.socket], line: bytes
 ) -> None:
     """An unread body has an unknown end, and its text must not become another client's request."""
-    connection = connect(b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n" + LIVE)
+    connection = connect(
+        b"POST /v1/verify HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n" + LIVE
+    )
     answer = until(connection, b"\r\n\r\n")
     connection.sendall(LIVE)
     answer += rest(connection)
@@ -314,7 +327,8 @@ def test_DJ_7_expect_100_continue_is_answered_once(
 
 
 @pytest.mark.parametrize(
-    "sent", [b"GET / HTTP/1.1\n\n", b"GET / HTTP/1.1\r\nX: y\nZ: a\r\n", b"\r\n\r\nGET / HTTP/1.1\r\n"]
+    "sent",
+    [b"GET / HTTP/1.1\n\n", b"GET / HTTP/1.1\r\nX: y\nZ: a\r\n", b"\r\n\r\nGET / HTTP/1.1\r\n"],
 )
 def test_DJ_7_a_line_that_ends_otherwise_is_refused_at_once(
     connect: Callable[[bytes], socket.socket], sent: bytes
@@ -367,7 +381,9 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     kept.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
-    made = LiveRegistry(directory, workers=1, arguments=["--certfile", str(kept)], env={"WEB_THREADS": "2"})
+    made = LiveRegistry(
+        directory, workers=1, arguments=["--certfile", str(kept)], env={"WEB_THREADS": "2"}
+    )
     made.prepare()
     made.launch()
     trust = ssl.create_default_context(cafile=kept)
@@ -381,9 +397,13 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
                 except httpx.TransportError:
                     time.sleep(0.2)
             for sent in (b"", b"\x16\x03\x01") * 4:
-                raw = opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+                raw = opened.enter_context(
+                    socket.create_connection(("127.0.0.1", made.port), timeout=10)
+                )
                 raw.sendall(sent)
-                half = opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
+                half = opened.enter_context(
+                    socket.create_connection(("127.0.0.1", made.port), timeout=10)
+                )
                 half = opened.enter_context(trust.wrap_socket(half, server_hostname="localhost"))
                 half.sendall(head(made, "POST /v1/verify", "Content-Length: 100"))
             taking = opened.enter_context(

@@ -28,7 +28,9 @@ NOT_KNOWN = {401, 429}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    registry = LiveRegistry(tmp_path_factory.mktemp("strangers"), workers=1, env={"RATE_LIMITS": "on"})
+    registry = LiveRegistry(
+        tmp_path_factory.mktemp("strangers"), workers=1, env={"RATE_LIMITS": "on"}
+    )
     registry.prepare()
     registry.start()
     yield scene(registry, capabilities=[READ], envelope={})
@@ -59,7 +61,9 @@ def stranger() -> LocalSigner:
 
 def request(place: Scene, signer: LocalSigner, *headers: str) -> bytes:
     url = place.registry.url + OWN
-    proof = make_proof(signer, method="GET", url=url, iat=int(time.time()), jti=secrets.token_urlsafe(16))
+    proof = make_proof(
+        signer, method="GET", url=url, iat=int(time.time()), jti=secrets.token_urlsafe(16)
+    )
     lines = [f"GET {OWN} HTTP/1.1", f"Host: {urlsplit(url).netloc}", f"DPoP: {proof}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 

@@ -108,7 +108,9 @@ def refused_shape(answer: Any, place: str) -> None:
         assert body["error_description"], place
         assert len(answer.content) <= 1024, place
     if answer.request["PATH_INFO"] not in PUBLIC:
-        assert answer["Cache-Control"].find("no-store") >= 0 or "private" in answer["Cache-Control"], place
+        assert (
+            answer["Cache-Control"].find("no-store") >= 0 or "private" in answer["Cache-Control"]
+        ), place
     assert "frame-ancestors 'none'" in answer["Content-Security-Policy"], place
     assert answer["X-Request-Id"], place
 
@@ -187,7 +189,9 @@ NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHE
 
 
 @pytest.mark.parametrize("waiting", [False, True])
-def test_DJ_14_another_owners_id_is_as_unknown_as_none(waiting: bool, alice_at: Scene, bob_at: Scene) -> None:
+def test_DJ_14_another_owners_id_is_as_unknown_as_none(
+    waiting: bool, alice_at: Scene, bob_at: Scene
+) -> None:
     """Bob in his browser and his agent with its key, at every address that names alice's things."""
     ids, before = alice_at.ids | ({"grant_id": str(alice_at.waiting.pk)} if waiting else {}), rows()
     for route in NAMED:
@@ -207,7 +211,9 @@ def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
     if not path.startswith("/v1/") or path.endswith("/receipt"):
         # Signed where that is required first: the id behind it is still unknown.
         signed = bob.person.verification(path) if path.startswith("/settings/") else None
-        yield bob.person.client.generic(method, path, _choices(signed), content_type="application/json")
+        yield bob.person.client.generic(
+            method, path, _choices(signed), content_type="application/json"
+        )
 
 
 def _choices(verification: object) -> str:
@@ -225,19 +231,30 @@ def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(
     assert rows() == before
 
 
-def test_DJ_14_another_service_provider_learns_nothing_of_a_token(alice_at: Scene, now: datetime) -> None:
+def test_DJ_14_another_service_provider_learns_nothing_of_a_token(
+    alice_at: Scene, now: datetime
+) -> None:
     """VB-2 and RV-8: a foreign provider asks about it, revokes it, reads its receipt."""
     token = issue(alice_at.client, alice_at.grant).json()["access_token"]
     stranger, secret = create_service_provider(
-        name="Mallory", audience="http://127.0.0.1:8002", allowed=["read:calendar"], actor=TESTER, now=now
+        name="Mallory",
+        audience="http://127.0.0.1:8002",
+        allowed=["read:calendar"],
+        actor=TESTER,
+        now=now,
     )
     headers, before = basic(stranger, secret), rows()
     body = {"token": token, "method": "GET", "url": "http://127.0.0.1:8002/x", "proof": "x"}
-    asked = Client().post("/v1/verify", json.dumps(body), content_type="application/json", headers=headers)
+    asked = Client().post(
+        "/v1/verify", json.dumps(body), content_type="application/json", headers=headers
+    )
     assert (asked.status_code, asked.json()["reason"]) == (200, "unknown")
     form = "application/x-www-form-urlencoded"
     assert (
-        Client().post("/v1/revoke", f"token={token}", content_type=form, headers=headers).status_code == 200
+        Client()
+        .post("/v1/revoke", f"token={token}", content_type=form, headers=headers)
+        .status_code
+        == 200
     )
     receipt = Client().get(f"/v1/grants/{alice_at.grant.pk}/receipt", headers=headers)
     assert receipt.status_code == 404
@@ -254,7 +271,9 @@ def test_DJ_16_non_admin_user_cannot_open_any_admin_route(bob_at: Scene) -> None
             )
             assert answer.status_code in {302, 404, 405}, route
             if answer.status_code == 302:
-                assert answer["Location"].startswith(("/admin/", "/sign-in/", "/approvals/", "/settings/"))
+                assert answer["Location"].startswith(
+                    ("/admin/", "/sign-in/", "/approvals/", "/settings/")
+                )
     assert rows() == before
 
 
@@ -299,10 +318,16 @@ HOSTILE: dict[str, bytes] = {
     "twice": b'{"name": "x", "name": "y"}',
     "deep": b'{"choices": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     "long": b'{"name": "' + b"x" * 70_000 + b'"}',
-    "wrong types": json.dumps({name: [{"a": [1, None, True, -0.5, 2**53 - 1]}] for name in MEMBERS}).encode(),
-    "credential of the wrong shape": b'{"credential": {"type": "public-key", "id": 1, "rawId": [], "response": []}}',
-    "credential of empty parts": b'{"credential": {"type": "public-key", "id": "AA", "rawId": "AA", "response": '
-    b'{"clientDataJSON": "", "authenticatorData": "AA", "signature": null}}}',
+    "wrong types": json.dumps(
+        {name: [{"a": [1, None, True, -0.5, 2**53 - 1]}] for name in MEMBERS}
+    ).encode(),
+    "credential of the wrong shape": (
+        b'{"credential": {"type": "public-key", "id": 1, "rawId": [], "response": []}}'
+    ),
+    "credential of empty parts": (
+        b'{"credential": {"type": "public-key", "id": "AA", "rawId": "AA", "response": '
+        b'{"clientDataJSON": "", "authenticatorData": "AA", "signature": null}}}'
+    ),
 }
 TYPES = (
     "application/json",
@@ -345,7 +370,11 @@ def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
     provider_and_secret: tuple[ServiceProvider, str],
 ) -> None:
     """A service provider authenticates by header, so its body meets the parser first."""
-    for path, kind in (("/v1/verify", TYPES[0]), ("/v1/verify/batch", TYPES[0]), ("/v1/revoke", TYPES[3])):
+    for path, kind in (
+        ("/v1/verify", TYPES[0]),
+        ("/v1/verify/batch", TYPES[0]),
+        ("/v1/revoke", TYPES[3]),
+    ):
         body = b"token=" + b"x" * 3_000_000
         answer = Client().post(path, body, content_type=kind, headers=basic(*provider_and_secret))
         assert (answer.status_code, answer.json()["error"]) == (413, "request_too_large")

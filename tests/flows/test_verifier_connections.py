@@ -42,7 +42,9 @@ def connect(verifier: LiveServer) -> Iterator[Connect]:
     with ExitStack() as opened:
 
         def connected(sent: bytes = b"") -> socket.socket:
-            made = opened.enter_context(socket.create_connection(("127.0.0.1", verifier.port), timeout=10))
+            made = opened.enter_context(
+                socket.create_connection(("127.0.0.1", verifier.port), timeout=10)
+            )
             made.sendall(sent)
             return made
 
@@ -102,7 +104,9 @@ def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
     assert statuses(rest(connection)) == [408]
 
 
-def test_DJ_7_unfinished_bodies_have_a_bound_together(verifier: LiveServer, connect: Connect) -> None:
+def test_DJ_7_unfinished_bodies_have_a_bound_together(
+    verifier: LiveServer, connect: Connect
+) -> None:
     before, size = memory(verifier), request_bytes.MAX_BODY_BYTES
     sent = POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size - 1)
     opened = []
@@ -143,7 +147,9 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(connect: Connect) -> None:
 
 def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Connect) -> None:
     post = POST + b"Content-Length: 2\r\n\r\n{}"
-    answers = rest(connect(LIVE + SLOW + post + LIVE + line(first=b"GET /nothing HTTP/1.1\r\nHost: a\r\n")))
+    answers = rest(
+        connect(LIVE + SLOW + post + LIVE + line(first=b"GET /nothing HTTP/1.1\r\nHost: a\r\n"))
+    )
     assert statuses(answers) == [200, 200, 401, 200, 404]
 
 
@@ -191,7 +197,9 @@ def test_DJ_7_half_a_connection_is_enough(connect: Connect) -> None:
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 2000000", b"Transfer-Encoding: chunked", b"Content-Length: 0x40"]
 )
-def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(connect: Connect, framing: bytes) -> None:
+def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(
+    connect: Connect, framing: bytes
+) -> None:
     connection = connect(POST + framing + b"\r\n\r\n" + LIVE)
     answer = until(connection, b"\r\n\r\n")
     with contextlib.suppress(OSError):
@@ -218,7 +226,9 @@ def test_DJ_7_expect_100_continue_is_answered_once(connect: Connect) -> None:
     assert statuses(rest(connect(expects.replace(b"/1.1", b"/1.0") + b"{}"))) == [401]
 
 
-def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(verifier: LiveServer, connect: Connect) -> None:
+def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(
+    verifier: LiveServer, connect: Connect
+) -> None:
     before = memory(verifier)
     asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
     opened = [connect(asking) for _ in range(5)]
@@ -283,7 +293,9 @@ class Caller(threading.Thread):
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM], ids=["restart", "stop"])
-def test_RF_18_no_request_is_lost_while_processes_come_and_go(tmp_path: Path, how: signal.Signals) -> None:
+def test_RF_18_no_request_is_lost_while_processes_come_and_go(
+    tmp_path: Path, how: signal.Signals
+) -> None:
     made = Verifier(tmp_path, workers=2)
     made.start()
     assert made.process
@@ -347,10 +359,15 @@ def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Pat
     def answering() -> Counter[int]:
         with ExitStack() as opened:
             address = ("127.0.0.1", verifier.port)
-            made = [opened.enter_context(socket.create_connection(address, timeout=10)) for _ in range(16)]
+            made = [
+                opened.enter_context(socket.create_connection(address, timeout=10))
+                for _ in range(16)
+            ]
             for each in made:
                 each.sendall(line())
-            return Counter(json.loads(rest(each).partition(b"\r\n\r\n")[2])["process"] for each in made)
+            return Counter(
+                json.loads(rest(each).partition(b"\r\n\r\n")[2])["process"] for each in made
+            )
 
     try:
         end = time.monotonic() + 20

@@ -68,7 +68,13 @@ def told(answer: bytes) -> dict[str, Any]:
 
 def test_DJ_2_two_lines_of_a_name_arrive_as_two(verifier: LiveServer) -> None:
     """If they were joined or dropped, the application could not refuse them."""
-    given = [b"Authorization: a", b"Authorization: b", b"DPoP: c", b"dpop: d", b"Idempotency-Key: e"]
+    given = [
+        b"Authorization: a",
+        b"Authorization: b",
+        b"DPoP: c",
+        b"dpop: d",
+        b"Idempotency-Key: e",
+    ]
     headers = told(exchange(verifier, line(*given)))["headers"]
     assert headers[1:-1] == [
         ["authorization", "a"],
@@ -80,7 +86,12 @@ def test_DJ_2_two_lines_of_a_name_arrive_as_two(verifier: LiveServer) -> None:
 
 
 def test_DJ_4_a_name_with_an_underscore_never_arrives(verifier: LiveServer) -> None:
-    given = [b"Content_Length: 5", b"X_Forwarded_For: a", b"SCRIPT_NAME: /a", b"X-Forwarded-Proto: https"]
+    given = [
+        b"Content_Length: 5",
+        b"X_Forwarded_For: a",
+        b"SCRIPT_NAME: /a",
+        b"X-Forwarded-Proto: https",
+    ]
     names = [name for name, _ in told(exchange(verifier, line(*given)))["headers"]]
     assert names == ["host", "x-forwarded-proto", "connection"]
 

@@ -65,7 +65,14 @@ def status_of(answer: bytes) -> int:
 
 def head(registry: LiveRegistry, first: str = "POST /v1/verify", *lines: str) -> bytes:
     return "\r\n".join(
-        [f"{first} HTTP/1.1", f"Host: localhost:{registry.port}", "Connection: close", *lines, "", ""]
+        [
+            f"{first} HTTP/1.1",
+            f"Host: localhost:{registry.port}",
+            "Connection: close",
+            *lines,
+            "",
+            "",
+        ]
     ).encode()
 
 
@@ -76,7 +83,9 @@ def memory(registry: LiveServer) -> int:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             if int(stat.read_text().rpartition(")")[2].split()[2]) == registry.process.pid:
-                total += int((stat.parent / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                total += int((stat.parent / "statm").read_text().split()[1]) * os.sysconf(
+                    "SC_PAGE_SIZE"
+                )
         except OSError:
             continue
     return total
@@ -87,8 +96,14 @@ def memory(registry: LiveServer) -> int:
 def test_DJ_6_header_over_its_limit_is_refused_before_parsing(
     server: LiveRegistry, name: str, size: int
 ) -> None:
-    assert status_of(exchange(server, head(server, "GET /health/live", f"{name}: {'x' * size}"))) == 431
-    assert status_of(exchange(server, head(server, "GET /health/live", f"{name}: {'x' * 8000}"))) == 200
+    assert (
+        status_of(exchange(server, head(server, "GET /health/live", f"{name}: {'x' * size}")))
+        == 431
+    )
+    assert (
+        status_of(exchange(server, head(server, "GET /health/live", f"{name}: {'x' * 8000}")))
+        == 200
+    )
 
 
 def test_DJ_6_many_headers_and_long_addresses_are_refused(server: LiveRegistry) -> None:
@@ -107,7 +122,9 @@ def test_DJ_7_a_large_body_is_413_and_not_kept(server: LiveRegistry, size: int) 
         "Content-Type: application/json",
         "Sec-Fetch-Site: same-origin",
     ]
-    answer = exchange(server, head(server, "POST /sign-in/finish", *lines), more=b"x" * 1_000_000, seconds=15)
+    answer = exchange(
+        server, head(server, "POST /sign-in/finish", *lines), more=b"x" * 1_000_000, seconds=15
+    )
     assert status_of(answer) in {403, 413}
     assert memory(server) - before < 20_000_000
 
@@ -130,7 +147,9 @@ def test_DJ_7_files_of_a_form_are_refused_before_any_is_read(server: LiveRegistr
 
 def test_DJ_7_a_chunked_body_is_refused_and_never_read(server: LiveRegistry) -> None:
     before = memory(server)
-    sent = head(server, "POST /v1/verify", "Transfer-Encoding: chunked", "Content-Type: application/json")
+    sent = head(
+        server, "POST /v1/verify", "Transfer-Encoding: chunked", "Content-Type: application/json"
+    )
     answer = exchange(server, sent + b"10000\r\n", more=b"x" * 65_536 + b"\r\n10000\r\n")
     assert status_of(answer) == 400
     assert b"Content-Length" in answer
@@ -158,7 +177,9 @@ def test_DJ_7_a_compressed_body_is_read_as_what_it_is(server: LiveRegistry) -> N
     assert token
     headers |= {"X-CSRFToken": token[1], "Sec-Fetch-Site": "same-origin"}
     before = memory(server)
-    answer = httpx.post(f"{server.url}/sign-in/finish", content=body, headers=headers, cookies=page.cookies)
+    answer = httpx.post(
+        f"{server.url}/sign-in/finish", content=body, headers=headers, cookies=page.cookies
+    )
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert memory(server) - before < 10_000_000
 
@@ -193,7 +214,9 @@ def test_DJ_3_an_address_has_one_spelling(server: LiveRegistry, path: str) -> No
 @pytest.mark.parametrize(
     ("name", "said"), [("Sec-Fetch-Site", b"own pages"), ("Sec_Fetch_Site", b"out of date")]
 )
-def test_DJ_4_a_name_with_an_underscore_is_dropped(server: LiveRegistry, name: str, said: bytes) -> None:
+def test_DJ_4_a_name_with_an_underscore_is_dropped(
+    server: LiveRegistry, name: str, said: bytes
+) -> None:
     """WSGI would map both spellings to one variable, but proxies strip or set only one."""
     lines = [
         f"Origin: {server.url}",
@@ -208,11 +231,18 @@ def test_DJ_4_a_name_with_an_underscore_is_dropped(server: LiveRegistry, name: s
 
 
 def test_DJ_3_client_headers_cannot_set_scheme_or_mount_point(server: LiveRegistry) -> None:
-    lines = ["X-Forwarded-Proto: https", "X-Forwarded-Ssl: on", "Script-Name: /evil", "SCRIPT_NAME: /evil"]
+    lines = [
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Ssl: on",
+        "Script-Name: /evil",
+        "SCRIPT_NAME: /evil",
+    ]
     answer = exchange(server, head(server, "GET /approvals/", *lines))
     assert status_of(answer) == 302
     assert b"location: /sign-in/?next=%2fapprovals%2f\r\n" in answer.lower()
-    assert status_of(exchange(server, head(server, "GET /", "X-Forwarded-Host: evil.example"))) == 200
+    assert (
+        status_of(exchange(server, head(server, "GET /", "X-Forwarded-Host: evil.example"))) == 200
+    )
 
 
 def test_RF_19_long_thread_wait_gives_503_and_the_next_call_is_served(
@@ -249,7 +279,9 @@ def test_RF_19_long_thread_wait_gives_503_and_the_next_call_is_served(
 def has(signals: str, number: signal.Signals, pid: int) -> bool:
     """Whether the process catches this signal (`Cgt`) or has it pending (`Pnd`)."""
     lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
-    masks = [int(words[1], 16) for words in lines if words[0] in {f"Sig{signals}:", f"Shd{signals}:"}]
+    masks = [
+        int(words[1], 16) for words in lines if words[0] in {f"Sig{signals}:", f"Shd{signals}:"}
+    ]
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
@@ -275,7 +307,11 @@ def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) ->
         until(lambda: len(children(server)) == 2, "there are not two of them", 20)
         workers = children(server)
         # Once they have installed their own signal handlers.
-        until(lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers), "not both have begun", 20)
+        until(
+            lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers),
+            "not both have begun",
+            20,
+        )
         with ExitStack() as opened:
             # Stopped workers accept no connections, so these stay in the kernel's queue until the
             # workers wake up, told to stop.
@@ -284,13 +320,19 @@ def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) ->
                 opened.callback(continue_if_alive, pid)
             until(lambda: all(map(is_stopped, workers)), "they do not stop", 20)
             lines = [
-                opened.enter_context(socket.create_connection(("127.0.0.1", registry.port), timeout=10))
+                opened.enter_context(
+                    socket.create_connection(("127.0.0.1", registry.port), timeout=10)
+                )
                 for _ in range(9)
             ]
             for line in lines[1:]:
                 line.sendall(head(registry, "GET /health/live"))
             registry.process.send_signal(signal.SIGTERM)
-            until(lambda: all(has("Pnd", signal.SIGTERM, pid) for pid in workers), "they are not told", 20)
+            until(
+                lambda: all(has("Pnd", signal.SIGTERM, pid) for pid in workers),
+                "they are not told",
+                20,
+            )
             for pid in workers:
                 os.kill(pid, signal.SIGCONT)
             assert [status_of(line.recv(65_536)) for line in lines[1:]] == [200] * 8

@@ -21,7 +21,16 @@ pytestmark = pytest.mark.node
 
 CLIENT = ROOT / "examples" / "agent.mjs"
 STEPS = [
-    *("key", "registered", "service_provider", "requested", "decided", "renewed", "rotated", "token"),
+    *(
+        "key",
+        "registered",
+        "service_provider",
+        "requested",
+        "decided",
+        "renewed",
+        "rotated",
+        "token",
+    ),
     *("introspected", "allowed", "denied", "revoked", "introspected", "refused"),
 ]
 Step = dict[str, Any]
@@ -39,7 +48,9 @@ def steps(
     """Run the client to its exit with `code`; returns its JSON lines, given to `on_step` first."""
     command = [node(), str(CLIENT), *arguments]
     said: list[Step] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stderr
         try:
@@ -76,11 +87,31 @@ def test_a_client_in_javascript_goes_from_registration_to_revocation(
     sqlite_registry: LiveRegistry, tmp_path: Path, alg: str, more: list[str]
 ) -> None:
     audience = f"{sqlite_registry.services}/{alg}"
-    made = ["create_service_provider", alg, "--audience", audience, "--allow", "read:calendar", *more]
+    made = [
+        "create_service_provider",
+        alg,
+        "--audience",
+        audience,
+        "--allow",
+        "read:calendar",
+        *more,
+    ]
     provider = sqlite_registry.manage(*made)
     (tmp_path / "secret").write_text(provider["client_secret"])
-    arguments = ["--registry", sqlite_registry.url, "--service-provider", provider["slug"], "--alg", alg]
-    arguments += ["--client-id", provider["client_id"], "--client-secret-file", str(tmp_path / "secret")]
+    arguments = [
+        "--registry",
+        sqlite_registry.url,
+        "--service-provider",
+        provider["slug"],
+        "--alg",
+        alg,
+    ]
+    arguments += [
+        "--client-id",
+        provider["client_id"],
+        "--client-secret-file",
+        str(tmp_path / "secret"),
+    ]
     arguments += ["--key", str(tmp_path / "key.json")]
     owner = Owner(sqlite_registry, f"{secrets.token_hex(4)}@example.org")
     with closing(owner.http):
@@ -91,7 +122,10 @@ def test_a_client_in_javascript_goes_from_registration_to_revocation(
     assert rotated["former"] == "invalid_client"
     known, allowed, denied, _, unknown, refused = said[-6:]
     assert (known["active"], known["cnf"]) == (True, {"jkt": rotated["jkt"]})
-    assert (allowed["valid"], allowed["capability"]) == (True, {"type": "read", "resource": "calendar"})
+    assert (allowed["valid"], allowed["capability"]) == (
+        True,
+        {"type": "read", "resource": "calendar"},
+    )
     assert (denied["error"], denied["reason"]) == ("insufficient_scope", "no_capability")
     assert unknown == {"step": "introspected", "active": False}
     assert (refused["error"], refused["reason"]) == ("invalid_token", "revoked")
@@ -101,7 +135,9 @@ def test_a_client_in_javascript_goes_from_registration_to_revocation(
 
 
 @pytest.mark.production
-@pytest.mark.parametrize("path", ["/elsewhere", "/mine-not/x", "/mine/../x", "/mine/%2e%2E/x", "@/mine"])
+@pytest.mark.parametrize(
+    "path", ["/elsewhere", "/mine-not/x", "/mine/../x", "/mine/%2e%2E/x", "@/mine"]
+)
 def test_a_client_in_javascript_does_not_sign_outside_the_audience(
     sqlite_registry: LiveRegistry, strict_provider: str, path: str
 ) -> None:
@@ -139,7 +175,12 @@ class Busy(BaseHTTPRequestHandler):
 def test_js_client_retries_with_a_new_proof_and_follows_no_redirect() -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         Thread(target=server.serve_forever).start()
-        arguments = ["--registry", f"http://127.0.0.1:{server.server_port}", "--service-provider", "x"]
+        arguments = [
+            "--registry",
+            f"http://127.0.0.1:{server.server_port}",
+            "--service-provider",
+            "x",
+        ]
         refusal = steps(arguments, code=1)[-1]
         server.shutdown()
     assert refusal["error_description"] == "a redirect from /v1/agents"

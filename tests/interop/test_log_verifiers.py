@@ -39,7 +39,9 @@ def comparable(answer: Verdict) -> Verdict:
 
 
 @pytest.mark.parametrize("case", [*log_cases.GOOD, *log_cases.BAD], ids=lambda case: case.name)
-def test_AU_33_two_verifiers_say_the_same_of_a_log(case: Case, tmp_path: Path, javascript: Ask) -> None:
+def test_AU_33_two_verifiers_say_the_same_of_a_log(
+    case: Case, tmp_path: Path, javascript: Ask
+) -> None:
     folder = case.make(tmp_path / "log")
     said, expected = javascript(*arguments(folder)), log_verdict(folder)
     if case in log_cases.BAD_GZIP:

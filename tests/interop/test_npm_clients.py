@@ -16,7 +16,11 @@ pytestmark = [pytest.mark.node, pytest.mark.production]
 
 HERE = Path(__file__).resolve().parent
 READ = {"type": "read", "resource": "calendar"}
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "50.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
 ACTION = {"type": "read", "resource": "calendar/work"}
 
 
@@ -36,7 +40,12 @@ def _npm_packages() -> None:
 
 def node(script: str, question: dict[str, Any]) -> Any:
     done = subprocess.run(
-        ["node", script], cwd=HERE, input=json.dumps(question), capture_output=True, text=True, check=False
+        ["node", script],
+        cwd=HERE,
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -17,7 +17,9 @@ Ask = Callable[..., Verdict]
 def asking() -> Iterator[Ask]:
     """One process that answers any number of questions. It needs Node.js."""
     command = ["node", str(HERE / "verify_many.mjs")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin
         assert process.stdout
         asked, answers = process.stdin, process.stdout

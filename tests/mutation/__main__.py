@@ -30,7 +30,9 @@ SPARE_SECONDS = 60
 
 def copied(into: Path) -> Path:
     """The files of the work tree that git tracks."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in names.splitlines():
         if (ROOT / name).is_file():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +56,21 @@ def tests_beside(tree: Path, module: str) -> str:
 
 def pytest(*arguments: str, tree: Path, seconds: float | None = None) -> bool:
     """Whether all tests pass in time."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", MARKED, *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        MARKED,
+        *arguments,
+    ]
     try:
-        done = subprocess.run(command, cwd=tree, stdout=subprocess.DEVNULL, timeout=seconds, check=False)
+        done = subprocess.run(
+            command, cwd=tree, stdout=subprocess.DEVNULL, timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
@@ -104,7 +118,9 @@ def drawn(tree: Path, given: argparse.Namespace) -> tuple[list[tuple[str, Change
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("module", type=Path, nargs="+", help="modules or packages")
-    parser.add_argument("--without", nargs="*", default=[], help="modules and packages to leave out")
+    parser.add_argument(
+        "--without", nargs="*", default=[], help="modules and packages to leave out"
+    )
     parser.add_argument("--tests", nargs="*", help="instead of those beside the modules")
     parser.add_argument("--most", type=int)
     parser.add_argument("--seed", type=int, default=1)

@@ -81,7 +81,9 @@ def _first_of_each_file(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     seen = set()
     for item in items:
         marked = item.get_closest_marker("django_db")
-        emptying = "transactional_db" in getattr(item, "fixturenames", ()) or (marked and marked.kwargs)
+        emptying = "transactional_db" in getattr(item, "fixturenames", ()) or (
+            marked and marked.kwargs
+        )
         if item.path not in seen and not emptying:
             seen.add(item.path)
             yield item
@@ -167,7 +169,12 @@ def _choose(tests: list[Test], module: str, change: Change) -> list[Test]:
     """
     lines, body, named = set(change.lines), set(change.body), f"test_{Path(module).stem}"
     found = [
-        (not each.lines[module] & body, not each.item.path.name.startswith(named), each.seconds, each)
+        (
+            not each.lines[module] & body,
+            not each.item.path.name.startswith(named),
+            each.seconds,
+            each,
+        )
         for each in tests
         if module in each.lines and (change.at_import or each.lines[module] & lines)
     ]

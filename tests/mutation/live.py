@@ -58,7 +58,8 @@ def _changed(
     if place.co_flags & inspect.CO_OPTIMIZED:
         yield _key(place), after
     inner = [
-        [each for each in code.co_consts if isinstance(each, CodeType)] for code in (place, before, after)
+        [each for each in code.co_consts if isinstance(each, CodeType)]
+        for code in (place, before, after)
     ]
     if len({len(each) for each in inner}) == 1:
         for three in zip(*inner, strict=True):
@@ -72,7 +73,9 @@ def _put_value(module: str, change: Change) -> bool:
     """
     name = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     old, new = (ast.parse(text).body for text in (Path(module).read_text(), change.source))
-    [changed] = [now for was, now in zip(old, new, strict=True) if ast.unparse(was) != ast.unparse(now)]
+    [changed] = [
+        now for was, now in zip(old, new, strict=True) if ast.unparse(was) != ast.unparse(now)
+    ]
     targets, value = _assigned(changed)
     read = {
         each.id

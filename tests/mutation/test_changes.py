@@ -36,7 +36,9 @@ def test_a_change_is_a_whole_module_and_changes_one_place() -> None:
 
 
 def test_a_change_knows_its_statement_and_whether_that_runs_at_import() -> None:
-    found = {each.what: (list(each.lines), list(each.body), each.at_import) for each in changes(MODULE)}
+    found = {
+        each.what: (list(each.lines), list(each.body), each.at_import) for each in changes(MODULE)
+    }
     assert found["`10` → `11`"] == ([4], [5, 6, 7, 8], True)
     assert found["`value is None` → `value is not None`"] == ([5], [6], False)
     assert found["`_measure(value)` → `None`"] == ([7], [], False)

@@ -30,7 +30,9 @@ def python() -> str | None:
     for found in ("/usr/bin/python3", Path(sys.executable).resolve()):
         asked = [str(found), "-c", "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"]
         with contextlib.suppress(OSError):
-            done = subprocess.run(asked, check=False, capture_output=True, cwd="/", **service_user())  # type: ignore[call-overload]
+            done = subprocess.run(
+                asked, check=False, capture_output=True, cwd="/", **service_user()
+            )  # type: ignore[call-overload]
             if done.returncode == 0:
                 return str(found)
     return None
@@ -52,7 +54,14 @@ def environment() -> Path:
         if not (folder / "complete").exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([chosen, "-m", "venv", folder], check=True)
-            install = ["install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", str(LOCK)]
+            install = [
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+                "--require-hashes",
+                "-r",
+                str(LOCK),
+            ]
             subprocess.run([str(folder / "bin/pip"), *install], check=True)
             (folder / "complete").touch()
     return folder
@@ -62,7 +71,12 @@ def _home() -> Path:
     """In the checkout, unless the service's user has no access to it."""
     here = ROOT / ".venv-production"
     asked = ["/bin/ls", str(ROOT)]
-    if subprocess.run(asked, check=False, capture_output=True, cwd="/", **service_user()).returncode == 0:  # type: ignore[call-overload]
+    if (
+        subprocess.run(
+            asked, check=False, capture_output=True, cwd="/", **service_user()
+        ).returncode
+        == 0
+    ):  # type: ignore[call-overload]
         return here
     return Path("/opt/agentauth-environments")
 

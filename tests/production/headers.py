@@ -56,7 +56,10 @@ PLACES: dict[str, tuple[Holds, Holds]] = {
     "every answer but static files": (lambda a: not a.static, never),
     "405; others of sections 4 to 9 may have it": (lambda a: a.status == 405, lambda a: a.api),
     "401": (lambda a: a.status == 401, never),
-    "429, 503 and `not_yet_logged`": (lambda a: a.status in {429, 503} or a.has("not_yet_logged"), never),
+    "429, 503 and `not_yet_logged`": (
+        lambda a: a.status in {429, 503} or a.has("not_yet_logged"),
+        never,
+    ),
     "`use_dpop_nonce`; other answers to a proof may have it": (
         lambda a: a.has("use_dpop_nonce"),
         lambda a: a.api,
@@ -82,7 +85,9 @@ def faults(answer: Answer, headers: Iterable[tuple[str, str]]) -> list[str]:
     """What is wrong with the answer's headers, one line each."""
     given = [(name.lower(), value) for name, value in headers]
     wrong = [
-        f"{name} twice" for name, _ in given if [n for n, _ in given].count(name) > 1 and name != "set-cookie"
+        f"{name} twice"
+        for name, _ in given
+        if [n for n, _ in given].count(name) > 1 and name != "set-cookie"
     ]
     for name, (value, place) in table().items():
         must, may = (rule(answer) for rule in PLACES[place])
@@ -93,10 +98,14 @@ def faults(answer: Answer, headers: Iterable[tuple[str, str]]) -> list[str]:
             wrong.append(f"with {name}: {found}")
         elif found is not None and value and found != value:
             wrong.append(f"{name}: {found} instead of {value}")
-    return wrong + [f"unknown {name}" for name, _ in given if name not in table().keys() | OF_THE_PROXY]
+    return wrong + [
+        f"unknown {name}" for name, _ in given if name not in table().keys() | OF_THE_PROXY
+    ]
 
 
-def check(method: str, path: str, status: int, headers: Iterable[tuple[str, str]], content: bytes) -> None:
+def check(
+    method: str, path: str, status: int, headers: Iterable[tuple[str, str]], content: bytes
+) -> None:
     """Assert that the answer matches the table."""
     assert not (wrong := faults(Answer(method, path, status, content), headers)), (
         method,

@@ -87,14 +87,16 @@ class Installation:
         self.logs = root / "logs"
         self.ports = {
             name: free_port() for name in (
-                "web", "verifier", "jobs", "worker", "beat", "redis", "openbao", "raft", "https", "http",
+                "web", "verifier", "jobs", "worker", "beat", "redis", "openbao", "raft", "https",
+                "http",
             )
         }  # fmt: skip
         self.page = Page(self._places())
         self.services = Units(
             root / "etc/systemd/system", self.logs, service_user(), {
                 "redis-server": ("redis-server", str(root / "etc/redis/redis.conf")),
-                "nginx": (_nginx(), "-c", str(root / "nginx.conf"), "-e", str(self.logs / "nginx-error.log")),
+                "nginx": (_nginx(), "-c", str(root / "nginx.conf"), "-e",
+                str(self.logs / "nginx-error.log")),
             },
         )  # fmt: skip
 
@@ -108,7 +110,9 @@ class Installation:
 
     def install(self, *sections: str) -> None:
         """Run the blocks of these sections in one shell. Raises AssertionError if one fails."""
-        shell = Shell(self.root, self._shell_environment(), self._prelude(), self.services.systemctl)
+        shell = Shell(
+            self.root, self._shell_environment(), self._prelude(), self.services.systemctl
+        )
         try:
             for title in sections:
                 for block in self.page.blocks(title):
@@ -134,11 +138,14 @@ class Installation:
         (self.root / "nginx.conf").write_text(_NGINX.format(root=self.root))
         # Passwords are required, except for the superuser who takes root's part.
         (self.database.data / "pg_hba.conf").write_text(
-            f"host all {postgres.ROLE} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+            f"host all {postgres.ROLE} 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 "
+            "scram-sha-256\n"
         )
         self.database.say("SELECT pg_reload_conf()")
         # The page creates the database of this name.
-        subprocess.run(["psql", self._superuser, "-qc", f"DROP DATABASE {postgres.ROLE}"], check=True)
+        subprocess.run(
+            ["psql", self._superuser, "-qc", f"DROP DATABASE {postgres.ROLE}"], check=True
+        )
 
     def wait_until_ready(self) -> None:
         """Wait, through nginx, for both web server and verifier."""
@@ -151,7 +158,9 @@ class Installation:
                     if ready and http.post(f"{self.url}/v1/verify").status_code == 401:
                         return
                 if time.monotonic() > until or self.services.dead():
-                    raise AssertionError(f"not ready; ended: {self.services.dead()}; logs in {self.logs}")
+                    raise AssertionError(
+                        f"not ready; ended: {self.services.dead()}; logs in {self.logs}"
+                    )
                 time.sleep(0.1)
 
     def wait_until_in_redis(self) -> None:
@@ -159,7 +168,9 @@ class Installation:
         until = time.monotonic() + START_SECONDS
         while self.database.say("SELECT kind, leaving_at IS NULL FROM verifier_home") != "redis|t":
             if time.monotonic() > until:
-                raise AssertionError(f"the verifier's home did not move to Redis; logs in {self.logs}")
+                raise AssertionError(
+                    f"the verifier's home did not move to Redis; logs in {self.logs}"
+                )
             time.sleep(0.1)
 
     def describe(self) -> None:
@@ -217,13 +228,16 @@ class Installation:
         return (
             # `runuser -u postgres -- psql …`
             'runuser() { shift 4; psql "$SUPERUSER" "$@"; }\n'
-            f'nginx() {{ {_nginx()} -c {self.root}/nginx.conf -e {self.logs}/nginx-error.log "$@"; }}\n'
+            f"nginx() {{ {_nginx()} -c {self.root}/nginx.conf -e {self.logs}/nginx-error.log "
+            f'"$@"; }}\n'
         )
 
 
 def copy_image(target: Path) -> None:
     """Copy the files that the Dockerfile copies, without those in .dockerignore; all read-only."""
-    lines = re.findall(r"^COPY (?!--from)(\S+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    lines = re.findall(
+        r"^COPY (?!--from)(\S+) (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE
+    )
     for source, name in lines:
         if (ROOT / source).is_dir():
             without = shutil.ignore_patterns("__pycache__", "tests")
@@ -259,7 +273,11 @@ def _nginx() -> str:
 
 def errors(home: Path) -> list[str]:
     """What the services logged as errors, or as the reason a thread ended."""
-    lines = (line for log in (home / "logs").glob("agentauth-*.log") for line in log.read_text().splitlines())
+    lines = (
+        line
+        for log in (home / "logs").glob("agentauth-*.log")
+        for line in log.read_text().splitlines()
+    )
     return [line for line in lines if re.search(r'"level": "(error|critical)"|Traceback', line)]
 
 

@@ -36,7 +36,8 @@ class Shell:
         self.told, self.answer = os.fdopen(told), os.fdopen(answer, "w")
         self.done = f"echo done >&{tell}"
         self._send(
-            f'set -euo pipefail\nsystemctl() {{ echo "$*" >&{tell}; IFS= read -r _ <&{answered}; }}\n{prelude}\n'
+            f'set -euo pipefail\nsystemctl() {{ echo "$*" >&{tell}; IFS= read -r _ '
+            f"<&{answered}; }}\n{prelude}\n"
         )
 
     def run(self, block: str) -> str:
@@ -45,7 +46,9 @@ class Shell:
         script = self.directory / "block.sh"
         script.write_text(block)
         self._send(f". {script} </dev/null\n{self.done}\n")
-        while select.select([self.told], [], [], PATIENCE_SECONDS)[0] and (line := self.told.readline()):
+        while select.select([self.told], [], [], PATIENCE_SECONDS)[0] and (
+            line := self.told.readline()
+        ):
             if line == "done\n":
                 return self._said(before)
             self.systemctl(*line.split())

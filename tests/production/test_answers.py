@@ -100,7 +100,8 @@ SENT: dict[str, tuple[Callable[[Pair, str], bytes], int | tuple[int, int, int]]]
     "1 MB": (sized(1024 * 1024), (413, 200, 413)),
     "a byte more than that": (sized(1024 * 1024 + 1), 413),
     "a length that is never sent": (changed(content_length="2000000"), 413),
-    "chunks": (lambda p, path: p.send(b"2\r\n{}\r\n0\r\n\r\n", path, content_length=None, transfer_encoding="chunked"), 400),
+    "chunks": (lambda p, path: p.send(b"2\r\n{}\r\n0\r\n\r\n", path, content_length=None,
+    transfer_encoding="chunked"), 400),
     "no body": (bare("POST"), 400),
     "an empty body": (lambda p, path: p.send(b"", path), 400),
     "no JSON": (lambda p, path: p.send(b"{", path), 400),
@@ -135,11 +136,16 @@ def test_SA_12_this_is_production(pair: InstalledPair) -> None:
     """Both redirect a call to https unless a trusted proxy vouches for it."""
     for server in (pair.web, pair.lean):
         [(first, lines, _)] = parts(exchange(server, Pair.send(pair, b"{}")))
-        assert (first, dict(lines)[b"location"]) == (b"HTTP/1.1 301", b"https://localhost/v1/verify")
+        assert (first, dict(lines)[b"location"]) == (
+            b"HTTP/1.1 301",
+            b"https://localhost/v1/verify",
+        )
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_SA_12_each_request_has_the_same_answer_header_by_header(pair: InstalledPair, name: str) -> None:
+def test_SA_12_each_request_has_the_same_answer_header_by_header(
+    pair: InstalledPair, name: str
+) -> None:
     make, expected = SENT[name]
     statuses = expected if isinstance(expected, tuple) else (expected,) * 3
     for path, status in zip(PATHS, statuses, strict=True):
@@ -160,7 +166,9 @@ def assert_as_production_answers(first: bytes, headers: dict[bytes, bytes]) -> N
 
 
 @pytest.mark.parametrize("accept", [AXIOS, FIREFOX, CHROME], ids=["axios", "firefox", "chrome"])
-def test_SA_12_what_clients_accept_by_default_is_answered_alike(pair: InstalledPair, accept: bytes) -> None:
+def test_SA_12_what_clients_accept_by_default_is_answered_alike(
+    pair: InstalledPair, accept: bytes
+) -> None:
     for path in PATHS:
         status, _ = pair.same(pair.send(body(pair, path), path, f"Accept: {accept.decode()}"))
         assert status == 200
@@ -233,13 +241,19 @@ def test_what_is_asked_on_one_connection_is_answered_as_on_many(pair: InstalledP
     """Heads that differ in a line, or not at all: no cached head leaks into another's answer."""
     line: dict[str, str | None] = {"connection": "keep-alive"}
     heads: list[tuple[dict[str, str | None], tuple[str, ...]]] = [
-        ({}, ()), ({}, ()), ({"authorization": None}, ()), ({}, ()), ({"authorization": "Basic eDp5"}, ()), ({}, ()),
-        ({"content_type": "text/plain"}, ()), ({}, ()), ({"accept": "text/html"}, ()), ({}, ()), ({"host": "evil.example"}, ()),
-        ({}, ()), ({}, ("Idempotency-Key: a,b",)), ({}, ()), ({}, ("Authorization: Basic eDp5",)), ({}, ()),
+        ({}, ()), ({}, ()), ({"authorization": None}, ()), ({}, ()),
+            ({"authorization": "Basic eDp5"}, ()), ({}, ()),
+        ({"content_type": "text/plain"}, ()), ({}, ()), ({"accept": "text/html"}, ()), ({}, ()),
+            ({"host": "evil.example"}, ()),
+        ({}, ()), ({}, ("Idempotency-Key: a,b",)), ({}, ()), ({}, ("Authorization: Basic eDp5",)),
+            ({}, ()),
     ]  # fmt: skip
     sent = [
         pair.send(question, path, *more, first=POST, **{**line, **changes})
-        for path, question in ((VERIFY, pair.question()), (INTROSPECT, f"token={pair.token}".encode()))
+        for path, question in (
+            (VERIFY, pair.question()),
+            (INTROSPECT, f"token={pair.token}".encode()),
+        )
         for changes, more in heads
     ]
     alone = [exchange(pair.lean, each.replace(b"keep-alive", b"close")) for each in sent]

@@ -44,7 +44,9 @@ class ProductionStage(Stage):
 def stage() -> Stage:
     name = secrets.token_hex(6)
     return ProductionStage(
-        name=f"Acme {name}", audience=f"https://{name}.example.org", email=f"alice-{name}@example.org"
+        name=f"Acme {name}",
+        audience=f"https://{name}.example.org",
+        email=f"alice-{name}@example.org",
     )
 
 
@@ -67,7 +69,9 @@ def test_SA_12_no_other_method_is_taken_in_production(stage: Stage, operation: s
 @pytest.mark.parametrize(
     ("error", "reason"), [case for case in DECISIONS if case not in OTHER_TIMES], ids=str
 )
-def test_SA_12_each_refusal_of_verify_is_given_in_production(error: str, reason: str | None) -> None:
+def test_SA_12_each_refusal_of_verify_is_given_in_production(
+    error: str, reason: str | None
+) -> None:
     contract.test_each_refusal_of_verify_is_given(error, reason)
 
 
@@ -82,7 +86,9 @@ def test_SA_12_each_refusal_of_pages_is_given_in_production(stage: Stage, code: 
 
 
 @pytest.mark.parametrize("reason", [*REASONS["invalid_dpop_proof"], "body"])
-def test_SA_12_each_fault_of_a_proof_has_its_reason_in_production(stage: Stage, reason: str) -> None:
+def test_SA_12_each_fault_of_a_proof_has_its_reason_in_production(
+    stage: Stage, reason: str
+) -> None:
     contract.test_each_fault_of_a_proof_at_the_registry_has_its_reason(stage, reason)
 
 

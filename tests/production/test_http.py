@@ -27,7 +27,8 @@ SAME: dict[str, tuple[bytes, int]] = {
     # Header lines
     "two hosts": (line(b"Host: evil.example"), 400),
     "two lengths": (line(b"Content-Length: 2", b"Content-Length: 3", first=POST, body=b"{}"), 400),
-    "one length twice": (line(b"Content-Length: 2", b"Content-Length: 2", first=POST, body=b"{}"), 400),
+    "one length twice": (line(b"Content-Length: 2", b"Content-Length: 2", first=POST, body=b"{}"),
+    400),
     "lengths in a list": (line(b"Content-Length: 2, 2", first=POST, body=b"{}"), 400),
     "two media types": (line(b"Content-Type: a/b", b"Content-Type: c/d", first=POST), 400),
     "a folded line": (line(b"X-A: a", b" b"), 400),
@@ -52,12 +53,17 @@ SAME: dict[str, tuple[bytes, int]] = {
     "a length with an exponent": (line(b"Content-Length: 1e3", first=POST), 400),
     "a length in other digits": (line("Content-Length: ٢".encode(), first=POST), 400),
     "a length that overflows": (line(b"Content-Length: " + b"9" * 40, first=POST), 400),
-    "a length beyond what is taken": (line(b"Content-Length: 2000000", first=POST, body=b"x" * 10), 413),
-    "length and chunks": (line(b"Content-Length: 5", b"Transfer-Encoding: chunked", first=POST, body=b"0\r\n\r\n"), 400),
+    "a length beyond what is taken": (line(b"Content-Length: 2000000", first=POST, body=b"x" * 10),
+    413),
+    "length and chunks": (line(b"Content-Length: 5", b"Transfer-Encoding: chunked", first=POST,
+    body=b"0\r\n\r\n"), 400),
     "chunks": (line(b"Transfer-Encoding: chunked", first=POST, body=b"2\r\n{}\r\n0\r\n\r\n"), 400),
-    "chunks with an extension": (line(b"Transfer-Encoding: chunked", first=POST, body=b'2;a="b\r\nc"\r\n{}\r\n0\r\n\r\n'), 400),
-    "chunks with a trailer": (line(b"Transfer-Encoding: chunked", first=POST, body=b"0\r\nHost: b\r\n\r\n"), 400),
-    "chunked twice": (line(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", first=POST), 400),
+    "chunks with an extension": (line(b"Transfer-Encoding: chunked", first=POST,
+    body=b'2;a="b\r\nc"\r\n{}\r\n0\r\n\r\n'), 400),
+    "chunks with a trailer": (line(b"Transfer-Encoding: chunked", first=POST,
+    body=b"0\r\nHost: b\r\n\r\n"), 400),
+    "chunked twice": (line(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked",
+    first=POST), 400),
     "chunked not last": (line(b"Transfer-Encoding: chunked, identity", first=POST), 400),
     "chunks in capitals": (line(b"TRANSFER-ENCODING: CHUNKED", first=POST, body=b"0\r\n\r\n"), 400),
     # Line ends
@@ -73,9 +79,11 @@ SAME: dict[str, tuple[bytes, int]] = {
     "another protocol": (b"GET /health/live FTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     "two spaces": (line(first=b"GET  /health/live HTTP/1.1\r\nHost: localhost\r\n"), 200),
     "a tab": (line(first=b"GET\t/health/live HTTP/1.1\r\nHost: localhost\r\n"), 400),
-    "a method in small letters": (line(first=b"get /health/live HTTP/1.1\r\nHost: localhost\r\n"), 400),
+    "a method in small letters": (line(first=b"get /health/live HTTP/1.1\r\nHost: localhost\r\n"),
+    400),
     "a target with a NUL": (line(first=b"GET /health/live\0 HTTP/1.1\r\nHost: localhost\r\n"), 400),
-    "a target beyond ASCII": (line(first=b"GET /health/l\xc3\xadve HTTP/1.1\r\nHost: localhost\r\n"), 400),
+    "a target beyond ASCII": (line(first=b"GET /health/l\xc3\xadve HTTP/1.1\r\nHost: localhost\r\n"),
+    400),
     "no host": (b"GET /health/live HTTP/1.1\r\n" + END, 200),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n" * 8, 400),
     # Sizes
@@ -85,20 +93,27 @@ SAME: dict[str, tuple[bytes, int]] = {
     "a proof of 9 kB": (line(b"DPoP: " + b"x" * 9_000), 431),
     "60 header lines": (line(*(b"X-%d: y" % number for number in range(60))), 200),
     "100 header lines": (line(*(b"X-%d: y" % number for number in range(100))), 431),
-    "a first line of 5 kB": (line(first=b"GET /health/live?" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n"), 414),
+    "a first line of 5 kB": (line(first=b"GET /health/live?" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n"),
+    414),
     # Spellings of an address
     "an escaped address": (line(first=b"POST /v1/%76erify HTTP/1.1\r\n" + FORWARDED), 404),
     "a doubled slash": (line(first=b"GET //health/live HTTP/1.1\r\n" + FORWARDED), 404),
     "an address with dots": (line(first=b"POST /v1/x/../verify HTTP/1.1\r\n" + FORWARDED), 404),
-    "an upgrade": (line(b"Upgrade: websocket", b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Key: " + b"x" * 22 + b"=="), 200),
+    "an upgrade": (line(b"Upgrade: websocket", b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: " + b"x" * 22 + b"=="), 200),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)
-def test_DJ_2_DJ_6_DJ_7_both_servers_answer_alike(pair: InstalledPair, sent: bytes, status: int) -> None:
+def test_DJ_2_DJ_6_DJ_7_both_servers_answer_alike(
+    pair: InstalledPair, sent: bytes, status: int
+) -> None:
     begun = time.monotonic()
     # One answer per request, and no server waited for more input.
-    assert [statuses(exchange(each, sent)) for each in (pair.web, pair.lean)] == [[status], [status]]
+    assert [statuses(exchange(each, sent)) for each in (pair.web, pair.lean)] == [
+        [status],
+        [status],
+    ]
     assert time.monotonic() - begun < within(5)
 
 
@@ -117,7 +132,9 @@ def test_DJ_7_headers_without_number_are_refused(pair: InstalledPair) -> None:
         (["Host: localhost"], 400),
     ],
 )
-def test_DJ_2_two_lines_of_a_name_decide_nothing(pair: InstalledPair, lines: list[str], status: int) -> None:
+def test_DJ_2_two_lines_of_a_name_decide_nothing(
+    pair: InstalledPair, lines: list[str], status: int
+) -> None:
     question = asked(pair)
     assert statuses(exchange(pair.lean, pair.send(question, VERIFY, *lines))) == [status]
     assert not decided(pair, question)
@@ -126,24 +143,34 @@ def test_DJ_2_two_lines_of_a_name_decide_nothing(pair: InstalledPair, lines: lis
 def test_DJ_3_who_names_another_host_or_scheme_is_refused_or_not_heard(pair: InstalledPair) -> None:
     question = asked(pair)
     assert statuses(exchange(pair.lean, pair.send(question, host="evil.example"))) == [400]
-    assert statuses(exchange(pair.lean, pair.send(question, first="POST /v1/%76erify HTTP/1.1"))) == [404]
+    assert statuses(
+        exchange(pair.lean, pair.send(question, first="POST /v1/%76erify HTTP/1.1"))
+    ) == [404]
     lines = ["X-Forwarded-Host: evil.example", "X-Forwarded-Prefix: /a"]
     assert answered(pair, pair.send(question, VERIFY, *lines))["valid"]
 
 
 @pytest.mark.parametrize(
-    "media_type", ["application/json", "Application/JSON"], ids=["by the endpoint", "by the view behind it"]
+    "media_type",
+    ["application/json", "Application/JSON"],
+    ids=["by the endpoint", "by the view behind it"],
 )
-def test_DJ_4_header_name_with_an_underscore_is_ignored(pair: InstalledPair, media_type: str) -> None:
+def test_DJ_4_header_name_with_an_underscore_is_ignored(
+    pair: InstalledPair, media_type: str
+) -> None:
     """If it were the idempotency key, the second question would be a mismatch."""
     for _ in range(2):
         lines = ["Idempotency_Key: one", "Content_Length: 1", "X_Forwarded_For: 10.0.0.1"]
-        assert answered(pair, pair.send(asked(pair), VERIFY, *lines, content_type=media_type)).get("valid")
+        assert answered(pair, pair.send(asked(pair), VERIFY, *lines, content_type=media_type)).get(
+            "valid"
+        )
 
 
 @pytest.mark.parametrize("size", [9_000, 70_000])
 @pytest.mark.parametrize("name", ["X-Anything", "DPoP", "Authorization", "Cookie"])
-def test_DJ_6_a_header_beyond_its_limit_decides_nothing(pair: InstalledPair, name: str, size: int) -> None:
+def test_DJ_6_a_header_beyond_its_limit_decides_nothing(
+    pair: InstalledPair, name: str, size: int
+) -> None:
     question = asked(pair)
     answer = exchange(pair.lean, pair.send(question, VERIFY, f"{name}: {'x' * size}"))
     assert statuses(answer) == [431]
@@ -154,7 +181,10 @@ SMUGGLED: dict[str, tuple[dict[str, str | None], bytes]] = {
     "a length beyond what is taken": ({"content_length": "2000000"}, b""),
     "chunks": ({"content_length": None, "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
     "chunks and a length": ({"content_length": "5", "transfer_encoding": "chunked"}, b"0\r\n\r\n"),
-    "chunks by another name": ({"content_length": "5", "transfer_encoding": "xchunked"}, b"0\r\n\r\n"),
+    "chunks by another name": (
+        {"content_length": "5", "transfer_encoding": "xchunked"},
+        b"0\r\n\r\n",
+    ),
     "two lengths": ({"content_length": "0\r\nContent-Length: 5"}, b"0\r\n\r\n"),
     "a list of lengths": ({"content_length": "0, 5"}, b"0\r\n\r\n"),
     "a signed length": ({"content_length": "+0"}, b""),
@@ -178,10 +208,15 @@ def test_DJ_7_a_question_behind_a_body_without_a_clear_end_is_not_heard(
     assert not decided(pair, question)
 
 
-def test_DJ_7_questions_in_one_packet_are_answered_in_turn_each_by_its_own(pair: InstalledPair) -> None:
+def test_DJ_7_questions_in_one_packet_are_answered_in_turn_each_by_its_own(
+    pair: InstalledPair,
+) -> None:
     keep: dict[str, str | None] = {"connection": "keep-alive"}
     good = [asked(pair, dry_run=True) for _ in range(4)]
     wrong = asked(pair, dry_run=True, action={"type": "write", "resource": "files"})
-    sent = [pair.send(each, VERIFY, first=FIRST, **keep) for each in (good[0], b"{", good[1], wrong, good[2])]
+    sent = [
+        pair.send(each, VERIFY, first=FIRST, **keep)
+        for each in (good[0], b"{", good[1], wrong, good[2])
+    ]
     told = bodies(exchange(pair.lean, b"".join([*sent, pair.send(good[3])])))
     assert [each.get("valid") for each in told] == [True, None, True, False, True, True]

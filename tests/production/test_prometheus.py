@@ -52,7 +52,9 @@ class Prometheus:
         self.port, self.directory = free_port(), directory
         (directory / "token").write_text(token)
         [printed] = re.findall(
-            r"```yaml\n# prometheus\.yml\n(.*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL
+            r"```yaml\n# prometheus\.yml\n(.*?)```",
+            (ROOT / "docs/operations.md").read_text(),
+            re.DOTALL,
         )
         for kind, port in ports.items():
             there = rf'(targets: \["127\.0\.0\.1:)\d+("\]\n +labels: \{{process: {kind}\}})'
@@ -90,7 +92,9 @@ class Prometheus:
 
     def _asked(self, what: str, **params: str) -> Any:
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.port}/api/v1/{what}", params=params, timeout=10)
+            answer = httpx.get(
+                f"http://127.0.0.1:{self.port}/api/v1/{what}", params=params, timeout=10
+            )
         except httpx.TransportError:
             assert self.process.poll() is None, (self.directory / "prometheus.log").read_text()
             return None
@@ -111,15 +115,24 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process(
         for kind, job in (("jobs", "audit.seal_audit"), ("worker", "verifier.drain_redis")):
             ended = f'agentauth_job_seconds_count{{name="{job}", outcome="ok", process="{kind}"}}'
             until(lambda ended=ended: bool(prometheus.values(ended)), f"{kind} does nothing", 180)  # type: ignore[misc]
-        asked = 'sum by (process) (agentauth_http_request_seconds_count{route="/metrics", status="200"})'
-        until(lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted", 60)
+        asked = (
+            'sum by (process) (agentauth_http_request_seconds_count{route="/metrics", '
+            'status="200"})'
+        )
+        until(
+            lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted", 60
+        )
     assert scrapes_on_record() == 0
 
 
-def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(ports: dict[str, int], tmp_path: Path) -> None:
+def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(
+    ports: dict[str, int], tmp_path: Path
+) -> None:
     with Prometheus(tmp_path, ports, "an older token") as prometheus:
         down = dict.fromkeys(KINDS, ("down", "server returned HTTP status 404 Not Found"))
-        until(lambda: prometheus.targets() == down, f"not all are down: {prometheus.targets()}", 120)
+        until(
+            lambda: prometheus.targets() == down, f"not all are down: {prometheus.targets()}", 120
+        )
     assert scrapes_on_record() == 0
 
 

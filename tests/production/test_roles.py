@@ -50,9 +50,13 @@ def test_AU_27_a_role_serves_and_changes_no_event(
         assert re.search("permission denied|must be owner", refused.stderr), refused.stderr
 
 
-def test_the_broker_of_celery_has_a_user_that_reaches_no_spent_proof(production: ProductionRegistry) -> None:
+def test_the_broker_of_celery_has_a_user_that_reaches_no_spent_proof(
+    production: ProductionRegistry,
+) -> None:
     settings = read_environment(production.home / "etc/agentauth/agentauth.env")
-    assert urlsplit(settings["CELERY_BROKER_URL"]).password != urlsplit(settings["REDIS_URL"]).password
+    assert (
+        urlsplit(settings["CELERY_BROKER_URL"]).password != urlsplit(settings["REDIS_URL"]).password
+    )
     redis_conf = (production.home / "etc/redis/redis.conf").read_text()
     assert redis_conf.count("\nuser broker on ") == 1
     with Redis.from_url(settings["CELERY_BROKER_URL"]) as broker:
@@ -78,7 +82,9 @@ def ask(place: Scene, path: str, **content: object) -> httpx.Response:
     return httpx.post(place.registry.url + path, auth=whose, timeout=30, **content)  # type: ignore[arg-type]
 
 
-def test_the_verifiers_role_answers_all_it_serves_and_says_how_it_is(production: ProductionRegistry) -> None:
+def test_the_verifiers_role_answers_all_it_serves_and_says_how_it_is(
+    production: ProductionRegistry,
+) -> None:
     place = scene(production, capabilities=[READ], envelope={})
     token = place.token()
     asked = place.question(token, READ)

@@ -76,16 +76,23 @@ def test_the_service_can_write_its_own_folder_alone(production: ProductionRegist
         assert not folder.stat().st_mode & 0o022
 
 
-def test_the_front_page_in_production_offers_no_demo_of_the_checkout(production: ProductionRegistry) -> None:
+def test_the_front_page_in_production_offers_no_demo_of_the_checkout(
+    production: ProductionRegistry,
+) -> None:
     page = httpx.get(f"{production.url}/").text
     assert "make demo" not in page
     assert f"--registry {production.url}" in page
 
 
-def test_the_command_takes_nothing_from_the_callers_environment(production: ProductionRegistry) -> None:
+def test_the_command_takes_nothing_from_the_callers_environment(
+    production: ProductionRegistry,
+) -> None:
     """A root token or setting still exported in a shell must not reach the service's process."""
     command = str(production.home / "usr/local/bin/agentauth")
-    code = "import os; print(sorted(name for name in os.environ if name in {'BAO_TOKEN', 'AUDIT_TYPO'}))"
+    code = (
+        "import os; print(sorted(name for name in os.environ if name in {'BAO_TOKEN', "
+        "'AUDIT_TYPO'}))"
+    )
     # Settings refuse unknown names that begin with ours.
     outside = {"PATH": PATH, "BAO_TOKEN": "root", "AUDIT_TYPO": "x"}
     done = subprocess.run(
@@ -132,7 +139,9 @@ def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -
     assert found() == before
 
 
-def test_DJ_25_limits_hold_and_a_forged_address_changes_nothing(production: ProductionRegistry) -> None:
+def test_DJ_25_limits_hold_and_a_forged_address_changes_nothing(
+    production: ProductionRegistry,
+) -> None:
     headers = {"Origin": production.url, "Sec-Fetch-Site": "same-origin"}
     with httpx.Client(base_url=production.url, headers=headers) as client:
         begun, allowed = time.monotonic(), 0

@@ -53,16 +53,23 @@ def command(kind: str) -> list[str]:
     return [sys.executable, *commands[kind]]
 
 
-@pytest.mark.parametrize(("kind", "changes", "name"), ODD, ids=[f"{kind} {name}" for kind, _, name in ODD])
+@pytest.mark.parametrize(
+    ("kind", "changes", "name"), ODD, ids=[f"{kind} {name}" for kind, _, name in ODD]
+)
 def test_SA_14_a_process_with_other_settings_is_not_started(
     production: ProductionRegistry, tmp_path: Path, kind: str, changes: dict[str, str], name: str
 ) -> None:
     # A server empties its metrics folder at start, so it must not be the installed one's.
     metrics = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     home = Home.objects.get()
-    own = read_environment(production.home / "etc/agentauth/verifier.env") if kind == "verifier" else {}
+    own = (
+        read_environment(production.home / "etc/agentauth/verifier.env")
+        if kind == "verifier"
+        else {}
+    )
     ended = subprocess.run(
-        command(kind), cwd=ROOT, env=production.env | own | metrics | changes, timeout=PATIENCE_SECONDS,
+        command(kind), cwd=ROOT, env=production.env | own | metrics | changes,
+        timeout=PATIENCE_SECONDS,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = (ended.stdout + ended.stderr).strip()

@@ -10,7 +10,9 @@ from tests.production.registry import ProductionRegistry
 pytestmark = pytest.mark.production
 
 
-def test_AU_31_what_is_archived_is_locked_and_proves_the_log_alone(production: ProductionRegistry) -> None:
+def test_AU_31_what_is_archived_is_locked_and_proves_the_log_alone(
+    production: ProductionRegistry,
+) -> None:
     # Everything signed, unless the jobs archived it first.
     production.manage("archive_audit")
     client = ministack.client(production.s3_url)

@@ -23,10 +23,17 @@ def test_an_agent_is_claimed_approved_verified_and_revoked(
     name = secrets.token_hex(4)
     person = LivePerson(production, f"alice-{name}@example.org")
     provider = production.manage(
-        "create_service_provider", name, "--audience", f"{AUDIENCE}/{name}", "--allow", "read:calendar"
+        "create_service_provider",
+        name,
+        "--audience",
+        f"{AUDIENCE}/{name}",
+        "--allow",
+        "read:calendar",
     )
     url = f"{AUDIENCE}/{name}/events"
-    client = AgentAuthClient(production.url, key_file=tmp_path / "agent.json", name="Research Assistant")
+    client = AgentAuthClient(
+        production.url, key_file=tmp_path / "agent.json", name="Research Assistant"
+    )
 
     async def story() -> None:
         wanted = [Capability.read("calendar")]
@@ -34,7 +41,9 @@ def test_an_agent_is_claimed_approved_verified_and_revoked(
         assert agent.claim_url
         assert agent.claim_code
         person.claim(agent.claim_url, agent.claim_code)
-        grant = await client.request_grant(service_provider_id=provider["slug"], capabilities=wanted)
+        grant = await client.request_grant(
+            service_provider_id=provider["slug"], capabilities=wanted
+        )
         assert person.decide(grant.grant_id, person.sign(grant.grant_id)).status_code == 200
         assert (await client.wait_for_decision(grant)).status == "approved"
         assert (await verified()).grant_id == grant.grant_id
@@ -43,9 +52,15 @@ def test_an_agent_is_claimed_approved_verified_and_revoked(
     async def verified() -> Allowed:
         headers = await client.authenticate_headers(provider["slug"], "GET", url)
         token = headers["Authorization"].removeprefix("DPoP ")
-        with VerifierClient(production.url, provider["client_id"], provider["client_secret"]) as service:
+        with VerifierClient(
+            production.url, provider["client_id"], provider["client_secret"]
+        ) as service:
             return service.verify(
-                token=token, proof=headers["DPoP"], method="GET", url=url, action=Action("read", "calendar")
+                token=token,
+                proof=headers["DPoP"],
+                method="GET",
+                url=url,
+                action=Action("read", "calendar"),
             )
 
     with contextlib.closing(person.http):

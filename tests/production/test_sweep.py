@@ -33,4 +33,6 @@ def test_DJ_15_without_credentials_nothing_opens_in_production(route: str, place
         # nginx itself refuses it.
         if method != "TRACE":
             answer = client.generic(method, path, "{}", content_type="application/json")
-            assert answer.status_code in allowed(method, path), f"{method} {path} {answer.status_code}"
+            assert answer.status_code in allowed(method, path), (
+                f"{method} {path} {answer.status_code}"
+            )

@@ -79,7 +79,9 @@ class Units:
             self.stop(name)
         self.start(name)
 
-    def _launch(self, name: str, command: list[str], env: dict[str, str], how: dict[str, object]) -> None:
+    def _launch(
+        self, name: str, command: list[str], env: dict[str, str], how: dict[str, object]
+    ) -> None:
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(  # type: ignore[call-overload]
                 command,

@@ -36,7 +36,8 @@ def outcome(act: Callable[[], object]) -> AgentAuthError | None:
 def ed25519_verify(pk: bytes, msg: bytes, sig: bytes, *, registered: bool = True) -> bool:
     """By default as for a proof, whose key must match a registered one: vectors test signatures."""
     return (
-        outcome(lambda: ed25519_public_key(pk, registered=registered).verify(msg, sig, alg="EdDSA")) is None
+        outcome(lambda: ed25519_public_key(pk, registered=registered).verify(msg, sig, alg="EdDSA"))
+        is None
     )
 
 
@@ -72,11 +73,15 @@ def issuer_keys(jwks: Mapping[str, Any]) -> dict[str, PublicKey]:
     return keys
 
 
-def merkle_inclusion(index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes) -> bool:
+def merkle_inclusion(
+    index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes
+) -> bool:
     return outcome(lambda: verify_inclusion(index, size, leaf_hash, proof, root)) is None
 
 
-def merkle_consistency(size1: int, size2: int, proof: Sequence[bytes], root1: bytes, root2: bytes) -> bool:
+def merkle_consistency(
+    size1: int, size2: int, proof: Sequence[bytes], root1: bytes, root2: bytes
+) -> bool:
     return outcome(lambda: verify_consistency(size1, size2, proof, root1, root2)) is None
 
 

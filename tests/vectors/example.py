@@ -9,7 +9,13 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentauth.protocol.approval import AgentRef, ServiceProviderRef, Signing, Statement, approval_statement
+from agentauth.protocol.approval import (
+    AgentRef,
+    ServiceProviderRef,
+    Signing,
+    Statement,
+    approval_statement,
+)
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.certificate import sign_certificate
 from agentauth.protocol.dpop import make_proof
@@ -32,10 +38,21 @@ URL = f"{AUDIENCE}/v1/payments"
 AMOUNT = {"value": "12.50", "currency": "EUR"}
 CAPABILITIES = [
     {"type": "read", "resource": "calendar/work"},
-    {"type": "transact", "resource": "payments", "max_amount": {"value": "100.00", "currency": "EUR"}},
+    {
+        "type": "transact",
+        "resource": "payments",
+        "max_amount": {"value": "100.00", "currency": "EUR"},
+    },
 ]
-ENVELOPE = {"budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}]}
-ACTION = {"type": "transact", "resource": "payments", "amount": AMOUNT, "arguments": {"payee": "ACME"}}
+ENVELOPE = {
+    "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}]
+}
+ACTION = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": AMOUNT,
+    "arguments": {"payee": "ACME"},
+}
 CONSENT = (
     "Agent: “Research Assistant”\n"
     "Service: “Acme” at https://api.sp.example\n"
@@ -64,7 +81,9 @@ def manifest() -> str:
 def native(path: str, body: dict[str, Any], jti: str) -> tuple[str, str]:
     """Body text and proof of one native API call."""
     text = json.dumps(body, separators=(",", ":"))
-    proof = make_proof(AGENT, method="POST", url=f"{ISSUER}{path}", iat=NOW, jti=jti, body=text.encode())
+    proof = make_proof(
+        AGENT, method="POST", url=f"{ISSUER}{path}", iat=NOW, jti=jti, body=text.encode()
+    )
     return text, proof
 
 
@@ -73,7 +92,9 @@ def asked() -> dict[str, Any]:
 
 
 def statement() -> Statement:
-    agent = AgentRef(identifier("agent"), NAME, AGENT.public.thumbprint, sha256(manifest().encode()).hex())
+    agent = AgentRef(
+        identifier("agent"), NAME, AGENT.public.thumbprint, sha256(manifest().encode()).hex()
+    )
     signing = Signing(
         ISSUER, "registry.example", identifier("human"), agent, AT, seed("nonce"), CONSENT, "en"
     )
@@ -82,7 +103,9 @@ def statement() -> Statement:
         decision="approve",
         grant_id=identifier("grant"),
         grant_version=1,
-        service_provider=ServiceProviderRef(identifier("service provider"), PROVIDER_NAME, AUDIENCE),
+        service_provider=ServiceProviderRef(
+            identifier("service provider"), PROVIDER_NAME, AUDIENCE
+        ),
         capabilities=parse_capabilities(CAPABILITIES),
         envelope=parse_envelope(ENVELOPE),
         valid_until=VALID_UNTIL,
@@ -163,7 +186,9 @@ def certified_jwks() -> dict[str, Any]:
 
 
 def proof() -> str:
-    return make_proof(AGENT, method="POST", url=URL, iat=NOW, jti="at-the-provider-1", access_token=token())
+    return make_proof(
+        AGENT, method="POST", url=URL, iat=NOW, jti="at-the-provider-1", access_token=token()
+    )
 
 
 def question() -> dict[str, Any]:
@@ -243,7 +268,11 @@ def values() -> dict[str, str]:
         "ath": b64u_encode(sha256(token().encode())),
         "question": pretty(question()),
         "answer": pretty(answer()),
-        **{f"{name} {part}": text for name, compact in compacts.items() for part, text in opened(compact)},
+        **{
+            f"{name} {part}": text
+            for name, compact in compacts.items()
+            for part, text in opened(compact)
+        },
         **compacts,
     }
 

@@ -22,7 +22,14 @@ from agentauth.protocol.approval import (
     confirmation_statement,
 )
 from agentauth.protocol.capability import Capability, parse_action
-from agentauth.protocol.chain import EMPTY_LINK, CompactTree, entry_hash, field_commitment, leaf_hash, link
+from agentauth.protocol.chain import (
+    EMPTY_LINK,
+    CompactTree,
+    entry_hash,
+    field_commitment,
+    leaf_hash,
+    link,
+)
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_encode, sha256
 from agentauth.protocol.envelope import parse_envelope
@@ -73,7 +80,9 @@ AGENT, AGENT_P256, STRANGER = local("agent"), RepeatableP256("agent p256"), loca
 TOKEN_KEY = local("token key", "k1")
 CAPABILITIES = (
     Capability.read("calendar/work"),
-    Capability.transact("payments", max_amount=("100.00", "EUR"), constraints={"payee": {"in": ["ACME"]}}),
+    Capability.transact(
+        "payments", max_amount=("100.00", "EUR"), constraints={"payee": {"in": ["ACME"]}}
+    ),
 )
 
 
@@ -96,7 +105,13 @@ def token(signer: Signer = AGENT, **change: Any) -> str:
 
 
 def proof(signer: Signer = AGENT, **change: Any) -> str:
-    arguments = {"method": "POST", "url": URL, "iat": NOW, "jti": "vector-1", "access_token": token(signer)}
+    arguments = {
+        "method": "POST",
+        "url": URL,
+        "iat": NOW,
+        "jti": "vector-1",
+        "access_token": token(signer),
+    }
     return make_proof(signer, **{**arguments, **change})
 
 
@@ -105,7 +120,10 @@ def keys() -> dict[str, Any]:
         {"name": name, "jwk": signer.public.jwk, "jkt": signer.public.thumbprint}
         for name, signer in (("agent", AGENT), ("agent p256", AGENT_P256), ("token key", TOKEN_KEY))
     ]
-    return {"seed": "SHA-256 of the UTF-8 text 'agentauth test vector: ' and the name", "keys": rows}
+    return {
+        "seed": "SHA-256 of the UTF-8 text 'agentauth test vector: ' and the name",
+        "keys": rows,
+    }
 
 
 def proofs() -> dict[str, Any]:
@@ -143,7 +161,9 @@ def tokens() -> dict[str, Any]:
     return {
         "issuer": ISSUER,
         "audience": AUDIENCE,
-        "issuer_jwks": {"keys": [{**TOKEN_KEY.public.jwk, "kid": "k1", "alg": "EdDSA", "use": "sig"}]},
+        "issuer_jwks": {
+            "keys": [{**TOKEN_KEY.public.jwk, "kid": "k1", "alg": "EdDSA", "use": "sig"}]
+        },
         "cases": [
             case("valid", token()),
             case("last-second", token(), now=NOW + 899),
@@ -171,14 +191,22 @@ def manifests() -> dict[str, Any]:
         model_origin="models.example",
         capabilities=CAPABILITIES,
     )
-    return {"audience": ISSUER, "now": NOW, "manifest": compact, "sha256": sha256(compact.encode()).hex()}
+    return {
+        "audience": ISSUER,
+        "now": NOW,
+        "manifest": compact,
+        "sha256": sha256(compact.encode()).hex(),
+    }
 
 
 def statements() -> dict[str, Any]:
     consent = "Agent: “Calendar helper”\nThe agent may read “calendar/work”.\n"
     compact = manifests()["manifest"]
     agent = AgentRef(
-        identifier("agent"), "Calendar helper", AGENT.public.thumbprint, sha256(compact.encode()).hex()
+        identifier("agent"),
+        "Calendar helper",
+        AGENT.public.thumbprint,
+        sha256(compact.encode()).hex(),
     )
     provider = ServiceProviderRef(identifier("service provider"), "Example provider", AUDIENCE)
     signing = Signing(
@@ -199,7 +227,12 @@ def statements() -> dict[str, Any]:
         second_step=True,
     )
     amount = {"value": "12.50", "currency": "EUR"}
-    action = {"type": "transact", "resource": "payments", "amount": amount, "arguments": {"payee": "ACME"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": amount,
+        "arguments": {"payee": "ACME"},
+    }
     confirmation = confirmation_statement(
         signing,
         **grant,
@@ -239,15 +272,21 @@ def chain() -> dict[str, Any]:
         tree.append(leaf)
         row = {"entry": entry, "leaf_hash": leaf, "link": previous, "root": tree.root()}
         encoded = {key: b64u_encode(value) for key, value in row.items()}
-        rows.append({"event": event, "salt": b64u_encode(salt), "openings": {"name": name}, **encoded})
-    return {"hashes": "base64url; root is that of the tree up to and with this leaf", "leaves": rows}
+        rows.append(
+            {"event": event, "salt": b64u_encode(salt), "openings": {"name": name}, **encoded}
+        )
+    return {
+        "hashes": "base64url; root is that of the tree up to and with this leaf",
+        "leaves": rows,
+    }
 
 
 def documents() -> dict[str, str]:
     """File name → content, as committed."""
     parts = (keys, proofs, tokens, manifests, statements, chain)
     return {
-        f"{part.__name__}.json": json.dumps(part(), ensure_ascii=False, indent=1) + "\n" for part in parts
+        f"{part.__name__}.json": json.dumps(part(), ensure_ascii=False, indent=1) + "\n"
+        for part in parts
     }
 
 

@@ -71,14 +71,18 @@ def subtree(height: int, index: int) -> bytes:
     """A subtree of a log with that event as number LEAF_INDEX, and all others made up."""
     if height:
         return node_hash(subtree(height - 1, 2 * index), subtree(height - 1, 2 * index + 1))
-    return leaf_hash(entry_hash(event(), seed("salt")) if index == LEAF_INDEX else seed(f"entry {index}"))
+    return leaf_hash(
+        entry_hash(event(), seed("salt")) if index == LEAF_INDEX else seed(f"entry {index}")
+    )
 
 
 def log() -> dict[str, Any]:
     """What that log publishes."""
     root = proofs.root(SIZE, subtree)
     checkpoint = Checkpoint(ORIGIN, SIZE, root)
-    seen = cosign_checkpoint(checkpoint, name="witness.example", signer=local("witness key"), at=NOW)
+    seen = cosign_checkpoint(
+        checkpoint, name="witness.example", signer=local("witness key"), at=NOW
+    )
     signed = parse_note(sign_checkpoint(checkpoint, signer=LOG_KEY))
     note = format_note(signed.text, [*signed.signatures, seen])
     path = proofs.prove_inclusion(LEAF_INDEX, SIZE, subtree)

@@ -24,13 +24,16 @@ def named_folder() -> Path | None:
         return folder / "security" if (folder / "security").is_dir() else None
     if named and not (folder / "security").is_dir():
         raise FileNotFoundError(
-            f"AGENTAUTH_SHARED names {folder}, which has no folder `security`. Unset it or correct it."
+            f"AGENTAUTH_SHARED names {folder}, which has no folder `security`. Unset it or "
+            "correct it."
         )
     return folder / "security" if named else None
 
 
 SECURITY = named_folder()
-ABSENT = "the shared security files (AGENTAUTH_SHARED, or `shared` beside the checkout) are not there"
+ABSENT = (
+    "the shared security files (AGENTAUTH_SHARED, or `shared` beside the checkout) are not there"
+)
 
 
 @cache

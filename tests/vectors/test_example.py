@@ -28,7 +28,9 @@ def test_the_page_is_what_the_code_makes() -> None:
 
 def test_the_receipt_verifies_without_a_server() -> None:
     signer = example.RECEIPT_KEY
-    found = verify_receipt(example.receipt(), keys={signer.kid: signer.public}, expected_issuer=ISSUER)
+    found = verify_receipt(
+        example.receipt(), keys={signer.kid: signer.public}, expected_issuer=ISSUER
+    )
     assert found.consent_text == example.CONSENT
 
 

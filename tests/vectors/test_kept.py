@@ -34,7 +34,11 @@ def said(act: Callable[[], object]) -> tuple[object, ...]:
 def test_a_token_is_judged_alike_cold_and_warm(case: Any) -> None:
     doc = load("own_token_cases")
     keys, tokens = adapter.issuer_keys(doc["issuer_jwks"]), ProvedTokens()
-    settings = {"keys": keys, "expected_issuer": doc["issuer"], "expected_audience": doc["audience"]}
+    settings = {
+        "keys": keys,
+        "expected_issuer": doc["issuer"],
+        "expected_audience": doc["audience"],
+    }
 
     def proved(compact: str, now: int) -> object:
         return tokens.verify(compact, **settings, now=now)

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.approval import parse_statement
-from agentauth.protocol.chain import EMPTY_LINK, CompactTree, entry_hash, field_commitment, leaf_hash, link
+from agentauth.protocol.chain import (
+    EMPTY_LINK,
+    CompactTree,
+    entry_hash,
+    field_commitment,
+    leaf_hash,
+    link,
+)
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import AgentAuthError

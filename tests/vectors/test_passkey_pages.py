@@ -31,7 +31,9 @@ SIGNED = {"none-es256-long-credential-id", "packed-es256", "tpm-es256"}
 
 
 def vectors() -> list[dict[str, Any]]:
-    return [vector for vector in load("webauthn_l3_vectors")["vectors"] if "authentication" in vector]
+    return [
+        vector for vector in load("webauthn_l3_vectors")["vectors"] if "authentication" in vector
+    ]
 
 
 def name_of(vector: dict[str, Any]) -> str:
@@ -67,7 +69,9 @@ def test_WR_1_registrations_at_a_setup_link(
     registered, allowed = set(), set()
     for number, vector in enumerate(vectors()):
         person, registration = Person(client=example_org), vector["registration"]
-        monkeypatch.setattr(challenges, "new_challenge", lambda made=registration: b(made["challenge"]))
+        monkeypatch.setattr(
+            challenges, "new_challenge", lambda made=registration: b(made["challenge"])
+        )
         link = create_setup_link(email=f"w{number}@example.org", actor=TESTER, now=now)
         path = link.url.removeprefix(ORIGIN)
         assert person.post(f"{path}options", {"name": "W"}).status_code == 200
@@ -90,7 +94,9 @@ def test_WR_1_assertions_at_the_switch(
     signed, allowed = set(), set()
     for vector in vectors():
         registration, answer = vector["registration"], vector["authentication"]
-        human = Human.objects.create(email=f"{name_of(vector)}@example.org", name="W", created_at=now)
+        human = Human.objects.create(
+            email=f"{name_of(vector)}@example.org", name="W", created_at=now
+        )
         create(
             Passkey,
             human=human,
@@ -105,7 +111,9 @@ def test_WR_1_assertions_at_the_switch(
         person.client.force_login(human)
         monkeypatch.setattr(challenges, "new_challenge", lambda made=answer: b(made["challenge"]))
         assert person.post("/presence/options").status_code == 200
-        credential = posted(answer, registration, "clientDataJSON", "authenticatorData", "signature")
+        credential = posted(
+            answer, registration, "clientDataJSON", "authenticatorData", "signature"
+        )
         begun = person.post("/presence/begin", {"credential": credential})
         if why_refused(vector) is None:
             allowed.add(name_of(vector))

@@ -37,7 +37,10 @@ REFUSED_BUT_VALID = {
 # The section 8 reason of each refusal. For an absent proof protocol.md (`invalid_dpop_proof`,
 # `malformed`) overrides the case file's `invalid_token`, since protocol.md is newer.
 DPOP_REASONS = {
-    "malformed": "1 2 3 5 6 7 8 9 10 11 12 13 15 16 18 19 21 22 23 25 27 31 32 39 40 42 43 47 58 61 82 87 88 93",
+    "malformed": (
+        "1 2 3 5 6 7 8 9 10 11 12 13 15 16 18 19 21 22 23 25 27 31 32 39 40 42 43 47 58 61 82 87 "
+        "88 93"
+    ),
     "signature": "34 36 37",
     "method": "44 45 98",
     "url": "48 49 50 51 53 55 57",
@@ -53,13 +56,19 @@ TOKEN_REASONS = {
 
 
 def reason_table(prefix: str, table: dict[str, str]) -> dict[str, str]:
-    return {f"{prefix}-{number}": reason for reason, numbers in table.items() for number in numbers.split()}
+    return {
+        f"{prefix}-{number}": reason
+        for reason, numbers in table.items()
+        for number in numbers.split()
+    }
 
 
 def test_ed25519_wycheproof() -> None:
     for group in load("wycheproof_ed25519")["testGroups"]:
         for case in group["tests"]:
-            accepted = adapter.ed25519_verify(b(group["publicKey"]["pk"]), b(case["msg"]), b(case["sig"]))
+            accepted = adapter.ed25519_verify(
+                b(group["publicKey"]["pk"]), b(case["msg"]), b(case["sig"])
+            )
             assert accepted is (case["result"] == "valid"), case["tcId"]
 
 
@@ -90,7 +99,12 @@ def test_JK_22_mixed_order_key_of_speccheck_cannot_be_registered() -> None:
 def test_es256_wycheproof() -> None:
     for group in load("wycheproof_es256_p1363")["testGroups"]:
         point = b(group["publicKey"]["uncompressed"])
-        jwk = {"kty": "EC", "crv": "P-256", "x": b64u_encode(point[1:33]), "y": b64u_encode(point[33:])}
+        jwk = {
+            "kty": "EC",
+            "crv": "P-256",
+            "x": b64u_encode(point[1:33]),
+            "y": b64u_encode(point[33:]),
+        }
         for case in group["tests"]:
             accepted = adapter.es256_verify(jwk, b(case["msg"]), b(case["sig"]))
             assert accepted is (case["result"] == "valid"), case["tcId"]
@@ -112,7 +126,10 @@ def test_jws_wycheproof(name: str) -> None:
             if valid and not accepted:
                 refused.setdefault((key.get("keys") or [key])[0]["alg"], set()).add(case["tcId"])
     assert refused == REFUSED_BUT_VALID[name]
-    assert count["accepted"] == {"wycheproof_jws": 2, "wycheproof_jwk": 0, "wycheproof_jwcrypto": 1}[name]
+    assert (
+        count["accepted"]
+        == {"wycheproof_jws": 2, "wycheproof_jwk": 0, "wycheproof_jwcrypto": 1}[name]
+    )
 
 
 def test_merkle_proofs() -> None:
@@ -210,7 +227,9 @@ def test_rfc_6979_rejection_sampling_signature() -> None:
     example = load("rfc_examples")["rfc6979_p256_rejection"]
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    numbers = ec.derive_private_key(int(example["x"], 16), ec.SECP256R1()).public_key().public_numbers()
+    numbers = (
+        ec.derive_private_key(int(example["x"], 16), ec.SECP256R1()).public_key().public_numbers()
+    )
     x, y = (b64u_encode(part.to_bytes(32, "big")) for part in (numbers.x, numbers.y))
     jwk = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
     signature = b(example["r"]) + b(example["s"])

@@ -61,7 +61,9 @@ class Migration(migrations.Migration):
                 (
                     "session",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to="sessions.session"
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="sessions.session",
                     ),
                 ),
             ],
@@ -72,7 +74,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("key", models.CharField(max_length=128)),
@@ -83,7 +88,9 @@ class Migration(migrations.Migration):
                 (
                     "grant",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.grant"
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="registry.grant",
                     ),
                 ),
             ],
@@ -99,7 +106,10 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id, editable=False, primary_key=True, serialize=False
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
                     ),
                 ),
                 ("grant_version", models.PositiveIntegerField()),
@@ -128,7 +138,9 @@ class Migration(migrations.Migration):
                 (
                     "grant",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="registry.grant"
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="registry.grant",
                     ),
                 ),
                 (
@@ -143,8 +155,12 @@ class Migration(migrations.Migration):
             ],
             options={
                 "indexes": [
-                    models.Index(fields=["grant", "idempotency_key"], name="confirmation_grant_key"),
-                    models.Index(fields=["status", "expires_at"], name="confirmation_status_expires"),
+                    models.Index(
+                        fields=["grant", "idempotency_key"], name="confirmation_grant_key"
+                    ),
+                    models.Index(
+                        fields=["status", "expires_at"], name="confirmation_status_expires"
+                    ),
                 ],
                 "constraints": [
                     models.UniqueConstraint(
@@ -154,7 +170,10 @@ class Migration(migrations.Migration):
                     ),
                     models.CheckConstraint(
                         condition=models.Q(
-                            ("status__in", ["pending", "confirmed", "denied", "expired", "consumed"])
+                            (
+                                "status__in",
+                                ["pending", "confirmed", "denied", "expired", "consumed"],
+                            )
                         ),
                         name="confirmation_status",
                     ),
@@ -182,7 +201,8 @@ class Migration(migrations.Migration):
                         condition=models.Q(
                             models.Q(("consumed_at__isnull", False), ("status", "consumed")),
                             models.Q(
-                                models.Q(("status", "consumed"), _negated=True), ("consumed_at__isnull", True)
+                                models.Q(("status", "consumed"), _negated=True),
+                                ("consumed_at__isnull", True),
                             ),
                             _connector="OR",
                         ),

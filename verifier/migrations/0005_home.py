@@ -20,7 +20,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Home",
             fields=[
-                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                (
+                    "id",
+                    models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False),
+                ),
                 ("epoch", models.PositiveBigIntegerField(default=1)),
                 (
                     "kind",
@@ -36,7 +39,9 @@ class Migration(migrations.Migration):
                 (
                     "leaving_for",
                     models.CharField(
-                        blank=True, choices=[("database", "Database"), ("redis", "Redis")], max_length=16
+                        blank=True,
+                        choices=[("database", "Database"), ("redis", "Redis")],
+                        max_length=16,
                     ),
                 ),
             ],
@@ -50,7 +55,8 @@ class Migration(migrations.Migration):
                         condition=models.Q(
                             models.Q(("leaving_at__isnull", True), ("leaving_for", "")),
                             models.Q(
-                                ("leaving_at__isnull", False), ("leaving_for__in", ["database", "redis"])
+                                ("leaving_at__isnull", False),
+                                ("leaving_for__in", ["database", "redis"]),
                             ),
                             _connector="OR",
                         ),
@@ -74,7 +80,9 @@ class Migration(migrations.Migration):
                 ("entry_id", models.CharField(default="0-0", max_length=48)),
             ],
             options={
-                "constraints": [models.UniqueConstraint(fields=("epoch", "shard"), name="stream_cursor_one")],
+                "constraints": [
+                    models.UniqueConstraint(fields=("epoch", "shard"), name="stream_cursor_one")
+                ],
             },
         ),
         migrations.RunPython(begin_first_epoch, migrations.RunPython.noop),

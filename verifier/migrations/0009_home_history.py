@@ -8,11 +8,17 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AddField(
-            "home", "vouched_for", models.CharField(blank=True, db_default="", default="", max_length=128)
+            "home",
+            "vouched_for",
+            models.CharField(blank=True, db_default="", default="", max_length=128),
         ),
         migrations.AddField("home", "held_at", models.DateTimeField(null=True)),
-        migrations.AddField("home", "held_because", models.TextField(blank=True, db_default="", default="")),
         migrations.AddField(
-            "home", "history", models.CharField(blank=True, db_default="", default="", max_length=14)
+            "home", "held_because", models.TextField(blank=True, db_default="", default="")
+        ),
+        migrations.AddField(
+            "home",
+            "history",
+            models.CharField(blank=True, db_default="", default="", max_length=14),
         ),
     ]

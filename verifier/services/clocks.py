@@ -50,7 +50,9 @@ class HostClock:
         elif not self._told and self._telling.acquire(blocking=False):
             try:
                 if not self._told:
-                    logger.error("the clock of this host is %s s ahead of the database's", off.seconds_ahead)
+                    logger.error(
+                        "the clock of this host is %s s ahead of the database's", off.seconds_ahead
+                    )
                     data = {"host": platform.node(), "seconds_ahead": off.seconds_ahead}
                     with transaction.atomic():
                         record(kind=kinds.CLOCK_OFF, actor=_ACTOR, at=off.database_now, data=data)

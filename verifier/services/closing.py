@@ -28,7 +28,8 @@ from verifier.services.outbox import drain_redis
 
 BECAUSE: Final = "An operator closed it before a restore."
 _OTHERS: Final = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename IS NOT NULL"
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename IS "
+    "NOT NULL"
     " AND pid <> pg_backend_pid()"
 )
 
@@ -52,7 +53,9 @@ def close_history(
     """
     store = log_store()
     if store is None:
-        raise InvalidStateError("AUDIT_STORE is not set: nothing outside would prove how the log ended.")
+        raise InvalidStateError(
+            "AUDIT_STORE is not set: nothing outside would prove how the log ended."
+        )
     check_place()
     row, _now = look()
     if row.held_at is not None and row.held_because != BECAUSE:
@@ -95,6 +98,7 @@ def _check_alone() -> None:
         [others] = cursor.fetchone()
     if others:
         raise InvalidStateError(
-            f"{others} other connections to the database are open. Stop every server, job, connection pool and psql session,"
+            f"{others} other connections to the database are open. Stop every server, job, "
+            "connection pool and psql session,"
             " then run this again."
         )

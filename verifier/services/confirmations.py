@@ -11,7 +11,12 @@ from django.db.models import F, QuerySet
 
 from agentauth.protocol.capability import Action
 from agentauth.protocol.envelope import Confirmation as State
-from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import (
+    ExpiredError,
+    GrantChangedError,
+    InvalidStateError,
+    NotFoundError,
+)
 from agentauth.protocol.windows import seconds_until
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
@@ -56,7 +61,9 @@ def find_for_agent(confirmation_id: uuid.UUID, agent: Agent) -> Confirmation:
     return _found(asked_for(agent).filter(pk=confirmation_id))
 
 
-def confirm(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
+def confirm(
+    *, confirmation: Confirmation, human: Human, actor: Actor, now: datetime
+) -> Confirmation:
     """Allow this one transaction for 10 minutes (docs/protocol.md section 8).
 
     The caller must have verified the human's signature over the statement. Raises NotFoundError if
@@ -193,7 +200,9 @@ def end_unused(*, grants: QuerySet[Grant], actor: Actor, now: datetime) -> None:
 
 
 def _asks(row: Confirmation, grant: Grant, action_digest: bytes) -> bool:
-    return row.grant_version == grant.version and hmac.compare_digest(bytes(row.action_digest), action_digest)
+    return row.grant_version == grant.version and hmac.compare_digest(
+        bytes(row.action_digest), action_digest
+    )
 
 
 def _found(rows: QuerySet[Confirmation]) -> Confirmation:
@@ -224,9 +233,9 @@ def _decide(
         _check_open(current, now)
         if kind == kinds.CONFIRMATION_CONFIRMED and (why := obstacle(current, now)):
             raise GrantChangedError(why)
-        swapped = Confirmation.objects.filter(pk=current.pk, status=Confirmation.Status.PENDING).update(
-            human=human, decided_at=now, **change
-        )
+        swapped = Confirmation.objects.filter(
+            pk=current.pk, status=Confirmation.Status.PENDING
+        ).update(human=human, decided_at=now, **change)
         if not swapped:
             raise InvalidStateError("This was already decided.")
         _record(kind, current, actor, now)
@@ -245,7 +254,11 @@ def _check_open(confirmation: Confirmation, now: datetime) -> None:
 
 def _is_current(confirmation: Confirmation, now: datetime) -> bool:
     grant = confirmation.grant
-    live = grant.status == Grant.Status.APPROVED and grant.valid_until is not None and grant.valid_until > now
+    live = (
+        grant.status == Grant.Status.APPROVED
+        and grant.valid_until is not None
+        and grant.valid_until > now
+    )
     return live and grant.version == confirmation.grant_version
 
 

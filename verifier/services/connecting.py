@@ -18,5 +18,7 @@ def use_own_connection(name: str, *, wait_seconds: float | None = None) -> None:
     if own.vendor == "postgresql":
         own.settings_dict["OPTIONS"] |= {"application_name": name} | own.limits(STATEMENT_SECONDS)
         if wait_seconds is not None:
-            own.settings_dict["OPTIONS"]["options"] += f" -c lock_timeout={round(wait_seconds * 1000)}"
+            own.settings_dict["OPTIONS"]["options"] += (
+                f" -c lock_timeout={round(wait_seconds * 1000)}"
+            )
     connections[DEFAULT_DB_ALIAS] = own

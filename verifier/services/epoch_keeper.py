@@ -85,7 +85,11 @@ class Keeper:
         if row.target != epochs.configured_cache():
             # `migrate` created the first epoch in the database; move it where the settings say.
             epochs.leave(
-                epoch=row.epoch, for_kind=epochs.configured_cache(), reason="fresh", actor=_ACTOR, now=now
+                epoch=row.epoch,
+                for_kind=epochs.configured_cache(),
+                reason="fresh",
+                actor=_ACTOR,
+                now=now,
             )
             row, database_now = epochs.look()
         read = database_now, began, self.clock()
@@ -98,9 +102,13 @@ class Keeper:
         except ServersAwayError as error:
             if self._trouble != str(error):
                 self._trouble = str(error)
-                logger.error("Redis cannot be the replay cache now, the verifier answers 503: %s", error)  # noqa: TRY400 — expected, no traceback
+                logger.error(  # noqa: TRY400 — expected, no traceback
+                    "Redis cannot be the replay cache now, the verifier answers 503: %s", error
+                )
 
-    def _watch(self, row: Home, probe: Probe, read: tuple[datetime, float, float], now: datetime) -> None:
+    def _watch(
+        self, row: Home, probe: Probe, read: tuple[datetime, float, float], now: datetime
+    ) -> None:
         """Begin another epoch if Redis may have forgotten proofs spent in this one."""
         try:
             servers = probe.run_ids()
@@ -108,7 +116,9 @@ class Keeper:
         except (EvictingServersError, ClocksApartError) as error:
             # Proofs may be lost already, even once this is repaired: end the epoch, and decide
             # nothing until the next can begin.
-            epochs.leave(epoch=row.epoch, for_kind=row.kind, reason=error.reason, actor=_ACTOR, now=now)
+            epochs.leave(
+                epoch=row.epoch, for_kind=row.kind, reason=error.reason, actor=_ACTOR, now=now
+            )
             raise
         if not servers <= set(row.servers):
             # A server restarted or a replica took over: either may have lost the latest writes.
@@ -159,7 +169,9 @@ class Keeper:
                 actor=_ACTOR,
                 now=now,
             )
-        logger.warning("epoch %s of the replay cache begins in %s: %s", following, row.target, reason)
+        logger.warning(
+            "epoch %s of the replay cache begins in %s: %s", following, row.target, reason
+        )
         began = self.clock()
         epochs.LEASE.take(*epochs.read_row(), began)
 
@@ -175,7 +187,8 @@ class Keeper:
         latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SECONDS)
         if not all(earliest <= each <= latest for each in told):
             raise ClocksApartError(
-                f"its clock differs by more than {CLOCK_SECONDS} s from the database's: set it right"
+                f"its clock differs by more than {CLOCK_SECONDS} s from the database's: set "
+                "it right"
             )
 
 
@@ -233,6 +246,7 @@ class Keeping:
             TOLD.write_down()
         except Exception:
             logger.exception(
-                "the numbers of the last decisions could not be saved: a loss in Redis may go unnoticed"
+                "the numbers of the last decisions could not be saved: a loss in Redis may go "
+                "unnoticed"
             )
         connections.close_all()

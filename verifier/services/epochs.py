@@ -136,7 +136,9 @@ class Lease:
         self._look_again(waits=waits)
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
-            raise TemporarilyUnavailableError("Whether the clock of this host is right is not known now.")
+            raise TemporarilyUnavailableError(
+                "Whether the clock of this host is right is not known now."
+            )
         return last.clock_off
 
     def halt(self, *, waits: bool = True) -> Halt | None:
@@ -160,7 +162,9 @@ class Lease:
         age, comparing = self._age(), self._comparing()
         if age <= FRESH_SECONDS and not comparing:
             return
-        patience: float = COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
+        patience: float = (
+            COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
+        )
         if self._looking.acquire(timeout=patience if waits else 0):
             try:
                 # After a wait for another thread's read, do not repeat it
@@ -272,7 +276,8 @@ def contradiction(row: Home) -> str | None:
     if row.target == configured_cache() or (row.epoch == 1 and row.target == Home.Kind.DATABASE):
         return None
     return (
-        f"the replay cache is {row.target}, but REDIS_URL is {'' if settings.REDIS_URL else 'not '}set. Correct this environment,"
+        f"the replay cache is {row.target}, but REDIS_URL is "
+        f"{'' if settings.REDIS_URL else 'not '}set. Correct this environment,"
         f" or move the cache: `{settings.COMMAND} verifier_home --move-to {configured_cache()}`"
     )
 
@@ -346,7 +351,9 @@ def due(seen: Home) -> datetime | None:
     Call it inside a transaction. It locks the row, so that only one process begins the next epoch.
     """
     earliest = timezone.now()
-    same = Home.objects.select_for_update().filter(pk=Home.ONLY, epoch=seen.epoch, leaving_at=seen.leaving_at)
+    same = Home.objects.select_for_update().filter(
+        pk=Home.ONLY, epoch=seen.epoch, leaving_at=seen.leaving_at
+    )
     row = same.annotate(database_now=database_clock()).first()
     if row is None or row.servers != seen.servers:
         return None
@@ -355,7 +362,9 @@ def due(seen: Home) -> datetime | None:
     latest = timezone.now()
     off = _clock_off(row.database_now, earliest, latest)
     if off is not None:
-        logger.error("no epoch begins here: this host is %s s ahead of the database", off.seconds_ahead)
+        logger.error(
+            "no epoch begins here: this host is %s s ahead of the database", off.seconds_ahead
+        )
         return None
     # Both are about right. The later one is safe: it only prolongs the careful time.
     began_at: datetime = max(row.database_now, latest)

@@ -38,7 +38,8 @@ REDIS_SECONDS: Final = 10.0
 # into a running server.
 _INSTANCE: Final = (
     "concat_ws('/', extract(epoch from pg_postmaster_start_time()),"
-    " (SELECT oid FROM pg_database WHERE datname = current_database()), pg_relation_filenode('verifier_home'))"
+    " (SELECT oid FROM pg_database WHERE datname = current_database()), "
+    "pg_relation_filenode('verifier_home'))"
 )
 
 
@@ -57,7 +58,8 @@ def hold_of(row: Home) -> Halt | None:
     if row.held_at is None:
         return None
     return Halt(
-        "The registry was restored from a backup. It answers again once an operator has decided how to continue.",
+        "The registry was restored from a backup. It answers again once an operator has "
+        "decided how to continue.",
         f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
         f" then run `{settings.COMMAND} continue_after_restore`",
         check=CHECK,
@@ -71,7 +73,8 @@ def halt(row: Home) -> Halt | None:
     if not VOUCHED.holds(row):
         return Halt(
             "Whether the database was set back is not known yet. Try again shortly.",
-            "the database was started, and its history was not yet compared with what is known outside. Start a process that"
+            "the database was started, and its history was not yet compared with what is "
+            "known outside. Start a process that"
             " may read the log (web or jobs), and see that AUDIT_STORE and REDIS_URL answer",
             check=CHECK,
             passes=True,
@@ -125,7 +128,12 @@ class Vouched:
 
         Returns whether the thread ended within `patience` (s).
         """
-        if row.held_at is not None or self.holds(row) or self.is_comparing() or time.monotonic() < self._next:
+        if (
+            row.held_at is not None
+            or self.holds(row)
+            or self.is_comparing()
+            or time.monotonic() < self._next
+        ):
             return False
 
         def run() -> None:
@@ -163,7 +171,9 @@ class Vouched:
                 # For this start only: if the database restarted meanwhile, it
                 # must be compared again.
                 same = Home.objects.annotate(present=instance()).filter(present=self._own)
-                Home.objects.filter(pk__in=same.values("pk"), held_at=None).update(vouched_for=self._own)
+                Home.objects.filter(pk__in=same.values("pk"), held_at=None).update(
+                    vouched_for=self._own
+                )
 
     def _mark(self) -> Mark | None:
         """The mark in Redis.
@@ -183,7 +193,9 @@ class Vouched:
             self._redis_away = now if self._redis_away is None else self._redis_away
             if now - self._redis_away < REDIS_SECONDS:
                 raise
-            logger.exception("Redis does not answer: comparing the database with the external store only")
+            logger.exception(
+                "Redis does not answer: comparing the database with the external store only"
+            )
             return None
 
 
@@ -199,11 +211,14 @@ def hold(row: Home, because: str) -> None:
     """
     now = timezone.now()
     with transaction.atomic():
-        held = Home.objects.filter(pk=Home.ONLY, held_at=None).update(held_at=now, held_because=because)
+        held = Home.objects.filter(pk=Home.ONLY, held_at=None).update(
+            held_at=now, held_because=because
+        )
     # Another process may have been first, with a reason of its own.
     row.refresh_from_db(fields=["held_at", "held_because"])
     if held:
         logger.error(
-            "the database is held, nothing is decided until an operator continues (docs/restore.md): %s",
+            "the database is held, nothing is decided until an operator continues "
+            "(docs/restore.md): %s",
             because,
         )

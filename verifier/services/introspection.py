@@ -69,7 +69,11 @@ async def introspect(
 
 
 def _read_token(
-    untrusted_token: str, *, keys: Mapping[str, TokenKey], service_provider: ServiceProvider, now: datetime
+    untrusted_token: str,
+    *,
+    keys: Mapping[str, TokenKey],
+    service_provider: ServiceProvider,
+    now: datetime,
 ) -> _ReadToken | None:
     """Step 1; None if it fails."""
     try:
@@ -82,4 +86,6 @@ def _read_token(
         )
     except InvalidTokenError:
         return None
-    return _ReadToken(claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims})
+    return _ReadToken(
+        claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims}
+    )

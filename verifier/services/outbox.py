@@ -107,8 +107,8 @@ def count_waiting(client: Streams) -> list[int]:
 def drain(client: Streams, *, now: datetime) -> int:
     """Move waiting entries into the log, in batches of all shards, for at most RUN_SECONDS.
 
-    Returns how many events were written. Skips a shard that another process is draining. The entries
-    below stay in their stream and hold up no other shard; for any of them it raises
+    Returns how many events were written. Skips a shard that another process is draining. The
+    entries below stay in their stream and hold up no other shard; for any of them it raises
     TemporarilyUnavailableError at the end:
 
     - entries that a later release wrote,
@@ -146,7 +146,9 @@ def drain(client: Streams, *, now: datetime) -> int:
     return written
 
 
-def _read_all(client: Streams, shards: Sequence[int], most: int, *, proved: bool) -> tuple[list[Batch], bool]:
+def _read_all(
+    client: Streams, shards: Sequence[int], most: int, *, proved: bool
+) -> tuple[list[Batch], bool]:
     """Read up to `most` entries of each shard; also tell whether a cluster node is unavailable.
 
     The other shards of such a node are skipped, so that only one read waits for it.
@@ -169,7 +171,9 @@ def _read_all(client: Streams, shards: Sequence[int], most: int, *, proved: bool
     return batches, bool(away)
 
 
-def _take_over_all(client: Streams, batches: Sequence[Batch], now: datetime) -> tuple[int, set[int]]:
+def _take_over_all(
+    client: Streams, batches: Sequence[Batch], now: datetime
+) -> tuple[int, set[int]]:
     """Write all in one commit or, if the database refuses that, each shard by itself.
 
     Returns the number of events and the refused shards.
@@ -201,8 +205,12 @@ def _raise_unless_refused(error: Exception) -> None:
 def _take_over(client: Streams, batches: Sequence[Batch], now: datetime, *, careful: bool) -> int:
     """Write cursors, events and counters in one transaction, then trim the streams."""
     with transaction.atomic():
-        cursors = _held_cursors({(epoch, batch.shard) for batch in batches for epoch in batch.epochs})
-        mine = [each for each in batches if all((epoch, each.shard) in cursors for epoch in each.epochs)]
+        cursors = _held_cursors(
+            {(epoch, batch.shard) for batch in batches for epoch in batch.epochs}
+        )
+        mine = [
+            each for each in batches if all((epoch, each.shard) in cursors for epoch in each.epochs)
+        ]
         events = _without_erased(_with_humans(_new(mine, cursors, now, careful=careful)))
         # Before the log's head is locked: all writers wait for the head, so do not wait
         # for a grant then.
@@ -215,7 +223,9 @@ def _take_over(client: Streams, batches: Sequence[Batch], now: datetime, *, care
     for batch in mine:
         # Drop up to and including the last entry read.
         milliseconds, _, sequence = batch.last.partition("-")
-        client.xtrim(events_key(batch.shard), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
+        client.xtrim(
+            events_key(batch.shard), minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False
+        )
     return written
 
 
@@ -249,7 +259,9 @@ def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
     return {(row.epoch, row.shard): row for row in rows.select_for_update(skip_locked=True)}
 
 
-def _new(batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful: bool) -> list[Entry]:
+def _new(
+    batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful: bool
+) -> list[Entry]:
     """The events not yet in the log, and those of losses. Moves the cursors past all entries."""
     # An entry beyond the cursor is new, unless its id was written twice. Then the database refuses
     # the batch, and the retry with `careful` looks up every id.
@@ -268,7 +280,9 @@ def _new(batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful:
             passed = cursor is not None and number <= cursor.number
             if cursor is not None and not passed:
                 if missing := number - cursor.number - 1:
-                    events.append(_loss("missing", batch.shard, epoch, cursor.number + 1, missing, now))
+                    events.append(
+                        _loss("missing", batch.shard, epoch, cursor.number + 1, missing, now)
+                    )
                 cursor.number = number
             if event is not None and event.id not in known:
                 # Even below the cursor: a Redis replica that lagged behind assigns
@@ -283,7 +297,9 @@ def _new(batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful:
 
 def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: datetime) -> Entry:
     """The event for decisions missing from the log. Epoch and number are 0 if they are unknown."""
-    logger.error("shard %s, epoch %s: %s decisions from %s are lost: %s", shard, epoch, count, first, reason)
+    logger.error(
+        "shard %s, epoch %s: %s decisions from %s are lost: %s", shard, epoch, count, first, reason
+    )
     return Entry(
         id=str(new_id()),
         kind=kinds.DECISIONS_LOST,
@@ -299,7 +315,9 @@ def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: date
 
 def _with_humans(events: Sequence[Entry]) -> list[Entry]:
     """Add the human whose feed each belongs to: a refusal before the state was read lacks one."""
-    agents = {event.agent_id for event in events if event.human_id is None and event.agent_id is not None}
+    agents = {
+        event.agent_id for event in events if event.human_id is None and event.agent_id is not None
+    }
     if not agents:
         return list(events)
     found = Agent.objects.filter(pk__in=agents).values_list("pk", "human_id")
@@ -314,8 +332,14 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
 
 def _without_erased(events: Sequence[Entry]) -> list[Entry]:
     """Drop what opens a commitment from the events of humans who were deleted meanwhile."""
-    humans = {event.human_id for event in events if event.hidden is not None and event.human_id is not None}
-    deleted = Human.objects.filter(pk__in=humans, status=Human.Status.DELETED).values_list("pk", flat=True)
+    humans = {
+        event.human_id
+        for event in events
+        if event.hidden is not None and event.human_id is not None
+    }
+    deleted = Human.objects.filter(pk__in=humans, status=Human.Status.DELETED).values_list(
+        "pk", flat=True
+    )
     gone = {str(pk) for pk in deleted} if humans else set()
     return [event._replace(hidden=None) if event.human_id in gone else event for event in events]
 
@@ -330,7 +354,9 @@ def _count_uses(events: Sequence[Entry]) -> None:
     if new := uses.keys() - set(ledgers.values_list("pk", flat=True)):
         # First uses. An unknown grant gets no row, so that it does not block the others.
         grants = Grant.objects.filter(pk__in=new).order_by("pk").values_list("pk", flat=True)
-        GrantLedger.objects.bulk_create([GrantLedger(grant_id=pk) for pk in grants], ignore_conflicts=True)
+        GrantLedger.objects.bulk_create(
+            [GrantLedger(grant_id=pk) for pk in grants], ignore_conflicts=True
+        )
     # Lock the rows in the order of their ids, as decisions that share a commit do: no deadlock.
     list(ledgers.select_for_update().order_by("pk").values_list("pk", flat=True))
     if connection.vendor == "postgresql":

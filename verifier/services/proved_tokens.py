@@ -85,7 +85,9 @@ class ProvedTokens:
             expected_audience=expected_audience,
             now=now,
         )
-        proved = _Proved(claims, token.kid, token.key, expected_issuer, expected_audience, now, len(compact))
+        proved = _Proved(
+            claims, token.kid, token.key, expected_issuer, expected_audience, now, len(compact)
+        )
         self._keep(digest, proved)
         return claims
 

@@ -82,7 +82,9 @@ class Loads(Generic[K, V]):
         """Start the threads, for callers in `loop`."""
         self._loop = loop
         for number in range(self._threads):
-            worker = threading.Thread(target=self._work, name=f"{self._fetch.__name__}-{number}", daemon=True)
+            worker = threading.Thread(
+                target=self._work, name=f"{self._fetch.__name__}-{number}", daemon=True
+            )
             worker.start()
             self._workers.append(worker)
 
@@ -143,7 +145,9 @@ class Loads(Generic[K, V]):
                     if asked.loads < MOST_LOADS:
                         self._waiting.append(key)
                         continue
-                    outcome = TemporarilyUnavailableError("This is being changed. Try again shortly.")
+                    outcome = TemporarilyUnavailableError(
+                        "This is being changed. Try again shortly."
+                    )
                 else:
                     self._keep(key, outcome)
             del self._asked[key]

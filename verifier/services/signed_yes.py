@@ -44,7 +44,8 @@ def is_signed(row: Confirmation, grant: Grant, *, usable: timedelta, now: dateti
     ):
         return True
     logger.error(
-        "Refusing confirmation %s: its row says confirmed, but there is no signature. Run `%s verify_audit`.",
+        "Refusing confirmation %s: its row says confirmed, but there is no signature. Run `%s "
+        "verify_audit`.",
         row.pk,
         settings.COMMAND,
     )

@@ -84,7 +84,9 @@ class Follower:
         )
         self._provider_loads = Loads(
             _authenticate,
-            keep=lambda header, provider: self._providers.keep(credentials_digest(header), provider),
+            keep=lambda header, provider: self._providers.keep(
+                credentials_digest(header), provider
+            ),
             rests_on=_rests_on,
             threads=1,
             batch=_MOST_UNPROVED,

@@ -44,7 +44,9 @@ def publish(*, subject: str, subject_id: str, at: datetime) -> None:
 
     PostgreSQL also notifies listeners at the commit. A notification may be lost; the row is not.
     """
-    StateChange.objects.create(position=_own_position(), subject=subject, subject_id=subject_id, at=at)
+    StateChange.objects.create(
+        position=_own_position(), subject=subject, subject_id=subject_id, at=at
+    )
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{subject} {subject_id}"])

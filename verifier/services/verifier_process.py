@@ -60,7 +60,12 @@ class LeanVerifier:
     ) -> Answer:
         """`verifier.flow.verify`."""
         return await flow.verify(
-            self, service_provider=service_provider, request=request, delivery=delivery, actor=actor, now=now
+            self,
+            service_provider=service_provider,
+            request=request,
+            delivery=delivery,
+            actor=actor,
+            now=now,
         )
 
     async def verify_batch(
@@ -103,7 +108,9 @@ class LeanVerifier:
                 # Signatures are verified in the event loop: let other calls in between.
                 await asyncio.sleep(0)
         told = await asyncio.gather(*asked)
-        return told + [error_body(TemporarilyUnavailableError(NOT_TRIED))] * (len(requests) - len(told))
+        return told + [error_body(TemporarilyUnavailableError(NOT_TRIED))] * (
+            len(requests) - len(told)
+        )
 
     async def introspect(
         self, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime

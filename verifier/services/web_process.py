@@ -138,7 +138,9 @@ class Web:
     async def evaluate(self, script: Script, called: Called) -> Reply:
         if not settings.REDIS_URL:
             raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
-        return read_acknowledged(script, called, _servers(settings.REDIS_URL).evaluate(script, *called))
+        return read_acknowledged(
+            script, called, _servers(settings.REDIS_URL).evaluate(script, *called)
+        )
 
     def check_room(self) -> None:
         """Always room: the call has a thread of its own."""

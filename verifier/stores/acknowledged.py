@@ -37,7 +37,9 @@ class Told:
         Raises django.db errors; the numbers are then kept for the next attempt.
         """
         with self._lock:
-            due = {place: n for place, n in self._last.items() if before is None or place[0] < before}
+            due = {
+                place: n for place, n in self._last.items() if before is None or place[0] < before
+            }
         if not due:
             return
         with transaction.atomic():
@@ -45,7 +47,9 @@ class Told:
             rows = [StreamCursor(epoch=epoch, shard=shard) for epoch, shard in sorted(due)]
             StreamCursor.objects.bulk_create(rows, ignore_conflicts=True)
             for (epoch, shard), number in sorted(due.items()):
-                StreamCursor.objects.filter(epoch=epoch, shard=shard, told__lt=number).update(told=number)
+                StreamCursor.objects.filter(epoch=epoch, shard=shard, told__lt=number).update(
+                    told=number
+                )
             # Only after the commit: an outer transaction may still fail.
             transaction.on_commit(lambda: self._forget(due))
 

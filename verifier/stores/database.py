@@ -32,7 +32,16 @@ from verifier.services.elapsed import Moment
 from verifier.services.epochs import Tenure
 from verifier.services.freshness import Basis, check_age
 from verifier.services.presence import is_online
-from verifier.stores import EarlyRefusal, Permit, Prepared, Recalled, Spent, StoreCall, check_in_time, events
+from verifier.stores import (
+    EarlyRefusal,
+    Permit,
+    Prepared,
+    Recalled,
+    Spent,
+    StoreCall,
+    check_in_time,
+    events,
+)
 from verifier.stores.kept_answers import recall_answer
 from verifier.stores.work import Work
 
@@ -69,7 +78,9 @@ def decide_one(call: Prepared, spent: Spent | None = None) -> Outcome:
     return outcome
 
 
-def decide_together(asked: Sequence[Asked], *, patience: float | None = 0.0) -> list[Outcome | Exception]:
+def decide_together(
+    asked: Sequence[Asked], *, patience: float | None = 0.0
+) -> list[Outcome | Exception]:
     """Do steps 2 and 6 to 15 of docs/protocol.md section 8 for each call, in one transaction.
 
     Calls are decided in this order. A refusal commits the spent proof and its event. A call that
@@ -156,7 +167,9 @@ def _is_aborted() -> bool:
     return bool(connection.connection.pgconn.transaction_status == TransactionStatus.INERROR)
 
 
-def _decide_all(asked: Sequence[Asked], tenure: Tenure, *, waits: bool) -> list[Outcome | Exception]:
+def _decide_all(
+    asked: Sequence[Asked], tenure: Tenure, *, waits: bool
+) -> list[Outcome | Exception]:
     """Everything but the commit."""
     outcomes: dict[int, Outcome | Exception] = {}
     for place, each in enumerate(asked):
@@ -190,7 +203,8 @@ def _judge_all(asked: Sequence[Asked], work: Work) -> list[Outcome | Exception]:
     """Decide calls whose locks are held, and write the outcomes."""
     rows = [work.kept(each.call) for each in asked]
     known = [
-        row is not None and row.expires_at > each.call.now for each, row in zip(asked, rows, strict=True)
+        row is not None and row.expires_at > each.call.now
+        for each, row in zip(asked, rows, strict=True)
     ]
     # 6. The insert decides between two identical proofs: the second waits for the first's commit.
     spent = _spend([each for each, again in zip(asked, known, strict=True) if not again])
@@ -333,7 +347,9 @@ def _refuse(call: StoreCall, refuse: Refuse, state: TokenState | None, work: Wor
 def _allow(call: StoreCall, state: TokenState, allow: Allow, before: Ledger, work: Work) -> Permit:
     confirmation_id = _consume(call, state) if allow.uses_confirmation else None
     work.count(call, before, allow.ledger)
-    made = events.decision(call, state, capability=allow.capability, confirmation_id=confirmation_id)
+    made = events.decision(
+        call, state, capability=allow.capability, confirmation_id=confirmation_id
+    )
     work.record(made)
     answer = allowed_body(
         allow.capability,

@@ -1,4 +1,6 @@
-"""Group commit: decisions that must be durable before they are answered share one commit of the database."""
+"""Group commit: decisions that must be durable before they are answered share one commit of the
+database.
+"""
 
 import asyncio
 import logging
@@ -28,21 +30,23 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# At most 32 jobs share a commit, and only as many as fit into 0.2 s at the recent rate: each holds the lock of its
-# queue until all are written, and none is answered earlier.
+# At most 32 jobs share a commit, and only as many as fit into 0.2 s at the recent rate: each holds
+# the lock of its queue until all are written, and none is answered earlier.
 _TOGETHER: Final = 32
 _TOGETHER_SECONDS: Final = 0.2
 # Beyond this, jobs would wait longer than their callers do.
 MAX_WAITING: Final = 512
 # Load shedding: a job that would wait longer than this (s), at the recent rate, is refused at once.
 MOST_SECONDS: Final = 0.6
-# No caller waits longer (s), whatever its statements may take (`connecting.STATEMENT_SECONDS` each). The outcome of the
-# call is then unknown.
+# No caller waits longer (s), whatever its statements may take (`connecting.STATEMENT_SECONDS`
+# each). The outcome of the call is then unknown.
 WAIT_SECONDS: Final = 5
-# The lock timeout for rows (s): enough for a short transaction, well below PostgreSQL's deadlock_timeout of 1 s.
+# The lock timeout for rows (s): enough for a short transaction, well below PostgreSQL's
+# deadlock_timeout of 1 s.
 _HELD_UP_SECONDS: Final = 0.005
-# A job that hits a lock is retried for 1.6 s, as long as other connections of ours wait; no sooner than 30 ms after its last
-# try; and at most four such jobs share a commit, so that retries take little time from others.
+# A job that hits a lock is retried for 1.6 s, as long as other connections of ours wait; no sooner
+# than 30 ms after its last try; and at most four such jobs share a commit, so that retries take
+# little time from others.
 _PATIENCE_SECONDS: Final = STATEMENT_SECONDS * 4 / 5
 _REST_SECONDS: Final = 0.03
 _MOST_HELD_UP: Final = 4
@@ -63,8 +67,8 @@ class _Job:
 class _Line:
     """The jobs that wait for a thread.
 
-    One thread at a time takes jobs of a queue: a second one would only wait for the lock that the first holds, and jobs
-    of other queues would wait behind it.
+    One thread at a time takes jobs of a queue: a second one would only wait for the lock that the
+    first holds, and jobs of other queues would wait behind it.
     """
 
     def __init__(self) -> None:
@@ -90,7 +94,10 @@ class _Line:
         return True
 
     def take(self, most: int) -> list[_Job]:
-        """Wait for jobs whose queue no thread has, and take the first `most` of them. Empty at the end. Pass each to `done`."""
+        """Wait for jobs whose queue no thread has, and take the first `most` of them.
+
+        Empty at the end. Pass each to `done`.
+        """
         with self._changed:
             while not (jobs := self._free(most)):
                 if self._ends and not self._jobs:
@@ -122,7 +129,9 @@ class _Line:
             rests = job.rests_until > now
             self._rests = self._rests or rests
             # A job without a queue blocks no other.
-            mine = len(free) < most and not rests and (not job.order or job.order not in self._taken)
+            mine = (
+                len(free) < most and not rests and (not job.order or job.order not in self._taken)
+            )
             if mine and job.until:
                 held_up += 1
                 mine = held_up <= _MOST_HELD_UP
@@ -134,9 +143,10 @@ class _Line:
 class Lane:
     """Threads that decide in the database for an event loop, several calls in one transaction.
 
-    If a transaction fails before its commit, each of its calls is decided again in a transaction of its own and gets its own
-    error. A call whose lock another process holds is retried after the others were answered: one thread waits for one
-    queue, the other calls are tried every 30 ms. So a lock that is held for long blocks one thread at most.
+    If a transaction fails before its commit, each of its calls is decided again in a transaction of
+    its own and gets its own error. A call whose lock another process holds is retried after the
+    others were answered: one thread waits for one queue, the other calls are tried every 30 ms. So
+    a lock that is held for long blocks one thread at most.
     """
 
     def __init__(self, *, threads: int = 2) -> None:
@@ -160,7 +170,10 @@ class Lane:
             thread.join()
 
     def check_room(self) -> None:
-        """Raise NotDoneError if a new call would wait too long. Call it before anything of the call is done."""
+        """Raise NotDoneError if a new call would wait too long.
+
+        Call it before anything of the call is done.
+        """
         if not self.has_room():
             raise NotDoneError("Too many calls at once. Try again shortly.")
 
@@ -169,13 +182,17 @@ class Lane:
         return len(self._line) * self._each <= MOST_SECONDS * share
 
     async def decide(self, asked: Asked) -> Outcome:
-        """Decide a call and return its committed outcome. Raises the call's own errors, and as `run`."""
+        """Decide a call and return its committed outcome.
+
+        Raises the call's own errors, and as `run`.
+        """
         outcome: Outcome = await self._done_for(_Job(asked.call.queue, asked, _answer()))
         return outcome
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
-        """Run `unit`, which has a transaction of its own, after the earlier calls of `queue`. Raises what `unit` raises, and
-        TemporarilyUnavailableError; NotDoneError if it was certainly not begun.
+        """Run `unit`, which has a transaction of its own, after the earlier calls of `queue`.
+        Raises what `unit` raises, and TemporarilyUnavailableError; NotDoneError if it was
+        certainly not begun.
         """
         outcome: T = await self._done_for(_Job(queue, unit, _answer()))
         return outcome
@@ -214,11 +231,14 @@ class Lane:
                 if held_up and self._patience.acquire(blocking=False):
                     # This thread keeps the jobs of the queue that it waits for.
                     mine = [
-                        job for job in held_up if job is held_up[0] or job.order == held_up[0].order != ""
+                        job
+                        for job in held_up
+                        if job is held_up[0] or job.order == held_up[0].order != ""
                     ]
             finally:
                 self._done(
-                    [job for job in jobs if job not in mine], [job for job in held_up if job not in mine]
+                    [job for job in jobs if job not in mine],
+                    [job for job in held_up if job not in mine],
                 )
         if mine:
             self._wait_for(mine)
@@ -227,7 +247,9 @@ class Lane:
     def _wait_for(self, jobs: list[_Job]) -> None:
         held_up = jobs
         try:
-            held_up = _decide_and_tell(jobs, max(jobs[0].until - time.monotonic(), _HELD_UP_SECONDS))
+            held_up = _decide_and_tell(
+                jobs, max(jobs[0].until - time.monotonic(), _HELD_UP_SECONDS)
+            )
         finally:
             self._patience.release()
             self._done(jobs, held_up)
@@ -247,7 +269,10 @@ def _answer() -> asyncio.Future[Any]:
 
 
 def _decide_and_tell(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
-    """Do the jobs and answer their callers; return those to be retried. A job whose caller gave up is not begun."""
+    """Do the jobs and answer their callers; return those to be retried.
+
+    A job whose caller gave up is not begun.
+    """
     jobs = [job for job in waiting if not job.answer.cancelled()]
     if not jobs:
         return []
@@ -271,10 +296,12 @@ def _is_held_up(job: _Job, outcome: Any) -> bool:
 
 
 def decide_all(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
-    """Decide the calls, in one transaction if that succeeds; return outcomes, or the exceptions they end in.
+    """Decide the calls, in one transaction if that succeeds; return outcomes, or the exceptions
+    they end in.
 
-    No deadlock is possible: a transaction waits for no queue, or, with `patience` in seconds, for one queue while it holds
-    nothing. It waits a few milliseconds for a row, which the jobs or the release before may hold.
+    No deadlock is possible: a transaction waits for no queue, or, with `patience` in seconds, for
+    one queue while it holds nothing. It waits a few milliseconds for a row, which the jobs or the
+    release before may hold.
     """
     if len(asked) > 1:
         try:

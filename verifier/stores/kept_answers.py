@@ -58,7 +58,9 @@ def mark_of(delivery: Delivery) -> bytes:
     return sha256(delivery.digest + delivery.body_sha256)
 
 
-def recall_answer(prepared: Prepared, row: ProviderCall, work: "Work") -> Recalled | IdempotencyMismatchError:
+def recall_answer(
+    prepared: Prepared, row: ProviderCall, work: "Work"
+) -> Recalled | IdempotencyMismatchError:
     """The kept answer of this call, or the error if its name was used with another body.
 
     A refusal is repeated as it is. A yes is repeated only while its token may act.

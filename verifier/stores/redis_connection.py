@@ -213,7 +213,9 @@ class Node:
         if line.run_id not in expected:
             raise self._forgetful(line)
 
-    async def ask(self, command: bytes, due: float, *, expected: frozenset[str] = frozenset()) -> Any:
+    async def ask(
+        self, command: bytes, due: float, *, expected: frozenset[str] = frozenset()
+    ) -> Any:
         """Send one packed command; return the reply, or the hiredis.ReplyError. `due`: loop time.
 
         Raises RedisAwayError, and ForgetfulServerError if the run id is not `expected` (none: any).
@@ -353,7 +355,9 @@ class Node:
         place = self._place
         commands: list[tuple[bytes | str | int, ...]] = []
         if place.password:
-            commands.append(("AUTH", place.user, place.password) if place.user else ("AUTH", place.password))
+            commands.append(
+                ("AUTH", place.user, place.password) if place.user else ("AUTH", place.password)
+            )
         if place.database:
             commands.append(("SELECT", place.database))
         commands += [("CLIENT", "SETNAME", "agentauth-verifier"), IDENTIFY]
@@ -391,7 +395,9 @@ def identity(info: Mapping[str, str]) -> str:
     if not (run and data):
         raise RedisAwayError("it does not say who it is")
     if info.get("maxmemory_policy") != "noeviction":
-        raise EvictingServerError("maxmemory-policy must be noeviction: it may forget spent proofs otherwise")
+        raise EvictingServerError(
+            "maxmemory-policy must be noeviction: it may forget spent proofs otherwise"
+        )
     return f"{run}:{data}"
 
 

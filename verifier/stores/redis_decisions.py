@@ -47,7 +47,9 @@ EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
 # The same for a spent proof, whose lifetime already allows for CLOCK_SECONDS.
 SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
-_UNSURE: Final = "The result of the first try is not known any more. Have the agent send a new proof."
+_UNSURE: Final = (
+    "The result of the first try is not known any more. Have the agent send a new proof."
+)
 # How many actions per token are cached as allowed. Actions with arguments are not, so each takes at
 # most 2 kB.
 MOST_YESES: Final = 4
@@ -104,7 +106,9 @@ def plan(call: StoreCall, known: Known | None) -> Plan:
     told = b"" if call.delivery is None else orjson.dumps(refusal_body(verdict))
     # A kept refusal stays. A kept yes is outranked once the token may not act.
     outranks = b"1" if verdict.error == "invalid_token" else b""
-    return Plan(_judge_call(call, known, b"no", entry, (mac_of(entry), told, outranks)), event_id, verdict)
+    return Plan(
+        _judge_call(call, known, b"no", entry, (mac_of(entry), told, outranks)), event_id, verdict
+    )
 
 
 def hold_call(call: StoreCall, known: Known | None) -> Called:
@@ -182,7 +186,9 @@ def note_call(shard: int, epoch: int, entry: bytes) -> Called:
     return shard, keys, (epoch, entry, MAX_STREAM, mac_of(entry))
 
 
-def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> Permit | Refuse | Recalled:
+def conclude(
+    call: StoreCall, known: Known | None, made: Plan, reply: Reply
+) -> Permit | Refuse | Recalled:
     """The outcome of the plan. Raises TemporarilyUnavailableError if the script did nothing."""
     check_reply(reply)
     if reply.code is Code.AGAIN:
@@ -193,7 +199,9 @@ def conclude(call: StoreCall, known: Known | None, made: Plan, reply: Reply) -> 
         return made.verdict
     if reply.code is Code.RATE:
         return _too_fast(reply.wait_us)
-    answer = _yes_body(call, known, made.verdict.body, made.event_id, reply.tat_us, microseconds(call.now))
+    answer = _yes_body(
+        call, known, made.verdict.body, made.event_id, reply.tat_us, microseconds(call.now)
+    )
     return Permit(answer, repeated=False)
 
 

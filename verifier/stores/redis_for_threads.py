@@ -65,7 +65,9 @@ class SyncServers:
     own.
     """
 
-    def __init__(self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset) -> None:
+    def __init__(
+        self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset
+    ) -> None:
         self._url, self._expected_runs = url, expected_runs
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,7 +84,9 @@ class SyncServers:
         deadline: float = DEADLINE_SECONDS,
     ) -> Any:
         """As `Servers.evaluate`, with the same errors."""
-        return self._run(lambda servers: servers.evaluate(script, shard, keys, args, deadline=deadline))
+        return self._run(
+            lambda servers: servers.evaluate(script, shard, keys, args, deadline=deadline)
+        )
 
     def run_ids(self) -> dict[str, str]:
         """As `Servers.run_ids`."""

@@ -78,7 +78,9 @@ class RedisProbe:
                 reply = read_reply(mark(keys=[epoch_key(shard), count_key(shard)], args=[epoch]))
                 if reply.code is not Code.OK:
                     # Another registry's Redis, or ours from before its database was restored.
-                    raise ServersAwayError(f"Redis was marked with a later epoch, {reply.number}: empty it.")
+                    raise ServersAwayError(
+                        f"Redis was marked with a later epoch, {reply.number}: empty it."
+                    )
 
     def marked(self, epoch: int) -> bool:
         return self._marks() == {str(epoch).encode()}
@@ -103,5 +105,7 @@ class RedisProbe:
             if self._client is not None:
                 self._client.close()
             self._client = None
-            kind = RefusingServersError if isinstance(error, AuthenticationError) else ServersAwayError
+            kind = (
+                RefusingServersError if isinstance(error, AuthenticationError) else ServersAwayError
+            )
             raise kind(str(error)) from error

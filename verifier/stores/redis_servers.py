@@ -52,7 +52,9 @@ class Servers:
     server has a new run id and has forgotten spent proofs, so `evaluate` does not use it.
     """
 
-    def __init__(self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset) -> None:
+    def __init__(
+        self, url: str, *, expected_runs: Callable[[], frozenset[str]] = frozenset
+    ) -> None:
         self._place = parse_redis_url(url)
         self._expected_runs = expected_runs
         # Created once: it loads every CA certificate of the system.
@@ -115,7 +117,8 @@ class Servers:
         later = [reply for reply in map(read_reply, replies) if reply.code is Code.LOST]
         if later:
             raise InvalidStateError(
-                f"These Redis servers know epoch {later[0].number}, later than {epoch}: they were another database's."
+                f"These Redis servers know epoch {later[0].number}, later than {epoch}: they "
+                "were another database's."
             )
 
     async def ping(self) -> None:

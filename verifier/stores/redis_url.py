@@ -14,7 +14,9 @@ _URL: Final = re.compile(
     r"(?:/(?P<primary>[A-Za-z][A-Za-z0-9._-]{0,63}))?"
     r"(?:/(?P<database>\d{0,4}))?"
 )
-_SERVER: Final = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
+_SERVER: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>\d{1,5}))?"
+)
 _LAST_PORT: Final = 65535
 
 
@@ -65,10 +67,14 @@ def parse_redis_url(url: str) -> Place:
     Raises ImproperlyConfigured, without the URL, since it holds a password.
     """
     match = _URL.fullmatch(url)
-    servers = [] if match is None else [_SERVER.fullmatch(each) for each in match["servers"].split(",")]
+    servers = (
+        [] if match is None else [_SERVER.fullmatch(each) for each in match["servers"].split(",")]
+    )
     port = 26379 if match and match["sentinel"] else 6379
     addresses = tuple(
-        Address(each["v6"] or each["host"], int(each["port"] or port)) for each in servers if each is not None
+        Address(each["v6"] or each["host"], int(each["port"] or port))
+        for each in servers
+        if each is not None
     )
     if (
         match is None
@@ -77,7 +83,8 @@ def parse_redis_url(url: str) -> Place:
         or any(not 0 < each.port <= _LAST_PORT for each in addresses)
     ):
         raise ImproperlyConfigured(
-            "REDIS_URL must be redis://host:port or rediss://user:password@host:port, of a cluster host:port,host:port,…,"
+            "REDIS_URL must be redis://host:port or rediss://user:password@host:port, of a "
+            "cluster host:port,host:port,…,"
             " of Sentinels redis+sentinel://host:port,host:port/name-of-the-primary"
         )
     database = int(match["database"] or 0)

@@ -202,7 +202,9 @@ def place_of(grant_id: str) -> Place:
     """The place of a grant, by its id as text."""
     parsed = uuid.UUID(grant_id)
     shard = shard_of(parsed)
-    return Place(shard, epoch_key(shard), rate_key(shard, parsed), events_key(shard), count_key(shard))
+    return Place(
+        shard, epoch_key(shard), rate_key(shard, parsed), events_key(shard), count_key(shard)
+    )
 
 
 def rate_key(shard: int, grant_id: uuid.UUID) -> bytes:

@@ -35,7 +35,9 @@ def _asked(place: Place, credentials: dict[str, Any]) -> Address:
         "retry": Retry(NoBackoff(), 0),
         **credentials,
     }
-    sentinels = Sentinel([(each.host, each.port) for each in place.addresses], sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # the library's own
+    sentinels = Sentinel(
+        [(each.host, each.port) for each in place.addresses], sentinel_kwargs=options
+    )  # type: ignore[no-untyped-call]  # the library's own
     try:
         host, port = sentinels.discover_master(place.primary)  # type: ignore[no-untyped-call]  # the library's own
     finally:

@@ -51,7 +51,9 @@ def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     replaced = there if there is not None and found in (None, instead_of) else b""
     text = f"{mark.text} {_mac(mark.text, settings.SECRET_KEY)}"
     arguments = [mark.name or "-", mark.size, text, replaced]
-    return _parsed(_ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments)))
+    return _parsed(
+        _ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments))
+    )
 
 
 def _mac(text: str, key: str) -> str:
@@ -69,7 +71,8 @@ def _parsed(told: bytes | None) -> Mark | None:
     except (ValueError, TypeError):
         pass
     logger.error(
-        "the Redis key aa:mark holds no mark of this registry; ignoring it. See that REDIS_URL is right"
+        "the Redis key aa:mark holds no mark of this registry; ignoring it. See that "
+        "REDIS_URL is right"
     )
     return None
 

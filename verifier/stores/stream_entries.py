@@ -33,7 +33,9 @@ def yes_entry(call: StoreCall, frame: bytes) -> tuple[str, bytes]:
     return _entry(call, frame)
 
 
-def no_entry(call: StoreCall | EarlyRefusal, refuse: Refuse, human_id: uuid.UUID | None) -> tuple[str, bytes]:
+def no_entry(
+    call: StoreCall | EarlyRefusal, refuse: Refuse, human_id: uuid.UUID | None
+) -> tuple[str, bytes]:
     """The event of a refusal. Without `human_id` the drainer looks up the agent's owner."""
     agent_id = None if call.claims is None else call.claims.agent_id
     body = _common(call, agent_id, human_id)
@@ -62,4 +64,9 @@ def _common(
 def _entry(call: StoreCall | EarlyRefusal, frame: bytes) -> tuple[str, bytes]:
     own = new_id_text()
     request_id = orjson.dumps(call.actor.request_id)
-    return own, b'{"id":"%b","at":%d,"rid":%b,%b}' % (own.encode(), microseconds(call.now), request_id, frame)
+    return own, b'{"id":"%b","at":%d,"rid":%b,%b}' % (
+        own.encode(),
+        microseconds(call.now),
+        request_id,
+        frame,
+    )

@@ -15,7 +15,8 @@ from verifier.stores.events import split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMBERS = (
-    "id", "at", "rid", "sp", "agent", "human", "grant", "jti", "kind", "error", "reason", "data", "capability",
+    "id", "at", "rid", "sp", "agent", "human", "grant", "jti", "kind", "error", "reason", "data",
+    "capability",
 )  # fmt: skip
 _read = itemgetter(*_MEMBERS)
 _KINDS = {
@@ -52,9 +53,21 @@ def event_of(base: bytes, outcome: bytes) -> Entry:
 
 
 def _event(base: dict[str, Any], outcome: bytes) -> Entry:
-    own, at, request_id, provider, agent, human, grant, jti, kind, error, reason, data, capability = _read(
-        base
-    )
+    (
+        own,
+        at,
+        request_id,
+        provider,
+        agent,
+        human,
+        grant,
+        jti,
+        kind,
+        error,
+        reason,
+        data,
+        capability,
+    ) = _read(base)
     if len(base) != len(_MEMBERS):
         raise ValueError("not the members of a decision")
     if outcome in _AS_IN_BASE:

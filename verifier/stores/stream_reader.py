@@ -57,7 +57,8 @@ def read_batch(shard: int, entries: Sequence[Any], *, proved: bool) -> Batch:
     held = len(ours) < len(entries)
     if held:
         logger.error(
-            "entry %s of shard %s is of a later release than these jobs: run the jobs of that release",
+            "entry %s of shard %s is of a later release than these jobs: run the jobs of that "
+            "release",
             entries[len(ours)][0].decode(),
             shard,
         )
@@ -86,7 +87,8 @@ def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes], *, proved: bo
     mac = fields.get(b"m", b"" if proved else None)
     if mac is not None and not is_ours(fields.get(b"b", b""), mac):
         logger.error(
-            "entry %s of shard %s has no MAC of this installation: something else writes into this Redis",
+            "entry %s of shard %s has no MAC of this installation: something else writes into "
+            "this Redis",
             entry_id.decode(),
             shard,
         )

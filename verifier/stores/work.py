@@ -39,14 +39,16 @@ _WAIT: Final = "SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) n"
 # have thousands. No row is missed: a grant that was never approved has no ledger row, and an
 # approved one keeps its capabilities ([] once its person is deleted).
 _LEDGERS: Final = Question(
-    "SELECT {}, g.agent_id, g.service_provider_id FROM verifier_grantledger l JOIN registry_grant g ON g.id = l.grant_id"
+    "SELECT {}, g.agent_id, g.service_provider_id FROM verifier_grantledger l JOIN "
+    "registry_grant g ON g.id = l.grant_id"
     " WHERE g.agent_id = ANY(%s) AND g.service_provider_id = ANY(%s) AND g.capabilities IS NOT NULL"
     " AND (g.ended_at IS NULL OR g.ended_at > %s OR g.id = ANY(%s))",
     l=all_but(GrantLedger),
 )
 # One index lookup per pair, even if the planner first plans it for an empty table.
 _OPERATIONS: Final = Question(
-    "SELECT {} FROM unnest(%s::uuid[], %s::text[]) asked (grant_id, key) CROSS JOIN LATERAL (SELECT * FROM verifier_agentoperation"
+    "SELECT {} FROM unnest(%s::uuid[], %s::text[]) asked (grant_id, key) CROSS JOIN LATERAL "
+    "(SELECT * FROM verifier_agentoperation"
     " WHERE grant_id = asked.grant_id AND key = asked.key LIMIT 1) o",
     o=all_but(AgentOperation),
 )
@@ -64,7 +66,8 @@ _COUNT: Final = Insert(
 )  # fmt: skip
 _REMEMBER: Final = Insert(
     "verifier_agentoperation",
-    id="uuid", grant_id="uuid", key="text", action_digest="bytea", answer="jsonb", created_at="timestamptz", expires_at="timestamptz",
+    id="uuid", grant_id="uuid", key="text", action_digest="bytea", answer="jsonb",
+    created_at="timestamptz", expires_at="timestamptz",
 )  # fmt: skip
 _KEEP: Final = Insert(
     "verifier_providercall",
@@ -104,9 +107,13 @@ class _Locks:
     """Advisory locks of the calls' names (Idempotency-Key) and of the queues of their counters."""
 
     def __init__(self, calls: Sequence[Prepared]) -> None:
-        self._names = [_number(b"call ", call.delivery.digest) if call.delivery else None for call in calls]
+        self._names = [
+            _number(b"call ", call.delivery.digest) if call.delivery else None for call in calls
+        ]
         self._queues = [
-            _number(b"use of ", call.queue.encode()) if isinstance(call, StoreCall) and counts(call) else None
+            _number(b"use of ", call.queue.encode())
+            if isinstance(call, StoreCall) and counts(call)
+            else None
             for call in calls
         ]
         # Those that other transactions hold.
@@ -256,18 +263,27 @@ class Work:
         if self._used:
             # In the order of grant ids, as the jobs lock them, so that neither deadlocks.
             used = sorted(self._used.values(), key=lambda each: each[0].grant_id)
-            acts.append(_COUNT.of([(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used]))
+            acts.append(
+                _COUNT.of(
+                    [(row.grant_id, row.tat_us, more, _json(row.spent)) for row, more in used]
+                )
+            )
         if self._over:
-            acts.append(Statement("DELETE FROM verifier_agentoperation WHERE id = ANY(%s)", [self._over]))
+            acts.append(
+                Statement("DELETE FROM verifier_agentoperation WHERE id = ANY(%s)", [self._over])
+            )
         if self._done:
-            acts.append(_REMEMBER.of([row._replace(answer=_json(row.answer)) for row in self._done]))
+            acts.append(
+                _REMEMBER.of([row._replace(answer=_json(row.answer)) for row in self._done])
+            )
         record_drafts(self._drafts, acts)
         if self._answers:
             self._write_answers()
 
     def _write_answers(self) -> None:
         rows = [
-            (each.digest, each.body_sha256, text, call.now + KEPT_FOR) for call, each, text in self._answers
+            (each.digest, each.body_sha256, text, call.now + KEPT_FOR)
+            for call, each, text in self._answers
         ]
         try:
             _, kept = _KEEP.run(rows, min(call.now for call, *_ in self._answers))
@@ -300,8 +316,12 @@ class Work:
                 if call.operation_key is not None
             }
             if asked:
-                question = _OPERATIONS if connection.vendor == "postgresql" else _OPERATIONS_IN_SQLITE
-                reads.append((question.of(*map(list, zip(*asked, strict=True))), self._take_operations))
+                question = (
+                    _OPERATIONS if connection.vendor == "postgresql" else _OPERATIONS_IN_SQLITE
+                )
+                reads.append(
+                    (question.of(*map(list, zip(*asked, strict=True))), self._take_operations)
+                )
         return reads
 
     def _take_answers(self, rows: _Rows) -> None:

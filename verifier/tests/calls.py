@@ -88,7 +88,12 @@ def judge_arguments(
 
 
 async def use(
-    servers: Servers, grant: uuid.UUID, *, jti: str = "", interval: int = 1_000_000, deadline: float = 5
+    servers: Servers,
+    grant: uuid.UUID,
+    *,
+    jti: str = "",
+    interval: int = 1_000_000,
+    deadline: float = 5,
 ) -> Reply:
     shard, keys, args = judge_arguments(grant, interval=interval, jti=jti)
     return read_reply(await servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=deadline))

@@ -68,7 +68,9 @@ def running(
 
 
 @pytest.fixture(autouse=True)
-def _through(request: pytest.FixtureRequest, own_redis: redis_servers.Server | None) -> Iterator[None]:
+def _through(
+    request: pytest.FixtureRequest, own_redis: redis_servers.Server | None
+) -> Iterator[None]:
     lean = request.config.getoption("--through") == "lean"
     if not (lean or own_redis):
         yield

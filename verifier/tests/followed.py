@@ -36,7 +36,10 @@ class _Told(Follower):
     def _hear(self, news: News) -> None:
         super()._hear(news)
         told = [(EVERYTHING, "")] if news.everything else []
-        for subject, subject_id in [*told, *((each.subject, each.subject_id) for each in news.changes)]:
+        for subject, subject_id in [
+            *told,
+            *((each.subject, each.subject_id) for each in news.changes),
+        ]:
             for hook in self.hooks:
                 hook(subject, subject_id)
 
@@ -48,7 +51,9 @@ class Followed:
         self.loop = asyncio.new_event_loop()
         self.follower = _Told(self.loop)
         self.dropped: list[tuple[str, str]] = []
-        self.follower.hooks.append(lambda subject, subject_id: self.dropped.append((subject, subject_id)))
+        self.follower.hooks.append(
+            lambda subject, subject_id: self.dropped.append((subject, subject_id))
+        )
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
 
@@ -103,7 +108,11 @@ def settle() -> None:
     PostgreSQL numbers transactions per server, so those of tests in other databases count too.
     """
     newest, deadline = StateChange.objects.order_by("id").last(), time.monotonic() + 60
-    while newest and state_since(newest.position).position <= newest.position and time.monotonic() < deadline:
+    while (
+        newest
+        and state_since(newest.position).position <= newest.position
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
 
 

@@ -47,7 +47,10 @@ class Passing:
 @pytest.fixture
 def time(db: None) -> Iterator[Passing]:
     """Stopped clocks, and a new lease for this process."""
-    with pytest.MonkeyPatch.context() as patch, time_machine.travel(timezone.now(), tick=False) as travel:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        time_machine.travel(timezone.now(), tick=False) as travel,
+    ):
         passing = Passing(travel)
         patch.setattr(epochs, "database_clock", passing.database_clock)
         patch.setattr(epochs, "LEASE", epochs.Lease(passing))
@@ -58,7 +61,9 @@ def leave(kind: str = "") -> bool:
     """Leave the current cache for `kind`, by default the one that the settings choose."""
     row, _database_now = epochs.look()
     kind = kind or epochs.configured_cache()
-    return epochs.leave(epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now())
+    return epochs.leave(
+        epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now()
+    )
 
 
 def begin(servers: frozenset[str] = frozenset()) -> bool:

@@ -30,13 +30,22 @@ from verifier.models import AgentOperation, Confirmation, GrantLedger
 
 SYSTEM = Actor("system", "test")
 READ = {"type": "read", "resource": "calendar"}
-PAY = {"type": "transact", "resource": "payments", "max_amount": {"value": "500.00", "currency": "EUR"}}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "500.00", "currency": "EUR"},
+}
 LOOK = {"type": "read", "resource": "calendar/work"}
 
 
 def pay(value: str, **more: Any) -> dict[str, Any]:
     """The action of a payment."""
-    return {"type": "transact", "resource": "payments", "amount": {"value": value, "currency": "EUR"}, **more}
+    return {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": value, "currency": "EUR"},
+        **more,
+    }
 
 
 def key() -> str:
@@ -73,19 +82,30 @@ class Scene:
         return sign_issued(issued.claims, now)
 
     def proof(self, token: str, **more: Any) -> str:
-        settings = {"method": "POST", "url": self.url, "iat": int(timezone.now().timestamp()), **more}
+        settings = {
+            "method": "POST",
+            "url": self.url,
+            "iat": int(timezone.now().timestamp()),
+            **more,
+        }
         signer = settings.pop("signer", self.signer)
         settings.setdefault("jti", secrets.token_urlsafe(16))
         return make_proof(signer, access_token=token, **settings)
 
     def body(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """A request with a new token and a fresh proof, unless `more` brings its own."""
-        body: dict[str, Any] = {"token": more.get("token") or self.token(), "method": "POST", "url": self.url}
+        body: dict[str, Any] = {
+            "token": more.get("token") or self.token(),
+            "method": "POST",
+            "url": self.url,
+        }
         body |= more
         body.setdefault("proof", self.proof(body["token"]))
         return body if action is None else body | {"action": action}
 
-    def post(self, body: object, *, secret: str | None = None, call_key: str | None = None) -> HttpResponse:
+    def post(
+        self, body: object, *, secret: str | None = None, call_key: str | None = None
+    ) -> HttpResponse:
         """Send a request; `call_key` is the service provider's own Idempotency-Key."""
         credentials = f"{self.provider.pk}:{secret or self.secret}".encode()
         headers = {"Authorization": "Basic " + base64.b64encode(credentials).decode()}

@@ -32,7 +32,9 @@ class Stage:
 
     def judge(self, **given: Any) -> Reply:
         return read_reply(
-            self.servers.evaluate(scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5)
+            self.servers.evaluate(
+                scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5
+            )
         )
 
     def keys(self, given: dict[str, Any]) -> list[bytes]:
@@ -64,7 +66,17 @@ class Stage:
     ) -> list[bytes | str | int]:
         interval, tolerance = (rate.interval_us, rate.tolerance_us) if rate else (0, 0)
         counts = acts and ttl > 0
-        judged: list[bytes | str | int] = [epoch, ttl, mode, now, interval, tolerance, floor, BASE, bound]
+        judged: list[bytes | str | int] = [
+            epoch,
+            ttl,
+            mode,
+            now,
+            interval,
+            tolerance,
+            floor,
+            BASE,
+            bound,
+        ]
         more: tuple[bytes | int, ...] = (MAC, told, b"1" if outranks else b"")
         if mode == "hold":
             more = (20_000_000, 60_000_000)

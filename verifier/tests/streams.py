@@ -29,9 +29,12 @@ def encoded(base: object) -> bytes:
 def decided(grant: Grant, /, **more: Any) -> dict[str, Any]:
     """The base JSON of a yes to reading, with all members that a verifier writes, and `more`."""
     base: dict[str, Any] = {
-        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "request", "sp": str(grant.service_provider_id),
-        "agent": str(grant.agent_id), "human": str(grant.agent.human_id), "grant": str(grant.pk), "jti": "j",
-        "kind": "allowed", "error": None, "reason": None, "data": {"action": LOOK}, "capability": "read:calendar",
+        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "request",
+        "sp": str(grant.service_provider_id),
+        "agent": str(grant.agent_id), "human": str(grant.agent.human_id), "grant": str(grant.pk),
+        "jti": "j",
+        "kind": "allowed", "error": None, "reason": None, "data": {"action": LOOK},
+        "capability": "read:calendar",
     }  # fmt: skip
     return base | more
 
@@ -45,7 +48,9 @@ class OneStream:
     """Stands for Redis with one entry in its first shard, for tests without a server."""
 
     def __init__(self, base: bytes) -> None:
-        self.entries = [(b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base, b"m": mac_of(base)})]
+        self.entries = [
+            (b"1-1", {b"e": b"1", b"n": b"1", b"o": b"a", b"b": base, b"m": mac_of(base)})
+        ]
 
     def __enter__(self) -> Self:
         return self

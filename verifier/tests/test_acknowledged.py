@@ -48,7 +48,9 @@ def test_RF_5_acknowledged_events_lost_with_redis_are_logged_by_count(
     assert_whole(now)
 
 
-def test_what_another_process_was_told_later_is_added(redis: Redis, told: Told, now: datetime) -> None:
+def test_what_another_process_was_told_later_is_added(
+    redis: Redis, told: Told, now: datetime
+) -> None:
     next_epoch()
     for number in (4, 6, 2):
         told.hear(1, 0, number)
@@ -68,7 +70,9 @@ def test_number_heard_during_a_write_is_written_next_time(told: Told) -> None:
     assert StreamCursor.objects.get().told == 6
 
 
-def test_what_waits_is_not_lost(verifier: Verifier, redis: Redis, told: Told, now: datetime) -> None:
+def test_what_waits_is_not_lost(
+    verifier: Verifier, redis: Redis, told: Told, now: datetime
+) -> None:
     """Holds even if the next epoch's events follow it, because both share a stream."""
     written = [verifier.write(), verifier.write()]
     told.hear(1, 0, 2)
@@ -93,7 +97,9 @@ def test_loss_is_recorded_even_if_the_next_epoch_keeps_writing(
     assert [loss["epoch"] for loss in losses()] == [1]
 
 
-def test_of_an_epoch_that_goes_on_nothing_is_stated(redis: Redis, told: Told, now: datetime) -> None:
+def test_of_an_epoch_that_goes_on_nothing_is_stated(
+    redis: Redis, told: Told, now: datetime
+) -> None:
     told.hear(1, 0, 3)
     told.write_down(before=1)
     assert not StreamCursor.objects.exists()
@@ -125,7 +131,9 @@ def test_drainer_and_acknowledgement_writer_do_not_deadlock() -> None:
     assert held == [1, 2]
 
 
-def test_what_could_not_be_written_down_is_still_known(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_could_not_be_written_down_is_still_known(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told.hear(1, 0, 3)
 
     def fails(*_: object, **__: object) -> None:

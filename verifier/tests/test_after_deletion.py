@@ -31,6 +31,9 @@ def test_a_token_of_a_deleted_person_is_grant_inactive(both: Both) -> None:
     for answer in (alone, in_batch):
         said = (answer["valid"], answer["error"], answer["reason"])
         assert said == (False, "invalid_token", "grant_inactive")
-    assert both.same(ask(place, f"token={token}".encode(), INTROSPECT)) == {"active": False, "status": 200}
+    assert both.same(ask(place, f"token={token}".encode(), INTROSPECT)) == {
+        "active": False,
+        "status": 200,
+    }
     refused = Event.objects.filter(kind=kinds.DECISION_DENIED, grant_id=place.grant.pk)
     assert [each.reason for each in refused] == ["grant_inactive"] * 4

@@ -83,7 +83,11 @@ def test_proof_is_remembered_while_valid_by_the_worst_clocks() -> None:
     assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
     # A rate must also be remembered until the latest possible call.
     assert redis_decisions.EARLY_MS > 2 * APART_US / 1000
-    assert (APART_US, redis_decisions.SLACK_MS, redis_decisions.EARLY_MS) == (12_000_000, 20_000, 25_000)
+    assert (APART_US, redis_decisions.SLACK_MS, redis_decisions.EARLY_MS) == (
+        12_000_000,
+        20_000,
+        25_000,
+    )
 
 
 @pytest.mark.parametrize("ahead", [90, -90])

@@ -156,7 +156,9 @@ def test_a_rehearsal_under_a_name_keeps_nothing(stage: Stage) -> None:
 def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
     """A change of the grant may route the same call the other way."""
     assert hold(stage) is Code.OK
-    assert [stage.judge(mode=mode, jti="one", mark=MARK).code for mode in ("yes", "no")] == [Code.HELD] * 2
+    assert [stage.judge(mode=mode, jti="one", mark=MARK).code for mode in ("yes", "no")] == [
+        Code.HELD
+    ] * 2
     stage.judge(mode="no", jti="two", mark=MARK, told=b"{}")
     assert stage.judge(mode="hold", jti="two", mark=MARK).kept == b"v%d  0 {}" % NOW
 
@@ -204,7 +206,9 @@ def test_a_commit_that_fails_costs_the_call_nothing(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("at_home")
-def test_what_was_set_aside_is_not_given_back_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_set_aside_is_not_given_back_before_the_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Otherwise the use is given back twice, the second time at the expense of another call."""
     place = scene(PAY, budgets=[BUDGET], max_requests_per_minute=6, max_burst=1)
     dear = replace(payment(place, "11.00"), delivery=named(place))

@@ -44,7 +44,10 @@ def ask(place: Scene, *questions: object) -> list[dict[str, Any]]:
 
 
 def verdicts(answers: list[dict[str, Any]]) -> list[str]:
-    return ["valid" if answer.get("valid") else answer.get("reason", answer["error"]) for answer in answers]
+    return [
+        "valid" if answer.get("valid") else answer.get("reason", answer["error"])
+        for answer in answers
+    ]
 
 
 def test_each_is_answered_in_its_place_as_if_it_had_come_alone() -> None:
@@ -62,9 +65,15 @@ def test_each_is_answered_in_its_place_as_if_it_had_come_alone() -> None:
     answers = ask(place, *questions)
     expected = ["valid", "no_capability", "constraint", "valid", "malformed", "valid", "max_uses"]
     assert verdicts(answers) == expected
-    assert [answer["limits"]["uses_remaining"] for answer in answers if answer["valid"]] == [2, 1, 0]
+    assert [answer["limits"]["uses_remaining"] for answer in answers if answer["valid"]] == [
+        2,
+        1,
+        0,
+    ]
     # One event per request.
-    outcomes = Event.objects.filter(kind__startswith="verifier.decision").values_list("outcome", flat=True)
+    outcomes = Event.objects.filter(kind__startswith="verifier.decision").values_list(
+        "outcome", flat=True
+    )
     assert Counter(outcomes) == {"success": 3, "denied": 4}
 
 
@@ -73,7 +82,13 @@ def test_the_order_of_events_is_that_of_the_questions(place: Scene) -> None:
     questions = [place.body(LOOK, token=each) for each in (token, "x", token, "x", token)]
     assert verdicts(ask(place, *questions)) == ["valid", "malformed", "valid", "malformed", "valid"]
     outcomes = Event.objects.filter(kind__startswith="verifier.decision").order_by("id")
-    assert [event.outcome for event in outcomes] == ["success", "denied", "success", "denied", "success"]
+    assert [event.outcome for event in outcomes] == [
+        "success",
+        "denied",
+        "success",
+        "denied",
+        "success",
+    ]
 
 
 @pytest.mark.parametrize("action", [LOOK, pay("1.00")], ids=["light", "durable"])
@@ -86,13 +101,16 @@ def test_batch_judges_one_grant_in_order_whichever_token_is_known(
     tokens = [place.token(), known, place.token()]
     operations = [{"idempotency_key": key()} if action is not LOOK else {} for _ in tokens]
     questions = [
-        place.body(action, token=token, **named) for token, named in zip(tokens, operations, strict=True)
+        place.body(action, token=token, **named)
+        for token, named in zip(tokens, operations, strict=True)
     ]
     assert verdicts(ask(place, *questions)) == ["valid", "rate", "rate"]
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_DJ_25_each_question_counts_as_a_call_of_its_service_provider(place: Scene, count: int) -> None:
+def test_DJ_25_each_question_counts_as_a_call_of_its_service_provider(
+    place: Scene, count: int
+) -> None:
     """A batch above the burst is accepted too, or it never could be; later calls wait for it."""
     with one_call_a_minute():
         assert len(ask(place, *[place.body(LOOK) for _ in range(count)])) == count
@@ -135,13 +153,18 @@ def test_a_bad_one_is_answered_with_its_error_and_the_others_proceed(
     assert answers[1].keys() == {"error", "error_description"}
     # The event names the calling provider and contains no token.
     event = Event.objects.get(kind="audit.request.refused")
-    assert (event.actor_id, event.service_provider_id) == (str(place.provider.pk), place.provider.pk)
+    assert (event.actor_id, event.service_provider_id) == (
+        str(place.provider.pk),
+        place.provider.pk,
+    )
     assert event.data == {"error": "invalid_request", "route": "POST v1/verify/batch"}
 
 
 def test_a_key_used_for_another_act_is_a_mismatch_in_its_place() -> None:
     place, operation = scene(PAY), key()
-    questions = [place.body(pay(value), idempotency_key=operation) for value in ("1.00", "2.00", "1.00")]
+    questions = [
+        place.body(pay(value), idempotency_key=operation) for value in ("1.00", "2.00", "1.00")
+    ]
     answers = ask(place, *questions)
     assert verdicts(answers) == ["valid", "idempotency_mismatch", "valid"]
     assert answers[2]["repeated"] is True
@@ -178,7 +201,10 @@ def test_without_good_credentials_nothing_is_judged(place: Scene) -> None:
     body = {"requests": [place.body(LOOK)]}
     for headers in ({"Accept": "*/*"}, basic(place.provider, "wrong")):
         response = post(place, body, **headers)
-        assert (response.status_code, json.loads(response.content)["error"]) == (401, "invalid_client")
+        assert (response.status_code, json.loads(response.content)["error"]) == (
+            401,
+            "invalid_client",
+        )
     assert not Event.objects.filter(kind__startswith="verifier.decision").exists()
     assert verdicts(ask(place, *body["requests"])) == ["valid"]
 
@@ -192,8 +218,13 @@ def test_a_batch_may_be_one_megabyte_and_everything_else_64_kb(place: Scene) -> 
     exact = body.encode() + b" " * (1_048_576 - len(body))
     assert post(place, exact).status_code == 200
     response = post(place, exact + b" ")
-    assert (response.status_code, json.loads(response.content)["error"]) == (413, "request_too_large")
-    single = json.dumps({"token": "x" * 66_000, "method": "GET", "url": "https://x.example"}).encode()
+    assert (response.status_code, json.loads(response.content)["error"]) == (
+        413,
+        "request_too_large",
+    )
+    single = json.dumps(
+        {"token": "x" * 66_000, "method": "GET", "url": "https://x.example"}
+    ).encode()
     assert place.post(single).status_code == 413
 
 
@@ -231,7 +262,9 @@ def test_batch_question_hit_by_a_fault_fails_alone(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_bad_one_whose_event_cannot_be_written_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_one_whose_event_cannot_be_written_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     place = scene()
 
     def failing(**_: object) -> None:

@@ -123,7 +123,10 @@ def test_what_the_version_before_spent_counts_here_and_nothing_twice(earlier: Pa
     assert left(place.pay("1.00")) == "7.00"
     other = replace(place, grant=second(place, PAY, budgets=[month]))
     assert left(other.pay("2.00")) == "5.00"
-    assert [left(each) for each in paid_there(earlier, (other, "1.00"), (place, "1.00"))] == ["4.00", "3.00"]
+    assert [left(each) for each in paid_there(earlier, (other, "1.00"), (place, "1.00"))] == [
+        "4.00",
+        "3.00",
+    ]
     assert left(other.pay("1.00")) == "2.00"
     # A new grant after the revocation starts with the spent budget in both releases.
     again = asked_again(other, PAY, budgets=[month])

@@ -144,7 +144,9 @@ def test_RF_19_a_turn_that_takes_long_takes_nothing_of_a_calls_time(
     assert asked.result() == b"OK"
 
 
-def test_RF_19_what_has_left_is_overdue_in_its_time(loop: _Loop, line: Line, transport: _Transport) -> None:
+def test_RF_19_what_has_left_is_overdue_in_its_time(
+    loop: _Loop, line: Line, transport: _Transport
+) -> None:
     asked = line.ask(b"first", loop.now + 0.1)
     loop.turn(lasts=0.3)
     loop.wait(0.11 + GRACE_SECONDS)
@@ -152,7 +154,9 @@ def test_RF_19_what_has_left_is_overdue_in_its_time(loop: _Loop, line: Line, tra
     assert isinstance(asked.exception(), RedisAwayError)
 
 
-def test_RF_19_what_has_not_left_is_not_overdue(loop: _Loop, line: Line, transport: _Transport) -> None:
+def test_RF_19_what_has_not_left_is_not_overdue(
+    loop: _Loop, line: Line, transport: _Transport
+) -> None:
     line.ask(b"first", loop.now + 0.1)
     loop.turn()
     line.data_received(b"+OK\r\n")

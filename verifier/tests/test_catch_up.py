@@ -106,7 +106,9 @@ def test_RV_3_halted_process_learns_of_changes_before_it_answers(
 
     def question() -> Ask:
         return ask(
-            place, f"token={token}".encode() if path == INTROSPECT else place.body(LOOK, token=token), path
+            place,
+            f"token={token}".encode() if path == INTROSPECT else place.body(LOOK, token=token),
+            path,
         )
 
     def good(answer: tuple[int, Any, bytes]) -> bool:

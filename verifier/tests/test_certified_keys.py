@@ -100,7 +100,9 @@ def test_KM_10_a_certified_key_certifies_no_other(place: Scene) -> None:
 
 
 @pytest.mark.parametrize("end", ["revoked", "disabled"])
-def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(place: Scene, end: str) -> None:
+def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(
+    place: Scene, end: str
+) -> None:
     by = held()
     token = sign_token(claims_of(place, place.token()), by)
     assert place.ask(LOOK, token=token)["valid"] is True
@@ -109,7 +111,10 @@ def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(place: 
         revoke_certificate(serial=serial, actor=SYSTEM, now=timezone.now())
     else:
         disable_key(
-            kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+            kid=Key.objects.get(purpose="token").kid,
+            actor=SYSTEM,
+            now=timezone.now(),
+            even_last=True,
         )
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 

@@ -46,7 +46,9 @@ def test_host_with_clock_off_by_six_seconds_registers_no_agent(
     ["/v1/tokens", "/v1/grants", "/v1/revoke", "/v1/confirmations",
      "/sign-in/options", "/settings/time-zone", "/admin/invite/"],
 )  # fmt: skip
-def test_wrong_clock_answers_503_before_reading_input_but_allows_reads(time: Passing, path: str) -> None:
+def test_wrong_clock_answers_503_before_reading_input_but_allows_reads(
+    time: Passing, path: str
+) -> None:
     page = {"Accept": "text/html", "Cookie": "a=b", "Origin": "http://localhost:8000"}
     headers = {} if path.startswith("/v1/") else page
     time.set_ahead(10)

@@ -59,7 +59,9 @@ def test_OG_15_what_is_not_held_yet_is_counted_and_no_fault(
                 asked(both, question(place, token))
     more = {what: number - before.get(what, 0) for what, number in misses(both).items()}
     assert more == {"token": 2, "credentials": 1}
-    assert [each for each in caplog.records if each.levelno >= logging.WARNING or each.exc_info] == []
+    assert [
+        each for each in caplog.records if each.levelno >= logging.WARNING or each.exc_info
+    ] == []
 
 
 @pytest.fixture
@@ -82,7 +84,9 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return heard
 
 
-def test_a_light_call_of_what_is_known_asks_the_database_nothing(both: Both, queries: list[str]) -> None:
+def test_a_light_call_of_what_is_known_asks_the_database_nothing(
+    both: Both, queries: list[str]
+) -> None:
     place = scene(READ, max_requests_per_minute=60, max_burst=20)
     token = place.token()
     both.running.look()
@@ -91,7 +95,12 @@ def test_a_light_call_of_what_is_known_asks_the_database_nothing(both: Both, que
         """Two single decisions, a batch of two, and an introspection."""
         batch = {"requests": [place.body(LOOK, token=token), place.body(LOOK, token=token)]}
         introspection = ask(place, f"token={token}".encode(), INTROSPECT)
-        return [question(place, token), question(place, token), ask(place, batch, BATCH), introspection]
+        return [
+            question(place, token),
+            question(place, token),
+            ask(place, batch, BATCH),
+            introspection,
+        ]
 
     cold, *warm = [partial(asked, both, each) for each in questions() + questions()]
     queries.clear()

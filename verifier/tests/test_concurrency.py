@@ -30,7 +30,9 @@ def together(place: Scene, bodies: list[dict[str, Any]]) -> "Counter[str]":
             answer = json.loads(place.post(body).content)
             assert "valid" in answer, answer
             return (
-                ("repeated" if answer.get("repeated") else "valid") if answer["valid"] else answer["reason"]
+                ("repeated" if answer.get("repeated") else "valid")
+                if answer["valid"]
+                else answer["reason"]
             )
         finally:
             connection.close()
@@ -47,7 +49,9 @@ def test_fifty_identical_proofs_have_one_winner() -> None:
 
 
 def test_EN_3_forty_payments_of_three_under_a_hundred_are_thirty_three() -> None:
-    place = scene(PAY, budgets=[{"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}])
+    place = scene(
+        PAY, budgets=[{"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}]
+    )
     token = place.token()
     bodies = [place.body(pay("3.00"), token=token, idempotency_key=key()) for _ in range(40)]
     assert together(place, bodies) == {"valid": 33, "budget": 7}
@@ -64,7 +68,10 @@ def test_EN_3_forty_payments_of_three_under_a_hundred_are_thirty_three() -> None
 def test_EN_1_twenty_at_once_pass_the_burst_only() -> None:
     place = scene(max_requests_per_minute=10, max_burst=3)
     token = place.token()
-    assert together(place, [place.body(LOOK, token=token) for _ in range(20)]) == {"valid": 3, "rate": 17}
+    assert together(place, [place.body(LOOK, token=token) for _ in range(20)]) == {
+        "valid": 3,
+        "rate": 17,
+    }
 
 
 def test_one_operation_sent_twenty_times_debits_once() -> None:

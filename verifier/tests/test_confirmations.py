@@ -12,7 +12,12 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.errors import ExpiredError, GrantChangedError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import (
+    ExpiredError,
+    GrantChangedError,
+    InvalidStateError,
+    NotFoundError,
+)
 from audit.models import Event
 from registry.api.long_poll import LONG_POLLS
 from registry.models import Agent, Grant, ServiceProvider
@@ -40,7 +45,9 @@ def shop(db: None) -> Scene:
     return scene(PAY, confirm_above=HUNDRED)
 
 
-def asked(place: Scene, amount: str = "150.00", operation: str | None = None, **more: Any) -> dict[str, Any]:
+def asked(
+    place: Scene, amount: str = "150.00", operation: str | None = None, **more: Any
+) -> dict[str, Any]:
     body = place.body(pay(amount, **more), idempotency_key=operation or key())
     answer = refused(place, body)
     assert (answer["error"], answer["reason"]) == ("step_up_required", "confirm_above")
@@ -156,7 +163,9 @@ def test_new_grant_version_requires_a_new_confirmation(shop: Scene) -> None:
     with pytest.raises(GrantChangedError):
         confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     assert asked(shop, operation=operation)["confirmation_id"] != str(row.pk)
-    assert list(pending_for(shop.human, timezone.now()).values_list("grant_version", flat=True)) == [2]
+    assert list(
+        pending_for(shop.human, timezone.now()).values_list("grant_version", flat=True)
+    ) == [2]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,10 @@ def test_a_human_confirms_nothing_that_may_not_be_done_and_can_deny_it(
         confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     row.refresh_from_db()
     assert row.status == "pending"
-    assert deny(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now()).status == "denied"
+    assert (
+        deny(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now()).status
+        == "denied"
+    )
 
 
 def test_only_its_human_decides_and_only_once(shop: Scene) -> None:
@@ -295,8 +307,13 @@ def test_confirmation_during_a_retry_is_seen_by_the_next_call(
     with monkeypatch.context() as patch:
         patch.setattr(database, "confirmation_state", just_before)
         again = shop.ask(pay("150.00"), idempotency_key=operation)
-    assert (again["reason"], again["confirmation_id"]) == ("confirm_above", answer["confirmation_id"])
-    assert look(shop, f"/v1/confirmations/{answer['confirmation_id']}").json()["status"] == "confirmed"
+    assert (again["reason"], again["confirmation_id"]) == (
+        "confirm_above",
+        answer["confirmation_id"],
+    )
+    assert (
+        look(shop, f"/v1/confirmations/{answer['confirmation_id']}").json()["status"] == "confirmed"
+    )
     assert shop.ask(pay("150.00"), idempotency_key=operation)["valid"]
 
 
@@ -312,7 +329,9 @@ def test_confirmation_is_404_for_any_other_provider(shop: Scene) -> None:
     assert look(shop, path, "?x=1").status_code == 400
 
 
-def test_waiting_grants_and_confirmations_share_a_quarter_of_threads(shop: Scene, settings: Settings) -> None:
+def test_waiting_grants_and_confirmations_share_a_quarter_of_threads(
+    shop: Scene, settings: Settings
+) -> None:
     path = f"/v1/confirmations/{asked(shop)['confirmation_id']}"
     taken = 0
     try:

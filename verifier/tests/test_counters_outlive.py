@@ -165,7 +165,10 @@ def test_a_grant_that_ended_by_time_counts_as_one_that_was_revoked() -> None:
         Grant.objects.filter(pk=place.grant.pk).update(valid_until=end)
         clock.move_to(end)
         later = replace(
-            place, grant=second(place, PAY, max_requests_per_minute=6, max_burst=2, budgets=[budget("10.00")])
+            place,
+            grant=second(
+                place, PAY, max_requests_per_minute=6, max_burst=2, budgets=[budget("10.00")]
+            ),
         )
         assert verdict(later.pay("1.00")) == "rate"
         clock.shift(10)
@@ -174,7 +177,10 @@ def test_a_grant_that_ended_by_time_counts_as_one_that_was_revoked() -> None:
 
 def test_another_agent_and_another_service_count_apart() -> None:
     with time_machine.travel(NOON, tick=False):
-        place, elsewhere = scene(PAY, budgets=[budget("10.00")]), scene(PAY, budgets=[budget("10.00")])
+        place, elsewhere = (
+            scene(PAY, budgets=[budget("10.00")]),
+            scene(PAY, budgets=[budget("10.00")]),
+        )
         assert verdict(place.pay("10.00")) == "valid"
         # The same agent at the other service provider.
         there = replace(place, provider=elsewhere.provider, secret=elsewhere.secret)
@@ -188,7 +194,9 @@ def test_a_row_holds_what_was_spent_under_its_grant_alone() -> None:
     with time_machine.travel(NOON, tick=False):
         place = scene(PAY, budgets=[budget("10.00")])
         # As written by the previous release, which has no other counters.
-        GrantLedger.objects.create(grant=place.grant, uses=1, spent={"EUR/day/UTC": ["2027-01-13", 600]})
+        GrantLedger.objects.create(
+            grant=place.grant, uses=1, spent={"EUR/day/UTC": ["2027-01-13", 600]}
+        )
         again = asked_again(place, PAY, budgets=[budget("10.00")])
         assert left(again.pay("3.00")) == "1.00"
         rows = {row.grant_id: (row.uses, row.spent) for row in GrantLedger.objects.all()}
@@ -220,7 +228,8 @@ def test_forty_at_once_under_two_grants_pass_one_budget_only(*, used: bool) -> N
         assert verdict(each.pay("0.50")) == "valid"
     tokens = [place.token(), other.token()]
     bodies = [
-        place.body(pay("3.00"), token=tokens[number % 2], idempotency_key=key()) for number in range(40)
+        place.body(pay("3.00"), token=tokens[number % 2], idempotency_key=key())
+        for number in range(40)
     ]
     assert together(place, bodies) == {"valid": 33, "budget": 7}
     spent = sum(row.spent["EUR/month/UTC"][1] for row in GrantLedger.objects.all())

@@ -26,7 +26,10 @@ def test_what_is_drained_of_a_deleted_person_cannot_be_opened(
     delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_admin=True)
     assert drain(redis, now=now) == 2
     # Only the streams held these texts, and they are empty.
-    assert [redis.xlen(name) for name in redis.scan_iter() if redis.type(name) == b"stream"] == [0, 0]
+    assert [redis.xlen(name) for name in redis.scan_iter() if redis.type(name) == b"stream"] == [
+        0,
+        0,
+    ]
     assert Event.objects.get(pk=mine).data.keys() == Event.objects.get(pk=other).data.keys()
     assert Opening.objects.get(member="details").event_id == Event.objects.get(pk=other).pk
     seal_audit(now=now)

@@ -11,7 +11,11 @@ from verifier.endpoint import Edge, Endpoint, Request, Response
 from verifier.services.verifier_process import LeanVerifier
 from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
-GIVEN = [(b"host", b"localhost"), (b"authorization", b"Basic x"), (b"content-type", b"application/json")]
+GIVEN = [
+    (b"host", b"localhost"),
+    (b"authorization", b"Basic x"),
+    (b"content-type", b"application/json"),
+]
 
 
 class _Follower:
@@ -78,7 +82,9 @@ SAID = (b"x-forwarded-proto", b"https")
 
 
 @pytest.mark.parametrize("trusted", [0, 1])
-def test_credentials_sent_without_required_tls_are_not_looked_up(settings: Settings, trusted: int) -> None:
+def test_credentials_sent_without_required_tls_are_not_looked_up(
+    settings: Settings, trusted: int
+) -> None:
     settings.SECURE_SSL_REDIRECT, settings.TRUSTED_PROXIES = True, trusted
     assert looked_up("https")
     assert not looked_up("http")

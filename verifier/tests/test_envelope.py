@@ -28,7 +28,11 @@ def test_EN_1_a_burst_and_then_one_per_interval() -> None:
         place = scene(max_requests_per_minute=10, max_burst=3)
         assert [place.ask(LOOK)["limits"]["rate_remaining"] for _ in range(3)] == [2, 1, 0]
         answer = refused(place, place.body(LOOK))
-        assert (answer["error"], answer["reason"], answer["retry_after"]) == ("envelope_exceeded", "rate", 6)
+        assert (answer["error"], answer["reason"], answer["retry_after"]) == (
+            "envelope_exceeded",
+            "rate",
+            6,
+        )
         clock.shift(6)
         assert place.ask(LOOK)["valid"]
         assert refused(place, place.body(LOOK))["reason"] == "rate"
@@ -56,7 +60,9 @@ def test_EN_2_limits_are_enforced_without_the_sdk() -> None:
 def test_EN_3_the_budget_is_exact_and_heals_with_its_period() -> None:
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     with time_machine.travel(noon, tick=False) as clock:
-        place = scene(PAY, budgets=[{"value": "100.00", "currency": "EUR", "period": "day", "zone": "UTC"}])
+        place = scene(
+            PAY, budgets=[{"value": "100.00", "currency": "EUR", "period": "day", "zone": "UTC"}]
+        )
         passed = [place.pay("3.00")["valid"] for _ in range(40)]
         assert sum(passed) == 33
         answer = refused(place, place.body(pay("1.01"), idempotency_key=key()))
@@ -93,7 +99,9 @@ def test_without_an_action_nothing_is_counted() -> None:
 
 def test_a_session_limit_caps_the_tokens_life() -> None:
     place = scene(max_session_seconds=120)
-    issued = issue_token(agent=place.agent, grant_id=str(place.grant.pk), actor=SYSTEM, now=timezone.now())
+    issued = issue_token(
+        agent=place.agent, grant_id=str(place.grant.pk), actor=SYSTEM, now=timezone.now()
+    )
     assert issued.expires_in <= 120
     assert sign_issued(issued.claims, timezone.now())
     assert place.ask(LOOK)["expires_in"] <= 120

@@ -238,7 +238,9 @@ def test_RF_5_a_clock_of_redis_that_is_wrong_ends_its_epoch(
     assert reasons()[2:] == ["clock", "as_planned"]
 
 
-def test_a_clock_of_this_host_says_nothing_of_redis(one: Keeper, servers: FakeServers, time: Passing) -> None:
+def test_a_clock_of_this_host_says_nothing_of_redis(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
     in_redis(servers, time)
     time.set_ahead(60)
     assert at(turns(one, servers, time, 5)) == (2, "redis", "")
@@ -283,7 +285,9 @@ def test_a_keeper_waits_from_when_it_saw_the_cache_being_left(one: Keeper, time:
     assert reasons() == ["test", "as_planned"]
 
 
-def test_the_row_is_held_for_the_marks_alone(one: Keeper, servers: FakeServers, time: Passing) -> None:
+def test_the_row_is_held_for_the_marks_alone(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
     """Otherwise PostgreSQL ends the transaction as idle while slow servers are probed."""
     outside = len(connection.savepoint_ids)
     assert at(turns(one, servers, time, WAIT)) == (1, "redis", "")

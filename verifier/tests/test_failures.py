@@ -82,7 +82,9 @@ def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyP
         assert then.age() == age
 
 
-def test_a_refusal_whose_event_cannot_be_written_is_503(shop: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_whose_event_cannot_be_written_is_503(
+    shop: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body, spent = shop.body(pay("501.00"), idempotency_key=key()), SpentProof.objects.count()
     with monkeypatch.context() as patch:
         patch.setattr(events, "refusal", failing(OperationalError))

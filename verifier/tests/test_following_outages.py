@@ -48,7 +48,9 @@ def revoke(jti: str) -> None:
 @pytest.mark.postgres
 def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     jti = issued(scene())
-    monkeypatch.setattr(state_watcher, "state_since", lambda position: Changes((), position, complete=True))
+    monkeypatch.setattr(
+        state_watcher, "state_since", lambda position: Changes((), position, complete=True)
+    )
     with followed(monkeypatch) as process:
         process.state(jti)
         with transaction.atomic():
@@ -73,7 +75,9 @@ def test_notification_lost_with_its_connection_is_found_by_next_poll(
 
 
 @pytest.mark.postgres
-def test_a_call_that_is_never_heard_is_made_up_for_by_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_is_never_heard_is_made_up_for_by_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(state_watcher, "_listen", lambda: None)
     jti, other = issued(scene()), issued(scene())
     with followed(monkeypatch, look_seconds=0.5) as process:
@@ -119,7 +123,9 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
 
         async def all_at_once() -> list[Any]:
             state = process.follower.state
-            return await asyncio.gather(*(state(jtis[number % tokens_asked]) for number in range(askers)))
+            return await asyncio.gather(
+                *(state(jtis[number % tokens_asked]) for number in range(askers))
+            )
 
         answers = process.wait(all_at_once())
         subjects = [hash(Change(Subject.TOKEN, jti)) for jti in jtis]
@@ -129,7 +135,9 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
         assert sum(counted.sizes) <= 2 * tokens_asked
 
 
-def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(state_cache, "known_tokens", Counted())
     jti = issued(scene())
     with followed(monkeypatch) as process:
@@ -221,7 +229,9 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 
 
 @pytest.mark.parametrize("seconds", [-6, 6])
-def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decided_by_a_clock_that_is_wrong(
+    seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     look, off = epochs.read_row, [seconds]
 
     def skewed() -> tuple[Home, datetime]:
@@ -234,7 +244,9 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(seconds: int, monkeypatch: 
         # Recorded once. A process that only verifies has no other request that would record it.
         until(lambda: Event.objects.filter(kind=CLOCK_OFF).exists(), within(5))
         time.sleep(0.3)
-        assert [event.data["seconds_ahead"] for event in Event.objects.filter(kind=CLOCK_OFF)] == [-seconds]
+        assert [event.data["seconds_ahead"] for event in Event.objects.filter(kind=CLOCK_OFF)] == [
+            -seconds
+        ]
         off[0] = 0
         until(lambda: is_fresh(process), within(2))
 
@@ -263,7 +275,9 @@ def is_fresh(process: Followed) -> bool:
     return True
 
 
-def test_a_key_change_whose_keys_cannot_be_read_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_change_whose_keys_cannot_be_read_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scene()
     with followed(monkeypatch) as process:
         assert process.call(process.follower.token_keys)
@@ -325,7 +339,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("DATABASE_URL")
     with postgres.cluster() as url:
         parts, name = urlsplit(url), connection.settings_dict["NAME"]
-        dump = ["pg_dump", "--schema-only", "--no-owner", urlsplit(here)._replace(path=f"/{name}").geturl()]
+        dump = [
+            "pg_dump",
+            "--schema-only",
+            "--no-owner",
+            urlsplit(here)._replace(path=f"/{name}").geturl(),
+        ]
         schema = subprocess.run(dump, check=True, capture_output=True).stdout
         subprocess.run(["psql", url, "-q"], input=schema, check=True, stdout=subprocess.DEVNULL)
         shown = subprocess.run(
@@ -335,7 +354,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def there(name: str) -> None:
             use_own_connection(name)
             connections[DEFAULT_DB_ALIAS].settings_dict |= {
-                "NAME": parts.path[1:], "HOST": parts.hostname, "PORT": parts.port, "USER": parts.username,
+                "NAME": parts.path[1:], "HOST": parts.hostname, "PORT": parts.port,
+                "USER": parts.username,
             }  # fmt: skip
 
         monkeypatch.setattr(state_watcher, "use_own_connection", there)

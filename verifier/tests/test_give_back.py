@@ -59,7 +59,11 @@ def test_EN_1_giving_back_never_lets_more_pass_than_the_rate(seed: int, stage: S
     now, kept = NOW, []
     holds: list[Reply] = []
     for _ in range(120):
-        now += int(rng.expovariate(1.3) * rate.interval_us) if rng.random() < 0.5 else rng.randint(0, 3000)
+        now += (
+            int(rng.expovariate(1.3) * rate.interval_us)
+            if rng.random() < 0.5
+            else rng.randint(0, 3000)
+        )
         if holds and rng.random() < 0.4:
             stage.give_back(holds.pop(rng.randrange(len(holds))), now=now, rate=rate)
             continue

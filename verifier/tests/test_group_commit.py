@@ -54,7 +54,9 @@ def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
 def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: Lane) -> None:
     def limits() -> list[object]:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT current_setting('statement_timeout'), current_setting('lock_timeout')")
+            cursor.execute(
+                "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+            )
             return list(cursor.fetchone())
 
     assert asyncio.run(lane.run(limits)) == ["2s", "5ms"]
@@ -147,7 +149,9 @@ def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.Mon
     assert 2 < max(sizes) <= 32
 
 
-def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Locks are held, for example, by a host cut off in the middle of a commit."""
     go_on, stuck = threading.Event(), threading.Event()
 

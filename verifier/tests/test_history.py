@@ -102,7 +102,9 @@ def test_SA_13_a_database_that_was_set_back_is_held_and_stays_so(
     assert not Event.objects.exists()
 
 
-@pytest.mark.parametrize("error", [TemporarilyUnavailableError(), StoreChangedError("Another store.")])
+@pytest.mark.parametrize(
+    "error", [TemporarilyUnavailableError(), StoreChangedError("Another store.")]
+)
 def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -158,7 +160,10 @@ def test_SA_13_every_act_is_503_during_a_history_halt(
     ids=["address", "host", "spelling", "query", "length", "accept"],
 )
 def test_SA_13_no_refusal_is_recorded_during_a_history_halt(
-    vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], error: Exception
+    vouched: history.Vouched,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, str],
+    error: Exception,
 ) -> None:
     """An event would fork the history.
 
@@ -259,7 +264,9 @@ def test_SA_13_a_call_beside_the_first_waits_for_its_comparison(
         assert [each.result().epoch for each in beside] == [1]
 
 
-def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fails() -> None:
         raise OperationalError("the connection was lost")
 

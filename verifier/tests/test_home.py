@@ -65,7 +65,9 @@ def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the lease
 
 
-def test_a_process_looks_at_most_once_a_second(time: Passing, django_assert_num_queries: Any) -> None:
+def test_a_process_looks_at_most_once_a_second(
+    time: Passing, django_assert_num_queries: Any
+) -> None:
     look()
     with django_assert_num_queries(1):
         for _ in range(10):
@@ -127,14 +129,18 @@ def test_RF_12_clock_set_back_stops_decisions_until_the_next_check(
     assert epochs.LEASE.current().epoch == 1
 
 
-def test_a_home_that_cannot_be_looked_at_is_503(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_looked_at_is_503(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = scene()
     body = place.body(LOOK)
     monkeypatch.setattr(epochs, "read_row", away)
     unavailable(place, body)
 
 
-def test_the_lease_counts_from_when_the_look_began(time: Passing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_counts_from_when_the_look_began(
+    time: Passing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow: Callable[[], tuple[Home, datetime]] = epochs.read_row
 
     def four_seconds() -> tuple[Home, datetime]:
@@ -246,7 +252,12 @@ def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
     time.shift(0.001)
     assert begin(frozenset({"b", "a"}))
     row = Home.objects.get()
-    assert (row.epoch, row.kind, row.servers, row.began_at) == (2, "database", ["a", "b"], timezone.now())
+    assert (row.epoch, row.kind, row.servers, row.began_at) == (
+        2,
+        "database",
+        ["a", "b"],
+        timezone.now(),
+    )
     assert (row.leaving_at, row.leaving_for) == (None, "")
     assert not begin()
 
@@ -268,7 +279,9 @@ def test_it_is_the_databases_clock_that_is_waited_by(time: Passing) -> None:
 
 
 @pytest.mark.parametrize("ahead", [6, 600, -6])
-def test_RF_5_nothing_begins_while_the_databases_clock_is_not_this_hosts(time: Passing, ahead: int) -> None:
+def test_RF_5_nothing_begins_while_the_databases_clock_is_not_this_hosts(
+    time: Passing, ahead: int
+) -> None:
     """Otherwise the epoch would begin in the past or future once that clock is right again."""
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS + 1000)

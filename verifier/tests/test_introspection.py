@@ -33,7 +33,9 @@ INACTIVE = {"active": False}
 
 def post(place: Scene, body: str, path: str = "/v1/introspect", **headers: str) -> HttpResponse:
     credentials = headers or basic(place.provider, place.secret)
-    return cast("HttpResponse", place.client.post(path, body, content_type=FORM, headers=credentials))
+    return cast(
+        "HttpResponse", place.client.post(path, body, content_type=FORM, headers=credentials)
+    )
 
 
 def introspect(place: Scene, token: str, more: str = "") -> dict[str, Any]:
@@ -87,14 +89,24 @@ def gone(_: Scene) -> None:
 
 ENDS: dict[str, Callable[[Scene], object]] = {
     "token revoked": lambda _: revoke_token(jti=_jti(), actor=SYSTEM, now=timezone.now()),
-    "grant revoked": lambda place: revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
-    "grant suspended": lambda place: suspend_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
+    "grant revoked": lambda place: revoke_grant(
+        grant=place.grant, actor=SYSTEM, now=timezone.now()
+    ),
+    "grant suspended": lambda place: suspend_grant(
+        grant=place.grant, actor=SYSTEM, now=timezone.now()
+    ),
     "grant of another version": lambda _: change(Grant.objects.all(), version=2),
-    "agent suspended": lambda place: suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
-    "agent revoked": lambda place: revoke_agent(agent=place.agent, actor=SYSTEM, now=timezone.now()),
+    "agent suspended": lambda place: suspend_agent(
+        agent=place.agent, actor=SYSTEM, now=timezone.now()
+    ),
+    "agent revoked": lambda place: revoke_agent(
+        agent=place.agent, actor=SYSTEM, now=timezone.now()
+    ),
     "agent expired": lambda _: change(Agent.objects.all(), expires_at=timezone.now()),
     "agent with another key": lambda _: change(Agent.objects.all(), jkt="x" * 43),
-    "human suspended": lambda place: suspend_human(human=place.human, actor=SYSTEM, now=timezone.now()),
+    "human suspended": lambda place: suspend_human(
+        human=place.human, actor=SYSTEM, now=timezone.now()
+    ),
     "signing key disabled": lambda _: disable_key(
         kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
     ),
@@ -151,7 +163,10 @@ def test_OA_22_introspection_requires_known_credentials(place: Scene) -> None:
     token = place.token()
     for headers in ({"Accept": "*/*"}, basic(place.provider, "wrong")):
         response = post(place, f"token={token}", **headers)
-        assert (response.status_code, json.loads(response.content)["error"]) == (401, "invalid_client")
+        assert (response.status_code, json.loads(response.content)["error"]) == (
+            401,
+            "invalid_client",
+        )
         assert response["WWW-Authenticate"].startswith("Basic")
         assert response["Cache-Control"] == "no-store"
     proof = place.proof("", method="POST", url="http://localhost:8000/v1/introspect")

@@ -96,7 +96,9 @@ def test_the_key_with_another_body_is_a_mismatch(shop: Scene) -> None:
     spaced = json.dumps(body, indent=1).encode()
     spent_by_nobody = shop.body(pay("5.00"), idempotency_key=key())
     for other in (spent_by_nobody, spaced):
-        assert refused(shop, other, status=409, call_key=call_key)["error"] == "idempotency_mismatch"
+        assert (
+            refused(shop, other, status=409, call_key=call_key)["error"] == "idempotency_mismatch"
+        )
     assert GrantLedger.objects.get().uses == 1
     # The other call was not decided. If proofs are in Redis, its proof is spent all the same.
     assert shop.ask(pay("5.00"), idempotency_key=spent_by_nobody["idempotency_key"])["valid"]
@@ -162,11 +164,16 @@ def jti_of(place: Scene) -> str:
 
 
 def disable_signing_key(_place: Scene) -> None:
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+    )
 
 
 CHANGES: dict[str, tuple[Callable[[Scene], object], str]] = {
-    "token": (lambda place: revoke_token(jti=jti_of(place), actor=SYSTEM, now=timezone.now()), "revoked"),
+    "token": (
+        lambda place: revoke_token(jti=jti_of(place), actor=SYSTEM, now=timezone.now()),
+        "revoked",
+    ),
     "grant": (
         lambda place: revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now()),
         "grant_inactive",

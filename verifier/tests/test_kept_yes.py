@@ -42,7 +42,12 @@ def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> Known
 def known_rows(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> TokenState:
     human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
     agent = Agent(
-        id=uuid.uuid4(), name="A", status=Agent.Status.ACTIVE, human=human, jkt="k", expires_at=NOW + HOUR
+        id=uuid.uuid4(),
+        name="A",
+        status=Agent.Status.ACTIVE,
+        human=human,
+        jkt="k",
+        expires_at=NOW + HOUR,
     )
     provider = ServiceProvider(id=uuid.uuid4(), status=ServiceProvider.Status.ACTIVE)
     grant = Grant(
@@ -64,7 +69,9 @@ def known_rows(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> 
 
 
 def call(held: Known, **more: Any) -> StoreCall:
-    claims = TokenClaims("t", "s", str(held.agent.id), "k", held.grant_id, 1, 0, 2**33, "", (), online=True)
+    claims = TokenClaims(
+        "t", "s", str(held.agent.id), "k", held.grant_id, 1, 0, 2**33, "", (), online=True
+    )
     asked = StoreCall(
         service_provider_id=held.service_provider_id,
         claims=claims,
@@ -82,7 +89,9 @@ def call(held: Known, **more: Any) -> StoreCall:
 
 
 def event(made: redis_decisions.Plan) -> dict[str, Any]:
-    read = json.loads(next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{"))
+    read = json.loads(
+        next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{")
+    )
     assert isinstance(read, dict)
     return read
 
@@ -90,7 +99,9 @@ def event(made: redis_decisions.Plan) -> dict[str, Any]:
 def test_same_question_reuses_the_yes_with_its_own_event_and_answer() -> None:
     held = known()
     first = call(held)
-    second = replace(first, now=NOW + timedelta(seconds=30), actor=replace(first.actor, request_id="other"))
+    second = replace(
+        first, now=NOW + timedelta(seconds=30), actor=replace(first.actor, request_id="other")
+    )
     plans = [plan(each, held) for each in (first, second)]
     assert plans[0].verdict is plans[1].verdict
     events = [event(made) for made in plans]
@@ -99,7 +110,9 @@ def test_same_question_reuses_the_yes_with_its_own_event_and_answer() -> None:
     assert [each["at"] for each in events] == [microseconds(first.now), microseconds(second.now)]
     told = []
     for each, made in zip((first, second), plans, strict=True):
-        permit = conclude(each, held, made, Reply(Code.OK, microseconds(NOW) + 5_000_000, 0, 1, None))
+        permit = conclude(
+            each, held, made, Reply(Code.OK, microseconds(NOW) + 5_000_000, 0, 1, None)
+        )
         assert isinstance(permit, Permit)
         told.append(permit.answer)
     assert [each["decision_id"] for each in told] == [made.event_id for made in plans]
@@ -129,9 +142,13 @@ ALIKE: list[tuple[dict[str, Any], Any, Any]] = [
 
 
 @pytest.mark.parametrize(("constraint", "good", "bad"), ALIKE)
-def test_yes_for_the_number_one_does_not_cover_true(constraint: dict[str, Any], good: Any, bad: Any) -> None:
+def test_yes_for_the_number_one_does_not_cover_true(
+    constraint: dict[str, Any], good: Any, bad: Any
+) -> None:
     held = known(
-        grant_capabilities=[{"type": "read", "resource": "calendar", "constraints": {"n": constraint}}]
+        grant_capabilities=[
+            {"type": "read", "resource": "calendar", "constraints": {"n": constraint}}
+        ]
     )
     asked = call(held)
     right, wrong = (
@@ -160,7 +177,10 @@ def test_claims_read_again_do_not_share_a_yes() -> None:
 def test_time_takes_a_kept_yes_away() -> None:
     days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
     window = {"days": days, "start": "09:00", "end": "12:30", "zone": "UTC"}
-    for held, later in ((known(), HOUR), (known(envelope={"allowed_time_windows": [window]}), HOUR * 3 / 4)):
+    for held, later in (
+        (known(), HOUR),
+        (known(envelope={"allowed_time_windows": [window]}), HOUR * 3 / 4),
+    ):
         asked = call(held)
         assert isinstance(plan(asked, held).verdict, Yes)
         assert isinstance(plan(replace(asked, now=NOW + later), held).verdict, Refuse)
@@ -193,7 +213,10 @@ def test_what_may_not_act_is_good_until_never(changed: dict[str, Any], reason: s
 
 
 def test_what_may_act_may_until_the_first_of_its_ends() -> None:
-    for name, reason in (("grant_valid_until", "grant_inactive"), ("agent_expires_at", "agent_inactive")):
+    for name, reason in (
+        ("grant_valid_until", "grant_inactive"),
+        ("agent_expires_at", "agent_inactive"),
+    ):
         changed: dict[str, Any] = {name: NOW + HOUR / 2}
         held = known(**changed)
         assert held.refusal(NOW + HOUR / 2 - INSTANT) is None
@@ -203,7 +226,9 @@ def test_what_may_act_may_until_the_first_of_its_ends() -> None:
 def test_an_action_of_texts_is_made_once_and_any_other_each_time() -> None:
     plain = {"type": "read", "resource": "calendar"}
     assert _action(dict(plain)) is _action(dict(plain))
-    assert _action({"type": "read", "resource": "calendar", "arguments": {"a": 1}}).arguments == {"a": 1}
+    assert _action({"type": "read", "resource": "calendar", "arguments": {"a": 1}}).arguments == {
+        "a": 1
+    }
     long = {"type": "read", "resource": "a" * 300}
     assert _action(dict(long)) == parse_action(long)
     assert _action(dict(long)) is not _action(dict(long))

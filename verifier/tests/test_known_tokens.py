@@ -71,7 +71,9 @@ def test_it_is_the_same_as_a_plain_table_whatever_happens() -> None:
             held.keep(key, plain[key])
         else:
             change = rng.choice([Change("token", key), Change("grant", grant)])
-            plain = {each: value for each, value in plain.items() if hash(change) not in subjects(value)}
+            plain = {
+                each: value for each, value in plain.items() if hash(change) not in subjects(value)
+            }
             held.drop(change)
         assert len(held) == len(plain)
     assert {key: held.get(key) for key in plain} == plain

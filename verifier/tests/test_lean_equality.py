@@ -41,7 +41,9 @@ def _other() -> LocalSigner:
 
 def _forged(place: Scene) -> str:
     place.token()
-    return sign_token(Token.objects.latest("issued_at").claims, LocalSigner(PrivateKey.generate(), kid="k"))
+    return sign_token(
+        Token.objects.latest("issued_at").claims, LocalSigner(PrivateKey.generate(), kid="k")
+    )
 
 
 def _later(seconds: float) -> Callable[[Both, Scene], None]:
@@ -94,7 +96,9 @@ class Refused:
 
         def make() -> dict[str, Any]:
             # A used or denied operation is asked about again; any other is new each time.
-            again = named if self.used or self.denied or not transacts else {"idempotency_key": key()}
+            again = (
+                named if self.used or self.denied or not transacts else {"idempotency_key": key()}
+            )
             body = place.body(self.action, token=token, proof=self.proof(place, token), **again)
             return {name: value for name, value in (body | self.more).items() if value is not None}
 
@@ -114,7 +118,9 @@ REFUSALS: dict[tuple[str, str | None], Refused] = {
     ("invalid_token", "not_yet_valid"): Refused(first=_later(-13)),
     ("invalid_token", "revoked"): Refused(
         first=_after(
-            lambda p: revoke_token(jti=Token.objects.get(grant=p.grant).jti, actor=SYSTEM, now=timezone.now())
+            lambda p: revoke_token(
+                jti=Token.objects.get(grant=p.grant).jti, actor=SYSTEM, now=timezone.now()
+            )
         )
     ),
     ("invalid_token", "grant_inactive"): Refused(
@@ -128,14 +134,18 @@ REFUSALS: dict[tuple[str, str | None], Refused] = {
     ),
     ("invalid_token", "binding"): Refused(proof=lambda p, token: p.proof(token, signer=_other())),
     ("invalid_dpop_proof", "malformed"): Refused(proof=lambda *_: None),
-    ("invalid_dpop_proof", "signature"): Refused(proof=lambda p, token: changed_signature(p.proof(token))),
+    ("invalid_dpop_proof", "signature"): Refused(
+        proof=lambda p, token: changed_signature(p.proof(token))
+    ),
     ("invalid_dpop_proof", "method"): Refused(proof=_proof(method="GET")),
     ("invalid_dpop_proof", "url"): Refused(url="https://elsewhere.example/"),
     ("invalid_dpop_proof", "iat"): Refused(proof=_proof(iat=int(NOW.timestamp()) - 61)),
     ("invalid_dpop_proof", "ath"): Refused(proof=lambda p, _: p.proof("another")),
     ("invalid_dpop_proof", "replayed"): Refused(once=True),
     ("use_dpop_nonce", None): Refused(proof=_proof(nonce="stale")),
-    ("insufficient_scope", "no_capability"): Refused(action={"type": "write", "resource": "calendar"}),
+    ("insufficient_scope", "no_capability"): Refused(
+        action={"type": "write", "resource": "calendar"}
+    ),
     ("insufficient_scope", "constraint"): Refused(action=pay("501.00")),
     ("envelope_exceeded", "rate"): Refused(
         envelope={"max_requests_per_minute": 7, "max_burst": 1}, used=LOOK
@@ -143,7 +153,9 @@ REFUSALS: dict[tuple[str, str | None], Refused] = {
     ("envelope_exceeded", "budget"): Refused(envelope={"budgets": [BUDGET]}, action=pay("201.00")),
     ("envelope_exceeded", "max_uses"): Refused(envelope={"max_uses": 1}, used=LOOK),
     ("outside_time_window", None): Refused(envelope={"allowed_time_windows": [HOURS]}),
-    ("step_up_required", "confirm_above"): Refused(envelope={"confirm_above": HUNDRED}, action=pay("150.00")),
+    ("step_up_required", "confirm_above"): Refused(
+        envelope={"confirm_above": HUNDRED}, action=pay("150.00")
+    ),
     ("step_up_required", "confirmation_denied"): Refused(
         envelope={"confirm_above": HUNDRED}, action=pay("150.00"), denied=True
     ),
@@ -187,7 +199,9 @@ def test_what_is_allowed_is_the_same(both: Both) -> None:
         token = place.token()
         for question in questions:
             for path in (VERIFY, BATCH):
-                answer = both.same(partial(asking, place, partial(place.body, token=token, **question), path))
+                answer = both.same(
+                    partial(asking, place, partial(place.body, token=token, **question), path)
+                )
                 assert (answer if path == VERIFY else answer["results"][0])["valid"], answer
 
 
@@ -218,7 +232,10 @@ def test_nonces_are_the_same(both: Both) -> None:
     def asks(path: str, **more: Any) -> Mapping[str, Any]:
         answer = both.same(
             partial(
-                asking, place, lambda: place.body(LOOK, token=token, proof=place.proof(token, **more)), path
+                asking,
+                place,
+                lambda: place.body(LOOK, token=token, proof=place.proof(token, **more)),
+                path,
             )
         )
         one: Mapping[str, Any] = answer if path == VERIFY else answer["results"][0]
@@ -250,8 +267,18 @@ def test_introspection_is_the_same(both: Both) -> None:
     active = {token: True, forged: False, stranger.token(): False, "x": False, token + "x": False}
     for text, is_active in active.items():
         assert both.same(ask(place, f"token={text}".encode(), INTROSPECT))["active"] is is_active
-    assert both.same(ask(place, f"token={token}&token_type_hint=access_token".encode(), INTROSPECT))["active"]
-    for body in (b"", b"token=", b"token=a&token=b", b"tok", b"token=%ED%A0%80", b"token=%00", b"\xff=\xfe"):
+    assert both.same(
+        ask(place, f"token={token}&token_type_hint=access_token".encode(), INTROSPECT)
+    )["active"]
+    for body in (
+        b"",
+        b"token=",
+        b"token=a&token=b",
+        b"tok",
+        b"token=%ED%A0%80",
+        b"token=%00",
+        b"\xff=\xfe",
+    ):
         both.same(ask(place, body, INTROSPECT))
     both.clock.shift(901)
     assert both.same(ask(place, f"token={token}".encode(), INTROSPECT))["active"] is False
@@ -305,7 +332,8 @@ def _questions(place: Scene) -> Iterator[tuple[str, Ask]]:
     for wrong in ("", " ", "a b", "x" * 256, "\x7f", "\xe9"):
         yield f"key {wrong!r}", ask(place, good, idempotency_key=wrong)
     changes: list[dict[str, Any]] = [
-        {"token": 7}, {"token": None}, {"action": {}}, {"dry_run": 1}, {"more": 1}, {"url": "x"}, {"method": ""},
+        {"token": 7}, {"token": None}, {"action": {}}, {"dry_run": 1}, {"more": 1}, {"url": "x"},
+            {"method": ""},
     ]  # fmt: skip
     for change in changes:
         yield f"{change}", ask(place, good | change)
@@ -318,19 +346,24 @@ def _questions(place: Scene) -> Iterator[tuple[str, Ask]]:
 CHANGED: dict[str, dict[str, str | None]] = {
     "as it should be": {},
     **{f"type {each}": {"content-type": each} for each in (
-        "application/json; charset=utf-8", "application/json;charset=UTF-8", "APPLICATION/JSON", "text/plain", "", "json",
-        "application/json; charset=latin-1", FORM, f"{FORM}; charset=utf-8", "multipart/form-data; boundary=x",
+        "application/json; charset=utf-8", "application/json;charset=UTF-8", "APPLICATION/JSON",
+        "text/plain", "", "json",
+        "application/json; charset=latin-1", FORM, f"{FORM}; charset=utf-8",
+        "multipart/form-data; boundary=x",
     )},
     "no type": {"content-type": None},
     **{f"accept {each}": {"accept": each} for each in (
-        "*/*", "application/json", "application/*", "text/html", "", "text/html, */*;q=0.1", "application/json; q=0",
+        "*/*", "application/json", "application/*", "text/html", "", "text/html, */*;q=0.1",
+        "application/json; q=0",
         "application/json; indent=4",
     )},
-    **{f"host {each}": {"host": each} for each in ("localhost", "evil.example", "", "localhost:9", "a b", "LOCALHOST")},
+    **{f"host {each}": {"host": each} for each in ("localhost", "evil.example", "", "localhost:9",
+    "a b", "LOCALHOST")},
     "no host": {"host": None},
     "no credentials": {"authorization": None},
     **{f"credentials {each}": {"authorization": each} for each in (
-        "Basic", "Basic ", "Basic !!!", "Bearer x", "Basic eDp5", "basic eDp5", "DPoP x", "Basic \xe9",
+        "Basic", "Basic ", "Basic !!!", "Bearer x", "Basic eDp5", "basic eDp5", "DPoP x",
+        "Basic \xe9",
     )},
     "a proof": {"authorization": None, "dpop": "x"},
     "length empty": {"content-length": ""},
@@ -341,12 +374,15 @@ CHANGED: dict[str, dict[str, str | None]] = {
     "forwarded": {"x-forwarded-proto": "https", "x-forwarded-for": "10.0.0.1"},
 }  # fmt: skip
 BODIES = (
-    b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff", b"\xef\xbb\xbf{}", b'{"a":1,"a":2}', b'{"a":NaN}', b"{}" + b" " * 9,
+    b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff", b"\xef\xbb\xbf{}", b'{"a":1,"a":2}',
+    b'{"a":NaN}', b"{}" + b" " * 9,
     b'{"token":"\\ud800"}', b"[" * 2000, b'{"token":' + b"9" * 400 + b"}",
 )  # fmt: skip
 
 
-def test_malformed_requests_get_the_same_answer_from_both_endpoints(both: Both, place: Scene) -> None:
+def test_malformed_requests_get_the_same_answer_from_both_endpoints(
+    both: Both, place: Scene
+) -> None:
     both.all_same(edges(place))
 
 
@@ -354,7 +390,10 @@ def test_too_many_calls_are_the_same(both: Both, place: Scene) -> None:
     with one_call_a_minute():
         place.post(b"")
         for path in (VERIFY, BATCH, INTROSPECT):
-            assert both.same(ask(place, place.body(LOOK), path), recorded=False)["error"] == "rate_limited"
+            assert (
+                both.same(ask(place, place.body(LOOK), path), recorded=False)["error"]
+                == "rate_limited"
+            )
 
 
 def test_what_each_answer_changes_is_the_same(both: Both) -> None:
@@ -362,7 +401,10 @@ def test_what_each_answer_changes_is_the_same(both: Both) -> None:
     budget = BUDGET | {"value": "9.00"}
     # The walk reaches the last use.
     envelope = {"max_requests_per_minute": 30, "max_burst": 3, "budgets": [budget], "max_uses": 25}
-    for limits in ({name: envelope[name] for name in ("max_requests_per_minute", "max_burst")}, envelope):
+    for limits in (
+        {name: envelope[name] for name in ("max_requests_per_minute", "max_burst")},
+        envelope,
+    ):
         answers = []
         for way in (both.at_view, both.at_endpoint):
             both.clock.move_to(NOW)
@@ -371,7 +413,9 @@ def test_what_each_answer_changes_is_the_same(both: Both) -> None:
             for number in range(60):
                 both.clock.shift(random.choice((0, 0, 1, 2, 5)))
                 action = random.choice((LOOK, LOOK, pay("1.00"), pay("8.50"), pay("501.00"), None))
-                named = {"idempotency_key": f"k{number % 7}"} if action and "amount" in action else {}
+                named = (
+                    {"idempotency_key": f"k{number % 7}"} if action and "amount" in action else {}
+                )
                 dry = {"dry_run": True} if random.random() < 0.2 else {}
                 made = place.body(action, token=token, proof=place.proof(token), **named, **dry)
                 answer = json.loads(way(ask(place, made))[2])

@@ -149,7 +149,8 @@ def a_call_that_still_runs(both: Both, place: Scene, path: str) -> Iterator[Make
         other.set_autocommit(False)
         with other.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO verifier_providercall (digest, body_sha256, answer, expires_at) VALUES (%s, %s, '', %s)",
+                "INSERT INTO verifier_providercall (digest, body_sha256, answer, expires_at) "
+                "VALUES (%s, %s, '', %s)",
                 [named.digest, named.body_sha256, later],
             )
         yield lambda: made
@@ -242,7 +243,9 @@ def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]
 def a_home_that_is_being_left(both: Both, place: Scene, path: str) -> Iterator[Make]:
     """Runs last, because a move cannot be undone."""
     row, _ = epochs.look()
-    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.leave(
+        epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
+    )
     epochs.LEASE._last = None
     yield lambda: good(place, path)
 
@@ -267,7 +270,9 @@ def test_each_refusal_is_the_same(
         assert (answer["status"], answer["error"]) == (status, error)
 
 
-def test_what_is_beside_the_three_addresses_is_nowhere_and_on_record(both: Both, place: Scene) -> None:
+def test_what_is_beside_the_three_addresses_is_nowhere_and_on_record(
+    both: Both, place: Scene
+) -> None:
     for path in [f"{path}{more}" for path in PATHS for more in ("/", "/x")]:
         assert both.same(ask(place, b"{}", path))["error"] == "not_found"
     # Spellings that the web server refuses itself, and paths that only the web process serves.
@@ -294,7 +299,9 @@ def test_too_many_calls_to_unknown_paths_are_rate_limited(
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("action", [LOOK, pay("1.00")], ids=["light", "durable"])
 @pytest.mark.parametrize("path", [VERIFY, BATCH])
-def test_what_a_redis_that_forgot_brings_is_the_same(both: Both, action: dict[str, Any], path: str) -> None:
+def test_what_a_redis_that_forgot_brings_is_the_same(
+    both: Both, action: dict[str, Any], path: str
+) -> None:
     place = scene(READ, PAY)
     named = {} if action is LOOK else {"idempotency_key": "k"}
     question = place.body(action, **named)

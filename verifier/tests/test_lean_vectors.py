@@ -31,7 +31,10 @@ def in_batches(both: Both, place: Scene, questions: list[Any]) -> None:
 
 
 def test_our_own_vectors_are_the_same(both: Both, place: Scene) -> None:
-    own = {name: json.loads((OWN / f"{name}.json").read_text())["cases"] for name in ("proofs", "tokens")}
+    own = {
+        name: json.loads((OWN / f"{name}.json").read_text())["cases"]
+        for name in ("proofs", "tokens")
+    }
     both.clock.move_to(datetime.fromtimestamp(own["proofs"][0]["now"], UTC))
     token = place.token()
     questions: list[Any] = [
@@ -71,8 +74,12 @@ class Mutants:
         # A dry run, because some mutants stay valid, and each is sent twice.
         self.place, self.random, self.good = place, random, place.body(LOOK, dry_run=True)
         token = self.good["token"]
-        self._token = Original(token, signer(purpose="token", now=NOW), [place.token(), place.token()])
-        self._proof = Original(self.good["proof"], place.signer, [place.proof(token) for _ in range(2)])
+        self._token = Original(
+            token, signer(purpose="token", now=NOW), [place.token(), place.token()]
+        )
+        self._proof = Original(
+            self.good["proof"], place.signer, [place.proof(token) for _ in range(2)]
+        )
 
     def _question(self) -> object:
         random, good, way = self.random, self.good, self.random.random()

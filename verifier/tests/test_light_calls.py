@@ -29,10 +29,24 @@ from verifier.stores.scripts import Code, Reply
 from verifier.tests.test_kept_yes import NOW, READ, WRITE, call, known
 from verifier.tests.test_kept_yes import _in_time as _in_time  # noqa: PLC0414 — a fixture
 
-NAMES = ("epoch", "ttl", "mode", "now", "interval", "tolerance", "floor", "entry", "bound", "counts", "acts")
+NAMES = (
+    "epoch",
+    "ttl",
+    "mode",
+    "now",
+    "interval",
+    "tolerance",
+    "floor",
+    "entry",
+    "bound",
+    "counts",
+    "acts",
+)
 MARK_AT = 13
 DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-UNRATED = {"allowed_time_windows": [{"days": DAYS, "start": "09:00", "end": "12:30", "zone": "UTC"}]}
+UNRATED = {
+    "allowed_time_windows": [{"days": DAYS, "start": "09:00", "end": "12:30", "zone": "UTC"}]
+}
 DELETE = Action("delete", "calendar")
 RATE = Rate(per_minute=60, burst=10)
 DELIVERY = Delivery(b"d" * 32, b"b" * 32)
@@ -55,15 +69,24 @@ def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, r
     assert (given["interval"], given["tolerance"], given["floor"]) == expected
     assert epoch_of(hold_call(asked, grant)) == given["epoch"] == epoch
     unknown = arguments(asked, None)
-    assert (unknown["mode"], unknown["interval"], unknown["tolerance"], unknown["floor"]) == (b"no", 0, 0, 0)
+    assert (unknown["mode"], unknown["interval"], unknown["tolerance"], unknown["floor"]) == (
+        b"no",
+        0,
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("delivery", [None, DELIVERY])
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("action", [None, READ, WRITE])
-def test_rehearsal_spends_counts_and_keeps_nothing(action: Any, dry_run: bool, delivery: Any) -> None:
+def test_rehearsal_spends_counts_and_keeps_nothing(
+    action: Any, dry_run: bool, delivery: Any
+) -> None:
     grant = known()
-    given = arguments(replace(call(grant), action=action, dry_run=dry_run, delivery=delivery), grant)
+    given = arguments(
+        replace(call(grant), action=action, dry_run=dry_run, delivery=delivery), grant
+    )
     # The proof stays valid for an hour, and the call came 0.25 s after a full second.
     assert given["ttl"] == (0 if dry_run else 3_599_750 + SLACK_MS)
     assert given["acts"] == (b"0" if action is None else b"1")
@@ -81,12 +104,17 @@ def test_rate_wait_is_rounded_up_to_full_seconds() -> None:
 
 
 @pytest.mark.parametrize("rated", [True, False])
-def test_what_is_given_back_is_what_was_set_aside(rated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_given_back_is_what_was_set_aside(
+    rated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     later = NOW + timedelta(seconds=3)
     monkeypatch.setattr("verifier.stores.redis_decisions.timezone.now", lambda: later)
     grant = known() if rated else known(envelope=UNRATED)
     interval = RATE.interval_us if rated else 0
-    for spent, told in ((Spent(first=True, tat_us=7, reserved_us=9), (9, 7)), (Spent(first=True), (0, 0))):
+    for spent, told in (
+        (Spent(first=True, tat_us=7, reserved_us=9), (9, 7)),
+        (Spent(first=True), (0, 0)),
+    ):
         _, _, given = give_back_call(call(grant), grant, spent)
         assert given == (1, interval, *told, microseconds(later))
     _, _, given = give_back_call(call(grant), None, Spent(first=True))
@@ -156,7 +184,9 @@ def test_repeated_call_gets_its_own_no() -> None:
         (b"l7 9 2000001 the-id", refusal_body(Refuse("envelope_exceeded", "rate", 3))),
     ):
         assert (
-            conclude(asked, grant, plan(asked, grant), again(kept)) == recall_refusal(kept) == Recalled(told)
+            conclude(asked, grant, plan(asked, grant), again(kept))
+            == recall_refusal(kept)
+            == Recalled(told)
         )
     # This call went to the database then and does now, so only the database can repeat its yes.
     with pytest.raises(TemporarilyUnavailableError):
@@ -174,7 +204,9 @@ def test_call_that_redis_did_not_judge_is_not_allowed() -> None:
 
 
 def test_hold_says_whether_the_proof_is_new_and_what_was_set_aside() -> None:
-    assert read_hold(Reply(Code.OK, 9, 0, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7, reserved_us=9)
+    assert read_hold(Reply(Code.OK, 9, 0, 0, 7)) == Spent(
+        first=True, elsewhere=True, tat_us=7, reserved_us=9
+    )
     assert read_hold(Reply(Code.OK, None, 0, 0, None)) == Spent(first=True, elsewhere=True)
     # The database judges the rate again, and computes how long to wait.
     assert read_hold(Reply(Code.RATE, 7, 3, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7)

@@ -55,7 +55,9 @@ def crossed(one: Sequence[Asked], other: Sequence[Asked]) -> list[str]:
     return [said(outcome) for outcome in told]
 
 
-def ledgers_held(ledgers: QuerySet[GrantLedger] | None = None) -> tuple[threading.Event, threading.Thread]:
+def ledgers_held(
+    ledgers: QuerySet[GrantLedger] | None = None,
+) -> tuple[threading.Event, threading.Thread]:
     """Lock these counters, or all, until the event is set."""
     held, done = threading.Event(), threading.Event()
 
@@ -152,7 +154,11 @@ def test_call_that_hits_a_lock_is_undone_without_delaying_its_commit() -> None:
     use_own_connection("test", wait_seconds=0.005)
     try:
         told = decide_all([free, named])
-        assert (words(told[0]), type(told[1]), type(told[1].told)) == ("yes", HeldUpError, NotDoneError)
+        assert (words(told[0]), type(told[1]), type(told[1].told)) == (
+            "yes",
+            HeldUpError,
+            NotDoneError,
+        )
         assert not ProviderCall.objects.exists()
         assert SpentProof.objects.count() == known + 1
         # With patience, it waits for the lock.

@@ -92,7 +92,10 @@ def test_an_event_that_comes_twice_is_written_once_and_the_second_stated(
     after = verifier.write()
     drain(redis, now=now)
     assert taken() == sorted([base["id"], after])
-    assert [(loss["reason"], loss["first"]) for loss in losses()] == [("repeated", 2), ("repeated", 3)]
+    assert [(loss["reason"], loss["first"]) for loss in losses()] == [
+        ("repeated", 2),
+        ("repeated", 3),
+    ]
     assert_whole(now)
 
 

@@ -22,7 +22,11 @@ def twice(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
     first = place.post(body, call_key=name)
     known = Event.objects.count()
     again = place.post(body, call_key=name)
-    assert (again.status_code, again.content) == (first.status_code, first.content) == (200, first.content)
+    assert (
+        (again.status_code, again.content)
+        == (first.status_code, first.content)
+        == (200, first.content)
+    )
     assert Event.objects.count() == known
     answer: dict[str, Any] = json.loads(first.content)
     return answer
@@ -36,7 +40,11 @@ def test_retry_repeats_the_yes_and_takes_one_use_of_the_rate() -> None:
 
 @pytest.mark.parametrize(
     ("action", "reason"),
-    [(pay("1.00"), "no_capability"), ({"type": "read", "resource": "mail"}, "no_capability"), (LOOK, "rate")],
+    [
+        (pay("1.00"), "no_capability"),
+        ({"type": "read", "resource": "mail"}, "no_capability"),
+        (LOOK, "rate"),
+    ],
 )
 def test_a_no_stays_one(action: dict[str, Any], reason: str) -> None:
     place, more = scene(max_requests_per_minute=60, max_burst=1), {}

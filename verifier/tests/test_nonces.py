@@ -65,7 +65,9 @@ def test_DN_3_previous_current_and_next_nonce_pass_oldest_is_renewed(
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_DP_100_nonce_of_the_registry_or_another_provider_is_foreign(strict: Scene, required: bool) -> None:
+def test_DP_100_nonce_of_the_registry_or_another_provider_is_foreign(
+    strict: Scene, required: bool
+) -> None:
     ServiceProvider.objects.update(require_nonce=required)
     other, token = scene(), strict.token()
     with time_machine.travel(middle(), tick=False):
@@ -119,25 +121,34 @@ TABLE = [
 
 
 @pytest.mark.parametrize("with_nonce", [True, False])
-def test_DN_13_iat_within_60_s_of_host_clock_with_or_without_nonce(place: Scene, with_nonce: bool) -> None:
+def test_DN_13_iat_within_60_s_of_host_clock_with_or_without_nonce(
+    place: Scene, with_nonce: bool
+) -> None:
     """A nonce proves that the proof is new, but does not relax the check of `iat`."""
     now = middle() + STEP
     with time_machine.travel(now - timedelta(seconds=40), tick=False) as clock:
         token = place.token()
         for host, edge, accepted in TABLE:
             clock.move_to(now + timedelta(seconds=host))
-            nonce = nonces_of(str(place.provider.pk), timezone.now()).current if with_nonce else None
+            nonce = (
+                nonces_of(str(place.provider.pk), timezone.now()).current if with_nonce else None
+            )
             proof = place.proof(token, iat=int(now.timestamp()) + edge, nonce=nonce)
             body = place.body(LOOK, token=token, proof=proof)
             answer = place.ask(**body) if accepted else refused(place, body)
-            assert (answer["valid"], answer.get("reason")) == (accepted, None if accepted else "iat")
+            assert (answer["valid"], answer.get("reason")) == (
+                accepted,
+                None if accepted else "iat",
+            )
 
 
 def test_DN_8_a_proof_that_was_good_at_verify_is_for_no_other_url(place: Scene) -> None:
     token = place.token()
     proof = place.proof(token)
     assert place.ask(LOOK, token=token, proof=proof)["valid"]
-    elsewhere = place.body(LOOK, token=token, proof=proof, url=place.provider.audience + "/v1/tokens")
+    elsewhere = place.body(
+        LOOK, token=token, proof=proof, url=place.provider.audience + "/v1/tokens"
+    )
     assert refused(place, elsewhere)["reason"] == "url"
     assert refused(place, place.body(LOOK, token=token, proof=proof))["reason"] == "replayed"
     # The same at the registry's own endpoint for agents.

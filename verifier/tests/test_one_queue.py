@@ -105,7 +105,9 @@ def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other() -> None:
     assert [words(each) for each in told] == ["yes", "yes", "budget", "budget"]
 
 
-def test_EN_18_other_agents_and_service_providers_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_EN_18_other_agents_and_service_providers_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     place, others = scene(PAY, budgets=[MONTH]), scene(PAY, budgets=[MONTH])
     there = replace(place, provider=others.provider, secret=others.secret)
     elsewhere = replace(there, grant=second(there, PAY, budgets=[MONTH]))

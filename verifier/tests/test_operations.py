@@ -29,35 +29,52 @@ def test_VB_8_reading_is_not_writing(place: Scene) -> None:
 
 def test_a_broken_limit_is_named() -> None:
     place = scene({**PAY, "constraints": {"payee": {"in": ["ACME"]}}})
-    answer = refused(place, place.body(pay("500.01", arguments={"payee": "EVIL"}), idempotency_key=key()))
+    answer = refused(
+        place, place.body(pay("500.01", arguments={"payee": "EVIL"}), idempotency_key=key())
+    )
     assert (answer["error"], answer["reason"]) == ("insufficient_scope", "constraint")
     assert answer["violations"] == [
         {"argument": "payee", "operator": "in", "limit": ["ACME"]},
-        {"argument": "amount", "operator": "max_amount", "limit": {"value": "500.00", "currency": "EUR"}},
+        {
+            "argument": "amount",
+            "operator": "max_amount",
+            "limit": {"value": "500.00", "currency": "EUR"},
+        },
     ]
     # Arguments are the service provider's data, so the log does not contain them.
     assert place.denial is not None
     assert "EVIL" not in str(place.denial.data)
 
 
-@pytest.mark.parametrize(("constraint", "good", "bad"), [({"eq": 1}, 1, True), ({"eq": False}, False, 0)])
+@pytest.mark.parametrize(
+    ("constraint", "good", "bad"), [({"eq": 1}, 1, True), ({"eq": False}, False, 0)]
+)
 def test_one_is_not_true_however_often_one_token_asks(
     constraint: dict[str, Any], good: Any, bad: Any
 ) -> None:
     place = scene({**READ, "constraints": {"n": constraint}})
     token = place.token()
-    told = [place.ask({**LOOK, "arguments": {"n": n}}, token=token)["valid"] for n in (bad, good, bad, good)]
+    told = [
+        place.ask({**LOOK, "arguments": {"n": n}}, token=token)["valid"]
+        for n in (bad, good, bad, good)
+    ]
     assert told == [False, True, False, True]
 
 
 def test_another_currency_is_a_broken_limit() -> None:
     place = scene(PAY)
-    action = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", "currency": "USD"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "1.00", "currency": "USD"},
+    }
     assert refused(place, place.body(action, idempotency_key=key()))["reason"] == "constraint"
 
 
 def test_long_limits_never_make_a_long_answer() -> None:
-    names = {name: {"in": [f"{name}-{n}-" + "y" * 60 for n in range(9)]} for name in ("first", "second")}
+    names = {
+        name: {"in": [f"{name}-{n}-" + "y" * 60 for n in range(9)]} for name in ("first", "second")
+    }
     place = scene({**READ, "constraints": names})
     answer = refused(place, place.body(LOOK))
     assert [violation["argument"] for violation in answer["violations"]] == ["first", "second"]
@@ -106,7 +123,9 @@ def test_EN_5_the_same_key_for_another_amount_is_a_mismatch() -> None:
     # Its proof is spent all the same.
     assert refused(place, body)["reason"] == "replayed"
     assert refused(
-        place, place.body(pay("10.00", arguments={"payee": "X"}), idempotency_key=operation), status=409
+        place,
+        place.body(pay("10.00", arguments={"payee": "X"}), idempotency_key=operation),
+        status=409,
     )
 
 
@@ -143,7 +162,8 @@ def test_a_repeat_needs_a_fresh_proof_and_a_living_grant(place: Scene) -> None:
     token = place.token()
     suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
     assert (
-        refused(place, place.body(LOOK, token=token, idempotency_key=operation))["error"] == "invalid_token"
+        refused(place, place.body(LOOK, token=token, idempotency_key=operation))["error"]
+        == "invalid_token"
     )
 
 

@@ -44,7 +44,9 @@ def test_what_waits_is_taken_over_in_order_and_gone_from_redis(
     assert taken() == sorted(written)
     assert count_waiting(redis) == [0] * 16
     assert GrantLedger.objects.get().uses == 16
-    assert set(StreamCursor.objects.values_list("epoch", "shard", "number")) == {(1, n, 4) for n in range(16)}
+    assert set(StreamCursor.objects.values_list("epoch", "shard", "number")) == {
+        (1, n, 4) for n in range(16)
+    }
     assert losses() == []
     assert_whole(now)
     assert drain(redis, now=now) == 0
@@ -82,7 +84,10 @@ def test_an_event_that_comes_twice_in_two_shards_is_written_once(
     written = [first.write(), third.write()]
     third.write(base=base)
     assert drain(redis, now=now) == 3
-    assert [(loss["reason"], loss["shard"]) for loss in losses()] == [("repeated", 5), ("repeated", 9)]
+    assert [(loss["reason"], loss["shard"]) for loss in losses()] == [
+        ("repeated", 5),
+        ("repeated", 9),
+    ]
     assert taken() == sorted([base["id"], *written])
     assert GrantLedger.objects.get().uses == 3
     assert count_waiting(redis) == [0] * 16
@@ -276,7 +281,9 @@ def test_AU_2_RF_21_refused_event_waits_and_blocks_no_other_shard(
         assert count_waiting(redis)[3:5] == [2, 0]
         assert GrantLedger.objects.get().uses == 1
     finally:
-        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+        execute(
+            "DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else "")
+        )
     assert drain(redis, now=now) == 2
     assert taken() == sorted(passed + refused)
     assert GrantLedger.objects.get().uses == 3
@@ -334,7 +341,9 @@ def test_what_is_refused_is_tried_once_in_a_run_however_much_waits(
         with pytest.raises(TemporarilyUnavailableError):
             drain(redis, now=now)
     finally:
-        execute("DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else ""))
+        execute(
+            "DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else "")
+        )
     assert caplog.text.count("decisions of shard 0 could not be taken over") == 1
 
 
@@ -355,7 +364,9 @@ def test_unconfigured_redis_loses_acknowledged_events_of_past_epochs(
     assert drain_redis(now=now) == 0
     Home.objects.update(epoch=2, kind=Home.Kind.DATABASE)
     assert drain_redis(now=now) == 1
-    assert [(loss["reason"], loss["shard"], loss["count"]) for loss in losses()] == [("forgotten", 0, 2)]
+    assert [(loss["reason"], loss["shard"], loss["count"]) for loss in losses()] == [
+        ("forgotten", 0, 2)
+    ]
     assert drain_redis(now=now) == 0
     drain(redis, now=now)
     assert set(written) <= set(taken())

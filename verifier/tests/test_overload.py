@@ -185,7 +185,9 @@ def test_RF_19_consecutive_long_loop_turns_shed_calls(
     asyncio.run(work())
 
 
-def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(endpoints, "_LONG_TURN_SECONDS", 0.0)
     monkeypatch.setattr(endpoints, "_LASTING_SECONDS", 0.0)
 
@@ -201,7 +203,9 @@ def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(monkeypatch: pytest
     asyncio.run(work())
 
 
-@pytest.mark.parametrize(("operation_key", "delivery"), [("k", None), (None, object()), (None, None)])
+@pytest.mark.parametrize(
+    ("operation_key", "delivery"), [("k", None), (None, object()), (None, None)]
+)
 def test_RF_19_call_for_the_database_is_shed_before_signature_check(
     operation_key: str | None, delivery: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,14 +270,21 @@ def test_recorded_refusal_is_returned_even_if_recording_would_wait() -> None:
     error = IdempotencyMismatchError("It was used.")
     error.recorded = True
     given: Any = (ServiceProvider(), None, datetime.now(UTC), "POST v1/verify")
-    assert asyncio.run(flow.record_error(cast("Any", SimpleNamespace(run=run)), error, *given)) is error
+    assert (
+        asyncio.run(flow.record_error(cast("Any", SimpleNamespace(run=run)), error, *given))
+        is error
+    )
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object) -> None:
+def asked(
+    monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object
+) -> None:
     """Make one call through a verifier with this lane."""
     tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
-    monkeypatch.setattr(epochs, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None))
+    monkeypatch.setattr(
+        epochs, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None)
+    )
     follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
     verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", lane)

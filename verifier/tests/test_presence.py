@@ -65,7 +65,9 @@ def test_EN_10_lease_that_ended_a_second_ago_gives_no_presence(watched: Scene) -
 def test_EN_10_session_that_ended_a_second_ago_gives_no_presence(watched: Scene) -> None:
     with time_machine.travel(timezone.now(), tick=False) as clock:
         session_key = begin(watched.human)
-        Session.objects.filter(pk=session_key).update(expire_date=timezone.now() + timedelta(seconds=10))
+        Session.objects.filter(pk=session_key).update(
+            expire_date=timezone.now() + timedelta(seconds=10)
+        )
         assert watched.ask(LOOK)["valid"]
         clock.shift(11)
         assert offline(watched)

@@ -49,7 +49,13 @@ def signed(number: int = 1, **change: Any) -> str:
 
 
 def settings(**change: Any) -> Any:
-    return {"keys": KEYS, "expected_issuer": ISSUER, "expected_audience": AUDIENCE, "now": NOW, **change}
+    return {
+        "keys": KEYS,
+        "expected_issuer": ISSUER,
+        "expected_audience": AUDIENCE,
+        "now": NOW,
+        **change,
+    }
 
 
 @pytest.fixture
@@ -96,7 +102,10 @@ def test_what_no_longer_holds_is_refused_as_if_the_token_were_new(change: Any, r
         verify_token(token, **settings(**change))
     with pytest.raises(InvalidTokenError) as warm:
         tokens.verify(token, **settings(**change))
-    assert (warm.value.reason, warm.value.description) == (cold.value.reason, cold.value.description)
+    assert (warm.value.reason, warm.value.description) == (
+        cold.value.reason,
+        cold.value.description,
+    )
     assert warm.value.reason == reason
     # The refusal does not evict it: a correct request is still answered.
     assert tokens.verify(token, **settings()).jti
@@ -132,7 +141,9 @@ def test_another_spelling_is_another_token() -> None:
             tokens.verify(wrong, **settings())
 
 
-def test_at_most_so_many_are_kept_and_the_one_not_seen_for_longest_goes(signatures: list[bytes]) -> None:
+def test_at_most_so_many_are_kept_and_the_one_not_seen_for_longest_goes(
+    signatures: list[bytes],
+) -> None:
     first, second, third = (signed(number) for number in (1, 2, 3))
     tokens = ProvedTokens(bound=len(first) * 2)
     for token in (first, second, first, third):
@@ -209,7 +220,9 @@ def verdict(answer: dict[str, Any]) -> str:
 
 
 def disabled(place: Scene) -> None:
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+    )
 
 
 def revoked(place: Scene) -> None:
@@ -220,7 +233,9 @@ def revoked(place: Scene) -> None:
     ("act", "expected"),
     [(disabled, "invalid_token/unknown"), (revoked, "invalid_token/revoked")],
 )
-def test_between_two_calls_with_one_token(place: Scene, act: Callable[[Scene], None], expected: str) -> None:
+def test_between_two_calls_with_one_token(
+    place: Scene, act: Callable[[Scene], None], expected: str
+) -> None:
     token = place.token()
     assert verdict(place.ask(LOOK, token=token)) == "valid"
     assert verdict(place.ask(LOOK, token=token)) == "valid"

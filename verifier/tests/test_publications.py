@@ -112,7 +112,9 @@ ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
     "key": lambda world, _made: world.place.signer.public,
     "jkt": lambda world, _made: world.place.signer.public.thumbprint,
     "reason": lambda _world, _made: "restored",
-    "secret": lambda world, _made: ServiceProviderSecret.objects.get(service_provider=world.place.provider),
+    "secret": lambda world, _made: ServiceProviderSecret.objects.get(
+        service_provider=world.place.provider
+    ),
     "capabilities": lambda _world, _made: parse_capabilities([READ]),
     "envelope": lambda _world, _made: EMPTY,
     "valid_until": lambda world, _made: (world.now + timedelta(days=1)).replace(microsecond=0),
@@ -141,9 +143,13 @@ class Row:
         return f"{self.service.__module__}.{self.service.__name__}"
 
     def call(self, world: World, made: Any) -> None:
-        known = ARGUMENTS | self.more | ({self.made: lambda _world, _made: made} if self.made else {})
+        known = (
+            ARGUMENTS | self.more | ({self.made: lambda _world, _made: made} if self.made else {})
+        )
         parameters = inspect.signature(self.service).parameters.values()
-        wanted = [each.name for each in parameters if each.default is each.empty or each.name in self.more]
+        wanted = [
+            each.name for each in parameters if each.default is each.empty or each.name in self.more
+        ]
         positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
         values = {name: known[name](world, made) for name in wanted}
         self.service(*[values.pop(name) for name in positional], **values)
@@ -179,11 +185,15 @@ def suspended_human(world: World) -> None:
 
 def suspended_provider(world: World) -> None:
     provider = world.place.provider
-    service_providers.suspend_service_provider(service_provider=provider, actor=SYSTEM, now=world.now)
+    service_providers.suspend_service_provider(
+        service_provider=provider, actor=SYSTEM, now=world.now
+    )
 
 
 def second_secret(world: World) -> None:
-    service_providers.rotate_secret(service_provider=world.place.provider, actor=SYSTEM, now=world.now)
+    service_providers.rotate_secret(
+        service_provider=world.place.provider, actor=SYSTEM, now=world.now
+    )
 
 
 def agent_past_its_end(world: World) -> None:
@@ -194,7 +204,11 @@ SERVICES = [
     Row(kms.services.ensure_key, the_newest_keys, more={"purpose": constant("audit")}),
     Row(kms.services.rotate_key, the_newest_keys, more={"purpose": constant("token")}),
     Row(kms.services.promote_due_keys, the_newest_keys, next_key, "now"),
-    Row(kms.services.rotate_due_keys, the_newest_keys, more={"now": lambda world, _: world.now + QUARTER}),
+    Row(
+        kms.services.rotate_due_keys,
+        the_newest_keys,
+        more={"now": lambda world, _: world.now + QUARTER},
+    ),
     Row(
         kms.services.disable_key,
         the_made_key,
@@ -213,7 +227,13 @@ SERVICES = [
     Row(grants.end_pending_grants, None, World.request),
     Row(grants.revoke_grant, the_grant, World.grant, "grant"),
     Row(grants.suspend_grant, the_grant, World.grant, "grant"),
-    Row(grants.raise_version, the_grant, World.grant, "grant", {"cause": constant("manifest_changed")}),
+    Row(
+        grants.raise_version,
+        the_grant,
+        World.grant,
+        "grant",
+        {"cause": constant("manifest_changed")},
+    ),
     Row(grant_changes.follow_new_key, the_grant),
     Row(grant_changes.follow_new_manifest, the_grant),
     Row(grant_changes.follow_new_audience, the_grant),
@@ -249,7 +269,11 @@ SERVICES = [
     Row(enrolment.create_enrolment_code, None),
     Row(installation.record_settings, None),
     Row(enrolment.count_failure, None, World.wrong_code, "code"),
-    Row(people.create_human, None, more={"email": constant("new@example.org"), "name": constant("New")}),
+    Row(
+        people.create_human,
+        None,
+        more={"email": constant("new@example.org"), "name": constant("New")},
+    ),
     Row(people.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
     Row(people.suspend_human, the_human),
     Row(people.resume_human, the_human, suspended_human),
@@ -280,7 +304,9 @@ def feed() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("row", SERVICES, ids=str)
-def test_each_service_publishes_exactly_its_changes_unless_rolled_back(row: Row, world: World) -> None:
+def test_each_service_publishes_exactly_its_changes_unless_rolled_back(
+    row: Row, world: World
+) -> None:
     made = row.before(world) if row.before else None
     before = feed()
     with transaction.atomic():
@@ -288,7 +314,9 @@ def test_each_service_publishes_exactly_its_changes_unless_rolled_back(row: Row,
         said = feed()[len(before) :]
         expected = [] if row.told is None else row.told(world, made)
         transaction.set_rollback(True)
-    assert sorted(said) == sorted((str(subject), str(subject_id)) for subject, subject_id in expected)
+    assert sorted(said) == sorted(
+        (str(subject), str(subject_id)) for subject, subject_id in expected
+    )
     assert feed() == before
 
 
@@ -321,7 +349,15 @@ def test_a_change_that_cannot_be_published_is_not_made(
         raise OperationalError("disk full")
 
     def state() -> list[list[object]]:
-        models: list[type[Model]] = [Grant, Agent, Key, Token, Human, ServiceProvider, ServiceProviderSecret]
+        models: list[type[Model]] = [
+            Grant,
+            Agent,
+            Key,
+            Token,
+            Human,
+            ServiceProvider,
+            ServiceProviderSecret,
+        ]
         return [list(model._default_manager.order_by("pk").values()) for model in models]
 
     before = state()

@@ -42,7 +42,8 @@ def rows_read(table: str) -> int:
     """Rows of the table that this transaction has read, by index or sequential scan."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = %s", [table]
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = %s",
+            [table],
         )
         return int(cursor.fetchone()[0])
 
@@ -71,7 +72,9 @@ def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: boo
     assert Work(calls, waits=False).operation(calls[0]) is None
     keys, now = [str(call.operation_key) for call in calls], timezone.now()
     AgentOperation.objects.bulk_create(
-        AgentOperation(grant=place.grant, key=key, action_digest=bytes(32), answer={}, created_at=now)
+        AgentOperation(
+            grant=place.grant, key=key, action_digest=bytes(32), answer={}, created_at=now
+        )
         for place in places
         for key in (*keys, *map(str, range(MANY)))
     )

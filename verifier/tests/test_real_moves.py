@@ -112,7 +112,9 @@ def test_RF_5_servers_set_to_evict_stop_decisions_until_corrected(
     assert reasons() == ["fresh", "as_planned", "evicting", "as_planned"]
 
 
-def test_OP_6_losing_redis_costs_no_count_and_an_empty_one_replaces_it(server: Server, turn: Turn) -> None:
+def test_OP_6_losing_redis_costs_no_count_and_an_empty_one_replaces_it(
+    server: Server, turn: Turn
+) -> None:
     """Nothing is restored: no exact counter was in Redis, and the rest is of a past epoch."""
     place = scene(max_uses=4)
     assert turn(WAIT + 1) == (1, "redis", "")

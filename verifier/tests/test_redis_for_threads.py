@@ -43,7 +43,9 @@ def test_calls_of_many_threads_are_each_given_their_own_answer(servers: SyncServ
     before = loops()
     numbers = range(1, 301)
     with ThreadPoolExecutor(16) as pool:
-        replies = list(pool.map(lambda number: use(servers, uuid.uuid4(), interval=number), numbers))
+        replies = list(
+            pool.map(lambda number: use(servers, uuid.uuid4(), interval=number), numbers)
+        )
     assert [reply.tat_us for reply in replies] == [NOW + number for number in numbers]
     assert loops() == before
 
@@ -103,7 +105,9 @@ def test_the_plain_client_says_who_it_is(settings: Any) -> None:
         client.close()
 
 
-def test_the_plain_client_does_nothing_twice(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_client_does_nothing_twice(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(redis_for_threads, "CLIENT_SECONDS", 0.3)
     with redis_servers.server() as server, fault_proxy(server.port) as proxy:
         settings.REDIS_URL = f"redis://127.0.0.1:{proxy.port}"

@@ -20,7 +20,11 @@ Running = redis_servers.Server | redis_servers.Cluster
 def servers(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Running]:
     """Servers that the test may damage."""
     one = request.param != "cluster"
-    with redis_servers.server(f"{request.param}-server") if one else redis_servers.cluster() as running:
+    with (
+        redis_servers.server(f"{request.param}-server")
+        if one
+        else redis_servers.cluster() as running
+    ):
         settings.REDIS_URL = running.url
         yield running
 

@@ -44,7 +44,10 @@ def test_calls_of_many_tasks_are_each_given_their_own_answer(redis_url: str) -> 
         await begin(servers)
         grants = [uuid.uuid4() for _ in range(900)]
         replies = await asyncio.gather(
-            *(use(servers, grant, interval=number, deadline=10) for number, grant in enumerate(grants, 1))
+            *(
+                use(servers, grant, interval=number, deadline=10)
+                for number, grant in enumerate(grants, 1)
+            )
         )
         assert [reply.tat_us for reply in replies] == [NOW + number for number in range(1, 901)]
 
@@ -58,7 +61,8 @@ def test_a_caller_that_gave_up_leaves_the_others_in_step(redis_url: str) -> None
         grant = uuid.uuid4()
         await use(servers, grant)
         tasks = [
-            asyncio.create_task(use(servers, uuid.uuid4(), interval=n, deadline=5)) for n in range(1, 101)
+            asyncio.create_task(use(servers, uuid.uuid4(), interval=n, deadline=5))
+            for n in range(1, 101)
         ]
         await asyncio.sleep(0)
         for task in tasks[::3]:
@@ -104,7 +108,9 @@ def test_a_server_that_lost_its_scripts_is_given_them_again(
 
 
 @pytest.mark.redis
-def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(server: redis_servers.Server) -> None:
+def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(
+    server: redis_servers.Server,
+) -> None:
     async def work(servers: Servers) -> None:
         await begin(servers)
         grant = uuid.uuid4()
@@ -150,7 +156,9 @@ def test_RF_6_while_a_server_rests_one_call_at_a_time_looks(server: redis_server
 
 
 @pytest.mark.redis
-def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(server: redis_servers.Server) -> None:
+def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
+    server: redis_servers.Server,
+) -> None:
     runs: set[str] = set()
 
     async def work(servers: Servers) -> None:
@@ -169,7 +177,8 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(server: redis_s
         refusals: list[RedisAwayError] = []
         until = time.monotonic() + 20
         while (
-            sum(isinstance(each, ForgetfulServerError) for each in refusals) < 3 and time.monotonic() < until
+            sum(isinstance(each, ForgetfulServerError) for each in refusals) < 3
+            and time.monotonic() < until
         ):
             refusals.append(await fails(use(servers, grant, jti="one")))
             await asyncio.sleep(0.01)
@@ -187,7 +196,9 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(server: redis_s
 
 
 @pytest.mark.redis
-def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(server: redis_servers.Server) -> None:
+def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(
+    server: redis_servers.Server,
+) -> None:
     async def work(servers: Servers) -> None:
         refusals = [await fails(use(servers, uuid.uuid4())) for _ in range(300)]
         assert isinstance(refusals[0], ForgetfulServerError)
@@ -197,7 +208,9 @@ def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(server: re
 
 
 @pytest.mark.redis
-def test_RF_5_a_server_that_forgot_is_found_out_by_its_epoch_too(server: redis_servers.Server) -> None:
+def test_RF_5_a_server_that_forgot_is_found_out_by_its_epoch_too(
+    server: redis_servers.Server,
+) -> None:
     async def work(servers: Servers) -> None:
         await begin(servers)
         grant = uuid.uuid4()
@@ -217,7 +230,9 @@ def test_a_late_answer_never_answers_another_call(mode: str, proxy: FaultProxy) 
             await heals(servers, uuid.uuid4())
             proxy.delay_seconds = 0.08
             proxy.mode = mode
-            await asyncio.gather(*(fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(8)))
+            await asyncio.gather(
+                *(fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(8))
+            )
             proxy.mode = "pass"
             # Delayed replies arrive now, while other calls are in flight.
             answered = 0
@@ -258,7 +273,10 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
     async def work(servers: Servers) -> None:
         await begin(servers)
         server.freeze()
-        calls = [asyncio.create_task(use(servers, uuid.uuid4(), deadline=5)) for _ in range(MOST_IN_FLIGHT)]
+        calls = [
+            asyncio.create_task(use(servers, uuid.uuid4(), deadline=5))
+            for _ in range(MOST_IN_FLIGHT)
+        ]
         await asyncio.sleep(0)
         assert (await fails(use(servers, uuid.uuid4(), deadline=5))).why == "too many calls at once"
         server.thaw()
@@ -268,7 +286,9 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
 
 
 @pytest.mark.redis
-def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(server: redis_servers.Server) -> None:
+def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(
+    server: redis_servers.Server,
+) -> None:
     async def work(servers: Servers) -> None:
         await begin(servers)
         server.freeze()
@@ -287,7 +307,9 @@ def test_redis_password_is_used_and_a_wrong_one_is_unavailable(user: str) -> Non
     with redis_servers.server(requirepass="an0ther" if user else "p@ss:w0rd") as server:
         client = server.client()
         if user:
-            client.execute_command("ACL", "SETUSER", user, "on", ">p@ss:w0rd", "~aa:*", "+@all", "-config")
+            client.execute_command(
+                "ACL", "SETUSER", user, "on", ">p@ss:w0rd", "~aa:*", "+@all", "-config"
+            )
 
         async def work(servers: Servers) -> None:
             await begin(servers)
@@ -314,7 +336,9 @@ def test_over_tls_only_a_server_we_trust_is_asked(
         "tls_key_file": str(key),
         "tls_ca_cert_file": str(certificate),
     }
-    with redis_servers.server(program, tls_port=str(port), tls_auth_clients="no", **files) as server:
+    with redis_servers.server(
+        program, tls_port=str(port), tls_auth_clients="no", **files
+    ) as server:
         url = f"rediss://127.0.0.1:{port}"
         assert on_loop(url, lambda servers: fails(servers.ping())).why == "no connection"
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

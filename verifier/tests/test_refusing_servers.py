@@ -30,7 +30,9 @@ def may(server: redis_servers.Server, *rights: str) -> None:
     server.client().execute_command("ACL", "SETUSER", "default", *rights)
 
 
-def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(server: redis_servers.Server) -> None:
+def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(
+    server: redis_servers.Server,
+) -> None:
     runs = frozenset({server.identity})
 
     async def work(servers: Servers) -> None:
@@ -62,7 +64,9 @@ def test_script_the_server_refuses_to_reload_is_unavailable(server: redis_server
     on_loop(server.url, work)
 
 
-def test_a_refusal_is_an_error_and_never_a_ping_or_an_identity(server: redis_servers.Server) -> None:
+def test_a_refusal_is_an_error_and_never_a_ping_or_an_identity(
+    server: redis_servers.Server,
+) -> None:
     async def work(servers: Servers) -> None:
         await servers.ping()
         may(server, "-ping", "-info")
@@ -114,7 +118,9 @@ def test_calls_that_wait_in_vain_together_are_one_failure(
         calls = (fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
         assert {each.why for each in await asyncio.gather(*calls)} == {"no connection in time"}
         # The next call is tried, not refused at once.
-        assert (await fails(use(servers, uuid.uuid4(), deadline=QUICK))).why == "no connection in time"
+        assert (
+            await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+        ).why == "no connection in time"
 
     on_loop(server.url, work)
 
@@ -182,7 +188,9 @@ def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> Non
         on_loop(cluster.url, begin)
 
 
-def test_RF_5_a_server_that_may_evict_from_now_on_is_not_believed(server: redis_servers.Server) -> None:
+def test_RF_5_a_server_that_may_evict_from_now_on_is_not_believed(
+    server: redis_servers.Server,
+) -> None:
     """Even over a connection that was opened before."""
     runs = frozenset({server.identity})
 

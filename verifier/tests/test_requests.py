@@ -28,7 +28,13 @@ from verifier.tests.scene import LOOK, PAY, Scene, key, pay, refused, scene
         {"action": {"type": "read", "resource": "calendar", "arguments": {"x": 1.5}}},
         {"action": {"type": "read", "resource": "calendar", "arguments": {"x": None}}},
         {"action": {"type": "read", "resource": "calendar", "arguments": []}},
-        {"action": {"type": "read", "resource": "calendar", "amount": {"value": "1.00", "currency": "EUR"}}},
+        {
+            "action": {
+                "type": "read",
+                "resource": "calendar",
+                "amount": {"value": "1.00", "currency": "EUR"},
+            }
+        },
         {"action": {"type": "transact", "resource": "payments"}, "idempotency_key": "k"},
         {"idempotency_key": None},
         {"idempotency_key": ""},
@@ -57,7 +63,17 @@ def _defaults(place: Scene) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"[]", b"null", b"{", b'{"token":"a","token":"b"}', b'{"token":NaN}', b"\xff", b"[" * 5000]
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b'{"token":"a","token":"b"}',
+        b'{"token":NaN}',
+        b"\xff",
+        b"[" * 5000,
+    ],
 )
 def test_body_must_be_a_strict_json_object(place: Scene, raw: bytes) -> None:
     assert refused(place, raw, status=400)["error"] == "invalid_request"
@@ -69,7 +85,11 @@ def test_body_must_be_a_strict_json_object(place: Scene, raw: bytes) -> None:
 )  # fmt: skip
 def test_EN_14_amount_must_be_a_plain_positive_decimal(value: object) -> None:
     place = scene(PAY)
-    action = {"type": "transact", "resource": "payments", "amount": {"value": value, "currency": "EUR"}}
+    action = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": value, "currency": "EUR"},
+    }
     body = place.body(action, idempotency_key=key())
     assert refused(place, body, status=400)["error"] == "invalid_request"
 
@@ -81,7 +101,8 @@ def test_a_payment_must_name_its_operation() -> None:
 
 
 @pytest.mark.parametrize(
-    "resource", ["", "/", "calendar//x", "calendar/../x", "calendar/.", "calendär", "x" * 256, "a b"]
+    "resource",
+    ["", "/", "calendar//x", "calendar/../x", "calendar/.", "calendär", "x" * 256, "a b"],
 )
 def test_a_malformed_resource_is_covered_by_nothing(place: Scene, resource: str) -> None:
     answer = refused(place, place.body({"type": "read", "resource": resource}))

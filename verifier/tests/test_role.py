@@ -60,7 +60,10 @@ EXPECTED = {
     "verifier_agentoperation": "DELETE, INSERT, SELECT",
     "verifier_confirmation": "INSERT, SELECT, UPDATE (consumed_at, status)",
     "verifier_grantledger": "INSERT, SELECT, UPDATE (spent, tat_us, uses)",
-    "verifier_home": "INSERT, SELECT, UPDATE (back_after, began_at, epoch, kind, leaving_at, leaving_for, servers)",
+    "verifier_home": (
+        "INSERT, SELECT, UPDATE (back_after, began_at, epoch, kind, leaving_at, leaving_for, "
+        "servers)"
+    ),
     "verifier_presencelease": "SELECT",
     "verifier_providercall": "INSERT, SELECT, UPDATE (answer, body_sha256, expires_at)",
     "verifier_statechange": "INSERT, SELECT",
@@ -69,7 +72,14 @@ EXPECTED = {
     [
         *("approvals_challenge", "approvals_passkey", "approvals_recovery", "approvals_setupcode"),
         *("audit_checkpoint", "audit_checkpointcopy", "audit_cosignature", "audit_droppedmonth"),
-        *("audit_head", "audit_leaf", "audit_logbreak", "audit_node", "audit_opening", "audit_segment"),
+        *(
+            "audit_head",
+            "audit_leaf",
+            "audit_logbreak",
+            "audit_node",
+            "audit_opening",
+            "audit_segment",
+        ),
         *("auth_group", "auth_group_permissions", "auth_permission"),
         *("django_admin_log", "django_content_type"),
         *("registry_enrolmentcode", "registry_idempotencyrecord", "registry_pairwisesubject"),
@@ -108,7 +118,10 @@ def rows(query: str, *values: str | list[str]) -> list[tuple[Any, ...]]:
 def found_rights() -> dict[str, str]:
     """The role's rights on every table of the schema, in the form of EXPECTED."""
     columns: dict[str, set[str]] = {}
-    query = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    query = (
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = "
+        "'public'"
+    )
     for table, column in rows(query):
         columns.setdefault(table, set()).add(column)
     found = {}
@@ -118,7 +131,10 @@ def found_rights() -> dict[str, str]:
             if rows("SELECT has_table_privilege(%s, %s, %s)", ROLE, table, right) == [(True,)]:
                 rights.append(right)
             elif right in {"SELECT", "INSERT", "UPDATE"}:
-                named = "SELECT name FROM unnest(%s::text[]) name WHERE has_column_privilege(%s, %s, name, %s) ORDER BY name"
+                named = (
+                    "SELECT name FROM unnest(%s::text[]) name WHERE has_column_privilege(%s, %s, "
+                    "name, %s) ORDER BY name"
+                )
                 some = rows(named, sorted(every), ROLE, table, right)
                 rights += [f"{right} ({', '.join(name for (name,) in some)})"] if some else []
         found[table] = ", ".join(rights)
@@ -211,12 +227,20 @@ def test_it_asks_for_a_confirmation_and_uses_one(bound: None) -> None:
     place.confirm(answer)
     assert asked(place, place.body(pay("20.00"), idempotency_key=operation))["valid"]
     asked(place, place.body(pay("20.00"), idempotency_key=key()))
-    Confirmation.objects.filter(status="pending").update(expires_at=timezone.now() - timedelta(seconds=1))
+    Confirmation.objects.filter(status="pending").update(
+        expires_at=timezone.now() - timedelta(seconds=1)
+    )
     asked(place, place.body(pay("20.00"), idempotency_key=key()))
-    assert sorted(Confirmation.objects.values_list("status", flat=True)) == ["consumed", "expired", "pending"]
+    assert sorted(Confirmation.objects.values_list("status", flat=True)) == [
+        "consumed",
+        "expired",
+        "pending",
+    ]
 
 
-def test_proof_that_leaks_its_private_key_ends_agent_and_its_requests(place: Scene, bound: None) -> None:
+def test_proof_that_leaks_its_private_key_ends_agent_and_its_requests(
+    place: Scene, bound: None
+) -> None:
     now = timezone.now()
     pending = Grant.objects.create(
         agent=place.agent,
@@ -243,7 +267,10 @@ def test_it_answers_batches_and_introspection(place: Scene, bound: None) -> None
     headers = {"Authorization": f"Basic {credentials}"}
     with _as_verifier():
         batch = place.client.post(
-            "/v1/verify/batch", json.dumps(questions), content_type="application/json", headers=headers
+            "/v1/verify/batch",
+            json.dumps(questions),
+            content_type="application/json",
+            headers=headers,
         )
         told = [
             place.client.post(
@@ -271,7 +298,13 @@ def test_it_keeps_the_home(bound: None) -> None:
         seen = home.get()
         with transaction.atomic():
             begin_epoch(
-                seen, following=2, servers=frozenset("a"), began_at=now, reason="moved", actor=SYSTEM, now=now
+                seen,
+                following=2,
+                servers=frozenset("a"),
+                began_at=now,
+                reason="moved",
+                actor=SYSTEM,
+                now=now,
             )
         assert Home.objects.get().epoch == 2
 

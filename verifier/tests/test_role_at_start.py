@@ -60,7 +60,9 @@ def test_what_a_later_release_gave_is_its_own_to_judge(bound: None) -> None:
         ("SELECT", "audit_event_early"),
     ],
 )
-def test_AU_27_of_what_it_knows_nothing_beyond_is_accepted(bound: None, right: str, table: str) -> None:
+def test_AU_27_of_what_it_knows_nothing_beyond_is_accepted(
+    bound: None, right: str, table: str
+) -> None:
     execute(f"GRANT {right} ON {table} TO {QUOTED}")
     with _as_verifier():
         assert beyond_verifier(known_alone=True) == [f"{right} on {table}"]
@@ -69,5 +71,9 @@ def test_AU_27_of_what_it_knows_nothing_beyond_is_accepted(bound: None, right: s
 @pytest.mark.postgres
 def test_AU_27_the_owner_may_do_everything_beyond() -> None:
     found = beyond_verifier()
-    assert {"TRUNCATE on audit_leaf", "UPDATE on registry_human", "SELECT on approvals_receipt"} <= {*found}
+    assert {
+        "TRUNCATE on audit_leaf",
+        "UPDATE on registry_human",
+        "SELECT on approvals_receipt",
+    } <= {*found}
     assert "SELECT on registry_human" not in found

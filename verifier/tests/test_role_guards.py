@@ -42,8 +42,10 @@ GUARDED = {
         "INSERT",
         "NEW.human_id IS NOT NULL",
         (
-            "INSERT INTO public.verifier_confirmation (id, grant_id, grant_version, action, action_digest, idempotency_key,"
-            " status, human_id, created_at, expires_at) SELECT gen_random_uuid(), g.id, 1, '{}', 'x', 'x', 'pending',"
+            "INSERT INTO public.verifier_confirmation (id, grant_id, grant_version, action, "
+            "action_digest, idempotency_key,"
+            " status, human_id, created_at, expires_at) SELECT gen_random_uuid(), g.id, 1, "
+            "'{}', 'x', 'x', 'pending',"
             " g.human_id, now(), now() FROM public.registry_grant g"
         ),
     ),
@@ -54,7 +56,8 @@ GUARDED = {
     ),
 }
 EVENT = (
-    "INSERT INTO public.audit_event (id, kind, at, actor_kind, actor_id, outcome, request_id, data, salt)"
+    "INSERT INTO public.audit_event (id, kind, at, actor_kind, actor_id, outcome, request_id, "
+    "data, salt)"
     " VALUES (%s, %s, now(), 'human', 'x', 'success', '', '{}', decode(repeat('00', 32), 'hex'))"
 )
 
@@ -90,7 +93,9 @@ def _is_refused(table: str, statement: str) -> None:
 
 
 @pytest.mark.parametrize("table", GUARDED)
-def test_AU_27_a_temporary_table_lifts_no_guard(place: Scene, bound: None, as_role: None, table: str) -> None:
+def test_AU_27_a_temporary_table_lifts_no_guard(
+    place: Scene, bound: None, as_role: None, table: str
+) -> None:
     _is_refused(table, GUARDED[table][2])
 
 
@@ -111,7 +116,9 @@ def test_the_migration_guards_nothing_where_no_role_was_bound() -> None:
 
 
 def _mend() -> None:
-    loaded = MigrationExecutor(connection).loader.disk_migrations["verifier", "0010_guards_by_table"]
+    loaded = MigrationExecutor(connection).loader.disk_migrations[
+        "verifier", "0010_guards_by_table"
+    ]
     with connection.schema_editor(atomic=False) as editor:
         loaded.operations[0].database_forwards("verifier", editor, ProjectState(), ProjectState())
 
@@ -165,12 +172,17 @@ def test_DJ_17_a_temporary_table_takes_no_ended_seal(place: Scene, as_role: None
 
 
 @pytest.mark.parametrize("grant", [grant_serving_role, grant_verifier_role])
-def test_a_bound_role_makes_no_temporary_table(as_role: None, grant: Callable[[str], object]) -> None:
+def test_a_bound_role_makes_no_temporary_table(
+    as_role: None, grant: Callable[[str], object]
+) -> None:
     execute(f"CREATE ROLE {QUOTED} LOGIN")
     _let_make_tables()
     grant(ROLE)
     execute(f"SET ROLE {QUOTED}")
-    with pytest.raises(Error, match="permission denied to create temporary tables"), transaction.atomic():
+    with (
+        pytest.raises(Error, match="permission denied to create temporary tables"),
+        transaction.atomic(),
+    ):
         execute("CREATE TEMPORARY TABLE anything (x int)")
 
 

@@ -43,6 +43,8 @@ def test_AU_27_verifier_role_records_in_a_month_not_yet_created(
     monkeypatch.undo()
     connection.close()
     assert place_of(made.pk) == month.partition
-    owned = rows("SELECT tableowner = %s FROM pg_tables WHERE tablename = %s", ROLE, month.partition)
+    owned = rows(
+        "SELECT tableowner = %s FROM pg_tables WHERE tablename = %s", ROLE, month.partition
+    )
     assert owned == [(False,)]
     assert found_rights() == decided_rights()

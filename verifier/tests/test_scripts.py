@@ -105,7 +105,9 @@ def test_EN_1_rates_are_judged_as_the_protocol_judges_them(seed: int, stage: Sta
         now += int(rng.uniform(-0.2, 1.6) * rate.interval_us)
         acts, ttl = rng.random() < 0.9, 0 if rng.random() < 0.2 else 125_000
         wait = rate.wait_us(tat, now) if acts else 0
-        reply = stage.judge(now=now, rate=rate, acts=acts, ttl=ttl, mode=rng.choice(["yes", "hold"]))
+        reply = stage.judge(
+            now=now, rate=rate, acts=acts, ttl=ttl, mode=rng.choice(["yes", "hold"])
+        )
         assert reply.code is (Code.RATE if wait > 0 else Code.OK)
         assert reply.wait_us == max(wait, 0)
         assert reply.before_us == tat
@@ -213,7 +215,9 @@ def test_a_script_that_fails_has_written_nothing(key: bytes, plant: bytes, stage
 
 
 @pytest.mark.parametrize("program", redis_servers.PROGRAMS)
-def test_EN_7_a_server_that_is_full_or_reads_only_writes_nothing(program: str, settings: Any) -> None:
+def test_EN_7_a_server_that_is_full_or_reads_only_writes_nothing(
+    program: str, settings: Any
+) -> None:
     with redis_servers.server(program) as server:
         settings.REDIS_URL = server.url
         stage = Stage(server.url, sync_client())

@@ -60,7 +60,8 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def handed_in(
-    works: list[Asked | tuple[str, Callable[[], Any]]], when_told: Callable[[int], object] = lambda _: None
+    works: list[Asked | tuple[str, Callable[[], Any]]],
+    when_told: Callable[[int], object] = lambda _: None,
 ) -> list[Any]:
     """The outcomes of calls and other units that wait together before the only thread starts."""
 
@@ -111,7 +112,9 @@ def test_one_that_fails_is_rolled_back_alone_and_hears_its_own_error(
     monkeypatch.setattr(database, "decide", decides)
     first, second, third = handed_in([*calls])
     assert (words(first), words(third)) == ("yes", "yes")
-    assert second is error or (isinstance(second, TemporarilyUnavailableError) and second.__cause__ is error)
+    assert second is error or (
+        isinstance(second, TemporarilyUnavailableError) and second.__cause__ is error
+    )
     assert (debits(), spent()) == (2, 2)
 
 
@@ -164,7 +167,8 @@ def waits_for_a_lock() -> bool:
     """Over another connection, because a transaction sees one snapshot of the activity."""
     with closing(connection.copy()) as other, other.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname "
+            "= current_database()"
         )
         return bool(cursor.fetchone()[0])
 

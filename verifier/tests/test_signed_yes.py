@@ -50,7 +50,9 @@ def stays_above(place: Scene, operation: str, amount: str = "150.00") -> None:
     assert refused(place, body)["reason"] == "confirm_above"
 
 
-def test_DJ_17_unsigned_confirmation_lets_nothing_pass(shop: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_DJ_17_unsigned_confirmation_lets_nothing_pass(
+    shop: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     operation = key()
     row = asked(shop, operation)
     set_confirmed(row)
@@ -67,7 +69,9 @@ def test_DJ_17_unsigned_confirmation_lets_nothing_pass(shop: Scene, caplog: pyte
 def _another_amount(place: Scene, row: Confirmation) -> None:
     other = asked(place, key(), "151.00")
     signed = receipts.sign_confirmation(other, place.human, now=timezone.now())
-    receipts.store("confirmation", "confirm", str(row.pk), place.human, signed.compact, timezone.now())
+    receipts.store(
+        "confirmation", "confirm", str(row.pk), place.human, signed.compact, timezone.now()
+    )
 
 
 def _another_person(place: Scene, row: Confirmation) -> None:

@@ -51,14 +51,18 @@ class World:
 
 def issued(place: Scene) -> str:
     now = timezone.now()
-    return tokens.issue_token(agent=place.agent, grant_id=str(place.grant.pk), actor=SYSTEM, now=now).jti
+    return tokens.issue_token(
+        agent=place.agent, grant_id=str(place.grant.pk), actor=SYSTEM, now=now
+    ).jti
 
 
 @pytest.fixture
 def world() -> World:
     mine, other = scene(), scene()
     first, second, third = issued(mine), issued(mine), issued(other)
-    return World(mine, other, first, second, third, {first: "first", second: "second", third: "third"})
+    return World(
+        mine, other, first, second, third, {first: "first", second: "second", third: "third"}
+    )
 
 
 @pytest.fixture
@@ -95,7 +99,9 @@ def another_manifest(world: World) -> None:
         capabilities=parse_capabilities([READ]),
     )
     verified = verify_manifest(compact, expected_audience=settings.ISSUER, now=now)
-    manifests.replace_manifest(agent=world.mine.agent, manifest=verified, actor=SYSTEM, now=timezone.now())
+    manifests.replace_manifest(
+        agent=world.mine.agent, manifest=verified, actor=SYSTEM, now=timezone.now()
+    )
 
 
 def suspend_grant(world: World) -> None:
@@ -104,7 +110,9 @@ def suspend_grant(world: World) -> None:
     grants.suspend_grant(grant=grant, cause=cause, actor=SYSTEM, now=timezone.now())
 
 
-def doing(service: Callable[..., Any], **arguments: Callable[[World], object]) -> Callable[[World], None]:
+def doing(
+    service: Callable[..., Any], **arguments: Callable[[World], object]
+) -> Callable[[World], None]:
     def act(world: World) -> None:
         made = {name: argument(world) for name, argument in arguments.items()}
         service(**made, actor=SYSTEM, now=timezone.now())
@@ -136,12 +144,18 @@ ACTS: dict[str, tuple[Callable[[World], None], set[str], str | None]] = {
     ),
     # Every grant here was approved under this key.
     "receipt_key": (
-        doing(disable_key, kid=lambda _: Key.objects.get(purpose="receipt").kid, even_last=lambda _: True),
+        doing(
+            disable_key,
+            kid=lambda _: Key.objects.get(purpose="receipt").kid,
+            even_last=lambda _: True,
+        ),
         {"first", "second", "third"},
         "grant_inactive",
     ),
     "provider": (
-        doing(service_providers.suspend_service_provider, service_provider=lambda w: w.mine.provider),
+        doing(
+            service_providers.suspend_service_provider, service_provider=lambda w: w.mine.provider
+        ),
         BOTH,
         "grant_inactive",
     ),
@@ -155,7 +169,9 @@ TOUCH_THE_PROVIDER = {"audience", "provider", "secret"}
 
 
 @pytest.mark.parametrize("name", ACTS)
-def test_a_change_drops_what_rests_on_it_and_nothing_else(name: str, world: World, process: Followed) -> None:
+def test_a_change_drops_what_rests_on_it_and_nothing_else(
+    name: str, world: World, process: Followed
+) -> None:
     act, dropped, refusal = ACTS[name]
     act(world)
     now = timezone.now()
@@ -187,7 +203,9 @@ def test_a_change_that_is_rolled_back_is_never_told(world: World, process: Follo
     assert not process.dropped
 
 
-def test_a_disabled_key_is_none_of_the_token_keys_and_drops_no_state(world: World, process: Followed) -> None:
+def test_a_disabled_key_is_none_of_the_token_keys_and_drops_no_state(
+    world: World, process: Followed
+) -> None:
     key = Key.objects.get(purpose="token")
     assert set(process.call(process.follower.token_keys)) == {key.kid}
     rotate_key(purpose="token", actor=SYSTEM, now=timezone.now())
@@ -215,7 +233,9 @@ def test_credentials_are_held_only_while_they_are_good(world: World, process: Fo
     assert process.provider("Basic \udcff") is None
     # An ended secret, a suspended provider and a revoked one.
     newest = [
-        service_providers.rotate_secret(service_provider=place.provider, actor=SYSTEM, now=timezone.now())
+        service_providers.rotate_secret(
+            service_provider=place.provider, actor=SYSTEM, now=timezone.now()
+        )
         for _ in range(2)
     ][-1]
     until(lambda: process.provider(basic(place)) is None, SOON)
@@ -231,7 +251,9 @@ def test_credentials_are_held_only_while_they_are_good(world: World, process: Fo
     assert process.provider(basic(world.other)) == world.other.provider
 
 
-def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(world: World, process: Followed) -> None:
+def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(
+    world: World, process: Followed
+) -> None:
     assert process.state("never") is None
     assert process.held("never") is None
     jti = issued(world.mine)

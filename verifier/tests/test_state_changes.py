@@ -10,7 +10,13 @@ from django.utils import timezone
 
 from kms.state_publisher import Subject, publish_change
 from verifier.models import StateChange
-from verifier.services.state_changes import KEPT_FOR, Change, forget_old_changes, publish, state_since
+from verifier.services.state_changes import (
+    KEPT_FOR,
+    Change,
+    forget_old_changes,
+    publish,
+    state_since,
+)
 from verifier.tests.followed import settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -63,7 +69,9 @@ def test_rows_copied_from_another_server_are_ignored_and_hide_nothing(now: datet
     # Without it, a position before the first change here means "forget everything".
     say("first")
     position = state_since(0).position
-    StateChange.objects.create(position=position + 10**6, subject="agent", subject_id="copied", at=now)
+    StateChange.objects.create(
+        position=position + 10**6, subject="agent", subject_id="copied", at=now
+    )
     told = state_since(position)
     assert (told.changes, told.complete) == ((), True)
     say("a")

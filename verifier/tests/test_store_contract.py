@@ -70,7 +70,9 @@ def started() -> Iterator[Callable[[str], redis_servers.Server | redis_servers.C
         @cache
         def of(kind: str) -> redis_servers.Server | redis_servers.Cluster:
             made: Any = (
-                redis_servers.cluster() if kind == "cluster" else redis_servers.server(f"{kind}-server")
+                redis_servers.cluster()
+                if kind == "cluster"
+                else redis_servers.server(f"{kind}-server")
             )
             return cast("redis_servers.Server | redis_servers.Cluster", stack.enter_context(made))
 
@@ -81,7 +83,9 @@ _REDIS = [pytest.param(kind, marks=pytest.mark.redis) for kind in ("redis", "val
 
 
 @pytest.fixture(params=["database", *_REDIS])
-def kept(request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+def kept(
+    request: pytest.FixtureRequest, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Kept]:
     if request.param == "database":
         yield Kept(decide_one, redis=False)
         return
@@ -150,7 +154,9 @@ def test_a_proof_is_spent_once_whatever_follows(kept: Kept, ask: Callable[..., S
     assert (kept.said(), kept.said("denied")) == (1, 19)
     for event in decisions():
         assert (event.agent_id, event.human_id) == (place.agent.pk, place.human.pk)
-        assert event.kind == (kinds.DECISION_DENIED if event.outcome == "denied" else kinds.DECISION_ALLOWED)
+        assert event.kind == (
+            kinds.DECISION_DENIED if event.outcome == "denied" else kinds.DECISION_ALLOWED
+        )
         label = READ if event.data["action"]["type"] == "read" else PAY
         details = opened(event)["details"]
         assert details.get("capability") in {None, f"{label['type']}:{label['resource']}"}
@@ -220,7 +226,9 @@ def test_no_yes_is_given_in_another_epoch(kept: Kept, ask: Callable[..., StoreCa
     place = scene(READ, PAY)
     mine = ask(place)
     row, _ = epochs.look()
-    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.leave(
+        epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
+    )
     epochs.LEASE._last = None
     with pytest.raises(TemporarilyUnavailableError):
         kept.apply(mine)
@@ -246,7 +254,9 @@ def test_a_redis_that_forgot_says_nothing(
 
 
 @pytest.mark.redis
-def test_no_yes_is_given_if_no_event_can_be_kept(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_yes_is_given_if_no_event_can_be_kept(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert MAX_STREAM > 3
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
@@ -269,7 +279,9 @@ def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.Monkey
     rate, token = Rate(30, 4), place.token()
     now, tat = timezone.now(), None
     for _ in range(60):
-        now += timedelta(microseconds=random.choice((0, 1, 400_000, 1_999_999, 2_000_000, 5_000_000)))
+        now += timedelta(
+            microseconds=random.choice((0, 1, 400_000, 1_999_999, 2_000_000, 5_000_000))
+        )
         monkeypatch.setattr(timezone, "now", lambda now=now: now)
         kind = random.random()
         one = call(place, token=token) if kind < 0.5 else payment(place, token=token)
@@ -287,7 +299,9 @@ def named(place: Scene, body: bytes = b"1") -> Delivery:
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
-def test_a_call_under_its_providers_name_is_judged_once(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+def test_a_call_under_its_providers_name_is_judged_once(
+    kept: Kept, ask: Callable[..., StoreCall]
+) -> None:
     place = scene(READ, PAY, max_requests_per_minute=6, max_burst=1)
     mine = replace(ask(place), delivery=named(place))
     assert together(kept, [mine] * 8) == {"yes": 1, "recalled": 7}
@@ -302,7 +316,9 @@ def test_a_call_under_its_providers_name_is_judged_once(kept: Kept, ask: Callabl
     # A yes is repeated only while the token may still act.
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     told = kept.apply(mine)
-    assert (told.body if isinstance(told, Recalled) else body_of(told))["reason"] == "grant_inactive"
+    assert (told.body if isinstance(told, Recalled) else body_of(told))[
+        "reason"
+    ] == "grant_inactive"
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
@@ -321,12 +337,18 @@ def test_what_ends_before_the_store_is_on_record_once(kept: Kept) -> None:
     assert isinstance(refusal, EarlyRefusal)
     assert words(decide_one(refusal)) == "malformed"
     under_a_name = replace(refusal, delivery=named(place))
-    assert [words(decide_one(under_a_name)) for _ in range(3)] == ["malformed", "recalled", "recalled"]
+    assert [words(decide_one(under_a_name)) for _ in range(3)] == [
+        "malformed",
+        "recalled",
+        "recalled",
+    ]
     assert (kept.said(), kept.said("denied")) == (0, 2)
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
-def test_call_that_is_no_longer_allowed_gets_the_reason(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+def test_call_that_is_no_longer_allowed_gets_the_reason(
+    kept: Kept, ask: Callable[..., StoreCall]
+) -> None:
     place = scene(READ, PAY)
     mine, other = ask(place), ask(place)
     before = counters()
@@ -361,12 +383,16 @@ def test_a_human_is_asked_once_and_their_yes_is_good_once(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
-def test_a_human_who_must_be_there_is_looked_for_each_time(kept: Kept, ask: Callable[..., StoreCall]) -> None:
+def test_a_human_who_must_be_there_is_looked_for_each_time(
+    kept: Kept, ask: Callable[..., StoreCall]
+) -> None:
     place = scene(READ, PAY, requires_human_online=True)
     assert words(kept.apply(ask(place))) == "human_offline"
     session = SessionStore()
     session.create()
-    presence.begin(human=place.human, session_key=str(session.session_key), actor=SYSTEM, now=timezone.now())
+    presence.begin(
+        human=place.human, session_key=str(session.session_key), actor=SYSTEM, now=timezone.now()
+    )
     assert words(kept.apply(ask(place))) == "yes"
     presence.end(human=place.human, actor=SYSTEM, now=timezone.now())
     assert words(kept.apply(ask(place))) == "human_offline"

@@ -53,7 +53,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Listening:
 
 
 def columns(event: Event) -> dict[str, Any]:
-    values: dict[str, Any] = {**Event.objects.filter(pk=event.pk).values().get(), "data": opened(event)}
+    values: dict[str, Any] = {
+        **Event.objects.filter(pk=event.pk).values().get(),
+        "data": opened(event),
+    }
     return {name: value for name, value in values.items() if name not in {"id", "salt"}}
 
 
@@ -145,7 +148,11 @@ def test_the_event_equals_that_of_the_database_s_store(
     if act is outside_the_window:
         # A day that is neither today nor tomorrow.
         days = [DAYS[(timezone.now().weekday() + 3) % 7]]
-        envelope = {"allowed_time_windows": [{"days": days, "start": "09:00", "end": "10:00", "zone": "UTC"}]}
+        envelope = {
+            "allowed_time_windows": [
+                {"days": days, "start": "09:00", "end": "10:00", "zone": "UTC"}
+            ]
+        }
     place = scene(READ, **envelope)
     outcome, found = act(place)
     by_the_store = Event.objects.filter(kind__startswith="verifier.decision.").latest("id")
@@ -167,8 +174,10 @@ def test_the_event_equals_that_of_the_database_s_store(
 
 def plain(**more: Any) -> dict[str, Any]:
     base: dict[str, Any] = {
-        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "r", "sp": ID, "agent": ID, "human": ID, "grant": ID,
-        "jti": "j", "kind": "allowed", "error": None, "reason": None, "data": {"action": None}, "capability": None,
+        "id": str(new_id()), "at": 1_795_000_000_000_000, "rid": "r", "sp": ID, "agent": ID,
+        "human": ID, "grant": ID,
+        "jti": "j", "kind": "allowed", "error": None, "reason": None, "data": {"action": None},
+        "capability": None,
     }  # fmt: skip
     return base | more
 
@@ -217,7 +226,13 @@ def test_malformed_stream_event_is_unreadable(base: Any) -> None:
 
 def test_of_data_that_is_alike_each_is_looked_at() -> None:
     """Checked data is cached by its text, so 1, True and 1.0 must not be mixed up."""
-    for count, capability in ((1, "read:a"), (True, "read:a"), (1, "read:b"), (1, None), ("1", None)):
+    for count, capability in (
+        (1, "read:a"),
+        (True, "read:a"),
+        (1, "read:b"),
+        (1, None),
+        ("1", None),
+    ):
         given: dict[str, Any] = {"action": None, "count": count}
         made = event_of(encoded(plain(data=given, capability=capability)), b"a")
         if made.hidden is not None:
@@ -256,8 +271,22 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):
         text = encoded(base)
-        arguments = [*judged, text, scripts.MAX_STREAM, 1, 1, 10**15, 25_000, b"", mac_of(text), b"", b""]
-        redis.eval(scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments)
+        arguments = [
+            *judged,
+            text,
+            scripts.MAX_STREAM,
+            1,
+            1,
+            10**15,
+            25_000,
+            b"",
+            mac_of(text),
+            b"",
+            b"",
+        ]
+        redis.eval(
+            scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments
+        )
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
     text = encoded(early)
     redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, text, scripts.MAX_STREAM, mac_of(text))

@@ -43,7 +43,9 @@ SHORT = 0.3
 
 
 def disable_the_token_key() -> None:
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+    )
 
 
 @pytest.fixture
@@ -93,9 +95,16 @@ async def guess(running: Running, number: int) -> None:
         (b"content-type", b"application/json"),
         (b"authorization", b"Basic %d" % number),
     ]
-    path = {"path": "/v1/verify", "raw_path": b"/v1/verify", "query_string": b"", "headers": headers}
+    path = {
+        "path": "/v1/verify",
+        "raw_path": b"/v1/verify",
+        "query_string": b"",
+        "headers": headers,
+    }
     await running.app(
-        {"type": "http", "method": "POST", "scheme": "http", **path, "http_version": "1.1"}, receive, send
+        {"type": "http", "method": "POST", "scheme": "http", **path, "http_version": "1.1"},
+        receive,
+        send,
     )
 
 
@@ -143,7 +152,9 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
         if of_a_batch:
             asked = pool.submit(apart, lambda: verdicts(ask(place, *questions)))
         else:
-            asked = pool.submit(apart, lambda: [json.loads(place.post(questions[0]).content).get("error")])
+            asked = pool.submit(
+                apart, lambda: [json.loads(place.post(questions[0]).content).get("error")]
+            )
         time.sleep(0.3)
         disable_the_token_key()
         assert set(asked.result()) == {"temporarily_unavailable"}
@@ -192,8 +203,15 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
 
     with monkeypatch.context() as patch:
         patch.setattr(Follower, "state", slowly)
-        answer = form(place, f"token={token}") if introspected else place.post(place.body(LOOK, token=token))
-    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+        answer = (
+            form(place, f"token={token}")
+            if introspected
+            else place.post(place.body(LOOK, token=token))
+        )
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (
+        503,
+        "temporarily_unavailable",
+    )
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
 
 
@@ -212,10 +230,15 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
         assert gate._begun._value == batch_order.MAX_BEGUN - 1
         batch.cancel()
         time.sleep(0.1)
-    assert (gate._begun._value, gate._under_way._value) == (batch_order.MAX_BEGUN, batch_order.MAX_UNDER_WAY)
+    assert (gate._begun._value, gate._under_way._value) == (
+        batch_order.MAX_BEGUN,
+        batch_order.MAX_UNDER_WAY,
+    )
 
 
-def test_RF_19_shed_call_has_spent_no_proof(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_19_shed_call_has_spent_no_proof(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = scene(max_uses=5)
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
@@ -275,7 +298,9 @@ def test_questions_of_batches_leave_room_for_others(
         # As if each request were about another grant.
         patch.setattr(batch_order._OneOfMany, "comes", batch_order.Turn.comes)
         with ThreadPoolExecutor(3) as pool:
-            for each in [pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)]:
+            for each in [
+                pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)
+            ]:
                 assert verdicts(each.result()) == ["unknown"] * 256
     assert most == batch_order.MAX_UNDER_WAY
 
@@ -336,7 +361,9 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     assert time.monotonic() - began < within(batch_order._ROOM_SECONDS)
 
 
-def test_RF_19_a_batch_alone_is_not_too_many(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_RF_19_a_batch_alone_is_not_too_many(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If decisions are slow, one batch alone could fill the queue."""
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     outcome = lanes._outcome
@@ -361,9 +388,14 @@ def test_OG_23_answer_during_a_redis_outage_does_not_describe_redis(
     monkeypatch.setattr(through, "drained", lambda: None)
     server.stop()
     answer = place.post(place.body(LOOK))
-    assert (answer.status_code, json.loads(answer.content)["error"]) == (503, "temporarily_unavailable")
+    assert (answer.status_code, json.loads(answer.content)["error"]) == (
+        503,
+        "temporarily_unavailable",
+    )
     told = str(dict(answer.items())) + answer.content.decode()
-    assert not [each for each in ("edis", "127.0.0.1", str(server.port), "rror:", "refused") if each in told]
+    assert not [
+        each for each in ("edis", "127.0.0.1", str(server.port), "rror:", "refused") if each in told
+    ]
 
 
 def test_guessed_credentials_do_not_delay_known_credentials(

@@ -49,7 +49,11 @@ def test_a_good_call_is_answered_in_full(place: Scene) -> None:
     assert answer == {
         "valid": True,
         "decision_id": str(event.pk),
-        "agent": {"id": str(place.agent.pk), "name": "Research Assistant", "model_origin": "models.example"},
+        "agent": {
+            "id": str(place.agent.pk),
+            "name": "Research Assistant",
+            "model_origin": "models.example",
+        },
         "subject": claims_of(place, "")["sub"],
         "grant_id": str(place.grant.pk),
         "scope": "read:calendar",
@@ -71,7 +75,9 @@ def test_VB_1_without_valid_credentials_the_answer_reveals_nothing(place: Scene)
     revoke_service_provider(service_provider=place.provider, actor=SYSTEM, now=timezone.now())
     assert refused(place, revoked, status=401) == wrong
     assert wrong["error"] == "invalid_client"
-    anonymous = place.client.post("/v1/verify", data=json.dumps(body), content_type="application/json")
+    anonymous = place.client.post(
+        "/v1/verify", data=json.dumps(body), content_type="application/json"
+    )
     assert anonymous.status_code == 401
 
 
@@ -158,8 +164,12 @@ def test_VB_4_an_omitted_proof_is_never_allowed(place: Scene) -> None:
         ({"url": ""}, "url"),
     ],
 )
-def test_VB_6_the_proof_must_name_the_very_call(place: Scene, change: dict[str, str], reason: str) -> None:
-    change = {name: value.format(audience=place.provider.audience) for name, value in change.items()}
+def test_VB_6_the_proof_must_name_the_very_call(
+    place: Scene, change: dict[str, str], reason: str
+) -> None:
+    change = {
+        name: value.format(audience=place.provider.audience) for name, value in change.items()
+    }
     assert verdict(refused(place, place.body(LOOK) | change)) == f"invalid_dpop_proof/{reason}"
 
 
@@ -226,7 +236,9 @@ def test_a_proof_passes_once(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     assert place.ask(token=token, proof=place.proof(token, jti=jti))["valid"]
     again = place.body(
-        LOOK, token=token, proof=place.proof(token, jti=jti, iat=int(timezone.now().timestamp()) - 1)
+        LOOK,
+        token=token,
+        proof=place.proof(token, jti=jti, iat=int(timezone.now().timestamp()) - 1),
     )
     assert verdict(refused(place, again)) == "invalid_dpop_proof/replayed"
 
@@ -279,16 +291,28 @@ def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
             "revoked",
         ),
         (lambda p: change(Agent.objects.filter(pk=p.agent.pk), jkt="A" * 43), "revoked"),
-        (lambda p: suspend_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
+        (
+            lambda p: suspend_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()),
+            "grant_inactive",
+        ),
         (lambda p: revoke_grant(grant=p.grant, actor=SYSTEM, now=timezone.now()), "grant_inactive"),
         (lambda p: change(Grant.objects.filter(pk=p.grant.pk), version=2), "grant_inactive"),
         (
             lambda p: change(Grant.objects.filter(pk=p.grant.pk), valid_until=timezone.now()),
             "grant_inactive",
         ),
-        (lambda p: suspend_agent(agent=p.agent, actor=SYSTEM, now=timezone.now()), "agent_inactive"),
-        (lambda p: change(Agent.objects.filter(pk=p.agent.pk), expires_at=timezone.now()), "agent_inactive"),
-        (lambda p: suspend_human(human=p.human, actor=SYSTEM, now=timezone.now()), "human_inactive"),
+        (
+            lambda p: suspend_agent(agent=p.agent, actor=SYSTEM, now=timezone.now()),
+            "agent_inactive",
+        ),
+        (
+            lambda p: change(Agent.objects.filter(pk=p.agent.pk), expires_at=timezone.now()),
+            "agent_inactive",
+        ),
+        (
+            lambda p: suspend_human(human=p.human, actor=SYSTEM, now=timezone.now()),
+            "human_inactive",
+        ),
     ],
 )
 def test_VB_12_what_is_revoked_is_refused_at_once(
@@ -300,7 +324,9 @@ def test_VB_12_what_is_revoked_is_refused_at_once(
     answer = refused(place, place.body(LOOK, token=token))
     assert verdict(answer) == f"invalid_token/{reason}"
     # Also for a dry run, and without an action.
-    assert verdict(refused(place, place.body(token=token, dry_run=True))) == f"invalid_token/{reason}"
+    assert (
+        verdict(refused(place, place.body(token=token, dry_run=True))) == f"invalid_token/{reason}"
+    )
 
 
 def test_VB_12_a_revoked_agents_tokens_are_refused(place: Scene) -> None:
@@ -311,7 +337,9 @@ def test_VB_12_a_revoked_agents_tokens_are_refused(place: Scene) -> None:
 
 def test_VB_12_a_disabled_keys_tokens_are_unknown(place: Scene) -> None:
     token = place.token()
-    disable_key(kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    disable_key(
+        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
+    )
     assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
@@ -331,6 +359,8 @@ def test_a_token_ends_to_the_second_and_begins_with_little_leeway(place: Scene) 
 
 def test_other_kind_of_jws_is_refused_as_a_token(place: Scene) -> None:
     token = place.token()
-    assert verdict(refused(place, place.body(LOOK, token=place.proof(token)))).startswith("invalid_token/")
+    assert verdict(refused(place, place.body(LOOK, token=place.proof(token)))).startswith(
+        "invalid_token/"
+    )
     assert verdict(refused(place, place.body(LOOK, token=""))) == "invalid_token/malformed"
     assert verdict(refused(place, place.body(LOOK, token="a" * 9000))) == "invalid_token/malformed"

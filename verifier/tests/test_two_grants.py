@@ -60,7 +60,13 @@ def test_EN_18_each_grant_has_its_own_max_uses_when_used_in_turn() -> None:
     other = second(place, READ, max_uses=1)
     first, then = token_of(place, place.grant), token_of(place, other)
     answers = [place.ask(LOOK, token=token) for token in (first, then, first, then, first)]
-    assert [verdict(answer) for answer in answers] == ["valid", "valid", "valid", "max_uses", "max_uses"]
+    assert [verdict(answer) for answer in answers] == [
+        "valid",
+        "valid",
+        "valid",
+        "max_uses",
+        "max_uses",
+    ]
     # Each answer names the grant it used and what is left of it.
     named = [(answer["grant_id"], answer["limits"]["uses_remaining"]) for answer in answers[:3]]
     assert named == [(str(place.grant.pk), 1), (str(other.pk), 0), (str(place.grant.pk), 0)]
@@ -112,7 +118,10 @@ def test_EN_18_one_grant_ends_and_the_other_stays() -> None:
     other = second(place, READ, max_uses=5)
     first, then = token_of(place, place.grant), token_of(place, other)
     revoke_grant(grant=other, actor=SYSTEM, now=timezone.now())
-    assert [verdict(place.ask(LOOK, token=token)) for token in (first, then)] == ["valid", "grant_inactive"]
+    assert [verdict(place.ask(LOOK, token=token)) for token in (first, then)] == [
+        "valid",
+        "grant_inactive",
+    ]
 
 
 def test_EN_18_overlapping_grants_share_what_is_spent_in_a_period() -> None:
@@ -137,4 +146,10 @@ def test_EN_18_the_rates_of_overlapping_grants_are_each_ones_own() -> None:
         other = second(place, READ, max_requests_per_minute=60)
         first, then = token_of(place, place.grant), token_of(place, other)
         answers = [place.ask(LOOK, token=token) for token in (first, first, first, then, then)]
-        assert [verdict(answer) for answer in answers] == ["valid", "valid", "rate", "valid", "rate"]
+        assert [verdict(answer) for answer in answers] == [
+            "valid",
+            "valid",
+            "rate",
+            "valid",
+            "rate",
+        ]

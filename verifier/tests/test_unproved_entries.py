@@ -35,7 +35,11 @@ MACS = (None, b"", b"0123456789abcdef", mac_of(b"{}"))
 
 @pytest.mark.parametrize("mac", MACS)
 def test_a_forged_decision_counts_nothing_and_is_stated(
-    verifier: Verifier, redis: Redis, now: datetime, caplog: pytest.LogCaptureFixture, mac: bytes | None
+    verifier: Verifier,
+    redis: Redis,
+    now: datetime,
+    caplog: pytest.LogCaptureFixture,
+    mac: bytes | None,
 ) -> None:
     before = verifier.write()
     verifier.put(**forged(verifier.place, mac))
@@ -53,13 +57,18 @@ def test_a_forged_decision_counts_nothing_and_is_stated(
 def test_a_changed_decision_is_stated_and_so_is_the_missing_number(
     verifier: Verifier, redis: Redis, now: datetime
 ) -> None:
-    base = encoded(decided(verifier.place.grant, kind="denied", error="invalid_token", reason="expired"))
+    base = encoded(
+        decided(verifier.place.grant, kind="denied", error="invalid_token", reason="expired")
+    )
     verifier.put(e=1, n=1, o="v", **proved(base) | {"b": encoded(decided(verifier.place.grant))})
     verifier.number = 1
     after = verifier.write()
     drain(redis, now=now)
     assert taken() == [after]
-    assert losses() == [UNPROVED, {"reason": "missing", "epoch": 1, "shard": 0, "first": 1, "count": 1}]
+    assert losses() == [
+        UNPROVED,
+        {"reason": "missing", "epoch": 1, "shard": 0, "first": 1, "count": 1},
+    ]
 
 
 @pytest.mark.usefixtures("release_3_may_run")

@@ -36,12 +36,16 @@ def grows_old() -> None:
 def is_left() -> None:
     """Another process starts leaving the cache, and this one reads the row."""
     row, _ = epochs.look()
-    epochs.leave(epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now())
+    epochs.leave(
+        epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
+    )
     epochs.LEASE._last = None
 
 
 @pytest.fixture(params=[grows_old, is_left])
-def meanwhile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def meanwhile(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
     """What happens between a decision and its commit."""
     monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     made: Callable[[], None] = request.param
@@ -71,7 +75,9 @@ def test_RF_4_late_commit_gives_503_and_a_named_retry_gets_the_answer(
     mine = replace(call(place), delivery=named(place))
     with monkeypatch.context() as patch:
         patch.setattr(freshness, "STALE_SECONDS", 1.0)
-        patch.setattr(database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit")))
+        patch.setattr(
+            database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
+        )
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(mine)
     assert words(decide_one(mine)) == "recalled"
@@ -153,7 +159,9 @@ def test_without_leave_to_decide_no_yes_is_given_again() -> None:
         decide_one(late)
 
 
-def test_proof_whose_time_ends_before_the_commit_is_not_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proof_whose_time_ends_before_the_commit_is_not_spent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It may have been spent elsewhere and forgotten since the call began."""
     place = scene()
     mine, known = call(place), Event.objects.count()

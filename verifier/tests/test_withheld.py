@@ -127,7 +127,9 @@ def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
-@pytest.mark.parametrize("what", [(Lease, "held", 1), (freshness, "check_age", 1)], ids=["lease", "age"])
+@pytest.mark.parametrize(
+    "what", [(Lease, "held", 1), (freshness, "check_age", 1)], ids=["lease", "age"]
+)
 def test_redis_is_not_asked_for_what_could_not_be_told_any_more(
     both: Both, at: Callable[..., Any], what: tuple[Any, str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

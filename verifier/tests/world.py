@@ -30,7 +30,9 @@ class World:
         ).jti
 
     def grant(self) -> Grant:
-        return Grant.objects.select_related("agent__human", "service_provider").get(pk=self.place.grant.pk)
+        return Grant.objects.select_related("agent__human", "service_provider").get(
+            pk=self.place.grant.pk
+        )
 
     def suspended(self, cause: str) -> Grant:
         grants.suspend_grant(grant=self.grant(), cause=cause, actor=SYSTEM, now=self.now)
@@ -57,14 +59,24 @@ class World:
 
     def manifest(self) -> VerifiedManifest:
         seconds = int(self.now.timestamp())
-        return verify_manifest(AgentClient().manifest(), expected_audience=settings.ISSUER, now=seconds)
+        return verify_manifest(
+            AgentClient().manifest(), expected_audience=settings.ISSUER, now=seconds
+        )
 
     def key_change(self) -> VerifiedKeyChange:
-        agent, seconds, key = self.place.agent, int(self.now.timestamp()), LocalSigner(PrivateKey.generate())
+        agent, seconds, key = (
+            self.place.agent,
+            int(self.now.timestamp()),
+            LocalSigner(PrivateKey.generate()),
+        )
         who: dict[str, str] = {"agent_id": str(agent.pk), "old_jkt": agent.jkt}
-        compact = sign_key_change(key, audience=settings.ISSUER, issued_at=seconds, jti="j" * 22, **who)
+        compact = sign_key_change(
+            key, audience=settings.ISSUER, issued_at=seconds, jti="j" * 22, **who
+        )
         expected = {f"expected_{name}": value for name, value in who.items()}
-        return verify_key_change(compact, expected_audience=settings.ISSUER, now=seconds, **expected)
+        return verify_key_change(
+            compact, expected_audience=settings.ISSUER, now=seconds, **expected
+        )
 
     def later_manifest(self) -> VerifiedManifest:
         """A manifest signed by the agent's own key, with another description."""
@@ -83,7 +95,9 @@ class World:
         return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)
 
     def wrong_code(self) -> str:
-        code = enrolment.create_enrolment_code(human=self.place.human, actor=SYSTEM, now=self.now)[1]
+        code = enrolment.create_enrolment_code(human=self.place.human, actor=SYSTEM, now=self.now)[
+            1
+        ]
         return code[:-1] + ("A" if code[-1] != "A" else "B")
 
     def token(self) -> str:

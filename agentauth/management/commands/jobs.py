@@ -35,7 +35,10 @@ def step_back() -> None:
 
 
 class Command(BaseCommand):
-    help = "Drain Redis, number the log and watch the verifier's home every second; expire and promote keys every half minute."
+    help = (
+        "Drain Redis, number the log and watch the verifier's home every second; expire and "
+        "promote keys every half minute."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")

@@ -44,7 +44,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--no-setup-link", action="store_true", help="do not print a link for the first admin"
         )
-        parser.add_argument("--json", action="store_true", help="print one JSON object at the start")
+        parser.add_argument(
+            "--json", action="store_true", help="print one JSON object at the start"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 1:
@@ -91,8 +93,10 @@ def check_port_is_free(port: int) -> None:
     while error := _bind_error(port):
         if time.monotonic() > deadline:
             raise CommandError(
-                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs there (another `make run`?),"
-                " or take another port, the same for `make demo`: make run PUBLIC_URL=http://localhost:8010"
+                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs "
+                "there (another `make run`?),"
+                " or take another port, the same for `make demo`: make run "
+                "PUBLIC_URL=http://localhost:8010"
             )
         time.sleep(POLL_SECONDS)
 

@@ -9,8 +9,14 @@ from agentauth.openapi.paths import agents, audit, discovery, grants, tokens, ve
 # In the order for readers: the tag's name, its description, its operations.
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
     "Discovery": ("Where everything is, and which keys sign. Public.", discovery.OPERATIONS),
-    "Agents": ("An agent registers with its own key, looks at itself, ends itself.", agents.OPERATIONS),
-    "Grants": ("An agent asks, waits for the human, reads the receipt, gives back.", grants.OPERATIONS),
+    "Agents": (
+        "An agent registers with its own key, looks at itself, ends itself.",
+        agents.OPERATIONS,
+    ),
+    "Grants": (
+        "An agent asks, waits for the human, reads the receipt, gives back.",
+        grants.OPERATIONS,
+    ),
     "Tokens": ("Short-lived tokens bound to the agent's key.", tokens.OPERATIONS),
     "Verify": (
         "A service provider asks: may this agent do this, now? An agent follows a confirmation.",

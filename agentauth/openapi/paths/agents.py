@@ -38,8 +38,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             201: Answer("A new agent.", "Registration", _REGISTRATION),
             200: Answer("A known one: same key, same manifest.", "Registration", _OWNED),
         },
-        "The proof is by the manifest's own key. With an enrolment code the agent is active and the human's at once; "
-        "without, a human opens `claim_url` and types the `claim_code` the agent displays. Section 5.",
+        "The proof is by the manifest's own key. With an enrolment code the agent is active "
+        "and the human's at once; "
+        "without, a human opens `claim_url` and types the `claim_code` the agent displays. "
+        "Section 5.",
         body=Body("RegisterRequest", {"manifest": STORY["manifest"]}),
         errors=[
             "invalid_manifest",
@@ -65,7 +67,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "replace_manifest",
         "Renew or change the manifest",
         {200: Answer("The agent as it then is.", "Agent", _AGENT)},
-        "Signed by the present key, with a later `iat`. Grants it no longer covers are suspended until a human signs "
+        "Signed by the present key, with a later `iat`. Grants it no longer covers are "
+        "suspended until a human signs "
         "again. An expired agent may renew.",
         body=Body("ManifestRequest", {"manifest": STORY["manifest"]}),
         errors=["invalid_manifest", "agent_inactive", "invalid_state"],
@@ -75,8 +78,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "replace_key",
         "Go over to the next key",
         {200: Answer("The agent as it then is.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]})},
-        "The proof is by the present key, `new_key` by the next: a JWS `typ: agent-key+jwt` with its `jwk` and the claims "
-        "`aud`, `iat`, `jti`, `agent_id`, `old_jkt`. Tokens of the old key end, and it is never usable again.",
+        "The proof is by the present key, `new_key` by the next: a JWS `typ: agent-key+jwt` "
+        "with its `jwk` and the claims "
+        "`aud`, `iat`, `jti`, `agent_id`, `old_jkt`. Tokens of the old key end, and it is "
+        "never usable again.",
         body=Body("KeyRequest", {"new_key": STORY["new_key"]}),
         errors=["agent_inactive", "key_in_use"],
         keyed=True,

@@ -13,7 +13,8 @@ _EVENT: Final[dict[str, Any]] = _LOG["event"] | {"openings": {"name": STORY["ope
 _TEXT, _BYTES = "text/plain", "application/octet-stream"
 _PROVED: Final = string("The event's id.", format="uuid", examples=[ID["event"]])
 _TILE: Final = (
-    "What lies within the newest checkpoint, of any width; an address in another form is no tile either. What a tile of "
+    "What lies within the newest checkpoint, of any width; an address in another form is no "
+    "tile either. What a tile of "
     "some width holds never changes. c2sp.org/tlog-tiles."
 )
 OPERATIONS: Final[Mapping[str, Operation]] = {
@@ -28,7 +29,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             "kind": string("Only of this kind."),
             "order": one_of(
                 ["asc", "desc"],
-                "The order of the log if absent; `desc` begins with the newest, and keeps its own cursors.",
+                "The order of the log if absent; `desc` begins with the newest, and keeps its "
+                "own cursors.",
             ),
             "after": string("The cursor of the page before."),
             "limit": integer(f"{DEFAULT_LIMIT} if absent.", 1, MAX_LIMIT),
@@ -40,7 +42,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "What the log says of itself, signed",
         {
             200: Answer(
-                "With the cosignatures of witnesses, if any.", "CheckpointNote", _LOG["checkpoint"], _TEXT
+                "With the cosignatures of witnesses, if any.",
+                "CheckpointNote",
+                _LOG["checkpoint"],
+                _TEXT,
             )
         },
         "While there is news, a new one at least every 60 s. `Accept` is not looked at.",
@@ -50,7 +55,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "audit_inclusion_proof",
         "That an event is in the log",
         {200: Answer("", "InclusionProof", _LOG["inclusion"])},
-        "Of RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` names another.",
+        "Of RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` "
+        "names another.",
         query={
             "event": _PROVED,
             "tree_size": integer("Above the event's number, at most the size of the log.", 1),
@@ -73,7 +79,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "audit_proof_bundle",
         "An event's proof to be kept",
         {200: Answer("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)},
-        "With the newest checkpoint and its cosignatures: what one needs to check the event offline, beside the event, "
+        "With the newest checkpoint and its cosignatures: what one needs to check the event "
+        "offline, beside the event, "
         "its salt and the log's key. `Accept` is not looked at.",
         query={"event": _PROVED},
         required=["event"],
@@ -82,7 +89,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/tile/entries/{tile}": Operation(
         "audit_entries",
         "Entries of the log",
-        {200: Answer("Each after its length in two bytes, big-endian.", "Bytes", media_type=_BYTES)},
+        {
+            200: Answer(
+                "Each after its length in two bytes, big-endian.", "Bytes", media_type=_BYTES
+            )
+        },
         _TILE,
         errors=["not_found"],
     ),

@@ -69,7 +69,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "token_keys",
         "The keys that sign tokens",
         {200: Answer("May be kept for 30 s.", "Jwks", STORY["token_keys"])},
-        "Next, active, and retired ones that a living token may still need. A new key stands here for 130 s before it "
+        "Next, active, and retired ones that a living token may still need. A new key stands "
+        "here for 130 s before it "
         "signs.",
     ),
     "GET /v1/schema/": Operation(

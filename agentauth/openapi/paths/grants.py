@@ -60,9 +60,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Ask for a grant",
         {
             201: Answer("It waits for a human, at most one hour.", "GrantAccepted", _ACCEPTED),
-            200: Answer("An identical request still waits: this is it.", "GrantAccepted", _ACCEPTED),
+            200: Answer(
+                "An identical request still waits: this is it.", "GrantAccepted", _ACCEPTED
+            ),
         },
-        "What is asked must lie within the manifest and the service provider's allow-list, in one currency. Section 6.",
+        "What is asked must lie within the manifest and the service provider's allow-list, in "
+        "one currency. Section 6.",
         body=Body("GrantRequest", STORY["request"] | {"reason": GRANT["reason"]}),
         errors=[
             "invalid_scope",
@@ -106,7 +109,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "grant_receipt",
         "What the human signed",
         {200: Answer("", "Receipt", _RECEIPT)},
-        "For the agent, its human, and a service provider with the auditor right; all others get 404. "
+        "For the agent, its human, and a service provider with the auditor right; all others "
+        "get 404. "
         "`python -m agentauth.sdk verify-receipt` checks it without any server.",
         errors=["not_found"],
     ),

@@ -13,7 +13,8 @@ _TOKEN: Final = {
     "grant_id": ID["grant"],
 }
 _TOLD: Final = (
-    "scope", "client_id", "sub", "aud", "iss", "exp", "iat", "jti", "cnf", "authorization_details", "verify",
+    "scope", "client_id", "sub", "aud", "iss", "exp", "iat", "jti", "cnf", "authorization_details",
+    "verify",
 )  # fmt: skip
 _INTROSPECTION: Final = {
     "active": True,
@@ -25,7 +26,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "issue_token",
         "A token of a grant",
         {201: Answer("At most 15 minutes; bound to the agent's key.", "TokenAnswer", _TOKEN)},
-        "Everything in the token comes from the grant. A repeated call with the same `Idempotency-Key` signs the stored "
+        "Everything in the token comes from the grant. A repeated call with the same "
+        "`Idempotency-Key` signs the stored "
         "claims once more. Section 7.",
         body=Body("TokenRequest", {"grant_id": ID["grant"]}),
         errors=["invalid_grant", "idempotency_expired"],
@@ -41,8 +43,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/introspect": Operation(
         "introspect_token",
         "What a token says, if it is good (RFC 7662)",
-        {200: Answer("Active is no permission: that is for verify.", "Introspection", _INTROSPECTION)},
-        "By the service provider it is for. A token that is forged, ended or another's: `active` is false, and nothing more.",
+        {
+            200: Answer(
+                "Active is no permission: that is for verify.", "Introspection", _INTROSPECTION
+            )
+        },
+        "By the service provider it is for. A token that is forged, ended or another's: "
+        "`active` is false, and nothing more.",
         body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
     ),
 }

@@ -25,7 +25,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "verify",
         "May this agent do this, now?",
         {200: Answer("Yes, or no with the reason.", "Decision", STORY["answer"])},
-        "200 for yes and for no, unless the call itself is at fault. A refusal names `error` and `reason`, and changes no "
+        "200 for yes and for no, unless the call itself is at fault. A refusal names `error` "
+        "and `reason`, and changes no "
         "counter. The order of the checks, all reasons, and what to answer the agent: section 8.",
         body=Body("VerifyRequest", STORY["question"]),
         keyed=True,
@@ -33,8 +34,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/verify/batch": Operation(
         "verify_batch",
         "Many questions in one call",
-        {200: Answer("In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]})},
-        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its place with its error. In the rate "
+        {
+            200: Answer(
+                "In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]}
+            )
+        },
+        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its "
+        "place with its error. In the rate "
         "limit each counts as a call.",
         body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
     ),

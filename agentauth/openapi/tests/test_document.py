@@ -44,7 +44,8 @@ def contents() -> list[Any]:
         holders = {"request": operation.get("requestBody", {}), **operation["responses"]}
         for place, holder in holders.items():
             found += [
-                pytest.param(content, id=f"{key} {place}") for content in holder.get("content", {}).values()
+                pytest.param(content, id=f"{key} {place}")
+                for content in holder.get("content", {}).values()
             ]
     return found
 
@@ -54,7 +55,8 @@ def test_what_is_served_and_what_is_described_are_the_same() -> None:
 
 
 def test_it_is_openapi_3_1() -> None:
-    # Here alone: it builds some forty grammars as it is imported, and each worker imports every file of tests.
+    # Here alone: it builds some forty grammars as it is imported, and each worker imports every
+    # file of tests.
     from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
     validate(openapi(), cls=OpenAPIV31SpecValidator)
@@ -82,7 +84,10 @@ def test_the_story_is_the_worked_example() -> None:
 
 
 def test_the_readers_take_the_examples() -> None:
-    assert verify_manifest(STORY["manifest"], expected_audience=STORY["issuer"], now=NOW).jkt == STORY["jkt"]
+    assert (
+        verify_manifest(STORY["manifest"], expected_audience=STORY["issuer"], now=NOW).jkt
+        == STORY["jkt"]
+    )
     assert parse_capabilities(STORY["capabilities"])
     assert parse_envelope(STORY["envelope"])
     assert parse_verify_request(STORY["question"]).action
@@ -108,7 +113,9 @@ SEGMENTS = st.lists(
 )
 
 
-@given(st.one_of(SEGMENTS.map("/".join), st.text(max_size=8), st.just("a" * 255), st.just("a" * 256)))
+@given(
+    st.one_of(SEGMENTS.map("/".join), st.text(max_size=8), st.just("a" * 255), st.just("a" * 256))
+)
 def test_the_pattern_of_a_resource_is_the_rule(text: str) -> None:
     assert (not faults(text, SHAPES["Resource"])) == is_resource(text)
 
@@ -121,7 +128,9 @@ def test_api_schema_is_public_and_cacheable() -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", [path for path in openapi()["paths"] if path.startswith("/.well-known/")])
+@pytest.mark.parametrize(
+    "path", [path for path in openapi()["paths"] if path.startswith("/.well-known/")]
+)
 def test_the_live_discovery_documents_fit_their_schemas(path: str, now: datetime) -> None:
     """With a key of every purpose; a member the schema does not know would be a fault too."""
     for purpose in Key.Purpose.values:
@@ -130,12 +139,16 @@ def test_the_live_discovery_documents_fit_their_schemas(path: str, now: datetime
     assert answer.status_code == 200
     check("GET", path, 200, answer.headers, answer.content)
     assert faults(
-        {}, openapi()["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        {},
+        openapi()["paths"][path]["get"]["responses"]["200"]["content"]["application/json"][
+            "schema"
+        ],
     )
 
 
 TILES = st.lists(
-    st.sampled_from(["x001/", "x000/", "067", "x067", ".p/", "1", "255", "256", "01", "0"]), max_size=4
+    st.sampled_from(["x001/", "x000/", "067", "x067", ".p/", "1", "255", "256", "01", "0"]),
+    max_size=4,
 )
 
 

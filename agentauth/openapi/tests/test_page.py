@@ -1,4 +1,6 @@
-"""The page shows every operation, type and code, and asks the browser for nothing but the one stylesheet."""
+"""The page shows every operation, type and code, and asks the browser for nothing but the one
+stylesheet.
+"""
 
 import re
 

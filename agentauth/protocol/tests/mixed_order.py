@@ -1,4 +1,6 @@
-"""Ed25519 keys that are no key of RFC 8032 section 5.1.5: a true one plus a point of small order, and signatures by them."""
+"""Ed25519 keys that are no key of RFC 8032 section 5.1.5: a true one plus a point of small order,
+and signatures by them.
+"""
 
 import secrets
 from functools import reduce
@@ -39,7 +41,9 @@ def plus(a: Point, b: Point) -> Point:
     return x % FIELD, (y1 * y2 + x1 * x2) * pow(1 - t, -1, FIELD) % FIELD
 
 
-_ORDER_8: Final = decoded(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"))
+_ORDER_8: Final = decoded(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
+)
 # All but the neutral element.
 SMALL: Final = [reduce(plus, [_ORDER_8] * times) for times in range(1, 8)]
 
@@ -50,7 +54,10 @@ def mixed(raw: bytes, small: Point) -> bytes:
 
 
 class MixedSigner:
-    """Signs with a mixed-order key such that our verifier accepts: R is chosen until 8 divides the challenge."""
+    """Signs with a mixed-order key such that our verifier accepts:
+
+    R is chosen until 8 divides the challenge.
+    """
 
     alg = "EdDSA"
 

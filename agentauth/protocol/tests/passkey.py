@@ -1,4 +1,6 @@
-"""A passkey in software: makes COSE keys and assertions, honest ones and, by argument, dishonest ones."""
+"""A passkey in software: makes COSE keys and assertions, honest ones and, by argument, dishonest
+ones.
+"""
 
 import json
 from typing import Any
@@ -72,7 +74,9 @@ class Passkey:
         trailing: bytes = b"",
         **client: Any,
     ) -> dict[str, bytes]:
-        """authenticatorData, clientDataJSON and signature; `client` overrides members of the client data."""
+        """authenticatorData, clientDataJSON and signature; `client` overrides members of the client
+        data.
+        """
         members = {
             "type": "webauthn.get",
             "challenge": b64u_encode(challenge),

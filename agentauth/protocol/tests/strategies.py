@@ -1,4 +1,6 @@
-"""Hypothesis strategies that make near-misses: few names, few values, so that two draws often almost agree."""
+"""Hypothesis strategies that make near-misses: few names, few values, so that two draws often
+almost agree.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +13,25 @@ from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import Money
 from agentauth.protocol.windows import DAYS, PERIODS
 
-# Values that a careless comparison confuses: true and 1, "1" and 1, composed and decomposed letters, surrogate order.
-SCALARS: list[str | bool | int] = [True, False, 0, 1, 2, 3, "", "1", "a", "ab", "abc", "é", "é", "𝟘", "￿"]
+# Values that a careless comparison confuses: true and 1, "1" and 1, composed and decomposed
+# letters, surrogate order.
+SCALARS: list[str | bool | int] = [
+    True,
+    False,
+    0,
+    1,
+    2,
+    3,
+    "",
+    "1",
+    "a",
+    "ab",
+    "abc",
+    "é",
+    "é",
+    "𝟘",
+    "￿",
+]
 ARGUMENTS = ["size", "to"]
 RESOURCES = ["a", "a/b", "a/b/c", "ab", "a/bc", "A"]
 
@@ -34,7 +53,9 @@ def operands(draw: st.DrawFn, operator: str) -> Any:
     if operator in {"min", "max"}:
         return draw(st.sampled_from([value for value in SCALARS if not isinstance(value, bool)]))
     if operator == "prefix":
-        return draw(st.sampled_from([value for value in SCALARS if isinstance(value, str) and value]))
+        return draw(
+            st.sampled_from([value for value in SCALARS if isinstance(value, str) and value])
+        )
     if operator == "max_length":
         return draw(st.integers(0, 4))
     return draw(scalars)
@@ -44,7 +65,9 @@ def operands(draw: st.DrawFn, operator: str) -> Any:
 def constraint_objects(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for _ in range(draw(st.integers(0, 3))):
-        operator = draw(st.sampled_from(["eq", "in", "not_in", "min", "max", "prefix", "max_length"]))
+        operator = draw(
+            st.sampled_from(["eq", "in", "not_in", "min", "max", "prefix", "max_length"])
+        )
         result.setdefault(draw(st.sampled_from(ARGUMENTS)), {})[operator] = draw(operands(operator))
     return result
 
@@ -56,7 +79,10 @@ def capabilities(draw: st.DrawFn) -> Capability:
     if kind == "transact":
         body["max_amount"] = draw(money_objects())
     if kind == "custom":
-        body |= {"namespace": draw(st.sampled_from(["n", "n.m"])), "name": draw(st.sampled_from(["x", "m"]))}
+        body |= {
+            "namespace": draw(st.sampled_from(["n", "n.m"])),
+            "name": draw(st.sampled_from(["x", "m"])),
+        }
     body["constraints"] = draw(constraint_objects())
     return parse_capability(body)
 
@@ -120,7 +146,9 @@ def windows(draw: st.DrawFn) -> TimeWindow:
     start = draw(st.sampled_from([0, 60, 120, 1320, 1439]))
     end = draw(st.sampled_from([value for value in (0, 60, 180, 1380, 1440) if value != start]))
     days = draw(st.lists(st.sampled_from(DAYS[:3]), min_size=1, max_size=3, unique=True))
-    return TimeWindow(tuple(day for day in DAYS if day in days), start, end, draw(st.sampled_from(ZONES)))
+    return TimeWindow(
+        tuple(day for day in DAYS if day in days), start, end, draw(st.sampled_from(ZONES))
+    )
 
 
 @st.composite
@@ -132,7 +160,9 @@ def envelopes(draw: st.DrawFn) -> Envelope:
     return Envelope(
         max_requests_per_minute=rate,
         max_burst=burst,
-        allowed_time_windows=draw(st.none() | st.lists(windows(), min_size=1, max_size=2).map(tuple)),
+        allowed_time_windows=draw(
+            st.none() | st.lists(windows(), min_size=1, max_size=2).map(tuple)
+        ),
         confirm_above=draw(st.none() | st.integers(0, 3).map(lambda minor: Money(minor, "EUR"))),
         budgets=tuple(
             Budget(Money(draw(st.integers(1, 9)), "EUR"), period, zone) for period, zone in budgets

@@ -1,4 +1,6 @@
-"""Statements: exact members, one challenge per statement, and no yes to grave permissions without the second step."""
+"""Statements: exact members, one challenge per statement, and no yes to grave permissions without
+the second step.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -74,7 +76,9 @@ ALL = {"approval": approval(), "confirmation": confirmation(), "claim": claim_st
 
 
 @pytest.mark.parametrize("statement", ALL.values(), ids=ALL)
-def test_AP_1_the_challenge_is_the_tagged_hash_of_the_canonical_statement(statement: Statement) -> None:
+def test_AP_1_the_challenge_is_the_tagged_hash_of_the_canonical_statement(
+    statement: Statement,
+) -> None:
     """Computed here from the words of the contract, not with the functions under test."""
     tag = f"agentauth/{statement.kind}/v1".encode()
     expected = sha256(tag + b"\x00" + rfc8785.dumps(statement.to_json())).digest()  # type: ignore[arg-type]
@@ -94,14 +98,19 @@ def test_a_statement_is_read_back_and_cannot_be_changed_from_outside(statement: 
 
 def test_the_members_are_those_of_the_contract() -> None:
     common = {
-        "kind", "decision", "issuer", "rp_id", "human_id", "agent", "issued_at", "nonce", "consent_sha256", "language",
+        "kind", "decision", "issuer", "rp_id", "human_id", "agent", "issued_at", "nonce",
+        "consent_sha256", "language",
     }  # fmt: skip
     grant = {"grant_id", "grant_version", "service_provider"}
     assert set(ALL["claim"].body) == common
     assert set(ALL["approval"].body) == common | grant | {
         "capabilities", "envelope", "valid_until", "second_step", "deny_reason",
     }  # fmt: skip
-    assert set(ALL["confirmation"].body) == common | grant | {"confirmation_id", "action", "idempotency_key"}
+    assert set(ALL["confirmation"].body) == common | grant | {
+        "confirmation_id",
+        "action",
+        "idempotency_key",
+    }
     body = ALL["approval"].body
     assert body["consent_sha256"] == sha256(CONSENT.encode()).hexdigest()
     assert body["issued_at"] == "2026-11-25T12:00:00.250000Z"
@@ -125,7 +134,9 @@ def test_AP_13_approving_grave_permissions_requires_the_second_step() -> None:
         approval(second_step=False)
     with pytest.raises(InvalidRequestError, match="second_step"):
         approval(second_step=False, capabilities=[Capability.delete("files")])
-    assert approval(second_step=False, capabilities=[Capability.read("files")]).decision == "approve"
+    assert (
+        approval(second_step=False, capabilities=[Capability.read("files")]).decision == "approve"
+    )
     assert approval(second_step=False, decision="deny").decision == "deny"
 
 
@@ -186,7 +197,8 @@ WRONG: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("kind", "name", "value"), WRONG, ids=str)
 def test_a_member_in_another_form_is_refused_by_name(kind: str, name: str, value: Any) -> None:
-    # An issuer that does not match shows at the rp_id; a wrong kind may show at the members of the right one.
+    # An issuer that does not match shows at the rp_id; a wrong kind may show at the members of the
+    # right one.
     with pytest.raises(InvalidRequestError, match="statement"):
         parse_statement({**ALL[kind].to_json(), name: value})
 
@@ -256,4 +268,6 @@ def test_development_on_localhost_has_statements_too() -> None:
 
 def test_limits_above_todays_maxima_are_still_readable() -> None:
     body = ALL["approval"].to_json()
-    assert parse_statement({**body, "envelope": {"max_requests_per_minute": 10**6}}).kind == "approval"
+    assert (
+        parse_statement({**body, "envelope": {"max_requests_per_minute": 10**6}}).kind == "approval"
+    )

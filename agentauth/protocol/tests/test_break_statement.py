@@ -1,4 +1,6 @@
-"""The statement that a log continues after a restore: exactly its members, each in one form (SA-13)."""
+"""The statement that a log continues after a restore: exactly its members, each in one form
+(SA-13).
+"""
 
 from dataclasses import replace
 from typing import Any

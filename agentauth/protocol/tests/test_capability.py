@@ -1,4 +1,6 @@
-"""The grammar of capabilities and actions, and the answers of covers, choose and narrows one by one."""
+"""The grammar of capabilities and actions, and the answers of covers, choose and narrows one by
+one.
+"""
 
 from typing import Any
 
@@ -48,7 +50,12 @@ def refused(body: Any, place: str) -> None:
         {"type": "write", "resource": "files/reports", "constraints": {"size": {"max": 1048576}}},
         {"type": "delete", "resource": "files/scratch"},
         PAYMENT,
-        {"type": "custom", "namespace": "acme.crm", "name": "merge_contacts", "resource": "contacts"},
+        {
+            "type": "custom",
+            "namespace": "acme.crm",
+            "name": "merge_contacts",
+            "resource": "contacts",
+        },
     ],
     ids=lambda body: body["type"],
 )
@@ -65,17 +72,22 @@ def test_the_short_forms_build_the_same_capabilities() -> None:
     assert Capability.transact(
         "payments", max_amount=("100.00", "EUR"), constraints={"payee": {"in": ["ACME"]}}
     ) == parse_capability(PAYMENT)
-    assert Capability.custom("acme.crm", "merge", "contacts").label == "custom:acme.crm.merge:contacts"
+    assert (
+        Capability.custom("acme.crm", "merge", "contacts").label == "custom:acme.crm.merge:contacts"
+    )
     with pytest.raises(InvalidRequestError, match="resource"):
         Capability.read("../etc")
 
 
 BAD_RESOURCES = [
-    "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "a b", "a\\b", "a%2Fb", "ä", "a:b", "a\n", "a*", "a" * 256,
+    "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "a/.", "a b", "a\\b", "a%2Fb", "ä", "a:b",
+    "a\n", "a*", "a" * 256,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("resource", [*BAD_RESOURCES, None, 1, ["a"]], ids=lambda value: ascii(value)[:12])
+@pytest.mark.parametrize(
+    "resource", [*BAD_RESOURCES, None, 1, ["a"]], ids=lambda value: ascii(value)[:12]
+)
 def test_a_resource_outside_the_grammar_is_refused(resource: Any) -> None:
     refused({"type": "read", "resource": resource}, "capabilities[0].resource: ")
 
@@ -98,19 +110,34 @@ def test_an_unknown_type_is_refused(kind: Any) -> None:
         ({"resource": "a"}, "capabilities[0].type: is missing"),
         ({**PAYMENT, "max_amount": None}, "capabilities[0].max_amount: must be"),
         ({"type": "transact", "resource": "a"}, "capabilities[0].max_amount: is missing"),
-        ({**PAYMENT, "max_amount": {"value": "-1", "currency": "EUR"}}, "capabilities[0].max_amount.value: "),
-        ({**PAYMENT, "max_amount": {"value": 1, "currency": "EUR"}}, "capabilities[0].max_amount.value: "),
+        (
+            {**PAYMENT, "max_amount": {"value": "-1", "currency": "EUR"}},
+            "capabilities[0].max_amount.value: ",
+        ),
+        (
+            {**PAYMENT, "max_amount": {"value": 1, "currency": "EUR"}},
+            "capabilities[0].max_amount.value: ",
+        ),
         ({**PAYMENT, "type": "read"}, "capabilities[0].max_amount: is for the type transact only"),
-        ({"type": "read", "resource": "a", "name": "x"}, "capabilities[0].name: is for the type custom only"),
+        (
+            {"type": "read", "resource": "a", "name": "x"},
+            "capabilities[0].name: is for the type custom only",
+        ),
         ({"type": "read", "resource": "a", "namespace": "x"}, "capabilities[0].namespace: "),
         ({"type": "custom", "resource": "a", "name": "x"}, "capabilities[0].namespace: "),
         ({"type": "custom", "resource": "a", "namespace": "x"}, "capabilities[0].name: "),
-        ({"type": "custom", "resource": "a", "namespace": "x", "name": "a.b"}, "capabilities[0].name: "),
+        (
+            {"type": "custom", "resource": "a", "namespace": "x", "name": "a.b"},
+            "capabilities[0].name: ",
+        ),
         (
             {"type": "custom", "resource": "a", "namespace": "x..y", "name": "b"},
             "capabilities[0].namespace: ",
         ),
-        ({"type": "custom", "resource": "a", "namespace": "X", "name": "b"}, "capabilities[0].namespace: "),
+        (
+            {"type": "custom", "resource": "a", "namespace": "X", "name": "b"},
+            "capabilities[0].namespace: ",
+        ),
         (
             {"type": "custom", "resource": "a", "namespace": "x" * 65, "name": "b"},
             "capabilities[0].namespace: ",
@@ -181,7 +208,10 @@ def test_sixteen_constraints_and_sixty_four_items_are_accepted() -> None:
 
 
 def test_true_and_one_are_different_values_and_different_constraints() -> None:
-    assert Capability.read("a", constraints={"x": {"in": [True, 1]}}).constraints[0].values == (True, 1)
+    assert Capability.read("a", constraints={"x": {"in": [True, 1]}}).constraints[0].values == (
+        True,
+        1,
+    )
     assert Constraint("x", "eq", True) != Constraint("x", "eq", 1)
     assert Capability.read("a", constraints={"x": {"eq": 1}}) != Capability.read(
         "a", constraints={"x": {"eq": True}}
@@ -229,13 +259,19 @@ def test_each_operator_is_strict_about_types_and_code_points(
 def test_a_capability_covers_its_resource_and_what_is_below(
     granted: str, asked: str, *, answer: bool
 ) -> None:
-    assert covers(Capability.read(granted), parse_action({"type": "read", "resource": asked})) is answer
+    assert (
+        covers(Capability.read(granted), parse_action({"type": "read", "resource": asked}))
+        is answer
+    )
 
 
 @pytest.mark.parametrize("resource", BAD_RESOURCES, ids=lambda value: ascii(value)[:12])
 def test_a_malformed_resource_in_an_action_is_insufficient_scope(resource: str) -> None:
     granted = [Capability.read("a")]
-    assert choose(granted, parse_action({"type": "read", "resource": resource})).reason == "no_capability"
+    assert (
+        choose(granted, parse_action({"type": "read", "resource": resource})).reason
+        == "no_capability"
+    )
 
 
 def test_VB_8_write_does_not_imply_read_nor_the_reverse() -> None:
@@ -267,7 +303,9 @@ def test_an_amount_above_the_limit_or_in_another_currency_is_a_violation() -> No
 def test_an_argument_that_is_constrained_but_not_supplied_denies() -> None:
     choice = choose([parse_capability(PAYMENT)], pay())
     assert choice.violations == (Violation("payee", "in", ["ACME"]),)
-    assert not covers(Capability.read("a", constraints={"x": {"not_in": ["no"]}}), Action("read", "a"))
+    assert not covers(
+        Capability.read("a", constraints={"x": {"not_in": ["no"]}}), Action("read", "a")
+    )
 
 
 def test_first_covering_capability_is_chosen_or_first_match_explains() -> None:
@@ -275,7 +313,9 @@ def test_first_covering_capability_is_chosen_or_first_match_explains() -> None:
     second = Capability.read("a", constraints={"x": {"eq": 2}})
     both = [Capability.write("a"), first, second, Capability.read("a")]
     assert choose(both, Action("read", "a", arguments={"x": 2})).capability == second
-    assert choose(both[:3], Action("read", "a", arguments={"x": 3})).violations == (Violation("x", "eq", 1),)
+    assert choose(both[:3], Action("read", "a", arguments={"x": 3})).violations == (
+        Violation("x", "eq", 1),
+    )
 
 
 def test_custom_actions_match_on_namespace_and_name() -> None:
@@ -315,8 +355,15 @@ def test_custom_actions_match_on_namespace_and_name() -> None:
     ],
     ids=str,
 )
-def test_EN_14_an_action_with_a_wrong_member_is_refused_by_name(change: dict[str, Any], place: str) -> None:
-    body = {"type": "transact", "resource": "payments", "amount": {"value": "1", "currency": "EUR"}, **change}
+def test_EN_14_an_action_with_a_wrong_member_is_refused_by_name(
+    change: dict[str, Any], place: str
+) -> None:
+    body = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "1", "currency": "EUR"},
+        **change,
+    }
     with pytest.raises(InvalidRequestError) as caught:
         parse_action(body)
     assert caught.value.description.startswith(place)
@@ -325,7 +372,9 @@ def test_EN_14_an_action_with_a_wrong_member_is_refused_by_name(change: dict[str
 def test_a_transact_is_of_a_length_a_human_can_read() -> None:
     def action(kind: str, length: int) -> dict[str, Any]:
         body = {"type": kind, "resource": "payments", "arguments": {"payee": "x" * length}}
-        return body | ({"amount": {"value": "1.00", "currency": "EUR"}} if kind == "transact" else {})
+        return body | (
+            {"amount": {"value": "1.00", "currency": "EUR"}} if kind == "transact" else {}
+        )
 
     room = MAX_TRANSACT - len(canonical_json(action("transact", 0)))
     assert parse_action(action("transact", room)).arguments == {"payee": "x" * room}
@@ -341,7 +390,9 @@ def test_a_transact_action_without_an_amount_is_refused() -> None:
 
 def test_equal_actions_share_one_digest_and_changed_actions_differ() -> None:
     plain = parse_action({"type": "read", "resource": "a"})
-    assert plain.digest() == parse_action({"resource": "a", "arguments": {}, "type": "read"}).digest()
+    assert (
+        plain.digest() == parse_action({"resource": "a", "arguments": {}, "type": "read"}).digest()
+    )
     assert pay("1").digest() == pay("1.00").digest()
     named = {"type": "custom", "resource": "a"}
     own = [

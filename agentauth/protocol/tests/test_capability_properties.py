@@ -29,7 +29,9 @@ def test_narrows_is_reflexive(granted: list[Capability]) -> None:
 
 
 @given(lists)
-def test_nothing_narrows_everything_and_everything_does_not_narrow_nothing(granted: list[Capability]) -> None:
+def test_nothing_narrows_everything_and_everything_does_not_narrow_nothing(
+    granted: list[Capability],
+) -> None:
     assert narrows([], granted)
     assert not narrows(granted, [])
 
@@ -49,7 +51,8 @@ def test_narrows_is_transitive(data: st.DataObject) -> None:
 def test_what_a_narrower_list_covers_the_wider_list_covers(data: st.DataObject) -> None:
     wide = data.draw(lists)
     narrow = [
-        data.draw(tightened(data.draw(st.sampled_from(wide)))) for _ in range(data.draw(st.integers(1, 2)))
+        data.draw(tightened(data.draw(st.sampled_from(wide))))
+        for _ in range(data.draw(st.integers(1, 2)))
     ]
     # Both ways round: the seemingly wider one is sometimes the narrower.
     for new, old in ((narrow, wide), (wide, narrow)):
@@ -61,7 +64,9 @@ def test_what_a_narrower_list_covers_the_wider_list_covers(data: st.DataObject) 
 
 @settings(max_examples=300)
 @given(st.data())
-def test_implies_is_sound_for_every_pair_of_constraints_and_every_value(data: st.DataObject) -> None:
+def test_implies_is_sound_for_every_pair_of_constraints_and_every_value(
+    data: st.DataObject,
+) -> None:
     first, second = data.draw(capabilities()), data.draw(capabilities())
     for new in first.constraints:
         for old in second.constraints:
@@ -85,7 +90,9 @@ def test_choose_and_covers_agree_and_name_a_reason(data: st.DataObject) -> None:
 
 anything: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 

@@ -1,4 +1,6 @@
-"""Certificates: what one key of the registry lets a key of one process sign, read strictly; and the tokens it may prove."""
+"""Certificates: what one key of the registry lets a key of one process sign, read strictly; and the
+tokens it may prove.
+"""
 
 from typing import Any
 
@@ -49,7 +51,9 @@ def certificate(by: LocalSigner = ROOT, of: LocalSigner = HELD, **changed: Any) 
     return sign_certificate(by, of.public, **(values | changed))
 
 
-def written(changed: dict[str, Any] | None = None, *, typ: str = CERTIFICATE_TYP, **header: Any) -> str:
+def written(
+    changed: dict[str, Any] | None = None, *, typ: str = CERTIFICATE_TYP, **header: Any
+) -> str:
     claims = {name: value for name, value in (CLAIMS | (changed or {})).items() if value is not ...}
     return sign_compact(claims, ROOT, typ=typ, header=HEADER | header)
 
@@ -59,11 +63,20 @@ def verified(compact: str, by: LocalSigner = ROOT) -> Certificate:
 
 
 def published(compact: object, of: LocalSigner = HELD, **more: Any) -> dict[str, Any]:
-    return {**of.public.jwk, "kid": of.kid, "use": "sig", "alg": of.alg, "certificate": compact, **more}
+    return {
+        **of.public.jwk,
+        "kid": of.kid,
+        "use": "sig",
+        "alg": of.alg,
+        "certificate": compact,
+        **more,
+    }
 
 
 def key_set(*certified: dict[str, Any]) -> dict[str, TokenKey]:
-    own = [{**each.public.jwk, "kid": each.kid, "use": "sig", "alg": each.alg} for each in (ROOT, P256)]
+    own = [
+        {**each.public.jwk, "kid": each.kid, "use": "sig", "alg": each.alg} for each in (ROOT, P256)
+    ]
     return read_key_set({"keys": [*certified, *own]}, expected_issuer=ISSUER)
 
 
@@ -88,7 +101,9 @@ def token(by: LocalSigner = HELD, *, issued_at: int = NOW + 200, life: int = 600
 def reason(compact: str, keys: dict[str, TokenKey], *, now: int = NOW + 200) -> str | None:
     """Why the token is refused; None where it is good."""
     try:
-        verify_token(compact, keys=keys, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now)
+        verify_token(
+            compact, keys=keys, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now
+        )
     except InvalidTokenError as error:
         return error.reason
     return None
@@ -98,7 +113,11 @@ def reason(compact: str, keys: dict[str, TokenKey], *, now: int = NOW + 200) -> 
 def test_a_certificate_says_what_was_certified(by: LocalSigner) -> None:
     found = verified(certificate(by), by)
     assert (found.serial, found.instance, found.key.key) == (SERIAL, "web-1:42", HELD.public)
-    assert (found.key.not_before, found.key.not_after, found.key.max_token_seconds) == (NOW, NOW + 3600, 600)
+    assert (found.key.not_before, found.key.not_after, found.key.max_token_seconds) == (
+        NOW,
+        NOW + 3600,
+        600,
+    )
 
 
 def test_the_certificate_is_exactly_its_documented_bytes() -> None:
@@ -198,7 +217,8 @@ def test_KM_10_no_certificate_is_taken_for_a_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [{"jku": "https://x.example"}, {"x5c": []}, {"kid": OTHER.kid}, {"kid": None}, {"jwk": {}}]
+    "header",
+    [{"jku": "https://x.example"}, {"x5c": []}, {"kid": OTHER.kid}, {"kid": None}, {"jwk": {}}],
 )
 def test_the_header_is_exactly_as_documented(header: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
@@ -208,8 +228,12 @@ def test_the_header_is_exactly_as_documented(header: dict[str, Any]) -> None:
 def test_one_certificate_has_one_text() -> None:
     compact = certificate()
     head, body, _ = compact.split(".")
-    spaced = b64u_encode(b'{"alg": "EdDSA","kid":"%s","typ":"key-certificate+jwt"}' % ROOT.kid.encode())
-    other_name = b64u_encode(b'{"alg":"Ed25519","kid":"%s","typ":"key-certificate+jwt"}' % ROOT.kid.encode())
+    spaced = b64u_encode(
+        b'{"alg": "EdDSA","kid":"%s","typ":"key-certificate+jwt"}' % ROOT.kid.encode()
+    )
+    other_name = b64u_encode(
+        b'{"alg":"Ed25519","kid":"%s","typ":"key-certificate+jwt"}' % ROOT.kid.encode()
+    )
     twice = b64u_encode(b'{"alg":"EdDSA","alg":"EdDSA","kid":"%s","typ":"x"}' % ROOT.kid.encode())
     for changed in (spaced, other_name, twice):
         message = f"{changed}.{body}"
@@ -247,7 +271,9 @@ def test_KM_10_a_token_within_its_certificate_is_good() -> None:
     ],
     ids=["longer life", "issued before", "outlives the certificate", "not yet valid"],
 )
-def test_KM_10_a_token_beyond_its_certificate_is_as_good_as_forged(made: dict[str, Any], now: int) -> None:
+def test_KM_10_a_token_beyond_its_certificate_is_as_good_as_forged(
+    made: dict[str, Any], now: int
+) -> None:
     assert reason(token(**made), key_set(published(certificate())), now=now) == "unknown"
 
 
@@ -271,7 +297,9 @@ def test_KM_10_a_certificate_is_not_in_force_before_its_time() -> None:
 def test_a_certificate_is_short() -> None:
     issuer = "https://" + "a" * 2_000
     with pytest.raises(InvalidRequestError, match="too long"):
-        verify_certificate(written({"iss": issuer}), keys={ROOT.kid: ROOT.public}, expected_issuer=issuer)
+        verify_certificate(
+            written({"iss": issuer}), keys={ROOT.kid: ROOT.public}, expected_issuer=issuer
+        )
 
 
 def test_KM_10_uncertified_key_proves_nothing() -> None:
@@ -337,5 +365,7 @@ def test_malformed_key_set_is_refused_and_unknown_keys_are_skipped() -> None:
     for odd in nothing:
         with pytest.raises(InvalidRequestError):
             read_key_set(odd, expected_issuer=ISSUER)
-    keys = read_key_set({"keys": [{"kty": "RSA"}, published(certificate())]}, expected_issuer=ISSUER)
+    keys = read_key_set(
+        {"keys": [{"kty": "RSA"}, published(certificate())]}, expected_issuer=ISSUER
+    )
     assert keys == {}

@@ -57,7 +57,10 @@ def naive_consistency(first: int, hashes: list[bytes], *, whole: bool = True) ->
     split = 1 << (len(hashes) - 1).bit_length() - 1
     if first <= split:
         return [*naive_consistency(first, hashes[:split], whole=whole), naive_root(hashes[split:])]
-    return [*naive_consistency(first - split, hashes[split:], whole=False), naive_root(hashes[:split])]
+    return [
+        *naive_consistency(first - split, hashes[split:], whole=False),
+        naive_root(hashes[:split]),
+    ]
 
 
 def test_a_growing_tree_names_each_whole_tile_it_completes() -> None:
@@ -65,7 +68,10 @@ def test_a_growing_tree_names_each_whole_tile_it_completes() -> None:
     tree, full = CompactTree(), list[Subtree]()
     for leaf in hashes:
         tree.append(leaf, full)
-    assert full == [Subtree(8, 0, naive_root(hashes[:256])), Subtree(8, 1, naive_root(hashes[256:512]))]
+    assert full == [
+        Subtree(8, 0, naive_root(hashes[:256])),
+        Subtree(8, 1, naive_root(hashes[256:512])),
+    ]
     full.clear()
     # One leaf short of 65,536: of the peaks the tree needs no more than that they are hashes.
     tree = CompactTree(65_535, hashes[:16])
@@ -199,7 +205,9 @@ def test_a_path_has_the_length_that_follows_from_the_sizes() -> None:
         lambda: verify_inclusion(0, 1, two, [one], pair),
         lambda: verify_consistency(1, 3, [two], one, pair),
         lambda: verify_consistency(1, 2, [two, three], one, node_hash(pair, three)),
-        lambda: verify_consistency(1, 2, [two, three], node_hash(three, one), node_hash(three, pair)),
+        lambda: verify_consistency(
+            1, 2, [two, three], node_hash(three, one), node_hash(three, pair)
+        ),
     ]
     for act in acts:
         with pytest.raises(ChainError):

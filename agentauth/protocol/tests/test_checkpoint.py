@@ -42,7 +42,9 @@ LOG_KEY = Verifier(ORIGIN, LOG.public)
 WITNESS_KEY = Verifier("witness.example", WITNESS.public, SignatureType.COSIGNATURE)
 CHECKPOINT = Checkpoint(ORIGIN, 3, ROOT)
 SIGNED = sign_checkpoint(CHECKPOINT, signer=LOG)
-COSIGNATURE = cosign_checkpoint(CHECKPOINT, name="witness.example", signer=WITNESS, at=1_700_000_000)
+COSIGNATURE = cosign_checkpoint(
+    CHECKPOINT, name="witness.example", signer=WITNESS, at=1_700_000_000
+)
 
 
 def cosigned(note: Note, added: Iterable[Signature]) -> str:
@@ -71,7 +73,9 @@ def test_a_signed_checkpoint_is_opened() -> None:
 
 
 def test_cosignatures_of_trusted_witnesses_come_with_their_time() -> None:
-    opened = open_checkpoint(COSIGNED, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN)
+    opened = open_checkpoint(
+        COSIGNED, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN
+    )
     [cosigned] = opened.cosignatures
     assert (cosigned.verifier, cosigned.at) == (WITNESS_KEY, 1_700_000_000)
     assert SIGNED + COSIGNATURE.line == COSIGNED
@@ -87,17 +91,23 @@ def test_a_note_has_sixteen_signatures_at_most() -> None:
 
 def test_AU_17_who_does_not_sign_for_the_log_is_not_enough() -> None:
     by_witness_alone = format_note(CHECKPOINT.text, [COSIGNATURE])
-    by_stranger = format_note(CHECKPOINT.text, [sign_text(CHECKPOINT.text, name=ORIGIN, signer=STRANGER)])
+    by_stranger = format_note(
+        CHECKPOINT.text, [sign_text(CHECKPOINT.text, name=ORIGIN, signer=STRANGER)]
+    )
     for note in (by_witness_alone, by_stranger):
         with pytest.raises(UntrustedNoteError, match="No trusted key"):
-            open_checkpoint(note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN)
+            open_checkpoint(
+                note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN
+            )
     with pytest.raises(UntrustedNoteError, match="No trusted key"):
         open_checkpoint(SIGNED, log_keys=[], expected_origin=ORIGIN)
 
 
 def test_key_in_the_wrong_trust_list_is_not_trusted() -> None:
     seeing = Verifier(ORIGIN, WITNESS.public, SignatureType.COSIGNATURE)
-    note = format_note(CHECKPOINT.text, [cosign_checkpoint(CHECKPOINT, name=ORIGIN, signer=WITNESS, at=1)])
+    note = format_note(
+        CHECKPOINT.text, [cosign_checkpoint(CHECKPOINT, name=ORIGIN, signer=WITNESS, at=1)]
+    )
     with pytest.raises(UntrustedNoteError, match="No trusted key"):
         open_checkpoint(note, log_keys=[seeing], expected_origin=ORIGIN)
     with pytest.raises(UntrustedNoteError, match="No trusted key"):
@@ -112,9 +122,14 @@ def test_AU_17_a_bad_signature_of_log_or_witness_spoils_the_checkpoint() -> None
     witness_lied = cosigned(parse_note(sign_checkpoint(later, signer=LOG)), [COSIGNATURE])
     for note in (log_lied, witness_lied):
         with pytest.raises(UntrustedNoteError, match="does not verify"):
-            open_checkpoint(note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN)
+            open_checkpoint(
+                note, log_keys=[LOG_KEY], witnesses=[WITNESS_KEY], expected_origin=ORIGIN
+            )
     # An untrusted witness is not reported.
-    assert open_checkpoint(witness_lied, log_keys=[LOG_KEY], expected_origin=ORIGIN).checkpoint == later
+    assert (
+        open_checkpoint(witness_lied, log_keys=[LOG_KEY], expected_origin=ORIGIN).checkpoint
+        == later
+    )
 
 
 def test_another_logs_checkpoint_is_refused_under_a_key_of_both() -> None:
@@ -154,7 +169,8 @@ BAD_TEXTS = {
     "a control character in an extension": CHECKPOINT.text + "a\x1bb\n",
     **{
         f"the size {size!r}": CHECKPOINT.text.replace("\n3\n", f"\n{size}\n")
-        for size in ("03", "00", "+3", "-3", " 3", "3 ", "3.0", "0x3", "3_0", "٣", "three", str(MAX_SIZE + 1), "9" * 99)
+        for size in ("03", "00", "+3", "-3", " 3", "3 ", "3.0", "0x3", "3_0", "٣", "three",
+        str(MAX_SIZE + 1), "9" * 99)
     },
     **{
         f"the root {name}": f"{ORIGIN_LINE}\n{SIZE_LINE}\n{root}\n"
@@ -220,8 +236,15 @@ def test_a_log_whose_origin_names_no_key_does_not_sign() -> None:
 LINES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1)
 
 
-@given(LINES, st.integers(0, MAX_SIZE), st.binary(min_size=32, max_size=32), st.lists(LINES, max_size=3))
-def test_what_is_written_is_read_back(origin: str, size: int, root: bytes, extensions: list[str]) -> None:
+@given(
+    LINES,
+    st.integers(0, MAX_SIZE),
+    st.binary(min_size=32, max_size=32),
+    st.lists(LINES, max_size=3),
+)
+def test_what_is_written_is_read_back(
+    origin: str, size: int, root: bytes, extensions: list[str]
+) -> None:
     checkpoint = Checkpoint(origin, size, root, tuple(extensions))
     assert parse_checkpoint(checkpoint.text) == checkpoint
 

@@ -33,13 +33,21 @@ NOW = 1_800_000_000
 URL = "https://api.sp.example/v1/events"
 TOKEN = "header.claims.signature"
 SIGNER = LocalSigner(PrivateKey.generate())
-CLAIMS = {"jti": "j-1", "htm": "POST", "htu": URL, "iat": NOW, "ath": b64u_encode(sha256(TOKEN.encode()))}
+CLAIMS = {
+    "jti": "j-1",
+    "htm": "POST",
+    "htu": URL,
+    "iat": NOW,
+    "ath": b64u_encode(sha256(TOKEN.encode())),
+}
 HEADER = {"typ": "dpop+jwt", "alg": "EdDSA", "jwk": SIGNER.public.jwk}
 
 
 def forge(claims: object, header: object = HEADER, signer: LocalSigner = SIGNER) -> str:
     """A truly signed object over any header and claims."""
-    message = f"{b64u_encode(json.dumps(header).encode())}.{b64u_encode(json.dumps(claims).encode())}"
+    message = (
+        f"{b64u_encode(json.dumps(header).encode())}.{b64u_encode(json.dumps(claims).encode())}"
+    )
     return f"{message}.{b64u_encode(signer.sign(message.encode()))}"
 
 
@@ -60,7 +68,13 @@ def test_a_made_proof_is_proved(alg: str) -> None:
     signer = LocalSigner(PrivateKey.generate("EdDSA" if alg == "EdDSA" else "ES256"))
     proof = verify(
         make_proof(
-            signer, method="POST", url=URL + "?q=1#f", iat=NOW - 5, jti="j", access_token=TOKEN, nonce="n"
+            signer,
+            method="POST",
+            url=URL + "?q=1#f",
+            iat=NOW - 5,
+            jti="j",
+            access_token=TOKEN,
+            nonce="n",
         )
     )
     assert (proof.key, proof.jkt) == (signer.public, signer.public.thumbprint)
@@ -108,7 +122,9 @@ def test_a_made_proof_is_proved(alg: str) -> None:
         ({"ath": [CLAIMS["ath"]]}, "ath"),
     ],
 )
-def test_a_claim_that_does_not_fit_is_refused_with_its_reason(change: dict[str, object], reason: str) -> None:
+def test_a_claim_that_does_not_fit_is_refused_with_its_reason(
+    change: dict[str, object], reason: str
+) -> None:
     assert reason_of(lambda: verify(forge({**CLAIMS, **change}))) == reason
 
 
@@ -276,7 +292,9 @@ def test_one_authorization_line_gives_the_token(line: str) -> None:
         (["DPoP \u00e9"], InvalidRequestError),
     ],
 )
-def test_other_authorization_lines_are_refused(lines: list[str], error: type[AgentAuthError]) -> None:
+def test_other_authorization_lines_are_refused(
+    lines: list[str], error: type[AgentAuthError]
+) -> None:
     with pytest.raises(error) as caught:
         authorization_header(lines)
     assert type(caught.value) is error
@@ -312,7 +330,9 @@ def test_no_proof_with_a_part_exchanged_is_accepted(part: int, data: bytes) -> N
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

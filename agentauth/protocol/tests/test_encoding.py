@@ -26,7 +26,9 @@ json_values = st.recursive(
     | st.booleans()
     | st.integers(-MAX_INTEGER, MAX_INTEGER)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc_é"), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text("abc_é"), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -37,7 +39,8 @@ def test_base64url_reads_back_what_it_wrote(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A", "AB", "QQ==", "QQ=", "Q Q", "QQ\n", "-_+_", "ab/_", "Zm9=", "Zm9\u0661", "é", "AAAAA"]
+    "text",
+    ["A", "AB", "QQ==", "QQ=", "Q Q", "QQ\n", "-_+_", "ab/_", "Zm9=", "Zm9\u0661", "é", "AAAAA"],
 )
 def test_base64url_has_one_spelling(text: str) -> None:
     with pytest.raises(EncodingError):
@@ -54,7 +57,9 @@ def test_a_text_that_decodes_is_the_encoding_of_its_bytes(text: str) -> None:
 
 
 def test_canonical_json_orders_members_and_leaves_no_space() -> None:
-    assert canonical_json({"b": [1, True, None], "a": "é"}) == '{"a":"é","b":[1,true,null]}'.encode()
+    assert (
+        canonical_json({"b": [1, True, None], "a": "é"}) == '{"a":"é","b":[1,true,null]}'.encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,8 +98,11 @@ def test_canonical_json_reads_back(value: object) -> None:
     assert read_json(canonical_json(value)) == value
 
 
-# Members whose order differs between Unicode and UTF-16, and what one writer escapes and another does not.
-_awkward = st.text(st.sampled_from('\x01\b\t\n\f\r"\\/\x1f\x7fu0é\u2028\ud7ff\ue000\uffff𐀀𝄞'), max_size=5)
+# Members whose order differs between Unicode and UTF-16, and what one writer escapes and another
+# does not.
+_awkward = st.text(
+    st.sampled_from('\x01\b\t\n\f\r"\\/\x1f\x7fu0é\u2028\ud7ff\ue000\uffff𐀀𝄞'), max_size=5
+)
 _awkward_values = st.recursive(
     st.sampled_from([None, True, False, 0, -1, MAX_INTEGER, -MAX_INTEGER, "\\u0000", (), (1, "a")])
     | _awkward,
@@ -152,7 +160,12 @@ def test_only_utf8_without_a_mark_is_read(data: bytes | str) -> None:
 
 
 def test_numbers_keep_their_type() -> None:
-    assert read_json(f"[{MAX_INTEGER},-{MAX_INTEGER},1.5,-0]") == [MAX_INTEGER, -MAX_INTEGER, 1.5, 0]
+    assert read_json(f"[{MAX_INTEGER},-{MAX_INTEGER},1.5,-0]") == [
+        MAX_INTEGER,
+        -MAX_INTEGER,
+        1.5,
+        0,
+    ]
 
 
 def test_depth_is_counted_outside_of_text() -> None:

@@ -1,4 +1,6 @@
-"""Enforcement step by step: order, exact counts, nothing counted by a refusal, and no narrower envelope allows more."""
+"""Enforcement step by step: order, exact counts, nothing counted by a refusal, and no narrower
+envelope allows more.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -67,7 +69,11 @@ def allowed(outcome: Outcome) -> Allowed:
 def test_without_limits_a_use_is_allowed_and_counted() -> None:
     outcome = allowed(ask(Envelope()))
     assert outcome.ledger == Ledger(None, 1, {})
-    assert outcome.limits.to_json() == {"rate_remaining": None, "budgets": [], "uses_remaining": None}
+    assert outcome.limits.to_json() == {
+        "rate_remaining": None,
+        "budgets": [],
+        "uses_remaining": None,
+    }
 
 
 def test_EN_1_three_at_once_then_one_per_six_seconds() -> None:
@@ -105,7 +111,9 @@ def test_EN_1_no_minute_sees_more_than_rate_plus_burst_minus_one(
 ) -> None:
     rate = Rate(per_minute, data.draw(st.integers(1, per_minute)))
     gaps = data.draw(
-        st.lists(st.sampled_from([0, 1, 999_999, rate.interval_us, rate.interval_us - 1, 7_000_000]))
+        st.lists(
+            st.sampled_from([0, 1, 999_999, rate.interval_us, rate.interval_us - 1, 7_000_000])
+        )
     )
     now, tat, passed = 0, None, []
     for gap in [*gaps, *[rate.interval_us // 3] * 200]:
@@ -117,7 +125,10 @@ def test_EN_1_no_minute_sees_more_than_rate_plus_burst_minus_one(
         else:
             assert rate.remaining(tat, now) == 0
     for start in passed:
-        assert sum(start <= at < start + 60_000_000 for at in passed) <= rate.per_minute + rate.burst - 1
+        assert (
+            sum(start <= at < start + 60_000_000 for at in passed)
+            <= rate.per_minute + rate.burst - 1
+        )
 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 11, 59, 61, 599, 5999])
@@ -132,7 +143,9 @@ def test_EN_1_fractional_microsecond_interval_allows_no_extra_use(per_minute: in
 
 
 def test_a_clock_that_goes_backwards_gives_no_extra_use() -> None:
-    envelope = parse_envelope({"max_requests_per_minute": 10, "max_burst": 2, "budgets": [budget("1.00")]})
+    envelope = parse_envelope(
+        {"max_requests_per_minute": 10, "max_burst": 2, "budgets": [budget("1.00")]}
+    )
     ledger = allowed(ask(envelope, action=pay("1.00"))).ledger
     yesterday = NOON - timedelta(days=1)
     assert ask(envelope, ledger, action=pay("0.01"), now=yesterday) == Refused(
@@ -155,7 +168,9 @@ def test_a_budget_is_spent_to_the_last_cent_and_not_beyond() -> None:
     ]
     assert allowed(ask(envelope, ledger, action=pay("1.00"))).limits.budgets[0].remaining == "0.00"
     # Twelve hours until midnight in UTC.
-    assert ask(envelope, ledger, action=pay("1.01")) == Refused("envelope_exceeded", "budget", 43_200)
+    assert ask(envelope, ledger, action=pay("1.01")) == Refused(
+        "envelope_exceeded", "budget", 43_200
+    )
 
 
 def test_a_budget_returns_in_its_next_period_in_its_zone() -> None:
@@ -172,8 +187,12 @@ def test_every_budget_must_fit_and_the_longest_wait_is_returned() -> None:
     envelope = parse_envelope({"budgets": [budget("5.00"), budget("6.00", "month")]})
     ledger = allowed(ask(envelope, action=pay("5.00"))).ledger
     until_december = (datetime(2026, 12, 1, tzinfo=UTC) - NOON) // timedelta(seconds=1)
-    assert ask(envelope, ledger, action=pay("1.50")) == Refused("envelope_exceeded", "budget", until_december)
-    assert ask(envelope, ledger, action=pay("1.00")) == Refused("envelope_exceeded", "budget", 43_200)
+    assert ask(envelope, ledger, action=pay("1.50")) == Refused(
+        "envelope_exceeded", "budget", until_december
+    )
+    assert ask(envelope, ledger, action=pay("1.00")) == Refused(
+        "envelope_exceeded", "budget", 43_200
+    )
 
 
 def test_time_does_not_heal_a_total_nor_an_amount_above_the_whole_budget() -> None:
@@ -283,9 +302,13 @@ def test_the_checks_come_in_the_order_of_the_contract() -> None:
 def test_call_without_action_checks_windows_and_presence_uncounted() -> None:
     body = dict(EVERYTHING)
     used = Ledger(tat_us=10**17, uses=1, spent={})
-    assert ask(parse_envelope(body), used, action=None) == Refused("outside_time_window", None, 36_000)
+    assert ask(parse_envelope(body), used, action=None) == Refused(
+        "outside_time_window", None, 36_000
+    )
     del body["allowed_time_windows"]
-    assert ask(parse_envelope(body), used, action=None) == Refused("step_up_required", "human_offline")
+    assert ask(parse_envelope(body), used, action=None) == Refused(
+        "step_up_required", "human_offline"
+    )
     outcome = allowed(ask(parse_envelope(body), used, action=None, human_online=True))
     assert outcome.ledger is used
     assert outcome.limits.to_json() == {
@@ -296,7 +319,9 @@ def test_call_without_action_checks_windows_and_presence_uncounted() -> None:
 
 
 def test_EN_16_asking_a_thousand_times_consumes_nothing() -> None:
-    envelope = parse_envelope({"max_requests_per_minute": 1, "max_uses": 1, "budgets": [budget("5.00")]})
+    envelope = parse_envelope(
+        {"max_requests_per_minute": 1, "max_uses": 1, "budgets": [budget("5.00")]}
+    )
     ledger = Ledger(spent={"EUR/day/UTC": ("2026-11-25", 100)})
     before = (ledger.tat_us, ledger.uses, dict(ledger.spent))
     first = ask(envelope, ledger, action=pay("4.00"))
@@ -312,7 +337,9 @@ amounts = st.integers(1, 5).map(lambda minor: Action("transact", "p", Money(mino
 steps: st.SearchStrategy[list[Step]] = st.lists(
     st.tuples(
         st.none() | st.just(READ) | amounts,
-        st.sampled_from([0, 0, 1, 10, 30, 60, 3600, 43_200]).map(lambda seconds: timedelta(seconds=seconds)),
+        st.sampled_from([0, 0, 1, 10, 30, 60, 3600, 43_200]).map(
+            lambda seconds: timedelta(seconds=seconds)
+        ),
         st.booleans(),
         st.sampled_from(["none", "confirmed", "confirmed"]),
     ),
@@ -336,7 +363,9 @@ def allows_all(envelope: Envelope, sequence: Sequence[Step], start: datetime) ->
 
 
 @settings(max_examples=500)
-@given(st.data(), steps, st.sampled_from(["2026-10-24T22:00", "2026-11-23T00:00", "2026-11-24T01:30"]))
+@given(
+    st.data(), steps, st.sampled_from(["2026-10-24T22:00", "2026-11-23T00:00", "2026-11-24T01:30"])
+)
 def test_a_sequence_a_narrower_envelope_allows_the_wider_one_allows(
     data: st.DataObject, sequence: list[Step], start: str
 ) -> None:

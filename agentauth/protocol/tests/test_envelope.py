@@ -25,7 +25,9 @@ EUR = {"value": "50.00", "currency": "EUR"}
 FULL: dict[str, Any] = {
     "max_requests_per_minute": 10,
     "max_burst": 3,
-    "allowed_time_windows": [{"days": ["mon"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}],
+    "allowed_time_windows": [
+        {"days": ["mon"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}
+    ],
     "confirm_above": EUR,
     "budgets": [{**EUR, "period": "week", "zone": "Europe/Berlin"}],
     "max_uses": 100,
@@ -74,9 +76,16 @@ def test_parsing_what_was_written_gives_the_same_envelope(envelope: Envelope) ->
         ({"requires_human_online": None}, "envelope.requires_human_online: "),
         ({"allowed_time_windows": []}, "envelope.allowed_time_windows: "),
         ({"allowed_time_windows": None}, "envelope.allowed_time_windows: "),
-        ({"allowed_time_windows": FULL["allowed_time_windows"] * 17}, "envelope.allowed_time_windows: "),
         (
-            {"allowed_time_windows": [{"days": ["mon"], "start": "09:00", "end": "09:00", "zone": "UTC"}]},
+            {"allowed_time_windows": FULL["allowed_time_windows"] * 17},
+            "envelope.allowed_time_windows: ",
+        ),
+        (
+            {
+                "allowed_time_windows": [
+                    {"days": ["mon"], "start": "09:00", "end": "09:00", "zone": "UTC"}
+                ]
+            },
             "envelope.allowed_time_windows[0].end: must differ",
         ),
         (
@@ -90,9 +99,18 @@ def test_parsing_what_was_written_gives_the_same_envelope(envelope: Envelope) ->
         ({"budgets": []}, "envelope.budgets: "),
         ({"budgets": [{**EUR, "period": "year"}]}, "envelope.budgets[0].period: "),
         ({"budgets": [{**EUR, "period": ["day"]}]}, "envelope.budgets[0].period: "),
-        ({"budgets": [{**EUR, "period": "day", "zone": "Mars/Base"}]}, "envelope.budgets[0].zone: "),
-        ({"budgets": [{"value": "0", "currency": "EUR", "period": "day"}]}, "envelope.budgets[0].value: "),
-        ({"budgets": [{"value": 1, "currency": "EUR", "period": "day"}]}, "envelope.budgets[0].value: "),
+        (
+            {"budgets": [{**EUR, "period": "day", "zone": "Mars/Base"}]},
+            "envelope.budgets[0].zone: ",
+        ),
+        (
+            {"budgets": [{"value": "0", "currency": "EUR", "period": "day"}]},
+            "envelope.budgets[0].value: ",
+        ),
+        (
+            {"budgets": [{"value": 1, "currency": "EUR", "period": "day"}]},
+            "envelope.budgets[0].value: ",
+        ),
         ({"budgets": [{**EUR, "period": "day"}] * 2}, "envelope.budgets: has two budgets"),
         ({"budgets": [EUR]}, "envelope.budgets[0].period: is missing"),
         ({"confirm_above": {"value": "-1", "currency": "EUR"}}, "envelope.confirm_above.value: "),
@@ -129,9 +147,9 @@ def test_the_maxima_are_those_of_the_contract() -> None:
 
 
 def test_a_threshold_of_zero_asks_for_every_payment() -> None:
-    assert parse_envelope({"confirm_above": {"value": "0", "currency": "EUR"}}).confirm_above == Money(
-        0, "EUR"
-    )
+    assert parse_envelope(
+        {"confirm_above": {"value": "0", "currency": "EUR"}}
+    ).confirm_above == Money(0, "EUR")
 
 
 def test_a_grant_has_one_currency() -> None:
@@ -148,7 +166,10 @@ def test_a_grant_has_one_currency() -> None:
         (
             [],
             parse_envelope(
-                {"confirm_above": EUR, "budgets": [{"value": "1", "currency": "USD", "period": "day"}]}
+                {
+                    "confirm_above": EUR,
+                    "budgets": [{"value": "1", "currency": "USD", "period": "day"}],
+                }
             ),
         ),
     ):
@@ -157,7 +178,9 @@ def test_a_grant_has_one_currency() -> None:
 
 
 @given(envelopes())
-def test_narrowing_is_reflexive_and_everything_narrows_the_empty_envelope(envelope: Envelope) -> None:
+def test_narrowing_is_reflexive_and_everything_narrows_the_empty_envelope(
+    envelope: Envelope,
+) -> None:
     assert narrows_envelope(envelope, envelope)
     assert narrows_envelope(envelope, EMPTY)
     assert narrows_envelope(EMPTY, envelope) == (envelope == EMPTY)
@@ -175,9 +198,18 @@ def test_narrowing_is_transitive(data: st.DataObject) -> None:
 WIDER: list[tuple[str, Any]] = [
     ("max_requests_per_minute", 11),
     ("max_burst", 4),
-    ("allowed_time_windows", [{"days": ["mon"], "start": "08:59", "end": "17:00", "zone": "Europe/Berlin"}]),
-    ("allowed_time_windows", [{"days": ["tue"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}]),
-    ("allowed_time_windows", [{"days": ["mon"], "start": "09:00", "end": "17:00", "zone": "Europe/Paris"}]),
+    (
+        "allowed_time_windows",
+        [{"days": ["mon"], "start": "08:59", "end": "17:00", "zone": "Europe/Berlin"}],
+    ),
+    (
+        "allowed_time_windows",
+        [{"days": ["tue"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}],
+    ),
+    (
+        "allowed_time_windows",
+        [{"days": ["mon"], "start": "09:00", "end": "17:00", "zone": "Europe/Paris"}],
+    ),
     ("confirm_above", {"value": "50.01", "currency": "EUR"}),
     ("confirm_above", {"value": "1.00", "currency": "USD"}),
     ("budgets", [{"value": "50.01", "currency": "EUR", "period": "week", "zone": "Europe/Berlin"}]),
@@ -189,7 +221,9 @@ WIDER: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WIDER, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "value"), WIDER, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_member_that_is_looser_does_not_narrow(name: str, value: Any) -> None:
     assert not narrows_envelope(parse_envelope({**FULL, name: value}), parse_envelope(FULL))
 

@@ -12,7 +12,9 @@ from agentauth.protocol.errors import AgentAuthError, InvalidProofError, Tempora
         (InvalidProofError("Wrong.", reason="malformed"), "invalid_dpop_proof/malformed: Wrong."),
     ],
 )
-def test_the_text_of_a_refusal_is_its_code_reason_and_description(error: AgentAuthError, text: str) -> None:
+def test_the_text_of_a_refusal_is_its_code_reason_and_description(
+    error: AgentAuthError, text: str
+) -> None:
     assert str(error) == text
 
 

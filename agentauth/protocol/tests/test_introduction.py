@@ -25,7 +25,9 @@ def introduction(present: LocalSigner, following: LocalSigner, **changed: Any) -
 
 
 def verified(compact: str, present: LocalSigner) -> PublicKey:
-    return verify_introduction(compact, present.public, expected_issuer=ISSUER, expected_purpose="token")
+    return verify_introduction(
+        compact, present.public, expected_issuer=ISSUER, expected_purpose="token"
+    )
 
 
 def test_a_key_introduces_the_next_of_either_algorithm() -> None:
@@ -54,7 +56,9 @@ def test_what_is_of_another_registry_or_purpose_or_time_is_refused(changed: dict
 def test_claims_are_exactly_those_known(claims: dict[str, Any]) -> None:
     whole = {"iss": ISSUER, "purpose": "token", "iat": 1, "jwk": KEYS[1].public.jwk} | claims
     with pytest.raises(InvalidRequestError):
-        verified(sign_compact(whole, KEYS[0], typ=INTRODUCTION_TYP, header={"kid": KEYS[0].kid}), KEYS[0])
+        verified(
+            sign_compact(whole, KEYS[0], typ=INTRODUCTION_TYP, header={"kid": KEYS[0].kid}), KEYS[0]
+        )
     for name in ("iss", "purpose", "iat", "jwk"):
         less = {key: value for key, value in whole.items() if key not in {name, "more"}}
         with pytest.raises(InvalidRequestError):
@@ -75,7 +79,9 @@ def test_token_or_unknown_key_is_not_an_introduction() -> None:
 
 
 def reached(pinned: LocalSigner, introductions: list[str]) -> list[str]:
-    keys = introduced_keys(pinned.public, introductions, expected_issuer=ISSUER, expected_purpose="token")
+    keys = introduced_keys(
+        pinned.public, introductions, expected_issuer=ISSUER, expected_purpose="token"
+    )
     return [key.thumbprint for key in keys]
 
 

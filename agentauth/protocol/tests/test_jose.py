@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import EncodingError, InvalidSignatureError
-from agentauth.protocol.jose import VerifiedJws, parse_compact, sign_compact, split_compact, verify_jws
+from agentauth.protocol.jose import (
+    VerifiedJws,
+    parse_compact,
+    sign_compact,
+    split_compact,
+    verify_jws,
+)
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, parse_jwk
 
 SIGNER = LocalSigner(PrivateKey.generate(), "k1")
@@ -33,7 +39,9 @@ def test_what_was_signed_is_read() -> None:
 
 
 def test_the_example_of_rfc_8037_verifies() -> None:
-    key = parse_jwk({"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+    key = parse_jwk(
+        {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    )
     jws = parse_compact(
         "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6d"
         "WbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
@@ -107,7 +115,9 @@ def test_a_header_is_one_json_object(header: bytes) -> None:
 )
 def test_claims_are_one_json_object(payload: bytes) -> None:
     with pytest.raises(EncodingError):
-        verified(forge({"alg": "EdDSA", "typ": "at+jwt"}, payload), SIGNER.public, expected_typ="at+jwt")
+        verified(
+            forge({"alg": "EdDSA", "typ": "at+jwt"}, payload), SIGNER.public, expected_typ="at+jwt"
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The keys of verified tokens that are kept by the header of a proof, so that an agent's next proof is read faster."""
+"""The keys of verified tokens that are kept by the header of a proof, so that an agent's next proof
+is read faster.
+"""
 
 import pytest
 

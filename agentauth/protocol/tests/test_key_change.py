@@ -111,7 +111,9 @@ def test_no_claim_may_be_missing(name: str) -> None:
         verify(signed(without=name))
 
 
-@pytest.mark.parametrize("typ", ["agent-manifest+jwt", "dpop+jwt", "at+jwt", "JWT", "Agent-Key+jwt", ""])
+@pytest.mark.parametrize(
+    "typ", ["agent-manifest+jwt", "dpop+jwt", "at+jwt", "JWT", "Agent-Key+jwt", ""]
+)
 def test_another_kind_of_signed_object_is_refused(typ: str) -> None:
     with pytest.raises(InvalidRequestError):
         verify(signed(typ=typ))
@@ -124,7 +126,9 @@ def test_a_proof_of_the_next_key_is_not_its_statement() -> None:
 
 
 def test_only_the_holder_of_the_next_key_can_name_it() -> None:
-    """The present key signs for a foreign key: a thief of it could lock the agent to a key it does not hold."""
+    """The present key signs for a foreign key: a thief of it could lock the agent to a key it does
+    not hold.
+    """
     with pytest.raises(InvalidRequestError):
         verify(signed(signer=OLD, jwk=NEW.public.jwk))
 
@@ -134,7 +138,12 @@ def test_current_key_is_refused_as_the_next_key() -> None:
         verify(signed(signer=OLD))
     with pytest.raises(InvalidRequestError, match="already"):
         sign_key_change(
-            OLD, audience=ISSUER, issued_at=NOW, jti="j", agent_id=AGENT_ID, old_jkt=OLD.public.thumbprint
+            OLD,
+            audience=ISSUER,
+            issued_at=NOW,
+            jti="j",
+            agent_id=AGENT_ID,
+            old_jkt=OLD.public.thumbprint,
         )
 
 
@@ -176,6 +185,14 @@ def test_private_key_in_key_change_header_is_reported_for_barring() -> None:
 
 
 def test_key_change_must_be_a_compact_jws() -> None:
-    for text in ("", "x", "a.b", "a.b.c.d", signed() + ".", "ä.b.c", signed().replace(".", "..", 1)):
+    for text in (
+        "",
+        "x",
+        "a.b",
+        "a.b.c.d",
+        signed() + ".",
+        "ä.b.c",
+        signed().replace(".", "..", 1),
+    ):
         with pytest.raises((InvalidRequestError, EncodingError)):
             verify(text)

@@ -192,7 +192,8 @@ def test_weak_and_non_canonical_signatures_are_refused_under_any_library(y: int)
 
 
 def test_a_weak_key_would_accept_any_message_without_the_check() -> None:
-    # The identity point as key, R = the identity, S = 0: the library alone calls this a signature over anything.
+    # The identity point as key, R = the identity, S = 0: the library alone calls this a signature
+    # over anything.
     identity = (1).to_bytes(32, "little")
     ed25519.Ed25519PublicKey.from_public_bytes(identity).verify(identity + bytes(32), b"anything")
     with pytest.raises(InvalidKeyError):
@@ -277,7 +278,9 @@ def test_only_our_key_types_are_read_from_a_file() -> None:
     ]
     pems = [
         key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
         for key in other
     ]
@@ -286,6 +289,11 @@ def test_only_our_key_types_are_read_from_a_file() -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"x"),
     )
-    for pem in [*pems, locked, b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]:
+    for pem in [
+        *pems,
+        locked,
+        b"",
+        b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    ]:
         with pytest.raises(InvalidKeyError):
             PrivateKey.from_pem(pem)

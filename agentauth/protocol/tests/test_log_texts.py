@@ -1,4 +1,6 @@
-"""Proofs and requests as texts: the published examples, proofs of a real tree, and each form that is refused."""
+"""Proofs and requests as texts: the published examples, proofs of a real tree, and each form that
+is refused.
+"""
 
 import pytest
 from hypothesis import given
@@ -235,7 +237,9 @@ def test_AU_18_the_size_a_witness_answers_is_one_line() -> None:
 )
 def test_anything_is_read_or_refused(data: bytes | str, head: str, whole: bool) -> None:
     text = (
-        head + (data if isinstance(data, str) else data.decode("latin-1")) + ("\n\n" + NOTE if whole else "")
+        head
+        + (data if isinstance(data, str) else data.decode("latin-1"))
+        + ("\n\n" + NOTE if whole else "")
     )
     for parse in (parse_log_proof, parse_add_checkpoint):
         try:

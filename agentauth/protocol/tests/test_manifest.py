@@ -34,9 +34,14 @@ CLAIMS: dict[str, Any] = {
 }
 
 
-def signed(*, signer: LocalSigner = SIGNER, jwk: Any = None, typ: str = MANIFEST_TYP, **claims: Any) -> str:
+def signed(
+    *, signer: LocalSigner = SIGNER, jwk: Any = None, typ: str = MANIFEST_TYP, **claims: Any
+) -> str:
     return sign_compact(
-        {**CLAIMS, **claims}, signer, typ=typ, header={"jwk": signer.public.jwk if jwk is None else jwk}
+        {**CLAIMS, **claims},
+        signer,
+        typ=typ,
+        header={"jwk": signer.public.jwk if jwk is None else jwk},
     )
 
 
@@ -65,7 +70,11 @@ def test_a_signed_manifest_is_read_back(alg: Any) -> None:
     assert manifest.jkt == signer.public.thumbprint
     assert manifest.name == "Ana's Agent 🤖"
     assert manifest.capabilities[1].label == "transact:payments"
-    assert (manifest.issued_at, manifest.expires_at, manifest.jti) == (NOW, NOW + MAX_MANIFEST_SECONDS, "j")
+    assert (manifest.issued_at, manifest.expires_at, manifest.jti) == (
+        NOW,
+        NOW + MAX_MANIFEST_SECONDS,
+        "j",
+    )
     assert manifest.compact == compact
     assert len(manifest.sha256) == 64
 
@@ -125,7 +134,10 @@ def test_a_claim_left_out_is_refused(name: str) -> None:
         ({"model_origin": ""}, "model_origin"),
         ({"capabilities": []}, "capabilities"),
         ({"capabilities": [{"type": "read", "resource": ".."}]}, r"capabilities\[0\].resource"),
-        ({"capabilities": [{"type": "transact", "resource": "p"}]}, r"capabilities\[0\].max_amount"),
+        (
+            {"capabilities": [{"type": "transact", "resource": "p"}]},
+            r"capabilities\[0\].max_amount",
+        ),
         ({"logo": "javascript:alert(1)"}, "logo"),
     ],
     ids=str,
@@ -216,7 +228,13 @@ def test_AP_20_a_name_that_looks_like_another_by_its_spelling_is_refused(name: s
 
 
 @pytest.mark.parametrize(
-    "name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "javascript:alert(1)"]
+    "name",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "{{7*7}}",
+        "javascript:alert(1)",
+    ],
 )
 def test_AP_19_markup_in_a_name_is_text_like_any_other(name: str) -> None:
     assert check_display_name(name) == name
@@ -231,7 +249,13 @@ def test_names_of_all_scripts_are_accepted(name: str) -> None:
 
 
 def test_host_names() -> None:
-    for good in ("models.example", "xn--bcher-kva.example", "a-b.c", "localhost", "4.models.example"):
+    for good in (
+        "models.example",
+        "xn--bcher-kva.example",
+        "a-b.c",
+        "localhost",
+        "4.models.example",
+    ):
         assert check_host(good) == good
     longest = ".".join(["a" * 63] * 3 + ["a" * 61])
     assert check_host(longest) == longest

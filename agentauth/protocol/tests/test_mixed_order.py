@@ -79,7 +79,9 @@ ENTRANCES = [
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-def test_JK_22_a_key_of_mixed_order_is_refused_where_keys_come_in(entrance: Callable[[Signer], None]) -> None:
+def test_JK_22_a_key_of_mixed_order_is_refused_where_keys_come_in(
+    entrance: Callable[[Signer], None],
+) -> None:
     entrance(LocalSigner(PrivateKey.generate()))
     for small in SMALL:
         with pytest.raises(AgentAuthError):

@@ -33,8 +33,10 @@ def test_an_amount_is_read_into_minor_units_and_written_with_all_digits(
 
 
 BAD_VALUES = [
-    "-1.00", "0", "0.00", "NaN", "Infinity", "1e3", "1e309", "+1", " 1", "1 ", "1\n", "1.", ".5", "01", "1,00", "",
-    "1.001", "0x10", "1_000", "１", "٣", "9" * 13, "9" * 30, "9" * 5000, 100, 100.0, 1e308, True, None, ["1"], {"a": 1},
+    "-1.00", "0", "0.00", "NaN", "Infinity", "1e3", "1e309", "+1", " 1", "1 ", "1\n", "1.", ".5",
+    "01", "1,00", "",
+    "1.001", "0x10", "1_000", "１", "٣", "9" * 13, "9" * 30, "9" * 5000, 100, 100.0, 1e308, True,
+    None, ["1"], {"a": 1},
 ]  # fmt: skip
 
 
@@ -48,7 +50,9 @@ def test_EN_14_an_amount_that_is_not_a_positive_decimal_string_is_refused(value:
     ("value", "currency"),
     [("1.0", "JPY"), ("1.2345", "KWD"), ("900719925474.0992", "CLF"), ("1.00000", "CLF")],
 )
-def test_EN_14_more_digits_than_the_currency_or_a_double_has_are_refused(value: str, currency: str) -> None:
+def test_EN_14_more_digits_than_the_currency_or_a_double_has_are_refused(
+    value: str, currency: str
+) -> None:
     with pytest.raises(InvalidRequestError, match="value"):
         money(value, currency)
 

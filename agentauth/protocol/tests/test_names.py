@@ -1,4 +1,6 @@
-"""What names may hold, and how any text is made legible: nothing invisible passes, whatever version of Unicode knows it."""
+"""What names may hold, and how any text is made legible: nothing invisible passes, whatever version
+of Unicode knows it.
+"""
 
 import unicodedata
 from collections.abc import Callable
@@ -7,9 +9,16 @@ from itertools import product
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.names import check_description, check_display_name, legible, printable, quoted
+from agentauth.protocol.names import (
+    check_description,
+    check_display_name,
+    legible,
+    printable,
+    quoted,
+)
 
-# Default_Ignorable_Code_Point as DerivedCoreProperties.txt of Unicode 16 lists it: range and general category there.
+# Default_Ignorable_Code_Point as DerivedCoreProperties.txt of Unicode 16 lists it: range and
+# general category there.
 DERIVED = """
 00AD          ; Cf       SOFT HYPHEN
 034F          ; Mn       COMBINING GRAPHEME JOINER
@@ -79,7 +88,9 @@ def test_a_blank_glyph_is_in_no_name_and_escaped_in_a_text(character: str) -> No
 
 
 def test_typed_escape_is_distinct_from_a_generated_one() -> None:
-    assert legible("\u200b \\u{200b} \\n \\\\n a\\b") == "\\u{200b} \\\\u{200b} \\\\n \\\\\\\\n a\\b"
+    assert (
+        legible("\u200b \\u{200b} \\n \\\\n a\\b") == "\\u{200b} \\\\u{200b} \\\\n \\\\\\\\n a\\b"
+    )
     assert legible("\n\t\x7f\x85") == "\\n\\t\\x7f\\u{85}"
 
 
@@ -98,7 +109,9 @@ def test_AP_24_two_strokes_do_not_pass_for_a_quotation_mark(first: str, second: 
     assert legible(f"x{stroke} y") == f"x{stroke} y"
 
 
-@pytest.mark.parametrize("mark", ["“", "”", "„", "‟", '"', "＂", "″", "❞", "〞", "«", "»", "ˮ", "״"])
+@pytest.mark.parametrize(
+    "mark", ["“", "”", "„", "‟", '"', "＂", "″", "❞", "〞", "«", "»", "ˮ", "״"]
+)
 def test_AP_24_no_text_seems_to_close_the_quotation_marks_around_it(mark: str) -> None:
     assert quoted(f"x{mark} y") == f"“x\\u{{{ord(mark):x}}} y”"
     assert legible(f"x{mark} y") == f"x{mark} y"
@@ -119,7 +132,9 @@ def test_a_line_for_a_terminal_is_escaped_once() -> None:
     shown = printable("\x1b[8m\n\x9b\u202e\ud800 C:\\new \U0001f600 e\u0301" + "\u0301" * 4)
     assert (
         shown
-        == r"\x1b[8m\n\u{9b}\u{202e}\u{d800} C:\new \U0001f600 e".replace(r"\U0001f600", "\U0001f600")
+        == r"\x1b[8m\n\u{9b}\u{202e}\u{d800} C:\new \U0001f600 e".replace(
+            r"\U0001f600", "\U0001f600"
+        )
         + "\u0301" * 4
         + r"\u{301}"
     )

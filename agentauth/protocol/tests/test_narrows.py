@@ -1,10 +1,18 @@
-"""When one list of capabilities narrows another, case by case; the laws are in test_capability_properties.py."""
+"""When one list of capabilities narrows another, case by case; the laws are in
+test_capability_properties.py.
+"""
 
 from typing import Any
 
 import pytest
 
-from agentauth.protocol.capability import Capability, common, narrows, parse_allow_entry, parse_capability
+from agentauth.protocol.capability import (
+    Capability,
+    common,
+    narrows,
+    parse_allow_entry,
+    parse_capability,
+)
 
 PAYMENT: dict[str, Any] = {
     "type": "transact",
@@ -61,7 +69,9 @@ def test_a_tighter_constraint_narrows_and_the_reverse_does_not(
         ({"x": {"not_in": [True]}}, {"x": {"not_in": [1]}}),
     ],
 )
-def test_what_is_not_proved_tighter_does_not_narrow(new: dict[str, Any], old: dict[str, Any]) -> None:
+def test_what_is_not_proved_tighter_does_not_narrow(
+    new: dict[str, Any], old: dict[str, Any]
+) -> None:
     assert not narrows(c(new), c(old))
 
 
@@ -69,7 +79,9 @@ def test_narrows_looks_at_type_resource_and_amount() -> None:
     assert narrows([Capability.read("a/b")], [Capability.read("a")])
     assert not narrows([Capability.read("a")], [Capability.read("a/b")])
     assert not narrows([Capability.read("a")], [Capability.write("a")])
-    hundred, fifty = (Capability.transact("p", max_amount=(value, "EUR")) for value in ("100", "50"))
+    hundred, fifty = (
+        Capability.transact("p", max_amount=(value, "EUR")) for value in ("100", "50")
+    )
     dollars = Capability.transact("p", max_amount=("1", "USD"))
     assert narrows([fifty], [hundred])
     assert not narrows([hundred], [fifty])

@@ -1,4 +1,6 @@
-"""Signed notes: the published examples to the byte, round trips, and each form the standard refuses."""
+"""Signed notes: the published examples to the byte, round trips, and each form the standard
+refuses.
+"""
 
 import base64
 from collections.abc import Callable
@@ -37,8 +39,8 @@ PUBLISHED = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 EXAMPLE_KEY = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
 EXAMPLE_TEXT = "This is an example message.\n"
 EXAMPLE = (
-    EXAMPLE_TEXT
-    + "\n— example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n"
+    EXAMPLE_TEXT + "\n— example.com/foo "
+    "Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n"
 )
 # Its example of a text with an empty line, whose key it does not name.
 POEM = """Ognuno sta solo sul cuor della terra
@@ -65,7 +67,8 @@ def test_the_published_verifier_key_comes_out_to_the_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a+b", "a\n", "a\u00a0b", "a\u2028", "a\u3000", "a\x85b", "a\x1b", "a\0", "\ud800"]
+    "name",
+    ["", "a b", "a+b", "a\n", "a\u00a0b", "a\u2028", "a\u3000", "a\x85b", "a\x1b", "a\0", "\ud800"],
 )
 def test_a_name_a_note_cannot_hold_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
@@ -97,7 +100,10 @@ def test_a_text_may_hold_empty_lines_and_the_last_one_divides() -> None:
 
 
 def test_AU_17_a_note_has_at_most_sixteen_signatures() -> None:
-    lines = [sign_text(TEXT, name=f"key{number}", signer=KEY).line for number in range(MAX_SIGNATURES + 1)]
+    lines = [
+        sign_text(TEXT, name=f"key{number}", signer=KEY).line
+        for number in range(MAX_SIGNATURES + 1)
+    ]
     assert len(parse_note(TEXT + "\n" + "".join(lines[:-1])).signatures) == 16
     with pytest.raises(NoteError, match="at most 16"):
         parse_note(TEXT + "\n" + "".join(lines))
@@ -143,9 +149,13 @@ BAD_FORMS = {
     "a key id alone": f"{TEXT}\n— log.example {base64.b64encode(SIGNATURE.key_id).decode()}\n",
     "base64 without padding": resigned(lambda encoded: encoded.rstrip(b"=")),
     "base64 with more padding": resigned(lambda encoded: encoded + b"="),
-    "base64 of URLs": f"{TEXT}\n— log.example {base64.urlsafe_b64encode(b'????' + bytes([255]) * 64).decode()}\n",
+    "base64 of URLs": (
+        f"{TEXT}\n— log.example {base64.urlsafe_b64encode(b'????' + bytes([255]) * 64).decode()}\n"
+    ),
     "base64 with bits behind": f"{TEXT}\n— log.example AAAAAAB=\n",
-    "base64 with a letter of another alphabet": resigned(lambda encoded: encoded[:-2] + "é".encode()),
+    "base64 with a letter of another alphabet": resigned(
+        lambda encoded: encoded[:-2] + "é".encode()
+    ),
     "a bad line after a good one": GOOD + "— log.example x\n",
 }
 
@@ -184,7 +194,9 @@ def test_AU_17_signatures_of_unknown_keys_are_ignored() -> None:
 
 
 def test_AU_17_a_known_key_with_a_bad_signature_spoils_the_note() -> None:
-    bad = Signature(SIGNATURE.name, SIGNATURE.key_id, SIGNATURE.value[:-1] + bytes([SIGNATURE.value[-1] ^ 1]))
+    bad = Signature(
+        SIGNATURE.name, SIGNATURE.key_id, SIGNATURE.value[:-1] + bytes([SIGNATURE.value[-1] ^ 1])
+    )
     short = Signature(SIGNATURE.name, SIGNATURE.key_id, SIGNATURE.value[:-1])
     long = Signature(SIGNATURE.name, SIGNATURE.key_id, SIGNATURE.value + b"\0")
     for each in (bad, short, long):
@@ -201,10 +213,14 @@ def test_repeated_good_signature_counts_twice_and_names_its_signer() -> None:
     assert {each.verifier for each in verified} == {TRUSTED}
 
 
-def test_two_trusted_keys_that_cannot_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_trusted_keys_that_cannot_be_told_apart_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Verifier, "key_id", b"same")
     with pytest.raises(NoteError, match="one key id"):
-        verify_signatures(Note(TEXT, (SIGNATURE,)), [TRUSTED, Verifier("log.example", OTHER.public)])
+        verify_signatures(
+            Note(TEXT, (SIGNATURE,)), [TRUSTED, Verifier("log.example", OTHER.public)]
+        )
 
 
 MATERIAL = b"\1" + PUBLISHED_KEY
@@ -279,7 +295,9 @@ def test_one_key_for_two_purposes_is_two_verifiers() -> None:
 def test_a_cosignature_is_over_its_time_and_the_text() -> None:
     made = cosign_text(TEXT, name="w", signer=KEY, at=1_679_315_147)
     assert made.value[:8] == (1_679_315_147).to_bytes(8, "big")
-    KEY.public.verify(b"cosignature/v1\ntime 1679315147\n" + TEXT.encode(), made.value[8:], alg="EdDSA")
+    KEY.public.verify(
+        b"cosignature/v1\ntime 1679315147\n" + TEXT.encode(), made.value[8:], alg="EdDSA"
+    )
     seeing = Verifier("w", KEY.public, SignatureType.COSIGNATURE)
     later = Signature("w", made.key_id, (1_679_315_148).to_bytes(8, "big") + made.value[8:])
     for note in (Note(TEXT, (later,)), Note(TEXT + "x\n", (made,))):
@@ -354,7 +372,9 @@ def test_an_answer_of_signature_lines_holds_nothing_else() -> None:
 
 LETTERS = st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), exclude_characters="+")
 NAMES = st.text(LETTERS, min_size=1).filter(lambda name: not any(map(str.isspace, name)))
-TEXTS = st.text(st.one_of(st.just("\n"), st.characters(exclude_categories=("Cs", "Cc")))).map("{}\n".format)
+TEXTS = st.text(st.one_of(st.just("\n"), st.characters(exclude_categories=("Cs", "Cc")))).map(
+    "{}\n".format
+)
 SIGNATURES = st.builds(
     Signature, NAMES, st.binary(min_size=4, max_size=4), st.binary(min_size=1, max_size=100)
 )
@@ -372,4 +392,6 @@ def test_anything_is_read_or_refused(data: bytes | str) -> None:
         note = parse_note(data)
     except NoteError:
         return
-    assert format_note(note.text, note.signatures) == (data if isinstance(data, str) else data.decode())
+    assert format_note(note.text, note.signatures) == (
+        data if isinstance(data, str) else data.decode()
+    )

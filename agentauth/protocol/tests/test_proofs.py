@@ -1,4 +1,6 @@
-"""Proofs made from full subtrees alone: every size and every leaf, checked by the verifying half and by the RFC's own recursion."""
+"""Proofs made from full subtrees alone: every size and every leaf, checked by the verifying half
+and by the RFC's own recursion.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -85,7 +87,9 @@ def test_each_older_size_is_proved_consistent(second: int) -> None:
 
 
 @given(st.integers(1, 2**63 - 1), st.data())
-def test_the_largest_trees_need_no_more_hashes_than_their_height(size: int, data: st.DataObject) -> None:
+def test_the_largest_trees_need_no_more_hashes_than_their_height(
+    size: int, data: st.DataObject
+) -> None:
     index = data.draw(st.integers(0, size - 1))
     first = data.draw(st.integers(1, size))
     leaves = sorted([*inclusion_nodes(index, size), (index, index + 1)])
@@ -105,7 +109,9 @@ def test_the_parts_of_a_range_follow_each_other() -> None:
     assert range_root((4, 7), storage(7)) == mth(4, 7)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 0), (3, 3), (-4, 0), (5, 4), (1, 3), (2, 5), (4, 9)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 0), (3, 3), (-4, 0), (5, 4), (1, 3), (2, 5), (4, 9)]
+)
 def test_range_that_is_not_a_tree_node_is_refused(start: int, end: int) -> None:
     with pytest.raises(ChainError):
         full_subtrees(start, end)

@@ -71,7 +71,11 @@ def test_a_receipt_of_every_kind_and_algorithm_verifies(statement: Statement, al
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else None
     )
     if children is None:
         yield path
@@ -95,7 +99,8 @@ def changed(claims: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
         target[path[-1]] = "x"
     else:
         middle = len(value) // 2
-        # Another letter that keeps the grammar of ids, digests, money and base64url as often as possible.
+        # Another letter that keeps the grammar of ids, digests, money and base64url as often as
+        # possible.
         replacement = "1" if value[middle] != "1" else "2"
         target[path[-1]] = value[:middle] + replacement + value[middle + 1 :]
     return result
@@ -109,7 +114,9 @@ UNSIGNED_BY_PASSKEY = ("credential_id",)
 
 
 @pytest.mark.parametrize(("kind", "path"), FIELDS, ids=FIELD_IDS)
-def test_AP_1_one_changed_character_breaks_the_registrys_signature(kind: str, path: tuple[Any, ...]) -> None:
+def test_AP_1_one_changed_character_breaks_the_registrys_signature(
+    kind: str, path: tuple[Any, ...]
+) -> None:
     header, _, signature = RECEIPTS[kind].split(".")
     payload = b64u_encode(json.dumps(changed(claims_of(RECEIPTS[kind]), path)).encode())
     with pytest.raises(InvalidReceiptError):
@@ -117,7 +124,9 @@ def test_AP_1_one_changed_character_breaks_the_registrys_signature(kind: str, pa
 
 
 @pytest.mark.parametrize(("kind", "path"), FIELDS, ids=FIELD_IDS)
-def test_AP_1_a_field_changed_by_the_registry_breaks_the_signature(kind: str, path: tuple[Any, ...]) -> None:
+def test_AP_1_a_field_changed_by_the_registry_breaks_the_signature(
+    kind: str, path: tuple[Any, ...]
+) -> None:
     claims = claims_of(RECEIPTS[kind])
     if path == UNSIGNED_BY_PASSKEY:
         assert verify(forged(changed(claims, path))).credential_id != PASSKEY.credential_id
@@ -166,7 +175,10 @@ def test_client_data_has_up_to_4096_bytes() -> None:
     answer = PASSKEY.answer(statement.challenge(), padding="x" * room)
     verify(receipt(statement, **dict[str, Any](answer)))
     with pytest.raises(InvalidReceiptError, match="too long"):
-        receipt(statement, **dict[str, Any](PASSKEY.answer(statement.challenge(), padding="x" * (room + 1))))
+        receipt(
+            statement,
+            **dict[str, Any](PASSKEY.answer(statement.challenge(), padding="x" * (room + 1))),
+        )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +203,9 @@ def test_client_data_has_up_to_4096_bytes() -> None:
     ],
     ids=str,
 )
-def test_AP_12_AP_18_foreign_or_malformed_answer_is_no_receipt(changes: dict[str, Any], message: str) -> None:
+def test_AP_12_AP_18_foreign_or_malformed_answer_is_no_receipt(
+    changes: dict[str, Any], message: str
+) -> None:
     statement = ALL["approval"]
     answer = dict[str, Any](PASSKEY.answer(statement.challenge(), **changes))
     with pytest.raises(InvalidReceiptError, match=message):
@@ -231,7 +245,12 @@ def test_only_trusted_keys_of_this_issuer_and_this_kind_count() -> None:
     with pytest.raises(InvalidReceiptError, match="another issuer"):
         verify_receipt(compact, keys=KEYS, expected_issuer="https://other.example")
     claims = claims_of(compact)
-    headers: list[dict[str, Any]] = [{}, {"kid": None}, {"kid": ["receipt-1"]}, {"jwk": SIGNER.public.jwk}]
+    headers: list[dict[str, Any]] = [
+        {},
+        {"kid": None},
+        {"kid": ["receipt-1"]},
+        {"jwk": SIGNER.public.jwk},
+    ]
     for header in headers:
         with pytest.raises(InvalidReceiptError):
             verify(sign_compact(claims, SIGNER, typ=RECEIPT_TYP, header=header))
@@ -254,7 +273,9 @@ def test_every_claim_is_needed_and_no_other_is_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a.b.c", "x" * 70_000, RECEIPTS["claim"] + "x", "\ud800"], ids=lambda t: ascii(t)[:8]
+    "text",
+    ["", "a.b.c", "x" * 70_000, RECEIPTS["claim"] + "x", "\ud800"],
+    ids=lambda t: ascii(t)[:8],
 )
 def test_malformed_receipt_is_refused(text: str) -> None:
     with pytest.raises(InvalidReceiptError):

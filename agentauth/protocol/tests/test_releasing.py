@@ -26,13 +26,20 @@ def test_SA_13_a_release_names_its_grants_and_its_proof() -> None:
     said = release()
     body = said.to_json()
     assert (said.kind, said.decision, "agent" in body) == ("release", "release", False)
-    assert body["grants"] == [{"id": ID.format(4), "version": 2}, {"id": ID.format(5), "version": 1}]
+    assert body["grants"] == [
+        {"id": ID.format(4), "version": 2},
+        {"id": ID.format(5), "version": 1},
+    ]
     assert (body["name"], body["size"], body["root"]) == ("20261129021500", 1284, "A" * 43)
     assert parse_statement(body).challenge() == sha256(b"agentauth/release/v1\0" + said.canonical())
 
 
-@pytest.mark.parametrize("changes", [{"size": 1}, {"grants": [(ID.format(each), 1) for each in range(100)]}])
-def test_SA_13_a_release_may_be_as_small_and_as_large_as_its_bounds(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"size": 1}, {"grants": [(ID.format(each), 1) for each in range(100)]}]
+)
+def test_SA_13_a_release_may_be_as_small_and_as_large_as_its_bounds(
+    changes: dict[str, Any],
+) -> None:
     assert release(**changes).kind == "release"
 
 

@@ -72,7 +72,11 @@ def test_SA_1_a_resume_of_another_form_is_refused(changes: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"agent": {}}, {"subject": "agent"}, {"subject": {"type": "agent", "id": ID.format(4), "x": 1}}],
+    [
+        {"agent": {}},
+        {"subject": "agent"},
+        {"subject": {"type": "agent", "id": ID.format(4), "x": 1}},
+    ],
 )
 def test_SA_1_a_resume_with_another_member_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):

@@ -34,7 +34,11 @@ KEYS = {"k1": SIGNER.public}
 JKT = PrivateKey.generate().public.thumbprint
 AGENT, GRANT = "01940000-0000-7000-8000-000000000001", "01940000-0000-7000-8000-000000000002"
 LIMITED = Capability.transact("payments", max_amount=("100.00", "EUR"))
-CAPABILITIES = (Capability.read("calendar/work"), LIMITED, Capability.custom("acme.crm", "merge", "contacts"))
+CAPABILITIES = (
+    Capability.read("calendar/work"),
+    LIMITED,
+    Capability.custom("acme.crm", "merge", "contacts"),
+)
 
 
 def claims_of(
@@ -67,7 +71,9 @@ def forge(claims: object, header: object = None) -> str:
 
 
 def verify(compact: str, *, now: int = NOW) -> TokenClaims:
-    return verify_token(compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now)[1]
+    return verify_token(
+        compact, keys=KEYS, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now
+    )[1]
 
 
 def reason_of(act: Callable[[], object]) -> str | None:
@@ -108,7 +114,8 @@ def test_the_wire_form_is_that_of_section_7() -> None:
 
 
 def test_another_library_reads_the_same_token() -> None:
-    # PyJWT shares no line with our reader: what it accepts as a plain signed JWT is what we say we issue.
+    # PyJWT shares no line with our reader: what it accepts as a plain signed JWT is what we say we
+    # issue.
     read = jwt.decode(
         sign_token(CLAIMS, SIGNER),
         jwt.PyJWK(dict(SIGNER.public.jwk, alg="EdDSA")),
@@ -147,7 +154,8 @@ def test_a_token_lives_1_to_900_seconds(life: int) -> None:
 
 
 def test_KM_9_signing_input_of_4096_bytes_is_signed_and_4097_refused() -> None:
-    # Base64url has no text of 4n + 1 characters, so some sizes need a name of another length in the header.
+    # Base64url has no text of 4n + 1 characters, so some sizes need a name of another length in the
+    # header.
     signers = [LocalSigner(PrivateKey.generate(), "k" * length) for length in range(1, 5)]
     sizes = {}
     for signer in signers:
@@ -238,19 +246,29 @@ def test_KM_9_signing_input_of_4096_bytes_is_signed_and_4097_refused() -> None:
         ),
     ],
 )
-def test_a_claim_that_does_not_fit_is_refused_with_its_reason(change: dict[str, object], reason: str) -> None:
+def test_a_claim_that_does_not_fit_is_refused_with_its_reason(
+    change: dict[str, object], reason: str
+) -> None:
     assert reason_of(lambda: verify(forge({**CLAIMS, **change}))) == reason
 
 
 @pytest.mark.parametrize("name", sorted(CLAIMS.keys() - {"nbf", "verify"}))
 def test_no_claim_may_be_missing(name: str) -> None:
     claims = {key: value for key, value in CLAIMS.items() if key != name}
-    assert reason_of(lambda: verify(forge(claims))) == ("unknown" if name in {"iss", "aud"} else "malformed")
+    assert reason_of(lambda: verify(forge(claims))) == (
+        "unknown" if name in {"iss", "aud"} else "malformed"
+    )
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"exp": NOW + 1}, {"iat": NOW + 10, "exp": NOW + 900}, {"nbf": NOW}, {"aud": [AUDIENCE]}, {"extra": 1}],
+    [
+        {"exp": NOW + 1},
+        {"iat": NOW + 10, "exp": NOW + 900},
+        {"nbf": NOW},
+        {"aud": [AUDIENCE]},
+        {"extra": 1},
+    ],
 )
 def test_what_the_rules_allow_is_accepted(change: dict[str, object]) -> None:
     assert verify(forge({**CLAIMS, **change})).jti == "t-1"
@@ -333,7 +351,9 @@ def test_no_token_with_a_part_exchanged_is_accepted(part: int, data: bytes) -> N
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -342,7 +362,10 @@ json_values = st.recursive(
 def test_a_signed_claim_of_any_value_raises_nothing_else(name: str, value: object) -> None:
     with contextlib.suppress(InvalidTokenError):
         verify(forge({**CLAIMS, name: value}))
-        assert name in {"sub", "jti", "iat", "nbf", "exp", "grant_version", "scope"} or value == CLAIMS[name]
+        assert (
+            name in {"sub", "jti", "iat", "nbf", "exp", "grant_version", "scope"}
+            or value == CLAIMS[name]
+        )
 
 
 @given(st.sampled_from(["typ", "alg", "kid", "crit", "jwk"]), json_values)

@@ -25,7 +25,10 @@ ZONES = [
 
 
 class Attacker:
-    """An agent with one grant for each zone: `paid` has the instant and the minor units of each payment."""
+    """An agent with one grant for each zone:
+
+    `paid` has the instant and the minor units of each payment.
+    """
 
     def __init__(self, period: str, zones: tuple[str, str]) -> None:
         self.period = period
@@ -41,7 +44,9 @@ class Attacker:
         """Whether it is allowed under the grant of `zone`."""
         envelope = parse_envelope({"budgets": [budget("500.00", self.period, zone)]})
         ledger, action = self._ledger(zone), pay(value)
-        outcome = enforce(envelope, ledger, action=action, now=now, human_online=False, confirmation="none")
+        outcome = enforce(
+            envelope, ledger, action=action, now=now, human_online=False, confirmation="none"
+        )
         if isinstance(outcome, Allowed):
             self.spent[zone] = outcome.ledger.spent
             self.paid.append((now, Money.of(value, "EUR", "value").minor))
@@ -50,7 +55,9 @@ class Attacker:
     def in_running_period(self, zone: str, now: datetime) -> int:
         """The minor units paid under both grants in the period of `zone` that runs."""
         running = period_start(self.period, zone, now)
-        return sum(minor for at, minor in self.paid if period_start(self.period, zone, at) == running)
+        return sum(
+            minor for at, minor in self.paid if period_start(self.period, zone, at) == running
+        )
 
     def _ledger(self, zone: str) -> Ledger:
         return Ledger(
@@ -60,7 +67,9 @@ class Attacker:
 
 
 def midnights(period: str, zones: tuple[str, str], days: int) -> Iterator[tuple[datetime, str]]:
-    """Each instant, just after the half hour, by which a period of one of `zones` has begun, and that zone."""
+    """Each instant, just after the half hour, by which a period of one of `zones` has begun, and
+    that zone.
+    """
     half = timedelta(minutes=30)
     for step in range(1, days * 48):
         now = MONDAY + timedelta(seconds=1) + step * half
@@ -86,7 +95,8 @@ def test_two_zones_rolled_over_in_turn_share_one_budget(
                 # All that was paid, under whichever grant, in the period that this grant counts.
                 assert attacker.in_running_period(each, now) <= CEILING.minor
     assert begun >= 3
-    # No more in all than one grant could have spent alone, and what was left of the period before the first.
+    # No more in all than one grant could have spent alone, and what was left of the period before
+    # the first.
     assert sum(minor for _, minor in attacker.paid) <= (begun + 1) * CEILING.minor
 
 

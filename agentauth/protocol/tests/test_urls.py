@@ -138,7 +138,9 @@ def test_audience_covers_the_urls_below_it(url: str, audience: str, inside: bool
     assert url_within(url, audience) is inside
 
 
-@given(st.text("htps:/.%25eEfF[]@\\?#a0-", max_size=24).map("https://a".__add__) | st.text(max_size=30))
+@given(
+    st.text("htps:/.%25eEfF[]@\\?#a0-", max_size=24).map("https://a".__add__) | st.text(max_size=30)
+)
 def test_reading_a_url_raises_nothing_else_and_settles_at_once(url: str) -> None:
     try:
         normal = normalize_url(url)

@@ -1,11 +1,20 @@
-"""What other grants of the agent at the service provider have spent counts in the running period, and in no other."""
+"""What other grants of the agent at the service provider have spent counts in the running period,
+and in no other.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
 
-from agentauth.protocol.envelope import Allowed, Ledger, Refused, enforce, limits_left, parse_envelope
+from agentauth.protocol.envelope import (
+    Allowed,
+    Ledger,
+    Refused,
+    enforce,
+    limits_left,
+    parse_envelope,
+)
 from agentauth.protocol.limits import Budget, spent_beside
 from agentauth.protocol.money import Money
 from agentauth.protocol.windows import reaches_into
@@ -53,10 +62,14 @@ def test_a_period_counts_while_it_overlaps_the_running_one(
         ({"EUR/day/UTC": ("2026-11-24", 340)}, 0),
         # Two budgets of one grant counted the same payments.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day/Europe/Berlin": ("2026-11-25", 300)}, 340),
-        # Of one zone, the day before has ended. In another it reaches into the running day: both count.
+        # Of one zone, the day before has ended. In another it reaches into the running day: both
+        # count.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day-before/UTC": ("2026-11-24", 100)}, 340),
         (
-            {"EUR/day/Etc/GMT-12": ("2026-11-26", 340), "EUR/day-before/Etc/GMT-12": ("2026-11-25", 100)},
+            {
+                "EUR/day/Etc/GMT-12": ("2026-11-26", 340),
+                "EUR/day-before/Etc/GMT-12": ("2026-11-25", 100),
+            },
             440,
         ),
         (
@@ -67,13 +80,21 @@ def test_a_period_counts_while_it_overlaps_the_running_one(
             },
             440,
         ),
-        ({"EUR/day/Etc/GMT-12": ("2026-11-25", 340), "EUR/day-before/Etc/GMT-12": ("2026-11-24", 100)}, 340),
+        (
+            {
+                "EUR/day/Etc/GMT-12": ("2026-11-25", 340),
+                "EUR/day-before/Etc/GMT-12": ("2026-11-24", 100),
+            },
+            340,
+        ),
         # Another currency, another period.
         ({"USD/day/UTC": ("2026-11-25", 340), "EUR/week/UTC": ("2026-11-25", 340)}, 0),
     ],
     ids=str,
 )
-def test_what_another_grant_spent_in_the_period(spent: Mapping[str, tuple[str, int]], expected: int) -> None:
+def test_what_another_grant_spent_in_the_period(
+    spent: Mapping[str, tuple[str, int]], expected: int
+) -> None:
     assert spent_beside(spent, Budget(Money.parse(TEN), "day"), NOON) == expected
 
 
@@ -84,7 +105,9 @@ def test_budget_limits_the_sum_but_a_debit_counts_only_for_its_grant() -> None:
     assert limits_left(envelope, ledger, NOON).budgets[0].remaining == "4.00"
 
     def asked(value: str) -> object:
-        return enforce(envelope, ledger, action=pay(value), now=NOON, human_online=False, confirmation="none")
+        return enforce(
+            envelope, ledger, action=pay(value), now=NOON, human_online=False, confirmation="none"
+        )
 
     refused, allowed = asked("4.01"), asked("4.00")
     assert isinstance(refused, Refused)

@@ -1,4 +1,6 @@
-"""Values of one call are equal and hashed as frozen dataclasses are; the type checker sees that none is changed."""
+"""Values of one call are equal and hashed as frozen dataclasses are; the type checker sees that
+none is changed.
+"""
 
 from dataclasses import dataclass, replace
 

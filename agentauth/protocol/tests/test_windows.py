@@ -1,4 +1,6 @@
-"""Wall time: windows that wrap midnight or meet a change of the clock, and where budget periods begin and end."""
+"""Wall time: windows that wrap midnight or meet a change of the clock, and where budget periods
+begin and end.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,12 +24,21 @@ from agentauth.protocol.windows import (
     windows_narrow,
 )
 
-OFFICE: dict[str, Any] = {"days": ["mon", "fri"], "start": "09:00", "end": "17:00", "zone": "Europe/Berlin"}
+OFFICE: dict[str, Any] = {
+    "days": ["mon", "fri"],
+    "start": "09:00",
+    "end": "17:00",
+    "zone": "Europe/Berlin",
+}
 ALL_DAYS = list(DAYS)
 
 
-def window(start: str, end: str, zone: str = "Europe/Berlin", days: list[str] | None = None) -> TimeWindow:
-    return parse_window({"days": days or ALL_DAYS, "start": start, "end": end, "zone": zone}, "window")
+def window(
+    start: str, end: str, zone: str = "Europe/Berlin", days: list[str] | None = None
+) -> TimeWindow:
+    return parse_window(
+        {"days": days or ALL_DAYS, "start": start, "end": end, "zone": zone}, "window"
+    )
 
 
 def local(text: str, zone: str = "Europe/Berlin", *, fold: int = 0) -> datetime:
@@ -113,7 +124,9 @@ def test_the_start_is_inside_and_the_end_is_outside(at: str, *, is_open: bool) -
         ("2026-11-27T05:00", False),  # Thursday started none
     ],
 )
-def test_a_window_that_wraps_midnight_belongs_to_the_day_it_starts(at: str, *, is_open: bool) -> None:
+def test_a_window_that_wraps_midnight_belongs_to_the_day_it_starts(
+    at: str, *, is_open: bool
+) -> None:
     assert window("22:00", "06:00", days=["fri"]).is_open(local(at)) is is_open
 
 
@@ -154,7 +167,9 @@ SPANS = [
 ]
 
 
-@pytest.mark.parametrize(("zone", "begin"), SCANS, ids=[f"{zone}-{begin[:10]}" for zone, begin in SCANS])
+@pytest.mark.parametrize(
+    ("zone", "begin"), SCANS, ids=[f"{zone}-{begin[:10]}" for zone, begin in SCANS]
+)
 @pytest.mark.parametrize(("start", "end"), SPANS, ids=[f"{start}-{end}" for start, end in SPANS])
 def test_the_next_opening_is_the_one_found_minute_by_minute(
     zone: str, begin: str, start: str, end: str
@@ -164,7 +179,9 @@ def test_the_next_opening_is_the_one_found_minute_by_minute(
     now = utc(begin)
     if each.is_open(now):
         closing = next(
-            at for at in (now + timedelta(minutes=step) for step in range(3000)) if not each.is_open(at)
+            at
+            for at in (now + timedelta(minutes=step) for step in range(3000))
+            if not each.is_open(at)
         )
         now = closing
     walked = (now + timedelta(minutes=step) for step in range(1, 2 * 1440 + 60))
@@ -210,7 +227,9 @@ def test_lord_howe_moves_by_half_an_hour() -> None:
 
 def test_apia_never_saw_the_30th_of_december_2011() -> None:
     friday = window("09:00", "17:00", "Pacific/Apia", days=["fri"])
-    assert next_opening((friday,), utc("2011-12-29T20:00:00")) == local("2012-01-06T09:00", "Pacific/Apia")
+    assert next_opening((friday,), utc("2011-12-29T20:00:00")) == local(
+        "2012-01-06T09:00", "Pacific/Apia"
+    )
     # By the wall, Friday night's window still reaches into Saturday morning.
     night = window("22:00", "06:00", "Pacific/Apia", days=["fri"])
     assert next_opening((night,), utc("2011-12-29T20:00:00")) == utc("2011-12-30T10:00:00")
@@ -322,7 +341,11 @@ def test_a_period_begins_at_local_midnight(period: str, start: str, end: str | N
         ("Europe/Berlin", "2026-10-24T22:30:00", "2026-10-25T23:00:00"),  # a day of 25 h
         ("Asia/Beirut", "2026-03-28T12:00:00", "2026-03-28T22:00:00"),  # its midnight is skipped
         ("Africa/Cairo", "2026-10-29T12:00:00", "2026-10-29T22:00:00"),  # 24:00 becomes 23:00 first
-        ("Pacific/Apia", "2011-12-29T12:00:00", "2011-12-30T10:00:00"),  # its whole next day is skipped
+        (
+            "Pacific/Apia",
+            "2011-12-29T12:00:00",
+            "2011-12-30T10:00:00",
+        ),  # its whole next day is skipped
     ],
 )
 def test_a_day_ends_at_the_first_instant_of_another_date(zone: str, now: str, end: str) -> None:

@@ -26,7 +26,9 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @dataclass
 class Clock:
-    """A clock of the verifier's client alone, which goes on by what is waited; `waits` without what spreads them."""
+    """A clock of the verifier's client alone, which goes on by what is waited; `waits` without what
+    spreads them.
+    """
 
     now: float = 1000.0
     waits: list[float] = field(default_factory=list)

@@ -95,7 +95,8 @@ VIEWS: dict[str, Callable[..., Any]] = {
 } | {
     each: cached(READ(cached(partial_saying)))
     for each, partial_saying in (
-        (each, lambda request, stated=stated: saying(request, stated)) for each, (stated, _) in SAYS.items()
+        (each, lambda request, stated=stated: saying(request, stated)) for each, (stated,
+            _) in SAYS.items()
     )
 }  # fmt: skip
 urlpatterns = [path(each.lstrip("/"), view) for each, view in VIEWS.items()]
@@ -143,7 +144,10 @@ def start(
     after: tuple[str, ...] = (),
 ) -> Iterator[httpx.Client]:
     """The site through Django's handler, with an empty cache of its own."""
-    cache = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": uuid.uuid4().hex}
+    cache = {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "LOCATION": uuid.uuid4().hex,
+    }
     usual = (
         "django.middleware.http.ConditionalGetMiddleware",
         "django.middleware.gzip.GZipMiddleware",

@@ -1,4 +1,6 @@
-"""A registry of a few lines behind httpx.MockTransport: records what it is asked, answers what a test says."""
+"""A registry of a few lines behind httpx.MockTransport: records what it is asked, answers what a
+test says.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,10 @@ Script = Callable[[httpx.Request], Answer | None]
 
 @dataclass
 class FakeRegistry:
-    """`script` may answer first; what it leaves (None) gets the usual answer. Every proof is really checked."""
+    """`script` may answer first; what it leaves (None) gets the usual answer.
+
+    Every proof is really checked.
+    """
 
     now: int
     script: Script = lambda _request: None
@@ -104,7 +109,11 @@ class FakeRegistry:
             number = len(self.sent("POST", "/v1/tokens"))
             return httpx.Response(
                 201,
-                json={"access_token": f"token-{number}", "token_type": "DPoP", "expires_in": self.expires_in},
+                json={
+                    "access_token": f"token-{number}",
+                    "token_type": "DPoP",
+                    "expires_in": self.expires_in,
+                },
             )
         raise AssertionError(f"unexpected {request.method} {path}")
 
@@ -113,7 +122,12 @@ class FakeRegistry:
         if self.manifest is None or path.endswith("/manifest"):
             self.manifest = read_manifest(compact, registry=URL)
         ends = datetime.fromtimestamp(self.manifest.expires_at, UTC)
-        body = {"agent_id": AGENT_ID, "status": self.agent_status, "jkt": "x", "expires_at": timestamp(ends)}
+        body = {
+            "agent_id": AGENT_ID,
+            "status": self.agent_status,
+            "jkt": "x",
+            "expires_at": timestamp(ends),
+        }
         claim = {"claim_url": f"{URL}/claim/secret/", "claim_code": "ABCD2345"}
         return httpx.Response(200, json=body | (claim if self.agent_status == "unclaimed" else {}))
 
@@ -149,6 +163,8 @@ def grant(status: str = "approved", grant_id: str = GRANT_ID, **members: Any) ->
     return body | members
 
 
-def error(status: int, code: str, headers: Mapping[str, str] | None = None, **members: Any) -> httpx.Response:
+def error(
+    status: int, code: str, headers: Mapping[str, str] | None = None, **members: Any
+) -> httpx.Response:
     body = {"error": code, "error_description": "A sentence."} | members
     return httpx.Response(status, json=body, headers=dict(headers or {}))

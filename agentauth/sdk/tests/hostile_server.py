@@ -1,4 +1,6 @@
-"""A server on a plain socket that answers every request with bytes of a test's choice, right or wrong."""
+"""A server on a plain socket that answers every request with bytes of a test's choice, right or
+wrong.
+"""
 
 import contextlib
 import re
@@ -9,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-# A client without a limit gets to the end of an answer, so that its test fails instead of never ending.
+# A client without a limit gets to the end of an answer, so that its test fails instead of never
+# ending.
 DRIPS: Final = 100
 DRIP_SECONDS: Final = 0.05
 ENDLESS_BYTES: Final = 64 * 1024 * 1024
@@ -31,7 +34,14 @@ class HostileServer:
 
 def answer(body: bytes, *headers: str, status: int = 200) -> bytes:
     """One whole answer; `headers` are lines."""
-    lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
+    lines = [
+        f"HTTP/1.1 {status} Said",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + body
 
 
@@ -90,7 +100,9 @@ def _answer(accepted: socket.socket, server: HostileServer) -> None:
         try:
             connection = opened.enter_context(accepted)
             if server.tls is not None:
-                connection = opened.enter_context(server.tls.wrap_socket(accepted, server_side=True))
+                connection = opened.enter_context(
+                    server.tls.wrap_socket(accepted, server_side=True)
+                )
             received = b""
             while b"\r\n\r\n" not in received:
                 received += connection.recv(65_536)

@@ -25,7 +25,10 @@ OTHER = Key("other", "other.example/v1/audit")
 
 @dataclass(frozen=True)
 class Case:
-    """`kept` stands for the file of the checkpoint that was kept. `leaf` is null where nothing is wrong."""
+    """`kept` stands for the file of the checkpoint that was kept.
+
+    `leaf` is null where nothing is wrong.
+    """
 
     name: str
     kind: str
@@ -108,7 +111,9 @@ def part_edit(part: str, **changes: Any) -> Spoil:
 
 
 def rewritten_segment(folder: Folder) -> None:
-    """An attacker without the log's key makes a segment of other events, and everything unsigned with it."""
+    """An attacker without the log's key makes a segment of other events, and everything unsigned
+    with it.
+    """
     folder.segment(5, 8, lines=REWRITTEN.lines[5:8])
     folder.segment(8, 12)
 

@@ -1,4 +1,6 @@
-"""Random edits of a good folder: bytes, whole files, and lines with everything around them made to fit."""
+"""Random edits of a good folder: bytes, whole files, and lines with everything around them made to
+fit.
+"""
 
 import random
 from dataclasses import dataclass
@@ -20,9 +22,9 @@ class Edit:
 
 def anything(folder: Folder, chance: random.Random) -> Edit:
     """One edit, by chance."""
-    return chance.choice([bytes_of_a_file, bytes_of_a_file, lines_resealed, lines_resealed, whole_files])(
-        folder, chance
-    )
+    return chance.choice(
+        [bytes_of_a_file, bytes_of_a_file, lines_resealed, lines_resealed, whole_files]
+    )(folder, chance)
 
 
 def spoilt(data: bytes, chance: random.Random) -> bytes:
@@ -51,8 +53,12 @@ def bytes_of_a_file(folder: Folder, chance: random.Random) -> Edit:
     before = path.read_bytes()
     after = spoilt(before, chance)
     path.write_bytes(after)
-    differing = [at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other]
-    remark = path.name == "lines.gz" and len(before) == len(after) and {*differing} <= {*GZIP_REMARKS}
+    differing = [
+        at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other
+    ]
+    remark = (
+        path.name == "lines.gz" and len(before) == len(after) and {*differing} <= {*GZIP_REMARKS}
+    )
     return Edit(f"{path.name}: {before!r} to {after!r}", harmless=before == after or remark)
 
 

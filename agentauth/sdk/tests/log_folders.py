@@ -1,4 +1,7 @@
-"""Makes folders of logs and proofs, good ones and with any part exchanged. Shares no code with what verifies them."""
+"""Makes folders of logs and proofs, good ones and with any part exchanged.
+
+Shares no code with what verifies them.
+"""
 
 import base64
 import gzip
@@ -106,7 +109,9 @@ class MadeLog:
         self.tree = cache(self._tree)
 
     def line(self, index: int) -> bytes:
-        return f"{index} {b64u(salt_of(self.seed, index))} ".encode() + jcs(self.events[index]) + b"\n"
+        return (
+            f"{index} {b64u(salt_of(self.seed, index))} ".encode() + jcs(self.events[index]) + b"\n"
+        )
 
     def leaf(self, index: int) -> bytes:
         text = b"agentauth/event/v1\0" + salt_of(self.seed, index) + jcs(self.events[index])
@@ -168,7 +173,11 @@ class MadeLog:
     def shown(self, index: int) -> dict[str, Any]:
         """The event as the events API gives it."""
         opening = {"salt": b64u(salt_of(self.seed, index + 1_000_000)), "value": "Jörg"}
-        about = {"salt": b64u(salt_of(self.seed, index)), "leaf_index": index, "openings": {"name": opening}}
+        about = {
+            "salt": b64u(salt_of(self.seed, index)),
+            "leaf_index": index,
+            "openings": {"name": opening},
+        }
         return self.events[index] | about
 
 
@@ -205,7 +214,9 @@ class Folder:
         self.write("checkpoint", self.log.note(size))
         self.write("lines.gz", pack(b"".join(self.log.lines[:size] if lines is None else lines)))
 
-    def edit_lines(self, change: Callable[[list[bytes]], list[bytes]], name: str = "lines.gz") -> None:
+    def edit_lines(
+        self, change: Callable[[list[bytes]], list[bytes]], name: str = "lines.gz"
+    ) -> None:
         before = unpack(self.read(name)).splitlines(keepends=True)
         self.write(name, pack(b"".join(change(list(before)))))
 
@@ -232,7 +243,13 @@ class Folder:
             parts[part] = {"key": key, "sha256": digest(data), "bytes": len(data)}
         before = sorted(self.path.glob(f"segments/{'[0-9]' * 20}.json"))
         before = [path for path in before if int(path.stem) < first]
-        ours = {"version": 1, "origin": ORIGIN, "first": first, "end": end, "checkpoint": self.log.note(end)}
+        ours = {
+            "version": 1,
+            "origin": ORIGIN,
+            "first": first,
+            "end": end,
+            "checkpoint": self.log.note(end),
+        }
         previous = digest(before[-1].read_bytes()) if before else None
         manifest: dict[str, Any] = {**ours, "previous": previous, **parts, **changes}
         self.write(f"segments/{first:020}.json", jcs(manifest))

@@ -1,7 +1,9 @@
-"""What the conformance suite asks of an integration: a site with certain resources, and a registry that says yes or no.
+"""What the conformance suite asks of an integration: a site with certain resources, and a registry
+that says yes or no.
 
-An integration of another framework is one more `Integration` in test_conformance.py: it serves RESOURCES, each behind the
-check in the way its name says, and lists the ways to put a cache in front that must stop its start.
+An integration of another framework is one more `Integration` in test_conformance.py: it serves
+RESOURCES, each behind the check in the way its name says, and lists the ways to put a cache in
+front that must stop its start.
 """
 
 import json
@@ -46,7 +48,9 @@ OPEN: Final = "/open"
 
 @dataclass
 class Verify:
-    """A registry's /v1/verify on a port: yes to tokens that begin with `good`, each proof once, until `revoked`."""
+    """A registry's /v1/verify on a port: yes to tokens that begin with `good`, each proof once,
+    until `revoked`.
+    """
 
     url: str = ""
     revoked: bool = False
@@ -61,7 +65,13 @@ class Verify:
         if spent:
             return {"valid": False, "error": "invalid_dpop_proof", "reason": "replayed"}
         agent = {"id": question["token"], "name": "A"}
-        allowed = {"valid": True, "decision_id": "d", "agent": agent, "subject": "s", "grant_id": "g"}
+        allowed = {
+            "valid": True,
+            "decision_id": "d",
+            "agent": agent,
+            "subject": "s",
+            "grant_id": "g",
+        }
         return allowed | ({"nonce": self.nonce} if self.nonce else {})
 
 
@@ -100,7 +110,9 @@ def verifying() -> Iterator[Verify]:
 
 @dataclass(frozen=True)
 class Integration:
-    """`start` serves the site, asking the registry at the URL it is given; `in_front` starts it behind a cache."""
+    """`start` serves the site, asking the registry at the URL it is given; `in_front` starts it
+    behind a cache.
+    """
 
     name: str
     start: Callable[[str], AbstractContextManager[httpx.Client]]

@@ -57,12 +57,18 @@ def test_no_proof_is_made_for_a_clear_text_or_odd_audience(audience: str) -> Non
     [
         ("/v1/events", "https://api.sp.example/v1", "https://api.sp.example/v1/events"),
         ("/v1", "https://api.sp.example/v1", "https://api.sp.example/v1"),
-        ("/v1/events?q=http://x", "https://api.sp.example/v1", "https://api.sp.example/v1/events?q=http://x"),
+        (
+            "/v1/events?q=http://x",
+            "https://api.sp.example/v1",
+            "https://api.sp.example/v1/events?q=http://x",
+        ),
         ("/api/events", "https://api.sp.example", "https://api.sp.example/api/events"),
         ("https://api.sp.example/v1/x", "https://api.sp.example/v1", "https://api.sp.example/v1/x"),
     ],
 )
-def test_a_path_is_resolved_against_the_audience_s_origin(url: str, audience: str, absolute: str) -> None:
+def test_a_path_is_resolved_against_the_audience_s_origin(
+    url: str, audience: str, absolute: str
+) -> None:
     assert within_audience(url, audience) == absolute
 
 

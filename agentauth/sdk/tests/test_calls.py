@@ -42,7 +42,9 @@ def test_the_headers_hold_token_and_a_proof_for_this_one_request(
 @pytest.mark.parametrize(
     "url", ["/events", "/v10", "https://evil.example/v1/x", "//evil.example/v1", "/v1/../x"]
 )
-def test_outside_the_audience_nothing_is_signed(registry: FakeRegistry, tmp_path: Path, url: str) -> None:
+def test_outside_the_audience_nothing_is_signed(
+    registry: FakeRegistry, tmp_path: Path, url: str
+) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     with pytest.raises(AudienceError):
@@ -86,7 +88,9 @@ def test_OG_26_429_waits_as_long_as_it_says(
 ) -> None:
     client = registered(registry, tmp_path)
     trouble = [error(429, "slow_down", {"Retry-After": "7"})]
-    registry.script = lambda r: trouble.pop() if r.url.path.startswith("/v1/grants/") and trouble else None
+    registry.script = lambda r: (
+        trouble.pop() if r.url.path.startswith("/v1/grants/") and trouble else None
+    )
     registry.grants = [grant()]
     run(client.get_grant(GRANT_ID))
     assert len(slept) == 1
@@ -116,13 +120,17 @@ def test_what_waiting_does_not_heal_is_not_waited_for(
     registry: FakeRegistry, tmp_path: Path, slept: list[float], code: str
 ) -> None:
     client = registered(registry, tmp_path)
-    registry.script = lambda r: error(429, code, {"Retry-After": "1"}) if r.url.path == "/v1/grants" else None
+    registry.script = lambda r: (
+        error(429, code, {"Retry-After": "1"}) if r.url.path == "/v1/grants" else None
+    )
     with pytest.raises(Exception, match=code):
         run(client.request_grant(SP_ID, CALENDAR))
     assert slept == []
 
 
-def test_an_hour_is_the_caller_s_to_wait(registry: FakeRegistry, tmp_path: Path, slept: list[float]) -> None:
+def test_an_hour_is_the_caller_s_to_wait(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
     client = registered(registry, tmp_path)
     registry.script = lambda r: (
         error(429, "cooldown_active", {"Retry-After": "3600"}, retry_after=3600)
@@ -145,7 +153,9 @@ def test_a_limit_that_heals_only_in_an_hour_is_shown_at_once(
     assert slept == []
 
 
-def test_a_refusal_is_not_tried_again(registry: FakeRegistry, tmp_path: Path, slept: list[float]) -> None:
+def test_a_refusal_is_not_tried_again(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
     client = registered(registry, tmp_path)
     registry.script = lambda _request: error(401, "invalid_client")
     with pytest.raises(InvalidClientError):
@@ -154,7 +164,9 @@ def test_a_refusal_is_not_tried_again(registry: FakeRegistry, tmp_path: Path, sl
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_no_redirect_is_followed_with_a_proof(registry: FakeRegistry, tmp_path: Path, status: int) -> None:
+def test_no_redirect_is_followed_with_a_proof(
+    registry: FakeRegistry, tmp_path: Path, status: int
+) -> None:
     client = registered(registry, tmp_path)
     registry.script = lambda r: (
         httpx.Response(status, headers={"Location": "https://evil.example/"})
@@ -167,7 +179,9 @@ def test_no_redirect_is_followed_with_a_proof(registry: FakeRegistry, tmp_path: 
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"a":1,"a":2}', b"\xff", b'{"grant_id":1}'])
-def test_malformed_registry_answer_is_an_error(registry: FakeRegistry, tmp_path: Path, body: bytes) -> None:
+def test_malformed_registry_answer_is_an_error(
+    registry: FakeRegistry, tmp_path: Path, body: bytes
+) -> None:
     client = registered(registry, tmp_path)
     registry.script = lambda _request: httpx.Response(200, content=body)
     with pytest.raises(RegistryError):
@@ -201,7 +215,9 @@ def test_OG_26_a_call_is_tried_again_with_a_new_proof_and_the_same_key(
         httpx.ReadTimeout("lost"),
         error(503, "temporarily_unavailable", {"Retry-After": "1"}),
     ]
-    registry.script = lambda r: trouble.pop() if r.url.host == "api.sp.example" and trouble else None
+    registry.script = lambda r: (
+        trouble.pop() if r.url.host == "api.sp.example" and trouble else None
+    )
     response = run(client.call(SP_ID, "POST", "/v1/payments", json={"amount": "1.00"}))
     assert response.status_code == 200
     assert len(calls(registry)) == 3
@@ -214,7 +230,9 @@ def test_a_service_provider_that_never_answers_is_asked_four_times(
 ) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
-    registry.script = lambda r: httpx.ReadTimeout("lost") if r.url.host == "api.sp.example" else None
+    registry.script = lambda r: (
+        httpx.ReadTimeout("lost") if r.url.host == "api.sp.example" else None
+    )
     with pytest.raises(TemporarilyUnavailableError, match="did not answer in time"):
         run(client.call(SP_ID, "GET", "/v1/x"))
     assert (len(calls(registry)), len(slept)) == (4, 3)
@@ -226,7 +244,9 @@ def test_a_long_limit_comes_back_to_the_caller(
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     registry.script = lambda r: (
-        error(429, "envelope_exceeded", {"Retry-After": "40000"}) if r.url.host == "api.sp.example" else None
+        error(429, "envelope_exceeded", {"Retry-After": "40000"})
+        if r.url.host == "api.sp.example"
+        else None
     )
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 429
     assert slept == []
@@ -239,7 +259,9 @@ def test_a_service_providers_limit_alone_is_waited_for(
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     answers = [error(status, "refused", {"Retry-After": "7"})]
-    registry.script = lambda r: answers.pop() if r.url.host == "api.sp.example" and answers else None
+    registry.script = lambda r: (
+        answers.pop() if r.url.host == "api.sp.example" and answers else None
+    )
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == (200 if waits else status)
     assert [int(seconds) for seconds in slept] == waits
 
@@ -269,7 +291,9 @@ def test_a_stale_token_is_renewed_once(registry: FakeRegistry, tmp_path: Path) -
     assert [r.headers["Authorization"] for r in calls(registry)] == ["DPoP token-1", "DPoP token-2"]
 
 
-def test_refusal_that_persists_with_a_new_token_is_returned(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_refusal_that_persists_with_a_new_token_is_returned(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     challenge = {"WWW-Authenticate": 'DPoP error="invalid_token", algs="EdDSA"'}
@@ -300,7 +324,9 @@ def test_the_clear_text_audience_of_a_registry_in_error_gets_no_proof(
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
     body = {"id": SP_ID, "name": "SP", "audience": "http://api.sp.example"}
-    registry.script = lambda r: httpx.Response(200, json=body) if "service-providers" in r.url.path else None
+    registry.script = lambda r: (
+        httpx.Response(200, json=body) if "service-providers" in r.url.path else None
+    )
     with pytest.raises(Exception, match="https"):
         run(client.call(SP_ID, "GET", "/x"))
     assert calls(registry) == []

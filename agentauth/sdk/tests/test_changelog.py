@@ -19,4 +19,6 @@ def test_every_name_that_the_changelog_gives_the_sdk_exists() -> None:
     }
     assert {"renew_manifest", "rotate_key", "ask_again", "NoGrantError"} <= named
     named -= {path.stem for path in ROOT.glob("*/management/commands/*.py")}
-    assert {name for name in named if not any(hasattr(place, name) for place in (sdk, *CLIENTS))} == set()
+    assert {
+        name for name in named if not any(hasattr(place, name) for place in (sdk, *CLIENTS))
+    } == set()

@@ -41,7 +41,10 @@ def test_the_grant_that_covers_the_action_is_taken_and_not_the_newest(newest: Ca
     grants = [made(1, READ), made(2, WRITE), made(3, PAY), made(4, newest, status="denied")]
     assert chosen(grants, READING) == 1
     assert chosen(grants, Action("write", "files/a")) == 2
-    assert chosen(grants, Action("transact", "payments", Money.of("50.00", "EUR"), {"payee": "ACME"})) == 3
+    assert (
+        chosen(grants, Action("transact", "payments", Money.of("50.00", "EUR"), {"payee": "ACME"}))
+        == 3
+    )
 
 
 def test_of_several_that_cover_it_the_one_that_ends_last_is_taken() -> None:
@@ -69,7 +72,9 @@ def test_a_usable_grant_goes_before_one_that_waits() -> None:
     waiting = made(2, READ, status="pending")
     assert chosen([made(1, READ), waiting], READING) == 1
     assert chosen([made(1, WRITE), waiting], READING) == 2
-    signed_again = made(3, READ, status="suspended", approval_url="https://registry.example.com/approvals/3/")
+    signed_again = made(
+        3, READ, status="suspended", approval_url="https://registry.example.com/approvals/3/"
+    )
     assert chosen([made(1, WRITE), signed_again], READING) == 3
 
 

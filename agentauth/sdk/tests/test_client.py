@@ -37,7 +37,9 @@ def test_request_grant_registers_first_with_exactly_those_capabilities(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
     client = registry.client(tmp_path, name="Research Assistant")
-    asked = run(client.request_grant(SP_ID, [Capability.read("calendar"), Capability.write("files")]))
+    asked = run(
+        client.request_grant(SP_ID, [Capability.read("calendar"), Capability.write("files")])
+    )
     (registration,) = registry.bodies("POST", "/v1/agents")
     manifest = read_manifest(registration["manifest"], registry=URL)
     assert manifest.capabilities == (Capability.read("calendar"), Capability.write("files"))
@@ -89,7 +91,9 @@ def test_the_key_is_kept_before_it_is_shown_to_the_registry(
     assert len({proof.jkt for proof in registry.proofs}) == 1
 
 
-def test_an_unclaimed_agent_s_grant_carries_the_claim_code(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_an_unclaimed_agent_s_grant_carries_the_claim_code(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     registry.agent_status = "unclaimed"
     asked = run(registry.client(tmp_path).request_grant(SP_ID, CALENDAR))
     assert asked.claim_code == "ABCD2345"
@@ -106,7 +110,9 @@ def test_another_name_on_the_same_key_is_refused(registry: FakeRegistry, tmp_pat
         run(registry.client(tmp_path, name="Somebody else").register())
 
 
-def test_registering_without_capabilities_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_registering_without_capabilities_is_refused(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     with pytest.raises(ManifestError, match="at least one"):
         run(registry.client(tmp_path).register())
     assert registry.requests == []
@@ -121,7 +127,8 @@ def test_an_expired_manifest_is_signed_again_with_the_same_content(
     registry.now = int(later)
     run(client.register())
     old, new = (
-        read_manifest(body["manifest"], registry=URL) for body in registry.bodies("POST", "/v1/agents")
+        read_manifest(body["manifest"], registry=URL)
+        for body in registry.bodies("POST", "/v1/agents")
     )
     assert old.content() == new.content()
     assert new.expires_at > later
@@ -162,7 +169,11 @@ def test_a_signature_that_is_asked_for_again_is_waited_for(
 ) -> None:
     client = registered(registry, tmp_path)
     page = f"{URL}/approvals/{GRANT_ID}/"
-    answers = [grant("suspended", approval_url=page), grant("suspended", approval_url=page), grant()]
+    answers = [
+        grant("suspended", approval_url=page),
+        grant("suspended", approval_url=page),
+        grant(),
+    ]
     registry.script = lambda _request: httpx.Response(200, json=answers.pop(0))
     assert run(client.wait_for_decision(GRANT_ID)).status == "approved"
     # Such a question is answered at once, so that the pace is ours.
@@ -170,7 +181,9 @@ def test_a_signature_that_is_asked_for_again_is_waited_for(
     assert all(24 < wait <= 25 for wait in slept)
 
 
-def test_a_suspension_without_a_page_is_not_waited_for(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_a_suspension_without_a_page_is_not_waited_for(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant("suspended")]
     assert run(client.wait_for_decision(GRANT_ID)).status == "suspended"
@@ -243,7 +256,9 @@ def test_a_denied_grant_says_why(registry: FakeRegistry, tmp_path: Path) -> None
         run(client.get_token(SP_ID))
 
 
-def test_who_never_asked_has_no_grant_and_sends_nothing(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_who_never_asked_has_no_grant_and_sends_nothing(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     with pytest.raises(NoGrantError, match="request_grant"):
         run(registry.client(tmp_path).get_token(SP_ID))
     assert registry.requests == []
@@ -287,7 +302,9 @@ def test_old_token_bridges_an_outage_during_renewal_until_it_expires(
     registry.grants = [grant()]
     start = time.time()
     run(client.get_token(SP_ID))
-    registry.script = lambda r: error(503, "temporarily_unavailable") if r.url.path == "/v1/tokens" else None
+    registry.script = lambda r: (
+        error(503, "temporarily_unavailable") if r.url.path == "/v1/tokens" else None
+    )
     registry.now = int(start + 870)
     monkeypatch.setattr(time, "time", lambda: start + 870)
     assert run(client.get_token(SP_ID)) == "token-1"
@@ -339,7 +356,9 @@ def test_the_known_grants_and_providers_carry_over_an_outage(
     registry.script = lambda _request: httpx.ConnectError("gone")
     monkeypatch.setattr(time, "time", lambda: start + 800)
     registry.now = int(start + 800)
-    assert run(client.authenticate_headers(SP_ID, "GET", "/v1/x"))["Authorization"] == "DPoP token-1"
+    assert (
+        run(client.authenticate_headers(SP_ID, "GET", "/v1/x"))["Authorization"] == "DPoP token-1"
+    )
 
 
 def test_a_decision_ends_the_cached_choice(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -47,7 +47,10 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, di
         ("read:calendar/work", Capability.read("calendar/work")),
         ("write:files", Capability.write("files")),
         ("delete:files/scratch", Capability.delete("files/scratch")),
-        ("transact:payments:100.00:EUR", Capability.transact("payments", max_amount=("100.00", "EUR"))),
+        (
+            "transact:payments:100.00:EUR",
+            Capability.transact("payments", max_amount=("100.00", "EUR")),
+        ),
         ("custom:acme.crm.merge:contacts", Capability.custom("acme.crm", "merge", "contacts")),
         (
             '{"type":"read","resource":"calendar","constraints":{"visibility":{"in":["busy"]}}}',
@@ -61,7 +64,17 @@ def test_a_capability_is_written_short_or_as_json(text: str, capability: Capabil
 
 @pytest.mark.parametrize(
     "text",
-    ["", "calendar", "read:", "read:a:b", "steal:calendar", "transact:payments", "read:../x", "{", "{}"],
+    [
+        "",
+        "calendar",
+        "read:",
+        "read:a:b",
+        "steal:calendar",
+        "transact:payments",
+        "read:../x",
+        "{",
+        "{}",
+    ],
 )
 def test_malformed_capability_argument_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequestError):
@@ -80,9 +93,14 @@ def test_keygen_makes_a_key_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert file.read_bytes() == before
 
 
-def test_register_request_token_and_call(agent: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_register_request_token_and_call(
+    agent: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
     agent.agent_status = "unclaimed"
-    assert answer(capsys, "register", "-c", "read:calendar", "--name", "Robot")[1]["claim_code"] == "ABCD2345"
+    assert (
+        answer(capsys, "register", "-c", "read:calendar", "--name", "Robot")[1]["claim_code"]
+        == "ABCD2345"
+    )
     code, asked = answer(capsys, "request", SP_ID, "-c", "read:calendar", "--reason", "To plan.")
     assert (code, asked["status"], asked["claim_code"]) == (0, "pending", "ABCD2345")
     assert agent.bodies("POST", "/v1/grants")[0]["reason"] == "To plan."
@@ -106,7 +124,10 @@ def test_register_request_token_and_call(agent: FakeRegistry, capsys: pytest.Cap
     [
         ("read:calendar/work", Action("read", "calendar/work")),
         ("transact:payments:20.00:EUR", Action("transact", "payments", Money.of("20.00", "EUR"))),
-        ("custom:acme.crm.merge:contacts", Action("custom", "contacts", namespace="acme.crm", name="merge")),
+        (
+            "custom:acme.crm.merge:contacts",
+            Action("custom", "contacts", namespace="acme.crm", name="merge"),
+        ),
         (
             '{"type": "read", "resource": "calendar", "arguments": {"day": 1}}',
             Action("read", "calendar", arguments={"day": 1}),
@@ -117,7 +138,9 @@ def test_an_action_is_written_like_a_capability(text: str, action: Action) -> No
     assert read_action(text) == action
 
 
-def test_the_action_chooses_the_grant(agent: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_action_chooses_the_grant(
+    agent: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
     answer(capsys, "register", "-c", "read:calendar")
     files = {"capabilities": [{"type": "write", "resource": "files"}], "envelope": {}}
     other = GRANT_ID[:-1] + "9"
@@ -132,7 +155,9 @@ def test_request_can_wait(
     agent: FakeRegistry, capsys: pytest.CaptureFixture[str], slept: list[float]
 ) -> None:
     agent.script = lambda r: (
-        httpx.Response(200, json=grant(status="approved")) if r.url.path == f"/v1/grants/{GRANT_ID}" else None
+        httpx.Response(200, json=grant(status="approved"))
+        if r.url.path == f"/v1/grants/{GRANT_ID}"
+        else None
     )
     assert main(["request", SP_ID, "-c", "read:calendar", "--wait", "--json"]) == 0
     printed = capsys.readouterr()
@@ -140,11 +165,15 @@ def test_request_can_wait(
     assert f"{URL}/approvals/{GRANT_ID}/" in printed.err
 
 
-def test_a_refused_call_exits_with_1(agent: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_call_exits_with_1(
+    agent: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
     answer(capsys, "register", "-c", "read:calendar")
     agent.grants = [grant()]
     agent.script = lambda r: (
-        httpx.Response(403, json={"error": "insufficient_scope"}) if r.url.host == "api.sp.example" else None
+        httpx.Response(403, json={"error": "insufficient_scope"})
+        if r.url.host == "api.sp.example"
+        else None
     )
     code, called = answer(capsys, "call", SP_ID, "GET", "/v1/files")
     assert (code, called["status"], called["body"]) == (1, 403, {"error": "insufficient_scope"})
@@ -185,7 +214,12 @@ def test_a_receipt_is_checked_without_a_server(
     compact = receipt(ALL["approve"] if "approve" in ALL else next(iter(ALL.values())))
     file, keys = files(tmp_path, json.dumps({"receipt": compact}) if wrapped else compact + "\n")
     code, checked = answer(capsys, "verify-receipt", file, "--trusted-keys", keys)
-    assert (code, checked["ok"], checked["issuer"], checked["consent_text"]) == (0, True, ISSUER, CONSENT)
+    assert (code, checked["ok"], checked["issuer"], checked["consent_text"]) == (
+        0,
+        True,
+        ISSUER,
+        CONSENT,
+    )
     assert main(["verify-receipt", file, "--trusted-keys", keys, "--issuer", ISSUER]) == 0
 
 
@@ -217,11 +251,16 @@ def test_keys_that_anchor_nothing_are_refused(
     assert answer(capsys, "verify-receipt", file, "--trusted-keys", str(tmp_path / "none"))[0] == 1
 
 
-def test_two_keys_of_one_name_anchor_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_keys_of_one_name_anchor_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, name = files(tmp_path, receipt(next(iter(ALL.values()))))
     keys = json.loads(Path(name).read_text())["keys"]
     Path(name).write_text(json.dumps({"keys": keys * 2}))
-    assert answer(capsys, "verify-receipt", file, "--trusted-keys", name)[1]["error"] == "invalid_request"
+    assert (
+        answer(capsys, "verify-receipt", file, "--trusted-keys", name)[1]["error"]
+        == "invalid_request"
+    )
 
 
 # ---- what importing costs

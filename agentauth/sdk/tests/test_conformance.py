@@ -1,4 +1,6 @@
-"""One suite for every integration of a framework: nothing protected is answered without a check, whatever caches there are."""
+"""One suite for every integration of a framework: nothing protected is answered without a check,
+whatever caches there are.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -91,11 +93,18 @@ def test_SA_5_each_answer_is_asked_for_once(site: Site, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_protected_answers_are_private_and_not_stored(site: Site, method: str) -> None:
     # What a cache of the framework's keeps within the check, it states itself.
-    for path in sorted(site.resources - {"/cache-inside", "/template", "/cache-around-undecorated"}):
+    for path in sorted(
+        site.resources - {"/cache-inside", "/template", "/cache-around-undecorated"}
+    ):
         for condition in CONDITIONS:
             answer = site.ask_as("good", method, path, **condition)
-            assert directives(answer.headers["Cache-Control"]) == {"private", "no-store"}, (path, condition)
-    for path in sorted(site.resources & {"/cache-inside", "/template", "/cache-around-undecorated"}):
+            assert directives(answer.headers["Cache-Control"]) == {"private", "no-store"}, (
+                path,
+                condition,
+            )
+    for path in sorted(
+        site.resources & {"/cache-inside", "/template", "/cache-around-undecorated"}
+    ):
         for _ in range(2):
             answer = site.ask_as("good", method, path)
             assert "private" in directives(answer.headers["Cache-Control"]), path

@@ -110,14 +110,18 @@ def test_an_allowed_request_reaches_the_view_with_its_decision(verifier: FakeVer
 # ---- reading the headers
 
 
-def test_VB_13_DP_71_a_bound_token_under_bearer_is_refused_without_a_proof(verifier: FakeVerifier) -> None:
+def test_VB_13_DP_71_a_bound_token_under_bearer_is_refused_without_a_proof(
+    verifier: FakeVerifier,
+) -> None:
     response = view(asking(authorization=f"Bearer {TOKEN}", HTTP_DPOP=None))
     assert (response.status_code, body(response)["error"]) == (401, "invalid_token")
     assert response["WWW-Authenticate"] == 'DPoP error="invalid_token", algs="EdDSA Ed25519 ES256"'
     assert verifier.asked == []
 
 
-def test_VB_13_DP_72_bound_token_as_bearer_is_refused_even_with_proof(verifier: FakeVerifier) -> None:
+def test_VB_13_DP_72_bound_token_as_bearer_is_refused_even_with_proof(
+    verifier: FakeVerifier,
+) -> None:
     response = view(asking(authorization=f"Bearer {TOKEN}"))
     assert (response.status_code, body(response)["error"]) == (401, "invalid_token")
     assert verifier.asked == []
@@ -145,7 +149,9 @@ def test_DP_74_two_authorizations_are_refused(verifier: FakeVerifier, authorizat
 
 
 @pytest.mark.parametrize("authorization", ["DPoP", "DPoP ", "DPoP  "])
-def test_DP_77_a_scheme_without_a_token_is_refused(verifier: FakeVerifier, authorization: str) -> None:
+def test_DP_77_a_scheme_without_a_token_is_refused(
+    verifier: FakeVerifier, authorization: str
+) -> None:
     response = view(asking(authorization=authorization))
     assert (response.status_code, body(response)["error"]) == (400, "invalid_request")
 
@@ -221,7 +227,13 @@ def test_a_target_that_is_an_address_is_refused(verifier: FakeVerifier) -> None:
     ("error", "reason", "fields", "status", "headers"),
     [
         ("invalid_token", "expired", {}, 401, {"WWW-Authenticate": 'DPoP error="invalid_token"'}),
-        ("invalid_dpop_proof", "replayed", {}, 401, {"WWW-Authenticate": 'DPoP error="invalid_dpop_proof"'}),
+        (
+            "invalid_dpop_proof",
+            "replayed",
+            {},
+            401,
+            {"WWW-Authenticate": 'DPoP error="invalid_dpop_proof"'},
+        ),
         (
             "use_dpop_nonce",
             None,
@@ -381,7 +393,9 @@ def test_a_view_without_protection_has_no_decision() -> None:
 @pytest.mark.parametrize("missing", sorted(SETTINGS))
 def test_a_missing_setting_is_named(missing: str) -> None:
     with (
-        override_settings(AGENTAUTH={name: value for name, value in SETTINGS.items() if name != missing}),
+        override_settings(
+            AGENTAUTH={name: value for name, value in SETTINGS.items() if name != missing}
+        ),
         pytest.raises(ImproperlyConfigured, match=missing),
     ):
         view(asking())

@@ -1,4 +1,6 @@
-"""The middleware of the Django integration: it checks first, once, for this view and these arguments; behind no cache."""
+"""The middleware of the Django integration: it checks first, once, for this view and these
+arguments; behind no cache.
+"""
 
 import functools
 import subprocess
@@ -13,7 +15,15 @@ from agentauth.sdk import Action, RefusedError
 from agentauth.sdk.django import decision, protected, unprotected
 from agentauth.sdk.tests.django_site import start
 from agentauth.sdk.tests.sites import Site, verifying
-from agentauth.sdk.tests.test_django import ALLOWED, READ, FakeVerifier, asking, served, verifier, view
+from agentauth.sdk.tests.test_django import (
+    ALLOWED,
+    READ,
+    FakeVerifier,
+    asking,
+    served,
+    verifier,
+    view,
+)
 
 __all__ = ["verifier"]
 
@@ -108,7 +118,10 @@ def test_a_check_within_an_open_view_is_made_there(verifier: FakeVerifier) -> No
 def test_SA_5_a_cache_that_is_not_seen_at_the_start_stops_each_request() -> None:
     hidden = ("agentauth.sdk.tests.django_site.disguised",)
     for middleware in ("AgentAuthMiddleware", "ProtectedMiddleware"):
-        with verifying() as registry, start(registry.url, middleware=middleware, before=hidden) as client:
+        with (
+            verifying() as registry,
+            start(registry.url, middleware=middleware, before=hidden) as client,
+        ):
             site = Site(client, registry, frozenset())
             for _ in range(2):
                 assert site.ask_as("good", "GET", "/plain").status_code == 500

@@ -1,4 +1,6 @@
-"""Whatever a server answers, a client ends in time, keeps little of it, and raises errors of the SDK alone."""
+"""Whatever a server answers, a client ends in time, keeps little of it, and raises errors of the
+SDK alone.
+"""
 
 import argparse
 import gzip
@@ -68,7 +70,9 @@ BROKEN: Final = {
     "without end": endless,
     "a drip of headers": dripping(OK + b"X: ", b"x", b"\r\n" + LENGTH + GOOD),
     "a drip of interim answers": dripping(b"", b"HTTP/1.1 103 Early\r\n\r\n", OK + LENGTH + GOOD),
-    "a drip of space": dripping(OK + f"Content-Length: {len(GOOD) + 100}\r\n\r\n".encode(), b" ", GOOD),
+    "a drip of space": dripping(
+        OK + f"Content-Length: {len(GOOD) + 100}\r\n\r\n".encode(), b" ", GOOD
+    ),
     "a drip of a chunk's extension": dripping(
         OK + f"Transfer-Encoding: chunked\r\n\r\n{len(GOOD):x};".encode(),
         b"x",
@@ -118,7 +122,9 @@ def test_VB_15_a_broken_answer_of_verify_is_an_unknown_outcome(serve: Serve, sen
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("url", ["https://a..b", f"https://{'a' * 64}.example", "https://☃.example"])
+@pytest.mark.parametrize(
+    "url", ["https://a..b", f"https://{'a' * 64}.example", "https://☃.example"]
+)
 def test_a_registry_whose_name_cannot_exist_gives_no_decision(url: str) -> None:
     with pytest.raises(TemporarilyUnavailableError):
         VerifierClient(url, "id", "secret", timeout=SECONDS).verify(**ASK)
@@ -126,7 +132,9 @@ def test_a_registry_whose_name_cannot_exist_gives_no_decision(url: str) -> None:
 
 @broken
 @pytest.mark.usefixtures("hurried")
-def test_a_broken_answer_to_an_agent_is_an_outage(serve: Serve, tmp_path: Path, send: Sending) -> None:
+def test_a_broken_answer_to_an_agent_is_an_outage(
+    serve: Serve, tmp_path: Path, send: Sending
+) -> None:
     server = serve(send)
     with pytest.raises(TemporarilyUnavailableError):
         run(agent_at(server, tmp_path).register(CALENDAR))
@@ -228,7 +236,12 @@ def test_a_broken_answer_to_a_call_is_an_outage(
     with pytest.raises(TemporarilyUnavailableError, match="The service provider"):
         run(client.call(SP_ID, "POST", "/v1/x"))
     assert len(server.heads) == 4
-    assert len({head.lower().split(b"idempotency-key: ")[1].split(b"\r\n")[0] for head in server.heads}) == 1
+    assert (
+        len(
+            {head.lower().split(b"idempotency-key: ")[1].split(b"\r\n")[0] for head in server.heads}
+        )
+        == 1
+    )
 
 
 def test_a_compressed_answer_to_a_call_is_unpacked_for_the_caller(
@@ -293,7 +306,14 @@ def test_the_command_call_shows_any_answer(
 def command(
     server: HostileServer, tmp_path: Path, **environment: str
 ) -> "subprocess.CompletedProcess[bytes]":
-    told = ["-c", "read:calendar", "--registry", server.url, "--key-file", str(tmp_path / "agent.json")]
+    told = [
+        "-c",
+        "read:calendar",
+        "--registry",
+        server.url,
+        "--key-file",
+        str(tmp_path / "agent.json"),
+    ]
     return subprocess.run(
         [sys.executable, "-m", "agentauth.sdk", "register", *told],
         env=os.environ | environment,
@@ -320,7 +340,9 @@ def test_a_long_description_is_cut(serve: Serve, tmp_path: Path, error: str) -> 
     server = serve(long_refusal(error=error))
     with pytest.raises(AgentAuthError) as refused:
         run(agent_at(server, tmp_path).register(CALENDAR))
-    assert isinstance(refused.value, InvalidRequestError if error == "invalid_request" else RegistryError)
+    assert isinstance(
+        refused.value, InvalidRequestError if error == "invalid_request" else RegistryError
+    )
     assert refused.value.description == "A" * MAX_MESSAGE + "…"
     assert len(str(refused.value)) < 2 * MAX_MESSAGE + 100
     assert len(command(server, tmp_path).stderr) < 2 * MAX_MESSAGE + 100

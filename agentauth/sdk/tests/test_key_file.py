@@ -137,7 +137,9 @@ def test_what_comes_next_is_stored_beside_what_is(tmp_path: Path) -> None:
     assert following.to_pem().decode().splitlines()[1] not in repr(loaded)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, identity = made(tmp_path)
     before = file.path.read_bytes()
 

@@ -17,7 +17,15 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk.errors import KeyFileError, RegistryError
-from agentauth.sdk.tests.fake_registry import AGENT_ID, GRANT_ID, FakeRegistry, error, grant, registered, run
+from agentauth.sdk.tests.fake_registry import (
+    AGENT_ID,
+    GRANT_ID,
+    FakeRegistry,
+    error,
+    grant,
+    registered,
+    run,
+)
 
 DAY = 86_400
 DECLARE = "/v1/agents/me/manifest"
@@ -55,7 +63,9 @@ def test_a_manifest_is_renewed_when_half_its_life_is_over(
 
 
 @pytest.mark.parametrize(
-    "answer", [error(400, "invalid_manifest"), error(503, "temporarily_unavailable")], ids=["400", "503"]
+    "answer",
+    [error(400, "invalid_manifest"), error(503, "temporarily_unavailable")],
+    ids=["400", "503"],
 )
 def test_a_renewal_that_fails_is_a_warning_while_the_manifest_lives(
     registry: FakeRegistry,
@@ -199,7 +209,8 @@ def test_a_change_of_key_that_another_process_finished_first_is_done(
             return None
         if request.method == "POST":
             client.key_file.update(
-                client.registry_url, lambda stored: replace(stored, private_key=latest, next_key=None)
+                client.registry_url,
+                lambda stored: replace(stored, private_key=latest, next_key=None),
             )
         stored = client.key_file.load(client.registry_url)
         assert stored
@@ -217,7 +228,9 @@ def test_a_change_of_key_that_another_process_finished_first_is_done(
 def test_only_an_active_agent_begins_a_change_of_key(
     registry: FakeRegistry, client: AgentAuthClient, status: str
 ) -> None:
-    registry.script = lambda _request: httpx.Response(200, json={"agent_id": AGENT_ID, "status": status})
+    registry.script = lambda _request: httpx.Response(
+        200, json={"agent_id": AGENT_ID, "status": status}
+    )
     with pytest.raises(AgentInactiveError, match=status):
         run(client.rotate_key())
     assert client.identity().next_key is None

@@ -1,4 +1,7 @@
-"""Where a log went on after a restore: `verify-log` shows it, and reads the record of it in one form alone."""
+"""Where a log went on after a restore:
+
+`verify-log` shows it, and reads the record of it in one form alone.
+"""
 
 import argparse
 import json
@@ -35,7 +38,9 @@ RECORD: dict[str, Any] = {
 }
 
 
-def broken_log(path: Path, record: dict[str, Any] | str | bytes = RECORD, *, name: str = NAME) -> Folder:
+def broken_log(
+    path: Path, record: dict[str, Any] | str | bytes = RECORD, *, name: str = NAME
+) -> Folder:
     """An archive whose log broke after 3 events and went on to 10 under another name and key."""
     folder = Folder(path, LOG)
     folder.segment(0, AT)
@@ -91,7 +96,9 @@ def test_AU_33_no_record_of_a_break_hides_a_kept_checkpoint(size: float, tmp_pat
 
 
 @pytest.mark.parametrize(("size", "met_at"), [(-1, 0), (2.5, 3)])
-def test_AU_33_a_checkpoint_that_is_passed_over_is_a_problem(size: Any, met_at: int, tmp_path: Path) -> None:
+def test_AU_33_a_checkpoint_that_is_passed_over_is_a_problem(
+    size: Any, met_at: int, tmp_path: Path
+) -> None:
     folder = Folder(tmp_path / "log", LOG)
     folder.export(SIZE)
     trust = verify_log.Trust(LOG_KEY.vkey)
@@ -101,8 +108,27 @@ def test_AU_33_a_checkpoint_that_is_passed_over_is_a_problem(size: Any, met_at: 
         log._add("lines.gz", trust.checkpoint(LOG.note(SIZE).encode(), "checkpoint"))
 
 
-ODD: list[Any] = [None, True, 1.0, float("inf"), float("nan"), -1, 2**53, "", "3", "\x1b[31m", [3], [[]], {}]
-OTHERS = [(member, value) for member in RECORD for value in ODD if value != RECORD[member] or value is True]
+ODD: list[Any] = [
+    None,
+    True,
+    1.0,
+    float("inf"),
+    float("nan"),
+    -1,
+    2**53,
+    "",
+    "3",
+    "\x1b[31m",
+    [3],
+    [[]],
+    {},
+]
+OTHERS = [
+    (member, value)
+    for member in RECORD
+    for value in ODD
+    if value != RECORD[member] or value is True
+]
 WRONG: list[tuple[str, Any]] = [
     *OTHERS,
     ("lost", [NAME]),
@@ -171,8 +197,12 @@ def test_AU_33_a_record_of_a_break_has_one_spelling(text: str | bytes, tmp_path:
     assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is no record of a break")
 
 
-@pytest.mark.parametrize(("name", "base"), [("1", ORIGIN), (NAME, "log.example"), (NAME, "log.example/v1")])
-def test_AU_33_a_record_of_a_break_is_of_a_log_by_its_form(name: str, base: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "base"), [("1", ORIGIN), (NAME, "log.example"), (NAME, "log.example/v1")]
+)
+def test_AU_33_a_record_of_a_break_is_of_a_log_by_its_form(
+    name: str, base: str, tmp_path: Path
+) -> None:
     record = RECORD | {"name": name, "origin": f"{base}/{name}", "previous_origin": base}
     answer = verdict(broken_log(tmp_path / "log", record, name=name), accepting())
     assert answer["problem"] == f"breaks/{name}.json: is no record of a break"
@@ -188,7 +218,9 @@ def test_AU_33_break_record_must_be_stored_under_its_name(tmp_path: Path) -> Non
 
 def said(*arguments: str) -> tuple[int, str, str]:
     """What the plain script answers: exit code, stdout, stderr."""
-    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -204,7 +236,13 @@ def test_AU_33_a_malformed_archive_is_one_line_and_exit_code_1(
         (record, f"{PLACE}: is no record of a break"),
         (manifest, f"{first}: is no manifest"),
     ):
-        arguments = [str(folder.path), "--trusted-keys", str(folder.key_file), "--accept-break", accepting()]
+        arguments = [
+            str(folder.path),
+            "--trusted-keys",
+            str(folder.key_file),
+            "--accept-break",
+            accepting(),
+        ]
         code, out, error = said(*arguments)
         assert (code, json.loads(out)["problem"], error) == (1, problem, "")
         assert main(["verify-log", *arguments, "--json"]) == 1
@@ -212,11 +250,23 @@ def test_AU_33_a_malformed_archive_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.parametrize("name", ["verify_log.py", "verify_proof.py"])
-def test_keys_that_are_none_are_one_line_that_a_terminal_can_show(name: str, tmp_path: Path) -> None:
+def test_keys_that_are_none_are_one_line_that_a_terminal_can_show(
+    name: str, tmp_path: Path
+) -> None:
     keys = tmp_path / "keys"
     keys.write_text("\x1b[31mred\u202e\x07+00000000+" + "A" * 44)
-    given = ["--inclusion", str(keys), "--checkpoint", str(keys)] if "proof" in name else [str(tmp_path)]
-    command = [sys.executable, str(Path(SCRIPT).with_name(name)), *given, "--trusted-keys", str(keys)]
+    given = (
+        ["--inclusion", str(keys), "--checkpoint", str(keys)]
+        if "proof" in name
+        else [str(tmp_path)]
+    )
+    command = [
+        sys.executable,
+        str(Path(SCRIPT).with_name(name)),
+        *given,
+        "--trusted-keys",
+        str(keys),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     shown = done.stderr.removesuffix("\n")

@@ -1,4 +1,6 @@
-"""The client of the public log believes what pinned keys signed and what the mathematics show, and nothing else."""
+"""The client of the public log believes what pinned keys signed and what the mathematics show, and
+nothing else.
+"""
 
 import asyncio
 import ssl
@@ -22,7 +24,15 @@ from agentauth.protocol.errors import (
     UntrustedNoteError,
 )
 from agentauth.sdk import LogClient
-from agentauth.sdk.tests.log_folders import LOG_KEY, NEXT_KEY, STRANGER, WITNESS_KEY, Key, MadeLog, b64u
+from agentauth.sdk.tests.log_folders import (
+    LOG_KEY,
+    NEXT_KEY,
+    STRANGER,
+    WITNESS_KEY,
+    Key,
+    MadeLog,
+    b64u,
+)
 from tests.nginx import self_signed
 
 URL = "https://log.example"
@@ -72,7 +82,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_newest_checkpoint_is_the_logs_with_trusted_cosignatures() -> None:
-    log, shown = client(text(LOG.note(11, LOG_KEY, STRANGER, WITNESS_KEY)), keys=(LOG_KEY, WITNESS_KEY))
+    log, shown = client(
+        text(LOG.note(11, LOG_KEY, STRANGER, WITNESS_KEY)), keys=(LOG_KEY, WITNESS_KEY)
+    )
     opened = run(log.checkpoint())
     assert (opened.checkpoint.size, opened.checkpoint.root) == (11, LOG.tree(0, 11))
     assert [(each.verifier.vkey, each.at) for each in opened.cosignatures] == [
@@ -99,7 +111,11 @@ def test_an_event_is_proved_to_be_in_the_log() -> None:
     log, shown = client(text(LOG.bundle(5, 11)))
     for event in (EVENT, EVENT | {"leaf_index": None}, EVENT | {"openings": {}}):
         proven = run(log.prove(event))
-        assert (proven.index, proven.opened.checkpoint.size, proven.text) == (5, 11, LOG.bundle(5, 11))
+        assert (proven.index, proven.opened.checkpoint.size, proven.text) == (
+            5,
+            11,
+            LOG.bundle(5, 11),
+        )
     assert {*shown.asked} == {f"{URL}/v1/audit/proof/bundle?event={EVENT['id']}"}
 
 
@@ -165,7 +181,9 @@ def test_too_early_says_when_to_come_again() -> None:
 
 
 def test_what_may_heal_is_tried_again_and_then_said() -> None:
-    away = httpx.Response(503, json={"error": "temporarily_unavailable", "error_description": "Away."})
+    away = httpx.Response(
+        503, json={"error": "temporarily_unavailable", "error_description": "Away."}
+    )
     log, shown = client(httpx.ConnectError("x"), away, text(LOG.note(11)))
     assert run(log.checkpoint()).checkpoint.size == 11
     assert len(shown.asked) == 3
@@ -179,7 +197,9 @@ async def no_pause(*_: object) -> None:
     """The tries follow each other at once."""
 
 
-def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_is_not_trusted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setattr("agentauth.sdk.wire.pause", no_pause)
     monkeypatch.setattr("agentauth.sdk.log_client.pause", no_pause)

@@ -1,4 +1,6 @@
-"""Nonces on the agent's side: put in at once where a server asks, kept for that server, and never sent to another."""
+"""Nonces on the agent's side: put in at once where a server asks, kept for that server, and never
+sent to another.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +37,9 @@ def granted(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
 def test_a_nonce_is_put_into_the_next_proof(registry: FakeRegistry, tmp_path: Path) -> None:
     client = granted(registry, tmp_path)
     registry.script = lambda _request: (
-        error(401, "use_dpop_nonce", {"DPoP-Nonce": "n1"}) if registry.proofs[-1].nonce is None else None
+        error(401, "use_dpop_nonce", {"DPoP-Nonce": "n1"})
+        if registry.proofs[-1].nonce is None
+        else None
     )
     run(client.get_grant(GRANT_ID))
     assert [proof.nonce for proof in registry.proofs[-2:]] == [None, "n1"]
@@ -79,7 +83,9 @@ def test_a_server_that_likes_none_of_its_nonces_is_asked_twice(
 ) -> None:
     client = granted(registry, tmp_path)
     numbers = iter(range(100))
-    registry.script = lambda _request: error(401, "use_dpop_nonce", {"DPoP-Nonce": f"n{next(numbers)}"})
+    registry.script = lambda _request: error(
+        401, "use_dpop_nonce", {"DPoP-Nonce": f"n{next(numbers)}"}
+    )
     with pytest.raises(ProofNonceRequiredError):
         run(client.get_grant(GRANT_ID))
     assert len(registry.sent("GET", f"/v1/grants/{GRANT_ID}")) == 2
@@ -93,7 +99,9 @@ def test_a_nonce_that_is_refused_and_not_replaced_is_forgotten(
     registry: FakeRegistry, tmp_path: Path, header: dict[str, str]
 ) -> None:
     client = granted(registry, tmp_path)
-    registry.script = lambda _request: httpx.Response(200, json=grant(), headers={"DPoP-Nonce": "n1"})
+    registry.script = lambda _request: httpx.Response(
+        200, json=grant(), headers={"DPoP-Nonce": "n1"}
+    )
     run(client.get_grant(GRANT_ID))
     registry.script = lambda _request: (
         error(401, "use_dpop_nonce", header) if registry.proofs[-1].nonce else None
@@ -113,7 +121,9 @@ def unavailable_then_a_nonce(
     def script(has_nonce: bool) -> httpx.Response | None:
         if unavailable := next(answers, None):
             return unavailable
-        return None if has_nonce else error(401, "use_dpop_nonce", {**challenge, "DPoP-Nonce": "n1"})
+        return (
+            None if has_nonce else error(401, "use_dpop_nonce", {**challenge, "DPoP-Nonce": "n1"})
+        )
 
     return script
 
@@ -201,7 +211,9 @@ def test_a_service_provider_that_likes_none_of_its_nonces_is_asked_twice(
     assert sent_to(registry, native=False) == [None, "n1", "n2", "n3"]
 
 
-def test_the_nonce_that_was_refused_is_not_tried_again(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_the_nonce_that_was_refused_is_not_tried_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     client = granted(registry, tmp_path)
     asking(registry, "n1")
     run(client.call(SP_ID, "GET", "/v1/x"))
@@ -233,7 +245,9 @@ def test_DN_3_the_fresh_nonce_of_a_good_answer_is_used_from_then_on(
 ) -> None:
     client = granted(registry, tmp_path)
     registry.script = lambda r: (
-        httpx.Response(200, headers={"DPoP-Nonce": "n9"}) if r.url.host == "api.sp.example" else None
+        httpx.Response(200, headers={"DPoP-Nonce": "n9"})
+        if r.url.host == "api.sp.example"
+        else None
     )
     for _ in range(2):
         run(client.call(SP_ID, "GET", "/v1/x"))
@@ -252,16 +266,23 @@ def test_two_service_providers_at_one_origin_have_their_own_nonces(
     client = granted(registry, tmp_path)
     audiences = {"one": "https://api.sp.example/one", "two": "https://api.sp.example/two"}
     registry.grants = [
-        grant(grant_id=f"01900000-0000-7000-8000-00000000000{n}", service_provider={"id": f"sp-{name}"})
+        grant(
+            grant_id=f"01900000-0000-7000-8000-00000000000{n}",
+            service_provider={"id": f"sp-{name}"},
+        )
         for n, name in enumerate(audiences)
     ]
 
     def script(request: httpx.Request) -> httpx.Response | None:
         name = request.url.path.rsplit("/", 1)[1]
         if "service-providers" in request.url.path:
-            return httpx.Response(200, json={"id": f"sp-{name}", "name": name, "audience": audiences[name]})
+            return httpx.Response(
+                200, json={"id": f"sp-{name}", "name": name, "audience": audiences[name]}
+            )
         if request.url.host == "api.sp.example":
-            return httpx.Response(200, headers={"DPoP-Nonce": f"of-{request.url.path.split('/')[1]}"})
+            return httpx.Response(
+                200, headers={"DPoP-Nonce": f"of-{request.url.path.split('/')[1]}"}
+            )
         return None
 
     registry.script = script

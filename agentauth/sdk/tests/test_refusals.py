@@ -1,4 +1,6 @@
-"""What a service provider answers its agent, whatever the registry said: short, and with headers that are some."""
+"""What a service provider answers its agent, whatever the registry said: short, and with headers
+that are some.
+"""
 
 import json
 from typing import Any
@@ -6,7 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.protocol.errors import AgentAuthError, InvalidRequestError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    InvalidRequestError,
+    TemporarilyUnavailableError,
+)
 from agentauth.sdk import VerifierClient
 from agentauth.sdk.refusals import HttpAnswer, answer_for
 from agentauth.sdk.tests.test_verifier import ASK
@@ -43,7 +49,11 @@ def refused(status: int, said: dict[str, Any]) -> AgentAuthError:
         ({"error": "x" * 64, "reason": "y" * 64}, "x" * 64, "y" * 64),
         ({"error": "invalid_token", "reason": LONG}, "invalid_token", None),
         ({"error": "invalid_token", "reason": "\U0001f600" * 64}, "invalid_token", None),
-        ({"error": LONG, "reason": LONG, "violations": [LONG], "approval_url": LONG}, "refused", None),
+        (
+            {"error": LONG, "reason": LONG, "violations": [LONG], "approval_url": LONG},
+            "refused",
+            None,
+        ),
         ({"error": "later_word", "reason": "rate", "approval_url": LONG}, "later_word", "rate"),
     ],
     ids=lambda value: repr(value)[:60],
@@ -55,7 +65,9 @@ def test_VB_8_a_refusal_of_any_length_is_a_short_answer(
     assert (body["error"], body.get("reason")) == (error, reason)
 
 
-@pytest.mark.parametrize("said", [LONG, "\x1b" * 1000, "\U0001f600" * 1000], ids=lambda text: repr(text[:3]))
+@pytest.mark.parametrize(
+    "said", [LONG, "\x1b" * 1000, "\U0001f600" * 1000], ids=lambda text: repr(text[:3])
+)
 def test_a_request_that_is_refused_with_a_long_text_is_a_short_answer(said: str) -> None:
     error = refused(400, {"error": "invalid_request", "error_description": said, "reason": said})
     assert isinstance(error, InvalidRequestError)

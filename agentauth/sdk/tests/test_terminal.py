@@ -1,4 +1,6 @@
-"""What strangers wrote reaches a terminal as text: no command of the SDK prints a character that does not show as itself."""
+"""What strangers wrote reaches a terminal as text: no command of the SDK prints a character that
+does not show as itself.
+"""
 
 import json
 from pathlib import Path
@@ -14,7 +16,8 @@ from agentauth.sdk.tests.test_command_line import agent
 
 __all__ = ["agent"]
 
-# Title and colour of a terminal, C1, a bell, a bidi override, what is drawn as nothing, a pile of marks.
+# Title and colour of a terminal, C1, a bell, a bidi override, what is drawn as nothing, a pile of
+# marks.
 HOSTILE = "x\x1b]0;t\x07\x1b[8m\x9b2J\x7f\r\u202egpj\u200b\u2028\ue000a" + "\u0301" * 9
 LINES = f"{HOSTILE}\r\nok  True\nerror: none"
 DENIED = {"error": "invalid_grant", "error_description": LINES, "reason": HOSTILE, HOSTILE: HOSTILE}
@@ -22,7 +25,12 @@ DENIED = {"error": "invalid_grant", "error_description": LINES, "reason": HOSTIL
 
 def registered(request: httpx.Request) -> httpx.Response | None:
     if request.url.path == "/v1/agents":
-        body = {"agent_id": HOSTILE, "status": "unclaimed", "jkt": "x", "expires_at": "2099-01-01T00:00:00Z"}
+        body = {
+            "agent_id": HOSTILE,
+            "status": "unclaimed",
+            "jkt": "x",
+            "expires_at": "2099-01-01T00:00:00Z",
+        }
         return httpx.Response(
             200, json=body | {"claim_url": f"{URL}/claim/{HOSTILE}/", "claim_code": HOSTILE}
         )
@@ -53,7 +61,11 @@ ASKS: list[tuple[str, Any, list[str]]] = [
     ("request", decided, ["request", SP_ID, "-c", "read:calendar", "--wait"]),
     ("token", refused, ["token", SP_ID]),
     ("call", lambda r: answered(LINES, r), ["call", SP_ID, "GET", "/v1/events"]),
-    ("call", lambda r: answered({HOSTILE: [HOSTILE, "\ud800"]}, r), ["call", SP_ID, "GET", "/v1/events"]),
+    (
+        "call",
+        lambda r: answered({HOSTILE: [HOSTILE, "\ud800"]}, r),
+        ["call", SP_ID, "GET", "/v1/events"],
+    ),
 ]
 
 
@@ -93,7 +105,9 @@ def test_no_check_of_a_file_prints_what_does_not_show_as_itself(
     """The name of a file and what stands in it are the sender's."""
     sent = tmp_path / HOSTILE
     sent.mkdir()
-    given = [str(sent)] if command != "verify-proof" else ["--bundle", str(sent), "--event", str(sent)]
+    given = (
+        [str(sent)] if command != "verify-proof" else ["--bundle", str(sent), "--event", str(sent)]
+    )
     (tmp_path / "keys").write_text("")
     main([command, *given, "--trusted-keys", str(tmp_path / "keys"), *more])
     printed = capsys.readouterr()
@@ -110,4 +124,7 @@ def test_the_lines_of_a_text_are_kept_and_taken_for_no_other(
     agent.script = lambda r: answered("one\r\nok  True\n", r)
     capsys.readouterr()
     assert main(["call", SP_ID, "GET", "/v1/events"]) == 0
-    assert capsys.readouterr().out == "status  200\nbody    one\n        ok  True\n        \nok      true\n"
+    assert (
+        capsys.readouterr().out
+        == "status  200\nbody    one\n        ok  True\n        \nok      true\n"
+    )

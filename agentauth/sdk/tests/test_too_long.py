@@ -1,4 +1,6 @@
-"""Credentials that no registry can read are answered by the middleware itself, as the agent's fault."""
+"""Credentials that no registry can read are answered by the middleware itself, as the agent's
+fault.
+"""
 
 import httpx
 import pytest
@@ -45,7 +47,9 @@ def test_too_long_request_is_the_agents_fault_and_is_not_sent(
     )
 
     def act(request: HttpRequest) -> Action:
-        return Action("read", "calendar", arguments={"note": "a" * 65_536 if request.GET else "short"})
+        return Action(
+            "read", "calendar", arguments={"note": "a" * 65_536 if request.GET else "short"}
+        )
 
     view = served(protected(act)(lambda _request: HttpResponse()))
     response = view(asking(path, **meta))

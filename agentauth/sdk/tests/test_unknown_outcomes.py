@@ -1,4 +1,6 @@
-"""A decision whose answer was lost is asked for until it is known; if it stays unknown, the SDK says so."""
+"""A decision whose answer was lost is asked for until it is known; if it stays unknown, the SDK
+says so.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +36,14 @@ NAMED: dict[str, Any] = {
     "url": "https://api.sp.example/x",
     "idempotency_key": "agent-key",
 }
-YES = {"valid": True, "decision_id": "d", "agent": {"id": "a"}, "subject": "s", "grant_id": "g", "limits": {}}
+YES = {
+    "valid": True,
+    "decision_id": "d",
+    "agent": {"id": "a"},
+    "subject": "s",
+    "grant_id": "g",
+    "limits": {},
+}
 NO = {"valid": False, "error": "envelope_exceeded", "reason": "budget"}
 Said = httpx.Response | Exception
 
@@ -57,7 +66,9 @@ class Registry:
     def __init__(self, clock: Clock, *answers: Said, seconds: float = 0) -> None:
         self.clock, self.answers, self.seconds = clock, list(answers), seconds
         self.seen: list[httpx.Request] = []
-        self.client = VerifierClient(URL, "id", "secret", transport=httpx.MockTransport(self._answer))
+        self.client = VerifierClient(
+            URL, "id", "secret", transport=httpx.MockTransport(self._answer)
+        )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request)
@@ -88,8 +99,12 @@ HIDES_A_DECISION = [
 
 
 @pytest.mark.parametrize("hidden", HIDES_A_DECISION)
-def test_VB_15_what_may_hide_a_yes_is_asked_again_under_the_same_name(clock: Clock, hidden: Said) -> None:
-    """The debit is committed and its answer lost: the second try gets the first answer, not a repeat."""
+def test_VB_15_what_may_hide_a_yes_is_asked_again_under_the_same_name(
+    clock: Clock, hidden: Said
+) -> None:
+    """The debit is committed and its answer lost: the second try gets the first answer, not a
+    repeat.
+    """
     registry = Registry(clock, hidden, httpx.Response(200, json=YES))
     allowed = registry.client.verify(**NAMED)
     assert (allowed.decision_id, allowed.repeated) == ("d", False)
@@ -127,7 +142,9 @@ def test_it_waits_as_long_as_it_was_asked_within_bounds(
 
 
 @pytest.mark.parametrize("hidden", HIDES_A_DECISION)
-def test_VB_15_unknown_outcome_is_reported_and_is_not_a_decision(clock: Clock, hidden: Said) -> None:
+def test_VB_15_unknown_outcome_is_reported_and_is_not_a_decision(
+    clock: Clock, hidden: Said
+) -> None:
     registry = Registry(clock, hidden)
     with pytest.raises(UnknownOutcomeError) as unknown:
         registry.client.verify(**NAMED)
@@ -159,7 +176,10 @@ def test_no_retry_begins_that_could_end_after_the_outcome_deadline(
         (said(404, "not_found"), RegistryError),
         (said(429, "rate_limited"), RegistryError),
         (said(302), RegistryError),
-        (httpx.Response(307, headers={"Location": "https://evil.example/"}), TemporarilyUnavailableError),
+        (
+            httpx.Response(307, headers={"Location": "https://evil.example/"}),
+            TemporarilyUnavailableError,
+        ),
         (httpx.Response(200, json=NO), RefusedError),
     ],
 )
@@ -173,7 +193,8 @@ def test_final_answer_is_not_retried(
 
 
 @pytest.mark.parametrize(
-    "answer", [said(401, "invalid_client"), said(404, "not_found"), said(429, "rate_limited"), said(302)]
+    "answer",
+    [said(401, "invalid_client"), said(404, "not_found"), said(429, "rate_limited"), said(302)],
 )
 def test_answer_about_a_later_try_does_not_settle_the_first_outcome(
     clock: Clock, answer: httpx.Response
@@ -256,7 +277,9 @@ def test_neither_token_nor_proof_is_shown(clock: Clock, shown: Callable[[object]
 
 
 class StallsInCommit:
-    """A registry that decides and debits once, and says 503 all the same to the first who asks under each name."""
+    """A registry that decides and debits once, and says 503 all the same to the first who asks
+    under each name.
+    """
 
     def __init__(self) -> None:
         self.allowed_before = False

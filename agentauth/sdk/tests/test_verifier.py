@@ -15,7 +15,12 @@ from agentauth.protocol.money import Money
 from agentauth.sdk import Action, AddressError, RefusedError, RegistryError, VerifierClient
 
 URL = "https://registry.example.com"
-ASK: dict[str, Any] = {"token": "t", "proof": "p", "method": "POST", "url": "https://api.sp.example/x"}
+ASK: dict[str, Any] = {
+    "token": "t",
+    "proof": "p",
+    "method": "POST",
+    "url": "https://api.sp.example/x",
+}
 YES = {
     "valid": True,
     "decision_id": "d",
@@ -31,7 +36,9 @@ YES = {
 pytestmark = pytest.mark.usefixtures("clock")
 
 
-def client(answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None) -> VerifierClient:
+def client(
+    answer: httpx.Response | Exception, seen: list[httpx.Request] | None = None
+) -> VerifierClient:
     def handle(request: httpx.Request) -> httpx.Response:
         if seen is not None:
             seen.append(request)
@@ -48,7 +55,11 @@ def test_what_is_asked_is_the_contract_s_body() -> None:
     allowed = client(httpx.Response(200, json=YES), seen).verify(
         **ASK, action=action, idempotency_key="agent-key"
     )
-    assert (allowed.agent_id, allowed.agent_name, allowed.subject) == ("a", "Research Assistant", "s")
+    assert (allowed.agent_id, allowed.agent_name, allowed.subject) == (
+        "a",
+        "Research Assistant",
+        "s",
+    )
     assert not allowed.repeated
     (request,) = seen
     assert str(request.url) == f"{URL}/v1/verify"

@@ -1,4 +1,6 @@
-"""What `verify-log` accepts and what it refuses, by the table that every verifier of the log is held to."""
+"""What `verify-log` accepts and what it refuses, by the table that every verifier of the log is
+held to.
+"""
 
 import argparse
 import ast
@@ -71,7 +73,16 @@ def test_AU_33_verifier_is_one_short_file_needing_only_cryptography(name: str) -
         "cryptography.hazmat.primitives.asymmetric.ed25519",
     }
     # Nothing that reaches out, runs programs or takes code from elsewhere.
-    assert not imported & {"socket", "ssl", "urllib", "http", "subprocess", "importlib", "ctypes", "os"}
+    assert not imported & {
+        "socket",
+        "ssl",
+        "urllib",
+        "http",
+        "subprocess",
+        "importlib",
+        "ctypes",
+        "os",
+    }
 
 
 @pytest.fixture
@@ -88,8 +99,12 @@ def script(path: Path, *arguments: str) -> tuple[int, str, set[str]]:
     """Run it far from our packages: exit code, output, and the packages that were imported."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [sys.executable, "-X", "importtime", str(path), *arguments]
-    done = subprocess.run(command, cwd=path.parent, env=env, capture_output=True, text=True, check=False)
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    done = subprocess.run(
+        command, cwd=path.parent, env=env, capture_output=True, text=True, check=False
+    )
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()
+    }
     return done.returncode, done.stdout, imported
 
 
@@ -106,7 +121,10 @@ def test_AU_33_verifiers_run_as_plain_scripts_without_django(scripts: Path, tmp_
         scripts / "verify_log.py", str(folder.path), *keys, "--old-checkpoint", folder.old[0]
     )
     assert (code, json.loads(out)) == (1, verdict(folder))
-    proof, note = folder.write("proof", json.dumps(LOG.inclusion(3, 9))), folder.write("note", LOG.note(9))
+    proof, note = (
+        folder.write("proof", json.dumps(LOG.inclusion(3, 9))),
+        folder.write("note", LOG.note(9)),
+    )
     given = ("--inclusion", str(proof), "--checkpoint", str(note))
     code, out, imported = script(scripts / "verify_proof.py", *keys, *given)
     assert (code, json.loads(out)["ok"]) == (0, True)
@@ -155,7 +173,10 @@ def test_the_sdk_s_command_line_checks_logs_and_proofs(
     folder.keep(LOG.note(14))
     code, answer = said("verify-log", str(folder.path), "--old-checkpoint", folder.old[0])
     assert (code, answer["first_bad"]) == (1, 12)
-    proof, note = folder.write("proof", json.dumps(LOG.inclusion(3, 9))), folder.write("note", LOG.note(9))
+    proof, note = (
+        folder.write("proof", json.dumps(LOG.inclusion(3, 9))),
+        folder.write("note", LOG.note(9)),
+    )
     code, answer = said("verify-proof", "--inclusion", str(proof), "--checkpoint", str(note))
     assert (code, answer["ok"], answer["tree_size"]) == (0, True, 9)
     code, answer = said("verify-proof", "--inclusion", str(proof))

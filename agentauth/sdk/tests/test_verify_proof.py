@@ -1,4 +1,6 @@
-"""What `verify-proof` accepts and refuses: every leaf of small trees, every pair of sizes, and each part exchanged."""
+"""What `verify-proof` accepts and refuses: every leaf of small trees, every pair of sizes, and each
+part exchanged.
+"""
 
 import argparse
 import json
@@ -44,7 +46,11 @@ def test_AU_33_every_leaf_is_proved_by_its_path_alone(size: int, tmp_path: Path)
 def test_AU_33_every_pair_of_sizes_is_proved_by_its_path_alone(second: int, tmp_path: Path) -> None:
     for first in range(1, second + 1):
         proof = LOG.consistency(first, second)
-        files = {"first": LOG.note(first), "second": LOG.note(second), "consistency": json.dumps(proof)}
+        files = {
+            "first": LOG.note(first),
+            "second": LOG.note(second),
+            "consistency": json.dumps(proof),
+        }
         answer = verdict(tmp_path, files)
         assert answer["ok"], answer
         assert answer["tree_size"] == second
@@ -72,12 +78,25 @@ def test_AU_33_a_bad_proof_is_refused_and_its_file_named(case: ProofCase, tmp_pa
     answer = verdict(tmp_path, case.files)
     assert answer["problem"]
     assert Path(answer["problem"].partition(": ")[0]).name == case.place, answer
-    assert (answer["ok"], answer["tree_size"], answer["root_hash"], answer["events"]) == (False, 0, None, 0)
+    assert (answer["ok"], answer["tree_size"], answer["root_hash"], answer["events"]) == (
+        False,
+        0,
+        None,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
     "names",
-    [[], ["inclusion"], ["checkpoint"], ["bundle"], ["event"], ["first", "second"], ["consistency", "first"]],
+    [
+        [],
+        ["inclusion"],
+        ["checkpoint"],
+        ["bundle"],
+        ["event"],
+        ["first", "second"],
+        ["consistency", "first"],
+    ],
 )
 def test_incompatible_proof_arguments_are_refused(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Give"):

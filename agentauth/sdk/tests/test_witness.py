@@ -1,4 +1,6 @@
-"""A witness over real HTTP: what it cosigns, each refusal of the protocol, and that it never sees one log twice."""
+"""A witness over real HTTP: what it cosigns, each refusal of the protocol, and that it never sees
+one log twice.
+"""
 
 import json
 import sqlite3
@@ -85,7 +87,14 @@ def test_AU_18_a_bad_proof_is_422(log: Log, witness: Served) -> None:
     refused(witness.add(AddCheckpoint(0, (bytes(32),), log.note(5)).text), 422)
     assert witness.add(log.request(0, 5)).status_code == 200
     good = log.path(5, 9)
-    for path in [(), good[:-1], (*good, bytes(32)), good[::-1], (bytes(32), *good[1:]), log.path(4, 9)]:
+    for path in [
+        (),
+        good[:-1],
+        (*good, bytes(32)),
+        good[::-1],
+        (bytes(32), *good[1:]),
+        log.path(4, 9),
+    ]:
         refused(witness.add(AddCheckpoint(5, path, log.note(9)).text), 422)
     refused(witness.add(AddCheckpoint(5, (bytes(32),), log.note(5)).text), 422)
     witness.cosigned(witness.add(log.request(5, 9)), log.note(9))
@@ -117,7 +126,10 @@ def test_AU_18_a_bad_signature_is_403(log: Log, witness: Served) -> None:
     seen = cosign_checkpoint(checkpoint, name=ORIGIN, signer=log.signer, at=1)
     refused(witness.add(AddCheckpoint(0, (), format_note(checkpoint.text, [seen])).text), 403)
     # Of keys it does not know, a witness says nothing.
-    others = [sign_text(checkpoint.text, name=f"key{number}", signer=stranger.signer) for number in range(15)]
+    others = [
+        sign_text(checkpoint.text, name=f"key{number}", signer=stranger.signer)
+        for number in range(15)
+    ]
     note = format_note(checkpoint.text, [*others, good])
     witness.cosigned(witness.add(AddCheckpoint(0, (), note).text), log.note(5))
 
@@ -137,7 +149,8 @@ def test_AU_18_a_body_in_another_form_is_400(log: Log, witness: Served) -> None:
         good.encode() + b"\xff",
         "old 0\n" + "AAAA\n" + good.removeprefix("old 0\n"),
         "old 1\n" + f"{'A' * 43}=\n" * 64 + good.removeprefix("old 0\n"),
-        good + "".join(sign_text(log.note(5), name=f"k{n}", signer=log.signer).line for n in range(16)),
+        good
+        + "".join(sign_text(log.note(5), name=f"k{n}", signer=log.signer).line for n in range(16)),
     ]
     for body in bodies:
         refused(witness.add(body), 400)
@@ -157,7 +170,11 @@ def test_AU_9_a_second_version_of_a_log_is_refused(
     conflict(witness.add(other.request(3, 9)), 5)
     witness.cosigned(witness.add(log.request(5, 9)), log.note(9))
     # Both signed trees of the one size are the proof of it, and the operator has them.
-    told = [json.loads(line)["split_view"] for line in capsys.readouterr().err.splitlines() if line[0] == "{"]
+    told = [
+        json.loads(line)["split_view"]
+        for line in capsys.readouterr().err.splitlines()
+        if line[0] == "{"
+    ]
     [(kept, shown)] = told
     assert shown == other.note(5)
     assert parse_note(kept).text == log.checkpoint(5).text
@@ -170,7 +187,9 @@ def test_AU_9_what_goes_back_is_refused(log: Log, witness: Served) -> None:
         conflict(witness.add(log.request(old, size)), 9)
 
 
-def test_AU_9_of_two_trees_of_one_size_at_once_exactly_one_is_cosigned(log: Log, tmp_path: Path) -> None:
+def test_AU_9_of_two_trees_of_one_size_at_once_exactly_one_is_cosigned(
+    log: Log, tmp_path: Path
+) -> None:
     for number in range(8):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -188,7 +207,9 @@ def test_AU_9_of_two_trees_of_one_size_at_once_exactly_one_is_cosigned(log: Log,
                 start.wait()
                 answers.append((mine, witness.add(mine.request(3, 9))))
 
-            threads = [threading.Thread(target=ask, args=(log.other(str(each % 2)),)) for each in range(8)]
+            threads = [
+                threading.Thread(target=ask, args=(log.other(str(each % 2)),)) for each in range(8)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -260,7 +281,9 @@ def test_a_log_may_change_its_key(log: Log, tmp_path: Path) -> None:
 
 
 def test_extension_lines_are_cosigned_with_the_rest(log: Log, witness: Served) -> None:
-    note = sign_checkpoint(Checkpoint(ORIGIN, 5, log.checkpoint(5).root, ("more",)), signer=log.signer)
+    note = sign_checkpoint(
+        Checkpoint(ORIGIN, 5, log.checkpoint(5).root, ("more",)), signer=log.signer
+    )
     witness.cosigned(witness.add(AddCheckpoint(0, (), note).text), note)
 
 
@@ -278,7 +301,9 @@ def test_witness_serves_the_latest_checkpoint_of_a_log(log: Log, witness: Served
         assert witness.client.get(f"/{other}/checkpoint").status_code == 404
 
 
-def test_sixteen_signatures_of_the_log_leave_a_place_for_the_witness(log: Log, witness: Served) -> None:
+def test_sixteen_signatures_of_the_log_leave_a_place_for_the_witness(
+    log: Log, witness: Served
+) -> None:
     [good] = parse_note(log.note(5)).signatures
     note = log.note(5) + good.line * 15
     witness.cosigned(witness.add(AddCheckpoint(0, (), note).text), log.note(5))

@@ -1,4 +1,6 @@
-"""The witness as a process: its commands and files, and kills between what it keeps and what it says."""
+"""The witness as a process: its commands and files, and kills between what it keeps and what it
+says.
+"""
 
 import json
 import signal
@@ -35,7 +37,9 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, d
 def files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """A new witness's key and state, and its vkey."""
     made = {"key": str(tmp_path / "key.json"), "state": str(tmp_path / "state.sqlite")}
-    code, answer = command(capsys, "witness-keygen", NAME, "--key", made["key"], "--state", made["state"])
+    code, answer = command(
+        capsys, "witness-keygen", NAME, "--key", made["key"], "--state", made["state"]
+    )
     assert (code, answer) == (0, made | {"vkey": answer["vkey"]})
     return answer
 
@@ -49,11 +53,28 @@ def log(tmp_path: Path) -> Log:
 
 @contextmanager
 def started(files: dict[str, str], before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m agentauth.sdk witness`, after `before` changed something in it: the process, and where it listens."""
+    """`python -m agentauth.sdk witness`, after `before` changed something in it: the process, and
+    where it listens.
+    """
     logs = str(Path(files["key"]).parent / "logs")
-    arguments = ["witness", "--key", files["key"], "--state", files["state"], "--logs", logs, "--port", "0"]
-    program = f"import sys\n{before}\nfrom agentauth.sdk.__main__ import main\nsys.exit(main({arguments!r}))"
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as process:
+    arguments = [
+        "witness",
+        "--key",
+        files["key"],
+        "--state",
+        files["state"],
+        "--logs",
+        logs,
+        "--port",
+        "0",
+    ]
+    program = (
+        f"import sys\n{before}\nfrom agentauth.sdk.__main__ import "
+        f"main\nsys.exit(main({arguments!r}))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
@@ -104,11 +125,16 @@ def test_killed_between_state_and_answer_it_says_the_same_when_asked_again(
     with running(files, BEFORE_THE_ANSWER) as client, pytest.raises(httpx.TransportError):
         client.post("/add-checkpoint", content=log.request(3, 5))
     with running(files) as client:
-        # It is bound to the tree whose cosignature was lost: it takes no other, and the log gets its line.
-        assert client.post("/add-checkpoint", content=log.other("x").request(3, 5)).status_code == 409
+        # It is bound to the tree whose cosignature was lost: it takes no other, and the log gets
+        # its line.
+        assert (
+            client.post("/add-checkpoint", content=log.other("x").request(3, 5)).status_code == 409
+        )
         again = client.post("/add-checkpoint", content=log.request(3, 5))
         assert (again.status_code, again.text) == (409, "5\n")
-        assert client.post("/add-checkpoint", content=log.other("x").request(5, 5)).status_code == 422
+        assert (
+            client.post("/add-checkpoint", content=log.other("x").request(5, 5)).status_code == 422
+        )
         answer = client.post("/add-checkpoint", content=log.request(5, 5))
         assert answer.status_code == 200
         assert seen(files, log.note(5), answer.text)
@@ -150,7 +176,13 @@ def test_keygen_makes_no_second_key_and_takes_no_state_that_is_there(
     assert (Path(files["key"]).read_bytes(), Path(files["state"]).read_bytes()) == (before, state)
     assert not (tmp_path / "new").exists()
     answer = command(
-        capsys, "witness-keygen", "a b", "--key", str(tmp_path / "new"), "--state", str(tmp_path / "n2")
+        capsys,
+        "witness-keygen",
+        "a b",
+        "--key",
+        str(tmp_path / "new"),
+        "--state",
+        str(tmp_path / "n2"),
     )
     assert (answer[0], answer[1]["error"]) == (1, "invalid_note")
 
@@ -170,13 +202,22 @@ def test_a_key_is_its_owners_alone_and_belongs_to_its_state(
         ([*serve, "--key", other["key"], "--state", files["state"]], "witness_state"),
         ([*serve, "--key", files["key"], "--state", str(tmp_path / "none")], "witness_state"),
         ([*serve, "--key", str(tmp_path / "none"), "--state", files["state"]], "key_file"),
-        ([*serve, "--key", files["key"], "--state", files["state"], "--port", "70000"], "witness_state"),
-        ([*serve, "--key", files["key"], "--state", files["state"], "--logs", "none"], "invalid_request"),
+        (
+            [*serve, "--key", files["key"], "--state", files["state"], "--port", "70000"],
+            "witness_state",
+        ),
+        (
+            [*serve, "--key", files["key"], "--state", files["state"], "--logs", "none"],
+            "invalid_request",
+        ),
     ]
     for arguments, code in refused:
         assert command(capsys, *arguments)[1]["error"] == code
     Path(files["key"]).chmod(0o640)
-    assert command(capsys, *serve, "--key", files["key"], "--state", files["state"])[1]["error"] == "key_file"
+    assert (
+        command(capsys, *serve, "--key", files["key"], "--state", files["state"])[1]["error"]
+        == "key_file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,10 +227,18 @@ def test_a_key_is_its_owners_alone_and_belongs_to_its_state(
         "{}",
         "[]",
         json.dumps({"version": 1, "name": "w", "private_key": "x"}),
-        json.dumps({"version": 2, "name": "w", "private_key": PrivateKey.generate().to_pem().decode()}),
-        json.dumps({"version": 1, "name": "a b", "private_key": PrivateKey.generate().to_pem().decode()}),
         json.dumps(
-            {"version": 1, "name": "w", "private_key": PrivateKey.generate("ES256").to_pem().decode()}
+            {"version": 2, "name": "w", "private_key": PrivateKey.generate().to_pem().decode()}
+        ),
+        json.dumps(
+            {"version": 1, "name": "a b", "private_key": PrivateKey.generate().to_pem().decode()}
+        ),
+        json.dumps(
+            {
+                "version": 1,
+                "name": "w",
+                "private_key": PrivateKey.generate("ES256").to_pem().decode(),
+            }
         ),
     ],
 )

@@ -1,4 +1,6 @@
-"""The witness's HTTP server: bounds on bytes, time and connections, and that no connection carries one request inside another."""
+"""The witness's HTTP server: bounds on bytes, time and connections, and that no connection carries
+one request inside another.
+"""
 
 import socket
 import time
@@ -68,7 +70,9 @@ def test_unexpected_body_is_not_read_as_the_next_request(witness: Served) -> Non
     for method in (b"GET", b"PUT", b"HEAD"):
         answer = raw(
             witness,
-            method + b" /x/checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner,
+            method
+            + b" /x/checkpoint HTTP/1.1\r\nHost: w\r\nContent-Length: %d\r\n\r\n" % len(inner)
+            + inner,
         )
         assert answer.count(b"HTTP/1.1 ") == 1
 
@@ -93,7 +97,9 @@ def test_a_largest_body_is_read_to_its_end(witness: Served, log: Log) -> None:
         ("GET", "/../state/checkpoint", 404),
     ],
 )
-def test_there_are_two_places_and_no_more(witness: Served, method: str, path: str, status: int) -> None:
+def test_there_are_two_places_and_no_more(
+    witness: Served, method: str, path: str, status: int
+) -> None:
     answer = witness.client.request(method, path, content=b"x" if method == "POST" else None)
     assert answer.status_code == status
     assert "<" not in answer.text
@@ -103,7 +109,8 @@ def test_there_are_two_places_and_no_more(witness: Served, method: str, path: st
 def test_one_connection_serves_several_requests(witness: Served, log: Log) -> None:
     requests = [log.request(0, 1), log.request(1, 2), log.request(0, 9)]
     sent = b"".join(
-        HEAD + b"Content-Length: %d\r\n\r\n" % len(body.encode()) + body.encode() for body in requests
+        HEAD + b"Content-Length: %d\r\n\r\n" % len(body.encode()) + body.encode()
+        for body in requests
     )
     answer = raw(witness, sent)
     assert [line.split()[1] for line in answer.splitlines() if line.startswith(b"HTTP/1.1 ")] == [
@@ -121,7 +128,13 @@ def test_truncated_body_is_not_handled_as_a_request(witness: Served, log: Log) -
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"POST", HEAD, HEAD + b"Content-Length: 9\r\n\r\n", HEAD + b"Content-Length: 9\r\n\r\nold 0"],
+    [
+        b"",
+        b"POST",
+        HEAD,
+        HEAD + b"Content-Length: 9\r\n\r\n",
+        HEAD + b"Content-Length: 9\r\n\r\nold 0",
+    ],
     ids=["nothing", "half a line", "half a head", "no body", "half a body"],
 )
 def test_who_stays_silent_is_hung_up_on(witness: Served, sent: bytes) -> None:

@@ -27,7 +27,9 @@ EMPTY = root(0, lambda *_: b"")
 class Log:
     """A log of as many leaves as are asked for; `branch` makes another history of the same log."""
 
-    def __init__(self, origin: str = ORIGIN, signer: LocalSigner | None = None, branch: str = "") -> None:
+    def __init__(
+        self, origin: str = ORIGIN, signer: LocalSigner | None = None, branch: str = ""
+    ) -> None:
         self.origin, self.branch = origin, branch
         self.signer = signer or LocalSigner(PrivateKey.generate())
         self.key = Verifier(origin, self.signer.public)
@@ -40,7 +42,9 @@ class Log:
         if height == 0:
             # Histories part after the first three leaves.
             return leaf_hash(f"{index}{self.branch if index >= 3 else ''}".encode())
-        return node_hash(self.subtree(height - 1, 2 * index), self.subtree(height - 1, 2 * index + 1))
+        return node_hash(
+            self.subtree(height - 1, 2 * index), self.subtree(height - 1, 2 * index + 1)
+        )
 
     def checkpoint(self, size: int) -> Checkpoint:
         return Checkpoint(self.origin, size, root(size, self.subtree))

@@ -44,7 +44,9 @@ def open_server(options: argparse.Namespace) -> WitnessServer:
     try:
         return WitnessServer((options.host, options.port), witness)
     except (OSError, OverflowError) as error:
-        raise WitnessStateError(f"{options.host}:{options.port} cannot be listened at: {error}.") from None
+        raise WitnessStateError(
+            f"{options.host}:{options.port} cannot be listened at: {error}."
+        ) from None
 
 
 def _make(key: Path, state: Path, name: str) -> str:

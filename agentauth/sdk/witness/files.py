@@ -28,7 +28,9 @@ def create_witness_key(path: Path, *, name: str) -> Verifier:
     try:
         verifier = Verifier(name, key.public, SignatureType.COSIGNATURE)
     except ValueError:
-        raise NoteError("A witness's name is not empty and holds neither spaces nor plus signs.") from None
+        raise NoteError(
+            "A witness's name is not empty and holds neither spaces nor plus signs."
+        ) from None
     body = {"version": VERSION, "name": name, "private_key": key.to_pem().decode("ascii")}
     if not create_private(path, json.dumps(body, indent=2)):
         raise KeyFileError(f"{path} is there already: a key is never overwritten.")
@@ -66,7 +68,9 @@ def read_logs(text: str) -> Logs:
             verifier = _log_key(vkey, number)
             keys = logs.setdefault(origin or verifier.name, [])
             if any((key.name, key.key_id) == (verifier.name, verifier.key_id) for key in keys):
-                raise WitnessStateError(f"Line {number} of the logs names a key for the second time.")
+                raise WitnessStateError(
+                    f"Line {number} of the logs names a key for the second time."
+                )
             keys.append(verifier)
     if not logs:
         raise WitnessStateError("The file of logs names none.")

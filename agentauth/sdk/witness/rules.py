@@ -125,7 +125,9 @@ class Witness:
             raise RefusedCheckpointError(HTTPStatus.NOT_FOUND, "That log is not known here.")
         # 3
         try:
-            opened = open_checkpoint(request.checkpoint, log_keys=keys, expected_origin=claimed.origin)
+            opened = open_checkpoint(
+                request.checkpoint, log_keys=keys, expected_origin=claimed.origin
+            )
         except UntrustedNoteError as error:
             raise RefusedCheckpointError(HTTPStatus.FORBIDDEN, error.description) from None
         # 4
@@ -150,8 +152,12 @@ class Witness:
                 _check_growth(latest, request, checkpoint)
             except ChainError as error:
                 _tell(latest, checkpoint, opened.note)
-                raise RefusedCheckpointError(HTTPStatus.UNPROCESSABLE_ENTITY, error.description) from None
-            line = cosign_checkpoint(checkpoint, name=self.verifier.name, signer=self._signer, at=now)
+                raise RefusedCheckpointError(
+                    HTTPStatus.UNPROCESSABLE_ENTITY, error.description
+                ) from None
+            line = cosign_checkpoint(
+                checkpoint, name=self.verifier.name, signer=self._signer, at=now
+            )
             return Latest(checkpoint.size, checkpoint.root, self._kept(opened, line))
 
         # 7

@@ -127,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._end(HTTPStatus.METHOD_NOT_ALLOWED)
         elif self.path.endswith(_CHECKPOINT):
             self._answer(
-                lambda: self.server.witness.checkpoint(self.path.removesuffix(_CHECKPOINT).removeprefix("/"))
+                lambda: self.server.witness.checkpoint(
+                    self.path.removesuffix(_CHECKPOINT).removeprefix("/")
+                )
             )
         else:
             self._end(HTTPStatus.NOT_FOUND)

@@ -103,7 +103,8 @@ class State:
             made = decide(_latest(connection, origin))
             connection.execute(
                 "INSERT INTO latest (origin, size, root, note) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = excluded.root, note = excluded.note",
+                " ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = "
+                "excluded.root, note = excluded.note",
                 (origin, made.size, made.root, made.note),
             )
             connection.execute("COMMIT")
@@ -131,5 +132,7 @@ class State:
 
 
 def _latest(connection: sqlite3.Connection, origin: str) -> Latest | None:
-    row = connection.execute("SELECT size, root, note FROM latest WHERE origin = ?", (origin,)).fetchone()
+    row = connection.execute(
+        "SELECT size, root, note FROM latest WHERE origin = ?", (origin,)
+    ).fetchone()
     return None if row is None else Latest(*row)

@@ -12,7 +12,10 @@ from approvals.services.continuing import continue_after_restore
 from audit.management.json_output import OPERATOR, JsonCommand
 
 _QUESTION = (
-    "Sessions and codes end, requests are withdrawn, and every grant waits until its person signs again.",
+    (
+        "Sessions and codes end, requests are withdrawn, and every grant waits until its person "
+        "signs again."
+    ),
     "Events after the backup are lost to this registry. This cannot be undone. Continue?",
 )
 
@@ -24,7 +27,9 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--operator", required=True, help="the name of the person who decides; recorded in the log"
+            "--operator",
+            required=True,
+            help="the name of the person who decides; recorded in the log",
         )
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument(
@@ -36,10 +41,13 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
             raise CommandError(
-                "--operator is empty: give the name of the person who decides. It is recorded in the log."
+                "--operator is empty: give the name of the person who decides. It is recorded "
+                "in the log."
             )
         if not options["yes"] and not self.agrees(*_QUESTION):
-            raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
+            raise CommandError(
+                "Nothing was changed: the answer was not yes. Answer yes, or use --yes."
+            )
         done = continue_after_restore(
             operator=options["operator"],
             undetected=options["undetected"],
@@ -50,7 +58,12 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"The log continues as {result['log']} after {result['size']} events. {result['suspended']} grants wait for a new"
-            f" signature, {result['withdrawn']} requests were withdrawn, {result['ended_again']} endings were repeated."
+            f"The log continues as {result['log']} after {result['size']} events. "
+            f"{result['suspended']} grants wait for a new"
+            f" signature, {result['withdrawn']} requests were withdrawn, "
+            f"{result['ended_again']} endings were repeated."
         )
-        yield f"The verifier decides again in about ten seconds. Run `{settings.COMMAND} verify_audit --full` now."
+        yield (
+            f"The verifier decides again in about ten seconds. Run `{settings.COMMAND} "
+            "verify_audit --full` now."
+        )

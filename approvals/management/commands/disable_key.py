@@ -16,7 +16,9 @@ _KID = re.compile(r"-[A-Za-z0-9_-]{42}")
 
 
 class Command(JsonCommand):
-    help = "Refuse everything a key signed, from now on and for good: it may be known to someone else."
+    help = (
+        "Refuse everything a key signed, from now on and for good: it may be known to someone else."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -23,7 +23,12 @@ class Command(JsonCommand):
         if not options["yes"]:
             ask(self, "key_certificate", serial=options["serial"])
         row = revoke_certificate(serial=options["serial"], actor=OPERATOR, now=timezone.now())
-        return {"serial": str(row.serial), "kid": row.kid, "instance": row.instance, "state": row.state}
+        return {
+            "serial": str(row.serial),
+            "kid": row.kid,
+            "instance": row.instance,
+            "state": row.state,
+        }
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield f"Revoked the certificate {result['serial']} of {result['instance']}."

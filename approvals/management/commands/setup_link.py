@@ -19,7 +19,8 @@ from registry.models import Human
 
 class Command(OperatorCommand):
     help = (
-        "Print a one-time link for the first admin; with --email, for an invited human; with --recover, begin "
+        "Print a one-time link for the first admin; with --email, for an invited human; with "
+        "--recover, begin "
         "to recover one, and print the link once that is ready."
     )
 
@@ -30,14 +31,18 @@ class Command(OperatorCommand):
             "--recover",
             type=_address,
             metavar="EMAIL",
-            help="begin to recover the human with this address; once the recovery is ready, print its link",
+            help="begin to recover the human with this address; once the recovery is ready, print "
+            "its link",
         )
         parser.add_argument(
             "--stolen",
             action="store_true",
-            help="with --recover: the account is suspended, and an administrator decides on the pages",
+            help="with --recover: the account is suspended, and an administrator decides on the "
+            "pages",
         )
-        parser.add_argument("--admin", action="store_true", help="the invited human becomes an admin")
+        parser.add_argument(
+            "--admin", action="store_true", help="the invited human becomes an admin"
+        )
         parser.add_argument(
             "--first-start", action="store_true", help="say nothing where an admin exists already"
         )
@@ -47,7 +52,10 @@ class Command(OperatorCommand):
             return {}
         link = _recovered(options) if options["recover"] else _made(options)
         if isinstance(link, Recovery):
-            return {"case": link.case, "ready_at": timestamp(link.ready_at) if link.ready_at else None}
+            return {
+                "case": link.case,
+                "ready_at": timestamp(link.ready_at) if link.ready_at else None,
+            }
         return {"url": link.url, "expires_at": timestamp(link.expires_at)}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
@@ -59,7 +67,10 @@ class Command(OperatorCommand):
         end = datetime.fromisoformat(result["expires_at"])
         until = f"{end:%H:%M} UTC"
         if who := options["recover"] or options["email"]:
-            yield f"One-time link for {who}, valid until {end:%d %B %Y}, {until}. It creates a passkey:"
+            yield (
+                f"One-time link for {who}, valid until {end:%d %B %Y}, {until}. It creates a "
+                "passkey:"
+            )
             yield f"  {result['url']}"
         else:
             yield f"Open this link once, until {until}, and make your passkey:"
@@ -92,7 +103,9 @@ def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
     """A link for the open recovery, or a new recovery, which has to wait."""
     now, actor = timezone.now(), operator_of(options)
     if options["email"] or options["admin"]:
-        raise CommandError("--recover is for an account that exists: it goes without --email and --admin.")
+        raise CommandError(
+            "--recover is for an account that exists: it goes without --email and --admin."
+        )
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:
         raise CommandError("No account has this address.")
@@ -111,7 +124,15 @@ def _begun(result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[st
     stolen = " --stolen" if options["stolen"] else ""
     if result["ready_at"]:
         ready = datetime.fromisoformat(result["ready_at"])
-        yield f"Recovery of {options['recover']} started. It is ready on {ready:%d %B %Y, %H:%M} UTC."
+        yield (
+            f"Recovery of {options['recover']} started. It is ready on {ready:%d %B %Y, %H:%M} UTC."
+        )
     else:
-        yield f"Recovery of {options['recover']} started. An administrator must approve it at {settings.PUBLIC_URL}/recoveries/"
-    yield f"Then run this to print the link: {settings.COMMAND} setup_link --recover {options['recover']}{stolen}"
+        yield (
+            f"Recovery of {options['recover']} started. An administrator must approve it at "
+            f"{settings.PUBLIC_URL}/recoveries/"
+        )
+    yield (
+        f"Then run this to print the link: {settings.COMMAND} setup_link --recover "
+        f"{options['recover']}{stolen}"
+    )

@@ -28,8 +28,12 @@ class Command(JsonCommand):
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         if result["segments"]:
             yield (
-                f"Archived leaves {result['archived_from']} to {result['archived_to'] - 1} in {result['segments']} "
+                f"Archived leaves {result['archived_from']} to {result['archived_to'] - 1} in "
+                f"{result['segments']} "
                 "segments, and read them back."
             )
         else:
-            yield "There is nothing to archive beyond the last segment: no checkpoint was signed since."
+            yield (
+                "There is nothing to archive beyond the last segment: no checkpoint was signed "
+                "since."
+            )

@@ -17,7 +17,10 @@ KEEP_MONTHS = 12
 
 
 class Command(JsonCommand):
-    help = "Drop old months of the log whose every event is in the archive; run with DATABASE_OWNER_URL."
+    help = (
+        "Drop old months of the log whose every event is in the archive; run with "
+        "DATABASE_OWNER_URL."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -34,7 +37,9 @@ class Command(JsonCommand):
                 dropped.append({"month": str(month), "events": done.events})
         except (DroppingError, AgentAuthError) as error:
             before = ", ".join(str(each["month"]) for each in dropped)
-            raise CommandError(f"{error}{f' Dropped before that: {before}.' if before else ''}") from error
+            raise CommandError(
+                f"{error}{f' Dropped before that: {before}.' if before else ''}"
+            ) from error
         return {"dropped": dropped}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,8 @@ from audit.roles import RoleError, grant_serving_role, temporary_left
 
 class Command(JsonCommand):
     help = (
-        "Grant the role named in DATABASE_URL what serving needs; run with DATABASE_OWNER_URL, after migrate."
+        "Grant the role named in DATABASE_URL what serving needs; run with DATABASE_OWNER_URL, "
+        "after migrate."
     )
     guarded = False
 
@@ -31,4 +32,7 @@ class Command(JsonCommand):
         return {"role": role, "tables": tables}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        yield f"{result['role']} may serve {len(result['tables'])} tables and change nothing that was recorded."
+        yield (
+            f"{result['role']} may serve {len(result['tables'])} tables and change nothing that "
+            "was recorded."
+        )

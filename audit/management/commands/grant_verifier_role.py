@@ -13,7 +13,9 @@ from audit.roles import RoleError, grant_verifier_role, temporary_left
 
 
 class Command(JsonCommand):
-    help = "Grant ROLE what the verifier's processes need; run with DATABASE_OWNER_URL, after migrate."
+    help = (
+        "Grant ROLE what the verifier's processes need; run with DATABASE_OWNER_URL, after migrate."
+    )
     guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -31,4 +33,7 @@ class Command(JsonCommand):
         return {"role": role, "tables": tables}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        yield f"{result['role']} may answer for the verifier and changes no grant, token, agent or key."
+        yield (
+            f"{result['role']} may answer for the verifier and changes no grant, token, agent or "
+            "key."
+        )

@@ -12,7 +12,10 @@ from audit.moving import move_store
 
 
 class Command(JsonCommand):
-    help = "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and continue in the new one."
+    help = (
+        "Copy the log's old store to the one AUDIT_STORE names, mark the old one as left, and "
+        "continue in the new one."
+    )
     # After AUDIT_STORE changed, the history check fails until this has run. It checks both stores
     # itself.
     mends = True
@@ -23,7 +26,9 @@ class Command(JsonCommand):
         old.add_argument(
             "--from", dest="source", metavar="URI", help="the old store, as AUDIT_STORE named it"
         )
-        old.add_argument("--lost", action="store_true", help="the old store is lost; the event says so")
+        old.add_argument(
+            "--lost", action="store_true", help="the old store is lost; the event says so"
+        )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         return move_store(source=options["source"], actor=OPERATOR, now=timezone.now())
@@ -31,9 +36,13 @@ class Command(JsonCommand):
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         if result["lost"]:
             yield (
-                f"The log continues in {result['to']}, with the checkpoints that the database has. Anything else in "
+                f"The log continues in {result['to']}, with the checkpoints that the database "
+                "has. Anything else in "
                 f"{result['from']} was not read: when it can be read again, run"
                 f" `{settings.COMMAND} verify_audit --store URI`."
             )
         else:
-            yield f"Copied {result['objects']} objects from {result['from']}; the log continues in {result['to']}."
+            yield (
+                f"Copied {result['objects']} objects from {result['from']}; the log continues in "
+                f"{result['to']}."
+            )

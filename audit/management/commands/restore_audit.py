@@ -24,6 +24,7 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"Read {result['events']} events in {result['segments']} segments; {result['restored']} were missing and are "
+            f"Read {result['events']} events in {result['segments']} segments; "
+            f"{result['restored']} were missing and are "
             "back."
         )

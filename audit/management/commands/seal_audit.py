@@ -13,7 +13,10 @@ from audit.services import seal_audit
 
 
 class Command(JsonCommand):
-    help = "Number and link every recorded event that is still waiting, and sign the log up to its end."
+    help = (
+        "Number and link every recorded event that is still waiting, and sign the log up to its "
+        "end."
+    )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         now = timezone.now()

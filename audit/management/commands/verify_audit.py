@@ -29,7 +29,10 @@ STATE = "audit-verified.json"
 
 
 class Command(JsonCommand):
-    help = "Prove the audit log, the grants by their receipts, and other rows by their seals; exit 1 and name what was changed."
+    help = (
+        "Prove the audit log, the grants by their receipts, and other rows by their seals; exit 1 "
+        "and name what was changed."
+    )
     guarded = False
     whole = False
     remark = ""
@@ -57,7 +60,9 @@ class Command(JsonCommand):
             metavar="URI",
             help="also compare the log with the checkpoints in this store",
         )
-        parser.add_argument("--full", action="store_true", help="check everything, not only what is new")
+        parser.add_argument(
+            "--full", action="store_true", help="check everything, not only what is new"
+        )
         parser.add_argument(
             "--state",
             type=Path,
@@ -107,10 +112,14 @@ class Command(JsonCommand):
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(named)
             found = list(import_string(settings.AUDIT_GRANTS)(now=now))
-        grants = {each.grant_id: each.problem for each in found if not (each.disabled_at or each.table)}
+        grants = {
+            each.grant_id: each.problem for each in found if not (each.disabled_at or each.table)
+        }
         rows = {f"{each.table} {each.grant_id}": each.problem for each in found if each.table}
         strange = [key for each in stores for key in strange_keys(each, since=verdict.checked_from)]
-        self.unaccepted = [shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]]
+        self.unaccepted = [
+            shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]
+        ]
         self.whole = verdict.ok and not self.unaccepted and not grants and not rows
         shown = [shown_break(row) for row in breaks]
         return asdict(verdict) | {
@@ -129,7 +138,8 @@ class Command(JsonCommand):
         for each in result["breaks"]:
             name, size, _root = each.split(":")
             yield (
-                f"THE LOG BREAKS after {size} events: a backup was restored, later events are lost here, and the log continues as"
+                f"THE LOG BREAKS after {size} events: a backup was restored, later events are "
+                "lost here, and the log continues as"
                 f" {name}."
                 + (
                     f" To accept exactly this: --accept-break {each}"
@@ -146,26 +156,37 @@ class Command(JsonCommand):
                 f"{QueueEntry.objects.count()} more wait for their number."
             )
             if result["erased"]:
-                yield f"Of what was committed to, {result['erased']} texts were erased, and the log says so."
+                yield (
+                    f"Of what was committed to, {result['erased']} texts were erased, and the log "
+                    "says so."
+                )
             yield from self._extent(result)
             if result["disabled_key_sizes"]:
                 yield (
-                    f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by themselves prove nothing: they were "
-                    f"signed by a key that was disabled on {result['disabled_at']}. That is not tampering. A key that "
+                    f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by "
+                    "themselves prove nothing: they were "
+                    f"signed by a key that was disabled on {result['disabled_at']}. That is "
+                    "not tampering. A key that "
                     f"counts signed the first {result['signed_size']} events."
                 )
         else:
             yield (
-                f"THE LOG WAS TAMPERED WITH at {result['first_bad']}. {result['problem']} The {result['tree_size']} "
-                "events before are whole. Keep the database as it is, and compare it with a backup from before the "
+                f"THE LOG WAS TAMPERED WITH at {result['first_bad']}. {result['problem']} The "
+                f"{result['tree_size']} "
+                "events before are whole. Keep the database as it is, and compare it with a "
+                "backup from before the "
                 "change."
             )
 
     def _of_archive(self, result: Mapping[str, Any]) -> str:
         if result["ok"]:
-            return f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
+            return (
+                f"The archive is whole: {result['tree_size']} events, root {result['root_hash']}."
+            )
         if result["disabled_at"]:
-            return f"The archive is not proved from leaf {result['first_bad']} on. {result['problem']}"
+            return (
+                f"The archive is not proved from leaf {result['first_bad']} on. {result['problem']}"
+            )
         return (
             f"THE ARCHIVE IS NOT WHOLE from leaf {result['first_bad']} on. {result['problem']} The "
             f"{result['tree_size']} events before are proved."
@@ -173,14 +194,18 @@ class Command(JsonCommand):
 
     def _warnings(self, result: Mapping[str, Any]) -> Iterator[str]:
         for key in result["strange"]:
-            yield f"The store holds {key}, which the log did not write. It is ignored: find out who wrote it."
+            yield (
+                f"The store holds {key}, which the log did not write. It is ignored: find out who "
+                "wrote it."
+            )
         for grant, problem in result["contradicted_grants"].items():
             yield f"GRANT {grant} WAS CHANGED: {problem}."
         for row, problem in result["contradicted_rows"].items():
             yield f"ROW {row} WAS CHANGED: {problem}."
         for grant, at in result["grants_of_disabled_keys"].items():
             yield (
-                f"Grant {grant} permits nothing: the key that signed its receipt was disabled on {at}. That is no "
+                f"Grant {grant} permits nothing: the key that signed its receipt was disabled "
+                f"on {at}. That is no "
                 "tampering. Its owner revokes it, and the agent asks again."
             )
 
@@ -188,15 +213,20 @@ class Command(JsonCommand):
         """What this run checked, and what it did not."""
         if result["checked_from"]:
             yield (
-                f"Checked from event {result['checked_from']} on, since those before were proved and signed; of them, "
-                f"{result['rechecked_from']} to {result['rechecked_to'] - 1} again. --full checks all."
+                f"Checked from event {result['checked_from']} on, since those before were "
+                "proved and signed; of them, "
+                f"{result['rechecked_from']} to {result['rechecked_to'] - 1} again. --full "
+                "checks all."
             )
         if not result["state_kept"]:
             yield "The next run starts from the first event."
         if self.remark:
             yield self.remark
         for name in result["other_stores"]:
-            yield f"Checkpoints were also copied to {name}, which was not read. To compare them, add --store URI."
+            yield (
+                f"Checkpoints were also copied to {name}, which was not read. To compare them, "
+                "add --store URI."
+            )
 
 
 def _positive(text: str) -> int:

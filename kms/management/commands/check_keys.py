@@ -9,7 +9,10 @@ from kms.inspection import inspect_keys
 
 
 class Command(JsonCommand):
-    help = "Ask each living key's home for its public half and a signature; exit 1 and name what is wrong."
+    help = (
+        "Ask each living key's home for its public half and a signature; exit 1 and name what is "
+        "wrong."
+    )
     guarded = False
     ok = False
 
@@ -20,9 +23,15 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         found = inspect_keys()
-        bad = {finding.kid or finding.purpose: finding.problem for finding in found if finding.problem}
+        bad = {
+            finding.kid or finding.purpose: finding.problem for finding in found if finding.problem
+        }
         self.ok = not bad
-        return {"ok": self.ok, "good": [finding.kid for finding in found if not finding.problem], "bad": bad}
+        return {
+            "ok": self.ok,
+            "good": [finding.kid for finding in found if not finding.problem],
+            "bad": bad,
+        }
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         for kid in result["good"]:

@@ -25,5 +25,9 @@ class Command(JsonCommand):
         if not options["verbosity"]:
             return
         for key in Key.objects.filter(kid__in=result.values()).order_by("purpose"):
-            since = f" signs from {timestamp(key.active_from)} on" if key.state == Key.State.NEXT else ""
+            since = (
+                f" signs from {timestamp(key.active_from)} on"
+                if key.state == Key.State.NEXT
+                else ""
+            )
             yield f"{key.purpose}: {key.kid}{since}"

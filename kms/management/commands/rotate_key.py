@@ -18,7 +18,9 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("purpose", choices=Key.Purpose.values)
-        parser.add_argument("--uri", help="a key that is there already, as scheme:address (docs/keys.md)")
+        parser.add_argument(
+            "--uri", help="a key that is there already, as scheme:address (docs/keys.md)"
+        )
         parser.add_argument(
             "--unintroduced",
             action="store_true",
@@ -36,4 +38,7 @@ class Command(JsonCommand):
         return {"kid": key.kid, "purpose": key.purpose, "active_from": timestamp(key.active_from)}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        yield f"Published the {result['purpose']} key {result['kid']}. It signs from {result['active_from']} on."
+        yield (
+            f"Published the {result['purpose']} key {result['kid']}. It signs from "
+            f"{result['active_from']} on."
+        )

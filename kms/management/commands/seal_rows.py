@@ -20,11 +20,14 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--adopt",
             action="store_true",
-            help="also seal, as they stand now, rows that no service wrote: look at each of them first",
+            help="also seal, as they stand now, rows that no service wrote: look at each of them "
+            "first",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        return asdict(seal_rows(adopt=options["adopt"], actor=operator_of(options), now=timezone.now()))
+        return asdict(
+            seal_rows(adopt=options["adopt"], actor=operator_of(options), now=timezone.now())
+        )
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         for table, number in result["sealed"].items():

@@ -9,28 +9,42 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidRequestError
 from audit.management.json_output import OperatorCommand, operator_of
-from registry.services.service_providers import change_allowed, change_audience, find_any_service_provider
+from registry.services.service_providers import (
+    change_allowed,
+    change_audience,
+    find_any_service_provider,
+)
 
 
 class Command(OperatorCommand):
-    help = "Change where a service provider is, or what may be asked there. Grants it touches wait for a new signature."
+    help = (
+        "Change where a service provider is, or what may be asked there. Grants it touches wait "
+        "for a new signature."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("service_provider", help="slug or id")
-        parser.add_argument("--audience", help="the new absolute URL of its API, without final slash")
+        parser.add_argument(
+            "--audience", help="the new absolute URL of its API, without final slash"
+        )
         parser.add_argument(
             "--allow",
             nargs="*",
             action="extend",
-            help="the whole new list, such as read:calendar write:calendar; none after it allow nothing",
+            help="the whole new list, such as read:calendar write:calendar; none after it allow "
+            "nothing",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if options["audience"] is None and options["allow"] is None:
             raise InvalidRequestError("Name what to change: --audience or --allow.")
         actor = operator_of(options)
-        found, suspended, now = find_any_service_provider(options["service_provider"]), 0, timezone.now()
+        found, suspended, now = (
+            find_any_service_provider(options["service_provider"]),
+            0,
+            timezone.now(),
+        )
         with transaction.atomic():
             if options["audience"] is not None:
                 suspended += change_audience(

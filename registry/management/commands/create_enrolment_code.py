@@ -23,5 +23,7 @@ class Command(OperatorCommand):
         human = Human.objects.filter(email__iexact=options["human"]).first()
         if human is None:
             raise CommandError("No human has this e-mail address.")
-        row, code = create_enrolment_code(human=human, actor=operator_of(options), now=timezone.now())
+        row, code = create_enrolment_code(
+            human=human, actor=operator_of(options), now=timezone.now()
+        )
         return {"code": code, "expires_at": timestamp(row.expires_at)}

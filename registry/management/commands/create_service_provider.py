@@ -16,7 +16,9 @@ class Command(OperatorCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("name")
-        parser.add_argument("--audience", required=True, help="absolute URL of its API, without final slash")
+        parser.add_argument(
+            "--audience", required=True, help="absolute URL of its API, without final slash"
+        )
         parser.add_argument(
             "--allow",
             nargs="*",

@@ -40,7 +40,8 @@ ALLOWED = [
 
 class Command(OperatorCommand):
     help = (
-        "Make sure the demo service provider exists and its secret is at hand. Run it as often as you like."
+        "Make sure the demo service provider exists and its secret is at hand. Run it as often as "
+        "you like."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -56,7 +57,11 @@ class Command(OperatorCommand):
         kept = read_credentials(path)
         if found is None:
             found, secret = create_service_provider(
-                name=NAME, audience=options["audience"], allowed=ALLOWED, actor=actor, now=timezone.now()
+                name=NAME,
+                audience=options["audience"],
+                allowed=ALLOWED,
+                actor=actor,
+                now=timezone.now(),
             )
         elif kept is not None and kept["client_id"] == str(found.id) and works(kept):
             secret = kept["client_secret"]
@@ -64,7 +69,10 @@ class Command(OperatorCommand):
             secret = rotate_secret(service_provider=found, actor=actor, now=timezone.now())
         if found.audience != options["audience"]:
             change_audience(
-                service_provider=found, audience=options["audience"], actor=actor, now=timezone.now()
+                service_provider=found,
+                audience=options["audience"],
+                actor=actor,
+                now=timezone.now(),
             )
             found.refresh_from_db()
         credentials = {

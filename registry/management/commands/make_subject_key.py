@@ -17,7 +17,10 @@ KEY_BYTES = 32
 
 
 class Command(JsonCommand):
-    help = "Write a new subject key to FILE, which must not exist. Prints the versions only, never a key."
+    help = (
+        "Write a new subject key to FILE, which must not exist. Prints the versions only, never a "
+        "key."
+    )
     guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -26,7 +29,8 @@ class Command(JsonCommand):
         parser.add_argument(
             "--keep",
             action="store_true",
-            help="write this process's versions first, so that the new key can be distributed before it is used",
+            help="write this process's versions first, so that the new key can be distributed "
+            "before it is used",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
@@ -38,7 +42,8 @@ class Command(JsonCommand):
             descriptor = os.open(Path(options["file"]), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise InvalidRequestError(
-                f"{options['file']} cannot be created: {error.strerror}. Name a new file in a writable folder."
+                f"{options['file']} cannot be created: {error.strerror}. Name a new file in a "
+                "writable folder."
             ) from error
         with os.fdopen(descriptor, "w") as file:
             file.write(text)

@@ -15,7 +15,9 @@ from registry.services.service_providers import (
 
 
 class Command(OperatorCommand):
-    help = "Make a further secret: the present one stays good beside it, until --end-previous ends it."
+    help = (
+        "Make a further secret: the present one stays good beside it, until --end-previous ends it."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -9,7 +9,9 @@ from django.utils import timezone
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.services.closing import close_history
 
-_QUESTION = "This database answers nothing from now on: it is about to be replaced by a backup. Close it?"
+_QUESTION = (
+    "This database answers nothing from now on: it is about to be replaced by a backup. Close it?"
+)
 
 
 class Command(JsonCommand):
@@ -19,7 +21,9 @@ class Command(JsonCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--operator", required=True, help="who decides; it is recorded in the log")
+        parser.add_argument(
+            "--operator", required=True, help="who decides; it is recorded in the log"
+        )
         parser.add_argument("--yes", action="store_true", help="do not ask")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
@@ -27,7 +31,12 @@ class Command(JsonCommand):
             raise CommandError("Name the operator who decides: it is recorded in the log.")
         if not options["yes"] and not self.agrees(_QUESTION):
             raise CommandError("Nothing was changed.")
-        return {"size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())}
+        return {
+            "size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())
+        }
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-        yield f"Closed after {result['size']} events, and all of them stand outside. Put the backup in place now."
+        yield (
+            f"Closed after {result['size']} events, and all of them stand outside. Put the backup "
+            "in place now."
+        )

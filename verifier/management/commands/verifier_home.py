@@ -19,7 +19,9 @@ class Command(JsonCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--move-to", choices=[str(kind) for kind in Home.Kind], help="where to move")
+        parser.add_argument(
+            "--move-to", choices=[str(kind) for kind in Home.Kind], help="where to move"
+        )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         row, _database_now = look()
@@ -38,9 +40,12 @@ class Command(JsonCommand):
 def _left(row: Home, for_kind: str) -> Home:
     if for_kind != configured_cache():
         raise InvalidStateError(
-            f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: {'unset' if settings.REDIS_URL else 'set'} it first."
+            f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: "
+            f"{'unset' if settings.REDIS_URL else 'set'} it first."
         )
-    left = leave(epoch=row.epoch, for_kind=for_kind, reason="operator", actor=OPERATOR, now=timezone.now())
+    left = leave(
+        epoch=row.epoch, for_kind=for_kind, reason="operator", actor=OPERATOR, now=timezone.now()
+    )
     if not left:
         raise InvalidStateError("A new epoch is about to begin already.")
     return look()[0]
