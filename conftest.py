@@ -40,7 +40,7 @@ from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
 from agentauth.postgresql.base import SILENCE
-from audit.refusals import Batches
+from audit.log.refusals import Batches
 from kms.delegation import CHOSEN
 from kms.pace import Pace
 from kms.services import ensure_key
@@ -287,5 +287,5 @@ def _readiness_writes_nothing() -> Iterator[None]:
     has it really written.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agentauth.write_check.try_to_write", lambda: None)
+        patch.setattr("agentauth.observability.write_check.try_to_write", lambda: None)
         yield

@@ -1,6 +1,6 @@
 """The servers: `python -m agentauth web|verifier [OPTIONS]`.
 
-gunicorn with `agentauth/web_server.py` or `verifier_server.py`. gunicorn itself reads
+gunicorn with `agentauth/server/web_server.py` or `verifier_server.py`. gunicorn itself reads
 WEB_CONCURRENCY when it is imported, and ends with a traceback if it is not a number. So our own
 reader comes first.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     if name not in _SERVERS:
         raise SystemExit("usage: python -m agentauth web|verifier --bind ADDRESS:PORT")
     # Refuses a malformed WEB_CONCURRENCY by name.
-    import_module("agentauth.serving")
+    import_module("agentauth.server.serving")
     from gunicorn.app.wsgiapp import run
 
     configuration, application = _SERVERS[name]

@@ -10,8 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.names import check_host
-from audit.cosigning import witnesses
 from audit.stores.places import store_error
+from audit.witness.cosigning import witnesses
 from kms.backends.places import PLACES, place_error
 from verifier.stores.redis_url import parse_redis_url
 

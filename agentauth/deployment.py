@@ -11,9 +11,9 @@ from django.db import DatabaseError, InterfaceError, ProgrammingError, connectio
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
+from audit.db.roles import missing_rights
 from audit.identifiers import made_at
 from audit.models import QueueEntry
-from audit.roles import missing_rights
 from kms.inspection import inspect_keys
 from kms.models import Key, SealsPending
 from kms.services import may_sign

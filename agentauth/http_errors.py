@@ -23,7 +23,7 @@ from rest_framework import exceptions as drf
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agentauth import metrics
+from agentauth.observability import metrics
 from agentauth.protocol.errors import (
     AgentAuthError,
     CsrfFailedError,
@@ -39,7 +39,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.proxies import address_of
 from audit import kinds
-from audit.refusals import Batches
+from audit.log.refusals import Batches
 from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of

@@ -11,16 +11,16 @@ from typing import Final
 from django.db import Error, close_old_connections
 from django.utils import timezone
 
-from agentauth import metrics
+from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
 from approvals.services import expiry as approvals_expiry
 from approvals.services.notices import send_notices
 from audit.archive.archiving import archive_due
-from audit.checkpoints import checkpoint_log
-from audit.cosigning import cosign_log
-from audit.partitions import create_partitions
+from audit.db.partitions import create_partitions
 from audit.services import seal_audit
+from audit.witness.checkpoints import checkpoint_log
+from audit.witness.cosigning import cosign_log
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
 from verifier.services import epochs, outbox

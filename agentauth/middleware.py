@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
-from agentauth.log_lines import request_id
+from agentauth.observability.log_lines import request_id
 from agentauth.protocol.errors import (
     CsrfFailedError,
     InvalidRequestError,
@@ -24,7 +24,7 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
-from agentauth.request_bytes import WAITED
+from agentauth.server.request_bytes import WAITED
 from agentauth.startup import START
 from audit.identifiers import new_id_text
 from registry import rate_limits

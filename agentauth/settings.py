@@ -21,7 +21,7 @@ from agentauth.environment import (
     section,
     subject_keys,
 )
-from agentauth.log_lines import logging_config
+from agentauth.observability.log_lines import logging_config
 from agentauth.postgresql.address import read_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
-    "agentauth.access_log.ObservingMiddleware",
+    "agentauth.observability.access_log.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
     "agentauth.middleware.OverloadMiddleware",
@@ -217,10 +217,10 @@ AUDIT_DISABLED_KEYS, AUDIT_GRANTS = (
     "registry.services.standing_grants.review",
 )
 AUDIT_OBSERVER, KEY_OBSERVER = (
-    "agentauth.metrics.count_events",
-    "agentauth.metrics.observe_key_call",
+    "agentauth.observability.metrics.count_events",
+    "agentauth.observability.metrics.observe_key_call",
 )
-DECISION_OBSERVER = "agentauth.metrics.count_decision"
+DECISION_OBSERVER = "agentauth.observability.metrics.count_decision"
 # External store of checkpoints and events: file:<folder> or s3://bucket/prefix. Tests set theirs.
 AUDIT_STORE = env("AUDIT_STORE") or (
     f"file:{VAR_DIR / 'audit'}" if DEVELOPMENT and not TESTING else ""

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, ProgrammingError, connection
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from audit.roles import beyond_verifier, missing_rights
+from audit.db.roles import beyond_verifier, missing_rights
 from registry.models import Installation
 from registry.release import RELEASE
 from registry.services.installation import (
@@ -44,7 +44,7 @@ class StartRefusedError(Exception):
 
 
 def rights_suffice() -> None:
-    """The database role has the rights that this kind of process needs (`audit/roles.py`)."""
+    """The database role has the rights that this kind of process needs (`audit/db/roles.py`)."""
     role, missing = missing_rights(START.kind)
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (

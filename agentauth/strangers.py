@@ -28,9 +28,9 @@ from django.middleware.security import SecurityMiddleware
 from django.urls import URLPattern, get_resolver
 from django.utils.http import http_date
 
-from agentauth import metrics
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
 from agentauth.middleware import REGISTRATION, SecurityHeadersMiddleware
+from agentauth.observability import metrics
 from agentauth.presented_credentials import Call, jkt_of, pair_of, read_call, verifies
 from agentauth.protocol.errors import (
     RateLimitedError,

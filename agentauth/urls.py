@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 import registry.urls
 import verifier.urls
-from agentauth import health, operations
+from agentauth.observability import health, operations
 from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
 

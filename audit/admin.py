@@ -15,7 +15,7 @@ from django.utils.functional import cached_property
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
-from audit.event_writing import KINDS
+from audit.log.event_writing import KINDS
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 
 # A search that no index supports covers only this many of the newest events.

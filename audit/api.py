@@ -10,8 +10,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
-from audit.entries import event_with_openings
-from audit.listing import Cursor, Descent, Page, page_newest_first, page_of_log
+from audit.log.entries import event_with_openings
+from audit.log.listing import Cursor, Descent, Page, page_newest_first, page_of_log
 from audit.parameters import query, read_id
 
 DEFAULT_LIMIT = 50

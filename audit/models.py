@@ -1,4 +1,4 @@
-"""Tables of the audit log. Events and leaves are write-once; audit/triggers.py enforces that."""
+"""Tables of the audit log. Events and leaves are write-once; audit/db/triggers.py enforces that."""
 
 from django.db import models
 
@@ -10,7 +10,7 @@ class Event(models.Model):
     """One event. People and actors are text and ids, never foreign keys: the log outlives them.
 
     Every column except `salt` is in the event's JSON (docs/protocol.md section 9); `salt` is hashed
-    before it. Add a new column to `audit.entries.event_body`, or the hash does not cover it and a
+    before it. Add a new column to `audit.log.entries.event_body`, or the hash does not cover it and a
     change stays undetected.
     """
 

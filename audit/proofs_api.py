@@ -12,9 +12,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.encoding import b64_encode
-from audit import proofs
 from audit.parameters import query, read_id, read_number, required
 from audit.tile_paths import TilePlace
+from audit.verify import proofs
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"

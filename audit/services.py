@@ -1,4 +1,4 @@
-"""Record events. Every app calls this; it imports no other app. `audit.sequencer` numbers them."""
+"""Record events. Every app calls this; it imports no other app. `audit.log.sequencer` numbers them."""
 
 import logging
 import os
@@ -18,9 +18,12 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.protocol.values import per_call
 from audit import kinds
-from audit.backlog import check_backlog, check_backlog_of_many
-from audit.entries import data_text
-from audit.event_writing import (
+from audit.db.partitions import make_room
+from audit.db.sql import Statement, fill_model
+from audit.identifiers import new_id
+from audit.log.backlog import check_backlog, check_backlog_of_many
+from audit.log.entries import data_text
+from audit.log.event_writing import (
     KINDS,
     Data,
     Entry,
@@ -32,12 +35,9 @@ from audit.event_writing import (
     write_one,
     write_together,
 )
-from audit.identifiers import new_id
+from audit.log.refusals import count_refusal, summarise_refusals
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Event
-from audit.partitions import make_room
-from audit.refusals import count_refusal, summarise_refusals
-from audit.sequencer import sequence_until_empty
-from audit.sql import Statement, fill_model
 
 __all__ = [
     "SYSTEM",

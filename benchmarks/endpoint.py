@@ -38,12 +38,12 @@ from django.utils import timezone
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
 
-from agentauth import verifier_application
-from agentauth.loop_worker import Connection, Worker
-from agentauth.metrics_buffer import Tally
+from agentauth.observability.metrics_buffer import Tally
 from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from agentauth.protocol.windows import DAYS
+from agentauth.server import verifier_application
+from agentauth.server.loop_worker import Connection, Worker
 from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint

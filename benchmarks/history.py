@@ -166,7 +166,7 @@ def questions() -> dict[str, Callable[[], Any]]:
     from approvals.views.paging import page_of
     from audit.admin import EventAdmin
     from audit.identifiers import new_id_text
-    from audit.listing import Cursor, page_of_log
+    from audit.log.listing import Cursor, page_of_log
     from audit.models import Event, Head, Leaf
     from audit.services import find_recorded
     from registry.models import Human

@@ -84,7 +84,7 @@ def write_until(size: int, ids: list[str]) -> int:
 
     from audit import kinds
     from audit.identifiers import new_id_text
-    from audit.sequencer import sequence_until_empty
+    from audit.log.sequencer import sequence_until_empty
     from audit.services import Entry, check_data, record_many
 
     data, written = (
@@ -129,8 +129,8 @@ def asked(size: int, ids: list[str]) -> list[str]:
     from django.test import Client
     from django.utils import timezone
 
-    from audit import checkpoints
     from audit.archive.tiles import WIDTH, tile_key
+    from audit.witness import checkpoints
 
     checkpoints.EVERY, settings.RATE_LIMITED = timedelta(0), False
     checkpoints.checkpoint_log(now=timezone.now())

@@ -22,7 +22,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
-from audit.sql import Columns, Question
+from audit.db.sql import Columns, Question
 from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key

@@ -16,8 +16,8 @@ from agentauth.protocol.introduction import sign_introduction
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
+from audit.db.sql import Columns, Question
 from audit.services import SYSTEM, Actor, record
-from audit.sql import Columns, Question
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key

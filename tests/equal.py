@@ -13,7 +13,7 @@ import pytest
 import time_machine
 from django.conf import settings
 
-from agentauth.verifier_application import answered_by_django
+from agentauth.server.verifier_application import answered_by_django
 from audit.models import Event, RefusalCount
 from registry.tests.cast import basic
 from tests import redis_servers, through

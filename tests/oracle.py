@@ -25,7 +25,7 @@ def broken(log: dict[str, list[str]]) -> Iterator[str]:
     from approvals.models import Receipt
     from audit.models import Event
     from audit.services import seal_audit
-    from audit.verification import verify_log
+    from audit.verify.verification import verify_log
     from registry.models import Grant, Token
 
     issued = set(

@@ -20,7 +20,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.models.fields import NOT_PROVIDED
 
-from audit.triggers import append_only, state_machine
+from audit.db.triggers import append_only, state_machine
 
 # Fixed: the last released migration that copied the log; upgrades from before it need downtime.
 LAST_THAT_MAY = "0008_dropped_months"

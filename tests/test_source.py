@@ -176,9 +176,9 @@ NETWORK = {
 # operator set, and our own processes. A Redis cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
-    ("audit/outgoing.py", "asyncio"),
-    ("audit/outgoing.py", "httpx"),
-    ("audit/outgoing.py", "ssl"),
+    ("audit/witness/outgoing.py", "asyncio"),
+    ("audit/witness/outgoing.py", "httpx"),
+    ("audit/witness/outgoing.py", "ssl"),
     ("audit/stores/s3.py", "boto3"),
     ("audit/stores/s3.py", "botocore"),
     ("kms/backends/awskms.py", "botocore"),
@@ -198,24 +198,24 @@ REACHES_OUT = {
     ("verifier/stores/redis_for_threads.py", "redis"),
     ("verifier/stores/sentinels.py", "redis"),
     ("verifier/services/outbox.py", "redis"),
-    ("agentauth/thread_worker.py", "socket"),
-    ("agentauth/thread_worker.py", "ssl"),
+    ("agentauth/server/thread_worker.py", "socket"),
+    ("agentauth/server/thread_worker.py", "ssl"),
     # The kind of address it listens on.
-    ("agentauth/operations.py", "socket"),
-    ("agentauth/least_loaded.py", "socket"),
+    ("agentauth/observability/operations.py", "socket"),
+    ("agentauth/server/least_loaded.py", "socket"),
     # Only the event loop: it accepts connections.
-    ("agentauth/least_loaded.py", "asyncio"),
-    ("agentauth/loop_worker.py", "asyncio"),
+    ("agentauth/server/least_loaded.py", "asyncio"),
+    ("agentauth/server/loop_worker.py", "asyncio"),
     # Mail goes to the server EMAIL_HOST, which delivers to a person's address; smtplib is for its
     # errors.
     ("approvals/services/notices.py", "django.core.mail"),
     ("approvals/services/notices.py", "smtplib"),
-    ("agentauth/http_exchange.py", "asyncio"),
-    ("agentauth/metrics_buffer.py", "asyncio"),
+    ("agentauth/server/http_exchange.py", "asyncio"),
+    ("agentauth/observability/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
     # Only the event loop: what these read arrives over Django's connections.
-    ("agentauth/verifier_application.py", "asyncio"),
+    ("agentauth/server/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
     ("verifier/services/verifier_process.py", "asyncio"),
     ("verifier/services/batch_order.py", "asyncio"),
@@ -293,12 +293,12 @@ RUNS_SQL = {"raw", "execute", "run_prepared", "select", "written", "Question", "
 TABLE_NAMES_ONLY = {
     # Runs the SQL it is given, like the two below.
     "agentauth/postgresql/base.py",
-    "audit/dropping.py",
+    "audit/db/dropping.py",
     "audit/migrations/0005_partitions.py",
-    "audit/event_writing.py",
-    "audit/roles.py",
-    "audit/sql.py",
-    "audit/triggers.py",
+    "audit/log/event_writing.py",
+    "audit/db/roles.py",
+    "audit/db/sql.py",
+    "audit/db/triggers.py",
     "registry/services/token_state.py",
     "verifier/migrations/0010_guards_by_table.py",
     "verifier/services/state_changes.py",

@@ -240,7 +240,7 @@ class Running:
 
     def __init__(self) -> None:
         # It sets up Django, which pytest has already done.
-        from agentauth.verifier_application import start
+        from agentauth.server.verifier_application import start
         from verifier.endpoint import Endpoint
 
         self._loop = asyncio.new_event_loop()

@@ -21,7 +21,7 @@ from agentauth.protocol.errors import (
     ProofNonceRequiredError,
 )
 from agentauth.protocol.token import TokenClaims, TokenKey
-from audit.refusals import RECORDED_PER_MINUTE, Batches
+from audit.log.refusals import RECORDED_PER_MINUTE, Batches
 from audit.services import Actor
 from registry.models import ServiceProvider
 from registry.services.nonces import Nonces

@@ -9,8 +9,8 @@ from django.test import Client
 from prometheus_client import REGISTRY
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from agentauth import metrics
 from agentauth.http_errors import STATUSES
+from agentauth.observability import metrics
 from agentauth.protocol import errors
 from audit import kinds
 from audit.models import Event

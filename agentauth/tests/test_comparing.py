@@ -8,8 +8,8 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from agentauth import health
-from audit.history import Mark
+from agentauth.observability import health
+from audit.witness.history import Mark
 from verifier.services import epochs, history
 from verifier.services.epochs import Tenure
 

@@ -15,8 +15,8 @@ from django.utils import timezone
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
-from agentauth import health
-from agentauth.verifier_application import environ
+from agentauth.observability import health
+from agentauth.server.verifier_application import environ
 from audit.services import Actor
 from kms import services
 from kms.backends import TRIAL

@@ -9,11 +9,11 @@ from pytest_django.fixtures import Settings
 
 from agentauth.jobs import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.checkpoint_copies import ContradictedError, StoreChangedError, key_of
-from audit.history import Mark
 from audit.models import Head, QueueEntry
 from audit.stores import store_at
 from audit.tests import proving
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
+from audit.witness.history import Mark
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
@@ -55,7 +55,7 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     settings.AUDIT_STORE = f"file:{tmp_path / 'another'}"
     proving.grow(1, now=now)
     ensure_key(purpose="token", actor=TESTER, now=now)
-    monkeypatch.setattr("audit.checkpoints.EVERY", timedelta(0))
+    monkeypatch.setattr("audit.witness.checkpoints.EVERY", timedelta(0))
     with pytest.raises(StoreChangedError):
         job.do()
     assert Home.objects.get().held_at is None

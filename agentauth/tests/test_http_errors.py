@@ -15,8 +15,8 @@ from rest_framework.views import APIView
 from agentauth import http_errors
 from agentauth.protocol import errors
 from approvals.views.access import SignInRequiredError
+from audit.log.refusals import RECORDED_PER_MINUTE
 from audit.models import Event
-from audit.refusals import RECORDED_PER_MINUTE
 
 
 def leaves(family: type[errors.AgentAuthError]) -> list[type[errors.AgentAuthError]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.http_exchange import Exchange, Head
+from agentauth.server.http_exchange import Exchange, Head
 
 RAW = b"POST /v1/verify HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.test import Client
 
-from agentauth.health import Readiness
+from agentauth.observability.health import Readiness
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.startup import Start, StartRefusedError, settings_agree
 from audit.management.json_output import JsonCommand
@@ -138,8 +138,8 @@ def test_SA_14_a_process_without_redis_moves_no_home(now: datetime, settings: An
 def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
     now: datetime, settings: Any, monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> None:
-    monkeypatch.setattr("agentauth.health.KEPT_SECONDS", 0.0)
-    monkeypatch.setattr("agentauth.health._readiness", Readiness())
+    monkeypatch.setattr("agentauth.observability.health.KEPT_SECONDS", 0.0)
+    monkeypatch.setattr("agentauth.observability.health._readiness", Readiness())
     monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     record(now)
     client = Client()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from agentauth import least_loaded
-from agentauth.least_loaded import HEARD_SECONDS, Door, Shares
+from agentauth.server import least_loaded
+from agentauth.server.least_loaded import HEARD_SECONDS, Door, Shares
 
 
 def test_connection_counts_are_shared_across_processes() -> None:
@@ -41,7 +41,7 @@ def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyP
     assert shared.has_fewest(3, 5)
     assert not shared.has_fewest(3, 6)
     later = time.monotonic() + HEARD_SECONDS + 1
-    monkeypatch.setattr("agentauth.least_loaded.time.monotonic", lambda: later)
+    monkeypatch.setattr("agentauth.server.least_loaded.time.monotonic", lambda: later)
     assert shared.has_fewest(3, 6)
 
 

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from agentauth.log_lines import JsonFormatter, LineFormatter, logging_config, request_id
+from agentauth.observability.log_lines import (
+    JsonFormatter,
+    LineFormatter,
+    logging_config,
+    request_id,
+)
 
 LOGGING: dict[str, Any] = settings.LOGGING
 SECRET = "T7zW6WspwielpVUSQnHIrg"
@@ -79,7 +84,7 @@ def test_every_line_of_a_request_carries_its_id() -> None:
 @pytest.mark.parametrize("config", [LOGGING, logging_config(as_json=True, level="INFO")])
 def test_DJ_28_every_handler_writes_such_lines(config: dict[str, Any]) -> None:
     line = config["formatters"]["line"]
-    assert line.get("class", line.get("()")).startswith("agentauth.log_lines.")
+    assert line.get("class", line.get("()")).startswith("agentauth.observability.log_lines.")
     assert {handler["formatter"] for handler in config["handlers"].values()} == {"line"}
     # Otherwise gunicorn's own handler would log the addresses of failed requests.
     assert config["loggers"]["gunicorn.error"]["handlers"] == ["stderr"]

@@ -13,12 +13,12 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from agentauth import request_bytes
-from agentauth.loop_worker import Connection, Worker
+from agentauth.server import request_bytes
+from agentauth.server.loop_worker import Connection, Worker
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth import verifier_server
+    from agentauth.server import verifier_server
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"

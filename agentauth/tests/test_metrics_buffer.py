@@ -6,8 +6,8 @@ import re
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 
-from agentauth import metrics, metrics_buffer
-from agentauth.metrics_buffer import Tally
+from agentauth.observability import metrics, metrics_buffer
+from agentauth.observability.metrics_buffer import Tally
 
 ROUTE = "/v1/tallied"
 

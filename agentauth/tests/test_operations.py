@@ -12,8 +12,8 @@ from django.test import Client
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
-from agentauth import health, operations
 from agentauth.middleware import NAMELESS
+from agentauth.observability import health, operations
 from audit.models import Event
 from registry.services.installation import record_settings
 from registry.tests.cast import TESTER
@@ -74,14 +74,14 @@ def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
         )
 
     before = counted()
-    with caplog.at_level(logging.WARNING, "agentauth.operations"):
+    with caplog.at_level(logging.WARNING, "agentauth.observability.operations"):
         for wrong in ("", "Bearer wrong", "Basic x"):
             answer = Client().get("/metrics", headers={"Host": host, "Authorization": wrong})
             assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
     assert counted() == before + 3
     assert not Event.objects.exists()
     # One line a minute, however many there are.
-    assert [record.name for record in caplog.records] == ["agentauth.operations"]
+    assert [record.name for record in caplog.records] == ["agentauth.observability.operations"]
 
 
 def test_SA_15_a_foreign_host_is_refused_at_every_other_address(

@@ -8,7 +8,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from agentauth import health
+from agentauth.observability import health
 from agentauth.startup import Start
 from audit.services import Actor
 from registry.models import Installation

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from agentauth.request_bytes import MAX_BODY_BYTES, Incoming
+from agentauth.server.request_bytes import MAX_BODY_BYTES, Incoming
 
 # The definition: the first empty line, or the first LF without CR.
 END = re.compile(rb"\r\n\r\n|(?<!\r)\n")

@@ -98,7 +98,7 @@ def test_OP_7_KM_13_an_unsafe_production_setting_stops_the_start(
     "started",
     [
         "-c,import agentauth.wsgi",
-        "-c,import agentauth.verifier_application",
+        "-c,import agentauth.server.verifier_application",
         "-m,celery,-A,agentauth,worker,--pool,solo",
         "-m,celery,-A,agentauth,beat",
     ],

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from agentauth import http_errors, verifier_application
+from agentauth import http_errors
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.server import verifier_application
+from audit.log.refusals import Batches
 from audit.models import Event
-from audit.refusals import Batches
 from registry import rate_limits
 from registry.services.credentials import find_by_credentials
 from registry.tests.cast import basic

@@ -9,10 +9,11 @@ import pytest
 from django.core.handlers.wsgi import WSGIRequest
 from pytest_django.fixtures import Settings
 
-from agentauth import metrics, verifier_application
-from agentauth.metrics_buffer import Tally
+from agentauth.observability import metrics
+from agentauth.observability.metrics_buffer import Tally
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from agentauth.verifier_application import Delegate
+from agentauth.server import verifier_application
+from agentauth.server.verifier_application import Delegate
 from tests import through
 from verifier.endpoint import Request, Response
 from verifier.request_heads import Head

@@ -12,12 +12,13 @@ from django.db import DatabaseError
 from django.test import Client
 from pytest_django import Settings
 
-from agentauth import http_errors, metrics, strangers
+from agentauth import http_errors, strangers
+from agentauth.observability import metrics
 from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.strangers import Judged, Strangers, Verdict
+from audit.log.refusals import Batches
 from audit.models import Event
-from audit.refusals import Batches
 from kms.seals import DEMAND
 from registry import rate_limits
 from registry.models import Human, ServiceProvider

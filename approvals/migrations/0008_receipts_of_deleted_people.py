@@ -5,7 +5,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.triggers import append_only
+from audit.db.triggers import append_only
 
 _SENTENCE = "append-only: rows of approvals_receipt never change"
 _KEPT = ("id", "kind", "decision", "subject", "human_id", "challenge", "assertion", "created_at")

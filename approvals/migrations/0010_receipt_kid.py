@@ -9,7 +9,7 @@ from typing import Any
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.indexes import AddIndexBesideWriters
+from audit.db.indexes import AddIndexBesideWriters
 
 _SENTENCE = "append-only: rows of approvals_receipt never change"
 _ALL_ELSE = (

@@ -15,10 +15,10 @@ from approvals.services.drawn import Page
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit import kinds
-from audit.breaks import folder_of, origin
 from audit.models import LogBreak
 from audit.services import Actor, record
 from audit.stores import store_at
+from audit.witness.breaks import folder_of, origin
 from registry.models import Human
 from registry.services.log_keys import audit_vkeys
 

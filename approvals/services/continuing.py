@@ -20,7 +20,12 @@ from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.ending_again import REASON, end_again
 from approvals.services.recovery import cancel_recovery
 from audit import kinds
-from audit.breaks import (
+from audit.faults import fault_point
+from audit.log.sequencer import tree_of
+from audit.models import Checkpoint, Head, LogBreak, Segment
+from audit.services import Actor, record
+from audit.stores import Store, store_at
+from audit.witness.breaks import (
     break_record,
     current_break,
     folder_of,
@@ -29,12 +34,7 @@ from audit.breaks import (
     names_outside,
     new_name,
 )
-from audit.endings import Ending, read_endings
-from audit.faults import fault_point
-from audit.models import Checkpoint, Head, LogBreak, Segment
-from audit.sequencer import tree_of
-from audit.services import Actor, record
-from audit.stores import Store, store_at
+from audit.witness.endings import Ending, read_endings
 from kms.switching import switch_key
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant

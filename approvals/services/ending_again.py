@@ -17,8 +17,8 @@ from approvals.models import Passkey
 from approvals.services.credentials import remove_passkey_for_good
 from approvals.services.leaving import delete_human, suspend_human
 from audit import kinds
-from audit.endings import Ending
 from audit.services import Actor
+from audit.witness.endings import Ending
 from kms.certificates import revoke_certificate
 from kms.services import disable_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret

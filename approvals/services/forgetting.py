@@ -20,7 +20,7 @@ from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from approvals.models import Challenge, Receipt, SetupCode
 from audit import kinds
-from audit.erasure import erase_invitation, erase_openings
+from audit.log.erasure import erase_invitation, erase_openings
 from audit.models import Event
 from audit.services import SYSTEM, Actor, record
 from registry.models import Grant, Human

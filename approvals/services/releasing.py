@@ -24,9 +24,9 @@ from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import signing
 from approvals.services.unused import prove_end, read_present
 from audit import kinds
-from audit.anchors import Anchor
 from audit.models import LogBreak
 from audit.services import Actor, record
+from audit.witness.anchors import Anchor
 from registry.models import Grant, Human
 from registry.services.grants import release_grant
 

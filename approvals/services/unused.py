@@ -11,10 +11,10 @@ from django.conf import settings
 from agentauth.protocol.errors import ChainError, InvalidStateError
 from approvals.services.ending_again import REASON
 from audit import kinds
-from audit.anchors import Anchor
 from audit.archive.layout import Line
-from audit.breaks import current_break
 from audit.models import Event, Leaf, LogBreak, QueueEntry
+from audit.witness.anchors import Anchor
+from audit.witness.breaks import current_break
 from registry.models import Grant
 
 _PAGE: Final = 1_000

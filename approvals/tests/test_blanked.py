@@ -15,7 +15,7 @@ from approvals.tests.test_forgotten_receipts import BLANK, paying, receipt
 from audit import kinds
 from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
 from registry.services.standing_grants import UNTOLD
 from registry.tests.cast import TESTER, AgentClient, enrolled

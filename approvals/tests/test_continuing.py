@@ -18,10 +18,10 @@ from approvals.services.people import create_setup_link
 from approvals.tests.cast import READ_CALENDAR, Person
 from approvals.tests.recovering import path_of, ready_link
 from audit import kinds
-from audit.breaks import key_of_break
-from audit.history import check_history
 from audit.models import Event, LogBreak
 from audit.stores import Store, store_at
+from audit.witness.breaks import key_of_break
+from audit.witness.history import check_history
 from kms.models import Key
 from kms.services import ensure_key, verification_keys
 from registry.models import EnrolmentCode, Grant, ServiceProvider

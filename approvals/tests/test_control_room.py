@@ -16,8 +16,8 @@ from approvals.models import SetupCode
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import Person, browser
 from audit import kinds
+from audit.log.refusals import Batches
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
-from audit.refusals import Batches
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate
 from kms.services import ensure_key, promote_due_keys, rotate_key

@@ -15,13 +15,13 @@ from approvals.services.ending_again import ENDS, end_again
 from approvals.tests.cast import Person
 from approvals.tests.setting_back import restored, set_back
 from audit import kinds
-from audit.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.checkpoints import checkpoint_log
-from audit.endings import ENDINGS, Ending
-from audit.history import check_history
+from audit.archive.moving import move_store
 from audit.models import Event
-from audit.moving import move_store
 from audit.services import seal_audit
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
+from audit.witness.checkpoints import checkpoint_log
+from audit.witness.endings import ENDINGS, Ending
+from audit.witness.history import check_history
 from kms.certificates import certify, revoke_certificate
 from kms.models import KeyCertificate
 from kms.services import ensure_key

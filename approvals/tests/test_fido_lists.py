@@ -64,7 +64,7 @@ def approve(alice: Person, grant: Grant) -> tuple[str, Json]:
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test causes more refusals than an outsider may have recorded in a minute."""
-    monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
+    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 1000)
 
 
 DOORS = {"sign-in": sign_in, "approval": approve}

@@ -21,12 +21,12 @@ from approvals.tests.planted import Planted, found, in_database, in_files, liste
 from approvals.tests.test_leaving import everything
 from audit import kinds
 from audit.archive.archiving import archive_audit
-from audit.checkpoints import checkpoint_log
+from audit.log.sequencer import sequence_until_empty
 from audit.models import DroppedMonth, Event, Opening
-from audit.sequencer import sequence_until_empty
 from audit.services import record, seal_audit
 from audit.stores import store_at
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
+from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Grant, Human
 from registry.services.standing_grants import ALIVE, UNKNOWN, UNTOLD, review
 from registry.tests.cast import TESTER, AgentClient, refused

@@ -14,7 +14,7 @@ from approvals.tests.planted import in_database, listed, word
 from audit import kinds
 from audit.models import Event
 from audit.services import seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.tests.cast import TESTER, refused
 
 pytestmark = pytest.mark.django_db

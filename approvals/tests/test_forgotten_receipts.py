@@ -19,7 +19,7 @@ from audit import kinds
 from audit.models import Event
 from audit.services import seal_audit
 from audit.tests.tampering import execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.models import Human
 from registry.services.standing_grants import review
 from registry.tests.cast import TESTER

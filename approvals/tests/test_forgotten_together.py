@@ -18,14 +18,14 @@ from approvals.tests.cast import Person
 from approvals.tests.planted import Planted, in_database, in_files, listed, word
 from audit.archive import archiving
 from audit.archive.proving import prove_archive
-from audit.checkpoints import checkpoint_log
-from audit.roles import grant_serving_role
-from audit.sequencer import sequence_until_empty
+from audit.db.roles import grant_serving_role
+from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores import store_at
 from audit.tests.tampering import execute
 from audit.tests.waiting import until_waiting
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
+from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.tests.cast import TESTER, AgentClient

@@ -22,7 +22,7 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
 from audit.models import Event, Opening
 from audit.services import seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from kms.services import verification_keys
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.people import resume_human, suspend_human

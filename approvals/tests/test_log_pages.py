@@ -7,12 +7,13 @@ from django.db import transaction
 from pytest_django.fixtures import Settings
 
 from approvals.tests.cast import Person
-from audit import backlog, kinds
-from audit.checkpoints import EVERY, checkpoint_log
-from audit.log_status import LATE
+from audit import kinds
+from audit.log import backlog
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Segment
 from audit.services import record, seal_audit
 from audit.tests.tampering import as_table_owner
+from audit.verify.log_status import LATE
+from audit.witness.checkpoints import EVERY, checkpoint_log
 from kms.models import Key
 from kms.services import disable_key, ensure_key, rotate_key
 from registry.models import Grant

@@ -20,10 +20,10 @@ from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.setting_back import close, restored, set_back
 from audit import kinds
 from audit.archive.archiving import archive_audit
-from audit.breaks import log_store
-from audit.checkpoints import checkpoint_log
 from audit.models import Event, LogBreak, QueueEntry
 from audit.services import record, seal_audit
+from audit.witness.breaks import log_store
+from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key, verification_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grants import resume_grant, revoke_grant, suspend_grant

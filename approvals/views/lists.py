@@ -15,8 +15,8 @@ from approvals.views.described import describe_permissions, standing
 from approvals.views.happened import tell
 from approvals.views.log import describe_log
 from approvals.views.paging import id_or_none_of_ours, page_of
-from audit.log_status import log_standing, stands_of
 from audit.models import Event
+from audit.verify.log_status import log_standing, stands_of
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
 

@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from audit.backlog import ALARM_AT, MAX_WAITING_EVENTS
-from audit.log_status import Place, Stand, Standing, log_reach, log_standing
+from audit.log.backlog import ALARM_AT, MAX_WAITING_EVENTS
 from audit.models import Checkpoint, Event, QueueEntry, Segment
+from audit.verify.log_status import Place, Stand, Standing, log_reach, log_standing
 
 SHOWN = 10
 

@@ -10,7 +10,7 @@ from approvals.services.drawn import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
 from approvals.views.access import answer, human_of, member, posted, signed_in
-from audit.breaks import origin, shown_break
+from audit.witness.breaks import origin, shown_break
 from registry.authentication import actor_of
 
 

@@ -17,18 +17,18 @@ from django.db import IntegrityError, transaction
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
-from audit.anchors import anchor_of
-from audit.archive.hands import Hands
 from audit.archive.layout import ArchiveError, Manifest, manifest_key
+from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
-from audit.breaks import log_store
-from audit.checkpoint_copies import ContradictedError, check_place
-from audit.checkpoints import MOST_BETWEEN
 from audit.faults import fault_point
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError, Store
+from audit.witness.anchors import anchor_of
+from audit.witness.breaks import log_store
+from audit.witness.checkpoint_copies import ContradictedError, check_place
+from audit.witness.checkpoints import MOST_BETWEEN
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +145,9 @@ def _put_objects(
                 "signed for them.",
             )
         fault_point("archive.after_stage")
-        with Hands() as hands:
+        with ParallelCalls() as calls:
             for key, path in staged.files.items():
-                hands.give(_put, store, key, path)
+                calls.start(_put, store, key, path)
         fault_point("archive.after_objects")
     return Manifest(
         origin=parse_checkpoint(parse_note(checkpoint.note).text).origin,

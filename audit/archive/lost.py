@@ -7,14 +7,14 @@ from datetime import datetime
 from django.conf import settings
 
 from agentauth.protocol.errors import NoteError
-from audit.anchors import Anchor, read_anchor
 from audit.archive.layout import ArchiveError, Line
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.staging import tiles_at
-from audit.breaks import seen_from_log
-from audit.checkpoint_copies import PREFIX, ContradictedError, key_of, size_of
 from audit.models import LogBreak
 from audit.stores import Store, store_at
+from audit.witness.anchors import Anchor, read_anchor
+from audit.witness.breaks import seen_from_log
+from audit.witness.checkpoint_copies import PREFIX, ContradictedError, key_of, size_of
 
 
 def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) -> Anchor:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError, NoteError
-from audit.anchors import Anchor, read_any_anchor
 from audit.archive.layout import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
-from audit.checkpoint_copies import PREFIX, key_of
 from audit.stores import Store
-from audit.verification import Verdict
+from audit.verify.verification import Verdict
+from audit.witness.anchors import Anchor, read_any_anchor
+from audit.witness.checkpoint_copies import PREFIX, key_of
 
 
 class _Proved(NamedTuple):

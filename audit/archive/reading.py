@@ -9,12 +9,12 @@ from typing import Any
 from agentauth.protocol.checkpoint import Checkpoint, parse_checkpoint
 from agentauth.protocol.errors import EncodingError, NoteError
 from agentauth.protocol.notes import parse_note
-from audit.archive.hands import Hands
 from audit.archive.layout import ArchiveError, Line, Manifest, StoredObject, manifest_key
+from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import ROWS, row_of, same_rows
 from audit.archive.scratch import scratch
 from audit.archive.tiles import Tile, Tiles
-from audit.entries import MAX_LINE_BYTES
+from audit.log.entries import MAX_LINE_BYTES
 from audit.models import Segment
 from audit.stores import Digest, Store, digest_of
 
@@ -78,7 +78,7 @@ def prove_segment(
     Raises ArchiveError, which names the object and the first leaf in doubt.
     """
     checkpoint = checkpoint_of(manifest)
-    with scratch() as folder, Hands() as hands:
+    with scratch() as folder, ParallelCalls() as calls:
         # 1
         lines, parquet = folder / "lines.gz", folder / "parquet"
         download(store, manifest.lines, lines, manifest.first)
@@ -90,7 +90,7 @@ def prove_segment(
                 visit(line)
                 # 4
                 for full in tree.add(line.entry):
-                    hands.give(_check_tile, store, full, line.index)
+                    calls.start(_check_tile, store, full, line.index)
                 yield _row(line)
 
         # 3
@@ -103,7 +103,7 @@ def prove_segment(
                     "that its lines hold.",
                 )
         for part in tree.partial():
-            hands.give(_check_tile, store, part, manifest.end - 1)
+            calls.start(_check_tile, store, part, manifest.end - 1)
     # 5
     if tree.root() != checkpoint.root:
         raise ArchiveError(

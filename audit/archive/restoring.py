@@ -15,9 +15,9 @@ from audit.archive.layout import ArchiveError, Line
 from audit.archive.reading import download, noted_manifest, read_lines
 from audit.archive.scratch import scratch
 from audit.archive.staging import PAGE, leaves, prove
-from audit.entries import event_body
+from audit.db.partitions import make_room
+from audit.log.entries import event_body
 from audit.models import Event, Leaf, Segment
-from audit.partitions import make_room
 from audit.stores import Store
 
 _IDS = ("agent_id", "human_id", "service_provider_id", "grant_id")

@@ -11,9 +11,9 @@ from agentauth.protocol.encoding import canonical_json
 from audit.archive.layout import ArchiveError, Line, StoredObject
 from audit.archive.parquet import Writer, row_of
 from audit.archive.tiles import Tile, Tiles, widths
-from audit.entries import COLUMNS, event_body
+from audit.log.entries import COLUMNS, event_body
+from audit.log.tree import entries, tile
 from audit.models import Event, Leaf
-from audit.tree import entries, tile
 
 # Events per page: this many are in memory at a time.
 PAGE: Final = 1_000

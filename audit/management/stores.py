@@ -2,8 +2,8 @@
 
 from django.core.management.base import CommandError
 
-from audit.breaks import log_store
 from audit.stores import Store
+from audit.witness.breaks import log_store
 
 
 def the_store() -> Store:

@@ -1,7 +1,7 @@
 import django.db.models.deletion
 from django.db import migrations, models
 
-from audit.triggers import append_only, when_undone
+from audit.db.triggers import append_only, when_undone
 
 
 class Migration(migrations.Migration):

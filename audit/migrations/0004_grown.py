@@ -8,8 +8,8 @@ from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, Subtree, leaf_hash
-from audit.entries import entry_of
-from audit.triggers import append_only, when_undone
+from audit.db.triggers import append_only, when_undone
+from audit.log.entries import entry_of
 
 _BATCH = 1000
 

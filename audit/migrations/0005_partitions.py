@@ -9,7 +9,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.triggers import append_only
+from audit.db.triggers import append_only
 
 _BATCH = 20_000
 _INDEXES = {

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.triggers import append_only
+from audit.db.triggers import append_only
 
 _BATCH = 5_000
 _TRIGGERS = append_only("audit_leaf", unique=("leaf_index", "event_id"))

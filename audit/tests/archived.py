@@ -17,14 +17,14 @@ from audit import kinds
 from audit.archive.archiving import Range, archive_audit
 from audit.archive.proving import prove_archive
 from audit.identifiers import new_id_text
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import root_at
 from audit.models import Checkpoint, Event, Head
-from audit.sequencer import sequence_until_empty
 from audit.services import Entry, check_data, record_many
 from audit.stores import Sink, Store
 from audit.stores.folder import FolderStore
 from audit.tests.signing import signer
-from audit.tree import root_at
-from audit.verification import Verdict
+from audit.verify.verification import Verdict
 
 ORIGIN = "localhost:8000/v1/audit"
 SIGNER = signer(purpose="audit", now=datetime.now(UTC))

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from audit import identifiers, partitions
-from audit.partitions import Month, month_at
+from audit import identifiers
+from audit.db import partitions
+from audit.db.partitions import Month, month_at
 from audit.tests.tampering import execute
 
 _ALL = """

@@ -15,16 +15,16 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.chain import EMPTY_LINK, CompactTree, leaf_hash, link
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from audit.anchors import stored_anchors
-from audit.breaks import origin
-from audit.checkpoint_copies import key_of
-from audit.checkpoints import EVERY, checkpoint_log
-from audit.entries import entry_of
+from audit.log.entries import entry_of
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.verification import Verdict, verify_log
+from audit.verify.verification import Verdict, verify_log
+from audit.witness.anchors import stored_anchors
+from audit.witness.breaks import origin
+from audit.witness.checkpoint_copies import key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log
 
 pytestmark = pytest.mark.django_db
 

@@ -19,7 +19,7 @@ from audit.archive.archiving import EVERY, archive_audit, archive_due
 from audit.archive.layout import ArchiveError, Manifest, manifest_key
 from audit.archive.parquet import ROWS
 from audit.archive.proving import prove_archive
-from audit.entries import MAX_DATA_BYTES
+from audit.log.entries import MAX_DATA_BYTES
 from audit.models import Checkpoint, Event, Leaf, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log

@@ -19,7 +19,6 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
-from audit.anchors import Anchor
 from audit.archive import archiving
 from audit.archive.layout import ArchiveError, manifest_key
 from audit.archive.proving import prove_archive
@@ -30,7 +29,8 @@ from audit.tests.archived import Log, broken_into, signed
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_archive import ODD
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
+from audit.witness.anchors import Anchor
 
 pytestmark = pytest.mark.django_db
 

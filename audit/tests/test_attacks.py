@@ -20,21 +20,21 @@ from agentauth.sdk import verify_log as alone
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
-from audit.anchors import stored_anchors
 from audit.archive.layout import Line
-from audit.breaks import origin
-from audit.checkpoint_copies import key_of
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.cosigning import cosign_log
-from audit.entries import event_body
+from audit.log.entries import event_body
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Leaf
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import signer, verifier
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_anchors import forge_an_event, write_anew
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
+from audit.witness.anchors import stored_anchors
+from audit.witness.breaks import origin
+from audit.witness.checkpoint_copies import key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
+from audit.witness.cosigning import cosign_log
 
 pytestmark = pytest.mark.django_db
 SIZE = 8

@@ -9,9 +9,10 @@ from django.db import transaction
 from pytest_django import DjangoAssertNumQueries
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from audit import backlog, kinds
+from audit import kinds
+from audit.log import backlog
+from audit.log.refusals import RECORDED_PER_MINUTE
 from audit.models import Event, QueueEntry
-from audit.refusals import RECORDED_PER_MINUTE
 from audit.services import Actor, record_many, record_refusal, seal_audit
 from audit.tests.conftest import MakeEvent
 from audit.tests.test_record_many import entry

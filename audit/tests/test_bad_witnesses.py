@@ -18,9 +18,9 @@ from agentauth.protocol.checkpoint import cosign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import Signature, parse_note, parse_signatures
 from agentauth.sdk.tests.witness_cast import NAME
-from audit import witnesses
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, http, size_is
-from audit.witnesses import MAX_ANSWER_BYTES, Outcome, Result, Witness
+from audit.witness import witnesses
+from audit.witness.witnesses import MAX_ANSWER_BYTES, Outcome, Result, Witness
 from tests.pace import within
 
 LINE = cosign_checkpoint(LOG.checkpoint(5), name=NAME, signer=KEY, at=1_700_000_000).line

@@ -11,7 +11,11 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
 from agentauth.sdk import verify_log as alone
-from audit.breaks import (
+from audit.log.sequencer import tree_of
+from audit.models import Checkpoint, Head, LogBreak
+from audit.stores import Store, store_at
+from audit.tests import proving
+from audit.witness.breaks import (
     break_record,
     check_breaks,
     copy_break,
@@ -23,12 +27,8 @@ from audit.breaks import (
     seen_from_log,
     shown_break,
 )
-from audit.checkpoint_copies import MOVED, ContradictedError, key_of
-from audit.checkpoints import EVERY, checkpoint_log
-from audit.models import Checkpoint, Head, LogBreak
-from audit.sequencer import tree_of
-from audit.stores import Store, store_at
-from audit.tests import proving
+from audit.witness.checkpoint_copies import MOVED, ContradictedError, key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log
 
 pytestmark = pytest.mark.django_db
 

@@ -12,19 +12,19 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit import breaks, checkpoints, signing
 from audit.archive.archiving import archive_audit
-from audit.breaks import check_records, origin
-from audit.checkpoint_copies import ContradictedError, key_of
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.history import check_history
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import root_at
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
-from audit.sequencer import sequence_until_empty
 from audit.stores import ImmutableError, Store, store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.tree import root_at
+from audit.witness import breaks, checkpoints, signing
+from audit.witness.breaks import check_records, origin
+from audit.witness.checkpoint_copies import ContradictedError, key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
+from audit.witness.history import check_history
 
 pytestmark = pytest.mark.django_db
 

@@ -12,16 +12,16 @@ from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailabl
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
-from audit.breaks import origin
-from audit.checkpoint_copies import ContradictedError
-from audit.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.cosigning import cosign_log, witnesses
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Cosignature, Head
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
+from audit.witness.breaks import origin
+from audit.witness.checkpoint_copies import ContradictedError
+from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
+from audit.witness.cosigning import cosign_log, witnesses
 
 pytestmark = pytest.mark.django_db
 

@@ -13,17 +13,17 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connection
 from pytest_django.fixtures import Settings
 
-from audit import dropping
-from audit.dropping import DroppingError, archived_end, drop_month, droppable_months
-from audit.listing import Cursor, page_of_log
+from audit.db import dropping
+from audit.db.dropping import DroppingError, archived_end, drop_month, droppable_months
+from audit.log.listing import Cursor, page_of_log
+from audit.log.sequencer import sequence_until_empty
 from audit.management.commands import drop_audit_partitions
 from audit.models import DroppedMonth, Event, Head, Leaf, Opening, Segment
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, set_clock, standing
 from audit.tests.tampering import as_table_owner, execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 OLD = months_on(-5)

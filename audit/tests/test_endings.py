@@ -13,14 +13,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import canonical_json
 from audit import kinds
-from audit.checkpoint_copies import ContradictedError
-from audit.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
-from audit.endings import ENDINGS, Ending, read_endings
-from audit.event_writing import KINDS
-from audit.sequencer import sequence_until_empty
+from audit.log.event_writing import KINDS
+from audit.log.sequencer import sequence_until_empty
 from audit.stores import Store, store_at
 from audit.tests import proving
 from audit.tests.conftest import MakeEvent
+from audit.witness.checkpoint_copies import ContradictedError
+from audit.witness.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
+from audit.witness.endings import ENDINGS, Ending, read_endings
 
 pytestmark = pytest.mark.django_db
 _BODY = {

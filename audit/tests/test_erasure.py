@@ -13,16 +13,16 @@ from agentauth.protocol.chain import verify_inclusion
 from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.archive.proving import prove_archive
-from audit.checkpoints import checkpoint_log, newest_checkpoint
-from audit.entries import entry_of
-from audit.erasure import erase_openings
+from audit.log.entries import entry_of
+from audit.log.erasure import erase_openings
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import inclusion_proof
 from audit.models import Event, Opening
-from audit.sequencer import sequence_until_empty
 from audit.services import Actor
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
-from audit.tree import inclusion_proof
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
+from audit.witness.checkpoints import checkpoint_log, newest_checkpoint
 
 pytestmark = pytest.mark.django_db
 NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"

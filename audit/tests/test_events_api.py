@@ -16,8 +16,8 @@ from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import InvalidRequestError
 from audit.api import EventsView
+from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Opening
-from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db

@@ -7,14 +7,14 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit import breaks
-from audit.breaks import break_record, key_of_break
-from audit.checkpoint_copies import ContradictedError, StoreChangedError, key_of
-from audit.checkpoints import checkpoint_log
-from audit.history import Mark, check_history, present_mark
 from audit.models import Checkpoint, CheckpointCopy, LogBreak
 from audit.stores import Store, store_at
 from audit.tests import proving
+from audit.witness import breaks
+from audit.witness.breaks import break_record, key_of_break
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
+from audit.witness.checkpoints import checkpoint_log
+from audit.witness.history import Mark, check_history, present_mark
 
 pytestmark = pytest.mark.django_db
 

@@ -13,8 +13,8 @@ import pytest
 
 from audit import identifiers
 from audit.identifiers import MAX_SET_BACK_SECONDS, made_at, new_id, new_id_text
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 
 MANY = 5_000

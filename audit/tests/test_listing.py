@@ -9,10 +9,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from audit import kinds, listing
-from audit.listing import Cursor, Descent, page_newest_first, page_of_log
+from audit import kinds
+from audit.log import listing
+from audit.log.listing import Cursor, Descent, page_newest_first, page_of_log
+from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Leaf
-from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db

@@ -9,15 +9,15 @@ from django.db import transaction
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
-from audit.checkpoints import checkpoint_log
-from audit.log_status import LATE, Place, Stand, Standing, log_standing, stands_of
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import inclusion_proof, inclusion_proofs
 from audit.models import Checkpoint, Event, Head, Leaf, Node, QueueEntry
-from audit.sequencer import sequence_until_empty
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_record_many import entry
-from audit.tree import inclusion_proof, inclusion_proofs
+from audit.verify.log_status import LATE, Place, Stand, Standing, log_standing, stands_of
+from audit.witness.checkpoints import checkpoint_log
 
 pytestmark = pytest.mark.django_db
 Tamper = Callable[[], object]

@@ -14,11 +14,11 @@ import pytest
 from agentauth.protocol.chain import verify_consistency, verify_inclusion
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.sdk import verify_proof
-from audit.checkpoints import EVERY
-from audit.entries import event_body
+from audit.log.entries import event_body
 from audit.models import Checkpoint, Event
 from audit.tests.proving import good, grow, path_of, sign, unbase64
 from audit.tests.signing import verifier
+from audit.witness.checkpoints import EVERY
 from tests.conftest import CAMPAIGN
 from tests.interop.verifying import asking
 

@@ -13,17 +13,19 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
-from audit import checkpoints, kinds, moving
+from audit import kinds
+from audit.archive import moving
 from audit.archive.archiving import archive_audit, archive_due
 from audit.archive.proving import prove_archive
-from audit.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
-from audit.checkpoints import EVERY, checkpoint_log
-from audit.endings import Ending, read_endings
+from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
-from audit.sequencer import sequence_until_empty, tree_of
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
+from audit.witness import checkpoints
+from audit.witness.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log
+from audit.witness.endings import Ending, read_endings
 
 pytestmark = pytest.mark.django_db
 Grow = Callable[[int], None]

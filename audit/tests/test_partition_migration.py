@@ -9,13 +9,13 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Event
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import found, months_on, place_of, set_clock, standing
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.tampering import execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 BEFORE, AFTER = "0004_grown", "0005_partitions"

@@ -18,9 +18,9 @@ import pytest
 from django.conf import settings
 from django.db import Error, IntegrityError, connection, transaction
 
-from audit import partitions
+from audit.db import partitions
+from audit.db.partitions import AHEAD, Month, create_partitions, month_at, month_of
 from audit.models import Event
-from audit.partitions import AHEAD, Month, create_partitions, month_at, month_of
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import found, months_on, place_of, set_clock, standing

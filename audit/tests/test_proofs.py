@@ -8,12 +8,12 @@ from pytest_django import DjangoAssertNumQueries
 
 from agentauth.protocol.chain import CompactTree, verify_consistency, verify_inclusion
 from agentauth.protocol.errors import ChainError
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import TILE_WIDTH, consistency_proof, entries, inclusion_proof, root_at, tile
 from audit.models import Leaf
-from audit.sequencer import sequence_until_empty
 from audit.services import record_many
 from audit.tests.tampering import as_table_owner
 from audit.tests.test_record_many import entry
-from audit.tree import TILE_WIDTH, consistency_proof, entries, inclusion_proof, root_at, tile
 
 SIZE = 2 * TILE_WIDTH + 21
 pytestmark = pytest.mark.django_db

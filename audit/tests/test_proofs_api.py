@@ -14,10 +14,9 @@ from django.db import connection
 
 from agentauth.protocol.chain import leaf_hash, verify_consistency, verify_inclusion
 from agentauth.protocol.log_texts import verify_log_proof
-from audit.breaks import origin
-from audit.checkpoints import EVERY
+from audit.log.sequencer import sequence_until_empty
+from audit.log.tree import root_at
 from audit.models import Checkpoint, Cosignature, Event, Leaf
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import (
     JSON_ONLY,
@@ -34,7 +33,8 @@ from audit.tests.proving import (
     unbase64,
 )
 from audit.tests.signing import verifier
-from audit.tree import root_at
+from audit.witness.breaks import origin
+from audit.witness.checkpoints import EVERY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 

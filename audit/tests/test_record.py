@@ -11,15 +11,15 @@ from django.db import Error, IntegrityError, connection, transaction
 from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from audit import kinds
-from audit.entries import MAX_DATA_BYTES, entry_of, event_body
+from audit.db.sql import Statement
+from audit.log.entries import MAX_DATA_BYTES, entry_of, event_body
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Opening, QueueEntry
-from audit.sequencer import sequence_until_empty
 from audit.services import Actor, record
-from audit.sql import Statement
 from audit.tests.conftest import MakeEvent
 from audit.tests.opened import opened
 from audit.tests.tampering import execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)
@@ -223,7 +223,7 @@ def test_an_event_that_could_not_be_proved_later_is_refused(
     ],
 )
 def test_rows_of_the_log_never_change(make_event: MakeEvent, now: datetime, statement: str) -> None:
-    from audit.sequencer import sequence_until_empty
+    from audit.log.sequencer import sequence_until_empty
 
     make_event(personal={"name": "Alice"})
     sequence_until_empty(now=now)
@@ -235,7 +235,7 @@ def test_rows_of_the_log_never_change(make_event: MakeEvent, now: datetime, stat
 def test_rows_of_the_log_are_not_replaced_or_emptied(
     make_event: MakeEvent, now: datetime, table: str
 ) -> None:
-    from audit.sequencer import sequence_until_empty
+    from audit.log.sequencer import sequence_until_empty
 
     make_event(personal={"name": "Alice"})
     sequence_until_empty(now=now)

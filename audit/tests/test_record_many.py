@@ -11,14 +11,15 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.chain import EMPTY_LINK
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
-from audit import kinds, sequencer
+from audit import kinds
 from audit.identifiers import new_id
+from audit.log import sequencer
+from audit.log.sequencer import BATCH, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
-from audit.sequencer import BATCH, sequence_until_empty
 from audit.services import Actor, Entry, check_data, find_recorded, record, record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 AT = datetime(2026, 11, 25, 9, 30, 0, 123456, tzinfo=UTC)

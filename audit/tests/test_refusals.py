@@ -7,10 +7,10 @@ from django.db import connection
 
 from agentauth.protocol.errors import InvalidProofError, InvalidRequestError
 from audit import kinds
+from audit.log.refusals import RECORDED_PER_MINUTE, Batches, summarise_refusals
 from audit.models import Event, RefusalCount
-from audit.refusals import RECORDED_PER_MINUTE, Batches, summarise_refusals
 from audit.services import Actor, record_refusal, seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 MINUTE = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
@@ -149,7 +149,7 @@ def test_a_refusal_that_is_held_is_in_the_next_that_is_written() -> None:
 
 
 def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.refusals._MAX_KEYS", 10)
+    monkeypatch.setattr("audit.log.refusals._MAX_KEYS", 10)
     batches = Batches(seconds=1)
     for number in range(100):
         for later in (0, 0.1):

@@ -14,13 +14,13 @@ from django.core.management import CommandError, call_command
 from django.db import Error, IntegrityError, connection, transaction
 
 from audit import kinds
-from audit.erasure import erase_openings
+from audit.db.roles import RoleError, grant_serving_role, grant_verifier_role, missing_rights
+from audit.log.erasure import erase_openings
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf, Opening
-from audit.roles import RoleError, grant_serving_role, grant_verifier_role, missing_rights
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 ROLE = "serving role"

@@ -8,13 +8,13 @@ from django.db import IntegrityError, transaction
 
 from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
 from agentauth.protocol.identifiers import uuid7_text
-from audit import sequencer
-from audit.entries import entry_of
+from audit.log import sequencer
+from audit.log.entries import entry_of
+from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
-from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 

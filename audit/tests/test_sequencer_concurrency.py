@@ -7,12 +7,12 @@ from datetime import datetime
 import pytest
 from django.db import connection, transaction
 
+from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
-from audit.sequencer import sequence_pending, sequence_until_empty
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.test_record_many import entry
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

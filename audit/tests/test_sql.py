@@ -9,8 +9,8 @@ from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
 from django.db import DataError, OperationalError, connection, connections, transaction
 
+from audit.db.sql import Columns, Question, Statement, all_but, run_together
 from audit.models import Event
-from audit.sql import Columns, Question, Statement, all_but, run_together
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
@@ -104,10 +104,8 @@ def test_RF_8_a_lock_that_ends_statements_together_leaves_the_connection() -> No
             used = other.connection
             with pytest.raises(OperationalError, match="lock timeout"):
                 other.run_pipelined(Slowly([update[:2], ("SELECT 1", []), ("SELECT 2", [])]))  # type: ignore[attr-defined]  # our own
-        assert other.run_pipelined([("SELECT 1", []), ("SELECT 2", [])]) == [
-            ([(1,)], 1),
-            ([(2,)], 1),
-        ]  # type: ignore[attr-defined]  # our own
+        both = other.run_pipelined([("SELECT 1", []), ("SELECT 2", [])])  # type: ignore[attr-defined]  # our own
+        assert both == [([(1,)], 1), ([(2,)], 1)]
         assert other.connection is used
     finally:
         other.close()

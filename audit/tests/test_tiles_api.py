@@ -5,10 +5,10 @@ from datetime import datetime
 import pytest
 
 from agentauth.protocol.chain import CompactTree, leaf_hash
-from audit.checkpoints import EVERY
 from audit.models import Checkpoint, Node
 from audit.tests.proving import TILE, get, good, grow, opened, refused, sign
 from audit.tile_paths import TileConverter, TilePlace
+from audit.witness.checkpoints import EVERY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 

@@ -7,13 +7,13 @@ import pytest
 from django.db import transaction
 
 from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, Subtree
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Head, Leaf, Node
-from audit.sequencer import sequence_until_empty
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner
 from audit.tests.test_record_many import entry
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
 TILE = 2**TILE_HEIGHT

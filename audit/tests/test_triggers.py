@@ -9,8 +9,8 @@ from django.db import IntegrityError, connection, transaction
 from django.db.migrations import RunPython
 from django.db.migrations.state import ProjectState
 
+from audit.db.triggers import append_only, state_machine
 from audit.tests.tampering import execute
-from audit.triggers import append_only, state_machine
 
 pytestmark = pytest.mark.django_db
 STATES = ["draft", "open", "closed"]

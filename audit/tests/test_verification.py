@@ -12,12 +12,12 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from agentauth.protocol.chain import CompactTree, leaf_hash, link
-from audit.entries import entry_of
+from audit.log.entries import entry_of
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
-from audit.sequencer import sequence_until_empty
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.verification import Verdict, verify_log
+from audit.verify.verification import Verdict, verify_log
 
 pytestmark = pytest.mark.django_db
 SIZE = 7

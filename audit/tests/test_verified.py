@@ -15,17 +15,17 @@ from agentauth.protocol.chain import leaf_hash, link
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from audit.breaks import origin
-from audit.checkpoint_copies import key_of
-from audit.checkpoints import EVERY, checkpoint_log
-from audit.entries import entry_of
+from audit.log.entries import entry_of
+from audit.log.tree import root_at
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving, signing
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_anchors import command, write_anew
-from audit.tree import root_at
-from audit.verification import Part, Point, prove_log
+from audit.verify.verification import Part, Point, prove_log
+from audit.witness.breaks import origin
+from audit.witness.checkpoint_copies import key_of
+from audit.witness.checkpoints import EVERY, checkpoint_log
 
 pytestmark = pytest.mark.django_db
 # More than a tile, so that there are nodes; PROVED are proved before the test.

@@ -4,7 +4,7 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 import audit.identifiers
-from audit.triggers import state_machine
+from audit.db.triggers import state_machine
 
 
 class Migration(migrations.Migration):

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db import migrations, models
 
-from audit.triggers import append_only, keep_ended
+from audit.db.triggers import append_only, keep_ended
 
 
 def await_seals(apps: Any, _editor: Any) -> None:

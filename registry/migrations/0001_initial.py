@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import migrations, models
 
 import audit.identifiers
-from audit.triggers import state_machine
+from audit.db.triggers import state_machine
 
 
 class Migration(migrations.Migration):

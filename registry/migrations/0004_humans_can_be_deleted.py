@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from audit.triggers import state_machine, when_undone
+from audit.db.triggers import state_machine, when_undone
 
 
 class Migration(migrations.Migration):

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from audit.indexes import AddIndexBesideWriters
+from audit.db.indexes import AddIndexBesideWriters
 
 
 class Migration(migrations.Migration):

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from audit.triggers import keep_ended
+from audit.db.triggers import keep_ended
 
 _SEALED = ("agent", "human", "serviceprovider", "serviceprovidersecret")
 

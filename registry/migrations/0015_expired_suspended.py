@@ -3,7 +3,7 @@
 from django.db import migrations
 from django.db.migrations import RunPython
 
-from audit.triggers import state_machine, when_undone
+from audit.db.triggers import state_machine, when_undone
 
 
 def _steps(*after_expired: str) -> RunPython:

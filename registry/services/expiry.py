@@ -8,7 +8,7 @@ from django.db import models, transaction
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
-from audit.erasure import erase_of_agent
+from audit.log.erasure import erase_of_agent
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token

@@ -10,9 +10,9 @@ from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
-from audit.refusals import RECORDED_PER_MINUTE, Batches, count_refusal
+from audit.db.sql import Question, all_but
+from audit.log.refusals import RECORDED_PER_MINUTE, Batches, count_refusal
 from audit.services import Actor, record
-from audit.sql import Question, all_but
 from registry.models import Agent, BarredKey
 from registry.services.agents import revoke_agent
 

@@ -3,8 +3,8 @@
 from django.utils import timezone
 
 from agentauth.protocol.notes import verifier_key
-from audit.breaks import origin
 from audit.models import LogBreak
+from audit.witness.breaks import origin
 from kms.models import Key
 from kms.services import verification_keys
 

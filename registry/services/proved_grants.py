@@ -21,8 +21,8 @@ from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256,
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
-from audit.roles import may_read_log
-from audit.sql import select
+from audit.db.roles import may_read_log
+from audit.db.sql import select
 from kms.seals import DEMAND, ENDED
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider

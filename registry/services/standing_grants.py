@@ -14,9 +14,9 @@ from django.db.models import Exists, OuterRef, Q
 
 from agentauth.protocol.encoding import timestamp
 from audit import kinds
-from audit.erasure import named_ids, owner_of
+from audit.db.sql import select
+from audit.log.erasure import named_ids, owner_of
 from audit.models import DroppedMonth, Event
-from audit.sql import select
 from kms.sealing import unsealed_rows
 from kms.seals import EndedSeal
 from kms.services import disabled_keys

@@ -10,8 +10,8 @@ from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
+from audit.db.sql import Question, Statement, all_but
 from audit.identifiers import id_text
-from audit.sql import Question, Statement, all_but
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 

@@ -25,10 +25,10 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
+from audit.db.sql import Columns, Question, Statement
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.services import Actor, record, record_refusal
-from audit.sql import Columns, Question, Statement
 from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state_publisher import Subject, publish_change

@@ -8,8 +8,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.keys import PrivateKey
+from audit.log.refusals import RECORDED_PER_MINUTE, Batches
 from audit.models import RefusalCount
-from audit.refusals import RECORDED_PER_MINUTE, Batches
 from registry.models import Agent, BarredKey
 from registry.services import keys
 from registry.services.keys import Disclosed, bar_disclosed_keys

@@ -8,7 +8,7 @@ import pytest
 from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event, Opening
 from audit.services import seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.models import (
     Agent,
     Grant,

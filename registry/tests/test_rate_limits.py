@@ -12,8 +12,8 @@ from django.test import Client
 from pytest_django import Settings
 
 from agentauth.protocol.errors import RateLimitedError
+from audit.log.refusals import Batches
 from audit.models import Event, RefusalCount
-from audit.refusals import Batches
 from registry import rate_limits
 from registry.models import Human, ServiceProvider, SpentProof
 from registry.rate_limits import (

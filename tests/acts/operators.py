@@ -16,8 +16,8 @@ from approvals.services.forgetting import INVITATION_KEPT
 from approvals.services.people import INVITATION_LIFE
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
-from audit.checkpoints import checkpoint_log
 from audit.models import RefusalCount
+from audit.witness.checkpoints import checkpoint_log
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate, SealsPending
 from kms.services import ensure_key, promote_due_keys, rotate_key

@@ -24,7 +24,7 @@ from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from approvals import sessions
 from approvals.services.challenges import CHALLENGE_LIFE
 from audit import api as audit_api
-from audit.refusals import RECORDED_PER_MINUTE
+from audit.log.refusals import RECORDED_PER_MINUTE
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from registry import rate_limits
 from registry.api.long_poll import MAX_WAIT_SECONDS
@@ -39,7 +39,7 @@ from verifier.stores import group_commit, kept_answers, work
 # The module is gunicorn's configuration and changes the environment, which must not leak into this
 # process.
 with patch.dict(os.environ):
-    from agentauth import request_bytes, web_server
+    from agentauth.server import request_bytes, web_server
 
 _LIMITS: Final = rate_limits.limits()
 

@@ -16,7 +16,7 @@ from psycopg.errors import LockNotAvailable
 from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operations import FORM
 from agentauth.protocol.keys import LocalSigner
-from audit import proofs
+from audit.verify import proofs
 from registry import rate_limits
 from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent

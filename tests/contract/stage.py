@@ -16,9 +16,9 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.cast import Person, invited
-from audit.checkpoints import checkpoint_log
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Leaf
-from audit.sequencer import sequence_until_empty
+from audit.witness.checkpoints import checkpoint_log
 from kms.models import Key
 from kms.services import ensure_key
 from registry.models import Grant

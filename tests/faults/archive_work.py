@@ -22,11 +22,11 @@ from django.db import OperationalError  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from agentauth.protocol.errors import TemporarilyUnavailableError  # noqa: E402
-from audit import checkpoints  # noqa: E402
 from audit.archive.archiving import archive_audit  # noqa: E402
 from audit.models import Segment  # noqa: E402
 from audit.services import seal_audit  # noqa: E402
 from audit.stores import store_at  # noqa: E402
+from audit.witness import checkpoints  # noqa: E402
 
 POINTS: Final = tuple(
     f"archive.after_{place}" for place in ("stage", "object", "objects", "proof", "manifest", "row")

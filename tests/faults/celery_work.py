@@ -13,8 +13,8 @@ import redis
 from django.conf import settings
 
 from agentauth.celery import app as app  # noqa: PLC0414 - what celery is told to serve; it sets Django up
-from audit import checkpoints
 from audit.archive import archiving
+from audit.witness import checkpoints
 
 checkpoints.EVERY = timedelta(0)
 archiving.EVERY = timedelta(0)  # type: ignore[misc]

@@ -21,10 +21,11 @@ from django.utils import timezone  # noqa: E402
 
 from agentauth.protocol.errors import TemporarilyUnavailableError  # noqa: E402
 from agentauth.protocol.identifiers import uuid7_text  # noqa: E402
-from audit import checkpoints, kinds  # noqa: E402
+from audit import kinds  # noqa: E402
 from audit.models import Event, Leaf  # noqa: E402
 from audit.services import SYSTEM, record, record_many, seal_audit  # noqa: E402
 from audit.tests.test_record_many import entry  # noqa: E402
+from audit.witness import checkpoints  # noqa: E402
 from registry.services.log_keys import audit_vkeys  # noqa: E402
 
 

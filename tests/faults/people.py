@@ -17,7 +17,7 @@ from tests.faults.clients import Agent, Load, Log
 # A page that is late or unexpected, or an answer that was lost.
 TROUBLE = (httpx.HTTPError, AssertionError)
 # A user does one thing at a time.
-HANDS = threading.Lock()
+PARALLEL = threading.Lock()
 
 
 def listen(log: Log, person: LivePerson) -> None:
@@ -47,7 +47,7 @@ def withdraws(pending: list[Scene]) -> None:
 
 def _approved(person: LivePerson, grant_id: str) -> bool:
     try:
-        with HANDS:
+        with PARALLEL:
             return person.decide(grant_id, person.sign(grant_id)).status_code == 200
     except TROUBLE:
         return False
@@ -72,7 +72,7 @@ def confirms(load: Load, person: LivePerson, agent: Agent) -> None:
             if answer.yes:
                 break
             if answer.body.get("reason") == "confirm_above":
-                with HANDS, contextlib.suppress(*TROUBLE):
+                with PARALLEL, contextlib.suppress(*TROUBLE):
                     person.confirm(answer.body["confirmation_id"])
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -99,17 +100,17 @@ class RestoreStage(Stage):
             lambda: bool(self.sql("SELECT held_at FROM verifier_home")[0][0]), "it is not held", 30
         )
         for name in self.servers:
-            until(
-                lambda name=name: self.readiness(name).get("history") == "failing",
-                f"{name} acts",
-                30,
-            )  # type: ignore[misc]
+            until(partial(self._is_failing, name), f"{name} acts", 30)
+
+    def _is_failing(self, name: str) -> bool:
+        return bool(self.readiness(name).get("history") == "failing")
+
+    def _is_ready(self, name: str) -> bool:
+        return bool(self.readiness(name)["status"] == 200)
 
     def until_it_decides(self) -> None:
         for name in self.servers:
-            until(
-                lambda name=name: self.readiness(name)["status"] == 200, f"{name} is not ready", 60
-            )  # type: ignore[misc]
+            until(partial(self._is_ready, name), f"{name} is not ready", 60)
         until(lambda: self.home()[2] is False, "no epoch begins")
         time.sleep(1.5)
 

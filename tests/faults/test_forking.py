@@ -57,8 +57,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]
 @pytest.mark.parametrize(
     ("server", "application"),
     [
-        ("agentauth.verifier_server", "agentauth.verifier_application"),
-        ("agentauth.web_server", "agentauth.wsgi"),
+        ("agentauth.server.verifier_server", "agentauth.server.verifier_application"),
+        ("agentauth.server.web_server", "agentauth.wsgi"),
     ],
 )
 def test_what_is_loaded_before_the_fork_starts_nothing(
@@ -76,7 +76,9 @@ def test_what_is_loaded_before_the_fork_starts_nothing(
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-@pytest.mark.parametrize("server", ["agentauth.verifier_server", "agentauth.web_server"])
+@pytest.mark.parametrize(
+    "server", ["agentauth.server.verifier_server", "agentauth.server.web_server"]
+)
 def test_RF_4_no_server_waits_long_for_the_database(registry: LiveRegistry, server: str) -> None:
     ask = f"""
 import django, {server} as server

@@ -72,7 +72,7 @@ class Release:
         start.
         """
         asked = (
-            "import django; django.setup(); from audit.roles import beyond_verifier; "
+            "import django; django.setup(); from audit.db.roles import beyond_verifier; "
             "print(*beyond_verifier())"
         )
         env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}

@@ -153,7 +153,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
         ),
     )
     with monkeypatch.context() as patch:
-        patch.setattr("agentauth.health.live", None)
+        patch.setattr("agentauth.observability.health.live", None)
         for pattern in patterns():
             patch.setattr(pattern, "callback", raising(RuntimeError(LEAK), pattern.callback))
         yield "500", 500, get("/health/live")

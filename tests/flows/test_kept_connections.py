@@ -22,7 +22,7 @@ from tests.live import LiveRegistry, LiveServer
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth import verifier_server, web_server
+    from agentauth.server import verifier_server, web_server
 
 pytestmark = pytest.mark.flow
 LARGE = b"x" * 100_000

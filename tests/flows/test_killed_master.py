@@ -111,7 +111,7 @@ def test_serve_killed_leaves_the_port_to_the_next_serve(tmp_path: Path, kill_fir
 
 def test_a_child_whose_parent_has_ended_already_ends_as_well() -> None:
     code = (
-        "import signal\nfrom agentauth.orphans import end_with_parent\n"
+        "import signal\nfrom agentauth.server.orphans import end_with_parent\n"
         "end_with_parent(1 << 22, signal.SIGKILL)\nprint('alive')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)

@@ -18,7 +18,7 @@ import httpx
 import psycopg
 import pytest
 
-from agentauth import request_bytes
+from agentauth.server import request_bytes
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
 from tests.flows.pair import READ, VERIFY, Pair, be_at_home

@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test causes more refusals than an outsider may have recorded in a minute."""
-    monkeypatch.setattr("audit.refusals.RECORDED_PER_MINUTE", 1000)
+    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 1000)
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")

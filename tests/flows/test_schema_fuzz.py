@@ -49,7 +49,7 @@ FOUND = {
 # What the jobs would do within a minute.
 SIGN_THE_LOG = """
 from django.utils import timezone
-from audit.checkpoints import checkpoint_log
+from audit.witness.checkpoints import checkpoint_log
 checkpoint_log(now=timezone.now(), at_once=True)
 """
 

@@ -38,8 +38,8 @@ VERIFIER = [
     "-m",
     "gunicorn",
     "-c",
-    "python:agentauth.verifier_server",
-    "agentauth.verifier_application:application",
+    "python:agentauth.server.verifier_server",
+    "agentauth.server.verifier_application:application",
 ]
 
 

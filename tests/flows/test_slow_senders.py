@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentauth import middleware, request_bytes, thread_worker
+from agentauth import middleware
+from agentauth.server import request_bytes, thread_worker
 from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
@@ -25,7 +26,7 @@ from tests.pace import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth import web_server
+    from agentauth.server import web_server
 
 pytestmark = pytest.mark.flow
 THREADS = 8

@@ -21,9 +21,9 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from approvals.models import Passkey
 from approvals.services.people import create_setup_link
 from approvals.tests.cast import Person, browser, invited
-from audit.checkpoints import checkpoint_log
 from audit.models import Event
 from audit.services import seal_audit
+from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 
-from agentauth import request_bytes
+from agentauth.server import request_bytes
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
 from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, told
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
@@ -29,7 +29,7 @@ from tests.pace import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth import least_loaded, verifier_server
+    from agentauth.server import least_loaded, verifier_server
 
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]

@@ -70,13 +70,10 @@ def environment() -> Path:
 def _home() -> Path:
     """In the checkout, unless the service's user has no access to it."""
     here = ROOT / ".venv-production"
-    asked = ["/bin/ls", str(ROOT)]
-    if (
-        subprocess.run(
-            asked, check=False, capture_output=True, cwd="/", **service_user()
-        ).returncode
-        == 0
-    ):  # type: ignore[call-overload]
+    listed = subprocess.run(  # type: ignore[call-overload]
+        ["/bin/ls", str(ROOT)], check=False, capture_output=True, cwd="/", **service_user()
+    )
+    if listed.returncode == 0:
         return here
     return Path("/opt/agentauth-environments")
 

@@ -22,8 +22,8 @@ VERIFIER = [
     "-m",
     "gunicorn",
     "-c",
-    "python:agentauth.verifier_server",
-    "agentauth.verifier_application:application",
+    "python:agentauth.server.verifier_server",
+    "agentauth.server.verifier_application:application",
 ]
 CELERY = ["-m", "celery", "-A", "agentauth"]
 # Each kind of process, and each setting that would make it answer differently.

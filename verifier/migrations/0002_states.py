@@ -1,6 +1,6 @@
 from django.db import migrations
 
-from audit.triggers import state_machine
+from audit.db.triggers import state_machine
 
 
 class Migration(migrations.Migration):

@@ -1,6 +1,6 @@
 from django.db import migrations, models
 
-from audit.triggers import append_only
+from audit.db.triggers import append_only
 
 
 class Migration(migrations.Migration):

@@ -10,7 +10,7 @@ EXECUTE FUNCTION agentauth_refuse('permission denied: this role may not do that 
 
 
 def guard_number_alone(_apps: Apps, editor: BaseDatabaseSchemaEditor) -> None:
-    """The trigger that audit/roles.py puts there may name the column, which then could not go.
+    """The trigger that audit/db/roles.py puts there may name the column, which then could not go.
 
     What it guards stays guarded meanwhile; it comes back in its own words with the next `grant_verifier_role`.
     """

@@ -1,4 +1,4 @@
-"""The guards of `audit/roles.py` look at a table by its id. A temporary table of the role could stand in for its name."""
+"""The guards of `audit/db/roles.py` look at a table by its id. A temporary table of the role could stand in for its name."""
 
 from django.apps.registry import Apps
 from django.db import migrations

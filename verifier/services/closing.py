@@ -15,12 +15,12 @@ from django.db.models import F
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.archive.archiving import archive_audit
-from audit.breaks import log_store
-from audit.checkpoint_copies import check_place
-from audit.checkpoints import checkpoint_log
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Head
-from audit.sequencer import sequence_until_empty
 from audit.services import Actor, record, seal_audit
+from audit.witness.breaks import log_store
+from audit.witness.checkpoint_copies import check_place
+from audit.witness.checkpoints import checkpoint_log
 from verifier.models import StreamCursor
 from verifier.services import history
 from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, look

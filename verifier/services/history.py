@@ -2,7 +2,7 @@
 
 A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
 start of the database, which no backup can hold (`instance`). If it names another start than the
-current one, the history is compared with what is known outside (`audit.history`). Until that is
+current one, the history is compared with what is known outside (`audit.witness.history`). Until that is
 done, and while the database is held, every process answers 503. `manage.py continue_after_restore`
 lifts the hold (docs/restore.md).
 """
@@ -19,9 +19,9 @@ from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit.checkpoint_copies import StoreChangedError
-from audit.history import Mark, check_history
-from audit.roles import may_read_log
+from audit.db.roles import may_read_log
+from audit.witness.checkpoint_copies import StoreChangedError
+from audit.witness.history import Mark, check_history
 from registry.services import installation
 from registry.services.installation import Halt
 from verifier.models import Home

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from django.conf import settings
 
-from audit.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.history import check_mark, present_mark
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
+from audit.witness.history import check_mark, present_mark
 from verifier.services import epochs, history
 from verifier.stores.size_mark import advance_mark, read_mark
 

@@ -17,7 +17,7 @@ from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.receipt import verify_receipt
-from audit.sql import select
+from audit.db.sql import select
 from kms.services import evidence_keys
 from registry.models import Grant
 from verifier.models import Confirmation

@@ -18,9 +18,9 @@ from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
 from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
+from audit.db.sql import select
 from audit.faults import fault_point
 from audit.services import record_drafts
-from audit.sql import select
 from registry.services.keys import Disclosed, bar_disclosed_keys
 from registry.services.proofs import spend_proofs, spent_proofs
 from registry.services.token_state import TokenState

@@ -19,9 +19,9 @@ from django.db import OperationalError, connection
 from agentauth.protocol.decision import Operation
 from agentauth.protocol.envelope import Ledger
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
+from audit.db.sql import Insert, Question, Statement, all_but, run_together, select
 from audit.identifiers import new_id
 from audit.services import Draft, record_drafts
-from audit.sql import Insert, Question, Statement, all_but, run_together, select
 from registry.services.idempotency import waited_too_long
 from registry.services.token_state import TokenState, ask_states, read_states
 from verifier.models import AgentOperation, GrantLedger, ProviderCall

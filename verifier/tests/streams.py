@@ -13,7 +13,7 @@ from audit import kinds
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters

@@ -8,7 +8,7 @@ from redis import Redis
 
 from audit.models import Event, Opening
 from audit.services import seal_audit
-from audit.verification import verify_log
+from audit.verify.verification import verify_log
 from registry.services.people import delete_human
 from verifier.services.outbox import drain
 from verifier.tests.scene import LOOK, SYSTEM, Scene, scene

@@ -15,9 +15,9 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.history import Mark
 from audit.models import Event, RefusalCount
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
+from audit.witness.history import Mark
 from verifier.models import Home
 from verifier.services import epochs, history, marking
 from verifier.services.epochs import Tenure, halt_of, look

@@ -15,8 +15,8 @@ from django.db import Error, connection, transaction
 from django.utils import timezone
 
 from audit import kinds
+from audit.db.roles import RoleError, grant_verifier_role
 from audit.models import Event
-from audit.roles import RoleError, grant_verifier_role
 from audit.services import SYSTEM
 from audit.tests.tampering import execute
 from audit.tests.test_roles import MONTHS

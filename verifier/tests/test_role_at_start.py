@@ -1,11 +1,11 @@
 """A verifier process checks before it serves that its role binds it.
 
-See `agentauth.verifier_application`.
+See `agentauth.server.verifier_application`.
 """
 
 import pytest
 
-from audit.roles import beyond_verifier
+from audit.db.roles import beyond_verifier
 from audit.tests.tampering import execute
 from verifier.tests.test_role import QUOTED, _as_verifier
 from verifier.tests.test_role import bound as bound  # noqa: PLC0414 — a fixture

@@ -13,8 +13,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import ProjectState
 
 from audit import kinds
+from audit.db.roles import grant_serving_role, grant_verifier_role
 from audit.identifiers import new_id
-from audit.roles import grant_serving_role, grant_verifier_role
 from audit.tests.tampering import execute
 from kms.models import EndedSeal
 from verifier.tests.scene import Scene

@@ -12,8 +12,8 @@ from redis import Redis
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import canonical_json
-from audit.entries import commitment
 from audit.identifiers import new_id
+from audit.log.entries import commitment
 from audit.models import Event
 from audit.services import record_many
 from audit.tests.opened import opened

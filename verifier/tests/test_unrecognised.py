@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from audit.log.refusals import RECORDED_PER_MINUTE, Batches
 from audit.models import Event
-from audit.refusals import RECORDED_PER_MINUTE, Batches
 from verifier import checks
 from verifier.tests.scene import LOOK, Scene
 

@@ -19,8 +19,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from agentauth.orphans import end_with_parent
 from agentauth.protocol.errors import InvalidStateError
+from agentauth.server.orphans import end_with_parent
 from audit.management.json_output import OPERATOR
 from registry.services.installation import fingerprint, record_settings
 
@@ -113,8 +113,8 @@ def _bind_error(port: int) -> OSError | None:
 
 
 def gunicorn(bind: str) -> list[str]:
-    """The web server's command line; all else is in agentauth/web_server.py."""
-    server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.web_server"]
+    """The web server's command line; all else is in agentauth/server/web_server.py."""
+    server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_server"]
     return [*server, "--bind", bind, "agentauth.wsgi:application"]
 
 

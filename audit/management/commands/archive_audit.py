@@ -6,9 +6,9 @@ from typing import Any
 from django.utils import timezone
 
 from audit.archive.archiving import archive_audit
-from audit.checkpoint_copies import check_place
 from audit.management.json_output import JsonCommand
 from audit.management.stores import the_store
+from audit.witness.checkpoint_copies import check_place
 
 
 class Command(JsonCommand):

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import AgentAuthError
 from audit.archive.archiving import prove_again
-from audit.dropping import DroppingError, drop_month, droppable_months
+from audit.db.dropping import DroppingError, drop_month, droppable_months
 from audit.management.json_output import JsonCommand
 from audit.management.stores import the_store
 

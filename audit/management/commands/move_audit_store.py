@@ -7,8 +7,8 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from audit.archive.moving import move_store
 from audit.management.json_output import OPERATOR, JsonCommand
-from audit.moving import move_store
 
 
 class Command(JsonCommand):

@@ -13,16 +13,22 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from audit.anchors import Anchor, read_any_anchor, read_stores, stored_anchors, stores_not_read
 from audit.archive.proving import prove_archive
-from audit.breaks import check_breaks, lineage, seen_from_log, seen_store, shown_break
-from audit.checkpoint_copies import ContradictedError
 from audit.management.json_output import JsonCommand
 from audit.models import LogBreak, QueueEntry
 from audit.stores import store_at
-from audit.unknown_objects import strange_keys
-from audit.verification import Verdict
-from audit.verified import RUNS, verify_on
+from audit.verify.unknown_objects import strange_keys
+from audit.verify.verification import Verdict
+from audit.verify.verified import RUNS, verify_on
+from audit.witness.anchors import (
+    Anchor,
+    read_any_anchor,
+    read_stores,
+    stored_anchors,
+    stores_not_read,
+)
+from audit.witness.breaks import check_breaks, lineage, seen_from_log, seen_store, shown_break
+from audit.witness.checkpoint_copies import ContradictedError
 
 # In VAR_DIR.
 STATE = "audit-verified.json"

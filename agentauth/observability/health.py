@@ -1,0 +1,249 @@
+"""Health endpoints: liveness, and readiness with each condition as ok or failing."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import cache, partial
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, JsonResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from agentauth.observability import metrics, write_check
+from agentauth.observability.write_check import NotWritableError
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.startup import START
+from audit.log.backlog import MAX_WAITING_EVENTS
+from audit.models import QueueEntry
+from kms.backends import TRIAL
+from kms.services import may_sign, signer
+from verifier.services import epochs
+
+logger = logging.getLogger(__name__)
+
+# Results are kept this long (s), so that frequent probes do not load the database.
+KEPT_SECONDS = 1.0
+RETRY_SECONDS = 5
+# Interval of the test signature (s), since key backends may charge per call; shorter after a
+# failure. A probe waits for a trial at most WAIT_SECONDS.
+SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
+WAIT_SECONDS = 0.2
+# Interval of the test write (s), shorter after a failure.
+WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
+# A trial that takes longer than this (s) counts as failed before it ends: the database's limit for
+# an answer, 3 s, and a margin.
+OVERDUE_SECONDS = 4.0
+# META key: this process signs nothing, and need not be allowed to.
+SIGNS_NOTHING = "agentauth.signs_nothing"
+
+
+class NotReadyError(Exception):
+    """A condition does not hold. The text is for the log."""
+
+
+def database() -> None:
+    """The database answers."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def migrations() -> None:
+    """The database's tables are those of this code."""
+    _migrated()
+
+
+@cache
+def _migrated() -> None:
+    # Only success is cached: migrations are not undone under a running process.
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise NotReadyError("migrations wait to be applied")
+
+
+def token_key() -> None:
+    """There is a key to sign tokens with. `signing` tells whether it works: verify needs none."""
+    if not may_sign(purpose="token", now=timezone.now()):
+        raise NotReadyError(
+            f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`"
+        )
+
+
+def audit_queue() -> None:
+    """Events get their numbers. If not, acts that end something go on, and need this process."""
+    if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
+        raise NotReadyError("more events wait for their number than may")
+
+
+def clock() -> None:
+    """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
+    if off := epochs.LEASE.clock_off(waits=False):
+        raise NotReadyError(
+            f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
+        )
+
+
+def configuration() -> None:
+    """This process may act for the installation: settings as recorded, checks at startup passed."""
+    START.require()
+    _not_halted(configuration.__name__)
+
+
+def history() -> None:
+    """The database is not older than what is known outside it, or an operator has continued."""
+    _not_halted(history.__name__)
+
+
+def _not_halted(check: str) -> None:
+    halt = epochs.LEASE.halt(waits=False)
+    if halt is not None and halt.check == check:
+        raise NotReadyError(halt.reason)
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    check.__name__: check
+    for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
+}
+# Reported without changing the status: pages and most decisions work without any of them, and
+# revoking without the first two. If this process cannot write, neither can any other: a load
+# balancer without backends would give a worse answer than our 503.
+TOLD_ONLY = {"audit_queue", "signing", "writable"}
+
+
+class Readiness:
+    """The state of each check, refreshed when it is older than KEPT_SECONDS."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, bool] = {}
+        self._until = 0.0
+
+    def states(self) -> dict[str, bool]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._found = {name: _holds(name, check) for name, check in CHECKS.items()}
+                self._until = time.monotonic() + KEPT_SECONDS
+            return self._found
+
+
+class Trial:
+    """Try something that may hang, in a thread of its own so that it blocks no probe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._works = False
+        self._until = 0.0
+        self._begun = 0.0
+        self._thread: threading.Thread | None = None
+
+    def holds(self) -> bool:
+        """The last result; False before the first, and while a trial exceeds OVERDUE_SECONDS."""
+        with self._lock:
+            now = time.monotonic()
+            running = self._thread is not None and self._thread.is_alive()
+            if now >= self._until and not running:
+                try:
+                    act = self.prepare()
+                except (TemporarilyUnavailableError, DatabaseError, InterfaceError):
+                    # Already logged, or shown by a check that fails.
+                    return False
+                self._begun = now
+                self._thread = threading.Thread(
+                    target=self._try, args=(act,), name=self._name, daemon=True
+                )
+                self._thread.start()
+                self._thread.join(WAIT_SECONDS)
+            return self._works and not (running and now - self._begun > OVERDUE_SECONDS)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        works = False
+        try:
+            act()
+            works = True
+        except TemporarilyUnavailableError:
+            # Already logged.
+            return
+        except (DatabaseError, InterfaceError, NotWritableError) as error:
+            logger.error("not ready: %s: %s", self._name, error)  # noqa: TRY400 — as for the checks
+        finally:
+            # Also after an unexpected error: the earlier result no longer holds.
+            self._works = works
+            self._until = time.monotonic() + self.kept(works=works)
+
+    def prepare(self) -> Callable[[], object]:
+        """The action to try, prepared in the caller's thread."""
+        raise NotImplementedError
+
+    def kept(self, *, works: bool) -> float:
+        """How long a result stays valid (s)."""
+        raise NotImplementedError
+
+
+class Signing(Trial):
+    """Whether the token key signs."""
+
+    def prepare(self) -> Callable[[], object]:
+        return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
+
+    def kept(self, *, works: bool) -> float:
+        return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
+
+
+class Writing(Trial):
+    """Whether a small write is committed."""
+
+    def prepare(self) -> Callable[[], object]:
+        return write_check.try_to_write
+
+    def kept(self, *, works: bool) -> float:
+        return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
+
+
+_readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writable")
+
+
+def _holds(name: str, check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except Exception as error:  # noqa: BLE001 — any error means not ready
+        logger.error("not ready: %s: %s", name, error)  # noqa: TRY400 — it would fill the log
+        return False
+    return True
+
+
+@require_safe
+def live(_request: HttpRequest) -> JsonResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """200 if everything it needs is there, else 503.
+
+    Checked on each call, so it recovers by itself.
+
+    A failing check in TOLD_ONLY changes nothing but its own state.
+    """
+    states = _readiness.states() | {"writable": _writing.holds()}
+    if SIGNS_NOTHING not in request.META:
+        states["signing"] = _signing.holds()
+    for name, holds in states.items():
+        metrics.CHECKS.labels(name).set(holds)
+    checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
+    if all(holds for name, holds in states.items() if name not in TOLD_ONLY):
+        return JsonResponse({"status": "ok", "checks": checks})
+    return JsonResponse(
+        {
+            "error": "temporarily_unavailable",
+            "error_description": "The service is not ready. Try again shortly.",
+            "status": "failing",
+            "checks": checks,
+        },
+        status=503,
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )

@@ -1,0 +1,1 @@
+"""The log's tables beyond Django's models: statements, partitions, triggers and rights."""
