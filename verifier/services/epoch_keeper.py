@@ -95,7 +95,7 @@ class Keeper:
         read = database_now, began, self.clock()
         try:
             if row.leaving_at is not None:
-                self._arrive(row, probe, read, now)
+                self._arrive(row, probe, read)
             elif probe is not None:
                 self._watch(row, probe, read, now)
             self._trouble = ""
@@ -122,13 +122,11 @@ class Keeper:
             raise
         if not servers <= set(row.servers):
             # A server restarted or a replica took over: either may have lost the latest writes.
-            self._begin(row, probe, servers, "another_server", now)
+            self._begin(row, probe, servers, "another_server")
         elif not probe.marked(row.epoch):
-            self._begin(row, probe, servers, "forgotten", now)
+            self._begin(row, probe, servers, "forgotten")
 
-    def _arrive(
-        self, row: Home, probe: Probe | None, read: tuple[datetime, float, float], now: datetime
-    ) -> None:
+    def _arrive(self, row: Home, probe: Probe | None, read: tuple[datetime, float, float]) -> None:
         """Begin the next epoch once all leases have expired, by the database's clock and by ours.
 
         Ours counts from when we saw the row: `leaving_at` is written before its commit, and a lease
@@ -146,11 +144,9 @@ class Keeper:
             # in between is noticed.
             servers = probe.run_ids()
             self._check_clocks(probe, read)
-        self._begin(row, probe, servers, "as_planned", now)
+        self._begin(row, probe, servers, "as_planned")
 
-    def _begin(
-        self, row: Home, probe: Probe | None, servers: frozenset[str], reason: str, now: datetime
-    ) -> None:
+    def _begin(self, row: Home, probe: Probe | None, servers: frozenset[str], reason: str) -> None:
         following = row.epoch if is_unused(row) else row.epoch + 1
         # Write the marker under the row's lock: written after another process began this epoch, it
         # would mark servers as complete that have lost some of the epoch since.
@@ -167,7 +163,6 @@ class Keeper:
                 began_at=began_at,
                 reason=reason,
                 actor=_ACTOR,
-                now=now,
             )
         logger.warning(
             "epoch %s of the replay cache begins in %s: %s", following, row.target, reason

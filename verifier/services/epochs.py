@@ -379,13 +379,12 @@ def begin(
     began_at: datetime,
     reason: str,
     actor: Actor,
-    now: datetime,
 ) -> None:
     """Begin epoch `following` in `seen.target`, under the lock of `due`, which returned `began_at`.
 
     `following` is the next number, or the same one if the epoch is unused. `servers` are the
-    identities of the Redis servers, empty for the database; `reason` is a word for the event, `now`
-    its time.
+    identities of the Redis servers, empty for the database; `reason` is a word for the event. The
+    event's time is `began_at`: rates count as used up from then on.
     """
     Home.objects.filter(pk=Home.ONLY).update(
         epoch=following,
@@ -396,7 +395,7 @@ def begin(
         leaving_for="",
     )
     data = {"epoch": following, "kind": seen.target, "reason": reason}
-    record(kind=kinds.HOME_BEGAN, actor=actor, at=now, data=data)
+    record(kind=kinds.HOME_BEGAN, actor=actor, at=began_at, data=data)
 
 
 def database_clock() -> Func | Value:

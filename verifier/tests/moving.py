@@ -83,7 +83,6 @@ def begin(servers: frozenset[str] = frozenset()) -> bool:
             began_at=began_at,
             reason="test",
             actor=SYSTEM,
-            now=timezone.now(),
         )
     return True
 

@@ -303,6 +303,8 @@ def test_a_move_is_two_events_and_the_second_of_two_writes_none(time: Passing) -
         ("verifier.home.left", {"epoch": 1, "kind": "redis", "reason": "test"}),
         ("verifier.home.began", {"epoch": 2, "kind": "redis", "reason": "test"}),
     ]
+    # Rates count as used up from then on: auditors find the moment in the log.
+    assert told[1].at == Home.objects.get().began_at
 
 
 def test_halt_that_ends_during_the_check_still_refuses_the_caller() -> None:

@@ -304,7 +304,6 @@ def test_it_keeps_the_home(bound: None) -> None:
                 began_at=now,
                 reason="moved",
                 actor=SYSTEM,
-                now=now,
             )
         assert Home.objects.get().epoch == 2
 
