@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Final
 
 _SERVERS: Final = {
-    "web": ("web_server", "wsgi"),
-    "verifier": ("verifier_server", "verifier_application"),
+    "web": ("web_server", "agentauth.wsgi"),
+    "verifier": ("verifier_server", "agentauth.server.verifier_application"),
 }
 
 
@@ -30,9 +30,9 @@ def main() -> None:
     configuration, application = _SERVERS[name]
     sys.argv = [
         "gunicorn",
-        *("-c", f"python:agentauth.{configuration}"),
+        *("-c", f"python:agentauth.server.{configuration}"),
         *options,
-        f"agentauth.{application}:application",
+        f"{application}:application",
     ]
     run()
 
