@@ -56,7 +56,7 @@ def metrics_directory(name: str) -> Path:
 
     Sets the variable. Call it before the application is loaded: the metrics library reads it then.
     """
-    var = os.environ.get("VAR_DIR") or str(Path(__file__).resolve().parent.parent / "var")
+    var = os.environ.get("VAR_DIR") or str(Path(__file__).resolve().parents[2] / "var")
     return Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", f"{var}/{name}"))
 
 
