@@ -26,6 +26,8 @@ FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
 STAGES = {"sweep", "production", "flow", "node", "slow", "browser", "faults"}
 MAX_LINES = 500
 MAX_SETTINGS_LINES = 280
+# An operator on call reads all of it. Reasons belong in docs/adr, tests in tests/FAILURES.md.
+MAX_FAILURES_BYTES = 15_000
 
 
 def tracked() -> list[Path]:
@@ -141,6 +143,10 @@ def anchors(page: Path) -> set[str]:
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
     }
+
+
+def test_the_page_that_is_read_during_an_outage_is_short() -> None:
+    assert (ROOT / "docs/failure-modes.md").stat().st_size <= MAX_FAILURES_BYTES
 
 
 def test_settings_stay_one_short_file() -> None:

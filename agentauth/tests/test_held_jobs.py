@@ -9,9 +9,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.jobs import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.models import Head, QueueEntry
+from audit.models import Head, Leaf, QueueEntry
 from audit.stores import store_at
 from audit.tests import proving
+from audit.tests.tampering import as_table_owner
 from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
 from audit.witness.history import Mark
 from kms.services import ensure_key
@@ -69,6 +70,26 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     assert waiting
     assert [job.name for job in JOBS if job.do()] == []
     assert QueueEntry.objects.count() == waiting
+
+
+@pytest.mark.django_db
+def test_the_jobs_hold_a_database_whose_log_was_rewritten(
+    settings: Settings, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job] = [job for job in JOBS if job.name == "audit.checkpoint_log"]
+    monkeypatch.setattr(job, "_rests_until", 0.0)
+    monkeypatch.setattr("audit.witness.checkpoints.EVERY", timedelta(0))
+    settings.AUDIT_STORE = ""
+    ensure_key(purpose="audit", actor=TESTER, now=now)
+    proving.grow(3, now=now)
+    assert job.do()
+    proving.grow(1, now=now)
+    with as_table_owner():
+        Leaf.objects.filter(leaf_index=1).update(leaf_hash=bytes(32))
+        with pytest.raises(ContradictedError):
+            job.do()
+        assert "is not the one that was signed" in Home.objects.get().held_because
+        assert epochs.LEASE.halt() is not None
 
 
 @pytest.mark.django_db

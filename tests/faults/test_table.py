@@ -1,7 +1,7 @@
-"""The table of docs/failure-modes.md, tested: remove each part of a live system and try each act.
+"""The rows of docs/failure-modes.md, tested: remove each part of a live system and try each act.
 
-That page names the test for each cell; tests/contract/test_failure_modes.py checks that none is
-missing.
+tests/FAILURES.md names the test for each act; tests/contract/test_failure_modes.py checks that none
+is missing.
 """
 
 import os

@@ -27,7 +27,7 @@ from verifier.services.state_watcher import News, Watcher
 pytestmark = pytest.mark.django_db
 
 ANY = uuid.UUID(int=1)
-# Request kinds, which are columns of docs/failure-modes.md, and their paths.
+# Kinds of request, whose tests tests/FAILURES.md names act by act, and their paths.
 ACTS = {
     "verify": ("/v1/verify", "/v1/verify/batch", "/v1/introspect"),
     "issue a token": ("/v1/tokens",),
