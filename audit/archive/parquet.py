@@ -1,7 +1,7 @@
 """The events of a segment as Parquet, for analysts: one row per event, `data` as JSON text.
 
-Only this module imports pyarrow, and only once it is used: it starts a thread, which a server must
-not have before it forks. The proof covers the lines; wherever both
+Only this module imports pyarrow, and only once it is used: it is an optional package, and it starts
+a thread, which a server must not have before it forks. The proof covers the lines; wherever both
 files are read, the Parquet rows are compared with the lines.
 """
 
@@ -15,11 +15,25 @@ from typing import Any, Final, NamedTuple, Self
 import orjson
 
 from agentauth.protocol.encoding import parse_timestamp
+from agentauth.protocol.errors import InvalidStateError
+from audit.optional_packages import Package
 
 # Rows per row group: this many are in memory at a time.
 ROWS: Final = 8_192
 _TEXTS: Final = ("agent_id", "human_id", "service_provider_id", "grant_id", "token_jti", "reason")
+_PYARROW: Final = Package("pyarrow", "pyarrow")
 Row = Mapping[str, Any]
+
+
+def package_error() -> str:
+    """Whether pyarrow is missing, in one line that says how to install it; else empty."""
+    return _PYARROW.missing("The log's archive (AUDIT_STORE)")
+
+
+def check_package() -> None:
+    """Raises InvalidStateError if pyarrow is missing: no segment can be written or proved."""
+    if wrong := package_error():
+        raise InvalidStateError(wrong)
 
 
 def row_of(index: int, event: Mapping[str, Any]) -> Row:
@@ -74,7 +88,7 @@ class Writer:
 def same_rows(path: Path, rows: Iterable[Row]) -> Iterator[bool]:
     """For each group of ROWS rows, and once at the end: whether the file matches.
 
-    A malformed file yields False instead of raising.
+    A malformed file yields False instead of raising. Raises InvalidStateError without pyarrow.
     """
     given, wanted = iter(rows), _parquet()
     arrow = wanted.arrow
@@ -111,6 +125,7 @@ class _Parquet(NamedTuple):
 
 @cache
 def _parquet() -> _Parquet:
+    check_package()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
