@@ -10,9 +10,11 @@ from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.names import check_host
+from audit.archive import parquet
+from audit.stores import places as stores
 from audit.stores.places import store_error
 from audit.witness.cosigning import witnesses
-from kms.backends.places import PLACES, place_error
+from kms.backends.places import PLACES, package_error, place_error
 from verifier.stores.redis_url import parse_redis_url
 
 MIN_SECRET_CHARACTERS = 50
@@ -170,6 +172,21 @@ def places_can_be_read(**_kwargs: Any) -> list[Error]:
             )
         )
     return found
+
+
+@register()
+def packages_are_installed(**_kwargs: Any) -> list[Error]:
+    """The libraries of the chosen backends, in development too.
+
+    Development archives nothing without pyarrow, since `make run` sets AUDIT_STORE by itself.
+    """
+    home = _key_home()
+    found = [package_error(home, needed_by=f"KEY_BACKEND={home}")]
+    if settings.AUDIT_STORE:
+        found.append(stores.package_error(settings.AUDIT_STORE, needed_by="AUDIT_STORE=s3"))
+        if not settings.DEVELOPMENT:
+            found.append(parquet.package_error())
+    return [Error(wrong, id="agentauth.E027") for wrong in found if wrong]
 
 
 @register()

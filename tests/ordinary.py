@@ -1,8 +1,7 @@
-"""Starts a program as in production: as an ordinary user, with the packages of requirements.txt
-only.
+"""Starts a program as in production: as an ordinary user, with the packages of its lock file only.
 
-`python -m tests.ordinary MODULE …` runs a module that cannot import any package missing from the
-lock file.
+`python -m tests.ordinary MODULE …` runs a module that cannot import any package missing from
+requirements-production.txt.
 """
 
 import importlib.abc
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+PRODUCTION: Final = ROOT / "requirements-production.txt"
+# What `make run` installs.
+BASE: Final = ROOT / "requirements.txt"
 # The image's user (Dockerfile).
 USER_ID: Final = 10001
 
@@ -43,11 +45,8 @@ def give_to_user(folder: Path) -> None:
 class OnlyLocked(importlib.abc.MetaPathFinder):
     """Refuses to import top-level modules of distributions that the lock file does not name."""
 
-    def __init__(self, lock: str) -> None:
-        locked = {
-            _plain(name)
-            for name in re.findall(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==", lock, re.MULTILINE)
-        }
+    def __init__(self, lock: Path) -> None:
+        locked = set(versions(lock))
         self._refused = {
             module
             for module, names in importlib.metadata.packages_distributions().items()
@@ -57,8 +56,17 @@ class OnlyLocked(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, _path: Sequence[str] | None, _target: Any = None) -> None:
         if fullname.partition(".")[0] in self._refused:
             raise ModuleNotFoundError(
-                f"No module named {fullname!r} in a production environment", name=fullname
+                f"No module named {fullname!r} in this environment", name=fullname
             )
+
+
+def versions(lock: Path) -> dict[str, set[str]]:
+    """Each package of a lock file, and its versions: several if they depend on the Python."""
+    found: dict[str, set[str]] = {}
+    pattern = re.compile(r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==(\S+)", re.MULTILINE)
+    for name, version in pattern.findall(lock.read_text()):
+        found.setdefault(_plain(name), set()).add(version)
+    return found
 
 
 def _plain(name: str) -> str:
@@ -66,6 +74,6 @@ def _plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, OnlyLocked((ROOT / "requirements.txt").read_text()))
+    sys.meta_path.insert(0, OnlyLocked(PRODUCTION))
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 CODE = ["agentauth", "audit", "kms", "registry", "verifier", "approvals", "examples"]
+# All that production installs; requirements.txt is a part of it.
+LOCK = "requirements-production.txt"
 PARTS = "sbom.json"
 
 
@@ -21,7 +23,7 @@ def advisories() -> bool:
         "-m",
         "pip_audit",
         "-r",
-        "requirements.txt",
+        LOCK,
         "--require-hashes",
         "--disable-pip",
     ]
@@ -53,7 +55,7 @@ def parts() -> bool:
         "-m",
         "cyclonedx_py",
         "requirements",
-        "requirements.txt",
+        LOCK,
         "-o",
         PARTS,
     ]

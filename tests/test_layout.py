@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import through
+from tests.ordinary import versions
 from tests.run import UNIT_FOLDERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,10 +18,12 @@ TOP_LEVEL = {
     "LICENSE", "Makefile", "README.md", "SECURITY.md",
     "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "docs", "examples", "kms",
     "manage.py", "pyproject.toml",
-    "registry", "requirements-dev.in", "requirements-dev.txt", "requirements.in",
-    "requirements.txt", "static", "templates",
+    "registry", "requirements-dev.in", "requirements-dev.txt", "requirements-production.in",
+    "requirements-production.txt", "requirements.in", "requirements.txt", "static", "templates",
     "tests", "verifier",
 }  # fmt: skip
+# Each holds the one before it.
+LOCKS = ("requirements", "requirements-production", "requirements-dev")
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
 # The marks that tests/run.py selects by name after the unit tests.
 STAGES = {"sweep", "production", "flow", "node", "slow", "browser", "faults"}
@@ -154,7 +157,7 @@ def test_settings_stay_one_short_file() -> None:
 
 
 def test_each_direct_dependency_has_its_reason() -> None:
-    for name in ("requirements.in", "requirements-dev.in", "tests/ministack.in"):
+    for name in [*(f"{each}.in" for each in LOCKS), "tests/ministack.in"]:
         lines = [
             line
             for line in (ROOT / name).read_text().splitlines()
@@ -165,10 +168,27 @@ def test_each_direct_dependency_has_its_reason() -> None:
 
 
 def test_locks_carry_hashes_and_no_address() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt", "tests/ministack.txt"):
+    for name in [*(f"{each}.txt" for each in LOCKS), "tests/ministack.txt"]:
         text = (ROOT / name).read_text()
         assert "--hash=sha256:" in text
         assert not re.search(r"https?://|--index|--find-links", text)
+
+
+def test_each_lock_holds_all_of_the_smaller_ones_in_the_same_versions() -> None:
+    base, production, dev = (versions(ROOT / f"{name}.txt") for name in LOCKS)
+    assert base.items() < production.items() < dev.items()
+
+
+def test_production_installs_the_production_lock_and_make_run_the_small_one() -> None:
+    named = re.compile(r"--require-hashes -r \S*?(requirements[a-z-]*\.txt)")
+    lock = "requirements-production.txt"
+    for name in ("Dockerfile", "docs/upgrade.md"):
+        assert named.findall((ROOT / name).read_text()) == [lock], name
+    # The second makes the environment of OpenBao.
+    found = named.findall((ROOT / "docs/install.md").read_text())
+    assert found == [lock, "requirements.txt"]
+    found = named.findall((ROOT / "Makefile").read_text())
+    assert found == ["requirements.txt", "requirements-dev.txt"]
 
 
 def test_no_secret_is_compared_with_an_operator() -> None:

@@ -349,7 +349,7 @@ def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
     assert [line for line in installs if "--require-hashes" not in line] == [
         "\t$(BIN)/python -m pip install --quiet uv"
     ]
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-production.txt", "requirements-dev.txt"):
         lock = (ROOT / name).read_text()
         assert "--hash=sha256:" in lock
         assert "://" not in lock

@@ -52,7 +52,7 @@ def test_an_answer_to_head_has_the_length_of_the_other_and_no_body() -> None:
 
 def test_no_server_loads_what_only_workers_and_other_systems_need() -> None:
     """Otherwise each command and server would take a third longer to start."""
-    late = ["celery", "httpx", "boto3", "hvac", "google.cloud.kms_v1", "agentauth.sdk"]
+    late = ["celery", "httpx", "boto3", "hvac", "google.cloud.kms_v1", "pyarrow", "agentauth.sdk"]
     program = (
         f"import sys, agentauth.server.verifier_application; print([name for name in {late} if name in "
         "sys.modules])"

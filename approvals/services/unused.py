@@ -12,6 +12,7 @@ from agentauth.protocol.errors import ChainError, InvalidStateError
 from approvals.services.ending_again import REASON
 from audit import kinds
 from audit.archive.layout import Line
+from audit.archive.lost import read_lost
 from audit.models import Event, Leaf, LogBreak, QueueEntry
 from audit.witness.anchors import Anchor
 from audit.witness.breaks import current_break
@@ -117,9 +118,6 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
         raise InvalidStateError("AUDIT_STORE is not set, so nothing outside says what was lost.")
     if row.lost:
         raise InvalidStateError("More than one log was lost, and only the last one can be proved.")
-    # Imported late: it loads pyarrow, which starts a thread, and servers fork after their imports.
-    from audit.archive.lost import read_lost
-
     against, last = Against(), dict[str, Any]()
 
     def visit(line: Line) -> None:

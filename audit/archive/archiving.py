@@ -19,6 +19,7 @@ from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
 from audit.archive.layout import ArchiveError, Manifest, manifest_key
 from audit.archive.parallel_calls import ParallelCalls
+from audit.archive.parquet import package_error
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
@@ -49,7 +50,8 @@ class Range(NamedTuple):
 def archive_due(*, now: datetime) -> Range | None:
     """Archive one segment if a full one waits, or if leaves wait and the last one is EVERY old.
 
-    Called by the jobs. Raises as `archive_audit`.
+    Called by the jobs. Archives nothing while pyarrow is missing: the leaves wait until it is
+    installed. Raises as `archive_audit`.
     """
     newest, store = Checkpoint.objects.order_by("-size").first(), log_store()
     if store is None or newest is None:
@@ -59,6 +61,9 @@ def archive_due(*, now: datetime) -> Range | None:
     # If the clock was set back, `last.at` is in the future: do not wait for that time to return.
     rests = last is not None and timedelta(0) <= now - last.at < EVERY
     if waiting <= 0 or (rests and waiting < SEGMENT_LEAVES):
+        return None
+    # Only in development: production does not start without the package (agentauth.E027).
+    if package_error():
         return None
     # A segment in another store than those before it would belong to no archive.
     check_place()
@@ -71,7 +76,7 @@ def archive_audit(*, now: datetime, store: Store) -> Range | None:
     Returns None if no checkpoint covers more than the archive. Raises TemporarilyUnavailableError
     if the store does not answer (nothing is lost; the next call continues); ArchiveError if an
     event does not match its leaf, or the store's content is not this log's; ImmutableError if a key
-    already holds another object.
+    already holds another object; InvalidStateError if pyarrow is missing.
     """
     last = Segment.objects.order_by("-first").first()
     first = last.end if last else 0

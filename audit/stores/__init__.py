@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
-from agentauth.protocol.errors import ChainError, InvalidRequestError
+from agentauth.protocol.errors import ChainError, InvalidRequestError, InvalidStateError
 
 # The most that `get` reads into memory; larger objects are read with `fetch`.
 MAX_SMALL_BYTES: Final = 1024 * 1024
@@ -64,7 +64,8 @@ class Store(Protocol):
 def store_at(uri: str) -> Store:
     """The store at `file:<path>` or `s3://<bucket>[/<prefix>][?…]`.
 
-    Does not contact it. Raises InvalidRequestError for another URI.
+    Does not contact it. Raises InvalidRequestError for another URI, InvalidStateError if its
+    library is not installed.
     """
     return _opened(uri)
 
@@ -78,6 +79,10 @@ def _opened(uri: str) -> Store:
         return FolderStore(Path(rest))
     if scheme == "s3":
         # Imported late: an installation that keeps the log in a folder does not need boto3.
+        from audit.stores.places import package_error
+
+        if wrong := package_error(uri, needed_by="A store at s3:"):
+            raise InvalidStateError(wrong)
         from audit.stores.s3 import S3Store
 
         return S3Store.at(uri)

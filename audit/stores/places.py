@@ -1,4 +1,7 @@
-"""The URIs that AUDIT_STORE accepts. Needs no store library, so processes check them at startup."""
+"""The URIs that AUDIT_STORE accepts, and the package of each store, checked at startup.
+
+Imports no library of a store.
+"""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentauth.protocol.errors import InvalidRequestError
+from audit.optional_packages import Package
 from audit.stores import check_key
 
 DEFAULT_LOCK_DAYS: Final = 2_190
@@ -13,6 +17,7 @@ _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MAX_LOCK_DAYS: Final = 36_500
 _OPTIONS: Final = {"endpoint", "lock_days", "region"}
 _LOOPBACK: Final = {"127.0.0.1", "::1", "localhost"}
+_BOTO3: Final = Package("boto3", "boto3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,11 @@ def store_error(uri: str) -> str:
     except InvalidRequestError as error:
         return error.description
     return ""
+
+
+def package_error(uri: str, *, needed_by: str) -> str:
+    """Which package the store of a URI lacks, in one line, or ""."""
+    return _BOTO3.missing(needed_by) if uri.startswith("s3:") else ""
 
 
 def read_bucket(uri: str) -> Bucket:

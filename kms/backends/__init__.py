@@ -1,10 +1,10 @@
 """Backends that hold private keys, behind one small interface.
 
 A key's URI scheme names its backend. A backend is one file here that wraps a library, one line in
-`HOMES`, one page in docs/keys, and one entry in the contract suite that all of them pass
-(kms/tests/test_backends.py). It converts every error of its library to BackendError, and fails
-closed. The message of a BackendError is for the operator's log, never for a caller: no secret, no
-credentials, no address that contains either.
+`HOMES`, its place and its package in `places`, one page in docs/keys, and one entry in the contract
+suite that all of them pass (kms/tests/test_backends.py). It converts every error of its library to
+BackendError, and fails closed. The message of a BackendError is for the operator's log, never for a
+caller: no secret, no credentials, no address that contains either.
 """
 
 from functools import lru_cache
@@ -26,7 +26,7 @@ from kms.backends.errors import (
     ThrottledError,
     TooLongError,
 )
-from kms.backends.places import place_error
+from kms.backends.places import package_error, place_error
 
 __all__ = [
     "Backend",
@@ -185,7 +185,7 @@ def _home(scheme: str) -> Backend:
     try:
         home: Backend = import_string(HOMES[scheme])()
     except ImportError as error:
-        raise BackendError(
-            f"What {scheme}: needs is not installed: {error.name} (docs/keys.md)."
-        ) from error
+        # The start checks only the backend of new keys; older keys may be in any.
+        wrong = package_error(scheme, needed_by=f"A key at {scheme}:")
+        raise BackendError(wrong or f"{scheme}: cannot be used: {error}.") from error
     return home

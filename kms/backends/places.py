@@ -1,7 +1,12 @@
-"""The valid places in KEY_BACKEND, checked at startup without the backends' libraries."""
+"""The valid places in KEY_BACKEND, and the package of each backend, checked at startup.
+
+Imports no library of a backend.
+"""
 
 import re
 from typing import Final
+
+from audit.optional_packages import Package
 
 REGION: Final = r"[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}"
 RING: Final = r"projects/[a-z0-9.:-]{1,80}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}"
@@ -24,6 +29,13 @@ PLACES: Final = {
     "pkcs11": (LABEL, "a token by its label: pkcs11:LABEL"),
     "vault": (f"(?:{MOUNT})?", "a mount of Transit, as in vault:transit, or none"),
 }
+# Scheme → the library that the backend wraps. `file` needs none.
+PACKAGES: Final = {
+    "awskms": Package("boto3", "botocore"),
+    "gcpkms": Package("google-cloud-kms", "google.cloud.kms_v1"),
+    "pkcs11": Package("python-pkcs11", "pkcs11"),
+    "vault": Package("hvac", "hvac"),
+}
 
 
 def place_error(key_backend: str) -> str:
@@ -36,3 +48,9 @@ def place_error(key_backend: str) -> str:
         return f"There is no key backend named {scheme[:16]!r}; there are: {', '.join(PLACES)}."
     pattern, what = PLACES[scheme]
     return "" if re.fullmatch(pattern, place) else f"KEY_BACKEND={scheme} names {what}."
+
+
+def package_error(scheme: str, *, needed_by: str) -> str:
+    """Which package a backend lacks, in one line; empty if none."""
+    package = PACKAGES.get(scheme)
+    return package.missing(needed_by) if package else ""

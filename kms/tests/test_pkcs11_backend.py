@@ -262,7 +262,7 @@ def test_a_package_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "pkcs11", None)
     monkeypatch.delitem(sys.modules, "kms.backends.pkcs11")
     backends._home.cache_clear()
-    with pytest.raises(BackendError, match="pkcs11: needs is not installed: pkcs11"):
+    with pytest.raises(BackendError, match="pkcs11: needs the package python-pkcs11, which is not"):
         create(purpose="token")
 
 

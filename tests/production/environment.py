@@ -1,4 +1,4 @@
-"""The service's environment, exactly the packages locked in requirements.txt.
+"""The service's environment, exactly the packages locked in requirements-production.txt.
 
 `python3 -m tests.production.environment` creates it.
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LOCK = ROOT / "requirements.txt"
+LOCK = ROOT / "requirements-production.txt"
 # The Dockerfile's. If the tests do not run as root, the service runs as their user.
 UID = 10001
 

@@ -1,4 +1,4 @@
-"""Installs the system as docs/install.md does, from `requirements.txt` and the image's files alone.
+"""Installs the system as docs/install.md does: its lock file and the image's files, nothing more.
 
 `python -m tests.production.installation COMMAND …` runs a command with PRODUCTION naming a running
 system. PROVIDED and `Installation._provide` list what the tests substitute; everything else on the

@@ -15,6 +15,7 @@ from django.db.models import F
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.archive.archiving import archive_audit
+from audit.archive.parquet import check_package
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Head
 from audit.services import Actor, record, seal_audit
@@ -47,15 +48,16 @@ def close_history(
     4. Sign, copy and archive the log.
 
     After a failure, run it again: it writes a new end. Raises InvalidStateError if AUDIT_STORE is
-    not set, something else is connected, or the database is held after a restore; ChainError if the
-    log and its copies disagree; TemporarilyUnavailableError if Redis, the store or the key backend
-    does not answer.
+    not set, a package that archiving needs is missing, something else is connected, or the database
+    is held after a restore; ChainError if the log and its copies disagree;
+    TemporarilyUnavailableError if Redis, the store or the key backend does not answer.
     """
     store = log_store()
     if store is None:
         raise InvalidStateError(
             "AUDIT_STORE is not set: nothing outside would prove how the log ended."
         )
+    check_package()
     check_place()
     row, _now = look()
     if row.held_at is not None and row.held_because != BECAUSE:

@@ -1,6 +1,7 @@
 """Closing the registry before a planned restore (SA-13)."""
 
 import contextlib
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_SA_13_a_database_that_was_set_back_is_not_closed(outside: Path) -> None
 def test_SA_13_nothing_is_closed_without_a_store(db: None, settings: Settings) -> None:
     settings.AUDIT_STORE = ""
     with pytest.raises(InvalidStateError, match="AUDIT_STORE is not set"):
+        close()
+    assert not Home.objects.filter(held_at__isnull=False).exists()
+
+
+def test_SA_13_nothing_is_closed_that_cannot_be_archived(
+    outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InvalidStateError, match="needs the package pyarrow"):
         close()
     assert not Home.objects.filter(held_at__isnull=False).exists()
 
