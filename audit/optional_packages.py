@@ -1,6 +1,6 @@
 """Packages that only some settings need, and the sentence for an operator who lacks one.
 
-requirements-production.txt has them, requirements.txt does not: docs/adr/0042-optional-packages.md.
+requirements-production.txt has them, requirements.txt does not: docs/adr/0037-optional-packages.md.
 Which setting needs which package is said in kms/backends/places.py, audit/stores/places.py and
 audit/archive/parquet.py.
 """
