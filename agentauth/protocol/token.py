@@ -264,11 +264,9 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     version or from a fault, and to guess its meaning could grant too much.
     """
     claims = token.claims
-    grant_id, version, scope = (
-        claims.get("grant_id"),
-        claims.get("grant_version"),
-        claims.get("scope"),
-    )
+    grant_id = claims.get("grant_id")
+    version = claims.get("grant_version")
+    scope = claims.get("scope")
     if not is_id(token.client_id) or not isinstance(grant_id, str) or not is_id(grant_id):
         raise _malformed("client_id or grant_id")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:

@@ -167,7 +167,5 @@ def _milliseconds_of(at: datetime) -> int:
     return int((at - _EPOCH).total_seconds()) * 1000
 
 
-_FIRST, _END = (
-    _milliseconds_of(Month(FIRST_YEAR, 1).start),
-    _milliseconds_of(Month(END_YEAR, 1).start),
-)
+_FIRST = _milliseconds_of(Month(FIRST_YEAR, 1).start)
+_END = _milliseconds_of(Month(END_YEAR, 1).start)

@@ -14,7 +14,8 @@ from audit.db.partitions import Month, month_at
 from audit.tests.tampering import execute
 
 _ALL = """
-SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'audit_event'::regclass ORDER BY relname
+SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid
+WHERE inhparent = 'audit_event'::regclass ORDER BY relname
 """
 
 

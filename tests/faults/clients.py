@@ -210,12 +210,10 @@ class Load:
     ) -> None:
         self.log = Log()
         self.rng = rng
-        self._servers, self._agents, self._victims, self._errands = (
-            servers,
-            agents,
-            victims,
-            errands,
-        )
+        self._servers = servers
+        self._agents = agents
+        self._victims = victims
+        self._errands = errands
         # Agents whose revocation was tried.
         self._gone: list[Agent] = []
         # Named operations still undecided when the load ended.

@@ -2,9 +2,9 @@
 
 A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
 start of the database, which no backup can hold (`instance`). If it names another start than the
-current one, the history is compared with what is known outside (`audit.witness.history`). Until that is
-done, and while the database is held, every process answers 503. `manage.py continue_after_restore`
-lifts the hold (docs/restore.md).
+current one, the history is compared with what is known outside (`audit.witness.history`). Until
+that is done, and while the database is held, every process answers 503. `manage.py
+continue_after_restore` lifts the hold (docs/restore.md).
 """
 
 import logging
