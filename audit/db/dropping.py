@@ -128,6 +128,7 @@ def _archived(month: Month) -> Dropped:
         )
         if not found:
             return Dropped(month, events, min(leaves, default=-1), max(leaves, default=-1))
+        # An event that the archive lacks exists only here.
         if found != safe:
             raise DroppingError(
                 f"{found - safe} or more events of {month} do not stand in the archive, which "
