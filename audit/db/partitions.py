@@ -102,10 +102,6 @@ class _Known:
     def add(self, month: Month) -> None:
         self._until[month] = time.monotonic() + KNOWN_SECONDS
 
-    def forget(self) -> None:
-        self._until.clear()
-        self._last = (0, 0, 0.0)
-
 
 KNOWN = _Known()
 

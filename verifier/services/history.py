@@ -153,10 +153,6 @@ class Vouched:
         """Whether a thread of this process is comparing."""
         return self._asking.locked()
 
-    def forget(self) -> None:
-        """Reset to the state of a process that has just started."""
-        self._own, self._next, self._redis_away = "", 0.0, None
-
     def _compare(self, row: Home) -> None:
         try:
             check_history(self._mark())
