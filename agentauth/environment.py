@@ -135,10 +135,8 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
 
     Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
     """
-    server, tls = (
-        env("EMAIL_HOST"),
-        choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none")),
-    )
+    server = env("EMAIL_HOST")
+    tls = choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none"))
     backend = "smtp" if server else "console" if development else ""
     return {
         "EMAIL_BACKEND": f"django.core.mail.backends.{backend}.EmailBackend" if backend else "",

@@ -49,10 +49,8 @@ KEY_DIRECTORY, KEY_FILE_PASSPHRASE_FILE = VAR_DIR / "keys", env("KEY_FILE_PASSPH
 KEY_ROTATION_DAYS = number("KEY_ROTATION_DAYS", 90, least=0, most=3650)
 TOKEN_SIGNING = choice("TOKEN_SIGNING", "direct", ("direct", "delegated"))  # docs/adr/0016
 # Settings of the key backends, each under its own prefix: {"ADDR": …, "TOKEN": …}.
-VAULT, PKCS11 = (
-    section("VAULT_", secrets=("TOKEN", "SECRET_ID")),
-    section("PKCS11_", secrets=("PIN",)),
-)
+VAULT = section("VAULT_", secrets=("TOKEN", "SECRET_ID"))
+PKCS11 = section("PKCS11_", secrets=("PIN",))
 
 SECRET_KEY = secret_key(VAR_DIR, development=DEVELOPMENT)
 # Earlier SECRET_KEYs, or the next one: what they made is accepted, nothing new is made with them.
@@ -212,14 +210,10 @@ REST_FRAMEWORK = {
 # Links from lower to higher apps at run time (docs/architecture.md), by dotted path.
 COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
-AUDIT_DISABLED_KEYS, AUDIT_GRANTS = (
-    "kms.services.disabled_keys",
-    "registry.services.standing_grants.review",
-)
-AUDIT_OBSERVER, KEY_OBSERVER = (
-    "agentauth.observability.metrics.count_events",
-    "agentauth.observability.metrics.observe_key_call",
-)
+AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
+AUDIT_GRANTS = "registry.services.standing_grants.review"
+AUDIT_OBSERVER = "agentauth.observability.metrics.count_events"
+KEY_OBSERVER = "agentauth.observability.metrics.observe_key_call"
 DECISION_OBSERVER = "agentauth.observability.metrics.count_decision"
 # External store of checkpoints and events: file:<folder> or s3://bucket/prefix. Tests set theirs.
 AUDIT_STORE = env("AUDIT_STORE") or (

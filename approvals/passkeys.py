@@ -45,7 +45,8 @@ MAX_SIGNATURE_BYTES = 1024
 # Accepting other formats would only expose their parsers.
 FORMATS = ("none", "packed")
 
-_RP_HASH, _FLAGS, _COUNTER = slice(0, 32), 32, slice(33, 37)
+_RP_HASH = slice(0, 32)
+_FLAGS = 32
 _HEAD_BYTES = 37
 _UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
 

@@ -1,4 +1,7 @@
-"""Record events. Every app calls this; it imports no other app. `audit.log.sequencer` numbers them."""
+"""Record events. Every app calls this; it imports no other app.
+
+`audit.log.sequencer` numbers the events later.
+"""
 
 import logging
 import os

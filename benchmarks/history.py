@@ -37,12 +37,20 @@ NOBODY = uuid.UUID(int=9)
 
 _ROWS = """
 CREATE TEMPORARY TABLE made ON COMMIT DROP AS
-SELECT n, ms, (lpad(to_hex(ms), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid AS id,
-    CASE WHEN n < 100 THEN %(early)s WHEN n >= %(last)s THEN %(late)s WHEN n %% 10 = 0 THEN %(busy)s WHEN n %% 10000 = 7 THEN %(rare)s
-         WHEN n %% 10 = 1 THEN NULL ELSE md5((power(n %% 9973 / 9973.0, 4) * 10000)::int::text)::uuid END AS agent_id,
-    CASE WHEN n %% 100000 = 77 THEN 'kms.key.disabled' WHEN n %% 1000 = 13 THEN 'registry.grant.approved'
-         WHEN n %% 40 = 10 THEN 'verifier.decision.denied' WHEN n %% 25 = 4 THEN 'registry.token.issued'
-         ELSE 'verifier.decision.allowed' END AS kind, h
+SELECT n, ms,
+    (lpad(to_hex(ms), 12, '0') || '7' || substr(h, 1, 3) || '8' || substr(h, 4, 15))::uuid AS id,
+    CASE WHEN n < 100 THEN %(early)s
+         WHEN n >= %(last)s THEN %(late)s
+         WHEN n %% 10 = 0 THEN %(busy)s
+         WHEN n %% 10000 = 7 THEN %(rare)s
+         WHEN n %% 10 = 1 THEN NULL
+         ELSE md5((power(n %% 9973 / 9973.0, 4) * 10000)::int::text)::uuid END AS agent_id,
+    CASE WHEN n %% 100000 = 77 THEN 'kms.key.disabled'
+         WHEN n %% 1000 = 13 THEN 'registry.grant.approved'
+         WHEN n %% 40 = 10 THEN 'verifier.decision.denied'
+         WHEN n %% 25 = 4 THEN 'registry.token.issued'
+         ELSE 'verifier.decision.allowed' END AS kind,
+    h
 FROM (SELECT n, md5(n::text) AS h, %(began)s + (n::numeric / %(size)s * %(span)s)::bigint AS ms
       FROM generate_series(%(first)s, %(end)s - 1) n) numbered
 """
@@ -51,17 +59,28 @@ SELECT agentauth_add_event_month(date_trunc('month', moment AT TIME ZONE 'UTC') 
 FROM generate_series(now() - %s * interval '1 month', now(), interval '1 day') moment
 """
 _EVENTS = """
-INSERT INTO audit_event SELECT id, kind, to_timestamp(ms / 1000.0), 'service_provider', '0192f1c8-0000-7000-8000-000000000001', agent_id,
-    CASE WHEN agent_id = %(busy)s THEN %(human)s WHEN agent_id IS NOT NULL THEN md5(left(agent_id::text, 3))::uuid END,
-    '0192f1c8-0000-7000-8000-000000000001', CASE WHEN agent_id IS NOT NULL THEN md5(agent_id::text || n %% 3)::uuid END,
-    substr(h, 1, 22), CASE WHEN kind = 'verifier.decision.denied' THEN 'denied' ELSE 'success' END,
-    CASE WHEN kind = 'verifier.decision.denied' THEN 'no_capability' END, h,
-    '{"action": {"type": "read", "resource": "calendar"}, "capability": "read:calendar"}', sha256(h::bytea) FROM made ORDER BY id
+INSERT INTO audit_event
+SELECT id, kind, to_timestamp(ms / 1000.0),
+    'service_provider', '0192f1c8-0000-7000-8000-000000000001',
+    agent_id,
+    CASE WHEN agent_id = %(busy)s THEN %(human)s
+         WHEN agent_id IS NOT NULL THEN md5(left(agent_id::text, 3))::uuid END,
+    '0192f1c8-0000-7000-8000-000000000001',
+    CASE WHEN agent_id IS NOT NULL THEN md5(agent_id::text || n %% 3)::uuid END,
+    substr(h, 1, 22),
+    CASE WHEN kind = 'verifier.decision.denied' THEN 'denied' ELSE 'success' END,
+    CASE WHEN kind = 'verifier.decision.denied' THEN 'no_capability' END,
+    h,
+    '{"action": {"type": "read", "resource": "calendar"}, "capability": "read:calendar"}',
+    sha256(h::bytea)
+FROM made ORDER BY id
 """
 _LEAVES = """
 INSERT INTO audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind)
 SELECT n, made.id, sha256(h::bytea), sha256(h::bytea), sha256(h::bytea), agent_id,
-    CASE WHEN agent_id = %(busy)s THEN %(human)s WHEN agent_id IS NOT NULL THEN md5(left(agent_id::text, 3))::uuid END, kind
+    CASE WHEN agent_id = %(busy)s THEN %(human)s
+         WHEN agent_id IS NOT NULL THEN md5(left(agent_id::text, 3))::uuid END,
+    kind
 FROM made ORDER BY n
 """
 _EMPTIED = (

@@ -87,12 +87,10 @@ def write_until(size: int, ids: list[str]) -> int:
     from audit.log.sequencer import sequence_until_empty
     from audit.services import Entry, check_data, record_many
 
-    data, written = (
-        check_data(
-            {"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}
-        ),
-        0,
+    data = check_data(
+        {"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}
     )
+    written = 0
     who = "0192f1c8-0000-7000-8000-000000000001"
     while len(ids) < size:
         now = timezone.now()

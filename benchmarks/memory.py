@@ -60,10 +60,8 @@ class Caller:
 
     def __init__(self) -> None:
         self.signer = LocalSigner(PrivateKey.generate())
-        later, human = (
-            NOW + timedelta(minutes=15),
-            Human(id=uuid.uuid4(), status=Human.Status.ACTIVE),
-        )
+        later = NOW + timedelta(minutes=15)
+        human = Human(id=uuid.uuid4(), status=Human.Status.ACTIVE)
         jkt = self.signer.public.thumbprint
         agent = Agent(
             id=new_id(),

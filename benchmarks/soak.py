@@ -133,10 +133,8 @@ def soak(there: Place, given: argparse.Namespace) -> list[str]:
 
 def growth(name: str, first: list[dict[str, Size]], last: list[dict[str, Size]]) -> list[str]:
     """Print the growth of one group; returns what is not as it should be."""
-    before, after = (
-        Size.mean([sizes[name] for sizes in first]),
-        Size.mean([sizes[name] for sizes in last]),
-    )
+    before = Size.mean([sizes[name] for sizes in first])
+    after = Size.mean([sizes[name] for sizes in last])
     print(
         f"{name}: {before.kilobytes / 1024:.1f} to {after.kilobytes / 1024:.1f} MB, "
         f"{before.files} to {after.files} files"

@@ -150,10 +150,8 @@ def bare(place: Stage) -> Steps:
 
 def steps(place: Stage) -> Steps:
     """The steps of `POST /v1/verify` that need no I/O, in order, and all of them together."""
-    nonces, actor = (
-        nonces_of(str(place.provider.pk), NOW),
-        Actor("service_provider", str(place.provider.pk)),
-    )
+    nonces = nonces_of(str(place.provider.pk), NOW)
+    actor = Actor("service_provider", str(place.provider.pk))
     tenure = Tenure(1, "database", frozenset(), NOW)
     snapshot = Snapshot(
         None,

@@ -1,1 +1,13 @@
-"""Signing keys: their records, their life, and the backends that hold them."""
+"""Signing keys of three purposes: for tokens, receipts and the audit log.
+
+Start with `models` (a key's record; no private key is in the database) and `services` (which key
+signs, which verify, rotation). `lifetimes` computes what a key may do from its times. `backends/`
+hold the private keys; `pace` limits token signing to what a throttling one accepts.
+
+So that a token need not wait for a backend, `certificates` lets a token key certify keys of single
+processes, and `delegation` makes and renews the one of this process. `state_publisher` tells
+verifiers of every change. `inspection` and `switching` serve operators, and `api` the key set.
+
+`seals` and `sealing` prove with a MAC that our services wrote a row that gives a right, in this app
+and in the apps above.
+"""

@@ -60,11 +60,9 @@ def certify(
         >= MOST_PER_PROCESS * settings.WEB_CONCURRENCY
     ):
         raise TemporarilyUnavailableError("This host holds as many certified keys as it may.")
-    issuer, serial, begin = (
-        signer(purpose=Key.Purpose.TOKEN, now=now),
-        new_id(),
-        int(now.timestamp()),
-    )
+    issuer = signer(purpose=Key.Purpose.TOKEN, now=now)
+    serial = new_id()
+    begin = int(now.timestamp())
     row = KeyCertificate(
         serial=serial,
         kid=public.thumbprint,

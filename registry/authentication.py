@@ -55,10 +55,8 @@ def limited_as(
 
     A refusal sets `request.user` first, so that its event names the caller.
     """
-    sort, key = (
-        rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER,
-        str(caller.pk),
-    )
+    sort = rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER
+    key = str(caller.pk)
     if isinstance(caller, Agent) and caller.human_id is None:
         # No human vouches for an unclaimed agent, and keys cost nothing: with a limit per agent, a
         # stranger could add to it with each new key. So its calls count by address.

@@ -26,7 +26,8 @@ from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
-# Each registry sets its own; importing agentauth/server/web_server.py sets the second in this process.
+# Each registry sets its own; importing agentauth/server/web_server.py sets the second in this
+# process.
 OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
 SQLITE = "agentauth.sqlite3"
 
@@ -217,7 +218,8 @@ class LiveRegistry(LiveServer):
 
     def _copied(self, what: str, make: Callable[[], None]) -> None:
         """Copy the tables and `what`; make the copy if needed, with `make` after the tables."""
-        url, directory = self.env["DATABASE_URL"], Path(self.env["VAR_DIR"])
+        url = self.env["DATABASE_URL"]
+        directory = Path(self.env["VAR_DIR"])
         copy = _migrated() / f"{'postgres' if url else 'sqlite'}-{what}"
         if not copy.exists():
             self.run("migrate", "-v", "0")

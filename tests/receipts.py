@@ -35,10 +35,8 @@ CONSENT = "Yes, exactly this."
 
 def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms: Any) -> None:
     """Approve as a user's signed decision does, on the requested terms unless `terms` differ."""
-    capabilities, envelope = (
-        parse_capabilities(grant.requested_capabilities),
-        parse_envelope(grant.requested_envelope),
-    )
+    capabilities = parse_capabilities(grant.requested_capabilities)
+    envelope = parse_envelope(grant.requested_envelope)
     given: dict[str, Any] = {
         "capabilities": capabilities,
         "envelope": envelope,

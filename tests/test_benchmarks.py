@@ -214,7 +214,7 @@ LOG = """@7@ LOG:  statement: BEGIN
 @7@ LOG:  statement: COMMIT
 @8@ LOG:  statement: BEGIN
 @8@ LOG:  statement: ROLLBACK
-"""
+"""  # noqa: E501
 
 
 def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
@@ -232,8 +232,10 @@ def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
 
 def test_what_differs_between_payments_comes_from_a_table() -> None:
     payments = {
-        f"k-{number:012}": f"SELECT '019f0000-0000-7000-8000-00000000000{number}', 'k-{number:012}',"
-        f" 'it''s {number}', '12:30';"
+        f"k-{number:012}": (
+            f"SELECT '019f0000-0000-7000-8000-00000000000{number}',"
+            f" 'k-{number:012}', 'it''s {number}', '12:30';"
+        )
         for number in (1, 2, 3)
     }
     odd = {"k-000000000004": "SELECT 1;"}

@@ -28,8 +28,9 @@ from verifier.services import epochs, state_cache, verifier_process
 from verifier.services.elapsed import Moment
 from verifier.services.state_changes import present_position, state_since
 from verifier.services.state_watcher import Look, News
-from verifier.stores import redis_decisions
+from verifier.stores import redis_decisions, redis_probe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
 
 # The modules of verifier/tests that call an endpoint; the others test what is behind it.
@@ -330,13 +331,16 @@ def running(redis_url: str) -> Iterator[Running]:
 @contextlib.contextmanager
 def at_home_in_redis(url: str) -> Iterator[None]:
     """The first epoch in Redis without deadlines: other tests cover lateness."""
-    servers = SyncServers(url)
-    with pytest.MonkeyPatch.context() as patch, contextlib.closing(servers):
+    with pytest.MonkeyPatch.context() as patch:
         for each in (Servers, SyncServers):
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
         # Tests travel in time; Redis does not.
         patch.setattr(redis_decisions, "APART_US", 10**15)
         row, _ = epochs.look()
-        servers.mark(row.epoch)
-        Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(servers.run_ids().values()))
+        with pytest.MonkeyPatch.context() as asking:
+            asking.setattr(settings, "REDIS_URL", url)
+            asking.setattr(redis_probe, "PROBE_SECONDS", 10.0)
+            probe = RedisProbe()
+            probe.mark(row.epoch)
+            Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(probe.run_ids()))
         yield

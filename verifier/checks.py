@@ -124,6 +124,8 @@ def _stands_for(service_provider: ServiceProvider, refuse: Refuse) -> int:
 
 
 def _check_url(untrusted_url: str, audience: str) -> None:
+    # The provider states the URL. If it could state another provider's, it could present a proof
+    # that was made for that one (RFC 9449 section 4.3, check 9).
     try:
         inside = url_within(untrusted_url, audience)
     except InvalidRequestError as error:

@@ -41,10 +41,6 @@ REASONS: Final[Mapping[str, Sequence[str]]] = {
     "step_up_required": ("human_offline", "confirm_above", "confirmation_denied"),
     "envelope_exceeded": ("rate", "budget", "max_uses"),
 }  # fmt: skip
-# Each pair of error and reason; None if there is none.
-REFUSALS: Final[Sequence[tuple[str, str | None]]] = [
-    (error, reason) for error, reasons in REASONS.items() for reason in reasons or (None,)
-]
 # Errors that may stand in the place of a decision in a batch's answer.
 IN_PLACE: Final = ("invalid_request", "idempotency_mismatch", "temporarily_unavailable")
 

@@ -37,9 +37,6 @@ _LIMITS: Final = {
 }
 # Where a caller waits for the answer: the limit of each statement and of each attempt to connect.
 SHORT_SECONDS: Final = 2
-# The lock timeout then. It ends before the statement does, so that the server says what was waited
-# for. A call waits as long for another with its Idempotency-Key (docs/protocol.md section 0).
-LOCK_SECONDS: Final = SHORT_SECONDS * 4 / 5
 # How much longer the client waits for the server's own timeout error.
 _SPARE_SECONDS: Final = 1
 # After this many unanswered calls in a row only one thread tries again, after a pause (s).
@@ -138,7 +135,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return {
             "connect_timeout": SHORT_SECONDS,
             # The lock timeout comes first: its error says what was waited for while the caller
-            # waits.
+            # waits. A call waits as long for another with its Idempotency-Key (docs/protocol.md
+            # section 0).
             "options": (
                 f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
                 " -c idle_in_transaction_session_timeout=30000"

@@ -374,6 +374,7 @@ def _check_confirmation(body: Mapping[str, object]) -> None:
     _check_grant(body)
     fields.matching(body["confirmation_id"], fields.UUID, "statement.confirmation_id")
     parse_action(body["action"], "statement.action")
+    # The key too: otherwise one yes could serve two equal transactions.
     text(body["idempotency_key"], "statement.idempotency_key", maximum=128)
 
 

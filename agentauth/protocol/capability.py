@@ -257,6 +257,7 @@ def parse_capability(obj: object, where: str = "capability") -> Capability:
     body = members(obj, where, required=("type", "resource"), optional=optional)
     kind, namespace, name = _parse_kind(body, where)
     resource = _parse_resource(body["resource"], where)
+    # Without a ceiling one approval would allow any sum; on another type a ceiling limits nothing.
     if (kind == "transact") != ("max_amount" in body):
         verb = "is missing." if kind == "transact" else "is for the type transact only."
         raise InvalidRequestError(f"{where}.max_amount: {verb}")

@@ -132,6 +132,7 @@ def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey
             continue
         assert isinstance(jwk, dict)
         kid = jwk.get("kid")
+        # Readers differ in which of two equal kids wins.
         if not isinstance(kid, str) or kid in names:
             raise InvalidRequestError("keys: a kid is missing or stands twice.")
         names.add(kid)
@@ -147,6 +148,7 @@ def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey
             under = verify_certificate(str(compact), keys=own, expected_issuer=expected_issuer).key
         except InvalidRequestError:
             continue
+        # A certificate copied from another key of the set gives this one nothing.
         if under.key == key:
             found[key.thumbprint] = under
     return found
@@ -164,6 +166,7 @@ def _key(jwk: object) -> PublicKey | None:
 
 
 def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str) -> Certificate:
+    # Exactly these: an unknown claim might be a limit that we would not enforce.
     members(claims, "certificate", required=_CLAIMS)
     if claims["iss"] != expected_issuer:
         raise InvalidRequestError("certificate.iss: is another registry.")

@@ -80,6 +80,7 @@ def verify_key_change(
     issued_at = integer(claims["iat"], "new_key.iat", minimum=0)
     if claims["aud"] != expected_audience:
         raise InvalidRequestError("new_key.aud: is another registry.")
+    # Neither old nor signed in advance, as for proofs (RFC 9449 section 11.2).
     if abs(now - issued_at) > WINDOW_SECONDS:
         raise InvalidRequestError("new_key.iat: is more than a minute away from now.")
     jti = text(claims["jti"], "new_key.jti", maximum=_MAX_JTI)
@@ -92,5 +93,6 @@ def verify_key_change(
 
 
 def _check_other(key: PublicKey, old_jkt: str) -> None:
+    # The change bars the former key for ever: an agent that kept it would be locked out.
     if key.thumbprint == old_jkt:
         raise InvalidRequestError("new_key: is the key the agent has already.")

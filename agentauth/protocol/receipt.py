@@ -151,6 +151,8 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
 def _check_client_data(data: bytes, statement: Statement) -> None:
     """Check what the browser signed off: what was asked of the passkey, and on which page."""
     client = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
+    # WebAuthn L3 section 5.8.1: otherwise the signature of a registration could be shown as a
+    # decision.
     if client.get("type") != "webauthn.get":
         raise InvalidReceiptError("The client data is not of an assertion.")
     # Otherwise a signature over one statement could be shown for another. Compared as text: a
@@ -170,8 +172,10 @@ def _check_authenticator_data(data: bytes, rp_id: str) -> None:
     if len(data) < _HEAD_BYTES or data[:32] != sha256(rp_id.encode("ascii")):
         raise InvalidReceiptError("The passkey signed for another site.")
     flags = data[32]
+    # A touch alone (UP) shows that someone holds the device; PIN or biometrics (UV) show who.
     if not flags & _UP or not flags & _UV:
         raise InvalidReceiptError("The person was not present and verified.")
+    # WebAuthn L3 section 6.1.3 does not allow "backed up" without "can be backed up".
     if flags & _BS and not flags & _BE:
         raise InvalidReceiptError("The passkey's backup flags contradict each other.")
     # An assertion has no attested key, and has bytes beyond the head exactly if its flags say so.

@@ -43,6 +43,8 @@ class CertifiedKey:
 
     def may_sign(self, *, issued_at: int, expires_at: int, now: int) -> bool:
         """Is the certificate in force at `now`, and does it cover a token of these times?"""
+        # Checked for each token (section 4). An attacker who reads this key in its process's memory
+        # gets no token dated before the certificate, living longer than it allows, or outliving it.
         return (
             self.not_before - NOT_BEFORE_SECONDS <= min(issued_at, now)
             and expires_at <= self.not_after
@@ -264,11 +266,9 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     version or from a fault, and to guess its meaning could grant too much.
     """
     claims = token.claims
-    grant_id, version, scope = (
-        claims.get("grant_id"),
-        claims.get("grant_version"),
-        claims.get("scope"),
-    )
+    grant_id = claims.get("grant_id")
+    version = claims.get("grant_version")
+    scope = claims.get("scope")
     if not is_id(token.client_id) or not isinstance(grant_id, str) or not is_id(grant_id):
         raise _malformed("client_id or grant_id")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -337,6 +337,7 @@ def _text(claims: Mapping[str, object], name: str) -> str:
 
 def _seconds(claims: Mapping[str, object], name: str) -> int:
     value = claims.get(name)
+    # In Python a bool is an int.
     if not isinstance(value, int) or isinstance(value, bool):
         raise _malformed(name)
     return value

@@ -1,6 +1,15 @@
-"""The client for agents and service providers.
+"""The client for agents and service providers, on the protocol, httpx and cryptography.
 
-Uses the protocol, httpx and cryptography, never Django.
+- An agent: `client` is the interface, on `life` (key, manifest, registration), `choosing` (which
+  grant), `tokens` (cache), `calls` (a call to a service provider) and `wire` (the registry's API).
+  Its key is in a `key_file`, made of `private_files`. `manifests` makes what it declares.
+- A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
+  the views of a Django project, and is the one module that imports Django.
+- Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; `answers` and `errors`
+  are what comes back.
+- An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
+  files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
+- The command line: `__main__`, `commands`, `terminal`.
 """
 
 from agentauth.protocol.capability import Action, Capability

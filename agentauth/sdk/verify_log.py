@@ -75,10 +75,8 @@ def read_break(path: Path) -> dict[str, Any]:
         record = {each: given[each] for each in ("size", "signed", "archived")}
         whole = all(type(each) is int and 0 <= each < 1 << 53 for each in record.values())
         record |= {"version": 1, "name": name, "previous": previous, "lost": sorted(set(lost))}
-        record |= {
-            "origin": f"{base}/{name}",
-            "previous_origin": f"{base}/{previous}" if previous else base,
-        }
+        previous_origin = f"{base}/{previous}" if previous else base
+        record |= {"origin": f"{base}/{name}", "previous_origin": previous_origin}
         # Names rise from log to log, so no record hides its own log or forms a cycle.
         named = all(map(LOG_NAME.fullmatch, [name, *lost])) and max(previous, *lost, "") < name
         # Rebuilt from its variable members and compared, as for a manifest.
@@ -93,9 +91,7 @@ def read_break(path: Path) -> dict[str, Any]:
 
 def breaks(folder: Path) -> list[dict[str, Any]]:
     """The breaks that the newest log of an archive builds on, oldest first. Raises ProblemError."""
-    found = {
-        record["name"]: record for record in map(read_break, sorted((folder / "breaks").glob("*")))
-    }
+    found = {each["name"]: each for each in map(read_break, sorted((folder / "breaks").glob("*")))}
     lost = {name for record in found.values() for name in record["lost"]}
     line, name = list[dict[str, Any]](), max(found.keys() - lost, default="")
     while name:
@@ -244,10 +240,8 @@ class Log:
         self.breaks = breaks(self.folder)
         for record in self.breaks:
             if break_name(record) not in accepted:
-                text = (
-                    f"the log breaks after {record['size']} events: a restore lost what "
-                    f"{record['previous_origin']} said later"
-                )
+                lost = f"a restore lost what {record['previous_origin']} said later"
+                text = f"the log breaks after {record['size']} events: {lost}"
                 raise ProblemError(record["place"], f"{text}; --accept-break {break_name(record)}")
         logs = parts(self.breaks)
         self.trust.origins = [part.origin for part in logs if part.origin]
@@ -281,23 +275,13 @@ class Log:
             head = self.trust.checkpoint(given["checkpoint"].encode(), place, part.origin)
             for what, ending in ("lines", "lines.gz"), ("parquet", "parquet"):
                 digest, length = given[what]["sha256"], given[what]["bytes"]
-                objects[what] = {
-                    "key": f"objects/{digest}.{ending}",
-                    "sha256": digest,
-                    "bytes": length,
-                }
+                key = f"objects/{digest}.{ending}"
+                objects[what] = {"key": key, "sha256": digest, "bytes": length}
                 whole &= type(length) is int and bool(re.fullmatch("[0-9a-f]{64}", digest))
             # Rebuilt from its variable members and compared: no other member, no other spelling.
             origin = part.origin or self.trust.origins[0]
-            wanted: dict[str, Any] = {
-                "version": 1,
-                "origin": origin,
-                "first": first,
-                "end": head.size,
-            }
-            exact = canonical(
-                wanted | objects | {"previous": previous, "checkpoint": given["checkpoint"]}
-            )
+            wanted = {**objects, "version": 1, "origin": origin, "first": first, "end": head.size}
+            exact = canonical(wanted | {"previous": previous, "checkpoint": given["checkpoint"]})
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             raise ProblemError(place, "is no manifest") from None
         if head.size <= first or raw != exact or not whole:
@@ -393,16 +377,11 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="an export or an archive")
-    parser.add_argument(
-        "--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line"
-    )
-    parser.add_argument(
-        "--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable"
-    )
-    parser.add_argument(
-        "--accept-break", action="append", default=[], help="as this check shows it; repeatable"
-    )
+    add = parser.add_argument
+    add("folder", type=Path, help="an export or an archive")
+    add("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line")
+    add("--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable")
+    add("--accept-break", action="append", default=[], help="as this check shows it; repeatable")
 
 
 def main() -> int:

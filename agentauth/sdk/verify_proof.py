@@ -157,11 +157,9 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
             log.read(options.checkpoint, str(options.checkpoint)), str(options.checkpoint)
         )
         proof = read_json(options.inclusion)
-        index, path, [leaf, root] = (
-            _number(proof["leaf_index"]),
-            _hashes(proof["audit_path"]),
-            _hashes([proof["leaf_hash"], proof["root_hash"]]),
-        )
+        index = _number(proof["leaf_index"])
+        path = _hashes(proof["audit_path"])
+        [leaf, root] = _hashes([proof["leaf_hash"], proof["root_hash"]])
         if _number(proof["tree_size"]) != head.size or root != head.root:
             raise log.ProblemError(str(options.inclusion), "is of another tree than the checkpoint")
     if event and (leaf != event[0] or event[1] not in {None, index}):

@@ -37,8 +37,9 @@ def test_a_body_is_64_kb_at_most_unless_its_view_takes_more() -> None:
 @pytest.mark.parametrize(
     "accept",
     [
-        None, "", "*/*", "application/json", "application/*", "*/*;q=0.1", "text/html, */*", "application/json; indent=2",
-        "APPLICATION/JSON", "text/html", "application/jsonx", "application/json, text/html",
+        None, "", "*/*", "application/json", "application/*", "*/*;q=0.1", "text/html, */*",
+        "application/json; indent=2", "APPLICATION/JSON", "text/html", "application/jsonx",
+        "application/json, text/html",
     ],
 )  # fmt: skip
 def test_accept_means_what_it_means_to_drf(accept: str | None) -> None:
@@ -56,8 +57,8 @@ def test_accept_means_what_it_means_to_drf(accept: str | None) -> None:
 @pytest.mark.parametrize(
     "accept",
     [
-        "application/json;q=0", "application/json; Q=0.000, */*", "*/*;q=0", "text/html, */*; q=0.0",
-        "application/*;q=0, */*", "application/json, application/json;q=0",
+        "application/json;q=0", "application/json; Q=0.000, */*", "*/*;q=0",
+        "text/html, */*; q=0.0", "application/*;q=0, */*", "application/json, application/json;q=0",
     ],
 )  # fmt: skip
 def test_json_that_accept_refuses_is_not_served(accept: str) -> None:
@@ -102,8 +103,8 @@ def test_a_body_that_names_utf_8_is_read(charset: str) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        "application/json", "application/json; charset=utf-8", "application/jsonx", "text/plain", "", "*/*",
-        "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+        "application/json", "application/json; charset=utf-8", "application/jsonx", "text/plain",
+        "", "*/*", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
     ],
 )  # fmt: skip
 def test_a_body_s_type_means_what_it_means_to_drf(parser: BaseParser, sent: str) -> None:

@@ -212,19 +212,15 @@ def test_a_secret_key_is_rotated_without_a_moment_of_refusals(now: datetime, set
     old, subjects = settings.SECRET_KEY, {"legacy": settings.SECRET_KEY.encode()}
 
     def process(key: str, *fallbacks: str) -> dict[str, Any]:
-        settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS, settings.SUBJECT_KEYS = (
-            key,
-            list(fallbacks),
-            subjects,
-        )
+        settings.SECRET_KEY = key
+        settings.SECRET_KEY_FALLBACKS = list(fallbacks)
+        settings.SUBJECT_KEYS = subjects
         return fingerprint()
 
-    first, handed_out, in_use, last = (
-        process(old),
-        process(old, NEW),
-        process(NEW, old),
-        process(NEW),
-    )
+    first = process(old)
+    handed_out = process(old, NEW)
+    in_use = process(NEW, old)
+    last = process(NEW)
     for recorded, good, bad in [
         (first, [first, handed_out], [in_use, last]),
         (handed_out, [handed_out, in_use], [first, last]),

@@ -54,8 +54,8 @@ def test_no_server_loads_what_only_workers_and_other_systems_need() -> None:
     """Otherwise each command and server would take a third longer to start."""
     late = ["celery", "httpx", "boto3", "hvac", "google.cloud.kms_v1", "pyarrow", "agentauth.sdk"]
     program = (
-        f"import sys, agentauth.server.verifier_application; print([name for name in {late} if name in "
-        "sys.modules])"
+        "import sys, agentauth.server.verifier_application; "
+        f"print([name for name in {late} if name in sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(

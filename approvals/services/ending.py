@@ -165,10 +165,8 @@ class Preview:
     @property
     def counts(self) -> list[str]:
         """Totals of what ends: rows if there are several, grants, access tokens, requests."""
-        grants, tokens = (
-            sum(each.grants for each in self.ends),
-            sum(each.tokens for each in self.ends),
-        )
+        grants = sum(each.grants for each in self.ends)
+        tokens = sum(each.tokens for each in self.ends)
         waiting = sum(each.waiting for each in self.ends)
         said = (
             [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"]
@@ -291,10 +289,8 @@ def _described(
     kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime
 ) -> Preview:
     each = [_unless_oneself(KINDS[kind].describe(row, now), human) for row in rows]
-    ends, stays = (
-        [loss for loss in each if not loss.refusal],
-        [loss for loss in each if loss.refusal],
-    )
+    ends = [loss for loss in each if not loss.refusal]
+    stays = [loss for loss in each if loss.refusal]
     return Preview(kind, tuple(ends), tuple(stays), _typed(kind, ends, party))
 
 

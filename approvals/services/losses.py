@@ -273,10 +273,8 @@ def _held(which: Q, now: datetime) -> Any:
 
 
 def _terms(grant: Grant) -> Sequence[str]:
-    capabilities, envelope = (
-        parse_capabilities(grant.capabilities or []),
-        parse_envelope(grant.envelope or {}),
-    )
+    capabilities = parse_capabilities(grant.capabilities or [])
+    envelope = parse_envelope(grant.envelope or {})
     return sentences.permissions(
         grant.service_provider.name, capabilities, envelope
     ) + sentences.limits(envelope)

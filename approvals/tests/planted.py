@@ -88,10 +88,12 @@ class Planted:
         """An agent that registers unclaimed and is claimed on the page."""
         client = AgentClient()
         manifest = client.manifest(
-            name=word(name), description=word(name + "_description"), days=days,
-            model_origin=f"{word(name + '_origin')}.example", capabilities=[*capabilities(name),
-            own_act(name)],
-        )  # fmt: skip
+            name=word(name),
+            description=word(name + "_description"),
+            days=days,
+            model_origin=f"{word(name + '_origin')}.example",
+            capabilities=[*capabilities(name), own_act(name)],
+        )
         assert client.register(manifest=manifest, key=word(name + "_key")).status_code == 201
         self.agents.append(client)
         return client
@@ -191,8 +193,12 @@ def use(planted: Planted, place: Scene, client: AgentClient) -> None:
         "valid"
     ]
     assert not ask(own_act("unknown"), "unknown")["valid"]
-    pay = {"type": "transact", "resource": f"payments/{word('paid')}", "amount": money("70.00"),
-           "arguments": {word("to"): f"{word('payee')}@example.org"}}  # fmt: skip
+    pay = {
+        "type": "transact",
+        "resource": f"payments/{word('paid')}",
+        "amount": money("70.00"),
+        "arguments": {word("to"): f"{word('payee')}@example.org"},
+    }
     asked = ask(pay, "payment")
     path = f"/confirmations/{asked['confirmation_id']}/"
     options = planted.person.press_on(path, decision="confirm").json()["publicKey"]

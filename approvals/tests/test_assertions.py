@@ -86,8 +86,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "WA-26": {"signature": b""},
     "WA-28": {"tail": b"\x00"},
     "WA-28 after extensions": {"flags": UP | UV | ED, "tail": cbor2.dumps({}) + b"\x00"},
-    "WA-28 extensions that grow when encoded again": {"flags": UP | UV | ED,
-    "tail": b"\xa1\x61a\xf9\x3c\x00\x00"},
+    "WA-28 extensions that grow when encoded again": {
+        "flags": UP | UV | ED,
+        "tail": b"\xa1\x61a\xf9\x3c\x00\x00",
+    },
     "WA-28 extension flag alone": {"flags": UP | UV | ED},
     "extensions that are no map": {"flags": UP | UV | ED, "tail": b"\x01"},
     "attested data in an assertion": {"flags": UP | UV | AT},
@@ -95,7 +97,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "token binding": {"tokenBinding": {"status": "present", "id": "x"}},
     "not JSON": {"client_bytes": b"\xef\xbb\xbf{}"},
     "random signature": {"signature": os.urandom(70)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)

@@ -208,10 +208,8 @@ def test_SA_8_without_the_name_nothing_ends_and_the_passkey_is_not_used_up(
 def test_SA_8_a_session_alone_ends_nothing(admin: Person, granted: Grant, path: str) -> None:
     before = state()
     found = admin.get(path).context["found"]
-    address, body = (
-        f"/endings/agent/{found.shown}",
-        {"id": str(granted.agent_id), "typed": found.typed},
-    )
+    address = f"/endings/agent/{found.shown}"
+    body = {"id": str(granted.agent_id), "typed": found.typed}
     refused(admin.client.post(address, body), 401, "verification_required")
     # A passkey that did not verify its user.
     unverified = json.dumps(admin.verification(address, flags=UP))

@@ -47,10 +47,8 @@ def started(act: Callable[[], Any]) -> threading.Thread:
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
     """A signing log, with a store."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path}"
     return tmp_path
 

@@ -118,10 +118,8 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
 ) -> None:
     """The session was valid when the request arrived; the act is judged at its commit."""
     options = alice.statement(reading, decision).json()["publicKey"]
-    came_in, grant = (
-        alice.human,
-        Grant.objects.select_related("agent__human", "service_provider").get(),
-    )
+    came_in = alice.human
+    grant = Grant.objects.select_related("agent__human", "service_provider").get()
     session_key = stored_key(str(alice.client.session.session_key))
     lose(alice, loss, now)
     with pytest.raises(NotFoundError):

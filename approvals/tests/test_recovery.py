@@ -307,10 +307,8 @@ def test_a_deleted_human_is_not_recovered(alice: Person, now: datetime) -> None:
 def test_WR_15_a_deletion_says_that_it_ended_a_recovery(
     admin: Person, alice: Person, now: datetime
 ) -> None:
-    row, cancelled = (
-        begun(alice.human, now),
-        Event.objects.filter(kind="approvals.recovery.cancelled"),
-    )
+    row = begun(alice.human, now)
+    cancelled = Event.objects.filter(kind="approvals.recovery.cancelled")
     path = f"/endings/human/?id={alice.human.pk}"
     refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
     page = admin.get(path).context["found"]

@@ -143,6 +143,8 @@ def _put_objects(
 ) -> Manifest:
     with scratch() as folder:
         staged = stage(first, checkpoint.size, folder)
+        # Before anything is stored: the store is written once, so a bad object could not be
+        # replaced.
         if staged.root != bytes(checkpoint.root):
             raise ArchiveError(
                 first,

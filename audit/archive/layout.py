@@ -114,6 +114,7 @@ class Manifest:
             lines=StoredObject.parse(given["lines"], "lines.gz"),
             parquet=StoredObject.parse(given["parquet"], "parquet"),
         )
+        # The next manifest has the hash of these bytes, so a segment has one manifest.
         if found.encoded() != data:
             raise InvalidRequestError("It is not in canonical form.")
         return found

@@ -63,6 +63,7 @@ def _newest(store: Store, size: int, now: datetime) -> Anchor:
         found = read_anchor(store.get(last[0]) or b"", place=last[0], now=now)
     except NoteError as error:
         raise ContradictedError(f"{last[0]} outside is refused: {error.description}") from error
+    # Under a later name, an older checkpoint would hide the events between the two.
     if key_of(found.size) != last[0]:
         raise ContradictedError(f"{last[0]} outside is a checkpoint of {found.size} events.")
     return found

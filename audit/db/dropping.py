@@ -27,13 +27,15 @@ _FIRST: Final = uuid.UUID(int=0)
 
 _MONTHS: Final = """
 SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid
-WHERE inhparent = 'audit_event'::regclass AND relname ~ '^audit_event_[0-9]{4}_[0-9]{2}$' ORDER BY relname
+WHERE inhparent = 'audit_event'::regclass AND relname ~ '^audit_event_[0-9]{4}_[0-9]{2}$'
+ORDER BY relname
 """
 _NOW: Final = "SELECT now()"
 # For a page of events: their number, how many are below the archived end, their first and last leaf
 # index, and the last id.
 _ARCHIVED: Final = """
-SELECT count(*), count(*) FILTER (WHERE leaf_index < %s), min(leaf_index), max(leaf_index), (array_agg(id ORDER BY id DESC))[1]
+SELECT count(*), count(*) FILTER (WHERE leaf_index < %s), min(leaf_index), max(leaf_index),
+       (array_agg(id ORDER BY id DESC))[1]
 FROM (SELECT id FROM audit_event WHERE id > %s AND id >= %s AND id < %s ORDER BY id LIMIT %s) page
 LEFT JOIN audit_leaf ON event_id = id
 """
@@ -126,12 +128,14 @@ def _archived(month: Month) -> Dropped:
         )
         if not found:
             return Dropped(month, events, min(leaves, default=-1), max(leaves, default=-1))
+        # An event that the archive lacks exists only here.
         if found != safe:
             raise DroppingError(
                 f"{found - safe} or more events of {month} do not stand in the archive, which "
                 f"ends before leaf {end}: archive first."
             )
-        events, after = events + found, last_id
+        events += found
+        after = last_id
         leaves += [first, last]
 
 

@@ -102,10 +102,6 @@ class _Known:
     def add(self, month: Month) -> None:
         self._until[month] = time.monotonic() + KNOWN_SECONDS
 
-    def forget(self) -> None:
-        self._until.clear()
-        self._last = (0, 0, 0.0)
-
 
 KNOWN = _Known()
 
@@ -167,7 +163,5 @@ def _milliseconds_of(at: datetime) -> int:
     return int((at - _EPOCH).total_seconds()) * 1000
 
 
-_FIRST, _END = (
-    _milliseconds_of(Month(FIRST_YEAR, 1).start),
-    _milliseconds_of(Month(END_YEAR, 1).start),
-)
+_FIRST = _milliseconds_of(Month(FIRST_YEAR, 1).start)
+_END = _milliseconds_of(Month(END_YEAR, 1).start)

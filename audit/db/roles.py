@@ -122,41 +122,47 @@ _GUARDS: Final = {
     "verifier_streamcursor": ("INSERT", "NEW.number <> 0", "UPDATE"),
     "audit_event": ("INSERT", f"NEW.kind NOT IN {_VERIFIER_KINDS!r}", "SELECT"),
 }
-# Functions both roles may call: create the month an event needs (`audit.db.partitions`), and insert an
-# opening, which the verifier's role may neither read nor delete. Each function does nothing else.
+# Functions both roles may call: create the month an event needs (`audit.db.partitions`), and insert
+# an opening, which the verifier's role may neither read nor delete. They do nothing else.
 _CALLABLE: Final = (
     "agentauth_add_event_month(timestamptz)",
     "agentauth_add_opening(uuid, uuid, text, bytea, jsonb)",
 )
 _NOT_CALLABLE: Final = ("agentauth_attach_events(text, text)", "agentauth_first_id(timestamp)")
 _MONTHS_AHEAD: Final = (
-    "SELECT agentauth_add_event_month(now() + by * interval '1 month') FROM generate_series(0, "
-    "%s) by"
+    "SELECT agentauth_add_event_month(now() + by * interval '1 month')"
+    " FROM generate_series(0, %s) by"
 )
 _PARTITIONS: Final = """
-SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = 'public'::regnamespace
+SELECT relname FROM pg_class
+WHERE relispartition AND relkind = 'r' AND relnamespace = 'public'::regnamespace
 """
 _IN_REACH: Final = """
 SELECT min(role.rolname), held.relname, wanted.name
 FROM pg_roles role, pg_class held,
-     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) wanted(name)
+     unnest(ARRAY[
+       'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'
+     ]) wanted(name)
 WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
   AND held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
   AND (has_table_privilege(role.oid, held.oid, wanted.name)
-       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(role.oid, held.oid, wanted.name))
+       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE')
+          AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
 # The rights of this process's own role on whole tables or on columns. A superuser has all rights.
 _OWN: Final = """
 SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name),
        ARRAY(SELECT attname::text FROM pg_attribute
-             WHERE wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND attrelid = held.oid AND attnum > 0 AND NOT attisdropped
+             WHERE wanted.name IN ('SELECT', 'INSERT', 'UPDATE')
+               AND attrelid = held.oid AND attnum > 0 AND NOT attisdropped
                AND has_column_privilege(held.oid, attnum, wanted.name)
              ORDER BY attname)
 FROM pg_class held, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) wanted(name)
 WHERE held.relkind IN ('r', 'p') AND held.relnamespace = 'public'::regnamespace
   AND (has_table_privilege(held.oid, wanted.name)
-       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE') AND has_any_column_privilege(held.oid, wanted.name))
+       OR wanted.name IN ('SELECT', 'INSERT', 'UPDATE')
+          AND has_any_column_privilege(held.oid, wanted.name))
 ORDER BY held.relname, wanted.name
 """
 # Rights other than on tables.

@@ -35,8 +35,12 @@ _MAX_TEXT = 64
 _DATA = COLUMNS.index("data")
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-_COPY_EVENTS = """COPY audit_event (id, kind, at, actor_kind, actor_id, agent_id, human_id, service_provider_id, grant_id,
- token_jti, outcome, reason, request_id, data, salt) FROM STDIN"""
+_COPY_EVENTS = """
+COPY audit_event (
+  id, kind, at, actor_kind, actor_id, agent_id, human_id, service_provider_id, grant_id, token_jti,
+  outcome, reason, request_id, data, salt
+) FROM STDIN
+"""
 # For a single event. No RETURNING, since the verifier's role may not read what it wrote.
 _INSERT_ONE = (
     f"event AS (INSERT INTO audit_event ({', '.join(COLUMNS)}) VALUES "  # noqa: S608 — our own names
@@ -154,7 +158,8 @@ class Entry(_Values):
         for value in (agent_id, human_id, service_provider_id, grant_id):
             if value is not None and not _is_id(value):
                 raise ValueError("an id in an event is a UUID")
-        own, jti = "" if reason is None else reason, "" if token_jti is None else token_jti
+        own = "" if reason is None else reason
+        jti = "" if token_jti is None else token_jti
         # The database refuses NUL and lone surrogates; isprintable also excludes the tab and
         # newline of COPY.
         if not "".join((actor_kind, actor_id, request_id, own, jti)).isprintable():
@@ -342,7 +347,8 @@ class _Made(NamedTuple):
 def _made(entries: Sequence[Entry]) -> Iterator[_Made]:
     salts = os.urandom(SALT_BYTES * len(entries))
     for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True):
-        salt, body = salts[start : start + SALT_BYTES], event_body(entry)
+        salt = salts[start : start + SALT_BYTES]
+        body = event_body(entry)
         # Equals `canonical_json`: names are ASCII, texts are printable, and the data is canonical
         # already.
         body["data"] = orjson.Fragment(entry.data.text)

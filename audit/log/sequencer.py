@@ -28,7 +28,9 @@ from audit.models import Event, Head, Leaf, Node, QueueEntry
 
 # At this size, the fixed cost of a batch is a twentieth of the cost of its events.
 BATCH = 2_000
-_COPY_LEAVES = """COPY audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind) FROM STDIN"""
+_COPY_LEAVES = """
+COPY audit_leaf (leaf_index, event_id, entry, leaf_hash, link, agent_id, human_id, kind) FROM STDIN
+"""
 _DELETE_ENTRIES = "DELETE FROM audit_queueentry WHERE event_id = ANY(%s)"
 
 
@@ -188,7 +190,9 @@ def _write(grown: _Grown) -> None:
                     NULL if human_id is None else str(human_id),
                     kind,
                 )
-                for leaf_index, event_id, entry, hashed, linked, agent_id, human_id, kind in grown.leaves
+                for leaf_index, event_id, entry, hashed, linked, agent_id, human_id, kind in (
+                    grown.leaves
+                )
             ),
         )
     else:

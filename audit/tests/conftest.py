@@ -61,10 +61,8 @@ def make_event(now: datetime) -> MakeEvent:
 @pytest.fixture
 def signing(settings: Settings, now: datetime) -> Iterator[None]:
     """A log that can sign, without an external store, with the clock stopped at `now`."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = ""
     with time_machine.travel(now, tick=False):
         yield

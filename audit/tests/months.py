@@ -14,7 +14,8 @@ from audit.db.partitions import Month, month_at
 from audit.tests.tampering import execute
 
 _ALL = """
-SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'audit_event'::regclass ORDER BY relname
+SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid
+WHERE inhparent = 'audit_event'::regclass ORDER BY relname
 """
 
 
@@ -47,6 +48,11 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
     monkeypatch.setattr(identifiers, "time", clock)
 
 
+def empty_cache() -> None:
+    """As in a process that has just started."""
+    partitions.KNOWN = partitions._Known()
+
+
 @pytest.fixture
 def months(transactional_db: None) -> Iterator[set[str]]:
     """The partitions after migrating, with an empty cache. Other partitions are dropped afterwards.
@@ -59,9 +65,9 @@ def months(transactional_db: None) -> Iterator[set[str]]:
     for extra in standing() - ours:
         execute(f"DROP TABLE {extra}")
     before = standing()
-    partitions.KNOWN.forget()
+    empty_cache()
     yield before
-    partitions.KNOWN.forget()
+    empty_cache()
     for extra in standing() - before:
         execute(f"DROP TABLE {extra}")
     for missing in before - standing():

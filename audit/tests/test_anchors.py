@@ -32,10 +32,8 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def outside(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Path:
     """A log of seven events, signed at four and at seven; returns the folder of the copies."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     for count, at in ((4, now), (3, now + EVERY)):
         for _ in range(count):

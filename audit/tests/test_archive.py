@@ -30,11 +30,17 @@ pytestmark = pytest.mark.django_db
 # Characters that JSON, line files and terminals get wrong. Names are in UTF-16 order, which differs
 # from code point order.
 ODD: dict[str, Any] = {
-    "\ue000": "beyond the surrogates", "\U0001f600": "a pair of them", "é": "é", "e\u0301": "",
+    "\ue000": "beyond the surrogates",
+    "\U0001f600": "a pair of them",
+    "é": "é",
+    "e\u0301": "",
     "line": "a\nb\r\nc\u2028d\u2029e\x85f",
-    "quoted": '"\\/\b\f\t\x01\x7f', "ltr": "\u202eabc\u202c", "bom": "\ufeff",
-    "last": "\U0010ffff\uffff", "nested": [{"ß": [None, True, -(2**53) + 1]}],
-}  # fmt: skip
+    "quoted": '"\\/\b\f\t\x01\x7f',
+    "ltr": "\u202eabc\u202c",
+    "bom": "\ufeff",
+    "last": "\U0010ffff\uffff",
+    "nested": [{"ß": [None, True, -(2**53) + 1]}],
+}
 
 
 @pytest.fixture
@@ -89,10 +95,15 @@ def test_AU_31_a_segment_holds_its_events_as_a_verifier_needs_them(log: Log) -> 
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (named.sha256, named.bytes)
         assert named.sha256 in named.key
     assert set(log.store.keys()) == {
-        manifest_key(0), manifest.lines.key, manifest.parquet.key,
-        "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000",
+        manifest_key(0),
+        manifest.lines.key,
+        manifest.parquet.key,
+        "tile/0/000",
+        "tile/0/001.p/44",
+        "tile/1/000.p/1",
+        "tile/entries/000",
         "tile/entries/001.p/44",
-    }  # fmt: skip
+    }
     # Tiles and bundles as tlog-tiles defines them.
     leaves = list(Leaf.objects.order_by("leaf_index"))
     hashes, entries = (
@@ -180,9 +191,11 @@ def test_segments_cut_through_tiles(log: Log) -> None:
     log.grown(200, 30)
     assert log.archive() == [(800, 1030)]
     assert log.store.get("tile/0/003") == b"".join(
-        bytes(each) for each in Leaf.objects.filter(leaf_index__gte=768,
-        leaf_index__lt=1024).order_by("leaf_index").values_list("leaf_hash", flat=True)
-    )  # fmt: skip
+        bytes(each)
+        for each in Leaf.objects.filter(leaf_index__gte=768, leaf_index__lt=1024)
+        .order_by("leaf_index")
+        .values_list("leaf_hash", flat=True)
+    )
     assert {
         "tile/0/003",
         "tile/0/003.p/32",
@@ -253,8 +266,15 @@ def _change_hash(log: Log) -> None:
 
 @pytest.mark.parametrize(
     ("change", "place"),
-    [(_change_event, 3), (_delete_event, 3), (_delete_leaf, 3), (_delete_last_leaf, 4), (_change_entry, 3), (_change_hash, 3)],
-)  # fmt: skip
+    [
+        (_change_event, 3),
+        (_delete_event, 3),
+        (_delete_leaf, 3),
+        (_delete_last_leaf, 4),
+        (_change_entry, 3),
+        (_change_hash, 3),
+    ],
+)
 def test_what_was_tampered_with_is_not_archived(log: Log, change: Any, place: int) -> None:
     log.grown(5)
     with as_table_owner():

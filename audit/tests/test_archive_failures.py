@@ -151,13 +151,24 @@ def test_AU_31_a_manifest_whose_objects_are_not_there_is_not_taken_over(
         (lambda body: body | {"version": 2}, "not a segment manifest"),
         (lambda body: body | {"version": True}, "not a segment manifest"),
         (lambda body: body | {"more": 1}, "not a segment manifest"),
-        (lambda body: {name: body[name] for name in body if name != "lines"}, "not a segment manifest"),
+        (
+            lambda body: {name: body[name] for name in body if name != "lines"},
+            "not a segment manifest",
+        ),
         (lambda body: body | {"lines": body["lines"] | {"bytes": 1}}, "not what its manifest says"),
-        (lambda body: body | {"lines": body["lines"] | {"key": ("objects/x.lines.gz")}}, "not a segment manifest"),
+        (
+            lambda body: body | {"lines": body["lines"] | {"key": "objects/x.lines.gz"}},
+            "not a segment manifest",
+        ),
         (lambda body: body | {"lines": body["parquet"]}, "not a segment manifest"),
-        (lambda body: body | {"lines": body["lines"] | {"sha256": body["lines"]["sha256"].upper()}}, "not a segment manifest"),
+        (
+            lambda body: (
+                body | {"lines": body["lines"] | {"sha256": body["lines"]["sha256"].upper()}}
+            ),
+            "not a segment manifest",
+        ),
     ],
-)  # fmt: skip
+)
 def test_AU_31_a_manifest_that_is_not_ours_is_refused(
     log: Log, change: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

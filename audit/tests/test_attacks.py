@@ -60,10 +60,8 @@ class Place:
         self, folder: Path, settings: Settings, served: Served, make: MakeEvent, now: datetime
     ) -> None:
         self.folder, self.settings, self.make, self.now = folder, settings, make, now
-        settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-            "audit.tests.signing.signer",
-            "audit.tests.signing.keys",
-        )
+        settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+        settings.AUDIT_KEYS = "audit.tests.signing.keys"
         settings.AUDIT_STORE = self.store = f"file:{folder / 'outside'}"
         settings.AUDIT_WITNESSES = [f"{VERIFIER.vkey} {served.server.url}"]
         (folder / "keys").write_text(verifier().vkey + "\n")

@@ -31,10 +31,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path) -> Path:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
     return tmp_path / "log"
 

@@ -29,10 +29,8 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def witness(tmp_path: Path, settings: Settings) -> Iterator[Served]:
     """A real witness that knows our log, configured in settings."""
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     State.create(tmp_path / "state", vkey=VERIFIER.vkey)
     known = {origin(): [verifier()]}
     with serving(

@@ -52,23 +52,26 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED,
         kinds.SECOND_STEP_TAKEN,
     }),
-    "Continuing after a restore ends all sessions, codes, links, recoveries and requests.": frozenset({
+    "Continuing after a restore ends sessions, codes, links, recoveries and requests.": frozenset({
         kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT,
         kinds.PRESENCE_ENDED, kinds.ENROLMENT_CODE_FAILED,
         kinds.AGENT_CLAIMED, kinds.AGENT_CLAIM_RENEWED, kinds.AGENT_CLAIM_FAILED,
         kinds.INVITATION_ERASED,
         kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN,
     }),
-    "Each approved grant waits for its person, and has a version that earlier tokens and confirmations do not have.": frozenset({
+    "Each approved grant waits for its person, and has a version that earlier tokens and"
+    " confirmations do not have.": frozenset({
         kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED,
         kinds.DECISIONS_LOST,
         kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
         kinds.CONFIRMATION_EXPIRED,
     }),
-    "Its row says when it ends.": frozenset({kinds.AGENT_EXPIRED, kinds.AGENT_DELETED,
-    kinds.GRANT_EXPIRED}),
+    "Its row says when it ends.": frozenset({
+        kinds.AGENT_EXPIRED, kinds.AGENT_DELETED, kinds.GRANT_EXPIRED,
+    }),
     "Each passkey that it removed has an event of its own.": frozenset({kinds.HUMAN_RECOVERED}),
-    "It changes terms, which each person sees again before they sign; the agent or an operator repeats the change.": frozenset({
+    "It changes terms, which each person sees again before they sign; the agent or an operator"
+    " repeats the change.": frozenset({
         kinds.AGENT_MANIFEST_RENEWED, kinds.AGENT_MANIFEST_CHANGED,
         kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED, kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
     }),

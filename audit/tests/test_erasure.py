@@ -31,10 +31,8 @@ NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
 def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
     settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
 ) -> None:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = f"file:{tmp_path}"
     store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
     invited = make_event(kind=kinds.SETUP_CODE_CREATED, personal={"email": EMAIL.upper()})
@@ -87,11 +85,14 @@ def test_an_event_of_an_erasure_excuses_nothing_that_was_not_that_persons(
         make_event(agent_id=agent, personal={"details": "before the claim"}),
         make_event(kind=kinds.AGENT_CLAIMED, **victim, personal={"name": NAME}),
         make_event(kind=kinds.DECISION_ALLOWED, **victim, personal={"details": NAME}),
-        make_event(kind=kinds.GRANT_DENIED, actor=Actor("human", str(uuid.uuid4())),
-        personal={"deny_reason": NAME}),
+        make_event(
+            kind=kinds.GRANT_DENIED,
+            actor=Actor("human", str(uuid.uuid4())),
+            personal={"deny_reason": NAME},
+        ),
         make_event(kind=kinds.SETUP_CODE_CREATED, human_id=uuid.uuid4(), personal={"email": EMAIL}),
         make_event(personal={"name": NAME}),
-    ]  # fmt: skip
+    ]
     data = {"agents": [str(agent)], "events": [str(each.pk) for each in evidence], "receipts": {}}
     make_event(kind=kinds.HUMAN_DELETED, human_id=gone)
     # A later claim does not make the agent theirs.

@@ -25,10 +25,8 @@ Tamper = Callable[[], object]
 
 @pytest.fixture(autouse=True)
 def _keys(settings: Settings) -> None:
-    settings.AUDIT_SIGNER, settings.AUDIT_KEYS = (
-        "audit.tests.signing.signer",
-        "audit.tests.signing.keys",
-    )
+    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
+    settings.AUDIT_KEYS = "audit.tests.signing.keys"
     settings.AUDIT_STORE = ""
 
 

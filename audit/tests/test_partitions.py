@@ -23,7 +23,7 @@ from audit.db.partitions import AHEAD, Month, create_partitions, month_at, month
 from audit.models import Event
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
-from audit.tests.months import found, months_on, place_of, set_clock, standing
+from audit.tests.months import empty_cache, found, months_on, place_of, set_clock, standing
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.tampering import execute
 from audit.tests.test_record_many import entry
@@ -134,7 +134,7 @@ def test_a_month_is_asked_about_again_after_an_hour(
     for missing in months - ENDS:
         execute(f"DROP TABLE {missing}")
     monkeypatch.setattr(partitions, "KNOWN_SECONDS", 0.0)
-    partitions.KNOWN.forget()
+    empty_cache()
     # Another transaction created it after this one asked.
     assert place_of(make_event().pk) == months_on(0).partition
     assert not partitions.KNOWN.hold(0, 0)

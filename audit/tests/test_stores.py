@@ -135,11 +135,16 @@ def test_of_writers_at_once_one_is_first_and_all_know_it(store: Store, same: boo
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "file:", "ftp://a/b", "s3:bucket", "s3:///p", "s3://b", "s3://UPPER/p", "s3://key:secret@bucket/p", "s3://bucket/../p",
-     "s3://bucket/p#f", "s3://bucket/p?endpoint=http://example.org", "s3://bucket/p?endpoint=https://k:s@example.org",
-     "s3://bucket/p?endpoint=https://example.org/path", "s3://bucket/p?endpoint=https://example.org%3Fx=1",
-     "s3://bucket/p?lock_days=0", "s3://bucket/p?lock_days=x", "s3://bucket/p?lock_days=40000", "s3://bucket/p?secret=x",
-     "s3://bucket/p?region=a&region=b", "s3://bucket/P"],
+    [
+        "", "file:", "ftp://a/b", "s3:bucket", "s3:///p", "s3://b", "s3://UPPER/p",
+        "s3://key:secret@bucket/p", "s3://bucket/../p", "s3://bucket/p#f",
+        "s3://bucket/p?endpoint=http://example.org",
+        "s3://bucket/p?endpoint=https://k:s@example.org",
+        "s3://bucket/p?endpoint=https://example.org/path",
+        "s3://bucket/p?endpoint=https://example.org%3Fx=1", "s3://bucket/p?lock_days=0",
+        "s3://bucket/p?lock_days=x", "s3://bucket/p?lock_days=40000", "s3://bucket/p?secret=x",
+        "s3://bucket/p?region=a&region=b", "s3://bucket/P",
+    ],
 )  # fmt: skip
 def test_an_address_of_another_form_is_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:

@@ -209,10 +209,8 @@ def test_AU_7_a_state_that_our_key_did_not_sign_is_not_rested_upon(
 def test_AU_7_a_state_of_a_key_that_was_disabled_since_is_not_rested_upon(
     state: Path, settings: Settings, now: datetime
 ) -> None:
-    settings.AUDIT_KEYS, settings.AUDIT_DISABLED_KEYS = (
-        f"{__name__}.none",
-        f"{__name__}.all_disabled",
-    )
+    settings.AUDIT_KEYS = f"{__name__}.none"
+    settings.AUDIT_DISABLED_KEYS = f"{__name__}.all_disabled"
     before = state.read_text()
     found = go_on()
     assert (found["ok"], found["checked_from"], found["signed_size"]) == (True, 0, 0)

@@ -1,7 +1,8 @@
 """The log's current state, for pages: what is signed, whether it matches, and where events are.
 
 Cheap enough to run for each page, so it checks only what it reads: other parts of the tree may be
-wrong. `audit.verify.verification` checks the whole log, `audit.witness.checkpoints` the external store.
+wrong. `audit.verify.verification` checks the whole log, `audit.witness.checkpoints` the external
+store.
 """
 
 import uuid
@@ -120,11 +121,10 @@ def log_standing(*, now: datetime) -> Standing:
     A handful of queries for any size of the log. Raises django.db errors.
     """
     # Read the checkpoint first: if the log grows in between, the head is only further ahead.
-    checkpoint, head = (
-        newest_checkpoint(),
-        Head.objects.filter(id=Head.ONLY).first() or Head(size=0),
-    )
-    problem, disabled_at = "", None
+    checkpoint = newest_checkpoint()
+    head = Head.objects.filter(id=Head.ONLY).first() or Head(size=0)
+    problem = ""
+    disabled_at = None
     try:
         if checkpoint is not None:
             disabled_at = any_anchor_of(checkpoint, now=now).disabled_at

@@ -272,6 +272,7 @@ def _check_leads_to(size: int, root: bytes, later: Point, place: Place, what: st
 
 
 def _check_head(head: Head, last_link: bytes, tree: CompactTree) -> None:
+    # The next leaf is appended to these two: changed, they would make every later root wrong.
     if last_link != bytes(head.link):
         raise BadError(
             max(head.size - 1, 0),

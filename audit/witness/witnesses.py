@@ -1,4 +1,6 @@
-"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness). `audit.witness.cosigning` keeps the lines.
+"""Ask a witness to cosign a checkpoint (c2sp.org/tlog-witness).
+
+`audit.witness.cosigning` keeps the lines.
 
 A witness is an untrusted server: only its cosignature key is trusted. Whatever it answers becomes
 an outcome and never an exception, so a witness cannot stop the log.

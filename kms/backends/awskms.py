@@ -119,6 +119,7 @@ class _KmsKey:
         with _service(self._region, self._name) as service:
             found = service.get_public_key(KeyId=self._arn)
             public = der.public_key(found["PublicKey"])
+            # `KeyId`: an answer about another key would put its public half on record as ours.
             if (
                 found["KeyId"] != self._arn
                 or found["KeyUsage"] != "SIGN_VERIFY"

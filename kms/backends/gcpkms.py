@@ -120,6 +120,7 @@ class _KeyVersion:
             arrived = (
                 answer.verified_data_crc32c if alg == "EdDSA" else answer.verified_digest_crc32c
             )
+            # Without it, the service would sign a message that was damaged on the way.
             if not arrived:
                 raise BusyError("The key service did not see our checksum.")
             _check_crc32c(answer.signature, answer.signature_crc32c)

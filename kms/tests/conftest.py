@@ -35,10 +35,8 @@ def openbao_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def vault(settings: Settings, openbao_url: str) -> str:
     """Configure the real server; return its address."""
-    settings.KEY_BACKEND, settings.VAULT = (
-        "vault",
-        {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN},
-    )
+    settings.KEY_BACKEND = "vault"
+    settings.VAULT = {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN}
     return openbao_url
 
 

@@ -93,7 +93,10 @@ def test_KM_7_leading_zeros_of_r_and_s_are_kept(fake: FakeKms) -> None:
         lambda _fake, _asked: bytes.fromhex("3026022100") + b"\x01" + bytes(32) + b"\x02\x01\x01",
         lambda _fake, _asked: b"",
     ],
-    ids=["of-another-message", "by-another-key", "not-DER", "longer", "shorter", "zero", "past-the-order", "too-long-r", "empty"],
+    ids=[
+        "of-another-message", "by-another-key", "not-DER", "longer", "shorter", "zero",
+        "past-the-order", "too-long-r", "empty",
+    ],
 )  # fmt: skip
 def test_a_P256_signature_that_is_not_the_one_asked_for_is_never_used(
     fake: FakeKms, lie: Callable[[FakeKms, Any], bytes]
@@ -117,7 +120,10 @@ def test_a_P256_signature_that_is_not_the_one_asked_for_is_never_used(
         lambda _key: "é",
         lambda _key: "a",
     ],
-    ids=["of-another-message", "by-another-key", "short", "long", "empty", "null", "number", "object", "not-ascii", "not-base64"],
+    ids=[
+        "of-another-message", "by-another-key", "short", "long", "empty", "null", "number",
+        "object", "not-ascii", "not-base64",
+    ],
 )  # fmt: skip
 def test_a_signature_that_is_not_the_one_asked_for_is_never_used(
     fake: FakeKms, signature: Callable[[PrivateKey], Any]

@@ -43,12 +43,10 @@ class Process:
     """A process that signs, by a clock that the test sets."""
 
     def __init__(self, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clock, self.patch, self.delegate, self.chosen = (
-            clock,
-            monkeypatch,
-            Delegate(now_run),
-            Choosing(),
-        )
+        self.clock = clock
+        self.patch = monkeypatch
+        self.delegate = Delegate(now_run)
+        self.chosen = Choosing()
 
     def kid(self, after: timedelta, *, life: int = 900, age: int = 0) -> str:
         """The key that signs a token of this life and age (s), at this time after the beginning."""
@@ -315,7 +313,8 @@ DELEGATE._held = (object(),); DELEGATE._renewing = True
 DELEGATE._lock.acquire()
 child = os.fork()
 if child == 0:
-    os._exit(0 if DELEGATE._held == () and not DELEGATE._renewing and DELEGATE._lock.acquire(timeout=1) else 1)
+    reset = DELEGATE._held == () and not DELEGATE._renewing
+    os._exit(0 if reset and DELEGATE._lock.acquire(timeout=1) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     env = os.environ | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}

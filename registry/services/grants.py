@@ -98,10 +98,8 @@ def approve_grant(
             capabilities=[capability.to_json() for capability in capabilities],
             envelope=envelope.to_json(),
         )
-        data, personal = (
-            _asked(grant) | _given(grant),
-            _texts(grant) | {"capabilities": grant.capabilities},
-        )
+        data = _asked(grant) | _given(grant)
+        personal = _texts(grant) | {"capabilities": grant.capabilities}
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
         # The commit that counts is that of the caller's transaction, which also holds the receipt.

@@ -108,11 +108,9 @@ def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> Non
         enrolment = find_enrolment_code(code, now=now)
         use_enrolment_code(enrolment, agent=agent, now=now)
         check_claim_fits(agent=agent, human=enrolment.human, now=now)
-        agent.human, agent.status, agent.claim_expires_at = (
-            enrolment.human,
-            Agent.Status.ACTIVE,
-            None,
-        )
+        agent.human = enrolment.human
+        agent.status = Agent.Status.ACTIVE
+        agent.claim_expires_at = None
         agent.save(update_fields=["human", "status", "claim_expires_at"])
         record(
             kind=kinds.AGENT_CLAIMED,

@@ -159,10 +159,8 @@ def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
 
 def _state(rows: Sequence[Any], receipt_kid: str | None) -> TokenState:
     token, grant, agent, human, service_provider = rows
-    token.grant, grant.agent, grant.service_provider, agent.human = (
-        grant,
-        agent,
-        service_provider,
-        human,
-    )
+    token.grant = grant
+    grant.agent = agent
+    grant.service_provider = service_provider
+    agent.human = human
     return TokenState(token, grant, agent, human, service_provider, receipt_kid)

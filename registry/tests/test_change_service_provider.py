@@ -162,10 +162,8 @@ def test_only_grants_beyond_the_new_allow_list_are_suspended(
 def test_what_a_person_had_suspended_does_not_come_back_past_either_change(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    moved, beyond = (
-        approved(agent, service_provider, now=now),
-        approved(agent, service_provider, now=now),
-    )
+    moved = approved(agent, service_provider, now=now)
+    beyond = approved(agent, service_provider, now=now)
     for grant in (moved, beyond):
         suspend_grant(grant=grant, actor=TESTER, now=now)
     assert change_allowed(service_provider=service_provider, allowed=[], actor=TESTER, now=now) == 2

@@ -127,24 +127,29 @@ def end_of(grant: Grant) -> datetime:
 
 
 CHANGES: dict[str, Callable[[Grant, datetime], Any]] = {
-    "another capability": lambda _, __: Grant.objects.update(capabilities=[*WIDE,
-    READ_CALENDAR | {"resource": "mail"}]),
+    "another capability": lambda _, __: Grant.objects.update(
+        capabilities=[*WIDE, READ_CALENDAR | {"resource": "mail"}]
+    ),
     "a higher amount": lambda _, __: Grant.objects.update(
         capabilities=[READ_CALENDAR, PAY | {"max_amount": {"value": "9000.00", "currency": "EUR"}}]
     ),
     "no limit": lambda _, __: Grant.objects.update(envelope={}),
-    "a number that no statement can hold": lambda _,
-    __: Grant.objects.update(envelope={"max_uses": 1.5}),
-    "another end": lambda grant,
-    _: Grant.objects.update(valid_until=end_of(grant) + timedelta(seconds=1)),
+    "a number that no statement can hold": lambda _, __: Grant.objects.update(
+        envelope={"max_uses": 1.5}
+    ),
+    "another end": lambda grant, _: Grant.objects.update(
+        valid_until=end_of(grant) + timedelta(seconds=1)
+    ),
     "a version before the signed one": lambda _, __: Grant.objects.update(version=1),
-    "another service provider": lambda _,
-    now: Grant.objects.update(service_provider=_another("provider", now)),
-    "another audience": lambda _,
-    __: ServiceProvider.objects.update(audience="http://127.0.0.1:8002/v1"),
+    "another service provider": lambda _, now: Grant.objects.update(
+        service_provider=_another("provider", now)
+    ),
+    "another audience": lambda _, __: ServiceProvider.objects.update(
+        audience="http://127.0.0.1:8002/v1"
+    ),
     "another owner": lambda _, now: Agent.objects.update(human=_another("human", now)),
     "another key of the agent": lambda _, __: Agent.objects.update(jkt="k" * 43),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -121,10 +121,8 @@ def test_RV_7_at_revoke_every_token_is_200(
 ) -> None:
     grant = approved(agent, provider_and_secret[0], now=now)
     token, expired = (issue(agent, grant).json()["access_token"] for _ in range(2))
-    bobs, at_bobs = (
-        enrolled(bob, now=now),
-        approved(enrolled(bob, now=now), provider_and_secret[0], now=now),
-    )
+    bobs = enrolled(bob, now=now)
+    at_bobs = approved(enrolled(bob, now=now), provider_and_secret[0], now=now)
     assert at_bobs.pk
     answers = [revoke(agent, token), revoke(agent, token), revoke_as(provider_and_secret, token)]
     answers += [

@@ -128,11 +128,9 @@ def test_DN_15_a_token_is_asked_for_with_the_agents_present_key_alone(
     now: datetime,
 ) -> None:
     """400 by another agent's key, 401 by an unregistered or former key; no token is issued."""
-    grant, old, other = (
-        approved(agent, service_provider, now=now),
-        old_of(agent),
-        enrolled(alice, now=now),
-    )
+    grant = approved(agent, service_provider, now=now)
+    old = old_of(agent)
+    other = enrolled(alice, now=now)
     assert issue(agent, grant).status_code == 201
     refused(issue(other, grant), 400, "invalid_grant")
     refused(issue(AgentClient(), grant), 401, "invalid_client")

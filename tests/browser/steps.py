@@ -48,7 +48,8 @@ def read(page: Page) -> None:
             const frame = () => new Promise(requestAnimationFrame);
             const place = () => text.getBoundingClientRect();
             scrollTo(0, place().top + scrollY - 60);
-            for (await frame(), await frame(); place().bottom > innerHeight - 20; await frame(), await frame()) {
+            const settled = async () => (await frame(), await frame());
+            for (await settled(); place().bottom > innerHeight - 20; await settled()) {
               const before = scrollY;
               scrollBy(0, innerHeight * 0.7);
               if (scrollY === before) break;

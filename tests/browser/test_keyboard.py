@@ -132,9 +132,13 @@ def test_the_focus_is_always_seen(
     for _ in range(MOST_STOPS):
         alice.keyboard.press("Tab")
         seen = alice.evaluate(
-            """() => { const e = document.activeElement, s = getComputedStyle(e), box = e.getBoundingClientRect();
-            return e === document.body ? null : [e.outerHTML.slice(0, 90),
-                s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2 && box.width > 0 && box.height > 0]; }"""
+            """() => {
+              const e = document.activeElement;
+              if (e === document.body) return null;
+              const style = getComputedStyle(e), box = e.getBoundingClientRect();
+              const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+              return [e.outerHTML.slice(0, 90), outlined && box.width > 0 && box.height > 0];
+            }"""
         )
         if seen is None:
             break

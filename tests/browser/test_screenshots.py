@@ -172,9 +172,14 @@ def overflow(page: Page, width: int) -> list[str]:
     """The innermost elements beyond the window's right edge, if it scrolls horizontally at all."""
     page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
     found: list[str] = page.evaluate(
-        """width => document.documentElement.scrollWidth <= width ? [] : [...document.querySelectorAll('body *')]
+        """width => {
+          if (document.documentElement.scrollWidth <= width) return [];
+          return [...document.querySelectorAll('body *')]
             .filter(e => e.getBoundingClientRect().right > width + 0.5 && !e.children.length)
-            .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`).slice(0, 5).concat('…')""",
+            .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`)
+            .slice(0, 5)
+            .concat('…');
+        }""",
         width,
     )
     return found

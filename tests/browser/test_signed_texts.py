@@ -36,16 +36,19 @@ HIDES = """() => {
   if (!texts.length) found.push('no text');
   for (const text of texts) {
     for (const each of [text, ...text.querySelectorAll('*')])
-      if (each.scrollHeight > each.clientHeight + 1 && each.clientHeight) found.push(`cut off: ${each.tagName}`);
+      if (each.scrollHeight > each.clientHeight + 1 && each.clientHeight)
+        found.push(`cut off: ${each.tagName}`);
     for (let each = text; each !== document.documentElement; each = each.parentElement) {
       const style = getComputedStyle(each), box = each.getBoundingClientRect();
       if (style.overflow !== 'visible') found.push(`overflow: ${each.tagName}.${each.className}`);
       if (each.matches('details, dialog, [hidden]')) found.push(`folded: ${each.tagName}`);
-      if (style.visibility !== 'visible' || style.opacity !== '1' || style.clipPath !== 'none' || !box.height)
+      const drawn = style.visibility === 'visible' && style.opacity === '1';
+      if (!drawn || style.clipPath !== 'none' || !box.height)
         found.push(`unseen: ${each.tagName}`);
     }
     const button = document.querySelector(`[data-signs="${text.id}"]`);
-    if (!(text.compareDocumentPosition(button) & Node.DOCUMENT_POSITION_FOLLOWING)) found.push('after its button');
+    if (!(text.compareDocumentPosition(button) & Node.DOCUMENT_POSITION_FOLLOWING))
+      found.push('after its button');
     if (parseFloat(getComputedStyle(text).fontSize) < 14) found.push('too small');
   }
   return found;

@@ -86,17 +86,33 @@ def _later(seconds: int) -> Callable[[Random, Any], Any]:
 
 
 RULES: dict[str, Rule] = {
-    **required("iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance",
-    "jti"),
-    "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example",
-    ISSUER.replace("https", "http"), ""),
-    "sub": value("sub", STRANGER.public.thumbprint, "", lambda _, right: right + "=", lambda _,
-    right: right.swapcase()),
+    **required(
+        "iss", "sub", "cnf", "purpose", "nbf", "exp", "max_token_seconds", "instance", "jti"
+    ),
+    "iss": value(
+        "iss",
+        ISSUER + "/",
+        ISSUER.upper(),
+        "https://evil.example",
+        ISSUER.replace("https", "http"),
+        "",
+    ),
+    "sub": value(
+        "sub",
+        STRANGER.public.thumbprint,
+        "",
+        lambda _, right: right + "=",
+        lambda _, right: right.swapcase(),
+    ),
     "cnf": value(
-        "cnf", {}, {"jkt": HELD_KEY.public.thumbprint}, {"jwk": STRANGER.public.jwk},
-        lambda _, right: right | {"jkt": "x"}, lambda _, right: {"jwk": right["jwk"] | {"d": "AA"}},
-        lambda _, right: {"jwk": right["jwk"] | {"kid": "k1"}}, lambda _,
-        right: {"jwk": right["jwk"] | {"kty": "EC"}},
+        "cnf",
+        {},
+        {"jkt": HELD_KEY.public.thumbprint},
+        {"jwk": STRANGER.public.jwk},
+        lambda _, right: right | {"jkt": "x"},
+        lambda _, right: {"jwk": right["jwk"] | {"d": "AA"}},
+        lambda _, right: {"jwk": right["jwk"] | {"kid": "k1"}},
+        lambda _, right: {"jwk": right["jwk"] | {"kty": "EC"}},
     ),
     "the key that is certified": _subject,
     "purpose": value("purpose", "audit", "receipt", "Token", "token ", ""),
@@ -109,7 +125,7 @@ RULES: dict[str, Rule] = {
     "a member of the header that is not known": _member_of_the_header,
     "kid": _kid,
     "no kid": _no_kid,
-}  # fmt: skip
+}
 
 certificates = Signed("certificate", 8, InvalidRequestError, _originals(), RULES)
 
@@ -131,10 +147,8 @@ class KeySets:
         way = random.randrange(3)
         if way == 0:
             mutant, _ = certificates.attack(random)
-            wrong, rule = (
-                [member(HELD_KEY, certificate=mutant.value)],
-                f"certificate, {mutant.rule}",
-            )
+            wrong = [member(HELD_KEY, certificate=mutant.value)]
+            rule = f"certificate, {mutant.rule}"
         elif way == 1:
             rule, wrong = random.choice(list(self._members().items()))
         else:

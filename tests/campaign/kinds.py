@@ -46,7 +46,10 @@ from tests.vectors.generate import (
 )
 
 KEYS = {"k1": TOKEN_KEY.public}
-BODY = b'{"service_provider":"acme","capabilities":[{"type":"read","resource":"calendar"}],"reason":"x"}'
+BODY = (
+    b'{"service_provider":"acme",'
+    b'"capabilities":[{"type":"read","resource":"calendar"}],"reason":"x"}'
+)
 GRANTS = f"{ISSUER}/v1/grants"
 # Times outside every window, and numbers we never issue.
 FAR = (0, -1, -(2**53) + 1, 2**53 - 1, NOW * 1000, 10**11)
@@ -154,10 +157,8 @@ def _covering(random: Random, header: Claims, claims: Claims) -> None:
     right = claims[name]
     wrong = (
         ..., b64(random.randbytes(32)), right + "=", right[:-1], right + "A", right.lower(),
-        right.swapcase(),
-        unb64(right).hex(), right + " ", "é" + right, "", [right], {"S256": right}, confused(random,
-        right), right[::-1],
-        altered(random, right),
+        right.swapcase(), unb64(right).hex(), right + " ", "é" + right, "", [right],
+        {"S256": right}, confused(random, right), right[::-1], altered(random, right),
     )  # fmt: skip
     chosen = random.choice(wrong)
     if chosen is ...:
@@ -177,8 +178,10 @@ PROOF_RULES: dict[str, Rule] = {
     "htm": value("htm", "post", "Post", "GET", "PUT", "POST ", "", "PO\0ST", "POSТ", "POST,GET"),
     "htu": value("htu", _url),
     "iat": value(
-        "iat", *FAR, lambda random, right: right + random.choice((-1,
-        1)) * (WINDOW_SECONDS + random.randrange(1, 10**6))
+        "iat", *FAR,
+        lambda random, right: (
+            right + random.choice((-1, 1)) * (WINDOW_SECONDS + random.randrange(1, 10**6))
+        ),
     ),
     "exp": value("exp", NOW, NOW - 1, 0, -1, None, "x", str(NOW + 9), NOW + 0.5, True, []),
     "nbf": value("nbf", NOW + 61, 2**53 - 1, None, "x", NOW + 0.5, True, []),
@@ -274,18 +277,18 @@ TOKEN_RULES: dict[str, Rule] = {
         "authorization_details", "scope"
     ),
     "aud": value("aud", "https://other.example", AUDIENCE + "/", "", None, [], [AUDIENCE, "x"],
-    [[AUDIENCE]], 1, {}, True),
+                 [[AUDIENCE]], 1, {}, True),
     "iss": value("iss", ISSUER + "/", ISSUER.upper(), "https://evil.example",
-    ISSUER.replace("https", "http"), ISSUER + "\0"),
+                 ISSUER.replace("https", "http"), ISSUER + "\0"),
     "exp": value("exp", NOW, NOW - 1, NOW - 900, NOW + 901, *FAR),
     "iat": value("iat", NOW + 11, NOW + 900, NOW - 1, *FAR),
     "nbf": value("nbf", NOW + 1, NOW + 900, 2**53 - 1, None, "x", float(NOW), True, []),
     "jti": value("jti", "", "x" * 257),
     "sub": value("sub", ""),
-    "ids": value("client_id", "", "x", "00000000-0000-0000-0000-00000000000g", lambda _,
-    right: right.upper()),
-    "grant_id": value("grant_id", "", "x", lambda _, right: right + "\n", lambda _,
-    right: right[:-1]),
+    "ids": value("client_id", "", "x", "00000000-0000-0000-0000-00000000000g",
+                 lambda _, right: right.upper()),
+    "grant_id": value("grant_id", "", "x", lambda _, right: right + "\n",
+                      lambda _, right: right[:-1]),
     "grant_version": value("grant_version", 0, -1, True, 1.0, "1", None),
     "cnf": value(
         "cnf", {}, {"jkt": ""}, {"jkt": None}, {"jkt": "x" * 42}, {"jwk": AGENT.public.jwk},

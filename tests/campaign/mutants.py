@@ -251,26 +251,36 @@ def broken_json(random: Random, good: dict[str, Any]) -> tuple[str, bytes]:
     twice = f"{{{json.dumps(name)}: {json.dumps(good[name])}, {text[1:]}"
     wholes: dict[str, bytes] = {
         "twice": twice.encode(),
-        "twice by escape": twice.replace(f'"{name}"', f'"\\u{ord(name[0]):04x}{name[1:]}"',
-        1).encode(),
+        "twice by escape": twice.replace(
+            f'"{name}"', f'"\\u{ord(name[0]):04x}{name[1:]}"', 1
+        ).encode(),
         "array": f"[{text}]".encode(),
         "text": json.dumps(text).encode(),
         "null": random.choice((b"null", b"true", b"0", b'""', b"", b" ")),
         "bom": b"\xef\xbb\xbf" + text.encode(),
         "utf-16": text.encode(random.choice(("utf-16", "utf-16-le", "utf-32"))),
-        "not utf-8": text.encode()[:-1] + b', "x": "' + random.choice((b"\xff", b"\xc0\x80",
-        b"\xed\xa0\x80")) + b'"}',
+        "not utf-8": text.encode()[:-1]
+        + b', "x": "'
+        + random.choice((b"\xff", b"\xc0\x80", b"\xed\xa0\x80"))
+        + b'"}',
         "after it": text.encode() + random.choice((b"}", b"{}", b",", b"\0", text.encode())),
         "cut": text.encode()[: spot(random, text)],
         "nan": _with(text, random.choice(("NaN", "Infinity", "-Infinity", "1e400", "-1e999"))),
-        "huge number": _with(text, random.choice(("9" * 400, str(2**53), str(-(2**53)),
-        "1" * 5000))),
+        "huge number": _with(
+            text, random.choice(("9" * 400, str(2**53), str(-(2**53)), "1" * 5000))
+        ),
         "half a pair": _with(text, random.choice(('"\\ud800"', '"\\udfff"', '"\\ud800x"'))),
         "nul": _with(text, '"\\u0000"'),
         "deep": _with(text, "[" * (depth := 33 + random.randrange(2000)) + "]" * depth),
-        "lax": random.choice((text.replace('"', "'"), text[:-1] + ",}", "/**/" + text[:-1] + "//",
-        text.replace(":", "="))).encode(),
-    }  # fmt: skip
+        "lax": random.choice(
+            (
+                text.replace('"', "'"),
+                text[:-1] + ",}",
+                "/**/" + text[:-1] + "//",
+                text.replace(":", "="),
+            )
+        ).encode(),
+    }
     rule = random.choice(list(wholes))
     return rule, wholes[rule]
 

@@ -21,17 +21,36 @@ HANDLE = b"alice-handle"
 OPTIONS = {"challenge": b64(CHALLENGE), "user": {"id": b64(HANDLE)}}
 COUNTER = 6
 ORIGINS: tuple[Any, ...] = (
-    "https://evil.example", "http://localhost", "https://localhost:8000", "http://localhost:8000/",
+    "https://evil.example",
+    "http://localhost",
+    "https://localhost:8000",
+    "http://localhost:8000/",
     "http://LOCALHOST:8000",
-    "http://sub.localhost:8000", "http://localhost:8001", "http://localhost:8000.evil.example",
-    "null", "", None, 1, ["x"],
-    "http://127.0.0.1:8000", "http://user@localhost:8000", " http://localhost:8000",
-    "http://loсalhost:8000", True, {},
-)  # fmt: skip
-EMBEDDED = ({"crossOrigin": True}, {"crossOrigin": 1}, {"crossOrigin": "false"},
-{"crossOrigin": None}, {"crossOrigin": 0},
-            {"topOrigin": ORIGIN}, {"topOrigin": None},
-                {"topOrigin": "https://evil.example"})  # fmt: skip
+    "http://sub.localhost:8000",
+    "http://localhost:8001",
+    "http://localhost:8000.evil.example",
+    "null",
+    "",
+    None,
+    1,
+    ["x"],
+    "http://127.0.0.1:8000",
+    "http://user@localhost:8000",
+    " http://localhost:8000",
+    "http://loсalhost:8000",
+    True,
+    {},
+)
+EMBEDDED = (
+    {"crossOrigin": True},
+    {"crossOrigin": 1},
+    {"crossOrigin": "false"},
+    {"crossOrigin": None},
+    {"crossOrigin": 0},
+    {"topOrigin": ORIGIN},
+    {"topOrigin": None},
+    {"topOrigin": "https://evil.example"},
+)
 BINDINGS: tuple[Any, ...] = (
     {"status": "present", "id": "x"},
     {"status": "x"},
@@ -46,11 +65,21 @@ def _challenge(random: Random) -> Any:
     right = b64(CHALLENGE)
     return random.choice(
         (
-            ..., "", None, 1, [right], right + "=", right + "A", right[:-1], right.lower(),
-            CHALLENGE.hex(), right + "\n",
-            b64(random.randbytes(32)), b64(changed_bytes(random, CHALLENGE)),
+            ...,
+            "",
+            None,
+            1,
+            [right],
+            right + "=",
+            right + "A",
+            right[:-1],
+            right.lower(),
+            CHALLENGE.hex(),
+            right + "\n",
+            b64(random.randbytes(32)),
+            b64(changed_bytes(random, CHALLENGE)),
         )
-    )  # fmt: skip
+    )
 
 
 def _flags(random: Random, extra: int) -> int:
@@ -326,7 +355,7 @@ def _bad_key(random: Random, good: dict[int, Any]) -> dict[int, Any]:
             good | {name: random.choice((None, "x", [], {}, 99, -99, b"", b"\x00"))},
             good | {random.choice((2, 4, 5, 99)): random.choice((b"x", "x", 1))},
         )
-    )  # fmt: skip
+    )
 
 
 def packed(device: Authenticator, options: dict[str, Any]) -> dict[str, Any]:

@@ -196,12 +196,10 @@ class _Stranger:
     def __init__(self, signer: Signer) -> None:
         from tests.vectors.generate import STRANGER
 
-        self.alg, self.kid, self.public, self.sign = (
-            STRANGER.alg,
-            signer.kid,
-            signer.public,
-            STRANGER.sign,
-        )
+        self.alg = STRANGER.alg
+        self.kid = signer.kid
+        self.public = signer.public
+        self.sign = STRANGER.sign
 
 
 def drop(name: str) -> Rule:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from django.conf import settings
 
-from agentauth.postgresql.base import LOCK_SECONDS
+from agentauth.postgresql.base import SHORT_SECONDS, DatabaseWrapper
 from agentauth.protocol import (
     capability,
     certificate,
@@ -74,7 +74,7 @@ FACTS: Final = [
         f"{request_bytes.HEAD_SECONDS} s,"
     ),
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
-    f"| by a call still running | waits up to {LOCK_SECONDS} s for it, then 409",
+    f"| by a call still running | waits up to {group_commit._PATIENCE_SECONDS} s for it, then 409",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
     f"agents nobody has claimed | {_calls(rate_limits.ADDRESS)} |",
@@ -176,4 +176,5 @@ assert (timedelta(hours=1), timedelta(hours=1)) == (
 )
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
 # One limit for waiting on an Idempotency-Key, at the native API and at verify.
-assert group_commit._PATIENCE_SECONDS == LOCK_SECONDS
+_LOCK_MS: Final = round(group_commit._PATIENCE_SECONDS * 1000)
+assert f"-c lock_timeout={_LOCK_MS} " in DatabaseWrapper.limits(SHORT_SECONDS)["options"]

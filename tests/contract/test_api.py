@@ -13,7 +13,7 @@ from django.db import transaction
 from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.decisions import IN_PLACE, REASONS, REFUSALS
+from agentauth.openapi.decisions import IN_PLACE, REASONS
 from agentauth.openapi.document import openapi
 from agentauth.openapi.paths import OPERATIONS
 from tests import conformance
@@ -21,7 +21,7 @@ from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
 from tests.contract.stage import GOOD, Stage
-from tests.contract.test_page import NOT_OVER_HTTP
+from tests.contract.test_page import NOT_OVER_HTTP, VERIFY_REFUSALS
 
 pytestmark = pytest.mark.django_db
 
@@ -103,7 +103,7 @@ def test_each_refusal_of_verify_is_given(error: str, reason: str | None) -> None
 
 
 def test_each_refusal_that_is_described_has_its_scenario() -> None:
-    assert set(DECISIONS) == set(REFUSALS)
+    assert set(DECISIONS) == VERIFY_REFUSALS
     assert set(BATCH) == set(IN_PLACE)
 
 

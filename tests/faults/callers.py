@@ -86,10 +86,8 @@ class Provider:
         self._asked += 1
         if self._asked % CALLS_PER_CONNECTION == 0:
             self.client.close()
-        token, proof = (
-            request.headers["Authorization"].removeprefix("DPoP "),
-            request.headers["DPoP"],
-        )
+        token = request.headers["Authorization"].removeprefix("DPoP ")
+        proof = request.headers["DPoP"]
         key = request.headers.get("Idempotency-Key")
         url = str(request.url)
         try:

@@ -23,16 +23,20 @@ ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], float, str, bool]] = {
     "paced": (READ, {"max_requests_per_minute": 240, "max_burst": 5}, 8, "", False),
     "named": (READ, {}, 4, "", True),
     "payer": (PAY, {"budgets": [budget("100000.00", "total"), budget("50000.00", "day")]}, 6,
-    "1.00", True),
+              "1.00", True),
     "capped": (PAY, {"budgets": [budget(CAP, "total"), budget("30.00", "day")]}, 4, "1.00", True),
     "counted": (READ, {"max_uses": 40}, 4, "", True),
     # Most of its calls hit one limit or the other: what the first has reserved is given back when
     # the second refuses.
-    "spender": (PAY, {"budgets": [budget("12.00", "total")], "max_requests_per_minute": 120,
-    "max_burst": 3}, 4, "1.00", True),
+    "spender": (PAY,
+                {"budgets": [budget("12.00", "total")], "max_requests_per_minute": 120,
+                 "max_burst": 3},
+                4, "1.00", True),
     # Confirmation is asked for and given in `people.py`.
-    "confirmed": (PAY, {"confirm_above": {"value": "2.00", "currency": "EUR"},
-    "budgets": [budget("100000.00", "total")]}, 0, "3.00", True),
+    "confirmed": (PAY,
+                  {"confirm_above": {"value": "2.00", "currency": "EUR"},
+                   "budgets": [budget("100000.00", "total")]},
+                  0, "3.00", True),
 }  # fmt: skip
 # Role → the reasons with which its grant's own limits may refuse.
 NOES = {

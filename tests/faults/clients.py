@@ -1,10 +1,10 @@
 """Clients that keep calling through faults and record every answer with its times.
 
-They do what docs/sdk.md says of clients whose answer was lost. After a lost answer the service provider
-asks once more; half of its named calls carry its own idempotency key too, and it repeats those
-until it knows the decision or gives up. If a server refuses the connection, it asks the other one.
-The agent signs a new proof when a nonce is required, and when a retry finds its proof spent; it
-retries a named call until that ends. Users and agents at the registry are in `people.py`.
+They do what docs/sdk.md says of clients whose answer was lost. After a lost answer the service
+provider asks once more; half of its named calls carry its own idempotency key too, and it repeats
+those until it knows the decision or gives up. If a server refuses the connection, it asks the other
+one. The agent signs a new proof when a nonce is required, and when a retry finds its proof spent;
+it retries a named call until that ends. Users and agents at the registry are in `people.py`.
 """
 
 import base64
@@ -210,12 +210,10 @@ class Load:
     ) -> None:
         self.log = Log()
         self.rng = rng
-        self._servers, self._agents, self._victims, self._errands = (
-            servers,
-            agents,
-            victims,
-            errands,
-        )
+        self._servers = servers
+        self._agents = agents
+        self._victims = victims
+        self._errands = errands
         # Agents whose revocation was tried.
         self._gone: list[Agent] = []
         # Named operations still undecided when the load ended.

@@ -253,7 +253,8 @@ from approvals.services.leaving import delete_human
 from registry.models import Grant, Human
 from registry.services.grants import revoke_grant
 actor = Actor("human", "{story.reader.human_id}")
-revoke_grant(grant=Grant.objects.select_related("agent").get(pk="{story.reader.grant_id}"), actor=actor, now=now)
+grant = Grant.objects.select_related("agent").get(pk="{story.reader.grant_id}")
+revoke_grant(grant=grant, actor=actor, now=now)
 delete_human(human=Human.objects.get(pk="{story.leaver.human_id}"), actor=actor, now=now)
 """,
     )

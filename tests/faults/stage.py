@@ -59,10 +59,8 @@ class Stage:
         self.redis_lines = {node.port: ProxyProcess(node.port) for node in nodes}
         ports = [server.port for server in (database, replica) if server]
         self.database_lines = [ProxyProcess(port) for port in ports]
-        self.near, far = (
-            postgres.url_of(*ports),
-            postgres.url_of(*(line.port for line in self.database_lines)),
-        )
+        self.near = postgres.url_of(*ports)
+        far = postgres.url_of(*(line.port for line in self.database_lines))
         self.registry = self.new_registry()
         points = {"FAULT_AT": f"@{directory / 'verifier_fault_at'}"}
         self.a = LiveVerifier(self.registry, redis_url=redis.url if redis else "", env=points)

@@ -15,15 +15,19 @@ SEED = int(os.environ.setdefault("FAULTS_SEED", str(datetime.now(UTC).toordinal(
 
 _HEAD = """# What the faults did
 
-{date}, {machine}, load average {load:.1f}, commit {commit}. Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
+{date}, {machine}, load average {load:.1f}, commit {commit}.
+Written by `make campaign`; what the columns mean: `tests/faults/test_scenarios.py`.
 """
 _LOST = """
-Decisions lost: light ones that Redis alone held when the fault emptied it ([ADR 13](../../docs/adr/0013-what-redis-may-hold.md)). They were noticed, and the log says how many; nothing exact is among them.
+Decisions lost: light ones that Redis alone held when the fault emptied it
+([ADR 13](../../docs/adr/0013-what-redis-may-hold.md)).
+They were noticed, and the log says how many; nothing exact is among them.
 """
-_COLUMNS = """
-| fault | cases | for s | answers | unanswered | good during % | good after % | back after s | kills | decisions lost, as the log says | broken |
-|---|---|---|---|---|---|---|---|---|---|---|
-"""
+_COLUMNS = (
+    "\n| fault | cases | for s | answers | unanswered | good during % | good after % | back after s"
+    " | kills | decisions lost, as the log says | broken |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
 
 # Kind of broken promise → words in its sentence (`reckoning.py`, `tests/oracle.py`).
 _KINDS = {

@@ -81,11 +81,9 @@ def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(
     registry: LiveRegistry, point: str
 ) -> None:
     place = scene(registry, capabilities=[PAY], envelope={"budgets": [BUDGET]})
-    body, keys, log = (
-        {"grant_id": place.grant_id},
-        [str(uuid.uuid4()) for _ in range(KILLS)],
-        new_log(),
-    )
+    body = {"grant_id": place.grant_id}
+    keys = [str(uuid.uuid4()) for _ in range(KILLS)]
+    log = new_log()
     registry.fault_at(point)
     for key in keys:
         dies(place.api, "POST", "/v1/tokens", body, **{"Idempotency-Key": key})

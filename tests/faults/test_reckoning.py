@@ -326,11 +326,20 @@ def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
     )
     oracle = Path(__file__).parents[1].joinpath("oracle.py").read_text()
     for kind, sentences in {
-        "acknowledged acts lost 1": ["a token was delivered that is not on record: x", "an acknowledged decision is not on record: x", "an acknowledged revocation is lost: x", "an acknowledged approval is lost: x", "an approval without its receipt: x"],
+        "acknowledged acts lost 1": [
+            "a token was delivered that is not on record: x",
+            "an acknowledged decision is not on record: x",
+            "an acknowledged revocation is lost: x",
+            "an acknowledged approval is lost: x",
+            "an approval without its receipt: x",
+        ],
         "doubled 1": ["a yes of a human used 2 times: x", "done 2 times: x"],
-        "wrongly accepted 1": ["ledger of x: 4 uses of 3", "ledger of x: 4 spent of day, which ends at 3"],
+        "wrongly accepted 1": [
+            "ledger of x: 4 uses of 3",
+            "ledger of x: 4 spent of day, which ends at 3",
+        ],
         "other broken promises 1": ["ledger of x: 4 uses, 3 events", "token row without event: x"],
-    }.items():  # fmt: skip
+    }.items():
         for sentence in sentences:
             assert kind in totals([sentence]), sentence
             # The sentence is one the oracle can produce: its words occur in the source.

@@ -318,7 +318,10 @@ def story(held: Stage, down: str) -> Seen:
     if said["revoke"] == "204":
         log.revoked[cast.victim.grant_id] = 0
     broken = oracle(held, log)
-    for place, act, status, done in ((cast.victim, "revoke", "204", "revoked"), (cast.pending, "approve", "200", "approved")):  # fmt: skip
+    for place, act, status, done in (
+        (cast.victim, "revoke", "204", "revoked"),
+        (cast.pending, "approve", "200", "approved"),
+    ):
         state = place.api("GET", f"/v1/grants/{place.grant_id}").json()["status"]
         if (state == done) != (said[act] == status):
             broken.append(f"{act} was told {said[act]}, and the grant is {state}")

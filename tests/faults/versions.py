@@ -203,7 +203,8 @@ class LockWatch:
 _WAITS = """
 SELECT blocking.query, waiting.query, extract(epoch FROM clock_timestamp() - held.waitstart)::float
 FROM pg_locks held JOIN pg_stat_activity waiting ON waiting.pid = held.pid,
-     unnest(pg_blocking_pids(held.pid)) AS blocker JOIN pg_stat_activity blocking ON blocking.pid = blocker
+     unnest(pg_blocking_pids(held.pid)) AS blocker
+     JOIN pg_stat_activity blocking ON blocking.pid = blocker
 WHERE NOT held.granted AND held.waitstart IS NOT NULL
   AND blocking.usename = 'owner' AND waiting.usename <> 'owner'
 """

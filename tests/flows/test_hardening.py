@@ -186,9 +186,10 @@ def test_DJ_21_every_kind_of_answer_has_every_header(
 @pytest.mark.parametrize(
     "path",
     [
-        "/.git/config", "/.env", "/static/../agentauth/settings.py", "/static/..%2f..%2fetc/passwd", "/static/", "/debug",
-        "/__debug__/", "/server-status", "/manage.py", "/var/secret_key", "/static/admin/../../manage.py",
-        "/health", "/health/", "/metrics/", "/v1/", "/swagger.json", "/phpmyadmin/",
+        "/.git/config", "/.env", "/static/../agentauth/settings.py", "/static/..%2f..%2fetc/passwd",
+        "/static/", "/debug", "/__debug__/", "/server-status", "/manage.py", "/var/secret_key",
+        "/static/admin/../../manage.py", "/health", "/health/", "/metrics/", "/v1/",
+        "/swagger.json", "/phpmyadmin/",
     ],
 )  # fmt: skip
 def test_DJ_18_probed_paths_are_404_and_reveal_no_framework(path: str) -> None:

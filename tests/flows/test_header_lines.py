@@ -112,47 +112,73 @@ def test_DJ_2_one_header_of_each_name_is_answered(raw: Raw) -> None:
 
 TWICE: dict[str, Callable[[Raw], tuple[list[str], bytes]]] = {
     "two good proofs": lambda raw: (
-        ["GET /v1/agents/me HTTP/1.1",
-            *(f"DPoP: {raw.proof('GET', '/v1/agents/me')}" for _ in range(2))],
+        [
+            "GET /v1/agents/me HTTP/1.1",
+            *(f"DPoP: {raw.proof('GET', '/v1/agents/me')}" for _ in range(2)),
+        ],
         b"",
     ),
-    "one proof twice": lambda raw: (["GET /v1/agents/me HTTP/1.1",
-    *[f"DPoP: {raw.proof('GET', '/v1/agents/me')}"] * 2], b""),
-    "a good and an empty proof": lambda raw: (["GET /v1/agents/me HTTP/1.1",
-    f"DPoP: {raw.proof('GET', '/v1/agents/me')}", "DPoP:"], b""),
+    "one proof twice": lambda raw: (
+        ["GET /v1/agents/me HTTP/1.1", *[f"DPoP: {raw.proof('GET', '/v1/agents/me')}"] * 2],
+        b"",
+    ),
+    "a good and an empty proof": lambda raw: (
+        ["GET /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('GET', '/v1/agents/me')}", "DPoP:"],
+        b"",
+    ),
     "two spellings of the name": lambda raw: (
-        ["GET /v1/agents/me HTTP/1.1",
-            *(f"{name}: {raw.proof('GET', '/v1/agents/me')}" for name in ("DPoP", "dpop"))],
+        [
+            "GET /v1/agents/me HTTP/1.1",
+            *(f"{name}: {raw.proof('GET', '/v1/agents/me')}" for name in ("DPoP", "dpop")),
+        ],
         b"",
     ),
     "two credentials": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", *[f"Authorization: Basic {raw.basic()}"] * 2,
-            "Content-Type: application/json"],
+        [
+            "POST /v1/verify HTTP/1.1",
+            *[f"Authorization: Basic {raw.basic()}"] * 2,
+            "Content-Type: application/json",
+        ],
         raw.verify,
     ),
     "good and bad credentials": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}",
-            f"Authorization: Basic {raw.basic('x')}", "Content-Type: application/json"],
+        [
+            "POST /v1/verify HTTP/1.1",
+            f"Authorization: Basic {raw.basic()}",
+            f"Authorization: Basic {raw.basic('x')}",
+            "Content-Type: application/json",
+        ],
         raw.verify,
     ),
     "a proof and credentials": lambda raw: (
-        ["POST /v1/revoke HTTP/1.1", f"DPoP: {raw.proof('POST', '/v1/revoke', b'token=x')}",
+        [
+            "POST /v1/revoke HTTP/1.1",
+            f"DPoP: {raw.proof('POST', '/v1/revoke', b'token=x')}",
             f"Authorization: Basic {raw.basic()}",
-            "Content-Type: application/x-www-form-urlencoded"],
+            "Content-Type: application/x-www-form-urlencoded",
+        ],
         b"token=x",
     ),
     "two keys of one act": lambda raw: (
-        ["DELETE /v1/agents/me HTTP/1.1", f"DPoP: {raw.proof('DELETE', '/v1/agents/me')}",
-            "Idempotency-Key: a", "Idempotency-Key: b"],
+        [
+            "DELETE /v1/agents/me HTTP/1.1",
+            f"DPoP: {raw.proof('DELETE', '/v1/agents/me')}",
+            "Idempotency-Key: a",
+            "Idempotency-Key: b",
+        ],
         b"",
     ),
     "two hosts": lambda _: (["GET /health/live HTTP/1.1", "Host: evil.example"], b""),
     "two media types": lambda raw: (
-        ["POST /v1/verify HTTP/1.1", f"Authorization: Basic {raw.basic()}",
-            "Content-Type: application/json", "Content-Type: text/plain"],
+        [
+            "POST /v1/verify HTTP/1.1",
+            f"Authorization: Basic {raw.basic()}",
+            "Content-Type: application/json",
+            "Content-Type: text/plain",
+        ],
         raw.verify,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("make", TWICE.values(), ids=TWICE)

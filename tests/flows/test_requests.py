@@ -243,11 +243,17 @@ def test_DJ_12_no_filter_order_or_cursor_is_more_than_text(cast: Cast) -> None:
     before = rows()
     asked: list[tuple[Any, str, str]] = [
         *((cast.alices_agent, path, name) for path, name in _api_queries()),
-        *((cast.alice, path, name) for path in ("/activity/", "/approvals/") for name in ("agent",
-        "after")),
-        *((cast.ada, f"/admin/registry/{model}/", name) for model in ("agent", "grant",
-        "human") for name in ("q", "o", "p", "status", "human__password__startswith")),
-    ]  # fmt: skip
+        *(
+            (cast.alice, path, name)
+            for path in ("/activity/", "/approvals/")
+            for name in ("agent", "after")
+        ),
+        *(
+            (cast.ada, f"/admin/registry/{model}/", name)
+            for model in ("agent", "grant", "human")
+            for name in ("q", "o", "p", "status", "human__password__startswith")
+        ),
+    ]
     for (who, path, name), text in itertools.product(asked, METACHARACTERS):
         query = "?" + urlencode({name: text})
         answer = (

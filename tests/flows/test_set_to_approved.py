@@ -32,8 +32,9 @@ PAYMENT = PAY | {"amount": {"value": "9000.00", "currency": "EUR"}}
 del PAYMENT["max_amount"]
 # Sets each column as an approval leaves it.
 APPROVE = """
-UPDATE registry_grant SET status = 'approved', suspension_cause = '', capabilities = requested_capabilities,
-    envelope = requested_envelope, valid_until = date_trunc('second', now() + interval '1 day'), decided_at = now(),
+UPDATE registry_grant SET status = 'approved', suspension_cause = '',
+    capabilities = requested_capabilities, envelope = requested_envelope,
+    valid_until = date_trunc('second', now() + interval '1 day'), decided_at = now(),
     ended_at = NULL, human_id = (SELECT human_id FROM registry_agent WHERE id = agent_id)
 WHERE id = %s
 """
@@ -48,8 +49,10 @@ grant = Grant.objects.select_related("agent").get(pk={grant!r})
 tokens._is_covered = lambda basis: True
 _, basis = tokens.caller_and_basis(grant.agent.jkt, str(grant.pk))
 claims, end = tokens._claims(basis, now)
-Token.objects.create(jti=claims["jti"], grant=grant, grant_version=grant.version, jkt=grant.agent.jkt, claims=claims,
-                     issued_at=now, expires_at=end)
+Token.objects.create(
+    jti=claims["jti"], grant=grant, grant_version=grant.version, jkt=grant.agent.jkt,
+    claims=claims, issued_at=now, expires_at=end,
+)
 print(tokens.sign_issued(claims, now), end="")
 """
 SUSPEND = """
@@ -234,7 +237,8 @@ def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
     token = narrow.token()
     stage.sql(
         "UPDATE registry_grant SET envelope = '{}', capabilities = capabilities ||"
-        """ '[{"type": "transact", "resource": "payments", "max_amount": {"value": "9000.00", "currency": "EUR"}}]'"""
+        """ '[{"type": "transact", "resource": "payments","""
+        """ "max_amount": {"value": "9000.00", "currency": "EUR"}}]'"""
         " WHERE id = %s",
         narrow.grant_id,
     )

@@ -221,10 +221,8 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
 
     Redis is away throughout.
     """
-    owner, stranger = (
-        fresh_database(postgres_url, "flow_check_deploy"),
-        f"stranger_{os.urandom(3).hex()}",
-    )
+    owner = fresh_database(postgres_url, "flow_check_deploy")
+    stranger = f"stranger_{os.urandom(3).hex()}"
     made = Installation(tmp_path, owner, "redis://127.0.0.1:9", migrated=False)
 
     def missing(**changes: str) -> list[str]:

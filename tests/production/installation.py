@@ -73,7 +73,8 @@ events {{ worker_connections 1024; }}
 http {{
     access_log off;
     client_body_temp_path {root}/nginx-body; proxy_temp_path {root}/nginx-proxy;
-    fastcgi_temp_path {root}/nginx-fastcgi; uwsgi_temp_path {root}/nginx-uwsgi; scgi_temp_path {root}/nginx-scgi;
+    fastcgi_temp_path {root}/nginx-fastcgi; uwsgi_temp_path {root}/nginx-uwsgi;
+    scgi_temp_path {root}/nginx-scgi;
     include {root}/etc/nginx/conf.d/*.conf;
 }}
 """
@@ -86,19 +87,36 @@ class Installation:
         self.root, self.database, self.s3_url = root, database, s3_url
         self.logs = root / "logs"
         self.ports = {
-            name: free_port() for name in (
-                "web", "verifier", "jobs", "worker", "beat", "redis", "openbao", "raft", "https",
+            name: free_port()
+            for name in (
+                "web",
+                "verifier",
+                "jobs",
+                "worker",
+                "beat",
+                "redis",
+                "openbao",
+                "raft",
+                "https",
                 "http",
             )
-        }  # fmt: skip
+        }
         self.page = Page(self._places())
         self.services = Units(
-            root / "etc/systemd/system", self.logs, service_user(), {
+            root / "etc/systemd/system",
+            self.logs,
+            service_user(),
+            {
                 "redis-server": ("redis-server", str(root / "etc/redis/redis.conf")),
-                "nginx": (_nginx(), "-c", str(root / "nginx.conf"), "-e",
-                str(self.logs / "nginx-error.log")),
+                "nginx": (
+                    _nginx(),
+                    "-c",
+                    str(root / "nginx.conf"),
+                    "-e",
+                    str(self.logs / "nginx-error.log"),
+                ),
             },
-        )  # fmt: skip
+        )
 
     @property
     def url(self) -> str:

@@ -100,12 +100,16 @@ SENT: dict[str, tuple[Callable[[Pair, str], bytes], int | tuple[int, int, int]]]
     "1 MB": (sized(1024 * 1024), (413, 200, 413)),
     "a byte more than that": (sized(1024 * 1024 + 1), 413),
     "a length that is never sent": (changed(content_length="2000000"), 413),
-    "chunks": (lambda p, path: p.send(b"2\r\n{}\r\n0\r\n\r\n", path, content_length=None,
-    transfer_encoding="chunked"), 400),
+    "chunks": (
+        lambda p, path: p.send(
+            b"2\r\n{}\r\n0\r\n\r\n", path, content_length=None, transfer_encoding="chunked"
+        ),
+        400,
+    ),
     "no body": (bare("POST"), 400),
     "an empty body": (lambda p, path: p.send(b"", path), 400),
     "no JSON": (lambda p, path: p.send(b"{", path), 400),
-}  # fmt: skip
+}
 
 
 # Refused by the parsers before any application: one status, but each server's own page.
@@ -241,13 +245,23 @@ def test_what_is_asked_on_one_connection_is_answered_as_on_many(pair: InstalledP
     """Heads that differ in a line, or not at all: no cached head leaks into another's answer."""
     line: dict[str, str | None] = {"connection": "keep-alive"}
     heads: list[tuple[dict[str, str | None], tuple[str, ...]]] = [
-        ({}, ()), ({}, ()), ({"authorization": None}, ()), ({}, ()),
-            ({"authorization": "Basic eDp5"}, ()), ({}, ()),
-        ({"content_type": "text/plain"}, ()), ({}, ()), ({"accept": "text/html"}, ()), ({}, ()),
-            ({"host": "evil.example"}, ()),
-        ({}, ()), ({}, ("Idempotency-Key: a,b",)), ({}, ()), ({}, ("Authorization: Basic eDp5",)),
-            ({}, ()),
-    ]  # fmt: skip
+        ({}, ()),
+        ({}, ()),
+        ({"authorization": None}, ()),
+        ({}, ()),
+        ({"authorization": "Basic eDp5"}, ()),
+        ({}, ()),
+        ({"content_type": "text/plain"}, ()),
+        ({}, ()),
+        ({"accept": "text/html"}, ()),
+        ({}, ()),
+        ({"host": "evil.example"}, ()),
+        ({}, ()),
+        ({}, ("Idempotency-Key: a,b",)),
+        ({}, ()),
+        ({}, ("Authorization: Basic eDp5",)),
+        ({}, ()),
+    ]
     sent = [
         pair.send(question, path, *more, first=POST, **{**line, **changes})
         for path, question in (

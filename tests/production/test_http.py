@@ -27,8 +27,10 @@ SAME: dict[str, tuple[bytes, int]] = {
     # Header lines
     "two hosts": (line(b"Host: evil.example"), 400),
     "two lengths": (line(b"Content-Length: 2", b"Content-Length: 3", first=POST, body=b"{}"), 400),
-    "one length twice": (line(b"Content-Length: 2", b"Content-Length: 2", first=POST, body=b"{}"),
-    400),
+    "one length twice": (
+        line(b"Content-Length: 2", b"Content-Length: 2", first=POST, body=b"{}"),
+        400,
+    ),
     "lengths in a list": (line(b"Content-Length: 2, 2", first=POST, body=b"{}"), 400),
     "two media types": (line(b"Content-Type: a/b", b"Content-Type: c/d", first=POST), 400),
     "a folded line": (line(b"X-A: a", b" b"), 400),
@@ -53,17 +55,27 @@ SAME: dict[str, tuple[bytes, int]] = {
     "a length with an exponent": (line(b"Content-Length: 1e3", first=POST), 400),
     "a length in other digits": (line("Content-Length: ٢".encode(), first=POST), 400),
     "a length that overflows": (line(b"Content-Length: " + b"9" * 40, first=POST), 400),
-    "a length beyond what is taken": (line(b"Content-Length: 2000000", first=POST, body=b"x" * 10),
-    413),
-    "length and chunks": (line(b"Content-Length: 5", b"Transfer-Encoding: chunked", first=POST,
-    body=b"0\r\n\r\n"), 400),
+    "a length beyond what is taken": (
+        line(b"Content-Length: 2000000", first=POST, body=b"x" * 10),
+        413,
+    ),
+    "length and chunks": (
+        line(b"Content-Length: 5", b"Transfer-Encoding: chunked", first=POST, body=b"0\r\n\r\n"),
+        400,
+    ),
     "chunks": (line(b"Transfer-Encoding: chunked", first=POST, body=b"2\r\n{}\r\n0\r\n\r\n"), 400),
-    "chunks with an extension": (line(b"Transfer-Encoding: chunked", first=POST,
-    body=b'2;a="b\r\nc"\r\n{}\r\n0\r\n\r\n'), 400),
-    "chunks with a trailer": (line(b"Transfer-Encoding: chunked", first=POST,
-    body=b"0\r\nHost: b\r\n\r\n"), 400),
-    "chunked twice": (line(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked",
-    first=POST), 400),
+    "chunks with an extension": (
+        line(b"Transfer-Encoding: chunked", first=POST, body=b'2;a="b\r\nc"\r\n{}\r\n0\r\n\r\n'),
+        400,
+    ),
+    "chunks with a trailer": (
+        line(b"Transfer-Encoding: chunked", first=POST, body=b"0\r\nHost: b\r\n\r\n"),
+        400,
+    ),
+    "chunked twice": (
+        line(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", first=POST),
+        400,
+    ),
     "chunked not last": (line(b"Transfer-Encoding: chunked, identity", first=POST), 400),
     "chunks in capitals": (line(b"TRANSFER-ENCODING: CHUNKED", first=POST, body=b"0\r\n\r\n"), 400),
     # Line ends
@@ -79,11 +91,15 @@ SAME: dict[str, tuple[bytes, int]] = {
     "another protocol": (b"GET /health/live FTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     "two spaces": (line(first=b"GET  /health/live HTTP/1.1\r\nHost: localhost\r\n"), 200),
     "a tab": (line(first=b"GET\t/health/live HTTP/1.1\r\nHost: localhost\r\n"), 400),
-    "a method in small letters": (line(first=b"get /health/live HTTP/1.1\r\nHost: localhost\r\n"),
-    400),
+    "a method in small letters": (
+        line(first=b"get /health/live HTTP/1.1\r\nHost: localhost\r\n"),
+        400,
+    ),
     "a target with a NUL": (line(first=b"GET /health/live\0 HTTP/1.1\r\nHost: localhost\r\n"), 400),
-    "a target beyond ASCII": (line(first=b"GET /health/l\xc3\xadve HTTP/1.1\r\nHost: localhost\r\n"),
-    400),
+    "a target beyond ASCII": (
+        line(first=b"GET /health/l\xc3\xadve HTTP/1.1\r\nHost: localhost\r\n"),
+        400,
+    ),
     "no host": (b"GET /health/live HTTP/1.1\r\n" + END, 200),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\n" * 8, 400),
     # Sizes
@@ -93,15 +109,23 @@ SAME: dict[str, tuple[bytes, int]] = {
     "a proof of 9 kB": (line(b"DPoP: " + b"x" * 9_000), 431),
     "60 header lines": (line(*(b"X-%d: y" % number for number in range(60))), 200),
     "100 header lines": (line(*(b"X-%d: y" % number for number in range(100))), 431),
-    "a first line of 5 kB": (line(first=b"GET /health/live?" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n"),
-    414),
+    "a first line of 5 kB": (
+        line(first=b"GET /health/live?" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n"),
+        414,
+    ),
     # Spellings of an address
     "an escaped address": (line(first=b"POST /v1/%76erify HTTP/1.1\r\n" + FORWARDED), 404),
     "a doubled slash": (line(first=b"GET //health/live HTTP/1.1\r\n" + FORWARDED), 404),
     "an address with dots": (line(first=b"POST /v1/x/../verify HTTP/1.1\r\n" + FORWARDED), 404),
-    "an upgrade": (line(b"Upgrade: websocket", b"Sec-WebSocket-Version: 13",
-    b"Sec-WebSocket-Key: " + b"x" * 22 + b"=="), 200),
-}  # fmt: skip
+    "an upgrade": (
+        line(
+            b"Upgrade: websocket",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: " + b"x" * 22 + b"==",
+        ),
+        200,
+    ),
+}
 
 
 @pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)

@@ -116,11 +116,18 @@ class ReplayMemory:
 
 
 def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
-    """One request at a service provider, in section 8's order: token, proof, nonce, binding."""
+    """One request at a service provider: the headers as the SDK reads them, then as
+    `verifier.checks.prepare` does: token, URL, proof, nonce, binding. The proof is spent last.
+    """
+    # Late, so that the other vectors run without Django.
+    from verifier.checks import _check_url
+
     access_token = authorization_header(case["authorization"])
+    compact = single_header(case["dpop"])
     claims = read_token(doc, access_token, case["now"])
+    _check_url(case["url"], doc["audience"])
     proof = verify_proof(
-        single_header(case["dpop"]),
+        compact,
         expected_method=case["method"],
         expected_url=case["url"],
         access_token=access_token,

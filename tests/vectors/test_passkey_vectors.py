@@ -44,11 +44,9 @@ def stored_key(registration: dict[str, str]) -> bytes:
 
 def case_of(vector: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """The vector in the form of the project's own passkey cases."""
-    doc, registration, answer = (
-        load("webauthn_l3_vectors"),
-        vector["registration"],
-        vector["authentication"],
-    )
+    doc = load("webauthn_l3_vectors")
+    registration = vector["registration"]
+    answer = vector["authentication"]
     credential_id = b64u_encode(b(registration["credential_id"]))
     names = ("clientDataJSON", "authenticatorData", "signature")
     response = {name: b64u_encode(b(answer[name])) for name in names}

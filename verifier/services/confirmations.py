@@ -253,6 +253,7 @@ def _check_open(confirmation: Confirmation, now: datetime) -> None:
 
 
 def _is_current(confirmation: Confirmation, now: datetime) -> bool:
+    # A confirmation is for one version of the grant (section 8): the human read its terms.
     grant = confirmation.grant
     live = (
         grant.status == Grant.Status.APPROVED

@@ -2,9 +2,9 @@
 
 A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
 start of the database, which no backup can hold (`instance`). If it names another start than the
-current one, the history is compared with what is known outside (`audit.witness.history`). Until that is
-done, and while the database is held, every process answers 503. `manage.py continue_after_restore`
-lifts the hold (docs/restore.md).
+current one, the history is compared with what is known outside (`audit.witness.history`). Until
+that is done, and while the database is held, every process answers 503. `manage.py
+continue_after_restore` lifts the hold (docs/restore.md).
 """
 
 import logging
@@ -152,10 +152,6 @@ class Vouched:
     def is_comparing(self) -> bool:
         """Whether a thread of this process is comparing."""
         return self._asking.locked()
-
-    def forget(self) -> None:
-        """Reset to the state of a process that has just started."""
-        self._own, self._next, self._redis_away = "", 0.0, None
 
     def _compare(self, row: Home) -> None:
         try:

@@ -45,8 +45,11 @@ RUN_SECONDS = 5.0
 
 _MOVE = "UPDATE verifier_streamcursor SET number = %s WHERE id = %s"
 
-_ADD_USES = """UPDATE verifier_grantledger SET uses = uses + added.number
- FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number) WHERE verifier_grantledger.grant_id = added.grant_id"""
+_ADD_USES = """
+UPDATE verifier_grantledger SET uses = uses + added.number
+FROM unnest(%s::uuid[], %s::bigint[]) AS added (grant_id, number)
+WHERE verifier_grantledger.grant_id = added.grant_id
+"""
 
 # What redis-py raises if Redis does not answer.
 AWAY = (RedisError, RedisClusterException, OSError)
@@ -135,7 +138,8 @@ def drain(client: Streams, *, now: datetime) -> int:
             logger.exception("what was forgotten could not be stated")
             failed = True
         done, refused = _take_over_all(client, [each for each in batches if each.read], now)
-        written, failed = written + done, failed or bool(refused)
+        written += done
+        failed = failed or bool(refused)
         shards = [
             each.shard
             for each in batches
@@ -238,7 +242,8 @@ def _state_forgotten(shards: Sequence[int], present: int, now: datetime) -> int:
         cursors = list(over.select_for_update(skip_locked=True))
         events = []
         for cursor in cursors:
-            first, count = cursor.number + 1, cursor.told - cursor.number
+            first = cursor.number + 1
+            count = cursor.told - cursor.number
             events.append(_loss("forgotten", cursor.shard, cursor.epoch, first, count, now))
             cursor.number = cursor.told
         StreamCursor.objects.bulk_update(cursors, ["number"])

@@ -13,6 +13,14 @@ guarantees:
 - With a `delivery`, the answer is kept in that same step and returned to the same call again; a yes
   only while its token may still act.
 - If the store cannot guarantee this, it raises, and no caller is told yes.
+
+Durable calls: `database` decides, over `work` (its reads and writes); `group_commit` lets calls
+share a commit; `kept_answers` answers a lost call again; `events` is the event of each decision.
+Light calls: `redis_decisions` decides, `scripts` run inside Redis, and `stream_entries` (with
+`entry_macs`) carry the event until the outbox reads it with `stream_reader` and `stream_events`.
+`acknowledged` counts what a lost Redis takes along. Connections to Redis: `redis_url`, `sentinels`,
+`redis_connection`, `redis_servers` (an event loop), `redis_for_threads`, `redis_probe`. `size_mark`
+reveals a restored database.
 """
 
 import uuid

@@ -249,6 +249,7 @@ def _judge(call: Prepared, spent: Spent, work: Work) -> Permit | Refuse:
         work.record(events.early_refusal(call))
         return call.refuse
     state = work.state_of(call)
+    # 6. Before 7, the state: an attacker who replays a captured proof learns nothing about it.
     if not spent.first:
         return _refuse(call, Refuse("invalid_dpop_proof", "replayed"), state, work)
     if state is None:

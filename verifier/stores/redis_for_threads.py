@@ -88,18 +88,6 @@ class SyncServers:
             lambda servers: servers.evaluate(script, shard, keys, args, deadline=deadline)
         )
 
-    def run_ids(self) -> dict[str, str]:
-        """As `Servers.run_ids`."""
-        return self._run(lambda servers: servers.run_ids())
-
-    def mark(self, epoch: int) -> None:
-        """As `Servers.mark`."""
-        self._run(lambda servers: servers.mark(epoch))
-
-    def ping(self) -> None:
-        """As `Servers.ping`."""
-        self._run(lambda servers: servers.ping())
-
     def close(self) -> None:
         """Close the connections and end the thread; the next call starts a new one."""
         with self._lock:

@@ -9,35 +9,15 @@ from typing import Any, Final
 from hiredis import ReplyError
 from redis.exceptions import RedisError
 
-from agentauth.protocol.errors import InvalidStateError
-from verifier.stores.redis_connection import (
-    IDENTIFY,
-    ForgetfulServerError,
-    Node,
-    RedisAwayError,
-    identity,
-    pack,
-    read_info,
-)
+from verifier.stores.redis_connection import ForgetfulServerError, Node, RedisAwayError, pack
 from verifier.stores.redis_url import Address, parse_redis_url
-from verifier.stores.scripts import (
-    MARK,
-    SHARDS,
-    Code,
-    Script,
-    count_key,
-    epoch_key,
-    read_reply,
-    tag_of,
-)
+from verifier.stores.scripts import SHARDS, Script, tag_of
 from verifier.stores.sentinels import find_primary
 
 __all__ = ["ForgetfulServerError", "RedisAwayError", "Servers"]
 
 # How long one verification waits for Redis (s).
 DEADLINE_SECONDS: Final = 0.05
-# For calls that no verification waits for (s).
-PATIENT_SECONDS: Final = 1.0
 # After a failure, the slot map is fetched again at most this often (s).
 RELEARN_SECONDS: Final = 0.25
 _SLOTS: Final = 16384
@@ -62,7 +42,7 @@ class Servers:
         self._nodes: dict[Address, Node] = {}
         # The server of each shard, or None. Empty until the cluster or the Sentinels were asked.
         self._shards: list[Node | None] = []
-        # All primaries: an epoch may use any of them.
+        # All primaries of the last slot map: any of them can return the next one.
         self._primaries: list[Node] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = float("-inf")
@@ -86,44 +66,6 @@ class Servers:
         may have run is not retried.
         """
         return self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
-
-    async def run_ids(self) -> dict[str, str]:
-        """`host:port` → `identity` of every server, or of every primary of a cluster.
-
-        Ignores `expected_runs`. Raises RedisAwayError if one does not answer.
-        """
-        replies = await self._ask_all(*IDENTIFY)
-        return {name: identity(read_info(reply)) for name, reply in replies.items()}
-
-    async def mark(self, epoch: int) -> None:
-        """Begin `epoch` in every shard. Idempotent; ignores `expected_runs`.
-
-        Raises RedisAwayError, after which some shards may be marked; InvalidStateError if a shard
-        has a later epoch.
-        """
-        replies = await asyncio.gather(
-            *(
-                self._evaluate(
-                    MARK,
-                    shard,
-                    (epoch_key(shard), count_key(shard)),
-                    (epoch,),
-                    PATIENT_SECONDS,
-                    frozenset(),
-                )
-                for shard in range(SHARDS)
-            )
-        )
-        later = [reply for reply in map(read_reply, replies) if reply.code is Code.LOST]
-        if later:
-            raise InvalidStateError(
-                f"These Redis servers know epoch {later[0].number}, later than {epoch}: they "
-                "were another database's."
-            )
-
-    async def ping(self) -> None:
-        """Raise RedisAwayError if a server does not answer."""
-        await self._ask_all("PING")
 
     def close(self) -> None:
         """Close every connection."""
@@ -191,17 +133,6 @@ class Servers:
         if node is None:
             raise RedisAwayError("no server serves the shard")
         return node
-
-    async def _ask_all(self, *command: str) -> dict[str, Any]:
-        due = asyncio.get_running_loop().time() + PATIENT_SECONDS
-        if self._place.moves:
-            await self._learn(due)
-        nodes = self._primaries
-        replies = await asyncio.gather(*(node.ask(pack(command), due) for node in nodes))
-        for node, reply in zip(nodes, replies, strict=True):
-            if isinstance(reply, ReplyError):
-                raise node.refused(reply)
-        return {str(node.address): reply for node, reply in zip(nodes, replies, strict=True)}
 
     # Which server serves what.
 

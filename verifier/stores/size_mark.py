@@ -1,8 +1,8 @@
 """The mark of the log's size in Redis (`aa:mark`), which reveals that the database was restored.
 
-It is an `audit.witness.history.Mark` as text and a MAC under SECRET_KEY. Without the MAC, an attacker who
-can write into Redis could halt the registry with one key. No decision reads it, and it may be lost:
-the audit store outside has the same size a minute later.
+It is an `audit.witness.history.Mark` as text and a MAC under SECRET_KEY. Without the MAC, an
+attacker who can write into Redis could halt the registry with one key. No decision reads it, and it
+may be lost: the audit store outside has the same size a minute later.
 """
 
 import hmac
@@ -31,7 +31,7 @@ if there and there ~= ARGV[4] and name ~= ARGV[1] then return there end
 if there ~= ARGV[4] and name == ARGV[1] and tonumber(size) >= tonumber(ARGV[2]) then return there end
 redis.call('SET', KEYS[1], ARGV[3])
 return there
-"""
+"""  # noqa: E501
 _T = TypeVar("_T")
 
 

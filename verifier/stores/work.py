@@ -61,7 +61,8 @@ _ANSWERS: Final = Question(
 )
 _COUNT: Final = Insert(
     "verifier_grantledger",
-    "ON CONFLICT (grant_id) DO UPDATE SET tat_us = excluded.tat_us, uses = held.uses + excluded.uses, spent = excluded.spent",
+    "ON CONFLICT (grant_id) DO UPDATE SET tat_us = excluded.tat_us,"
+    " uses = held.uses + excluded.uses, spent = excluded.spent",
     grant_id="uuid", tat_us="bigint", uses="bigint", spent="jsonb",
 )  # fmt: skip
 _REMEMBER: Final = Insert(
@@ -71,8 +72,8 @@ _REMEMBER: Final = Insert(
 )  # fmt: skip
 _KEEP: Final = Insert(
     "verifier_providercall",
-    "ON CONFLICT (digest) DO UPDATE SET body_sha256 = excluded.body_sha256, answer = excluded.answer,"
-    " expires_at = excluded.expires_at WHERE held.expires_at <= %s",
+    "ON CONFLICT (digest) DO UPDATE SET body_sha256 = excluded.body_sha256,"
+    " answer = excluded.answer, expires_at = excluded.expires_at WHERE held.expires_at <= %s",
     digest="bytea", body_sha256="bytea", answer="text", expires_at="timestamptz",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from verifier.services.web_process import Web, run_to_end
 from verifier.stores import StoreCall, scripts
 from verifier.stores.database import Outcome
 from verifier.stores.redis_servers import RedisAwayError, Servers
-from verifier.stores.scripts import Reply, read_reply
+from verifier.stores.scripts import Code, Reply, read_reply
 
 T = TypeVar("T")
 NOW = 1_764_118_000_000_000
@@ -99,12 +99,27 @@ async def use(
     return read_reply(await servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=deadline))
 
 
+async def mark(servers: Servers, epoch: int) -> None:
+    """Begin `epoch` in every shard."""
+    calls = [
+        servers.evaluate(
+            scripts.MARK,
+            shard,
+            [scripts.epoch_key(shard), scripts.count_key(shard)],
+            [epoch],
+            deadline=1,
+        )
+        for shard in range(scripts.SHARDS)
+    ]
+    assert {read_reply(raw).code for raw in await asyncio.gather(*calls)} == {Code.OK}
+
+
 async def begin(servers: Servers) -> None:
     """Mark epoch 1, with retries for 20 s because the machine may be busy."""
     until = time.monotonic() + 20
     while True:
         try:
-            return await servers.mark(1)
+            return await mark(servers, 1)
         except RedisAwayError:
             if time.monotonic() > until:
                 raise
@@ -117,6 +132,11 @@ async def fails(call: Awaitable[Any]) -> RedisAwayError:
         await call
     assert time.monotonic() - began < within(SLACK_SECONDS)
     return refused.value
+
+
+async def refusal(servers: Servers) -> RedisAwayError:
+    """Make a call, assert that it fails in time, and return its error."""
+    return await fails(use(servers, uuid.uuid4()))
 
 
 async def heals(servers: Servers, grant: uuid.UUID, *, seconds: float = 10) -> Reply:

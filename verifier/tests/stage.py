@@ -12,6 +12,7 @@ from redis.cluster import RedisCluster
 from agentauth.protocol.limits import Rate
 from verifier.stores import scripts
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import Reply, read_reply
 
 NOW = 1_764_118_000_123_457
@@ -114,7 +115,7 @@ def stage(redis_url: str, settings: Any) -> Iterator[Stage]:
     settings.REDIS_URL = redis_url
     client = sync_client()
     stage = Stage(redis_url, client)
-    stage.servers.mark(1)
+    RedisProbe().mark(1)
     yield stage
     stage.servers.close()
     client.close()

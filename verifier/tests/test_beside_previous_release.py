@@ -39,7 +39,12 @@ told = json.load(sys.stdin)
 provider = ServiceProvider.objects.get(pk=told["provider"])
 actor = Actor("service_provider", str(provider.pk))
 print(json.dumps([
-    dict(verify(service_provider=provider, request=parse_verify_request(each), actor=actor, now=timezone.now()).body)
+    dict(
+        verify(
+            service_provider=provider, request=parse_verify_request(each), actor=actor,
+            now=timezone.now(),
+        ).body
+    )
     for each in told["questions"]
 ]))
 """

@@ -177,10 +177,8 @@ def test_a_grant_that_ended_by_time_counts_as_one_that_was_revoked() -> None:
 
 def test_another_agent_and_another_service_count_apart() -> None:
     with time_machine.travel(NOON, tick=False):
-        place, elsewhere = (
-            scene(PAY, budgets=[budget("10.00")]),
-            scene(PAY, budgets=[budget("10.00")]),
-        )
+        place = scene(PAY, budgets=[budget("10.00")])
+        elsewhere = scene(PAY, budgets=[budget("10.00")])
         assert verdict(place.pay("10.00")) == "valid"
         # The same agent at the other service provider.
         there = replace(place, provider=elsewhere.provider, secret=elsewhere.secret)

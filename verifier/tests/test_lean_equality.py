@@ -332,9 +332,14 @@ def _questions(place: Scene) -> Iterator[tuple[str, Ask]]:
     for wrong in ("", " ", "a b", "x" * 256, "\x7f", "\xe9"):
         yield f"key {wrong!r}", ask(place, good, idempotency_key=wrong)
     changes: list[dict[str, Any]] = [
-        {"token": 7}, {"token": None}, {"action": {}}, {"dry_run": 1}, {"more": 1}, {"url": "x"},
-            {"method": ""},
-    ]  # fmt: skip
+        {"token": 7},
+        {"token": None},
+        {"action": {}},
+        {"dry_run": 1},
+        {"more": 1},
+        {"url": "x"},
+        {"method": ""},
+    ]
     for change in changes:
         yield f"{change}", ask(place, good | change)
         yield f"batch {change}", ask(place, {"requests": [good | change, good]}, BATCH)
@@ -345,26 +350,54 @@ def _questions(place: Scene) -> Iterator[tuple[str, Ask]]:
 
 CHANGED: dict[str, dict[str, str | None]] = {
     "as it should be": {},
-    **{f"type {each}": {"content-type": each} for each in (
-        "application/json; charset=utf-8", "application/json;charset=UTF-8", "APPLICATION/JSON",
-        "text/plain", "", "json",
-        "application/json; charset=latin-1", FORM, f"{FORM}; charset=utf-8",
-        "multipart/form-data; boundary=x",
-    )},
+    **{
+        f"type {each}": {"content-type": each}
+        for each in (
+            "application/json; charset=utf-8",
+            "application/json;charset=UTF-8",
+            "APPLICATION/JSON",
+            "text/plain",
+            "",
+            "json",
+            "application/json; charset=latin-1",
+            FORM,
+            f"{FORM}; charset=utf-8",
+            "multipart/form-data; boundary=x",
+        )
+    },
     "no type": {"content-type": None},
-    **{f"accept {each}": {"accept": each} for each in (
-        "*/*", "application/json", "application/*", "text/html", "", "text/html, */*;q=0.1",
-        "application/json; q=0",
-        "application/json; indent=4",
-    )},
-    **{f"host {each}": {"host": each} for each in ("localhost", "evil.example", "", "localhost:9",
-    "a b", "LOCALHOST")},
+    **{
+        f"accept {each}": {"accept": each}
+        for each in (
+            "*/*",
+            "application/json",
+            "application/*",
+            "text/html",
+            "",
+            "text/html, */*;q=0.1",
+            "application/json; q=0",
+            "application/json; indent=4",
+        )
+    },
+    **{
+        f"host {each}": {"host": each}
+        for each in ("localhost", "evil.example", "", "localhost:9", "a b", "LOCALHOST")
+    },
     "no host": {"host": None},
     "no credentials": {"authorization": None},
-    **{f"credentials {each}": {"authorization": each} for each in (
-        "Basic", "Basic ", "Basic !!!", "Bearer x", "Basic eDp5", "basic eDp5", "DPoP x",
-        "Basic \xe9",
-    )},
+    **{
+        f"credentials {each}": {"authorization": each}
+        for each in (
+            "Basic",
+            "Basic ",
+            "Basic !!!",
+            "Bearer x",
+            "Basic eDp5",
+            "basic eDp5",
+            "DPoP x",
+            "Basic \xe9",
+        )
+    },
     "a proof": {"authorization": None, "dpop": "x"},
     "length empty": {"content-length": ""},
     "chunked": {"content-length": None, "transfer-encoding": "chunked"},
@@ -372,12 +405,23 @@ CHANGED: dict[str, dict[str, str | None]] = {
     "origin": {"origin": "https://evil.example"},
     "request id": {"x-request-id": "mine"},
     "forwarded": {"x-forwarded-proto": "https", "x-forwarded-for": "10.0.0.1"},
-}  # fmt: skip
+}
 BODIES = (
-    b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff", b"\xef\xbb\xbf{}", b'{"a":1,"a":2}',
-    b'{"a":NaN}', b"{}" + b" " * 9,
-    b'{"token":"\\ud800"}', b"[" * 2000, b'{"token":' + b"9" * 400 + b"}",
-)  # fmt: skip
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"7",
+    b'"x"',
+    b"\xff",
+    b"\xef\xbb\xbf{}",
+    b'{"a":1,"a":2}',
+    b'{"a":NaN}',
+    b"{}" + b" " * 9,
+    b'{"token":"\\ud800"}',
+    b"[" * 2000,
+    b'{"token":' + b"9" * 400 + b"}",
+)
 
 
 def test_malformed_requests_get_the_same_answer_from_both_endpoints(

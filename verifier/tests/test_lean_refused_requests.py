@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.conf import settings
 from django.db import OperationalError, connection
 from django.db.models import DateTimeField, Value
 from django.utils import timezone
@@ -25,7 +24,7 @@ from verifier.services import epochs, introspection, state_cache
 from verifier.services.clocks import CLOCK
 from verifier.services.proved_tokens import ProvedTokens
 from verifier.stores import database, group_commit
-from verifier.stores.redis_for_threads import SyncServers
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -305,8 +304,7 @@ def test_what_a_redis_that_forgot_brings_is_the_same(
     place = scene(READ, PAY)
     named = {} if action is LOOK else {"idempotency_key": "k"}
     question = place.body(action, **named)
-    with contextlib.closing(SyncServers(settings.REDIS_URL)) as servers:
-        servers.mark(7)
+    RedisProbe().mark(7)
     answer = both.same(ask(place, question if path == VERIFY else {"requests": [question]}, path))
     one = answer if path == VERIFY else answer["results"][0]
     assert one["error"] == "temporarily_unavailable"

@@ -15,6 +15,7 @@ from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
 from verifier.stores import redis_for_threads, scripts
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.tests.calls import NOW, judge_arguments
@@ -23,9 +24,10 @@ pytestmark = pytest.mark.redis
 
 
 @pytest.fixture
-def servers(redis_url: str) -> Iterator[SyncServers]:
+def servers(redis_url: str, settings: Any) -> Iterator[SyncServers]:
+    settings.REDIS_URL = redis_url
+    RedisProbe().mark(1)
     servers = SyncServers(redis_url)
-    servers.mark(1)
     yield servers
     servers.close()
 
@@ -40,6 +42,7 @@ def loops() -> int:
 
 
 def test_calls_of_many_threads_are_each_given_their_own_answer(servers: SyncServers) -> None:
+    use(servers, uuid.uuid4())
     before = loops()
     numbers = range(1, 301)
     with ThreadPoolExecutor(16) as pool:
@@ -66,21 +69,18 @@ def test_closed_it_can_be_used_again_and_a_child_process_has_its_own(servers: Sy
     assert use(servers, grant).number == 4
 
 
+@pytest.mark.usefixtures("servers")
 def test_it_asks_no_server_that_is_not_expected(redis_url: str) -> None:
-    servers = SyncServers(redis_url, expected_runs=lambda: frozenset({"0" * 40}))
-    servers.mark(1)
-    servers.ping()
-    assert servers.run_ids()
+    other = SyncServers(redis_url, expected_runs=lambda: frozenset({"0" * 40}))
     with pytest.raises(ForgetfulServerError):
-        use(servers, uuid.uuid4())
-    servers.close()
+        use(other, uuid.uuid4())
+    other.close()
 
 
 def test_unreachable_redis_is_an_error_for_threads() -> None:
     servers = SyncServers(f"redis://127.0.0.1:{free_port()}")
-    for call in (servers.ping, servers.run_ids, lambda: use(servers, uuid.uuid4())):
-        with pytest.raises(RedisAwayError):
-            call()
+    with pytest.raises(RedisAwayError):
+        use(servers, uuid.uuid4())
     servers.close()
 
 

@@ -44,9 +44,11 @@ def test_a_url_of_sentinels_names_the_primary() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "", "http://:secret@a", "redis://", "redis://:secret@", "redis://:secret@a:0", "redis://:secret@a:65536", "redis://:secret@a:x",
-        "redis://:secret@a,,b", "redis://:secret@a,a", "redis://:secret@a,b/1", "redis://:secret@a/x", "redis://:secret@a?db=1",
-        "redis://:secret@a b", "unix:///run/redis", "redis+sentinel://:secret@a", "redis+sentinel://:secret@a/1", "redis://:secret@a/main",
+        "", "http://:secret@a", "redis://", "redis://:secret@", "redis://:secret@a:0",
+        "redis://:secret@a:65536", "redis://:secret@a:x", "redis://:secret@a,,b",
+        "redis://:secret@a,a", "redis://:secret@a,b/1", "redis://:secret@a/x",
+        "redis://:secret@a?db=1", "redis://:secret@a b", "unix:///run/redis",
+        "redis+sentinel://:secret@a", "redis+sentinel://:secret@a/1", "redis://:secret@a/main",
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:

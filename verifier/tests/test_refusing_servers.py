@@ -7,7 +7,6 @@ from time import monotonic, sleep
 
 import pytest
 
-from agentauth.protocol.errors import InvalidStateError
 from tests import redis_servers
 from verifier.stores import redis_connection, scripts
 from verifier.stores.redis_connection import KNOWN_SECONDS
@@ -60,29 +59,6 @@ def test_script_the_server_refuses_to_reload_is_unavailable(server: redis_server
         assert "NOSCRIPT" in (await fails(use(servers, grant))).why
         may(server, "+script|load")
         assert (await heals(servers, grant)).code is Code.OK
-
-    on_loop(server.url, work)
-
-
-def test_a_refusal_is_an_error_and_never_a_ping_or_an_identity(
-    server: redis_servers.Server,
-) -> None:
-    async def work(servers: Servers) -> None:
-        await servers.ping()
-        may(server, "-ping", "-info")
-        for asked in (servers.ping, servers.run_ids):
-            assert "NOPERM" in (await fails(asked())).why
-        may(server, "+@all")
-        await servers.ping()
-
-    on_loop(server.url, work)
-
-
-def test_servers_that_know_a_later_epoch_are_anothers(server: redis_servers.Server) -> None:
-    async def work(servers: Servers) -> None:
-        await servers.mark(5)
-        with pytest.raises(InvalidStateError, match="epoch 5, later than 4"):
-            await servers.mark(4)
 
     on_loop(server.url, work)
 

@@ -81,7 +81,11 @@ def test_body_must_be_a_strict_json_object(place: Scene, raw: bytes) -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    "value", ["-1.00", "0", "0.00", "NaN", "1e309", "Infinity", 1, 1.5, "abc", "", " 1.00", "1.001", "9" * 30, None, True, "+1", "01.00", "1,00", "١"]
+    "value",
+    [
+        "-1.00", "0", "0.00", "NaN", "1e309", "Infinity", 1, 1.5, "abc", "", " 1.00", "1.001",
+        "9" * 30, None, True, "+1", "01.00", "1,00", "١",
+    ],
 )  # fmt: skip
 def test_EN_14_amount_must_be_a_plain_positive_decimal(value: object) -> None:
     place = scene(PAY)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.limits import Rate
 from tests import redis_servers
 from verifier.stores import scripts
 from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.tests.stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
@@ -25,7 +25,8 @@ def test_EN_4_of_fifty_at_once_with_one_proof_one_passes(redis_url: str, stage: 
         # Each over its own connection, as from fifty processes.
         many = [Servers(redis_url) for _ in range(50)]
         for servers in many:
-            await servers.ping()
+            marks = [scripts.epoch_key(SHARD), scripts.absent_key(SHARD)]
+            await servers.evaluate(scripts.MARKER, SHARD, marks, [], deadline=10)
         keys = stage.keys({"jti": "one"})
         calls = [
             servers.evaluate(scripts.JUDGE, SHARD, keys, stage.args(rate=None), deadline=10)
@@ -183,13 +184,13 @@ def test_a_full_stream_stops_what_would_write_into_it(stage: Stage) -> None:
 def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> None:
     stage.judge()
     # Marking twice, as by a command that waited in a frozen server, continues the numbers.
-    stage.servers.mark(1)
+    RedisProbe().mark(1)
     assert stage.judge().number == 2
-    stage.servers.mark(2)
+    RedisProbe().mark(2)
     assert stage.judge().code is Code.LOST
     assert stage.judge(epoch=2).number == 1
-    with pytest.raises(InvalidStateError):
-        stage.servers.mark(1)
+    with pytest.raises(ServersAwayError):
+        RedisProbe().mark(1)
     assert {stage.client.get(scripts.epoch_key(shard)) for shard in range(scripts.SHARDS)} == {b"2"}
     # Entries not yet in the log stay for the outbox.
     assert [(entry[b"e"], entry[b"n"]) for entry in stage.events()] == [
@@ -221,7 +222,7 @@ def test_EN_7_a_server_that_is_full_or_reads_only_writes_nothing(
     with redis_servers.server(program) as server:
         settings.REDIS_URL = server.url
         stage = Stage(server.url, sync_client())
-        stage.servers.mark(1)
+        RedisProbe().mark(1)
         held = stage.judge(mode="hold")
         before = stage.everything()
         for hurt, heal in (

@@ -61,10 +61,8 @@ def test_SA_13_a_mark_that_another_party_wrote_is_ignored_and_replaced(
 
 def test_a_mark_counts_after_a_rotation_of_the_secret_key(settings: Settings) -> None:
     advance_mark(NINE)
-    settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = (
-        [settings.SECRET_KEY],
-        "another-secret-key-of-fifty-characters-and-more-0123",
-    )
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another-secret-key-of-fifty-characters-and-more-0123"
     assert read_mark() == NINE
     assert advance_mark(FIVE) == NINE
     settings.SECRET_KEY_FALLBACKS = []

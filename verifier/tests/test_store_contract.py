@@ -39,6 +39,7 @@ from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, StoreCall
 from verifier.stores import redis_decisions as light_decisions
 from verifier.stores.database import decide_one
 from verifier.stores.redis_for_threads import SyncServers
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import MAX_STREAM
 from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
@@ -243,14 +244,13 @@ def test_a_redis_that_forgot_says_nothing(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., StoreCall]
 ) -> None:
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
-    place, servers = scene(READ, PAY, max_requests_per_minute=600), SyncServers(redis_url)
+    place = scene(READ, PAY, max_requests_per_minute=600)
     with through.at_home_in_redis(redis_url):
         kept = Kept(decided, redis=True)
-        servers.mark(7)
+        RedisProbe().mark(7)
         with pytest.raises(TemporarilyUnavailableError):
             kept.apply(ask(place))
     assert (kept.said(), GrantLedger.objects.exclude(uses=0).count()) == (0, 0)
-    servers.close()
 
 
 @pytest.mark.redis

@@ -64,11 +64,9 @@ class World:
         )
 
     def key_change(self) -> VerifiedKeyChange:
-        agent, seconds, key = (
-            self.place.agent,
-            int(self.now.timestamp()),
-            LocalSigner(PrivateKey.generate()),
-        )
+        agent = self.place.agent
+        seconds = int(self.now.timestamp())
+        key = LocalSigner(PrivateKey.generate())
         who: dict[str, str] = {"agent_id": str(agent.pk), "old_jkt": agent.jkt}
         compact = sign_key_change(
             key, audience=settings.ISSUER, issued_at=seconds, jti="j" * 22, **who

@@ -34,7 +34,7 @@ CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
 
 — example.com/behind-the-sofa Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=
 — witness.example.com/w1 jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==
-"""
+"""  # noqa: E501
 ROOT = sha256(b"root")
 ORIGIN = "log.example/v1/audit"
 LOG, WITNESS, STRANGER = (LocalSigner(PrivateKey.generate()) for _ in range(3))
@@ -169,8 +169,21 @@ BAD_TEXTS = {
     "a control character in an extension": CHECKPOINT.text + "a\x1bb\n",
     **{
         f"the size {size!r}": CHECKPOINT.text.replace("\n3\n", f"\n{size}\n")
-        for size in ("03", "00", "+3", "-3", " 3", "3 ", "3.0", "0x3", "3_0", "٣", "three",
-        str(MAX_SIZE + 1), "9" * 99)
+        for size in (
+            "03",
+            "00",
+            "+3",
+            "-3",
+            " 3",
+            "3 ",
+            "3.0",
+            "0x3",
+            "3_0",
+            "٣",
+            "three",
+            str(MAX_SIZE + 1),
+            "9" * 99,
+        )
     },
     **{
         f"the root {name}": f"{ORIGIN_LINE}\n{SIZE_LINE}\n{root}\n"
@@ -184,7 +197,7 @@ BAD_TEXTS = {
             "of another alphabet": "-" + ROOT_LINE[1:],
         }.items()
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=BAD_TEXTS)

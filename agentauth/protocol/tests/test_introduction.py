@@ -1,4 +1,4 @@
-"""Introductions: each key by the one before it, of one registry and one purpose, and nothing else."""
+"""Introductions: each key by the one before it, of one registry and one purpose, nothing else."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""The change of an agent's key: who must sign it, what it must say, and for whom alone it is good."""
+"""The change of an agent's key: who must sign it, what it must say, and for whom it is good."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Keys: only strict Ed25519 and P-256, no private members, no weak points, signatures in one form."""
+"""Keys: strict Ed25519 and P-256, no private members, no weak points, signatures in one form."""
 
 import pickle
 
@@ -242,7 +242,8 @@ def test_both_names_of_ed25519_are_accepted() -> None:
 def test_an_es256_signature_is_raw_and_in_range() -> None:
     key = PrivateKey.generate("ES256")
     signature = key.sign(b"m")
-    r, s = signature[:32], int.from_bytes(signature[32:], "big")
+    r = signature[:32]
+    s = int.from_bytes(signature[32:], "big")
     key.public.verify(b"m", r + (P256_ORDER - s).to_bytes(32, "big"), alg="ES256")
     for bad in (
         r + bytes(32),

@@ -47,7 +47,7 @@ E0020..E007F  ; Cf  [96] TAG SPACE..CANCEL TAG
 E0080..E00FF  ; Cn [128] <reserved-E0080>..<reserved-E00FF>
 E0100..E01EF  ; Mn [240] VARIATION SELECTOR-17..VARIATION SELECTOR-256
 E01F0..E0FFF  ; Cn [3600] <reserved-E01F0>..<reserved-E0FFF>
-"""
+"""  # noqa: E501
 
 
 def code_points(category: str = "") -> list[str]:

@@ -90,10 +90,8 @@ def test_narrows_looks_at_type_resource_and_amount() -> None:
 
 
 def test_what_two_have_in_common_has_the_tighter_of_each_limit() -> None:
-    [left], [right] = (
-        c({"x": {"max": 10}, "y": {"max": 3}}),
-        c({"x": {"max": 5}, "y": {"max": 4}, "z": {"eq": 1}}),
-    )
+    [left] = c({"x": {"max": 10}, "y": {"max": 3}})
+    [right] = c({"x": {"max": 5}, "y": {"max": 4}, "z": {"eq": 1}})
     assert (
         [common(left, right)]
         == c({"x": {"max": 5}, "y": {"max": 3}, "z": {"eq": 1}})

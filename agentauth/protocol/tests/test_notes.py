@@ -49,7 +49,7 @@ trafitto da un raggio di sole:
 ed è subito sera.
 
 — quasimodo.example/salvatore NnugSzTjtVAewIS+Z/iJhUPeFDkO/5QQ2i5ddnGITLlC+EhfLW9oJKONrMouFSQU0xMcXxj99ihAQwaqP3ZekRwNtIc=
-"""
+"""  # noqa: E501
 KEY = LocalSigner(PrivateKey.generate())
 OTHER = LocalSigner(PrivateKey.generate())
 TEXT = "log.example\n3\nroot\n"

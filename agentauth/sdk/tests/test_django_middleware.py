@@ -139,10 +139,8 @@ def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
         django.setup()
         call_command("check")
     """
-    ours, cache = (
-        "agentauth.sdk.django.AgentAuthMiddleware",
-        "django.middleware.cache.FetchFromCacheMiddleware",
-    )
+    ours = "agentauth.sdk.django.AgentAuthMiddleware"
+    cache = "django.middleware.cache.FetchFromCacheMiddleware"
 
     def checked(*middleware: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", project, *middleware]

@@ -101,7 +101,9 @@ from pathlib import Path
 from agentauth.sdk.key_file import KeyFile
 
 for _ in range(50):
-    KeyFile(Path(sys.argv[1])).update(sys.argv[2], lambda stored: replace(stored, agent_id=stored.agent_id + "x"))
+    KeyFile(Path(sys.argv[1])).update(
+        sys.argv[2], lambda stored: replace(stored, agent_id=stored.agent_id + "x")
+    )
 """
 
 

@@ -115,7 +115,7 @@ def test_a_nonce_that_is_refused_and_not_replaced_is_forgotten(
 def unavailable_then_a_nonce(
     tries: int, challenge: dict[str, str]
 ) -> Callable[[bool], httpx.Response | None]:
-    """What a server says that begins an epoch: 503 for the first tries, then it asks for a nonce."""
+    """A server that begins an epoch answers the first tries with 503, then asks for a nonce."""
     answers = iter([*[error(503, "temporarily_unavailable", {"Retry-After": "1"})] * tries, None])
 
     def script(has_nonce: bool) -> httpx.Response | None:
@@ -132,7 +132,7 @@ def unavailable_then_a_nonce(
 def test_a_nonce_that_the_last_try_is_asked_for_is_still_sent(
     registry: FakeRegistry, tmp_path: Path, slept: list[float], *, native: bool
 ) -> None:
-    """As after a failover of the replay cache, which is first unavailable and then begins an epoch."""
+    """As after a failover of the replay cache: first unavailable, then it begins an epoch."""
     client = granted(registry, tmp_path)
     run(client.get_token(SP_ID))
     says = unavailable_then_a_nonce(ATTEMPTS - 1, {} if native else CHALLENGE)

@@ -121,10 +121,8 @@ def test_AU_33_verifiers_run_as_plain_scripts_without_django(scripts: Path, tmp_
         scripts / "verify_log.py", str(folder.path), *keys, "--old-checkpoint", folder.old[0]
     )
     assert (code, json.loads(out)) == (1, verdict(folder))
-    proof, note = (
-        folder.write("proof", json.dumps(LOG.inclusion(3, 9))),
-        folder.write("note", LOG.note(9)),
-    )
+    proof = folder.write("proof", json.dumps(LOG.inclusion(3, 9)))
+    note = folder.write("note", LOG.note(9))
     given = ("--inclusion", str(proof), "--checkpoint", str(note))
     code, out, imported = script(scripts / "verify_proof.py", *keys, *given)
     assert (code, json.loads(out)["ok"]) == (0, True)
@@ -173,10 +171,8 @@ def test_the_sdk_s_command_line_checks_logs_and_proofs(
     folder.keep(LOG.note(14))
     code, answer = said("verify-log", str(folder.path), "--old-checkpoint", folder.old[0])
     assert (code, answer["first_bad"]) == (1, 12)
-    proof, note = (
-        folder.write("proof", json.dumps(LOG.inclusion(3, 9))),
-        folder.write("note", LOG.note(9)),
-    )
+    proof = folder.write("proof", json.dumps(LOG.inclusion(3, 9)))
+    note = folder.write("note", LOG.note(9))
     code, answer = said("verify-proof", "--inclusion", str(proof), "--checkpoint", str(note))
     assert (code, answer["ok"], answer["tree_size"]) == (0, True, 9)
     code, answer = said("verify-proof", "--inclusion", str(proof))

@@ -20,18 +20,23 @@ _BUSY_SECONDS: Final = 5
 _WITNESS: Final = "CREATE TABLE witness (vkey TEXT NOT NULL) STRICT"
 _LATEST: Final = """
 CREATE TABLE latest (
-  origin TEXT PRIMARY KEY, size INTEGER NOT NULL CHECK (size >= 0), root BLOB NOT NULL CHECK (length(root) = 32), note TEXT NOT NULL
+  origin TEXT PRIMARY KEY,
+  size INTEGER NOT NULL CHECK (size >= 0),
+  root BLOB NOT NULL CHECK (length(root) = 32),
+  note TEXT NOT NULL
 ) STRICT
 """
 # These triggers enforce the rules again, in case of a bug in them: sizes only grow, and one size
 # has one root.
 _GROWS: Final = """
 CREATE TRIGGER latest_grows BEFORE UPDATE ON latest
-WHEN new.origin IS NOT old.origin OR new.size < old.size OR (new.size = old.size AND new.root IS NOT old.root)
+WHEN new.origin IS NOT old.origin OR new.size < old.size
+  OR (new.size = old.size AND new.root IS NOT old.root)
 BEGIN SELECT RAISE(ABORT, 'a log only grows'); END
 """
 _STAYS: Final = """
-CREATE TRIGGER latest_stays BEFORE DELETE ON latest BEGIN SELECT RAISE(ABORT, 'a log is not forgotten'); END
+CREATE TRIGGER latest_stays BEFORE DELETE ON latest
+BEGIN SELECT RAISE(ABORT, 'a log is not forgotten'); END
 """
 
 

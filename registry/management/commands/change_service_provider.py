@@ -40,11 +40,9 @@ class Command(OperatorCommand):
         if options["audience"] is None and options["allow"] is None:
             raise InvalidRequestError("Name what to change: --audience or --allow.")
         actor = operator_of(options)
-        found, suspended, now = (
-            find_any_service_provider(options["service_provider"]),
-            0,
-            timezone.now(),
-        )
+        found = find_any_service_provider(options["service_provider"])
+        suspended = 0
+        now = timezone.now()
         with transaction.atomic():
             if options["audience"] is not None:
                 suspended += change_audience(
