@@ -113,6 +113,30 @@ def test_what_runs_through_the_other_endpoint_is_named_as_it_is() -> None:
     assert not [prefix for prefix in prefixes if f"def {prefix}" not in source]
 
 
+# RESULTS.md is generated, and failure-modes.md is being rewritten.
+UNWRAPPED = {"tests/faults/RESULTS.md", "docs/failure-modes.md"}
+MAX_COLUMNS = 100
+FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
+# A row of a table, a heading, the target of a reference, or one word, such as an address.
+UNWRAPPABLE = re.compile(r"\s*(\||#|\[[^]]+\]:|((-|\*|\d+\.) )?\S+$)")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.suffix == ".md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_prose_lines_of_markdown_are_at_most_100_columns(path: Path) -> None:
+    if path.relative_to(ROOT).as_posix() in UNWRAPPED:
+        return
+    text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), path.read_text())
+    assert not [
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > MAX_COLUMNS and not UNWRAPPABLE.match(line)
+    ]
+
+
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
