@@ -29,6 +29,7 @@ LITERAL = re.compile(r"::\n\n(?:[ \t]+.*\n|\n)+")
 # A string that begins a statement is a docstring. Read as tokens, a file may be of a newer Python.
 TEXTS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 STATEMENT_ENDS = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+QUOTES = re.compile(r"""^[A-Za-z]{0,2}["']+|["']+$""")
 LINK = re.compile(r"\]\([^)]*\)|https?://\S+")
 TRANSLATED = re.compile(r"""\{%-?\s*trans(?:late)?\s+(["'])(.*?)\1.*?%\}""", re.DOTALL)
 TEMPLATE = re.compile(r"\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\}", re.DOTALL)
@@ -100,9 +101,9 @@ def prose(path: Path, name: Path) -> Iterator[tuple[str, int, str]]:
             column = token.start[1]
         elif token.type in TEXTS:
             if before in STATEMENT_ENDS:
-                yield COMMENTS, token.start[0], token.string
+                yield COMMENTS, token.start[0], QUOTES.sub("", token.string)
             elif shipped and " " in token.string:
-                yield MESSAGES, token.start[0], token.string.strip("\"'")
+                yield MESSAGES, token.start[0], QUOTES.sub("", token.string)
         if token.type not in {tokenize.COMMENT, tokenize.NL}:
             before = token.type
     yield COMMENTS, begun, comment

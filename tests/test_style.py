@@ -32,6 +32,7 @@ def test_docs_and_messages_have_no_style_marker(kind: str) -> None:
     ("name", "text", "places"),
     [
         ("app/one.py", '"""A pass.\n\nNobody reads it."""\n', {"comments": [3]}),
+        ("app/one.py", '"""Nobody reads it."""\n', {"comments": [1]}),
         ("app/one.py", "x = 1  # it is\n# asked\n# of us\n", {"comments": [2]}),
         ("app/one.py", 'x = f"nobody reads {1}"\n', {"messages": [1]}),
         ("app/one.py", 'x = "nobody"  # `nobody`, as in “Nobody may”\n', {}),
