@@ -168,7 +168,7 @@ def _emptied_past_triggers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _static_files_are_looked_for_once() -> Iterator[None]:
-    """Each client of Django's builds the middleware anew, and that would read every static file's
+    """Each client of Django's builds the middleware again, and that would read every static file's
     facts: a quarter of such a test.
     """
     from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
@@ -189,7 +189,7 @@ def _static_files_are_looked_for_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _aws_is_described_once() -> Iterator[None]:
-    """Each session of the AWS library reads megabytes of descriptions anew, 0.2 s of it."""
+    """Each session of the AWS library reads megabytes of descriptions again, which takes 0.2 s."""
     from botocore.loaders import JSONFileLoader
 
     with pytest.MonkeyPatch.context() as patch:

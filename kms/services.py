@@ -347,7 +347,9 @@ def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
     """An existing key, tested to sign: without a permission, signing would stop at the switch."""
     public = backends.public_key(uri)
     if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
-        raise InvalidStateError("The log is signed with Ed25519 keys alone, and that is none.")
+        raise InvalidStateError(
+            "The log is signed with Ed25519 keys only, and this key is of another kind."
+        )
     try:
         backends.prove(uri, public, purpose=purpose)
     except backends.TooLongError as error:

@@ -23,7 +23,7 @@ from verifier.tests.scene import Scene
 NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
 VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
-# Made anew for each answer.
+# Different in each answer.
 _OWN = re.compile(
     rb'(?<="decision_id":")[^"]+|(?<="confirmation_id":")[^"]+|(?<=/confirmations/)[^/]+'
 )

@@ -291,7 +291,7 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
         tally, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
         assert (tally.answered, tally.wrong, tally.not_2xx, tally.errors) == (calls, 0, 0, 0)
         if name == "named":
-            # The very same calls: their proofs are spent, and their answers are stored.
+            # The same calls: their proofs are spent, and their answers are stored.
             again, _ = open_loop(there.server.url, requests, rate=None, batch=1, connections=2)
             assert (again.answered, again.wrong, again.not_2xx, again.errors) == (calls, 0, 0, 0)
             with VerifierClient(

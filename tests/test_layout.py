@@ -113,7 +113,32 @@ def test_what_runs_through_the_other_endpoint_is_named_as_it_is() -> None:
     assert not [prefix for prefix in prefixes if f"def {prefix}" not in source]
 
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+# Generated.
+UNWRAPPED = {"tests/faults/RESULTS.md"}
+MAX_COLUMNS = 100
+FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
+# A row of a table, a heading, the target of a reference, or one word, such as an address.
+UNWRAPPABLE = re.compile(r"\s*(\||#|\[[^]]+\]:|((-|\*|\d+\.) )?\S+$)")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.suffix == ".md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_prose_lines_of_markdown_are_at_most_100_columns(path: Path) -> None:
+    if path.relative_to(ROOT).as_posix() in UNWRAPPED:
+        return
+    text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), path.read_text())
+    assert not [
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(line) > MAX_COLUMNS and not UNWRAPPABLE.match(line)
+    ]
+
+
+LINK = re.compile(r"""\]\(([^)\s]+)\)|<img src="([^"]+)\"""")
+MAX_PICTURE_BYTES = 150_000
 
 
 @pytest.mark.parametrize(
@@ -122,7 +147,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_links_between_pages_lead_somewhere(path: Path) -> None:
-    local = [target for target in LINK.findall(path.read_text()) if "://" not in target]
+    local = [target for target in links(path) if "://" not in target]
     broken = []
     for target in local:
         name, _, anchor = target.partition("#")
@@ -130,6 +155,26 @@ def test_links_between_pages_lead_somewhere(path: Path) -> None:
         if not page.exists() or (anchor and anchor not in anchors(page)):
             broken.append(target)
     assert not broken
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links and pictures."""
+    return [link or picture for link, picture in LINK.findall(page.read_text())]
+
+
+def test_every_page_of_the_docs_is_in_their_index() -> None:
+    index = ROOT / "docs/README.md"
+    listed = {index.parent / target.partition("#")[0] for target in links(index)}
+    pages = {path for path in FILES if path.suffix == ".md" and path.is_relative_to(ROOT / "docs")}
+    assert {path for path in pages if not {path, path.parent} & (listed - {ROOT / "docs"})} == {
+        index
+    }
+
+
+def test_a_picture_is_small() -> None:
+    pictures = [path for path in FILES if path.is_relative_to(ROOT / "docs/images")]
+    assert pictures
+    assert not [path for path in pictures if path.stat().st_size > MAX_PICTURE_BYTES]
 
 
 def test_every_make_target_a_page_names_is_there() -> None:

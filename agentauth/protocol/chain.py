@@ -40,7 +40,7 @@ def canonical_entry_hash(text: bytes, salt: bytes) -> bytes:
 
 
 def field_commitment(value: object, salt: bytes) -> str:
-    """What stands in an event for a personal member (section 9): base64url of SHA-256(tag ‖ 0x00 ‖
+    """The commitment to a personal member of an event (section 9): base64url of SHA-256(tag ‖ 0x00 ‖
     salt ‖ RFC 8785 value).
 
     Deleting salt and value erases the personal data; the event and every hash above it stay valid.

@@ -1,4 +1,4 @@
-"""The agent manifest: what an agent says of itself and may ever ask for, signed by its own key.
+"""The agent manifest: what an agent says about itself and may ever ask for, signed by its own key.
 
 Whether the origin is trusted, and what a second manifest of the same key means, is for the registry
 to decide.

@@ -149,7 +149,7 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
 
 
 def _check_client_data(data: bytes, statement: Statement) -> None:
-    """Check what the browser signed off: what was asked of the passkey, and on which page."""
+    """Check what the browser signed off: which challenge the passkey got, and on which page."""
     client = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
     # WebAuthn L3 section 5.8.1: otherwise the signature of a registration could be shown as a
     # decision.

@@ -80,7 +80,7 @@ async def send(
 
 @dataclass(slots=True)
 class _Hints:
-    """What earlier answers asked of the next proof."""
+    """What earlier answers require in the next proof."""
 
     server_nonce: ServerNonce
     # The nonce of the last try.

@@ -69,9 +69,7 @@ def latest(ceremony: Ceremony) -> Challenge:
     """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError if none."""
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
-        raise InvalidAssertionError(
-            "Nothing was asked of your passkey here. Press the button again."
-        )
+        raise InvalidAssertionError("No passkey request is open here. Press the button again.")
     return row
 
 

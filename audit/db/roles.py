@@ -87,7 +87,7 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "verifier_presencelease": ("SELECT",),
     "verifier_providercall": ("INSERT", "SELECT", "UPDATE (answer, body_sha256, expires_at)"),
     "verifier_statechange": ("INSERT", "SELECT"),
-    # How far it was told of events; the jobs record how far they are written.
+    # Up to where it knows the events; the jobs record up to where they are written.
     "verifier_streamcursor": ("INSERT", "SELECT", "UPDATE (told)"),
 }
 # The rights each kind of process needs on a table.

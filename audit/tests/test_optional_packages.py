@@ -1,4 +1,4 @@
-"""Without pyarrow nothing is archived and without boto3 no bucket is read; all else works."""
+"""Without pyarrow nothing is archived and without boto3 no bucket is read; the rest works."""
 
 import sys
 from collections.abc import Callable

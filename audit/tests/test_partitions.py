@@ -1,4 +1,4 @@
-"""Monthly partitions on PostgreSQL: each event finds its own, whoever creates it, at any clock.
+"""Monthly partitions on PostgreSQL: each event finds its own, with any creator, at any clock.
 
 A missing partition is created by the process that records.
 """

@@ -53,7 +53,7 @@ def test_files_pass_in_pieces(store: Store, tmp_path: Path) -> None:
     assert store.fetch(KEY, into)
     assert (into.sha256(), into.length) == (digest_of(BIG), len(BIG))
     assert not store.fetch("absent", into)
-    # A larger object under a key for small ones is refused, whoever put it there.
+    # A larger object under a key for small ones is refused, also if another client put it there.
     with pytest.raises(ImmutableError, match="larger"):
         store.get(KEY)
     path.write_bytes(BIG[:-1])

@@ -34,7 +34,7 @@ def cosign_log(*, now: datetime) -> int:
             raise ContradictedError(
                 f"The witness {name} cosigned another log than this one ({outcome.result}, "
                 f"size {outcome.size}): it was set "
-                "back, or somebody shows it a second story."
+                "back, or it was shown another log."
             )
     failed = {name: each for name, each in outcomes.items() if each.result is not Result.COSIGNED}
     if failed:

@@ -96,9 +96,7 @@ class Story:
         await self._try("read calendar/work", "", "GET", "/calendar/work", headers)
         # An attacker who captures a request gains nothing by sending it again.
         replayed = "invalid_dpop_proof/replayed"
-        await self._try(
-            "send the very same request again", replayed, "GET", "/calendar/work", headers
-        )
+        await self._try("send the same request again", replayed, "GET", "/calendar/work", headers)
         await self._try(
             "read files/reports", "insufficient_scope/no_capability", "GET", "/files/reports"
         )

@@ -172,7 +172,7 @@ class Threads:
     def _make(call: Callable[[], T], answer: "Future[T]") -> None:
         try:
             answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 — whatever it is, it is raised where somebody waits for it
+        except BaseException as error:  # noqa: BLE001 — whatever it is, it is raised in the waiting caller
             answer.set_exception(error)
 
 

@@ -28,7 +28,7 @@ def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProv
 
 
 def find_by_credentials(credentials: Sequence[tuple[str, str]]) -> list[ServiceProvider | None]:
-    """`authenticate_service_provider` of several pairs in one query; None where it would raise."""
+    """`authenticate_service_provider` of several pairs in one query; None if it would raise."""
     ids: list[uuid.UUID | None] = []
     for client_id, _ in credentials:
         try:

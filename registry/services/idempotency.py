@@ -63,7 +63,7 @@ def run_once(
        timeout of 1.6 s (docs/protocol.md section 0).
     2. Run `act`.
     3. Store its answer in the row; both commit together. A refusal rolls both back and so is not
-       remembered: the next call is judged anew.
+       remembered: the next call is judged like a first one.
 
     Raises InvalidRequestError for a key outside 1–255 visible ASCII characters,
     IdempotencyMismatchError if the body differs, IdempotencyInProgressError if the first call did

@@ -99,7 +99,7 @@ def check_is_no_word(name: str, where: str = "name") -> None:
     words = {_picture(word) for word in _WORDS}
     if _picture(name) in words or _picture(name.split(maxsplit=1)[0]) == _picture(_ADDRESS):
         raise InvalidRequestError(
-            f"{where}: must not read as a word such as Nobody or You. Choose another."
+            f"{where}: must not read as a word such as “Nobody” or “You”. Choose another."
         )
 
 

@@ -77,7 +77,7 @@ def test_the_demo_from_end_to_end(
     steps.approve(page)
 
     terminal.wait_for(r"✓ read calendar/work")
-    terminal.wait_for(r"✗ send the very same request again.*replayed")
+    terminal.wait_for(r"✗ send the same request again.*replayed")
     terminal.wait_for(r"✗ read files/reports.*no_capability")
     terminal.wait_for(r"✓ pay 20.00 EUR")
     terminal.wait_for(r"✗ pay 80.00 EUR.*confirm_above")

@@ -72,9 +72,9 @@ class Stage:
         self.person = invited("alice@example.org", "Alice", now=WHEN)
         agent = _Held(self._enrolled(AGENT))
         self._enrolled(AGENT_P256)
-        asked: Any = pending(agent, self.provider, now=WHEN, capabilities=WIDE)  # type: ignore[arg-type]  # only `agent()` is asked of it
+        asked: Any = pending(agent, self.provider, now=WHEN, capabilities=WIDE)  # type: ignore[arg-type]  # only its `agent()` is called
         self.grant = approve(asked, self.person.human, now=WHEN)
-        self.waiting = pending(agent, self.provider, now=WHEN)  # type: ignore[arg-type]  # only `agent()` is asked of it
+        self.waiting = pending(agent, self.provider, now=WHEN)  # type: ignore[arg-type]  # only its `agent()` is called
         tokens = [self._issued(agent.agent()) for _ in range(3)]
         self.token = Original(tokens[0], signer(purpose="token", now=WHEN), tokens[1:])
 

@@ -77,7 +77,7 @@ FACTS: Final = [
     f"| by a call still running | waits up to {group_commit._PATIENCE_SECONDS} s for it, then 409",
     f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
     f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
-    f"agents nobody has claimed | {_calls(rate_limits.ADDRESS)} |",
+    f"unclaimed agents | {_calls(rate_limits.ADDRESS)} |",
     f"claim pages | {_calls(rate_limits.ENTRY)} |",
     f"calls without credentials | {_calls(rate_limits.STRANGERS)} |",
     f"| a service provider | {_LIMITS[rate_limits.SERVICE_PROVIDER].per_minute:,}, or as",

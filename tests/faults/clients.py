@@ -1,6 +1,6 @@
 """Clients that keep calling through faults and record every answer with its times.
 
-They do what docs/sdk.md says of clients whose answer was lost. After a lost answer the service
+They do what docs/sdk.md says about clients whose answer was lost. After a lost answer the service
 provider asks once more; half of its named calls carry its own idempotency key too, and it repeats
 those until it knows the decision or gives up. If a server refuses the connection, it asks the other
 one. The agent signs a new proof when a nonce is required, and when a retry finds its proof spent;

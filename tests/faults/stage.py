@@ -244,7 +244,7 @@ def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECON
 
 @contextlib.contextmanager
 def small_disk() -> Iterator[Path | None]:
-    """A file system of its own that a test may fill; None where we may not mount one."""
+    """A file system of its own that a test may fill; None if we may not mount one."""
     directory = Path(tempfile.mkdtemp(prefix="agentauth-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(directory)]
     mounted = (

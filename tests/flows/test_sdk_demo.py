@@ -31,7 +31,7 @@ pytestmark = pytest.mark.flow
 
 EXPECTED = [
     ("✓ allowed", "read calendar/work", "200", "—"),
-    ("✗ refused", "send the very same request again", "401", "invalid_dpop_proof/replayed"),
+    ("✗ refused", "send the same request again", "401", "invalid_dpop_proof/replayed"),
     ("✗ refused", "read files/reports", "403", "insufficient_scope/no_capability"),
     ("✓ allowed", "pay 20.00 EUR to ACME", "201", "—"),
     ("✗ refused", "pay 80.00 EUR to ACME", "403", "step_up_required/confirm_above"),

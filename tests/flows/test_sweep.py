@@ -1,8 +1,8 @@
 """Every address: nothing opens without credentials, no one reaches another's data, nothing fails.
 
 Every row is compared with its state before: the test has its own database, and the application runs
-in this process. tests/production/test_sweep.py asks what may be asked of a system in use by other
-tests.
+in this process. tests/production/test_sweep.py makes the calls that a system in use by other tests
+allows.
 """
 
 import json

@@ -5,7 +5,7 @@ name, it looks for a kept answer, and decides the call if there is none. It writ
 everything else the decision changes: after a crash there are both, or neither and the call is
 decided again. Refusals are kept too; an error rolls everything back.
 
-A proof that was spent in Redis stays spent, but `judge.lua` lets the very same call pass again. No
+A proof that was spent in Redis stays spent, but `judge.lua` lets the same call pass again. No
 proof is accepted twice all the same:
 
 - The script identifies the call by provider, key and every byte of the body, hence by the proof

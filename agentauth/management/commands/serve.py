@@ -113,7 +113,7 @@ def _bind_error(port: int) -> OSError | None:
 
 
 def gunicorn(bind: str) -> list[str]:
-    """The web server's command line; all else is in agentauth/server/web_server.py."""
+    """The web server's command line; agentauth/server/web_server.py has the rest."""
     server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_server"]
     return [*server, "--bind", bind, "agentauth.wsgi:application"]
 

@@ -39,7 +39,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "GET /v1/audit/checkpoint": Operation(
         "audit_checkpoint",
-        "What the log says of itself, signed",
+        "The log's signed checkpoint",
         {
             200: Answer(
                 "With the cosignatures of witnesses, if any.",

@@ -99,7 +99,7 @@ def token(by: LocalSigner = HELD, *, issued_at: int = NOW + 200, life: int = 600
 
 
 def reason(compact: str, keys: dict[str, TokenKey], *, now: int = NOW + 200) -> str | None:
-    """Why the token is refused; None where it is good."""
+    """Why the token is refused; None if it is valid."""
     try:
         verify_token(
             compact, keys=keys, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now

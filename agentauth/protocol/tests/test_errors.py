@@ -1,4 +1,4 @@
-"""What a refusal says of itself."""
+"""What a refusal says about itself."""
 
 import pytest
 

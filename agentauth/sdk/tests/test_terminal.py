@@ -102,7 +102,7 @@ def test_no_command_prints_what_does_not_show_as_itself(
 def test_no_check_of_a_file_prints_what_does_not_show_as_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, more: list[str]
 ) -> None:
-    """The name of a file and what stands in it are the sender's."""
+    """The name and the content of a file are the sender's."""
     sent = tmp_path / HOSTILE
     sent.mkdir()
     given = (
