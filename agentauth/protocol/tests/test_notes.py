@@ -217,7 +217,7 @@ def test_two_trusted_keys_that_cannot_be_told_apart_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Verifier, "key_id", b"same")
-    with pytest.raises(NoteError, match="one key id"):
+    with pytest.raises(NoteError, match="same key id"):
         verify_signatures(
             Note(TEXT, (SIGNATURE,)), [TRUSTED, Verifier("log.example", OTHER.public)]
         )
@@ -259,7 +259,7 @@ def test_keys_of_other_types_are_refused_under_their_right_id(
 ) -> None:
     made = Verifier("a", KEY.public)
     object.__setattr__(made, "kind", kind)
-    with pytest.raises(NoteError, match="name, key id and an Ed25519 key"):
+    with pytest.raises(NoteError, match="a name, a key id and an Ed25519 key"):
         parse_vkey(made.vkey)
 
 
@@ -359,7 +359,7 @@ def test_no_note_is_written_that_would_be_read_otherwise() -> None:
     for name in ("two\n— lines", "a b", ""):
         with pytest.raises(NoteError):
             format_note(TEXT, [Signature(name, b"1234", b"value")])
-    with pytest.raises(NoteError, match="lines of their own"):
+    with pytest.raises(NoteError, match="a line of its own"):
         format_note(TEXT, [Signature("a", b"12345", b"value")])
 
 

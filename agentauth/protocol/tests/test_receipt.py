@@ -229,7 +229,7 @@ def test_AP_4_the_answer_for_one_statement_is_none_for_another() -> None:
 
 def test_another_persons_passkey_or_another_key_is_refused() -> None:
     statement = ALL["approval"]
-    with pytest.raises(InvalidReceiptError, match="another human"):
+    with pytest.raises(InvalidReceiptError, match="does not belong to the human"):
         receipt(statement, human_id="0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4099")
     with pytest.raises(InvalidReceiptError, match="signature"):
         receipt(statement, credential_public_key=Passkey("ES256").cose)

@@ -342,7 +342,7 @@ def test_witness_cannot_start_over_under_its_old_key(log: Log, tmp_path: Path) -
     made = new_witness(tmp_path, log)
     with pytest.raises(WitnessStateError, match="another witness"):
         new_witness(tmp_path, log)
-    with pytest.raises(WitnessStateError, match="there already"):
+    with pytest.raises(WitnessStateError, match="already exists"):
         State.create(tmp_path / "state", vkey=made.verifier.vkey)
     for content in (b"", b"text"):
         (tmp_path / "other").write_bytes(content)

@@ -78,7 +78,7 @@ def started(files: dict[str, str], before: str = "") -> Iterator[tuple[subproces
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
-            vkey, _, url = line.strip().partition(" listens at ")
+            vkey, _, url = line.strip().partition(" listens on ")
             assert vkey == files["vkey"], line
             yield process, url
         finally:
