@@ -174,7 +174,7 @@ def test_a_public_key_of_another_kind_than_the_service_says_is_refused(
         200,
         fake.public(PublicKey=spki(ec.generate_private_key(curve()))),
     )
-    with pytest.raises(BackendError, match="must be Ed25519 or P-256|unsupported type"):
+    with pytest.raises(BackendError, match=r"must be Ed25519 or P-256|unsupported type"):
         public_key(URI)
 
 
