@@ -145,24 +145,27 @@ def _takes_nothing(error: Exception) -> bool:
 
 # One sentence for both kinds of endpoint: DRF does not say which of them refused.
 _MEDIA_TYPE = (
-    "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, urlencoded."
+    "Send JSON as application/json in UTF-8. /v1/revoke and /v1/introspect take a URL-encoded "
+    "form instead."
 )
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, NotFoundError),
     (drf.NotFound, NotFoundError),
     (
         drf.MethodNotAllowed,
-        lambda: MethodNotAllowedError("This address does not take that method."),
+        lambda: MethodNotAllowedError("This address does not support that method."),
     ),
     (drf.UnsupportedMediaType, lambda: UnsupportedMediaTypeError(_MEDIA_TYPE)),
     (
         drf.NotAcceptable,
-        lambda: NotAcceptableError("Answers are application/json: Accept must allow it."),
+        lambda: NotAcceptableError(
+            "This API answers in application/json, which the Accept header must allow."
+        ),
     ),
     (drf.NotAuthenticated, lambda: InvalidClientError("Authenticate first.")),
     (drf.AuthenticationFailed, lambda: InvalidClientError("The credentials were not accepted.")),
-    (drf.PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
-    (PermissionDenied, lambda: PermissionDeniedError("This is not allowed for you.")),
+    (drf.PermissionDenied, lambda: PermissionDeniedError("You are not allowed to do this.")),
+    (PermissionDenied, lambda: PermissionDeniedError("You are not allowed to do this.")),
     (
         RequestDataTooBig,
         lambda: RequestTooLargeError("The body is larger than 64 kB (1 MB for a batch)."),
@@ -333,7 +336,7 @@ class PageErrorMiddleware:
         if isinstance(response, HttpResponseNotAllowed):
             allowed = response["Allow"]
             response = error_response(
-                request, MethodNotAllowedError("This page does not take that method.")
+                request, MethodNotAllowedError("This page does not support that method.")
             )
             response["Allow"] = allowed
         return response
@@ -366,7 +369,7 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
 
 
 def permission_denied(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
-    return error_response(request, PermissionDeniedError("This is not allowed for you."))
+    return error_response(request, PermissionDeniedError("You are not allowed to do this."))
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

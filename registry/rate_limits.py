@@ -132,5 +132,5 @@ def limiter(sort: str) -> Limiter:
 def limited(seconds: float) -> RateLimitedError:
     """The error for a caller that may call again in `seconds`."""
     return RateLimitedError(
-        "Too many calls. Wait, then go on more slowly.", retry_after=int(seconds) + 1
+        "Too many calls. Wait, then call less often.", retry_after=int(seconds) + 1
     )

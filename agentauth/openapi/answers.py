@@ -35,12 +35,16 @@ ANYTHING: Final[Schema] = {}
 PAYLOAD: Final[Schema] = {"type": "object"}
 
 ERROR: Final = record(
-    "Below 1 kB. `reason` is a finer stable word; further members are named beside the codes.",
-    {"error": string("A stable code."), "error_description": string("One sentence for a person.")},
+    "Less than 1 kB. `reason` is a more specific stable code. Further members are listed with "
+    "their codes.",
     {
-        "reason": string("A finer stable word."),
-        "retry_after": integer("Seconds to wait, where they are known.", 1),
-        "interval": integer("Seconds between two polls from now on.", 1),
+        "error": string("A stable code."),
+        "error_description": string("One sentence for a person to read."),
+    },
+    {
+        "reason": string("A stable code that is more specific than `error`."),
+        "retry_after": integer("Seconds to wait before a retry, if known.", 1),
+        "interval": integer("Seconds to wait between polls from now on.", 1),
     },
 )
 
@@ -50,7 +54,7 @@ AGENTS: Final[Mapping[str, Schema]] = {
         {"manifest": compact("The signed manifest (section 5).", MAX_MANIFEST_CHARACTERS)},
         {
             "enrolment_code": string(
-                "One agent, 15 minutes, made for a human.",
+                "Registers one agent for the human it was made for; valid for 15 minutes.",
                 minLength=1,
                 maxLength=MAX_CODE_CHARACTERS,
             )
@@ -59,43 +63,47 @@ AGENTS: Final[Mapping[str, Schema]] = {
     ),
     "ManifestRequest": record(
         "",
-        {"manifest": compact("A later manifest by the present key.", MAX_MANIFEST_CHARACTERS)},
+        {
+            "manifest": compact(
+                "A later manifest, signed with the current key.", MAX_MANIFEST_CHARACTERS
+            )
+        },
         closed=True,
     ),
     "KeyRequest": record(
         "",
-        {"new_key": compact("A JWS by the next key (section 5).", MAX_MANIFEST_CHARACTERS)},
+        {"new_key": compact("A JWS signed with the new key (section 5).", MAX_MANIFEST_CHARACTERS)},
         closed=True,
     ),
     "Registration": record(
-        "`claim_url` and `claim_code` are there while a claim is open.",
+        "`claim_url` and `claim_code` are present while a claim is open.",
         {
             "agent_id": ref("Id"),
             "status": one_of(Agent.Status.values),
             "jkt": ref("Thumbprint"),
             "expires_at": ref("Time"),
         },
-        {"claim_url": URL, "claim_code": string("What the human types.")},
+        {"claim_url": URL, "claim_code": string("The code that the human types.")},
     ),
     "Agent": record(
-        "An agent as it sees itself.",
+        "The agent that makes the call.",
         {
             "agent_id": ref("Id"),
             "status": one_of(Agent.Status.values),
             "jkt": ref("Thumbprint"),
-            "name": string("What pages call it.", minLength=1, maxLength=80),
+            "name": string("The name that pages show.", minLength=1, maxLength=80),
             "description": string("", maxLength=500),
-            "model_origin": string("A host name, shown as a claim."),
+            "model_origin": string("A host name, which pages show as the agent's claim."),
             "capabilities": ref("Capabilities"),
             "created_at": ref("Time"),
             "expires_at": ref("Time"),
         },
     ),
     "ServiceProvider": record(
-        "What an agent may know of a service provider before it asks.",
+        "What an agent may know about a service provider before it requests a grant.",
         {
             "id": ref("Id"),
-            "slug": string("A short name that may stand for the id."),
+            "slug": string("A short name that can be used in place of the id."),
             "name": string(),
             "audience": URL,
             "allowed": array(
@@ -121,27 +129,29 @@ GRANTS: Final[Mapping[str, Schema]] = {
         },
         {
             "envelope": ref("Envelope"),
-            "reason": string("Why; the human reads it.", maxLength=MAX_REASON_CHARACTERS),
-            "lifetime_seconds": integer("30 days if absent.", MIN_SECONDS, MAX_SECONDS),
+            "reason": string(
+                "Why the agent asks; the human reads it.", maxLength=MAX_REASON_CHARACTERS
+            ),
+            "lifetime_seconds": integer("Defaults to 30 days.", MIN_SECONDS, MAX_SECONDS),
         },
         closed=True,
     ),
     "GrantAccepted": record(
-        "A request that waits for a human.",
+        "A request that waits for a human's decision.",
         {
             "grant_id": ref("Id"),
             "status": one_of(Grant.Status.values),
             "approval_url": URL,
             "expires_at": ref("Time"),
-            "interval": integer("Seconds between two polls.", 1),
+            "interval": integer("Seconds to wait between polls.", 1),
         },
     ),
     "Grant": record(
-        "What was asked, what was given, what was decided.",
+        "What the agent requested, what the human decided, and what was granted.",
         {
             "grant_id": ref("Id"),
             "status": one_of(Grant.Status.values),
-            "grant_version": integer("Rises with every suspension.", 1),
+            "grant_version": integer("Increases with every suspension.", 1),
             "service_provider": record(
                 "", {"id": ref("Id"), "slug": string(), "name": string(), "audience": URL}
             ),
@@ -150,12 +160,13 @@ GRANTS: Final[Mapping[str, Schema]] = {
             "narrowed": array(string(), "What the human changed."),
             "reason": string(),
             "created_at": ref("Time"),
-            "expires_at": ref("Time") | {"description": "The end of the hour it waits."},
+            "expires_at": ref("Time")
+            | {"description": "When the request expires: one hour after it was made."},
             "decided_at": nullable(ref("Time")),
             "deny_reason": nullable(string()),
             "valid_until": nullable(ref("Time")),
         },
-        {"approval_url": URL, "interval": integer("Seconds between two polls.", 1)},
+        {"approval_url": URL, "interval": integer("Seconds to wait between polls.", 1)},
     ),
     "GrantPage": newest_first("Grant"),
     "Receipt": record(
@@ -172,7 +183,11 @@ GRANTS: Final[Mapping[str, Schema]] = {
 TOKENS: Final[Mapping[str, Schema]] = {
     "TokenRequest": record(
         "Everything in the token comes from the grant; the caller chooses nothing.",
-        {"grant_id": string("An unknown one is `invalid_grant`.", minLength=1, maxLength=255)},
+        {
+            "grant_id": string(
+                "An unknown id is refused with `invalid_grant`.", minLength=1, maxLength=255
+            )
+        },
         closed=True,
     ),
     "TokenAnswer": record(
@@ -188,7 +203,7 @@ TOKENS: Final[Mapping[str, Schema]] = {
         "Other parameters are ignored.", {"token": string("The token.", minLength=1)}
     ),
     "Introspection": record(
-        "RFC 7662. A token that is not active, whatever the reason: `active` alone.",
+        "RFC 7662. If the token is not active, whatever the reason, the answer has only `active`.",
         {"active": {"type": "boolean"}},
         {
             "token_type": one_of(["DPoP"]),
@@ -211,7 +226,7 @@ TOKENS: Final[Mapping[str, Schema]] = {
 
 AUDIT: Final[Mapping[str, Schema]] = {
     "Event": record(
-        "One entry of the log. Ids, `token_jti` and `reason` are absent where there is none.",
+        "One entry of the log. Ids, `token_jti` and `reason` are absent if they do not apply.",
         {
             "id": ref("Id"),
             "kind": string("`app.subject.past_tense`.", pattern=r"^[a-z_]+(?:[.][a-z_]+)+$"),
@@ -222,11 +237,14 @@ AUDIT: Final[Mapping[str, Schema]] = {
             "data": PAYLOAD
             | {
                 "description": (
-                    'Facts by kind; a personal member is `{"commitment": …}` (section 9).'
+                    'Facts that depend on the kind. A personal member is `{"commitment": …}` '
+                    "(section 9)."
                 )
             },
-            "salt": string("32 bytes in base64url: with it the entry can be computed."),
-            "leaf_index": nullable(integer("Its number; null until given.", 0)),
+            "salt": string("32 bytes in base64url, needed to compute the entry."),
+            "leaf_index": nullable(
+                integer("The event's number in the log; null until it has one.", 0)
+            ),
             "openings": {
                 "type": "object",
                 "description": "Personal members by name, until they are erased.",
@@ -243,7 +261,7 @@ AUDIT: Final[Mapping[str, Schema]] = {
         },
     ),
     "EventPage": record(
-        "In the order of the log, then those not yet numbered.",
+        "In the order of the log. Events without a number come last.",
         {"results": array(ref("Event")), "next": nullable(string("A cursor for `after`."))},
     ),
     "Hash": string("32 bytes in base64.", pattern="^[A-Za-z0-9+/]{43}=$"),
@@ -251,7 +269,7 @@ AUDIT: Final[Mapping[str, Schema]] = {
         "A path from a leaf to a root (RFC 9162 section 2.1.3).",
         {
             "leaf_index": integer("The event's number.", 0),
-            "tree_size": integer("How many leaves the tree has.", 1),
+            "tree_size": integer("The number of leaves in the tree.", 1),
             "leaf_hash": ref("Hash"),
             "audit_path": array(ref("Hash"), "From the leaf upward.", maximum=63),
             "root_hash": ref("Hash"),
@@ -271,7 +289,7 @@ AUDIT: Final[Mapping[str, Schema]] = {
     "LogProof": string(
         "A proof and the checkpoint it leads to, in one text (c2sp.org/tlog-proof)."
     ),
-    "Bytes": string("No text.", format="binary"),
+    "Bytes": string("Binary.", format="binary"),
 }
 
 _MAXIMA: Final = {name: integer("", 1) for name in DEFAULT_MAXIMA.to_json()}
@@ -306,7 +324,7 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
         },
         {
             "y": string("", pattern="^[A-Za-z0-9_-]{43}$"),
-            "certificate": string("The key counts within this certificate alone (section 4)."),
+            "certificate": string("The key is valid only within this certificate (section 4)."),
         },
     ),
     "Jwks": record("A key set (RFC 7517).", {"keys": array(ref("Jwk"))}),
@@ -320,14 +338,13 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
             "envelope": record("", {"members": array(string()), "maxima": record("", _MAXIMA)}),
             "algorithms": array(one_of(ALGORITHMS)),
             "receipt_jwks": ref("Jwks")
-            | {"description": "Every receipt key, retired ones for ever."},
+            | {"description": "All receipt keys; retired keys stay listed."},
             "audit_vkeys": array(
                 string("", pattern="^[^ +]+[+][0-9a-f]{8}[+][A-Za-z0-9+/=]+$"),
-                "The log's verifier keys (C2SP signed-note), retired ones for ever.",
+                "The log's verifier keys (C2SP signed-note); retired keys stay listed.",
             ),
             "key_introductions": record(
-                "How each key of a purpose was introduced by the one before, oldest first: "
-                "compact JWS.",
+                "Compact JWS in which each key of a purpose introduces the next one, oldest first.",
                 dict.fromkeys(("token", "audit", "receipt"), array(string())),
             ),
         },

@@ -22,11 +22,13 @@ from verifier.requests import MAX_KEY
 from verifier.services.batch import MAX_REQUESTS
 
 _VIOLATION: Final = record(
-    "A limit the action broke.",
+    "A limit that the action exceeds.",
     {"argument": string(), "operator": string()},
     {"limit": {"anyOf": [ref("Scalar"), array(ref("Scalar")), ref("Money")]}},
 )
-NONCE: Final = string("What the agent's next proof must carry: hand it on as `DPoP-Nonce`.")
+NONCE: Final = string(
+    "The nonce that the agent's next proof must carry: pass it on as `DPoP-Nonce`."
+)
 _LEFT: Final = record("", {"currency": string(), "period": one_of(PERIODS), "remaining": string()})
 # The errors of verify in the order of its checks, with their reasons; some have none.
 REASONS: Final[Mapping[str, Sequence[str]]] = {
@@ -64,37 +66,42 @@ VERIFY: Final[Mapping[str, Schema]] = {
         "One call an agent made, as the service provider received it (section 8).",
         {
             "token": string("As the agent sent it.", maxLength=65_536),
-            "method": string("Of the request.", minLength=1, maxLength=32),
+            "method": string("The method of the request.", minLength=1, maxLength=32),
             "url": string(
-                "Of the request, from the service provider's own configured origin.",
+                "The URL of the request, built with the service provider's own configured origin.",
                 maxLength=65_536,
             ),
         },
         {
             "proof": nullable(string("", maxLength=65_536))
-            | {"description": "As the agent sent it; absent, the answer is a refusal."},
-            "action": ref("Action") | {"description": "Without it nothing is counted."},
+            | {"description": "As the agent sent it. Without it, the call is refused."},
+            "action": ref("Action") | {"description": "Without it, nothing is counted."},
             "idempotency_key": string(
-                "The agent's name for its operation; a `transact` needs one.",
+                "The agent's name for its operation; required for a `transact`.",
                 minLength=1,
                 maxLength=MAX_KEY,
             ),
-            "dry_run": {"type": "boolean", "description": "Judges and consumes nothing."},
+            "dry_run": {
+                "type": "boolean",
+                "description": "If true, verify decides but consumes nothing.",
+            },
         },
         closed=True,
     ),
     "Allowed": record(
-        "Yes. `capability` is there if an action was asked about, `repeated` if it was "
-        "allowed before.",
+        "Allowed. `capability` is present if the call named an action, `repeated` if the "
+        "operation was allowed before.",
         {
             "valid": {"const": True},
             "decision_id": ref("Id"),
             "agent": record("", {"id": ref("Id"), "name": string(), "model_origin": string()}),
-            "subject": string("The human, another text at each service provider."),
+            "subject": string(
+                "The human's identifier, which is different at each service provider."
+            ),
             "grant_id": ref("Id"),
             "scope": string(),
             "limits": record(
-                "What is left; null where there is no such limit.",
+                "What remains; null if there is no such limit.",
                 {
                     "rate_remaining": nullable(integer("", 0)),
                     "budgets": array(_LEFT),
@@ -106,11 +113,11 @@ VERIFY: Final[Mapping[str, Schema]] = {
         {"capability": ref("Capability"), "repeated": {"const": True}, "nonce": NONCE},
     ),
     "Refused": record(
-        "No, below 1 kB. The table of errors and reasons is in section 8.",
+        "Refused; less than 1 kB. The table of errors and reasons is in section 8.",
         {"valid": {"const": False}, "error": one_of(list(REASONS)), "error_description": string()},
         {
-            "reason": string("A finer stable word."),
-            "retry_after": integer("Seconds, where time heals it.", 1),
+            "reason": string("A stable code that is more specific than `error`."),
+            "retry_after": integer("Seconds to wait, if waiting helps.", 1),
             "violations": array(_VIOLATION),
             "approval_url": URL,
             "confirmation_id": ref("Id"),
@@ -120,17 +127,17 @@ VERIFY: Final[Mapping[str, Schema]] = {
     | {"allOf": [{"oneOf": _reasoned()}]},
     "Decision": {"description": "The answer of verify.", "oneOf": [ref("Allowed"), ref("Refused")]},
     "BatchRequest": record(
-        "Each is judged by itself, in order; a bad one is answered in its place.",
+        "Each request is decided on its own, in order. An invalid one gets its error in its place.",
         {"requests": array({}, "Each a `VerifyRequest`.", minimum=1, maximum=MAX_REQUESTS)},
         closed=True,
     ),
     "BatchAnswer": record(
-        "In the order of the requests: a decision, or the error of that one.",
+        "In the order of the requests: a decision or an error for each.",
         {"results": array({"anyOf": [ref("Allowed"), ref("Refused"), _ERROR_IN_PLACE]})},
     ),
     "ConfirmationPage": newest_first("Confirmation"),
     "Confirmation": record(
-        "A human's yes or no to one single transaction.",
+        "A human's decision on one transaction.",
         {
             "confirmation_id": ref("Id"),
             "status": one_of(Confirmation.Status.values),

@@ -29,12 +29,10 @@ from agentauth.openapi.shapes import SHAPES, Schema, ref
 
 VERSION: Final = "1"
 _DESCRIPTION: Final = (
-    "The wire contract in words is docs/protocol.md; section numbers here are its. Every body "
-    "is strict JSON of at most "
-    "65,536 bytes; a member or parameter that is not described is refused, 400 "
-    "`invalid_request`. Clients skip members "
-    "of answers they do not know. An address "
-    "with anything percent-encoded is 404."
+    "docs/protocol.md describes the wire contract in words; section numbers refer to it. Every "
+    "body is strict JSON of at most 65,536 bytes. A member or parameter that is not described "
+    "here is refused with 400 `invalid_request`. Clients ignore members of answers that they do "
+    "not know. A path with percent-encoding is answered with 404."
 )
 _CONVERTER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _BY_STATUS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
@@ -155,7 +153,7 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "description": (
-                    "Names the act, so that a call whose answer was lost can be made again "
+                    "Names the operation, so that a call whose answer was lost can be retried "
                     "(sections 0 and 8)."
                 ),
                 "schema": {"type": "string", "pattern": "^[!-+\\--~]{1,255}$"},

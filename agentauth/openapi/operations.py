@@ -65,20 +65,19 @@ class Refusal:
 
 REFUSALS: Final[Mapping[str, Refusal]] = {
     "invalid_request": Refusal(
-        "unreadable body, unknown member or parameter, wrong type, limit passed, a query "
-        "string on a mutation, an `Accept` "
-        "without JSON",
-        "The cursor is not one we gave.",
+        "unreadable body, unknown member or parameter, wrong type, limit exceeded, a query string "
+        "on a mutation, an `Accept` without JSON",
+        "The cursor is not one that this API returned.",
     ),
     "invalid_manifest": Refusal(
         "the manifest fails section 5", "aud: the manifest is for another registry."
     ),
     "invalid_enrolment_code": Refusal(
-        "wrong, used, ended or locked: one answer",
-        "This enrolment code is not right, was used or has ended.",
+        "the code is wrong, used, ended or locked: one answer for all",
+        "This enrolment code is wrong, was used or has ended.",
     ),
     "invalid_scope": Refusal(
-        "asked beyond the manifest, or beyond what the service provider allows",
+        "the request goes beyond the manifest, or beyond what the service provider allows",
         "The agent's manifest does not cover 'write:calendar'.",
     ),
     "grant_too_large": Refusal(
@@ -86,8 +85,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The capabilities do not fit into an access token; ask for fewer.",
     ),
     "invalid_grant": Refusal(
-        "grant unknown, another's or not active, or agent, human or service provider not "
-        "active: one answer",
+        "the grant is unknown, another agent's or not active, or the agent, human or service "
+        "provider is not active: one answer for all",
         "You have no active grant with this id.",
     ),
     "invalid_dpop_proof": Refusal(
@@ -96,12 +95,12 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         {"reason": "replayed"},
     ),
     "use_dpop_nonce": Refusal(
-        "a nonce is asked for, or the one sent is not good; `DPoP-Nonce` has the one to use",
-        "The proof's nonce is not, or no longer, valid here.",
+        "a nonce is required, or the one sent is not valid; `DPoP-Nonce` has the one to use",
+        "The proof's nonce is not valid here, or no longer valid.",
     ),
     "invalid_client": Refusal(
-        "a good proof by a key that no agent holds, or a revoked or barred one; a wrong "
-        "client id or secret",
+        "a valid proof by a key that belongs to no agent or to a revoked one, or that is barred; "
+        "a wrong client id or secret",
         "No agent is registered with this key.",
     ),
     "agent_inactive": Refusal(
@@ -109,9 +108,11 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "This agent is suspended and may not ask for grants.",
     ),
     "permission_denied": Refusal(
-        "the kind of caller is wrong for this endpoint", "This is not allowed for you."
+        "this kind of caller may not use the endpoint", "You are not allowed to do this."
     ),
-    "not_found": Refusal("unknown id or another owner's: one answer", NotFoundError().description),
+    "not_found": Refusal(
+        "the id is unknown or another owner's: one answer for both", NotFoundError().description
+    ),
     "not_yet_logged": Refusal(
         "the event has no number yet, or no checkpoint covers it yet; `Retry-After` says when "
         "to ask again",
@@ -119,7 +120,8 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         {"retry_after": 1},
     ),
     "not_acceptable": Refusal(
-        "`Accept` allows no application/json", "Answers are application/json: Accept must allow it."
+        "`Accept` does not allow application/json",
+        "This API answers in application/json, which the Accept header must allow.",
     ),
     "request_too_large": Refusal(
         "more than 65,536 bytes (1 MiB for a batch)",
@@ -127,18 +129,18 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "unsupported_media_type": Refusal(
         "another Content-Type, or a charset other than UTF-8",
-        "Send JSON as application/json, in UTF-8; at /v1/revoke and /v1/introspect a form, "
-        "urlencoded.",
+        "Send JSON as application/json in UTF-8. /v1/revoke and /v1/introspect take a URL-encoded "
+        "form instead.",
     ),
     "invalid_state": Refusal(
-        "the act does not fit the state", "Only a pending request can be withdrawn."
+        "the state does not allow the act", "Only a pending request can be withdrawn."
     ),
     "manifest_conflict": Refusal(
         "the key is registered with another manifest",
         "This key is registered with another manifest. Renew that one instead.",
     ),
     "key_in_use": Refusal(
-        "the code is of another human than the agent's",
+        "the code belongs to another human than the agent does",
         "This key belongs to another agent. Make a new one.",
     ),
     "idempotency_mismatch": Refusal(
@@ -146,7 +148,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "This Idempotency-Key was used with another request body.",
     ),
     "idempotency_in_progress": Refusal(
-        "a call with this key still runs",
+        "a call with this key is still running",
         "The first call with this Idempotency-Key is still running. Ask again in a moment.",
     ),
     "idempotency_expired": Refusal(
@@ -154,23 +156,23 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
         "The token of that call has ended. Ask with a new Idempotency-Key.",
     ),
     "too_many_pending_grants": Refusal(
-        "5 wait per agent, 20 per human, 1 for an unclaimed agent",
+        "at most 5 requests may wait per agent, 20 per human and 1 for an unclaimed agent",
         "Too many requests are waiting for a decision. Withdraw one or wait.",
         {"retry_after": 1800},
     ),
     "cooldown_active": Refusal(
-        "a human said no here: 1 h, then 4 h, then 24 h",
+        "a human denied a request of this agent here: wait 1 h, then 4 h, then 24 h",
         "A human said no a short while ago. Wait before asking this service provider again.",
         {"retry_after": 3600},
     ),
     "slow_down": Refusal(
-        "a waiting grant was asked for sooner than `interval` after the last time",
+        "a waiting grant was polled sooner than `interval` after the last poll",
         "Ask at most every 7 seconds.",
         {"interval": 7, "retry_after": 7},
     ),
     "rate_limited": Refusal(
         "too many calls by this caller, or from this address",
-        "Too many calls. Wait, then go on more slowly.",
+        "Too many calls. Wait, then call less often.",
         {"retry_after": 3},
     ),
     "temporarily_unavailable": Refusal(
@@ -197,9 +199,9 @@ CALLERS: Final[Mapping[str, Schema]] = {
         "in": "header",
         "name": "DPoP",
         "description": (
-            "A proof by the agent's key, new for each request: a JWS with `typ: dpop+jwt` over "
-            "method, URL, "
-            "time and, where there is a body, its SHA-256 (`bh`). Section 2."
+            "A proof signed with the agent's key, new for each request: a JWS with `typ: "
+            "dpop+jwt` over the method, the URL, the time and, if there is a body, its SHA-256 "
+            "(`bh`). Section 2."
         ),
     },
     "basic": {
@@ -217,9 +219,9 @@ CALLERS: Final[Mapping[str, Schema]] = {
 
 _SEGMENT: Final = "[A-Za-z0-9._~-]+"
 _TILE: Final = (
-    "The tile's number in elements of three digits, all but the last after an `x`: 1234067 is "
-    "`x001/x234/067`; then "
-    "`.p/` and the width of a partial tile. Its slashes stand in the path as they are."
+    "The tile's number in groups of three digits, all but the last prefixed with `x`: 1234067 is "
+    "`x001/x234/067`. A partial tile has `.p/` and its width appended. The slashes are not "
+    "escaped."
 )
 # Description, example and pattern.
 PATH_PARAMETERS: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -236,21 +238,19 @@ PATH_PARAMETERS: Final[Mapping[str, tuple[str, str, str]]] = {
 
 HEADERS: Final[Mapping[str, Schema]] = {
     "X-Request-Id": {
-        "description": "The server's name for this request; on every answer.",
+        "description": "The id of this request; every answer has one.",
         "schema": {"type": "string", "format": "uuid"},
     },
     "Cache-Control": {
-        "description": "`no-store`, but for what is public.",
+        "description": "`no-store`, except for what is public.",
         "schema": {"type": "string"},
     },
     "Retry-After": {
-        "description": "Seconds to wait; with a 404, where it is `not_yet_logged`.",
+        "description": "Seconds to wait. A 404 has it only if the error is `not_yet_logged`.",
         "schema": {"type": "integer", "minimum": 1},
     },
     "DPoP-Nonce": {
-        "description": (
-            "The nonce the next proof should carry, where there is one to use (section 2)."
-        ),
+        "description": "The nonce the next proof should carry, if there is one (section 2).",
         "schema": {"type": "string"},
     },
     "WWW-Authenticate": {

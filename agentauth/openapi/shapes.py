@@ -106,13 +106,13 @@ def _operands() -> Mapping[str, Schema]:
     several = array(ref("Scalar"), minimum=1, maximum=MAX_ITEMS) | {"uniqueItems": True}
     ordered = {"anyOf": [{"type": "string", "maxLength": MAX_TEXT}, scalar(0)["anyOf"][2]]}
     found = {
-        "eq": ref("Scalar") | {"description": "is the same, type included"},
-        "in": several | {"description": "is among them"},
-        "not_in": several | {"description": "is not among them"},
-        "min": ordered | {"description": "is of that type and not below"},
-        "max": ordered | {"description": "is of that type and not above"},
-        "prefix": string("begins so", minLength=1, maxLength=MAX_TEXT),
-        "max_length": integer("is a string of at most so many code points", 0),
+        "eq": ref("Scalar") | {"description": "equals the operand, type included"},
+        "in": several | {"description": "equals one of them"},
+        "not_in": several | {"description": "equals none of them"},
+        "min": ordered | {"description": "has the operand's type and is not below it"},
+        "max": ordered | {"description": "has the operand's type and is not above it"},
+        "prefix": string("begins with the operand", minLength=1, maxLength=MAX_TEXT),
+        "max_length": integer("is a string of at most that many code points", 0),
     }
     return {name: found[name] for name in OPERATORS}
 
@@ -124,7 +124,9 @@ def _capability(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
 
 def _action(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
     # Taken even if malformed: then no capability covers it, which is a refusal and no error.
-    resource = string("What is acted on; a malformed one is covered by nothing.", minLength=0)
+    resource = string(
+        "What the action is on. A malformed resource is covered by no capability.", minLength=0
+    )
     required = {"type": one_of(kinds), "resource": resource, **more}
     arguments = {
         "type": "object",
@@ -158,7 +160,7 @@ def _envelope() -> Schema:
                 "GCRA: one use every 60/rate s.", 1, maxima["max_requests_per_minute"]
             ),
             "max_burst": integer(
-                "Uses at once, 1 if absent; needs a rate.", 1, maxima["max_burst"]
+                "Uses at once; defaults to 1. Requires a rate.", 1, maxima["max_burst"]
             ),
             "allowed_time_windows": array(
                 ref("TimeWindow"), minimum=1, maximum=maxima["allowed_time_windows"]
@@ -171,13 +173,15 @@ def _envelope() -> Schema:
             },
             "budgets": array(ref("Budget"), minimum=1, maximum=maxima["budgets"]),
             "max_uses": integer(
-                "Allowed decisions in the life of the grant.", 1, maxima["max_uses"]
+                "Allowed decisions in the lifetime of the grant.", 1, maxima["max_uses"]
             ),
             "requires_human_online": {
                 "type": "boolean",
                 "description": "Only while the human's presence lease runs.",
             },
-            "max_session_seconds": integer("Life of a token.", 1, maxima["max_session_seconds"]),
+            "max_session_seconds": integer(
+                "The lifetime of a token.", 1, maxima["max_session_seconds"]
+            ),
         },
         closed=True,
     )
@@ -185,7 +189,7 @@ def _envelope() -> Schema:
 
 def _clock(*, may_be_24: bool) -> Schema:
     hours = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-    return string("Wall time.", pattern=f"^(?:{hours}|24:00)$" if may_be_24 else f"^{hours}$")
+    return string("Wall-clock time.", pattern=f"^(?:{hours}|24:00)$" if may_be_24 else f"^{hours}$")
 
 
 def _money() -> Mapping[str, Schema]:
@@ -205,15 +209,15 @@ SHAPES: Final[Mapping[str, Schema]] = {
         closed=True,
     ),
     "Resource": string(
-        "A path; a capability reaches it and everything below it.",
+        "A path. A capability covers it and everything below it.",
         pattern=f"^{_SEGMENT}(?:/{_SEGMENT})*$",
         maxLength=MAX_RESOURCE,
     ),
     "Scalar": scalar(MAX_TEXT) | {"description": "A string, boolean or integer."},
-    "Value": scalar(65_536)
-    | {"description": "A string, boolean or integer, as an action brings it."},
+    "Value": scalar(65_536) | {"description": "A string, boolean or integer in an action."},
     "Constraint": record(
-        "Operators on one argument; a value satisfies all of them. Absent, it satisfies none.",
+        "Operators on one argument: its value must satisfy all of them. A missing argument "
+        "satisfies none.",
         {},
         _operands(),
         closed=True,
@@ -221,13 +225,13 @@ SHAPES: Final[Mapping[str, Schema]] = {
     | {"minProperties": 1},
     "Constraints": {
         "type": "object",
-        "description": f"Argument to constraint; at most {MAX_CONSTRAINTS} operators in all.",
+        "description": f"Argument to constraint; at most {MAX_CONSTRAINTS} operators in total.",
         "propertyNames": {"pattern": f"^{ARGUMENT}$"},
         "additionalProperties": ref("Constraint"),
         "maxProperties": MAX_CONSTRAINTS,
     },
     "Capability": {
-        "description": "One kind of act on a resource and what lies below it (section 3).",
+        "description": "One kind of action on a resource and everything below it (section 3).",
         "oneOf": _kinds(_capability, "max_amount"),
     },
     "Capabilities": array(ref("Capability"), minimum=1, maximum=MAX_CAPABILITIES),
@@ -236,8 +240,8 @@ SHAPES: Final[Mapping[str, Schema]] = {
         "oneOf": _kinds(_action, "amount"),
     },
     "TimeWindow": record(
-        "What the wall clock of the zone shows, `end` excluded; `end` before `start` runs "
-        "past midnight.",
+        "Wall-clock times in the zone, `end` excluded. If `end` is before `start`, the window "
+        "runs past midnight.",
         {
             "days": array(one_of(DAYS), minimum=1, maximum=len(DAYS)) | {"uniqueItems": True},
             "start": _clock(may_be_24=False),
@@ -247,7 +251,7 @@ SHAPES: Final[Mapping[str, Schema]] = {
         closed=True,
     ),
     "Budget": record(
-        "A sum of `transact` amounts in one period; weeks begin on Monday, the zone is UTC if "
+        "The sum of `transact` amounts in one period; weeks begin on Monday, the zone is UTC if "
         "absent.",
         {**_money(), "period": one_of(PERIODS)},
         {"zone": string("An IANA zone.")},

@@ -141,7 +141,9 @@ def consent_sha256(consent_text: str) -> str:
     try:
         return sha256(consent_text.encode()).hex()
     except UnicodeEncodeError:
-        raise InvalidRequestError("consent_text: holds half of a surrogate pair.") from None
+        raise InvalidRequestError(
+            "consent_text: must not contain half of a surrogate pair."
+        ) from None
 
 
 def approval_statement(
@@ -362,7 +364,7 @@ def _check_approval(body: Mapping[str, object]) -> None:
         text(reason, "statement.deny_reason", maximum=MAX_REASON)
     approves = body["decision"] == "approve"
     if approves and reason is not None:
-        raise InvalidRequestError("statement.deny_reason: is for a denial only.")
+        raise InvalidRequestError("statement.deny_reason: is allowed only in a denial.")
     # Part of what is signed, so no server can forget to ask for the second step.
     if approves and not second_step and any(each.type in GRAVE_TYPES for each in capabilities):
         raise InvalidRequestError(

@@ -226,7 +226,7 @@ def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None
         return kind, str(namespace), str(name)
     for member in ("namespace", "name"):
         if member in body:
-            raise InvalidRequestError(f"{where}.{member}: is for the type custom only.")
+            raise InvalidRequestError(f"{where}.{member}: is allowed only for the type custom.")
     return kind, None, None
 
 
@@ -259,7 +259,7 @@ def parse_capability(obj: object, where: str = "capability") -> Capability:
     resource = _parse_resource(body["resource"], where)
     # Without a ceiling one approval would allow any sum; on another type a ceiling limits nothing.
     if (kind == "transact") != ("max_amount" in body):
-        verb = "is missing." if kind == "transact" else "is for the type transact only."
+        verb = "is missing." if kind == "transact" else "is allowed only for the type transact."
         raise InvalidRequestError(f"{where}.max_amount: {verb}")
     amount = Money.parse(body["max_amount"], f"{where}.max_amount") if kind == "transact" else None
     constraints = parse_constraints(body.get("constraints", {}), f"{where}.constraints")
@@ -318,14 +318,14 @@ def parse_action(obj: object, where: str = "action") -> Action:
     if not isinstance(resource, str):
         raise InvalidRequestError(f"{where}.resource: must be a string.")
     if (kind == "transact") != ("amount" in body):
-        verb = "is missing." if kind == "transact" else "is for the type transact only."
+        verb = "is missing." if kind == "transact" else "is allowed only for the type transact."
         raise InvalidRequestError(f"{where}.amount: {verb}")
     amount = Money.parse(body["amount"], f"{where}.amount") if kind == "transact" else None
     arguments = _parse_arguments(body.get("arguments", {}), f"{where}.arguments")
     if kind == "transact" and len(canonical_json(body)) > MAX_TRANSACT:
         raise InvalidRequestError(
-            f"{where}: a transact is longer than the {MAX_TRANSACT} bytes a human can be "
-            "asked to read."
+            f"{where}: a transact must not be longer than {MAX_TRANSACT} bytes, so that a human "
+            "can read it."
         )
     return Action(kind, resource, amount, arguments, namespace, name)
 

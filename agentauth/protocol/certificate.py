@@ -102,7 +102,7 @@ def verify_certificate(
         kid = jws.header.get("kid")  # 2
         issuer_key = keys.get(kid) if isinstance(kid, str) else None
         if issuer_key is None:
-            raise InvalidRequestError("certificate: is by no token key of the registry.")
+            raise InvalidRequestError("certificate: is not signed by a token key of the registry.")
         claims = verify_jws(jws, issuer_key, expected_typ=CERTIFICATE_TYP).claims  # 3
         written = signing_input(
             claims, typ=CERTIFICATE_TYP, alg=issuer_key.alg, header={"kid": kid}
@@ -134,7 +134,7 @@ def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey
         kid = jwk.get("kid")
         # Readers differ in which of two equal kids wins.
         if not isinstance(kid, str) or kid in names:
-            raise InvalidRequestError("keys: a kid is missing or stands twice.")
+            raise InvalidRequestError("keys: a kid is missing or appears twice.")
         names.add(kid)
         if "certificate" not in jwk:
             own[kid] = key
@@ -158,7 +158,7 @@ def _key(jwk: object) -> PublicKey | None:
     try:
         return parse_jwk(jwk)
     except PrivateMemberError as error:
-        raise InvalidRequestError("keys: hold a private member.") from error
+        raise InvalidRequestError("keys: must not contain a private member.") from error
     except InvalidKeyError:
         # A key type of a later version (RFC 7517 section 5 says to ignore it). Its tokens are
         # `unknown` here.
@@ -169,7 +169,7 @@ def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str
     # Exactly these: an unknown claim might be a limit that we would not enforce.
     members(claims, "certificate", required=_CLAIMS)
     if claims["iss"] != expected_issuer:
-        raise InvalidRequestError("certificate.iss: is another registry.")
+        raise InvalidRequestError("certificate.iss: names another registry.")
     if claims["purpose"] != CERTIFIED_PURPOSE:
         raise InvalidRequestError("certificate.purpose: must be token.")
     cnf = members(claims["cnf"], "certificate.cnf", required=("jwk",))
@@ -181,7 +181,7 @@ def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str
     if claims["sub"] != subject.thumbprint:
         raise InvalidRequestError("certificate.sub: is not the thumbprint of cnf.jwk.")
     if subject == issuer_key:
-        raise InvalidRequestError("certificate: certifies its own issuer.")
+        raise InvalidRequestError("certificate: must not certify its own issuer.")
     not_before = integer(claims["nbf"], "certificate.nbf", minimum=0)
     latest = not_before + MAX_CERTIFICATE_SECONDS
     not_after = integer(claims["exp"], "certificate.exp", minimum=not_before + 1, maximum=latest)

@@ -40,8 +40,9 @@ def canonical_entry_hash(text: bytes, salt: bytes) -> bytes:
 
 
 def field_commitment(value: object, salt: bytes) -> str:
-    """The commitment to a personal member of an event (section 9): base64url of SHA-256(tag ‖ 0x00 ‖
-    salt ‖ RFC 8785 value).
+    """The commitment to a personal member of an event (section 9).
+
+    It is base64url of SHA-256(tag ‖ 0x00 ‖ salt ‖ RFC 8785 value).
 
     Deleting salt and value erases the personal data; the event and every hash above it stay valid.
     Raises ChainError and EncodingError.
@@ -105,7 +106,7 @@ class CompactTree:
         self._size = size
         self._peaks = [_hash(peak) for peak in peaks]
         if size < 0 or size.bit_count() != len(self._peaks):
-            raise ChainError("The stored tree does not fit its size.")
+            raise ChainError("The stored tree does not match its size.")
 
     @property
     def size(self) -> int:
@@ -182,7 +183,7 @@ def verify_consistency(
         raise ChainError("The sizes are not those of an older and a newer tree.")
     if first == second:
         if path or first_root != second_root:
-            raise ChainError("Two trees of one size must be the same.")
+            raise ChainError("Two trees of the same size must have the same root.")
         return
     # If the first tree is a full subtree, its proof omits its root.
     hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
@@ -225,7 +226,7 @@ def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[by
 
 def _hash(value: bytes) -> bytes:
     if len(value) != HASH_BYTES:
-        raise ChainError("A hash is 32 bytes.")
+        raise ChainError("A hash must be 32 bytes.")
     return value
 
 
@@ -233,5 +234,5 @@ def _salt(value: bytes) -> bytes:
     # A fixed length: salt and value are joined without a separator, so bytes could otherwise move
     # from one to the other under the same hash.
     if len(value) != SALT_BYTES:
-        raise ChainError("A salt is 32 bytes.")
+        raise ChainError("A salt must be 32 bytes.")
     return value

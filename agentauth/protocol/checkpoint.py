@@ -43,12 +43,12 @@ class Checkpoint:
         """Raises NoteError if the text would not be read back as this."""
         lines = (self.origin, *self.extensions)
         if not all(lines) or any("\n" in line for line in lines):
-            raise NoteError("A checkpoint's lines are not empty.")
+            raise NoteError("A checkpoint's lines must not be empty.")
         check_text("".join(lines) + "\n")
         if not 0 <= self.size <= MAX_SIZE:
             raise NoteError("A checkpoint's size is out of range.")
         if len(self.root) != HASH_BYTES:
-            raise NoteError("A checkpoint's root is 32 bytes.")
+            raise NoteError("A checkpoint's root must be 32 bytes.")
 
     @property
     def text(self) -> str:
@@ -75,7 +75,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     """Read a note's text as a checkpoint. Raises NoteError. Nothing is verified."""
     lines = check_text(text).split("\n")[:-1]
     if len(lines) < 3:  # noqa: PLR2004 - origin, size, root
-        raise NoteError("A checkpoint has three lines or more.")
+        raise NoteError("A checkpoint must have at least three lines.")
     origin, size, root, *extensions = lines
     return Checkpoint(origin, parse_size(size), parse_hash(root), tuple(extensions))
 
@@ -98,7 +98,7 @@ def open_checkpoint(
     note = parse_note(data)
     checkpoint = parse_checkpoint(note.text)
     if checkpoint.origin != expected_origin:
-        raise UntrustedNoteError("The checkpoint is another log's.")
+        raise UntrustedNoteError("The checkpoint belongs to another log.")
     # 3
     signing = [key for key in log_keys if key.kind is SignatureType.NOTE]
     seeing = [key for key in witnesses if key.kind is SignatureType.COSIGNATURE]
@@ -136,7 +136,7 @@ def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: 
 def parse_size(text: str) -> int:
     """Read an index or size: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
     if not _DECIMAL.fullmatch(text) or (size := int(text)) > MAX_SIZE:
-        raise NoteError("A number is not a decimal without leading zeros, or is too large.")
+        raise NoteError("A number must be a decimal without leading zeros, and not too large.")
     return size
 
 
@@ -145,7 +145,7 @@ def parse_hash(text: str) -> bytes:
     try:
         value = b64_decode(text)
     except EncodingError:
-        raise NoteError("A hash is not base64 in its canonical form.") from None
+        raise NoteError("A hash must be canonical base64.") from None
     if len(value) != HASH_BYTES:
-        raise NoteError("A hash is 32 bytes.")
+        raise NoteError("A hash must be 32 bytes.")
     return value

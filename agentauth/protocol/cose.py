@@ -90,7 +90,7 @@ def _rsa_key(modulus: bytes, exponent: bytes) -> rsa.RSAPublicKey:
     # exponents have allowed forged PKCS #1 v1.5 signatures; real passkeys use 65537.
     if not _MIN_RSA_BITS <= n.bit_length() <= _MAX_RSA_BITS or n % 2 == 0 or e != _RSA_EXPONENT:
         raise InvalidKeyError(
-            "The passkey's RSA key is not of 2048 to 8192 bits with exponent 65537."
+            "The passkey's RSA key must have 2048 to 8192 bits and the exponent 65537."
         )
     try:
         return rsa.RSAPublicNumbers(e, n).public_key()
@@ -120,11 +120,13 @@ def _read_map(data: bytes) -> dict[int, Label]:
         value, at = _item(data, at)
         # Readers differ in which of two equal labels wins.
         if not isinstance(label, int) or label in result:
-            raise InvalidKeyError("The passkey's key has a label twice or of the wrong type.")
+            raise InvalidKeyError(
+                "The passkey's key has a label that is repeated or has the wrong type."
+            )
         result[label] = value
     # Otherwise two byte strings would be one key, and one passkey could be registered twice.
     if at != len(data):
-        raise InvalidKeyError("The passkey's key has bytes after its end.")
+        raise InvalidKeyError("The passkey's key has extra bytes after its end.")
     return result
 
 
@@ -136,7 +138,9 @@ def _item(data: bytes, at: int) -> tuple[Label, int]:
         return -1 - value, at
     if major == _BYTES and at + value <= len(data):
         return data[at : at + value], at + value
-    raise InvalidKeyError("The passkey's key holds something else than integers and byte strings.")
+    raise InvalidKeyError(
+        "The passkey's key contains something other than integers and byte strings."
+    )
 
 
 def _head(data: bytes, at: int) -> tuple[int, int, int]:

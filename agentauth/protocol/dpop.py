@@ -157,7 +157,7 @@ def check_nonce(proof: VerifiedProof, *, accepted: Collection[str], required: bo
         if required:
             raise ProofNonceRequiredError("The proof needs the nonce that comes with this answer.")
     elif not any(_equal(proof.nonce, nonce) for nonce in accepted):
-        raise ProofNonceRequiredError("The proof's nonce is not, or no longer, valid here.")
+        raise ProofNonceRequiredError("The proof's nonce is not valid here, or no longer valid.")
 
 
 def check_binding(proof: VerifiedProof, *, expected_jkt: str) -> None:
@@ -237,7 +237,9 @@ def single_header(lines: Sequence[str]) -> str:
     (`malformed`).
     """
     if len(lines) != 1 or not lines[0] or "," in lines[0]:
-        raise InvalidProofError("Exactly one DPoP header is needed.", reason="malformed")
+        raise InvalidProofError(
+            "The request must have exactly one DPoP header.", reason="malformed"
+        )
     return lines[0]
 
 
@@ -276,7 +278,9 @@ def _prove_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
 def _text(claims: dict[str, object], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise InvalidProofError(f"The proof's {name} is missing or no text.", reason="malformed")
+        raise InvalidProofError(
+            f"The proof's {name} is missing or not a string.", reason="malformed"
+        )
     return value
 
 
@@ -285,7 +289,7 @@ def _seconds(claims: dict[str, object], name: str) -> int:
     # In Python a bool is an int. Fractions would make the last second depend on rounding.
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidProofError(
-            f"The proof's {name} is missing or no whole number.", reason="malformed"
+            f"The proof's {name} is missing or not an integer.", reason="malformed"
         )
     return value
 
@@ -300,7 +304,7 @@ def _check_url(url: str, expected_url: str) -> None:
         raise InvalidProofError(error.description, reason="url") from None
     if not same:
         raise InvalidProofError(
-            f"The proof was made for another URL than {shown(expected)}.", reason="url"
+            f"The proof was made for a URL other than {shown(expected)}.", reason="url"
         )
 
 

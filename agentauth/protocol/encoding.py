@@ -63,7 +63,7 @@ def b64u_decode(text: str) -> bytes:
     # The standard decoder skips characters outside its alphabet. Encoding again catches all of it:
     # padding, white space, "+", "/" and non-zero trailing bits come back different.
     if _b64u(data) != raw:
-        raise EncodingError("A value is not base64url in its canonical form.")
+        raise EncodingError("A value is not canonical base64url.")
     return data
 
 
@@ -82,7 +82,7 @@ def b64_decode(text: str) -> bytes:
     except (UnicodeEncodeError, binascii.Error, AttributeError):
         raise EncodingError("A value is not base64.") from None
     if b64_encode(data) != text:
-        raise EncodingError("A value is not base64 in its canonical form.")
+        raise EncodingError("A value is not canonical base64.")
     return data
 
 
@@ -162,7 +162,7 @@ def read_object(
     """`read_json` for a JSON object. Raises EncodingError."""
     value = read_json(data, max_bytes=max_bytes, max_depth=max_depth)
     if not isinstance(value, dict):
-        raise EncodingError("A JSON object is needed here.")
+        raise EncodingError("The text must be a JSON object.")
     return value
 
 
@@ -173,7 +173,7 @@ def timestamp(at: datetime) -> str:
     Raises EncodingError for a naive datetime: guessing its zone could move a deadline by hours.
     """
     if at.tzinfo is None:
-        raise EncodingError("A time without a zone was given.")
+        raise EncodingError("A time must have a time zone.")
     # isoformat() omits the fraction if it is zero.
     return at.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
@@ -189,7 +189,7 @@ def parse_timestamp(text: object) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise EncodingError("A time is not on the calendar.") from None
+        raise EncodingError("A time is not a valid date and time.") from None
 
 
 def _decode(data: bytes | bytearray | memoryview | str, max_bytes: int) -> str:
@@ -211,13 +211,13 @@ def _utf8_length(text: str) -> int:
     try:
         return len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise EncodingError("A text holds half a character.") from None
+        raise EncodingError("A text contains half of a surrogate pair.") from None
 
 
 def _check_text(text: str) -> None:
     if "\0" in text:
         raise EncodingError(
-            "A text holds a NUL character."
+            "A text contains a NUL character."
         )  # PostgreSQL cannot store it, C readers stop at it
     if not text.isascii():
         _utf8_length(text)

@@ -204,7 +204,7 @@ def single_currency(
     currencies = sorted({amount.currency for amount in amounts if amount is not None})
     if len(currencies) > 1:
         raise InvalidRequestError(
-            f"{where}: a grant has one currency, here are {' and '.join(currencies)}."
+            f"{where}: a grant must use one currency, but this one has {' and '.join(currencies)}."
         )
     return currencies[0] if currencies else None
 

@@ -46,9 +46,9 @@ def verify_introduction(
         members(claims, "introduction", required=_CLAIMS)  # 2
         integer(claims["iat"], "introduction.iat", minimum=0)
         if claims["iss"] != expected_issuer:  # 3
-            raise InvalidRequestError("introduction.iss: is another registry.")
+            raise InvalidRequestError("introduction.iss: names another registry.")
         if claims["purpose"] != expected_purpose:
-            raise InvalidRequestError("introduction.purpose: is another.")
+            raise InvalidRequestError("introduction.purpose: is not the purpose of this key.")
         return parse_jwk(claims["jwk"])  # 4
     except (EncodingError, InvalidKeyError, InvalidSignatureError) as error:
         raise InvalidRequestError(f"introduction: {error.description}") from None
@@ -64,7 +64,7 @@ def introduced_keys(
     follow a key that was disabled. Raises InvalidRequestError for more than MAX_INTRODUCTIONS.
     """
     if len(introductions) > MAX_INTRODUCTIONS:
-        raise InvalidRequestError(f"introductions: are more than {MAX_INTRODUCTIONS}.")
+        raise InvalidRequestError(f"introductions: must be at most {MAX_INTRODUCTIONS}.")
     reached = {pinned.thumbprint: pinned}
     for compact in introductions:
         try:

@@ -87,7 +87,7 @@ def read_header(segment: str) -> dict[str, object]:
     # 8725 section 3.1). The type comes first: a list would raise TypeError here.
     alg = header.get("alg")
     if not isinstance(alg, str) or alg not in ALLOWED_ALGS:
-        raise EncodingError("The header names no algorithm that is accepted here.")
+        raise EncodingError("The header does not name an accepted algorithm.")
     return header
 
 
@@ -120,7 +120,7 @@ def proved_claims(
     # 2. RFC 7515 section 4.1.9 also allows capitals and the prefix `application/`. Refused here:
     # one kind has one spelling.
     if header.get("typ") != expected_typ:
-        raise EncodingError(f"The signed object is not of the kind {expected_typ}.")
+        raise EncodingError(f"The signed object must be of the type {expected_typ}.")
     # 3.
     return read_object(payload, max_bytes=len(payload))
 

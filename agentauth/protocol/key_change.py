@@ -79,15 +79,17 @@ def verify_key_change(
     members(claims, "new_key", required=_CLAIMS)  # 4
     issued_at = integer(claims["iat"], "new_key.iat", minimum=0)
     if claims["aud"] != expected_audience:
-        raise InvalidRequestError("new_key.aud: is another registry.")
+        raise InvalidRequestError("new_key.aud: names another registry.")
     # Neither old nor signed in advance, as for proofs (RFC 9449 section 11.2).
     if abs(now - issued_at) > WINDOW_SECONDS:
-        raise InvalidRequestError("new_key.iat: is more than a minute away from now.")
+        raise InvalidRequestError("new_key.iat: must be within a minute of now.")
     jti = text(claims["jti"], "new_key.jti", maximum=_MAX_JTI)
     if claims["agent_id"] != expected_agent_id:  # 5
-        raise InvalidRequestError("new_key.agent_id: is another agent's.")
+        raise InvalidRequestError("new_key.agent_id: names another agent.")
     if claims["old_jkt"] != expected_old_jkt:
-        raise InvalidRequestError("new_key.old_jkt: is not the agent's present key.")
+        raise InvalidRequestError(
+            "new_key.old_jkt: must be the thumbprint of the agent's current key."
+        )
     _check_other(key, expected_old_jkt)  # 6
     return VerifiedKeyChange(key, expected_agent_id, expected_old_jkt, issued_at, jti)
 
@@ -95,4 +97,4 @@ def verify_key_change(
 def _check_other(key: PublicKey, old_jkt: str) -> None:
     # The change bars the former key for ever: an agent that kept it would be locked out.
     if key.thumbprint == old_jkt:
-        raise InvalidRequestError("new_key: is the key the agent has already.")
+        raise InvalidRequestError("new_key: must differ from the agent's current key.")

@@ -66,7 +66,7 @@ class PrivateMemberError(InvalidKeyError):
     """
 
     def __init__(self, derives: "PublicKey | None") -> None:
-        super().__init__("A public key is needed; this one holds a private member.")
+        super().__init__("This must be a public key, but it has a private member.")
         self.derives = derives
 
 
@@ -101,7 +101,7 @@ class PublicKey:
         InvalidSignatureError.
         """
         if alg not in _NAMES[self.alg]:
-            raise InvalidSignatureError("The algorithm does not belong to the key.")
+            raise InvalidSignatureError("The algorithm does not match the key.")
         if len(signature) != SIGNATURE_BYTES:
             raise InvalidSignatureError("A signature has the wrong length.")
         try:
@@ -143,7 +143,7 @@ def ed25519_public_key(raw: bytes, *, registered: bool = False) -> PublicKey:
     signature.
     """
     if len(raw) != _COORDINATE_BYTES:
-        raise InvalidKeyError("An Ed25519 key is 32 bytes.")
+        raise InvalidKeyError("An Ed25519 key must be 32 bytes.")
     if not _is_strict_point(raw):
         raise InvalidKeyError("The Ed25519 key is not in canonical form, or is a weak point.")
     # libsodium before 1.0.20 of 2025-12-30 accepted half of the mixed-order points
@@ -164,7 +164,7 @@ def p256_public_key(x: bytes, y: bytes) -> PublicKey:
     group.
     """
     if len(x) != _COORDINATE_BYTES or len(y) != _COORDINATE_BYTES:
-        raise InvalidKeyError("P-256 coordinates are 32 bytes each.")
+        raise InvalidKeyError("P-256 coordinates must be 32 bytes each.")
     numbers = ec.EllipticCurvePublicNumbers(
         int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()
     )
@@ -205,12 +205,12 @@ class PrivateKey:
             key = serialization.load_pem_private_key(pem, password=passphrase)
         except (ValueError, TypeError):
             # The library's message could quote the file, so it is dropped with the cause.
-            raise InvalidKeyError("The file holds no readable private key.") from None
+            raise InvalidKeyError("The file does not contain a readable private key.") from None
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return cls(key)
         if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
             return cls(key)
-        raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
+        raise InvalidKeyError("Only Ed25519 and P-256 keys are supported.")
 
     def to_pem(self, passphrase: bytes | None = None) -> bytes:
         """PKCS #8 PEM, encrypted if there is a passphrase.
@@ -238,7 +238,7 @@ class PrivateKey:
 
     def __reduce__(self) -> str:
         # Pickling would copy the secret into caches and task queues.
-        raise TypeError("A private key is not pickled.")
+        raise TypeError("A private key cannot be pickled.")
 
 
 class Signer(Protocol):
@@ -295,13 +295,13 @@ def _parse_public(jwk: dict[str, object], *, registered: bool) -> PublicKey:
     if kind == ("EC", "P-256"):
         _check_use(jwk, "ES256")
         return p256_public_key(_coordinate(jwk, "x"), _coordinate(jwk, "y"))
-    raise InvalidKeyError("Only Ed25519 and P-256 keys are used.")
+    raise InvalidKeyError("Only Ed25519 and P-256 keys are supported.")
 
 
 def _check_use(jwk: dict[str, object], alg: Algorithm) -> None:
     """Refuse a key that its owner published for another use (RFC 7517 sections 4.2 to 4.4)."""
     if "alg" in jwk and not (isinstance(name := jwk["alg"], str) and name in _NAMES[alg]):
-        raise InvalidKeyError("The key's alg does not fit its type.")
+        raise InvalidKeyError("The key's alg does not match its type.")
     if "use" in jwk and jwk["use"] != "sig":
         raise InvalidKeyError("The key is not meant for signatures.")
     if "key_ops" in jwk:

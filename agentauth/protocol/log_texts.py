@@ -45,7 +45,7 @@ class LogProof:
         ]
         written = _with_checkpoint(lines, self.path, self.checkpoint)
         if parse_log_proof(written) != self:
-            raise NoteError("The log proof has no text.")
+            raise NoteError("The log proof cannot be written as text.")
         return written
 
 
@@ -64,7 +64,7 @@ class AddCheckpoint:
         """The request body. Raises NoteError if `parse_add_checkpoint` would refuse it."""
         written = _with_checkpoint([f"{_OLD}{self.old_size}"], self.path, self.checkpoint)
         if parse_add_checkpoint(written) != self:
-            raise NoteError("The request to a witness has no text.")
+            raise NoteError("The request to a witness cannot be written as text.")
         return written
 
 
@@ -72,7 +72,7 @@ def parse_log_proof(data: bytes | str) -> LogProof:
     """Read the proof of one entry. Raises NoteError; nothing is verified."""
     lines, checkpoint = _parts(data)
     if lines.pop(0) != _LOG_PROOF:
-        raise NoteError("That is not a log proof.")
+        raise NoteError("The text is not a log proof.")
     extra = _parse_extra(lines.pop(0)) if lines and lines[0].startswith(_EXTRA) else None
     return LogProof(_number(lines, _INDEX), _hashes(lines), checkpoint, extra)
 
@@ -131,7 +131,7 @@ def _parts(data: bytes | str) -> tuple[list[str], str]:
     """
     head, divider, checkpoint = check_text(read_text(data)).partition("\n\n")
     if not divider:
-        raise NoteError("A checkpoint follows after an empty line.")
+        raise NoteError("After the hashes, an empty line and a checkpoint must follow.")
     parse_checkpoint(parse_note(checkpoint).text)
     return head.split("\n"), checkpoint
 
@@ -146,7 +146,7 @@ def _number(lines: list[str], label: str) -> int:
 
 def _hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
     if len(lines) > MAX_HASHES:
-        raise NoteError(f"A proof has at most {MAX_HASHES} hashes.")
+        raise NoteError(f"A proof may have at most {MAX_HASHES} hashes.")
     return tuple(map(parse_hash, lines))
 
 
@@ -154,7 +154,7 @@ def _parse_extra(line: str) -> bytes:
     try:
         extra = b64_decode(line.removeprefix(_EXTRA))
     except EncodingError:
-        raise NoteError("Extra data is not base64 in its canonical form.") from None
+        raise NoteError("Extra data must be canonical base64.") from None
     if not extra:
-        raise NoteError("A line of extra data is left out where there is none.")
+        raise NoteError("The line of extra data must be left out if there is none.")
     return extra

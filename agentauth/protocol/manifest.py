@@ -171,7 +171,7 @@ def _check_times(claims: dict[str, object], now: int) -> None:
     issued_at = integer(claims["iat"], "iat", minimum=0)
     expires_at = integer(claims["exp"], "exp", minimum=0)
     if issued_at > now + MAX_AHEAD_SECONDS:
-        raise ManifestError("iat: lies in the future.")
+        raise ManifestError("iat: must not be in the future.")
     # No leeway at the end: `exp` limits rights, and the registry's clock is authoritative.
     if expires_at <= now:
         raise ManifestError("exp: the manifest has expired.")

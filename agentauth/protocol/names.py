@@ -127,7 +127,7 @@ def _check_readable(value: str, where: str, *, also: str = "") -> str:
     for character in value:
         if character not in also and _hides(character):
             raise InvalidRequestError(
-                f"{where}: must not hold the character U+{ord(character):04X}."
+                f"{where}: must not contain the character U+{ord(character):04X}."
             )
     if _surplus_marks(value):
         raise InvalidRequestError(

@@ -57,11 +57,9 @@ class Verifier:
         contain.
         """
         if not is_key_name(self.name):
-            raise ValueError(
-                "a note's key name is not empty and holds neither spaces nor plus signs"
-            )
+            raise ValueError("a note's key name must not be empty or contain spaces or plus signs")
         if self.key.kty != "OKP":
-            raise InvalidKeyError("A verifier key of a signed note is an Ed25519 key.")
+            raise InvalidKeyError("A verifier key of a signed note must be an Ed25519 key.")
 
     @property
     def key_id(self) -> bytes:
@@ -152,9 +150,9 @@ def parse_vkey(text: str) -> Verifier:
         material = b64_decode(encoded)
         verifier = Verifier(name, ed25519_public_key(material[1:]), SignatureType(material[0]))
     except (EncodingError, InvalidKeyError, ValueError, IndexError):
-        raise NoteError("A verifier key is not name, key id and an Ed25519 key.") from None
+        raise NoteError("A verifier key must be a name, a key id and an Ed25519 key.") from None
     if not _KEY_ID.fullmatch(key_id) or bytes.fromhex(key_id) != verifier.key_id:
-        raise NoteError("A verifier key's id is not that of its name and key.")
+        raise NoteError("A verifier key's id does not match its name and key.")
     return verifier
 
 
@@ -175,9 +173,9 @@ def check_text(text: str) -> str:
     Raises NoteError.
     """
     if not text.endswith("\n"):
-        raise NoteError("A note's text ends with a line feed.")
+        raise NoteError("A note's text must end with a line feed.")
     if _FORBIDDEN.search(text):
-        raise NoteError("A note holds a control character.")
+        raise NoteError("A note must not contain a control character.")
     return text
 
 
@@ -190,7 +188,7 @@ def parse_note(data: bytes | str) -> Note:
     # Split at the last empty line: the text itself may contain others.
     text, divider, lines = note.rpartition("\n\n")
     if not divider:
-        raise NoteError("A note has signatures after an empty line.")
+        raise NoteError("A note must have an empty line before its signatures.")
     return Note(text + "\n", parse_signatures(lines))
 
 
@@ -200,7 +198,7 @@ def parse_signatures(lines: str) -> tuple[Signature, ...]:
     """
     found = check_text(lines).split("\n")[:-1]
     if len(found) > MAX_SIGNATURES:
-        raise NoteError(f"A note has at most {MAX_SIGNATURES} signatures.")
+        raise NoteError(f"A note may have at most {MAX_SIGNATURES} signatures.")
     return tuple(_parse_signature(line) for line in found)
 
 
@@ -216,7 +214,7 @@ def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[Verifi
     known: dict[tuple[str, bytes], Verifier] = {}
     for verifier in verifiers:
         if known.setdefault((verifier.name, verifier.key_id), verifier) != verifier:
-            raise NoteError("Two trusted keys have one name and one key id.")
+            raise NoteError("Two trusted keys have the same name and the same key id.")
     verified = []
     for signature in note.signatures:
         by = known.get((signature.name, signature.key_id))
@@ -252,7 +250,7 @@ def format_note(text: str, signatures: Iterable[Signature]) -> str:
     note = Note(text, tuple(signatures))
     written = f"{text}\n{''.join(signature.line for signature in note.signatures)}"
     if parse_note(written) != note:
-        raise NoteError("A note's signatures are not lines of their own.")
+        raise NoteError("Each signature of a note must be on a line of its own.")
     return written
 
 
@@ -264,19 +262,19 @@ def read_text(data: bytes | str) -> str:
             raise NoteError("A note is too long.")
         return raw.decode()
     except UnicodeError:
-        raise NoteError("A note is UTF-8.") from None
+        raise NoteError("A note must be UTF-8.") from None
 
 
 def _parse_signature(line: str) -> Signature:
     name, _, encoded = line.removeprefix(_SIGNATURE_LINE).partition(" ")
     if not line.startswith(_SIGNATURE_LINE) or not is_key_name(name):
-        raise NoteError("A signature line is a dash, a name and base64.")
+        raise NoteError("A signature line must be a dash, a name and base64.")
     try:
         value = b64_decode(encoded)
     except EncodingError:
-        raise NoteError("A signature is not base64 in its canonical form.") from None
+        raise NoteError("A signature must be canonical base64.") from None
     if len(value) <= _KEY_ID_BYTES:
-        raise NoteError("A signature is a key id and at least one byte more.")
+        raise NoteError("A signature must be a key id and at least one more byte.")
     return Signature(name, value[:_KEY_ID_BYTES], value[_KEY_ID_BYTES:])
 
 

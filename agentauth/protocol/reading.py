@@ -39,7 +39,7 @@ def members(
         # An unknown member may be a limit its sender relies on: to ignore it would widen what was
         # asked.
         if not isinstance(name, str) or (name not in required and name not in optional):
-            raise InvalidRequestError(f"{where}: the member {shown(str(name))} is not known here.")
+            raise InvalidRequestError(f"{where}: the member {shown(str(name))} is unknown.")
     for name in required:
         if name not in obj:
             raise InvalidRequestError(f"{where}.{name}: is missing.")
@@ -60,7 +60,7 @@ def text(obj: object, where: str, *, maximum: int, minimum: int = 1) -> str:
     if not minimum <= len(obj) <= maximum:
         raise InvalidRequestError(f"{where}: must be {minimum} to {maximum} characters long.")
     if _UNSTORABLE.search(obj):
-        raise InvalidRequestError(f"{where}: holds a NUL or half of a surrogate pair.")
+        raise InvalidRequestError(f"{where}: must not contain a NUL or half of a surrogate pair.")
     return obj
 
 

@@ -130,9 +130,11 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
     statement = parse_statement(body["statement"])
     # 3. Otherwise a receipt by any user's passkey would pass for one of the human it names.
     if statement.body["issuer"] != expected_issuer:
-        raise InvalidReceiptError("The receipt is of another issuer.")
+        raise InvalidReceiptError("The receipt comes from another issuer.")
     if body["human_id"] != statement.body["human_id"]:
-        raise InvalidReceiptError("The passkey belongs to another human than the statement names.")
+        raise InvalidReceiptError(
+            "The passkey does not belong to the human that the statement names."
+        )
     # 4.
     consent = text(body["consent_text"], "consent_text", maximum=MAX_CONSENT_TEXT)
     if consent_sha256(consent) != statement.body["consent_sha256"]:
@@ -154,7 +156,7 @@ def _check_client_data(data: bytes, statement: Statement) -> None:
     # WebAuthn L3 section 5.8.1: otherwise the signature of a registration could be shown as a
     # decision.
     if client.get("type") != "webauthn.get":
-        raise InvalidReceiptError("The client data is not of an assertion.")
+        raise InvalidReceiptError("The client data does not come from an assertion.")
     # Otherwise a signature over one statement could be shown for another. Compared as text: a
     # lenient decoder would take several texts for one challenge.
     if client.get("challenge") != b64u_encode(statement.challenge()):

@@ -118,7 +118,7 @@ def build_claims(
     ValueError unless the life is 1 to 900 seconds: that is the caller's mistake, never a request's.
     """
     if not 0 < expires_at - issued_at <= MAX_TOKEN_SECONDS:
-        raise ValueError(f"a token lives 1 to {MAX_TOKEN_SECONDS} seconds")
+        raise ValueError(f"a token must be valid for 1 to {MAX_TOKEN_SECONDS} seconds")
     details = {
         "type": AUTHORIZATION_TYPE,
         "capabilities": [each.to_json() for each in capabilities],
@@ -244,7 +244,7 @@ def verify_access_token(
     )
     # 7. We never sign a longer life: such a token shows a fault or a stolen key.
     if expires_at - issued_at > MAX_TOKEN_SECONDS:
-        raise InvalidTokenError("The token's life is longer than allowed.", reason="malformed")
+        raise InvalidTokenError("The token's lifetime is longer than allowed.", reason="malformed")
     if isinstance(key, CertifiedKey) and not key.may_sign(
         issued_at=issued_at, expires_at=expires_at, now=now
     ):
@@ -372,6 +372,4 @@ def _capabilities(details: object) -> tuple[Capability, ...]:
 
 
 def _malformed(name: str) -> InvalidTokenError:
-    return InvalidTokenError(
-        f"The token's {name} is missing or not in its form.", reason="malformed"
-    )
+    return InvalidTokenError(f"The token's {name} is missing or malformed.", reason="malformed")

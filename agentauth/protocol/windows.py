@@ -125,7 +125,7 @@ def parse_window(obj: object, where: str) -> TimeWindow:
     days = items(body["days"], f"{where}.days", maximum=len(DAYS))
     for day in days:
         if day not in DAYS:
-            raise InvalidRequestError(f"{where}.days: must be among {', '.join(DAYS)}.")
+            raise InvalidRequestError(f"{where}.days: each must be one of {', '.join(DAYS)}.")
     if len(set(days)) != len(days):
         raise InvalidRequestError(f"{where}.days: names a day twice.")
     start = _parse_clock(body["start"], f"{where}.start", may_be_24=False)

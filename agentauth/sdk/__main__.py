@@ -27,11 +27,11 @@ def parser() -> argparse.ArgumentParser:
         help="the registry's address (default: $AGENTAUTH_REGISTRY, else %(default)s)",
     )
     agent.add_argument(
-        "--key-file", help="where the agent's key lives (default: one for each registry)"
+        "--key-file", help="path of the key file (default: one file for each registry)"
     )
     asking = argparse.ArgumentParser(add_help=False)
     asking.add_argument("--name", help="the name a human sees")
-    asking.add_argument("--enrolment-code", help="makes the agent its human's from the start")
+    asking.add_argument("--enrolment-code", help="assigns the agent to the human who made the code")
     asking.add_argument(
         "-c",
         "--capability",
@@ -47,17 +47,17 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
-        "keygen", parents=[agent], help="make a key file and print the key's thumbprint"
+        "keygen", parents=[agent], help="create a key file and print the key's thumbprint"
     )
     commands.add_parser(
-        "register", parents=[agent, asking], help="make the agent known to the registry"
+        "register", parents=[agent, asking], help="register the agent at the registry"
     )
     request = commands.add_parser(
         "request", parents=[agent, asking], help="ask a human for a grant"
     )
     request.add_argument("service_provider", help="id or slug")
     request.add_argument("--envelope", default="{}", help="limits, as a JSON object")
-    request.add_argument("--reason", default="", help="why, in a sentence for the human")
+    request.add_argument("--reason", default="", help="the reason, in one sentence for the human")
     request.add_argument("--wait", action="store_true", help="wait for the human's decision")
     doing = argparse.ArgumentParser(add_help=False)
     doing.add_argument(
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     token = commands.add_parser("token", parents=[agent, doing], help="print an access token")
     token.add_argument("service_provider", help="id or slug")
-    token.add_argument("--grant", help="this grant and no other")
+    token.add_argument("--grant", help="use this grant and no other")
     call = commands.add_parser(
         "call", parents=[agent, doing], help="call a service provider and print its answer"
     )
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     call.add_argument("method", type=str.upper)
     call.add_argument("url", help="a path at the service provider, or an absolute URL")
     call.add_argument("--data", help="the body, as JSON")
-    call.add_argument("--idempotency-key", help="the operation's name, when trying it again")
+    call.add_argument("--idempotency-key", help="the key that names the operation, to retry it")
     receipt = commands.add_parser(
         "verify-receipt", parents=[common], help="check an approval receipt, without any server"
     )
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
             verify_log,
             "check an export or archive of the audit log, without any server",
         ),
-        ("verify-proof", verify_proof, "check one proof out of the audit log, without any server"),
+        ("verify-proof", verify_proof, "check one proof from the audit log, without any server"),
     ):
         module.arguments(commands.add_parser(name, parents=[common], help=text))
     return main
@@ -104,27 +104,27 @@ def _add_witness(
         "--key", required=True, metavar="FILE", help="the witness's name and private key"
     )
     files.add_argument(
-        "--state", required=True, metavar="FILE", help="what the witness has seen (SQLite)"
+        "--state", required=True, metavar="FILE", help="the state of the witness (SQLite)"
     )
     keygen = commands.add_parser(
         "witness-keygen",
         parents=[files],
-        help="make a witness's key and empty state, and print its vkey",
+        help="create a witness's key and empty state, and print its vkey",
     )
     keygen.add_argument("name", help="the name it signs under, such as witness.example.com/w1")
     serve = commands.add_parser(
-        "witness", parents=[files], help="cosign the checkpoints of logs that only grow"
+        "witness", parents=[files], help="cosign the checkpoints of logs that have only grown"
     )
     serve.add_argument(
         "--logs",
         required=True,
         metavar="FILE",
-        help="the logs' vkeys, one a line, followed by the origin if it differs",
+        help="the logs' vkeys, one per line, followed by the origin if it differs",
     )
     serve.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)"
+        "--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)"
     )
-    serve.add_argument("--port", type=int, required=True, help="0: a free one")
+    serve.add_argument("--port", type=int, required=True, help="0: any free port")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ def check_registry_url(url: str) -> str:
     parts = _split(url)
     if parts.path not in {"", "/"} or parts.query or parts.fragment or "?" in url or "#" in url:
         raise AddressError(
-            "The registry's address is an origin, such as https://registry.example.com."
+            "The registry's address must be an origin, such as https://registry.example.com."
         )
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -36,7 +36,9 @@ def path_segment(identifier: str) -> str:
     Raises InvalidRequestError.
     """
     if _IDENTIFIER.fullmatch(identifier) is None:
-        raise InvalidRequestError("An id or slug is letters, digits, hyphens and underscores.")
+        raise InvalidRequestError(
+            "An id or slug may contain only letters, digits, hyphens and underscores."
+        )
     return identifier
 
 

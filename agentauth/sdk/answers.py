@@ -146,7 +146,7 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 
 def _missing(name: str) -> AgentAuthError:
-    return RegistryError(f"The registry's answer has no {name} that can be used.", status=_OK)
+    return RegistryError(f"The registry's answer has no usable {name}.", status=_OK)
 
 
 def results_of(body: Mapping[str, object]) -> list[Mapping[str, object]]:

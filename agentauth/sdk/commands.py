@@ -79,7 +79,9 @@ async def keygen(options: argparse.Namespace) -> Answer:
     registry = check_registry_url(options.registry)
     file = KeyFile(Path(options.key_file) if options.key_file else default_path(registry))
     if file.load(registry) is not None:
-        raise KeyFileError(f"{file.path} holds a key already. Move it away to make a new agent.")
+        raise KeyFileError(
+            f"{file.path} already contains a key. Move the file away to create a new agent."
+        )
     identity = file.create(Identity(registry, PrivateKey.generate()))
     return {
         "key_file": str(file.path),

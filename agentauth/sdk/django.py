@@ -60,7 +60,7 @@ _CACHED: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Check:
-    """What one use of `protected` says about its views; action None for a view that names no act."""
+    """What one use of `protected` says about its views; action is None if a view names no act."""
 
     action: Action | ActionOf | None
     handles_repeats: bool

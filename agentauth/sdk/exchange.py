@@ -150,7 +150,7 @@ def _why(failure: Exception) -> str:
     if isinstance(failure, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
         return "did not answer in time."
     if isinstance(failure, httpx.DecodingError):
-        return "sent an answer that cannot be unpacked."
+        return "sent an answer that cannot be decompressed."
     return "cannot be reached. Is it running?"
 
 
@@ -161,7 +161,7 @@ def _left(timeout: float | None, late: type[Exception]) -> float | None:
         return timeout
     left = ends_at - time.monotonic()
     if left <= 0:
-        raise late("The time of the exchange is over.")
+        raise late("The exchange took too long.")
     return left if timeout is None else min(timeout, left)
 
 

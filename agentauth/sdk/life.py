@@ -345,7 +345,11 @@ class AgentLife:
             await self._finish_key()
         except (AgentInactiveError, InvalidClientError) as error:
             # The present key may still register, read and withdraw.
-            logger.warning("The agent's next key waits in %s: %s", self.key_file.path, error)
+            logger.warning(
+                "The agent's next key stays in %s, because the change was refused: %s",
+                self.key_file.path,
+                error,
+            )
 
     async def _finish_manifest(self) -> None:
         following = self.identity().next_manifest

@@ -68,7 +68,7 @@ class LogClient:
         self._logs = [key for key in keys if key.kind is SignatureType.NOTE]
         self._witnesses = [key for key in keys if key.kind is SignatureType.COSIGNATURE]
         if len({key.name for key in self._logs}) != 1:
-            raise ValueError("Name the keys of one log.")
+            raise ValueError("The keys must be those of one log.")
         self._origin = self._logs[0].name
         self._transport = transport
 
@@ -143,13 +143,13 @@ def _leaf(event: Mapping[str, object]) -> bytes:
     bare = {name: value for name, value in event.items() if name not in _BESIDE}
     openings, data = event.get("openings") or {}, event.get("data")
     if not isinstance(openings, Mapping) or not isinstance(data, Mapping):
-        raise ChainError("That is no event.")
+        raise ChainError("This is not an event.")
     try:
         for member, opening in openings.items():
             said = {"commitment": field_commitment(opening["value"], _salt(opening["salt"]))}
             # Further members beside salt and value would be unproved.
             if data.get(member) != said or opening.keys() != {"salt", "value"}:
-                raise ChainError("The event opens what it did not commit to.")
+                raise ChainError("The event discloses a value that it did not commit to.")
         return leaf_hash(entry_hash(bare, _salt(event.get("salt"))))
     except (EncodingError, KeyError, TypeError):
         raise ChainError("Not an event with its salt.") from None

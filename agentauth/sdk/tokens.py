@@ -44,7 +44,7 @@ def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
     """
     value, life = text(answer, "access_token"), answer.get("expires_in")
     if not isinstance(life, int):
-        raise RegistryError("The registry's answer has no expires_in that can be used.", status=200)
+        raise RegistryError("The registry's answer has no usable expires_in.", status=200)
     margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
     return Kept(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
 

@@ -260,7 +260,7 @@ class VerifierClient:
                 break
             time.sleep(pause)
         raise UnknownOutcomeError(
-            f"What verify decided is not known: {unknown}", question
+            f"The decision of verify is unknown: {unknown}", question
         ) from unknown
 
 

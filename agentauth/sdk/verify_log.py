@@ -83,9 +83,9 @@ def read_break(path: Path) -> dict[str, Any]:
         exact = canonical(record | {"root": base64.b64encode(root).decode()})
         fits = path.name == f"{name}.json" and base.endswith("/v1/audit") and len(root) == HASH
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ProblemError(place, "is no record of a break") from None
+        raise ProblemError(place, "is not a record of a break") from None
     if raw != exact or not (whole and named and fits):
-        raise ProblemError(place, "is no record of a break")
+        raise ProblemError(place, "is not a record of a break")
     return record | {"root": root, "place": place}
 
 
@@ -96,7 +96,7 @@ def breaks(folder: Path) -> list[dict[str, Any]]:
     line, name = list[dict[str, Any]](), max(found.keys() - lost, default="")
     while name:
         if name not in found:
-            raise ProblemError("breaks", f"holds no record of {name}")
+            raise ProblemError("breaks", f"has no record of {name}")
         line.append(found[name])
         name = found[name]["previous"]
     return line[::-1]
@@ -158,7 +158,7 @@ class Trust:
                     raise ValueError(f"Not an Ed25519 verifier key: {line[:200]!a}")
                 self.keys[match[1], named] = raw[0], Ed25519PublicKey.from_public_bytes(raw[1:])
         if not self.keys:
-            raise ValueError("There is no verifier key.")
+            raise ValueError("No verifier key was given.")
 
     def checkpoint(self, raw: bytes, place: str, expected: str = "") -> Checkpoint:
         """Verify a note by a trusted key of its log. Raises ProblemError.
@@ -167,13 +167,13 @@ class Trust:
         """
         match = NOTE.fullmatch(raw.decode(errors="replace"))
         if not match or match[0].encode() != raw:
-            raise ProblemError(place, "is no signed checkpoint")
+            raise ProblemError(place, "is not a signed checkpoint")
         text, origin, size = match[1].encode(), match[2], int(match[3])
         try:
             root = unbase64(match[4])
             signed = [self._signed(line, text, origin) for line in match[5].split("\n")[:-1]]
         except ValueError:
-            raise ProblemError(place, "is no signed checkpoint") from None
+            raise ProblemError(place, "is not a signed checkpoint") from None
         except InvalidSignature:
             raise ProblemError(place, "has a bad signature by a trusted key") from None
         if not any(signed):
@@ -181,7 +181,7 @@ class Trust:
         self.newest = max(self.newest, size)
         self.origins = self.origins or [origin]
         if origin not in ([expected] if expected else self.origins):
-            raise ProblemError(place, "is of another log")
+            raise ProblemError(place, "belongs to another log")
         return Checkpoint(place, size, root)
 
     def _signed(self, line: str, text: bytes, origin: str) -> bool:
@@ -234,13 +234,13 @@ class Log:
             raise ProblemError("segments", "is empty")
         for mark in kept:
             if mark.size > self.size:
-                raise ProblemError(mark.place, "is of a larger tree, so lines are missing")
+                raise ProblemError(mark.place, "covers a larger tree, so lines are missing")
 
     def _logs(self, accepted: list[str]) -> list[Part]:
         self.breaks = breaks(self.folder)
         for record in self.breaks:
             if break_name(record) not in accepted:
-                lost = f"a restore lost what {record['previous_origin']} said later"
+                lost = f"a restore lost the later events of {record['previous_origin']}"
                 text = f"the log breaks after {record['size']} events: {lost}"
                 raise ProblemError(record["place"], f"{text}; --accept-break {break_name(record)}")
         logs = parts(self.breaks)
@@ -252,7 +252,7 @@ class Log:
             for place in self._places(f"{part.folder}checkpoints", part.signed + 1):
                 mark = self.trust.checkpoint(read(self.folder / place, place), place, part.origin)
                 if place != f"{part.folder}checkpoints/{mark.size:020}":
-                    raise ProblemError(place, "is of another size than its name")
+                    raise ProblemError(place, "does not have the size in its name")
                 yield mark
         for record in self.breaks:
             yield Checkpoint(record["place"], record["size"], record["root"])
@@ -283,9 +283,9 @@ class Log:
             wanted = {**objects, "version": 1, "origin": origin, "first": first, "end": head.size}
             exact = canonical(wanted | {"previous": previous, "checkpoint": given["checkpoint"]})
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            raise ProblemError(place, "is no manifest") from None
+            raise ProblemError(place, "is not a manifest") from None
         if head.size <= first or raw != exact or not whole:
-            raise ProblemError(place, "is not the manifest that follows here")
+            raise ProblemError(place, "is not the manifest that must follow here")
         for each in objects.values():
             self._compare(each["key"], each["sha256"], each["bytes"])
         self._add(objects["lines"]["key"], head)
@@ -297,7 +297,7 @@ class Log:
             with path.open("rb") as file:
                 if file_digest(file, "sha256").hexdigest() == digest:
                     return
-        raise ProblemError(key, "is missing or not what the manifest names")
+        raise ProblemError(key, "is missing, or differs from what the manifest names")
 
     def _add(self, place: str, head: Checkpoint) -> None:
         """Read one file of lines, which lead to the tree of `head`."""
@@ -305,9 +305,9 @@ class Log:
         for line in self._lines(place):
             size, match = self.size, LINE.match(line)
             if not match or len(line) > MAX_LINE:
-                raise ProblemError(place, "has a line in another form")
+                raise ProblemError(place, "has a malformed line")
             if int(match[1]) != size or size == head.size:
-                raise ProblemError(place, "has a line with another number")
+                raise ProblemError(place, "has a line with the wrong number")
             salt = base64.urlsafe_b64decode(match[2] + b"=")
             entry = sha256(b"agentauth/event/v1\0" + salt + line[match.end() :]).digest()
             peak = sha256(b"\0" + entry).digest()
@@ -319,7 +319,7 @@ class Log:
             if self.size >= turn:
                 turn = self._meet()
         if self.size != head.size:
-            raise ProblemError(place, "lacks lines")
+            raise ProblemError(place, "has too few lines")
         self._agree(head)
 
     def _lines(self, place: str) -> Iterator[bytes]:
@@ -333,14 +333,14 @@ class Log:
                 except zlib.error:
                     packed = b""
                 if not packed:
-                    raise ProblemError(place, "is not whole gzip", self.shown.size)
+                    raise ProblemError(place, "is not complete gzip", self.shown.size)
                 yield from lines
                 if len(rest) > MAX_LINE:
                     yield rest
             if inflate.unused_data or file.read(1):
-                raise ProblemError(place, "goes on after its end", self.shown.size)
+                raise ProblemError(place, "has data after its end", self.shown.size)
         if rest:
-            raise ProblemError(place, "ends within a line")
+            raise ProblemError(place, "ends in the middle of a line")
 
     def _meet(self) -> int:
         """Compare with each checkpoint up to this size. Returns the size of the next one."""
@@ -353,7 +353,7 @@ class Log:
         for peak in self.peaks[-2::-1]:
             root = node(peak, root)
         if (mark.size, mark.root) != (self.size, root):
-            raise ProblemError(mark.place, "has another root than these lines", self.shown.size)
+            raise ProblemError(mark.place, "does not have the root of these lines", self.shown.size)
         self.shown = mark
 
 
@@ -379,9 +379,15 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, help="an export or an archive")
-    add("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line")
-    add("--old-checkpoint", type=Path, action="append", default=[], help="kept before; repeatable")
-    add("--accept-break", action="append", default=[], help="as this check shows it; repeatable")
+    add("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one per line")
+    add(
+        "--old-checkpoint",
+        type=Path,
+        action="append",
+        default=[],
+        help="a checkpoint kept from an earlier day; repeatable",
+    )
+    add("--accept-break", action="append", default=[], help="accept this break; repeatable")
 
 
 def main() -> int:

@@ -91,7 +91,7 @@ def read_json(path: Path) -> Any:
         value = json.loads(log.read(path, str(path)).decode(), object_pairs_hook=members, **numbers)
         log.canonical(value)
     except (ValueError, RecursionError):
-        raise log.ProblemError(str(path), "is no JSON in one form") from None
+        raise log.ProblemError(str(path), "is not strict JSON") from None
     return value
 
 
@@ -112,9 +112,9 @@ def read_event(path: Path) -> tuple[bytes, int | None]:
                 "commitment": commitment
             }
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise log.ProblemError(str(path), "is no event with its salt") from None
+        raise log.ProblemError(str(path), "is not an event with its salt") from None
     if not all(opened.values()):
-        raise log.ProblemError(str(path), "opens what it did not commit to")
+        raise log.ProblemError(str(path), "discloses a value that it did not commit to")
     return sha256(b"\0" + sha256(text).digest()).digest(), number
 
 
@@ -148,7 +148,7 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
     if options.bundle:
         match = BUNDLE.fullmatch(log.read(options.bundle, str(options.bundle)).decode())
         if not (match and event):
-            raise log.ProblemError(str(options.bundle), "is no log proof")
+            raise log.ProblemError(str(options.bundle), "is not a log proof")
         log.unbase64(match[1] or "")
         head = trust.checkpoint(match[4].encode(), str(options.bundle))
         index, path, leaf = int(match[2]), _hashes(match[3].split()), event[0]
@@ -161,9 +161,9 @@ def check_inclusion(options: argparse.Namespace, trust: log.Trust) -> log.Checkp
         path = _hashes(proof["audit_path"])
         [leaf, root] = _hashes([proof["leaf_hash"], proof["root_hash"]])
         if _number(proof["tree_size"]) != head.size or root != head.root:
-            raise log.ProblemError(str(options.inclusion), "is of another tree than the checkpoint")
+            raise log.ProblemError(str(options.inclusion), "is not for the tree of the checkpoint")
     if event and (leaf != event[0] or event[1] not in {None, index}):
-        raise log.ProblemError(str(options.event), "is another event than the proof's")
+        raise log.ProblemError(str(options.event), "is not the event that the proof is for")
     if index >= head.size or rise(index, head.size, path, leaf) != head.root:
         raise ValueError(index)
     return head
@@ -178,7 +178,7 @@ def check_consistency(options: argparse.Namespace, trust: log.Trust) -> log.Chec
     proof = read_json(options.consistency)
     path = _hashes(proof["consistency_path"])
     if (_number(proof["first"]), _number(proof["second"])) != (first.size, second.size):
-        raise log.ProblemError(str(options.consistency), "is of other trees than the checkpoints")
+        raise log.ProblemError(str(options.consistency), "is not for the trees of the checkpoints")
     # Every tree appends to the empty one, so a proof from it would show nothing.
     if not 0 < first.size <= second.size or grow(first.size, second.size, path, [first.root]) != (
         first.root,
@@ -207,7 +207,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     except (log.ProblemError, OSError) as error:
         problem = str(error)
     except (ValueError, KeyError, TypeError):
-        problem = f"{proof}: does not prove it"
+        problem = f"{proof}: does not verify"
     if problem:
         return log.verdict(trust, log.Checkpoint("", 0, b""), 0) | {"ok": False, "problem": problem}
     return log.verdict(trust, shown, 1 if options.event else 0)
@@ -215,7 +215,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one a line"
+        "--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one per line"
     )
     for name, text in {
         "inclusion": "the answer of /v1/audit/proof/inclusion",
@@ -224,14 +224,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "event": "the event, with its salt",
         "consistency": "the answer of /v1/audit/proof/consistency",
         "first": "the older tree's signed note",
-        "second": "the newer tree's",
+        "second": "the newer tree's signed note",
     }.items():
         parser.add_argument(f"--{name}", type=Path, help=text)
 
 
 def main() -> int:
     """0: verified; 1: not verified; 2: bad usage."""
-    parser = argparse.ArgumentParser(description="Check a proof out of an audit log.")
+    parser = argparse.ArgumentParser(description="Check a proof from an audit log.")
     arguments(parser)
     try:
         answer = check(parser.parse_args())

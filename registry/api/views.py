@@ -110,7 +110,7 @@ def query_integer(text: str, name: str, *, minimum: int, maximum: int) -> int:
         or not minimum <= int(text[:9]) <= maximum
         or len(text) > len(str(maximum))
     ):
-        raise InvalidRequestError(f"{name} must be a whole number from {minimum} to {maximum}.")
+        raise InvalidRequestError(f"{name} must be an integer from {minimum} to {maximum}.")
     return int(text)
 
 
@@ -119,7 +119,7 @@ def query_cursor(text: str) -> uuid.UUID:
     try:
         return parse_id(text)
     except ValueError:
-        raise InvalidRequestError("The cursor is not one we gave.") from None
+        raise InvalidRequestError("The cursor is not one that this API returned.") from None
 
 
 def empty(status: int = 204) -> Response:

@@ -52,7 +52,7 @@ def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
     # A missing row costs the same comparison, so that timing does not show which rows exist.
     right = hmac.compare_digest(bytes(row.digest) if row else bytes(32), _digest(secret))
     if row is None or not right or not _is_usable(row, now):
-        raise InvalidEnrolmentCodeError("This enrolment code is not right, was used or has ended.")
+        raise InvalidEnrolmentCodeError("This enrolment code is wrong, was used or has ended.")
     return row
 
 
@@ -67,7 +67,7 @@ def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> No
         pk=row.pk, used_at=None, failures__lt=MAX_FAILURES, expires_at__gt=now
     ).update(used_at=now, agent=agent)
     if not spent:
-        raise InvalidEnrolmentCodeError("This enrolment code is not right, was used or has ended.")
+        raise InvalidEnrolmentCodeError("This enrolment code is wrong, was used or has ended.")
 
 
 def was_used_by(code: str, *, agent: Agent) -> bool:

@@ -8,21 +8,30 @@ from agentauth.openapi.paths import agents, audit, discovery, grants, tokens, ve
 
 # In the order for readers: the tag's name, its description, its operations.
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
-    "Discovery": ("Where everything is, and which keys sign. Public.", discovery.OPERATIONS),
+    "Discovery": (
+        "The addresses of all endpoints, and the keys that sign. Public.",
+        discovery.OPERATIONS,
+    ),
     "Agents": (
-        "An agent registers with its own key, looks at itself, ends itself.",
+        "An agent registers with its own key, reads its own record, and can revoke itself.",
         agents.OPERATIONS,
     ),
     "Grants": (
-        "An agent asks, waits for the human, reads the receipt, gives back.",
+        (
+            "An agent requests a grant, waits for the human, reads the receipt, and can give the "
+            "grant back."
+        ),
         grants.OPERATIONS,
     ),
     "Tokens": ("Short-lived tokens bound to the agent's key.", tokens.OPERATIONS),
     "Verify": (
-        "A service provider asks: may this agent do this, now? An agent follows a confirmation.",
+        (
+            "A service provider asks whether an agent may do something now. An agent follows a "
+            "confirmation."
+        ),
         verify.OPERATIONS,
     ),
-    "Audit": ("What happened, in a log that can be checked.", audit.OPERATIONS),
+    "Audit": ("What happened, in a log that can be verified.", audit.OPERATIONS),
 }
 OPERATIONS: Final[Mapping[str, Operation]] = {
     key: operation for _, operations in GROUPS.values() for key, operation in operations.items()

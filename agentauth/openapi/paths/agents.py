@@ -36,12 +36,15 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Register an agent by its key",
         {
             201: Answer("A new agent.", "Registration", _REGISTRATION),
-            200: Answer("A known one: same key, same manifest.", "Registration", _OWNED),
+            200: Answer(
+                "An agent that is registered already: same key, same manifest.",
+                "Registration",
+                _OWNED,
+            ),
         },
-        "The proof is by the manifest's own key. With an enrolment code the agent is active "
-        "and the human's at once; "
-        "without, a human opens `claim_url` and types the `claim_code` the agent displays. "
-        "Section 5.",
+        "The proof must be made with the manifest's key. With an enrolment code the agent is "
+        "active at once and belongs to the human. Without one, a human opens `claim_url` and "
+        "types the `claim_code` that the agent displays. Section 5.",
         body=Body("RegisterRequest", {"manifest": STORY["manifest"]}),
         errors=[
             "invalid_manifest",
@@ -55,33 +58,31 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         callers=["proof"],
     ),
     "GET /v1/agents/me": Operation(
-        "own_agent", "The agent, as it sees itself", {200: Answer("", "Agent", _AGENT)}
+        "own_agent", "The agent that makes the call", {200: Answer("", "Agent", _AGENT)}
     ),
     "DELETE /v1/agents/me": Operation(
         "end_own_agent",
-        "End oneself, for good",
-        {204: Answer("Revoked; its grants and tokens with it.")},
+        "Revoke this agent permanently",
+        {204: Answer("Revoked, with its grants and tokens.")},
         keyed=True,
     ),
     "POST /v1/agents/me/manifest": Operation(
         "replace_manifest",
         "Renew or change the manifest",
-        {200: Answer("The agent as it then is.", "Agent", _AGENT)},
-        "Signed by the present key, with a later `iat`. Grants it no longer covers are "
-        "suspended until a human signs "
-        "again. An expired agent may renew.",
+        {200: Answer("The agent after the change.", "Agent", _AGENT)},
+        "Signed with the current key, with a later `iat`. Grants it no longer covers are "
+        "suspended until a human signs again. An expired agent may renew.",
         body=Body("ManifestRequest", {"manifest": STORY["manifest"]}),
         errors=["invalid_manifest", "agent_inactive", "invalid_state"],
         keyed=True,
     ),
     "POST /v1/agents/me/key": Operation(
         "replace_key",
-        "Go over to the next key",
-        {200: Answer("The agent as it then is.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]})},
-        "The proof is by the present key, `new_key` by the next: a JWS `typ: agent-key+jwt` "
-        "with its `jwk` and the claims "
-        "`aud`, `iat`, `jti`, `agent_id`, `old_jkt`. Tokens of the old key end, and it is "
-        "never usable again.",
+        "Change to a new key",
+        {200: Answer("The agent after the change.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]})},
+        "The proof is made with the current key. `new_key` is signed with the new one: a JWS with "
+        "`typ: agent-key+jwt`, its `jwk` and the claims `aud`, `iat`, `jti`, `agent_id`, "
+        "`old_jkt`. Tokens bound to the old key end, and that key can never be used again.",
         body=Body("KeyRequest", {"new_key": STORY["new_key"]}),
         errors=["agent_inactive", "key_in_use"],
         keyed=True,

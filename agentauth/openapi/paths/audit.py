@@ -13,33 +13,32 @@ _EVENT: Final[dict[str, Any]] = _LOG["event"] | {"openings": {"name": STORY["ope
 _TEXT, _BYTES = "text/plain", "application/octet-stream"
 _PROVED: Final = string("The event's id.", format="uuid", examples=[ID["event"]])
 _TILE: Final = (
-    "What lies within the newest checkpoint, of any width; an address in another form is no "
-    "tile either. What a tile of "
-    "some width holds never changes. c2sp.org/tlog-tiles."
+    "Only tiles within the newest checkpoint exist, of any width; any other address is 404. The "
+    "content of a tile of a given width never changes. c2sp.org/tlog-tiles."
 )
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/events": Operation(
         "list_events",
-        "Events one may read",
+        "Events that the caller may read",
         {200: Answer("", "EventPage", {"results": [_EVENT], "next": str(_EVENT["leaf_index"])})},
         "An agent reads its own; a service provider with the auditor right reads all. Section 9.",
         query={
-            "agent": string("Only of this agent.", format="uuid"),
-            "human": string("Only of this human.", format="uuid"),
-            "kind": string("Only of this kind."),
+            "agent": string("Only events of this agent.", format="uuid"),
+            "human": string("Only events of this human.", format="uuid"),
+            "kind": string("Only events of this kind."),
             "order": one_of(
                 ["asc", "desc"],
-                "The order of the log if absent; `desc` begins with the newest, and keeps its "
-                "own cursors.",
+                "Defaults to the order of the log. `desc` begins with the newest event and has "
+                "its own cursors.",
             ),
-            "after": string("The cursor of the page before."),
-            "limit": integer(f"{DEFAULT_LIMIT} if absent.", 1, MAX_LIMIT),
+            "after": string("The cursor from the page before."),
+            "limit": integer(f"Defaults to {DEFAULT_LIMIT}.", 1, MAX_LIMIT),
         },
         errors=["permission_denied"],
     ),
     "GET /v1/audit/checkpoint": Operation(
         "audit_checkpoint",
-        "The log's signed checkpoint",
+        "The newest signed checkpoint of the log",
         {
             200: Answer(
                 "With the cosignatures of witnesses, if any.",
@@ -48,27 +47,29 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 _TEXT,
             )
         },
-        "While there is news, a new one at least every 60 s. `Accept` is not looked at.",
+        "While new events arrive, there is a new one at least every 60 s. `Accept` is ignored.",
         errors=["not_yet_logged"],
     ),
     "GET /v1/audit/proof/inclusion": Operation(
         "audit_inclusion_proof",
-        "That an event is in the log",
+        "Proof that an event is in the log",
         {200: Answer("", "InclusionProof", _LOG["inclusion"])},
-        "Of RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` "
-        "names another.",
+        "RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` names "
+        "another.",
         query={
             "event": _PROVED,
-            "tree_size": integer("Above the event's number, at most the size of the log.", 1),
+            "tree_size": integer(
+                "Greater than the event's number, at most the size of the log.", 1
+            ),
         },
         required=["event"],
         errors=["not_found", "not_yet_logged"],
     ),
     "GET /v1/audit/proof/consistency": Operation(
         "audit_consistency_proof",
-        "That the log only grew",
+        "Proof that the log has only grown",
         {200: Answer("", "ConsistencyProof", _LOG["consistency"])},
-        "Of RFC 9162 section 2.1.4.",
+        "RFC 9162 section 2.1.4.",
         query={
             "first": integer("The older size.", 1),
             "second": integer("The newer size, at most that of the log.", 1),
@@ -77,11 +78,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "GET /v1/audit/proof/bundle": Operation(
         "audit_proof_bundle",
-        "An event's proof to be kept",
+        "Proof of an event, for offline use",
         {200: Answer("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)},
-        "With the newest checkpoint and its cosignatures: what one needs to check the event "
-        "offline, beside the event, "
-        "its salt and the log's key. `Accept` is not looked at.",
+        "With the newest checkpoint and its cosignatures. Together with the event, its salt and "
+        "the log's key, it proves the event offline. `Accept` is ignored.",
         query={"event": _PROVED},
         required=["event"],
         errors=["not_found", "not_yet_logged"],
@@ -91,7 +91,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "Entries of the log",
         {
             200: Answer(
-                "Each after its length in two bytes, big-endian.", "Bytes", media_type=_BYTES
+                "Each entry follows its length, which is two bytes, big-endian.",
+                "Bytes",
+                media_type=_BYTES,
             )
         },
         _TILE,
@@ -100,7 +102,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/tile/{level}/{tile}": Operation(
         "audit_tile",
         "Hashes of the tree",
-        {200: Answer("Hashes of 32 bytes, one after the other.", "Bytes", media_type=_BYTES)},
+        {200: Answer("Hashes of 32 bytes each, concatenated.", "Bytes", media_type=_BYTES)},
         _TILE,
         errors=["not_found"],
     ),

@@ -19,11 +19,11 @@ from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.api.views import DEFAULT_PAGE, MAX_PAGE
 
 WAIT: Final = integer(
-    "Wait so many seconds for a decision; sooner when the server is busy.", 0, MAX_WAIT_SECONDS
+    "How many seconds to wait for a decision; fewer if the server is busy.", 0, MAX_WAIT_SECONDS
 )
 PAGE: Final = {
-    "after": string("The cursor of the page before."),
-    "limit": integer(f"{DEFAULT_PAGE} if absent.", 1, MAX_PAGE),
+    "after": string("The cursor from the page before."),
+    "limit": integer(f"Defaults to {DEFAULT_PAGE}.", 1, MAX_PAGE),
 }
 _ACCEPTED: Final = {
     "approval_url": GRANT_PAGE,
@@ -57,14 +57,16 @@ _RECEIPT: Final = {
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/grants": Operation(
         "request_grant",
-        "Ask for a grant",
+        "Request a grant",
         {
-            201: Answer("It waits for a human, at most one hour.", "GrantAccepted", _ACCEPTED),
+            201: Answer(
+                "The request waits for a human, for at most one hour.", "GrantAccepted", _ACCEPTED
+            ),
             200: Answer(
-                "An identical request still waits: this is it.", "GrantAccepted", _ACCEPTED
+                "An identical request is waiting already: this is it.", "GrantAccepted", _ACCEPTED
             ),
         },
-        "What is asked must lie within the manifest and the service provider's allow-list, in "
+        "The request must lie within the manifest and the service provider's allow-list, and use "
         "one currency. Section 6.",
         body=Body("GrantRequest", STORY["request"] | {"reason": GRANT["reason"]}),
         errors=[
@@ -79,7 +81,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "GET /v1/grants": Operation(
         "list_grants",
-        "One's own grants, newest first",
+        "The agent's own grants, newest first",
         {200: Answer("", "GrantPage", {"results": [GRANT], "next": None})},
         query=PAGE,
     ),
@@ -87,21 +89,21 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "follow_grant",
         "A grant, at once or as soon as it is decided",
         {200: Answer("", "Grant", GRANT)},
-        "Ask at most every `interval` seconds while it waits.",
+        "Poll at most every `interval` seconds while it waits.",
         query={"wait": WAIT},
         errors=["not_found", "slow_down"],
     ),
     "POST /v1/grants/{grant_id}/withdraw": Operation(
         "withdraw_grant",
-        "Withdraw a request that waits",
-        {204: Answer("Withdrawn; again changes nothing.")},
+        "Withdraw a request that is waiting",
+        {204: Answer("Withdrawn. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),
     "POST /v1/grants/{grant_id}/revoke": Operation(
         "revoke_grant",
         "Give a grant back",
-        {204: Answer("Revoked; again changes nothing.")},
+        {204: Answer("Revoked. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),

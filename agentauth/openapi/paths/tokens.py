@@ -24,32 +24,35 @@ _INTROSPECTION: Final = {
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/tokens": Operation(
         "issue_token",
-        "A token of a grant",
-        {201: Answer("At most 15 minutes; bound to the agent's key.", "TokenAnswer", _TOKEN)},
+        "Get an access token for a grant",
+        {
+            201: Answer(
+                "Valid for at most 15 minutes; bound to the agent's key.", "TokenAnswer", _TOKEN
+            )
+        },
         "Everything in the token comes from the grant. A repeated call with the same "
-        "`Idempotency-Key` signs the stored "
-        "claims once more. Section 7.",
+        "`Idempotency-Key` signs the stored claims again. Section 7.",
         body=Body("TokenRequest", {"grant_id": ID["grant"]}),
         errors=["invalid_grant", "idempotency_expired"],
         keyed=True,
     ),
     "POST /v1/revoke": Operation(
         "revoke_token",
-        "End a token (RFC 7009)",
-        {200: Answer("Also for a token that is unknown or another's.")},
-        "By the agent, or by the service provider it is for. Form-encoded.",
+        "Revoke a token (RFC 7009)",
+        {200: Answer("Also if the token is unknown or another caller's.")},
+        "Called by the agent, or by the service provider that the token is for. Form-encoded.",
         body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
     ),
     "POST /v1/introspect": Operation(
         "introspect_token",
-        "What a token says, if it is good (RFC 7662)",
+        "The claims of a token, if it is active (RFC 7662)",
         {
             200: Answer(
-                "Active is no permission: that is for verify.", "Introspection", _INTROSPECTION
+                "An active token is not a permission: ask verify.", "Introspection", _INTROSPECTION
             )
         },
-        "By the service provider it is for. A token that is forged, ended or another's: "
-        "`active` is false, and nothing more.",
+        "Called by the service provider that the token is for. If a token is forged, ended or "
+        "another caller's, `active` is false and the answer has nothing else.",
         body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
     ),
 }

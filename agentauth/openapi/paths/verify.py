@@ -24,10 +24,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/verify": Operation(
         "verify",
         "May this agent do this, now?",
-        {200: Answer("Yes, or no with the reason.", "Decision", STORY["answer"])},
-        "200 for yes and for no, unless the call itself is at fault. A refusal names `error` "
-        "and `reason`, and changes no "
-        "counter. The order of the checks, all reasons, and what to answer the agent: section 8.",
+        {200: Answer("Allowed, or refused with the reason.", "Decision", STORY["answer"])},
+        "200 whether the call is allowed or refused, unless the request itself is invalid. A "
+        "refusal names `error` and `reason`, and changes no counter. Section 8 has the order of "
+        "the checks, all reasons, and what to answer the agent.",
         body=Body("VerifyRequest", STORY["question"]),
         keyed=True,
     ),
@@ -39,14 +39,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]}
             )
         },
-        "Up to 256, at most 1 MiB. Each is judged by itself; a bad one is answered in its "
-        "place with its error. In the rate "
-        "limit each counts as a call.",
+        "Up to 256 requests, at most 1 MiB. Each is decided on its own; an invalid one gets its "
+        "error in its place. In the rate limit, each counts as a call.",
         body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
     ),
     "GET /v1/confirmations": Operation(
         "list_confirmations",
-        "One's own confirmations, newest first",
+        "The agent's own confirmations, newest first",
         {200: Answer("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})},
         query=PAGE,
     ),

@@ -1,4 +1,4 @@
-"""Checkpoints: the published examples, who may speak for a log, and each form that is refused."""
+"""Checkpoints: the published examples, which keys may sign for a log, and what is refused."""
 
 from collections.abc import Callable, Iterable
 
@@ -133,7 +133,7 @@ def test_AU_17_a_bad_signature_of_log_or_witness_spoils_the_checkpoint() -> None
 
 
 def test_another_logs_checkpoint_is_refused_under_a_key_of_both() -> None:
-    with pytest.raises(UntrustedNoteError, match="another log's"):
+    with pytest.raises(UntrustedNoteError, match="another log"):
         open_checkpoint(SIGNED, log_keys=[LOG_KEY], expected_origin="log.example/v2/audit")
 
 

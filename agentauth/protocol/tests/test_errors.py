@@ -1,4 +1,4 @@
-"""What a refusal says about itself."""
+"""Texts and codes of refusals."""
 
 import pytest
 

@@ -53,7 +53,7 @@ def claims_of(compact: str) -> dict[str, Any]:
 
 
 def forged(claims: dict[str, Any]) -> str:
-    """Signed by the registry's own key, as by a registry that lies."""
+    """Signed by the registry's own key, as a dishonest registry would."""
     return sign_compact(claims, SIGNER, typ=RECEIPT_TYP, header={"kid": SIGNER.kid})
 
 
@@ -109,7 +109,7 @@ def changed(claims: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
 RECEIPTS = {kind: receipt(statement) for kind, statement in ALL.items()}
 FIELDS = [(kind, path) for kind, compact in RECEIPTS.items() for path in leaves(claims_of(compact))]
 FIELD_IDS = [f"{kind}-{'.'.join(map(str, path))}" for kind, path in FIELDS]
-# A passkey does not sign its own id: that one field stands on the registry's signature alone.
+# A passkey does not sign its own id: only the registry's signature covers that field.
 UNSIGNED_BY_PASSKEY = ("credential_id",)
 
 
@@ -160,7 +160,7 @@ def test_AP_1_a_liar_who_makes_every_hash_fit_still_lacks_the_passkey(
     try:
         challenge = parse_statement(statement).challenge()
     except InvalidRequestError:
-        pass  # the change left the grammar: refused all the same, below
+        pass  # the change broke the grammar: still refused, below
     else:
         client = json.loads(b64u_decode(claims["client_data_json"]))
         client["challenge"] = b64u_encode(challenge)
@@ -229,7 +229,7 @@ def test_AP_4_the_answer_for_one_statement_is_none_for_another() -> None:
 
 def test_another_persons_passkey_or_another_key_is_refused() -> None:
     statement = ALL["approval"]
-    with pytest.raises(InvalidReceiptError, match="another human"):
+    with pytest.raises(InvalidReceiptError, match="does not belong to the human"):
         receipt(statement, human_id="0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f4099")
     with pytest.raises(InvalidReceiptError, match="signature"):
         receipt(statement, credential_public_key=Passkey("ES256").cose)

@@ -1,6 +1,6 @@
-"""Where a log went on after a restore:
+"""A log that continued after a restore:
 
-`verify-log` shows it, and reads the record of it in one form alone.
+`verify-log` shows the break, and accepts its record in only one form.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RECORD: dict[str, Any] = {
 def broken_log(
     path: Path, record: dict[str, Any] | str | bytes = RECORD, *, name: str = NAME
 ) -> Folder:
-    """An archive whose log broke after 3 events and went on to 10 under another name and key."""
+    """An archive whose log broke after 3 events and continued to 10 under another name and key."""
     folder = Folder(path, LOG)
     folder.segment(0, AT)
     folder.log = NEXT_LOG
@@ -92,7 +92,7 @@ def test_AU_33_no_record_of_a_break_hides_a_kept_checkpoint(size: float, tmp_pat
     folder = broken_log(tmp_path / "log", RECORD | {"size": size})
     folder.keep(REWRITTEN.note(5))
     answer = verdict(folder, accepting(size))
-    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is no record of a break")
+    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is not a record of a break")
 
 
 @pytest.mark.parametrize(("size", "met_at"), [(-1, 0), (2.5, 3)])
@@ -156,14 +156,14 @@ def test_AU_33_a_record_of_a_break_has_exact_members_and_types(
 ) -> None:
     folder = broken_log(tmp_path / "log", RECORD | {member: value})
     answer = verdict(folder, accepting(), accepting(value))
-    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is no record of a break")
+    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is not a record of a break")
 
 
 @pytest.mark.parametrize("member", RECORD)
 def test_AU_33_a_record_of_a_break_lacks_no_member(member: str, tmp_path: Path) -> None:
     record = {name: value for name, value in RECORD.items() if name != member}
     answer = verdict(broken_log(tmp_path / "log", record), accepting())
-    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is no record of a break")
+    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is not a record of a break")
 
 
 TEXT = jcs(RECORD).decode()
@@ -194,7 +194,7 @@ TEXT = jcs(RECORD).decode()
 )
 def test_AU_33_a_record_of_a_break_has_one_spelling(text: str | bytes, tmp_path: Path) -> None:
     answer = verdict(broken_log(tmp_path / "log", text), accepting())
-    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is no record of a break")
+    assert (answer["ok"], answer["problem"]) == (False, f"{PLACE}: is not a record of a break")
 
 
 @pytest.mark.parametrize(
@@ -205,19 +205,19 @@ def test_AU_33_a_record_of_a_break_is_of_a_log_by_its_form(
 ) -> None:
     record = RECORD | {"name": name, "origin": f"{base}/{name}", "previous_origin": base}
     answer = verdict(broken_log(tmp_path / "log", record, name=name), accepting())
-    assert answer["problem"] == f"breaks/{name}.json: is no record of a break"
+    assert answer["problem"] == f"breaks/{name}.json: is not a record of a break"
 
 
 def test_AU_33_break_record_must_be_stored_under_its_name(tmp_path: Path) -> None:
     answer = verdict(broken_log(tmp_path / "log", name="20261129180001"), accepting())
-    assert answer["problem"] == "breaks/20261129180001.json: is no record of a break"
+    assert answer["problem"] == "breaks/20261129180001.json: is not a record of a break"
     record = RECORD | {"previous": "20261129170000", "previous_origin": f"{ORIGIN}/20261129170000"}
     answer = verdict(broken_log(tmp_path / "another", record), accepting())
-    assert answer["problem"] == "breaks: holds no record of 20261129170000"
+    assert answer["problem"] == "breaks: has no record of 20261129170000"
 
 
 def said(*arguments: str) -> tuple[int, str, str]:
-    """What the plain script answers: exit code, stdout, stderr."""
+    """The plain script's exit code, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
     )
@@ -233,8 +233,8 @@ def test_AU_33_a_malformed_archive_is_one_line_and_exit_code_1(
     digest = manifest.manifest(0)["lines"]["sha256"].encode()
     manifest.edit(first, lambda raw: raw.replace(digest, rb"\ud800"))
     for folder, problem in (
-        (record, f"{PLACE}: is no record of a break"),
-        (manifest, f"{first}: is no manifest"),
+        (record, f"{PLACE}: is not a record of a break"),
+        (manifest, f"{first}: is not a manifest"),
     ):
         arguments = [
             str(folder.path),

@@ -24,7 +24,7 @@ async def witness_keygen(options: argparse.Namespace) -> Mapping[str, object]:
 async def witness(options: argparse.Namespace) -> Mapping[str, object]:
     """Serve until the process is stopped, at any moment: what it sent is on disk."""
     server = open_server(options)
-    tell(f"{server.witness.verifier.vkey} listens at {server.url}")
+    tell(f"{server.witness.verifier.vkey} listens on {server.url}")
     try:
         await asyncio.to_thread(server.serve_forever)
     finally:
@@ -45,14 +45,14 @@ def open_server(options: argparse.Namespace) -> WitnessServer:
         return WitnessServer((options.host, options.port), witness)
     except (OSError, OverflowError) as error:
         raise WitnessStateError(
-            f"{options.host}:{options.port} cannot be listened at: {error}."
+            f"Cannot listen on {options.host}:{options.port}: {error}."
         ) from None
 
 
 def _make(key: Path, state: Path, name: str) -> str:
     # Checked first: otherwise an existing state would leave a new key without one.
     if state.exists():
-        raise WitnessStateError(f"{state} is there already.")
+        raise WitnessStateError(f"{state} already exists.")
     vkey = create_witness_key(key, name=name).vkey
     State.create(state, vkey=vkey)
     return vkey

@@ -29,11 +29,11 @@ def create_witness_key(path: Path, *, name: str) -> Verifier:
         verifier = Verifier(name, key.public, SignatureType.COSIGNATURE)
     except ValueError:
         raise NoteError(
-            "A witness's name is not empty and holds neither spaces nor plus signs."
+            "A witness's name must not be empty or contain spaces or plus signs."
         ) from None
     body = {"version": VERSION, "name": name, "private_key": key.to_pem().decode("ascii")}
     if not create_private(path, json.dumps(body, indent=2)):
-        raise KeyFileError(f"{path} is there already: a key is never overwritten.")
+        raise KeyFileError(f"{path} already exists: a key is never overwritten.")
     return verifier
 
 
@@ -41,7 +41,7 @@ def read_witness_key(path: Path) -> tuple[str, LocalSigner]:
     """Read the name and the key. Raises KeyFileError, also if other users can read the file."""
     data = read_private(path)
     if data is None:
-        raise KeyFileError(f"{path} is not there. Make it with witness-keygen.")
+        raise KeyFileError(f"{path} does not exist. Create it with witness-keygen.")
     try:
         body = read_object(data, max_bytes=MAX_BYTES)
         version, name = body["version"], str(body["name"])
@@ -49,7 +49,7 @@ def read_witness_key(path: Path) -> tuple[str, LocalSigner]:
         Verifier(name, signer.public, SignatureType.COSIGNATURE)
     except (AgentAuthError, KeyError, ValueError):
         # The file holds the key, so its content must not appear in the message.
-        raise KeyFileError(f"{path} is not the key file of a witness.") from None
+        raise KeyFileError(f"{path} is not a witness key file.") from None
     if version != VERSION:
         raise KeyFileError(f"{path} was written by another version of this library.")
     return name, signer
@@ -69,11 +69,11 @@ def read_logs(text: str) -> Logs:
             keys = logs.setdefault(origin or verifier.name, [])
             if any((key.name, key.key_id) == (verifier.name, verifier.key_id) for key in keys):
                 raise WitnessStateError(
-                    f"Line {number} of the logs names a key for the second time."
+                    f"Line {number} of the logs repeats the key of an earlier line."
                 )
             keys.append(verifier)
     if not logs:
-        raise WitnessStateError("The file of logs names none.")
+        raise WitnessStateError("The file of logs names no log.")
     return logs
 
 
@@ -83,5 +83,5 @@ def _log_key(vkey: str, number: int) -> Verifier:
     except NoteError as error:
         raise WitnessStateError(f"Line {number} of the logs: {error.description}") from None
     if verifier.kind is not SignatureType.NOTE:
-        raise WitnessStateError(f"Line {number} of the logs: that is the key of a witness.")
+        raise WitnessStateError(f"Line {number} of the logs: this is the key of a witness.")
     return verifier

@@ -133,7 +133,7 @@ class Witness:
         # 4
         if request.old_size > opened.checkpoint.size:
             raise RefusedCheckpointError(
-                HTTPStatus.BAD_REQUEST, "The old size is beyond that of the checkpoint."
+                HTTPStatus.BAD_REQUEST, "The old size is greater than that of the checkpoint."
             )
         return request, opened
 

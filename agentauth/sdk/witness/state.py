@@ -68,7 +68,7 @@ class State:
             with self._open() as connection:
                 found = connection.execute("SELECT vkey FROM witness").fetchall()
         except sqlite3.Error as error:
-            raise WitnessStateError(f"{path} is not the state of a witness: {error}.") from None
+            raise WitnessStateError(f"{path} is not a witness's state file: {error}.") from None
         if found != [(vkey,)]:
             raise WitnessStateError(f"{path} is the state of another witness.")
 
@@ -86,7 +86,7 @@ class State:
                 connection.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
                 connection.execute("COMMIT")
         except FileExistsError:
-            raise WitnessStateError(f"{path} is there already.") from None
+            raise WitnessStateError(f"{path} already exists.") from None
         except (OSError, sqlite3.Error) as error:
             raise WitnessStateError(f"{path} cannot be written: {error}.") from None
         return cls(path, vkey=vkey)
