@@ -25,7 +25,7 @@ def _all(*conditions: str) -> str:
 _BLANKS_TEXTS = _all(
     *(f"NEW.{name} = OLD.{name}" for name in _FIXED), *(f"NEW.{name} = ''" for name in _TEXTS)
 )
-# Release 3 writes receipts without `kid`; the jobs of release 4 add it to those.
+# Receipts of release 3 have no `kid`. The jobs read it out of the receipt and add it.
 _NAMES_KEY = _all(
     "OLD.kid IS NULL",
     "NEW.kid IS NOT NULL",
