@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — Django's
 from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
+from django.db.migrations.exceptions import NodeNotFoundError
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
@@ -54,6 +55,9 @@ def _owner() -> str:
 def _is_migrated() -> bool:
     try:
         executor = MigrationExecutor(connection)
+    except NodeNotFoundError:
+        # Too old for a squashed migration, which `migrate` explains.
+        return False
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
             # The migration was begun. Only a role with rights can see whether it is done, and

@@ -173,11 +173,13 @@ def coverage(absent: dict[str, str]) -> bool:
 
 def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
     """The unit tests that use a database, and those with servers of their own."""
-    without = "".join(f" and not {each}" for each in ("redis", "softhsm") if each in absent)
+    unable = [each for each in ("redis", "softhsm", "history") if each in absent]
+    without = "".join(f" and not {each}" for each in unable)
     return pytest(
         *arguments,
         *APPS,
         "tests/test_triggers.py",
+        "tests/test_upgraded_schema.py",
         "--ignore=agentauth/protocol",
         "--ignore=agentauth/sdk",
         # Refused before any database query.

@@ -1,9 +1,9 @@
 """Counts the words of a tree's comments, docs and messages, and the style markers among them.
 
 `python -m tests.style [PATH …]` prints one row per tree, so that our prose can be compared with
-another project's checkout; `--places` also prints where the markers are. The markers are expressions
-that plain English does not need (`[tool.agentauth.style]` in pyproject.toml). Code spans and short
-quotations are not searched. Only files that git tracks, or would, are read.
+another project's checkout; `--places` also prints where the markers are. The markers are
+expressions that plain English does not need (`[tool.agentauth.style]` in pyproject.toml). Code
+spans and short quotations are not searched. Only files that git tracks, or would, are read.
 """
 
 import re

@@ -288,19 +288,17 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
 
 # What takes SQL as its first argument: Django's functions, and ours.
 RUNS_SQL = {"raw", "execute", "run_prepared", "select", "written", "Question", "Act"}
-# Where our names of tables and roles are formatted into SQL: migrations, their triggers, the
-# serving role; or where one of two constants is chosen.
+# Where our names of tables and roles are formatted into SQL: triggers, the roles; or where one of
+# two constants is chosen.
 TABLE_NAMES_ONLY = {
     # Runs the SQL it is given, like the two below.
     "agentauth/postgresql/base.py",
     "audit/db/dropping.py",
-    "audit/migrations/0005_partitions.py",
     "audit/log/event_writing.py",
     "audit/db/roles.py",
     "audit/db/sql.py",
     "audit/db/triggers.py",
     "registry/services/token_state.py",
-    "verifier/migrations/0010_guards_by_table.py",
     "verifier/services/state_changes.py",
 }
 

@@ -380,14 +380,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, help="an export or an archive")
     add("--trusted-keys", type=Path, required=True, help="a file of C2SP vkeys, one per line")
-    add(
-        "--old-checkpoint",
-        type=Path,
-        action="append",
-        default=[],
-        help="a checkpoint kept from an earlier day; repeatable",
-    )
-    add("--accept-break", action="append", default=[], help="accept this break; repeatable")
+    add("--old-checkpoint", type=Path, action="append", default=[], help="kept from an earlier day")
+    add("--accept-break", action="append", default=[], help="accept this break of the log")
 
 
 def main() -> int:

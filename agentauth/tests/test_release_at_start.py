@@ -1,6 +1,7 @@
 """A process on another release's database: what it does at its start, and its readiness."""
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 from django.db import connection
@@ -8,6 +9,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
+from agentauth import deployment
 from agentauth.observability import health
 from agentauth.startup import Start
 from audit.services import Actor
@@ -17,6 +19,7 @@ from registry.services.installation import record_settings
 from verifier.services import epochs
 
 pytestmark = pytest.mark.django_db
+keys = import_module("kms.migrations.0001_squashed_0005_keys")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,14 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
     assert migrations_hold()
 
 
-def test_it_is_not_ready_before_its_own_migrations() -> None:
-    MigrationRecorder(connection).record_unapplied("kms", "0005_seals")
+@pytest.mark.parametrize(
+    "waiting",
+    [[("kms", "0001_squashed_0005_keys"), *keys.Migration.replaces], [("kms", "0005_seals")]],
+    ids=["all", "part of a squashed one"],
+)
+def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:
+    assert deployment._is_migrated()
+    for app, name in waiting:
+        MigrationRecorder(connection).record_unapplied(app, name)
     assert not migrations_hold()
+    assert not deployment._is_migrated()

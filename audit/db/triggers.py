@@ -1,7 +1,7 @@
 """Triggers that enforce invariants, as migration operations for PostgreSQL and SQLite.
 
 A violation raises an integrity error on both. A migration that makes SQLite rebuild a table drops
-its triggers: repeat the operation after it, and put `when_undone` before it.
+its triggers: repeat the operation after it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -158,11 +158,6 @@ def keep_ended(table: str, column: str, *, into: str) -> RunPython:
         f'CREATE TRIGGER "{names[1]}" {gone} WHEN {was} BEGIN {keep}; END',
     ]
     return _Triggers(table, names=names, postgresql=postgresql, sqlite=sqlite)
-
-
-def when_undone(operation: RunPython) -> RunPython:
-    """Put first in a migration: when the migration is undone, `operation` restores the triggers."""
-    return RunPython(RunPython.noop, operation.code)
 
 
 def _sqlite(name: str, event: str, condition: str, sentence: str) -> str:

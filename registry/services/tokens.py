@@ -112,7 +112,7 @@ def issue_token(
 
     The token gives exactly what the grant's row says. It is signed only after the commit, so that
     no token exists whose issue is not on record. A crash in between leaves a row without a token,
-    which no caller can use. `basis` is what this call read with the caller; if None, it is read here.
+    which no caller can use. `basis` is what this call read with the caller; None: it is read here.
 
     Raises the same InvalidGrantError for a grant that is unknown, another's or not active, and for
     an inactive agent, human or service provider.

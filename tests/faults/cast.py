@@ -1,4 +1,4 @@
-"""The parties who act during the faults, made again for each scenario: full budgets and fresh tokens."""
+"""The parties who act during the faults, made for each scenario: full budgets, fresh tokens."""
 
 import time
 from dataclasses import dataclass

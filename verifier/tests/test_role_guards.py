@@ -9,8 +9,6 @@ from uuid import UUID
 import pytest
 from django.core.management import call_command
 from django.db import Error, connection, transaction
-from django.db.migrations.executor import MigrationExecutor
-from django.db.migrations.state import ProjectState
 
 from audit import kinds
 from audit.db.roles import grant_serving_role, grant_verifier_role
@@ -21,12 +19,6 @@ from verifier.tests.scene import Scene
 from verifier.tests.test_role import QUOTED, ROLE, rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
-# As in landed releases: PostgreSQL resolves the table's name when the trigger fires.
-OF_RELEASE_3 = """
-CREATE OR REPLACE TRIGGER {table}_guarded BEFORE {event} ON {table} FOR EACH ROW
-WHEN ({wrong} AND NOT has_table_privilege('{table}', 'UPDATE'))
-EXECUTE FUNCTION agentauth_refuse('permission denied: of release 3')
-"""
 GUARDED = {
     "registry_agent": (
         "UPDATE",
@@ -97,30 +89,6 @@ def test_AU_27_a_temporary_table_lifts_no_guard(
     place: Scene, bound: None, as_role: None, table: str
 ) -> None:
     _is_refused(table, GUARDED[table][2])
-
-
-@pytest.mark.parametrize("table", GUARDED)
-def test_AU_27_the_migration_mends_guards_that_are_there(
-    place: Scene, bound: None, as_role: None, table: str
-) -> None:
-    event, wrong, statement = GUARDED[table]
-    execute(OF_RELEASE_3.format(table=table, event=event, wrong=wrong))
-    _mend()
-    _is_refused(table, statement)
-
-
-def test_the_migration_guards_nothing_where_no_role_was_bound() -> None:
-    execute("DROP TRIGGER IF EXISTS registry_agent_guarded ON registry_agent")
-    _mend()
-    assert rows("SELECT 1 FROM pg_trigger WHERE tgname = 'registry_agent_guarded'") == []
-
-
-def _mend() -> None:
-    loaded = MigrationExecutor(connection).loader.disk_migrations[
-        "verifier", "0010_guards_by_table"
-    ]
-    with connection.schema_editor(atomic=False) as editor:
-        loaded.operations[0].database_forwards("verifier", editor, ProjectState(), ProjectState())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Command(JsonCommand):
         parser.add_argument(
             "--unintroduced",
             action="store_true",
-            help="the current key can no longer sign: publish the next one without its introduction",
+            help="the current key can no longer sign: publish the next without its introduction",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:

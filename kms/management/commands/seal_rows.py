@@ -35,6 +35,7 @@ class Command(OperatorCommand):
         for table, number in result["sealed"].items():
             yield f"{table}: sealed {number}"
         for table, rows in result["refused"].items():
-            yield f"{table}: no service of this registry wrote {', '.join(rows)}; they grant nothing"
+            names = ", ".join(rows)
+            yield f"{table}: no service of this registry wrote {names}; they grant nothing"
         if not result["sealed"] and not result["refused"]:
             yield "Every row is sealed."

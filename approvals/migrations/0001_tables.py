@@ -1,4 +1,4 @@
-"""Creates the rows of the approvals app."""
+"""Passkeys and challenges, receipts of what people signed, setup codes and recoveries."""
 
 import django.db.models.deletion
 from django.conf import settings
@@ -10,9 +10,8 @@ import audit.identifiers
 class Migration(migrations.Migration):
     initial = True
 
-    dependencies = [
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-    ]
+    replaces = [("approvals", "0001_initial")]
+    dependencies = [migrations.swappable_dependency(settings.AUTH_USER_MODEL)]
 
     operations = [
         migrations.CreateModel(
@@ -45,6 +44,8 @@ class Migration(migrations.Migration):
                         to=settings.AUTH_USER_MODEL,
                     ),
                 ),
+                ("backup_eligible", models.BooleanField(null=True)),
+                ("seal", models.CharField(editable=False, max_length=80, null=True)),
             ],
         ),
         migrations.CreateModel(
@@ -67,9 +68,13 @@ class Migration(migrations.Migration):
                             ("sign_in", "Sign In"),
                             ("passkey", "Passkey"),
                             ("presence", "Presence"),
+                            ("verification", "Verification"),
                             ("approval", "Approval"),
                             ("claim", "Claim"),
                             ("confirmation", "Confirmation"),
+                            ("break", "Break"),
+                            ("release", "Release"),
+                            ("resume", "Resume"),
                             ("second_step", "Second Step"),
                         ],
                         max_length=16,
@@ -132,10 +137,13 @@ class Migration(migrations.Migration):
                         to=settings.AUTH_USER_MODEL,
                     ),
                 ),
+                ("kid", models.CharField(max_length=64, null=True)),
             ],
             options={
                 "indexes": [
-                    models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject")
+                    models.Index(fields=["kind", "subject", "created_at"], name="receipt_subject"),
+                    # Counts the receipts that a key has signed.
+                    models.Index(fields=["kid", "kind"], name="receipt_kid"),
                 ],
             },
         ),
@@ -154,7 +162,11 @@ class Migration(migrations.Migration):
                 (
                     "kind",
                     models.CharField(
-                        choices=[("first_admin", "First Admin"), ("invitation", "Invitation")],
+                        choices=[
+                            ("first_admin", "First Admin"),
+                            ("invitation", "Invitation"),
+                            ("recovery", "Recovery"),
+                        ],
                         max_length=16,
                     ),
                 ),
@@ -173,13 +185,107 @@ class Migration(migrations.Migration):
                         to=settings.AUTH_USER_MODEL,
                     ),
                 ),
+                ("seal", models.CharField(editable=False, max_length=80, null=True)),
             ],
             options={
                 "constraints": [
                     models.CheckConstraint(
-                        condition=models.Q(("kind__in", ["first_admin", "invitation"])),
+                        condition=models.Q(("kind__in", ["first_admin", "invitation", "recovery"])),
                         name="setup_code_kind",
                     )
+                ],
+            },
+        ),
+        migrations.CreateModel(
+            name="Recovery",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(
+                        default=audit.identifiers.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "case",
+                    models.CharField(
+                        choices=[("lost", "Lost"), ("stolen", "Stolen")], max_length=8
+                    ),
+                ),
+                ("begun_at", models.DateTimeField()),
+                ("confirmed_at", models.DateTimeField(null=True)),
+                ("ready_at", models.DateTimeField(null=True)),
+                ("expires_at", models.DateTimeField()),
+                ("cancelled_at", models.DateTimeField(null=True)),
+                ("used_at", models.DateTimeField(null=True)),
+                ("link_digest", models.BinaryField(max_length=32, null=True, unique=True)),
+                ("link_expires_at", models.DateTimeField(null=True)),
+                ("notice_due_at", models.DateTimeField(null=True)),
+                ("notice_failures", models.PositiveSmallIntegerField(default=0)),
+                (
+                    "begun_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "confirmed_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "human",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                ("seal", models.CharField(editable=False, max_length=80, null=True)),
+            ],
+            options={
+                "indexes": [models.Index(fields=["notice_due_at"], name="recovery_notice_due")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("cancelled_at", None), ("used_at", None)),
+                        fields=("human",),
+                        name="recovery_one_open",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("case", "lost"),
+                            ("ready_at", None),
+                            models.Q(("confirmed_at", None), _negated=True),
+                            _connector="OR",
+                        ),
+                        name="recovery_stolen_is_confirmed",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("confirmed_by", None),
+                            ("begun_by", None),
+                            models.Q(("confirmed_by", models.F("begun_by")), _negated=True),
+                            _connector="OR",
+                        ),
+                        name="recovery_second_is_another",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("used_at", None),
+                            models.Q(("ready_at", None), _negated=True),
+                            _connector="OR",
+                        ),
+                        name="recovery_used_was_ready",
+                    ),
                 ],
             },
         ),
