@@ -28,7 +28,8 @@ from tests.pace import within
 with patch.dict(os.environ):
     from agentauth.server import web_server
 
-pytestmark = pytest.mark.flow
+# They wait for deadlines of ten and twenty seconds.
+pytestmark = [pytest.mark.flow, pytest.mark.long]
 THREADS = 8
 # A request delayed by another sender waits for its cut-off; half of that already proves it.
 HELD_UP_SECONDS = request_bytes.LINGER_SECONDS if CAMPAIGN else request_bytes.HEAD_SECONDS / 2
