@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from redis.exceptions import ResponseError
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from audit.models import Event
-from tests import previous_release, through
+from tests import through
 from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.freshness import Basis
@@ -164,18 +163,6 @@ def test_a_call_goes_on_where_it_began(stage: Stage) -> None:
 
 
 @pytest.mark.history
-def test_previous_release_fails_on_a_call_this_one_decided_in_redis(stage: Stage) -> None:
-    """It reserves a use for every named call. Here its script fails (503) and writes nothing."""
-    stage.judge(jti="one", mark=MARK, told=b"the id")
-    before = stage.everything()
-    source = previous_release.file("verifier/stores/judge.lua")
-    with pytest.raises(ResponseError):
-        stage.client.eval(
-            source, 5, *stage.keys({"jti": "one"}), *stage.args(mode="hold", rate=None, mark=MARK)
-        )
-    assert stage.everything() == before
-
-
 # ---- the decision
 
 

@@ -33,7 +33,7 @@ from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
 from verifier.services import history
-from verifier.services.pipeline import verify
+from verifier.services.web_process import verify
 history.VOUCHED.holds = lambda _row: True
 told = json.load(sys.stdin)
 provider = ServiceProvider.objects.get(pk=told["provider"])
@@ -56,7 +56,7 @@ import json, sys
 import django
 django.setup()
 from django.utils import timezone
-from verifier.services.draining import drain_redis
+from verifier.services.outbox import drain_redis
 json.load(sys.stdin)
 print(json.dumps([drain_redis(now=timezone.now())]))
 """
