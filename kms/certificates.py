@@ -59,7 +59,7 @@ def certify(
         living.exclude(state=KeyCertificate.State.REVOKED).count()
         >= MOST_PER_PROCESS * settings.WEB_CONCURRENCY
     ):
-        raise TemporarilyUnavailableError("This host holds as many certified keys as it may.")
+        raise TemporarilyUnavailableError("This host has as many certified keys as it may have.")
     issuer, serial, begin = (
         signer(purpose=Key.Purpose.TOKEN, now=now),
         new_id(),
@@ -108,7 +108,7 @@ def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertif
         )
         row = named.select_related("issuer").first()
         if row is None:
-            raise NotFoundError("There is no certificate of that serial.")
+            raise NotFoundError("There is no certificate with that serial.")
         if not swapped:
             raise InvalidStateError("The certificate is revoked already.")
         publish_change(Subject.KEY, row.kid, now=now)

@@ -27,7 +27,8 @@ def inspect_keys() -> list[Finding]:
     found = [Finding(key.kid, key.purpose, _problem(key)) for key in living]
     without = set(Key.Purpose.values) - {finding.purpose for finding in found}
     return found + [
-        Finding("", purpose, "no key signs for it, or will") for purpose in sorted(without)
+        Finding("", purpose, "no key signs for this purpose, now or later")
+        for purpose in sorted(without)
     ]
 
 
@@ -36,12 +37,15 @@ def _problem(key: Key) -> str:
     try:
         public = backends.public_key(key.uri)
         if public.alg != key.algorithm:
-            return f"its home has a key for {public.alg} there, on record is {key.algorithm}"
+            return (
+                f"the key backend has a key for {public.alg} there, but {key.algorithm} is on "
+                "record"
+            )
         if public != on_record or public.thumbprint != key.kid:
-            return f"its home has another key there: {public.thumbprint}"
+            return f"the key backend has another key there: {public.thumbprint}"
         backends.prove(key.uri, on_record, purpose=key.purpose)
     except backends.BusyError as error:
-        return f"its home does not answer: {error}"
+        return f"the key backend does not answer: {error}"
     except backends.BackendError as error:
         return str(error)
     return ""

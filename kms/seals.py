@@ -173,7 +173,7 @@ def _mac(secret: str, salt: bytes, said: bytes) -> bytes:
 def _tell(table: str, pk: str, _seal: str | None) -> None:
     # Log each such row once per process, not at every check.
     logger.error(
-        "Refusing row %s of %s: no service wrote what it says. Run `%s verify_audit`.",
+        "Refusing row %s of %s: no service wrote its content. Run `%s verify_audit`.",
         pk,
         table,
         settings.COMMAND,

@@ -185,7 +185,7 @@ def rotate_key(
                 )
         except IntegrityError:
             raise InvalidStateError(
-                f"Another {purpose} key was made at the same time, or is this one."
+                f"Another {purpose} key was made at the same time, or this key exists already."
             ) from None
     return key
 
@@ -217,7 +217,7 @@ def rotate_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
             # Another process rotates at this moment.
             continue
         except TemporarilyUnavailableError as error:
-            logger.error("the %s key is due for rotation and cannot be rotated", purpose)  # noqa: TRY400 — raised below
+            logger.error("the %s key is due for rotation but could not be rotated", purpose)  # noqa: TRY400 — raised below
             failed = error
             _ROTATION_FAILED[purpose] = now + ROTATE_AGAIN
     if failed:
@@ -259,7 +259,7 @@ def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = Fals
         )
         key = next((each for each in keys if each.kid == kid), None)
         if key is None:
-            raise NotFoundError("There is no key of that name.")
+            raise NotFoundError("There is no key with that name.")
         refuse_to_disable(key, keys, now=now, even_last=even_last)
         key.state, key.disabled_at, key.seal = Key.State.DISABLED, now, None
         key.save(update_fields=["state", "disabled_at", "seal"])
@@ -332,7 +332,7 @@ def _named_if_in_vain(at: str, *, made: bool) -> Iterator[None]:
         yield
     except Exception:
         if made:
-            logger.error("a key was made and is of no use: %s", at)  # noqa: TRY400 — raised
+            logger.error("a key was created but cannot be used: %s", at)  # noqa: TRY400 — raised
         raise
 
 
@@ -347,13 +347,13 @@ def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
     """An existing key, tested to sign: without a permission, signing would stop at the switch."""
     public = backends.public_key(uri)
     if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
-        raise InvalidStateError("The log is signed with Ed25519 keys alone, and that is none.")
+        raise InvalidStateError("The log must be signed with an Ed25519 key, and this is not one.")
     try:
         backends.prove(uri, public, purpose=purpose)
     except backends.TooLongError as error:
         raise InvalidStateError(
-            f"That key signs no message as long as those of purpose {purpose!r} may be; a "
-            "P-256 key does."
+            f"This key cannot sign messages as long as purpose {purpose!r} may need. Use a P-256 "
+            "key."
         ) from error
     return uri, public
 

@@ -89,7 +89,7 @@ def read_proof(request: Request, *, now: datetime) -> VerifiedProof:
     Raises InvalidProofError, InvalidRequestError.
     """
     if request.method not in SAFE_METHODS and request.META.get("QUERY_STRING"):
-        raise InvalidRequestError("This call takes no query string.")
+        raise InvalidRequestError("This endpoint takes no query string.")
     header = request.META.get("HTTP_DPOP")
     try:
         return verify_proof(

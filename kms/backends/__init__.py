@@ -137,7 +137,8 @@ def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
         raise
     except BackendError as error:
         raise TooLongError(
-            f"The key signs, but no message of {longest} bytes, as a {purpose} may have: {error}"
+            f"The key signs, but not messages of {longest} bytes, which purpose {purpose} may "
+            f"need: {error}"
         ) from error
 
 
@@ -162,7 +163,7 @@ class PinnedSigner:
             # A flipped bit, another version, or another key behind the same name: no verifier would
             # accept it.
             raise BackendError(
-                f"The key at {self._uri} signed with something else than {self.kid}."
+                f"The key at {self._uri} signed with a key other than {self.kid}."
             ) from None
         return signature
 
@@ -186,6 +187,6 @@ def _home(scheme: str) -> Backend:
         home: Backend = import_string(HOMES[scheme])()
     except ImportError as error:
         raise BackendError(
-            f"What {scheme}: needs is not installed: {error.name} (docs/keys.md)."
+            f"The package that {scheme}: needs is not installed: {error.name} (docs/keys.md)."
         ) from error
     return home

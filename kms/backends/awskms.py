@@ -60,7 +60,7 @@ _REFUSED: Final = {
     "DisabledException": "the key is disabled",
     "NotFoundException": "there is no such key",
     "InvalidKeyUsageException": "the key is not for signing",
-    "UnsupportedOperationException": "the key is of another kind than we use",
+    "UnsupportedOperationException": "the key has an unsupported type",
 }
 _UNKNOWN_CALLER: Final = {
     "ExpiredTokenException",
@@ -125,9 +125,7 @@ class _KmsKey:
                 or found["KeySpec"] != _SPECS[public.alg]
                 or _SIGNING[public.alg] not in found["SigningAlgorithms"]
             ):
-                raise BackendError(
-                    f"AWS KMS, {self._name}: the key is of another kind than we use."
-                )
+                raise BackendError(f"AWS KMS, {self._name}: the key has an unsupported type.")
         return public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
@@ -173,7 +171,7 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
             "the network and the region."
         ) from None
     except ResponseParserError:
-        raise BackendError(f"AWS KMS, {what}: the service answered oddly.") from None
+        raise BackendError(f"AWS KMS, {what}: the service sent an unexpected answer.") from None
     except BotoCoreError as error:
         # What is left are credentials and settings: missing, incomplete or not available.
         _forget(region)
@@ -182,7 +180,7 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
         ) from None
     except (InvalidKeyError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise BackendError(
-            f"AWS KMS, {what}: the service answered oddly: {type(error).__name__}."
+            f"AWS KMS, {what}: the service sent an unexpected answer: {type(error).__name__}."
         ) from None
 
 
@@ -197,7 +195,7 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
     if code in _UNKNOWN_CALLER:
         _forget(region)
         return BackendError(
-            f"AWS KMS, {what}: the credentials are not taken, or have ended: {code}."
+            f"AWS KMS, {what}: the credentials were refused or have expired: {code}."
         )
     if code == "KMSInvalidStateException":
         # Only the text names the state; asking for it would need another permission.
@@ -226,7 +224,7 @@ def _client(region: str, read_seconds: float) -> Any:
         return made.client
     # Looking for credentials may take seconds. Other callers wait only as long as for a connection.
     if not _making.acquire(timeout=CONNECT_SECONDS):
-        raise BusyError("AWS KMS: credentials are just being looked for.")
+        raise BusyError("AWS KMS: still looking for credentials.")
     try:
         if (made := _clients.get(place)) is None:
             made = _clients[place] = _Made(_new_client(region, read_seconds), time.monotonic())

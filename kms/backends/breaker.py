@@ -52,7 +52,7 @@ class Breaker:
             left = self._until - time.monotonic()
             if self._trying or left > 0:
                 raise NotAskedError(
-                    f"The home of keys {self._home!r} is away, and not asked.",
+                    f"The key backend {self._home!r} does not answer, and is not called now.",
                     retry_after=max(1, math.ceil(left)),
                 )
             self._trying = True
@@ -71,7 +71,7 @@ class Breaker:
                 return
             if answered:
                 if self._opened:
-                    logger.warning("the home of keys %r answers again", self._home)
+                    logger.warning("the key backend %r answers again", self._home)
                 self._failures = self._opened = 0
             elif answered is not None:
                 self._failures += 1
@@ -85,7 +85,7 @@ class Breaker:
         pause = random.uniform(longest / 2, longest)  # noqa: S311 — no secret
         self._until = time.monotonic() + pause
         logger.error(
-            "the home of keys %r does not answer; it is asked again in %.1f s", self._home, pause
+            "the key backend %r does not answer; it is called again in %.1f s", self._home, pause
         )
 
 

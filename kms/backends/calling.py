@@ -140,9 +140,7 @@ class Threads:
         Raises NotAskedError, BusyError, the call's errors.
         """
         if not self._room.acquire(timeout=ROOM_SECONDS):
-            raise NotAskedError(
-                "As many calls to the home of keys as may be wait for it.", retry_after=1
-            )
+            raise NotAskedError("Too many calls are waiting for the key backend.", retry_after=1)
         if not self._idle.acquire(blocking=False):
             # A daemon, so that a hanging call does not keep the process from ending.
             thread = threading.Thread(target=self._serve, name="home-of-keys", daemon=True)
@@ -151,14 +149,14 @@ class Threads:
             except RuntimeError:
                 self._room.release()
                 raise NotAskedError(
-                    "No thread could be started for the home of keys.", retry_after=1
+                    "No thread could be started for the key backend.", retry_after=1
                 ) from None
         answer: Future[T] = Future()
         self._work.put((call, answer))
         try:
             return answer.result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            raise BusyError("The home of keys did not answer in time.") from None
+            raise BusyError("The key backend did not answer in time.") from None
 
     def _serve(self) -> None:
         while True:

@@ -26,13 +26,13 @@ def public_key(text: bytes) -> PublicKey:
     try:
         key = load(text)
     except (ValueError, UnsupportedAlgorithm):
-        raise BackendError("The key service gave a public key that cannot be read.") from None
+        raise BackendError("The key service sent an unreadable public key.") from None
     if isinstance(key, ed25519.Ed25519PublicKey):
         return ed25519_public_key(key.public_bytes_raw())
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         numbers = key.public_numbers()
         return p256_public_key(_bytes(numbers.x), _bytes(numbers.y))
-    raise BackendError("The key is of another kind than Ed25519 and P-256.")
+    raise BackendError("The key must be Ed25519 or P-256.")
 
 
 def raw_signature(der: bytes) -> bytes:
@@ -41,7 +41,7 @@ def raw_signature(der: bytes) -> bytes:
         r, s = decode_dss_signature(der)
         return _bytes(r) + _bytes(s)
     except (ValueError, OverflowError):
-        raise BackendError("The key service gave a signature that cannot be read.") from None
+        raise BackendError("The key service sent an unreadable signature.") from None
 
 
 def _bytes(number: int) -> bytes:

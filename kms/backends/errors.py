@@ -30,7 +30,7 @@ class MadeInVainError(BackendError):
     """
 
     def __init__(self, uri: str, error: BackendError) -> None:
-        super().__init__(f"{error} The key was made and is of no use: {uri}")
+        super().__init__(f"{error} A key was created but cannot be used: {uri}")
 
 
 class NotAskedError(BackendError):

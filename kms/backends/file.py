@@ -34,7 +34,7 @@ class FileBackend:
         Its file is on disk, complete and private, before this returns. `place` is empty.
         """
         if place:
-            raise BackendError("KEY_BACKEND=file names no place: keys are in VAR_DIR/keys.")
+            raise BackendError("KEY_BACKEND=file takes no place: keys are in VAR_DIR/keys.")
         directory = _directory()
         private_key = PrivateKey.generate(algorithm)
         name = f"{purpose}-{private_key.public.thumbprint}.pem"
@@ -83,9 +83,11 @@ class _KeyFile:
             return PrivateKey.from_pem(pem, passphrase)
         except InvalidKeyError:
             how = (
-                "that the passphrase opens" if passphrase else "that is there without a passphrase"
+                "that the passphrase opens"
+                if passphrase
+                else "that is readable without a passphrase"
             )
-            raise BackendError(f"The key file {self._name} holds no key {how}.") from None
+            raise BackendError(f"The key file {self._name} contains no key {how}.") from None
 
 
 def _directory() -> Path:

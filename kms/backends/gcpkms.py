@@ -103,7 +103,7 @@ class _KeyVersion:
             _check_crc32c(pem, found.pem_crc32c)
             public = der.public_key(pem)
             if found.algorithm != _KINDS[public.alg]:
-                raise BackendError(f"The key {self._name} signs in another way than we do.")
+                raise BackendError(f"The key {self._name} has an unsupported algorithm.")
         return public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
@@ -121,7 +121,7 @@ class _KeyVersion:
                 answer.verified_data_crc32c if alg == "EdDSA" else answer.verified_digest_crc32c
             )
             if not arrived:
-                raise BusyError("The key service did not see our checksum.")
+                raise BusyError("The key service did not receive our checksum.")
             _check_crc32c(answer.signature, answer.signature_crc32c)
         return answer.signature if alg == "EdDSA" else der.raw_signature(answer.signature)
 
@@ -147,9 +147,9 @@ def _wait_until_enabled(name: str) -> None:
                 return
             found, may_come = _State(version.state).name, version.state == _State.PENDING_GENERATION
         except BackendError as error:
-            found, may_come = f"not to be seen ({error})", isinstance(error, BusyError)
+            found, may_come = f"not readable ({error})", isinstance(error, BusyError)
         if not may_come or time.monotonic() > deadline:
-            raise BackendError(f"The key {name} was made but is {found}; destroy it.")
+            raise BackendError(f"The key {name} was created but is {found}; destroy it.")
         time.sleep(_POLL_SECONDS)
 
 

@@ -114,14 +114,14 @@ class _TokenKey:
         with _token(self._label) as token:
             private = token.only(ObjectClass.PRIVATE_KEY, self._id)
             if private[Attribute.EXTRACTABLE] or not private[Attribute.SENSITIVE]:
-                raise BackendError(f"The key {self._id.hex()} can be taken out of its token.")
+                raise BackendError(f"The key {self._id.hex()} can be extracted from its token.")
             public = token.only(ObjectClass.PUBLIC_KEY, self._id)
             curve, point = public[Attribute.EC_PARAMS], public[Attribute.EC_POINT]
         if curve in {_ED25519, _ED25519_AS_WORD}:
             return _public_key("EdDSA", point)
         if curve == _P256:
             return _public_key("ES256", point)
-        raise BackendError(f"The key {self._id.hex()} is of another kind than Ed25519 and P-256.")
+        raise BackendError(f"The key {self._id.hex()} must be Ed25519 or P-256.")
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
         with _token(self._label) as token:
@@ -139,13 +139,13 @@ def _public_key(alg: Algorithm, point: bytes) -> PublicKey:
     coordinates = point.removeprefix(head)
     try:
         if coordinates == point:
-            raise BackendError("The token gave a public key that cannot be read.")
+            raise BackendError("The token sent an unreadable public key.")
         if alg == "EdDSA":
             return ed25519_public_key(coordinates)
         return p256_public_key(coordinates[:_COORDINATE_BYTES], coordinates[_COORDINATE_BYTES:])
     except InvalidKeyError as error:
         raise BackendError(
-            f"The token gave a public key we do not use: {error.description}"
+            f"The token sent an unsupported public key: {error.description}"
         ) from None
 
 
@@ -172,7 +172,7 @@ class _Token:
         wanted = {Attribute.CLASS: kind, Attribute.ID: key_id, Attribute.TOKEN: True}
         found = list(self._session.get_objects(wanted))
         if len(found) != 1:
-            raise BackendError(f"The token has {len(found)} keys of the id {key_id.hex()}.")
+            raise BackendError(f"The token has {len(found)} keys with the id {key_id.hex()}.")
         return found[0]
 
 
@@ -193,7 +193,8 @@ class _Module:
             pin = _pin()
             if (label, pin) in self._refused:
                 raise BackendError(
-                    "The PIN was refused; it is not tried again, since tokens lock themselves."
+                    "The PIN was refused; it is not tried again, because tokens lock after wrong "
+                    "PINs."
                 )
             try:
                 self._tokens[label] = _Token(self.library.get_token(token_label=label), pin)
@@ -245,7 +246,7 @@ def _token(label: str) -> Iterator[_Token]:
     except failures.PKCS11Error as error:
         module.stop()
         kind = BusyError if isinstance(error, _PASSING) else BackendError
-        raise kind(f"The token did not do it: {type(error).__name__}.") from error
+        raise kind(f"The token failed: {type(error).__name__}.") from error
     finally:
         module.turn.release()
 

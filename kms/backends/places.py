@@ -13,7 +13,7 @@ MOUNT: Final = r"[A-Za-z0-9_-]{1,64}"
 # Scheme → pattern of the whole place, and its description.
 PLACES: Final = {
     "awskms": (REGION, "a region, as in awskms:eu-central-1"),
-    "file": ("", "no place: VAR_DIR is where they are"),
+    "file": ("", "no place: keys are in VAR_DIR"),
     "gcpkms": (
         f"{RING}(?:{HARDWARE})?",
         (
@@ -22,7 +22,7 @@ PLACES: Final = {
         ),
     ),
     "pkcs11": (LABEL, "a token by its label: pkcs11:LABEL"),
-    "vault": (f"(?:{MOUNT})?", "a mount of Transit, as in vault:transit, or none"),
+    "vault": (f"(?:{MOUNT})?", "a mount of Transit, as in vault:transit, or no mount"),
 }
 
 
@@ -35,4 +35,4 @@ def place_error(key_backend: str) -> str:
     if scheme not in PLACES:
         return f"There is no key backend named {scheme[:16]!r}; there are: {', '.join(PLACES)}."
     pattern, what = PLACES[scheme]
-    return "" if re.fullmatch(pattern, place) else f"KEY_BACKEND={scheme} names {what}."
+    return "" if re.fullmatch(pattern, place) else f"KEY_BACKEND={scheme} must name {what}."

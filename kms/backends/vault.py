@@ -91,13 +91,13 @@ class _TransitKey:
     def _read(self, transit: Any) -> PublicKey:
         found = transit.read_key(name=self._name, mount_point=self._mount)["data"]
         if found["exportable"] or found["allow_plaintext_backup"]:
-            raise BackendError(f"The key {self._name} can be exported, or backed up in clear.")
+            raise BackendError(f"The key {self._name} can be exported, or backed up in plaintext.")
         text = found["keys"][str(_VERSION)]["public_key"]
         if found["type"] == _TYPES["EdDSA"]:
             return ed25519_public_key(base64.b64decode(text, validate=True))
         public = der.public_key(text.encode())
         if found["type"] != _TYPES[public.alg]:
-            raise BackendError(f"The key {self._name} is of another kind than Ed25519 and P-256.")
+            raise BackendError(f"The key {self._name} must be Ed25519 or P-256.")
         return public
 
     def _signed(self, transit: Any, message: bytes, alg: Algorithm) -> bytes:
@@ -125,7 +125,7 @@ class _TransitKey:
 def _place(uri: str) -> tuple[str, str]:
     found = _ADDRESS.fullmatch(uri)
     if found is None:
-        raise BackendError("That is not the address of a key of ours in Transit.")
+        raise BackendError("That is not the address of one of our keys in Transit.")
     return found[1], found[2]
 
 

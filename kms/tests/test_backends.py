@@ -150,7 +150,7 @@ def vault_home(vault: str, settings: Settings) -> Home:
         absent=lambda uri: uri[:-1] + ("0" if uri[-1] != "0" else "1"),
         unusable={
             "exportable": change(exportable=True),
-            "backed up in clear": change(allow_plaintext_backup=True),
+            "backed up in plaintext": change(allow_plaintext_backup=True),
             "deleted": delete,
         },
         secrets=(openbao.ROOT_TOKEN, vault.removeprefix("http://")),

@@ -216,14 +216,14 @@ def test_KM_1_a_home_that_does_not_answer_is_asked_no_more_and_says_when(
     home.now = BusyError("x")
     assert home.told(5) == [BusyError] * 3 + [NotAskedError] * 2
     assert home.asked == 3
-    assert caplog.messages[0].startswith("the home of keys 'there' does not answer")
+    assert caplog.messages[0].startswith("the key backend 'there' does not answer")
     with pytest.raises(NotAskedError) as refused:
         guarded("there", home)
     assert refused.value.retry_after in {2, 3}
     clock[0] += 3
     home.now = "signed"
     assert home.told(2) == ["signed"] * 2
-    assert caplog.messages[1:] == ["the home of keys 'there' answers again"]
+    assert caplog.messages[1:] == ["the key backend 'there' answers again"]
 
 
 def test_answer_between_outages_resets_the_count(home: Home, once: None) -> None:

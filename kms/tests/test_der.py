@@ -22,12 +22,12 @@ def test_KM_7_leading_zeros_of_r_and_s_are_kept(r: int, s: int) -> None:
     "text", [b"", b"\x30", b"0" * 70, bytes.fromhex("3006020100020100") + b"x", bytes(64)]
 )
 def test_KM_7_malformed_DER_signature_is_refused(text: bytes) -> None:
-    with pytest.raises(BackendError, match="cannot be read"):
+    with pytest.raises(BackendError, match="unreadable"):
         der.raw_signature(text)
 
 
 def test_KM_7_numbers_larger_than_the_curve_are_refused() -> None:
-    with pytest.raises(BackendError, match="cannot be read"):
+    with pytest.raises(BackendError, match="unreadable"):
         der.raw_signature(encode_dss_signature(2**256, 1))
 
 
@@ -51,13 +51,13 @@ def test_other_kinds_of_key_are_refused(
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
 ) -> None:
     text = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(BackendError, match="another kind"):
+    with pytest.raises(BackendError, match="must be Ed25519 or P-256"):
         der.public_key(text)
 
 
 @pytest.mark.parametrize("text", [b"", b"-----BEGIN PUBLIC KEY-----", bytes(44)])
 def test_malformed_DER_key_is_refused(text: bytes) -> None:
-    with pytest.raises(BackendError, match="cannot be read"):
+    with pytest.raises(BackendError, match="unreadable"):
         der.public_key(text)
 
 

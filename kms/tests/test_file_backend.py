@@ -135,7 +135,7 @@ def test_a_missing_file_and_a_file_without_a_key_are_refused(
     made: tuple[str, PublicKey, Path],
 ) -> None:
     made[2].write_text("-----BEGIN PRIVATE KEY-----\nnot a key\n-----END PRIVATE KEY-----\n")
-    with pytest.raises(BackendError, match="holds no key") as refused:
+    with pytest.raises(BackendError, match="contains no key") as refused:
         public_key(made[0])
     assert "not a key" not in str(refused.value)
     made[2].unlink()

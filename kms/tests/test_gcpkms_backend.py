@@ -48,7 +48,7 @@ def test_backend_place_must_name_a_key_ring_before_any_call(
     gcpkms: Service, settings: Settings, place: str
 ) -> None:
     settings.KEY_BACKEND = f"gcpkms:{place}"
-    with pytest.raises(BackendError, match="names a key ring"):
+    with pytest.raises(BackendError, match="must name a key ring"):
         create(purpose="token")
     assert gcpkms.calls == []
 
@@ -134,12 +134,12 @@ OTHER = f"{RING}/cryptoKeys/mine/cryptoKeyVersions/2"
     [
         (replaced("name", OTHER), BackendError, "another version"),
         (replaced("name", ""), BackendError, "another version"),
-        (replaced("pem", RSA), BackendError, "another kind"),
-        (replaced("pem", P384), BackendError, "another kind"),
-        (replaced("pem", P256), BackendError, "another way"),
-        (replaced("pem", "-----BEGIN PUBLIC KEY-----\n"), BackendError, "cannot be read"),
-        (replaced("pem", ""), BackendError, "cannot be read"),
-        (replaced("algorithm", Kind.EC_SIGN_P256_SHA256), BackendError, "another way"),
+        (replaced("pem", RSA), BackendError, "must be Ed25519 or P-256"),
+        (replaced("pem", P384), BackendError, "must be Ed25519 or P-256"),
+        (replaced("pem", P256), BackendError, "unsupported algorithm"),
+        (replaced("pem", "-----BEGIN PUBLIC KEY-----\n"), BackendError, "unreadable"),
+        (replaced("pem", ""), BackendError, "unreadable"),
+        (replaced("algorithm", Kind.EC_SIGN_P256_SHA256), BackendError, "unsupported algorithm"),
         (flipped("pem_crc32c"), BusyError, "did not arrive"),
         (replaced("pem_crc32c", None), BusyError, "did not arrive"),
     ],
@@ -159,11 +159,11 @@ def test_an_odd_public_key_is_refused(
     ("spoil", "error", "says"),
     [
         (replaced("name", OTHER), BackendError, "another version"),
-        (replaced("signature", b""), BackendError, "cannot be read|something else"),
-        (replaced("signature", bytes(64)), BackendError, "cannot be read|something else"),
+        (replaced("signature", b""), BackendError, "unreadable|a key other than"),
+        (replaced("signature", bytes(64)), BackendError, "unreadable|a key other than"),
         (flipped("signature_crc32c"), BusyError, "did not arrive"),
         (replaced("signature_crc32c", None), BusyError, "did not arrive"),
-        (unseen, BusyError, "did not see"),
+        (unseen, BusyError, "did not receive"),
     ],
 )
 def test_an_odd_signature_is_refused(
@@ -193,7 +193,7 @@ def test_a_signature_of_another_key_is_refused(
     signer = open_signer(uri, public)
     signer.sign(b"m")
     version(gcpkms, uri).private = version(gcpkms, other).private
-    with pytest.raises(BackendError, match="something else"):
+    with pytest.raises(BackendError, match="a key other than"):
         signer.sign(b"m")
 
 

@@ -66,7 +66,7 @@ def test_failed_poll_of_a_new_key_is_retried_and_finally_names_the_key(
     times[0] = 1_000_000
     monkeypatch.setattr(backend, "ENABLED_SECONDS", 0.05)
     with pytest.raises(
-        BackendError, match=r"agentauth-token-.* was made but is not to be seen .*destroy it"
+        BackendError, match=r"agentauth-token-.* was created but is not readable .*destroy it"
     ):
         create(purpose="token")
 

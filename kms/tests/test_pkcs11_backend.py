@@ -98,12 +98,12 @@ def test_a_key_named_the_older_way_is_used(pkcs11: str) -> None:
 def test_a_key_that_can_be_taken_out_is_refused(
     pkcs11: str, private: dict[Attribute, bool]
 ) -> None:
-    with pytest.raises(BackendError, match="can be taken out"):
+    with pytest.raises(BackendError, match="can be extracted"):
         public_key(made_by_hand(private=private))
 
 
 def test_KM_4_a_key_of_another_kind_is_refused(pkcs11: str) -> None:
-    with pytest.raises(BackendError, match="another kind"):
+    with pytest.raises(BackendError, match="must be Ed25519 or P-256"):
         public_key(made_by_hand(KeyType.EC, P384))
     made = os.urandom(8)
     with writing() as session:
@@ -180,7 +180,7 @@ def test_a_key_whose_public_half_is_gone_is_refused(pkcs11: str) -> None:
     ],
 )
 def test_a_public_key_that_is_none_is_refused(alg: Any, point: bytes) -> None:
-    with pytest.raises(BackendError, match="The token gave a public key"):
+    with pytest.raises(BackendError, match="The token sent an"):
         backend._public_key(alg, point)
 
 
@@ -271,7 +271,7 @@ def test_lost_hsm_session_is_reopened(pkcs11: str) -> None:
     signer = open_signer(uri, public)
     signer.sign(b"m")
     backend._module._tokens[pkcs11]._session.close()
-    with pytest.raises(BusyError, match="The token did not do it"):
+    with pytest.raises(BusyError, match="The token failed"):
         signer.sign(b"m")
     public.verify(b"m", signer.sign(b"m"), alg="EdDSA")
 

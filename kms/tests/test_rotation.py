@@ -157,7 +157,7 @@ def test_KM_14_a_key_that_was_made_and_cannot_be_introduced_is_named(
     with caplog.at_level(logging.ERROR), pytest.raises(TemporarilyUnavailableError):
         rotated(uri=None if ours else by_hand)
     # The operator knows of a key that they made by hand.
-    assert caplog.text.count("was made and is of no use: file:") == ours
+    assert caplog.text.count("was created but cannot be used: file:") == ours
     assert Key.objects.count() == 1
 
 

@@ -50,7 +50,8 @@ def test_KM_14_a_key_that_was_made_in_vain_is_named(
     monkeypatch.setattr(backends, "_home", lambda _scheme: made)
     settings.KEY_BACKEND = "vault"
     with pytest.raises(
-        BackendError, match=r"^not allowed The key was made and is of no use: vault:transit/made$"
+        BackendError,
+        match=r"^not allowed A key was created but cannot be used: vault:transit/made$",
     ):
         backends.create(purpose="token")
 

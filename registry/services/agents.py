@@ -73,7 +73,7 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
     if agent.status != Agent.Status.UNCLAIMED:
         raise unknown
     if not claim_is_live(agent, now):
-        raise ExpiredError("This link has ended. The agent can show a new one.")
+        raise ExpiredError("This link has expired. The agent can show a new one.")
     return agent
 
 
@@ -89,7 +89,7 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
         # A failure counts against the link that was tried; a newer claim starts from zero.
         if held.claim_number != agent.claim_number or not claim_is_live(held, now):
-            raise ExpiredError("This link has ended. The agent can show a new one.")
+            raise ExpiredError("This link has expired. The agent can show a new one.")
         expected = claim_codes(held.id, held.claim_number)
         if is_one_of(read_code(code).encode(), (each.encode() for each in expected)):
             return
@@ -104,7 +104,7 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
             agent_id=held.id,
             data={"failures": held.claim_failures},
         )
-    error = InvalidRequestError("This is not the code the agent shows.", reason="claim_code")
+    error = InvalidRequestError("This is not the code that the agent shows.", reason="claim_code")
     error.recorded = True
     raise error
 

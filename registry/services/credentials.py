@@ -11,7 +11,7 @@ from agentauth.protocol.identifiers import parse_id
 from kms.seals import sealed
 from registry.models import ServiceProvider, ServiceProviderSecret
 
-_UNKNOWN = "The client id or the secret is not right."
+_UNKNOWN = "The client id or the secret is wrong."
 
 
 def authenticate_service_provider(*, client_id: str, secret: str) -> ServiceProvider:

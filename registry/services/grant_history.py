@@ -45,12 +45,12 @@ def contradiction(history: History, *, version: int, signed_version: int) -> str
     back = max((data["version"] for kind, data in history if _brings_back(kind, data)), default=0)
     if suspended > max(back, signed_version):
         return (
-            f"the log says {kinds.GRANT_SUSPENDED} at version {suspended}, and nothing that "
-            "brought it back"
+            f"the log says {kinds.GRANT_SUSPENDED} at version {suspended}, and no event that "
+            "resumed it"
         )
     known = max((data["version"] for _, data in history if "version" in data), default=0)
     if known > version:
-        return f"the log knows its version {known}, and its row says {version}"
+        return f"the log has its version {known}, but its row says {version}"
     return None
 
 

@@ -203,7 +203,7 @@ def _check_hour(grants: QuerySet[Grant], limit: int, now: datetime) -> None:
     if len(latest) == limit:
         left = latest[-1] + PENDING_LIFE - now
         raise RateLimitedError(
-            f"At most {limit} grants may be asked for in an hour. Wait, then go on more slowly.",
+            f"At most {limit} grants may be asked for in an hour. Wait, then ask less often.",
             retry_after=int(left.total_seconds()) + 1,
         )
 

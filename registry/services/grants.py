@@ -282,7 +282,7 @@ def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
 def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     """Record that the grant is past its end. Raises InvalidStateError if not, or if changed."""
     if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
-        raise InvalidStateError("This grant has not come to its end.")
+        raise InvalidStateError("This grant has not expired yet.")
     _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
 
 
@@ -352,11 +352,11 @@ def _check_narrows(
     base = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     limits = parse_envelope(grant.requested_envelope if grant.envelope is None else grant.envelope)
     if not capabilities or not narrows(capabilities, base):
-        raise InvalidRequestError("What was asked may only be narrowed.")
+        raise InvalidRequestError("You can only narrow what the agent asked for.")
     if not narrows_envelope(envelope, limits):
-        raise InvalidRequestError("The limits that were asked for may only be tightened.")
+        raise InvalidRequestError("You can only tighten the limits that the agent asked for.")
     if not now < valid_until <= latest_end(grant, now):
-        raise InvalidRequestError("The end may only be brought forward.")
+        raise InvalidRequestError("You can only bring the end forward.")
 
 
 def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:

@@ -201,9 +201,9 @@ def _keep_seals() -> None:
     """Refuse to drop a SECRET_KEY that seals rows. Raises InvalidStateError."""
     if lost := sum(1 for _row in unsealed_rows()):
         raise InvalidStateError(
-            f"{lost} rows that give a right have a seal by a SECRET_KEY that this environment "
-            "lacks: name it in SECRET_KEY_FALLBACKS"
-            f" here and run `{settings.COMMAND} seal_rows`; then record the settings without it."
+            f"{lost} rows that grant a right are sealed with a SECRET_KEY that this environment "
+            f"lacks: name it in SECRET_KEY_FALLBACKS here and run `{settings.COMMAND} seal_rows`; "
+            "then record the settings without it."
         )
 
 
@@ -235,10 +235,9 @@ def _check_legacy(first: str) -> None:
     """
     if first != LEGACY:
         raise InvalidStateError(
-            "Existing tokens have a `sub` made with SECRET_KEY. First record the settings "
-            "without SUBJECT_KEY, or with its version"
-            " `legacy` in the first line. Change SUBJECT_KEY once no process of the former "
-            "version runs."
+            "Existing tokens have a `sub` made with SECRET_KEY. First record the settings without "
+            "SUBJECT_KEY, or with its version `legacy` in the first line. Change SUBJECT_KEY once "
+            "no process of the previous version runs."
         )
     token = Token.objects.select_related("grant__agent").latest("issued_at")
     human, provider = token.grant.agent.human_id, token.grant.service_provider_id

@@ -64,7 +64,7 @@ def check_origin(manifest: VerifiedManifest) -> None:
     """
     trusted = settings.TRUSTED_MODEL_ORIGINS
     if trusted and manifest.model_origin not in trusted:
-        raise ManifestError("model_origin: this registry does not take agents of this origin.")
+        raise ManifestError("model_origin: this registry does not accept agents of this origin.")
 
 
 def says_the_same(agent: Agent, manifest: VerifiedManifest) -> bool:
@@ -105,7 +105,7 @@ def replace_manifest(
         agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
         _check_may_replace(agent)  # 2
         if manifest.jkt != agent.jkt:  # 3
-            raise ManifestError("The manifest must be signed with the agent's present key.")
+            raise ManifestError("The manifest must be signed with the agent's current key.")
         check_origin(manifest)
         # An agent registered before this rule may keep its name and renew.
         if manifest.name != agent.name:

@@ -330,7 +330,7 @@ def _held(service_provider: ServiceProvider) -> ServiceProvider:
     """The row, locked until the commit. Raises InvalidStateError if it is revoked or unsealed."""
     held = ServiceProvider.objects.select_for_update(no_key=True).get(pk=service_provider.pk)
     if held.status == ServiceProvider.Status.REVOKED:
-        raise InvalidStateError("This service provider was revoked for good.")
+        raise InvalidStateError("This service provider was revoked permanently.")
     if not held.is_sealed():
         # The change would seal whatever the row says now.
         raise InvalidStateError(
@@ -406,7 +406,9 @@ def _move(
         # A revoked service provider has no seal.
         ended = {"seal": None} if new == ServiceProvider.Status.REVOKED else {}
         if not rows.update(status=new, **ended):
-            raise InvalidStateError(f"The service provider cannot become {new} from where it is.")
+            raise InvalidStateError(
+                f"The service provider cannot become {new} in its current state."
+            )
         publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(kind=kind, actor=actor, at=now, service_provider_id=service_provider.id)
     service_provider.refresh_from_db()

@@ -32,10 +32,10 @@ from registry.services.proved_grants import (
 
 # Grants in memory at once, with their receipts: some 5 MB.
 _BATCH: Final = 500
-UNTOLD: Final = "its receipt lost its text, and no event says that the person was erased"
-UNWRITTEN: Final = "no service of this registry wrote what it says; it gives nothing"
-ALIVE: Final = "the log says that this person was erased, and the account is there"
-UNKNOWN: Final = "the log says that this person was erased, and there is no such account"
+UNTOLD: Final = "its receipt lost its text, but no event says that the person was erased"
+UNWRITTEN: Final = "no service of this registry wrote its content; it grants nothing"
+ALIVE: Final = "the log says that this person was erased, but the account exists"
+UNKNOWN: Final = "the log says that this person was erased, but there is no such account"
 _BLANKED: Final = (
     "SELECT r.id, r.kind, r.subject, r.human_id, r.kind = 'release' OR h.status = 'deleted'"
     " FROM approvals_receipt r JOIN registry_human h ON h.id = r.human_id WHERE r.compact = ''"

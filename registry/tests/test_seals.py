@@ -163,7 +163,7 @@ def test_the_command_says_which_rows_give_nothing(
     service_provider: ServiceProvider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call_command("seal_rows")
-    assert "Every row has its seal." in capsys.readouterr().out
+    assert "Every row is sealed." in capsys.readouterr().out
     ServiceProvider.objects.update(seal=None)
     call_command("seal_rows")
     assert str(service_provider.pk) in capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_is_named(
     Grant.objects.update(status="approved", suspension_cause="", version=version)
     [(named, problem, *_)] = review(now=now)
     assert named == str(grant.pk)
-    assert "registry.grant.suspended at version 3, and nothing" in problem
+    assert "registry.grant.suspended at version 3, and no event" in problem
 
 
 def test_DJ_17_revoked_grant_set_to_approved_by_table_owner_is_found(

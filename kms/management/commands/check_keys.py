@@ -10,8 +10,8 @@ from kms.inspection import inspect_keys
 
 class Command(JsonCommand):
     help = (
-        "Ask each living key's home for its public half and a signature; exit 1 and name what is "
-        "wrong."
+        "Ask the key backend of each key in use for its public key and a signature; exit 1 and "
+        "say what is wrong."
     )
     guarded = False
     ok = False
@@ -35,6 +35,6 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         for kid in result["good"]:
-            yield f"{kid}: as it should be"
+            yield f"{kid}: ok"
         for name, problem in result["bad"].items():
             yield f"{name}: {problem}"

@@ -12,7 +12,7 @@ from kms.services import ensure_key
 
 
 class Command(JsonCommand):
-    help = "Make the first signing key of every purpose that has none."
+    help = "Create the first signing key of every purpose that has none."
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         now = timezone.now()

@@ -18,13 +18,12 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("purpose", choices=Key.Purpose.values)
-        parser.add_argument(
-            "--uri", help="a key that is there already, as scheme:address (docs/keys.md)"
-        )
+        parser.add_argument("--uri", help="an existing key, as scheme:address (docs/keys.md)")
         parser.add_argument(
             "--unintroduced",
             action="store_true",
-            help="the present key cannot sign any more: do without its word for the next",
+            help="the current key can no longer sign: publish the next one without its "
+            "introduction",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:

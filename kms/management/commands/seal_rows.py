@@ -12,7 +12,9 @@ from kms.sealing import seal_rows
 
 
 class Command(OperatorCommand):
-    help = "Seal the rows that give a right; from then on, rows that no service wrote give nothing."
+    help = (
+        "Seal the rows that grant a right. From then on, rows that no service wrote grant nothing."
+    )
     mends = True
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -20,7 +22,7 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--adopt",
             action="store_true",
-            help="also seal, as they stand now, rows that no service wrote: look at each of them "
+            help="also seal, as they stand now, rows that no service wrote: check each of them "
             "first",
         )
 
@@ -33,6 +35,7 @@ class Command(OperatorCommand):
         for table, number in result["sealed"].items():
             yield f"{table}: sealed {number}"
         for table, rows in result["refused"].items():
-            yield f"{table}: no service of this registry wrote {', '.join(rows)}; they give nothing"
+            named = ", ".join(rows)
+            yield f"{table}: no service of this registry wrote {named}; they grant nothing"
         if not result["sealed"] and not result["refused"]:
-            yield "Every row has its seal."
+            yield "Every row is sealed."

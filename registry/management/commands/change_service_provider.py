@@ -18,8 +18,8 @@ from registry.services.service_providers import (
 
 class Command(OperatorCommand):
     help = (
-        "Change where a service provider is, or what may be asked there. Grants it touches wait "
-        "for a new signature."
+        "Change the audience of a service provider, or what agents may request there. Affected "
+        "grants wait for a new signature."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,8 +32,8 @@ class Command(OperatorCommand):
             "--allow",
             nargs="*",
             action="extend",
-            help="the whole new list, such as read:calendar write:calendar; none after it allow "
-            "nothing",
+            help="the complete new list, such as read:calendar write:calendar; without values, "
+            "nothing is allowed",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from registry.services.enrolment import create_enrolment_code
 
 
 class Command(OperatorCommand):
-    help = "Make an enrolment code for a human: one agent, 15 minutes."
+    help = "Create an enrolment code for a human: for one agent, valid for 15 minutes."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

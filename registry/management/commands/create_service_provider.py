@@ -24,9 +24,11 @@ class Command(OperatorCommand):
             nargs="*",
             action="extend",
             default=[],
-            help="such as read:calendar write:calendar; none allow nothing",
+            help="such as read:calendar write:calendar; without values, nothing is allowed",
         )
-        parser.add_argument("--auditor", action="store_true", help="may read every event")
+        parser.add_argument(
+            "--auditor", action="store_true", help="may read every event of the log"
+        )
         parser.add_argument(
             "--require-nonce", action="store_true", help="proofs for it must carry a server nonce"
         )

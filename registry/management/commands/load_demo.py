@@ -39,14 +39,11 @@ ALLOWED = [
 
 
 class Command(OperatorCommand):
-    help = (
-        "Make sure the demo service provider exists and its secret is at hand. Run it as often as "
-        "you like."
-    )
+    help = "Create the demo service provider and store its secret, unless that is done already."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("--audience", default=AUDIENCE, help="where the demo service will be")
+        parser.add_argument("--audience", default=AUDIENCE, help="the address of the demo service")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not settings.DEVELOPMENT:

@@ -25,7 +25,7 @@ class Command(JsonCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("file", help="where to write; made with mode 0600")
+        parser.add_argument("file", help="the file to write, created with mode 0600")
         parser.add_argument(
             "--keep",
             action="store_true",

@@ -11,7 +11,7 @@ from registry.services.installation import fingerprint, record_settings
 
 
 class Command(JsonCommand):
-    help = "Record the settings that all processes must share, as this environment has them."
+    help = "Record the settings that all processes must share, from this environment."
     mends = True
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -15,15 +15,15 @@ from registry.services.service_providers import (
 
 
 class Command(OperatorCommand):
-    help = (
-        "Make a further secret: the present one stays good beside it, until --end-previous ends it."
-    )
+    help = "Create another secret. The current one stays valid until --end-previous ends it."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("service_provider", help="slug or id")
         parser.add_argument(
-            "--end-previous", action="store_true", help="make none; end every secret but the newest"
+            "--end-previous",
+            action="store_true",
+            help="create none; end every secret but the newest",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
