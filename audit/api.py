@@ -16,7 +16,9 @@ from audit.parameters import query, read_id
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
-_NO_CURSOR = "The cursor is not one this API gave out for this order; begin again without `after`."
+_NO_CURSOR = (
+    "The cursor is not one that this API returned for this order; start again without `after`."
+)
 _KIND = re.compile(r"[a-z_]{1,32}(\.[a-z_]{1,32}){1,3}")
 
 
@@ -85,7 +87,7 @@ def _parse(request: Request) -> _Query:
         filters["kind"] = _kind(given["kind"])
     order = given.get("order", "asc")
     if order not in {"asc", "desc"}:
-        raise InvalidRequestError("`order` is asc or desc.")
+        raise InvalidRequestError("`order` must be asc or desc.")
     parse = _parse_cursor if order == "asc" else _parse_descent
     return _Query(filters, parse(given.get("after")), _parse_limit(given.get("limit")))
 
@@ -122,11 +124,11 @@ def _parse_limit(text: str | None) -> int:
         and len(text) <= len(str(MAX_LIMIT))
         and 1 <= int(text) <= MAX_LIMIT
     ):
-        raise InvalidRequestError(f"`limit` is a number from 1 to {MAX_LIMIT}.")
+        raise InvalidRequestError(f"`limit` must be a number from 1 to {MAX_LIMIT}.")
     return int(text)
 
 
 def _kind(text: str) -> str:
     if not _KIND.fullmatch(text):
-        raise InvalidRequestError("A kind is written as in kms.key.published.")
+        raise InvalidRequestError("`kind` must be written as in kms.key.published.")
     return text

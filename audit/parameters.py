@@ -38,7 +38,7 @@ def read_id(text: str) -> uuid.UUID:
     except ValueError:
         parsed = None
     if parsed is None or str(parsed) != text:
-        raise InvalidRequestError("An id is a lower-case UUID.")
+        raise InvalidRequestError("An id must be a lower-case UUID.")
     return parsed
 
 
@@ -46,6 +46,6 @@ def read_number(text: str, name: str) -> int:
     """ASCII decimal without leading zeros, 0 to MAX_NUMBER. Raises InvalidRequestError."""
     if not _DECIMAL.fullmatch(text) or (number := int(text)) > MAX_NUMBER:
         raise InvalidRequestError(
-            f"`{name}` is a decimal number without leading zeros, below 2^63."
+            f"`{name}` must be a decimal number without leading zeros, below 2^63."
         )
     return number

@@ -128,10 +128,10 @@ def draft(
     if kind not in KINDS:
         raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
     if at.tzinfo is None:
-        raise ValueError("an event's time carries its zone")
+        raise ValueError("an event's time must have a time zone")
     plain, hidden = dict(data or {}), dict(personal or {})
     if plain.keys() & hidden.keys():
-        raise ValueError("a member of an event's data is either plain or personal")
+        raise ValueError("a member of an event's data must be either plain or personal")
     openings = [
         Hidden(member, os.urandom(SALT_BYTES), canonical_json(hidden[member])) for member in hidden
     ]
@@ -173,7 +173,7 @@ def record(*, act: Statement | None = None, **columns: Unpack[Columns]) -> Event
     number: an act that cannot be recorded must not happen.
     """
     if act is None and not connection.in_atomic_block:
-        raise ValueError("record an event inside the transaction of what it tells")
+        raise ValueError("record an event inside the transaction of the act that it records")
     made = draft(**columns)
     event = made.event
     with _or_unavailable():
@@ -190,10 +190,10 @@ def record_drafts(drafts: Sequence[Draft], acts: Sequence[Statement] = ()) -> No
     Raises as `record`, and django.db errors if a statement fails, such as an act's lock timeout.
     """
     if not connection.in_atomic_block:
-        raise ValueError("record events inside the transaction of what they tell")
+        raise ValueError("record events inside the transaction of the acts that they record")
     if not drafts:
         if acts:
-            raise ValueError("an act without its event")
+            raise ValueError("an act needs an event that records it")
         return
     events = [each.event for each in drafts]
     with _or_unavailable():
@@ -225,7 +225,7 @@ def record_many(entries: Sequence[Entry], *, now: datetime) -> int:
     already.
     """
     if not connection.in_atomic_block:
-        raise ValueError("record events inside the transaction of what they tell")
+        raise ValueError("record events inside the transaction of the acts that they record")
     if not entries:
         return 0
     with _or_unavailable():

@@ -94,7 +94,7 @@ def archive_audit(*, now: datetime, store: Store) -> Range | None:
         found = read_manifest(store, first)
         if found is None:
             raise ArchiveError(
-                first, f"{manifest_key(first)} was written to {store!r} and is not there."
+                first, f"{manifest_key(first)} was written to {store!r} but is not there."
             )
     manifest, sha256 = found
     if manifest != proved:
@@ -127,7 +127,7 @@ def _next(first: int, now: datetime) -> Checkpoint | None:
         try:
             anchor_of(row, now=now)
         except ContradictedError:
-            logger.exception("a checkpoint that no key of the log signed ends no segment")
+            logger.exception("a segment must end with a checkpoint that a key of the log signed")
         else:
             return row
     return None
@@ -174,9 +174,8 @@ def _prove(store: Store, manifest: Manifest, previous: str | None) -> None:
     if signed is None or signed.note != manifest.checkpoint:
         raise ArchiveError(
             first,
-            f"{key} in {store!r} holds a checkpoint that the database does not know: it was "
-            "set back, or the store is "
-            "another log's.",
+            f"{key} in {store!r} holds a checkpoint that the database does not know: the database "
+            "was set back, or the store belongs to another log.",
         )
     stored = leaves(first, manifest.end)
     prove_segment(
@@ -195,5 +194,5 @@ def _note(manifest: Manifest, sha256: bytes, now: datetime) -> None:
         there = Segment.objects.filter(first=manifest.first, end=manifest.end).first()
         if there is None or bytes(there.manifest_sha256) != sha256:
             raise ArchiveError(
-                manifest.first, f"The database notes another segment at leaf {manifest.first}."
+                manifest.first, f"The database records another segment at leaf {manifest.first}."
             ) from None

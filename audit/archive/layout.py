@@ -141,7 +141,7 @@ class Line:
             return read_object(self.body, max_bytes=MAX_LINE_BYTES)
         except EncodingError as error:
             raise ArchiveError(
-                self.index, f"The event of leaf {self.index} is no JSON: {error.description}"
+                self.index, f"The event of leaf {self.index} is not JSON: {error.description}"
             ) from error
 
     @classmethod
@@ -150,16 +150,14 @@ class Line:
         found = _LINE.fullmatch(raw)
         if found is None or int(found[1]) != expected_index:
             raise ArchiveError(
-                expected_index, f"The line of leaf {expected_index} is missing or not in its form."
+                expected_index, f"The line of leaf {expected_index} is missing or malformed."
             )
         try:
             salt = b64u_decode(found[2].decode("ascii"))
         except EncodingError:
             salt = b""
         if len(salt) != SALT_BYTES:
-            raise ArchiveError(
-                expected_index, f"The salt of leaf {expected_index} is not in its form."
-            )
+            raise ArchiveError(expected_index, f"The salt of leaf {expected_index} is malformed.")
         return cls(expected_index, salt, found[3])
 
 
@@ -170,5 +168,5 @@ def manifest_key(first: int) -> str:
 
 def _sha256(value: object) -> str:
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise InvalidRequestError("A digest is not SHA-256 in lower-case hex.")
+        raise InvalidRequestError("A digest must be SHA-256 in lower-case hex.")
     return value

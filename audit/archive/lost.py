@@ -34,7 +34,9 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     def check(line: Line) -> None:
         if line.index == row.size and tree.root() != bytes(row.root):
             raise ArchiveError(
-                line.index, f"The archive outside does not go on from the first {row.size} events."
+                line.index,
+                "The archive in the external store does not continue from the first "
+                f"{row.size} events.",
             )
         if line.index >= row.size:
             visit(line)
@@ -44,8 +46,8 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     if tree.size != newest.size:
         raise ArchiveError(
             tree.size,
-            f"The archive outside ends at {tree.size} events, and a checkpoint there tells of "
-            f"{newest.size}.",
+            f"The archive in the external store ends at {tree.size} events, but a checkpoint "
+            f"there covers {newest.size}.",
         )
     if tree.root() != newest.root:
         raise ArchiveError(
@@ -58,11 +60,17 @@ def _newest(store: Store, size: int, now: datetime) -> Anchor:
     beyond = store.keys(PREFIX, after=key_of(size))
     last = deque((key for key in beyond if size_of(key) is not None), maxlen=1)
     if not last:
-        raise ContradictedError(f"No checkpoint outside tells of more than {size} events.")
+        raise ContradictedError(
+            f"No checkpoint in the external store covers more than {size} events."
+        )
     try:
         found = read_anchor(store.get(last[0]) or b"", place=last[0], now=now)
     except NoteError as error:
-        raise ContradictedError(f"{last[0]} outside is refused: {error.description}") from error
+        raise ContradictedError(
+            f"{last[0]} in the external store is refused: {error.description}"
+        ) from error
     if key_of(found.size) != last[0]:
-        raise ContradictedError(f"{last[0]} outside is a checkpoint of {found.size} events.")
+        raise ContradictedError(
+            f"{last[0]} in the external store is a checkpoint of {found.size} events."
+        )
     return found

@@ -55,7 +55,7 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         )
     if source is not None and name_of(source) != former:
         raise MovingError(
-            f"The log's copies are in {former}, not in {name_of(source)}: pass the former "
+            f"The log's copies are in {former}, not in {name_of(source)}: pass the former store "
             "with --from."
         )
     target = store_at(settings.AUDIT_STORE)

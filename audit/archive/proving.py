@@ -92,7 +92,7 @@ class _Archive:
         # 4
         if beyond := next(self._store.keys(MANIFESTS, after=manifest_key(size)), None):
             raise ArchiveError(
-                size, f"The segment of leaf {size} is missing, and {beyond} stands after it."
+                size, f"The segment of leaf {size} is missing, but {beyond} follows it."
             )
         if not size:
             raise ArchiveError(0, f"There is no segment in {self._store!r}.")
@@ -100,7 +100,7 @@ class _Archive:
             last = self._asked[-1]
             raise ArchiveError(
                 size,
-                f"The archive ends at leaf {size}, and {last.place} tells of {last.size} events.",
+                f"The archive ends at leaf {size}, but {last.place} covers {last.size} events.",
             )
         # For checkpoints newer than the archive, only the signatures can be checked: read them all.
         deque(self._coming, maxlen=0)
@@ -150,9 +150,9 @@ class _Archive:
         if signed >= proved.size:
             return found
         problem = (
-            f"Everything fits, but a key that was disabled on {at:%Y-%m-%d %H:%M} UTC alone "
-            "signed the events from leaf "
-            f"{signed} on. Prove it again once the archive ends at a checkpoint by the next key."
+            f"Everything matches, but only a key that was disabled on {at:%Y-%m-%d %H:%M} UTC "
+            f"signed the events from leaf {signed} on. Check the archive again once it ends at a "
+            "checkpoint signed by the next key."
         )
         return replace(found, ok=False, first_bad=signed, problem=problem)
 

@@ -36,7 +36,8 @@ def noted_manifest(store: Store, segment: Segment) -> Manifest:
     if found is None or found[1] != bytes(segment.manifest_sha256) or found[0].end != segment.end:
         raise ArchiveError(
             segment.first,
-            f"{manifest_key(segment.first)} in {store!r} is missing or not the one that was noted.",
+            f"{manifest_key(segment.first)} in {store!r} is missing, or differs from the recorded "
+            "one.",
         )
     return found[0]
 
@@ -48,12 +49,12 @@ def checkpoint_of(manifest: Manifest) -> Checkpoint:
     except NoteError as error:
         raise ArchiveError(
             manifest.first,
-            f"{manifest_key(manifest.first)} holds no checkpoint: {error.description}",
+            f"{manifest_key(manifest.first)} does not contain a checkpoint: {error.description}",
         ) from error
     if (found.origin, found.size) != (manifest.origin, manifest.end):
         raise ArchiveError(
             manifest.first,
-            f"{manifest_key(manifest.first)} holds a checkpoint of another log or of another size.",
+            f"{manifest_key(manifest.first)} contains a checkpoint of another log or size.",
         )
     return found
 
@@ -99,8 +100,8 @@ def prove_segment(
                 place = min(manifest.first + group * ROWS, manifest.end - 1)
                 raise ArchiveError(
                     place,
-                    f"{manifest.parquet.key} does not hold the events from leaf {place} on "
-                    "that its lines hold.",
+                    f"{manifest.parquet.key} does not contain the same events from leaf {place} "
+                    "on as its lines.",
                 )
         for part in tree.partial():
             calls.start(_check_tile, store, part, manifest.end - 1)
@@ -138,9 +139,9 @@ def read_lines(path: Path, first: int, end: int) -> Iterator[Line]:
             for index in range(first, end):
                 yield Line.parse(file.readline(MAX_LINE_BYTES), expected_index=index)
             if file.read(1):
-                raise ArchiveError(end - 1, f"More lines follow that of leaf {end - 1}.")
+                raise ArchiveError(end - 1, f"There are more lines after that of leaf {end - 1}.")
     except (OSError, EOFError, zlib.error):
-        raise ArchiveError(index, f"The line of leaf {index} cannot be unpacked.") from None
+        raise ArchiveError(index, f"The line of leaf {index} cannot be decompressed.") from None
 
 
 def _row(line: Line) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def _row(line: Line) -> dict[str, Any]:
         return dict(row_of(line.index, line.event()))
     except (LookupError, TypeError, EncodingError):
         raise ArchiveError(
-            line.index, f"What is archived as leaf {line.index} is no event."
+            line.index, f"What is archived as leaf {line.index} is not an event."
         ) from None
 
 

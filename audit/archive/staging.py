@@ -87,7 +87,7 @@ def prove(line: Line, leaf: Leaf) -> None:
     """Check the line against its leaf. Raises ArchiveError if they differ."""
     if line.entry != bytes(leaf.entry) or leaf_hash(line.entry) != bytes(leaf.leaf_hash):
         raise ArchiveError(
-            line.index, f"The event of leaf {line.index} is not what the leaf recorded."
+            line.index, f"The event of leaf {line.index} differs from what the leaf recorded."
         )
 
 

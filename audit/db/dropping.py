@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from django.conf import settings
 from django.db import OperationalError, connection, transaction
 from django.db.models import Q
 
@@ -128,8 +129,8 @@ def _archived(month: Month) -> Dropped:
             return Dropped(month, events, min(leaves, default=-1), max(leaves, default=-1))
         if found != safe:
             raise DroppingError(
-                f"{found - safe} or more events of {month} do not stand in the archive, which "
-                f"ends before leaf {end}: archive first."
+                f"{found - safe} or more events of {month} are not in the archive, which ends "
+                f"before leaf {end}: run `{settings.COMMAND} archive_audit` first."
             )
         events, after = events + found, last_id
         leaves += [first, last]

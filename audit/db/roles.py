@@ -324,7 +324,7 @@ def temporary_left(role: str) -> str:
 
 def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]]:
     if connection.vendor != "postgresql":
-        raise RoleError("Only PostgreSQL has roles; on SQLite the triggers alone keep the log.")
+        raise RoleError("Only PostgreSQL has roles; on SQLite only the triggers protect the log.")
     quoted = connection.ops.quote_name(role)
     granted = {}
     with transaction.atomic(), connection.cursor() as cursor:
@@ -384,7 +384,8 @@ def _refuse_unbindable(cursor: Any, role: str) -> None:
         )
     if row[0]:
         raise RoleError(
-            f"The role {role!r} is a superuser, which no grant binds: serve with an ordinary role."
+            f"The role {role!r} is a superuser, which no grant restricts: serve with an ordinary "
+            "role."
         )
     cursor.execute(
         "SELECT bool_or(pg_has_role(%s, tableowner, 'MEMBER')) FROM pg_tables WHERE "

@@ -69,7 +69,7 @@ class Backlog:
                 self._lock.release()
             if self._waiting >= ALARM_AT * MAX_WAITING_EVENTS:
                 logger.warning(
-                    "%s events wait for their number, of %s that may",
+                    "%s of at most %s events are waiting for their number",
                     self._waiting,
                     MAX_WAITING_EVENTS,
                 )

@@ -103,7 +103,7 @@ def data_text(data: Any) -> bytes:
     text = canonical_json(data)
     if len(text) > MAX_DATA_BYTES:
         raise EncodingError(
-            f"The data of an event has {len(text)} bytes: at most {MAX_DATA_BYTES} are archived."
+            f"The data of an event has {len(text)} bytes: at most {MAX_DATA_BYTES} can be archived."
         )
     return text
 

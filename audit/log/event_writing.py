@@ -146,19 +146,19 @@ class Entry(_Values):
         if kind not in KINDS:
             raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
         if at.tzinfo is None:
-            raise ValueError("an event's time carries its zone")
+            raise ValueError("an event's time must have a time zone")
         if outcome not in _OUTCOMES:
             raise ValueError(f"unknown outcome of an event: {outcome}")
         if not _ID.fullmatch(id):
-            raise ValueError("an event's id is a UUID")
+            raise ValueError("an event's id must be a UUID")
         for value in (agent_id, human_id, service_provider_id, grant_id):
             if value is not None and not _is_id(value):
-                raise ValueError("an id in an event is a UUID")
+                raise ValueError("an id in an event must be a UUID")
         own, jti = "" if reason is None else reason, "" if token_jti is None else token_jti
         # The database refuses NUL and lone surrogates; isprintable also excludes the tab and
         # newline of COPY.
         if not "".join((actor_kind, actor_id, request_id, own, jti)).isprintable():
-            raise ValueError("a text of an event is not printable")
+            raise ValueError("a text of an event must be printable")
         if (
             len(actor_kind) > _MAX_ACTOR_KIND
             or len(actor_id) > _MAX_TEXT
@@ -221,7 +221,7 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         with transaction.atomic():
             numbered = number_at_once([_numberable(each) for each in made], now=now)
     except (DatabaseError, ChainError):
-        logger.exception("events could not be numbered at once: they wait")
+        logger.exception("events could not be numbered at once and are waiting")
         numbered = False
     if not numbered:
         _queue(made)

@@ -50,7 +50,7 @@ class JsonCommand(BaseCommand):
         except UnicodeEncodeError as error:
             # A shell passes bytes; Python decodes invalid UTF-8 to lone surrogates, which cannot be
             # encoded.
-            raise CommandError("An argument is not text in UTF-8.") from error
+            raise CommandError("Arguments must be text in UTF-8.") from error
         except (OperationalError, ProgrammingError, InterfaceError) as error:
             said = str(error).partition("\n")[0].rstrip(".")
             raise CommandError(

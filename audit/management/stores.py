@@ -10,5 +10,7 @@ def the_store() -> Store:
     """The store in AUDIT_STORE. Raises CommandError if it is not set."""
     store = log_store()
     if store is None:
-        raise CommandError("AUDIT_STORE names no store: file:<path> or s3://<bucket>/<prefix>.")
+        raise CommandError(
+            "AUDIT_STORE is not set: set it to file:<path> or s3://<bucket>/<prefix>."
+        )
     return store

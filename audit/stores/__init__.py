@@ -81,7 +81,7 @@ def _opened(uri: str) -> Store:
         from audit.stores.s3 import S3Store
 
         return S3Store.at(uri)
-    raise InvalidRequestError("A store of the log is file:<path> or s3://<bucket>/<prefix>.")
+    raise InvalidRequestError("A store of the log must be file:<path> or s3://<bucket>/<prefix>.")
 
 
 def is_key(key: str) -> bool:
@@ -130,5 +130,7 @@ class _Bounded:
 
     def write(self, data: bytes, /) -> None:
         if len(self.kept) + len(data) > MAX_SMALL_BYTES:
-            raise ImmutableError(f"{self._key} in the store is larger than anything written there.")
+            raise ImmutableError(
+                f"{self._key} in the store is larger than any object that the log writes."
+            )
         self.kept += data

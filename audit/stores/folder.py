@@ -38,7 +38,7 @@ class FolderStore:
                 os.link(draft, target)
             except FileExistsError:
                 if digest_of(target) != digest_of(draft):
-                    raise ImmutableError(f"{key} stands in {self!r} with other bytes.") from None
+                    raise ImmutableError(f"{key} exists in {self!r} with other content.") from None
             finally:
                 draft.unlink()
             # Also for an existing file: the process that linked it may have died before its sync.

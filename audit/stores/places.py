@@ -32,7 +32,7 @@ def store_error(uri: str) -> str:
     if scheme == "file" and rest:
         return ""
     if scheme != "s3":
-        return "A store of the log is file:<path> or s3://<bucket>/<prefix>."
+        return "A store of the log must be file:<path> or s3://<bucket>/<prefix>."
     try:
         read_bucket(uri)
     except InvalidRequestError as error:
@@ -66,9 +66,8 @@ def read_bucket(uri: str) -> Bucket:
         )
     except ValueError:
         raise InvalidRequestError(
-            "A bucket for the log is s3://bucket/prefix, with endpoint= (https, or on this "
-            "host), region= and "
-            "lock_days= after a question mark where they are needed, and no credentials in it."
+            "A bucket for the log must be s3://bucket/prefix without credentials. If needed, add "
+            "endpoint= (https, or on this host), region= and lock_days= after a question mark."
         ) from None
 
 

@@ -173,10 +173,10 @@ class S3Store:
                 f"{key} is just being written to {self!r} by another process."
             )
         if there.sha256() != wanted:
-            raise ImmutableError(f"{key} stands in {self!r} with other bytes.")
+            raise ImmutableError(f"{key} exists in {self!r} with other content.")
         if mode != "COMPLIANCE":
             raise ImmutableError(
-                f"{key} stands in {self!r} without a lock: it was not written by us."
+                f"{key} exists in {self!r} without a lock: this registry did not write it."
             )
 
     @functools.cached_property
@@ -221,7 +221,9 @@ def _copy(body: Any, into: Sink, key: str) -> None:
         while chunk := body.read(CHUNK_BYTES):
             length += len(chunk)
             if length > MAX_OBJECT_BYTES:
-                raise ImmutableError(f"{key} in the store is larger than anything written there.")
+                raise ImmutableError(
+                    f"{key} in the store is larger than any object that the log writes."
+                )
             if time.monotonic() > end:
                 raise TimeoutError
             into.write(chunk)
@@ -254,4 +256,6 @@ def _available(store: S3Store) -> Iterator[None]:
         raise _TakenError from None
     if code in _NO_LOCK:
         raise _NoLockError from None
-    raise TemporarilyUnavailableError(f"The log's store {store!r} did not do it: {code}.") from None
+    raise TemporarilyUnavailableError(
+        f"The log's store {store!r} refused or failed: {code}."
+    ) from None

@@ -106,7 +106,7 @@ def test_AU_7_rewritten_checkpoint_row_lacks_a_valid_signature(
 def test_AU_7_a_row_that_says_another_root_than_its_note(outside: Path, now: datetime) -> None:
     with as_table_owner():
         Checkpoint.objects.filter(size=4).update(root=bytes(32))
-        assert "not what its note says" in whole(now).problem
+        assert "differs from its note" in whole(now).problem
 
 
 @pytest.mark.parametrize("removed", [1, 3, 7])
@@ -123,7 +123,7 @@ def test_AU_5_a_tail_cut_off_with_all_traces_meets_the_copy_outside(
         assert verify_log().ok
         verdict = whole(now)
     assert (verdict.ok, verdict.first_bad) == (False, left)
-    assert "outside tells of" in verdict.problem
+    assert "outside covers" in verdict.problem
 
 
 def test_AU_5_one_kept_checkpoint_is_enough_to_detect_a_rewrite(

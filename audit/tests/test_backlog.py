@@ -96,10 +96,10 @@ def test_RF_21_at_seven_tenths_it_is_said(
 ) -> None:
     for _ in range(7):
         make_event()
-    assert "wait for their number" not in caplog.text
+    assert "are waiting for their number" not in caplog.text
     with caplog.at_level(logging.WARNING):
         make_event()
-    assert "7 events wait for their number, of 10 that may" in caplog.text
+    assert "7 of at most 10 events are waiting for their number" in caplog.text
 
 
 def test_a_process_counts_once_a_second(

@@ -187,7 +187,10 @@ def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
     store = store_at(settings.AUDIT_STORE)
     found = prove_archive(store=store, now=now)
     assert (found.ok, found.tree_size, found.signed_size, found.first_bad) == (False, 7, 0, 0)
-    assert "Everything fits, but a key that was disabled on 2026-11-29 07:05 UTC" in found.problem
+    assert (
+        "Everything matches, but only a key that was disabled on 2026-11-29 07:05 UTC"
+        in found.problem
+    )
     out = StringIO()
     with pytest.raises(SystemExit):
         call_command("verify_audit", "--archive", settings.AUDIT_STORE, stdout=out)

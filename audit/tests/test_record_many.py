@@ -161,7 +161,7 @@ def test_events_that_cannot_be_numbered_wait_and_are_not_lost(
             made.id
         ]
         assert Head.objects.get().size == 0
-    assert "they wait" in caplog.text
+    assert "are waiting" in caplog.text
 
 
 def test_more_than_a_batch_of_either_is_written_and_numbered(now: datetime) -> None:

@@ -375,7 +375,7 @@ def test_AU_31_an_object_that_takes_too_long_in_all_is_given_up(
     monkeypatch.setattr(s3, "MAX_OBJECT_BYTES", 1 << 60)
     with (
         answering(handler) as store,
-        pytest.raises(TemporarilyUnavailableError, match=f"not do it: .*{said}"),
+        pytest.raises(TemporarilyUnavailableError, match=f"refused or failed: .*{said}"),
     ):
         store.fetch(KEY, Digest())
 

@@ -263,7 +263,7 @@ def proving_signer(now: datetime) -> LocalSigner:
 )
 def test_another_file_is_neither_read_nor_replaced(state: Path, text: str) -> None:
     state.write_text(text)
-    with pytest.raises(CommandError, match="is not what verify_audit writes"):
+    with pytest.raises(CommandError, match="was not written by verify_audit"):
         go_on()
     assert state.read_text() == text
 

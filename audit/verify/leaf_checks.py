@@ -56,15 +56,14 @@ def check_leaf(
     if leaf_hash_of(event) != bytes(leaf.leaf_hash):
         raise BadError(
             str(event.id),
-            f"Event {event.id} is not what leaf {leaf.leaf_index} recorded: it was changed, "
-            "or the leaf was "
-            "pointed at another event.",
+            f"Event {event.id} differs from what leaf {leaf.leaf_index} recorded: it was changed, "
+            "or the leaf was pointed at another event.",
         )
     if (leaf.agent_id, leaf.human_id, leaf.kind) != (event.agent_id, event.human_id, event.kind):
         raise BadError(
             leaf.leaf_index,
-            f"Leaf {leaf.leaf_index} contradicts event {event.id} on its kind or on whose it "
-            "is: one of them was changed.",
+            f"Leaf {leaf.leaf_index} contradicts event {event.id} on its kind or its owner: one "
+            "of them was changed.",
         )
 
 
@@ -153,8 +152,8 @@ def _check_opening(opening: Opening, event: Event | None) -> None:
     if not readable(lambda: event is not None and is_committed(event, opening)):
         raise BadError(
             str(opening.event_id),
-            f"The stored {opening.member!r} of event {opening.event_id} is not what the event "
-            "committed to: it was changed.",
+            f"The stored {opening.member!r} of event {opening.event_id} differs from what the "
+            "event committed to: it was changed.",
         )
 
 

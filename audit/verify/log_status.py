@@ -197,7 +197,7 @@ def _check(size: int, root: bytes, head: Head, what: str) -> None:
     except ChainError:
         found = None
     if found != root:
-        raise ContradictedError(f"The stored log of {size} events is not the one {what}.")
+        raise ContradictedError(f"The stored log of {size} events is not the log {what}.")
 
 
 def _unsigned_for(head: Head, checkpoint: Checkpoint | None, now: datetime) -> timedelta:

@@ -55,10 +55,10 @@ def prove_inclusion(*, event: uuid.UUID, tree_size: int | None, now: datetime) -
     if tree_size is None:
         tree_size = _covering(leaf, now).size
     elif tree_size > (longest := _head_size()):
-        raise InvalidRequestError(f"`tree_size` is at most {longest}, the size of the log.")
+        raise InvalidRequestError(f"`tree_size` must be at most {longest}, the size of the log.")
     elif tree_size <= leaf.leaf_index:
         raise InvalidRequestError(
-            f"`tree_size` is above {leaf.leaf_index}, the number of this event."
+            f"`tree_size` must be above {leaf.leaf_index}, the number of this event."
         )
     with _whole_tree():
         path = tree.inclusion_proof(leaf.leaf_index, tree_size)
@@ -74,8 +74,8 @@ def prove_consistency(*, first: int, second: int) -> list[bytes]:
     longest = _head_size()
     if not 1 <= first <= second <= longest:
         raise InvalidRequestError(
-            f"`first` is at least 1, `second` not below it and at most {longest}, the size of "
-            "the log."
+            "`first` must be at least 1, and `second` must be from `first` to "
+            f"{longest}, the size of the log."
         )
     with _whole_tree():
         return tree.consistency_proof(first, second)
@@ -146,7 +146,7 @@ def _covering(leaf: Leaf, now: datetime) -> Checkpoint:
     checkpoint = _newest(now)
     if checkpoint.size <= leaf.leaf_index:
         raise NotYetLoggedError(
-            "This event has its number, and no checkpoint covers it yet.",
+            "This event has a number, but no checkpoint covers it yet.",
             retry_after=_due_in(checkpoint, now),
         )
     return checkpoint

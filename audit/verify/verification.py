@@ -387,7 +387,7 @@ class _Anchors:
         for beyond in sorted(self._by_size):
             raise BadError(
                 size,
-                f"Leaf {size} is missing: {self._by_size[beyond][0].place} tells of {beyond} "
+                f"Leaf {size} is missing: {self._by_size[beyond][0].place} covers {beyond} "
                 "events. The log was cut "
                 "short, or set back to an older state.",
             )

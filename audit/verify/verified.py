@@ -85,7 +85,7 @@ def verify_on(
             proof.verdict,
             kept=False,
             remark=remark
-            or f"No key that counts has signed the log yet: run `{settings.COMMAND} seal_audit`.",
+            or f"No valid key has signed the log yet: run `{settings.COMMAND} seal_audit`.",
         )
     try:
         _write(state, Verified(proof.point, note, following))
@@ -141,7 +141,7 @@ def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
     except UntrustedNoteError:
         return (
             None,
-            f"No key that counts signed the checkpoint in {state}, so everything is checked.",
+            f"No valid key signed the checkpoint in {state}, so everything is checked.",
         )
     except NoteError as error:
         raise _no_state(state) from error
@@ -163,7 +163,7 @@ def _parsed(state: Path, text: bytes) -> tuple[str, bytes, Round]:
 
 def _no_state(state: Path) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{state} is not what verify_audit writes. Name another file, or remove it for a full "
+        f"{state} was not written by verify_audit. Name another file, or remove it for a full "
         "check."
     )
 

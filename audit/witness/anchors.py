@@ -116,7 +116,7 @@ def _read(
     except NoteError as error:
         raise ContradictedError(f"{place} was changed: {error.description}") from error
     if said is not None and anchor[:2] != said[:2]:
-        raise ContradictedError(f"{place} is not what its note says: it was changed.")
+        raise ContradictedError(f"{place} differs from its note: it was changed.")
     return anchor
 
 

@@ -231,7 +231,7 @@ def lineage(store: Store) -> list[LogBreak]:
     while name:
         if name not in records or len(found) > len(records):
             raise ContradictedError(
-                f"The store outside has no {key_of_break(name)}, the record of a break that a "
+                f"The external store has no {key_of_break(name)}, the record of a break that a "
                 "later log builds on."
             )
         found.append(records[name])
@@ -252,8 +252,8 @@ def check_records(store: Store) -> None:
             )
     if unknown := names_outside(store) - known_names():
         raise ContradictedError(
-            f"The log {max(unknown)} was begun after a restore, and this database does not "
-            "know it: it is older than that."
+            f"The log {max(unknown)} was started after a restore, and this database does not know "
+            "it: the database is older."
         )
 
 

@@ -69,10 +69,9 @@ def check_place() -> None:
     """
     if former := store_left_behind():
         raise StoreChangedError(
-            f"The log's checkpoints stand in {former}, and AUDIT_STORE names "
-            f"{store_name() or 'no store'}. Nothing is signed until "
-            f"you set AUDIT_STORE back, or move the checkpoints with `{settings.COMMAND} "
-            "move_audit_store`."
+            f"The log's checkpoints are in {former}, but AUDIT_STORE names "
+            f"{store_name() or 'no store'}. Nothing is signed until you set AUDIT_STORE back, or "
+            f"move the checkpoints with `{settings.COMMAND} move_audit_store`."
         )
     if settings.AUDIT_STORE and (found := store_at(settings.AUDIT_STORE).get(MOVED)) is not None:
         raise StoreChangedError(

@@ -121,10 +121,10 @@ def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
     try:
         anchor = any_anchor_of(checkpoint, now=now)
     except ContradictedError:
-        logger.exception("a checkpoint that no key of the log signed is not copied")
+        logger.exception("not copying a checkpoint that no key of the log signed")
         return False
     if not anchor.vouched:
-        logger.warning("%s is not copied: the next one takes its place", anchor.place)
+        logger.warning("%s is not copied: the next checkpoint replaces it", anchor.place)
     return anchor.vouched
 
 
@@ -170,9 +170,9 @@ def _check(size: int, root: bytes, head: Head) -> None:
         found = None
     if found != root:
         raise ContradictedError(
-            f"The log of {size} events is not the one that was signed. Run "
-            f"`{settings.COMMAND} verify_audit` and compare with "
-            "the copies outside; nothing is signed before that."
+            f"The log of {size} events is not the one that was signed. Run `{settings.COMMAND} "
+            "verify_audit` and compare with the copies in the external store. Nothing is signed "
+            "until then."
         )
 
 
@@ -197,16 +197,15 @@ def compare_outside(store: Store, newest: Checkpoint | None, *, after: int = 0) 
         kept = Checkpoint.objects.filter(size=found).first()
         if kept is None and found > size:
             raise ContradictedError(
-                f"A checkpoint of {found} events stands outside, and the database knows of "
-                f"{size}: it was set back, or "
-                "the store is another log's. Nothing is signed until the newer database is back."
+                f"The external store has a checkpoint of {found} events, but the database has "
+                f"only {size}: the database was set back, or the store belongs to another log. "
+                "Nothing is signed until the newer database is back."
             )
         if note is None or kept is None or note.decode(errors="replace") != kept.note:
             raise ContradictedError(
-                f"The checkpoint of {found} events outside is not the one kept here: the "
-                "database was set back and "
-                "went on, or the store is another log's. Nothing is signed before a person "
-                "has looked."
+                f"The checkpoint of {found} events in the external store differs from the one in "
+                "the database: the database was set back and then continued, or the store belongs "
+                "to another log. Nothing is signed until an operator resolves this."
             )
 
 

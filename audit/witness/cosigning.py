@@ -32,16 +32,15 @@ def cosign_log(*, now: datetime) -> int:
     for name, outcome in outcomes.items():
         if outcome.result is Result.CONTRADICTED or _is_beyond_us(outcome):
             raise ContradictedError(
-                f"The witness {name} cosigned another log than this one ({outcome.result}, "
-                f"size {outcome.size}): it was set "
-                "back, or somebody shows it a second story."
+                f"The witness {name} cosigned a different log than this one ({outcome.result}, "
+                f"size {outcome.size}): this log was set back, or the witness was shown a fork."
             )
     failed = {name: each for name, each in outcomes.items() if each.result is not Result.COSIGNED}
     if failed:
         said = ", ".join(
             f"{name}: {each.result} {each.detail}".strip() for name, each in failed.items()
         )
-        raise TemporarilyUnavailableError(f"Not every witness cosigned the log: {said}")
+        raise TemporarilyUnavailableError(f"Some witnesses did not cosign the log: {said}")
     return len(outcomes)
 
 

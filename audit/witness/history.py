@@ -81,13 +81,13 @@ def check_mark(mark: Mark) -> None:
             # The mark of a previous log; the jobs replace it.
             return
         raise ContradictedError(
-            f"Redis knows a log {mark.name or 'without a name'} that this database does not "
-            "know: it was set back."
+            f"Redis knows a log {mark.name or 'without a name'} that this database does not know: "
+            "the database was set back."
         )
     leaf = Leaf.objects.filter(leaf_index=mark.size - 1).first()
     if leaf is None or bytes(leaf.link).hex() != mark.link:
         size = Head.objects.filter(id=Head.ONLY).values_list("size", flat=True).first() or 0
         raise ContradictedError(
-            f"Redis knows of {mark.size} events, and the {size} events of this database do "
-            "not include them: it was set back."
+            f"Redis knows of {mark.size} events, and the {size} events of this database do not "
+            "include them: the database was set back."
         )

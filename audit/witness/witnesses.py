@@ -101,7 +101,7 @@ def parse_witness(text: str) -> Witness:
     except NoteError as error:
         raise InvalidRequestError(f"A witness's vkey cannot be read: {error.description}") from None
     if verifier.kind is not SignatureType.COSIGNATURE:
-        raise InvalidRequestError(f"The vkey of {verifier.name} is not a witness's.")
+        raise InvalidRequestError(f"The vkey of {verifier.name} is not the key of a witness.")
     return Witness(_address(url, verifier.name), verifier)
 
 
@@ -161,10 +161,10 @@ def _read(answer: "Answer", asked: Note, witness: Witness, size: int) -> Outcome
             # Skip a line without a time (zero).
             if verified.at:
                 return Outcome(Result.COSIGNED, verified.signature.line, verified.at, size)
-        raise NoteError("No line is by the witness's key.")
+        raise NoteError("No line is signed with the witness's key.")
     if answer.status == HTTPStatus.CONFLICT:
         if answer.content_type != SIZE_TYPE:
-            raise NoteError("The size is of another type.")
+            raise NoteError("The size has the wrong type.")
         return Outcome(Result.MOVED, size=parse_size_answer(answer.body), detail=detail)
     return Outcome(_REFUSALS.get(answer.status, Result.BAD_ANSWER), detail=detail)
 
@@ -176,7 +176,7 @@ def _address(url: str, name: str) -> str:
         raise InvalidRequestError(f"The address of {name}: {error.description}") from None
     if "?" in url or "#" in url or not (address.startswith("https://") or _on_this_host(address)):
         raise InvalidRequestError(
-            f"The address of {name} is neither https nor on this host, or has a query."
+            f"The address of {name} must be https or on this host, and have no query."
         )
     return address.removesuffix("/")
 

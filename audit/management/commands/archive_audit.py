@@ -12,7 +12,7 @@ from audit.witness.checkpoint_copies import check_place
 
 
 class Command(JsonCommand):
-    help = "Archive what the log has signed and the archive has not, segment by segment."
+    help = "Archive the signed events that are not in the archive yet, segment by segment."
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         store, ranges = the_store(), []
@@ -33,7 +33,4 @@ class Command(JsonCommand):
                 "segments, and read them back."
             )
         else:
-            yield (
-                "There is nothing to archive beyond the last segment: no checkpoint was signed "
-                "since."
-            )
+            yield "There is nothing to archive: no checkpoint was signed since the last segment."

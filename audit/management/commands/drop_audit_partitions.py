@@ -18,14 +18,17 @@ KEEP_MONTHS = 12
 
 class Command(JsonCommand):
     help = (
-        "Drop old months of the log whose every event is in the archive; run with "
+        "Drop old months of the log whose events are all in the archive; run with "
         "DATABASE_OWNER_URL."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--keep-months", type=int, default=KEEP_MONTHS, help="so many before this one stay"
+            "--keep-months",
+            type=int,
+            default=KEEP_MONTHS,
+            help="how many months before this one to keep",
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
@@ -44,6 +47,6 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         for each in result["dropped"]:
-            yield f"Dropped {each['month']}: {each['events']} events, which stand in the archive."
+            yield f"Dropped {each['month']}: {each['events']} events, which are all in the archive."
         if not result["dropped"]:
             yield "No month is old enough."

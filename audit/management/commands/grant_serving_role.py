@@ -16,8 +16,8 @@ from audit.management.json_output import JsonCommand
 
 class Command(JsonCommand):
     help = (
-        "Grant the role named in DATABASE_URL what serving needs; run with DATABASE_OWNER_URL, "
-        "after migrate."
+        "Grant the role in DATABASE_URL the rights to serve; run with DATABASE_OWNER_URL, after "
+        "migrate."
     )
     guarded = False
 
@@ -33,6 +33,6 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"{result['role']} may serve {len(result['tables'])} tables and change nothing that "
+            f"{result['role']} may serve {len(result['tables'])} tables and cannot change what "
             "was recorded."
         )

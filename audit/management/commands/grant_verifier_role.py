@@ -14,7 +14,8 @@ from audit.management.json_output import JsonCommand
 
 class Command(JsonCommand):
     help = (
-        "Grant ROLE what the verifier's processes need; run with DATABASE_OWNER_URL, after migrate."
+        "Grant ROLE the rights of the verifier's processes; run with DATABASE_OWNER_URL, after "
+        "migrate."
     )
     guarded = False
 
@@ -34,6 +35,6 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"{result['role']} may answer for the verifier and changes no grant, token, agent or "
-            "key."
+            f"{result['role']} may answer for the verifier and cannot change a grant, token, "
+            "agent or key."
         )

@@ -12,7 +12,9 @@ from audit.management.stores import the_store
 
 
 class Command(JsonCommand):
-    help = "Insert archived events that are missing; what is there stays as it is."
+    help = (
+        "Insert archived events that are missing from the database; what is there stays unchanged."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -25,6 +27,5 @@ class Command(JsonCommand):
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"Read {result['events']} events in {result['segments']} segments; "
-            f"{result['restored']} were missing and are "
-            "back."
+            f"{result['restored']} were missing and were restored."
         )

@@ -36,8 +36,8 @@ STATE = "audit-verified.json"
 
 class Command(JsonCommand):
     help = (
-        "Prove the audit log, the grants by their receipts, and other rows by their seals; exit 1 "
-        "and name what was changed."
+        "Verify the audit log, the grants by their receipts, and other rows by their seals; exit "
+        "1 and name what was changed."
     )
     guarded = False
     whole = False
@@ -55,7 +55,7 @@ class Command(JsonCommand):
         parser.add_argument(
             "--archive",
             metavar="URL",
-            help="prove the archive in this store, and no event of the database",
+            help="verify the archive in this store, and not the events in the database",
         )
 
         parser.add_argument(
@@ -163,17 +163,16 @@ class Command(JsonCommand):
             )
             if result["erased"]:
                 yield (
-                    f"Of what was committed to, {result['erased']} texts were erased, and the log "
-                    "says so."
+                    f"{result['erased']} texts that events committed to were erased, and the log "
+                    "records that."
                 )
             yield from self._extent(result)
             if result["disabled_key_sizes"]:
                 yield (
-                    f"Checkpoints of {result['disabled_key_sizes']} sizes fit, but by "
-                    "themselves prove nothing: they were "
-                    f"signed by a key that was disabled on {result['disabled_at']}. That is "
-                    "not tampering. A key that "
-                    f"counts signed the first {result['signed_size']} events."
+                    f"Checkpoints of {result['disabled_key_sizes']} sizes match, but prove "
+                    "nothing by themselves: they were signed by a key that was disabled on "
+                    f"{result['disabled_at']}. That is not tampering. A valid key signed "
+                    f"the first {result['signed_size']} events."
                 )
         else:
             yield (
@@ -210,19 +209,18 @@ class Command(JsonCommand):
             yield f"ROW {row} WAS CHANGED: {problem}."
         for grant, at in result["grants_of_disabled_keys"].items():
             yield (
-                f"Grant {grant} permits nothing: the key that signed its receipt was disabled "
-                f"on {at}. That is no "
-                "tampering. Its owner revokes it, and the agent asks again."
+                f"Grant {grant} permits nothing: the key that signed its receipt was disabled on "
+                f"{at}. That is not tampering. Its owner should revoke it, and the agent should "
+                "ask again."
             )
 
     def _extent(self, result: Mapping[str, Any]) -> Iterator[str]:
         """What this run checked, and what it did not."""
         if result["checked_from"]:
             yield (
-                f"Checked from event {result['checked_from']} on, since those before were "
-                "proved and signed; of them, "
-                f"{result['rechecked_from']} to {result['rechecked_to'] - 1} again. --full "
-                "checks all."
+                f"Checked the events from {result['checked_from']} on. Those before were proved "
+                f"and signed earlier; {result['rechecked_from']} to {result['rechecked_to'] - 1} "
+                "of them were checked again. --full checks all."
             )
         if not result["state_kept"]:
             yield "The next run starts from the first event."
