@@ -91,7 +91,8 @@ def _check_start(**_: object) -> None:
     stop_if_unsafe()
     if not app.conf.broker_url:
         raise SystemExit(
-            "CELERY_BROKER_URL is not set: set it to the broker, as redis://host:port/db."
+            "CELERY_BROKER_URL is not set: set it to the broker's URL, such as "
+            "redis://host:port/db."
         )
     check_start()
     listen()

@@ -63,14 +63,14 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
             "E006",
             _roles_differ(),
             (
-                "DATABASE_OWNER_URL must name another role than DATABASE_URL: the serving role "
-                "may not change the log."
+                "DATABASE_OWNER_URL and DATABASE_URL must name different roles: the serving role "
+                "must not be able to change the log."
             ),
         ),
         (
             "E007",
             not settings.DEBUG and "*" not in settings.ALLOWED_HOSTS,
-            "DEBUG must be off and hosts named.",
+            "DEBUG must be off, and ALLOWED_HOSTS must not contain `*`.",
         ),
         (
             "E008",
@@ -96,8 +96,8 @@ def production_is_safe(**_kwargs: Any) -> list[Error]:
             "E011",
             bool(settings.AUDIT_STORE),
             (
-                "AUDIT_STORE must name where the log's checkpoints stand outside the database, as "
-                "s3://bucket/prefix."
+                "AUDIT_STORE must name a store outside the database for the log's checkpoints, "
+                "such as s3://bucket/prefix."
             ),
         ),
     ]

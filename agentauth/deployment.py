@@ -95,8 +95,8 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
         "E041",
         _may_create,
         (
-            "The role {role} of DATABASE_OWNER_URL may not create tables: as superuser, `ALTER "
-            "DATABASE {database} OWNER TO {role}`."
+            "The role {role} of DATABASE_OWNER_URL cannot create tables: as a superuser, run "
+            "`ALTER DATABASE {database} OWNER TO {role}`."
         ),
     ),
     ("E043", _is_migrated, "The database is not migrated: run `{owner} migrate`."),
@@ -116,7 +116,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
             "`{command} record_settings`."
         ),
     ),
-    ("E047", _has_keys, "A key that may sign is missing: run `{command} ensure_keys`."),
+    ("E047", _has_keys, "A signing key is missing: run `{command} ensure_keys`."),
     (
         "E049",
         _has_admin,
@@ -189,15 +189,14 @@ def _running() -> Iterator[CheckMessage]:
     if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
         yield Error(
             f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} "
-            "check_keys` asks for each key.",
+            "check_keys` checks every key.",
             id="agentauth.E046",
         )
     oldest = QueueEntry.objects.order_by("pk").first()
     if oldest is not None and made_at(oldest.pk) < time.time() - _NUMBERED_SECONDS:
         yield Error(
             f"An event has waited for its number for more than {_NUMBERED_SECONDS} s: start "
-            "`jobs`, or Celery's worker and beat,"
-            " or look at their log.",
+            "`jobs`, or Celery's worker and beat, or look at their logs.",
             id="agentauth.E048",
         )
 
@@ -205,16 +204,15 @@ def _running() -> Iterator[CheckMessage]:
 def _advice() -> Iterator[CheckMessage]:
     if _seals_are_pending():
         yield Warning(
-            "Rows of before the upgrade give rights although nothing proves that this "
-            "registry wrote them: once no process of the"
-            f" former release runs or will come back, run `{settings.COMMAND} seal_rows`.",
+            "Rows from before the upgrade grant rights, although nothing proves that this "
+            "registry wrote them: once no process of the previous release runs or will be started "
+            f"again, run `{settings.COMMAND} seal_rows`.",
             id="agentauth.W054",
         )
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
         yield Warning(
-            "SUBJECT_KEY is not set, so SECRET_KEY makes the `sub` of people and cannot be "
-            "rotated: see Rotating secrets in"
-            " docs/operations.md.",
+            "SUBJECT_KEY is not set, so the `sub` of people is made with SECRET_KEY, and "
+            "SECRET_KEY cannot be rotated: see Rotating secrets in docs/operations.md.",
             id="agentauth.W050",
         )
     if settings.AUDIT_STORE.startswith("file:"):
@@ -227,9 +225,9 @@ def _advice() -> Iterator[CheckMessage]:
         )
     if not settings.EMAIL_HOST:
         yield Warning(
-            "EMAIL_HOST is not set, so a person learns of a recovery of their account from "
-            "their pages alone: set EMAIL_HOST and"
-            " EMAIL_FROM, see Recovering an account in docs/operations.md.",
+            "EMAIL_HOST is not set, so people learn of a recovery of their account only from "
+            "their pages: set EMAIL_HOST and EMAIL_FROM, see Recovering an account in "
+            "docs/operations.md.",
             id="agentauth.W053",
         )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):

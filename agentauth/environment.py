@@ -82,7 +82,9 @@ def _read(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IROTH:
-                refuse("E020", f"{name} names a file that every user can read: chmod o-r it.")
+                refuse(
+                    "E020", f"{name} names a file that every user can read: run `chmod o-r` on it."
+                )
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         refuse("E020", f"{name} names a file that cannot be read: {error.strerror}.")
@@ -102,7 +104,7 @@ def number(name: str, default: int, *, least: int, most: int) -> int:
         return default
     # At most 12 digits, more than any limit has: Python refuses to convert very long numbers.
     if not re.fullmatch(r"[+-]?[0-9]{1,12}", text) or not least <= int(text) <= most:
-        refuse("E018", f"{name} must be a whole number from {least} to {most}.")
+        refuse("E018", f"{name} must be an integer from {least} to {most}.")
     return int(text)
 
 
@@ -200,9 +202,9 @@ def subject_keys(server_secret: str, *, command: str) -> Mapping[str, bytes]:
     if len(keys) != len(lines):
         refuse(
             "E024",
-            "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes "
-            "in base64url and no version twice."
-            f" `{command} make_subject_key FILE` writes a valid file for SUBJECT_KEY_FILE.",
+            "Each line of SUBJECT_KEY must be `version:key`, with a key of at least 32 bytes in "
+            f"base64url and a version that no other line has. `{command} make_subject_key FILE` "
+            "writes a valid file for SUBJECT_KEY_FILE.",
         )
     return keys or {_LEGACY: server_secret.encode()}
 

@@ -97,7 +97,7 @@ def may_act() -> bool:
         return epochs.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
         # No traceback: the database logs the rest.
-        logger.error("jobs: not run, since it is not known whether this process may act: %s", error)  # noqa: TRY400
+        logger.error("jobs: not run, because it is unknown whether this process may act: %s", error)  # noqa: TRY400
         close_old_connections()
         return False
 

@@ -205,20 +205,22 @@ class PlainRequestMiddleware:
         if "%" in raw or not PLAIN_PATH.fullmatch(request.path):
             return error_response(request, NotFoundError())
         if "%00" in meta.get("QUERY_STRING", ""):
-            return error_response(request, InvalidRequestError("A query parameter holds no NUL."))
+            return error_response(
+                request, InvalidRequestError("A query parameter must not contain a NUL character.")
+            )
         if "HTTP_TRANSFER_ENCODING" in meta:
             return error_response(
-                request, InvalidRequestError("Send the body with its Content-Length.")
+                request, InvalidRequestError("Send a Content-Length header with the body.")
             )
         length = meta.get("CONTENT_LENGTH") or "0"
         # More digits than any length has: Python would refuse to parse them.
         if not length.isdecimal() or len(length) > MAX_LENGTH_DIGITS:
             return error_response(
-                request, InvalidRequestError("Send the body with its Content-Length.")
+                request, InvalidRequestError("Send a Content-Length header with the body.")
             )
         if int(length) > MAX_BODY_BYTES:
             return error_response(
-                request, RequestTooLargeError("The body is larger than anything taken here.")
+                request, RequestTooLargeError("The body is larger than any endpoint accepts.")
             )
         return self.get_response(request)
 
@@ -233,7 +235,7 @@ _WITHOUT_DATABASE = NAMELESS | {"/v1/schema/", "/docs", "/docs/"}
 
 def _ask_nothing(*_: object) -> None:
     """Refuse a query: until a look succeeds, the rows may be those of a restored database."""
-    raise OperationalError("whether this process may act for the installation is not known now")
+    raise OperationalError("it is unknown now whether this process may act for the installation")
 
 
 class InstallationMiddleware:

@@ -51,9 +51,8 @@ def rights_suffice() -> None:
             f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN)
         )
         raise StartRefusedError(
-            f"the role {role} of DATABASE_URL has no {shown}."
-            f" Run `{settings.OWNER_COMMAND} {_GRANTS[START.kind].format(role)}`, as after "
-            "every migrate."
+            f"the role {role} of DATABASE_URL lacks {shown}. Run `{settings.OWNER_COMMAND} "
+            f"{_GRANTS[START.kind].format(role)}`, as after every migrate."
         )
 
 
@@ -64,9 +63,9 @@ def verifier_role_is_bounded() -> None:
     if beyond := beyond_verifier(known_alone=is_database_ahead()):
         shown = ", ".join(beyond[:_SHOWN]) + (" and more" if len(beyond) > _SHOWN else "")
         raise StartRefusedError(
-            f"the role of DATABASE_URL may do more than a verifier needs ({shown}). Name one "
-            "in DATABASE_URL that"
-            f" `{settings.OWNER_COMMAND} grant_verifier_role ROLE` has bound."
+            f"the role of DATABASE_URL has more rights than a verifier needs ({shown}). Set "
+            f"DATABASE_URL to a role that `{settings.OWNER_COMMAND} grant_verifier_role ROLE` has "
+            "restricted."
         )
 
 
@@ -129,8 +128,8 @@ class Start:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
             logger.warning(
-                "the database is unavailable; answering 503 until the checks at startup have "
-                "passed: %s",
+                "the database is unavailable; answering 503 until the startup checks have passed: "
+                "%s",
                 error,
             )
             self.pending = True
@@ -164,7 +163,7 @@ class Start:
 
 def _say_started() -> None:
     # The first line in the log of each process: without it, the process did not come this far.
-    logger.info("the checks at startup have passed: release %s", RELEASE)
+    logger.info("the startup checks have passed: release %s", RELEASE)
 
 
 def _ask() -> None:

@@ -266,7 +266,9 @@ class Strangers:
             close_old_connections()
             return act()
         except Exception:
-            logger.exception("strangers could not be judged or counted")
+            logger.exception(
+                "callers without valid credentials could not be rate-limited or counted"
+            )
             return None
 
 
@@ -284,7 +286,9 @@ def through_middleware(answer: HttpResponse, path: str) -> None:
     asked = {"REQUEST_METHOD": "POST", "PATH_INFO": path, "HTTP_HOST": settings.ALLOWED_HOSTS[0]}
     made = view(WSGIRequest(asked | {"wsgi.url_scheme": "https", "wsgi.input": io.BytesIO()}))
     if made is not answer:
-        raise RuntimeError(f"A middleware answers in place of {path}, with {made.status_code}.")
+        raise RuntimeError(
+            f"A middleware answered in place of {path}, with status {made.status_code}."
+        )
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ _MAX_REFUSAL = 1_000
 # One sentence per error and reason. It depends on nothing else, so that a forged token and another
 # service provider's get the same bytes and cannot be told apart.
 _SENTENCES = {
-    ("invalid_token", "malformed"): "The token is not in the form of ours.",
+    ("invalid_token", "malformed"): "The token is malformed.",
     ("invalid_token", "unknown"): "The token is not known here.",
     ("invalid_token", "expired"): "The token has expired; the agent should get a new one.",
     ("invalid_token", "not_yet_valid"): "The token is not valid yet; check the clocks.",
@@ -31,7 +31,7 @@ _SENTENCES = {
     ): "The grant has ended, is suspended or has changed since the token was issued.",
     ("invalid_token", "agent_inactive"): "The agent is not active.",
     ("invalid_token", "human_inactive"): "The human behind the agent is not active.",
-    ("invalid_token", "binding"): "The proof was made with another key than the token is bound to.",
+    ("invalid_token", "binding"): "The proof was made with a key other than the token's.",
     ("invalid_dpop_proof", "malformed"): "The proof is missing or malformed.",
     ("invalid_dpop_proof", "signature"): "The proof's signature does not verify.",
     ("invalid_dpop_proof", "method"): "The proof was made for another method.",

@@ -357,7 +357,7 @@ async def _give_back(means: Means, called: Called) -> None:
         await means.evaluate(GIVE_BACK, called)
     except TemporarilyUnavailableError:
         # The agent must wait one interval longer than needed; no limit is exceeded.
-        logger.warning("a use of a rate that was set aside could not be given back")
+        logger.warning("a reserved use of a rate limit could not be returned")
 
 
 async def record_error(

@@ -60,7 +60,7 @@ def parse_verify_request(obj: object) -> VerifyRequest:
     )
     if action is not None and action.type == "transact" and key is None:
         raise InvalidRequestError(
-            "idempotency_key: is missing; a transact must name the agent's operation."
+            "idempotency_key: is missing; a transact must have the agent's name for its operation."
         )
     return VerifyRequest(
         untrusted_token=text(body["token"], "token", minimum=0, maximum=_MAX_TEXT),
@@ -110,8 +110,7 @@ def parse_delivery(
     check_key(key)
     if key == operation_key:
         raise InvalidRequestError(
-            "Idempotency-Key: must be minted by you for this call, not be the agent's "
-            "idempotency_key."
+            "Idempotency-Key: must be your own name for this call, not the agent's idempotency_key."
         )
     # Two providers' keys never collide: an id contains no NUL.
     return Delivery(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))

@@ -61,7 +61,7 @@ def _migrated() -> None:
     # Only success is cached: migrations are not undone under a running process.
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise NotReadyError("migrations wait to be applied")
+        raise NotReadyError("there are migrations to apply")
 
 
 def token_key() -> None:
@@ -75,7 +75,7 @@ def token_key() -> None:
 def audit_queue() -> None:
     """Events get their numbers. If not, acts that end something go on, and need this process."""
     if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
-        raise NotReadyError("more events wait for their number than may")
+        raise NotReadyError("too many events are waiting for their number")
 
 
 def clock() -> None:

@@ -34,53 +34,52 @@ BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35
 
 REQUESTS = Histogram(
     "agentauth_http_request_seconds",
-    "Requests and how long they took; long polls are meant to wait",
+    "Requests and their duration; long polls wait on purpose",
     ["method", "route", "status"],
     buckets=BUCKETS,
 )
 ERRORS = Counter(
-    "agentauth_errors", "Refusals and failures answered, by code and reason", ["error", "reason"]
+    "agentauth_errors", "Refusals and failures, by code and reason", ["error", "reason"]
 )
 DECISIONS = Counter(
     "agentauth_decisions",
-    "Decisions of verify, committed; error and reason are empty where it was a yes",
+    "Decisions of verify, committed; error and reason are empty if the call was allowed",
     ["decision", "error", "reason"],
 )
 MISSES = Counter(
     "agentauth_verifier_misses",
-    "Calls of the verifier whose token or credentials the process did not hold: they are "
-    "read, and held from then on",
+    "Calls to the verifier whose token or credentials the process had not cached",
     ["what"],
 )
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
 JOB_SECONDS = Histogram(
     "agentauth_job_seconds",
-    "Runs of periodic work and how long they took, by outcome: ok or failed",
+    "Runs of periodic work and their duration, by outcome: ok or failed",
     # Not `job`: Prometheus has a label of its own by that name.
     ["name", "outcome"],
     buckets=(0.01, 0.05, 0.25, 1, 5, 30, 120, 600),
 )
 JOB_ENDED = Gauge(
     "agentauth_job_ended_timestamp_seconds",
-    "When this process last did a job to its end",
+    "When this process last finished a job",
     ["name"],
     multiprocess_mode="mostrecent",
 )
 CHECKS = Gauge(
     "agentauth_ready",
-    "1 where a check of readiness holds, by whichever process was asked last",
+    "1 if a readiness check passes, in the process that was asked last",
     ["check"],
     multiprocess_mode="mostrecent",
 )
 KEY_CALLS = Counter(
-    "agentauth_key_calls", "Calls to the homes of keys, by outcome", ["home", "outcome"]
+    "agentauth_key_calls", "Calls to the key backends, by outcome", ["home", "outcome"]
 )
 KEY_CALL_SECONDS = Histogram(
-    "agentauth_key_call_seconds", "How long those took that were made", ["home"], buckets=BUCKETS
+    "agentauth_key_call_seconds", "Duration of the calls that were made", ["home"], buckets=BUCKETS
 )
 KEY_HOME_AWAY = Gauge(
     "agentauth_key_home_away",
-    "How many processes do not ask it, since it does not answer them",
+    "Processes that do not call the backend, because it does not answer",
     ["home"],
     multiprocess_mode="livesum",
 )
@@ -188,18 +187,18 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
     oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
     yield GaugeMetricFamily(
         "agentauth_audit_queue_events",
-        "Events that wait for their number",
+        "Events that are waiting for their number",
         value=QueueEntry.objects.count(),
     )
     age = now.timestamp() - made_at(oldest) if oldest else 0
     yield GaugeMetricFamily(
         "agentauth_audit_queue_oldest_seconds",
-        "How long the oldest of them has waited",
+        "How long the oldest of these events has waited",
         value=max(0.0, age),
     )
     yield GaugeMetricFamily(
         "agentauth_audit_queue_bound",
-        "How many of them may be; then nothing new is begun",
+        "How many events may wait; at this bound, nothing new is begun",
         value=MAX_WAITING_EVENTS,
     )
 
@@ -211,16 +210,16 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
     standing, reach = log_standing(now=now), log_reach()
     for name, text, value in (
         ("leaves", "Events that have their number", standing.size),
-        ("signed_leaves", "Events that the newest checkpoint signs", standing.signed),
+        ("signed_leaves", "Events that the newest checkpoint covers", standing.signed),
         (
             "checkpoint_age_seconds",
-            "How long the oldest event with a number waits for a signature; 0 where none does",
+            "How long the oldest event with a number has waited for a signature; 0 if none waits",
             standing.unsigned_for.total_seconds(),
         ),
-        ("archived_leaves", "Events in the archive, read back and proved there", reach.archived),
+        ("archived_leaves", "Events in the archive that were read back and proved", reach.archived),
         (
             "consistent",
-            "1 where the newest checkpoint and the head are those of the stored tree, else 0",
+            "1 if the newest checkpoint and the head match the stored tree, else 0",
             not standing.problem,
         ),
     ):
@@ -228,7 +227,7 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
     if settings.AUDIT_STORE:
         yield GaugeMetricFamily(
             "agentauth_audit_copied_leaves",
-            "Events that a checkpoint in the external store signs",
+            "Events that a checkpoint in the external store covers",
             value=reach.copied.get(store_name(), 0),
         )
     cosigned = GaugeMetricFamily(
@@ -255,7 +254,7 @@ def _streams() -> Iterator[GaugeMetricFamily]:
     yield family
     yield GaugeMetricFamily(
         "agentauth_verifier_stream_bound",
-        "How many of one shard may wait; then nothing more is decided there",
+        "How many decisions of one shard may wait; at this bound, the shard decides nothing more",
         value=MAX_STREAM,
     )
 
@@ -265,7 +264,7 @@ def _keys(now: datetime) -> Iterator[GaugeMetricFamily]:
         "agentauth_keys", "Signing keys by recorded state", labels=["purpose", "state"]
     )
     ages = GaugeMetricFamily(
-        "agentauth_key_age_seconds", "How long the signing key has been signing", labels=["purpose"]
+        "agentauth_key_age_seconds", "How long the signing key has signed", labels=["purpose"]
     )
     found: dict[tuple[str, str], int] = {}
     for purpose, state, active_from in Key.objects.values_list("purpose", "state", "active_from"):

@@ -39,7 +39,7 @@ def try_to_write() -> None:
     try:
         role, missing = missing_rights(START.kind)
         if missing:
-            raise NotWritableError(f"the role {role} has no {', '.join(missing)}")
+            raise NotWritableError(f"the role {role} lacks {', '.join(missing)}")
         with transaction.atomic(), connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 _write(cursor)

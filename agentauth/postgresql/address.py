@@ -30,8 +30,8 @@ def read_database_url(url: str) -> dict[str, Any]:
     except ValueError:
         raise ImproperlyConfigured(
             "agentauth.E019: the URL of the database must be "
-            "postgres://role:password@host:port/name, of several hosts"
-            " host:port,host:port, with % for what else stands in a password"
+            "postgres://role:password@host:port/name (several hosts: host:port,host:port), with "
+            "reserved characters in the password percent-encoded"
         ) from None
     if "postgresql" in config["ENGINE"]:
         config["OPTIONS"] = options = {"target_session_attrs": _WRITING[0]} | config.get(
@@ -39,8 +39,7 @@ def read_database_url(url: str) -> dict[str, Any]:
         )
         if options["target_session_attrs"] not in _WRITING:
             raise ImproperlyConfigured(
-                "agentauth.E019: only a database that writes will do: "
-                "target_session_attrs=read-write"
+                "agentauth.E019: the database must be writable: set target_session_attrs=read-write"
             )
     return config
 

@@ -144,11 +144,11 @@ class Exchange:
         started = self._started
         if started is None:
             if message["type"] != "http.response.start":
-                raise RuntimeError("an answer begins with its head")
+                raise RuntimeError("an answer must begin with its head")
             self._started = message
             return
         if self.answered or message["type"] != "http.response.body" or message.get("more_body"):
-            raise RuntimeError("an answer is one head and one body")
+            raise RuntimeError("an answer must be one head and one body")
         if self._gone.is_set():
             self.answered = True
             return
@@ -187,7 +187,7 @@ def _lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         # A line end would let a value add headers. Show neither name nor value: either may be a
         # secret.
-        raise ValueError("a header of an answer holds a line end")
+        raise ValueError("a header of an answer must not contain a line break")
     return lines
 
 

@@ -140,7 +140,7 @@ class Door:
             self._in_a_row = 0
             self._watch(listening)
         except OSError:
-            self._log.exception("no connection can be taken")
+            self._log.exception("cannot accept connections")
             self._loop.call_later(_REST_SECONDS, self._offered, listening)
         else:
             self._watch(listening)

@@ -306,7 +306,8 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         if cfg.is_ssl:
             # A TLS handshake comes before our connection exists, so no deadline would bound it.
             raise RuntimeError(
-                "The verifier's server speaks http: let the proxy in front hold the certificate."
+                "The verifier serves plain HTTP: configure the certificate at the proxy in front "
+                "of it."
             )
 
     def count(self) -> None:

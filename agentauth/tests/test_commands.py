@@ -307,7 +307,7 @@ def test_what_cannot_be_undone_needs_a_yes(
     monkeypatch.setattr(sys, "stdin", StringIO(said))
     out, err = StringIO(), StringIO()
     arguments = ["--operator", "alice", "--undetected", "--json"]
-    with pytest.raises(CommandError, match=r"Nothing was changed:"):
+    with pytest.raises(CommandError, match=r"Nothing was changed, because"):
         call_command("continue_after_restore", *arguments, stdout=out, stderr=err)
     # The prompt is not part of the output.
     assert out.getvalue() == ""

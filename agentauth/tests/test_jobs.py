@@ -235,7 +235,7 @@ def test_a_job_that_fails_holds_up_no_other(
         monkeypatch.setattr(job, "run", how)
     do_all_of_them()
     assert sorted([*done, broken]) == sorted(BY_NAME)
-    assert f"{broken} failed, and will run again" in caplog.text
+    assert f"{broken} failed and will be retried" in caplog.text
 
 
 @pytest.mark.django_db
@@ -249,7 +249,7 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
     for job in waiting:
         monkeypatch.setattr(job, "run", raising(fault, job.name))
         jobs.Command().do_aside(job)
-    assert caplog.text.count("failed, and will run again") == len(waiting) == 5
+    assert caplog.text.count("failed and will be retried") == len(waiting) == 5
 
 
 def loop_with(*, hangs: bool, then: str) -> None:

@@ -246,4 +246,4 @@ def test_a_server_refuses_a_number_of_processes_that_is_none(tmp_path: Path, ser
         tmp_path, "-m", "agentauth", server, "--bind", "127.0.0.1:0", WEB_CONCURRENCY="x"
     )
     assert ended.returncode == 1
-    assert ended.stderr == "agentauth.E018: WEB_CONCURRENCY must be a whole number from 1 to 512.\n"
+    assert ended.stderr == "agentauth.E018: WEB_CONCURRENCY must be an integer from 1 to 512.\n"

@@ -119,7 +119,7 @@ def test_SA_12_an_answer_of_a_middleware_is_not_taken_for_the_view_s(
 ) -> None:
     settings.SECURE_SSL_REDIRECT = True
     monkeypatch.setattr(WSGIRequest, "_get_scheme", lambda _: "http")
-    with pytest.raises(RuntimeError, match="with 301"):
+    with pytest.raises(RuntimeError, match="with status 301"):
         verifier_application.standing_headers()
 
 

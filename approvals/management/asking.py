@@ -32,4 +32,6 @@ def ask(command: JsonCommand, kind: str, **named: str) -> None:
     if loss.tokens:
         command.tell(f"  Access tokens that are valid now and are refused at once: {loss.tokens}")
     if not command.agrees(f"This cannot be undone. {KINDS[kind].verb.capitalize()} it?"):
-        raise CommandError("Nothing was changed: the answer was not yes. Answer yes, or use --yes.")
+        raise CommandError(
+            "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
+        )

@@ -69,9 +69,7 @@ def latest(ceremony: Ceremony) -> Challenge:
     """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError if none."""
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
-        raise InvalidAssertionError(
-            "Nothing was asked of your passkey here. Press the button again."
-        )
+        raise InvalidAssertionError("No signature was requested here. Press the button again.")
     return row
 
 
@@ -81,7 +79,9 @@ def take(row: Challenge, *, now: datetime) -> None:
     Raises InvalidAssertionError if it was used before or is older than five minutes.
     """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
-        raise InvalidAssertionError("This signature request is over. Press the button again.")
+        raise InvalidAssertionError(
+            "This signature request was used or has expired. Press the button again."
+        )
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def check_signature(
     )
     passkey = (passkeys if human is None else passkeys.filter(human=human)).first()
     if passkey is None or not passkey.is_sealed():
-        raise InvalidAssertionError("This passkey is not known here.")
+        raise InvalidAssertionError("This passkey is not registered here.")
     verified = verify_assertion(
         credential=credential,
         expected_challenge=bytes(row.challenge),
@@ -154,7 +154,7 @@ def check_signature(
         expected_backup_eligible=passkey.expected_backup_eligible,
     )
     if human is None and verified.user_handle is None:
-        raise InvalidAssertionError("This passkey does not say whose it is.")
+        raise InvalidAssertionError("This passkey does not name its account.")
     # Compare and swap: of two signatures with one nonzero counter (a cloned authenticator), one
     # fails.
     moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(

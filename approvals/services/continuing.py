@@ -135,9 +135,8 @@ def _held(*, undetected: bool) -> Home:
             else ""
         )
         raise InvalidStateError(
-            f"Nothing is held: this database is as new as what is known outside.{since} If "
-            "you did restore a backup, run this"
-            " again with --undetected."
+            f"The database is not held: it is as new as the records outside it.{since} If you did "
+            "restore a backup, run this again with --undetected."
         )
     return row
 
@@ -178,7 +177,7 @@ def _swap(row: Home, name: str, epoch: int) -> None:
     )
     if not swapped:
         raise InvalidStateError(
-            "Another operator has just continued: nothing was done here. Check /health/ready."
+            "Another operator has just continued, so nothing was done here. Check /health/ready."
         )
 
 

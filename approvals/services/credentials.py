@@ -51,9 +51,7 @@ def finish_passkey(
     with answering(row, now=now):
         asked = str(row.data.get("asked", "")).encode()
         if DEMAND.holds() and not hmac.compare_digest(asked, _asked(row).encode()):
-            raise InvalidAssertionError(
-                "Nothing was asked of your passkey here. Press the button again."
-            )
+            raise InvalidAssertionError("No signature was requested here. Press the button again.")
         verified = verify_new(row, credential)
         passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
         hold_human(human)

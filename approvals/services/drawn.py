@@ -58,7 +58,7 @@ def read_drawn(token: str, purpose: Challenge.Purpose, subject: str) -> Drawn:
     except signing.BadSignature:
         raise InvalidRequestError("The page could not be read. Reload it.") from None
     if (body.get("purpose"), body.get("subject")) != (purpose, subject):
-        raise InvalidRequestError("This page belongs to another request.")
+        raise InvalidRequestError("This page belongs to a different request.")
     return Drawn(datetime.fromisoformat(body["at"]), body["shown"])
 
 

@@ -47,7 +47,7 @@ class SetupLink:
 
 
 _GONE = "This setup link is not valid. Ask for a new one."
-_USED = "This setup link was used or is too old. Ask for a new one."
+_USED = "This setup link was used or has expired. Ask for a new one."
 
 
 def admin_exists() -> bool:
@@ -253,4 +253,4 @@ def use_code(setup_code: SetupCode, *, now: datetime) -> None:
             raise InvalidStateError("This registry has its first admin already.")
     live = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now)
     if not live.update(used_at=now, seal=None):
-        raise ExpiredError("This setup link was used or is too old. Ask for a new one.")
+        raise ExpiredError("This setup link was used or has expired. Ask for a new one.")

@@ -320,7 +320,7 @@ def _check_link(row: Recovery, now: datetime) -> None:
     ended = row.used_at or row.cancelled_at or row.expires_at <= now
     if ended or row.link_expires_at is None or row.link_expires_at <= now:
         raise ExpiredError(
-            "This recovery link was used, cancelled or is too old. Ask for a new one."
+            "This recovery link was used or cancelled, or has expired. Ask for a new one."
         )
 
 

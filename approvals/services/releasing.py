@@ -242,7 +242,7 @@ def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
         .first()
     )
     if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
-        raise ConfirmationRequiredError("Look at these grants once more and go on.", dangerous=[])
+        raise ConfirmationRequiredError("Review these grants again, then continue.", dangerous=[])
     take(row, now=now)
 
 

@@ -95,11 +95,11 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     # The page can only lower, but a forged request may ask for more.
     if not narrows(terms.capabilities, asked.capabilities):
         raise InvalidRequestError(
-            "What was asked may only be narrowed: a limit is above what the agent asked."
+            "You can only narrow the request: a limit is above what the agent asked for."
         )
     if not narrows_envelope(terms.envelope, asked.envelope):
         raise InvalidRequestError(
-            "The limits may only be tightened: one is above what the agent asked."
+            "You can only tighten the limits: one is above what the agent asked for."
         )
     return terms
 

@@ -98,7 +98,7 @@ class Present:
             or data.get("before") != Grant.Status.APPROVED
             or data.get("version") != grant.version
         ):
-            return "It was not approved when the registry went on, or it changed since."
+            return "It was not approved when the registry continued, or it has changed since."
         if kind := self.against.kind_of(grant):
             return f"After the restore the log says {kind}."
         return ""
@@ -114,7 +114,9 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
     if newest is None or newest.pk != row.pk:
         raise InvalidStateError("Another restore came after this one.")
     if not settings.AUDIT_STORE:
-        raise InvalidStateError("AUDIT_STORE is not set, so nothing outside says what was lost.")
+        raise InvalidStateError(
+            "AUDIT_STORE is not set, so no record outside the database says what was lost."
+        )
     if row.lost:
         raise InvalidStateError("More than one log was lost, and only the last one can be proved.")
     # Imported late: it loads pyarrow, which starts a thread, and servers fork after their imports.

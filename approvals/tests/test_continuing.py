@@ -194,7 +194,7 @@ def test_SA_13_the_log_has_a_new_name_and_a_key_that_signs_at_once(
 
 
 def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: Store) -> None:
-    with pytest.raises(InvalidStateError, match="Nothing is held"):
+    with pytest.raises(InvalidStateError, match="The database is not held"):
         go_on()
     assert go_on(undetected=True).log
     with pytest.raises(InvalidStateError, match="The log has continued as"):

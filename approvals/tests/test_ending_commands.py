@@ -95,7 +95,7 @@ def test_a_restore_is_continued_only_after_a_yes(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(CommandError, match="Nothing was changed"):
         run(monkeypatch, *command, answer="y\n")
     for more, answer in (([], "yes\n"), (["--yes"], "")):
-        with pytest.raises(CommandError, match="Nothing is held"):
+        with pytest.raises(CommandError, match="The database is not held"):
             run(monkeypatch, *command, *more, answer=answer)
 
 
@@ -103,5 +103,5 @@ def test_a_restore_is_continued_only_after_a_yes(monkeypatch: pytest.MonkeyPatch
 def test_JK_18_a_name_that_looks_like_an_option_is_a_name(beginning: str) -> None:
     kid = beginning + "A" * 41
     for arguments in ([kid], [kid, "--json"], ["--json", "--", kid], [kid, "--yes"]):
-        with pytest.raises(CommandError, match="no key of that name"):
+        with pytest.raises(CommandError, match="no key with that name"):
             call_command("disable_key", *arguments)

@@ -212,7 +212,7 @@ def test_SA_13_a_missing_segment_is_named_and_nothing_is_released(
     row = restored()
     last = max((outside / "segments").iterdir())
     last.unlink()
-    assert "The archive outside ends at" in refusal(row)
+    assert "The archive in the external store ends at" in refusal(row)
 
 
 def test_SA_13_a_changed_archive_releases_nothing(grant: Grant, outside: Path) -> None:
@@ -262,13 +262,13 @@ def test_SA_13_the_proof_holds_before_and_after_numbering(grant: Grant, *, seale
 def test_SA_13_a_grant_of_another_version_is_not_released(grant: Grant) -> None:
     row = restored()
     Grant.objects.filter(pk=grant.pk).update(version=9)
-    assert "or it changed since" in refusal(row)
+    assert "or it has changed since" in refusal(row)
 
 
 def test_SA_13_an_archive_of_another_beginning_proves_nothing(grant: Grant) -> None:
     row = restored()
     row.root = bytes(32)
-    assert "does not go on from the first" in refusal(row)
+    assert "does not continue from the first" in refusal(row)
 
 
 def test_SA_13_grant_its_user_revokes_before_the_release_stays_ended(

@@ -93,7 +93,7 @@ def one_of_two_operators_continues(place: RestoreStage) -> dict[str, Any]:
     assert (done.returncode, late.returncode) == (0, 1), done.stderr + late.stderr
     again = place.command(*command, "c")
     assert again.returncode == 1
-    assert "Nothing is held" in again.stderr
+    assert "The database is not held" in again.stderr
     assert place.sql("SELECT count(*) FROM audit_logbreak") == [(1,)]
     found: dict[str, Any] = json.loads(done.stdout)
     return found

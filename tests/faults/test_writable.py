@@ -109,7 +109,7 @@ def test_rights_lost_while_running_are_reported_and_named_in_the_log(
     turns(registry, "ok")
     assert psql(owner, f"REVOKE INSERT ON audit_event FROM {role}").returncode == 0
     turns(registry, "failing")
-    assert f"the role {role} has no INSERT on audit_event" in registry.log.read_text()
+    assert f"the role {role} lacks INSERT on audit_event" in registry.log.read_text()
     assert psql(owner, f"GRANT INSERT ON audit_event TO {role}").returncode == 0
     turns(registry, "ok")
 

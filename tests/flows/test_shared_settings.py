@@ -269,6 +269,6 @@ def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(
     [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
     assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
     assert line.startswith(
-        "agentauth: not started: the role of DATABASE_URL may do more than a verifier needs"
+        "agentauth: not started: the role of DATABASE_URL has more rights than a verifier needs"
     )
     assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has bound.")

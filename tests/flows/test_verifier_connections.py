@@ -348,7 +348,7 @@ def test_a_certificate_is_the_proxys(tmp_path: Path) -> None:
     made.launch()
     assert made.process
     assert made.process.wait(20) == 1
-    assert "let the proxy in front hold the certificate" in made.log.read_text()
+    assert "configure the certificate at the proxy in front" in made.log.read_text()
 
 
 def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_log_has_one_json_object_a_line_and_reports_the_start(
     lines = [json.loads(line) for line in whole.splitlines()]
     for line in lines:
         assert line.keys() >= {"at", "level", "logger", "message"}, line
-    assert any(line["message"].startswith("the checks at startup have passed") for line in lines)
+    assert any(line["message"].startswith("the startup checks have passed") for line in lines)
 
 
 def test_the_service_can_write_its_own_folder_alone(production: ProductionRegistry) -> None:

@@ -13,7 +13,7 @@ MAX_BEGUN: Final = 2048
 # An unavailable database costs each request its full timeout: after this many faults in a row the
 # rest of the batch is not tried.
 FAULTS_IN_A_ROW: Final = 3
-NOT_TRIED: Final = "This was not tried: the service does not answer right now."
+NOT_TRIED: Final = "This call was not tried: the service is unavailable right now."
 # How long (s) a request waits for a place in memory, and again for a place to run.
 _TURN_SECONDS: Final = 5
 # How long (s) it waits for room in the lane before it runs, so that no batch fills the lane alone.

@@ -54,7 +54,7 @@ def close_history(
     store = log_store()
     if store is None:
         raise InvalidStateError(
-            "AUDIT_STORE is not set: nothing outside would prove how the log ended."
+            "AUDIT_STORE is not set: no record outside the database would prove how the log ended."
         )
     check_place()
     row, _now = look()

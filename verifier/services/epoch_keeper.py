@@ -103,7 +103,7 @@ class Keeper:
             if self._trouble != str(error):
                 self._trouble = str(error)
                 logger.error(  # noqa: TRY400 — expected, no traceback
-                    "Redis cannot be the replay cache now, the verifier answers 503: %s", error
+                    "Redis cannot be the replay cache now, so the verifier answers 503: %s", error
                 )
 
     def _watch(
@@ -187,8 +187,7 @@ class Keeper:
         latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SECONDS)
         if not all(earliest <= each <= latest for each in told):
             raise ClocksApartError(
-                f"its clock differs by more than {CLOCK_SECONDS} s from the database's: set "
-                "it right"
+                f"its clock differs by more than {CLOCK_SECONDS} s from the database's: correct it"
             )
 
 
@@ -239,7 +238,7 @@ class Keeping:
             except Exception:
                 # Log once until a check succeeds.
                 if not failing:
-                    logger.exception("no epoch of the replay cache can begin; trying until one can")
+                    logger.exception("no epoch of the replay cache can begin; retrying")
                 failing = True
                 connections.close_all()
         try:

@@ -137,7 +137,7 @@ class Lease:
         last = self._last
         if last is None or self._age_of(last) > LEASE_SECONDS:
             raise TemporarilyUnavailableError(
-                "Whether the clock of this host is right is not known now."
+                "This process cannot tell right now whether the clock of this host is right."
             )
         return last.clock_off
 
@@ -286,9 +286,9 @@ def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
     """Log each time this process stops acting or may act again."""
     if halt is not None and halt != before:
         if halt.passes:
-            logger.info("this process answers nothing yet: %s", halt.reason)
+            logger.info("this process does not answer yet: %s", halt.reason)
         else:
-            logger.error("this process answers nothing until an operator acts: %s", halt.reason)
+            logger.error("this process does not answer until an operator acts: %s", halt.reason)
     elif halt is None and before is not None and not before.passes:
         logger.warning("this process may act again")
 
@@ -363,7 +363,7 @@ def due(seen: Home) -> datetime | None:
     off = _clock_off(row.database_now, earliest, latest)
     if off is not None:
         logger.error(
-            "no epoch begins here: this host is %s s ahead of the database", off.seconds_ahead
+            "not starting an epoch: this host is %s s ahead of the database", off.seconds_ahead
         )
         return None
     # Both are about right. The later one is safe: it only prolongs the careful time.

@@ -72,10 +72,10 @@ def halt(row: Home) -> Halt | None:
         return hold
     if not VOUCHED.holds(row):
         return Halt(
-            "Whether the database was set back is not known yet. Try again shortly.",
-            "the database was started, and its history was not yet compared with what is "
-            "known outside. Start a process that"
-            " may read the log (web or jobs), and see that AUDIT_STORE and REDIS_URL answer",
+            "It is not known yet whether the database was set back. Try again shortly.",
+            "the database was started, and its history was not yet compared with the records "
+            "outside it. Start a process that may read the log (web or jobs), and check that "
+            "AUDIT_STORE and REDIS_URL answer",
             check=CHECK,
             passes=True,
         )
@@ -140,7 +140,7 @@ class Vouched:
             try:
                 look()
             except Error:
-                logger.exception("cannot check now whether the database was set back; trying again")
+                logger.exception("cannot check now whether the database was set back; retrying")
             finally:
                 connection.close()
 
@@ -161,7 +161,7 @@ class Vouched:
         try:
             check_history(self._mark())
         except (TemporarilyUnavailableError, StoreChangedError):
-            logger.exception("cannot check now whether the database was set back; trying again")
+            logger.exception("cannot check now whether the database was set back; retrying")
         except ChainError as error:
             hold(row, error.description)
         else:
@@ -218,7 +218,7 @@ def hold(row: Home, because: str) -> None:
     row.refresh_from_db(fields=["held_at", "held_because"])
     if held:
         logger.error(
-            "the database is held, nothing is decided until an operator continues "
+            "the database is held, so nothing is decided until an operator continues "
             "(docs/restore.md): %s",
             because,
         )

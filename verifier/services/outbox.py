@@ -80,7 +80,7 @@ def drain_redis(*, now: datetime) -> int:
         with sync_client() as client:
             return drain(client, now=now)
     except AWAY as error:
-        logger.exception("decisions that wait in Redis could not be read")
+        logger.exception("decisions that are waiting in Redis could not be read")
         raise TemporarilyUnavailableError from error
 
 
@@ -95,7 +95,7 @@ def count_waiting_in_redis() -> list[int] | None:
         with sync_client() as client:
             return count_waiting(client)
     except AWAY:
-        logger.exception("Redis could not be asked how many decisions wait")
+        logger.exception("Redis could not be asked how many decisions are waiting")
         return None
 
 
@@ -132,7 +132,7 @@ def drain(client: Streams, *, now: datetime) -> int:
         try:
             written += _state_forgotten(over, present, now)
         except REFUSED:
-            logger.exception("what was forgotten could not be stated")
+            logger.exception("decisions that Redis lost could not be recorded")
             failed = True
         done, refused = _take_over_all(client, [each for each in batches if each.read], now)
         written, failed = written + done, failed or bool(refused)
@@ -166,7 +166,7 @@ def _read_all(
         except AWAY:
             if node is None:
                 raise
-            logger.exception("what waits in shard %s could not be read", shard)
+            logger.exception("the decisions waiting in shard %s could not be read", shard)
             away.add(node.name)
     return batches, bool(away)
 
@@ -184,7 +184,10 @@ def _take_over_all(
         return _take_over(client, batches, now, careful=False), set()
     except (*REFUSED, OperationalError) as error:
         _raise_unless_refused(error)
-        logger.warning("decisions of all shards could not be taken over together: each by itself")
+        logger.warning(
+            "decisions of all shards could not be taken over together; taking over each shard by "
+            "itself"
+        )
     written, refused = 0, set()
     for batch in batches:
         try:

@@ -86,7 +86,7 @@ class Watcher:
                     self._follow()
                 except Exception:
                     if not self._failing and not self._stopping.is_set():
-                        logger.exception("changes of state cannot be seen; trying until they can")
+                        logger.exception("cannot listen for changes of state; retrying")
                     self._failing = True
                     connection.close()
                     self._stopping.wait(_RETRY_SECONDS)

@@ -149,7 +149,7 @@ class LeanVerifier:
 
     async def evaluate(self, script: Script, called: Called) -> Reply:
         if self._servers is None:
-            raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
+            raise TemporarilyUnavailableError("The replay cache is unavailable. Try again shortly.")
         return read_acknowledged(script, called, await self._servers.evaluate(script, *called))
 
     def check_room(self) -> None:

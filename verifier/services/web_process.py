@@ -137,7 +137,7 @@ class Web:
 
     async def evaluate(self, script: Script, called: Called) -> Reply:
         if not settings.REDIS_URL:
-            raise TemporarilyUnavailableError("The replay cache is not here. Try again shortly.")
+            raise TemporarilyUnavailableError("The replay cache is unavailable. Try again shortly.")
         return read_acknowledged(
             script, called, _servers(settings.REDIS_URL).evaluate(script, *called)
         )
@@ -167,7 +167,7 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # a StopIteration is untyped
     work.close()
-    raise RuntimeError("something waited for an event loop in a process that has none")
+    raise RuntimeError("a coroutine waited for an event loop in a process that has none")
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def decide_together(
             _withhold(asked, outcomes)
         except (DatabaseError, InterfaceError):
             # The calls are committed. An error here would have them decided a second time.
-            logger.exception("the log does not say that decisions were withheld")
+            logger.exception("the log does not record that decisions were withheld")
         return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
     return outcomes
 
@@ -327,7 +327,7 @@ def _confirmation(call: StoreCall, state: TokenState, envelope: Envelope) -> Con
 
 def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
     if call.action is None or call.operation_key is None:
-        raise TypeError("only a transact, which has a key, is confirmed")
+        raise TypeError("only a transact, which has a key, can be confirmed")
     asked, retry_after = request_confirmation(
         grant=state.grant,
         action=call.action,

@@ -199,7 +199,7 @@ class Lane:
 
     async def _done_for(self, job: _Job) -> Any:
         if not self._line.put(job):
-            raise NotDoneError("Too many decisions wait. Try again shortly.")
+            raise NotDoneError("Too many decisions are waiting. Try again shortly.")
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await job.answer

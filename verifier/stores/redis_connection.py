@@ -141,7 +141,7 @@ class Line(asyncio.Protocol):
             reader.feed(data)
             while (reply := reader.gets()) is not False:
                 if len(waiting) <= len(self._out):
-                    self.drop("it answered what was not sent")
+                    self.drop("it sent an answer to no command")
                     return
                 future, _ = waiting.popleft()
                 # The future of a cancelled caller stays in the queue.
@@ -299,7 +299,7 @@ class Node:
             self._rests_until = now + min(rest, LONGEST_REST_SECONDS)
 
     def _forgetful(self, line: Line) -> ForgetfulServerError:
-        self.log(f"it is not what the epoch began with: run id {line.run_id}")
+        self.log(f"it is not the server that the epoch began with: run id {line.run_id}")
         if not line.busy:
             # The next connection may lead to the right server; the pause limits how often.
             line.drop("another server")
@@ -317,7 +317,7 @@ class Node:
         if not opening.done() or opening.cancelled():
             if asyncio.get_running_loop().time() - self._failed_at >= TOGETHER_SECONDS:
                 self._failed()
-            raise RedisAwayError("no connection in time")
+            raise RedisAwayError("the connection timed out")
         return opening.result()
 
     def _was_opened(self, opening: asyncio.Task[Line]) -> None:
@@ -348,7 +348,7 @@ class Node:
         finally:
             # Even if no caller waits any more.
             if line is not None and self._line is not line:
-                line.drop("it did not greet")
+                line.drop("the greeting failed")
 
     async def _greet(self, line: Line, due: float) -> None:
         """Authenticate, read the server's identity and load the scripts."""
@@ -393,7 +393,7 @@ def identity(info: Mapping[str, str]) -> str:
     """
     run, data = info.get("run_id"), info.get("master_replid")
     if not (run and data):
-        raise RedisAwayError("it does not say who it is")
+        raise RedisAwayError("it does not report its run id and replication id")
     if info.get("maxmemory_policy") != "noeviction":
         raise EvictingServerError(
             "maxmemory-policy must be noeviction: it may forget spent proofs otherwise"

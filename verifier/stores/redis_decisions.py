@@ -47,9 +47,7 @@ EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
 # The same for a spent proof, whose lifetime already allows for CLOCK_SECONDS.
 SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
-_UNSURE: Final = (
-    "The result of the first try is not known any more. Have the agent send a new proof."
-)
+_UNSURE: Final = "The result of the first try is no longer known. Have the agent send a new proof."
 # How many actions per token are cached as allowed. Actions with arguments are not, so each takes at
 # most 2 kB.
 MOST_YESES: Final = 4
@@ -281,7 +279,9 @@ def check_reply(reply: Reply) -> None:
     if reply.code is Code.LOST:
         raise TemporarilyUnavailableError("The replay cache is moving. Try again shortly.")
     if reply.code is Code.FULL:
-        raise TemporarilyUnavailableError("Too many decisions wait for the log. Try again shortly.")
+        raise TemporarilyUnavailableError(
+            "Too many decisions are waiting for the log. Try again shortly."
+        )
     if reply.code is Code.UNSURE:
         raise TemporarilyUnavailableError(_UNSURE)
 

@@ -79,7 +79,7 @@ class RedisProbe:
                 if reply.code is not Code.OK:
                     # Another registry's Redis, or ours from before its database was restored.
                     raise ServersAwayError(
-                        f"Redis was marked with a later epoch, {reply.number}: empty it."
+                        f"Redis has the mark of a later epoch, {reply.number}: empty it."
                     )
 
     def marked(self, epoch: int) -> bool:

@@ -118,7 +118,7 @@ class Servers:
         if later:
             raise InvalidStateError(
                 f"These Redis servers know epoch {later[0].number}, later than {epoch}: they "
-                "were another database's."
+                "belonged to another database."
             )
 
     async def ping(self) -> None:
@@ -219,7 +219,7 @@ class Servers:
         learning = self._start_learning(None)
         await asyncio.wait([learning], timeout=max(due - asyncio.get_running_loop().time(), 0))
         if not learning.done() or learning.cancelled():
-            raise RedisAwayError("no answer in time to which server serves what")
+            raise RedisAwayError("no server said in time which server serves which shard")
         learning.result()
 
     def _start_learning(self, first: Node | None) -> asyncio.Task[None]:

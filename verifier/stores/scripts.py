@@ -141,7 +141,7 @@ def read_reply(raw: Any) -> Reply:
     code, tat_us, wait_us, number, before_us, *kept = raw
     known = _CODES.get(code)
     if known is None:
-        raise ValueError("a script answered with no code of ours")
+        raise ValueError("a script answered with an unknown code")
     return Reply(known, tat_us, wait_us, number, before_us, *kept)
 
 

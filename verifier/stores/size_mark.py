@@ -71,8 +71,8 @@ def _parsed(told: bytes | None) -> Mark | None:
     except (ValueError, TypeError):
         pass
     logger.error(
-        "the Redis key aa:mark holds no mark of this registry; ignoring it. See that "
-        "REDIS_URL is right"
+        "the Redis key aa:mark does not contain a mark of this registry; ignoring it. Check "
+        "REDIS_URL"
     )
     return None
 

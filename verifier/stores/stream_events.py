@@ -77,13 +77,13 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
     denied = kind == kinds.DECISION_DENIED
     if denied:
         if not isinstance(error, str) or not isinstance(reason, str | None):
-            raise TypeError("a no without its words")
+            raise TypeError("a refusal without its error and reason")
         data |= {"error": error}
         capability = None
     if not denied and grant is None:
-        raise ValueError("a yes without a grant")
+        raise ValueError("an allowed decision without a grant")
     if not isinstance(capability, str | None):
-        raise TypeError("a capability is named by a text")
+        raise TypeError("the name of a capability must be a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
     made, hidden = _sealed(orjson.dumps(data), capability, kept=agent is not None)

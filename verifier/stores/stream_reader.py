@@ -106,5 +106,5 @@ def _read(shard: int, entry_id: bytes, fields: dict[bytes, bytes], *, proved: bo
 def _count(text: bytes) -> int:
     value = int(text)
     if not 0 < value <= MAX_INTEGER:
-        raise ValueError("not a number that is counted to")
+        raise ValueError("the number is out of range")
     return value

@@ -294,7 +294,7 @@ class Work:
             raise
         if kept != len(rows):
             raise TemporarilyUnavailableError(
-                "Another call under this Idempotency-Key was faster. Try again."
+                "Another call with this Idempotency-Key was faster. Try again."
             )
 
     def _reads(self, calls: Sequence[Prepared]) -> list[_Read]:

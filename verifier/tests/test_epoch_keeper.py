@@ -165,7 +165,7 @@ def test_servers_of_a_later_epoch_are_not_begun_in(
     one: Keeper, servers: FakeServers, time: Passing, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Such servers belong to another registry, or to ours before its database was restored."""
-    servers.trouble = ServersAwayError("Redis was marked with a later epoch, 7: empty it.")
+    servers.trouble = ServersAwayError("Redis has the mark of a later epoch, 7: empty it.")
     assert at(turns(one, servers, time, 60)) == (1, "database", "redis")
     # Logged once.
     assert caplog.text.count("later epoch, 7") == 1

@@ -375,7 +375,10 @@ GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
         (b"+OK\r\n" * 5, "the connection was lost"),
         (b"", "the connection was lost"),
         (GREETING + b"+OK\r\n", "the connection was lost"),
-        (GREETING.replace(b"master_replid", b"master_nobody"), "it does not say who it is"),
+        (
+            GREETING.replace(b"master_replid", b"master_nobody"),
+            "it does not report its run id and replication id",
+        ),
     ],
     ids=["http", "no greeting", "nothing", "too much", "nameless"],
 )

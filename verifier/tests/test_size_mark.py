@@ -54,7 +54,7 @@ def test_SA_13_a_mark_that_another_party_wrote_is_ignored_and_replaced(
     }[how]
     server.client().set(KEY, forged)
     assert read_mark() is None
-    assert "holds no mark of this registry" in caplog.text
+    assert "does not contain a mark of this registry" in caplog.text
     advance_mark(FIVE)
     assert read_mark() == FIVE
 

@@ -12,7 +12,7 @@ from verifier.services import expiry as verifier_expiry
 
 
 class Command(JsonCommand):
-    help = "Record what has expired and forget what is only remembered."
+    help = "Record what has expired, and delete what is no longer needed."
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         now = timezone.now()

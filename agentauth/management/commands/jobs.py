@@ -36,8 +36,8 @@ def step_back() -> None:
 
 class Command(BaseCommand):
     help = (
-        "Drain Redis, number the log and watch the verifier's home every second; expire and "
-        "promote keys every half minute."
+        "Every second: drain Redis, number the log's events, check the replay cache. Every 30 "
+        "seconds: expire records, promote keys."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -66,7 +66,7 @@ class Command(BaseCommand):
                 turn += 1
         except Exception as error:
             # Unexpected: the process ends, and its supervisor starts another.
-            logger.exception("jobs: ends after an error")
+            logger.exception("jobs: stopping after an error")
             failure = error
             stop.set()
         for thread in beside:
@@ -112,5 +112,5 @@ class Command(BaseCommand):
 
 
 def _log_failure(job: Job, error: Exception) -> None:
-    logger.error("jobs: %s failed, and will run again", job.name, exc_info=error)
+    logger.error("jobs: %s failed and will be retried", job.name, exc_info=error)
     close_old_connections()

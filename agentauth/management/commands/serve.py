@@ -35,7 +35,7 @@ RESTARTS_SECONDS = 60.0
 
 
 class Command(BaseCommand):
-    help = "Bring the whole system up: database, keys, web server and periodic jobs."
+    help = "Start the whole system: database, keys, web server and periodic jobs."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -50,7 +50,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 1:
-            raise CommandError("--workers: at least one process must serve.")
+            raise CommandError("--workers must be at least 1.")
         check_port_is_free(_port())
         call_command("migrate", interactive=False, verbosity=0)
         # This command starts the whole system, so its environment decides the settings.
@@ -93,10 +93,9 @@ def check_port_is_free(port: int) -> None:
     while error := _bind_error(port):
         if time.monotonic() > deadline:
             raise CommandError(
-                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop what runs "
-                "there (another `make run`?),"
-                " or take another port, the same for `make demo`: make run "
-                "PUBLIC_URL=http://localhost:8010"
+                f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Stop the program "
+                "that uses it (another `make run`?), or choose another port, the same for `make "
+                "demo`: make run PUBLIC_URL=http://localhost:8010"
             )
         time.sleep(POLL_SECONDS)
 

@@ -31,7 +31,7 @@ class Command(JsonCommand):
             required=True,
             help="the name of the person who decides; recorded in the log",
         )
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
             "--undetected",
             action="store_true",
@@ -46,7 +46,7 @@ class Command(JsonCommand):
             )
         if not options["yes"] and not self.agrees(*_QUESTION):
             raise CommandError(
-                "Nothing was changed: the answer was not yes. Answer yes, or use --yes."
+                "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
             )
         done = continue_after_restore(
             operator=options["operator"],

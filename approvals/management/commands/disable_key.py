@@ -1,4 +1,4 @@
-"""`manage.py disable_key KID`: refuse everything a key signed, at once and for good."""
+"""`manage.py disable_key KID`: refuse everything a key signed, at once and permanently."""
 
 import re
 from argparse import Namespace
@@ -16,14 +16,12 @@ _KID = re.compile(r"-[A-Za-z0-9_-]{42}")
 
 
 class Command(JsonCommand):
-    help = (
-        "Refuse everything a key signed, from now on and for good: it may be known to someone else."
-    )
+    help = "Disable a key that someone else may know: everything it signed is refused permanently."
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("kid")
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)

@@ -1,4 +1,4 @@
-"""`manage.py revoke_key_certificate SERIAL`: refuse all a certified key signed, for good."""
+"""`manage.py revoke_key_certificate SERIAL`: refuse permanently all that a certified key signed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +12,15 @@ from kms.certificates import revoke_certificate
 
 
 class Command(JsonCommand):
-    help = "Refuse everything that a key of one process signed, from now on and for good."
+    help = (
+        "Revoke the certificate of one process's key: everything that the key signed is refused "
+        "permanently."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("serial")
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["yes"]:

@@ -20,8 +20,8 @@ from registry.models import Human
 class Command(OperatorCommand):
     help = (
         "Print a one-time link for the first admin; with --email, for an invited human; with "
-        "--recover, begin "
-        "to recover one, and print the link once that is ready."
+        "--recover, start the recovery of an account, and print the link once the recovery is "
+        "ready."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -31,8 +31,8 @@ class Command(OperatorCommand):
             "--recover",
             type=_address,
             metavar="EMAIL",
-            help="begin to recover the human with this address; once the recovery is ready, print "
-            "its link",
+            help="start the recovery of the human with this address, or print its link once the "
+            "recovery is ready",
         )
         parser.add_argument(
             "--stolen",
@@ -44,7 +44,7 @@ class Command(OperatorCommand):
             "--admin", action="store_true", help="the invited human becomes an admin"
         )
         parser.add_argument(
-            "--first-start", action="store_true", help="say nothing where an admin exists already"
+            "--first-start", action="store_true", help="print nothing if there is an admin already"
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
@@ -90,7 +90,7 @@ def _address(text: str) -> str:
 
 def _made(options: dict[str, Any]) -> SetupLink:
     if options["stolen"]:
-        raise CommandError("--stolen goes with --recover.")
+        raise CommandError("--stolen can only be used with --recover.")
     return create_setup_link(
         email=options["email"] or "",
         is_staff=options["admin"],
@@ -104,7 +104,8 @@ def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
     now, actor = timezone.now(), operator_of(options)
     if options["email"] or options["admin"]:
         raise CommandError(
-            "--recover is for an account that exists: it goes without --email and --admin."
+            "--recover is for an account that exists: it cannot be combined with --email or "
+            "--admin."
         )
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:

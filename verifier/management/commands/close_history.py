@@ -10,7 +10,8 @@ from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.services.closing import close_history
 
 _QUESTION = (
-    "This database answers nothing from now on: it is about to be replaced by a backup. Close it?"
+    "From now on, this database answers no calls, because a backup is about to replace it. Close "
+    "it?"
 )
 
 
@@ -24,7 +25,7 @@ class Command(JsonCommand):
         parser.add_argument(
             "--operator", required=True, help="who decides; it is recorded in the log"
         )
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
@@ -37,6 +38,6 @@ class Command(JsonCommand):
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
-            f"Closed after {result['size']} events, and all of them stand outside. Put the backup "
-            "in place now."
+            f"Closed after {result['size']} events, and all of them are in the external store. "
+            "Put the backup in place now."
         )

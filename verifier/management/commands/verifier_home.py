@@ -20,7 +20,7 @@ class Command(JsonCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--move-to", choices=[str(kind) for kind in Home.Kind], help="where to move"
+            "--move-to", choices=[str(kind) for kind in Home.Kind], help="the cache to move to"
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
@@ -47,5 +47,7 @@ def _left(row: Home, for_kind: str) -> Home:
         epoch=row.epoch, for_kind=for_kind, reason="operator", actor=OPERATOR, now=timezone.now()
     )
     if not left:
-        raise InvalidStateError("A new epoch is about to begin already.")
+        raise InvalidStateError(
+            "A new epoch is about to begin already. Try again in a few seconds."
+        )
     return look()[0]
