@@ -63,8 +63,8 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=EVENTS, help="of each run")
-    parser.add_argument("--each", type=int, action="append", help="events that come in each second")
+    parser.add_argument("--events", type=int, default=EVENTS, help="events in each run")
+    parser.add_argument("--each", type=int, action="append", help="events that arrive each second")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--agents", type=int, default=100)
     given = parser.parse_args()
@@ -141,7 +141,7 @@ def run(
         spent, written = cpu_seconds(root)["postgres"] - began, position(asking) - written
     numbered, wanted = log_size() - size, max(1, events // each) * each
     if not drained == numbered == wanted:
-        raise RuntimeError(f"of {wanted} events {drained} were taken over and {numbered} numbered")
+        raise RuntimeError(f"of {wanted} events, {drained} were taken over and {numbered} numbered")
     return Cost(
         drained / wall,
         drain_cpu / drained * 1e6,

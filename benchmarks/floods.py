@@ -165,11 +165,13 @@ def _row(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--part", choices=FLOODS, action="append", help="again for several; all without"
+        "--part", choices=FLOODS, action="append", help="repeatable; all parts by default"
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
-    parser.add_argument("--pairs", type=int, default=8, help="of turns, with and without the flood")
-    parser.add_argument("--rate", type=float, default=300, help="requests of strangers a second")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds of each turn")
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="number of turns, with and without the flood"
+    )
+    parser.add_argument("--rate", type=float, default=300, help="strangers' requests a second")
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)
     print(f"{machine()}; {given.rate:.0f} requests of strangers a second.\n")

@@ -75,17 +75,21 @@ _CHUNK = 100_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, action="append", help="sizes of the log, rising")
+    parser.add_argument(
+        "--events", type=int, action="append", help="sizes of the log, in ascending order"
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--disk", type=Path, default=None, help="a folder on the disk to use")
-    parser.add_argument("--plans", action="store_true", help="print how PostgreSQL went about each")
+    parser.add_argument("--disk", type=Path, default=None, help="the folder to use on the disk")
+    parser.add_argument(
+        "--plans", action="store_true", help="print PostgreSQL's plan of each query"
+    )
     given = parser.parse_args()
     sizes = given.events or list(SIZES)
     room = shutil.disk_usage(given.disk or tempfile.gettempdir()).free
     if room < 2 * max(sizes) * BYTES_PER_EVENT:
         sys.exit(
-            f"{max(sizes):,} events want {2 * max(sizes) * BYTES_PER_EVENT:,} bytes free; "
-            f"there are {room:,}"
+            f"{max(sizes):,} events need {2 * max(sizes) * BYTES_PER_EVENT:,} bytes free; there "
+            f"are {room:,}"
         )
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     settings = "-c shared_buffers=1GB -c max_wal_size=4GB -c synchronous_commit=off"
@@ -244,7 +248,7 @@ def questions() -> dict[str, Callable[[], Any]]:
         "admin: failed (there are none)": listed("outcome__exact=failed"),
         "admin: one in 100,000": listed("kind=kms.key.disabled"),
         "admin: search for the busy agent": listed(f"q={BUSY}"),
-        "admin: search for an id that is none": listed(f"q={NOBODY}"),
+        "admin: search for an id that does not exist": listed(f"q={NOBODY}"),
         "admin: search for a request that was never made": listed("q=nothing-of-that-name"),
         "jobs: which of 8,000 ids are recorded": lambda: find_recorded(some),
     }

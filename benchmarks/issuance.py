@@ -332,9 +332,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200, help="calls a second")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument(
-        "--limit", type=int, default=100, help="signatures a second of the key service"
+        "--limit", type=int, default=100, help="signatures a second that the key service makes"
     )
-    parser.add_argument("--latency-ms", type=float, default=20, help="of the key service")
+    parser.add_argument("--latency-ms", type=float, default=20, help="latency of the key service")
     parser.add_argument(
         "--agents", type=int, default=200, help="each has a limit of 20 calls a second"
     )
@@ -342,7 +342,7 @@ def main() -> None:
     parser.add_argument(
         "--rotate",
         action="store_true",
-        help="the token key in the middle, each token judged at once",
+        help="rotate the token key in the middle, and verify each token at once",
     )
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)

@@ -66,7 +66,7 @@ class KeyService:
 
     def _make(self, name: str, asked: dict[str, Any]) -> Answer:
         if asked["type"] != "ed25519":
-            return 400, {"errors": ["this fake holds Ed25519 keys alone"]}
+            return 400, {"errors": ["this fake holds only Ed25519 keys"]}
         self.keys.setdefault(name, PrivateKey.generate())
         return 204, None
 

@@ -33,8 +33,10 @@ ASKED = 300
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, action="append", help="sizes of the log, rising")
-    parser.add_argument("--disk", type=Path, default=None, help="a folder on the disk to use")
+    parser.add_argument(
+        "--events", type=int, action="append", help="sizes of the log, in ascending order"
+    )
+    parser.add_argument("--disk", type=Path, default=None, help="the folder to use on the disk")
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
     print(

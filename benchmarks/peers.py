@@ -137,9 +137,9 @@ def peer(name: str, folder: Path, redis_url: str) -> Iterator[Peer]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--part", choices=KINDS, action="append", help="again for several; all without"
+        "--part", choices=KINDS, action="append", help="repeatable; all parts by default"
     )
-    parser.add_argument("--seconds", type=int, default=10, help="of each run")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds of each run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=10)
     given = parser.parse_args(namespace=argparse.Namespace(pin=False))

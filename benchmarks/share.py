@@ -51,7 +51,7 @@ VALUE = re.compile(r"\$(\d+) = (NULL|'(?:[^']|'')*')")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=10, help="of each run")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds of each run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=16)
     given = parser.parse_args(namespace=argparse.Namespace(pin=False))
@@ -278,7 +278,7 @@ def counted(printed: str) -> tuple[int, float]:
     failed = re.search(r"^number of failed transactions: (\d+)", printed, re.MULTILINE)
     rate = re.search(r"^tps = ([\d.]+)", printed, re.MULTILINE)
     if count is None or rate is None or not int(count[1]) or (failed and int(failed[1])):
-        raise ValueError(f"pgbench made none, or some failed: {printed}")
+        raise ValueError(f"pgbench made no transaction, or some failed: {printed}")
     return int(count[1]), float(rate[1])
 
 

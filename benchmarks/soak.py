@@ -62,9 +62,11 @@ class Size:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=3600, help="after the warm-up")
+    parser.add_argument(
+        "--seconds", type=int, default=3600, help="seconds to measure after the warm-up"
+    )
     parser.add_argument("--warm-seconds", type=int, default=1300)
-    parser.add_argument("--rate", type=float, default=3000, help="calls a second at the verifier")
+    parser.add_argument("--rate", type=float, default=3000, help="calls a second to the verifier")
     parser.add_argument("--connections", type=int, default=16)
     given = parser.parse_args()
     os.environ.pop("DATABASE_URL", None)

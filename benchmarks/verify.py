@@ -140,30 +140,34 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--part", choices=PARTS, action="append", help="again for several; all without"
+        "--part", choices=PARTS, action="append", help="repeatable; all parts by default"
     )
-    parser.add_argument("--seconds", type=int, default=10, help="of each run")
+    parser.add_argument("--seconds", type=int, default=10, help="seconds of each run")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument(
-        "--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="of the agents' keys"
+        "--alg", choices=("EdDSA", "ES256"), default="EdDSA", help="algorithm of the agents' keys"
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
-        "--rate", type=float, help="calls a second, sent open-loop; without it as fast as it goes"
+        "--rate", type=float, help="calls a second, sent open-loop; without it, as fast as possible"
     )
     pace.add_argument(
         "--half",
         action="store_true",
-        help="once as fast as it goes, then open-loop at half that rate",
+        help="once as fast as possible, then open-loop at half that rate",
     )
-    parser.add_argument("--agents", type=int, help="in place of the part's own number")
-    parser.add_argument("--workers", type=int, default=WORKERS, help="the verifier's own processes")
+    parser.add_argument("--agents", type=int, help="instead of the part's own number")
     parser.add_argument(
-        "--cluster", action="store_true", help="three nodes of Redis instead of one server"
+        "--workers", type=int, default=WORKERS, help="number of the verifier's own processes"
     )
     parser.add_argument(
-        "--pin", action="store_true", help="servers on the first core, the load on the last"
+        "--cluster", action="store_true", help="three Redis nodes instead of one server"
+    )
+    parser.add_argument(
+        "--pin",
+        action="store_true",
+        help="servers on the first core, the load generator on the last",
     )
     given = parser.parse_args()
     # Each part sets its own.

@@ -24,9 +24,11 @@ NEW = 10_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, action="append", help="sizes of the log, rising")
     parser.add_argument(
-        "--new", type=int, default=NEW, help="so many events come between two checks"
+        "--events", type=int, action="append", help="sizes of the log, in ascending order"
+    )
+    parser.add_argument(
+        "--new", type=int, default=NEW, help="number of events that come between two checks"
     )
     given = parser.parse_args()
     print(f"{machine()}. {' '.join(sys.argv[1:])}\n", flush=True)
@@ -62,7 +64,7 @@ def _measure(registry: LiveRegistry, name: str, *arguments: str) -> None:
     found: dict[str, Any] = registry.manage("verify_audit", *arguments)
     seconds = time.monotonic() - began
     if not found["ok"] or not found["state_kept"]:
-        raise RuntimeError(f"not what was to be measured: {found}")
+        raise RuntimeError(f"the check measured something else: {found}")
     leaves = (
         found["tree_size"] - found["checked_from"] + found["rechecked_to"] - found["rechecked_from"]
     )

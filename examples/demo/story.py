@@ -110,7 +110,7 @@ class Story:
             "pay 80.00 EUR to ACME", "step_up_required/confirm_above", "80.00", key
         )
         if asked.body.get("confirmation_id"):
-            heading("One payment is above the threshold: it needs your word")
+            heading("One payment is above the threshold: it needs your confirmation")
             say(f"Confirm here: {asked.body['approval_url']}")
             confirmation = await self.client.wait_for_confirmation(
                 str(asked.body["confirmation_id"])
@@ -216,7 +216,10 @@ class Story:
                     break
                 await asyncio.sleep(1)
         except AgentAuthError:
-            say("(The agent itself was revoked and may read no more: the lines up to then.)")
+            say(
+                "(The agent was revoked and can no longer read the log. These are the lines until "
+                "then.)"
+            )
         heading("What the audit log says about it")
         rows = [
             (
@@ -242,11 +245,11 @@ class Story:
             return 0
         for act in strange:
             say(
-                f"Not as the story has it: {act.what}: {act.word or 'allowed'} instead of "
+                f"Unexpected answer: {act.what}: {act.word or 'allowed'} instead of "
                 f"{act.expected or 'allowed'}."
             )
         if grant.narrowed or any(act.word.endswith("confirmation_denied") for act in strange):
-            say("That is how you decided.")
+            say("Your decision explains it.")
             return 0
         return 1
 
