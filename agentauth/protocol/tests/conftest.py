@@ -1,7 +1,7 @@
-"""How the laws of the protocol are tried: no example is failed for its time."""
+"""Hypothesis settings of the protocol's tests: no example fails for taking long."""
 
 from hypothesis import settings
 
-# How long an example takes says how busy the machine is, nothing about the law.
+# How long an example takes depends on how busy the machine is, not on the property.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -1,4 +1,4 @@
-"""Ed25519 keys that are no key of RFC 8032 section 5.1.5: a true one plus a point of small order,
+"""Ed25519 keys that RFC 8032 section 5.1.5 cannot make: a real key plus a point of small order,
 and signatures by them.
 """
 
@@ -49,7 +49,7 @@ SMALL: Final = [reduce(plus, [_ORDER_8] * times) for times in range(1, 8)]
 
 
 def mixed(raw: bytes, small: Point) -> bytes:
-    """The encoding of a true key's point plus a point of small order."""
+    """The encoding of a real key's point plus a point of small order."""
     return encoded(plus(decoded(raw), small))
 
 
@@ -64,7 +64,7 @@ class MixedSigner:
     def __init__(self, small: Point = _ORDER_8) -> None:
         self._secret = secrets.randbelow(ORDER)
         self.raw = mixed(base_times(self._secret.to_bytes(32, "little")), small)
-        # As a proof's key is read: nothing else makes a PublicKey of it.
+        # Read it as a proof's key is read: nothing else turns it into a PublicKey.
         self.public: PublicKey = ed25519_public_key(self.raw, registered=True)
         self.kid = self.public.thumbprint
 

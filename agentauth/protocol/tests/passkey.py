@@ -1,4 +1,4 @@
-"""A passkey in software: makes COSE keys and assertions, honest ones and, by argument, dishonest
+"""A passkey in software: makes COSE keys and assertions, valid ones and, by argument, invalid
 ones.
 """
 

@@ -39,7 +39,7 @@ scalars = st.sampled_from(SCALARS)
 
 
 def covers(granted: Capability, action: Action) -> bool:
-    """What a grant of this capability alone says to the action."""
+    """How a grant of only this capability answers the action."""
     return choose([granted], action).capability is not None
 
 

@@ -1,5 +1,5 @@
-"""Statements: exact members, one challenge per statement, and no yes to grave permissions without
-the second step.
+"""Statements: exact members, one challenge per statement, and no approval of dangerous
+permissions without the second step.
 """
 
 from dataclasses import replace
@@ -79,7 +79,7 @@ ALL = {"approval": approval(), "confirmation": confirmation(), "claim": claim_st
 def test_AP_1_the_challenge_is_the_tagged_hash_of_the_canonical_statement(
     statement: Statement,
 ) -> None:
-    """Computed here from the words of the contract, not with the functions under test."""
+    """Computed from the text of the contract, not with the functions under test."""
     tag = f"agentauth/{statement.kind}/v1".encode()
     expected = sha256(tag + b"\x00" + rfc8785.dumps(statement.to_json())).digest()  # type: ignore[arg-type]
     assert statement.challenge() == expected
@@ -197,7 +197,7 @@ WRONG: list[tuple[str, str, Any]] = [
 
 @pytest.mark.parametrize(("kind", "name", "value"), WRONG, ids=str)
 def test_a_member_in_another_form_is_refused_by_name(kind: str, name: str, value: Any) -> None:
-    # An issuer that does not match shows at the rp_id; a wrong kind may show at the members of the
+    # A wrong issuer is noticed at the rp_id; a wrong kind may be noticed at the members of the
     # right one.
     with pytest.raises(InvalidRequestError, match="statement"):
         parse_statement({**ALL[kind].to_json(), name: value})

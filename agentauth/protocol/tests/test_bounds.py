@@ -1,4 +1,4 @@
-"""What is as long, or as many, as a bound allows is accepted; one more is refused."""
+"""A value at a bound on length or number is accepted; one more is refused."""
 
 import pytest
 

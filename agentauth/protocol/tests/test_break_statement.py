@@ -1,4 +1,4 @@
-"""The statement that a log continues after a restore: exactly its members, each in one form
+"""The statement that a log continues after a restore: exactly its members, each with one spelling
 (SA-13).
 """
 

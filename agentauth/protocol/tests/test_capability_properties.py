@@ -1,4 +1,4 @@
-"""The laws of covers and narrows, tried on capabilities that almost agree."""
+"""Properties of covers and narrows, tested on capabilities that almost agree."""
 
 import json
 from typing import Any
@@ -54,7 +54,7 @@ def test_what_a_narrower_list_covers_the_wider_list_covers(data: st.DataObject) 
         data.draw(tightened(data.draw(st.sampled_from(wide))))
         for _ in range(data.draw(st.integers(1, 2)))
     ]
-    # Both ways round: the seemingly wider one is sometimes the narrower.
+    # In both directions: the capability that seems wider is sometimes the narrower one.
     for new, old in ((narrow, wide), (wide, narrow)):
         if narrows(new, old):
             action = data.draw(actions_for(new))
@@ -108,7 +108,7 @@ def test_allows_and_implies_are_total(supplied: Any, operator: str, operand: Any
     assert constraint.implies(Constraint("size", "eq", 1)) in {True, False}
     assert constraint.implies(constraint) in {True, False}
     if operator == "nonsense":
-        # What it limits is unknown: it allows nothing, and is not tighter than itself.
+        # What it limits is unknown, so it allows nothing and is not narrower than itself.
         assert not constraint.allows(supplied)
         assert not constraint.implies(constraint)
 
@@ -127,7 +127,7 @@ def test_what_two_have_in_common_narrows_both_and_covers_no_more(data: st.DataOb
     right = data.draw(st.one_of(capabilities(), tightened(left)))
     both = common(left, right)
     if both is None:
-        # Never nothing where one lies within the other.
+        # The overlap is not empty if one lies within the other.
         assert not narrows([left], [right])
         assert not narrows([right], [left])
         return

@@ -99,7 +99,7 @@ def token(by: LocalSigner = HELD, *, issued_at: int = NOW + 200, life: int = 600
 
 
 def reason(compact: str, keys: dict[str, TokenKey], *, now: int = NOW + 200) -> str | None:
-    """Why the token is refused; None where it is good."""
+    """Why the token is refused; None if it is valid."""
     try:
         verify_token(
             compact, keys=keys, expected_issuer=ISSUER, expected_audience=AUDIENCE, now=now
@@ -130,7 +130,7 @@ def test_a_certificate_may_be_as_small_as_its_bounds() -> None:
 
 
 def test_a_key_set_has_up_to_10_000_keys_and_may_be_empty() -> None:
-    # What is no key we know is left out.
+    # Keys of unknown types are left out.
     for count in (0, 10_000):
         assert read_key_set({"keys": [{}] * count}, expected_issuer=ISSUER) == {}
     with pytest.raises(InvalidRequestError, match="keys"):
@@ -256,7 +256,7 @@ def test_a_certificate_by_another_key_is_refused() -> None:
 def test_KM_10_a_token_within_its_certificate_is_good() -> None:
     keys = key_set(published(certificate()))
     assert reason(token(), keys) is None
-    # A key of the registry's own needs none, and has no narrower limits.
+    # The registry's own key needs no certificate, and has no narrower limits.
     assert reason(token(ROOT, life=900), keys) is None
 
 
@@ -266,7 +266,7 @@ def test_KM_10_a_token_within_its_certificate_is_good() -> None:
         ({"life": 601}, NOW + 200),
         ({"issued_at": NOW - 11, "life": 600}, NOW + 200),
         ({"issued_at": NOW + 3001, "life": 600}, NOW + 3001),
-        # Long before the certificate, by a reader whose clock is behind.
+        # Long before the certificate is valid, by a reader whose clock is behind.
         ({"issued_at": NOW - 100, "life": 600}, NOW - 100),
     ],
     ids=["longer life", "issued before", "outlives the certificate", "not yet valid"],

@@ -1,4 +1,4 @@
-"""The chain: the formulas of section 9, and proofs that hold for what they say and nothing else."""
+"""The chain: the formulas of section 9, and proofs that verify only for what they prove."""
 
 import hashlib
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def test_a_growing_tree_names_each_whole_tile_it_completes() -> None:
         Subtree(8, 1, naive_root(hashes[256:512])),
     ]
     full.clear()
-    # One leaf short of 65,536: of the peaks the tree needs no more than that they are hashes.
+    # One leaf short of 65,536: the tree only needs its peaks to be hashes.
     tree = CompactTree(65_535, hashes[:16])
     tree.append(hashes[16], full)
     assert [(each.height, each.number) for each in full] == [(8, 255), (16, 0)]

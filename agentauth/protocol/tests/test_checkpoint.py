@@ -1,4 +1,4 @@
-"""Checkpoints: the published examples, who may speak for a log, and each form that is refused."""
+"""Checkpoints: the published examples, which keys may sign for a log, and what is refused."""
 
 from collections.abc import Callable, Iterable
 

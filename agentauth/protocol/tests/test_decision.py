@@ -1,4 +1,4 @@
-"""Which decisions use up a human's yes."""
+"""Which decisions use up a human's confirmation."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

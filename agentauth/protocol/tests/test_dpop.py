@@ -1,4 +1,4 @@
-"""DPoP: a proof stands for one request of one key, and for nothing else."""
+"""DPoP: a proof is valid for one request by one key, and for nothing else."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ HEADER = {"typ": "dpop+jwt", "alg": "EdDSA", "jwk": SIGNER.public.jwk}
 
 
 def forge(claims: object, header: object = HEADER, signer: LocalSigner = SIGNER) -> str:
-    """A truly signed object over any header and claims."""
+    """An object with a valid signature over any header and claims."""
     message = (
         f"{b64u_encode(json.dumps(header).encode())}.{b64u_encode(json.dumps(claims).encode())}"
     )

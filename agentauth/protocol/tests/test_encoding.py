@@ -1,4 +1,4 @@
-"""Encoding: one form for each value, everything else refused."""
+"""Encoding: each value has one form; everything else is refused."""
 
 import contextlib
 import time
@@ -98,8 +98,8 @@ def test_canonical_json_reads_back(value: object) -> None:
     assert read_json(canonical_json(value)) == value
 
 
-# Members whose order differs between Unicode and UTF-16, and what one writer escapes and another
-# does not.
+# Members whose order differs between Unicode and UTF-16, and text that some writers escape
+# and others do not.
 _awkward = st.text(
     st.sampled_from('\x01\b\t\n\f\r"\\/\x1f\x7fu0é\u2028\ud7ff\ue000\uffff𐀀𝄞'), max_size=5
 )
@@ -188,7 +188,7 @@ def test_text_without_an_end_is_looked_through_once() -> None:
     began = time.process_time()
     with pytest.raises(EncodingError):
         read_json("[" * 33 + '"' + '\\"' * 30_000)
-    # From each quotation mark on to the end it would take half a minute.
+    # A scan from each quotation mark to the end would take half a minute.
     assert time.process_time() - began < 1
 
 

@@ -1,4 +1,4 @@
-"""Enforcement step by step: order, exact counts, nothing counted by a refusal, and no narrower
+"""Enforcement step by step: order, exact counts, a refusal counts nothing, and no narrower
 envelope allows more.
 """
 
@@ -98,7 +98,7 @@ def test_EN_1_a_rate_refusal_tells_when_the_next_use_is_allowed() -> None:
     assert ask(envelope, ledger) == Refused("envelope_exceeded", "rate", 6)
     late = NOON + timedelta(seconds=5, microseconds=999_999)
     assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 1)
-    # A microsecond more than a second is not over after one.
+    # A second and a microsecond have not passed after one second.
     late -= timedelta(seconds=1)
     assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 2)
     assert isinstance(ask(envelope, ledger, now=NOON + timedelta(seconds=6)), Allowed)
@@ -238,7 +238,7 @@ def test_EN_10_without_a_presence_lease_nothing_is_allowed() -> None:
     envelope = parse_envelope({"requires_human_online": True})
     assert ask(envelope) == Refused("step_up_required", "human_offline")
     assert isinstance(ask(envelope, human_online=True), Allowed)
-    # Presence is not a confirmation, nor the reverse.
+    # Presence is not a confirmation, and a confirmation is not presence.
     assert ask(envelope, confirmation="confirmed") == Refused("step_up_required", "human_offline")
 
 
@@ -251,7 +251,7 @@ def test_EN_11_above_the_threshold_a_human_must_confirm() -> None:
     )
     assert isinstance(ask(envelope, action=pay("100.01"), confirmation="confirmed"), Allowed)
     assert ask(envelope, action=pay("1.00", "USD")) == StepUp()
-    # A denial of the larger amount says nothing about what needs no confirmation.
+    # A denial of the larger amount does not affect amounts that need no confirmation.
     assert isinstance(ask(envelope, action=pay("100.00"), confirmation="denied"), Allowed)
     assert isinstance(ask(envelope, action=READ), Allowed)
 
@@ -281,7 +281,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_the_checks_come_in_the_order_of_the_contract() -> None:
-    """All limits are broken at once; each step takes the first one away and meets the next."""
+    """All limits are exceeded at once. Each step lifts the first one and meets the next."""
     body, seen = dict(EVERYTHING), []
     used = Ledger(tat_us=10**17, uses=1, spent={"EUR/day/UTC": ("2026-11-25", 150)})
     for name in EVERYTHING:
@@ -349,7 +349,7 @@ steps: st.SearchStrategy[list[Step]] = st.lists(
 
 
 def allows_all(envelope: Envelope, sequence: Sequence[Step], start: datetime) -> int:
-    """How many steps the envelope allows before it first says anything else."""
+    """How many steps the envelope allows before the first other answer."""
     ledger, now = Ledger(), start
     for index, (action, wait, online, confirmation) in enumerate(sequence):
         now += wait

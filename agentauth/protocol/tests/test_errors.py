@@ -1,4 +1,4 @@
-"""What a refusal says of itself."""
+"""Texts and codes of refusals."""
 
 import pytest
 

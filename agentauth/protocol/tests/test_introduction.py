@@ -1,4 +1,4 @@
-"""Introductions: each key by the one before it, of one registry and one purpose, and nothing else."""
+"""Introductions: each key is introduced by the one before it, for one registry and one purpose."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""JOSE: one shape of JWS, two algorithms, one kind never taken for another."""
+"""JOSE: one form of JWS, two algorithms, and no type is taken for another."""
 
 import json
 
@@ -22,7 +22,7 @@ GOOD = sign_compact({"a": 1}, SIGNER, typ="at+jwt", header={"kid": "k1"})
 
 
 def forge(header: object, payload: bytes = b'{"a":1}') -> str:
-    """A JWS with a true signature over any header and payload."""
+    """A JWS with a valid signature over any header and payload."""
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
     message = f"{b64u_encode(head)}.{b64u_encode(payload)}"
     return f"{message}.{b64u_encode(SIGNER.sign(message.encode()))}"

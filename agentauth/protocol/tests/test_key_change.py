@@ -1,4 +1,4 @@
-"""The change of an agent's key: who must sign it, what it must say, and for whom alone it is good."""
+"""The change of an agent's key: who must sign it, what it must say, and for whom it is valid."""
 
 from typing import Any
 
@@ -126,8 +126,8 @@ def test_a_proof_of_the_next_key_is_not_its_statement() -> None:
 
 
 def test_only_the_holder_of_the_next_key_can_name_it() -> None:
-    """The present key signs for a foreign key: a thief of it could lock the agent to a key it does
-    not hold.
+    """The current key signs for a foreign key: a thief could bind the agent to a key that it does
+    not have.
     """
     with pytest.raises(InvalidRequestError):
         verify(signed(signer=OLD, jwk=NEW.public.jwk))

@@ -192,8 +192,8 @@ def test_weak_and_non_canonical_signatures_are_refused_under_any_library(y: int)
 
 
 def test_a_weak_key_would_accept_any_message_without_the_check() -> None:
-    # The identity point as key, R = the identity, S = 0: the library alone calls this a signature
-    # over anything.
+    # The identity point as key, R = the identity, S = 0: the library by itself accepts this as a
+    # signature over anything.
     identity = (1).to_bytes(32, "little")
     ed25519.Ed25519PublicKey.from_public_bytes(identity).verify(identity + bytes(32), b"anything")
     with pytest.raises(InvalidKeyError):

@@ -1,5 +1,5 @@
-"""Proofs and requests as texts: the published examples, proofs of a real tree, and each form that
-is refused.
+"""Proofs and requests as texts: the published examples, proofs of a real tree, and each text
+that is refused.
 """
 
 import pytest

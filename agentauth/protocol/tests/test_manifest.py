@@ -1,4 +1,4 @@
-"""The manifest: what it must say, which names it may carry, and that only its own key makes it."""
+"""The manifest: what it must say, which names it may have, and that only its own key signs it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""JK-22: an Ed25519 key of mixed order is refused wherever a public key comes in."""
+"""JK-22: an Ed25519 key of mixed order is refused wherever a public key is read."""
 
 import secrets
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def test_JK_22_a_key_of_mixed_order_is_refused_where_keys_come_in(
 
 @pytest.mark.parametrize("small", SMALL)
 def test_JK_22_every_component_of_small_order_is_found(small: Point) -> None:
-    """Of order 2 too: libsodium before 1.0.20 of 2025-12-30 took those (CVE-2025-69277)."""
+    """Also of order 2: libsodium before 1.0.20 of 2025-12-30 accepted those (CVE-2025-69277)."""
     true = b64u_decode(PrivateKey.generate().public.x)
     assert ed25519_public_key(mixed(true, (0, 1))) == ed25519_public_key(true)
     for raw in (mixed(true, small), encoded(small)):
@@ -110,7 +110,7 @@ def test_JK_22_bytes_off_the_curve_are_refused_as_a_key() -> None:
 
 
 def test_JK_22_only_a_proof_is_read_before_its_key_is_compared() -> None:
-    """Its signature verifies: what keeps such a key out is that nothing registers it."""
+    """Its signature verifies. Such a key is kept out because nothing registers it."""
     key = MixedSigner()
     proof = make_proof(key, method="GET", url="https://sp.example/x", iat=1, jti="j")
     read = verify_proof(

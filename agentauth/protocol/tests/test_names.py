@@ -1,5 +1,5 @@
-"""What names may hold, and how any text is made legible: nothing invisible passes, whatever version
-of Unicode knows it.
+"""What names may contain, and how any text is made legible: nothing invisible passes, in
+any version of Unicode.
 """
 
 import unicodedata
@@ -96,7 +96,7 @@ def test_typed_escape_is_distinct_from_a_generated_one() -> None:
 
 @pytest.mark.parametrize("show", [legible, quoted])
 def test_AP_24_no_two_texts_read_the_same(show: Callable[[str], str]) -> None:
-    """Every text of up to four of these: what escapes are made of, and what is escaped."""
+    """Every text of up to four of these: parts of escapes, and characters that are escaped."""
     parts = ["\\", "n", "u", "{a}", "a", "\n", "\u200b", "“", "'", "\u0302"]
     texts = {"".join(each) for size in range(5) for each in product(parts, repeat=size)}
     assert len({show(text) for text in texts}) == len(texts)

@@ -1,5 +1,5 @@
-"""Signed notes: the published examples to the byte, round trips, and each form the standard
-refuses.
+"""Signed notes: the published examples to the byte, round trips, and each note that the
+standard refuses.
 """
 
 import base64
@@ -188,7 +188,7 @@ def test_AU_17_signatures_of_unknown_keys_are_ignored() -> None:
     note = parse_note(format_note(TEXT, [rubbish, stranger, SIGNATURE]))
     assert [each.signature for each in verify_signatures(note, [TRUSTED])] == [SIGNATURE]
     assert verify_signatures(note, []) == ()
-    # Of name and key id, one alone names no key.
+    # A key is named by name and key id together, not by one of them.
     for name, key_id in [("log.example", stranger.key_id), ("stranger", SIGNATURE.key_id)]:
         assert verify_signatures(Note(TEXT, (Signature(name, key_id, b"?"),)), [TRUSTED]) == ()
 
@@ -282,7 +282,7 @@ def test_one_key_for_two_purposes_is_two_verifiers() -> None:
     note = Note(TEXT, (SIGNATURE, cosignature))
     assert [each.at for each in verify_signatures(note, [TRUSTED])] == [None]
     assert [each.at for each in verify_signatures(note, [seeing])] == [1_679_315_147]
-    # Neither is accepted for the other, even if copied under the other's key id.
+    # Neither is accepted as the other, even if copied under the other's key id.
     for by, value in [
         (TRUSTED, cosignature.value),
         (TRUSTED, cosignature.value[8:]),
@@ -313,7 +313,7 @@ def test_the_time_of_a_cosignature_has_bounds() -> None:
     for at in (-1, 0, MAX_TIMESTAMP + 1):
         with pytest.raises(NoteError, match="out of range"):
             cosign_text(TEXT, name="w", signer=KEY, at=at)
-    # Signed correctly, by a witness that writes what is not allowed.
+    # Signed correctly, by a witness that writes a forbidden value.
     late = MAX_TIMESTAMP + 1
     value = late.to_bytes(8, "big") + KEY.sign(f"cosignature/v1\ntime {late}\n{TEXT}".encode())
     with pytest.raises(UntrustedNoteError):
@@ -321,7 +321,7 @@ def test_the_time_of_a_cosignature_has_bounds() -> None:
 
 
 class LyingSigner(LocalSigner):
-    """A key service that gives back something else."""
+    """A key service that returns something else."""
 
     def sign(self, message: bytes) -> bytes:
         return OTHER.sign(message)

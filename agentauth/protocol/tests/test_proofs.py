@@ -1,4 +1,4 @@
-"""Proofs made from full subtrees alone: every size and every leaf, checked by the verifying half
+"""Proofs made only from full subtrees: every size and every leaf, checked by the verifying half
 and by the RFC's own recursion.
 """
 
@@ -41,7 +41,7 @@ def mth(start: int, end: int) -> bytes:
 
 
 def storage(size: int) -> Callable[[int, int], bytes]:
-    """A storage that has the full subtrees of a tree of `size` leaves and gives each out once."""
+    """A store of the full subtrees of a tree of `size` leaves, which returns each once."""
     asked: set[tuple[int, int]] = set()
 
     def subtree(height: int, index: int) -> bytes:

@@ -53,7 +53,7 @@ def claims_of(compact: str) -> dict[str, Any]:
 
 
 def forged(claims: dict[str, Any]) -> str:
-    """Signed by the registry's own key, as by a registry that lies."""
+    """Signed by the registry's own key, as a dishonest registry would."""
     return sign_compact(claims, SIGNER, typ=RECEIPT_TYP, header={"kid": SIGNER.kid})
 
 
@@ -109,7 +109,7 @@ def changed(claims: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
 RECEIPTS = {kind: receipt(statement) for kind, statement in ALL.items()}
 FIELDS = [(kind, path) for kind, compact in RECEIPTS.items() for path in leaves(claims_of(compact))]
 FIELD_IDS = [f"{kind}-{'.'.join(map(str, path))}" for kind, path in FIELDS]
-# A passkey does not sign its own id: that one field stands on the registry's signature alone.
+# A passkey does not sign its own id: only the registry's signature covers that field.
 UNSIGNED_BY_PASSKEY = ("credential_id",)
 
 
@@ -160,7 +160,7 @@ def test_AP_1_a_liar_who_makes_every_hash_fit_still_lacks_the_passkey(
     try:
         challenge = parse_statement(statement).challenge()
     except InvalidRequestError:
-        pass  # the change left the grammar: refused all the same, below
+        pass  # the change broke the grammar: still refused, below
     else:
         client = json.loads(b64u_decode(claims["client_data_json"]))
         client["challenge"] = b64u_encode(challenge)

@@ -1,4 +1,4 @@
-"""The statement of a release: exactly its members, each in one form (SA-13)."""
+"""The statement of a release: exactly its members, each with one spelling (SA-13)."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The statement of resuming: exactly its members, each in one form (SA-1)."""
+"""The statement of resuming: exactly its members, each with one spelling (SA-1)."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,9 +55,9 @@ def test_SA_1_the_first_suspension_may_have_the_number_0() -> None:
         {"subject": Subject("agent", "an agent", "Bot")},
         {"subject": Subject("agent", ID.format(4))},
         {"subject": Subject("agent", ID.format(4), "")},
-        # A person's name would outlive them in the receipt.
+        # Their name would stay in the receipt after their account is deleted.
         {"subject": Subject("human", ID.format(4), "Alice"), "party": "administrator"},
-        # These have no owner.
+        # These subjects have no owner.
         {"subject": Subject("human", ID.format(4))},
         {"subject": Subject("service_provider", ID.format(4), "Acme")},
         {"party": "agent"},

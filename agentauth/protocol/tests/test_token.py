@@ -114,15 +114,15 @@ def test_the_wire_form_is_that_of_section_7() -> None:
 
 
 def test_another_library_reads_the_same_token() -> None:
-    # PyJWT shares no line with our reader: what it accepts as a plain signed JWT is what we say we
-    # issue.
+    # PyJWT shares no code with our reader: it reads our tokens as the plain signed JWTs that we
+    # say we issue.
     read = jwt.decode(
         sign_token(CLAIMS, SIGNER),
         jwt.PyJWK(dict(SIGNER.public.jwk, alg="EdDSA")),
         algorithms=["EdDSA"],
         audience=str(CLAIMS["aud"]),
         issuer=str(CLAIMS["iss"]),
-        # The token lives at NOW, which is not the clock PyJWT asks.
+        # The token is valid at NOW, but PyJWT reads the system clock.
         options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
     )
     assert read == CLAIMS

@@ -1,4 +1,4 @@
-"""Two grants of one agent whose budgets are of two zones, used in turn, never give both budgets."""
+"""Two grants of an agent with budgets in two time zones, used in turn, never allow both budgets."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,12 +36,12 @@ class Attacker:
         self.paid: list[tuple[datetime, int]] = []
 
     def left(self, zone: str, now: datetime) -> str:
-        """What the answer of verify says is left of the budget of `zone`."""
+        """What remains of the budget of `zone`, by the answer of verify."""
         envelope = parse_envelope({"budgets": [budget("500.00", self.period, zone)]})
         return limits_left(envelope, self._ledger(zone), now).budgets[0].remaining
 
     def pay(self, zone: str, value: str, now: datetime) -> bool:
-        """Whether it is allowed under the grant of `zone`."""
+        """Whether the payment is allowed under the grant of `zone`."""
         envelope = parse_envelope({"budgets": [budget("500.00", self.period, zone)]})
         ledger, action = self._ledger(zone), pay(value)
         outcome = enforce(
@@ -92,11 +92,11 @@ def test_two_zones_rolled_over_in_turn_share_one_budget(
         for each in (other, zone):
             if (left := attacker.left(each, now)) != "0.00":
                 assert attacker.pay(each, left, now)
-                # All that was paid, under whichever grant, in the period that this grant counts.
+                # Everything paid, under either grant, in the period that this grant counts.
                 assert attacker.in_running_period(each, now) <= CEILING.minor
     assert begun >= 3
-    # No more in all than one grant could have spent alone, and what was left of the period before
-    # the first.
+    # In total, no more than one grant could have spent by itself, plus the rest of the period
+    # before the first.
     assert sum(minor for _, minor in attacker.paid) <= (begun + 1) * CEILING.minor
 
 
@@ -110,7 +110,7 @@ def test_a_grant_never_counts_its_own_period_before() -> None:
         "EUR/day/UTC": ("2026-11-23", 100),
     }
     assert attacker.left("UTC", now) == "499.00"
-    # A clock that went backwards ends no period.
+    # A clock that went backwards does not end a period.
     assert not attacker.pay("UTC", "499.01", now - timedelta(days=1))
     assert attacker.pay("UTC", "1.00", now - timedelta(days=1))
     assert attacker.spent["UTC"]["EUR/day/UTC"] == ("2026-11-23", 200)

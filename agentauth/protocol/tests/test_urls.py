@@ -1,4 +1,4 @@
-"""URLs: one normal form, and audiences that hold what lies below them and nothing else."""
+"""URLs: one normal form, and audiences that contain only what lies below them."""
 
 import pytest
 from hypothesis import given

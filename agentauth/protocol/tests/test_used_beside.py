@@ -30,14 +30,14 @@ TEN = {"value": "10.00", "currency": "EUR"}
     [
         ("day", "2026-11-25", "UTC", "UTC", "2026-11-25T12:00", True),
         ("day", "2026-11-24", "UTC", "UTC", "2026-11-25T12:00", False),
-        # Counted by a clock that is ahead.
+        # Counted by a process whose clock is ahead.
         ("day", "2026-11-26", "UTC", "UTC", "2026-11-25T12:00", True),
         # Berlin's day ends an hour before the one in UTC, and begins an hour before it.
         ("day", "2026-11-25", "Europe/Berlin", "UTC", "2026-11-25T23:30", True),
         ("day", "2026-11-25", "Europe/Berlin", "UTC", "2026-11-26T00:00", False),
         ("day", "2026-11-25", "UTC", "Europe/Berlin", "2026-11-25T23:30", True),
         ("day", "2026-11-25", "UTC", "Europe/Berlin", "2026-11-26T23:30", False),
-        # The one ends as the other begins.
+        # One ends when the other begins.
         ("day", "2026-11-24", "Europe/Paris", "Europe/Berlin", "2026-11-25T12:00", False),
         ("day", "2026-11-24", "Pacific/Kiritimati", "Pacific/Pago_Pago", "2026-11-24T11:00", False),
         ("week", "2026-11-23", "Asia/Tokyo", "UTC", "2026-11-29T20:00", True),
@@ -62,7 +62,7 @@ def test_a_period_counts_while_it_overlaps_the_running_one(
         ({"EUR/day/UTC": ("2026-11-24", 340)}, 0),
         # Two budgets of one grant counted the same payments.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day/Europe/Berlin": ("2026-11-25", 300)}, 340),
-        # Of one zone, the day before has ended. In another it reaches into the running day: both
+        # In the same zone, the day before has ended. In another, it overlaps the current day: both
         # count.
         ({"EUR/day/UTC": ("2026-11-25", 340), "EUR/day-before/UTC": ("2026-11-24", 100)}, 340),
         (

@@ -1,4 +1,4 @@
-"""Wall time: windows that wrap midnight or meet a change of the clock, and where budget periods
+"""Wall-clock time: windows that wrap midnight or cross a clock change, and where budget periods
 begin and end.
 """
 
@@ -146,7 +146,7 @@ def test_whole_days_can_be_written() -> None:
 
 
 SCANS = [
-    # zone, instant (UTC) shortly before a change of the clock, what the change is
+    # zone, instant (UTC) shortly before a clock change, the change
     ("Europe/Berlin", "2026-03-29T00:00:00"),  # spring: 02:00 to 03:00
     ("Europe/Berlin", "2026-10-24T23:00:00"),  # autumn: 03:00 back to 02:00
     ("America/New_York", "2026-03-08T06:00:00"),
@@ -174,7 +174,7 @@ SPANS = [
 def test_the_next_opening_is_the_one_found_minute_by_minute(
     zone: str, begin: str, start: str, end: str
 ) -> None:
-    """The oracle walks over every minute of the next two days and asks the wall clock alone."""
+    """The oracle checks every minute of the next two days against only the wall clock."""
     each = window(start, end, zone)
     now = utc(begin)
     if each.is_open(now):
@@ -315,7 +315,7 @@ def test_narrowed_window_fits_one_wider_window_of_its_day_and_zone() -> None:
     assert not windows_narrow([window("07:59", "17:00", days=["mon"])], wide)
     assert not windows_narrow([window("17:00", "07:00", days=["mon"])], wide)
     assert windows_narrow([window("23:00", "00:00")], [window("22:00", "06:00")])
-    # A day that only the tail of yesterday's window reaches is not that window's day.
+    # A day that only the end of yesterday's window reaches is not that window's day.
     assert not windows_narrow([window("01:00", "02:00")], [window("22:00", "06:00")])
 
 

@@ -14,7 +14,7 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Every wait of the client, taken at once."""
+    """Every wait of the client, which ends at once."""
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -26,7 +26,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @dataclass
 class Clock:
-    """A clock of the verifier's client alone, which goes on by what is waited; `waits` without what
+    """A clock for the verifier's client only, which advances by each wait; `waits` without what
     spreads them.
     """
 
@@ -43,7 +43,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Every wait of the verifier's client, taken at once."""
+    """Every wait of the verifier's client, which ends at once."""
     made = Clock()
     monkeypatch.setattr("agentauth.sdk.verifier.time", made)
     return made

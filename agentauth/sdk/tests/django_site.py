@@ -30,7 +30,7 @@ from agentauth.sdk.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, I
 
 READ = protected(Action("read", "calendar"))
 CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
-# `cache_page` takes any time; none of the suite's takes so long.
+# `cache_page` takes any duration; no test of the suite takes this long.
 cached = cache_page(3600)
 conditional = condition(lambda _request: '"v1"', lambda _request: CHANGED)
 
@@ -112,13 +112,13 @@ urlpatterns.append(path(OPEN.lstrip("/"), front))
 
 
 def disguised(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[..., Any]:
-    """A cache middleware that is no class of Django's to look at."""
+    """A cache middleware that cannot be recognised as one of Django's classes."""
     hidden = CacheMiddleware(get_response)
     return lambda request: hidden(request)  # noqa: PLW0108 — a function, as the name says
 
 
 class AsgiTransport(httpx.BaseTransport):
-    """Asks an ASGI application as a synchronous client."""
+    """A synchronous client of an ASGI application."""
 
     def __init__(self) -> None:
         application: Any = ASGIHandler()
@@ -193,7 +193,7 @@ def integration(middleware: str, resources: set[str], *, asgi: bool = False) -> 
 EVERY = set(RESOURCES)
 INTEGRATIONS = (
     integration("AgentAuthMiddleware", EVERY),
-    # Here a view of which nothing is said is open.
+    # Here an unmarked view is open.
     integration("ProtectedMiddleware", EVERY - {"/undecorated", "/cache-around-undecorated"}),
     # Under ASGI, Django warns of a view that streams and is not asynchronous.
     integration("AgentAuthMiddleware", EVERY - {"/stream"}, asgi=True),

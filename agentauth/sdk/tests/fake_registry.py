@@ -1,4 +1,4 @@
-"""A registry of a few lines behind httpx.MockTransport: records what it is asked, answers what a
+"""A small registry behind httpx.MockTransport: records the calls it gets, and answers as a
 test says.
 """
 
@@ -31,9 +31,9 @@ Script = Callable[[httpx.Request], Answer | None]
 
 @dataclass
 class FakeRegistry:
-    """`script` may answer first; what it leaves (None) gets the usual answer.
+    """`script` may answer first; calls for which it returns None get the usual answer.
 
-    Every proof is really checked.
+    Every proof is verified.
     """
 
     now: int

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-# A client without a limit gets to the end of an answer, so that its test fails instead of never
+# A client without a limit does reach the end of an answer, so its test fails instead of never
 # ending.
 DRIPS: Final = 100
 DRIP_SECONDS: Final = 0.05

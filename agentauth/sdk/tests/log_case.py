@@ -1,4 +1,4 @@
-"""What a case of the table of logs is made with: a good folder, and ways to spoil it."""
+"""Parts of the cases in the table of logs: a valid folder, and ways to break it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ OTHER = Key("other", "other.example/v1/audit")
 class Case:
     """`kept` stands for the file of the checkpoint that was kept.
 
-    `leaf` is null where nothing is wrong.
+    `leaf` is null if nothing is wrong.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Case:
 
 
 def both(*spoils: Spoil) -> Spoil:
-    """All of them, one after the other."""
+    """Apply all edits in order."""
     return lambda f: [spoil(f) for spoil in spoils]
 
 
@@ -78,7 +78,7 @@ def head(text: str | bytes) -> Spoil:
 
 
 def text_edit(old: str, new: str) -> Spoil:
-    """A checkpoint of another text that the log's own key signed."""
+    """A checkpoint with another text, signed by the log's own key."""
     assert old in LOG.text(SIZE)
     return head(note(LOG.text(SIZE).replace(old, new, 1), LOG_KEY))
 
@@ -111,7 +111,7 @@ def part_edit(part: str, **changes: Any) -> Spoil:
 
 
 def rewritten_segment(folder: Folder) -> None:
-    """An attacker without the log's key makes a segment of other events, and everything unsigned
+    """An attacker without the log's key writes a segment of other events, and everything unsigned
     with it.
     """
     folder.segment(5, 8, lines=REWRITTEN.lines[5:8])
@@ -146,7 +146,7 @@ def object_of(first: int, part: str, act: Callable[[Folder, str], object]) -> Sp
 
 
 def moved(folder: Folder, where: str) -> None:
-    """The object stands elsewhere, where the manifest says."""
+    """The object is in another place, which the manifest names."""
     part = folder.manifest(8)["lines"]
     data = folder.read(part["key"])
     folder.edit_manifest(8, lines=part | {"key": where})
@@ -167,7 +167,7 @@ def kept(text: str) -> Spoil:
 
 
 def at(first: int, part: str) -> str:
-    """The key of an object of the unspoilt archive, which is a function of the log alone."""
+    """The key of an object in the unbroken archive, which depends only on the log."""
     data = {"lines": pack(b"".join(LOG.lines[8:12])), "parquet": b"PAR1 8 12 PAR1"}[part]
     assert first == 8
     return f"objects/{digest(data)}.{'lines.gz' if part == 'lines' else part}"

@@ -1,4 +1,4 @@
-"""The folders that every verifier of the log has to accept, and those it has to refuse, with the
+"""The folders that every verifier of the log must accept, and those it must refuse, with the
 place and leaf to name.
 """
 
@@ -93,8 +93,7 @@ GOOD = [
     0, mtime=9))),
 ]  # fmt: skip
 
-# Of an export. Without other checkpoints, nothing is shown by a file of which the one root is
-# wrong.
+# In an export. Without other checkpoints, a file whose only root is wrong proves nothing.
 BAD_LINES = [
     Case("a changed event", "export", line_edit(6, b"success", b"succes5"), "checkpoint", 0),
     Case(

@@ -1,4 +1,4 @@
-"""Random edits of a good folder: bytes, whole files, and lines with everything around them made to
+"""Random edits of a valid folder: bytes, whole files, and lines with everything around them made to
 fit.
 """
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from agentauth.sdk.tests.log_folders import Folder
 
-# The time, the compressor's own flags and its system: parts of a gzip header that no reader uses.
+# The time, the compressor's flags and its system: parts of a gzip header that no reader uses.
 GZIP_REMARKS = range(4, 10)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What was done, for the message of a failure, and whether it may be accepted."""
+    """The edit, for the failure message, and whether the result may be accepted."""
 
     told: str
     harmless: bool = False
 
 
 def anything(folder: Folder, chance: random.Random) -> Edit:
-    """One edit, by chance."""
+    """One random edit."""
     return chance.choice(
         [bytes_of_a_file, bytes_of_a_file, lines_resealed, lines_resealed, whole_files]
     )(folder, chance)
@@ -63,7 +63,7 @@ def bytes_of_a_file(folder: Folder, chance: random.Random) -> Edit:
 
 
 def lines_resealed(folder: Folder, chance: random.Random) -> Edit:
-    """As an attacker does who can write everywhere and has every key but the log's."""
+    """An edit by an attacker who can write everywhere and has every key but the log's."""
     size = 12
     lines = [bytes(line) for line in folder.log.lines[:size]]
     kind = chance.choice(["bytes", "swap", "double", "drop", "replace"])
@@ -100,7 +100,7 @@ def whole_files(folder: Folder, chance: random.Random) -> Edit:
     match kind:
         case "remove":
             one.unlink()
-            # Nothing says that a checkpoint was there; the segments carry their own.
+            # Nothing records that a checkpoint was there; the segments have their own.
             harmless = one.parent.name == "checkpoints"
         case "copy":
             one.write_bytes(second)
@@ -112,6 +112,6 @@ def whole_files(folder: Folder, chance: random.Random) -> Edit:
         case "double":
             twin = one.with_name(f"{one.name}x")
             twin.write_bytes(first)
-            # What no manifest names is not read.
+            # Files that no manifest names are not read.
             harmless = one.parent.name not in {"checkpoints", "segments"}
     return Edit(told, harmless=harmless)

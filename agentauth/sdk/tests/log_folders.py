@@ -1,6 +1,6 @@
-"""Makes folders of logs and proofs, good ones and with any part exchanged.
+"""Makes folders of logs and proofs, valid ones and ones with any part exchanged.
 
-Shares no code with what verifies them.
+Shares no code with the verifiers.
 """
 
 import base64
@@ -95,7 +95,7 @@ def event_of(seed: str, index: int) -> dict[str, Any]:
 
 @dataclass
 class MadeLog:
-    """So many events in their order, and a signed note for every size."""
+    """A number of events in order, and a signed note for every size."""
 
     count: int = 14
     seed: str = "history"
@@ -118,7 +118,7 @@ class MadeLog:
         return hashlib.sha256(b"\0" + hashlib.sha256(text).digest()).digest()
 
     def _tree(self, start: int, end: int) -> bytes:
-        """MTH of RFC 9162 section 2.1.1, word by word."""
+        """MTH of RFC 9162 section 2.1.1, word for word."""
         if end == start:
             return hashlib.sha256().digest()
         if end - start == 1:
@@ -171,7 +171,7 @@ class MadeLog:
         return f"c2sp.org/tlog-proof@v1\nindex {index}\n{''.join(hashes)}\n{self.note(size)}"
 
     def shown(self, index: int) -> dict[str, Any]:
-        """The event as the events API gives it."""
+        """The event as the events API returns it."""
         opening = {"salt": b64u(salt_of(self.seed, index + 1_000_000)), "value": "Jörg"}
         about = {
             "salt": b64u(salt_of(self.seed, index)),
@@ -182,7 +182,7 @@ class MadeLog:
 
 
 class Folder:
-    """A folder to verify and what is brought along: keys, and checkpoints kept from before."""
+    """A folder to verify, and what the auditor brings: keys, and checkpoints kept from earlier."""
 
     def __init__(self, path: Path, log: MadeLog) -> None:
         self.path, self.log = path, log
@@ -262,7 +262,7 @@ class Folder:
     def edit_manifest(self, at: int, **changes: Any) -> None:
         self.write(f"segments/{at:020}.json", jcs(self.manifest(at) | changes))
 
-    # What is brought along.
+    # What the auditor brings.
 
     def keep(self, text: str) -> str:
         """The file of a checkpoint that an auditor kept."""

@@ -1,4 +1,4 @@
-"""The proofs that every verifier has to accept, and those it has to refuse, with the file to name."""
+"""The proofs that every verifier must accept, and those it must refuse, with the file to name."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Change = Callable[[str], str]
 
 @dataclass(frozen=True)
 class ProofCase:
-    """Texts by the option they are given with; `place` is the option of the file to blame."""
+    """Texts by the option that passes them; `place` is the option of the file to name."""
 
     name: str
     files: dict[str, str]
@@ -32,7 +32,7 @@ CONSISTENCY = {
 
 
 def member(files: dict[str, str], option: str, **changes: Any) -> dict[str, str]:
-    """With other members in one file; None takes a member away."""
+    """Change members in one file; None removes a member."""
     value = json.loads(files[option]) | changes
     return files | {
         option: json.dumps({name: each for name, each in value.items() if each is not None})

@@ -1,9 +1,8 @@
-"""What the conformance suite asks of an integration: a site with certain resources, and a registry
-that says yes or no.
+"""What the conformance suite needs from an integration: a site with certain resources, and a
+registry that allows or refuses.
 
-An integration of another framework is one more `Integration` in test_conformance.py: it serves
-RESOURCES, each behind the check in the way its name says, and lists the ways to put a cache in
-front that must stop its start.
+To add a framework, add an `Integration` to test_conformance.py: it serves RESOURCES, each behind
+the check as its name says, and lists the ways to put a cache in front that must prevent its start.
 """
 
 import json
@@ -35,7 +34,7 @@ RESOURCES: Final = {
     "/missing": "the view raises the framework's 404",
     "/broken": "the view fails",
 }
-# The view's own Cache-Control, and what becomes of it.
+# The view's own Cache-Control, and the header that is sent.
 SAYS: Final = {
     "/says-private": ("private, max-age=60", {"private", "max-age=60"}),
     "/says-max-age": ("max-age=60", {"private", "max-age=60"}),
@@ -48,7 +47,7 @@ OPEN: Final = "/open"
 
 @dataclass
 class Verify:
-    """A registry's /v1/verify on a port: yes to tokens that begin with `good`, each proof once,
+    """A registry's /v1/verify on a port: allows tokens that begin with `good`, each proof once,
     until `revoked`.
     """
 
@@ -122,7 +121,7 @@ class Integration:
 
 @dataclass
 class Site:
-    """A running site and its registry, asked by agents whose proofs are all new."""
+    """A running site and its registry, called by agents whose proofs are all new."""
 
     client: httpx.Client
     registry: Verify

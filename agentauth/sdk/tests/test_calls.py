@@ -52,7 +52,7 @@ def test_outside_the_audience_nothing_is_signed(
     assert registry.sent("POST", "/v1/tokens") == []
 
 
-# ---- trouble at the registry
+# ---- failures of the registry
 
 
 def test_OG_26_after_503_it_retries_with_a_new_proof_and_the_same_key(
@@ -67,7 +67,7 @@ def test_OG_26_after_503_it_retries_with_a_new_proof_and_the_same_key(
     assert len(tries) == 3
     assert len({r.headers["Idempotency-Key"] for r in tries}) == 1
     assert len({r.content for r in tries}) == 1
-    # The fake refuses a proof it saw before.
+    # The fake refuses a proof that it has seen before.
     assert len({r.headers["DPoP"] for r in tries}) == 3
     assert len(slept) == 2
     assert all(2 <= wait < 3 for wait in slept)

@@ -1,4 +1,4 @@
-"""What the changelog promises of the SDK is there."""
+"""The SDK has what the changelog says."""
 
 import re
 from pathlib import Path

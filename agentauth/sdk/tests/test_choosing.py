@@ -125,7 +125,7 @@ def test_ended_or_suspended_grant_is_reported_as_such(status: str) -> None:
     with pytest.raises(NoGrantError, match=status) as refused:
         chosen([made(1, WRITE), made(2, READ, status=status)], READING)
     assert refused.value.reason == status
-    # Another request would go round the suspension.
+    # Another request would bypass the suspension.
     assert ("request_grant" in str(refused.value)) == (status != "suspended")
 
 

@@ -159,7 +159,7 @@ def test_wait_for_decision_polls_until_it_is_decided(
     registry.script = script
     decided = run(client.wait_for_decision(asked))
     assert (decided.status, decided.deny_reason) == ("denied", "No need.")
-    # The pace the registry asked for: faster is slow_down.
+    # The interval that the registry asked for; polling faster is slow_down.
     assert len(slept) == 2
     assert all(0.9 < wait <= 1 for wait in slept)
 
@@ -176,7 +176,7 @@ def test_a_signature_that_is_asked_for_again_is_waited_for(
     ]
     registry.script = lambda _request: httpx.Response(200, json=answers.pop(0))
     assert run(client.wait_for_decision(GRANT_ID)).status == "approved"
-    # Such a question is answered at once, so that the pace is ours.
+    # Such a call is answered at once, so the client sets the interval.
     assert len(slept) == 2
     assert all(24 < wait <= 25 for wait in slept)
 
@@ -232,7 +232,7 @@ def test_a_pending_grant_raises_with_the_page_and_the_code(
     page = f"{URL}/claim/secret/?grant={GRANT_ID}" if code else f"{URL}/approvals/{GRANT_ID}/"
     assert pending.value.approval_url == page
     assert pending.value.claim_code == code
-    # The message tells of the code where one is needed, and never tells it.
+    # The message mentions the code if one is needed, and never contains it.
     assert ("claim code" in str(pending.value)) == bool(code)
     assert "ABCD2345" not in str(pending.value)
     assert registry.sent("POST", "/v1/tokens") == []
@@ -318,7 +318,7 @@ def test_OG_12_callers_at_one_moment_share_one_issue() -> None:
     issued: list[Kept[str]] = []
 
     async def issue() -> Kept[str]:
-        # Others run while the registry thinks.
+        # Other tasks run while the registry works.
         await asyncio.sleep(0.01)
         issued.append(
             Kept(f"token-{len(issued) + 1}", renew_at=time.time() + 60, expires_at=time.time() + 60)

@@ -22,7 +22,7 @@ from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, Fa
 
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry, tmp_path: Path) -> FakeRegistry:
-    """The commands, talking to the fake registry with a key file of their own."""
+    """The commands, which call the fake registry with a key file of their own."""
     made = commands._client
 
     def client(options: argparse.Namespace) -> Any:

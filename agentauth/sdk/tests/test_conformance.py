@@ -1,5 +1,5 @@
-"""One suite for every integration of a framework: nothing protected is answered without a check,
-whatever caches there are.
+"""One suite for every framework integration: nothing protected is answered without a check,
+whatever caches exist.
 """
 
 import logging
@@ -26,7 +26,7 @@ CONDITIONS: tuple[dict[str, str], ...] = (
 @pytest.fixture(params=EACH)
 def site(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Site]:
     integration: Integration = request.param
-    # Of the view that fails.
+    # The body of the view that fails.
     caplog.set_level(logging.CRITICAL, "django.request")
     with verifying() as registry, integration.start(registry.url) as client:
         yield Site(client, registry, integration.resources)
@@ -37,7 +37,7 @@ def directives(cache_control: str) -> set[str]:
 
 
 def warmed(site: Site, path: str) -> None:
-    """Whatever keeps answers has had two occasions to keep one of each kind."""
+    """Every cache has had two chances to store an answer of each kind."""
     for _ in range(2):
         for method in METHODS:
             found = site.ask_as("good", method, path)
@@ -80,7 +80,7 @@ def test_SA_5_a_revocation_counts_at_the_next_request(site: Site, method: str) -
 
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_each_answer_is_asked_for_once(site: Site, method: str) -> None:
-    """Also one that a cache within the check has, and a 304; a proof is not spent twice."""
+    """Also an answer from a cache within the check, and a 304; no proof is spent twice."""
     for path in sorted(site.resources):
         for condition in (*CONDITIONS, {}):
             before = len(site.registry.asked)
@@ -92,7 +92,7 @@ def test_SA_5_each_answer_is_asked_for_once(site: Site, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_protected_answers_are_private_and_not_stored(site: Site, method: str) -> None:
-    # What a cache of the framework's keeps within the check, it states itself.
+    # A cache of the framework within the check sets its own headers.
     for path in sorted(
         site.resources - {"/cache-inside", "/template", "/cache-around-undecorated"}
     ):

@@ -31,7 +31,7 @@ SETTINGS = {
 
 
 class FakeVerifier:
-    """Stands in for the registry: keeps what it was asked, answers or raises what the test says."""
+    """Stands in for the registry: records its calls, and answers or raises what the test says."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -220,7 +220,7 @@ def test_a_target_that_is_an_address_is_refused(verifier: FakeVerifier) -> None:
     assert verifier.asked == []
 
 
-# ---- what a refusal becomes
+# ---- how a refusal is answered
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_unreadable_action_is_400_but_only_after_the_headers_pass(
         return HttpResponse()
 
     assert pay(asking()).status_code == 400
-    # Strangers are not told how to spell a payment.
+    # Unauthenticated callers do not learn how to write a payment.
     assert pay(asking(authorization=None)).status_code == 401
 
 

@@ -1,4 +1,4 @@
-"""Errors of the SDK: what a server says is read, and never taken for a parameter of ours."""
+"""Errors of the SDK: a server's text is read, and never becomes a parameter of ours."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""Whatever a server answers, a client ends in time, keeps little of it, and raises errors of the
-SDK alone.
+"""Whatever a server answers, a client ends in time, keeps little in memory, and raises only
+errors of the SDK.
 """
 
 import argparse
@@ -57,7 +57,7 @@ from tests.nginx import self_signed
 # A drip takes twenty times as long.
 SECONDS: Final = 0.25
 AGENT: Final = {"agent_id": "a", "status": "active", "expires_at": "2099-01-01T00:00:00Z"}
-# What both verify and registration would take for a good answer.
+# Both verify and registration would accept this answer.
 GOOD: Final = json.dumps(YES | AGENT).encode()
 LENGTH: Final = f"Content-Length: {len(GOOD)}\r\n\r\n".encode()
 OK: Final = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
@@ -209,7 +209,7 @@ def test_an_answer_of_verify_is_read_up_to_its_own_limit(serve: Serve) -> None:
 
 
 class BesideRegistry(httpx.AsyncBaseTransport):
-    """The registry is the fake one, the service provider a server on a socket."""
+    """The registry is the fake one; the service provider is a server on a socket."""
 
     def __init__(self, registry: FakeRegistry, server: HostileServer) -> None:
         self._registry, self._server = httpx.MockTransport(registry), server
@@ -257,7 +257,7 @@ def test_a_compressed_answer_to_a_call_is_unpacked_for_the_caller(
 def shell(
     monkeypatch: pytest.MonkeyPatch, registry: FakeRegistry, tmp_path: Path, serve: Serve
 ) -> Callable[[Sending], None]:
-    """The commands of a registered agent with a grant, at a service provider that answers so."""
+    """The commands of a registered agent with a grant, at a service provider that answers this."""
 
     def start(send: Sending) -> None:
         client = registered(registry, tmp_path)

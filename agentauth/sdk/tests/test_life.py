@@ -39,7 +39,7 @@ def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
 
 
 def at(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Both sides' clocks, so long after the registration."""
+    """Both sides' clocks, this long after the registration."""
     assert registry.manifest
     now = registry.manifest.issued_at + seconds
     registry.now = int(now)
@@ -146,7 +146,7 @@ UNREADABLE = {
 def test_a_manifest_whose_answer_cannot_be_read_is_sent_again(
     registry: FakeRegistry, client: AgentAuthClient, tmp_path: Path, answer: httpx.Response
 ) -> None:
-    """The registry may have taken it."""
+    """The registry may have accepted it."""
     refuse(registry, answer)
     before = client.identity().manifest
     with pytest.raises(RegistryError):
@@ -201,7 +201,7 @@ def test_an_agent_that_never_registered_has_nothing_to_renew_or_rotate(
 def test_a_change_of_key_that_another_process_finished_first_is_done(
     registry: FakeRegistry, client: AgentAuthClient
 ) -> None:
-    """It finished this very change, and a second one, while we asked for it."""
+    """Another process finished this change, and a second one, while ours waited for it."""
     latest = PrivateKey.generate()
 
     def other_process(request: httpx.Request) -> httpx.Response | None:

@@ -1,6 +1,6 @@
-"""Where a log went on after a restore:
+"""A log that continued after a restore:
 
-`verify-log` shows it, and reads the record of it in one form alone.
+`verify-log` shows the break, and accepts its record in only one form.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RECORD: dict[str, Any] = {
 def broken_log(
     path: Path, record: dict[str, Any] | str | bytes = RECORD, *, name: str = NAME
 ) -> Folder:
-    """An archive whose log broke after 3 events and went on to 10 under another name and key."""
+    """An archive whose log broke after 3 events and continued to 10 under another name and key."""
     folder = Folder(path, LOG)
     folder.segment(0, AT)
     folder.log = NEXT_LOG
@@ -217,7 +217,7 @@ def test_AU_33_break_record_must_be_stored_under_its_name(tmp_path: Path) -> Non
 
 
 def said(*arguments: str) -> tuple[int, str, str]:
-    """What the plain script answers: exit code, stdout, stderr."""
+    """The plain script's exit code, stdout and stderr."""
     done = subprocess.run(
         [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
     )

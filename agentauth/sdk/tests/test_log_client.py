@@ -1,4 +1,4 @@
-"""The client of the public log believes what pinned keys signed and what the mathematics show, and
+"""The client of the public log trusts what pinned keys signed and what the proofs show, and
 nothing else.
 """
 
@@ -44,7 +44,7 @@ Answer = TypeVar("Answer")
 
 @dataclass
 class Shown:
-    """What the registry answers; the last answer stays."""
+    """The registry's answers in order; the last one repeats."""
 
     answers: list[httpx.Response | Exception]
     asked: list[str] = field(default_factory=list)
@@ -194,7 +194,7 @@ def test_what_may_heal_is_tried_again_and_then_said() -> None:
 
 
 async def no_pause(*_: object) -> None:
-    """The tries follow each other at once."""
+    """The tries follow each other without a wait."""
 
 
 def test_a_certificate_that_is_not_trusted_is_named(

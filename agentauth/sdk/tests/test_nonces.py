@@ -1,5 +1,5 @@
-"""Nonces on the agent's side: put in at once where a server asks, kept for that server, and never
-sent to another.
+"""Nonces on the agent's side: used as soon as a server requires one, kept for that server, and
+never sent to another.
 """
 
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def test_a_nonce_that_is_refused_and_not_replaced_is_forgotten(
 def unavailable_then_a_nonce(
     tries: int, challenge: dict[str, str]
 ) -> Callable[[bool], httpx.Response | None]:
-    """What a server says that begins an epoch: 503 for the first tries, then it asks for a nonce."""
+    """Answers of a server that begins an epoch: 503 at first, then it requires a nonce."""
     answers = iter([*[error(503, "temporarily_unavailable", {"Retry-After": "1"})] * tries, None])
 
     def script(has_nonce: bool) -> httpx.Response | None:
@@ -158,7 +158,7 @@ def sent_to(registry: FakeRegistry, *, native: bool) -> list[str | None]:
 
 
 def asking(registry: FakeRegistry, *nonces: str) -> None:
-    """The service provider takes the last of `nonces` only, and gives them out in their order."""
+    """The service provider accepts only the last of `nonces`, and issues them in order."""
     given = iter(nonces)
 
     def script(request: httpx.Request) -> httpx.Response | None:
@@ -172,7 +172,7 @@ def asking(registry: FakeRegistry, *nonces: str) -> None:
 def test_a_nonce_that_ended_with_its_epoch_costs_one_more_try(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
-    """Where the service provider's verifier moved: what it gave out before is no nonce any more."""
+    """The service provider's verifier moved: the nonces it issued before are no longer valid."""
     client = granted(registry, tmp_path)
     asking(registry, "epoch-1")
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
@@ -194,7 +194,7 @@ def test_DN_2_a_call_is_signed_again_with_the_nonce_and_the_same_key(
     assert len({request.headers["Idempotency-Key"] for request in calls}) == 1
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
     assert sent_to(registry, native=False) == [None, "n1", "n1"]
-    # The registry never gave one out.
+    # The registry never issued one.
     assert set(sent_to(registry, native=True)) == {None}
     assert slept == []
 
@@ -206,7 +206,7 @@ def test_a_service_provider_that_likes_none_of_its_nonces_is_asked_twice(
     asking(registry, "n1", "n2", "n3")
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 401
     assert sent_to(registry, native=False) == [None, "n1"]
-    # What it said last is tried first.
+    # The nonce that it sent last is tried first.
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 200
     assert sent_to(registry, native=False) == [None, "n1", "n2", "n3"]
 
@@ -252,7 +252,7 @@ def test_DN_3_the_fresh_nonce_of_a_good_answer_is_used_from_then_on(
     for _ in range(2):
         run(client.call(SP_ID, "GET", "/v1/x"))
     assert sent_to(registry, native=False) == [None, "n9"]
-    # Also by a caller who sends the request himself.
+    # Also by a caller that sends the request itself.
     headers = run(client.authenticate_headers(SP_ID, "GET", "/v1/x"))
     registry(httpx.Request("GET", "https://api.sp.example/v1/x", headers=headers))
     headers = run(client.authenticate_headers(SP_ID, "GET", "/v1/x", nonce="theirs"))

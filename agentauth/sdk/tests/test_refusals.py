@@ -1,5 +1,5 @@
-"""What a service provider answers its agent, whatever the registry said: short, and with headers
-that are some.
+"""What a service provider answers its agent, whatever the registry said: short, and with valid
+headers only.
 """
 
 import json
@@ -31,7 +31,7 @@ def told(error: AgentAuthError) -> tuple[HttpAnswer, dict[str, Any]]:
 
 
 def refused(status: int, said: dict[str, Any]) -> AgentAuthError:
-    """What the client of verify makes of an answer of the registry."""
+    """How the client of verify reads an answer of the registry."""
     transport = httpx.MockTransport(lambda _: httpx.Response(status, json=said))
     client = VerifierClient(URL, "id", "secret", transport=transport)
     with client, pytest.raises(AgentAuthError) as error:

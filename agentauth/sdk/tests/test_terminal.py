@@ -1,4 +1,4 @@
-"""What strangers wrote reaches a terminal as text: no command of the SDK prints a character that
+"""Text from other parties reaches a terminal as text: no command of the SDK prints a character that
 does not show as itself.
 """
 
@@ -16,7 +16,7 @@ from agentauth.sdk.tests.test_command_line import agent
 
 __all__ = ["agent"]
 
-# Title and colour of a terminal, C1, a bell, a bidi override, what is drawn as nothing, a pile of
+# Title and colour of a terminal, C1, a bell, a bidi override, invisible characters, a pile of
 # marks.
 HOSTILE = "x\x1b]0;t\x07\x1b[8m\x9b2J\x7f\r\u202egpj\u200b\u2028\ue000a" + "\u0301" * 9
 LINES = f"{HOSTILE}\r\nok  True\nerror: none"
@@ -102,7 +102,7 @@ def test_no_command_prints_what_does_not_show_as_itself(
 def test_no_check_of_a_file_prints_what_does_not_show_as_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, more: list[str]
 ) -> None:
-    """The name of a file and what stands in it are the sender's."""
+    """The sender chooses the name of a file and its content."""
     sent = tmp_path / HOSTILE
     sent.mkdir()
     given = (

@@ -1,4 +1,4 @@
-"""What the registry's answer to a request for a token must hold."""
+"""What the registry's answer to a token request must contain."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A decision whose answer was lost is asked for until it is known; if it stays unknown, the SDK
+"""A decision whose answer was lost is retried until it is known; if it stays unknown, the SDK
 says so.
 """
 
@@ -61,7 +61,7 @@ def unavailable(after: str | None = "1") -> httpx.Response:
 
 
 class Registry:
-    """Says one thing after the other, the last of them again and again; each takes so long."""
+    """Answers in order and then repeats the last answer; each takes this long."""
 
     def __init__(self, clock: Clock, *answers: Said, seconds: float = 0) -> None:
         self.clock, self.answers, self.seconds = clock, list(answers), seconds
@@ -80,7 +80,7 @@ class Registry:
         return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     def asked_one_question(self) -> bool:
-        """Whether all that was sent is one and the same, to the byte and under one name."""
+        """Whether all requests were identical to the byte, under one idempotency key."""
         return len({(each.content, each.headers["Idempotency-Key"]) for each in self.seen}) == 1
 
 
@@ -102,7 +102,7 @@ HIDES_A_DECISION = [
 def test_VB_15_what_may_hide_a_yes_is_asked_again_under_the_same_name(
     clock: Clock, hidden: Said
 ) -> None:
-    """The debit is committed and its answer lost: the second try gets the first answer, not a
+    """The debit is committed and its answer is lost: the second try gets the first answer, not a
     repeat.
     """
     registry = Registry(clock, hidden, httpx.Response(200, json=YES))
@@ -124,10 +124,10 @@ def test_a_no_that_was_hidden_is_a_no(clock: Clock) -> None:
     [
         ([unavailable("2")], [2, 2]),
         ([unavailable("0"), in_progress()], [0, 1]),
-        # An agent waits meanwhile.
+        # An agent is waiting.
         ([unavailable("30")], [2, 2]),
         ([unavailable(None)], [1, 1]),
-        # A connection that just broke is opened again at once.
+        # A connection that just broke is reopened at once.
         ([httpx.ReadTimeout("x")], [0, 1]),
         ([unavailable(), httpx.ReadTimeout("x")], [1, 1]),
     ],
@@ -222,7 +222,7 @@ def test_refusal_of_the_question_itself_is_final_on_any_try(
     assert len(registry.seen) == 2
 
 
-# ---- the provider asks later
+# ---- the service provider retries later
 
 
 def left_open(clock: Clock, *later: Said) -> tuple[Registry, UnknownOutcomeError]:
@@ -261,7 +261,7 @@ def test_nor_does_a_later_try_of_one_that_was_asked_in_time_begin_too_late(clock
     clock.now = 1000 + 43.5
     with pytest.raises(UnknownOutcomeError):
         registry.client.ask_again(unknown)
-    # At once, and a good second later.
+    # At once, and again just over a second later.
     assert len(registry.seen) == 3 + 2
 
 
@@ -277,8 +277,8 @@ def test_neither_token_nor_proof_is_shown(clock: Clock, shown: Callable[[object]
 
 
 class StallsInCommit:
-    """A registry that decides and debits once, and says 503 all the same to the first who asks
-    under each name.
+    """A registry that decides and debits once, but answers 503 to the first call under each
+    idempotency key.
     """
 
     def __init__(self) -> None:

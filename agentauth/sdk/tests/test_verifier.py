@@ -131,12 +131,12 @@ def test_a_repeat_is_taken_for_one_unless_it_is_plainly_not(repeated: object) ->
         (409, "idempotency_mismatch", IdempotencyMismatchError),
         (409, "idempotency_in_progress", TemporarilyUnavailableError),
         (503, "temporarily_unavailable", TemporarilyUnavailableError),
-        # Our own credentials, limits and defects: nothing the agent did.
+        # Caused by our own credentials, limits and defects, not by the agent.
         (401, "invalid_client", RegistryError),
         (403, "permission_denied", RegistryError),
         (404, "not_found", RegistryError),
         (429, "slow_down", RegistryError),
-        # What a defect left done is unknown.
+        # It is unknown what was done before the defect.
         (500, "server_error", TemporarilyUnavailableError),
         (302, "", RegistryError),
     ],

@@ -1,5 +1,5 @@
-"""What `verify-log` accepts and what it refuses, by the table that every verifier of the log is
-held to.
+"""What `verify-log` accepts and refuses, by the table that every verifier of the log must
+follow.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def test_AU_33_verifier_is_one_short_file_needing_only_cryptography(name: str) -
         "cryptography.exceptions",
         "cryptography.hazmat.primitives.asymmetric.ed25519",
     }
-    # Nothing that reaches out, runs programs or takes code from elsewhere.
+    # Nothing that opens connections, runs programs or loads code from elsewhere.
     assert not imported & {
         "socket",
         "ssl",
@@ -205,7 +205,7 @@ def test_AU_33_whatever_is_edited_is_refused_or_means_the_same(kind: str, tmp_pa
 
 
 def test_AU_28_a_long_log_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
-    # A million are measured by benchmarks/verify_log.py; no test measures time.
+    # benchmarks/verify_log.py measures a million; no test measures time.
     tree, lines, salt = CompactTree(), [], bytes(32)
     for index in range(20_000):
         event = jcs({"id": index, "data": "x" * 500})
@@ -225,7 +225,7 @@ def test_AU_28_a_long_log_takes_no_more_memory_than_a_short_one(tmp_path: Path) 
 
 
 def test_AU_28_memory_does_not_grow_with_what_is_packed(tmp_path: Path) -> None:
-    # A thousandfold packed line: read no further than the longest line there may be.
+    # A line compressed a thousandfold: read no further than the longest line allowed.
     folder = Folder(tmp_path / "log", LOG)
     folder.export(SIZE)
     folder.write("lines.gz", pack(b"0 " + b"A" * (1 << 26)))

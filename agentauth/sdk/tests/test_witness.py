@@ -1,5 +1,5 @@
-"""A witness over real HTTP: what it cosigns, each refusal of the protocol, and that it never sees
-one log twice.
+"""A witness over real HTTP: what it cosigns, each refusal of the protocol, and that it never
+cosigns two histories of one log.
 """
 
 import json
@@ -72,7 +72,7 @@ def test_AU_18_a_wrong_old_size_is_409_with_the_right_one(log: Log, witness: Ser
     assert witness.add(log.request(0, 5)).status_code == 200
     for old, size in [(0, 5), (4, 5), (0, 9), (3, 9), (6, 9), (9, 9), (2, 3)]:
         conflict(witness.add(log.request(old, size)), 5)
-    # With the size from the answer it goes on.
+    # With the size from the answer, the log continues.
     witness.cosigned(witness.add(log.request(5, 9)), log.note(9))
 
 
@@ -83,7 +83,7 @@ def test_AU_18_an_old_size_beyond_the_checkpoint_is_400(log: Log, witness: Serve
 
 
 def test_AU_18_a_bad_proof_is_422(log: Log, witness: Served) -> None:
-    # From nothing, nothing needs to be proved, and a proof could only be a mistake.
+    # From the empty tree, nothing needs a proof, and a proof could only be a mistake.
     refused(witness.add(AddCheckpoint(0, (bytes(32),), log.note(5)).text), 422)
     assert witness.add(log.request(0, 5)).status_code == 200
     good = log.path(5, 9)
@@ -114,7 +114,7 @@ def test_AU_18_unknown_origin_is_404_for_any_signer(log: Log, witness: Served) -
 def test_AU_18_a_bad_signature_is_403(log: Log, witness: Served) -> None:
     stranger = Log()
     refused(witness.add(stranger.request(0, 5)), 403)
-    # The key of one log does not speak for another.
+    # The key of one log does not sign for another.
     refused(witness.add(Log("other.example", log.signer).request(0, 5)), 403)
     checkpoint = log.checkpoint(5)
     [good] = parse_note(log.note(5)).signatures
@@ -122,10 +122,10 @@ def test_AU_18_a_bad_signature_is_403(log: Log, witness: Served) -> None:
     for signatures in ([bad], [good, bad], [bad, good]):
         body = AddCheckpoint(0, (), format_note(checkpoint.text, signatures)).text
         refused(witness.add(body), 403)
-    # A witness's statement is not the log's, even by the log's own key.
+    # A cosignature is not the log's signature, even if made with the log's own key.
     seen = cosign_checkpoint(checkpoint, name=ORIGIN, signer=log.signer, at=1)
     refused(witness.add(AddCheckpoint(0, (), format_note(checkpoint.text, [seen])).text), 403)
-    # Of keys it does not know, a witness says nothing.
+    # A witness does not answer for keys that it does not know.
     others = [
         sign_text(checkpoint.text, name=f"key{number}", signer=stranger.signer)
         for number in range(15)
@@ -162,14 +162,14 @@ def test_AU_9_a_second_version_of_a_log_is_refused(
 ) -> None:
     other = log.other("for somebody else")
     assert witness.add(log.request(0, 5)).status_code == 200
-    # Shown as news it is not from where we are; shown as the same size it is another tree.
+    # As an update it does not start at the current size; at the same size it is another tree.
     conflict(witness.add(other.request(0, 5)), 5)
     refused(witness.add(AddCheckpoint(5, (), other.note(5)).text), 422)
-    # Nor grown from there, nor from what both have in common.
+    # It did not grow from that tree, nor from the part that both share.
     refused(witness.add(other.request(5, 9)), 422)
     conflict(witness.add(other.request(3, 9)), 5)
     witness.cosigned(witness.add(log.request(5, 9)), log.note(9))
-    # Both signed trees of the one size are the proof of it, and the operator has them.
+    # The two signed trees of the same size prove the fork, and the operator has them.
     told = [
         json.loads(line)["split_view"]
         for line in capsys.readouterr().err.splitlines()

@@ -1,5 +1,5 @@
-"""The witness as a process: its commands and files, and kills between what it keeps and what it
-says.
+"""The witness as a process: its commands and files, and kills between what it stores and what it
+answers.
 """
 
 import json
@@ -53,8 +53,8 @@ def log(tmp_path: Path) -> Log:
 
 @contextmanager
 def started(files: dict[str, str], before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m agentauth.sdk witness`, after `before` changed something in it: the process, and
-    where it listens.
+    """`python -m agentauth.sdk witness`, patched by `before`: the process, and
+    its address.
     """
     logs = str(Path(files["key"]).parent / "logs")
     arguments = [
@@ -125,7 +125,7 @@ def test_killed_between_state_and_answer_it_says_the_same_when_asked_again(
     with running(files, BEFORE_THE_ANSWER) as client, pytest.raises(httpx.TransportError):
         client.post("/add-checkpoint", content=log.request(3, 5))
     with running(files) as client:
-        # It is bound to the tree whose cosignature was lost: it takes no other, and the log gets
+        # It is bound to the tree whose cosignature was lost: it accepts no other, and the log gets
         # its line.
         assert (
             client.post("/add-checkpoint", content=log.other("x").request(3, 5)).status_code == 409
@@ -150,7 +150,7 @@ def test_killed_before_the_state_is_kept_it_has_said_and_seen_nothing(
         assert answer.status_code == 200
 
 
-# Who runs the tests in the background of a shell has interrupts ignored, and so have its children.
+# Tests that run in the background of a shell ignore interrupts, and so do their children.
 AS_IN_FRONT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
 

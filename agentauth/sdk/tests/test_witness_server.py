@@ -33,7 +33,7 @@ def connect(witness: Served) -> socket.socket:
 
 
 def raw(witness: Served, sent: bytes) -> bytes:
-    """All that comes back until the server closes the connection."""
+    """Everything received until the server closes the connection."""
     with connect(witness) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
@@ -159,7 +159,7 @@ def test_who_sends_a_byte_at_a_time_has_no_longer(witness: Served) -> None:
             if closed:
                 break
     assert closed
-    # Each byte came in time by itself; all of them together did not.
+    # Each byte came in time, but all of them together did not.
     assert time.monotonic() - begun < 15
 
 
@@ -171,7 +171,7 @@ def test_connections_beyond_the_bound_are_closed_unheard(
         with connect(witness) as one, connect(witness) as two:
             for connection in (one, two):
                 connection.sendall(b"GET /x/checkpoint HTTP/1.1\r\nHost: w\r\n\r\n")
-                # Answered, and kept for the next request.
+                # Answered, and the connection is kept for the next request.
                 assert connection.recv(1) == b"H"
             with connect(witness) as third:
                 assert third.recv(1) == b""

@@ -1,4 +1,4 @@
-"""A log that can be made to lie, and a witness over real HTTP."""
+"""A log that a test can make lie, and a witness over real HTTP."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ EMPTY = root(0, lambda *_: b"")
 
 
 class Log:
-    """A log of as many leaves as are asked for; `branch` makes another history of the same log."""
+    """A log of any number of leaves; `branch` makes another history of the same log."""
 
     def __init__(
         self, origin: str = ORIGIN, signer: LocalSigner | None = None, branch: str = ""
@@ -35,12 +35,12 @@ class Log:
         self.key = Verifier(origin, self.signer.public)
 
     def other(self, branch: str) -> "Log":
-        """The same log as another auditor sees it."""
+        """The same log, as another auditor sees it."""
         return Log(self.origin, self.signer, branch)
 
     def subtree(self, height: int, index: int) -> bytes:
         if height == 0:
-            # Histories part after the first three leaves.
+            # Histories diverge after the first three leaves.
             return leaf_hash(f"{index}{self.branch if index >= 3 else ''}".encode())
         return node_hash(
             self.subtree(height - 1, 2 * index), self.subtree(height - 1, 2 * index + 1)
@@ -79,7 +79,7 @@ class Served:
 
 
 def new_witness(folder: Path, *logs: Log, signer: LocalSigner | None = None) -> Witness:
-    """A witness with a state of its own in `folder`, begun where there is none."""
+    """A witness with its own state in `folder`, created if there is none."""
     signer = signer or LocalSigner(PrivateKey.generate())
     vkey = Verifier(NAME, signer.public, SignatureType.COSIGNATURE).vkey
     if not (folder / "state").exists():
