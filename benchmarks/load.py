@@ -157,7 +157,7 @@ def parse_tally(printed: str) -> Tally:
     """The last line sending.lua printed. Raises ValueError if it did not finish."""
     lines = printed.strip().splitlines()
     if not lines or not lines[-1].startswith("{"):
-        raise ValueError(f"wrk printed no usable result: {printed}")
+        raise ValueError(f"wrk printed no usable result: {printed!r}")
     return Tally(**json.loads(lines[-1]))
 
 

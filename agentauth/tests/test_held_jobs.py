@@ -65,7 +65,7 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     monkeypatch.setattr(job, "_rests_until", 0.0)
     with pytest.raises(ContradictedError, match="9 events"):
         job.do()
-    assert "9 events stands outside" in Home.objects.get().held_because
+    assert "The external store has a checkpoint of 9 events" in Home.objects.get().held_because
     waiting = QueueEntry.objects.count()
     assert waiting
     assert [job.name for job in JOBS if job.do()] == []

@@ -220,7 +220,7 @@ def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
 ) -> None:
     """Only a database that knows the log could tell that the object is not ours."""
     store.put_once(key_of_break("20991231235959"), b"{}")
-    assert "The log 20991231235959 was begun after a restore" in str(look()[0].held_because)
+    assert "The log 20991231235959 was started after a restore" in str(look()[0].held_because)
     done = go_on()
     assert done.log == "20991231235960"
     row = LogBreak.objects.get()

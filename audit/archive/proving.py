@@ -150,9 +150,9 @@ class _Archive:
         if signed >= proved.size:
             return found
         problem = (
-            f"Everything matches, but only a key that was disabled on {at} UTC signed the events "
-            f"from leaf {signed} on. Check the archive again once it ends at a checkpoint signed "
-            "by the next key."
+            f"Everything matches, but only a key that was disabled on {at:%Y-%m-%d %H:%M} UTC "
+            f"signed the events from leaf {signed} on. Check the archive again once it ends at a "
+            "checkpoint signed by the next key."
         )
         return replace(found, ok=False, first_bad=signed, problem=problem)
 

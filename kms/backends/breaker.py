@@ -52,7 +52,7 @@ class Breaker:
             left = self._until - time.monotonic()
             if self._trying or left > 0:
                 raise NotAskedError(
-                    f"The key backend {self._home} does not answer, and is not called now.",
+                    f"The key backend {self._home!r} does not answer, and is not called now.",
                     retry_after=max(1, math.ceil(left)),
                 )
             self._trying = True

@@ -1,4 +1,4 @@
-"""`manage.py disable_key KID`: refuse everything a key signed, at once and for good."""
+"""`manage.py disable_key KID`: refuse everything a key signed, at once and permanently."""
 
 import re
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""`manage.py revoke_key_certificate SERIAL`: refuse all a certified key signed, for good."""
+"""`manage.py revoke_key_certificate SERIAL`: refuse permanently all that a certified key signed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
