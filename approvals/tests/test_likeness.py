@@ -18,7 +18,10 @@ from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 LOOKS_LIKE = "Acme Payrnents"
-LINE = "This agent’s name looks like “Acme Payments”, a service here, and it is not that service."
+LINE = (
+    "This agent’s name looks like “Acme Payments”, the name of a service here, but it is not that "
+    "service."
+)
 TITLE = "Look at the name twice"
 
 
@@ -112,7 +115,7 @@ def test_AP_21_a_claim_says_it_too(
     url, code = claim_link(client.agent())
     path = url.removeprefix("http://localhost:8000")
     exact = (
-        "This agent calls itself “Acme Payments”, as a service here is called, and is not that "
+        "This agent calls itself “Acme Payments”, the name of a service here, but it is not that "
         "service."
     )
     page = alice.get(path).content.decode()

@@ -154,7 +154,7 @@ def test_WR_15_resuming_ends_a_recovery_and_says_so(
     decide(row, second, now)
     link = link_of(row, now)
     assert (
-        "recovery of this account that is under way ends"
+        "Resuming the account cancels its open recovery."
         in admin.get(f"/resume/human/{human.pk}/").content.decode()
     )
     assert admin.resume(f"/resume/human/{human.pk}/").status_code == 200

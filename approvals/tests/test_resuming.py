@@ -113,7 +113,8 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
     assert body["subject"] == {"type": "agent", "id": str(row.pk), "name": row.name}
     assert (body["party"], body["suspension"], found.human_id) == ("owner", 1, str(alice.human.pk))
     assert found.consent_text.splitlines() == [
-        f"I resume my agent “{row.name}”, which I suspended.",
+        f"Agent: “{row.name}”",
+        "I resume this agent, which I suspended.",
         f"The agent may again read “calendar” at “{grant.service_provider.name}”.",
     ]
     assert Event.objects.filter(kind=kinds.AGENT_RESUMED, human_id=alice.human.pk).count() == 1
