@@ -70,7 +70,7 @@ def latest(ceremony: Ceremony) -> Challenge:
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
         raise InvalidAssertionError(
-            "Nothing was asked of your passkey here. Press the button again."
+            "No signature of your passkey was requested here. Press the button again."
         )
     return row
 
@@ -81,7 +81,9 @@ def take(row: Challenge, *, now: datetime) -> None:
     Raises InvalidAssertionError if it was used before or is older than five minutes.
     """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
-        raise InvalidAssertionError("This signature request is over. Press the button again.")
+        raise InvalidAssertionError(
+            "This signature request has expired or was used. Press the button again."
+        )
 
 
 @contextmanager
@@ -154,7 +156,7 @@ def check_signature(
         expected_backup_eligible=passkey.expected_backup_eligible,
     )
     if human is None and verified.user_handle is None:
-        raise InvalidAssertionError("This passkey does not say whose it is.")
+        raise InvalidAssertionError("This passkey does not name its account. Use another passkey.")
     # Compare and swap: of two signatures with one nonzero counter (a cloned authenticator), one
     # fails.
     moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(

@@ -313,7 +313,7 @@ def _use_second_step(
     )
     if row is None or not hmac.compare_digest(bytes(row.challenge), _danger_digest(grant, terms)):
         raise ConfirmationRequiredError(
-            "Look at the dangerous permissions once more and go on.",
+            "Check the high-risk permissions once more, then continue.",
             dangerous=_dangerous(grant, terms),
         )
     take(row, now=now)
@@ -342,7 +342,9 @@ def _chosen(
     """
     terms = chosen_terms(grant, choices, zone=human.time_zone, now=at)
     if terms.valid_until <= now:
-        raise GrantChangedError("The end this page shows has passed. Reload it.", changes=[])
+        raise GrantChangedError(
+            "The end date on this page has passed. Reload the page.", changes=[]
+        )
     return terms
 
 

@@ -92,13 +92,13 @@ class Present:
             not grant.waits_for_signature(now)
             or grant.suspension_cause != Grant.SuspensionCause.RESTORED
         ):
-            return "It does not wait because of the restore."
+            return "The restore did not suspend it."
         if (
             data is None
             or data.get("before") != Grant.Status.APPROVED
             or data.get("version") != grant.version
         ):
-            return "It was not approved when the registry went on, or it changed since."
+            return "It was not approved when the registry continued, or it has changed since."
         if kind := self.against.kind_of(grant):
             return f"After the restore the log says {kind}."
         return ""

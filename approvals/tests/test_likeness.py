@@ -22,7 +22,7 @@ LINE = (
     "This agent’s name looks like “Acme Payments”, the name of a service here, but it is not that "
     "service."
 )
-TITLE = "Look at the name twice"
+TITLE = "Check the name carefully"
 
 
 @pytest.fixture
@@ -161,5 +161,5 @@ def test_AP_21_a_likeness_that_came_under_the_drawn_page_voids_it(
         now=now,
     )
     answer = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
-    assert "looks like its name" in json.dumps(answer["changes"])
+    assert "The warnings about the agent" in json.dumps(answer["changes"])
     assert alice.approve(reading).status_code == 200

@@ -228,7 +228,7 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
             press(admin, "suspend", row)
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=not owner_first)
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=owner_first)
-    assert "both have resumed it" in alice.get(f"/agents/{row.pk}/").content.decode()
+    assert "both of you resume it" in alice.get(f"/agents/{row.pk}/").content.decode()
     assert "until you and an administrator resume it" in alice.get("/agents/").content.decode()
     for kind, held, returns in (("agent", row, "active"), ("grant", grant, "approved")):
         pages = {id(alice): own(held), id(admin): admins(kind, held)}
