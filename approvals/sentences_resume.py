@@ -149,7 +149,7 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
     ]
     limits = sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
     return lines + [
-        _("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
+        _("Limit at %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
     ]
 
 

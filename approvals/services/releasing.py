@@ -75,7 +75,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
     def refusal(grant: Grant) -> str:
         if kind := lost.kind_of(grant):
-            return f"After the backup the lost log says {kind}."
+            return f"The lost log has this event after the backup: {kind}."
         return present.refusal(grant, now)
 
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")

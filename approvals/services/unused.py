@@ -100,7 +100,7 @@ class Present:
         ):
             return "It was not approved when the registry continued, or it has changed since."
         if kind := self.against.kind_of(grant):
-            return f"After the restore the log says {kind}."
+            return f"The log has this event after the restore: {kind}."
         return ""
 
 
