@@ -58,7 +58,7 @@ class ServiceProviderForm(forms.Form):
         label=_("What agents may ask for"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 4}),
-        help_text=_("One entry a line, such as read:calendar. Empty allows nothing."),
+        help_text=_("One entry per line, such as read:calendar. Empty allows nothing."),
     )
     is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
     require_nonce = forms.BooleanField(label=_("Proofs must carry a server nonce"), required=False)
@@ -139,7 +139,7 @@ class ControlRoom(admin.AdminSite):
             link = create_setup_link(
                 email=form.cleaned_data["email"], actor=actor_of(request), now=timezone.now()
             )
-            return [(str(_("Setup link, once, 72 hours")), link.url)]
+            return [(str(_("Setup link (works once, for 72 hours)")), link.url)]
 
         return self._make(request, InvitationForm, _("Invite a human"), make)
 
@@ -150,9 +150,9 @@ class ControlRoom(admin.AdminSite):
             human, actor = form.cleaned_data["human"], actor_of(request)
             hold_human(human_of(request), human)
             _row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
-            return [(str(_("Enrolment code, once, 15 minutes")), code)]
+            return [(str(_("Enrolment code (works once, for 15 minutes)")), code)]
 
-        return self._make(request, EnrolmentForm, _("Make an enrolment code"), make)
+        return self._make(request, EnrolmentForm, _("Create an enrolment code"), make)
 
     def new_service_provider(self, request: HttpRequest) -> HttpResponse:
         """Create a service provider and show its secret once."""
@@ -170,7 +170,7 @@ class ControlRoom(admin.AdminSite):
             )
             return [
                 (str(_("Client id")), str(provider.pk)),
-                (str(_("Client secret, shown this once")), secret),
+                (str(_("Client secret (not shown again)")), secret),
             ]
 
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)

@@ -182,7 +182,7 @@ def limits(envelope: Envelope) -> list[str]:
     ]
     if envelope.confirm_above is not None:
         lines.append(
-            _("Each payment above %(amount)s asks you again.")
+            _("Each payment above %(amount)s needs your confirmation.")
             % {"amount": money(envelope.confirm_above)}
         )
     if envelope.allowed_time_windows is not None:
@@ -194,7 +194,7 @@ def limits(envelope: Envelope) -> list[str]:
             % {"n": whole(envelope.max_uses)}
         )
     if envelope.requires_human_online:
-        lines.append(_("Only while you are here: the “I'm here” switch is on."))
+        lines.append(_("Only while your “I'm here” switch is on."))
     if envelope.max_session_seconds is not None:
         lines.append(
             _("Each access token is valid for at most %(n)s seconds.")
@@ -216,8 +216,8 @@ def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]
     }
     return [
         _(
-            "No budget limits what you are not asked about: %(n)s payments of %(each)s move "
-            "%(sum)s without asking you."
+            "No budget limits the sum: %(n)s payments of %(each)s move %(sum)s without your "
+            "confirmation."
         )
         % parts
     ]
@@ -246,13 +246,22 @@ def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope)
     ]
 
 
+def agent_line(agent: str) -> str:
+    """The line of a consent text that names the agent."""
+    return _("Agent: %(agent)s") % {"agent": quoted(agent)}
+
+
+def service_line(service_provider: str, audience: str) -> str:
+    """The line of a consent text that names the service and its address."""
+    return _("Service: %(at)s at %(audience)s") % {
+        "at": quoted(service_provider),
+        "audience": audience,
+    }
+
+
 def parties(agent: str, service_provider: str, audience: str) -> list[str]:
     """The first lines of a consent text: the agent and the service, one line each."""
-    return [
-        _("Agent: %(agent)s") % {"agent": quoted(agent)},
-        _("Service: %(at)s at %(audience)s")
-        % {"at": quoted(service_provider), "audience": audience},
-    ]
+    return [agent_line(agent), service_line(service_provider, audience)]
 
 
 def likeness(each: Likeness) -> str:
@@ -262,7 +271,7 @@ def likeness(each: Likeness) -> str:
         case Whose.SERVICE if each.exact:
             return (
                 _(
-                    "This agent calls itself “%(name)s”, as a service here is called, and is "
+                    "This agent calls itself “%(name)s”, the name of a service here, but it is "
                     "not that service."
                 )
                 % name
@@ -270,42 +279,40 @@ def likeness(each: Likeness) -> str:
         case Whose.SERVICE:
             return (
                 _(
-                    "This agent’s name looks like “%(name)s”, a service here, and it is not "
-                    "that service."
+                    "This agent’s name looks like “%(name)s”, the name of a service here, but "
+                    "it is not that service."
                 )
                 % name
             )
         case Whose.REGISTRY if each.exact:
             return (
                 _(
-                    "This agent calls itself “%(name)s”, as this registry is called, and is "
-                    "no part of it."
+                    "This agent calls itself “%(name)s”, the name of this registry, but it is "
+                    "not part of it."
                 )
                 % name
             )
         case Whose.REGISTRY:
             return (
                 _(
-                    "This agent’s name looks like “%(name)s”, this registry, and it is no "
-                    "part of it."
+                    "This agent’s name looks like “%(name)s”, the name of this registry, but "
+                    "it is not part of it."
                 )
                 % name
             )
         case Whose.AGENT if each.exact:
             return (
-                _("You have another agent called “%(name)s”; this one has a key of its own.") % name
+                _("You have another agent called “%(name)s”; this one has a different key.") % name
             )
         case Whose.AGENT:
             return (
                 _(
-                    "This agent’s name looks like “%(name)s”, another agent of yours, and it "
-                    "is not that one."
+                    "This agent’s name looks like “%(name)s”, the name of another of your "
+                    "agents, but it is not that one."
                 )
                 % name
             )
-    return _(
-        "This agent’s name mixes letters of several alphabets, which may look like another name."
-    )
+    return _("This agent’s name mixes letters of several alphabets and may imitate another name.")
 
 
 def approval_text(
@@ -345,7 +352,7 @@ def denial_text(*, agent: str, service_provider: str, audience: str, reason: str
 def claim_text(*, agent: str, jkt: str, warnings: Sequence[str] = ()) -> str:
     """The consent text of a claim; `warnings` are sentences about the agent's name."""
     lines = [
-        _("Agent: %(agent)s") % {"agent": quoted(agent)},
+        agent_line(agent),
         _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
         *warnings,
         _("This agent is mine: it acts for me, within what I approve."),
@@ -384,10 +391,10 @@ def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str
     parts = {"size": size, "origin": origin, "previous": previous, "at": moment(at, zone)}
     return "\n".join(
         [
-            _("After a restore, on %(at)s, the log goes on as %(origin)s, with a new key.") % parts,
+            _("After a restore on %(at)s, the log continues as %(origin)s with a new key.") % parts,
             _(
-                "Its first %(size)s events are those of %(previous)s; what that log said "
-                "later is lost here."
+                "Its first %(size)s events are those of %(previous)s; the later events of that "
+                "log are lost here."
             )
             % parts,
         ]
@@ -405,13 +412,13 @@ def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
     ]
     lines.append(
         _(
-            "The agents may act at these services again, as their people approved before the "
-            "restore."
+            "The agents may act at these services again, on the terms that their owners approved "
+            "before the restore."
         )
     )
     proof = _(
-        "The lost log ended at %(size)s events and proves that none of this was used or "
-        "revoked since the backup."
+        "The lost log ended at %(size)s events and proves that none of these grants was used "
+        "or revoked since the backup."
     )
     return "\n".join([*lines, proof % {"size": size}])
 

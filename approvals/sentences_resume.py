@@ -1,4 +1,4 @@
-"""Consent texts for resuming: one sentence a line, what is in force again, names in quotes."""
+"""Consent texts for resuming: what is resumed, then what is in force again, one sentence a line."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,36 +24,37 @@ def agent_text(
 
     `grants` are in force once the agent is active; `marks` are further sentences for the reader.
     """
-    name = {"agent": quoted(agent.name)}
     lines = [
-        _("As an administrator I resume the agent %(agent)s.") % name
+        sentences.agent_line(agent.name),
+        _("As an administrator, I resume this agent.")
         if by_admin
-        else _("I resume my agent %(agent)s, which I suspended.") % name,
+        else _("I resume this agent, which I suspended."),
         *marks,
     ]
     stays = agent.owner_holds if by_admin else agent.admin_holds
     if stays:
         lines.append(_still_held(by_admin=by_admin))
     if not grants:
-        lines.append(_("The agent has no permissions now, but it can ask for some again."))
+        lines.append(_("The agent has no permissions now, but it can ask for new ones."))
     terms = [line for grant in sorted(grants, key=_risk) for line in _terms(grant, later=stays)]
     return _fitting(lines, terms)
 
 
 def grant_text(grant: Grant, *, by_admin: bool, marks: Sequence[str] = ()) -> str:
     """The text to resume one agent's permissions at one service provider; `marks` as above."""
-    names = {"agent": quoted(grant.agent.name), "at": quoted(grant.service_provider.name)}
+    provider = grant.service_provider
     lines = [
-        _("As an administrator I resume the permissions of %(agent)s at %(at)s.") % names
+        *sentences.parties(grant.agent.name, provider.name, provider.audience),
+        _("As an administrator, I resume this agent’s permissions at this service.")
         if by_admin
-        else _("I resume the permissions of %(agent)s at %(at)s, which I suspended.") % names,
+        else _("I resume this agent’s permissions at this service, which I suspended."),
         *marks,
     ]
     waits = grant.suspension_cause != Grant.SuspensionCause.PERSON
     stays = (by_admin and (waits or grant.owner_holds)) or (not by_admin and grant.admin_holds)
     if stays:
         lines.append(
-            _("They stay suspended until their owner signs them again.")
+            _("The permissions stay suspended until their owner signs them again.")
             if waits
             else _still_held(by_admin=by_admin)
         )
@@ -70,7 +71,8 @@ def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] =
     """
     return "\n".join(
         [
-            _("As an administrator I resume the account %(id)s.") % {"id": human.pk},
+            _("Account: %(id)s") % {"id": human.pk},
+            _("As an administrator, I resume this account."),
             *marks,
             _("The account holder may sign in, approve and confirm again."),
             ngettext(
@@ -86,22 +88,25 @@ def human_text(human: Human, *, agents: int, grants: int, marks: Sequence[str] =
 
 def has_expired() -> str:
     return _(
-        "The agent’s registration has ended. It can act again once it renews it, which it "
-        "does by itself."
+        "The agent’s registration has expired. The agent can act again once it renews the "
+        "registration, which it does by itself."
     )
 
 
 def ends_recovery() -> str:
-    return _("The recovery of this account that is under way ends.")
+    return _("Resuming the account cancels its open recovery.")
 
 
 def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:
     """The text to resume a service provider; `grants` counts what is in force again."""
-    parts = {"at": quoted(provider.name), "audience": provider.audience}
     return "\n".join(
         [
-            _("As an administrator I resume the service %(at)s at %(audience)s.") % parts,
-            _("The service may ask about tokens again, and agents may ask for permissions there."),
+            sentences.service_line(provider.name, provider.audience),
+            _("As an administrator, I resume this service."),
+            _(
+                "The service may check access tokens again, and agents may ask for permissions "
+                "there again."
+            ),
             _in_force(grants),
         ]
     )
@@ -128,7 +133,7 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
     """The permissions of an approved grant, riskiest first, then its limits."""
     at, envelope = grant.service_provider.name, parse_envelope(grant.envelope or {})
     may = (
-        _("The agent may %(permission)s as soon as nothing suspends it.")
+        _("Once no suspension is left, the agent may again %(permission)s.")
         if later
         else _("The agent may again %(permission)s.")
     )
@@ -144,7 +149,7 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
     ]
     limits = sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
     return lines + [
-        _("At %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
+        _("Limit at %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
     ]
 
 
@@ -159,8 +164,7 @@ def _fitting(lines: Sequence[str], terms: Sequence[str]) -> str:
                 "digest": hashlib.sha256("\n".join(terms[index:]).encode()).hexdigest()[:32],
             }
             more = _(
-                "More lines on the agent’s page: %(n)s. The fingerprint of their text is "
-                "%(digest)s."
+                "More lines on the agent’s page: %(n)s. The digest of their text is %(digest)s."
             )
             return "\n".join([*kept, more % left])
         kept.append(line)

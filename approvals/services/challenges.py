@@ -69,7 +69,9 @@ def latest(ceremony: Ceremony) -> Challenge:
     """The newest challenge of the ceremony, used or not. Raises InvalidAssertionError if none."""
     row = _rows(ceremony).order_by("-created_at", "-id").first()
     if row is None:
-        raise InvalidAssertionError("No signature was requested here. Press the button again.")
+        raise InvalidAssertionError(
+            "No signature of your passkey was requested here. Press the button again."
+        )
     return row
 
 
@@ -80,7 +82,7 @@ def take(row: Challenge, *, now: datetime) -> None:
     """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
         raise InvalidAssertionError(
-            "This signature request was used or has expired. Press the button again."
+            "This signature request has expired or was used. Press the button again."
         )
 
 
@@ -154,7 +156,7 @@ def check_signature(
         expected_backup_eligible=passkey.expected_backup_eligible,
     )
     if human is None and verified.user_handle is None:
-        raise InvalidAssertionError("This passkey does not name its account.")
+        raise InvalidAssertionError("This passkey does not name its account. Use another passkey.")
     # Compare and swap: of two signatures with one nonzero counter (a cloned authenticator), one
     # fails.
     moved = Passkey.objects.filter(pk=passkey.pk, sign_count=passkey.sign_count).update(

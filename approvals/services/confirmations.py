@@ -67,7 +67,7 @@ def begin_confirmation(
     if status == Confirmation.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status != Confirmation.Status.PENDING:
-        raise InvalidStateError("This was already decided.")
+        raise InvalidStateError("This request was already decided.")
     if decision == "confirm" and (why := obstacle(row, now)):
         raise GrantChangedError(why)
     page = confirmation_page(row, human, now=now)

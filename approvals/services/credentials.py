@@ -51,7 +51,7 @@ def finish_passkey(
     with answering(row, now=now):
         asked = str(row.data.get("asked", "")).encode()
         if DEMAND.holds() and not hmac.compare_digest(asked, _asked(row).encode()):
-            raise InvalidAssertionError("No signature was requested here. Press the button again.")
+            raise InvalidAssertionError("No passkey was requested here. Press the button again.")
         verified = verify_new(row, credential)
         passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
         hold_human(human)
@@ -69,7 +69,7 @@ def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime
         # Lock all of them: two removals at once must not leave the human unable to sign in.
         mine = {str(row.pk): row for row in hold_passkeys(human)}
         if passkey_id not in mine:
-            raise NotFoundError("There is no such passkey.")
+            raise NotFoundError("You have no such passkey.")
         if len(mine) == 1:
             raise InvalidStateError("Your last passkey cannot be removed: add another one first.")
         _remove(mine[passkey_id], actor=actor, now=now)

@@ -313,7 +313,7 @@ def _use_second_step(
     )
     if row is None or not hmac.compare_digest(bytes(row.challenge), _danger_digest(grant, terms)):
         raise ConfirmationRequiredError(
-            "Review the dangerous permissions again, then continue.",
+            "Check the high-risk permissions once more, then continue.",
             dangerous=_dangerous(grant, terms),
         )
     take(row, now=now)

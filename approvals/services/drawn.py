@@ -56,7 +56,9 @@ def read_drawn(token: str, purpose: Challenge.Purpose, subject: str) -> Drawn:
     try:
         body = signing.loads(token, salt=_SALT)
     except signing.BadSignature:
-        raise InvalidRequestError("The page could not be read. Reload it.") from None
+        raise InvalidRequestError(
+            "The registry cannot read the token of this page. Reload the page."
+        ) from None
     if (body.get("purpose"), body.get("subject")) != (purpose, subject):
         raise InvalidRequestError("This page belongs to a different request.")
     return Drawn(datetime.fromisoformat(body["at"]), body["shown"])

@@ -130,7 +130,7 @@ def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> 
             pk=invitation.pk, kind=SetupCode.Kind.INVITATION, used_at=None, human=None
         )
         if not unused.delete()[0]:
-            raise InvalidStateError("This invitation was used or forgotten already.")
+            raise InvalidStateError("This invitation was already used or forgotten.")
         events = erase_invitation(email=invitation.email, at=invitation.created_at)
         record(kind=kinds.INVITATION_ERASED, actor=actor, at=now, data={"events": events})
 

@@ -81,7 +81,7 @@ def _end_all_begun(human: Human, act: Callable[[], None], now: datetime) -> None
                 raise _BegunMeanwhileError
             return
         human.refresh_from_db()
-    raise TemporarilyUnavailableError("This person is making a change right now. Try again.")
+    raise TemporarilyUnavailableError("This person is doing something at this moment. Try again.")
 
 
 def hold_ways_in(human: Human) -> set[Any]:

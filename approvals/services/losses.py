@@ -152,9 +152,9 @@ def describe_human(human: Human, now: datetime) -> Loss:
 
 def describe_invitation(row: SetupCode, now: datetime) -> Loss:
     """The link, and the address it went to."""
-    ends = _("Valid until %(at)s.") if row.expires_at > now else _("It ended on %(at)s.")
+    ends = _("Valid until %(at)s.") if row.expires_at > now else _("Expired on %(at)s.")
     about = [
-        _("Made on %(at)s.") % {"at": _date(row.created_at)},
+        _("Created on %(at)s.") % {"at": _date(row.created_at)},
         ends % {"at": _date(row.expires_at)},
     ]
     facts = [_("The invitation link"), _("The address, here and in the log")]
@@ -189,7 +189,7 @@ def describe_key_certificate(row: KeyCertificate, now: datetime) -> Loss:
     ]
     facts = [
         _(
-            "Every token that its key signed is refused from now on. The process has another "
+            "Every token that its key signed is refused from now on. The process gets another "
             "key certified."
         )
     ]

@@ -21,8 +21,8 @@ def moved(name: str, old: object, new: object) -> str:
         "service_status": _("The service was %(old)s and is now %(new)s."),
         "agent_key": _("The agent’s key was %(old)s and is now %(new)s."),
         "manifest": _("The agent changed its description."),
-        "allowed": _("The service allows other things now."),
-        "capabilities": _("The agent asks for other permissions now."),
+        "allowed": _("The service changed what it allows."),
+        "capabilities": _("The agent now asks for other permissions."),
         "envelope": _("The limits have changed."),
         "version": _("The grant has a newer version."),
         "action": _("The agent now asks to do something else."),
@@ -32,9 +32,7 @@ def moved(name: str, old: object, new: object) -> str:
         "party": _("This page now lifts a different party’s suspension."),
         "vkeys": _("The keys of the log have changed."),
         "text": _("The text to sign is not the one that was shown."),
-        "likenesses": _(
-            "What else is called as the agent is, or looks like its name, is different now."
-        ),
+        "likenesses": _("The warnings about the agent’s name have changed."),
     }
     if name.startswith("grant."):
         return _("One of these grants changed.")

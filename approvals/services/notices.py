@@ -49,16 +49,14 @@ def mail_is_sent() -> bool:
 def notice_text(row: Recovery) -> tuple[str, str]:
     """Subject and body for the recovery's state. Contains no secret; its link changes nothing."""
     human = row.human
-    cancel = _(
-        "If you did not ask for this, sign in with a passkey that you have and cancel it here:"
-    )
+    cancel = _("If you did not ask for this, sign in with one of your passkeys and cancel it here:")
     page = f"{settings.PUBLIC_URL}/recovery/"
     if row.used_at:
         lines = [
             sentences.recovered(row.used_at, human.time_zone),
             _(
-                "Every passkey from before was removed, and your agents’ grants wait for your "
-                "signature."
+                "All earlier passkeys were removed, and your agents’ grants are suspended until "
+                "you sign them again."
             ),
             _(
                 "If this was not you, call an administrator at once and ask them to suspend "
@@ -68,13 +66,13 @@ def notice_text(row: Recovery) -> tuple[str, str]:
     elif row.cancelled_at:
         lines = [_("The recovery of your account was cancelled. Your passkeys stay as they are.")]
     elif row.case == Recovery.Case.STOLEN:
-        decided = _("A second administrator decided it: a new passkey can now be made.")
+        decided = _("A second administrator approved it: a new passkey can now be created.")
         lines = [
             _(
                 "Recovery of your suspended account was started because a passkey was "
                 "reported stolen."
             ),
-            decided if row.confirmed_at else _("A second administrator has to decide."),
+            decided if row.confirmed_at else _("A second administrator must decide."),
             _("If you did not ask for this, call an administrator."),
         ]
     else:
@@ -82,13 +80,13 @@ def notice_text(row: Recovery) -> tuple[str, str]:
         end = {"end": sentences.moment(row.ready_at, human.time_zone)}
         lines = [
             _("Recovery of your account was started because your passkeys were reported lost."),
-            _("A second administrator ended the wait: a new passkey can be made from %(end)s.")
+            _("A second administrator ended the wait: a new passkey can be created from %(end)s.")
             % end
             if row.confirmed_at
-            else _("From %(end)s on a new passkey can take the place of all your passkeys.") % end,
+            else _("From %(end)s on, a new passkey can replace all your passkeys.") % end,
             _(
-                "Until it is made, the passkeys that you have keep working. If you lost them "
-                "all, do nothing."
+                "Until it is created, your passkeys keep working. If you have lost them all, do "
+                "nothing."
             ),
             f"{cancel}\n{page}",
         ]

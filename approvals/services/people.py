@@ -135,7 +135,7 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
         used = SetupCode.objects.filter(pk=row.pk, used_at__isnull=False).exists()
         raise ExpiredError(_USED) if used else NotFoundError(_GONE)
     if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
-        raise InvalidStateError("This registry has its first admin already.")
+        raise InvalidStateError("This registry already has its first admin.")
     return row
 
 
@@ -250,7 +250,7 @@ def use_code(setup_code: SetupCode, *, now: datetime) -> None:
         # Lock every first-admin code, so that two of them cannot make two first admins at once.
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
         if admin_exists():
-            raise InvalidStateError("This registry has its first admin already.")
+            raise InvalidStateError("This registry already has its first admin.")
     live = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now)
     if not live.update(used_at=now, seal=None):
         raise ExpiredError("This setup link was used or has expired. Ask for a new one.")

@@ -79,7 +79,7 @@ def start_recovery(
                 row.save(force_insert=True)
         except IntegrityError:
             raise InvalidStateError(
-                "A recovery of this account is under way: use it, or cancel it first."
+                "A recovery of this account is open: use it, or cancel it first."
             ) from None
         _hold_admin(row, admin)
         _check_account(row)
@@ -104,17 +104,15 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
         row = _hold_open(recovery, now)
         _hold_admin(row, admin)
         if row.begun_by_id == admin.pk:
-            raise InvalidStateError(
-                "You began this recovery: a second administrator has to decide."
-            )
+            raise InvalidStateError("You began this recovery: a second administrator must decide.")
         if row.ready_at is not None and (row.confirmed_at is not None or row.ready_at <= now):
-            raise InvalidStateError("Nothing is left to decide: this recovery is ready.")
+            raise InvalidStateError("This recovery is ready: no decision is left to make.")
         for each in (row.begun_by, admin):
             if each is not None and recent_recovery(each, now=now):
                 raise InvalidStateError(
                     "The account of an administrator who takes part was recovered within "
                     f"{RECENT.days} days:"
-                    " another one has to decide."
+                    " another one must decide."
                 )
         _check_administrators(row)
         _check_account(row)
@@ -130,7 +128,7 @@ def cancel_recovery(*, recovery: Recovery, actor: Actor, now: datetime) -> None:
     with transaction.atomic():
         open_ones = Recovery.objects.filter(pk=recovery.pk, used_at=None, cancelled_at=None)
         if not open_ones.update(cancelled_at=now, notice_due_at=now, notice_failures=0, seal=None):
-            raise InvalidStateError("This recovery was used or cancelled already.")
+            raise InvalidStateError("This recovery was already used or cancelled.")
         _record(kinds.RECOVERY_CANCELLED, recovery, actor, now)
 
 
@@ -231,7 +229,7 @@ def finish_recovery(
     ):
         verified, row = verify_new(challenge, credential), held[0]
         if bytes(row.link_digest or b"") != bytes(recovery.link_digest or b""):
-            raise ExpiredError("A newer link was made. Use that one.")
+            raise ExpiredError("A newer link was created. Use that one.")
         _check_link(row, now)
         _check_ready(row, now)
         row.used_at = row.notice_due_at = now
@@ -262,7 +260,7 @@ def _hold_open(
     """
     row = Recovery.objects.select_for_update().open(now).filter(pk=recovery.pk).first()
     if row is None or not row.is_sealed():
-        raise error("This recovery was used, cancelled or has ended. Ask for a new one.")
+        raise error("This recovery was used or cancelled, or has expired. Ask for a new one.")
     return row
 
 
@@ -272,9 +270,7 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
         Human.objects.select_for_update(no_key=True).get(pk=row.human_id)
         return
     if admin.pk == row.human_id:
-        raise InvalidStateError(
-            "This is your own account: another administrator has to recover it."
-        )
+        raise InvalidStateError("This is your own account: another administrator must recover it.")
     hold_human(admin, row.human)
     if not Human.objects.get(pk=admin.pk).is_administrator:
         raise NotFoundError

@@ -75,7 +75,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
     def refusal(grant: Grant) -> str:
         if kind := lost.kind_of(grant):
-            return f"After the backup the lost log says {kind}."
+            return f"The lost log has this event after the backup: {kind}."
         return present.refusal(grant, now)
 
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")
@@ -183,7 +183,7 @@ def finish_release(
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)
         if {str(each.pk): each.version for each in grants} != versions:
-            raise InvalidStateError("One of these grants changed. Look at them again.")
+            raise InvalidStateError("One of these grants has changed. Check them again.")
         for grant in grants:
             if refusal := present.refusal(grant, now):
                 raise InvalidStateError(refusal)
@@ -217,7 +217,7 @@ def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor,
         raise InvalidStateError(found.problem)
     chosen = [each for each in found.grants if str(each.grant.pk) in ids]
     if len(chosen) != len(set(ids)):
-        raise InvalidStateError("One of these grants does not wait because of the restore.")
+        raise InvalidStateError("The restore did not suspend one of these grants.")
     if refusal := next((each.refusal for each in chosen if each.refusal), ""):
         raise InvalidStateError(refusal)
     return found.anchor, [each.grant for each in chosen]
@@ -242,7 +242,9 @@ def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
         .first()
     )
     if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
-        raise ConfirmationRequiredError("Review these grants again, then continue.", dangerous=[])
+        raise ConfirmationRequiredError(
+            "Check these grants once more, then continue.", dangerous=[]
+        )
     take(row, now=now)
 
 

@@ -212,7 +212,9 @@ def _check_lifted(row: Row, party: Party, now: datetime) -> None:
         find_suspension(row, party=party, now=now)
     except InvalidStateError:
         return
-    raise InvalidAssertionError("This was suspended again since it was resumed. Reload the page.")
+    raise InvalidAssertionError(
+        "This has been suspended again since it was resumed. Reload the page."
+    )
 
 
 def _grants_of(row: Row) -> QuerySet[Grant]:

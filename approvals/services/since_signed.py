@@ -41,9 +41,9 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
     if grant.suspension_cause == causes.RESTORED:
         lines.append(
             _(
-                "This registry was restored from a backup. What the agent did after that "
-                "backup is lost here: payments made since then"
-                " are not counted, and one of them may be made again."
+                "This registry was restored from a backup. What the agent did after the backup "
+                "is lost here: payments made since then are not counted, and one of them may be "
+                "made again."
             )
         )
     # It changed and changed back: nothing differs now, but it was the cause.

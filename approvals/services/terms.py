@@ -20,6 +20,9 @@ DAY = timedelta(days=1)
 _COMMA_DECIMALS = re.compile(r"[0-9]+,[0-9]{1,2}")
 _NAMES = re.compile(r"(permission|amount|budget)\.[0-9]{1,2}|rate|uses|confirm|daily|days|reason")
 _MAX_CHOICES = 128
+_UNREADABLE = (
+    "`choices` must name fields of the approval page, each with a text of at most 500 characters."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,10 @@ def currency_of(terms: Terms) -> str | None:
 def read_choices(choices: object) -> dict[str, str]:
     """The posted choices: an object of known names and short texts. Raises InvalidRequestError."""
     if not isinstance(choices, dict) or len(choices) > _MAX_CHOICES:
-        raise InvalidRequestError("The choices could not be read.")
+        raise InvalidRequestError(_UNREADABLE)
     for name, value in choices.items():
         if not _NAMES.fullmatch(str(name)) or not isinstance(value, str) or len(value) > 500:  # noqa: PLR2004 — the reason's length
-            raise InvalidRequestError("The choices could not be read.")
+            raise InvalidRequestError(_UNREADABLE)
     return choices
 
 
@@ -95,11 +98,11 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     # The page can only lower, but a forged request may ask for more.
     if not narrows(terms.capabilities, asked.capabilities):
         raise InvalidRequestError(
-            "You can only narrow the request: a limit is above what the agent asked for."
+            "You can only narrow the request: an amount is above what the agent asked for."
         )
     if not narrows_envelope(terms.envelope, asked.envelope):
         raise InvalidRequestError(
-            "You can only tighten the limits: one is above what the agent asked for."
+            "You can only lower the limits: one is above what the agent asked for."
         )
     return terms
 
@@ -190,7 +193,7 @@ def _end(latest: datetime, days: str, now: datetime) -> datetime:
         return latest
     count = _number(days, _("Valid for"))
     if count > whole_days(latest, now):
-        raise InvalidRequestError("“Valid for” can only be shortened.")
+        raise InvalidRequestError("“Valid for” can only be shorter than what the agent asked for.")
     return min(latest, (now + count * DAY).replace(microsecond=0))
 
 

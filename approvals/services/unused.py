@@ -93,7 +93,7 @@ class Present:
             not grant.waits_for_signature(now)
             or grant.suspension_cause != Grant.SuspensionCause.RESTORED
         ):
-            return "It does not wait because of the restore."
+            return "The restore did not suspend it."
         if (
             data is None
             or data.get("before") != Grant.Status.APPROVED
@@ -101,7 +101,7 @@ class Present:
         ):
             return "It was not approved when the registry continued, or it has changed since."
         if kind := self.against.kind_of(grant):
-            return f"After the restore the log says {kind}."
+            return f"The log has this event after the restore: {kind}."
         return ""
 
 

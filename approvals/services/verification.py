@@ -37,9 +37,7 @@ def ask_verification(*, human: Human, act: str, session_key: str, now: datetime)
     `act` is not a path.
     """
     if not act.startswith("/") or len(act) > MAX_ACT_CHARACTERS:
-        raise InvalidRequestError(
-            "The member `act` must be the path of the action that needs this signature."
-        )
+        raise InvalidRequestError("`act` must be the path to which you will post the act.")
     return passkey_options(begin(_ceremony(human, session_key), now=now, data={"act": act}), human)
 
 

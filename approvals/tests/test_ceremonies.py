@@ -250,16 +250,16 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "allowed": (
         lambda: ServiceProvider.objects.update(allowed=["read:calendar", "delete:files"]),
-        "The service allows other things now.",
+        "The service changed what it allows.",
     ),
-    "likenesses": (same_name_elsewhere, "What else is called as the agent is"),
+    "likenesses": (same_name_elsewhere, "The warnings about the agent’s name"),
     "version": (lambda: Grant.objects.update(version=7), "The grant has a newer version."),
     "status": (lambda: Grant.objects.update(status="withdrawn"), "is now withdrawn."),
     "capabilities": (
         lambda: Grant.objects.update(
             requested_capabilities=[READ_CALENDAR | {"resource": "calendar/x"}]
         ),
-        "The agent asks for other permissions now.",
+        "The agent now asks for other permissions.",
     ),
     "envelope": (
         lambda: Grant.objects.update(requested_envelope={"max_uses": 3}),

@@ -165,7 +165,7 @@ def test_a_refused_form_says_why_and_is_on_record(
     seen = set(Event.objects.values_list("pk", flat=True))
     body = {"name": "Another", "audience": service_provider.audience, "allowed": ""}
     page = admin.press("/admin/new-service-provider/", body).content.decode()
-    assert "shown this once" not in page
+    assert "not shown again" not in page
     signed = ("approvals.human.verified", "success")
     assert events(admin, seen) == [signed, ("audit.request.refused", "denied")]
 

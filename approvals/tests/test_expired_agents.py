@@ -41,7 +41,7 @@ def test_its_owner_suspends_and_resumes_an_expired_agent(
     assert SUSPEND not in alice.get(path).content.decode()
     assert alice.resume(f"{path}resume/").status_code == 200
     told = Receipt.objects.get(kind="resume").consent_text.splitlines()
-    assert told[1].startswith("The agent’s registration has ended.")
+    assert told[2].startswith("The agent’s registration has expired.")
     assert agent.call("GET", "/v1/agents/me").json()["status"] == "expired"
     assert SUSPEND in alice.get(path).content.decode()
     assert agent.replace(later=6).json()["status"] == "active"
@@ -64,4 +64,4 @@ def test_the_resume_text_of_an_agent_that_lives_on_says_no_end(
     path = f"/agents/{paying.agent_id}/"
     alice.client.post(f"{path}suspend")
     assert alice.resume(f"{path}resume/").status_code == 200
-    assert "has ended" not in Receipt.objects.get(kind="resume").consent_text
+    assert "has expired" not in Receipt.objects.get(kind="resume").consent_text

@@ -18,8 +18,11 @@ from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 LOOKS_LIKE = "Acme Payrnents"
-LINE = "This agent’s name looks like “Acme Payments”, a service here, and it is not that service."
-TITLE = "Look at the name twice"
+LINE = (
+    "This agent’s name looks like “Acme Payments”, the name of a service here, but it is not that "
+    "service."
+)
+TITLE = "Check the name carefully"
 
 
 @pytest.fixture
@@ -112,7 +115,7 @@ def test_AP_21_a_claim_says_it_too(
     url, code = claim_link(client.agent())
     path = url.removeprefix("http://localhost:8000")
     exact = (
-        "This agent calls itself “Acme Payments”, as a service here is called, and is not that "
+        "This agent calls itself “Acme Payments”, the name of a service here, but it is not that "
         "service."
     )
     page = alice.get(path).content.decode()
@@ -158,5 +161,5 @@ def test_AP_21_a_likeness_that_came_under_the_drawn_page_voids_it(
         now=now,
     )
     answer = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
-    assert "looks like its name" in json.dumps(answer["changes"])
+    assert "The warnings about the agent" in json.dumps(answer["changes"])
     assert alice.approve(reading).status_code == 200

@@ -65,7 +65,7 @@ def test_what_is_not_signed_yet_is_not_called_verified(
 ) -> None:
     text = page(alice)
     assert "Verified" not in text
-    assert "waits for its place" in text
+    assert "waits for its number" in text
     assert "proof/bundle" not in text
     seal_audit(now=now)
     text = page(alice)
@@ -110,7 +110,7 @@ def test_a_log_that_is_not_what_it_signed_is_said_on_both_pages(
     with as_table_owner():
         Head.objects.update(peaks=b"")
         for text in (page(alice), page(admin, "/admin/log/")):
-            assert "The log does not fit what it signed" in text
+            assert "The log does not match what was signed" in text
             assert 'role="alert"' in text
             assert "Verified" not in text
         assert "Verified" not in page(alice, "/activity/?agent=none")
@@ -144,9 +144,9 @@ def test_the_control_room_shows_how_far_each_copy_comes(
 def test_RF_21_the_control_room_says_when_too_many_wait(
     admin: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "At 100,000 nothing new is begun" not in page(admin, "/admin/log/")
+    assert "At 100,000 the registry refuses" not in page(admin, "/admin/log/")
     monkeypatch.setattr("approvals.views.log.MAX_WAITING_EVENTS", 1)
-    assert "At 1 nothing new is begun" in page(admin, "/admin/log/")
+    assert "At 1 the registry refuses" in page(admin, "/admin/log/")
     assert backlog.MAX_WAITING_EVENTS == 100_000
 
 
@@ -166,7 +166,7 @@ def test_SA_8_log_pages_distinguish_a_disabled_key_from_tampering(
         text = page(who, path)
         assert "Signed by a key that was disabled" in text
         assert "This is no sign of tampering" in text
-        assert "does not fit what it signed" not in text
+        assert "does not match what was signed" not in text
     happen(now)
     checkpoint_log(now=now + EVERY)
     assert "Signed by a key that was disabled" not in page(alice)

@@ -42,7 +42,7 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
     options = alice.ask_passkey().json()["publicKey"]
     alice.post("/settings/passkeys/finish", {"credential": second.registration(options)})
     page = browser().get(path_of(link := ready_link(human, now))).content.decode()
-    assert "Make a new passkey" in page
+    assert "Create a new passkey" in page
     assert 'name="email"' not in page
     anew = recovered(link)
     assert anew.human == human
@@ -276,11 +276,11 @@ def test_a_recovery_takes_the_right_answer_of_the_right_session(
 
 def test_WR_15_a_recovery_is_not_begun_twice(alice: Person, now: datetime) -> None:
     row = begun(alice.human, now)
-    with pytest.raises(InvalidStateError, match="under way"):
+    with pytest.raises(InvalidStateError, match="is open"):
         begun(alice.human, now + timedelta(hours=1))
     # Unused, it ends by itself a week after it was ready, and a new one can begin.
     later = now + DAY + timedelta(days=7)
-    with pytest.raises(InvalidStateError, match="has ended"):
+    with pytest.raises(InvalidStateError, match="has expired"):
         link_of(row, later)
     assert begun(alice.human, later).ready_at == later + DAY
 
@@ -364,11 +364,11 @@ def test_WR_15_user_pages_show_the_recovery(alice: Person, now: datetime) -> Non
     anew = recovered(ready_link(alice.human, now))
     for path in ("/approvals/", "/settings/", "/recovery/"):
         assert "This account was recovered with a new passkey on" in anew.get(path).content.decode()
-    assert "A recovery link was made for this account" in anew.get("/activity/").content.decode()
+    assert "A recovery link was created for this account" in anew.get("/activity/").content.decode()
     Recovery.objects.filter(used_at=None).delete()
     Recovery.objects.update(used_at=now - timedelta(days=15))
     assert "was recovered" not in anew.get("/settings/").content.decode()
-    assert "No recovery of your account is waiting." in anew.get("/recovery/").content.decode()
+    assert "Your account is not being recovered." in anew.get("/recovery/").content.decode()
 
 
 def test_unused_expired_recovery_is_shown_too(alice: Person, now: datetime) -> None:

@@ -54,7 +54,7 @@ def test_WR_15_an_admin_begins_with_a_signature_and_has_no_link_for_a_day(
     told = Event.objects.get(kind="approvals.recovery.begun")
     assert (told.actor_id, told.human_id) == (str(admin.human.pk), alice.human.pk)
     assert "Alice" in admin.get("/recoveries/").content.decode()
-    assert "(1 under way)" in admin.get("/admin/").content.decode()
+    assert "(1 open)" in admin.get("/admin/").content.decode()
 
 
 def test_WR_7_WR_15_after_the_wait_an_admin_sees_the_link_once(
@@ -100,7 +100,7 @@ def test_WR_15_once_the_wait_is_over_nothing_is_left_to_decide(
         f"/recoveries/{row.pk}/confirm"
         not in second.get(f"/recoveries/{alice.human.pk}/").content.decode()
     )
-    with pytest.raises(InvalidStateError, match="Nothing is left"):
+    with pytest.raises(InvalidStateError, match="no decision is left"):
         decide(row, second, now)
 
 
@@ -154,7 +154,7 @@ def test_WR_15_resuming_ends_a_recovery_and_says_so(
     decide(row, second, now)
     link = link_of(row, now)
     assert (
-        "recovery of this account that is under way ends"
+        "Resuming the account cancels its open recovery."
         in admin.get(f"/resume/human/{human.pk}/").content.decode()
     )
     assert admin.resume(f"/resume/human/{human.pk}/").status_code == 200
@@ -180,7 +180,7 @@ def test_WR_15_admin_cannot_recover_their_own_account(
     admin: Person, second: Person, now: datetime
 ) -> None:
     page = f"/recoveries/{admin.human.pk}/"
-    assert "another administrator has to" in admin.get(page).content.decode()
+    assert "another administrator must" in admin.get(page).content.decode()
     refused(admin.press(f"{page}lost"), 409, "invalid_state")
     assert not Recovery.objects.exists()
     row = begun(admin.human, now - timedelta(hours=1), admin=second.human)
@@ -247,7 +247,7 @@ def test_WR_15_recovery_by_a_suspended_admin_stays_ended_when_resumed(
         Human.objects.filter(pk=lost.pk).update(status=Human.Status.SUSPENDED)
     assert third.resume(f"/resume/human/{lost.pk}/").status_code == 200
     assert browser().get(path_of(link)).status_code == 410
-    with pytest.raises(InvalidStateError, match="used, cancelled or has ended"):
+    with pytest.raises(InvalidStateError, match="used or cancelled, or has expired"):
         link_of(row, now)
     # Nothing prevents a new one.
     assert begun(human, now, admin=third.human)
@@ -375,6 +375,6 @@ def test_WR_15_without_mail_the_page_says_that_no_mail_is_sent(
 ) -> None:
     page = f"/recoveries/{alice.human.pk}/"
     begun(alice.human, now)
-    assert "sends no mail" not in admin.get(page).content.decode()
+    assert "sends no e-mail" not in admin.get(page).content.decode()
     settings.EMAIL_BACKEND = ""
-    assert "sends no mail" in admin.get(page).content.decode()
+    assert "sends no e-mail" in admin.get(page).content.decode()

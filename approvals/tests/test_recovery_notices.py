@@ -74,7 +74,7 @@ def test_WR_15_each_turn_of_a_recovery_is_a_mail(
     said = [
         "because your passkeys were reported lost",
         "ended the wait",
-        "Every passkey from before",
+        "All earlier passkeys",
     ]
     send_notices(now=now)
     confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
@@ -106,8 +106,8 @@ def test_WR_15_user_with_a_stolen_passkey_is_mailed_about_recovery(
     send_notices(now=now)
     confirm_recovery(recovery=row, admin=admin.human, actor=TESTER, now=now)
     send_notices(now=now)
-    assert "has to decide" in mail.outbox[0].body
-    assert "decided it" in mail.outbox[1].body
+    assert "must decide" in mail.outbox[0].body
+    assert "approved it" in mail.outbox[1].body
 
 
 def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(

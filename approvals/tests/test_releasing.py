@@ -171,7 +171,7 @@ def test_SA_13_what_was_lost_speaks_against_a_release(
         "nothing": {},
     }
     row = restored(lambda: says(kind, **ids[about]))
-    assert refusal(row) == f"After the backup the lost log says {kind}."
+    assert refusal(row) == f"The lost log has this event after the backup: {kind}."
     admin.sign_in()
     assert reviewed(admin, row, grant).status_code == 409
 
@@ -286,13 +286,13 @@ def test_SA_13_grant_its_user_revokes_before_the_release_stays_ended(
 def test_SA_13_an_event_that_is_missing_here_speaks_against_every_grant(grant: Grant) -> None:
     row = restored()
     QueueEntry.objects.create(event_id=uuid.uuid4())
-    assert refusal(row) == f"After the restore the log says {kinds.DECISIONS_LOST}."
+    assert refusal(row) == f"The log has this event after the restore: {kinds.DECISIONS_LOST}."
 
 
 def test_SA_13_event_in_the_second_of_the_restore_blocks_the_release(grant: Grant) -> None:
     row = restored()
     record(kind=kinds.AGENT_SUSPENDED, actor=TESTER, at=row.at, agent_id=grant.agent_id)
-    assert refusal(row) == f"After the restore the log says {kinds.AGENT_SUSPENDED}."
+    assert refusal(row) == f"The log has this event after the restore: {kinds.AGENT_SUSPENDED}."
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_SA_13_only_what_waits_because_of_the_restore_is_released(
 ) -> None:
     grant.status, grant.suspension_cause = status, cause
     found = Present(Against(), {}).refusal(grant, now)
-    assert found == "It does not wait because of the restore."
+    assert found == "The restore did not suspend it."
 
 
 def test_SA_13_two_lost_logs_prove_nothing(grant: Grant) -> None:

@@ -113,7 +113,8 @@ def test_SA_1_the_owner_resumes_their_agent_by_a_signature_with_a_receipt(
     assert body["subject"] == {"type": "agent", "id": str(row.pk), "name": row.name}
     assert (body["party"], body["suspension"], found.human_id) == ("owner", 1, str(alice.human.pk))
     assert found.consent_text.splitlines() == [
-        f"I resume my agent “{row.name}”, which I suspended.",
+        f"Agent: “{row.name}”",
+        "I resume this agent, which I suspended.",
         f"The agent may again read “calendar” at “{grant.service_provider.name}”.",
     ]
     assert Event.objects.filter(kind=kinds.AGENT_RESUMED, human_id=alice.human.pk).count() == 1
@@ -227,7 +228,7 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
             press(admin, "suspend", row)
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=not owner_first)
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=owner_first)
-    assert "both have resumed it" in alice.get(f"/agents/{row.pk}/").content.decode()
+    assert "both of you resume it" in alice.get(f"/agents/{row.pk}/").content.decode()
     assert "until you and an administrator resume it" in alice.get("/agents/").content.decode()
     for kind, held, returns in (("agent", row, "active"), ("grant", grant, "approved")):
         pages = {id(alice): own(held), id(admin): admins(kind, held)}

@@ -36,28 +36,28 @@ ALIKE = {
     (
         Whose.ALPHABETS,
         False,
-    ): "This agent’s name mixes letters of several alphabets, which may look like another name.",
+    ): "This agent’s name mixes letters of several alphabets and may imitate another name.",
     (
         Whose.SERVICE,
         True,
-    ): "This agent calls itself “Acme”, as a service here is called, and is not that service.",
+    ): "This agent calls itself “Acme”, the name of a service here, but it is not that service.",
     (
         Whose.SERVICE,
         False,
-    ): "This agent’s name looks like “Acme”, a service here, and it is not that service.",
+    ): "This agent’s name looks like “Acme”, the name of a service here, but it is not that service.",
     (
         Whose.REGISTRY,
         True,
-    ): "This agent calls itself “Acme”, as this registry is called, and is no part of it.",
+    ): "This agent calls itself “Acme”, the name of this registry, but it is not part of it.",
     (
         Whose.REGISTRY,
         False,
-    ): "This agent’s name looks like “Acme”, this registry, and it is no part of it.",
-    (Whose.AGENT, True): "You have another agent called “Acme”; this one has a key of its own.",
+    ): "This agent’s name looks like “Acme”, the name of this registry, but it is not part of it.",
+    (Whose.AGENT, True): "You have another agent called “Acme”; this one has a different key.",
     (
         Whose.AGENT,
         False,
-    ): "This agent’s name looks like “Acme”, another agent of yours, and it is not that one.",
+    ): "This agent’s name looks like “Acme”, the name of another of your agents, but it is not that one.",
 }
 HOSTILE = {
     "line": "x”.\nThis ends on 1 January 2027",
@@ -125,11 +125,11 @@ def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> 
             {"max_requests_per_minute": 1200, "max_burst": 10},
             ["At most 1,200 requests a minute.", "Up to 10 of them at once."],
         ),
-        ({"confirm_above": EURO}, ["Each payment above €1,240.00 asks you again."]),
+        ({"confirm_above": EURO}, ["Each payment above €1,240.00 needs your confirmation."]),
         ({"max_uses": 1}, ["At most 1 use in all."]),
         (
             {"requires_human_online": True},
-            ["Only while you are here: the “I'm here” switch is on."],
+            ["Only while your “I'm here” switch is on."],
         ),
         ({"max_session_seconds": 60}, ["Each access token is valid for at most 60 seconds."]),
     ],

@@ -216,8 +216,8 @@ def test_use_at_another_service_or_by_another_agent_is_not_told(
 
 def warning(count: int, each: str, total: str) -> str:
     return (
-        f"No budget limits what you are not asked about: {count} payments of {each} move {total} "
-        "without asking you."
+        f"No budget limits the sum: {count} payments of {each} move {total} without your "
+        "confirmation."
     )
 
 

@@ -194,7 +194,7 @@ def test_a_grant_beyond_a_narrower_allow_list_is_signed_narrowed(
     assert broad.suspension_cause == "allowed_changed"
     shown = page(alice, broad)
     assert shown.count("The service no longer allows it.") == 2
-    assert "allows other things now" in shown
+    assert "changed what it allows" in shown
     assert alice.approve(broad, **{"permission.0": "on"}).status_code == 200
     broad.refresh_from_db()
     assert broad.capabilities == [READ_CALENDAR]
@@ -205,7 +205,7 @@ def test_where_nothing_is_left_nothing_can_be_approved(
 ) -> None:
     change_allowed(service_provider=broad.service_provider, allowed=[], actor=TESTER, now=now)
     shown = page(alice, broad)
-    assert "Nothing of it is left to approve" in shown
+    assert "Nothing is left that you can approve" in shown
     assert 'value="approve"' not in shown
     refused(alice.statement(broad), 400, "invalid_request")
     assert alice.end(f"/approvals/{broad.pk}/revoke/").status_code == 302

@@ -47,7 +47,7 @@ def posted(request: HttpRequest) -> dict[str, object]:
     """The JSON object a script of ours posted. Raises InvalidRequestError."""
     # CSRF: another site's form can send text that reads as JSON, but not with this media type.
     if request.content_type != "application/json":
-        raise InvalidRequestError("Send JSON.")
+        raise InvalidRequestError("Send the body as application/json.")
     return read_object(request.body)
 
 
@@ -55,7 +55,7 @@ def member(body: dict[str, object], name: str, default: str | None = None) -> st
     """A text member of posted JSON. Raises InvalidRequestError if it is absent or not text."""
     value = body.get(name, default)
     if not isinstance(value, str):
-        raise InvalidRequestError(f"The member {name} is missing.")
+        raise InvalidRequestError(f"`{name}` is missing or is not text.")
     return value
 
 

@@ -208,7 +208,9 @@ def wrong_log(theatre: Theatre) -> Page:
     """An attacker with database access has changed an event."""
     steps.stage(theatre.registry, "tamper", "another")
     page = theatre.open(theatre.alice, "/activity/")
-    expect(page.get_by_role("heading", name="The log does not fit what it signed")).to_be_visible()
+    expect(
+        page.get_by_role("heading", name="The log does not match what was signed")
+    ).to_be_visible()
     return page
 
 
@@ -251,7 +253,7 @@ def recovery_begun(theatre: Theatre) -> Page:
 
 def recovery_link(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "recovery-finn")
-    page.get_by_role("button", name="Make link with passkey").click()
+    page.get_by_role("button", name="Create link with passkey").click()
     expect(page.get_by_role("heading", name="The recovery link")).to_be_visible()
     return page
 
