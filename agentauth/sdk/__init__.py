@@ -5,8 +5,8 @@
   Its key is in a `key_file`, made of `private_files`. `manifests` makes what it declares.
 - A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
   the views of a Django project, and is the one module that imports Django.
-- Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; `answers` and `errors`
-  are what comes back.
+- Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in
+  `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
   files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
 - The command line: `__main__`, `commands`, `terminal`.
