@@ -7,8 +7,8 @@ import pytest
 
 from tests import style
 
-# Some comments of migrations, which are not edited, have markers. pypi/warehouse and python-tuf,
-# whose comments we take as a model, have 0.03 and 0.05.
+# A marker is sometimes the right word. pypi/warehouse and python-tuf, whose comments we take as a
+# model, have 0.03 and 0.05.
 MOST_PER_THOUSAND = 0.1
 
 
