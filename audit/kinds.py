@@ -3,7 +3,7 @@
 # A request refused before it reached its service, from any caller.
 REQUEST_REFUSED = "audit.request.refused"
 # One minute's anonymous refusals beyond the limit, as one event with their count.
-REFUSALS_SUPPRESSED = "audit.log.refusals.suppressed"
+REFUSALS_SUPPRESSED = "audit.refusals.suppressed"
 
 # The log's copies were moved to another store.
 STORE_MOVED = "audit.store.moved"

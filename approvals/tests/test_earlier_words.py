@@ -28,7 +28,7 @@ The agent may spend up to €100.00 per payment at “Acme Payments” (“payme
 Each payment above €50.00 asks you again.
 No budget limits what you are not asked about: 10 payments of €50.00 move €500.00 without asking you.
 Only while you are here: the “I'm here” switch is on.
-This ends on 25 December 2026, 09:00 (Europe/Berlin)."""
+This ends on 25 December 2026, 09:00 (Europe/Berlin)."""  # noqa: E501
 DENIAL = """\
 Agent: “Research Assistant”
 Service: “Acme Payments” at http://127.0.0.1:8001

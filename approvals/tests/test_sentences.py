@@ -44,7 +44,10 @@ ALIKE = {
     (
         Whose.SERVICE,
         False,
-    ): "This agent’s name looks like “Acme”, the name of a service here, but it is not that service.",
+    ): (
+        "This agent’s name looks like “Acme”, the name of a service here, "
+        "but it is not that service."
+    ),
     (
         Whose.REGISTRY,
         True,
@@ -57,7 +60,10 @@ ALIKE = {
     (
         Whose.AGENT,
         False,
-    ): "This agent’s name looks like “Acme”, the name of another of your agents, but it is not that one.",
+    ): (
+        "This agent’s name looks like “Acme”, the name of another of your agents, "
+        "but it is not that one."
+    ),
 }
 HOSTILE = {
     "line": "x”.\nThis ends on 1 January 2027",
