@@ -42,8 +42,8 @@ from django.utils import timezone
 from agentauth.postgresql.base import SILENCE
 from audit.log.refusals import Batches
 from kms.delegation import CHOSEN
-from kms.pace import Pace
 from kms.services import ensure_key
+from kms.signing_rate import SigningRateLimiter
 from registry.models import Human, ServiceProvider
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
@@ -141,8 +141,10 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
     monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     # What each test's rows are, nothing outside is newer than; tests of a restore ask.
-    monkeypatch.setattr("verifier.services.history.VOUCHED.holds", lambda _row: True)
-    SILENCE.heard()
+    monkeypatch.setattr(
+        "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
+    )
+    SILENCE.record_answer()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
     # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real
     # pace.
@@ -150,7 +152,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
-    monkeypatch.setattr("kms.delegation.PACE", pace := Pace())
+    monkeypatch.setattr("kms.delegation.PACE", pace := SigningRateLimiter())
     monkeypatch.setattr("kms.services.PACE", pace)
 
 

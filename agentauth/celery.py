@@ -15,7 +15,7 @@ django.setup(set_prefix=False)
 
 from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
 from agentauth.jobs import JOBS, Job  # noqa: E402
-from agentauth.observability.operations import listen  # noqa: E402
+from agentauth.observability.ops_listener import listen  # noqa: E402
 from agentauth.startup import check_start  # noqa: E402
 
 app = Celery("agentauth")

@@ -177,7 +177,7 @@ _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
 ]
 
 
-def recorded(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
+def record_http_refusal(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
     """Record the refusal in its own transaction, after the rollback. Returns the answer.
 
     That is TemporarilyUnavailableError (503) if it cannot be recorded, and RateLimitedError once an
@@ -304,7 +304,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
     error = domain_error(exc)
     if isinstance(error, ServerError):
         logger.error("unhandled error in %s", type(view).__name__, exc_info=exc)
-    error = recorded(request, error)
+    error = record_http_refusal(request, error)
     metrics.count_error(error)
     status = STATUSES[error.code]
     if isinstance(error, InvalidProofError | ProofNonceRequiredError):
@@ -315,7 +315,7 @@ def handle_exception(exc: Exception, context: dict[str, Any]) -> Response:
 
 def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
     """Record a refusal outside DRF and answer it: a page for people, JSON for scripts."""
-    error = recorded(request, error)
+    error = record_http_refusal(request, error)
     metrics.count_error(error)
     status = STATUSES[error.code]
     if "text/html" in request.headers.get("Accept", ""):
@@ -362,7 +362,7 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     # No session and no template context: the request itself (a foreign Host, say) is not trusted.
-    error = recorded(request, InvalidRequestError("The request could not be read."))
+    error = record_http_refusal(request, InvalidRequestError("The request could not be read."))
     metrics.count_error(error)
     status = STATUSES[error.code]
     return JsonResponse(body_of(error), status=status, headers=headers_of(error, status, request))

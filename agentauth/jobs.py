@@ -26,7 +26,7 @@ from registry.services import expiry as registry_expiry
 from verifier.services import epochs, outbox
 from verifier.services import expiry as verifier_expiry
 from verifier.services.epoch_keeper import keep_home
-from verifier.services.marking import holding, mark_history
+from verifier.services.rollback_mark import holding, mark_history
 
 logger = logging.getLogger(__name__)
 

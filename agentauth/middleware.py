@@ -77,7 +77,7 @@ MOST_WAIT_SECONDS = 2.0
 PROBES = ("/health/", "/metrics")
 # Probes and scrapers address one process of many by its IP address. These paths make no link,
 # cookie or redirect, so a foreign Host does no harm.
-NAMELESS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
+ANY_HOST_PATHS = frozenset({"/health/live", "/health/ready", "/health/startup", "/metrics"})
 FOREIGN_HOST = "agentauth.foreign_host"
 REGISTRATION = "/v1/agents"
 ENTRANCES = ("/sign-in/", "/setup/", "/recover/", "/claim/")
@@ -172,7 +172,7 @@ class OneHostMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.path in NAMELESS:
+        if request.path in ANY_HOST_PATHS:
             take_any_host(request)
             return self.get_response(request)
         request.get_host()  # raises on a foreign Host before anything else is looked at
@@ -230,7 +230,7 @@ _JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
 
 
 # These need no database, so they are served in any case.
-_WITHOUT_DATABASE = NAMELESS | {"/v1/schema/", "/docs", "/docs/"}
+_WITHOUT_DATABASE = ANY_HOST_PATHS | {"/v1/schema/", "/docs", "/docs/"}
 
 
 def _ask_nothing(*_: object) -> None:

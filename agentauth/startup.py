@@ -23,8 +23,8 @@ from registry.services.installation import (
     is_database_ahead,
     release_disagreement,
 )
-from verifier.services import history
-from verifier.services.epochs import contradiction, look, read_row
+from verifier.services import rollback_detection
+from verifier.services.epochs import contradiction, read_or_create_row, read_row
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def check_command(*, mends: bool) -> None:
     database is held. Raises InvalidStateError, which says what to do, and django.db errors.
     """
     if mends:
-        refuse(history.hold_of(read_row()[0]))
+        refuse(rollback_detection.hold_of(read_row()[0]))
         return
     row = (
         Installation.objects.filter(pk=Installation.ONLY)
@@ -199,7 +199,7 @@ def check_command(*, mends: bool) -> None:
     release, fingerprint = row or (None, None)
     if reason := release_disagreement(release) or disagreement(fingerprint):
         raise InvalidStateError(f"Nothing was done: {reason}.")
-    refuse(history.halt(look()[0]))
+    refuse(rollback_detection.halt(read_or_create_row()[0]))
 
 
 def refuse(halt: Halt | None) -> None:

@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from approvals.models import SetupCode
-from approvals.services.leaving import suspend_human
+from approvals.services.human_offboarding import suspend_human
 from audit.admin import ReadOnlyAdmin
 from registry.admin import ask_first, each, sign_each
 from registry.models import Human

@@ -1,8 +1,8 @@
 """Packages that only some settings need, and the sentence for an operator who lacks one.
 
 requirements-production.txt has them, requirements.txt does not: docs/adr/0037-optional-packages.md.
-Which setting needs which package is said in kms/backends/places.py, audit/stores/places.py and
-audit/archive/parquet.py.
+kms/backends/key_locations.py, audit/stores/store_uris.py and audit/archive/parquet.py say which
+setting needs which package.
 """
 
 import importlib.util

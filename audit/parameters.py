@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rest_framework.request import Request
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.reading import shown
+from agentauth.protocol.json_fields import shown
 
 # Sizes and indices are signed 64-bit integers in the database and in checkpoints.
 MAX_NUMBER = 2**63 - 1

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from agentauth.protocol.encoding import b64_encode
 from audit.parameters import query, read_id, read_number, required
 from audit.tile_paths import TilePlace
-from audit.verify import proofs
+from audit.verify import log_proofs
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -46,7 +46,7 @@ class CheckpointView(PublicView):
 
     def get(self, request: Request) -> HttpResponse:
         query(request)
-        return HttpResponse(proofs.signed_checkpoint(now=timezone.now()), content_type=TEXT)
+        return HttpResponse(log_proofs.signed_checkpoint(now=timezone.now()), content_type=TEXT)
 
 
 class InclusionView(PublicView):
@@ -54,7 +54,7 @@ class InclusionView(PublicView):
 
     def get(self, request: Request) -> Response:
         given = query(request, "event", "tree_size")
-        found = proofs.prove_inclusion(
+        found = log_proofs.prove_inclusion(
             event=read_id(required(given, "event")),
             tree_size=read_number(given["tree_size"], "tree_size")
             if "tree_size" in given
@@ -78,7 +78,7 @@ class ConsistencyView(PublicView):
     def get(self, request: Request) -> Response:
         given = query(request, "first", "second")
         first, second = (read_number(required(given, name), name) for name in ("first", "second"))
-        path = proofs.prove_consistency(first=first, second=second)
+        path = log_proofs.prove_consistency(first=first, second=second)
         return Response(
             {
                 "first": first,
@@ -95,7 +95,9 @@ class BundleView(PublicView):
 
     def get(self, request: Request) -> HttpResponse:
         event = read_id(required(query(request, "event"), "event"))
-        return HttpResponse(proofs.prove_event(event=event, now=timezone.now()), content_type=TEXT)
+        return HttpResponse(
+            log_proofs.prove_event(event=event, now=timezone.now()), content_type=TEXT
+        )
 
 
 class TileView(PublicView):
@@ -106,7 +108,7 @@ class TileView(PublicView):
     def get(self, request: Request, level: int, tile: TilePlace) -> HttpResponse:
         query(request)
         return _kept(
-            proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
+            log_proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
         )
 
 
@@ -117,7 +119,9 @@ class EntriesView(PublicView):
 
     def get(self, request: Request, tile: TilePlace) -> HttpResponse:
         query(request)
-        return _kept(proofs.entry_bundle(number=tile.number, width=tile.width, now=timezone.now()))
+        return _kept(
+            log_proofs.entry_bundle(number=tile.number, width=tile.width, now=timezone.now())
+        )
 
 
 def _kept(content: bytes) -> HttpResponse:

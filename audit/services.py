@@ -21,22 +21,22 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.protocol.values import per_call
 from audit import kinds
-from audit.db.partitions import make_room
+from audit.db.partitions import ensure_partitions
 from audit.db.sql import Statement, fill_model
 from audit.identifiers import new_id
 from audit.log.backlog import check_backlog, check_backlog_of_many
 from audit.log.entries import data_text
 from audit.log.event_writing import (
     KINDS,
+    CommitmentTemplate,
     Data,
-    Entry,
-    Hidden,
-    Sealer,
+    NewEvent,
+    OpeningValue,
     check_data,
     find_recorded,
-    write,
-    write_one,
-    write_together,
+    insert_event,
+    insert_events,
+    insert_events_together,
 )
 from audit.log.refusals import count_refusal, summarise_refusals
 from audit.log.sequencer import sequence_until_empty
@@ -45,11 +45,11 @@ from audit.models import Event
 __all__ = [
     "SYSTEM",
     "Actor",
+    "CommitmentTemplate",
     "Data",
     "Draft",
-    "Entry",
-    "Hidden",
-    "Sealer",
+    "NewEvent",
+    "OpeningValue",
     "check_data",
     "draft",
     "find_recorded",
@@ -99,7 +99,7 @@ class Draft(NamedTuple):
 
     event: Event
     text: bytes
-    openings: Sequence[Hidden]
+    openings: Sequence[OpeningValue]
 
 
 def draft(
@@ -136,7 +136,8 @@ def draft(
     if plain.keys() & hidden.keys():
         raise ValueError("a member of an event's data must be either plain or personal")
     openings = [
-        Hidden(member, os.urandom(SALT_BYTES), canonical_json(hidden[member])) for member in hidden
+        OpeningValue(member, os.urandom(SALT_BYTES), canonical_json(hidden[member]))
+        for member in hidden
     ]
     committed = {
         each.member: {"commitment": canonical_field_commitment(each.text, each.salt)}
@@ -181,8 +182,8 @@ def record(*, act: Statement | None = None, **columns: Unpack[Columns]) -> Event
     event = made.event
     with _or_unavailable():
         check_backlog(kind=event.kind, actor_kind=event.actor_kind)
-        make_room([event.id])
-        write_one(event, made.text, made.openings, act)
+        ensure_partitions([event.id])
+        insert_event(event, made.text, made.openings, act)
     _observe_later([event])
     return event
 
@@ -202,8 +203,8 @@ def record_drafts(drafts: Sequence[Draft], acts: Sequence[Statement] = ()) -> No
     with _or_unavailable():
         for event in events:
             check_backlog(kind=event.kind, actor_kind=event.actor_kind)
-        make_room([event.id for event in events])
-    write_together(drafts, acts)
+        ensure_partitions([event.id for event in events])
+    insert_events_together(drafts, acts)
     _observe_later(events)
 
 
@@ -219,10 +220,10 @@ def _observe_later(events: Sequence[Event]) -> None:
     transaction.on_commit(told, robust=True)
 
 
-def record_many(entries: Sequence[Entry], *, now: datetime) -> int:
+def record_many(entries: Sequence[NewEvent], *, now: datetime) -> int:
     """Write events made elsewhere, in the caller's transaction, and number them; returns how many.
 
-    If they cannot be numbered at once, they wait in the queue. `Entry` has made the checks of
+    If they cannot be numbered at once, they wait in the queue. `NewEvent` has made the checks of
     `record`. The ids are the caller's: if one exists already, all fail. Raises ValueError outside a
     transaction, TemporarilyUnavailableError if the database refuses them or too many events wait
     already.
@@ -233,7 +234,7 @@ def record_many(entries: Sequence[Entry], *, now: datetime) -> int:
         return 0
     with _or_unavailable():
         check_backlog_of_many()
-        write(entries, now=now)
+        insert_events(entries, now=now)
     observe = import_string(settings.AUDIT_OBSERVER)
     numbers = Counter(entry.kind for entry in entries)
 

@@ -48,11 +48,11 @@ from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint
 from verifier.services import epochs
-from verifier.services.elapsed import Moment
-from verifier.services.epochs import Tenure
-from verifier.services.known_tokens import Known, known_of
-from verifier.services.state_cache import Follower
-from verifier.services.verifier_process import LeanVerifier
+from verifier.services.elapsed import ClockReading
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.state_cache import StateCache
+from verifier.services.token_cache import CachedToken, known_of
+from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_connection import pack
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Script
@@ -72,16 +72,16 @@ def closed(now: datetime) -> list[dict[str, Any]]:
     return [{"days": [day], "start": "09:00", "end": "17:00", "zone": zone} for zone in ZONES]
 
 
-class Knowing(Follower):
+class Knowing(StateCache):
     """A follower that holds one token, its service provider and the keys."""
 
-    def __init__(self, place: steps.Stage, known: Known) -> None:
+    def __init__(self, place: steps.Stage, known: CachedToken) -> None:
         self._place, self._known = place, known
         self._clock_ahead, self._last_before_gap = 0.0, None
 
     @property
-    def _began(self) -> Moment:  # type: ignore[override]  # it has always just looked
-        return Moment.now()
+    def _began(self) -> ClockReading:  # type: ignore[override]  # it has always just looked
+        return ClockReading.now()
 
     def held_provider(self, digest: bytes) -> Any:
         return self._place.provider
@@ -89,7 +89,7 @@ class Knowing(Follower):
     def token_keys(self) -> Any:
         return self._place.keys
 
-    def held_state(self, jti: str) -> Known:
+    def held_state(self, jti: str) -> CachedToken:
         return self._known
 
 
@@ -130,7 +130,7 @@ class Taking(asyncio.Transport):
         self.taken.append(data)
 
 
-def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> Known:
+def known(place: steps.Stage, now: datetime, windows: list[dict[str, Any]]) -> CachedToken:
     """The token's rows as read from the database; without `windows` the grant has no such limit."""
     claims = cast("dict[str, Any]", read_object(b64u_decode(place.token.split(".")[1])))
     later = now + timedelta(hours=1)
@@ -209,15 +209,15 @@ async def measured(
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     follower, tally = Knowing(place, known(place, now, windows)), Tally()
     epochs.LEASE._last = epochs._Look(
-        Tenure(1, "redis", frozenset(), now),
+        ReplayEpoch(1, "redis", frozenset(), now),
         leaving=False,
         clock_off=None,
         began=time.monotonic() + 3600,
         at=time.time() + 3600,
     )
 
-    async def start() -> tuple[LeanVerifier, Edge]:
-        verifier = LeanVerifier(follower=follower, servers=Agreeing(), count=tally.decision)
+    async def start() -> tuple[VerifierProcess, Edge]:
+        verifier = VerifierProcess(follower=follower, servers=Agreeing(), count=tally.decision)
         headers = verifier_application.standing_headers()
         return verifier, Edge(
             cast("Any", None), verifier_application.failed, tally.request, headers

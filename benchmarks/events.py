@@ -109,9 +109,9 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
 
         django.setup()
         from registry.models import Token
-        from verifier.services.known_tokens import known_tokens
+        from verifier.services.token_cache import load_tokens
 
-        yield url, list(known_tokens(list(Token.objects.values_list("jti", flat=True))).values())
+        yield url, list(load_tokens(list(Token.objects.values_list("jti", flat=True))).values())
 
 
 def run(
@@ -153,14 +153,14 @@ def run(
 
 def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
     """Have the script decide this many calls of all agents in turn, as the verifier does."""
-    from verifier.stores.redis_decisions import plan
+    from verifier.stores.redis_decisions import plan_light_decision
     from verifier.stores.scripts import JUDGE
 
     sha1 = client.script_load(JUDGE.source.decode())
     with client.pipeline(transaction=False) as pipeline:
         for number, _ in zip(calls, range(events), strict=False):
             known = tokens[number % len(tokens)]
-            _, keys, arguments = plan(call_of(known, number), known).called
+            _, keys, arguments = plan_light_decision(call_of(known, number), known).called
             pipeline.evalsha(sha1, len(keys), *keys, *arguments)
         pipeline.execute()
 
@@ -200,7 +200,7 @@ def call_of(known: Any, number: int) -> Any:
         dry_run=False,
         actor=Actor("service_provider", str(state.service_provider.pk), secrets.token_hex(16)),
         now=now,
-        tenure=LEASE.current(),
+        replay_epoch=LEASE.current(),
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks.load import Question, requests_in, write_requests
 from benchmarks.open_loop import open_loop
-from benchmarks.places import WORKERS, Place, machine, place
+from benchmarks.places import WORKERS, MeasuredSystem, machine, place
 from benchmarks.strangers import FLOODS, READ, Flood, Target, own_data
 
 AGENTS = 100
@@ -47,12 +47,12 @@ class Turn:
     ended: int
 
 
-def target_of(there: Place) -> Target:
+def target_of(there: MeasuredSystem) -> Target:
     """The server that the floods target."""
     return Target(there.server.url, there.people(), there.crowd["agents"][0]["grant_id"])
 
 
-def asked(there: Place, flood: Flood, calls: int) -> list[bytes]:
+def asked(there: MeasuredSystem, flood: Flood, calls: int) -> list[bytes]:
     """Calls of authenticated callers, each with a new proof."""
     if flood.lean:
         question = Question(READ)
@@ -66,7 +66,7 @@ def asked(there: Place, flood: Flood, calls: int) -> list[bytes]:
     return [own_data(target, signers[call % len(signers)]) for call in range(calls)]
 
 
-def sent(there: Place, flood: Flood, calls: int) -> list[bytes]:
+def sent(there: MeasuredSystem, flood: Flood, calls: int) -> list[bytes]:
     """Calls of outsiders, from one address or each from another."""
     target = target_of(there)
     made = [flood.make(target) for _ in range(calls)]
@@ -82,7 +82,7 @@ def _forwarded() -> bytes:
     return b"\r\nX-Forwarded-For: 198.%d.%d.%d\r\n" % (18 + a % 2, b, c)
 
 
-def turn(there: Place, calls: list[bytes], strangers: list[bytes], rate: float) -> Turn:
+def turn(there: MeasuredSystem, calls: list[bytes], strangers: list[bytes], rate: float) -> Turn:
     """Have all `calls` answered, beside the flood of `strangers`, if any."""
     flooding = multiprocessing.Process(
         target=_flood, args=(there.server.url, strangers, rate), daemon=True
@@ -103,7 +103,7 @@ def _flood(url: str, requests: list[bytes], rate: float) -> None:
         open_loop(url, requests, rate=rate, batch=1, connections=STRANGERS)
 
 
-def stranger_us(there: Place, strangers: list[bytes], rate: float) -> tuple[float, float]:
+def stranger_us(there: MeasuredSystem, strangers: list[bytes], rate: float) -> tuple[float, float]:
     """CPU µs of all servers per outsider's request, with no other load, and the share that was not
     2xx.
 
@@ -117,11 +117,11 @@ def stranger_us(there: Place, strangers: list[bytes], rate: float) -> tuple[floa
     return (spent - (_cpu(there) - before)) * 1e6 / tally.answered, tally.not_2xx / tally.answered
 
 
-def _cpu(there: Place) -> float:
+def _cpu(there: MeasuredSystem) -> float:
     return sum(seconds for name, seconds in there.cpu().items() if name != "jobs")
 
 
-def measure(there: Place, name: str, given: argparse.Namespace) -> str:
+def measure(there: MeasuredSystem, name: str, given: argparse.Namespace) -> str:
     """One row. The order within a pair of turns alternates, since the machine's speed may drift."""
     flood = FLOODS[name]
     guess = turn(there, asked(there, flood, 200), [], given.rate).rate

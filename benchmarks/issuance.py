@@ -28,7 +28,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks.checking import Checker
 from benchmarks.load import Crowd, Tally
 from benchmarks.open_loop import open_loop, percentile
-from benchmarks.places import WORKERS, Place, machine, place
+from benchmarks.places import WORKERS, MeasuredSystem, machine, place
 from benchmarks.processes import check_us, cpu_seconds
 from tests.live import ROOT
 from tests.postgres import free_port
@@ -85,7 +85,7 @@ class Answers:
 class Scene:
     """The system under test, and the processes whose CPU counts; `keys`: a key service, if any."""
 
-    there: Place
+    there: MeasuredSystem
     groups: Mapping[str, int]
     keys: str
     given: argparse.Namespace

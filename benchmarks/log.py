@@ -87,7 +87,7 @@ def write_until(size: int, ids: list[str]) -> int:
     from audit import kinds
     from audit.identifiers import new_id_text
     from audit.log.sequencer import sequence_until_empty
-    from audit.services import Entry, check_data, record_many
+    from audit.services import NewEvent, check_data, record_many
 
     data = check_data(
         {"action": {"resource": "calendar", "type": "read"}, "capability": "read:calendar"}
@@ -97,7 +97,7 @@ def write_until(size: int, ids: list[str]) -> int:
     while len(ids) < size:
         now = timezone.now()
         made = [
-            Entry(
+            NewEvent(
                 id=new_id_text(),
                 kind=kinds.DECISION_ALLOWED,
                 at=now,

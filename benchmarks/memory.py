@@ -35,17 +35,17 @@ from registry.services.nonces import nonces_of
 from registry.services.token_state import TokenState
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import Tenure
-from verifier.services.known_tokens import Copies, Known, known_of
-from verifier.services.proved_tokens import ProvedTokens
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.token_cache import CachedToken, TaggedCache, known_of
+from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import StoreCall
-from verifier.stores.redis_decisions import plan
+from verifier.stores.redis_decisions import plan_light_decision
 
 REGISTRY: Final = LocalSigner(PrivateKey.generate())
 KEYS: Final = {REGISTRY.kid: REGISTRY.public}
 NOW: Final = timezone.now()
 SECONDS: Final = int(NOW.timestamp())
-TENURE: Final = Tenure(1, "redis", frozenset(), NOW)
+TENURE: Final = ReplayEpoch(1, "redis", frozenset(), NOW)
 PROVIDER: Final = ServiceProvider(id=new_id(), audience=steps.AUDIENCE, status="active")
 ACTOR: Final = Actor("service_provider", str(PROVIDER.pk), "request")
 NONCES: Final = nonces_of(str(PROVIDER.pk), NOW)
@@ -124,7 +124,7 @@ class Process:
 
     def __init__(self) -> None:
         self.tokens = ProvedTokens()
-        self.states: Copies[str, Known] = Copies(1_000_000, attrgetter("rests_on"))
+        self.states: TaggedCache[str, CachedToken] = TaggedCache(1_000_000, attrgetter("rests_on"))
 
     def decide(self, question: dict[str, Any], state: TokenState | None = None) -> None:
         """Decide as far as it goes without Redis. `state`: what the database has on a new token."""
@@ -132,7 +132,7 @@ class Process:
             parse_verify_request(question),
             service_provider=PROVIDER,
             keys=KEYS,
-            tenure=TENURE,
+            replay_epoch=TENURE,
             nonces=NONCES,
             nonce_required=False,
             actor=ACTOR,
@@ -146,7 +146,7 @@ class Process:
         known = self.states.get(call.claims.jti)
         if known is None:
             raise KeyError("the token is not held")
-        plan(call, known)
+        plan_light_decision(call, known)
 
 
 def resident() -> int:

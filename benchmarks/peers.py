@@ -25,7 +25,7 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks import verify
 from benchmarks.load import VALID, framed, with_wrk
-from benchmarks.places import Place, machine, place
+from benchmarks.places import MeasuredSystem, machine, place
 from benchmarks.processes import check_us, cpu_seconds
 from tests.postgres import free_port
 
@@ -168,7 +168,9 @@ def main() -> None:
             print(row(name, measure(name, folder, there, given), ours), flush=True)
 
 
-def measure(name: str, folder: Path, there: Place, given: argparse.Namespace) -> list[verify.Run]:
+def measure(
+    name: str, folder: Path, there: MeasuredSystem, given: argparse.Namespace
+) -> list[verify.Run]:
     """The runs of one peer, each after a warm-up."""
     file = folder / "requests"
     with peer(name, folder, there.registry.env["REDIS_URL"]) as server:

@@ -37,7 +37,7 @@ TOKENS_SECONDS = 600
 
 
 @dataclass
-class Place:
+class MeasuredSystem:
     """A server to measure, the registry behind it, and the processes whose CPU counts, by name."""
 
     server: LiveServer
@@ -84,7 +84,7 @@ def place(
     cluster: bool = False,
     env: Mapping[str, str] | None = None,
     bulk: bool = False,
-) -> Iterator[Place]:
+) -> Iterator[MeasuredSystem]:
     """Everything for one part, on `database` ("sqlite" or "postgres").
 
     `lean`: the verifier's own `workers` and Redis, or a `cluster` of three. `wish` goes to
@@ -126,7 +126,7 @@ def place(
         others["jobs"] = stack.enter_context(jobs(registry))
         server.start()
         stack.callback(server.stop)
-        yield Place(server, registry, directory, others, crowd, bulk)
+        yield MeasuredSystem(server, registry, directory, others, crowd, bulk)
 
 
 def postmaster(url: str) -> int:

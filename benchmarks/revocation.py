@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 from benchmarks.load import BodyWriter, Crowd, Question, Tally, requests_in, write_requests
 from benchmarks.open_loop import open_loop, percentile
-from benchmarks.places import Place, machine, place
+from benchmarks.places import MeasuredSystem, machine, place
 from benchmarks.verify import READ
 from tests.live import LiveVerifier
 
@@ -121,7 +121,11 @@ def under_load(url: str, files: list[Path], rate: float) -> Tally:
 
 
 def round_of(
-    there: Place, urls: list[str], given: argparse.Namespace, done: int, pool: ProcessPoolExecutor
+    there: MeasuredSystem,
+    urls: list[str],
+    given: argparse.Namespace,
+    done: int,
+    pool: ProcessPoolExecutor,
 ) -> tuple[list[list[tuple[float, int]]], list[Tally]]:
     """Revocations, from number `done` on, for as long as one portion of load lasts."""
     crowd = there.people()
@@ -141,7 +145,7 @@ def round_of(
     return found, [load.result() for load in loads]
 
 
-def measure(there: Place, urls: list[str], given: argparse.Namespace) -> None:
+def measure(there: MeasuredSystem, urls: list[str], given: argparse.Namespace) -> None:
     """Print a row for each process."""
     found: list[list[tuple[float, int]]] = []
     loads: list[Tally] = []

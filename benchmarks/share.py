@@ -31,7 +31,7 @@ import psycopg
 from benchmarks import verify
 from benchmarks.checking import PAUSE_SECONDS, TRIES
 from benchmarks.load import TIMEOUT_SECONDS, BodyWriter
-from benchmarks.places import Place, machine, place
+from benchmarks.places import MeasuredSystem, machine, place
 from benchmarks.processes import cpu_seconds
 from tests.postgres import binaries
 
@@ -87,7 +87,7 @@ def main() -> None:
     )
 
 
-def written(there: Place) -> str:
+def written(there: MeasuredSystem) -> str:
     """The script; its values are in the table it reads.
 
     Raises RuntimeError if a payment is refused, or is not exactly one transaction.
@@ -137,7 +137,7 @@ def wait_for_logging(url: str) -> None:
                 return
 
 
-def pay_once(there: Place) -> list[str]:
+def pay_once(there: MeasuredSystem) -> list[str]:
     """One payment per agent, one after the other; returns the idempotency keys, all of one length.
 
     Raises RuntimeError for a refusal, or after five failed tries in a row (503 or the like).
@@ -247,7 +247,7 @@ def quoted(text: str) -> str:
     return "E'" + text.replace("\\", "\\\\").replace(":", "\\x3a") + "'"
 
 
-def pgbench(there: Place, file: Path, clients: int, seconds: int) -> tuple[float, float]:
+def pgbench(there: MeasuredSystem, file: Path, clients: int, seconds: int) -> tuple[float, float]:
     """Transactions a second, and PostgreSQL's CPU µs per transaction.
 
     Raises CalledProcessError if one failed.

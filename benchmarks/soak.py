@@ -20,7 +20,7 @@ from statistics import fmean
 
 from benchmarks.load import Question, Tally, requests_in, write_requests
 from benchmarks.open_loop import open_loop
-from benchmarks.places import Place, machine, place
+from benchmarks.places import MeasuredSystem, machine, place
 from benchmarks.processes import pids_of
 from benchmarks.verify import READ
 
@@ -86,7 +86,7 @@ def main() -> None:
     sys.exit(bool(problems))
 
 
-def soak(there: Place, given: argparse.Namespace) -> list[str]:
+def soak(there: MeasuredSystem, given: argparse.Namespace) -> list[str]:
     """Print a row every minute or so; returns what is not as it should be."""
     assert there.server.process
     assert there.registry.process
@@ -149,7 +149,7 @@ def growth(name: str, first: list[dict[str, Size]], last: list[dict[str, Size]])
     return problems
 
 
-def ask(there: Place, url: str, calls: int, rate: float, connections: int) -> Tally:
+def ask(there: MeasuredSystem, url: str, calls: int, rate: float, connections: int) -> Tally:
     """One chunk of distinct proofs."""
     files = write_requests(there.directory, there.people(), Question(READ), url=url, calls=calls)
     return open_loop(url, requests_in(files), rate=rate, batch=1, connections=connections)[0]

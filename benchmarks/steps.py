@@ -51,7 +51,7 @@ from registry.services.nonces import nonces_of
 from verifier.answers import allowed_body
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import Tenure
+from verifier.services.epochs import ReplayEpoch
 from verifier.stores import StoreCall
 
 AUDIENCE = "https://api.service.example/v1"
@@ -152,7 +152,7 @@ def steps(place: Stage) -> Steps:
     """The steps of `POST /v1/verify` that need no I/O, in order, and all of them together."""
     nonces = nonces_of(str(place.provider.pk), NOW)
     actor = Actor("service_provider", str(place.provider.pk))
-    tenure = Tenure(1, "database", frozenset(), NOW)
+    replay_epoch = ReplayEpoch(1, "database", frozenset(), NOW)
     snapshot = Snapshot(
         None,
         parse_capabilities([CAPABILITY]),
@@ -188,7 +188,7 @@ def steps(place: Stage) -> Steps:
             request,
             service_provider=place.provider,
             keys=place.keys,
-            tenure=tenure,
+            replay_epoch=replay_epoch,
             nonces=nonces,
             nonce_required=False,
             actor=actor,

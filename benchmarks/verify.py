@@ -18,7 +18,7 @@ from agentauth.protocol.dpop import WINDOW_SECONDS
 from agentauth.protocol.windows import DAYS
 from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
 from benchmarks.open_loop import open_loop
-from benchmarks.places import WORKERS, Place, machine, place
+from benchmarks.places import WORKERS, MeasuredSystem, machine, place
 from benchmarks.processes import check_us
 
 READ = {"type": "read", "resource": "calendar"}
@@ -228,7 +228,7 @@ def title(name: str, given: argparse.Namespace, rate: float | None) -> str:
     return f"| {name}, {given.alg} | {load} |"
 
 
-def run(there: Place, part: Part, given: argparse.Namespace, *, rate: float | None) -> Run:
+def run(there: MeasuredSystem, part: Part, given: argparse.Namespace, *, rate: float | None) -> Run:
     """One measured run, with its preparation and warm-up."""
     if part.cold:
         there.restart()
@@ -248,7 +248,7 @@ def run(there: Place, part: Part, given: argparse.Namespace, *, rate: float | No
     return Run(tally, judged, tally.right(part.question.batch) / tally.seconds, cpu, check, late_ms)
 
 
-def signed(there: Place, part: Part, calls: int) -> list[Path]:
+def signed(there: MeasuredSystem, part: Part, calls: int) -> list[Path]:
     """New requests on disk, signed on every core; the agents' turns continue from the last ones."""
     people, first = there.people(), there.calls
     there.calls += calls
@@ -264,7 +264,7 @@ def signed(there: Place, part: Part, calls: int) -> list[Path]:
 
 
 def drive(
-    there: Place,
+    there: MeasuredSystem,
     part: Part,
     given: argparse.Namespace,
     files: list[Path],

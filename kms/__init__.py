@@ -2,7 +2,7 @@
 
 Start with `models` (a key's record; no private key is in the database) and `services` (which key
 signs, which verify, rotation). `lifetimes` computes what a key may do from its times. `backends/`
-hold the private keys; `pace` limits token signing to what a throttling one accepts.
+hold the private keys; `signing_rate` limits token signing to what a throttling one accepts.
 
 So that a token need not wait for a backend, `certificates` lets a token key certify keys of single
 processes, and `delegation` makes and renews the one of this process. `state_publisher` tells

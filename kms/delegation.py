@@ -22,12 +22,12 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
-from audit.db.sql import Columns, Question
+from audit.db.sql import Columns, SelectQuery
 from kms.certificates import CERTIFIED_FOR, certify
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
-from kms.pace import PACE
 from kms.services import signer
+from kms.signing_rate import PACE
 from kms.state_publisher import KEY_CHANGES
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _TRY_AGAIN: Final = (20.0, 40.0)
 KNOWN_FOR: Final = timedelta(seconds=1)
 # What `lifetimes` needs of each token key that may still count, and whether it issued this
 # process's certificate.
-_KEYS_AND_MINE: Final = Question(
+_KEYS_AND_MINE: Final = SelectQuery(
     "SELECT {}, EXISTS (SELECT 1 FROM kms_keycertificate WHERE issuer_id = k.id AND kid = %s "
     "AND state = 'certified')"
     " FROM kms_key k WHERE purpose = 'token' AND (needed_until IS NULL OR needed_until >= %s)",
@@ -70,7 +70,7 @@ def _in_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=run, name="agentauth-certifying", daemon=True).start()
 
 
-class Delegate:
+class ProcessKeys:
     """The certified keys of one process. `run` does work outside the request. Thread-safe."""
 
     def __init__(self, run: Callable[[Callable[[], None]], None] = _in_thread) -> None:
@@ -150,7 +150,7 @@ class Delegate:
             self._renewing = False
 
 
-DELEGATE = Delegate()
+DELEGATE = ProcessKeys()
 os.register_at_fork(after_in_child=DELEGATE.forget)
 
 
@@ -175,7 +175,7 @@ class _Choice:
         return within and fresh and self.way == settings.TOKEN_SIGNING
 
 
-class Choosing:
+class SignerChoice:
     """The last choice of this process."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class Choosing:
         self.last = None
 
 
-CHOSEN = Choosing()
+CHOSEN = SignerChoice()
 os.register_at_fork(after_in_child=CHOSEN.forget)
 
 

@@ -75,8 +75,8 @@ class Sealed(models.Model):
     def giving(cls) -> QuerySet[Self]:
         """The rows that need a seal: those whose seal is checked, in this state or a later one.
 
-        Other rows have ended for good or give nothing: do not call `is_sealed`, `fits` or `sealed`
-        on them.
+        Other rows have ended for good or give nothing: do not call `is_sealed`, `fits` or
+        `select_sealed` on them.
         """
         return cls.rows()
 
@@ -110,13 +110,13 @@ class Sealed(models.Model):
         if key is None and not DEMAND.holds():
             return True
         try:
-            sealed, said = b64u_decode(self.seal or ""), _said(self)
+            seal, said = b64u_decode(self.seal or ""), _said(self)
         except EncodingError:
             # No service writes such values.
-            sealed, said = b"", b""
-        salt, mac = sealed[:_SALT_BYTES], sealed[_SALT_BYTES:]
+            seal, said = b"", b""
+        salt, mac = seal[:_SALT_BYTES], seal[_SALT_BYTES:]
         keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) if key is None else (key,)
-        if sealed and any(hmac.compare_digest(mac, _mac(each, salt, said)) for each in keys):
+        if seal and any(hmac.compare_digest(mac, _mac(each, salt, said)) for each in keys):
             return True
         if key is None:
             _tell(self.table(), str(self.pk), self.seal)
@@ -126,7 +126,7 @@ class Sealed(models.Model):
 _S = TypeVar("_S", bound=Sealed)
 
 
-def sealed(rows: QuerySet[_S]) -> list[_S]:
+def select_sealed(rows: QuerySet[_S]) -> list[_S]:
     """The rows with a valid seal, in one query. Raises django.db errors."""
     ended = EndedSeal.objects.filter(seal=OuterRef("seal"))
     return [row for row in rows.filter(~Exists(ended)) if row.fits()]

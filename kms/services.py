@@ -16,13 +16,13 @@ from agentauth.protocol.introduction import sign_introduction
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
-from audit.db.sql import Columns, Question
+from audit.db.sql import Columns, SelectQuery
 from audit.services import SYSTEM, Actor, record
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
-from kms.pace import PACE, Pace
-from kms.seals import ENDED, sealed
+from kms.seals import ENDED, select_sealed
+from kms.signing_rate import PACE, SigningRateLimiter
 from kms.state_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _WHO_SIGNS = (
     " WHERE purpose = %s AND state IN ('next', 'active') AND active_from <= %s"
     f" AND NOT {ENDED.format('present.seal')} ORDER BY active_from DESC"
 )
-_PRESENT = Question(_WHO_SIGNS, present=Columns(Key, {*Key.SEALED, "seal"}))
+_PRESENT = SelectQuery(_WHO_SIGNS, present=Columns(Key, {*Key.SEALED, "seal"}))
 # After a failure, scheduled rotation waits this long: each try may leave an unused key in the KMS.
 ROTATE_AGAIN = timedelta(hours=1)
 # By purpose: when this process may try again.
@@ -47,7 +47,7 @@ class _KeySigner:
 
     __slots__ = ("_pace", "_signer", "kid")
 
-    def __init__(self, signer: Signer, kid: str, pace: Pace | None) -> None:
+    def __init__(self, signer: Signer, kid: str, pace: SigningRateLimiter | None) -> None:
         self._signer = signer
         self.kid = kid
         self._pace = pace
@@ -65,10 +65,10 @@ class _KeySigner:
             signature = self._signer.sign(message)
         except backends.BackendError as error:
             if self._pace and isinstance(error, backends.ThrottledError):
-                self._pace.throttled()
+                self._pace.record_throttling()
             raise _unavailable(error) from error
         if self._pace:
-            self._pace.signed()
+            self._pace.record_signature()
         return signature
 
 
@@ -105,7 +105,7 @@ def verification_keys(*, purpose: str, now: datetime) -> dict[str, PublicKey]:
 
 def evidence_keys(*, purpose: str) -> dict[str, PublicKey]:
     """All keys of a `purpose` whose signatures never expire, by `kid`, except disabled ones."""
-    return {key.kid: _public(key) for key in sealed(Key.giving().filter(purpose=purpose))}
+    return {key.kid: _public(key) for key in select_sealed(Key.giving().filter(purpose=purpose))}
 
 
 def disabled_keys(*, purpose: str, now: datetime) -> dict[str, tuple[PublicKey, datetime]]:
@@ -386,7 +386,7 @@ def _present(purpose: str, now: datetime) -> Key | None:
 
 
 def _verifying(purpose: str, now: datetime) -> list[Key]:
-    keys = sealed(Key.giving().filter(purpose=purpose).order_by("-active_from", "kid"))
+    keys = select_sealed(Key.giving().filter(purpose=purpose).order_by("-active_from", "kid"))
     return [life.key for life in lifetimes(keys, now=now) if life.verifies(now)]
 
 
@@ -414,7 +414,7 @@ def _parsed(jwk: str) -> PublicKey:
 
 def _unavailable(why: backends.BackendError | str) -> TemporarilyUnavailableError:
     # The operator's log says what is wrong with the key; the caller learns only when to retry.
-    if not isinstance(why, backends.NotAskedError):
+    if not isinstance(why, backends.CallRejectedError):
         # The outage was logged when it was detected; do not log each call since.
         logger.error("signing is unavailable: %s", why)
     after = why.retry_after if isinstance(why, backends.BackendError) else None

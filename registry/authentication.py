@@ -33,7 +33,7 @@ from registry.models import Agent, Human, ServiceProvider
 from registry.services.credentials import authenticate_service_provider
 from registry.services.keys import bar_disclosed_key, holder_of
 from registry.services.nonces import REGISTRY, nonces_of
-from registry.services.proofs import spend_proof
+from registry.services.spent_proofs import spend_proof
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -48,7 +48,7 @@ def forget_caller(request: Request) -> None:
     request.user = None  # type: ignore[assignment]  # the stubs know users alone
 
 
-def limited_as(
+def enforce_rate_limit(
     request: Request, caller: Agent | ServiceProvider, ask: Callable[[str, str], None]
 ) -> None:
     """Apply the rate limit `ask` to this caller. Raises RateLimitedError.
@@ -157,7 +157,7 @@ class AgentProofAuthentication(BaseAuthentication):
         except ProofNonceRequiredError:
             if (known := self.holder(request, proof.jkt)) is not None:
                 # The proof shows which agent calls, so the call does not count as a stranger's.
-                limited_as(request, known, rate_limits.take)
+                enforce_rate_limit(request, known, rate_limits.take)
                 request._request.counted = True  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
             raise
         agent = self.holder(request, proof.jkt)
@@ -166,9 +166,9 @@ class AgentProofAuthentication(BaseAuthentication):
             raise InvalidClientError("No agent is registered with this key.")
         # Check the limit before spending the proof, which is a write. Count the call afterwards: a
         # replayed proof is not the agent's call.
-        limited_as(request, agent, rate_limits.check)
+        enforce_rate_limit(request, agent, rate_limits.check)
         self.spend(request, proof)
-        limited_as(request, agent, rate_limits.take)
+        enforce_rate_limit(request, agent, rate_limits.take)
         return agent, proof
 
     def holder(self, request: Request, jkt: str) -> Agent | None:
@@ -192,7 +192,7 @@ class ServiceProviderAuthentication(BaseAuthentication):
             return None
         client_id, secret = read_basic(header)
         caller = authenticate_service_provider(client_id=client_id, secret=secret)
-        limited_as(request, caller, rate_limits.take)
+        enforce_rate_limit(request, caller, rate_limits.take)
         return caller, None
 
     def authenticate_header(self, request: Request) -> str:

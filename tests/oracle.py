@@ -20,7 +20,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
-def broken(log: dict[str, list[str]]) -> Iterator[str]:
+def find_violations(log: dict[str, list[str]]) -> Iterator[str]:
     """Each broken invariant as one sentence."""
     from approvals.models import Receipt
     from audit.models import Event
@@ -165,7 +165,7 @@ if __name__ == "__main__":
     django.setup()
     empty: dict[str, list[str]] = {"tokens": [], "decisions": [], "revoked": [], "approved": []}
     found = list(
-        broken(empty | json.loads(sys.stdin.read() if sys.argv[1] == "-" else sys.argv[1]))
+        find_violations(empty | json.loads(sys.stdin.read() if sys.argv[1] == "-" else sys.argv[1]))
     )
     print("\n".join(found) or "every invariant holds")
     sys.exit(bool(found))

@@ -289,7 +289,7 @@ def stories(absent: dict[str, str]) -> bool:
 
 def beside_faults(absent: dict[str, str]) -> bool:
     """Tests on the other Python; then the files that differ on a clone without shared files."""
-    passed = asked_again()
+    passed = run_other_python()
     url = os.environ.get("TEST_POSTGRES_URL")
     if not (SECURITY and url):
         return passed
@@ -301,7 +301,7 @@ def beside_faults(absent: dict[str, str]) -> bool:
     return pytest(*files, database_url=url, shared=False, together=True) and passed
 
 
-def asked_again() -> bool:
+def run_other_python() -> bool:
     """Whether the group `again` passed on OTHER_PYTHON; true if that is unset."""
     python = os.environ.get("OTHER_PYTHON")
     if not python:
@@ -314,7 +314,7 @@ def asked_again() -> bool:
 
 
 def campaign(absent: dict[str, str]) -> bool:
-    """Longer versions and time limits (CAMPAIGN=1, tests/conftest.py, tests/pace.py)."""
+    """Longer versions and time limits (CAMPAIGN=1, tests/conftest.py, tests/time_limits.py)."""
     without = "".join(f" and not {marker}" for marker in absent)
     alone = ("-m", without.removeprefix(" and "))
     passed = pytest("tests/faults", "-m", "(faults or sweep)" + without)

@@ -17,7 +17,7 @@ from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.service_providers import change_audience, create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, basic, issue, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, basic, issue
 
 pytestmark = pytest.mark.django_db
 
@@ -99,9 +99,9 @@ def test_SS_1_SS_2_no_model_comes_from_there() -> None:
     client = AgentClient()
     for origin in [*HOSTILE, *(host for host in HOSTS if "localhost" not in host)]:
         answer = client.register(manifest=manifest(client, model_origin=origin))
-        assert "model_origin" in refused(answer, 400, "invalid_manifest")["error_description"], (
-            origin
-        )
+        assert (
+            "model_origin" in assert_refused(answer, 400, "invalid_manifest")["error_description"]
+        ), origin
     assert not Agent.objects.exists()
     assert client.register(manifest=manifest(client)).status_code == 201
 
@@ -136,7 +136,7 @@ def test_SS_1_SS_2_a_proof_for_there_is_good_nowhere(agent: AgentClient) -> None
         proof = sign_compact(claims, agent.signer, typ="dpop+jwt", header=header)
         answer = agent.call("GET", "/v1/agents/me", proof=proof)
         if address in HOSTILE:
-            refused(answer, 401, "invalid_dpop_proof")
+            assert_refused(answer, 401, "invalid_dpop_proof")
         else:
             assert answer.status_code == 200
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import through
-from tests.ordinary import versions
+from tests import endpoint_modes
 from tests.run import UNIT_FOLDERS
+from tests.unprivileged import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
@@ -106,10 +106,10 @@ def test_public_functions_of_protocol_and_services_are_documented(path: Path) ->
 def test_what_runs_through_the_other_endpoint_is_named_as_it_is() -> None:
     """A name that fits nothing would leave tests out, or in, without a word."""
     folder = ROOT / "verifier/tests"
-    named = [folder / f"test_{name}.py" for name in through.MODULES]
+    named = [folder / f"test_{name}.py" for name in endpoint_modes.MODULES]
     assert not [path for path in named if not path.exists()]
     source = "".join(path.read_text() for path in named)
-    prefixes = [prefix for mode in through.LEFT_OUT.values() for prefix in mode]
+    prefixes = [prefix for mode in endpoint_modes.LEFT_OUT.values() for prefix in mode]
     assert not [prefix for prefix in prefixes if f"def {prefix}" not in source]
 
 

@@ -40,11 +40,11 @@ from registry.tests.cast import (
     AgentClient,
     approve,
     approved,
+    assert_refused,
     basic,
     enrolled,
     issue,
     pending,
-    refused,
 )
 
 __all__ = ["admin", "alice", "bob", "keys"]
@@ -183,16 +183,16 @@ def a_passkey(world: World) -> None:
     inserted(row, credential_id=device.credential_id, public_key=device.public_key)
     eve = Person(client=browser(), device=device)
     device.user_handle = bytes(row.user_handle)
-    refused(eve.sign_in(), 400, "invalid_assertion")
+    assert_refused(eve.sign_in(), 400, "invalid_assertion")
     Passkey.objects.exclude(pk=row.pk).filter(human=world.alice.human).delete()
     write(row, credential_id=device.credential_id, public_key=device.public_key)
-    refused(eve.sign_in(), 400, "invalid_assertion")
-    refused(eve.sign_in(world.alice.client), 400, "invalid_assertion")
+    assert_refused(eve.sign_in(), 400, "invalid_assertion")
+    assert_refused(eve.sign_in(world.alice.client), 400, "invalid_assertion")
     # Nor through a challenge for a further passkey in Alice's session, which no passkey signed for.
     options = world.bob.ask_passkey().json()["publicKey"]
     Challenge.objects.filter(purpose="passkey").update(data={})
     body = {"credential": Authenticator(origin=ORIGIN).registration(options)}
-    refused(world.bob.post("/settings/passkeys/finish", body), 400, "invalid_assertion")
+    assert_refused(world.bob.post("/settings/passkeys/finish", body), 400, "invalid_assertion")
 
 
 def an_invitation(world: World) -> None:
@@ -229,8 +229,8 @@ def a_service_provider(world: World) -> None:
     """One with more rights than it has, one with another name, and one that reads the whole log."""
     grant = pending(world.agent, world.provider, now=world.now)
     write(world.provider, allowed=["read:calendar", "transact:payments"])
-    refused(world.agent.ask(world.provider, capabilities=[PAY]), 404, "not_found")
-    refused(world.alice.approve(grant), 409, "grant_changed")
+    assert_refused(world.agent.ask(world.provider, capabilities=[PAY]), 404, "not_found")
+    assert_refused(world.alice.approve(grant), 409, "grant_changed")
     assert Grant.objects.get(pk=grant.pk).status == Grant.Status.PENDING
     write(world.provider, is_auditor=True)
     client = world.agent.client
@@ -258,11 +258,11 @@ def an_agents_key(world: World) -> None:
     assert issue(world.agent, grant).status_code == 201
     eve = AgentClient()
     write(world.rows[Agent], jkt=eve.jkt, public_jwk=eve.signer.public.jwk)
-    refused(issue(eve, grant), 400, "invalid_grant")
+    assert_refused(issue(eve, grant), 400, "invalid_grant")
     with pytest.raises(GrantChangedError):
         approve(pending(eve, world.provider, now=world.now), world.alice.human, now=world.now)
     # Nor does a rotation to a next key seal it.
-    refused(eve.rotate(), 401, "invalid_client")
+    assert_refused(eve.rotate(), 401, "invalid_client")
 
 
 def a_key(world: World) -> None:
@@ -364,7 +364,9 @@ def test_DJ_17_removed_passkey_inserted_again_cannot_sign_in(world: World) -> No
     before = Passkey.objects.filter(pk=world.rows[Passkey].pk).values().get()
     _end_passkey(world)
     Passkey.objects.create(**before)
-    refused(Person(client=browser(), device=world.alice.device).sign_in(), 400, "invalid_assertion")
+    assert_refused(
+        Person(client=browser(), device=world.alice.device).sign_in(), 400, "invalid_assertion"
+    )
 
 
 def test_DJ_17_a_key_that_was_rotated_out_and_is_set_back_gets_no_token(world: World) -> None:
@@ -376,7 +378,7 @@ def test_DJ_17_a_key_that_was_rotated_out_and_is_set_back_gets_no_token(world: W
     assert issue(world.agent, grant).status_code == 201
     Agent.objects.update(**before)
     BarredKey.objects.all().delete()
-    refused(issue(old, grant), 400, "invalid_grant")
+    assert_refused(issue(old, grant), 400, "invalid_grant")
 
 
 def test_DJ_17_verify_audit_names_each_row_that_no_service_wrote(

@@ -176,9 +176,9 @@ NETWORK = {
 # operator set, and our own processes. A Redis cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
-    ("audit/witness/outgoing.py", "asyncio"),
-    ("audit/witness/outgoing.py", "httpx"),
-    ("audit/witness/outgoing.py", "ssl"),
+    ("audit/witness/http_post.py", "asyncio"),
+    ("audit/witness/http_post.py", "httpx"),
+    ("audit/witness/http_post.py", "ssl"),
     ("audit/stores/s3.py", "boto3"),
     ("audit/stores/s3.py", "botocore"),
     ("kms/backends/awskms.py", "botocore"),
@@ -201,7 +201,7 @@ REACHES_OUT = {
     ("agentauth/server/thread_worker.py", "socket"),
     ("agentauth/server/thread_worker.py", "ssl"),
     # The kind of address it listens on.
-    ("agentauth/observability/operations.py", "socket"),
+    ("agentauth/observability/ops_listener.py", "socket"),
     ("agentauth/server/least_loaded.py", "socket"),
     # Only the event loop: it accepts connections.
     ("agentauth/server/least_loaded.py", "asyncio"),
@@ -221,7 +221,7 @@ REACHES_OUT = {
     ("verifier/services/batch_order.py", "asyncio"),
     ("verifier/stores/group_commit.py", "asyncio"),
     ("verifier/services/state_cache.py", "asyncio"),
-    ("verifier/services/shared_reads.py", "asyncio"),
+    ("verifier/services/batch_loader.py", "asyncio"),
 }
 
 

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.reading import items
+from agentauth.protocol.json_fields import items
 from audit.faults import fault_point
 from registry import rate_limits
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
@@ -37,7 +37,7 @@ class VerifyView(NativeView):
         self.query()
         provider = cast("ServiceProvider", request.user)
         asked = parse_verify_request(request.data)
-        delivery = parse_delivery(
+        provider_key = parse_delivery(
             request.headers.get("Idempotency-Key"),
             service_provider_id=provider.pk,
             body=request.body,
@@ -46,7 +46,7 @@ class VerifyView(NativeView):
         answer = verify(
             service_provider=provider,
             request=asked,
-            delivery=delivery,
+            provider_key=provider_key,
             actor=self.actor,
             now=self.now,
         )

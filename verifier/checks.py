@@ -27,8 +27,8 @@ from registry.models import ServiceProvider
 from registry.services.nonces import Nonces
 from verifier.requests import VerifyRequest
 from verifier.services import epochs
-from verifier.services.proved_tokens import ProvedTokens
-from verifier.stores import Delivery, EarlyRefusal, StoreCall
+from verifier.services.verified_tokens import ProvedTokens
+from verifier.stores import EarlyRefusal, ProviderKey, StoreCall
 
 TOKENS = ProvedTokens()
 # Rate of the events for tokens that are not ours, per process, service provider and reason.
@@ -40,10 +40,10 @@ def prepare(
     *,
     service_provider: ServiceProvider,
     keys: Mapping[str, TokenKey],
-    tenure: epochs.Tenure,
+    replay_epoch: epochs.ReplayEpoch,
     nonces: Nonces,
     nonce_required: bool,
-    delivery: Delivery | None = None,
+    provider_key: ProviderKey | None = None,
     actor: Actor,
     now: datetime,
     tokens: ProvedTokens = TOKENS,
@@ -98,9 +98,9 @@ def prepare(
             dry_run=request.dry_run,
             actor=actor,
             now=now,
-            tenure=tenure,
+            replay_epoch=replay_epoch,
             fresh_nonce=nonces.fresh_for(proof.nonce),
-            delivery=delivery,
+            provider_key=provider_key,
         )
     return EarlyRefusal(
         service_provider_id=service_provider.id,
@@ -112,7 +112,7 @@ def prepare(
         actor=actor,
         now=now,
         leaked_key=leaked_key,
-        delivery=delivery,
+        provider_key=provider_key,
         stands_for=1 if claims else _stands_for(service_provider, refuse),
     )
 

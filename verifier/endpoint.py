@@ -26,7 +26,7 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
-from agentauth.protocol.reading import items, members
+from agentauth.protocol.json_fields import items, members
 from agentauth.protocol.values import per_call
 from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
@@ -35,7 +35,7 @@ from registry.models import ServiceProvider
 from verifier.request_heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
-from verifier.services.verifier_process import LeanVerifier
+from verifier.services.verifier_process import VerifierProcess
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Response:
     complete: bool = False
 
 
-class Delegate(Protocol):
+class FallbackApp(Protocol):
     """Answers the requests that the endpoint does not."""
 
     async def __call__(self, request: Request, /) -> Response:
@@ -104,7 +104,7 @@ class Edge:
     """What the endpoint needs of the project around it."""
 
     # The Django view of the same address.
-    delegate: Delegate
+    delegate: FallbackApp
     # Renders an error as all our endpoints do, counts it, and logs it if it is a defect.
     failed: Callable[[Exception], Response]
     # Called with (route, status, seconds) for each answer given here.
@@ -116,9 +116,9 @@ class Edge:
 class Endpoint:
     """The ASGI application. `start` makes verifier and edge in the serving process and its loop."""
 
-    def __init__(self, start: Callable[[], Awaitable[tuple[LeanVerifier, Edge]]]) -> None:
+    def __init__(self, start: Callable[[], Awaitable[tuple[VerifierProcess, Edge]]]) -> None:
         self._start = start
-        self._verifier: LeanVerifier
+        self._verifier: VerifierProcess
         self._edge: Edge
         self._in_flight = 0
         # When the current turn of the loop began its first call above _MAX_IN_LONG_TURN;
@@ -228,10 +228,10 @@ class Endpoint:
         provider, actor = caller or await self._caller(request)
         try:
             asked = parse_verify_request(_object(request.body))
-            key_at, delivery = request.head.key_at, None
+            key_at, provider_key = request.head.key_at, None
             if key_at is not None:
                 _, key = request.scope["headers"][key_at]
-                delivery = parse_delivery(
+                provider_key = parse_delivery(
                     key.decode("latin-1"),
                     service_provider_id=provider.id,
                     body=request.body or b"",
@@ -243,7 +243,11 @@ class Endpoint:
         now = datetime.now(UTC)
         try:
             answer = await self._verifier.verify(
-                service_provider=provider, request=asked, delivery=delivery, actor=actor, now=now
+                service_provider=provider,
+                request=asked,
+                provider_key=provider_key,
+                actor=actor,
+                now=now,
             )
         except TemporarilyUnavailableError:
             raise

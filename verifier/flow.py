@@ -6,9 +6,9 @@
    in the database (docs/adr/0013-what-redis-may-hold.md).
 4. The answer is given if the state it rests on is still fresh enough.
 
-Processes differ in their `Means`: the verifier process (services/verifier_process.py) caches the
-state and waits in an event loop; the web process (services/web_process.py) reads the state for each
-call and blocks its thread.
+Processes differ in their `VerifierRuntime`: the verifier process (services/verifier_process.py)
+caches the state and waits in an event loop; the web process (services/web_process.py) reads the
+state for each call and blocks its thread.
 """
 
 import logging
@@ -39,25 +39,25 @@ from verifier.answers import body_of
 from verifier.checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
-from verifier.services.batch_order import ALONE, Turn
-from verifier.services.elapsed import Moment
-from verifier.services.epochs import Tenure
-from verifier.services.freshness import Basis
-from verifier.services.known_tokens import Known
+from verifier.services.batch_order import ALONE, BatchSlot
+from verifier.services.elapsed import ClockReading
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.freshness import DecisionBasis
+from verifier.services.token_cache import CachedToken
 from verifier.stores import (
-    Delivery,
     EarlyRefusal,
     NotDoneError,
     Permit,
-    Recalled,
-    Spent,
+    ProviderKey,
+    SpendResult,
     StoreCall,
+    StoredAnswer,
     events,
 )
-from verifier.stores.database import Asked, Outcome
+from verifier.stores.database import DecisionRequest, Outcome
 from verifier.stores.redis_decisions import (
-    Called,
-    Plan,
+    LightDecision,
+    ScriptCall,
     check_reply,
     conclude,
     give_back_call,
@@ -65,7 +65,7 @@ from verifier.stores.redis_decisions import (
     is_kept,
     is_light,
     note_call,
-    plan,
+    plan_light_decision,
     read_hold,
     recall_refusal,
 )
@@ -81,31 +81,31 @@ T = TypeVar("T")
 SPARE_SECONDS: Final = 2 * DEADLINE_SECONDS
 
 
-class Means(Protocol):
+class VerifierRuntime(Protocol):
     """What a process verifies with. Each method raises TemporarilyUnavailableError if it cannot."""
 
-    def look(self) -> Moment:
+    def state_read_at(self) -> ClockReading:
         """When the known state was read. Raises if too long ago, or this process may not answer."""
 
-    async def caught_up(self) -> Moment:
-        """As `look`, but a process that was stalled first waits for the changes it missed."""
+    async def wait_for_fresh_state(self) -> ClockReading:
+        """As `state_read_at`; a process that was stalled first waits for the changes it missed."""
 
-    def tenure(self) -> Tenure:
+    def replay_epoch(self) -> ReplayEpoch:
         """The epoch of the replay cache in which this process may decide now."""
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         """The keys that tokens may be signed with, by `kid`."""
 
-    async def known(self, jti: str) -> Known | None:
+    async def cached_token(self, jti: str) -> CachedToken | None:
         """The token's state; None if it was never issued here."""
 
-    async def evaluate(self, script: Script, called: Called) -> Reply:
+    async def evaluate(self, script: Script, called: ScriptCall) -> Reply:
         """Run a script in Redis and return its reply."""
 
     def check_room(self) -> None:
         """Raise if no more calls may queue for the database."""
 
-    async def decide(self, asked: Asked) -> Outcome:
+    async def decide(self, asked: DecisionRequest) -> Outcome:
         """Decide a call in the database.
 
         Raises NotDoneError if certainly nothing was done, and the call's own errors.
@@ -114,7 +114,7 @@ class Means(Protocol):
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
         """Run `unit` in the database, after the earlier decisions of `queue`; return its result."""
 
-    def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`, which raises nothing. It may still run when this returns."""
 
     def count(self, decision: str, error: str, reason: str) -> None:
@@ -122,22 +122,22 @@ class Means(Protocol):
 
 
 @per_call(frozen=True, slots=True)
-class Answer:
+class VerifyAnswer:
     """The body that the service provider gets with status 200 (docs/protocol.md section 8)."""
 
     body: Mapping[str, Any]
 
 
 async def verify(
-    means: Means,
+    runtime: VerifierRuntime,
     *,
     service_provider: ServiceProvider,
     request: VerifyRequest,
-    delivery: Delivery | None = None,
+    provider_key: ProviderKey | None = None,
     actor: Actor,
     now: datetime,
-    turn: Turn = ALONE,
-) -> Answer:
+    turn: BatchSlot = ALONE,
+) -> VerifyAnswer:
     """Decide one request of an authenticated service provider (docs/protocol.md section 8).
 
     1. Service provider: authenticated by the caller of this function. 2. Its own idempotency.
@@ -153,40 +153,44 @@ async def verify(
     IdempotencyInProgressError. Raises TemporarilyUnavailableError if it cannot decide; it never
     answers a wrong yes.
     """
-    basis = Basis(await means.caught_up(), means.tenure())
+    basis = DecisionBasis(await runtime.wait_for_fresh_state(), runtime.replay_epoch())
     if request.operation_key is not None:
         # The database decides these calls. If its queue is full, do not check signatures in vain.
-        means.check_room()
-    keys, tenure = means.token_keys(), basis.tenure
+        runtime.check_room()
+    keys, replay_epoch = runtime.token_keys(), basis.replay_epoch
     prepared = prepare(
         request,
         service_provider=service_provider,
         keys=keys,
-        tenure=tenure,
-        nonces=nonces_of(tenure.nonce_server(actor.id), now),
-        nonce_required=service_provider.require_nonce or tenure.careful(now),
-        delivery=delivery,
+        replay_epoch=replay_epoch,
+        nonces=nonces_of(replay_epoch.nonce_server(actor.id), now),
+        nonce_required=service_provider.require_nonce or replay_epoch.requires_nonce(now),
+        provider_key=provider_key,
         actor=actor,
         now=now,
     )
     recheck_key = partial(
-        check_key, means, keys, request.untrusted_token, service_provider.audience, now
+        check_key, runtime, keys, request.untrusted_token, service_provider.audience, now
     )
     if isinstance(prepared, EarlyRefusal):
-        return _answer(await _refuse_early(means, prepared, basis, turn, recheck_key), None)
-    return _answer(await judge(means, prepared, basis, turn, recheck_key), prepared.fresh_nonce)
+        return _answer(await _refuse_early(runtime, prepared, basis, turn, recheck_key), None)
+    return _answer(await judge(runtime, prepared, basis, turn, recheck_key), prepared.fresh_nonce)
 
 
 async def judge(
-    means: Means, call: StoreCall, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
+    runtime: VerifierRuntime,
+    call: StoreCall,
+    basis: DecisionBasis,
+    turn: BatchSlot,
+    recheck_key: Callable[[], None],
 ) -> Outcome:
     """Steps 2 and 6 to 15. `recheck_key` raises if the token's key was withdrawn during a wait."""
     try:
-        if await turn.comes(call.queue):
-            basis = replace(basis, began=means.look())
-        redis = basis.tenure.kind == Home.Kind.REDIS
+        if await turn.wait_for_previous(call.queue):
+            basis = replace(basis, began=runtime.state_read_at())
+        redis = basis.replay_epoch.kind == Home.Kind.REDIS
         # Without Redis, the database transaction reads the state itself.
-        known = await means.known(call.claims.jti) if redis else None
+        known = await runtime.cached_token(call.claims.jti) if redis else None
         if known is not None and not known.is_of(call.claims, call.service_provider_id):
             known = None
         light = redis and is_light(call, known)
@@ -194,27 +198,33 @@ async def judge(
         try:
             recheck_key()
             if light:
-                outcome = await _lightly(means, call, known, basis, turn)
+                outcome = await _decide_in_redis(runtime, call, known, basis, turn)
                 if outcome is not None:
                     return outcome
-            return await _durably(means, call, known, partial(_check_still, means, recheck_key))
+            return await _decide_in_database(
+                runtime, call, known, partial(_check_still, runtime, recheck_key)
+            )
         finally:
             turn.leave()
     finally:
-        turn.pass_on()
+        turn.release_next()
 
 
-async def _lightly(
-    means: Means, call: StoreCall, known: Known | None, basis: Basis, turn: Turn
+async def _decide_in_redis(
+    runtime: VerifierRuntime,
+    call: StoreCall,
+    known: CachedToken | None,
+    basis: DecisionBasis,
+    turn: BatchSlot,
 ) -> Outcome | None:
     """Decide in Redis; None if an earlier try of this same call went to the database."""
-    made = plan(call, known)
+    made = plan_light_decision(call, known)
     # The script records its decision, so do not run it for a call that can no longer be answered.
     basis.check(SPARE_SECONDS)
     # Redis runs the scripts for one grant in the order they are sent, and this one is sent before
     # the next request of the batch takes its turn.
-    turn.pass_on()
-    reply = await means.evaluate(JUDGE, made.called)
+    turn.release_next()
+    reply = await runtime.evaluate(JUDGE, made.called)
     fault_point("verify.after_judge")
     if reply.code is Code.HELD:
         return None
@@ -226,79 +236,87 @@ async def _lightly(
     except TemporarilyUnavailableError:
         # If the answer is kept, the service provider gets it by repeating the same call.
         if not is_kept(call):
-            await means.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
+            await runtime.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
         raise
     if isinstance(outcome, Refuse):
-        means.count("denied", outcome.error, outcome.reason or "")
+        runtime.count("denied", outcome.error, outcome.reason or "")
     elif isinstance(outcome, Permit):
-        means.count("rehearsed" if call.dry_run else "allowed", "", "")
+        runtime.count("rehearsed" if call.dry_run else "allowed", "", "")
     return outcome
 
 
-async def _durably(
-    means: Means, call: StoreCall, known: Known | None, still: Callable[[], None]
+async def _decide_in_database(
+    runtime: VerifierRuntime, call: StoreCall, known: CachedToken | None, still: Callable[[], None]
 ) -> Outcome:
     """Decide in the database. If proofs are kept in Redis, spend the proof there first."""
-    means.check_room()
-    if call.tenure.kind == Home.Kind.DATABASE:
-        return await means.decide(Asked(call, None, still))
-    reply = await means.evaluate(JUDGE, hold_call(call, known))
+    runtime.check_room()
+    if call.replay_epoch.kind == Home.Kind.DATABASE:
+        return await runtime.decide(DecisionRequest(call, None, still))
+    reply = await runtime.evaluate(JUDGE, hold_call(call, known))
     fault_point("verify.after_hold")
     if reply.code is Code.AGAIN:
         # An earlier try of this same call was refused for its token, by Redis alone.
         return recall_refusal(reply.kept)
     spent = read_hold(reply)
     try:
-        outcome = await means.decide(Asked(call, spent, still))
+        outcome = await runtime.decide(DecisionRequest(call, spent, still))
     except NotDoneError:
         # A call with an Idempotency-Key finds its reserved use again when it is retried.
-        if call.delivery is None:
-            _set_free(means, call, known, spent)
+        if call.provider_key is None:
+            _set_free(runtime, call, known, spent)
         raise
     # A recalled answer keeps the use that its first try reserved. A mismatch keeps its use as well:
     # its mark lets the same bytes pass again, which would give the use back twice.
     if isinstance(outcome, Refuse) or (isinstance(outcome, Permit) and outcome.repeated):
-        _set_free(means, call, known, spent)
+        _set_free(runtime, call, known, spent)
     return outcome
 
 
 async def _refuse_early(
-    means: Means, refusal: EarlyRefusal, basis: Basis, turn: Turn, recheck_key: Callable[[], None]
+    runtime: VerifierRuntime,
+    refusal: EarlyRefusal,
+    basis: DecisionBasis,
+    turn: BatchSlot,
+    recheck_key: Callable[[], None],
 ) -> Outcome:
     """Record a refusal of steps 3 to 5, or recall the answer if the call has an Idempotency-Key."""
     if refusal.claims is None and refusal.leaked_key is None:
         # Anyone can make a service provider ask about a forged token, so its refusal must
         # not cost a row.
-        refusal = replace(refusal, delivery=None)
+        refusal = replace(refusal, provider_key=None)
     to_database = (
-        basis.tenure.kind == Home.Kind.DATABASE
-        or refusal.delivery is not None
+        basis.replay_epoch.kind == Home.Kind.DATABASE
+        or refusal.provider_key is not None
         or refusal.leaked_key is not None
     )
     await turn.enter(to_database=to_database)
     try:
         if to_database:
-            if refusal.delivery is not None:
-                means.check_room()
-            again = refusal.delivery is not None and refusal.claims is not None
-            still = partial(_check_still, means, recheck_key)
-            return await means.decide(Asked(refusal, None, still) if again else Asked(refusal))
+            if refusal.provider_key is not None:
+                runtime.check_room()
+            again = refusal.provider_key is not None and refusal.claims is not None
+            still = partial(_check_still, runtime, recheck_key)
+            return await runtime.decide(
+                DecisionRequest(refusal, None, still) if again else DecisionRequest(refusal)
+            )
         if refusal.stands_for:
             _, entry = no_entry(refusal, refusal.refuse, None)
             shard = shard_of(refusal.service_provider_id)
-            check_reply(await means.evaluate(NOTE, note_call(shard, basis.tenure.epoch, entry)))
+            check_reply(
+                await runtime.evaluate(NOTE, note_call(shard, basis.replay_epoch.number, entry))
+            )
     finally:
         turn.leave()
-    means.count("denied", refusal.refuse.error, refusal.refuse.reason or "")
+    runtime.count("denied", refusal.refuse.error, refusal.refuse.reason or "")
     return refusal.refuse
 
 
-def _answer(outcome: Outcome, fresh_nonce: str | None) -> Answer:
+def _answer(outcome: Outcome, fresh_nonce: str | None) -> VerifyAnswer:
     """The answer for a committed outcome; a yes carries the next nonce if there is a new one.
 
     Raises IdempotencyMismatchError if that is the outcome: it is an HTTP error.
     """
-    body = outcome.body if isinstance(outcome, Recalled) else body_of(outcome)
+    body = outcome.body if isinstance(outcome, StoredAnswer) else body_of(outcome)
     if body.get("error") == IdempotencyMismatchError.code:
         error = IdempotencyMismatchError(body["error_description"])
         # Its event was committed with the spent proof, so the endpoint must not write a second one.
@@ -306,19 +324,23 @@ def _answer(outcome: Outcome, fresh_nonce: str | None) -> Answer:
         raise error
     if body["valid"] and fresh_nonce is not None:
         # Not stored with the answer: a repeated answer carries the nonce that is current then.
-        return Answer({**body, "nonce": fresh_nonce})
-    return Answer(body)
+        return VerifyAnswer({**body, "nonce": fresh_nonce})
+    return VerifyAnswer(body)
 
 
 def check_key(
-    means: Means, keys: Mapping[str, TokenKey], untrusted_token: str, audience: str, now: datetime
+    runtime: VerifierRuntime,
+    keys: Mapping[str, TokenKey],
+    untrusted_token: str,
+    audience: str,
+    now: datetime,
 ) -> None:
     """Verify the token again after a wait, if the keys are no longer `keys`. Safe from any thread.
 
     Raises TemporarilyUnavailableError if the current keys do not verify it; a retry gets the
     reason.
     """
-    present = means.token_keys()
+    present = runtime.token_keys()
     if present is keys:
         return
     try:
@@ -333,35 +355,39 @@ def check_key(
         raise TemporarilyUnavailableError("The key of this token has changed. Try again.") from None
 
 
-def _check_still(means: Means, recheck_key: Callable[[], None]) -> None:
+def _check_still(runtime: VerifierRuntime, recheck_key: Callable[[], None]) -> None:
     """Check freshness and key right before the database decides, after the wait in its queue."""
-    means.look()
+    runtime.state_read_at()
     recheck_key()
 
 
-def _withhold(call: StoreCall, known: Known | None, made: Plan, outcome: Outcome) -> None:
+def _withhold(
+    call: StoreCall, known: CachedToken | None, made: LightDecision, outcome: Outcome
+) -> None:
     """Record that a yes, whose event the script wrote, is withheld. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
             record_drafts([events.withheld(call, made.event_id, known.human_id)])
 
 
-def _set_free(means: Means, call: StoreCall, known: Known | None, spent: Spent) -> None:
+def _set_free(
+    runtime: VerifierRuntime, call: StoreCall, known: CachedToken | None, spent: SpendResult
+) -> None:
     """Give back the use of the rate, if one was reserved."""
     if spent.reserved_us is not None:
-        means.afterwards(_give_back(means, give_back_call(call, known, spent)))
+        runtime.run_in_background(_give_back(runtime, give_back_call(call, known, spent)))
 
 
-async def _give_back(means: Means, called: Called) -> None:
+async def _give_back(runtime: VerifierRuntime, called: ScriptCall) -> None:
     try:
-        await means.evaluate(GIVE_BACK, called)
+        await runtime.evaluate(GIVE_BACK, called)
     except TemporarilyUnavailableError:
         # The agent must wait one interval longer than needed; no limit is exceeded.
         logger.warning("a reserved use of a rate limit could not be returned")
 
 
 async def record_error(
-    means: Means,
+    runtime: VerifierRuntime,
     error: AgentAuthError,
     service_provider: ServiceProvider,
     actor: Actor,
@@ -381,7 +407,7 @@ async def record_error(
         service_provider_id=service_provider.pk,
     )
     try:
-        await means.run(record)
+        await runtime.run(record)
     except TemporarilyUnavailableError as unavailable:
         return unavailable
     return error

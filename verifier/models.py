@@ -17,7 +17,7 @@ class GrantLedger(models.Model):
     """What one grant has used, across all its versions.
 
     Budgets of a period also count what the agent's other grants at the service provider have used
-    (`verifier.stores.work`).
+    (`verifier.stores.decision_batch`).
     """
 
     grant = models.OneToOneField(
@@ -240,7 +240,8 @@ class Home(models.Model):
     leaving_for = models.CharField(max_length=16, choices=Kind, blank=True)
     # Written by release 3. Release 5 drops it.
     back_after = models.PositiveSmallIntegerField(default=0)
-    # The start of the database whose history was compared (verifier/services/history.py).
+    # The start of the database whose history was compared
+    # (verifier/services/rollback_detection.py).
     vouched_for = models.CharField(max_length=128, blank=True, db_default="", default="")
     # Since when the database is held, because it was set back or closed, and why. Null
     # and empty: not held.

@@ -6,10 +6,10 @@ from functools import lru_cache
 from agentauth.protocol.capability import Action, parse_action
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.reading import members, text
+from agentauth.protocol.json_fields import members, text
 from agentauth.protocol.values import per_call
 from registry.services.idempotency import check_key
-from verifier.stores import Delivery
+from verifier.stores import ProviderKey
 
 _MAX_TEXT = 65_536
 _MAX_METHOD = 32
@@ -99,7 +99,7 @@ def _kept_action(members: tuple[tuple[str, object], ...]) -> Action:
 
 def parse_delivery(
     key: str | None, *, service_provider_id: uuid.UUID, body: bytes, operation_key: str | None
-) -> Delivery | None:
+) -> ProviderKey | None:
     """Parse the header `Idempotency-Key` of `POST /v1/verify`: the provider's key for this call.
 
     Raises InvalidRequestError if it is malformed or equals the agent's key in the body: an agent
@@ -113,4 +113,4 @@ def parse_delivery(
             "Idempotency-Key: must be your own name for this call, not the agent's idempotency_key."
         )
     # Two providers' keys never collide: an id contains no NUL.
-    return Delivery(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))
+    return ProviderKey(sha256(f"{service_provider_id}\0{key}".encode()), sha256(body))

@@ -1,5 +1,5 @@
 """What operators see: logs (`access_log`, `log_lines`), metrics, and health.
 
-`operations` serves `/metrics` and health in processes that serve nothing else; `write_check` tells
-whether the database accepts writes.
+`ops_listener` serves `/metrics` and health in processes that serve nothing else; `write_check`
+tells whether the database accepts writes.
 """

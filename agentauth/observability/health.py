@@ -129,7 +129,7 @@ class Readiness:
             return self._found
 
 
-class Trial:
+class BackgroundProbe:
     """Try something that may hang, in a thread of its own so that it blocks no probe."""
 
     def __init__(self, name: str) -> None:
@@ -183,7 +183,7 @@ class Trial:
         raise NotImplementedError
 
 
-class Signing(Trial):
+class Signing(BackgroundProbe):
     """Whether the token key signs."""
 
     def prepare(self) -> Callable[[], object]:
@@ -193,7 +193,7 @@ class Signing(Trial):
         return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
 
 
-class Writing(Trial):
+class Writing(BackgroundProbe):
     """Whether a small write is committed."""
 
     def prepare(self) -> Callable[[], object]:

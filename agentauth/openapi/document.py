@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from agentauth.openapi.answers import ANSWERS
+from agentauth.openapi.endpoint_schemas import ANSWERS
 from agentauth.openapi.operations import (
     ALWAYS,
     BY_ACCEPT,
@@ -20,8 +20,8 @@ from agentauth.openapi.operations import (
     JSON,
     PATH_PARAMETERS,
     REFUSALS,
-    Answer,
     Operation,
+    SuccessResponse,
     status_of,
 )
 from agentauth.openapi.paths import GROUPS
@@ -201,7 +201,7 @@ def _headers(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer, headers: Sequence[str]) -> dict[str, Any]:
+def _answer(answer: SuccessResponse, headers: Sequence[str]) -> dict[str, Any]:
     described: dict[str, Any] = {"description": answer.description, "headers": _headers(headers)}
     if answer.schema:
         content: dict[str, Any] = {"schema": ref(answer.schema)}

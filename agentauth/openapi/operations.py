@@ -15,7 +15,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SuccessResponse:
     """One successful answer. `schema` names a component; without one there is no body."""
 
     description: str
@@ -43,7 +43,7 @@ class Operation:
 
     name: str
     summary: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, SuccessResponse]
     description: str = ""
     query: Mapping[str, Schema] = field(default_factory=dict)
     # Names of the query parameters that must be there.

@@ -11,8 +11,8 @@ from typing import Any, Final
 from agentauth.protocol.capability import MAX_ARGUMENTS, MAX_CAPABILITIES, MAX_RESOURCE, TYPES
 from agentauth.protocol.constraint import MAX_CONSTRAINTS, MAX_ITEMS, MAX_TEXT, OPERATORS
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from agentauth.protocol.json_fields import INTEGER_LIMIT
 from agentauth.protocol.money import MINOR_DIGITS
-from agentauth.protocol.reading import INTEGER_LIMIT
 from agentauth.protocol.windows import DAYS, PERIODS
 
 Schema = dict[str, Any]

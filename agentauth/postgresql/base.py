@@ -44,7 +44,7 @@ _MOST_UNANSWERED: Final = 2
 _PAUSE_SECONDS: Final = 1
 
 
-def answer_soon() -> None:
+def use_short_timeouts() -> None:
     """From now on, a new connection of this process waits SHORT_SECONDS (and one more) at most.
 
     Options in the database's URL win.
@@ -62,7 +62,7 @@ def answer_soon_here() -> None:
         here.settings_dict = here.settings_dict | {"OPTIONS": options}
 
 
-class Silence:
+class SilenceBreaker:
     """Circuit breaker: while the server is silent, no other thread waits for it. Thread-safe."""
 
     def __init__(self) -> None:
@@ -83,19 +83,19 @@ class Silence:
                 raise OperationalError("the database did not answer a moment ago")
             self._until = now + SHORT_SECONDS + _SPARE_SECONDS
 
-    def unanswered(self) -> None:
+    def record_timeout(self) -> None:
         """Record a wait without an answer."""
         with self._lock:
             self._unanswered += 1
             self._until = time.monotonic() + _PAUSE_SECONDS
 
-    def heard(self) -> None:
+    def record_answer(self) -> None:
         """Record an answer, even an error. Costs next to nothing: it runs after every answer."""
         self._unanswered = 0
 
 
 # This process's own.
-SILENCE = Silence()
+SILENCE = SilenceBreaker()
 
 
 class BoundedConnection(Connection[Any]):
@@ -118,10 +118,10 @@ class BoundedConnection(Connection[Any]):
             ):
                 # Close it: the late answer would be read as that of the next statement.
                 self.pgconn.finish()
-                SILENCE.unanswered()
+                SILENCE.record_timeout()
                 raise OperationalError(f"no answer within {self.answer_seconds} s") from None
             raise
-        SILENCE.heard()
+        SILENCE.record_answer()
         return answer
 
 
@@ -161,15 +161,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
             made = BoundedConnection.connect(**conn_params)
         except OperationalError as error:
             if isinstance(error, ConnectionTimeout):
-                SILENCE.unanswered()
+                SILENCE.record_timeout()
             else:
-                SILENCE.heard()
+                SILENCE.record_answer()
             # The failed frame and the error refer to each other, and keep the half-open connection
             # and its file open until a garbage collection. After a timeout (psycopg 3.3) only this
             # closes it.
             traceback.clear_frames(error.__traceback__)
             raise
-        SILENCE.heard()
+        SILENCE.record_answer()
         made.answer_seconds, made.kept_cursors = answer_seconds, []
         return made
 

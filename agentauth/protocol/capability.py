@@ -19,8 +19,8 @@ from .constraint import (
 )
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
+from .json_fields import items, members, shown
 from .money import Money
-from .reading import items, members, shown
 from .values import per_call
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")

@@ -13,8 +13,8 @@ from typing import Final
 from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
 from .identifiers import is_id
 from .jose import parse_compact, sign_compact, signing_input, verify_jws
+from .json_fields import integer, items, members
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .reading import integer, items, members
 from .token import MAX_TOKEN_SECONDS, CertifiedKey, TokenKey
 
 CERTIFICATE_TYP: Final = "key-certificate+jwt"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidRequestError
-from .reading import INTEGER_LIMIT, integer, items, members, shown, text
+from .json_fields import INTEGER_LIMIT, integer, items, members, shown, text
 
 Scalar = str | bool | int
 

@@ -20,7 +20,7 @@ from agentauth.protocol.limits import Limits
 from agentauth.protocol.values import per_call
 
 
-class Question(Protocol):
+class DecisionInput(Protocol):
     """A call whose token, proof and binding are verified. `now` is aware, to the microsecond."""
 
     @property
@@ -99,7 +99,7 @@ class Allow:
 Decision = Allow | Repeat | AskHuman | Refuse
 
 
-def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
+def decide(call: DecisionInput, snapshot: Snapshot, ledger: Ledger) -> Decision:
     """Steps 7 to 14 of docs/protocol.md section 8, in order. Reads and writes nothing.
 
     7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9. The
@@ -156,7 +156,7 @@ def decide(call: Question, snapshot: Snapshot, ledger: Ledger) -> Decision:
     return allow
 
 
-def _needed_confirmation(call: Question, snapshot: Snapshot) -> bool:
+def _needed_confirmation(call: DecisionInput, snapshot: Snapshot) -> bool:
     """Was the confirmation needed?
 
     One for a transaction that is now below the threshold is not used up.

@@ -20,8 +20,8 @@ from .errors import (
     ProofNonceRequiredError,
 )
 from .jose import proved_claims, read_header, sign_compact, split_compact
+from .json_fields import shown
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .reading import shown
 from .urls import normalize_url, url_within
 from .values import per_call
 

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from .capability import Action, Capability
 from .errors import InvalidRequestError
+from .json_fields import integer, items, members
 from .limits import (
     Budget,
     BudgetLeft,
@@ -25,7 +26,6 @@ from .limits import (
     parse_budget,
 )
 from .money import Money
-from .reading import integer, items, members
 from .values import per_call
 from .windows import TimeWindow, next_opening, parse_window, seconds_until, windows_narrow
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
 from .jose import parse_compact, sign_compact, verify_jws
+from .json_fields import integer, members
 from .keys import PublicKey, Signer, parse_jwk
-from .reading import integer, members
 
 INTRODUCTION_TYP: Final = "key-introduction+jwt"
 # More rotations than a purpose ever has. Bounds the work that a document can cause.

@@ -8,8 +8,8 @@ from typing import Final
 
 from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
 from .jose import parse_compact, sign_compact, verify_jws
+from .json_fields import integer, members, text
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .reading import integer, members, text
 
 KEY_CHANGE_TYP: Final = "agent-key+jwt"
 # As for proofs: a statement serves one call. A longer window would let a captured one be used

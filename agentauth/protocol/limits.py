@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from .errors import InvalidRequestError
+from .json_fields import members
 from .money import Money
-from .reading import members
 from .values import per_call
 from .windows import PERIODS, parse_zone, period_end, period_start, reaches_into, seconds_until
 

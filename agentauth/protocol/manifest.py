@@ -18,9 +18,9 @@ from .errors import (
     ManifestError,
 )
 from .jose import parse_compact, sign_compact, verify_jws
+from .json_fields import integer, members, text
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .names import check_description, check_display_name, check_host
-from .reading import integer, members, text
 
 __all__ = [
     "MANIFEST_TYP",

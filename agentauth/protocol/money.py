@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from .errors import InvalidRequestError
-from .reading import INTEGER_LIMIT, members, shown, text
+from .json_fields import INTEGER_LIMIT, members, shown, text
 
 # ISO 4217 list one, active codes with a minor unit (2026), by number of decimal digits. Metals,
 # test codes and "no currency" are left out: nothing is paid in them.

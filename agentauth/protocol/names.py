@@ -7,7 +7,7 @@ import unicodedata
 from typing import Final
 
 from .errors import InvalidRequestError
-from .reading import text
+from .json_fields import text
 
 MAX_NAME: Final = 80
 MAX_DESCRIPTION: Final = 500

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from .approval import Statement, consent_sha256, parse_statement
 from .cose import read_passkey
 from .encoding import b64u_decode, b64u_encode, read_object, sha256
 from .errors import AgentAuthError, InvalidReceiptError
 from .jose import parse_compact, sign_compact, verify_jws
+from .json_fields import members, text
 from .keys import PublicKey, Signer
-from .reading import members, text
+from .signed_statements import Statement, consent_sha256, parse_statement
 from .urls import split_url
 
 RECEIPT_TYP: Final = "approval-receipt+jwt"

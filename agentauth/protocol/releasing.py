@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from .approval import Signing, Statement, common_members, parse_statement
 from .encoding import b64u_encode
+from .signed_statements import Signing, Statement, common_members, parse_statement
 
 
 def release_statement(

@@ -8,7 +8,7 @@ from typing import Final
 
 from .encoding import b64u_decode, parse_timestamp, timestamp
 from .errors import EncodingError, InvalidRequestError
-from .reading import text
+from .json_fields import text
 from .urls import split_url
 
 NONCE_BYTES: Final = 32

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from .errors import InvalidRequestError
-from .reading import items, members, shown
+from .json_fields import items, members, shown
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PERIODS: Final = ("day", "week", "month", "total")

@@ -1,8 +1,9 @@
 """The client for agents and service providers, on the protocol, httpx and cryptography.
 
-- An agent: `client` is the interface, on `life` (key, manifest, registration), `choosing` (which
-  grant), `tokens` (cache), `calls` (a call to a service provider) and `wire` (the registry's API).
-  Its key is in a `key_file`, made of `private_files`. `manifests` makes what it declares.
+- An agent: `client` is the interface, on `agent_lifecycle` (key, manifest, registration),
+  `choosing` (which grant), `tokens` (cache), `calls` (a call to a service provider) and
+  `registry_client` (the registry's API). Its key is in a `key_file`, made of `private_files`.
+  `manifests` makes what it declares.
 - A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
   the views of a Django project, and is the one module that imports Django.
 - Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in

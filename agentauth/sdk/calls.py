@@ -9,7 +9,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 
 from .exchange import answering
 from .nonces import ServerNonce
-from .wire import ATTEMPTS, new_key, open_client, pause, retry_after
+from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
 
 # Seconds. A shorter Retry-After is waited for; a longer one is for the caller to decide.
 LONGEST_WAIT_SECONDS: Final = 10

@@ -22,16 +22,16 @@ from .addresses import (
     within_audience,
     without_query,
 )
+from .agent_lifecycle import AgentLife
 from .answers import Agent, Confirmation, Grant, ServiceProvider, results_of
 from .calls import send
 from .choosing import choose_grant, find_same, is_usable, waits_for_human
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .key_file import Identity, KeyFile, default_path
-from .life import AgentLife
 from .manifests import check_within
 from .nonces import ServerNonce
+from .registry_client import Registry, new_jti
 from .tokens import Cache, Kept, looked_up, token_of
-from .wire import Registry, new_jti
 
 POLL_SECONDS: Final = 25
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.

@@ -22,7 +22,7 @@ from .receipts import check_receipt, read_file, read_key_set, summary
 from .terminal import tell
 from .witness.commands import witness, witness_keygen
 
-Answer = Mapping[str, object]
+CommandResult = Mapping[str, object]
 
 
 def read_capability(text: str) -> Capability:
@@ -74,7 +74,7 @@ def _capabilities(options: argparse.Namespace) -> list[Capability]:
     return [read_capability(text) for text in options.capability]
 
 
-async def keygen(options: argparse.Namespace) -> Answer:
+async def keygen(options: argparse.Namespace) -> CommandResult:
     """Create the key file. Raises KeyFileError if it exists: a key is never overwritten."""
     registry = check_registry_url(options.registry)
     file = KeyFile(Path(options.key_file) if options.key_file else default_path(registry))
@@ -90,12 +90,12 @@ async def keygen(options: argparse.Namespace) -> Answer:
     }
 
 
-async def register(options: argparse.Namespace) -> Answer:
+async def register(options: argparse.Namespace) -> CommandResult:
     """Register, or show the registered agent again."""
     return _agent(await _client(options).register(_capabilities(options)))
 
 
-async def request(options: argparse.Namespace) -> Answer:
+async def request(options: argparse.Namespace) -> CommandResult:
     """Request a grant, and with --wait also wait for the decision."""
     client = _client(options)
     grant = await client.request_grant(
@@ -118,7 +118,7 @@ async def request(options: argparse.Namespace) -> Answer:
     }
 
 
-async def token(options: argparse.Namespace) -> Answer:
+async def token(options: argparse.Namespace) -> CommandResult:
     """Print an access token. It is useless without the key, but keep it private."""
     action = read_action(options.action)
     client = _client(options)
@@ -129,7 +129,7 @@ async def token(options: argparse.Namespace) -> Answer:
     }
 
 
-async def call(options: argparse.Namespace) -> Answer:
+async def call(options: argparse.Namespace) -> CommandResult:
     """Call a service provider. The body is JSON if the strict reader accepts it, else text."""
     response = await _client(options).call(
         options.service_provider,
@@ -146,31 +146,33 @@ async def call(options: argparse.Namespace) -> Answer:
     return {"status": response.status_code, "body": content, "ok": response.is_success}
 
 
-async def verify_receipt(options: argparse.Namespace) -> Answer:
+async def verify_receipt(options: argparse.Namespace) -> CommandResult:
     """Check an approval receipt against keys the caller trusts; nothing is fetched."""
     keys = read_key_set(read_file(options.trusted_keys))
     receipt = check_receipt(read_file(options.file), keys=keys, issuer=options.issuer)
     return {"ok": True, **summary(receipt)}
 
 
-async def check_log(options: argparse.Namespace) -> Answer:
+async def check_log(options: argparse.Namespace) -> CommandResult:
     """Check a folder with the audit log against keys the caller trusts; nothing is fetched."""
     return _checked(verify_log.check, options)
 
 
-async def check_proof(options: argparse.Namespace) -> Answer:
+async def check_proof(options: argparse.Namespace) -> CommandResult:
     """Check one proof from the audit log against keys the caller trusts; nothing is fetched."""
     return _checked(verify_proof.check, options)
 
 
-def _checked(check: Callable[[argparse.Namespace], Answer], options: argparse.Namespace) -> Answer:
+def _checked(
+    check: Callable[[argparse.Namespace], CommandResult], options: argparse.Namespace
+) -> CommandResult:
     try:
         return check(options)
     except (OSError, ValueError) as error:
         raise InvalidRequestError(str(error)) from None
 
 
-def _agent(agent: Agent) -> Answer:
+def _agent(agent: Agent) -> CommandResult:
     return {
         "agent_id": agent.agent_id,
         "status": agent.status,
@@ -195,7 +197,9 @@ def _data(text: str | None) -> object:
     return value
 
 
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], Coroutine[None, None, Answer]]]] = {
+COMMANDS: Final[
+    Mapping[str, Callable[[argparse.Namespace], Coroutine[None, None, CommandResult]]]
+] = {
     "keygen": keygen,
     "register": register,
     "request": request,

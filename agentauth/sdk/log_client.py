@@ -20,7 +20,7 @@ from agentauth.protocol.notes import SignatureType, parse_vkey
 
 from .addresses import check_registry_url
 from .exchange import ask
-from .wire import (
+from .registry_client import (
     ATTEMPTS,
     LONGEST_WAIT_SECONDS,
     TIMEOUT_SECONDS,

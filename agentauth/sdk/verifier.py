@@ -29,7 +29,7 @@ from .addresses import check_registry_url, is_loopback
 from .errors import RefusedError, RegistryError, error_from
 from .exchange import ask_blocking, hold_to_time
 from .nonces import read_nonce
-from .wire import new_key, registry_at, retry_after, ssl_context
+from .registry_client import new_key, registry_at, retry_after, ssl_context
 
 TIMEOUT_SECONDS: Final = 5.0
 # Tries per question. Under one Idempotency-Key a lost answer can be requested again.

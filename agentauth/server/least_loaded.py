@@ -35,7 +35,7 @@ _PLACES: Final = 64
 _TOLD: Final = struct.Struct("dI4x")
 
 
-class Shares:
+class ConnectionCounts:
     """Connection counts in shared memory, created before the fork.
 
     A place is the number of a process, and only that process writes it.
@@ -44,7 +44,7 @@ class Shares:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _PLACES * _TOLD.size)
 
-    def tell(self, place: int, count: int) -> None:
+    def report(self, place: int, count: int) -> None:
         """Report the count. A process that does not report for HEARD_SECONDS counts as gone."""
         _TOLD.pack_into(self._memory, place % _PLACES * _TOLD.size, time.monotonic(), count)
 
@@ -62,10 +62,10 @@ class Shares:
 
 
 # Made here, since a server's processes are forked after this module is loaded.
-_SHARES: Final = Shares()
+_SHARES: Final = ConnectionCounts()
 
 
-class Door:
+class Acceptor:
     """Accepts connections on the sockets that all processes share. One per process, in its loop.
 
     `place`: the process's number. `made` creates a connection's protocol. `counts` returns how many
@@ -97,7 +97,7 @@ class Door:
     def tell(self) -> None:
         """Report the number of connections. Call it whenever that changes, and twice a second."""
         if self._open:
-            _SHARES.tell(self._place, self._count())
+            _SHARES.report(self._place, self._count())
 
     async def close(self) -> None:
         """Accept the queued connections, then stop: the kernel would reset the rest."""

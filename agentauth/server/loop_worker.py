@@ -16,7 +16,7 @@ from gunicorn.asgi.protocol import HIGH_WATER_LIMIT, ASGIProtocol, FlowControl
 from gunicorn.workers.gasgi import ASGIWorker
 
 from agentauth.server.http_exchange import Exchange, Head
-from agentauth.server.least_loaded import Door
+from agentauth.server.least_loaded import Acceptor
 from agentauth.server.request_bytes import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
 
 # How long (s) a replacement that could not start waits before it exits and the next one tries.
@@ -341,9 +341,9 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             if first is not None:
                 first.drop()
 
-    def made_door(self) -> Door:
+    def made_door(self) -> Acceptor:
         """What accepts this process's connections."""
-        return Door(
+        return Acceptor(
             self.age,
             [listener.sock for listener in self.sockets],
             loop=self.loop,

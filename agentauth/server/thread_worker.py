@@ -27,7 +27,7 @@ from agentauth.server.request_bytes import (
 )
 
 if TYPE_CHECKING:
-    from agentauth.strangers import Judged, Strangers
+    from agentauth.preauth_filter import Judged, PreauthFilter
 
 _READ_BYTES: Final = 65_536
 _SEND_BYTES: Final = 262_144
@@ -39,7 +39,7 @@ _STOP_SECONDS: Final = 3.0
 _BLOCKED: Final = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-class Received(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no types
+class RequestBuffer(Incoming, Unreader):  # type: ignore[misc]  # gunicorn has no types
     """Bytes of one connection that no request has taken. Reading on finds an end, never waits."""
 
     def __init__(self) -> None:
@@ -117,17 +117,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             + 4
         )
         # Connections the loop reads from or sends to, oldest first.
-        self._receiving: dict[Any, Received] = {}
+        self._receiving: dict[Any, RequestBuffer] = {}
         self._held = 0
         self._notified = float("-inf")
-        self._strangers: Strangers
+        self._strangers: PreauthFilter
 
     def run(self) -> None:
         """As gunicorn's, with the judge of strangers, created once the application is loaded."""
         # Imported here, since it needs loaded models.
-        from agentauth.strangers import Strangers
+        from agentauth.preauth_filter import PreauthFilter
 
-        self._strangers = Strangers(lambda judged: self.method_queue.defer(self._go_on, judged))
+        self._strangers = PreauthFilter(lambda judged: self.method_queue.defer(self._go_on, judged))
         try:
             super().run()
         finally:
@@ -181,7 +181,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 if self.cfg.is_ssl:
                     conn.sock = ssl_wrap_socket(conn.sock, self.cfg)
                 conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-                conn.parser.unreader = Received()
+                conn.parser.unreader = RequestBuffer()
                 conn.data_ready = True
             conn.sock.settimeout(0)
         except (OSError, ValueError):

@@ -30,6 +30,7 @@ from agentauth.http_errors import (
 )
 from agentauth.observability import health, metrics
 from agentauth.observability.metrics_buffer import Tally
+from agentauth.preauth_filter import through_middleware
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidStateError,
@@ -38,14 +39,13 @@ from agentauth.protocol.errors import (
 )
 from agentauth.proxies import client_address
 from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
-from agentauth.strangers import through_middleware
 from registry import rate_limits
 from registry.refusals import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
 from verifier.request_heads import Scope
 from verifier.services import epochs
-from verifier.services.state_cache import Follower
-from verifier.services.verifier_process import LeanVerifier
+from verifier.services.state_cache import StateCache
+from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_servers import Servers
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 class Delegate:
     """Runs Django's WSGI application in threads; requests arrive as at the web server."""
 
-    def __init__(self, tally: Tally, follower: Follower) -> None:
+    def __init__(self, tally: Tally, follower: StateCache) -> None:
         self._tally = tally
         self._follower = follower
         self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, count in _THREADS.items()}
@@ -282,7 +282,7 @@ def check_role() -> None:
         connection.close()
 
 
-async def start() -> tuple[LeanVerifier, Edge]:
+async def start() -> tuple[VerifierProcess, Edge]:
     """Build everything the process holds, in its own loop. Raises if it cannot serve."""
     # If the database was unavailable when the server began, run the checks now.
     await asyncio.to_thread(START.require)
@@ -290,11 +290,11 @@ async def start() -> tuple[LeanVerifier, Edge]:
     # How long the loop waits for the GIL while a thread reads rows (s). Python's default: 0.005.
     sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
-    runs = lambda: epochs.LEASE.held().servers  # noqa: E731 — what the present epoch began with
+    runs = lambda: epochs.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
-    verifier = LeanVerifier(
-        follower=Follower(loop, missed=tally.miss), servers=servers, count=tally.decision
+    verifier = VerifierProcess(
+        follower=StateCache(loop, missed=tally.miss), servers=servers, count=tally.decision
     )
     await verifier.start()
     tally.begin()

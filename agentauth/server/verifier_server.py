@@ -65,11 +65,11 @@ def on_starting(_server: Any) -> None:
     A request leaves hardly any reference cycles, and a full collection stops every connection of a
     process for tens of milliseconds: so collect only after 50,000 new objects.
     """
-    from agentauth.postgresql.base import answer_soon
+    from agentauth.postgresql.base import use_short_timeouts
     from agentauth.startup import check_start
 
     # Django answers some requests here, over its own connection.
-    answer_soon()
+    use_short_timeouts()
     check_start("verifier")
     empty(METRICS_DIRECTORY)
     gc.collect()

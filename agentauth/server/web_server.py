@@ -61,21 +61,21 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     """When a process ends: store which decisions in Redis it answered for, for the drainer."""
     from django.db import connections
 
-    from verifier.stores.acknowledged import TOLD
+    from verifier.stores.acknowledged import ACKNOWLEDGED
 
     try:
-        TOLD.write_down()
+        ACKNOWLEDGED.save()
     finally:
         connections.close_all()
 
 
 def on_starting(_server: Any) -> None:
     """The application is loaded, nothing forked: keep what lives for ever out of collections."""
-    from agentauth.postgresql.base import answer_soon
+    from agentauth.postgresql.base import use_short_timeouts
     from agentauth.startup import check_start
 
     # A caller waits for the answer, so a hanging database must not hold a thread for long.
-    answer_soon()
+    use_short_timeouts()
     check_start()
     empty(METRICS_DIRECTORY)
     gc.collect()

@@ -9,9 +9,9 @@ from django.db import connection
 from django.test import Client
 
 from agentauth.observability import health
-from audit.witness.history import Mark
-from verifier.services import epochs, history
-from verifier.services.epochs import Tenure
+from audit.witness.log_position import Mark
+from verifier.services import epochs, rollback_detection
+from verifier.services.epochs import ReplayEpoch
 
 # Other threads must see what the test wrote.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -22,8 +22,10 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.opened = Event(), Event()
-        monkeypatch.setattr(history, "VOUCHED", history.Vouched())
-        monkeypatch.setattr(history, "check_history", self.check)
+        monkeypatch.setattr(
+            rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
+        )
+        monkeypatch.setattr(rollback_detection, "check_history", self.check)
         monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
         # The wait for it must outlast the comparison.
         monkeypatch.setattr(epochs, "COMPARE_SECONDS", 60)
@@ -37,7 +39,7 @@ class Gate:
         assert self.opened.wait(10)
 
     @staticmethod
-    def call() -> Tenure:
+    def call() -> ReplayEpoch:
         """The check a call makes in a server thread."""
         try:
             return epochs.LEASE.current()
@@ -58,7 +60,7 @@ def test_SA_13_readiness_waits_for_no_comparison(monkeypatch: pytest.MonkeyPatch
         assert gate.begun.wait(10)
         assert not gate.is_ready()
         gate.opened.set()
-        assert asked.result().epoch == 1
+        assert asked.result().number == 1
     assert gate.is_ready()
 
 
@@ -74,7 +76,7 @@ def test_SA_13_readiness_lets_the_comparison_begin_and_calls_wait_for_that(
         asked = pool.submit(gate.call)
         wait([asked], timeout=0.2)
         gate.opened.set()
-        assert asked.result().epoch == 1
+        assert asked.result().number == 1
     assert gate.is_ready()
 
 
@@ -87,10 +89,10 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(
     assert not gate.is_ready()
     assert gate.begun.wait(10)
     gate.opened.set()
-    while history.VOUCHED.is_comparing():
+    while rollback_detection.HISTORY_COMPARISON.is_comparing():
         sleep(0.01)
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(gate.call).result().epoch == 1
+        assert pool.submit(gate.call).result().number == 1
 
 
 def test_SA_13_first_probe_is_ready_if_the_comparison_is_quick(

@@ -18,8 +18,8 @@ from audit.log.refusals import RECORDED_PER_MINUTE
 from audit.models import Event, RefusalCount
 from audit.services import seal_audit
 from registry.models import BarredKey
-from registry.tests.cast import AgentClient, refused
-from verifier.services.epochs import look
+from registry.tests.cast import AgentClient, assert_refused
+from verifier.services.epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
 
@@ -67,7 +67,7 @@ def rows() -> dict[str, int]:
 @pytest.mark.usefixtures("_few", "token_key")
 def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
     # The first look of a process writes this row, flood or not.
-    look()
+    read_or_create_row()
     before, first = rows(), Event.objects.latest("id").id
     client = Client(SERVER_NAME="localhost", SERVER_PORT="8000")
     for path in {filled(route) for route in ROUTES} | {"/nothing/here"}:
@@ -110,7 +110,7 @@ def test_SA_6_a_key_that_is_barred_already_uses_up_nothing(monkeypatch: pytest.M
         first.register(manifest=first.disclosing("agent-manifest+jwt"))
     second.register(manifest=second.disclosing("agent-manifest+jwt"))
     assert set(BarredKey.objects.values_list("jkt", flat=True)) == {first.jkt, second.jkt}
-    refused(second.register(), 401, "invalid_client")
+    assert_refused(second.register(), 401, "invalid_client")
 
 
 @pytest.mark.usefixtures("_few")
@@ -145,4 +145,7 @@ def test_SA_6_ten_thousand_unknown_addresses_are_eleven_events(now: datetime) ->
         seal_audit(now=datetime.now(now.tzinfo))
     refused = Event.objects.filter(kind=kinds.REQUEST_REFUSED).count()
     [rest] = Event.objects.filter(kind=kinds.REFUSALS_SUPPRESSED)
-    assert (refused, rest.data["count"]) == (RECORDED_PER_MINUTE, total - RECORDED_PER_MINUTE)
+    assert (refused, rest.data["count"]) == (
+        RECORDED_PER_MINUTE,
+        total - RECORDED_PER_MINUTE,
+    )

@@ -14,11 +14,11 @@ from audit.stores import store_at
 from audit.tests import proving
 from audit.tests.tampering import as_table_owner
 from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
-from audit.witness.history import Mark
+from audit.witness.log_position import Mark
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import epochs, history
+from verifier.services import epochs, rollback_detection
 
 
 @pytest.mark.django_db
@@ -33,8 +33,10 @@ def test_SA_13_no_job_runs_or_numbers_events_during_a_history_halt(
     def compare(_mark: Mark | None) -> None:
         raise error
 
-    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
-    monkeypatch.setattr(history, "check_history", compare)
+    monkeypatch.setattr(
+        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
+    )
+    monkeypatch.setattr(rollback_detection, "check_history", compare)
     ensure_key(purpose="audit", actor=TESTER, now=now)
     waiting, heads = QueueEntry.objects.count(), list(Head.objects.values())
     assert waiting
@@ -97,14 +99,16 @@ def test_SA_13_a_store_is_moved_before_the_history_can_be_compared(
     settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a new AUDIT_STORE and restarted PostgreSQL, jobs resume by docs/operations.md."""
-    monkeypatch.setattr(history, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(rollback_detection, "RETRY_SECONDS", 0)
     monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     for job in JOBS:
         monkeypatch.setattr(job, "_rests_until", 0.0)
     old, settings.AUDIT_STORE = f"file:{tmp_path / 'old'}", f"file:{tmp_path / 'old'}"
     for command in ("record_settings", "ensure_keys", "seal_audit"):
         call_command(command)
-    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
+    monkeypatch.setattr(
+        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
+    )
     settings.AUDIT_STORE = f"file:{tmp_path / 'new'}"
     with pytest.raises(CommandError, match="AUDIT_STORE of this process differs"):
         call_command("seal_audit")

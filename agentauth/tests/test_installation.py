@@ -26,9 +26,9 @@ from registry.services.installation import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import epochs, history
+from verifier.services import epochs, rollback_detection
 from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import Lease, look
+from verifier.services.epochs import Lease, read_or_create_row
 
 pytestmark = pytest.mark.django_db
 NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
@@ -115,23 +115,23 @@ def test_SA_14_a_process_with_another_setting_halts_and_names_it(
         Start().check()
     lease = seen()
     assert name in caplog.text
-    for refuses in (lease.held, lease.current, lease.check_halt):
+    for refuses in (lease.last_epoch, lease.current, lease.check_halt):
         with pytest.raises(TemporarilyUnavailableError, match="has other settings than the rest"):
             refuses()
-    row = look()[0]
+    row = read_or_create_row()[0]
     Keeper().keep(None, now)
-    assert (look()[0].epoch, look()[0].leaving_at) == (row.epoch, None)
+    assert (read_or_create_row()[0].epoch, read_or_create_row()[0].leaving_at) == (row.epoch, None)
 
 
 def test_SA_14_a_process_without_redis_moves_no_home(now: datetime, settings: Any) -> None:
     """The others are in Redis; a keeper without REDIS_URL would move all of them out of it."""
     settings.REDIS_URL = "redis://redis.example:6379"
     record(now)
-    look()
+    read_or_create_row()
     Home.objects.update(kind="redis", servers=["a"])
     settings.REDIS_URL = ""
     Keeper().keep(None, now)
-    assert look()[0].leaving_at is None
+    assert read_or_create_row()[0].leaving_at is None
 
 
 @pytest.mark.urls("agentauth.urls")
@@ -270,7 +270,7 @@ def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settin
 
 
 def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
-    row, _ = look()
+    row, _ = read_or_create_row()
     Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
     for command in (["seal_audit"], ["record_settings"], ["move_audit_store", "--lost"]):
         with pytest.raises(
@@ -286,11 +286,13 @@ def test_SA_13_a_process_with_another_setting_compares_nothing(
     """Otherwise it would hold the database for the content of a foreign Redis or store."""
     record(now)
     asked: list[object] = []
-    monkeypatch.setattr(history, "VOUCHED", history.Vouched())
-    monkeypatch.setattr(history, "check_history", asked.append)
+    monkeypatch.setattr(
+        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
+    )
+    monkeypatch.setattr(rollback_detection, "check_history", asked.append)
     place, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:1"
-    look()
+    read_or_create_row()
     assert asked == []
     settings.REDIS_URL = place
-    look()
+    read_or_create_row()
     assert asked == [None]

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from agentauth.server import least_loaded
-from agentauth.server.least_loaded import HEARD_SECONDS, Door, Shares
+from agentauth.server.least_loaded import HEARD_SECONDS, Acceptor, ConnectionCounts
 
 
 def test_connection_counts_are_shared_across_processes() -> None:
-    shared = Shares()
+    shared = ConnectionCounts()
     if not (child := os.fork()):
-        shared.tell(2, 3)
+        shared.report(2, 3)
         os._exit(0)
     os.waitpid(child, 0)
     assert shared.has_fewest(1, 3)
@@ -29,13 +29,13 @@ def test_connection_counts_are_shared_across_processes() -> None:
 
 
 def test_single_process_always_has_the_fewest() -> None:
-    assert Shares().has_fewest(7, 500)
+    assert ConnectionCounts().has_fewest(7, 500)
 
 
 def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = Shares()
-    shared.tell(1, 0)
-    shared.tell(2, 5)
+    shared = ConnectionCounts()
+    shared.report(1, 0)
+    shared.report(2, 5)
     assert not shared.has_fewest(3, 1)
     shared.leave(1)
     assert shared.has_fewest(3, 5)
@@ -46,9 +46,9 @@ def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyP
 
 
 def test_a_place_is_used_again_after_many_processes() -> None:
-    shared = Shares()
-    shared.tell(3, 9)
-    shared.tell(3 + 64, 1)
+    shared = ConnectionCounts()
+    shared.report(3, 9)
+    shared.report(3 + 64, 1)
     assert not shared.has_fewest(1, 2)
     assert shared.has_fewest(1, 1)
 
@@ -59,8 +59,8 @@ class Saying(asyncio.Protocol):
         transport.close()
 
 
-def door(listening: Any) -> Door:
-    return Door(
+def door(listening: Any) -> Acceptor:
+    return Acceptor(
         1,
         [listening],
         loop=asyncio.get_running_loop(),
@@ -135,7 +135,7 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
         with contextlib.ExitStack() as opened:
             listening = opened.enter_context(socket.socket())
             listening.bind(("127.0.0.1", 0))
-            made = Door(
+            made = Acceptor(
                 1,
                 [listening],
                 loop=loop,
@@ -166,15 +166,15 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
 def test_connection_waits_briefly_for_a_less_loaded_process(
     others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = Shares()
-    shared.tell(2, others)
+    shared = ConnectionCounts()
+    shared.report(2, others)
     monkeypatch.setattr(least_loaded, "_SHARES", shared)
 
     async def run() -> float:
         loop = asyncio.get_running_loop()
         with socket.socket() as listening, socket.socket() as caller:
             listening.bind(("127.0.0.1", 0))
-            made = Door(
+            made = Acceptor(
                 1,
                 [listening],
                 loop=loop,
@@ -195,7 +195,7 @@ def test_connection_waits_briefly_for_a_less_loaded_process(
     # more connections.
     waits = []
     for _ in range(5):
-        shared.tell(2, others)
+        shared.report(2, others)
         waits.append(asyncio.run(run()))
     left = least_loaded._YIELD_SECONDS
     assert (min(waits) >= left - 0.001) is (others == 0), waits

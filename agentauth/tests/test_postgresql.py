@@ -21,10 +21,10 @@ from django.db import (
 )
 
 from agentauth.postgresql import base
-from agentauth.postgresql.base import SILENCE, answer_soon
+from agentauth.postgresql.base import SILENCE, use_short_timeouts
 from agentauth.settings import database
 from tests.fault_proxy import FaultProxy, fault_proxy
-from tests.pace import within
+from tests.time_limits import within
 from verifier.services.connecting import use_own_connection
 
 
@@ -119,7 +119,7 @@ def test_RF_4_after_two_unanswered_calls_only_one_caller_tries_again(
     SILENCE.check()
     assert not waits()
     far.mode = "pass"
-    SILENCE.heard()
+    SILENCE.record_answer()
     assert ask("SELECT 1") == 1
 
 
@@ -127,7 +127,7 @@ def test_RF_4_after_two_unanswered_calls_only_one_caller_tries_again(
 def test_RF_4_one_timeout_among_answered_queries_is_not_an_outage(far: FaultProxy) -> None:
     """A wait for a lock, while other queries go on."""
     for _ in range(3):
-        SILENCE.unanswered()
+        SILENCE.record_timeout()
         connections[DEFAULT_DB_ALIAS].close()
         assert ask("SELECT 1") == 1
 
@@ -136,7 +136,7 @@ def test_RF_4_web_processes_wait_for_two_seconds_and_one_more() -> None:
     before = connections.settings[DEFAULT_DB_ALIAS]
     connections.settings[DEFAULT_DB_ALIAS] = database("postgres://a:b@h/d?connect_timeout=9")
     try:
-        answer_soon()
+        use_short_timeouts()
         options = connections.settings[DEFAULT_DB_ALIAS]["OPTIONS"]
         assert "statement_timeout=2000 -c lock_timeout=1600" in options["options"]
         # The URL's values win.

@@ -14,10 +14,10 @@ from agentauth.observability.metrics_buffer import Tally
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.server import verifier_application
 from agentauth.server.verifier_application import Delegate
-from tests import through
+from tests import endpoint_modes
 from verifier.endpoint import Request, Response
 from verifier.request_heads import Head
-from verifier.services.state_cache import Follower
+from verifier.services.state_cache import StateCache
 
 
 class _Tally:
@@ -26,7 +26,7 @@ class _Tally:
 
 
 def asked(path: bytes) -> Request:
-    scope = through.scope(path.decode(), "", [], method="GET")
+    scope = endpoint_modes.scope(path.decode(), "", [], method="GET")
     return Request(
         scope,
         Head({}, reads_body=True, authorization=None, credentials=None, digest=b"", key_at=None),
@@ -49,7 +49,7 @@ def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
     monkeypatch.setattr(verifier_application, "answered_by_django", answered)
 
     async def work() -> None:
-        delegate = Delegate(cast("Tally", _Tally()), cast("Follower", None))
+        delegate = Delegate(cast("Tally", _Tally()), cast("StateCache", None))
         try:
             strangers = [asyncio.create_task(delegate(asked(b"/v1/verify"))) for _ in range(64)]
             probes = [asyncio.create_task(delegate(asked(b"/health/ready"))) for _ in range(8)]

@@ -12,11 +12,11 @@ from django.db import DatabaseError
 from django.test import Client
 from pytest_django import Settings
 
-from agentauth import http_errors, strangers
+from agentauth import http_errors, preauth_filter
 from agentauth.observability import metrics
+from agentauth.preauth_filter import Judged, PreauthFilter, Verdict
 from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.strangers import Judged, Strangers, Verdict
 from audit.log.refusals import Batches
 from audit.models import Event
 from kms.seals import DEMAND
@@ -44,9 +44,9 @@ def _many_strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def judging() -> Strangers:
+def judging() -> PreauthFilter:
     """Without its thread: each test does that thread's work."""
-    made = Strangers(lambda _: None)
+    made = PreauthFilter(lambda _: None)
     made._thread = threading.current_thread()
     return made
 
@@ -68,7 +68,7 @@ def own(client: AgentClient, path: str = OWN, **proof: Any) -> Call:
     return call(f"GET {path}", f"DPoP: {client.proof('GET', OWN, **proof)}")
 
 
-def verdict_of(judging: Strangers, line: str, *headers: str, peer: object = PEER) -> Verdict:
+def verdict_of(judging: PreauthFilter, line: str, *headers: str, peer: object = PEER) -> Verdict:
     data, head, end = request(line, *headers)
     if not judging.concern(data):
         return ALLOWED
@@ -79,7 +79,7 @@ def guess(provider: ServiceProvider, secret: str) -> Call:
     return call("POST /v1/revoke", f"Authorization: {basic(provider, secret)['Authorization']}")
 
 
-def test_SA_10_while_there_are_few_strangers_django_takes_all(judging: Strangers) -> None:
+def test_SA_10_while_there_are_few_strangers_django_takes_all(judging: PreauthFilter) -> None:
     rate_limits.limiter.cache_clear()
     data, head, end = request("GET /v1/agents/me", "DPoP: x")
     assert not judging.concern(data)
@@ -87,17 +87,17 @@ def test_SA_10_while_there_are_few_strangers_django_takes_all(judging: Strangers
 
 
 def test_SA_10_strangers_stay_out_for_ten_seconds_more(
-    judging: Strangers, monkeypatch: pytest.MonkeyPatch
+    judging: PreauthFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 50.0
-    monkeypatch.setattr(strangers, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(preauth_filter, "time", SimpleNamespace(monotonic=lambda: now))
     assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is WAITS
     rate_limits.limiter.cache_clear()
     for now, expected in ((59.9, WAITS), (60.0, ALLOWED)):  # noqa: B007 — the clock reads it
         assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is expected
 
 
-def test_SA_10_of_many_strangers_each_credential_is_looked_up(judging: Strangers) -> None:
+def test_SA_10_of_many_strangers_each_credential_is_looked_up(judging: PreauthFilter) -> None:
     assert judging.concern(request("GET /v1/agents/me")[0])
     assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is WAITS
     assert verdict_of(judging, "GET http://localhost:8000/v1/agents/me?a=b", "dpop:x") is WAITS
@@ -108,7 +108,7 @@ def test_SA_10_of_many_strangers_each_credential_is_looked_up(judging: Strangers
 
 
 def test_SA_10_keys_of_agents_go_on_and_all_other_keys_are_refused(
-    judging: Strangers, agent: AgentClient
+    judging: PreauthFilter, agent: AgentClient
 ) -> None:
     asked = [
         own(agent),
@@ -120,7 +120,7 @@ def test_SA_10_keys_of_agents_go_on_and_all_other_keys_are_refused(
 
 
 def test_SA_10_many_credentials_are_two_queries(
-    judging: Strangers,
+    judging: PreauthFilter,
     agent: AgentClient,
     provider_and_secret: tuple[ServiceProvider, str],
     django_assert_num_queries: Any,
@@ -141,7 +141,7 @@ def test_SA_10_many_credentials_are_two_queries(
     [{"method": "POST"}, {"url": "http://localhost:8000/v1/tokens"}, {"iat": 1}, {"body": b"{}"}],
 )
 def test_SA_10_an_agents_proof_of_another_request_is_refused(
-    judging: Strangers, agent: AgentClient, changes: dict[str, Any]
+    judging: PreauthFilter, agent: AgentClient, changes: dict[str, Any]
 ) -> None:
     # With a body, which the proof covers.
     body = b"" if "body" not in changes else b"{ }"
@@ -151,7 +151,7 @@ def test_SA_10_an_agents_proof_of_another_request_is_refused(
 
 
 def test_SA_10_who_knows_an_agents_public_key_is_refused(
-    judging: Strangers, agent: AgentClient
+    judging: PreauthFilter, agent: AgentClient
 ) -> None:
     header, claims, _ = agent.proof("GET", OWN).split(".")
     signature = AgentClient().proof("GET", OWN).rpartition(".")[2]
@@ -164,13 +164,13 @@ def test_SA_10_who_knows_an_agents_public_key_is_refused(
 
 
 def test_SA_10_what_held_is_looked_up_again_after_a_minute(
-    judging: Strangers,
+    judging: PreauthFilter,
     agent: AgentClient,
     provider_and_secret: tuple[ServiceProvider, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 50.0
-    monkeypatch.setattr(strangers, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(preauth_filter, "time", SimpleNamespace(monotonic=lambda: now))
     lines = (
         f"DPoP: {agent.proof('GET', OWN)}",
         f"Authorization: {basic(*provider_and_secret)['Authorization']}",
@@ -182,19 +182,19 @@ def test_SA_10_what_held_is_looked_up_again_after_a_minute(
 
 
 def test_SA_10_what_is_known_is_bounded(
-    judging: Strangers,
+    judging: PreauthFilter,
     agent: AgentClient,
     bob: Human,
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(strangers, "_MOST_KNOWN", 1)
+    monkeypatch.setattr(preauth_filter, "_MOST_KNOWN", 1)
     judging.look_up([own(agent), own(enrolled(bob, now=now))])
     assert len(judging._known) == 1
 
 
 def test_SA_10_ended_keys_and_secrets_are_refused(
-    judging: Strangers,
+    judging: PreauthFilter,
     agent: AgentClient,
     provider_and_secret: tuple[ServiceProvider, str],
     now: datetime,
@@ -208,7 +208,7 @@ def test_SA_10_ended_keys_and_secrets_are_refused(
     assert judging.look_up([own(agent), guess(provider, secret)]) == [REFUSED, REFUSED]
 
 
-def test_SA_10_unclaimed_agent_uses_the_allowance_of_its_address(judging: Strangers) -> None:
+def test_SA_10_unclaimed_agent_uses_the_allowance_of_its_address(judging: PreauthFilter) -> None:
     stranger = AgentClient()
     assert stranger.register().status_code == 201
     assert judging.look_up([own(stranger)]) == [ALLOWED]
@@ -219,7 +219,7 @@ def test_SA_10_unclaimed_agent_uses_the_allowance_of_its_address(judging: Strang
 
 
 def test_SA_10_an_agents_private_key_still_comes_to_django_to_be_barred(
-    judging: Strangers, agent: AgentClient
+    judging: PreauthFilter, agent: AgentClient
 ) -> None:
     shown = [
         call("GET /v1/agents/me", f"DPoP: {each.disclosing('dpop+jwt')}")
@@ -230,7 +230,7 @@ def test_SA_10_an_agents_private_key_still_comes_to_django_to_be_barred(
 
 @pytest.mark.parametrize("name", ["DPoP", "Authorization"])
 def test_SA_10_two_lines_of_credentials_are_none(
-    judging: Strangers,
+    judging: PreauthFilter,
     agent: AgentClient,
     provider_and_secret: tuple[ServiceProvider, str],
     name: str,
@@ -242,7 +242,7 @@ def test_SA_10_two_lines_of_credentials_are_none(
     assert judging.look_up([call("GET /v1/agents/me", *[f"{name}: {good}"] * 2)]) == [REFUSED]
 
 
-def test_SA_10_a_registration_is_let_in_by_its_own_allowances(judging: Strangers) -> None:
+def test_SA_10_a_registration_is_let_in_by_its_own_allowances(judging: PreauthFilter) -> None:
     line = "POST /v1/agents"
     # Wrong credentials do not block registration.
     assert verdict_of(judging, line) is ALLOWED
@@ -253,7 +253,7 @@ def test_SA_10_a_registration_is_let_in_by_its_own_allowances(judging: Strangers
     assert verdict_of(judging, line, peer=("203.0.113.8", 1)) is REFUSED
 
 
-def test_SA_10_while_there_are_few_guesses_registrations_are_judged(judging: Strangers) -> None:
+def test_SA_10_while_there_are_few_guesses_registrations_are_judged(judging: PreauthFilter) -> None:
     rate_limits.limiter.cache_clear()
     assert verdict_of(judging, "POST /v1/agents") is ALLOWED
     rate_limits.take(STRANGERS, REGISTRATIONS)
@@ -262,7 +262,7 @@ def test_SA_10_while_there_are_few_guesses_registrations_are_judged(judging: Str
 
 
 def test_SA_10_addresses_are_those_that_our_proxies_name(
-    judging: Strangers, settings: Settings
+    judging: PreauthFilter, settings: Settings
 ) -> None:
     settings.TRUSTED_PROXIES = 1
     rate_limits.take(ENTRY, "198.51.100.9")
@@ -272,7 +272,7 @@ def test_SA_10_addresses_are_those_that_our_proxies_name(
 
 
 def test_SA_10_who_is_refused_is_counted_in_log_and_metrics(
-    judging: Strangers, monkeypatch: pytest.MonkeyPatch
+    judging: PreauthFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = metrics.ERRORS.labels("rate_limited", "")._value
     before = told.get()
@@ -291,7 +291,7 @@ def test_SA_10_who_is_refused_is_counted_in_log_and_metrics(
 
 
 def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
-    judging: Strangers, monkeypatch: pytest.MonkeyPatch
+    judging: PreauthFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judging.look_up([own(AgentClient())])
     with monkeypatch.context() as patch:
@@ -308,12 +308,12 @@ def _away(*_: object) -> Any:
 
 def test_SA_10_waiting_callers_get_503_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Judged] = []
-    judging = Strangers(heard.extend)
+    judging = PreauthFilter(heard.extend)
 
     def away(*_: object) -> Any:
         raise DatabaseError
 
-    monkeypatch.setattr(strangers, "callers_with", away)
+    monkeypatch.setattr(preauth_filter, "callers_with", away)
     judging._waiting.append(("connection", own(AgentClient())))
     judging._judge_waiting()
     [judged] = heard

@@ -5,7 +5,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
-from approvals.services.ending import KINDS
+from approvals.services.destructive_actions import KINDS
 from audit.management.json_output import JsonCommand
 
 

@@ -6,12 +6,12 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.approval import break_statement
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from agentauth.protocol.signed_statements import break_statement
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
-from approvals.services.drawn import Page
+from approvals.services.page_token import Page
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit import kinds

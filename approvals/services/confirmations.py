@@ -13,9 +13,9 @@ from agentauth.protocol.errors import (
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
-from approvals.services.drawn import Page
 from approvals.services.likeness import name_warnings
-from approvals.services.recovered import recovery_marks
+from approvals.services.page_token import Page
+from approvals.services.recovery_notice import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import confirmation as confirmation_statement
 from audit.services import Actor

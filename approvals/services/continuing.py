@@ -17,7 +17,7 @@ from django.db.models import F
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, SetupCode
-from approvals.services.ending_again import REASON, end_again
+from approvals.services.reapply_endings import REASON, end_again
 from approvals.services.recovery import cancel_recovery
 from audit import kinds
 from audit.faults import fault_point
@@ -39,8 +39,8 @@ from kms.switching import switch_key
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grants import suspend_grant, withdraw_grant
 from verifier.models import Home
-from verifier.services import history
-from verifier.services.epochs import configured_cache, database_clock, look
+from verifier.services import rollback_detection
+from verifier.services.epochs import configured_cache, database_clock, read_or_create_row
 from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.size_mark import read_mark
 
@@ -124,8 +124,8 @@ def continue_after_restore(
 
 
 def _held(*, undetected: bool) -> Home:
-    row, _now = look()
-    if row.held_at is None and not undetected and (unknown := history.halt(row)):
+    row, _now = read_or_create_row()
+    if row.held_at is None and not undetected and (unknown := rollback_detection.halt(row)):
         raise TemporarilyUnavailableError(f"Nothing was done: {unknown.reason}.")
     if row.held_at is None and not undetected:
         begun = current_break()

@@ -9,7 +9,6 @@ from typing import Any
 
 from django.db import transaction
 
-from agentauth.protocol.approval import MAX_REASON
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.envelope import parse_envelope
@@ -19,12 +18,13 @@ from agentauth.protocol.errors import (
     GrantChangedError,
     InvalidStateError,
 )
+from agentauth.protocol.signed_statements import MAX_REASON
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
-from approvals.services.drawn import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.likeness import name_warnings
-from approvals.services.recovered import recovery_marks
+from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
+from approvals.services.recovery_notice import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
 from approvals.services.terms import Terms, asked_terms, changes, chosen_terms, offered_terms

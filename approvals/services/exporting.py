@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
 from approvals.models import Challenge, Passkey, Receipt
-from approvals.services.forgetting import receipts_about
+from approvals.services.text_erasure import receipts_about
 from audit import kinds
 from audit.log.entries import event_with_openings
 from audit.models import Event, Leaf

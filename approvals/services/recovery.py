@@ -33,7 +33,7 @@ from approvals.services.credentials import (
     verify_new,
 )
 from approvals.services.people import SETUP_CODE_BYTES, SetupLink, setup_digest
-from approvals.services.recovered import RECENT, recent_recovery
+from approvals.services.recovery_notice import RECENT, recent_recovery
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human

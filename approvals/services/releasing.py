@@ -12,14 +12,14 @@ from typing import Any
 
 from django.db import transaction
 
-from agentauth.protocol.approval import MAX_RELEASED
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ConfirmationRequiredError, InvalidStateError
 from agentauth.protocol.releasing import release_statement
+from agentauth.protocol.signed_statements import MAX_RELEASED
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
-from approvals.services.drawn import Page, check_drawn
+from approvals.services.page_token import Page, check_drawn
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import signing
 from approvals.services.unused import prove_end, read_present

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.db import transaction
 
-from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.receipt import build_receipt
+from agentauth.protocol.signed_statements import Statement, parse_statement
 from approvals.models import Challenge, Passkey, Receipt
 from approvals.passkeys import VerifiedAssertion
 from approvals.services.challenges import (
@@ -24,7 +24,7 @@ from approvals.services.challenges import (
     spend,
     take,
 )
-from approvals.services.drawn import Page, check_drawn
+from approvals.services.page_token import Page, check_drawn
 from audit.faults import fault_point
 from kms.services import signer
 from registry.models import Human

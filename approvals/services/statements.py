@@ -7,7 +7,8 @@ from typing import Literal
 from django.conf import settings
 from django.utils.translation import get_language
 
-from agentauth.protocol.approval import (
+from agentauth.protocol.capability import parse_action
+from agentauth.protocol.signed_statements import (
     AgentRef,
     ServiceProviderRef,
     Signing,
@@ -16,7 +17,6 @@ from agentauth.protocol.approval import (
     claim_statement,
     confirmation_statement,
 )
-from agentauth.protocol.capability import parse_action
 from agentauth.protocol.statement_fields import NONCE_BYTES
 from approvals.services.terms import Terms
 from registry.models import Agent, Grant, Human, ServiceProvider

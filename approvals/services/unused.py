@@ -9,10 +9,10 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.protocol.errors import ChainError, InvalidStateError
-from approvals.services.ending_again import REASON
+from approvals.services.reapply_endings import REASON
 from audit import kinds
 from audit.archive.layout import Line
-from audit.archive.lost import read_lost
+from audit.archive.lost_log import read_lost
 from audit.models import Event, Leaf, LogBreak, QueueEntry
 from audit.witness.anchors import Anchor
 from audit.witness.breaks import current_break

@@ -9,7 +9,7 @@ import pytest
 from approvals.tests.cast import PAY, Person
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
-from registry.tests.cast import AgentClient, approved, enrolled, refused
+from registry.tests.cast import AgentClient, approved, assert_refused, enrolled
 from verifier.models import Confirmation
 from verifier.tests.scene import Scene, key
 
@@ -106,7 +106,7 @@ def test_EN_11_a_yes_begun_before_a_suspension_is_not_finished_after_it(
     STOPS[what](shop, alice, admin)
     # Her passkey signs the earlier question.
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
-    refused(answer, 400, "invalid_assertion")
+    assert_refused(answer, 400, "invalid_assertion")
     assert Confirmation.objects.get(pk=confirmation).status == "pending"
 
 
@@ -119,7 +119,7 @@ def test_AP_9_approval_begun_before_a_suspension_cannot_be_finished(
     grant = Grant.objects.get(status="pending")
     options = alice.statement(grant).json()["publicKey"]
     STOPS[what](shop, alice, admin)
-    refused(alice.decide(grant, options), 400, "invalid_assertion")
+    assert_refused(alice.decide(grant, options), 400, "invalid_assertion")
     grant.refresh_from_db()
     assert grant.status == "pending"
     assert alice.approve(grant).status_code == 200
@@ -136,7 +136,7 @@ def test_SA_1_what_was_resumed_once_is_not_called_resumed_again(
     # After a lost answer, the same call gets the same answer and acts only once.
     assert [alice.post(f"{path}decide", body).status_code for _ in "ab"] == [200, 200]
     alice.client.post(suspend)
-    refused(alice.post(f"{path}decide", body), 400, "invalid_assertion")
+    assert_refused(alice.post(f"{path}decide", body), 400, "invalid_assertion")
     shop.agent.refresh_from_db()
     assert shop.agent.status == "suspended"
     assert Event.objects.filter(kind="registry.agent.resumed").count() == 1

@@ -6,7 +6,7 @@ from django.db import transaction
 from approvals.tests.cast import Person
 from approvals.tests.test_after_suspension import asked, shop
 from approvals.tests.test_ending_races import Press
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Grant
 from registry.services.agents import suspend_agent
 from registry.tests.cast import TESTER
@@ -28,11 +28,11 @@ def test_EN_11_a_yes_under_way_is_judged_before_the_suspension_is_lifted(
     with transaction.atomic():
         Grant.objects.select_for_update(no_key=True).get(pk=shop.grant.pk)
         yes = Press(lambda: answers.append(alice.post(f"{path}decide", said).status_code))
-        until_waiting(1)
+        wait_for_lock_waiters(1)
         now = shop.grant.created_at
         Press(lambda: suspend_agent(agent=shop.agent, actor=TESTER, now=now, by_admin=True)).join()
         lifted = Press(lambda: answers.append(admin.resume(resume).status_code))
-        until_waiting(2)
+        wait_for_lock_waiters(2)
     yes.join()
     lifted.join()
     shop.agent.refresh_from_db()

@@ -21,7 +21,7 @@ from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grants import withdraw_grant
-from registry.tests.cast import TESTER, AgentClient, pending, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -93,7 +93,7 @@ def test_the_human_may_only_narrow(alice: Person, paying: Grant, choices: dict[s
     drawn = alice.drawn(paying)
     for act in ("review", "second-step", "statement"):
         answer = alice.ask(paying, act, drawn=drawn, choices=choices, decision="approve")
-        refused(answer, 400, "invalid_request")
+        assert_refused(answer, 400, "invalid_request")
     assert_pending(paying)
 
 
@@ -141,15 +141,15 @@ def test_AP_2_changes_since_the_page_was_drawn_are_listed(
 ) -> None:
     drawn = alice.drawn(reading)
     Agent.objects.update(name="Other Name")
-    body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+    body = assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     assert body["changes"] == [
         "The agent was called “Research Assistant” and is now called “Other Name”."
     ]
     Agent.objects.update(name="Research Assistant")
     ServiceProvider.objects.update(allowed=["write:files"])
-    refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+    assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     ServiceProvider.objects.update(allowed=["read:calendar"], audience="http://127.0.0.1:9999")
-    refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+    assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     assert_pending(reading)
 
 
@@ -158,7 +158,7 @@ def test_AP_2_a_request_withdrawn_after_the_statement_is_not_granted(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     withdraw_grant(grant=reading, actor=TESTER, now=now)
-    refused(alice.decide(reading, options), 409, "grant_changed")
+    assert_refused(alice.decide(reading, options), 409, "grant_changed")
     reading.refresh_from_db()
     assert reading.status == "withdrawn"
     assert not Receipt.objects.exists()
@@ -169,7 +169,7 @@ def test_AP_2_an_agent_renamed_after_the_statement_is_not_granted(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     Agent.objects.update(name="Other Name")
-    refused(alice.decide(reading, options), 409, "grant_changed")
+    assert_refused(alice.decide(reading, options), 409, "grant_changed")
     assert_pending(reading)
 
 
@@ -184,9 +184,9 @@ def test_AP_4_an_assertion_for_one_request_is_nothing_for_another(
         agent, service_provider, now=now, capabilities=[{"type": "read", "resource": "calendar/x"}]
     )
     options = alice.statement(reading).json()["publicKey"]
-    refused(alice.decide(other, options), 400, "invalid_assertion")
+    assert_refused(alice.decide(other, options), 400, "invalid_assertion")
     alice.statement(other)
-    refused(alice.decide(other, options), 400, "invalid_assertion")
+    assert_refused(alice.decide(other, options), 400, "invalid_assertion")
     assert_pending(other)
     assert_pending(reading)
 
@@ -210,7 +210,7 @@ def test_AP_9_AP_28_another_humans_request_does_not_exist(
     mine = bob.get(f"/approvals/{reading.pk}/")
     assert (mine.status_code, unknown.status_code) == (404, 404)
     for act in ("review", "second-step", "statement", "decide"):
-        refused(bob.ask(reading, act, drawn=drawn, decision="approve"), 404, "not_found")
+        assert_refused(bob.ask(reading, act, drawn=drawn, decision="approve"), 404, "not_found")
     assert_pending(reading)
 
 
@@ -219,7 +219,7 @@ def test_AP_11_a_passkey_of_a_colleague_cannot_sign(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     credential = bob.device.assertion(options)
-    refused(
+    assert_refused(
         alice.post(f"/approvals/{reading.pk}/decide", {"credential": credential}),
         400,
         "invalid_assertion",
@@ -234,18 +234,18 @@ def test_AP_12_an_assertion_without_user_verification_is_refused(
     alice.ask(paying, "second-step", drawn=drawn)
     options = alice.statement(paying, drawn=drawn).json()["publicKey"]
     assert options["userVerification"] == "required"
-    refused(alice.decide(paying, options, flags=UP), 400, "invalid_assertion")
+    assert_refused(alice.decide(paying, options, flags=UP), 400, "invalid_assertion")
     assert_pending(paying)
 
 
 def test_AP_13_OG_22_a_dangerous_permission_needs_the_second_step(
     alice: Person, paying: Grant
 ) -> None:
-    body = refused(alice.statement(paying), 403, "confirmation_required")
+    body = assert_refused(alice.statement(paying), 403, "confirmation_required")
     [sentence] = body["dangerous"]
     assert sentence.startswith("The agent may spend up to €100.00 per payment at “Acme Payments”")
     assert sentence.endswith("at most €500.00 a day.")
-    refused(
+    assert_refused(
         alice.decide(paying, {"challenge": b64u_encode(os.urandom(32))}), 400, "invalid_assertion"
     )
     assert_pending(paying)
@@ -257,12 +257,16 @@ def test_AP_13_the_second_step_is_for_those_very_terms_and_once(
     drawn = alice.drawn(paying)
     lower = {"permission.1": "on", "amount.1": "10"}
     # The second step too requires the text that is on the page.
-    refused(alice.ask(paying, "second-step", drawn=drawn, choices=lower), 409, "grant_changed")
+    assert_refused(
+        alice.ask(paying, "second-step", drawn=drawn, choices=lower), 409, "grant_changed"
+    )
     lowered = alice.ask(paying, "review", drawn=drawn, choices=lower).json()["drawn"]
     assert alice.ask(paying, "second-step", drawn=lowered, choices=lower).status_code == 200
-    refused(alice.statement(paying, drawn=drawn), 403, "confirmation_required")
+    assert_refused(alice.statement(paying, drawn=drawn), 403, "confirmation_required")
     assert alice.statement(paying, drawn=drawn, choices=lower).status_code == 200
-    refused(alice.statement(paying, drawn=drawn, choices=lower), 403, "confirmation_required")
+    assert_refused(
+        alice.statement(paying, drawn=drawn, choices=lower), 403, "confirmation_required"
+    )
     assert Event.objects.filter(kind=kinds.SECOND_STEP_TAKEN).count() == 1
 
 
@@ -272,7 +276,7 @@ def test_AP_13_the_second_step_of_another_session_does_not_count(
     alice.ask(paying, "second-step")
     alice.client.logout()
     alice.sign_in()
-    refused(alice.statement(paying), 403, "confirmation_required")
+    assert_refused(alice.statement(paying), 403, "confirmation_required")
 
 
 def test_AP_14_the_challenge_lives_on_the_server_only(alice: Person, reading: Grant) -> None:
@@ -281,9 +285,9 @@ def test_AP_14_the_challenge_lives_on_the_server_only(alice: Person, reading: Gr
     assert b64u_encode(bytes(row.challenge)) == options["challenge"]
     chosen = b64u_encode(os.urandom(32))
     body = {"credential": alice.device.assertion({"challenge": chosen}), "challenge": chosen}
-    refused(alice.post(f"/approvals/{reading.pk}/decide", body), 400, "invalid_assertion")
+    assert_refused(alice.post(f"/approvals/{reading.pk}/decide", body), 400, "invalid_assertion")
     # A challenge answered wrongly is spent, so even the right answer comes too late.
-    refused(alice.decide(reading, options), 400, "invalid_assertion")
+    assert_refused(alice.decide(reading, options), 400, "invalid_assertion")
     assert_pending(reading)
 
 
@@ -292,21 +296,23 @@ def test_AP_14_a_challenge_ends_after_five_minutes(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     Challenge.objects.update(expires_at=now)
-    refused(alice.decide(reading, options), 400, "invalid_assertion")
+    assert_refused(alice.decide(reading, options), 400, "invalid_assertion")
     assert_pending(reading)
 
 
 def test_AP_18_a_signature_from_an_embedded_page_is_refused(alice: Person, reading: Grant) -> None:
     for change in ({"crossOrigin": True}, {"topOrigin": "https://evil.example"}):
         options = alice.statement(reading).json()["publicKey"]
-        refused(alice.decide(reading, options, **change), 400, "invalid_assertion")
+        assert_refused(alice.decide(reading, options, **change), 400, "invalid_assertion")
     assert_pending(reading)
 
 
 def test_OG_3_random_bytes_are_refused_as_a_signature(alice: Person, reading: Grant) -> None:
     options = alice.statement(reading).json()["publicKey"]
-    refused(alice.decide(reading, options, signature=os.urandom(70)), 400, "invalid_assertion")
-    refused(
+    assert_refused(
+        alice.decide(reading, options, signature=os.urandom(70)), 400, "invalid_assertion"
+    )
+    assert_refused(
         alice.post(f"/approvals/{reading.pk}/decide", {"credential": "x"}), 400, "invalid_assertion"
     )
     assert_pending(reading)
@@ -315,22 +321,22 @@ def test_OG_3_random_bytes_are_refused_as_a_signature(alice: Person, reading: Gr
 def test_a_decided_request_cannot_be_decided_again(alice: Person, reading: Grant) -> None:
     drawn = alice.drawn(reading)
     alice.deny(reading)
-    refused(alice.statement(reading, drawn=drawn), 409, "invalid_state")
+    assert_refused(alice.statement(reading, drawn=drawn), 409, "invalid_state")
     assert alice.get(f"/approvals/{reading.pk}/").context["status"] == "denied"
 
 
 def test_an_expired_request_is_gone(alice: Person, reading: Grant, now: datetime) -> None:
     drawn = alice.drawn(reading)
     Grant.objects.update(expires_at=now)
-    refused(alice.statement(reading, drawn=drawn), 410, "expired")
+    assert_refused(alice.statement(reading, drawn=drawn), 410, "expired")
     assert "Expired" in alice.get(f"/approvals/{reading.pk}/").content.decode()
 
 
 def test_a_drawn_page_we_did_not_make_is_refused(
     alice: Person, reading: Grant, paying: Grant
 ) -> None:
-    refused(alice.statement(reading, drawn="forged:token"), 400, "invalid_request")
-    refused(alice.statement(reading, drawn=alice.drawn(paying)), 400, "invalid_request")
+    assert_refused(alice.statement(reading, drawn="forged:token"), 400, "invalid_request")
+    assert_refused(alice.statement(reading, drawn=alice.drawn(paying)), 400, "invalid_request")
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,7 +8,7 @@ from django.db import transaction
 
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import Receipt
-from approvals.services.leaving import delete_human
+from approvals.services.human_offboarding import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.test_forgotten import named
 from approvals.tests.test_forgotten_receipts import BLANK, paying, receipt

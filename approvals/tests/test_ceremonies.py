@@ -15,15 +15,23 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
 from approvals.services import break_signing, claims, confirmations, decisions, releasing, resuming
-from approvals.services.drawn import Page, drawn_token
+from approvals.services.page_token import Page, drawn_token
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
-from approvals.tests.setting_back import restored
+from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approve, approved, claim_link, pending, refused
+from registry.tests.cast import (
+    TESTER,
+    AgentClient,
+    approve,
+    approved,
+    assert_refused,
+    claim_link,
+    pending,
+)
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -355,7 +363,7 @@ def test_SA_3_whatever_moves_under_a_page_voids_it(
         assert answer.status_code == 409
         assert answer.json()["error"] in {"grant_changed", "invalid_state"}
     else:
-        told = refused(answer, 409, "grant_changed")["changes"]
+        told = assert_refused(answer, 409, "grant_changed")["changes"]
         assert any(sentence in line for line in told), told
     assert not Receipt.objects.filter(kind=purpose).exists()
 
@@ -370,7 +378,7 @@ def test_SA_3_a_page_that_was_not_drawn_here_signs_nothing(purpose: Any, cast: C
         f"x{ceremony.drawn}",
         *(drawn_token(each, now=cast.now) for each in others),
     ):
-        refused(ceremony.ask(drawn), 400, "invalid_request")
+        assert_refused(ceremony.ask(drawn), 400, "invalid_request")
     assert not Challenge.objects.filter(purpose=purpose, used_at=None).exists()
 
 
@@ -393,7 +401,7 @@ def test_SA_3_a_challenge_without_a_token_is_refused(purpose: Any, cast: Cast) -
     options = ceremony.press().json()["publicKey"]
     Challenge.objects.filter(purpose=purpose).update(data={})
     before = Receipt.objects.count()
-    refused(ceremony.decide(options), 400, "invalid_request")
+    assert_refused(ceremony.decide(options), 400, "invalid_request")
     assert Receipt.objects.count() == before
 
 
@@ -414,7 +422,7 @@ def test_SA_3_the_end_that_is_signed_is_the_one_that_was_shown(
 def test_SA_3_choices_that_were_not_shown_are_not_signed(alice: Person, paying: Grant) -> None:
     drawn, other = alice.drawn(paying), {"permission.0": "on"}
     found = alice.ask(paying, "review", drawn=drawn, choices=other).json()
-    refused(
+    assert_refused(
         alice.ask(paying, "statement", drawn=drawn, choices=other, decision="approve"),
         409,
         "grant_changed",

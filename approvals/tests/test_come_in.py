@@ -21,7 +21,7 @@ from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
 from registry.models import Human
 from registry.services.people import create_human, suspend_human
-from registry.tests.cast import TESTER, refused
+from registry.tests.cast import TESTER, assert_refused
 
 pytestmark = pytest.mark.django_db
 
@@ -83,7 +83,7 @@ def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:
     first, second = first_link(), first_link()
     Person().set_up(first, name="Ada", email="ada@example.org")
     path = second.removeprefix(ORIGIN)
-    refused(
+    assert_refused(
         Person().post(f"{path}options", {"name": "Eve", "email": "eve@example.org"}),
         409,
         "invalid_state",
@@ -128,7 +128,7 @@ def test_email_taken_during_setup_is_refused_before_passkey_creation(now: dateti
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     create_human(email="bob@example.org", name="Bob", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": "Bob"})
-    refused(answer, 400, "invalid_request")
+    assert_refused(answer, 400, "invalid_request")
     assert not Challenge.objects.exists()
 
 
@@ -136,7 +136,7 @@ def test_email_taken_during_setup_is_refused_before_passkey_creation(now: dateti
 def test_invalid_name_is_refused_before_passkey_creation(now: datetime, name: str) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": name})
-    refused(answer, 400, json.loads(answer.content)["error"])
+    assert_refused(answer, 400, json.loads(answer.content)["error"])
     assert not Challenge.objects.exists()
 
 
@@ -155,7 +155,7 @@ def test_an_empty_address_makes_no_link_for_a_first_admin() -> None:
 def test_an_empty_name_is_asked_for(now: datetime) -> None:
     link = create_setup_link(email="bob@example.org", actor=TESTER, now=now)
     answer = Person().post(f"{link.url.removeprefix(ORIGIN)}options", {"name": " "})
-    assert refused(answer, 400, "invalid_request")["error_description"] == "Enter your name."
+    assert assert_refused(answer, 400, "invalid_request")["error_description"] == "Enter your name."
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,18 @@ def test_WR_12_a_registration_challenge_works_once_in_time_in_its_session(
     credential = person.device.registration(options)
     if when == "twice":
         wrong = person.device.registration(options, crossOrigin=True)
-        refused(person.post(f"{path}finish", {"credential": wrong}), 400, "invalid_assertion")
+        assert_refused(
+            person.post(f"{path}finish", {"credential": wrong}), 400, "invalid_assertion"
+        )
     elif when == "late":
         Challenge.objects.update(expires_at=now)
     elif when == "elsewhere":
         person.client = browser()
     else:
         Challenge.objects.all().delete()
-    refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
+    assert_refused(
+        person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion"
+    )
     assert not Human.objects.exists()
     assert not Passkey.objects.exists()
 
@@ -197,7 +201,7 @@ def test_WR_5_a_passkey_id_of_another_human_is_refused(alice: Person, bob: Perso
     options = bob.ask_passkey().json()["publicKey"]
     stolen = Authenticator(credential_id=alice.device.credential_id)
     answer = bob.post("/settings/passkeys/finish", {"credential": stolen.registration(options)})
-    refused(answer, 400, "invalid_assertion")
+    assert_refused(answer, 400, "invalid_assertion")
     assert Passkey.objects.count() == 2
 
 
@@ -235,7 +239,9 @@ def test_a_bad_sign_in_is_refused(alice: Person, bob: Person, now: datetime, tro
         alice.client.logout()
     else:
         Passkey.objects.update(sign_count=1000)
-    refused(alice.post("/sign-in/finish", {"credential": credential}), 400, "invalid_assertion")
+    assert_refused(
+        alice.post("/sign-in/finish", {"credential": credential}), 400, "invalid_assertion"
+    )
     assert "_auth_user_id" not in alice.client.session
 
 
@@ -282,13 +288,13 @@ def test_a_second_passkey_can_be_added_and_removed_but_never_the_last(alice: Per
     first, last = Passkey.objects.order_by("created_at")
     alice.device = second
     assert alice.press(f"/settings/passkeys/{first.pk}/remove").status_code == 302
-    refused(alice.press(f"/settings/passkeys/{last.pk}/remove"), 409, "invalid_state")
+    assert_refused(alice.press(f"/settings/passkeys/{last.pk}/remove"), 409, "invalid_state")
     assert Passkey.objects.get() == last
 
 
 def test_another_humans_passkey_cannot_be_removed(alice: Person, bob: Person) -> None:
     theirs = Passkey.objects.get(human=bob.human)
-    refused(alice.press(f"/settings/passkeys/{theirs.pk}/remove"), 404, "not_found")
+    assert_refused(alice.press(f"/settings/passkeys/{theirs.pk}/remove"), 404, "not_found")
     assert Passkey.objects.count() == 2
 
 
@@ -300,7 +306,7 @@ def test_settings_make_a_code_once_and_save_the_zone(alice: Person) -> None:
         alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"}).status_code == 302
     )
     assert alice.human.time_zone == "Europe/Berlin"
-    refused(
+    assert_refused(
         alice.client.post("/settings/time-zone", {"time_zone": "Mars/Base"}), 400, "invalid_request"
     )
 

@@ -21,7 +21,7 @@ from audit import kinds
 from audit.models import Event, LogBreak
 from audit.stores import Store, store_at
 from audit.witness.breaks import key_of_break
-from audit.witness.history import check_history
+from audit.witness.log_position import check_history
 from kms.models import Key
 from kms.services import ensure_key, verification_keys
 from registry.models import EnrolmentCode, Grant, ServiceProvider
@@ -29,8 +29,8 @@ from registry.services.enrolment import create_enrolment_code
 from registry.services.log_keys import audit_vkeys
 from registry.tests.cast import TESTER, AgentClient, approved, pending
 from verifier.models import Home
-from verifier.services import history
-from verifier.services.epochs import look
+from verifier.services import rollback_detection
+from verifier.services.epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
 
@@ -42,15 +42,15 @@ def store(settings: Settings, tmp_path: Path, keys: None) -> Store:
 
 
 @pytest.fixture
-def vouched(monkeypatch: pytest.MonkeyPatch) -> history.Vouched:
+def vouched(monkeypatch: pytest.MonkeyPatch) -> rollback_detection.HistoryComparison:
     """A process that knows nothing yet."""
-    made = history.Vouched()
-    monkeypatch.setattr(history, "VOUCHED", made)
+    made = rollback_detection.HistoryComparison()
+    monkeypatch.setattr(rollback_detection, "HISTORY_COMPARISON", made)
     return made
 
 
 def hold() -> None:
-    history.hold(look()[0], "It was set back.")
+    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
 
 
 def go_on(*, undetected: bool = False) -> Continued:
@@ -174,7 +174,7 @@ def test_SA_13_the_log_has_a_new_name_and_a_key_that_signs_at_once(
     store: Store, now: datetime
 ) -> None:
     before = ensure_key(purpose="audit", actor=TESTER, now=now)
-    epoch = look()[0].epoch
+    epoch = read_or_create_row()[0].epoch
     hold()
     done = go_on()
     row = Home.objects.get()
@@ -202,12 +202,12 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
 
 
 def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
-    store: Store, vouched: history.Vouched, monkeypatch: pytest.MonkeyPatch
+    store: Store, vouched: rollback_detection.HistoryComparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_mark: object) -> None:
         raise TemporarilyUnavailableError
 
-    monkeypatch.setattr(history, "check_history", away)
+    monkeypatch.setattr(rollback_detection, "check_history", away)
     with pytest.raises(
         TemporarilyUnavailableError, match="Nothing was done: the database was started"
     ):
@@ -216,11 +216,13 @@ def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
 
 
 def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
-    store: Store, vouched: history.Vouched
+    store: Store, vouched: rollback_detection.HistoryComparison
 ) -> None:
     """Only a database that knows the log could tell that the object is not ours."""
     store.put_once(key_of_break("20991231235959"), b"{}")
-    assert "The log 20991231235959 was started after a restore" in str(look()[0].held_because)
+    assert "The log 20991231235959 was started after a restore" in str(
+        read_or_create_row()[0].held_because
+    )
     done = go_on()
     assert done.log == "20991231235960"
     row = LogBreak.objects.get()

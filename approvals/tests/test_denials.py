@@ -14,7 +14,7 @@ from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant, ServiceProvider
 from registry.services.grants import withdraw_grant
-from registry.tests.cast import TESTER, AgentClient, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused
 
 pytestmark = pytest.mark.django_db
 LIST = "/admin/registry/grant/"
@@ -64,7 +64,7 @@ def test_SA_7_the_agent_gets_no_receipt_of_an_administrators_denial(
     """It names the administrator's account and passkey. The agent reads the reason in its grant."""
     assert admin.deny_as_admin(reading, "Not here").status_code == 200
     path = f"/v1/grants/{reading.pk}/receipt"
-    refused(agent.call("GET", path), 404, "not_found")
+    assert_refused(agent.call("GET", path), 404, "not_found")
     assert alice.get(path).json()["receipt"] == Receipt.objects.get().compact
     assert alice.deny(paying, "Not this").status_code == 200
     assert agent.call("GET", f"/v1/grants/{paying.pk}/receipt").status_code == 200
@@ -78,7 +78,7 @@ def test_SA_7_a_request_decided_since_the_page_was_opened_is_not_denied(
     ).json()["publicKey"]
     withdraw_grant(grant=reading, actor=TESTER, now=now)
     credential = admin.device.assertion(options)
-    refused(
+    assert_refused(
         admin.post(f"/denials/{reading.pk}/decide", {"credential": credential}),
         409,
         "grant_changed",
@@ -88,8 +88,8 @@ def test_SA_7_a_request_decided_since_the_page_was_opened_is_not_denied(
 
 def test_SA_7_the_session_alone_denies_nothing(admin: Person, reading: Grant) -> None:
     path = choose(admin, reading)
-    refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
-    refused(admin.deny_as_admin(reading, flags=UP), 400, "invalid_assertion")
+    assert_refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
+    assert_refused(admin.deny_as_admin(reading, flags=UP), 400, "invalid_assertion")
     reading.refresh_from_db()
     assert reading.status == "pending"
     assert not Receipt.objects.exists()
@@ -102,9 +102,9 @@ def test_SA_7_what_moved_since_the_page_was_drawn_is_not_denied(
     page = admin.get(path)
     ServiceProvider.objects.update(name="Another name")
     body = {"drawn": page.context["denial"].drawn, "reason": page.context["reason"]}
-    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+    assert_refused(admin.post(f"{path}statement", body), 409, "grant_changed")
     agent.rotate()
-    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+    assert_refused(admin.post(f"{path}statement", body), 409, "grant_changed")
 
 
 def test_AP_2_a_denial_signs_the_reason_that_was_shown(
@@ -113,24 +113,24 @@ def test_AP_2_a_denial_signs_the_reason_that_was_shown(
     """A typed reason is part of the text: the page shows it as signed, and its token covers it."""
     path = f"/denials/{reading.pk}/"
     body = {"drawn": admin.drawn_at(path), "reason": "Typed since."}
-    refused(admin.post(f"{path}statement", body), 409, "grant_changed")
+    assert_refused(admin.post(f"{path}statement", body), 409, "grant_changed")
     shown = admin.post(f"{path}review", body).json()
     assert shown["sentences"][-1] == "Reason given to the agent: “Typed since.”"
     assert admin.post(f"{path}statement", body | {"drawn": shown["drawn"]}).status_code == 200
     own = {"drawn": alice.denial_drawn(paying, "No.")}
     choices = {"reason": "No"}
-    refused(alice.statement(paying, "deny", choices=choices, **own), 409, "grant_changed")
+    assert_refused(alice.statement(paying, "deny", choices=choices, **own), 409, "grant_changed")
     # The token of the approving half covers its own text only.
-    refused(alice.statement(paying, "deny", drawn=alice.drawn(paying)), 409, "grant_changed")
-    refused(alice.statement(paying, drawn=alice.denial_drawn(paying)), 409, "grant_changed")
+    assert_refused(alice.statement(paying, "deny", drawn=alice.drawn(paying)), 409, "grant_changed")
+    assert_refused(alice.statement(paying, drawn=alice.denial_drawn(paying)), 409, "grant_changed")
 
 
 def test_AP_2_no_reason_is_shown_on_a_page_that_changed(alice: Person, paying: Grant) -> None:
     drawn = alice.denial_drawn(paying)
     ServiceProvider.objects.update(name="Another name")
     body = {"drawn": drawn, "reason": "No."}
-    refused(alice.post(f"/approvals/{paying.pk}/review-denial", body), 409, "grant_changed")
-    refused(
+    assert_refused(alice.post(f"/approvals/{paying.pk}/review-denial", body), 409, "grant_changed")
+    assert_refused(
         alice.post(f"/approvals/{paying.pk}/review-denial", {"drawn": drawn}),
         400,
         "invalid_request",
@@ -145,7 +145,7 @@ def test_SA_7_only_administrators_deny_anothers_request(
         assert person.get(path).status_code == 404
         assert person.get(f"/denials/?id={reading.pk}").status_code == 404
         for act in ("review", "statement", "decide"):
-            refused(person.post(f"{path}{act}"), 404, "not_found")
+            assert_refused(person.post(f"{path}{act}"), 404, "not_found")
 
 
 def test_SA_7_what_was_decided_cannot_be_denied(

@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 
 from agentauth.protocol.keys import PrivateKey
 from approvals.tests.cast import Person
-from approvals.tests.test_ending import replaced
+from approvals.tests.test_destructive_actions import replaced
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate
 from registry.models import Grant

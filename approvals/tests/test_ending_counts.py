@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from approvals.services.ending import Preview
-from approvals.services.losses import Loss
+from approvals.services.cascades import Cascade
+from approvals.services.destructive_actions import Preview
 
-LOSS = Loss("1", "x", "x", (), ())
+LOSS = Cascade("1", "x", "x", (), ())
 
 
-def counted(kind: str, *ends: Loss) -> list[str]:
+def counted(kind: str, *ends: Cascade) -> list[str]:
     return Preview(kind, ends, (), "x").counts
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from approvals.tests.cast import Person
-from approvals.tests.test_ending import granted, shown
+from approvals.tests.test_destructive_actions import granted, shown
 from registry.models import Agent, Grant, ServiceProvider
-from registry.tests.cast import refused
+from registry.tests.cast import assert_refused
 
 __all__ = ["granted"]
 pytestmark = pytest.mark.django_db
@@ -29,7 +29,7 @@ def test_SA_8_an_owners_page_that_is_old_revokes_nothing(
 ) -> None:
     press = alice.ready_to_end(f"/approvals/{granted.pk}/revoke/")
     Agent.objects.update(name="Another name")
-    refused(press(), 409, "grant_changed")
+    assert_refused(press(), 409, "grant_changed")
     granted.refresh_from_db()
     assert granted.status == "approved"
 
@@ -39,11 +39,15 @@ def test_SA_8_revoking_an_agent_without_grants_still_needs_a_signature(
 ) -> None:
     place = f"/agents/{granted.agent_id}/revoke/"
     address = place + alice.get(place).context["found"].shown
-    refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")
+    assert_refused(
+        alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required"
+    )
     # Revoking its grants first, one press each, must not get around the agent's signature.
     assert alice.end(f"/approvals/{granted.pk}/revoke/").status_code == 302
     address = place + alice.get(place).context["found"].shown
-    refused(alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required")
+    assert_refused(
+        alice.client.post(address, {"typed": granted.agent.name}), 401, "verification_required"
+    )
     assert alice.end(place)["Location"] == f"/agents/{granted.agent_id}/"
     granted.agent.refresh_from_db()
     assert granted.agent.status == "revoked"

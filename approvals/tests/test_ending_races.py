@@ -8,11 +8,11 @@ import pytest
 from django.db import connection, transaction
 
 from agentauth.protocol.errors import AgentAuthError
-from approvals.services.ending import end_for_good, preview
+from approvals.services.destructive_actions import end_for_good, preview
 from approvals.tests.cast import Person, invited
-from approvals.tests.test_ending import replaced
+from approvals.tests.test_destructive_actions import replaced
 from audit.services import Actor
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from kms.models import Key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approved
@@ -56,7 +56,7 @@ def test_SA_8_a_grant_that_is_approved_at_the_same_moment_stops_the_press(
         # As every approval begins.
         Agent.objects.select_for_update(no_key=True).get(pk=row.pk)
         press = Press(ending(admin.human, "agent", row, now))
-        until_waiting()
+        wait_for_lock_waiters()
         approved(agent, service_provider, now=now)
     press.join()
     assert press.refusal == "grant_changed"
@@ -73,7 +73,7 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     with transaction.atomic():
         list(Human.objects.select_for_update(no_key=True).order_by("pk"))
         presses = [Press(act) for act in acts]
-        until_waiting(2)
+        wait_for_lock_waiters(2)
     for press in presses:
         press.join()
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
@@ -92,7 +92,7 @@ def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: da
     with transaction.atomic():
         list(Key.objects.select_for_update(no_key=True).order_by("pk"))
         presses = [Press(act) for act in acts]
-        until_waiting(2)
+        wait_for_lock_waiters(2)
     for press in presses:
         press.join()
     assert [press.refusal for press in presses] == ["", ""]

@@ -8,7 +8,7 @@ from approvals.models import Receipt
 from approvals.tests.cast import Person
 from registry.models import Agent, Grant
 from registry.services.expiry import expire_everything
-from registry.tests.cast import AgentClient, refused
+from registry.tests.cast import AgentClient, assert_refused
 
 pytestmark = pytest.mark.django_db
 SUSPEND = "Suspend agent"
@@ -37,7 +37,7 @@ def test_its_owner_suspends_and_resumes_an_expired_agent(
     assert SUSPEND in alice.get(path).content.decode()
     assert alice.client.post(f"{path}suspend").status_code == 302
     assert status(expired) == "suspended"
-    refused(agent.replace(), 403, "agent_inactive")
+    assert_refused(agent.replace(), 403, "agent_inactive")
     assert SUSPEND not in alice.get(path).content.decode()
     assert alice.resume(f"{path}resume/").status_code == 200
     told = Receipt.objects.get(kind="resume").consent_text.splitlines()
@@ -53,7 +53,7 @@ def test_an_administrator_suspends_and_resumes_an_expired_agent(
     body = {"action": "suspend", "_selected_action": [str(expired.pk)]}
     admin.client.post("/admin/registry/agent/", body)
     assert (status(expired), expired.admin_holds) == ("suspended", True)
-    refused(agent.replace(), 403, "agent_inactive")
+    assert_refused(agent.replace(), 403, "agent_inactive")
     assert admin.resume(f"/resume/agent/{expired.pk}/").status_code == 200
     assert agent.call("GET", "/v1/agents/me").json()["status"] == "expired"
 

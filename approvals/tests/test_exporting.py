@@ -9,13 +9,13 @@ import pytest
 from agentauth.protocol.chain import canonical_entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json, sha256
 from approvals.models import Receipt
-from approvals.tests import planted as words
+from approvals.tests import canary_texts as words
+from approvals.tests.canary_texts import Planted, found, in_database, word
 from approvals.tests.cast import Person
-from approvals.tests.planted import Planted, found, in_database, word
 from audit.models import Event, Leaf
 from audit.services import seal_audit
 from registry.models import Agent, Grant
-from registry.tests.cast import refused
+from registry.tests.cast import assert_refused
 
 pytestmark = pytest.mark.django_db
 PATH = "/settings/data"
@@ -88,9 +88,9 @@ def test_export_is_a_download_that_is_never_cached(alice: Person) -> None:
 
 
 def test_a_session_alone_does_not_take_it(alice: Person, bob: Person) -> None:
-    refused(alice.client.post(PATH), 401, "verification_required")
+    assert_refused(alice.client.post(PATH), 401, "verification_required")
     assert alice.get(PATH).status_code == 405
-    refused(
+    assert_refused(
         alice.client.post(PATH, {"verification": json.dumps(alice.verification("/settings/"))}),
         400,
         "invalid_assertion",

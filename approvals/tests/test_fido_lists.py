@@ -20,7 +20,7 @@ from approvals.tests.authenticator import AT, BE, BS, UP, UV, Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from audit.models import Event
 from registry.models import Grant
-from registry.tests.cast import TESTER, refused
+from registry.tests.cast import TESTER, assert_refused
 
 pytestmark = pytest.mark.django_db
 Json = dict[str, Any]
@@ -81,7 +81,7 @@ def nothing_came_of_it(alice: Person, path: str, credential: object, what: str =
     before, signs = Event.objects.count(), Passkey.objects.get().sign_count
     answer = alice.post(path, {"credential": credential})
     assert answer.status_code == 400, f"{what}: {answer.content}"
-    refused(answer, 400, "invalid_assertion")
+    assert_refused(answer, 400, "invalid_assertion")
     assert Event.objects.count() == before + 1
     assert Passkey.objects.get().sign_count == signs
     assert {grant.status for grant in Grant.objects.all()} == {"pending"}
@@ -239,10 +239,12 @@ def test_WR_2_a_creation_of_another_shape_is_400(keys: None, now: datetime) -> N
             f"{path}finish", {"credential": change(person.device.registration(options))}
         )
         assert answer.status_code == 400, what
-        refused(answer, 400, "invalid_assertion")
+        assert_refused(answer, 400, "invalid_assertion")
         # The challenge is spent: the right response comes too late.
         right = person.device.registration(options)
-        refused(person.post(f"{path}finish", {"credential": right}), 400, "invalid_assertion")
+        assert_refused(
+            person.post(f"{path}finish", {"credential": right}), 400, "invalid_assertion"
+        )
     assert not Passkey.objects.exists()
 
 
@@ -275,7 +277,7 @@ def test_WR_13_whether_it_is_synced_may_change_and_is_kept(keys: None, now: date
         kept = Passkey.objects.get()
         assert (kept.backup_eligible, kept.backed_up) == (True, synced)
     options = person.post("/sign-in/options").json()["publicKey"]
-    refused(
+    assert_refused(
         person.post("/sign-in/finish", {"credential": person.device.assertion(options)}),
         400,
         "invalid_assertion",
@@ -310,7 +312,9 @@ def test_WR_10_algorithm_that_was_not_offered_is_400(
     options = person.post(f"{path}options", {"name": "New"}).json()["publicKey"]
     assert {each["alg"] for each in options["pubKeyCredParams"]} == {-7, -8, -257}
     credential = person.device.registration(options, cose=cose)
-    refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
+    assert_refused(
+        person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion"
+    )
     assert not Passkey.objects.exists()
 
 

@@ -13,12 +13,12 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import Receipt
 from approvals.services.expiry import expire_everything
-from approvals.services.forgetting import AGAIN_FOR
-from approvals.services.leaving import delete_human
-from approvals.tests import planted as words
+from approvals.services.human_offboarding import delete_human
+from approvals.services.text_erasure import AGAIN_FOR
+from approvals.tests import canary_texts as words
+from approvals.tests.canary_texts import Planted, found, in_database, in_files, listed, word
 from approvals.tests.cast import Person, invited
-from approvals.tests.planted import Planted, found, in_database, in_files, listed, word
-from approvals.tests.test_leaving import everything
+from approvals.tests.test_human_offboarding import everything
 from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.log.sequencer import sequence_until_empty
@@ -29,7 +29,7 @@ from audit.verify.verification import verify_log
 from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Grant, Human
 from registry.services.standing_grants import ALIVE, UNKNOWN, UNTOLD, review
-from registry.tests.cast import TESTER, AgentClient, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -102,7 +102,7 @@ def test_admins_words_about_another_user_are_erased_with_the_admin(
     page = alice.get(f"/approvals/{reading.pk}/")
     assert page.status_code == 200
     assert "An administrator denied this" in page.content.decode()
-    refused(agent.call("GET", f"/v1/grants/{reading.pk}/receipt"), 404, "not_found")
+    assert_refused(agent.call("GET", f"/v1/grants/{reading.pk}/receipt"), 404, "not_found")
     assert named(now) == {}
 
 
@@ -221,7 +221,7 @@ def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(
         ).delete()
 
     with monkeypatch.context() as patch:
-        patch.setattr("approvals.services.leaving.erase_texts", erase_little)
+        patch.setattr("approvals.services.human_offboarding.erase_texts", erase_little)
         delete_human(human=planted.person.human, actor=TESTER, now=now)
     assert len(in_database()) > 10
     later = now + AGAIN_FOR * 2

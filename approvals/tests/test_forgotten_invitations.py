@@ -7,15 +7,15 @@ import pytest
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Challenge, SetupCode
 from approvals.services.expiry import expire_everything
-from approvals.services.forgetting import INVITATION_KEPT, forget_invitation
 from approvals.services.people import INVITATION_LIFE, create_setup_link
+from approvals.services.text_erasure import INVITATION_KEPT, forget_invitation
+from approvals.tests.canary_texts import in_database, listed, word
 from approvals.tests.cast import ORIGIN, Person, browser, invited
-from approvals.tests.planted import in_database, listed, word
 from audit import kinds
 from audit.models import Event
 from audit.services import seal_audit
 from audit.verify.verification import verify_log
-from registry.tests.cast import TESTER, refused
+from registry.tests.cast import TESTER, assert_refused
 
 pytestmark = pytest.mark.django_db
 EMAIL = f"{word('invited')}@example.org"
@@ -54,8 +54,8 @@ def test_OG_28_an_administrator_forgets_who_was_invited_and_never_came(
     assert f"Forget the invitation of “{EMAIL}” for good?" in shown.content.decode()
     address = f"/endings/invitation/{shown.context['found'].shown}"
     fields = {"typed": EMAIL, "id": str(row.pk)}
-    refused(admin.client.post(address, fields), 401, "verification_required")
-    refused(admin.end(asked, typed="forget"), 400, "invalid_request")
+    assert_refused(admin.client.post(address, fields), 401, "verification_required")
+    assert_refused(admin.end(asked, typed="forget"), 400, "invalid_request")
     assert SetupCode.objects.filter(pk=row.pk).exists()
     assert admin.end(asked)["Location"] == page
     # The other invitation is unchanged.
@@ -111,7 +111,7 @@ def test_a_setup_that_is_under_way_ends_with_its_invitation(admin: Person, now: 
     forget_invitation(invitation=SetupCode.objects.get(email=EMAIL), actor=TESTER, now=now)
     assert not Challenge.objects.filter(data__email=EMAIL).exists()
     credential = person.device.registration(options)
-    refused(person.post(f"{path}finish", {"credential": credential}), 404, "not_found")
+    assert_refused(person.post(f"{path}finish", {"credential": credential}), 404, "not_found")
 
 
 def test_only_administrators_forget_an_invitation(alice: Person, now: datetime) -> None:

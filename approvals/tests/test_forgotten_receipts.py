@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from approvals.models import Receipt
-from approvals.services import forgetting
-from approvals.services.leaving import delete_human
+from approvals.services import text_erasure
+from approvals.services.human_offboarding import delete_human
 from approvals.tests.cast import Person
 from audit import kinds
 from audit.models import Event
@@ -96,7 +96,7 @@ def test_receipts_are_blanked_some_hundred_a_statement(
     human = alice.human
     for _ in range(5):
         receipt("approval", uuid4(), human)
-    monkeypatch.setattr(forgetting, "BLANKED_AT_ONCE", 2)
+    monkeypatch.setattr(text_erasure, "BLANKED_AT_ONCE", 2)
     with CaptureQueriesContext(connection) as queries:
         delete_human(human=human, actor=TESTER, now=now)
     updates = [each for each in queries if each["sql"].startswith('UPDATE "approvals_receipt"')]
@@ -109,14 +109,16 @@ def test_each_event_of_an_erasure_names_a_bounded_number(
 ) -> None:
     place, asked = paying()
     rows = about(place, asked, bob.human)
-    monkeypatch.setattr(forgetting, "TOLD_AT_ONCE", 3)
+    monkeypatch.setattr(text_erasure, "TOLD_AT_ONCE", 3)
     delete_human(human=place.human, actor=TESTER, now=now)
     told = [event.data for event in Event.objects.filter(kind=kinds.HUMAN_ERASED).order_by("id")]
     assert len(told) > len(rows) / 3
     assert all(sum(map(len, data.values())) <= 3 for data in told)
     assert [agent for data in told for agent in data["agents"]] == [str(place.agent.pk)]
     hashed = {pk: text for data in told for pk, text in data["receipts"].items()}
-    assert {str(row.pk): forgetting._sha256(row.compact) for row in rows}.items() <= hashed.items()
+    assert {
+        str(row.pk): text_erasure._sha256(row.compact) for row in rows
+    }.items() <= hashed.items()
     # A reader of the log could combine them.
     seal_audit(now=now)
     assert verify_log().ok
@@ -128,7 +130,7 @@ def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(
 ) -> None:
     place, asked = paying()
     rows = about(place, asked, bob.human)
-    monkeypatch.setattr(forgetting, "NAMED_AT_ONCE", 2)
+    monkeypatch.setattr(text_erasure, "NAMED_AT_ONCE", 2)
     with CaptureQueriesContext(connection) as queries:
         delete_human(human=place.human, actor=TESTER, now=now)
     listed = [re.findall(r'"subject" IN \(([^)]*)\)', each["sql"]) for each in queries]

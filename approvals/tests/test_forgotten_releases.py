@@ -5,9 +5,9 @@ from django.utils import timezone
 
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Challenge, Receipt
-from approvals.services.leaving import delete_human
+from approvals.services.human_offboarding import delete_human
 from approvals.tests.cast import Person
-from approvals.tests.setting_back import restored
+from approvals.tests.database_rollback import restored
 from approvals.tests.test_releasing import decide, grant, outside, reviewed, statement
 from audit import kinds
 from audit.models import Event

@@ -12,10 +12,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.services.expiry import expire_everything
-from approvals.services.leaving import delete_human
-from approvals.tests import planted as words
+from approvals.services.human_offboarding import delete_human
+from approvals.tests import canary_texts as words
+from approvals.tests.canary_texts import Planted, in_database, in_files, listed, word
 from approvals.tests.cast import Person
-from approvals.tests.planted import Planted, in_database, in_files, listed, word
 from audit.archive import archiving
 from audit.archive.proving import prove_archive
 from audit.db.roles import grant_serving_role
@@ -23,7 +23,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores import store_at
 from audit.tests.tampering import execute
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from audit.verify.verification import verify_log
 from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Human
@@ -81,7 +81,7 @@ def test_OG_28_a_request_that_waits_for_the_deletion_leaves_nothing(
         Agent.objects.select_for_update(no_key=True).get(pk=client.agent().pk)
         for act in acts if deletion_first else acts[::-1]:
             threads.append(started(act))
-            until_waiting(len(threads))
+            wait_for_lock_waiters(len(threads))
     for thread in threads:
         thread.join()
     human.refresh_from_db()
@@ -142,7 +142,7 @@ def test_agent_enrolled_during_account_deletion_is_not_missed(
             == 201
         )
         deletion = started(delete)
-        until_waiting(1)
+        wait_for_lock_waiters(1)
     deletion.join()
     assert failed == [
         "An agent was added to this account meanwhile. Nothing was deleted: try again."

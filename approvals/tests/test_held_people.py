@@ -12,7 +12,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from approvals.tests.test_ending_races import Press
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Human
 from registry.services.people import end_sessions, suspend_human
 from registry.tests.cast import TESTER
@@ -64,7 +64,7 @@ def test_SA_1_passkey_act_is_undone_if_its_user_is_ended_during_it(
         end(human=human, actor=TESTER, now=world.now)
         ended = set(written(events))
         press = Press(lambda: answers.append(post()))
-        until_waiting()
+        wait_for_lock_waiters()
     press.join()
     [answer] = answers
     assert answer.status_code in {404, 409}, answer.content

@@ -13,7 +13,7 @@ from approvals.tests.cast import PAY, Person
 from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -160,6 +160,6 @@ def test_AP_21_a_likeness_that_came_under_the_drawn_page_voids_it(
         actor=TESTER,
         now=now,
     )
-    answer = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+    answer = assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     assert "The warnings about the agent" in json.dumps(answer["changes"])
     assert alice.approve(reading).status_code == 200

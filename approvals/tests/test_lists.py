@@ -12,7 +12,7 @@ from approvals.views import paging
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
 from registry.services.grants import withdraw_grant
-from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -93,9 +93,9 @@ def test_time_is_shown_in_relative_words() -> None:
 
 
 def test_what_is_not_there_is_not_found(alice: Person, admin: Person, reading: Grant) -> None:
-    refused(alice.client.post(f"/approvals/{uuid.uuid4()}/revoke/x"), 404, "not_found")
-    refused(alice.get(f"/approvals/{reading.pk}/receipt/"), 404, "not_found")
-    refused(alice.statement(reading, "perhaps"), 400, "invalid_request")
+    assert_refused(alice.client.post(f"/approvals/{uuid.uuid4()}/revoke/x"), 404, "not_found")
+    assert_refused(alice.get(f"/approvals/{reading.pk}/receipt/"), 404, "not_found")
+    assert_refused(alice.statement(reading, "perhaps"), 400, "invalid_request")
     reading.refresh_from_db()
     assert reading.status == "pending"
     # A signed-in user who is no administrator must not be redirected in a loop.

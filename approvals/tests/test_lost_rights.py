@@ -15,14 +15,14 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
 from approvals.services import decisions
-from approvals.services.leaving import delete_human
+from approvals.services.human_offboarding import delete_human
 from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.people import end_sessions, suspend_human
-from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +47,7 @@ def lose(person: Person, loss: str, now: datetime) -> None:
 def gone(person: Person, path: str, body: dict[str, Any]) -> None:
     """Scripts and pages go to the sign-in, reveal nothing more, and sign nothing."""
     before = Receipt.objects.count()
-    refused(person.post(path, body), 401, "sign_in_required")
+    assert_refused(person.post(path, body), 401, "sign_in_required")
     page = person.get(path.rpartition("/")[0] + "/")
     assert page.status_code == 302
     assert page["Location"].startswith("/sign-in/?next=")
@@ -151,7 +151,7 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
         mine = alice.post(f"/approvals/{reading.pk}/{act}", body)
         unknown = alice.post(f"/approvals/{nobodys}/{act}", body)
         assert (mine.status_code, mine.content) == (unknown.status_code, unknown.content)
-        refused(mine, 404, "not_found")
+        assert_refused(mine, 404, "not_found")
     assert Grant.objects.get().status == "pending"
 
 

@@ -13,11 +13,19 @@ from django.utils import timezone
 from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt
 from approvals.tests.cast import Person, browser
-from approvals.views.happened import tell
+from approvals.views.event_sentences import describe_events
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.service_providers import change_audience
-from registry.tests.cast import TESTER, AgentClient, approved, basic, claim_link, pending, refused
+from registry.tests.cast import (
+    TESTER,
+    AgentClient,
+    approved,
+    assert_refused,
+    basic,
+    claim_link,
+    pending,
+)
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -77,7 +85,7 @@ def test_AP_15_a_post_from_elsewhere_is_refused(alice: Person, reading: Grant) -
             answer = alice.client.post(
                 f"/approvals/{reading.pk}/statement", str(body), content_type=media, headers=headers
             )
-            refused(answer, 403, "csrf_failed")
+            assert_refused(answer, 403, "csrf_failed")
 
 
 def test_AP_15_post_without_csrf_token_or_with_other_type_is_refused(
@@ -89,10 +97,10 @@ def test_AP_15_post_without_csrf_token_or_with_other_type_is_refused(
     )
     careful.cookies = alice.client.cookies
     answer = careful.post(f"/approvals/{reading.pk}/review", "{}", content_type="application/json")
-    refused(answer, 403, "csrf_failed")
+    assert_refused(answer, 403, "csrf_failed")
     body = json.dumps({"choices": {"permission.0": "on"}, "drawn": alice.drawn(reading)})
     answer = alice.client.post(f"/approvals/{reading.pk}/review", body, content_type="text/plain")
-    refused(answer, 400, "invalid_request")
+    assert_refused(answer, 400, "invalid_request")
 
 
 def test_AP_17_no_page_can_be_framed(alice: Person, reading: Grant) -> None:
@@ -139,7 +147,7 @@ def test_no_page_holds_inline_script_or_style(
 def test_pages_of_signed_out_people_lead_to_the_sign_in(reading: Grant) -> None:
     for path in pages_of(reading):
         assert browser().get(path)["Location"].startswith("/sign-in/?next=")
-    refused(browser().post(f"/approvals/{reading.pk}/decide", {}), 401, "sign_in_required")
+    assert_refused(browser().post(f"/approvals/{reading.pk}/decide", {}), 401, "sign_in_required")
 
 
 def test_anothers_pages_do_not_exist(
@@ -152,8 +160,8 @@ def test_anothers_pages_do_not_exist(
         f"/confirmations/{asking.pk}/",
     ):
         assert bob.get(path).status_code == 404
-    refused(bob.client.post(f"/agents/{paying.agent_id}/suspend"), 404, "not_found")
-    refused(
+    assert_refused(bob.client.post(f"/agents/{paying.agent_id}/suspend"), 404, "not_found")
+    assert_refused(
         bob.post(f"/confirmations/{asking.pk}/statement", {"decision": "confirm"}), 404, "not_found"
     )
 
@@ -197,8 +205,8 @@ def test_a_claim_leads_on_to_the_approval(alice: Person, stray: AgentClient) -> 
     assert Receipt.objects.get().kind == "claim"
     assert Event.objects.filter(kind="registry.agent.claimed").count() == 1
     assert alice.get(path).status_code == 404
-    refused(alice.post(f"{path}statement", {"code": code, "drawn": drawn}), 404, "not_found")
-    refused(
+    assert_refused(alice.post(f"{path}statement", {"code": code, "drawn": drawn}), 404, "not_found")
+    assert_refused(
         alice.post(f"{path}decide", {"credential": credential | {"id": "x"}}),
         400,
         "invalid_assertion",
@@ -213,7 +221,7 @@ def test_a_claim_that_was_done_is_nothing_to_another(
     options = alice.press_on(path, code=code).json()["publicKey"]
     credential = alice.device.assertion(options)
     assert alice.post(f"{path}decide", {"credential": credential}).status_code == 200
-    refused(bob.post(f"{path}decide", {"credential": credential}), 404, "not_found")
+    assert_refused(bob.post(f"{path}decide", {"credential": credential}), 404, "not_found")
 
 
 def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
@@ -223,7 +231,7 @@ def test_AP_2_an_agent_renamed_after_the_claims_statement_is_not_claimed(
     path = url.removeprefix("http://localhost:8000")
     options = alice.press_on(path, code=code).json()["publicKey"]
     assert stray.replace(name="Somebody Else").status_code == 200
-    refused(
+    assert_refused(
         alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}),
         409,
         "grant_changed",
@@ -235,12 +243,12 @@ def test_a_claim_needs_the_code_and_the_signature(alice: Person, stray: AgentCli
     url, code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
     assert (
-        refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")["reason"]
+        assert_refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")["reason"]
         == "claim_code"
     )
     options = alice.press_on(path, code=code).json()["publicKey"]
     bad = alice.device.assertion(options, signature=b"x")
-    refused(alice.post(f"{path}decide", {"credential": bad}), 400, "invalid_assertion")
+    assert_refused(alice.post(f"{path}decide", {"credential": bad}), 400, "invalid_assertion")
     assert stray.agent().status == "unclaimed"
 
 
@@ -264,7 +272,7 @@ def test_one_transaction_is_confirmed_or_denied_with_a_signature(
     assert asking.status == status
     assert word in alice.get(path).content.decode()
     late = {"decision": "confirm", "drawn": drawn}
-    refused(alice.post(f"{path}statement", late), 409, "invalid_state")
+    assert_refused(alice.post(f"{path}statement", late), 409, "invalid_state")
 
 
 def test_a_confirmation_over_time_or_of_another_word_is_refused(
@@ -272,9 +280,11 @@ def test_a_confirmation_over_time_or_of_another_word_is_refused(
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
     drawn = alice.drawn_at(path)
-    refused(alice.press_on(path, decision="approve"), 400, "invalid_request")
+    assert_refused(alice.press_on(path, decision="approve"), 400, "invalid_request")
     Confirmation.objects.update(expires_at=now)
-    refused(alice.post(f"{path}statement", {"decision": "confirm", "drawn": drawn}), 410, "expired")
+    assert_refused(
+        alice.post(f"{path}statement", {"decision": "confirm", "drawn": drawn}), 410, "expired"
+    )
     assert "Expired" in alice.get(path).content.decode()
 
 
@@ -291,7 +301,7 @@ def test_a_human_stops_their_agent(alice: Person, agent: AgentClient, paying: Gr
     assert paying.status == "revoked"
     assert alice.end(f"{base}revoke/")["Location"] == base
     assert Agent.objects.get().status == "revoked"
-    refused(alice.resume(f"{base}resume/"), 409, "invalid_state")
+    assert_refused(alice.resume(f"{base}resume/"), 409, "invalid_state")
 
 
 def test_a_revoked_agent_may_do_nothing(alice: Person, agent: AgentClient, paying: Grant) -> None:
@@ -329,8 +339,8 @@ def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person)
     from verifier.services.presence import is_online
 
     human = alice.human
-    refused(alice.post("/presence/renew"), 409, "invalid_state")
-    refused(alice.post("/presence/begin", {"credential": {}}), 400, "invalid_assertion")
+    assert_refused(alice.post("/presence/renew"), 409, "invalid_state")
+    assert_refused(alice.post("/presence/begin", {"credential": {}}), 400, "invalid_assertion")
     options = alice.post("/presence/options").json()["publicKey"]
     assert (
         alice.post("/presence/begin", {"credential": alice.device.assertion(options)}).status_code
@@ -355,7 +365,7 @@ def test_the_receipt_is_for_the_agent_its_human_and_auditors(
     from registry.tests.cast import TESTER
 
     path = f"/v1/grants/{paying.pk}/receipt"
-    refused(agent.call("GET", path), 404, "not_found")
+    assert_refused(agent.call("GET", path), 404, "not_found")
     alice.approve(paying)
     compact = Receipt.objects.get().compact
     assert agent.call("GET", path).json()["receipt"] == compact
@@ -365,11 +375,11 @@ def test_the_receipt_is_for_the_agent_its_human_and_auditors(
         name="Audit House", audience="http://127.0.0.1:8009", is_auditor=True, actor=TESTER, now=now
     )
     assert Client().get(path, headers=basic(auditor, secret)).json()["receipt"] == compact
-    refused(bob.get(path), 404, "not_found")
+    assert_refused(bob.get(path), 404, "not_found")
     other = AgentClient()
     other.register()
-    refused(other.call("GET", path), 404, "not_found")
-    refused(Client().get(path), 401, "invalid_client")
+    assert_refused(other.call("GET", path), 404, "not_found")
+    assert_refused(Client().get(path), 401, "invalid_client")
 
 
 def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant) -> None:
@@ -381,7 +391,9 @@ def test_the_activity_tells_what_happened_in_words(alice: Person, reading: Grant
 
 
 def test_event_without_its_own_text_is_shown_by_its_kind(now: datetime) -> None:
-    [line] = tell([Event(kind="registry.agent.claim_renewed", at=now, actor_kind="system")])
+    [line] = describe_events(
+        [Event(kind="registry.agent.claim_renewed", at=now, actor_kind="system")]
+    )
     assert (line["text"], line["who"]) == ("Claim renewed", "AgentAuth")
 
 
@@ -421,7 +433,7 @@ def test_U6_a_link_that_is_a_secret_never_reaches_the_log(
 ) -> None:
     url, _code = claim_link(stray.agent())
     path = url.removeprefix("http://localhost:8000")
-    refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")
+    assert_refused(alice.press_on(path, code="WRONG123"), 400, "invalid_request")
     browser().get("/setup/AAAAAAAAAAAAAAAAAAAAAA/")
     assert path.split("/")[2] not in caplog.text
     assert "AAAAAAAAAAAAAAAAAAAAAA" not in caplog.text

@@ -13,15 +13,15 @@ from approvals.models import Passkey
 from approvals.services.credentials import remove_passkey
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
+from approvals.tests.database_rollback import restored
 from approvals.tests.recovering import link_of, ready_link, recovered
-from approvals.tests.setting_back import restored
 from audit import kinds
 from audit.models import Event
 from audit.services import seal_audit
 from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
-from registry.tests.cast import TESTER, AgentClient, approved, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 from verifier.services.presence import is_online
 from verifier.tests.scene import LOOK, Scene
 
@@ -77,9 +77,9 @@ def test_DJ_20_a_removed_passkey_takes_its_session_and_presence_along(
 ) -> None:
     assert watched.ask(LOOK)["valid"]
     assert alice.press(removal_of(thief)).status_code == 302
-    refused(thief.post("/presence/renew"), 401, "sign_in_required")
-    refused(thief.post("/presence/options"), 401, "sign_in_required")
-    refused(thief.post(f"/agents/{watched.agent.pk}/suspend"), 401, "sign_in_required")
+    assert_refused(thief.post("/presence/renew"), 401, "sign_in_required")
+    assert_refused(thief.post("/presence/options"), 401, "sign_in_required")
+    assert_refused(thief.post(f"/agents/{watched.agent.pk}/suspend"), 401, "sign_in_required")
     watched.agent.refresh_from_db()
     assert watched.agent.status == "active"
     assert watched.ask(LOOK)["reason"] == "human_offline"
@@ -165,7 +165,7 @@ def test_DJ_20_session_and_presence_end_with_every_passkey(
     human = thief.human
     assert is_online(human.pk, timezone.now())
     WAYS[way](human, admin, now)
-    refused(thief.post("/presence/renew"), 401, "sign_in_required")
+    assert_refused(thief.post("/presence/renew"), 401, "sign_in_required")
     assert not signed_in(thief)
     assert not is_online(human.pk, timezone.now())
     assert signed_in(admin)
@@ -197,6 +197,8 @@ def test_EN_10_what_was_asked_before_the_end_begins_no_presence(
     assert alice.client.post(end).status_code in {200, 302}
     human = thief.human
     assert not is_online(human.pk, timezone.now())
-    refused(thief.post("/presence/begin", {"credential": credential}), 400, "invalid_assertion")
+    assert_refused(
+        thief.post("/presence/begin", {"credential": credential}), 400, "invalid_assertion"
+    )
     assert not is_online(human.pk, timezone.now())
     assert be_here(thief) == 200

@@ -10,9 +10,9 @@ from django.test.utils import CaptureQueriesContext
 from agentauth.protocol.encoding import b64u_encode
 from approvals.models import Receipt
 from approvals.services import receipt_keys
+from approvals.services.cascades import describe_key
 from approvals.services.expiry import expire_everything
-from approvals.services.leaving import delete_human
-from approvals.services.losses import describe_key
+from approvals.services.human_offboarding import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.test_forgotten_receipts import receipt
 from kms.models import Key

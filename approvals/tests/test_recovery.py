@@ -16,8 +16,8 @@ from agentauth.protocol.errors import (
 )
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.credentials import finish_passkey
-from approvals.services.ending import end_for_good
-from approvals.services.leaving import delete_human, suspend_human
+from approvals.services.destructive_actions import end_for_good
+from approvals.services.human_offboarding import delete_human, suspend_human
 from approvals.services.people import find_setup_code
 from approvals.services.recovery import cancel_recovery, finish_recovery
 from approvals.sessions import stored_key
@@ -29,7 +29,7 @@ from audit.services import Actor
 from registry.models import Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import suspend_grant
-from registry.tests.cast import TESTER, AgentClient, issue, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 
 pytestmark = pytest.mark.django_db
 
@@ -50,7 +50,7 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
     assert anew.get("/approvals/").status_code == 200
     for device in (alice.device, second):
         stranger = Person(client=browser(), device=device)
-        refused(stranger.sign_in(), 400, "invalid_assertion")
+        assert_refused(stranger.sign_in(), 400, "invalid_assertion")
     told = Event.objects.filter(
         human_id=human.pk, reason="recovery", kind="approvals.passkey.removed"
     )
@@ -98,8 +98,8 @@ def test_using_the_link_ends_sessions_codes_and_grants_at_once(
         told = Event.objects.filter(kind="registry.grant.suspended", grant_id=grant.pk)
         assert told.filter(reason="recovery").count() == 1
     assert alice.get("/approvals/").status_code == 302
-    refused(issue(agent, reading), 400, "invalid_grant")
-    refused(AgentClient().register(code), 400, "invalid_enrolment_code")
+    assert_refused(issue(agent, reading), 400, "invalid_grant")
+    assert_refused(AgentClient().register(code), 400, "invalid_enrolment_code")
 
 
 def test_what_was_suspended_returns_by_a_signature_with_the_new_passkey(
@@ -108,7 +108,7 @@ def test_what_was_suspended_returns_by_a_signature_with_the_new_passkey(
     alice.approve(reading)
     anew = recovered(ready_link(alice.human, now))
     assert anew.get("/approvals/").content.decode().count(f"/approvals/{reading.pk}/") >= 1
-    refused(issue(agent, reading), 400, "invalid_grant")
+    assert_refused(issue(agent, reading), 400, "invalid_grant")
     assert anew.approve(reading).status_code == 200
     assert issue(agent, reading).status_code == 201
 
@@ -149,11 +149,11 @@ def test_WR_15_the_person_cancels_with_an_old_passkey(
     for path in ("/approvals/", "/agents/", "/activity/", "/settings/", "/recovery/"):
         assert f'action="/recovery/{row.pk}/cancel"' in alice.get(path).content.decode(), path
         assert f"/recovery/{row.pk}/cancel" not in bob.get(path).content.decode(), path
-    refused(bob.post(f"/recovery/{row.pk}/cancel"), 404, "not_found")
+    assert_refused(bob.post(f"/recovery/{row.pk}/cancel"), 404, "not_found")
     assert alice.client.post(f"/recovery/{row.pk}/cancel")["Location"] == "/recovery/"
     assert browser().get(path_of(link)).status_code == 410
     assert "It was cancelled on" in alice.get("/recovery/").content.decode()
-    refused(alice.post(f"/recovery/{row.pk}/cancel"), 409, "invalid_state")
+    assert_refused(alice.post(f"/recovery/{row.pk}/cancel"), 409, "invalid_state")
     told = Event.objects.get(kind="approvals.recovery.cancelled")
     assert (told.actor_id, told.human_id) == (str(alice.human.pk), alice.human.pk)
     row.refresh_from_db()
@@ -246,7 +246,7 @@ def test_only_the_newest_recovery_link_works_once_for_15_minutes(
     answer = late.post(
         f"{path_of(second)}finish", {"credential": late.device.registration(options)}
     )
-    refused(answer, 410, "expired")
+    assert_refused(answer, 410, "expired")
     assert Passkey.objects.count() == 1
 
 
@@ -269,7 +269,9 @@ def test_a_recovery_takes_the_right_answer_of_the_right_session(
         person.client = browser()
     elif trouble == "never asked":
         Challenge.objects.all().delete()
-    refused(person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion")
+    assert_refused(
+        person.post(f"{path}finish", {"credential": credential}), 400, "invalid_assertion"
+    )
     assert bytes(Passkey.objects.get().credential_id) == alice.device.credential_id
     assert Recovery.objects.get().used_at is None
 
@@ -289,7 +291,7 @@ def test_a_suspended_human_is_not_recovered_as_lost(alice: Person, now: datetime
     human = alice.human
     link = ready_link(human, now)
     suspend_human(human=human, actor=TESTER, now=now)
-    refused(Person(client=browser()).post(f"{path_of(link)}options"), 410, "expired")
+    assert_refused(Person(client=browser()).post(f"{path_of(link)}options"), 410, "expired")
     with pytest.raises(InvalidStateError, match="Only an active account"):
         begun(human, now)
 
@@ -310,7 +312,7 @@ def test_WR_15_a_deletion_says_that_it_ended_a_recovery(
     row = begun(alice.human, now)
     cancelled = Event.objects.filter(kind="approvals.recovery.cancelled")
     path = f"/endings/human/?id={alice.human.pk}"
-    refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
+    assert_refused(admin.end(path, typed="x@example.org"), 400, "invalid_request")
     page = admin.get(path).context["found"]
     human, stale = admin.human, f"{page.shown}x"
     with pytest.raises(GrantChangedError):

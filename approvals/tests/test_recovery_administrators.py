@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey, Receipt, Recovery
-from approvals.services.leaving import delete_human, suspend_human
+from approvals.services.human_offboarding import delete_human, suspend_human
 from approvals.services.recovery import confirm_recovery, create_recovery_link, start_recovery
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
@@ -19,7 +19,7 @@ from kms.tests.sealing import change
 from registry.models import Grant, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import end_sessions
-from registry.tests.cast import TESTER, AgentClient, issue, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 
 pytestmark = pytest.mark.django_db
 
@@ -43,14 +43,14 @@ def test_WR_15_an_admin_begins_with_a_signature_and_has_no_link_for_a_day(
 ) -> None:
     path = f"/recoveries/{alice.human.pk}/"
     assert "alice@example.org" in admin.get("/recoveries/?find=alice").content.decode()
-    refused(admin.client.post(f"{path}lost"), 401, "verification_required")
+    assert_refused(admin.client.post(f"{path}lost"), 401, "verification_required")
     assert not Recovery.objects.exists()
     assert admin.press(f"{path}lost")["Location"] == path
     row = Recovery.objects.get()
     assert (row.case, row.begun_by, row.confirmed_by) == ("lost", admin.human, None)
     assert row.ready_at == row.begun_at + DAY
     assert "/link" not in admin.get(path).content.decode()
-    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    assert_refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
     told = Event.objects.get(kind="approvals.recovery.begun")
     assert (told.actor_id, told.human_id) == (str(admin.human.pk), alice.human.pk)
     assert "Alice" in admin.get("/recoveries/").content.decode()
@@ -63,7 +63,7 @@ def test_WR_7_WR_15_after_the_wait_an_admin_sees_the_link_once(
     row = begun(alice.human, now - DAY, admin=admin.human)
     path = f"/recoveries/{row.pk}/link"
     assert path in admin.get(f"/recoveries/{alice.human.pk}/").content.decode()
-    refused(admin.client.post(path), 401, "verification_required")
+    assert_refused(admin.client.post(path), 401, "verification_required")
     page = admin.press(path).content.decode()
     url = link_on(page)
     assert "/recover/" not in admin.get(f"/recoveries/{alice.human.pk}/").content.decode()
@@ -79,15 +79,15 @@ def test_WR_15_a_second_admin_ends_the_wait(
     row = begun(alice.human, now, admin=admin.human)
     path, page = f"/recoveries/{row.pk}/confirm", f"/recoveries/{alice.human.pk}/"
     assert path not in admin.get(page).content.decode()
-    refused(admin.press(path), 409, "invalid_state")
+    assert_refused(admin.press(path), 409, "invalid_state")
     assert path in second.get(page).content.decode()
-    refused(second.client.post(path), 401, "verification_required")
+    assert_refused(second.client.post(path), 401, "verification_required")
     assert second.press(path)["Location"] == page
     row.refresh_from_db()
     assert (row.confirmed_by, row.ready_at) == (second.human, row.confirmed_at)
     assert row.notice_due_at == row.confirmed_at
     assert link_on(admin.press(f"/recoveries/{row.pk}/link").content.decode())
-    refused(second.press(path), 409, "invalid_state")
+    assert_refused(second.press(path), 409, "invalid_state")
     told = Event.objects.get(kind="approvals.recovery.confirmed")
     assert told.actor_id == str(second.human.pk)
 
@@ -110,18 +110,18 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     """The full way back: suspended, begun, decided, a new passkey, a signed resume, its receipt."""
     alice.approve(reading)
     human, page = alice.human, f"/recoveries/{alice.human.pk}/"
-    refused(admin.press(f"{page}stolen"), 409, "invalid_state")
+    assert_refused(admin.press(f"{page}stolen"), 409, "invalid_state")
     suspend_human(human=human, actor=TESTER, now=now)
-    refused(admin.press(f"{page}lost"), 409, "invalid_state")
+    assert_refused(admin.press(f"{page}lost"), 409, "invalid_state")
     assert admin.press(f"{page}stolen").status_code == 302
     row = Recovery.objects.get()
     assert (row.case, row.ready_at) == ("stolen", None)
     # The thief holds the old passkey: it can neither sign in nor cancel.
     thief = Person(client=browser(), device=alice.device)
-    refused(thief.sign_in(), 400, "invalid_assertion")
-    refused(thief.post(f"/recovery/{row.pk}/cancel"), 401, "sign_in_required")
-    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
-    refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
+    assert_refused(thief.sign_in(), 400, "invalid_assertion")
+    assert_refused(thief.post(f"/recovery/{row.pk}/cancel"), 401, "sign_in_required")
+    assert_refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    assert_refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
     assert second.press(f"/recoveries/{row.pk}/confirm").status_code == 302
     url = link_on(admin.press(f"/recoveries/{row.pk}/link").content.decode())
     anew = Person(client=browser())
@@ -130,7 +130,7 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     assert anew.get("/recovered/").status_code == 200
     # Its session is void, and the account is still suspended.
     assert anew.get("/approvals/").status_code == 302
-    refused(anew.sign_in(), 400, "invalid_assertion")
+    assert_refused(anew.sign_in(), 400, "invalid_assertion")
     assert (
         "was recovered with a new passkey"
         in second.get(f"/resume/human/{human.pk}/").content.decode()
@@ -138,10 +138,12 @@ def test_WR_15_a_stolen_passkey_does_nothing_and_a_second_admin_decides(
     assert second.resume(f"/resume/human/{human.pk}/").status_code == 200
     assert "recovered with a new passkey on" in Receipt.objects.get(kind="resume").consent_text
     assert anew.sign_in().status_code == 200
-    refused(Person(client=browser(), device=alice.device).sign_in(), 400, "invalid_assertion")
+    assert_refused(
+        Person(client=browser(), device=alice.device).sign_in(), 400, "invalid_assertion"
+    )
     reading.refresh_from_db()
     assert (reading.status, reading.suspension_cause) == ("suspended", "recovery")
-    refused(issue(agent, reading), 400, "invalid_grant")
+    assert_refused(issue(agent, reading), 400, "invalid_grant")
 
 
 def test_WR_15_resuming_ends_a_recovery_and_says_so(
@@ -181,13 +183,13 @@ def test_WR_15_admin_cannot_recover_their_own_account(
 ) -> None:
     page = f"/recoveries/{admin.human.pk}/"
     assert "another administrator must" in admin.get(page).content.decode()
-    refused(admin.press(f"{page}lost"), 409, "invalid_state")
+    assert_refused(admin.press(f"{page}lost"), 409, "invalid_state")
     assert not Recovery.objects.exists()
     row = begun(admin.human, now - timedelta(hours=1), admin=second.human)
     assert f"/recoveries/{row.pk}/confirm" not in admin.get(page).content.decode()
-    refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
+    assert_refused(admin.press(f"/recoveries/{row.pk}/confirm"), 409, "invalid_state")
     change(Recovery.objects.all(), ready_at=now)
-    refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
+    assert_refused(admin.press(f"/recoveries/{row.pk}/link"), 409, "invalid_state")
     assert Recovery.objects.get().link_digest is None
 
 
@@ -221,7 +223,7 @@ def test_WR_15_a_link_stops_when_its_administrator_is_suspended(
     options = anew.post(f"{path_of(link)}options").json()["publicKey"]
     suspend_human(human=admin.human, actor=TESTER, now=now)
     credential = anew.device.registration(options)
-    refused(anew.post(f"{path_of(link)}finish", {"credential": credential}), 410, "expired")
+    assert_refused(anew.post(f"{path_of(link)}finish", {"credential": credential}), 410, "expired")
     assert bytes(Passkey.objects.get(human=alice.human).credential_id) == alice.device.credential_id
 
 
@@ -297,7 +299,7 @@ def test_enrolment_code_of_a_suspended_user_stays_ended_when_resumed(
     _, code = create_enrolment_code(human=human, actor=TESTER, now=now)
     suspend_human(human=human, actor=TESTER, now=now)
     assert admin.resume(f"/resume/human/{human.pk}/").status_code == 200
-    refused(AgentClient().register(code), 400, "invalid_enrolment_code")
+    assert_refused(AgentClient().register(code), 400, "invalid_enrolment_code")
 
 
 @pytest.mark.parametrize("act", ["begin", "decide", "link"])
@@ -358,16 +360,16 @@ def test_WR_15_only_admins_see_or_do_any_of_it(alice: Person, bob: Person, now: 
         f"/recoveries/{row.pk}/confirm",
         f"/recoveries/{row.pk}/link",
     ):
-        refused(alice.press(path), 404, "not_found")
+        assert_refused(alice.press(path), 404, "not_found")
     assert Recovery.objects.filter(confirmed_by=None, link_digest=None).count() == 1
 
 
 def test_what_does_not_exist_is_not_found(admin: Person, alice: Person, now: datetime) -> None:
     nobody = "00000000-0000-7000-8000-000000000000"
     assert admin.get(f"/recoveries/{nobody}/").status_code == 404
-    refused(admin.press(f"/recoveries/{nobody}/lost"), 404, "not_found")
-    refused(admin.press(f"/recoveries/{nobody}/confirm"), 404, "not_found")
-    refused(admin.client.post(f"/recovery/{nobody}/cancel"), 404, "not_found")
+    assert_refused(admin.press(f"/recoveries/{nobody}/lost"), 404, "not_found")
+    assert_refused(admin.press(f"/recoveries/{nobody}/confirm"), 404, "not_found")
+    assert_refused(admin.client.post(f"/recovery/{nobody}/cancel"), 404, "not_found")
 
 
 def test_WR_15_without_mail_the_page_says_that_no_mail_is_sent(

@@ -13,7 +13,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Recovery
-from approvals.services.leaving import delete_human, suspend_human
+from approvals.services.human_offboarding import delete_human, suspend_human
 from approvals.services.notices import send_notices
 from approvals.services.recovery import cancel_recovery, confirm_recovery
 from approvals.tests.cast import Person

@@ -7,11 +7,11 @@ import pytest
 from django.db import transaction
 
 from approvals.models import Recovery
-from approvals.services.leaving import delete_human, suspend_human
+from approvals.services.human_offboarding import delete_human, suspend_human
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Human
 from registry.tests.cast import TESTER
 
@@ -25,7 +25,7 @@ def in_this_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press
         Recovery.objects.select_for_update().get(pk=row.pk)
         for act in acts:
             presses.append(Press(act))
-            until_waiting(len(presses))
+            wait_for_lock_waiters(len(presses))
     for press in presses:
         press.join()
     return presses

@@ -17,7 +17,7 @@ from approvals.models import Receipt
 from approvals.services.releasing import find_unused
 from approvals.services.unused import Against, Present
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
-from approvals.tests.setting_back import close, restored, set_back
+from approvals.tests.database_rollback import close, restored, set_back
 from audit import kinds
 from audit.archive.archiving import archive_audit
 from audit.models import Event, LogBreak, QueueEntry

@@ -24,7 +24,7 @@ from registry.services.agents import resume_agent, suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.people import end_sessions, suspend_human
 from registry.services.service_providers import suspend_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 
 pytestmark = pytest.mark.django_db
 
@@ -139,7 +139,7 @@ def test_SA_1_an_administrator_resumes_by_a_signature_with_a_receipt(
     assert (kept.decision, kept.human_id) == ("resume", admin.human.pk)
     assert '"name"' not in kept.compact
     assert Event.objects.get(kind=event).actor_id == str(admin.human.pk)
-    refused(admin.resume(admins(kind, row)), 409, "invalid_state")
+    assert_refused(admin.resume(admins(kind, row)), 409, "invalid_state")
     assert admin.get(f"/resume/{kind}/{row.pk}/receipt").content.decode() == kept.compact
 
 
@@ -149,12 +149,12 @@ def test_SA_1_without_a_signature_nothing_is_resumed(
 ) -> None:
     row = BY_ADMIN[kind][0](grant, now)
     path = f"/resume/{kind}/{row.pk}/"
-    refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
+    assert_refused(admin.post(f"{path}decide"), 400, "invalid_assertion")
     options = admin.press_on(path).json()["publicKey"]
-    refused(admin.post(f"{path}decide", {"credential": None}), 400, "invalid_assertion")
+    assert_refused(admin.post(f"{path}decide", {"credential": None}), 400, "invalid_assertion")
     options = admin.press_on(path).json()["publicKey"]
     unseen = admin.device.assertion(options, flags=UP)
-    refused(admin.post(f"{path}decide", {"credential": unseen}), 400, "invalid_assertion")
+    assert_refused(admin.post(f"{path}decide", {"credential": unseen}), 400, "invalid_assertion")
     assert status(row) == "suspended"
     assert not Receipt.objects.filter(kind="resume").exists()
 
@@ -165,7 +165,7 @@ def test_SA_1_the_session_alone_resumes_no_agent(
     row = stop_agent(grant, now)
     for path in (f"/agents/{row.pk}/resume", own(row)):
         assert alice.client.post(path).status_code in {404, 405}
-    refused(alice.post(f"{own(row)}decide"), 400, "invalid_assertion")
+    assert_refused(alice.post(f"{own(row)}decide"), 400, "invalid_assertion")
     assert status(row) == "suspended"
 
 
@@ -186,10 +186,12 @@ def test_SA_2_an_administrator_does_not_resume_what_its_owner_stopped(
 ) -> None:
     row = stop_agent(grant, now)
     assert admin.get(f"/resume/agent/{row.pk}/").status_code == 409
-    said = refused(admin.resume(admins("agent", row)), 409, "invalid_state")["error_description"]
+    said = assert_refused(admin.resume(admins("agent", row)), 409, "invalid_state")[
+        "error_description"
+    ]
     assert said == "Its owner suspended this. Only its owner can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now)
-    refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
+    assert_refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
     assert (status(row), status(grant)) == ("suspended", "suspended")
 
 
@@ -207,10 +209,10 @@ def test_SA_2_the_owner_does_not_resume_what_an_administrator_stopped(
 ) -> None:
     row = stop_agent(grant, now, by_admin=True)
     assert alice.get(own(row)).status_code == 409
-    said = refused(alice.resume(own(row)), 409, "invalid_state")["error_description"]
+    said = assert_refused(alice.resume(own(row)), 409, "invalid_state")["error_description"]
     assert said == "An administrator suspended this. Only an administrator can resume it."
     suspend_grant(grant=grant, actor=TESTER, now=now, by_admin=True)
-    refused(alice.resume(own(grant)), 409, "invalid_state")
+    assert_refused(alice.resume(own(grant)), 409, "invalid_state")
     assert (status(row), status(grant)) == ("suspended", "suspended")
 
 
@@ -238,7 +240,7 @@ def test_SA_2_stopped_by_both_it_is_active_once_both_resumed_it(
             in Receipt.objects.filter(kind="resume").latest("created_at").consent_text
         )
         assert status(held) == "suspended"
-        refused(first.resume(pages[id(first)]), 409, "invalid_state")
+        assert_refused(first.resume(pages[id(first)]), 409, "invalid_state")
         assert second.resume(pages[id(second)]).status_code == 200
         assert status(held) == returns
 
@@ -289,7 +291,7 @@ def test_SA_1_a_signature_for_one_suspension_lifts_no_later_one(
     stop(Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk), now)
     credential = admin.device.assertion(options)
     answer = admin.post(f"/resume/{kind}/{row.pk}/decide", {"credential": credential})
-    refused(answer, 409, "grant_changed")
+    assert_refused(answer, 409, "grant_changed")
     assert status(row) == "suspended"
 
 
@@ -301,7 +303,7 @@ def test_SA_1_a_further_suspension_voids_what_was_begun(
     options = alice.press_on(path).json()["publicKey"]
     press(admin, "suspend", row)
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
-    refused(answer, 409, "grant_changed")
+    assert_refused(answer, 409, "grant_changed")
     assert Agent.objects.get(pk=row.pk).owner_holds
 
 
@@ -322,7 +324,7 @@ def test_SA_1_what_would_return_must_be_what_was_read(
         ]
     )
     answer = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
-    refused(answer, 409, "grant_changed")
+    assert_refused(answer, 409, "grant_changed")
     assert status(row) == "suspended"
 
 
@@ -352,11 +354,11 @@ def test_SA_1_a_stranger_and_a_colleague_find_nothing_to_resume(
         assert bob.get(f"/resume/{kind}/?id={row.pk}").status_code == 404
         assert bob.get(f"{path}receipt").status_code == 404
         for act in ("statement", "decide"):
-            refused(bob.post(f"{path}{act}"), 404, "not_found")
+            assert_refused(bob.post(f"{path}{act}"), 404, "not_found")
     assert isinstance(rows["agent"], Agent)
     for page in (own(rows["agent"]), own(grant)):
         assert bob.get(page).status_code == 404
-        refused(bob.post(f"{page}decide"), 404, "not_found")
+        assert_refused(bob.post(f"{page}decide"), 404, "not_found")
     # Owners' ids do not open the administrators' pages, nor the other way round.
     assert alice.get(admins("agent", grant.agent)).status_code == 404
     assert alice.get("/resume/agent/").status_code == 404
@@ -383,7 +385,7 @@ def test_a_grant_past_its_end_is_not_resumed(admin: Person, grant: Grant, now: d
     stop_grant(grant, now)
     Grant.objects.update(valid_until=now - timedelta(seconds=1))
     assert admin.get(f"/resume/grant/{grant.pk}/").status_code == 409
-    refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
+    assert_refused(admin.resume(admins("grant", grant)), 409, "invalid_state")
 
 
 def test_an_administrator_lets_go_of_what_waits_for_a_signature(
@@ -399,7 +401,7 @@ def test_an_administrator_lets_go_of_what_waits_for_a_signature(
         False,
     )
     assert "until their owner signs them again" in Receipt.objects.get(kind="resume").consent_text
-    refused(alice.resume(own(grant)), 409, "invalid_state")
+    assert_refused(alice.resume(own(grant)), 409, "invalid_state")
     assert alice.approve(grant).status_code == 200
 
 
@@ -410,7 +412,7 @@ def test_ended_sessions_of_a_suspended_person_void_the_signature(
     options = admin.press_on(admins("human", row)).json()["publicKey"]
     end_sessions(human=row, actor=TESTER, now=now)  # type: ignore[arg-type]
     credential = admin.device.assertion(options)
-    refused(
+    assert_refused(
         admin.post(f"/resume/human/{row.pk}/decide", {"credential": credential}),
         409,
         "grant_changed",
@@ -438,7 +440,7 @@ def test_a_long_text_says_how_much_it_leaves_out(
     risky = [*long[:31], long[31] | {"resource": "calendar/other"}]
     Grant.objects.filter(pk=other.pk).update(capabilities=risky)
     answer = alice.post(f"{own(row)}decide", {"credential": alice.device.assertion(options)})
-    refused(answer, 409, "grant_changed")
+    assert_refused(answer, 409, "grant_changed")
     assert alice.resume(own(row)).status_code == 200
     text = Receipt.objects.get(kind="resume").consent_text
     assert len(text.encode()) < 12_200

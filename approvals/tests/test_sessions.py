@@ -12,7 +12,7 @@ from django.utils import timezone
 from approvals.sessions import SessionStore, stored_key
 from approvals.tests.cast import Person, browser
 from audit.models import Event
-from registry.tests.cast import refused
+from registry.tests.cast import assert_refused
 from verifier.models import PresenceLease
 from verifier.services.presence import is_online
 
@@ -114,7 +114,7 @@ def test_presence_begins_with_a_passkey_of_the_person_alone(
 ) -> None:
     options = alice.post("/presence/options").json()["publicKey"]
     answer = alice.post("/presence/begin", {"credential": bob.device.assertion(options)})
-    refused(answer, 400, "invalid_assertion")
+    assert_refused(answer, 400, "invalid_assertion")
     assert not is_online(alice.human.pk, now)
 
 

@@ -18,9 +18,9 @@ from registry.tests.cast import (
     AgentClient,
     approve,
     approved,
+    assert_refused,
     capability,
     issue,
-    refused,
 )
 from tests import receipts
 
@@ -62,7 +62,7 @@ def test_DJ_17_a_grant_of_which_a_receipt_lost_its_text_gives_no_token(
     assert last.update(compact="", consent_text="", passkey_name="") == 1
     Agent.objects.update(human=alice.human)
     Grant.objects.update(**before | {"version": grant.version})
-    refused(issue(agent, grant), 400, "invalid_grant")
+    assert_refused(issue(agent, grant), 400, "invalid_grant")
     assert str(grant.pk) in {found.grant_id for found in review(now=now)}
 
 
@@ -72,5 +72,5 @@ def test_DJ_17_a_row_of_an_earlier_version_gives_no_token(
     """The process has cached that its terms were proved."""
     grant, before = narrowed(agent, alice, service_provider, now)
     Grant.objects.update(**before)
-    refused(issue(agent, grant), 400, "invalid_grant")
+    assert_refused(issue(agent, grant), 400, "invalid_grant")
     assert str(grant.pk) in {found.grant_id for found in review(now=now)}

@@ -10,14 +10,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from approvals.models import Recovery, SetupCode
-from approvals.services import leaving
-from approvals.services.ending import end_for_good, preview
-from approvals.services.leaving import delete_human, suspend_human
+from approvals.services import human_offboarding
+from approvals.services.destructive_actions import end_for_good, preview
+from approvals.services.human_offboarding import delete_human, suspend_human
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press
 from audit.models import Event
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import EnrolmentCode, Human
 from registry.services.enrolment import create_enrolment_code
 from registry.tests.cast import TESTER
@@ -44,7 +44,7 @@ def in_this_order(human: Human, *acts: Callable[[], object]) -> list[str]:
         Human.objects.select_for_update(no_key=True).get(pk=human.pk)
         for act in acts:
             presses.append(Press(act))
-            until_waiting(len(presses))
+            wait_for_lock_waiters(len(presses))
     for press in presses:
         press.join()
     return [press.refusal for press in presses]
@@ -73,7 +73,7 @@ def test_WR_15_invitation_made_while_its_admin_is_ended_ends(
 def test_WR_15_an_end_that_never_finds_all_of_it_ends_nothing(
     admin: Person, second: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaving, "_TRIES", 1)
+    monkeypatch.setattr(human_offboarding, "_TRIES", 1)
     human, answers = second.human, list[int]()
     invite = posting(second, "/admin/invite/", answers, email="zoe@example.org")
     suspend = partial(suspend_human, human=human, actor=TESTER, now=now)
@@ -206,7 +206,7 @@ def test_SA_1_users_are_locked_in_one_order_for_every_actor(
     with transaction.atomic():
         Human.objects.select_for_update(no_key=True).get(pk=first.pk)
         waiting = Press(press)
-        until_waiting()
+        wait_for_lock_waiters()
         assert Human.objects.select_for_update(no_key=True, nowait=True).get(pk=other.pk).is_active
     waiting.join()
     assert answers == [200]
@@ -223,7 +223,7 @@ def test_SA_1_a_resumption_locks_people_in_that_order(
     with transaction.atomic():
         Human.objects.select_for_update(no_key=True).get(pk=admin.human.pk)
         waiting = Press(lambda: answers.append(admin.post(f"{path}decide", credential).status_code))
-        until_waiting()
+        wait_for_lock_waiters()
         assert Human.objects.select_for_update(no_key=True, nowait=True).get(pk=other.pk)
     waiting.join()
     assert answers == [200]

@@ -11,7 +11,7 @@ from approvals.tests.authenticator import UP, Authenticator
 from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.models import EnrolmentCode, ServiceProvider
-from registry.tests.cast import refused
+from registry.tests.cast import assert_refused
 
 pytestmark = pytest.mark.django_db
 ADD = "/settings/passkeys/options"
@@ -34,14 +34,14 @@ def test_WR_7_a_stolen_cookie_adds_no_passkey(alice: Person) -> None:
     """Not even in the minute of the sign-in, or while the owner is adding one."""
     thief = Person(client=browser())
     thief.client.cookies = alice.client.cookies
-    refused(thief.post(ADD), 401, "verification_required")
+    assert_refused(thief.post(ADD), 401, "verification_required")
     options = alice.ask_passkey().json()["publicKey"]
     # The thief may ask too, but has no passkey of hers; only she received the creation challenge.
     asked = thief.post("/verify/options", {"act": ADD}).json()["publicKey"]
     guess = thief.device.assertion(asked)
-    refused(thief.post(ADD, {"verification": guess}), 400, "invalid_assertion")
+    assert_refused(thief.post(ADD, {"verification": guess}), 400, "invalid_assertion")
     blind = thief.device.registration(options | {"challenge": asked["challenge"]})
-    refused(
+    assert_refused(
         thief.post("/settings/passkeys/finish", {"credential": blind}), 400, "invalid_assertion"
     )
     assert Passkey.objects.count() == 1
@@ -54,7 +54,7 @@ def test_WR_7_without_a_signature_nothing_sensitive_happens(admin: Person) -> No
     last = Passkey.objects.latest("created_at")
     for path, fields in (ACTS | {f"/settings/passkeys/{last.pk}/remove": {}}).items():
         before = made()
-        refused(admin.client.post(path, fields), 401, "verification_required")
+        assert_refused(admin.client.post(path, fields), 401, "verification_required")
         assert made() == before
         assert admin.press(path, fields).status_code in {200, 302}
         assert made() != before
@@ -96,11 +96,11 @@ def test_WR_7_a_signature_is_for_one_act_once_in_time_in_its_session(
         Challenge.objects.all().delete()
     before = made()
     answer = alice.client.post(path, {"verification": json.dumps(signed)})
-    refused(answer, 400, "invalid_assertion")
+    assert_refused(answer, 400, "invalid_assertion")
     assert made() == before
     # The wrong try spent it, so the right act is refused too.
     if trouble == "other act":
-        refused(
+        assert_refused(
             alice.client.post(CODE, {"verification": json.dumps(signed)}), 400, "invalid_assertion"
         )
 
@@ -115,7 +115,7 @@ def test_WR_7_verification_that_is_not_a_signature_is_refused(alice: Person, sen
 
 @pytest.mark.parametrize("act", ["", "settings", "https://evil.example/", "/" + "x" * 255, None, 1])
 def test_only_a_path_can_be_signed_for(alice: Person, act: object) -> None:
-    refused(alice.post("/verify/options", {"act": act}), 400, "invalid_request")
+    assert_refused(alice.post("/verify/options", {"act": act}), 400, "invalid_request")
 
 
 def test_a_path_of_255_characters_can_be_signed_for(alice: Person) -> None:

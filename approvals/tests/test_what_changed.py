@@ -14,7 +14,7 @@ from registry.services.service_providers import (
     change_audience,
     suspend_service_provider,
 )
-from registry.tests.cast import MANIFEST, TESTER, AgentClient, issue, pending, refused
+from registry.tests.cast import MANIFEST, TESTER, AgentClient, assert_refused, issue, pending
 
 pytestmark = pytest.mark.django_db
 ALL = ["read:calendar", "write:files", "transact:payments", "delete:files"]
@@ -66,12 +66,12 @@ def test_AP_2_whatever_changes_under_a_drawn_page_grants_nothing(
     drawn = alice.drawn(reading)
     if when == "before_statement":
         change(agent, reading, now)
-        body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+        body = assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
         assert body["changes"]
     else:
         options = alice.statement(reading, drawn=drawn).json()["publicKey"]
         change(agent, reading, now)
-        refused(alice.decide(reading, options), 409, "grant_changed")
+        assert_refused(alice.decide(reading, options), 409, "grant_changed")
     reading.refresh_from_db()
     assert reading.status in {"pending", "withdrawn"}
     assert not Receipt.objects.exists()
@@ -92,7 +92,7 @@ def test_AP_2_key_change_is_shown_by_fingerprint(
 ) -> None:
     drawn, old = alice.drawn(reading), agent.jkt
     agent.rotate()
-    body = refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
+    body = assert_refused(alice.statement(reading, drawn=drawn), 409, "grant_changed")
     (line,) = [each for each in body["changes"] if "key" in each]
     assert old[:4] in line
     assert agent.jkt[:4] in line
@@ -109,7 +109,7 @@ def test_AP_2_a_rotation_between_the_look_and_the_swap_grants_nothing(
         approve_grant(**arguments)
 
     monkeypatch.setattr("approvals.services.decisions.approve_grant", rotated_first)
-    refused(alice.decide(reading, options), 409, "grant_changed")
+    assert_refused(alice.decide(reading, options), 409, "grant_changed")
     reading.refresh_from_db()
     assert reading.status == "pending"
 
@@ -138,7 +138,7 @@ def test_grant_suspended_by_new_key_shows_both_and_resumes_if_signed(
     shown = page(alice, broad)
     assert f"{old[:4]} {old[4:8]}" in shown
     assert f"{agent.jkt[:4]} {agent.jkt[4:8]}" in shown
-    refused(issue(agent, broad), 400, "invalid_grant")
+    assert_refused(issue(agent, broad), 400, "invalid_grant")
     assert alice.approve(broad).status_code == 200
     broad.refresh_from_db()
     assert (broad.status, broad.version, broad.suspension_cause) == ("approved", 2, "")
@@ -169,8 +169,8 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
         .startswith("Read “calendar/work”")
     )
     # More than offered: the third row is gone, and the second not above its new limit.
-    refused(alice.statement(broad, choices={"permission.2": "on"}), 400, "invalid_request")
-    refused(
+    assert_refused(alice.statement(broad, choices={"permission.2": "on"}), 400, "invalid_request")
+    assert_refused(
         alice.statement(broad, choices={"permission.1": "on", "amount.1": "51"}),
         400,
         "invalid_request",
@@ -207,7 +207,7 @@ def test_where_nothing_is_left_nothing_can_be_approved(
     shown = page(alice, broad)
     assert "Nothing is left that you can approve" in shown
     assert 'value="approve"' not in shown
-    refused(alice.statement(broad), 400, "invalid_request")
+    assert_refused(alice.statement(broad), 400, "invalid_request")
     assert alice.end(f"/approvals/{broad.pk}/revoke/").status_code == 302
 
 
@@ -252,7 +252,7 @@ def test_what_an_admin_holds_is_neither_signed_nor_resumed_by_its_owner(
     broad = Grant.objects.select_related("agent__human", "service_provider").get(pk=broad.pk)
     drawn = alice.drawn(broad)
     suspend_grant(grant=broad, actor=TESTER, now=now, by_admin=True)
-    refused(alice.statement(broad, drawn=drawn), 409, "grant_changed")
+    assert_refused(alice.statement(broad, drawn=drawn), 409, "grant_changed")
     assert 'id="approval"' not in page(alice, broad)
     assert alice.get("/approvals/").context["waiting_count"] == 0
     # The administrator lifts their suspension: it waits for the signature, and is void before it.
@@ -266,4 +266,4 @@ def test_an_agent_that_expired_since_the_page_was_drawn_gets_nothing(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     Agent.objects.update(expires_at=now - timedelta(seconds=1))
-    refused(alice.decide(reading, options), 409, "grant_changed")
+    assert_refused(alice.decide(reading, options), 409, "grant_changed")

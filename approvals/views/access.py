@@ -21,7 +21,7 @@ class SignInRequiredError(AgentAuthError):
     code = "sign_in_required"
 
 
-def signed_in(
+def require_sign_in(
     view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
     """Require a signed-in human: a page redirects to the sign-in and back, a script gets 401."""
@@ -38,7 +38,7 @@ def signed_in(
 
 
 def human_of(request: HttpRequest) -> Human:
-    """The signed-in human of a `signed_in` view."""
+    """The signed-in human of a `require_sign_in` view."""
     assert isinstance(request.user, Human)
     return request.user
 

@@ -16,11 +16,11 @@ from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.names import quoted
 from approvals.services.likeness import name_warnings
 from approvals.services.signatures import receipt_of
-from approvals.views.access import human_of, signed_in
+from approvals.views.access import human_of, require_sign_in
 from approvals.views.described import describe_grant, describe_permissions
-from approvals.views.happened import tell
+from approvals.views.event_sentences import describe_events
+from approvals.views.grant_usage import load_usage
 from approvals.views.paging import page_of
-from approvals.views.used import used_by
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
@@ -30,7 +30,7 @@ _EVENTS = 20
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def index(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     mine, paging = page_of(Agent.objects.filter(human=human_of(request)), request)
@@ -49,11 +49,11 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
-    held, used = _held(agent, now), used_by(agent)
+    held, used = _held(agent, now), load_usage(agent)
     context = {
         "agent": agent,
         "status": agent.status_at(now),
@@ -72,7 +72,9 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
         "waiting": agent.grants.filter(pk__in=Grant.objects.waiting(now)).select_related(
             "service_provider"
         ),
-        "lines": tell(list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])),
+        "lines": describe_events(
+            list(Event.objects.filter(agent_id=agent.pk).order_by("-id")[:_EVENTS])
+        ),
         "claimed": "claimed" in request.GET,
         "resumed": receipt_of("resume", str(agent.pk)),
         "warnings": name_warnings(agent, human),
@@ -92,7 +94,7 @@ def _held(agent: Agent, now: datetime) -> list[Grant]:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     agent = find_own_agent(agent_id, human_of(request))
     agents.suspend_agent(agent=agent, actor=actor_of(request), now=timezone.now())

@@ -16,13 +16,13 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals import sentences
 from approvals.services import decisions
+from approvals.services.grant_drift import moved_since_signed
 from approvals.services.likeness import name_warnings
 from approvals.services.offer import offer
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.services.since_signed import moved_since_signed
 from approvals.services.terms import offered_terms, read_choices
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from approvals.views.described import (
     describe_grant,
     describe_limits,
@@ -31,7 +31,7 @@ from approvals.views.described import (
     elsewhere,
     standing,
 )
-from approvals.views.used import used_by
+from approvals.views.grant_usage import load_usage
 from audit.faults import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -53,7 +53,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
@@ -76,7 +76,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
-        "before": used_by(grant.agent).before(grant, terms.envelope, human.time_zone, now),
+        "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
         "unasked": sentences.unasked(terms.capabilities, terms.envelope),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
@@ -90,7 +90,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, Any]:
     """What a decided grant has used, and what else its limits count."""
-    used = used_by(grant.agent)
+    used = load_usage(grant.agent)
     if status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
         return {"before": used.under(grant, now)}
     before = used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
@@ -98,7 +98,7 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = posted(request), human_of(request)
     found = decisions.review_choices(
@@ -117,7 +117,7 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant, body = find_own_grant(grant_id, human_of(request)), posted(request)
     found = decisions.review_denial(
@@ -127,7 +127,7 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = posted(request), human_of(request)
     decisions.take_second_step(
@@ -143,7 +143,7 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human, now = posted(request), human_of(request), timezone.now()
     grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
@@ -164,7 +164,7 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = posted(request), human_of(request)
     receipt = decisions.decide(
@@ -180,7 +180,7 @@ def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant = find_own_grant(grant_id, human_of(request))
     found = receipt_of("approval", str(grant.pk))

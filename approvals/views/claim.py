@@ -7,16 +7,16 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
-from approvals.services.drawn import drawn_token
+from approvals.services.page_token import drawn_token
 from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from approvals.views.described import describe_kinds
 from registry.authentication import actor_of
 from registry.services.agents import find_claim
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
     shown = claims.claim_page(agent, human_of(request), now=timezone.now())
@@ -32,7 +32,7 @@ def page(request: HttpRequest, secret: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, secret: str) -> HttpResponse:
     now, human, body = timezone.now(), human_of(request), posted(request)
     options = claims.begin_claim(
@@ -48,7 +48,7 @@ def statement(request: HttpRequest, secret: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, secret: str) -> HttpResponse:
     now, human = timezone.now(), human_of(request)
     # `owner`: a double click or a retry finds the agent already claimed and gets the first answer.

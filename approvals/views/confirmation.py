@@ -10,10 +10,10 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
-from approvals.services.drawn import drawn_token
+from approvals.services.page_token import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from registry.authentication import actor_of
 from verifier.services.confirmations import find_for_human, obstacle
 
@@ -21,7 +21,7 @@ WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     row = find_for_human(confirmation_id, human_of(request))
     now, provider = timezone.now(), row.grant.service_provider
@@ -42,7 +42,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human, body = human_of(request), posted(request)
     options = confirmations.begin_confirmation(
@@ -57,7 +57,7 @@ def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     receipt = confirmations.finish_confirmation(

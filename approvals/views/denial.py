@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import decisions
 from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from approvals.views.described import describe_grant
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
@@ -30,7 +30,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def index(request: HttpRequest) -> HttpResponse:
     """The requests chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
@@ -56,7 +56,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     grant = find_request(request_id, human_of(request))
     if grant.status_at(timezone.now()) != Grant.Status.PENDING:
@@ -74,7 +74,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
     grant, body = find_request(request_id, human_of(request)), posted(request)
@@ -85,7 +85,7 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
@@ -102,7 +102,7 @@ def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     grant = find_request(request_id, human)

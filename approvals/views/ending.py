@@ -12,9 +12,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST, require_safe
 
-from approvals.services import ending
-from approvals.services.ending import Party, Preview
-from approvals.views.access import human_of, signed_in
+from approvals.services import destructive_actions
+from approvals.services.destructive_actions import Party, Preview
+from approvals.views.access import human_of, require_sign_in
 from approvals.views.paging import chosen_ids, chosen_of, id_or_none_of_ours
 from approvals.views.verification import check_verification
 from registry.admin import MOST_AT_ONCE
@@ -34,10 +34,12 @@ _LISTS = {
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     chosen = list(ids.values()) or chosen_ids(request)
-    found = ending.preview(kind, chosen, human=human_of(request), party=party, now=timezone.now())
+    found = destructive_actions.preview(
+        kind, chosen, human=human_of(request), party=party, now=timezone.now()
+    )
     context = {
         "found": found,
         "kind": kind,
@@ -50,21 +52,21 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def end(
     request: HttpRequest, /, kind: str, party: Party, shown: str, **ids: uuid.UUID
 ) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     posted = request.POST.getlist("id")[:MOST_AT_ONCE]
     chosen = list(ids.values()) or list(dict.fromkeys(map(id_or_none_of_ours, posted)))
-    found = ending.preview(kind, chosen, human=human, party=party, now=now)
+    found = destructive_actions.preview(kind, chosen, human=human, party=party, now=now)
     # Before the passkey, because what was shown decides whether one is asked for.
-    ending.check_shown(found, shown)
+    destructive_actions.check_shown(found, shown)
     if found.typed:
-        ending.check_typed(found, request.POST.get("typed", ""))
+        destructive_actions.check_typed(found, request.POST.get("typed", ""))
         # The signature is bound to this path, which names what was shown.
         check_verification(request)
-    done = ending.end_for_good(
+    done = destructive_actions.end_for_good(
         kind, chosen, shown=shown, human=human, party=party, actor=actor_of(request), now=now
     )
     word = (

@@ -14,7 +14,15 @@ from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import SetupCode
 from approvals.services import people
 from approvals.sessions import start_session
-from approvals.views.access import HOME, answer, human_of, member, posted, safe_next, signed_in
+from approvals.views.access import (
+    HOME,
+    answer,
+    human_of,
+    member,
+    posted,
+    require_sign_in,
+    safe_next,
+)
 from registry.authentication import actor_of
 from registry.models import Human
 
@@ -74,7 +82,7 @@ def sign_in_finish(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def sign_out(request: HttpRequest) -> HttpResponse:
     people.sign_out(human=human_of(request), actor=actor_of(request), now=timezone.now())
     logout(request)

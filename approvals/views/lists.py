@@ -9,10 +9,10 @@ from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
-from approvals.services.recovered import recovery_news
-from approvals.views.access import human_of, signed_in
+from approvals.services.recovery_notice import recovery_news
+from approvals.views.access import human_of, require_sign_in
 from approvals.views.described import describe_permissions, standing
-from approvals.views.happened import tell
+from approvals.views.event_sentences import describe_events
 from approvals.views.log import describe_log
 from approvals.views.paging import id_or_none_of_ours, page_of
 from audit.models import Event
@@ -22,7 +22,7 @@ from verifier.services.confirmations import pending_for
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
@@ -50,7 +50,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def activity(request: HttpRequest) -> HttpResponse:
     human = human_of(request)
     events = Event.objects.filter(human_id=human.pk)
@@ -60,6 +60,6 @@ def activity(request: HttpRequest) -> HttpResponse:
     # Before the events are looked up, so that they are compared with the log as it is now.
     standing = log_standing(now=timezone.now())
     stands = stands_of(page, standing.checkpoint)
-    lines = [line | {"stand": stands[line["event"].pk]} for line in tell(page)]
+    lines = [line | {"stand": stands[line["event"].pk]} for line in describe_events(page)]
     context = {"lines": lines, "agent": agent, "log": describe_log(standing, stands)} | paging
     return render(request, "activity.html", context)

@@ -7,17 +7,19 @@ from uuid import UUID
 
 from audit.log.backlog import ALARM_AT, MAX_WAITING_EVENTS
 from audit.models import Checkpoint, Event, QueueEntry, Segment
-from audit.verify.log_status import Place, Stand, Standing, log_reach, log_standing
+from audit.verify.log_status import EventStatus, LogStatus, Stand, log_reach, log_standing
 
 SHOWN = 10
 
 
-def describe_log(standing: Standing, stands: Mapping[UUID, Stand] | None = None) -> dict[str, Any]:
+def describe_log(standing: LogStatus, stands: Mapping[UUID, Stand] | None = None) -> dict[str, Any]:
     """What was checked of the log and, in `stands`, of a page's events; claims no more."""
     places = [stand.place for stand in (stands or {}).values()]
-    counts = {place.value: places.count(place) for place in Place}
+    counts = {place.value: places.count(place) for place in EventStatus}
     return {
-        "state": _state(standing, fits=not counts[Place.WRONG] + counts[Place.UNPROVED]),
+        "state": _state(
+            standing, fits=not counts[EventStatus.WRONG] + counts[EventStatus.UNPROVED]
+        ),
         "standing": standing,
         "checkpoint": standing.checkpoint,
         "newer": standing.size - standing.signed,
@@ -26,7 +28,7 @@ def describe_log(standing: Standing, stands: Mapping[UUID, Stand] | None = None)
     }
 
 
-def _state(standing: Standing, *, fits: bool) -> str:
+def _state(standing: LogStatus, *, fits: bool) -> str:
     """One word for the state of the log; the worst applies."""
     if standing.problem or not fits:
         return "wrong"

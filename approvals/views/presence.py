@@ -7,13 +7,13 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import timestamp
 from approvals.services import presence as ceremonies
 from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, posted, signed_in
+from approvals.views.access import answer, human_of, posted, require_sign_in
 from registry.authentication import actor_of
 from verifier.services import presence
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def options(request: HttpRequest) -> HttpResponse:
     found = ceremonies.ask_presence(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
@@ -22,7 +22,7 @@ def options(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def begin(request: HttpRequest) -> HttpResponse:
     until = ceremonies.begin_presence(
         human=human_of(request),
@@ -35,7 +35,7 @@ def begin(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def renew(request: HttpRequest) -> HttpResponse:
     until = presence.renew(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
@@ -44,7 +44,7 @@ def renew(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def end(request: HttpRequest) -> HttpResponse:
     ceremonies.end_presence(human=human_of(request), actor=actor_of(request), now=timezone.now())
     return answer(status="You are away")

@@ -17,9 +17,9 @@ from approvals.models import Recovery
 from approvals.services import recovery as recoveries
 from approvals.services.notices import mail_is_sent
 from approvals.services.people import SetupLink, session_key_of, setup_digest
-from approvals.services.recovered import recovery_news
+from approvals.services.recovery_notice import recovery_news
 from approvals.sessions import start_session
-from approvals.views.access import HOME, answer, human_of, posted, signed_in
+from approvals.views.access import HOME, answer, human_of, posted, require_sign_in
 from approvals.views.verification import check_verification
 from registry.authentication import actor_of
 from registry.models import Human
@@ -29,7 +29,7 @@ _FOUND = 20
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def own(request: HttpRequest) -> HttpResponse:
     """The recovery of the human's own account, and how to cancel it. The mail links here."""
     news = recovery_news(human_of(request), now=timezone.now())
@@ -37,7 +37,7 @@ def own(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     """Cancel, as the human or an administrator. It grants nothing, so a session suffices."""
     human = human_of(request)
@@ -51,7 +51,7 @@ def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def index(request: HttpRequest) -> HttpResponse:
     """For administrators: open recoveries, and a search for the human to recover."""
     _admin(request)
@@ -69,14 +69,14 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def person(request: HttpRequest, human_id: uuid.UUID) -> HttpResponse:
     _admin(request)
     return _person(request, _find_human(human_id))
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def start(request: HttpRequest, human_id: uuid.UUID, case: str) -> HttpResponse:
     admin, human = _admin(request), _find_human(human_id)
     check_verification(request)
@@ -88,7 +88,7 @@ def start(request: HttpRequest, human_id: uuid.UUID, case: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def confirm(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     admin, row = _admin(request), _find(recovery_id)
     check_verification(request)
@@ -100,7 +100,7 @@ def confirm(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def link(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
     """Show the link in this response only: no session and no redirect may hold it."""
     admin, row = _admin(request), _find(recovery_id)

@@ -5,20 +5,20 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from agentauth.protocol.approval import MAX_RELEASED
-from agentauth.protocol.reading import text
+from agentauth.protocol.json_fields import text
+from agentauth.protocol.signed_statements import MAX_RELEASED
 from approvals.services import releasing
 from approvals.services.break_signing import find_break
-from approvals.services.drawn import drawn_token
+from approvals.services.page_token import drawn_token
 from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from registry.authentication import actor_of
 
 _UUID_LENGTH = 36
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, name: str) -> HttpResponse:
     row = find_break(name, human=human_of(request))
     now = timezone.now()
@@ -29,7 +29,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def review(request: HttpRequest, name: str) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     row, ids = find_break(name, human=human), request.POST.getlist("grant")
@@ -53,7 +53,7 @@ def review(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
@@ -72,7 +72,7 @@ def statement(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     releasing.finish_release(

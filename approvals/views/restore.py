@@ -6,16 +6,16 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import break_signing
-from approvals.services.drawn import drawn_token
+from approvals.services.page_token import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from audit.witness.breaks import origin, shown_break
 from registry.authentication import actor_of
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     row = break_signing.find_break(name, human=human)
@@ -35,7 +35,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
@@ -51,7 +51,7 @@ def statement(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     break_signing.finish_signing(

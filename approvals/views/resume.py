@@ -11,17 +11,17 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import resuming
-from approvals.services.drawn import drawn_token
+from approvals.services.page_token import drawn_token
 from approvals.services.people import session_key_of
 from approvals.services.resuming import Party
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
@@ -45,7 +45,7 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     row = _row(request, kind, party, ids)
     found = resuming.find_suspension(row, party=party, now=timezone.now())
@@ -61,7 +61,7 @@ def page(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> 
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     now = timezone.now()
     # Before the body is read, so that others get the same error whatever they send.
@@ -77,7 +77,7 @@ def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
     row = _row(request, kind, party, ids)
@@ -94,7 +94,7 @@ def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def receipt(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     """The signed receipt of the last time it was resumed."""
     row = _row(request, kind, party, ids)

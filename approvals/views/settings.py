@@ -13,24 +13,24 @@ from django.views.decorators.http import require_POST, require_safe
 from approvals.models import Passkey
 from approvals.services import credentials, exporting
 from approvals.services.people import session_key_of
-from approvals.services.recovered import recovery_news
+from approvals.services.recovery_notice import recovery_news
 from approvals.sessions import keep_session
-from approvals.views.access import answer, human_of, posted, signed_in
-from approvals.views.verification import check_verification, verified
+from approvals.views.access import answer, human_of, posted, require_sign_in
+from approvals.views.verification import check_verification, require_verification
 from registry.authentication import actor_of
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
 
 
 @require_safe
-@signed_in
+@require_sign_in
 def page(request: HttpRequest) -> HttpResponse:
     return _page(request)
 
 
 @require_POST
-@signed_in
-@verified
+@require_sign_in
+@require_verification
 def passkey_options(request: HttpRequest) -> HttpResponse:
     found = credentials.begin_passkey(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
@@ -39,7 +39,7 @@ def passkey_options(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def passkey_finish(request: HttpRequest) -> HttpResponse:
     credentials.finish_passkey(
         human=human_of(request),
@@ -52,7 +52,7 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     """Remove a passkey. This session goes on if another passkey signed for the removal."""
     signed_by = check_verification(request)
@@ -68,8 +68,8 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
 
 
 @require_POST
-@signed_in
-@verified
+@require_sign_in
+@require_verification
 def enrolment_code(request: HttpRequest) -> HttpResponse:
     """Show the code in this response only: no session and no redirect may hold it."""
     human, actor = human_of(request), actor_of(request)
@@ -78,7 +78,7 @@ def enrolment_code(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def time_zone(request: HttpRequest) -> HttpResponse:
     zone = request.POST.get("time_zone", "")
     change_time_zone(
@@ -88,8 +88,8 @@ def time_zone(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-@signed_in
-@verified
+@require_sign_in
+@require_verification
 def data(request: HttpRequest) -> StreamingHttpResponse:
     """Everything kept about the human, as one file."""
     human, now = human_of(request), timezone.now()
@@ -100,7 +100,7 @@ def data(request: HttpRequest) -> StreamingHttpResponse:
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def sessions_end(request: HttpRequest) -> HttpResponse:
     end_sessions(human=human_of(request), actor=actor_of(request), now=timezone.now())
     return HttpResponseRedirect("/sign-in/")

@@ -1,4 +1,4 @@
-"""The signature for a sensitive act: requested here, checked by `verified` views."""
+"""The signature for a sensitive act: requested here, checked by `require_verification` views."""
 
 import uuid
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import read_object
 from approvals.services.people import session_key_of
 from approvals.services.verification import acting, ask_verification, verify_human
-from approvals.views.access import answer, human_of, member, posted, signed_in
+from approvals.views.access import answer, human_of, member, posted, require_sign_in
 from registry.authentication import actor_of
 
 P = ParamSpec("P")
 
 
 @require_POST
-@signed_in
+@require_sign_in
 def options(request: HttpRequest) -> HttpResponse:
     found = ask_verification(
         human=human_of(request),
@@ -31,7 +31,7 @@ def options(request: HttpRequest) -> HttpResponse:
     return answer(publicKey=found)
 
 
-def verified(
+def require_verification(
     view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
 ) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
     """Require a passkey signature for this very request, in `verification`; otherwise 401.

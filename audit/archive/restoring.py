@@ -15,7 +15,7 @@ from audit.archive.layout import ArchiveError, Line
 from audit.archive.reading import download, noted_manifest, read_lines
 from audit.archive.scratch import scratch
 from audit.archive.staging import PAGE, leaves, prove
-from audit.db.partitions import make_room
+from audit.db.partitions import ensure_partitions
 from audit.log.entries import event_body
 from audit.models import Event, Leaf, Segment
 from audit.stores import Store
@@ -68,7 +68,7 @@ def _insert_missing(page: list[tuple[Line, Leaf]]) -> int:
         missing = [_event(line, leaf) for line, leaf in page if leaf.event_id not in there]
         if missing:
             # Their month's partition may have been dropped.
-            make_room(sorted(event.id for event in missing))
+            ensure_partitions(sorted(event.id for event in missing))
             Event.objects.bulk_create(missing)
     return len(missing)
 

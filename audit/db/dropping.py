@@ -195,7 +195,7 @@ def _midnight(day: Any) -> datetime:
     return Month(day.year, day.month).start
 
 
-class Gone:
+class DroppedEvents:
     """The events that may be missing: those of dropped months, below the archived end."""
 
     def __init__(self) -> None:

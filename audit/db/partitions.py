@@ -106,7 +106,7 @@ class _Known:
 KNOWN = _Known()
 
 
-def make_room(ids: Sequence[uuid.UUID | str]) -> None:
+def ensure_partitions(ids: Sequence[uuid.UUID | str]) -> None:
     """Make sure that the partitions for these ids (in order) exist.
 
     Call it in the transaction that inserts them. Usually the cache answers, without a query. Raises

@@ -68,7 +68,7 @@ class _Part(NamedTuple):
     end: int
 
 
-class Question:
+class SelectQuery:
     """A SELECT. `{}` in `text` is replaced by the columns of all `parts`, keyed by table alias."""
 
     def __init__(self, text: str, **parts: Columns) -> None:
@@ -174,13 +174,13 @@ class Insert:
 def select(sql: str, *values: Any) -> list[tuple[Any, ...]]:
     """The rows of a SELECT, without models. Raises django.db errors.
 
-    `values` as for `Question.ask`; a value may be a list, for `= ANY(%s)`.
+    `values` as for `SelectQuery.ask`; a value may be a list, for `= ANY(%s)`.
     """
     return _run(connections[DEFAULT_DB_ALIAS], sql, values)[0]
 
 
 def execute(sql: str, *values: Any) -> int:
-    """Run an INSERT; returns how many rows it wrote. `values` as for `Question.ask`.
+    """Run an INSERT; returns how many rows it wrote. `values` as for `SelectQuery.ask`.
 
     Raises django.db errors.
     """

@@ -21,7 +21,7 @@ SAMPLED_SECONDS: Final = 1.0
 # Kinds that are always accepted: those that end a right, and the sign-in steps that lead there.
 # Stopping an agent must not wait until the log has recovered. They are few: each needs something to
 # end.
-PASSES: Final = frozenset(
+ALWAYS_ACCEPTED: Final = frozenset(
     {
         kinds.KEY_DISABLED,
         kinds.KEY_CERTIFICATE_REVOKED,
@@ -89,7 +89,7 @@ def check_backlog(*, kind: str, actor_kind: str) -> None:
     Events of the system are always accepted: `seal_audit` records sums of refusals before it
     empties the queue.
     """
-    if actor_kind != "system" and kind not in PASSES and _backlog.is_full():
+    if actor_kind != "system" and kind not in ALWAYS_ACCEPTED and _backlog.is_full():
         raise TemporarilyUnavailableError
 
 

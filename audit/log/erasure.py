@@ -71,7 +71,7 @@ def _erase(events: QuerySet[Event], after: uuid.UUID) -> int:
     return erased
 
 
-class Erased:
+class ErasedOpenings:
     """Which openings may be missing because the log says that they were erased.
 
     Reads the log at the first question, and again when an opening is missing without a known

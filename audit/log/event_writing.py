@@ -1,4 +1,4 @@
-"""Write events in bulk. Each event is checked when it is made (`Entry`), not when written."""
+"""Write events in bulk. Each event is checked when it is made (`NewEvent`), not when written."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.db.bulk_copy import NULL, binary, copy_in, escape, line
-from audit.db.partitions import make_room
+from audit.db.partitions import ensure_partitions
 from audit.db.sql import Insert, Statement, execute, run_together
 from audit.identifiers import new_id
 from audit.log.entries import COLUMN_TYPES, COLUMNS, data_text, event_body
@@ -70,7 +70,7 @@ def check_data(value: Mapping[str, Any]) -> Data:
     return Data(value, data_text(value))
 
 
-class Hidden(NamedTuple):
+class OpeningValue(NamedTuple):
     """The opening of a personal member of an event's data; `text` is its RFC 8785 value."""
 
     member: str
@@ -78,7 +78,7 @@ class Hidden(NamedTuple):
     text: bytes
 
 
-class Sealer:
+class CommitmentTemplate:
     """Makes data with one personal member many times, each with a new salt and commitment."""
 
     # A placeholder as long as a commitment (32 bytes in base64url).
@@ -90,13 +90,13 @@ class Sealer:
         self._value = canonical_json(value)
         self._text = data_text({**plain, member: {"commitment": self._PLACE}})
 
-    def seal(self) -> tuple[Data, Hidden]:
+    def seal(self) -> tuple[Data, OpeningValue]:
         """The data with a fresh commitment, and its opening."""
         salt = os.urandom(SALT_BYTES)
         made = canonical_field_commitment(self._value, salt)
         own = {**self._plain, self._member: {"commitment": made}}
         text = self._text.replace(self._PLACE.encode(), made.encode())
-        return Data(own, text), Hidden(self._member, salt, self._value)
+        return Data(own, text), OpeningValue(self._member, salt, self._value)
 
 
 class _Values(NamedTuple):
@@ -116,10 +116,10 @@ class _Values(NamedTuple):
     service_provider_id: str | None
     grant_id: str | None
     token_jti: str | None
-    hidden: Hidden | None
+    hidden: OpeningValue | None
 
 
-class Entry(_Values):
+class NewEvent(_Values):
     """An event to write. Ids are lower-case text, `at` is aware. A tuple: 1000s are made a second.
 
     Checks here all that the database or the sequencer would refuse, since a bulk write cannot tell
@@ -145,7 +145,7 @@ class Entry(_Values):
         service_provider_id: str | None = None,
         grant_id: str | None = None,
         token_jti: str | None = None,
-        hidden: Hidden | None = None,
+        hidden: OpeningValue | None = None,
     ) -> Self:
         if kind not in KINDS:
             raise ValueError(f"unknown kind of event: {kind}; add it to audit/kinds.py")
@@ -210,13 +210,13 @@ def find_recorded(ids: Iterable[str]) -> set[str]:
     return {str(pk) for pk in Event.objects.filter(pk__in=asked).values_list("pk", flat=True)}
 
 
-def write(entries: Sequence[Entry], *, now: datetime) -> None:
+def insert_events(entries: Sequence[NewEvent], *, now: datetime) -> None:
     """Insert the events in id order and number them; queue them if that is not possible now.
 
     Salts are made here. Runs in the caller's transaction. Raises django.db errors.
     """
-    made = list(_made(sorted(entries, key=attrgetter("id"))))
-    make_room([each.entry.id for each in made])
+    made = list(_prepare_events(sorted(entries, key=attrgetter("id"))))
+    ensure_partitions([each.entry.id for each in made])
     if connection.vendor == "postgresql":
         _copy(made)
     else:
@@ -232,8 +232,8 @@ def write(entries: Sequence[Entry], *, now: datetime) -> None:
         _queue(made)
 
 
-def write_one(
-    event: Event, data: bytes, hidden: Sequence[Hidden] = (), act: Statement | None = None
+def insert_event(
+    event: Event, data: bytes, hidden: Sequence[OpeningValue] = (), act: Statement | None = None
 ) -> None:
     """Run `act`, an INSERT, and insert the event (`data` is canonical), openings and queue entry.
 
@@ -270,7 +270,7 @@ class Drafted(Protocol):
     @property
     def text(self) -> bytes: ...
     @property
-    def openings(self) -> Sequence[Hidden]: ...
+    def openings(self) -> Sequence[OpeningValue]: ...
 
 
 _EVENTS = Insert("audit_event", "", **COLUMN_TYPES)
@@ -282,15 +282,15 @@ _ADD_OPENINGS = (
 )
 
 
-def write_together(drafts: Sequence[Drafted], acts: Sequence[Statement] = ()) -> None:
-    """Run `acts` and insert several events as `write_one` does, in a few pipelined statements.
+def insert_events_together(drafts: Sequence[Drafted], acts: Sequence[Statement] = ()) -> None:
+    """Run `acts` and insert several events as `insert_event` does, in a few pipelined statements.
 
     Runs in the caller's transaction. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         run_together(acts)
         for each in drafts:
-            write_one(each.event, each.text, each.openings)
+            insert_event(each.event, each.text, each.openings)
         return
     statements = [*acts, _EVENTS.of([_row(each) for each in drafts])]
     openings = [
@@ -310,7 +310,7 @@ def _row(drafted: Drafted) -> list[Any]:
     return columns
 
 
-def _write_openings(openings: Sequence[tuple[uuid.UUID | str, Hidden]]) -> None:
+def _write_openings(openings: Sequence[tuple[uuid.UUID | str, OpeningValue]]) -> None:
     if connection.vendor == "postgresql":
         if openings:
             copy_in(
@@ -338,13 +338,13 @@ def _write_openings(openings: Sequence[tuple[uuid.UUID | str, Hidden]]) -> None:
 class _Made(NamedTuple):
     """An event ready to write: `at` as in its JSON; `hashed` is its log entry."""
 
-    entry: Entry
+    entry: NewEvent
     at: str
     salt: bytes
     hashed: bytes
 
 
-def _made(entries: Sequence[Entry]) -> Iterator[_Made]:
+def _prepare_events(entries: Sequence[NewEvent]) -> Iterator[_Made]:
     salts = os.urandom(SALT_BYTES * len(entries))
     for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True):
         salt = salts[start : start + SALT_BYTES]

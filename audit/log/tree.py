@@ -1,6 +1,6 @@
 """The stored tree: roots, proofs and tiles, read from leaves and nodes.
 
-`agentauth.protocol.proofs` decides which hashes a proof needs.
+`agentauth.protocol.merkle_proofs` decides which hashes a proof needs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db.models import Q
 
-from agentauth.protocol import proofs
+from agentauth.protocol import merkle_proofs
 from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from agentauth.protocol.errors import ChainError
 from audit.models import Leaf, Node
@@ -20,13 +20,13 @@ TILE_WIDTH: Final = 1 << TILE_HEIGHT
 
 def root_at(size: int) -> bytes:
     """The root of the first `size` leaves, 32 bytes. Raises ChainError if the log is shorter."""
-    return proofs.root(size, _Reader().subtree)
+    return merkle_proofs.root(size, _Reader().subtree)
 
 
 def tree_at(size: int) -> CompactTree:
     """The tree of the first `size` leaves, to extend. Raises ChainError if the log is shorter."""
     read = _Reader().subtree
-    parts = proofs.full_subtrees(0, size) if size else []
+    parts = merkle_proofs.full_subtrees(0, size) if size else []
     return CompactTree(size, (read(height, index) for height, index in parts))
 
 
@@ -35,7 +35,7 @@ def inclusion_proof(index: int, size: int) -> list[bytes]:
 
     Raises ChainError if the leaf is not among them, or the log is shorter.
     """
-    return proofs.prove_inclusion(index, size, _Reader().subtree)
+    return merkle_proofs.prove_inclusion(index, size, _Reader().subtree)
 
 
 def inclusion_proofs(indices: Iterable[int], size: int) -> dict[int, list[bytes]]:
@@ -43,7 +43,7 @@ def inclusion_proofs(indices: Iterable[int], size: int) -> dict[int, list[bytes]
     wanted = set(indices)
     reader = _Reader()
     reader.read_ahead({place for index in wanted for place in _tiles_of(index, size)})
-    return {index: proofs.prove_inclusion(index, size, reader.subtree) for index in wanted}
+    return {index: merkle_proofs.prove_inclusion(index, size, reader.subtree) for index in wanted}
 
 
 def consistency_proof(first: int, second: int) -> list[bytes]:
@@ -51,7 +51,7 @@ def consistency_proof(first: int, second: int) -> list[bytes]:
 
     Raises ChainError if the log is shorter.
     """
-    return proofs.prove_consistency(first, second, _Reader().subtree)
+    return merkle_proofs.prove_consistency(first, second, _Reader().subtree)
 
 
 def tile(level: int, number: int, width: int = TILE_WIDTH) -> list[bytes]:
@@ -87,7 +87,7 @@ def _tiles_of(index: int, size: int) -> set[tuple[int, int]]:
         asked.add((level, number << rest >> TILE_HEIGHT))
         return EMPTY_LINK
 
-    proofs.prove_inclusion(index, size, note)
+    merkle_proofs.prove_inclusion(index, size, note)
     return asked
 
 

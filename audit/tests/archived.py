@@ -20,7 +20,7 @@ from audit.identifiers import new_id_text
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree import root_at
 from audit.models import Checkpoint, Event, Head
-from audit.services import Entry, check_data, record_many
+from audit.services import NewEvent, check_data, record_many
 from audit.stores import Sink, Store
 from audit.stores.folder import FolderStore
 from audit.tests.signing import signer
@@ -53,8 +53,8 @@ class Log:
         sequence_until_empty(now=self.now)
         return events
 
-    def _entry(self, number: int) -> Entry:
-        return Entry(
+    def _entry(self, number: int) -> NewEvent:
+        return NewEvent(
             id=new_id_text(),
             kind=kinds.REQUEST_REFUSED,
             at=self.now,

@@ -17,7 +17,7 @@ from audit import kinds
 from audit.identifiers import new_id_text
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Cosignature, Leaf
-from audit.services import Entry, check_data, record_many
+from audit.services import NewEvent, check_data, record_many
 from audit.tests.signing import verifier
 from audit.witness.breaks import origin
 from audit.witness.checkpoints import checkpoint_log, newest_checkpoint
@@ -45,8 +45,8 @@ def grow(count: int, *, now: datetime) -> None:
     sequence_until_empty(now=now)
 
 
-def _entry(now: datetime) -> Entry:
-    return Entry(
+def _entry(now: datetime) -> NewEvent:
+    return NewEvent(
         id=new_id_text(),
         kind=kinds.DECISION_ALLOWED,
         at=now,
@@ -75,7 +75,7 @@ def good(path: str, query: str = "") -> Any:
     return answer
 
 
-def refused(answer: Any, status: int, code: str) -> Any:
+def assert_refused(answer: Any, status: int, code: str) -> Any:
     assert (answer.status_code, answer["Content-Type"]) == (status, "application/json")
     body = answer.json()
     assert body["error"] == code

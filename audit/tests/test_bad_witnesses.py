@@ -21,7 +21,7 @@ from agentauth.sdk.tests.witness_cast import NAME
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, http, size_is
 from audit.witness import witnesses
 from audit.witness.witnesses import MAX_ANSWER_BYTES, Outcome, Result, Witness
-from tests.pace import within
+from tests.time_limits import within
 
 LINE = cosign_checkpoint(LOG.checkpoint(5), name=NAME, signer=KEY, at=1_700_000_000).line
 STRANGER = cosign_checkpoint(

@@ -24,7 +24,7 @@ from audit.witness import breaks, checkpoints, signing
 from audit.witness.breaks import check_records, origin
 from audit.witness.checkpoint_copies import ContradictedError, key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.witness.history import check_history
+from audit.witness.log_position import check_history
 
 pytestmark = pytest.mark.django_db
 

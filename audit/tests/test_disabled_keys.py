@@ -20,11 +20,11 @@ from audit.log.tree import root_at
 from audit.models import Checkpoint, Event
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
-from audit.tests.proving import event_of, get, good, refused
+from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
 from audit.tests.test_anchors import command, forge_an_event, write_anew
+from audit.verify.log_proofs import signed_checkpoint
 from audit.verify.log_status import log_standing
-from audit.verify.proofs import signed_checkpoint
 from audit.verify.verification import Verdict, verify_log
 from audit.witness.anchors import stored_anchors
 from audit.witness.breaks import origin
@@ -115,7 +115,7 @@ def test_AU_7_a_checkpoint_forged_after_the_loss_is_found(
 def test_log_signed_by_a_disabled_key_is_not_served(log: Path, now: datetime) -> None:
     event = Event.objects.get(leaf__leaf_index=0).pk
     for path, query in (("checkpoint", ""), ("proof/inclusion", f"event={event}")):
-        assert refused(get(path, query), 404, "not_yet_logged")["retry_after"] == 1
+        assert assert_refused(get(path, query), 404, "not_yet_logged")["retry_after"] == 1
     assert get("tile/0/000.p/4").status_code == 404
     # Signed again at once, before the minute is over.
     assert checkpoint_log(now=now + EVERY) == 9

@@ -16,7 +16,7 @@ from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_record_many import entry
-from audit.verify.log_status import LATE, Place, Stand, Standing, log_standing, stands_of
+from audit.verify.log_status import LATE, EventStatus, LogStatus, Stand, log_standing, stands_of
 from audit.witness.checkpoints import checkpoint_log
 
 pytestmark = pytest.mark.django_db
@@ -42,7 +42,7 @@ def log(now: datetime, make_event: MakeEvent) -> list[Event]:
 
 
 def test_empty_log_is_not_a_contradiction(now: datetime) -> None:
-    assert log_standing(now=now) == Standing(0, None, "", timedelta(0))
+    assert log_standing(now=now) == LogStatus(0, None, "", timedelta(0))
 
 
 def test_a_log_that_fits_says_what_is_signed(log: list[Event], now: datetime) -> None:
@@ -109,11 +109,11 @@ def test_each_event_is_found_where_it_is(
     events = [*log, make_event()]
     found = stands_of(events, log_standing(now=now).checkpoint)
     assert [found[event.pk] for event in events] == [
-        *(Stand(Place.PROVED, number) for number in range(5)),
-        *(Stand(Place.NUMBERED, number) for number in (5, 6)),
-        Stand(Place.WAITING, None),
+        *(Stand(EventStatus.PROVED, number) for number in range(5)),
+        *(Stand(EventStatus.NUMBERED, number) for number in (5, 6)),
+        Stand(EventStatus.WAITING, None),
     ]
-    assert {stand.place for stand in stands_of(log, None).values()} == {Place.NUMBERED}
+    assert {stand.place for stand in stands_of(log, None).values()} == {EventStatus.NUMBERED}
 
 
 def test_an_event_that_was_changed_is_named(log: list[Event], now: datetime) -> None:
@@ -122,9 +122,9 @@ def test_an_event_that_was_changed_is_named(log: list[Event], now: datetime) -> 
         Event.objects.filter(pk=log[1].pk).update(reason="another")
         Event.objects.filter(pk=log[6].pk).update(kind="another")
         found = stands_of([Event.objects.get(pk=event.pk) for event in log], checkpoint)
-    wrong = [event for event in log if found[event.pk].place == Place.WRONG]
+    wrong = [event for event in log if found[event.pk].place == EventStatus.WRONG]
     assert wrong == [log[1], log[6]]
-    assert {found[event.pk].place for event in log[2:5]} == {Place.PROVED}
+    assert {found[event.pk].place for event in log[2:5]} == {EventStatus.PROVED}
 
 
 def test_an_event_that_nothing_accounts_for_is_wrong(
@@ -133,7 +133,7 @@ def test_an_event_that_nothing_accounts_for_is_wrong(
     event = make_event()
     with as_table_owner():
         QueueEntry.objects.filter(pk=event.pk).delete()
-        assert stands_of([event], None) == {event.pk: Stand(Place.WRONG, None)}
+        assert stands_of([event], None) == {event.pk: Stand(EventStatus.WRONG, None)}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_where_another_leaf_is_wrong_nothing_is_proved(
     with as_table_owner():
         tamper()
         found = stands_of(log[:2], checkpoint)
-    assert {stand.place for stand in found.values()} == {Place.UNPROVED}
+    assert {stand.place for stand in found.values()} == {EventStatus.UNPROVED}
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_it_takes_a_handful_of_queries(
     events = list(Event.objects.filter(leaf__leaf_index__in=range(5, 800, 50)))
     with django_assert_max_num_queries(4):
         found = stands_of(events, checkpoint)
-    assert {stand.place for stand in found.values()} == {Place.PROVED}
+    assert {stand.place for stand in found.values()} == {EventStatus.PROVED}
 
 
 def test_a_node_that_was_changed_is_noticed(long_log: int, now: datetime) -> None:
@@ -191,4 +191,4 @@ def test_proofs_of_several_leaves_are_those_of_each(long_log: int) -> None:
 
 def test_an_event_of_another_database_has_no_place(now: datetime) -> None:
     stranger = Event(id=uuid4(), kind="x", at=now, data={}, salt=bytes(32))
-    assert stands_of([stranger], None)[stranger.pk].place == Place.WRONG
+    assert stands_of([stranger], None)[stranger.pk].place == EventStatus.WRONG

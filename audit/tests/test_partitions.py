@@ -153,7 +153,7 @@ def test_existence_of_a_droppable_month_is_never_cached(
 def test_month_in_use_by_a_transaction_cannot_be_dropped(months: set[str]) -> None:
     old = months_on(-4)
     with transaction.atomic():
-        partitions.make_room([old.first_id])
+        partitions.ensure_partitions([old.first_id])
         with closing(connection.copy()) as other, other.cursor() as cursor:
             cursor.execute("SET lock_timeout = '50ms'")
             with pytest.raises(Error, match="lock timeout"):

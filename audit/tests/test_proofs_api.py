@@ -21,6 +21,7 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.proving import (
     JSON_ONLY,
     WITNESS_KEY,
+    assert_refused,
     cosign,
     event_of,
     get,
@@ -28,7 +29,6 @@ from audit.tests.proving import (
     grow,
     opened,
     path_of,
-    refused,
     sign,
     unbase64,
 )
@@ -79,7 +79,7 @@ def test_too_many_cosignatures_still_leave_a_readable_note(
 
 def test_before_the_first_checkpoint_the_answer_says_when_to_retry(now: datetime) -> None:
     answer = get("checkpoint")
-    assert refused(answer, 404, "not_yet_logged")["retry_after"] == 1
+    assert assert_refused(answer, 404, "not_yet_logged")["retry_after"] == 1
     assert answer["Retry-After"] == "1"
     grow(1, now=now)
     for path in ("proof/inclusion", "proof/bundle"):
@@ -125,7 +125,9 @@ def test_an_event_is_proved_in_a_tree_of_any_size_there_was(
 def test_a_size_beyond_the_log_or_without_the_event_is_refused(signed_log: Checkpoint) -> None:
     event = event_of(5)
     for size in (0, 5, 321, 2**63 - 1):
-        refused(get("proof/inclusion", f"event={event}&tree_size={size}"), 400, "invalid_request")
+        assert_refused(
+            get("proof/inclusion", f"event={event}&tree_size={size}"), 400, "invalid_request"
+        )
     assert good("proof/inclusion", f"event={event}&tree_size=6")
     assert good("proof/inclusion", f"event={event}&tree_size=320")
 
@@ -140,7 +142,7 @@ def test_an_event_that_waits_for_its_number_is_not_logged_yet(
     )
     for query in queries:
         answer = get(path, query)
-        assert refused(answer, 404, "not_yet_logged")["retry_after"] == 1
+        assert assert_refused(answer, 404, "not_yet_logged")["retry_after"] == 1
         assert answer["Retry-After"] == "1"
 
 
@@ -153,7 +155,7 @@ def test_unlogged_event_gets_the_time_of_the_next_checkpoint(
 ) -> None:
     with time_machine.travel(now + timedelta(seconds=passed), tick=False):
         answer = get(path, f"event={event_of(300)}")
-    assert refused(answer, 404, "not_yet_logged")["retry_after"] == wait
+    assert assert_refused(answer, 404, "not_yet_logged")["retry_after"] == wait
     assert answer["Retry-After"] == str(wait)
     assert good(path, f"event={event_of(299)}")
 
@@ -161,7 +163,7 @@ def test_unlogged_event_gets_the_time_of_the_next_checkpoint(
 @pytest.mark.parametrize("path", ["proof/inclusion", "proof/bundle"])
 def test_unknown_event_id_is_not_found(signed_log: Checkpoint, path: str) -> None:
     answer = get(path, f"event={uuid.UUID(int=7)}")
-    refused(answer, 404, "not_found")
+    assert_refused(answer, 404, "not_found")
     assert "Retry-After" not in answer
 
 
@@ -189,9 +191,9 @@ def test_request_for_an_unlogged_event_records_no_event(
     """Otherwise, waiting for the log would make it longer."""
     waiting = make_event()
     before = Event.objects.count()
-    refused(get("proof/inclusion", f"event={waiting.id}"), 404, "not_yet_logged")
+    assert_refused(get("proof/inclusion", f"event={waiting.id}"), 404, "not_yet_logged")
     assert Event.objects.count() == before
-    refused(get("proof/inclusion", f"event={uuid.UUID(int=7)}"), 404, "not_found")
+    assert_refused(get("proof/inclusion", f"event={uuid.UUID(int=7)}"), 404, "not_found")
     assert Event.objects.count() == before + 1
 
 
@@ -222,11 +224,11 @@ def test_the_log_only_grew_between_any_two_sizes(signed_log: Checkpoint) -> None
 def test_sizes_that_are_not_those_of_an_older_and_a_newer_tree_are_refused(
     signed_log: Checkpoint, query: str
 ) -> None:
-    refused(get("proof/consistency", query), 400, "invalid_request")
+    assert_refused(get("proof/consistency", query), 400, "invalid_request")
 
 
 def test_an_empty_log_is_consistent_with_nothing() -> None:
-    refused(get("proof/consistency", "first=1&second=1"), 400, "invalid_request")
+    assert_refused(get("proof/consistency", "first=1&second=1"), 400, "invalid_request")
 
 
 # ---- the bundle

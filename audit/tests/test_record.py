@@ -17,7 +17,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Opening, QueueEntry
 from audit.services import Actor, record
 from audit.tests.conftest import MakeEvent
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from audit.tests.tampering import execute
 from audit.verify.verification import verify_log
 

@@ -16,7 +16,7 @@ from audit.identifiers import new_id
 from audit.log import sequencer
 from audit.log.sequencer import BATCH, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
-from audit.services import Actor, Entry, check_data, find_recorded, record, record_many
+from audit.services import Actor, NewEvent, check_data, find_recorded, record, record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.verify.verification import verify_log
@@ -32,7 +32,7 @@ AWKWARD = {
 }
 
 
-def entry(**overrides: Any) -> Entry:
+def entry(**overrides: Any) -> NewEvent:
     values: dict[str, Any] = {
         "id": str(new_id()),
         "kind": kinds.DECISION_ALLOWED,
@@ -44,10 +44,10 @@ def entry(**overrides: Any) -> Entry:
         "data": {"action": None},
     }
     values |= overrides
-    return Entry(**values | {"data": check_data(values["data"])})
+    return NewEvent(**values | {"data": check_data(values["data"])})
 
 
-def write(*entries: Entry) -> int:
+def write(*entries: NewEvent) -> int:
     with transaction.atomic():
         return record_many(entries, now=AT)
 

@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from audit.models import Checkpoint, Event, Leaf
-from audit.tests.proving import JSON_ONLY, PATHS, event_of, get, good, refused
+from audit.tests.proving import JSON_ONLY, PATHS, assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
@@ -44,14 +44,14 @@ WRONG = [
 
 def test_a_query_outside_the_contract_is_refused(signed_log: Checkpoint) -> None:
     for path, query in WRONG:
-        refused(get(path, query.format(event_of(0))), 400, "invalid_request")
+        assert_refused(get(path, query.format(event_of(0))), 400, "invalid_request")
 
 
 def test_an_id_in_another_spelling_is_refused(signed_log: Checkpoint) -> None:
     event = event_of(0)
     for text in (event.upper(), f"{{{event}}}", event.replace("-", ""), f"urn:uuid:{event}"):
         for path in ("proof/inclusion", "proof/bundle"):
-            refused(get(path, f"event={text}"), 400, "invalid_request")
+            assert_refused(get(path, f"event={text}"), 400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_non_json_log_pages_ignore_the_accept_header(signed_log: Checkpoint, acc
     for path, query in asked().items():
         if path not in JSON_ONLY:
             assert get(path, query, Accept=accept).status_code == 200
-            refused(get(path, "unknown=1", Accept=accept), 400, "invalid_request")
+            assert_refused(get(path, "unknown=1", Accept=accept), 400, "invalid_request")
 
 
 def test_what_is_json_needs_a_client_that_takes_it(signed_log: Checkpoint) -> None:
     for path in JSON_ONLY:
         for accept in ("*/*", "application/json", "text/html, */*;q=0.1"):
             assert get(path, asked()[path], Accept=accept).status_code == 200
-        refused(get(path, asked()[path], Accept="text/plain"), 406, "not_acceptable")
+        assert_refused(get(path, asked()[path], Accept="text/plain"), 406, "not_acceptable")
 
 
 def test_only_reading_is_taken_and_head_is_reading(signed_log: Checkpoint) -> None:
@@ -78,7 +78,7 @@ def test_only_reading_is_taken_and_head_is_reading(signed_log: Checkpoint) -> No
         assert (head.status_code, head.content) == (200, b"")
         assert head["Content-Type"] == answer["Content-Type"]
         for method in ("post", "put", "patch", "delete", "options"):
-            refused(getattr(Client(), method)(address), 405, "method_not_allowed")
+            assert_refused(getattr(Client(), method)(address), 405, "method_not_allowed")
 
 
 def test_log_pages_are_the_same_with_credentials(signed_log: Checkpoint) -> None:
@@ -109,4 +109,4 @@ def test_a_tree_that_lost_what_was_signed_is_our_fault_and_proves_nothing(
         for path, query in queries.items():
             answer = Client(raise_request_exception=False).get(f"/v1/audit/{path}?{query}")
             if path != "checkpoint":
-                refused(answer, 500, "server_error")
+                assert_refused(answer, 500, "server_error")

@@ -9,13 +9,13 @@ from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
 from django.db import DataError, OperationalError, connection, connections, transaction
 
-from audit.db.sql import Columns, Question, Statement, all_but, run_together
+from audit.db.sql import Columns, SelectQuery, Statement, all_but, run_together
 from audit.models import Event
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
-EVENT = Question("SELECT {}, 7 FROM audit_event e WHERE e.id = %s", e=all_but(Event, "reason"))
-LABELS = Question(
+EVENT = SelectQuery("SELECT {}, 7 FROM audit_event e WHERE e.id = %s", e=all_but(Event, "reason"))
+LABELS = SelectQuery(
     "SELECT {} FROM django_content_type a LEFT JOIN django_content_type b ON b.id = a.id AND "
     "b.model = %s"
     " WHERE a.app_label = %s AND a.model = %s",

@@ -6,7 +6,7 @@ import pytest
 
 from agentauth.protocol.chain import CompactTree, leaf_hash
 from audit.models import Checkpoint, Node
-from audit.tests.proving import TILE, get, good, grow, opened, refused, sign
+from audit.tests.proving import TILE, assert_refused, get, good, grow, opened, sign
 from audit.tile_paths import TileConverter, TilePlace
 from audit.witness.checkpoints import EVERY
 
@@ -64,19 +64,19 @@ def test_tile_beyond_the_newest_checkpoint_is_not_found(
 ) -> None:
     """The leaves exist: 20 more than were signed."""
     for path in BEYOND:
-        refused(get(f"tile/{path}"), 404, "not_found")
+        assert_refused(get(f"tile/{path}"), 404, "not_found")
     sign(now + EVERY)
     assert len(good("tile/0/001.p/64").content) == 64 * 32
 
 
 def test_an_address_outside_the_grammar_of_tiles_is_not_found(signed_log: Checkpoint) -> None:
     for path in OUTSIDE:
-        refused(get(f"tile/{path}"), 404, "not_found")
+        assert_refused(get(f"tile/{path}"), 404, "not_found")
 
 
 def test_tile_before_the_first_checkpoint_is_not_found(now: datetime) -> None:
     grow(3, now=now)
-    refused(get("tile/0/000.p/1"), 404, "not_found")
+    assert_refused(get("tile/0/000.p/1"), 404, "not_found")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ WHERE NOT waits.granted AND d.datname = current_database()
 """
 
 
-def until_waiting(number: int = 1) -> None:
+def wait_for_lock_waiters(number: int = 1) -> None:
     """Return once `number` sessions wait for a lock; fail after 10 s."""
     deadline = time.monotonic() + 10
     with connection.cursor() as cursor:

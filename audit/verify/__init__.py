@@ -1,5 +1,6 @@
 """Proving the log: `verification` checks the tree, `leaf_checks` its events and openings.
 
-`verified` remembers how far the log was proved, `log_status` summarises that for operators,
-`unknown_objects` lists what the log did not write, and `proofs` answers the proof API.
+`verification_state` remembers how far the log was proved, `log_status` summarises that for
+operators, `unknown_objects` lists what the log did not write, and `log_proofs` answers the proof
+API.
 """

@@ -8,26 +8,26 @@ from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
-from audit.db.dropping import Gone
+from audit.db.dropping import DroppedEvents
 from audit.log.entries import entry_of, is_committed
-from audit.log.erasure import Erased
+from audit.log.erasure import ErasedOpenings
 from audit.models import Event, Leaf, Opening
 
 _T = TypeVar("_T")
-Place = str | int
+FaultLocation = str | int
 
 
 class BadError(Exception):
     """The log contradicts itself at `place`."""
 
-    def __init__(self, place: Place, problem: str) -> None:
+    def __init__(self, place: FaultLocation, problem: str) -> None:
         super().__init__(problem)
         self.place = place
         self.problem = problem
 
 
 def check_leaf(
-    leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: Gone
+    leaf: Leaf, event: Event | None, expected_index: int, previous: bytes, gone: DroppedEvents
 ) -> None:
     """Check the leaf's index, its link to `previous`, and its event. Raises BadError."""
     if leaf.leaf_index != expected_index:
@@ -107,7 +107,7 @@ def readable(read: Callable[[], _T]) -> _T | None:
         return None
 
 
-def check_openings_of(events: Sequence[Event], erased: Erased) -> None:
+def check_openings_of(events: Sequence[Event], erased: ErasedOpenings) -> None:
     """Check the openings of these events, and that missing ones were erased. Raises BadError."""
     by_id = {event.pk: event for event in events}
     found = set()

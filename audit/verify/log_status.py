@@ -40,7 +40,7 @@ RECENT = 1_500
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LogStatus:
     """The log's state: `size` events are numbered, `checkpoint` is the newest.
 
     `problem` says what does not match; empty if nothing. If `disabled_at` is set, the newest
@@ -65,7 +65,7 @@ class Standing:
         return self.unsigned_for > LATE
 
 
-class Place(StrEnum):
+class EventStatus(StrEnum):
     """Where an event is.
 
     WRONG: changed since it was recorded, or never recorded. UNPROVED: the stored tree gives no
@@ -82,7 +82,7 @@ class Place(StrEnum):
 class Stand(NamedTuple):
     """An event's place, and its leaf index if it has one."""
 
-    place: Place
+    place: EventStatus
     number: int | None
 
 
@@ -110,7 +110,7 @@ def _newest(rows: QuerySet[Any], whose: str) -> dict[str, int]:
     return dict(recent.values_list(whose).annotate(Max("checkpoint_id")).order_by(whose))
 
 
-def log_standing(*, now: datetime) -> Standing:
+def log_standing(*, now: datetime) -> LogStatus:
     """Check the newest checkpoint and the head against the log's keys and the stored tree.
 
     1. A key of the log, possibly disabled since, signed the checkpoint, and its row matches its
@@ -132,7 +132,7 @@ def log_standing(*, now: datetime) -> Standing:
         _check(head.size, tree_of(head).root(), head, "it is continued from")
     except ChainError as error:
         problem = error.description
-    return Standing(
+    return LogStatus(
         head.size, checkpoint, problem, _unsigned_for(head, checkpoint, now), disabled_at
     )
 
@@ -157,20 +157,22 @@ def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uu
     found = {}
     for pk in ids:
         if leaf := leaves.get(pk):
-            found[pk] = Stand(places.get(pk, Place.WRONG), leaf.leaf_index)
+            found[pk] = Stand(places.get(pk, EventStatus.WRONG), leaf.leaf_index)
         else:
-            found[pk] = Stand(Place.WAITING if pk in waiting else Place.WRONG, None)
+            found[pk] = Stand(EventStatus.WAITING if pk in waiting else EventStatus.WRONG, None)
     return found
 
 
-def _proved(leaves: Iterable[Leaf], checkpoint: Checkpoint | None) -> Mapping[uuid.UUID, Place]:
+def _proved(
+    leaves: Iterable[Leaf], checkpoint: Checkpoint | None
+) -> Mapping[uuid.UUID, EventStatus]:
     """NUMBERED for leaves beyond the checkpoint; PROVED or UNPROVED for the others."""
     size = checkpoint.size if checkpoint else 0
-    places = {leaf.event_id: Place.NUMBERED for leaf in leaves}
+    places = {leaf.event_id: EventStatus.NUMBERED for leaf in leaves}
     if checkpoint is None:
         return places
     old = [leaf for leaf in leaves if leaf.leaf_index < size]
-    places |= {leaf.event_id: Place.UNPROVED for leaf in old}
+    places |= {leaf.event_id: EventStatus.UNPROVED for leaf in old}
     try:
         paths = inclusion_proofs((leaf.leaf_index for leaf in old), size)
     except ChainError:
@@ -187,7 +189,7 @@ def _proved(leaves: Iterable[Leaf], checkpoint: Checkpoint | None) -> Mapping[uu
             )
         except ChainError:
             continue
-        places[leaf.event_id] = Place.PROVED
+        places[leaf.event_id] = EventStatus.PROVED
     return places
 
 

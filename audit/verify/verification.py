@@ -26,13 +26,13 @@ from agentauth.protocol.chain import (
 )
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
-from audit.db.dropping import Gone
-from audit.log.erasure import Erased
+from audit.db.dropping import DroppedEvents
+from audit.log.erasure import ErasedOpenings
 from audit.log.tree import consistency_proof, tree_at
 from audit.models import Event, Head, Leaf, Node, QueueEntry
 from audit.verify.leaf_checks import (
     BadError,
-    Place,
+    FaultLocation,
     check_leaf,
     check_openings_of,
     check_other_openings,
@@ -62,7 +62,7 @@ class Verdict:
     ok: bool
     tree_size: int
     root_hash: str
-    first_bad: Place | None
+    first_bad: FaultLocation | None
     problem: str
     signed_size: int = 0
     disabled_key_sizes: int = 0
@@ -136,7 +136,7 @@ class _Run:
         self.since, self.again, self.batch = since, again, batch
         self.tree, self.met = CompactTree(), _Anchors(since)
         self.lowest: uuid.UUID | None = None
-        self.erased = Erased()
+        self.erased = ErasedOpenings()
 
     def check(self, anchors: Iterable[Anchor]) -> None:
         self.met.read(anchors)
@@ -202,7 +202,7 @@ class _Run:
 
     def _walk(self, tree: CompactTree, previous: bytes, end: int, met: "_Anchors") -> bytes:
         """Check leaves from the tree's size up to `end`; returns the link of the last one."""
-        nodes, gone = list[Subtree](), Gone()
+        nodes, gone = list[Subtree](), DroppedEvents()
         met.meet(tree, previous)
         for start in range(tree.size, end, self.batch):
             stop = min(start + self.batch, end)
@@ -260,7 +260,7 @@ def _stored_tree(size: int, what: str) -> CompactTree:
         raise BadError(0, f"{what} has gaps: some of it was deleted.") from error
 
 
-def _check_leads_to(size: int, root: bytes, later: Point, place: Place, what: str) -> None:
+def _check_leads_to(size: int, root: bytes, later: Point, place: FaultLocation, what: str) -> None:
     """Check that the tree of `later` extends the one of `size` leaves with this `root`."""
     try:
         verify_consistency(size, later.size, consistency_proof(size, later.size), root, later.root)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from agentauth.protocol.encoding import canonical_json, read_object
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
-from agentauth.protocol.reading import items, members, text
+from agentauth.protocol.json_fields import items, members, text
 from audit import kinds
 from audit.models import Event, Leaf
 from audit.stores import MAX_SMALL_BYTES, Store

@@ -21,7 +21,7 @@ import httpx
 from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
 from agentauth.sdk.addresses import is_loopback
-from agentauth.sdk.wire import ssl_context
+from agentauth.sdk.registry_client import ssl_context
 from examples.demo.printing import say
 from examples.demo.story import NAME, Story
 

@@ -1,10 +1,10 @@
 """Backends that hold private keys, behind one small interface.
 
 A key's URI scheme names its backend. A backend is one file here that wraps a library, one line in
-`HOMES`, its place and its package in `places`, one page in docs/keys, and one entry in the contract
-suite that all of them pass (kms/tests/test_backends.py). It converts every error of its library to
-BackendError, and fails closed. The message of a BackendError is for the operator's log, never for a
-caller: no secret, no credentials, no address that contains either.
+`BACKENDS`, its location and its package in `key_locations`, one page in docs/keys, and one entry in
+the contract suite that all of them pass (kms/tests/test_backends.py). It converts every error of
+its library to BackendError, and fails closed. The message of a BackendError is for the operator's
+log, never for a caller: no secret, no credentials, no address that contains either.
 """
 
 from functools import lru_cache
@@ -17,23 +17,23 @@ from agentauth.protocol.errors import InvalidSignatureError
 from agentauth.protocol.keys import Algorithm, PublicKey, Signer
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.token import MAX_SIGNING_INPUT
-from kms.backends.calling import converted, guarded
+from kms.backends.backend_calls import call_backend, convert_errors
 from kms.backends.errors import (
     BackendError,
     BusyError,
-    MadeInVainError,
-    NotAskedError,
+    CallRejectedError,
+    OrphanedKeyError,
     ThrottledError,
     TooLongError,
 )
-from kms.backends.places import package_error, place_error
+from kms.backends.key_locations import package_error, place_error
 
 __all__ = [
     "Backend",
     "BackendError",
     "BusyError",
+    "CallRejectedError",
     "HeldKey",
-    "NotAskedError",
     "ThrottledError",
     "TooLongError",
     "create",
@@ -52,7 +52,7 @@ _LONGEST: Final = {
     "token": MAX_SIGNING_INPUT,
 }
 # Scheme → class. A fixed table, so that no name from outside reaches an import.
-HOMES: Final = {
+BACKENDS: Final = {
     "awskms": "kms.backends.awskms.AwskmsBackend",
     "file": "kms.backends.file.FileBackend",
     "gcpkms": "kms.backends.gcpkms.GcpkmsBackend",
@@ -82,7 +82,7 @@ class Backend(Protocol):
         """Make a non-exportable key, durably, and return its URI. Raises BackendError.
 
         `place` is the rest of KEY_BACKEND after its scheme (a mount, a region, a key ring): see
-        `places`.
+        `key_locations`.
         """
 
     def open(self, uri: str) -> HeldKey:
@@ -97,14 +97,14 @@ def create(*, purpose: str) -> tuple[str, PublicKey]:
     # The log's notes are signed with Ed25519 only.
     wanted = settings.KEY_ALGORITHM if purpose != "audit" else "EdDSA"
     algorithm: Algorithm = "ES256" if wanted == "ES256" else "EdDSA"
-    # Not `guarded`: an HSM takes longer than its deadline, and a retry would make a second key.
-    uri = converted(
+    # Not `call_backend`: an HSM takes longer than its deadline, and a retry makes a second key.
+    uri = convert_errors(
         scheme, lambda: _home(scheme).create(place=place, purpose=purpose, algorithm=algorithm)
     )
     try:
         return uri, public_key(uri)
     except BackendError as error:
-        raise MadeInVainError(uri, error) from error
+        raise OrphanedKeyError(uri, error) from error
 
 
 def public_key(uri: str) -> PublicKey:
@@ -112,7 +112,7 @@ def public_key(uri: str) -> PublicKey:
 
     Raises BackendError, also if the key could not sign.
     """
-    return guarded(_scheme(uri), _held(uri).public)
+    return call_backend(_scheme(uri), _held(uri).public)
 
 
 def open_signer(uri: str, public: PublicKey) -> Signer:
@@ -133,7 +133,7 @@ def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
     longest = _LONGEST[purpose]
     try:
         signer.sign(TRIAL.ljust(longest, b"?"))
-    except (BusyError, NotAskedError):
+    except (BusyError, CallRejectedError):
         raise
     except BackendError as error:
         raise TooLongError(
@@ -156,7 +156,7 @@ class PinnedSigner:
         return self.public.alg
 
     def sign(self, message: bytes) -> bytes:
-        signature = guarded(_scheme(self._uri), lambda: self._held.sign(message, self.alg))
+        signature = call_backend(_scheme(self._uri), lambda: self._held.sign(message, self.alg))
         try:
             self.public.verify(message, signature, alg=self.alg)
         except InvalidSignatureError:
@@ -179,12 +179,12 @@ def _held(uri: str) -> HeldKey:
     return _home(_scheme(uri)).open(uri)
 
 
-@lru_cache(maxsize=len(HOMES))
+@lru_cache(maxsize=len(BACKENDS))
 def _home(scheme: str) -> Backend:
-    if scheme not in HOMES:
+    if scheme not in BACKENDS:
         raise BackendError(f"There is no key backend named {scheme[:16]!r}.")
     try:
-        home: Backend = import_string(HOMES[scheme])()
+        home: Backend = import_string(BACKENDS[scheme])()
     except ImportError as error:
         # The start checks only the backend of new keys; older keys may be in any.
         wrong = package_error(scheme, needed_by=f"A key at {scheme}:")

@@ -24,9 +24,9 @@ from botocore.parsers import ResponseParserError
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
 from kms.backends import der
-from kms.backends.calling import CREATION_SECONDS
-from kms.backends.errors import BackendError, BusyError, MadeInVainError, ThrottledError
-from kms.backends.places import REGION
+from kms.backends.backend_calls import CREATION_SECONDS
+from kms.backends.errors import BackendError, BusyError, OrphanedKeyError, ThrottledError
+from kms.backends.key_locations import REGION
 
 SCHEME: Final = "awskms"
 CONNECT_SECONDS: Final = 0.5
@@ -97,7 +97,7 @@ class AwskmsBackend:
         try:
             self.open(uri).wait_until_seen()
         except BackendError as error:
-            raise MadeInVainError(uri, error) from error
+            raise OrphanedKeyError(uri, error) from error
         return uri
 
     def open(self, uri: str) -> "_KmsKey":

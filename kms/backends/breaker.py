@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Final
 
-from kms.backends.errors import NotAskedError
+from kms.backends.errors import CallRejectedError
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ class Breaker:
         return self._opened > 0
 
     def admit(self) -> bool:
-        """Whether this call is the probe. Raises NotAskedError if it may not be made."""
+        """Whether this call is the probe. Raises CallRejectedError if it may not be made."""
         with self._lock:
             if not self._opened:
                 return False
             left = self._until - time.monotonic()
             if self._trying or left > 0:
-                raise NotAskedError(
+                raise CallRejectedError(
                     f"The key backend {self._home!r} does not answer, and is not called now.",
                     retry_after=max(1, math.ceil(left)),
                 )

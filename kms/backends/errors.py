@@ -23,7 +23,7 @@ class TooLongError(BackendError):
     """The key signs, but not messages as long as its purpose may need."""
 
 
-class MadeInVainError(BackendError):
+class OrphanedKeyError(BackendError):
     """A key was made that no row will name.
 
     The message has its URI, so that an operator destroys it.
@@ -33,7 +33,7 @@ class MadeInVainError(BackendError):
         super().__init__(f"{error} A key was created but cannot be used: {uri}")
 
 
-class NotAskedError(BackendError):
+class CallRejectedError(BackendError):
     """The backend was not called: it is known to be down, or all threads are busy."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:

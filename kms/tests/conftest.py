@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
-from kms.backends import awskms, calling
+from kms.backends import awskms, backend_calls
 from kms.backends import gcpkms as gcpkms_backend
 from kms.backends import pkcs11 as pkcs11_backend
 from tests import gcp_kms, ministack, openbao, softhsm
@@ -22,7 +22,7 @@ def key_directory(settings: Settings, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _homes_as_at_the_start() -> None:
     """Forget the failures of key backends that an earlier test saw."""
-    calling._callers.clear()
+    backend_calls._callers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,10 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import Algorithm, PrivateKey
 from audit.services import SYSTEM
-from kms.backends import HOMES, BackendError, BusyError, awskms, create, open_signer, public_key
+from kms.backends import BACKENDS, BackendError, BusyError, awskms, create, open_signer, public_key
 from kms.backends import gcpkms as gcpkms_backend
 from kms.backends import pkcs11 as pkcs11_backend
-from kms.backends.places import PLACES
+from kms.backends.key_locations import PLACES
 from kms.services import public_jwks, rotate_key, signer
 from kms.tests.conftest import AWS_CREDENTIALS
 from tests import gcp_kms, openbao, softhsm
@@ -238,12 +238,12 @@ def refused(home: Home, kind: type[BackendError] = BackendError) -> Iterator[Non
 
 
 def test_every_home_is_here() -> None:
-    assert {name.partition("-")[0] for name in HOMES_UNDER_TEST} == set(HOMES) == set(PLACES)
+    assert {name.partition("-")[0] for name in HOMES_UNDER_TEST} == set(BACKENDS) == set(PLACES)
 
 
 def test_every_home_has_a_page_and_a_row_in_the_overview() -> None:
-    assert {path.stem for path in (DOCS / "keys").iterdir()} == set(HOMES)
-    assert set(re.findall(r"\(keys/(\w+)\.md\)", (DOCS / "keys.md").read_text())) == set(HOMES)
+    assert {path.stem for path in (DOCS / "keys").iterdir()} == set(BACKENDS)
+    assert set(re.findall(r"\(keys/(\w+)\.md\)", (DOCS / "keys.md").read_text())) == set(BACKENDS)
 
 
 def test_a_key_signs_what_its_public_half_verifies(home: Home, settings: Settings) -> None:

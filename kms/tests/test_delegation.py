@@ -17,11 +17,11 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms import delegation
 from kms.certificates import CERTIFIED_FOR, revoke_certificate, token_keys
-from kms.delegation import KNOWN_FOR, Choosing, Delegate, token_signer, turn_to_sign
+from kms.delegation import KNOWN_FOR, ProcessKeys, SignerChoice, token_signer, turn_to_sign
 from kms.lifetimes import HANDOVER, PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
-from kms.pace import Pace
 from kms.services import disable_key, promote_due_keys, rotate_key
+from kms.signing_rate import SigningRateLimiter
 from kms.state_publisher import KEY_CHANGES
 from kms.tests.test_keys import ACTOR, NOW
 
@@ -45,8 +45,8 @@ class Process:
     def __init__(self, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = clock
         self.patch = monkeypatch
-        self.delegate = Delegate(now_run)
-        self.chosen = Choosing()
+        self.delegate = ProcessKeys(now_run)
+        self.chosen = SignerChoice()
 
     def kid(self, after: timedelta, *, life: int = 900, age: int = 0) -> str:
         """The key that signs a token of this life and age (s), at this time after the beginning."""
@@ -162,7 +162,7 @@ def test_KM_10_it_signs_nothing_beyond_its_certificate(process: Process, root: s
 def test_KM_2_without_a_certified_key_each_waits_for_its_turn_again(
     process: Process, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pace = Pace()
+    pace = SigningRateLimiter()
     monkeypatch.setattr(delegation, "PACE", pace)
     pace._rate, pace._lowered_at = 1.0, time.monotonic()
     process.kid(timedelta())

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from audit.services import Actor
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key
 from kms.services import disable_key, may_sign, rotate_key, signer
@@ -98,7 +98,7 @@ def test_SA_8_of_two_who_disable_the_two_last_keys_at_once_one_is_refused() -> N
     with transaction.atomic():
         list(Key.objects.select_for_update().order_by("pk"))
         other.start()
-        until_waiting()
+        wait_for_lock_waiters()
         disable_key(kid=old.kid, actor=ACTOR, now=SWITCH)
     other.join()
     assert disabled() == {old.kid}

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import SYSTEM
-from kms.backends import calling, create
+from kms.backends import backend_calls, create
 from kms.services import rotate_key, signer
 from kms.tests import fake_awskms, test_vault_backend
 from kms.tests.test_vault_backend import _Liar
@@ -87,10 +87,10 @@ def test_KM_2_throttling_causes_at_most_6_calls_for_5_tokens_no_outage(
     home: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Service = request.getfixturevalue(f"{home}_service")
-    monkeypatch.setattr(calling, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(backend_calls, "BACKOFF_SECONDS", 0.001)
     now = timezone.now()
     rotate_key(purpose="token", actor=SYSTEM, now=now, uri=service.uri)
-    calling._callers.clear()
+    backend_calls._callers.clear()
     before = service.asked()
     service.throttle(True)
     for issuances in range(1, ISSUANCES + 1):

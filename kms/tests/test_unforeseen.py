@@ -7,10 +7,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import PublicKey
 from kms import backends
-from kms.backends import BackendError, NotAskedError
-from kms.backends.calling import guarded
-from kms.tests.test_calling import Home, Maker
-from kms.tests.test_calling import home as home  # noqa: PLC0414 — a fixture
+from kms.backends import BackendError, CallRejectedError
+from kms.backends.backend_calls import call_backend
+from kms.tests.test_backend_calls import Home, Maker
+from kms.tests.test_backend_calls import home as home  # noqa: PLC0414 — a fixture
 
 
 def test_KM_14_unexpected_library_error_is_no_answer_and_hides_text(
@@ -19,11 +19,11 @@ def test_KM_14_unexpected_library_error_is_no_answer_and_hides_text(
     home.now = FileNotFoundError("/run/secrets/token of-a-test")
     for _ in range(3):
         with pytest.raises(
-            BackendError, match=r"^there: FileNotFoundError at test_calling\.py:\d+\.$"
+            BackendError, match=r"^there: FileNotFoundError at test_backend_calls\.py:\d+\.$"
         ) as raised:
-            guarded("there", home)
+            call_backend("there", home)
         assert raised.value.__suppress_context__
-    assert home.told() == [NotAskedError]
+    assert home.told() == [CallRejectedError]
 
 
 def test_KM_14_so_it_is_where_a_key_is_made_and_where_a_file_is_read(
@@ -38,7 +38,7 @@ def test_KM_14_so_it_is_where_a_key_is_made_and_where_a_file_is_read(
     with pytest.raises(BackendError, match=r"^vault: PermissionError at "):
         backends.create(purpose="token")
     with pytest.raises(BackendError, match=r"^file: ZeroDivisionError at "):
-        guarded("file", lambda: 1 / 0)
+        call_backend("file", lambda: 1 / 0)
 
 
 def test_KM_14_a_key_that_was_made_in_vain_is_named(
@@ -68,6 +68,6 @@ def test_failed_thread_start_makes_no_call_and_frees_its_slot(
         patch.setattr(
             threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError())
         )
-        assert home.told(2) == [NotAskedError] * 2
+        assert home.told(2) == [CallRejectedError] * 2
     assert home.told(2) == ["signed"] * 2
     assert home.asked == 2

@@ -12,10 +12,10 @@ from rest_framework.response import Response
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidProofError
+from agentauth.protocol.json_fields import text
 from agentauth.protocol.key_change import VerifiedKeyChange, verify_key_change
 from agentauth.protocol.keys import PrivateMemberError
 from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
-from agentauth.protocol.reading import text
 from audit.faults import fault_point
 from registry.api.views import NativeView, empty
 from registry.authentication import forget_caller, judge_nonce, read_proof, spend
@@ -23,7 +23,7 @@ from registry.models import Agent
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
 from registry.services.codes import claim_codes
 from registry.services.enrolment import count_failure
-from registry.services.idempotency import Answer
+from registry.services.idempotency import IdempotentAnswer
 from registry.services.keys import bar_disclosed_key
 from registry.services.manifests import replace_manifest
 from registry.services.registration import register_agent
@@ -62,7 +62,7 @@ class RegisterView(NativeView):
             raise
         return Response(render_registration(answer), status=answer.status)
 
-    def _register(self, manifest: VerifiedManifest, code: str | None) -> Answer:
+    def _register(self, manifest: VerifiedManifest, code: str | None) -> IdempotentAnswer:
         registered = register_agent(
             manifest=manifest, enrolment_code=code, actor=self.actor, now=self.now
         )
@@ -76,7 +76,7 @@ class RegisterView(NativeView):
         if claim_is_live(agent, self.now):
             # Only the number is stored: link and code are derived from it at rendering.
             body["claim_number"] = agent.claim_number
-        return Answer(201 if registered.created else 200, body)
+        return IdempotentAnswer(201 if registered.created else 200, body)
 
 
 class OwnAgentView(NativeView):
@@ -91,9 +91,9 @@ class OwnAgentView(NativeView):
         self.once(self._revoke)
         return empty()
 
-    def _revoke(self) -> Answer:
+    def _revoke(self) -> IdempotentAnswer:
         revoke_agent(agent=self.agent, actor=self.actor, now=self.now)
-        return Answer(204)
+        return IdempotentAnswer(204)
 
 
 class ManifestView(NativeView):
@@ -104,11 +104,11 @@ class ManifestView(NativeView):
         answer = self.once(lambda: self._replace(manifest))
         return Response(answer.body)
 
-    def _replace(self, manifest: VerifiedManifest) -> Answer:
+    def _replace(self, manifest: VerifiedManifest) -> IdempotentAnswer:
         agent = replace_manifest(
             agent=self.agent, manifest=manifest, actor=self.actor, now=self.now
         )
-        return Answer(200, render_agent(agent, self.now))
+        return IdempotentAnswer(200, render_agent(agent, self.now))
 
 
 class KeyView(NativeView):
@@ -131,9 +131,9 @@ class KeyView(NativeView):
                 now=int(self.now.timestamp()),
             )
 
-    def _rotate(self, change: VerifiedKeyChange) -> Answer:
+    def _rotate(self, change: VerifiedKeyChange) -> IdempotentAnswer:
         agent = rotate_agent_key(agent=self.agent, change=change, actor=self.actor, now=self.now)
-        return Answer(200, render_agent(agent, self.now))
+        return IdempotentAnswer(200, render_agent(agent, self.now))
 
 
 def read_manifest(view: NativeView, body: dict[str, Any]) -> VerifiedManifest:
@@ -156,7 +156,7 @@ def barring(view: NativeView) -> Iterator[None]:
         raise
 
 
-def render_registration(answer: Answer) -> dict[str, Any]:
+def render_registration(answer: IdempotentAnswer) -> dict[str, Any]:
     """The stored answer plus the claim's link and code, which are derived and never stored."""
     body = dict(answer.body)
     number = body.pop("claim_number", None)

@@ -10,10 +10,10 @@ from agentauth.protocol.encoding import timestamp
 from registry.models import Grant
 from registry.services.agents import claim_is_live, claim_url
 from registry.services.grants import narrowed_members
-from registry.services.idempotency import Answer
+from registry.services.idempotency import IdempotentAnswer
 
 
-def accepted(grant: Grant, *, now: datetime, status: int) -> Answer:
+def accepted(grant: Grant, *, now: datetime, status: int) -> IdempotentAnswer:
     """The answer to a request, as stored; an unclaimed agent's link is derived at rendering."""
     body: dict[str, Any] = {
         "grant_id": str(grant.id),
@@ -23,10 +23,10 @@ def accepted(grant: Grant, *, now: datetime, status: int) -> Answer:
     }
     if claim_is_live(grant.agent, now):
         body |= {"claim_number": grant.agent.claim_number, "agent_id": str(grant.agent_id)}
-    return Answer(status, body)
+    return IdempotentAnswer(status, body)
 
 
-def render_request(answer: Answer) -> dict[str, Any]:
+def render_request(answer: IdempotentAnswer) -> dict[str, Any]:
     """The stored answer with its `approval_url`."""
     body = dict(answer.body)
     number, agent_id = body.pop("claim_number", None), body.pop("agent_id", None)

@@ -8,7 +8,7 @@ from rest_framework.response import Response
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.reading import integer, text
+from agentauth.protocol.json_fields import integer, text
 from audit.faults import fault_point
 from registry.api.grant_answers import accepted, render_grant, render_request
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
@@ -22,7 +22,7 @@ from registry.services.grant_requests import (
     request_grant,
 )
 from registry.services.grants import find_grant, revoke_grant, withdraw_grant
-from registry.services.idempotency import Answer
+from registry.services.idempotency import IdempotentAnswer
 from registry.services.polling import note_poll
 from registry.services.service_providers import find_service_provider
 
@@ -63,7 +63,7 @@ class GrantsView(NativeView):
             reason=text(body.get("reason", ""), "reason", minimum=0, maximum=MAX_REASON_CHARACTERS),
         )
 
-    def _request(self, asked: GrantRequest) -> Answer:
+    def _request(self, asked: GrantRequest) -> IdempotentAnswer:
         grant, created = request_grant(
             agent=self.agent, asked=asked, actor=self.actor, now=self.now
         )
@@ -93,9 +93,9 @@ class WithdrawGrantView(NativeView):
         self.once(lambda: self._withdraw(grant_id))
         return empty()
 
-    def _withdraw(self, grant_id: str) -> Answer:
+    def _withdraw(self, grant_id: str) -> IdempotentAnswer:
         withdraw_grant(grant=find_grant(grant_id, agent=self.agent), actor=self.actor, now=self.now)
-        return Answer(204)
+        return IdempotentAnswer(204)
 
 
 class RevokeGrantView(NativeView):
@@ -107,6 +107,6 @@ class RevokeGrantView(NativeView):
         fault_point("revoke.before_delivery")
         return empty()
 
-    def _revoke(self, grant_id: str) -> Answer:
+    def _revoke(self, grant_id: str) -> IdempotentAnswer:
         revoke_grant(grant=find_grant(grant_id, agent=self.agent), actor=self.actor, now=self.now)
-        return Answer(204)
+        return IdempotentAnswer(204)

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from agentauth.protocol.dpop import VerifiedProof
 from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
-from agentauth.protocol.reading import text
+from agentauth.protocol.json_fields import text
 from audit.faults import fault_point
 from kms.delegation import turn_to_sign
 from registry.api.views import NativeView
@@ -23,9 +23,9 @@ from registry.authentication import (
 )
 from registry.models import Agent
 from registry.permissions import IsAgentOrServiceProvider
-from registry.services.idempotency import Answer
+from registry.services.idempotency import IdempotentAnswer
 from registry.services.tokens import (
-    Basis,
+    GrantRows,
     IssuedToken,
     caller_and_basis,
     issue_token,
@@ -97,7 +97,7 @@ class IssueTokenView(NativeView):
         if proof.nonce is None:
             judge_nonce(self.request, proof, required=True, now=self.now)
 
-    def _issue(self, grant_id: str, basis: Basis | None = None) -> IssuedToken:
+    def _issue(self, grant_id: str, basis: GrantRows | None = None) -> IssuedToken:
         return issue_token(
             agent=self.agent, grant_id=grant_id, actor=self.actor, now=self.now, basis=basis
         )
@@ -105,10 +105,10 @@ class IssueTokenView(NativeView):
     def _issue_once(self, grant_id: str) -> IssuedToken:
         fresh: list[IssuedToken] = []
 
-        def act() -> Answer:
+        def act() -> IdempotentAnswer:
             # This call may have waited for the first one with the key: `basis` may be outdated.
             fresh.append(self._issue(grant_id))
-            return Answer(201, token_jti=fresh[0].jti)
+            return IdempotentAnswer(201, token_jti=fresh[0].jti)
 
         answer = self.once(act)
         return fresh[0] if fresh else issued_again(answer.token_jti, self.now)

@@ -15,13 +15,13 @@ from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.reading import members
+from agentauth.protocol.json_fields import members
 from audit import parameters
 from audit.services import Actor
 from registry.authentication import AgentProofAuthentication, actor_of, caller_of
 from registry.models import Agent
 from registry.permissions import IsAgent
-from registry.services.idempotency import Answer, run_once
+from registry.services.idempotency import IdempotentAnswer, run_once
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 100
@@ -90,7 +90,7 @@ class NativeView(APIView):
         results = [render(row) for row in page[:limit]]
         return Response({"results": results, "next": str(page[limit - 1].pk) if more else None})
 
-    def once(self, act: Callable[[], Answer], *, caller: str = "") -> Answer:
+    def once(self, act: Callable[[], IdempotentAnswer], *, caller: str = "") -> IdempotentAnswer:
         """Run the act under the request's Idempotency-Key, if any, and in one transaction."""
         return run_once(
             caller=caller or str(self.agent.pk),

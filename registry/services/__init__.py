@@ -8,7 +8,7 @@
   audience or allow-list. `proved_grants` finds the human's signed approval, `grant_history` what
   the log says against a grant, and `standing_grants` checks them all.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
-- Requests: `proofs` (the replay cache), `nonces`, `idempotency`, `polling`, `codes`.
+- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `polling`, `codes`.
 - The installation: `installation` (settings all processes share), `database_time`, `log_keys`.
 - Cleaning up: `expiry` records what has ended, `forgetting` erases a deleted human's texts.
 """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agentauth.protocol.errors import InvalidClientError
 from agentauth.protocol.identifiers import parse_id
-from kms.seals import sealed
+from kms.seals import select_sealed
 from registry.models import ServiceProvider, ServiceProviderSecret
 
 _UNKNOWN = "The client id or the secret is wrong."
@@ -41,7 +41,7 @@ def find_by_credentials(credentials: Sequence[tuple[str, str]]) -> list[ServiceP
         service_provider__status=ServiceProvider.Status.ACTIVE,
     )
     held: dict[uuid.UUID | None, list[ServiceProviderSecret]] = defaultdict(list)
-    for row in sealed(rows):
+    for row in select_sealed(rows):
         held[row.service_provider_id].append(row)
     found: list[ServiceProvider | None] = []
     for client, (_, secret) in zip(ids, credentials, strict=True):

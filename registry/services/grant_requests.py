@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TooManyPendingGrantsError,
 )
-from agentauth.protocol.reading import shown
+from agentauth.protocol.json_fields import shown
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider

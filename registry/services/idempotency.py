@@ -30,7 +30,7 @@ _INSERT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class IdempotentAnswer:
     """The answer to an act: HTTP status, JSON body without secrets, and the issued token, if any.
 
     Secrets (a claim's link and code, a token) are added at rendering and never stored here.
@@ -54,8 +54,8 @@ def run_once(
     key: str | None,
     body_sha256: bytes,
     now: datetime,
-    act: Callable[[], Answer],
-) -> Answer:
+    act: Callable[[], IdempotentAnswer],
+) -> IdempotentAnswer:
     """Run `act` in one transaction with the row that keeps its answer for 24 h.
 
     Without `key`, run it in a transaction only.
@@ -119,7 +119,7 @@ def waited_too_long(error: OperationalError) -> bool:
     return getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
-def _remembered(row: IdempotencyRecord, body_sha256: bytes) -> Answer:
+def _remembered(row: IdempotencyRecord, body_sha256: bytes) -> IdempotentAnswer:
     if bytes(row.body_sha256) != body_sha256:
         raise IdempotencyMismatchError("This Idempotency-Key was used with another request body.")
-    return Answer(status=row.status, body=row.body, token_jti=row.token_jti)
+    return IdempotentAnswer(status=row.status, body=row.body, token_jti=row.token_jti)

@@ -3,8 +3,8 @@
 A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the
 others. So one row holds a fingerprint of the settings that must agree. Each process compares its
 own settings with it before it serves (agentauth/startup.py) and at every read of the verifier's
-home, at most a second apart (`verifier.services.epochs.look`). One command changes the row, with an
-event in the log.
+home, at most a second apart (`verifier.services.epochs.read_or_create_row`). One command changes
+the row, with an event in the log.
 
 The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only
 whether two are equal.

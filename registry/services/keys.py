@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
-from audit.db.sql import Question, all_but
+from audit.db.sql import SelectQuery, all_but
 from audit.log.refusals import RECORDED_PER_MINUTE, Batches, count_refusal
 from audit.services import Actor, record
 from registry.models import Agent, BarredKey
@@ -20,7 +20,7 @@ DISCLOSED = "private_key_submitted"
 # Callers that sent more private keys of no agent in a minute than are barred.
 _FLOODS = Batches(seconds=60 / RECORDED_PER_MINUTE)
 
-_HOLDER = Question(
+_HOLDER = SelectQuery(
     "SELECT {}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = agent.jkt)"
     " FROM registry_agent agent WHERE agent.jkt = %s",
     # Deferred: the long texts are read only where they are shown.

@@ -115,7 +115,7 @@ class Proof(NamedTuple):
     signed_version: int
 
 
-class ProvedGrants:
+class GrantReceiptCache:
     """A cache of proofs by the digest of the terms. Thread-safe."""
 
     def __init__(self, bound: int = BOUND) -> None:
@@ -187,7 +187,7 @@ class ProvedGrants:
 
 
 # This process's cache.
-PROVED: Final = ProvedGrants()
+PROVED: Final = GrantReceiptCache()
 
 
 def signed_version(receipt: VerifiedReceipt) -> int:

@@ -10,7 +10,7 @@ from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
-from audit.db.sql import Question, Statement, all_but
+from audit.db.sql import SelectQuery, Statement, all_but
 from audit.identifiers import id_text
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
@@ -138,8 +138,10 @@ _BEHIND: Final = {
     "h": all_but(Human),
     "s": all_but(ServiceProvider, *_UNREAD[ServiceProvider]),
 }
-_OF_ONE: Final = Question(f"{_ROWS} WHERE t.jti = %s", t=all_but(Token), **_BEHIND)
-_OF_MANY: Final = Question(f"{_ROWS} WHERE t.jti = ANY(%s)", t=all_but(Token, "claims"), **_BEHIND)
+_OF_ONE: Final = SelectQuery(f"{_ROWS} WHERE t.jti = %s", t=all_but(Token), **_BEHIND)
+_OF_MANY: Final = SelectQuery(
+    f"{_ROWS} WHERE t.jti = ANY(%s)", t=all_but(Token, "claims"), **_BEHIND
+)
 
 
 def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:

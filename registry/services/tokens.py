@@ -25,7 +25,7 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
-from audit.db.sql import Columns, Question, Statement
+from audit.db.sql import Columns, SelectQuery, Statement
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.services import Actor, record, record_refusal
@@ -50,7 +50,7 @@ _BY_KEY_AND_ID = (
     " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
     " LEFT JOIN registry_serviceprovider s ON s.id = g.service_provider_id WHERE a.jkt = %s"
 )
-_CALLER_AND_GRANT = Question(
+_CALLER_AND_GRANT = SelectQuery(
     _BY_KEY_AND_ID,
     a=Columns(Agent, {"status", "human_id", "jkt", "expires_at", "seal"}),
     h=Columns(Human, {"status"}),
@@ -64,7 +64,7 @@ _INSERT = (
 )
 
 
-class Basis(NamedTuple):
+class GrantRows(NamedTuple):
     """A grant and the rows behind it, with the columns a token needs; two of them as JSON texts.
 
     `subject_version` is the version of the subject key that makes the human's `sub` there; None
@@ -92,7 +92,7 @@ class IssuedToken:
     expires_in: int
 
 
-def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, Basis | None]:
+def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, GrantRows | None]:
     """The agent that may call with this key (`keys.holder_of`), and its grant with this id."""
     try:
         own = parse_id(grant_id)
@@ -101,12 +101,12 @@ def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, Basis | Non
     for *row, barred in _CALLER_AND_GRANT.ask(own, jkt):
         agent, _, grant, *_ = row
         if may_call(agent, barred=barred):
-            return agent, None if grant is None else Basis(*row)
+            return agent, None if grant is None else GrantRows(*row)
     return None, None
 
 
 def issue_token(
-    *, agent: Agent, grant_id: str, actor: Actor, now: datetime, basis: Basis | None = None
+    *, agent: Agent, grant_id: str, actor: Actor, now: datetime, basis: GrantRows | None = None
 ) -> IssuedToken:
     """Write the row and the event of a token in one statement (docs/protocol.md section 7).
 
@@ -233,7 +233,7 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
 
 
 def _intent(
-    basis: Basis, claims: Mapping[str, Any], now: datetime, expires_at: datetime
+    basis: GrantRows, claims: Mapping[str, Any], now: datetime, expires_at: datetime
 ) -> Statement:
     grant, jti, text = basis.grant, claims["jti"], json.dumps(claims)
     return Statement(
@@ -241,7 +241,7 @@ def _intent(
     )
 
 
-def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
+def _claims(basis: GrantRows, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims, from the grant's row alone, and the token's end: the earliest of its limits."""
     agent, human, grant, service_provider, *granted, subject_version, _, _ = basis
     good = (
@@ -281,7 +281,7 @@ def _claims(basis: Basis, now: datetime) -> tuple[dict[str, Any], datetime]:
     return claims, datetime.fromtimestamp(end, tz=now.tzinfo)
 
 
-def _is_covered(basis: Basis) -> bool:
+def _is_covered(basis: GrantRows) -> bool:
     """Whether a human signed exactly these terms and they stand: a row alone gives nothing."""
     terms = terms_of(
         basis.grant,

@@ -233,7 +233,7 @@ def basic(service_provider: ServiceProvider, secret: str) -> dict[str, str]:
     return {"Authorization": f"Basic {token}"}
 
 
-def refused(response: Any, status: int, error: str) -> dict[str, Any]:
+def assert_refused(response: Any, status: int, error: str) -> dict[str, Any]:
     """U1, U2, U5: the answer is this refusal, short, in JSON, and not cacheable."""
     body: dict[str, Any] = json.loads(response.content)
     assert (response.status_code, body["error"]) == (status, error), body

@@ -11,7 +11,7 @@ from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent
 from registry.services.grants import withdraw_grant
-from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -73,7 +73,7 @@ def test_beyond_it_the_answer_is_429_and_a_flood_of_them_few_events(
     before = Event.objects.count()
     for _ in range(30):
         response = agent.ask(service_provider)
-        refused(response, 429, "rate_limited")
+        assert_refused(response, 429, "rate_limited")
     assert 3500 < int(response["Retry-After"]) <= 3600
     assert Event.objects.count() - before <= 10
     assert Grant.objects.filter(status="pending").count() == 0

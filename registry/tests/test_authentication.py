@@ -15,8 +15,8 @@ from django.test import Client
 from audit.models import Event
 from registry.models import Human, ServiceProvider, SpentProof
 from registry.services.agents import resume_agent, suspend_agent
-from registry.services.proofs import spend_proof
-from registry.tests.cast import TESTER, AgentClient, enrolled, pending, refused
+from registry.services.spent_proofs import spend_proof
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
 
 pytestmark = pytest.mark.django_db
 ROUTES = [
@@ -36,7 +36,7 @@ ROUTES = [
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_OG_1_AP_35_without_a_proof_nothing_answers(method: str, path: str) -> None:
     response = AgentClient().call(method, path, proof=None)
-    refused(response, 401, "invalid_dpop_proof")
+    assert_refused(response, 401, "invalid_dpop_proof")
     assert (
         response["WWW-Authenticate"]
         == 'DPoP error="invalid_dpop_proof", algs="EdDSA Ed25519 ES256"'
@@ -46,7 +46,7 @@ def test_OG_1_AP_35_without_a_proof_nothing_answers(method: str, path: str) -> N
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_a_good_proof_by_an_unknown_key_is_an_unknown_client(method: str, path: str) -> None:
     answer = AgentClient().call(method, path)
-    refused(answer, 401, "invalid_client")
+    assert_refused(answer, 401, "invalid_client")
     assert answer["WWW-Authenticate"] == 'DPoP error="invalid_client", algs="EdDSA Ed25519 ES256"'
     # An unknown key writes nothing to the replay cache.
     assert not SpentProof.objects.exists()
@@ -72,7 +72,9 @@ def test_a_proof_is_for_exactly_this_request(
     if "iat" in changes:
         changes = {"iat": int(datetime.now().timestamp()) + changes["iat"]}  # noqa: DTZ005 — seconds alone
     proof = agent.proof("GET", "/v1/agents/me", **changes)
-    answer = refused(agent.call("GET", "/v1/agents/me", proof=proof), 401, "invalid_dpop_proof")
+    answer = assert_refused(
+        agent.call("GET", "/v1/agents/me", proof=proof), 401, "invalid_dpop_proof"
+    )
     assert answer["reason"] == reason
 
 
@@ -80,24 +82,24 @@ def test_a_proof_covers_the_body(agent: AgentClient, service_provider: ServicePr
     body = json.dumps({"service_provider": "x", "capabilities": []}).encode()
     without = agent.proof("POST", "/v1/grants")
     assert (
-        refused(agent.call("POST", "/v1/grants", body, proof=without), 401, "invalid_dpop_proof")[
-            "reason"
-        ]
+        assert_refused(
+            agent.call("POST", "/v1/grants", body, proof=without), 401, "invalid_dpop_proof"
+        )["reason"]
         == "body"
     )
     other = agent.proof("POST", "/v1/grants", body + b" ")
     assert (
-        refused(agent.call("POST", "/v1/grants", body, proof=other), 401, "invalid_dpop_proof")[
-            "reason"
-        ]
+        assert_refused(
+            agent.call("POST", "/v1/grants", body, proof=other), 401, "invalid_dpop_proof"
+        )["reason"]
         == "body"
     )
 
 
 def test_a_proof_is_used_once_even_by_a_call_that_is_refused(agent: AgentClient) -> None:
     proof = agent.proof("GET", "/v1/grants/unknown")
-    refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 404, "not_found")
-    answer = refused(
+    assert_refused(agent.call("GET", "/v1/grants/unknown", proof=proof), 404, "not_found")
+    answer = assert_refused(
         agent.call("GET", "/v1/grants/unknown", proof=proof), 401, "invalid_dpop_proof"
     )
     assert answer["reason"] == "replayed"
@@ -166,28 +168,30 @@ def test_DN_7_only_a_token_s_own_commit_lets_its_proof_wait_for_no_disk(
 @pytest.mark.parametrize("header", ["", "x", "a,b", "a.b.c, a.b.c"])
 def test_DJ_2_anything_but_one_proof_is_malformed(agent: AgentClient, header: str) -> None:
     response = agent.client.get("/v1/agents/me", headers={"DPoP": header})
-    assert refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
+    assert assert_refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
     twice = ",".join([agent.proof("GET", "/v1/agents/me")] * 2)
     response = agent.client.get("/v1/agents/me", headers={"DPoP": twice})
-    assert refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
+    assert assert_refused(response, 401, "invalid_dpop_proof")["reason"] == "malformed"
 
 
 def test_DJ_3_the_url_comes_from_settings_and_never_from_the_host(agent: AgentClient) -> None:
     proof = agent.proof("GET", "/v1/agents/me", url="http://127.0.0.1/v1/agents/me")
     response = agent.client.get("/v1/agents/me", headers={"DPoP": proof, "Host": "127.0.0.1"})
-    refused(response, 401, "invalid_dpop_proof")
+    assert_refused(response, 401, "invalid_dpop_proof")
 
 
 def test_DP_100_nonce_the_server_never_issued_is_refused(agent: AgentClient) -> None:
     stale = agent.proof("GET", "/v1/agents/me", nonce="stale")
-    refused(agent.call("GET", "/v1/agents/me", proof=stale), 401, "use_dpop_nonce")
+    assert_refused(agent.call("GET", "/v1/agents/me", proof=stale), 401, "use_dpop_nonce")
     body = b'{"grant_id": "x"}'
     stale = agent.proof("POST", "/v1/tokens", body, nonce="stale")
-    refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=stale), 400, "use_dpop_nonce")
+    assert_refused(
+        agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=stale), 400, "use_dpop_nonce"
+    )
 
 
 def test_a_mutation_takes_no_query_string(agent: AgentClient) -> None:
-    refused(agent.call("DELETE", "/v1/agents/me", query="?x=1"), 400, "invalid_request")
+    assert_refused(agent.call("DELETE", "/v1/agents/me", query="?x=1"), 400, "invalid_request")
     assert agent.agent().status == "active"
 
 
@@ -201,15 +205,15 @@ def test_a_query_takes_no_unknown_parameter(agent: AgentClient) -> None:
         "?after=1",
         "?limit=٣",
     ):
-        refused(agent.call("GET", "/v1/grants", query=query), 400, "invalid_request")
+        assert_refused(agent.call("GET", "/v1/grants", query=query), 400, "invalid_request")
     for query in ("?wait=31", "?wait=-1", "?wait=x"):
-        refused(agent.call("GET", "/v1/grants/x", query=query), 400, "invalid_request")
+        assert_refused(agent.call("GET", "/v1/grants/x", query=query), 400, "invalid_request")
 
 
 def test_cookies_and_other_credentials_do_not_authenticate_agents(agent: AgentClient) -> None:
     proof = agent.proof("GET", "/v1/agents/me")
     both = {"DPoP": proof, "Authorization": "Basic eDp5"}
-    refused(agent.client.get("/v1/agents/me", headers=both), 400, "invalid_request")
+    assert_refused(agent.client.get("/v1/agents/me", headers=both), 400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -226,11 +230,13 @@ def test_cookies_and_other_credentials_do_not_authenticate_agents(agent: AgentCl
     ],
 )
 def test_DJ_8_bodies_are_read_strictly(agent: AgentClient, body: bytes) -> None:
-    refused(agent.call("POST", "/v1/grants", body), 400, "invalid_request")
+    assert_refused(agent.call("POST", "/v1/grants", body), 400, "invalid_request")
 
 
 def test_a_body_too_large_is_refused_before_it_is_read(agent: AgentClient) -> None:
-    refused(agent.call("POST", "/v1/grants", b" " * (64 * 1024 + 1)), 413, "request_too_large")
+    assert_refused(
+        agent.call("POST", "/v1/grants", b" " * (64 * 1024 + 1)), 413, "request_too_large"
+    )
 
 
 def test_another_media_type_is_refused(agent: AgentClient) -> None:
@@ -242,7 +248,7 @@ def test_another_media_type_is_refused(agent: AgentClient) -> None:
         content_type="text/plain",
         headers={"DPoP": agent.proof("POST", "/v1/grants", data)},
     )
-    refused(response, 415, "unsupported_media_type")
+    assert_refused(response, 415, "unsupported_media_type")
 
 
 def test_a_suspended_agent_sees_but_changes_nothing_except_endings(
@@ -253,7 +259,7 @@ def test_a_suspended_agent_sees_but_changes_nothing_except_endings(
     assert agent.call("GET", "/v1/agents/me").json()["status"] == "suspended"
     assert agent.call("GET", "/v1/service-providers/acme-calendar").status_code == 200
     assert agent.call("GET", f"/v1/grants/{grant.id}").status_code == 200
-    refused(agent.ask(service_provider), 403, "agent_inactive")
+    assert_refused(agent.ask(service_provider), 403, "agent_inactive")
     assert agent.call("POST", f"/v1/grants/{grant.id}/withdraw", {}).status_code == 204
     assert agent.call("DELETE", "/v1/agents/me").status_code == 204
 
@@ -274,7 +280,9 @@ def test_AP_35_DJ_14_another_owners_grant_is_as_unknown_as_none(
     unknown = "0192f1c8-0000-7000-8000-000000000001"
     for method, suffix in (("GET", ""), ("POST", "/withdraw"), ("POST", "/revoke")):
         answers = [
-            refused(stranger.call(method, f"/v1/grants/{reference}{suffix}"), 404, "not_found")
+            assert_refused(
+                stranger.call(method, f"/v1/grants/{reference}{suffix}"), 404, "not_found"
+            )
             for reference in (grant.id, unknown, "nonsense", str(grant.id).upper())
         ]
         assert all(answer == answers[0] for answer in answers)
@@ -314,7 +322,7 @@ def test_bad_basic_credentials_are_an_unknown_client(db: None, header: str) -> N
         content_type="application/x-www-form-urlencoded",
         headers={"Authorization": header},
     )
-    refused(response, 401, "invalid_client")
+    assert_refused(response, 401, "invalid_client")
 
 
 @pytest.mark.parametrize(

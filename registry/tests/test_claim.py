@@ -17,7 +17,15 @@ from registry.services.agents import check_claim_code, claim_agent, find_claim, 
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grants import withdraw_grant
 from registry.services.people import suspend_human
-from registry.tests.cast import TESTER, AgentClient, claim, claim_link, enrolled, pending, refused
+from registry.tests.cast import (
+    TESTER,
+    AgentClient,
+    assert_refused,
+    claim,
+    claim_link,
+    enrolled,
+    pending,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -143,7 +151,7 @@ def test_no_link_is_stored(stray: AgentClient) -> None:
 def test_unclaimed_agent_has_no_suspended_state(
     stray: AgentClient, service_provider: ServiceProvider
 ) -> None:
-    refused(stray.call("POST", "/v1/tokens", {"grant_id": "x"}), 400, "invalid_grant")
+    assert_refused(stray.call("POST", "/v1/tokens", {"grant_id": "x"}), 400, "invalid_grant")
 
 
 def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
@@ -158,7 +166,7 @@ def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
     with pytest.raises(TooManyPendingGrantsError):
         claim(stray, alice, now=now)
     _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
-    refused(stray.register(code), 429, "too_many_pending_grants")
+    assert_refused(stray.register(code), 429, "too_many_pending_grants")
     assert stray.agent().human is None
     # Deciding one makes room; and an agent that requests nothing needs none.
     withdraw_grant(

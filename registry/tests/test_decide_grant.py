@@ -14,7 +14,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from audit.models import Event
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent

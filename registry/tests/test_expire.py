@@ -23,7 +23,7 @@ from registry.services.database_time import database_time
 from registry.services.enrolment import create_enrolment_code
 from registry.services.expiry import expire_everything
 from registry.services.grants import expire_grant, suspend_grant
-from registry.services.proofs import spend_proof
+from registry.services.spent_proofs import spend_proof
 from registry.tests.cast import TESTER, AgentClient, approved, issue, pending
 
 pytestmark = pytest.mark.django_db

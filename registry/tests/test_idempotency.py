@@ -16,8 +16,8 @@ from audit.models import Event
 from registry.models import Grant, Human, IdempotencyRecord, ServiceProvider
 from registry.services import idempotency
 from registry.services.grants import deny_grant
-from registry.services.idempotency import KEPT_FOR, Answer, run_once
-from registry.tests.cast import TESTER, AgentClient, enrolled, refused
+from registry.services.idempotency import KEPT_FOR, IdempotentAnswer, run_once
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled
 
 pytestmark = pytest.mark.django_db
 
@@ -38,7 +38,9 @@ def test_the_same_key_with_another_body_is_a_mismatch(
     agent: AgentClient, service_provider: ServiceProvider
 ) -> None:
     agent.ask(service_provider, key="a")
-    refused(agent.ask(service_provider, key="a", reason="other"), 409, "idempotency_mismatch")
+    assert_refused(
+        agent.ask(service_provider, key="a", reason="other"), 409, "idempotency_mismatch"
+    )
 
 
 def test_a_key_is_of_one_caller_and_one_route(
@@ -56,11 +58,13 @@ def test_the_proof_is_checked_before_the_key(
 ) -> None:
     agent.ask(service_provider, key="a")
     answer = agent.call("POST", "/v1/grants", {"x": 1}, key="a", proof=None)
-    refused(answer, 401, "invalid_dpop_proof")
+    assert_refused(answer, 401, "invalid_dpop_proof")
 
 
 def test_U1_a_long_path_with_a_key_is_not_found_and_no_fault_of_ours(agent: AgentClient) -> None:
-    refused(agent.call("POST", f"/v1/grants/{'a' * 200}/revoke", {}, key="a"), 404, "not_found")
+    assert_refused(
+        agent.call("POST", f"/v1/grants/{'a' * 200}/revoke", {}, key="a"), 404, "not_found"
+    )
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "with space", "ü", "\x7f"])
@@ -74,13 +78,13 @@ def test_a_key_is_short_and_plain(
             key=key,
             body_sha256=b"",
             now=datetime.now().astimezone(),
-            act=lambda: Answer(200),
+            act=lambda: IdempotentAnswer(200),
         )
     assert agent.ask(service_provider, key="x" * 255).status_code == 201
 
 
 def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
-    def fails() -> Answer:
+    def fails() -> IdempotentAnswer:
         raise InvalidStateError("no")
 
     with pytest.raises(InvalidStateError):
@@ -88,7 +92,12 @@ def test_a_refusal_is_not_remembered_and_leaves_nothing(now: datetime) -> None:
     assert not IdempotencyRecord.objects.exists()
     assert (
         run_once(
-            caller="c", route="r", key="k", body_sha256=b"1", now=now, act=lambda: Answer(204)
+            caller="c",
+            route="r",
+            key="k",
+            body_sha256=b"1",
+            now=now,
+            act=lambda: IdempotentAnswer(204),
         ).status
         == 204
     )
@@ -110,16 +119,16 @@ def test_running_first_call_is_distinguished_from_a_database_timeout(
         return execute(sql, *rest)
 
     with connection.execute_wrapper(waits):
-        refused(agent.ask(service_provider, key="a"), status, error)
+        assert_refused(agent.ask(service_provider, key="a"), status, error)
     assert agent.ask(service_provider, key="a").status_code == 201
 
 
 def test_an_answer_is_kept_for_a_day(now: datetime) -> None:
     seen: list[int] = []
 
-    def act() -> Answer:
+    def act() -> IdempotentAnswer:
         seen.append(1)
-        return Answer(200, {"run": len(seen)})
+        return IdempotentAnswer(200, {"run": len(seen)})
 
     for at, expected in ((now, 1), (now + KEPT_FOR - timedelta(seconds=1), 1), (now + KEPT_FOR, 2)):
         answer = run_once(caller="c", route="r", key="k", body_sha256=b"1", now=at, act=act)
@@ -135,7 +144,7 @@ def test_idempotency_row_cleaned_up_during_a_retry_is_not_a_500(
         key="k",
         body_sha256=b"1",
         now=now,
-        act=lambda: Answer(200, {"run": 1}),
+        act=lambda: IdempotentAnswer(200, {"run": 1}),
     )
     claim = idempotency._claim
 
@@ -152,13 +161,13 @@ def test_idempotency_row_cleaned_up_during_a_retry_is_not_a_500(
         "body_sha256": b"1",
         "now": now + KEPT_FOR,
     }
-    assert run_once(**later, act=lambda: Answer(200, {"run": 2})).body == {"run": 2}
+    assert run_once(**later, act=lambda: IdempotentAnswer(200, {"run": 2})).body == {"run": 2}
 
 
 def test_the_act_and_its_answer_live_or_die_together(now: datetime) -> None:
-    def act() -> Answer:
+    def act() -> IdempotentAnswer:
         assert transaction.get_connection().in_atomic_block
-        return Answer(200)
+        return IdempotentAnswer(200)
 
     run_once(caller="c", route="r", key=None, body_sha256=b"", now=now, act=act)
     run_once(caller="c", route="r", key="k", body_sha256=b"1", now=now, act=act)

@@ -11,7 +11,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.token import verify_access_token
 from audit.models import Event
 from kms.services import verification_keys
-from kms.tests.test_pace import Clock, throttled_at
+from kms.tests.test_signing_rate import Clock, throttled_at
 from registry.models import (
     Agent,
     Grant,
@@ -35,10 +35,10 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approved,
+    assert_refused,
     enrolled,
     issue,
     pending,
-    refused,
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
@@ -156,7 +156,7 @@ def test_OG_2_AP_37_the_caller_adds_nothing_to_a_token(
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     body = {"grant_id": str(grant.id), **extra}
-    refused(agent.call("POST", "/v1/tokens", body), 400, "invalid_request")
+    assert_refused(agent.call("POST", "/v1/tokens", body), 400, "invalid_request")
     assert not Token.objects.exists()
 
 
@@ -173,9 +173,9 @@ def test_OG_2_a_looser_spelling_of_the_request_gets_no_token(
         good.replace("-", ""),
         f"urn:uuid:{good}",
     ):
-        refused(agent.call("POST", path, {"grant_id": loose}), 400, "invalid_grant")
+        assert_refused(agent.call("POST", path, {"grant_id": loose}), 400, "invalid_grant")
     for odd in ([good], {"id": good}, None, 1, True, "", "x" * 256):
-        refused(agent.call("POST", path, {"grant_id": odd}), 400, "invalid_request")
+        assert_refused(agent.call("POST", path, {"grant_id": odd}), 400, "invalid_request")
     twice = f'{{"grant_id": "{good}", "grant_id": "{other}"}}'.encode()
     for body in (
         twice,
@@ -185,14 +185,14 @@ def test_OG_2_a_looser_spelling_of_the_request_gets_no_token(
         {"grantId": good},
         {"grant_id": good, "grant_ids": []},
     ):
-        refused(agent.call("POST", path, body), 400, "invalid_request")
-    refused(agent.call("POST", path, {}, query=f"?grant_id={good}"), 400, "invalid_request")
+        assert_refused(agent.call("POST", path, body), 400, "invalid_request")
+    assert_refused(agent.call("POST", path, {}, query=f"?grant_id={good}"), 400, "invalid_request")
     form = f"grant_id={good}".encode()
     headers = {"DPoP": agent.proof("POST", path, form)}
     answer = agent.client.generic(
         "POST", path, form, content_type="application/x-www-form-urlencoded", headers=headers
     )
-    refused(answer, 415, "unsupported_media_type")
+    assert_refused(answer, 415, "unsupported_media_type")
     assert not Token.objects.exists()
 
 
@@ -204,45 +204,49 @@ def test_OG_2_no_token_without_an_active_grant_and_one_answer_for_all(
         return client, approved(client, service_provider, now=now)
 
     answers = [
-        refused(agent.call("POST", "/v1/tokens", {"grant_id": "nonsense"}), 400, "invalid_grant"),
-        refused(issue(agent, pending(agent, service_provider, now=now)), 400, "invalid_grant"),
+        assert_refused(
+            agent.call("POST", "/v1/tokens", {"grant_id": "nonsense"}), 400, "invalid_grant"
+        ),
+        assert_refused(
+            issue(agent, pending(agent, service_provider, now=now)), 400, "invalid_grant"
+        ),
     ]
     client, grant = new()
-    answers.append(refused(issue(enrolled(bob, now=now), grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(enrolled(bob, now=now), grant), 400, "invalid_grant"))
     revoke_grant(grant=grant, actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client, grant = new()
     suspend_grant(grant=grant, actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client, grant = new()
     Grant.objects.filter(pk=grant.pk).update(valid_until=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client, grant = new()
     suspend_agent(agent=client.agent(), actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client = enrolled(alice, now=now)
     grant = pending(client, service_provider, now=now)
     deny_grant(grant=grant, human=alice, reason="", actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client = enrolled(alice, now=now)
     grant = pending(client, service_provider, now=now)
     withdraw_grant(grant=grant, actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     client, grant = new()
     suspend_service_provider(service_provider=service_provider, actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
     suspend_human(human=alice, actor=TESTER, now=now)
-    answers.append(refused(issue(client, grant), 400, "invalid_grant"))
+    answers.append(assert_refused(issue(client, grant), 400, "invalid_grant"))
     assert all(answer == answers[0] for answer in answers)
     assert not Token.objects.exists()
 
 
 def test_bad_proofs_are_bad_requests_here(agent: AgentClient) -> None:
-    refused(
+    assert_refused(
         agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof=None), 400, "invalid_dpop_proof"
     )
-    refused(
+    assert_refused(
         agent.call("POST", "/v1/tokens", {"grant_id": "x"}, proof="x.y.z"),
         400,
         "invalid_dpop_proof",
@@ -267,7 +271,7 @@ def test_no_signature_no_token_but_its_intent_is_on_record(
 
     monkeypatch.setattr("registry.services.tokens.token_signer", fails)
     response = issue(agent, grant, key="again")
-    refused(response, 503, "temporarily_unavailable")
+    assert_refused(response, 503, "temporarily_unavailable")
     assert response["Retry-After"]
     assert seen == [1, 1]
     monkeypatch.undo()
@@ -294,7 +298,7 @@ def test_retry_after_the_token_expired_is_idempotency_expired(
     grant = approved(agent, service_provider, now=now)
     issue(agent, grant, key="one")
     Token.objects.update(expires_at=now - timedelta(seconds=1))
-    refused(issue(agent, grant, key="one"), 409, "idempotency_expired")
+    assert_refused(issue(agent, grant, key="one"), 409, "idempotency_expired")
 
 
 def test_a_repeated_call_gives_no_token_once_the_grant_ended(
@@ -303,7 +307,7 @@ def test_a_repeated_call_gives_no_token_once_the_grant_ended(
     grant = approved(agent, service_provider, now=now)
     issue(agent, grant, key="one")
     revoke_grant(grant=grant, actor=TESTER, now=now)
-    refused(issue(agent, grant, key="one"), 400, "invalid_grant")
+    assert_refused(issue(agent, grant, key="one"), 400, "invalid_grant")
 
 
 def test_OG_12_each_call_is_a_new_token(
@@ -347,7 +351,9 @@ def test_OG_1_unauthenticated_calls_use_no_key_service_capacity(
     replayed = agent.proof("POST", "/v1/tokens", json.dumps(body).encode())
     assert agent.call("POST", "/v1/tokens", body, proof=replayed).status_code == 201
     for _ in range(5):
-        refused(agent.call("POST", "/v1/tokens", body, proof=None), 400, "invalid_dpop_proof")
-        refused(stranger.call("POST", "/v1/tokens", body), 401, "invalid_client")
+        assert_refused(
+            agent.call("POST", "/v1/tokens", body, proof=None), 400, "invalid_dpop_proof"
+        )
+        assert_refused(stranger.call("POST", "/v1/tokens", body), 401, "invalid_client")
         assert agent.call("POST", "/v1/tokens", body, proof=replayed).json()["reason"] == "replayed"
     assert issue(agent, grant).status_code == 201

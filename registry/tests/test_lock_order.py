@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from django.db import connection, transaction
 
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import delete_human
@@ -31,7 +31,7 @@ def test_who_deletes_a_human_waits_for_their_agent_before_touching_grants(
         # As a rotation and an approval begin.
         Agent.objects.select_for_update(no_key=True).get(pk=grant.agent_id)
         deletion.start()
-        until_waiting()
+        wait_for_lock_waiters()
         # Their next step: had the deletion locked this first, each would wait for the other.
         assert Grant.objects.select_for_update(nowait=True).get(pk=grant.pk).status == "approved"
     deletion.join()
@@ -59,7 +59,7 @@ def test_enrolment_locks_the_user_before_the_enrolment_code(
     with transaction.atomic():
         Human.objects.select_for_update(no_key=True).get(pk=alice.pk)
         registration.start()
-        until_waiting()
+        wait_for_lock_waiters()
         assert EnrolmentCode.objects.select_for_update(nowait=True).get().used_at is None
     registration.join()
     assert answers == [200 if known else 201]

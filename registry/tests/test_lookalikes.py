@@ -19,7 +19,7 @@ from registry.services.lookalikes import (
 )
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider, revoke_service_provider
-from registry.tests.cast import TESTER, AgentClient, enrolled, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled
 
 SAME = [
     ("Gооgle", "Google"),  # Cyrillic о
@@ -171,9 +171,9 @@ def test_AP_24_a_name_that_reads_as_a_word_of_a_sentence_is_refused(
     name: str, now: datetime, alice: Human
 ) -> None:
     agent = AgentClient()
-    refused(agent.register(manifest=agent.manifest(name=name)), 400, "invalid_manifest")
+    assert_refused(agent.register(manifest=agent.manifest(name=name)), 400, "invalid_manifest")
     agent = enrolled(alice, now=now)
-    refused(agent.replace(name=name), 400, "invalid_manifest")
+    assert_refused(agent.replace(name=name), 400, "invalid_manifest")
     with pytest.raises(InvalidRequestError, match="name"):
         create_human(email="new@example.org", name=name, actor=TESTER, now=now)
     with pytest.raises(InvalidRequestError, match="name"):

@@ -21,10 +21,10 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approved,
+    assert_refused,
     enrolled,
     issue,
     pending,
-    refused,
 )
 from tests.forging import changed_signature
 
@@ -141,7 +141,7 @@ def test_an_expired_agent_returns_by_renewing(
         if recorded:
             assert expire_everything(now=now)["agents"] == 1
         assert client.call("GET", "/v1/agents/me").json()["status"] == "expired"
-        refused(issue(client, grant), 400, "invalid_grant")
+        assert_refused(issue(client, grant), 400, "invalid_grant")
         assert client.replace(later=5 + recorded).json()["status"] == "active"
         assert issue(client, grant).status_code == 201
     assert Event.objects.filter(kind="registry.agent.manifest_renewed").count() == 2
@@ -169,9 +169,9 @@ def test_an_unclaimed_agent_may_change_its_manifest(db: None) -> None:
 def test_suspended_agent_gets_403_and_a_revoked_one_401(agent: AgentClient, now: datetime) -> None:
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
     before = agent.agent().manifest
-    refused(agent.replace(), 403, "agent_inactive")
+    assert_refused(agent.replace(), 403, "agent_inactive")
     revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.replace(), 401, "invalid_client")
+    assert_refused(agent.replace(), 401, "invalid_client")
     assert agent.agent().manifest == before
 
 
@@ -200,7 +200,9 @@ def test_an_older_manifest_cannot_be_put_back(agent: AgentClient, later: int) ->
     )
     assert agent.replace(later=5).status_code == 200
     before = agent.agent().manifest
-    refused(agent.call("POST", "/v1/agents/me/manifest", {"manifest": old}), 409, "invalid_state")
+    assert_refused(
+        agent.call("POST", "/v1/agents/me/manifest", {"manifest": old}), 409, "invalid_state"
+    )
     assert agent.agent().manifest == before
 
 
@@ -211,9 +213,11 @@ def test_DN_15_a_renewal_by_another_key_than_the_agents_is_refused(
     other, stranger = enrolled(alice, now=now), AgentClient()
     mine, theirs = agent.manifest(later=5, name="New"), other.manifest(later=5, name="New")
     path = "/v1/agents/me/manifest"
-    refused(other.call("POST", path, {"manifest": mine}), 400, "invalid_manifest")
-    refused(agent.call("POST", path, {"manifest": theirs}), 400, "invalid_manifest")
-    refused(stranger.call("POST", path, {"manifest": stranger.manifest()}), 401, "invalid_client")
+    assert_refused(other.call("POST", path, {"manifest": mine}), 400, "invalid_manifest")
+    assert_refused(agent.call("POST", path, {"manifest": theirs}), 400, "invalid_manifest")
+    assert_refused(
+        stranger.call("POST", path, {"manifest": stranger.manifest()}), 401, "invalid_client"
+    )
     assert set(Agent.objects.values_list("name", flat=True)) == {"Research Assistant"}
 
 
@@ -230,7 +234,7 @@ def test_DN_15_a_renewal_by_another_key_than_the_agents_is_refused(
 )
 def test_a_body_of_another_form_is_refused(agent: AgentClient, body: Any) -> None:
     answer = agent.call("POST", "/v1/agents/me/manifest", body)
-    refused(answer, 400, answer.json()["error"])
+    assert_refused(answer, 400, answer.json()["error"])
     assert answer.json()["error"] in {"invalid_request", "invalid_manifest"}
 
 
@@ -244,10 +248,14 @@ def test_a_bad_manifest_is_refused_as_at_registration(agent: AgentClient) -> Non
         agent.proof("POST", path),
     )
     for bad in bad_ones:
-        refused(agent.call("POST", path, {"manifest": bad}), 400, "invalid_manifest")
-    refused(agent.call("POST", path, {"manifest": good}, query="?x=1"), 400, "invalid_request")
-    refused(agent.call("POST", path, {"manifest": good}, proof=None), 401, "invalid_dpop_proof")
-    refused(agent.call("GET", path), 405, "method_not_allowed")
+        assert_refused(agent.call("POST", path, {"manifest": bad}), 400, "invalid_manifest")
+    assert_refused(
+        agent.call("POST", path, {"manifest": good}, query="?x=1"), 400, "invalid_request"
+    )
+    assert_refused(
+        agent.call("POST", path, {"manifest": good}, proof=None), 401, "invalid_dpop_proof"
+    )
+    assert_refused(agent.call("GET", path), 405, "method_not_allowed")
 
 
 def test_a_private_key_in_the_manifest_ends_the_agent(agent: AgentClient) -> None:
@@ -260,7 +268,7 @@ def test_a_private_key_in_the_manifest_ends_the_agent(agent: AgentClient) -> Non
         typ="agent-manifest+jwt",
         header={"jwk": agent.signer.public.jwk | {"d": b64u_encode(seed)}},
     )
-    refused(
+    assert_refused(
         agent.call("POST", "/v1/agents/me/manifest", {"manifest": leaked}), 400, "invalid_request"
     )
     assert agent.agent().status == "revoked"
@@ -276,7 +284,7 @@ def test_the_same_call_with_one_idempotency_key_is_one_change(
     assert [answer.json() for answer in answers] == [answers[0].json()] * 2
     grant.refresh_from_db()
     assert grant.version == 2
-    refused(agent.replace(key="once", later=9), 409, "idempotency_mismatch")
+    assert_refused(agent.replace(key="once", later=9), 409, "idempotency_mismatch")
 
 
 def test_a_manifest_that_ends_earlier_ends_tokens_earlier(

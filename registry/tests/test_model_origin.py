@@ -7,7 +7,7 @@ import pytest
 
 from registry.models import Agent, Human
 from registry.services.enrolment import create_enrolment_code
-from registry.tests.cast import TESTER, AgentClient, enrolled, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +46,9 @@ def test_AP_21_an_origin_that_is_not_listed_registers_no_agent(
     code = create_enrolment_code(human=alice, actor=TESTER, now=now)[1]
     for code_or_none in (None, code):
         answer = client.register(code_or_none, manifest=client.manifest(model_origin=origin))
-        assert "model_origin" in refused(answer, 400, "invalid_manifest")["error_description"]
+        assert (
+            "model_origin" in assert_refused(answer, 400, "invalid_manifest")["error_description"]
+        )
     assert not Agent.objects.exists()
     # The refusal does not spend the code.
     assert client.register(code).status_code == 201
@@ -59,8 +61,8 @@ def test_AP_21_delisted_model_origin_blocks_renew_change_and_register(
     client = enrolled(alice, now=now)
     settings.TRUSTED_MODEL_ORIGINS = ["other.example"]
     before = client.agent().manifest
-    refused(client.replace(**change), 400, "invalid_manifest")
-    refused(client.register(), 400, "invalid_manifest")
+    assert_refused(client.replace(**change), 400, "invalid_manifest")
+    assert_refused(client.register(), 400, "invalid_manifest")
     assert client.agent().manifest == before
     # Its existing grants stay valid until its manifest ends.
     assert client.call("GET", "/v1/agents/me").json()["status"] == "active"

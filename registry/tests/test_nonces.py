@@ -10,7 +10,7 @@ from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider, SpentProof, Token
 from registry.services.nonces import NONCE_BYTES, REGISTRY, STEP_SECONDS, nonces_of
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, enrolled, issue, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, enrolled, issue
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 STEP = timedelta(seconds=STEP_SECONDS)
@@ -48,7 +48,7 @@ def test_DN_1_a_token_for_a_strict_service_provider_needs_a_nonce(
     agent: AgentClient, strict_grant: Grant
 ) -> None:
     response = asked_with(agent, strict_grant, None)
-    body = refused(response, 400, "use_dpop_nonce")
+    body = assert_refused(response, 400, "use_dpop_nonce")
     assert body.keys() == {"error", "error_description"}
     # One header with one value: Django's client would join two lines with a comma.
     nonce = response["DPoP-Nonce"]
@@ -68,7 +68,7 @@ def test_a_stored_token_call_is_not_repeated_without_a_nonce(
 ) -> None:
     nonce = asked_with(agent, strict_grant, None, key="k")["DPoP-Nonce"]
     assert asked_with(agent, strict_grant, nonce, key="k").status_code == 201
-    refused(asked_with(agent, strict_grant, None, key="k"), 400, "use_dpop_nonce")
+    assert_refused(asked_with(agent, strict_grant, None, key="k"), 400, "use_dpop_nonce")
     assert asked_with(agent, strict_grant, nonce, key="k").status_code == 201
     assert Token.objects.count() == 1
 
@@ -78,7 +78,7 @@ def test_other_or_unknown_grant_requires_no_nonce(
 ) -> None:
     assert issue(agent, approved(agent, service_provider, now=now)).status_code == 201
     response = agent.call("POST", "/v1/tokens", {"grant_id": "nonsense"})
-    refused(response, 400, "invalid_grant")
+    assert_refused(response, 400, "invalid_grant")
     assert "DPoP-Nonce" not in response
 
 
@@ -86,7 +86,7 @@ def test_anothers_strict_grant_says_nothing_of_its_service_provider(
     bob: Human, strict_grant: Grant, now: datetime
 ) -> None:
     response = issue(enrolled(bob, now=now), strict_grant)
-    refused(response, 400, "invalid_grant")
+    assert_refused(response, 400, "invalid_grant")
     assert "DPoP-Nonce" not in response
 
 
@@ -102,7 +102,7 @@ def test_DN_3_previous_current_and_next_nonce_pass_oldest_is_renewed(
         if accepted:
             assert response.status_code == 200
         else:
-            refused(response, 401, "use_dpop_nonce")
+            assert_refused(response, 401, "use_dpop_nonce")
             assert response["WWW-Authenticate"].startswith('DPoP error="use_dpop_nonce", algs=')
         assert response.get("DPoP-Nonce") == (nonces_of(REGISTRY, NOON).current if fresh else None)
 
@@ -111,11 +111,11 @@ def test_DN_3_a_refusal_for_another_reason_brings_it_as_well(agent: AgentClient)
     with time_machine.travel(NOON, tick=False):
         nonces = nonces_of(REGISTRY, NOON)
         response = look(agent, nonces.previous, "/v1/grants/unknown")
-        refused(response, 404, "not_found")
+        assert_refused(response, 404, "not_found")
         assert response["DPoP-Nonce"] == nonces.current
         # An unregistered key: the proof itself was valid.
         response = look(AgentClient(), nonces.previous)
-        refused(response, 401, "invalid_client")
+        assert_refused(response, 401, "invalid_client")
         assert response["DPoP-Nonce"] == nonces.current
 
 
@@ -127,7 +127,7 @@ def test_a_refused_nonce_spends_nothing_and_its_proof_is_never_good(
         old = nonces_of(REGISTRY, NOON - 2 * STEP).current
         proof = agent.proof("GET", path, nonce=old)
         for _ in range(3):
-            refused(agent.call("GET", path, proof=proof), 401, "use_dpop_nonce")
+            assert_refused(agent.call("GET", path, proof=proof), 401, "use_dpop_nonce")
             clock.shift(25)
         assert not SpentProof.objects.exists()
 
@@ -160,7 +160,7 @@ def test_DP_100_no_endpoint_takes_a_nonce_that_is_not_the_registrys(
             nonces_of(str(service_provider.pk), NOON).current,
         ):
             response = agent.call(method, path, proof=agent.proof(method, path, nonce=foreign))
-            refused(response, status, "use_dpop_nonce")
+            assert_refused(response, status, "use_dpop_nonce")
             assert response["DPoP-Nonce"] == nonces_of(REGISTRY, NOON).current
 
 

@@ -25,7 +25,7 @@ from registry.services.service_providers import (
     rotate_secret,
     suspend_service_provider,
 )
-from registry.tests.cast import TESTER, AgentClient, refused
+from registry.tests.cast import TESTER, AgentClient, assert_refused
 
 pytestmark = pytest.mark.django_db
 Provider = tuple[ServiceProvider, str]
@@ -287,7 +287,7 @@ def test_an_agent_may_look_a_service_provider_up(
         "allowed": ["read:calendar", "write:files", "transact:payments", "read:mail"],
         "require_nonce": False,
     }
-    refused(agent.call("GET", "/v1/service-providers/nobody"), 404, "not_found")
+    assert_refused(agent.call("GET", "/v1/service-providers/nobody"), 404, "not_found")
 
 
 def test_DJ_8_email_address_longer_than_its_column_is_refused(now: datetime) -> None:

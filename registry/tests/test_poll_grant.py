@@ -10,7 +10,7 @@ import pytest
 from registry.api import long_poll
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.grants import deny_grant
-from registry.tests.cast import TESTER, AgentClient, approved, pending, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -38,9 +38,9 @@ def test_AP_34_polling_too_fast_slows_down(
     path = f"/v1/grants/{grant.id}"
     assert agent.call("GET", path).status_code == 200
     response = agent.call("GET", path)
-    assert refused(response, 429, "slow_down")["interval"] == 7
+    assert assert_refused(response, 429, "slow_down")["interval"] == 7
     assert response["Retry-After"] == "7"
-    assert refused(agent.call("GET", path), 429, "slow_down")["interval"] == 12
+    assert assert_refused(agent.call("GET", path), 429, "slow_down")["interval"] == 12
     Grant.objects.update(polled_at=now - timedelta(seconds=13))
     assert agent.call("GET", path).json()["interval"] == 12
 
@@ -50,7 +50,9 @@ def test_slow_down_adds_five_seconds_each_time_up_to_sixty(
 ) -> None:
     path = f"/v1/grants/{pending(agent, service_provider, now=now).id}"
     first = agent.call("GET", path).json()["interval"]
-    told = [refused(agent.call("GET", path), 429, "slow_down")["interval"] for _ in range(14)]
+    told = [
+        assert_refused(agent.call("GET", path), 429, "slow_down")["interval"] for _ in range(14)
+    ]
     assert told == [min(first + 5 * times, 60) for times in range(1, 15)]
 
 
@@ -143,12 +145,12 @@ def test_revoke_and_withdraw_over_http(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = approved(agent, service_provider, now=now)
-    refused(agent.call("POST", f"/v1/grants/{grant.id}/withdraw", {}), 409, "invalid_state")
+    assert_refused(agent.call("POST", f"/v1/grants/{grant.id}/withdraw", {}), 409, "invalid_state")
     for _ in range(2):
         assert agent.call("POST", f"/v1/grants/{grant.id}/revoke", {}).status_code == 204
     waiting = pending(agent, service_provider, now=now)
-    refused(agent.call("POST", f"/v1/grants/{waiting.id}/revoke", {}), 409, "invalid_state")
-    refused(
+    assert_refused(agent.call("POST", f"/v1/grants/{waiting.id}/revoke", {}), 409, "invalid_state")
+    assert_refused(
         agent.call("POST", f"/v1/grants/{waiting.id}/withdraw", {"why": "x"}),
         400,
         "invalid_request",

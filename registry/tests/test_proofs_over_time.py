@@ -8,7 +8,14 @@ import pytest
 import time_machine
 
 from registry.models import Grant, Human, ServiceProvider, SpentProof, Token
-from registry.tests.cast import READ_CALENDAR, AgentClient, approved, enrolled, issue, refused
+from registry.tests.cast import (
+    READ_CALENDAR,
+    AgentClient,
+    approved,
+    assert_refused,
+    enrolled,
+    issue,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("token_key")]
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -33,7 +40,7 @@ def test_DN_13_sixty_seconds_either_way_by_the_hosts_own_clock(
     if accepted:
         assert response.status_code == 200
     else:
-        assert refused(response, 401, "invalid_dpop_proof")["reason"] == "iat"
+        assert assert_refused(response, 401, "invalid_dpop_proof")["reason"] == "iat"
 
 
 @pytest.fixture
@@ -45,13 +52,13 @@ def test_DN_17_a_grant_is_bound_to_its_agents_key(
     grant: Grant, alice: Human, now: datetime
 ) -> None:
     """Another agent's key, even of the same owner, and an unregistered key."""
-    refused(issue(enrolled(alice, now=now), grant), 400, "invalid_grant")
-    refused(issue(AgentClient(), grant), 401, "invalid_client")
+    assert_refused(issue(enrolled(alice, now=now), grant), 400, "invalid_grant")
+    assert_refused(issue(AgentClient(), grant), 401, "invalid_client")
     assert not Token.objects.exists()
 
 
 def test_DN_18_no_token_is_issued_without_a_proof(agent: AgentClient, grant: Grant) -> None:
-    refused(issue(agent, grant, proof=None), 400, "invalid_dpop_proof")
+    assert_refused(issue(agent, grant, proof=None), 400, "invalid_dpop_proof")
     assert not Token.objects.exists()
 
 
@@ -60,7 +67,7 @@ def test_DN_19_a_grants_key_is_the_proofs_and_is_not_named_in_the_body(
     agent: AgentClient, service_provider: ServiceProvider, own: bool
 ) -> None:
     named = agent.jkt if own else AgentClient().jkt
-    refused(agent.ask(service_provider, dpop_jkt=named), 400, "invalid_request")
+    assert_refused(agent.ask(service_provider, dpop_jkt=named), 400, "invalid_request")
     assert not Grant.objects.exists()
 
 
@@ -68,7 +75,7 @@ def test_DN_19_a_manifest_is_registered_by_its_own_key_alone(agent: AgentClient)
     other = AgentClient()
     body = json.dumps({"manifest": other.manifest()}).encode()
     response = agent.call("POST", "/v1/agents", body, proof=agent.proof("POST", "/v1/agents", body))
-    refused(response, 400, "invalid_dpop_proof")
+    assert_refused(response, 400, "invalid_dpop_proof")
 
 
 def test_DN_8_a_proof_for_a_service_provider_is_for_no_url_of_the_registry(
@@ -79,14 +86,14 @@ def test_DN_8_a_proof_for_a_service_provider_is_for_no_url_of_the_registry(
     at_provider: dict[str, Any] = {"url": f"{service_provider.audience}/x", "access_token": token}
     proof = agent.proof("POST", "/x", jti="one", **at_provider)
     for _ in range(2):
-        answer = refused(issue(agent, grant, proof=proof), 400, "invalid_dpop_proof")
+        answer = assert_refused(issue(agent, grant, proof=proof), 400, "invalid_dpop_proof")
         assert answer["reason"] == "url"
     assert SpentProof.objects.count() == 1
     body = {"service_provider": service_provider.slug, "capabilities": [READ_CALENDAR]}
     raw = json.dumps(body).encode()
     first = agent.proof("POST", "/v1/grants", raw, jti="one")
     assert agent.call("POST", "/v1/grants", raw, proof=first).status_code == 201
-    answer = refused(
+    answer = assert_refused(
         agent.call("GET", "/v1/agents/me", proof=agent.proof("GET", "/v1/agents/me", jti="one")),
         401,
         "invalid_dpop_proof",

@@ -19,7 +19,7 @@ from kms.models import Key
 from kms.services import disable_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.grants import deny_grant, resume_grant, revoke_grant, suspend_grant
-from registry.services.proved_grants import BOUND, ProvedGrants, terms_of
+from registry.services.proved_grants import BOUND, GrantReceiptCache, terms_of
 from registry.services.rotation import rotate_agent_key
 from registry.services.token_state import token_state, token_states
 from registry.services.tokens import issue_token
@@ -30,11 +30,11 @@ from registry.tests.cast import (
     AgentClient,
     approve,
     approved,
+    assert_refused,
     capability,
     enrolled,
     issue,
     pending,
-    refused,
 )
 from tests import receipts
 
@@ -59,8 +59,8 @@ def set_approved(grant: Grant, human: Human, now: datetime, **more: Any) -> None
 
 
 def stands_refused(client: AgentClient, grant: Grant) -> None:
-    answer = refused(issue(client, grant), 400, "invalid_grant")
-    assert answer == refused(
+    answer = assert_refused(issue(client, grant), 400, "invalid_grant")
+    assert answer == assert_refused(
         client.call("POST", "/v1/tokens", {"grant_id": "nonsense"}), 400, "invalid_grant"
     )
     assert not Token.objects.filter(grant=grant).exists()
@@ -171,7 +171,7 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     assert token_state(jti).refusal(now) == "grant_inactive"
     assert token_states([jti])[jti].refusal(now) == "grant_inactive"
     if Agent.objects.get().jkt == client.jkt:
-        assert refused(issue(client, grant), 400, "invalid_grant")
+        assert assert_refused(issue(client, grant), 400, "invalid_grant")
     assert Token.objects.count() == 1
 
 
@@ -210,7 +210,7 @@ def test_DJ_17_last_signed_receipt_counts_not_the_last_written_row(
     assert issue(agent, grant).status_code == 201
     Grant.objects.update(**wide)
     receipts.copy(first, grant, now=now)
-    assert refused(issue(agent, grant), 400, "invalid_grant")
+    assert assert_refused(issue(agent, grant), 400, "invalid_grant")
 
 
 @pytest.mark.parametrize("capabilities", [[READ_CALENDAR], WIDE], ids=["reading", "paying"])
@@ -294,7 +294,7 @@ def test_DJ_17_a_receipt_by_a_key_that_is_not_ours_gives_no_token(
     grant = approved(agent, service_provider, now=now)
     own = LocalSigner(PrivateKey.generate("EdDSA"))
     Key.objects.filter(purpose="receipt").update(public_jwk=own.public.jwk)
-    refused(issue(agent, grant), 400, "invalid_grant")
+    assert_refused(issue(agent, grant), 400, "invalid_grant")
 
 
 def test_DJ_17_a_disabled_receipt_key_ends_at_once_what_it_signed(
@@ -308,7 +308,7 @@ def test_DJ_17_a_disabled_receipt_key_ends_at_once_what_it_signed(
     rotate_key(purpose="receipt", actor=TESTER, now=now)
     assert issue(agent, grant).status_code == 201
     disable_key(kid=key.kid, actor=TESTER, now=now, even_last=True)
-    refused(issue(agent, grant), 400, "invalid_grant")
+    assert_refused(issue(agent, grant), 400, "invalid_grant")
     assert token_state(state.token.jti).refusal(now) == "grant_inactive"
     # Signed again by the next key, it is valid again.
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
@@ -356,7 +356,7 @@ def test_DJ_17_the_log_names_the_grant_once_and_not_at_each_try(
     set_approved(grant, alice, now)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            refused(issue(agent, grant), 400, "invalid_grant")
+            assert_refused(issue(agent, grant), 400, "invalid_grant")
     [line] = [line for line in caplog.messages if str(grant.pk) in line]
     assert "no signed approval covers its terms" in line
 
@@ -373,7 +373,7 @@ def test_proved_grants_cache_is_bounded_and_evicts_least_recently_used(
         terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=False)
         assert terms is not None
         every.append(terms)
-    memory = ProvedGrants(bound=2)
+    memory = GrantReceiptCache(bound=2)
 
     def reads(index: int) -> int:
         with CaptureQueriesContext(connection) as queries:

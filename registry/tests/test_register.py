@@ -20,7 +20,7 @@ from registry.services.enrolment import (
     use_enrolment_code,
 )
 from registry.services.people import suspend_human
-from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, claim, enrolled, refused
+from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, assert_refused, claim, enrolled
 from tests.forging import changed_signature
 
 pytestmark = pytest.mark.django_db
@@ -121,22 +121,24 @@ def test_another_manifest_for_a_known_key_conflicts() -> None:
     client = AgentClient()
     client.register()
     changed = client.manifest(capabilities=[READ_CALENDAR])
-    refused(client.register(manifest=changed), 409, "manifest_conflict")
-    refused(client.register(manifest=client.manifest(name="Another")), 409, "manifest_conflict")
+    assert_refused(client.register(manifest=changed), 409, "manifest_conflict")
+    assert_refused(
+        client.register(manifest=client.manifest(name="Another")), 409, "manifest_conflict"
+    )
 
 
 def test_JK_11_a_known_key_is_never_taken_over_by_another_humans_code(
     agent: AgentClient, alice: Human, mallory: Human, now: datetime
 ) -> None:
-    refused(agent.register(code_of(mallory, now)), 409, "key_in_use")
+    assert_refused(agent.register(code_of(mallory, now)), 409, "key_in_use")
     assert agent.agent().human == alice
 
 
 def test_JK_12_registration_needs_a_proof_by_the_manifests_own_key() -> None:
     honest, thief = AgentClient(), AgentClient()
-    refused(thief.register(manifest=honest.manifest()), 400, "invalid_dpop_proof")
+    assert_refused(thief.register(manifest=honest.manifest()), 400, "invalid_dpop_proof")
     body = {"manifest": honest.manifest()}
-    refused(honest.call("POST", "/v1/agents", body, proof=None), 400, "invalid_dpop_proof")
+    assert_refused(honest.call("POST", "/v1/agents", body, proof=None), 400, "invalid_dpop_proof")
     assert not Agent.objects.exists()
 
 
@@ -145,7 +147,7 @@ def test_a_proof_registers_once() -> None:
     body = json.dumps({"manifest": client.manifest()}).encode()
     proof = client.proof("POST", "/v1/agents", body)
     assert client.call("POST", "/v1/agents", body, proof=proof).status_code == 201
-    answer = refused(
+    answer = assert_refused(
         client.call("POST", "/v1/agents", body, proof=proof), 400, "invalid_dpop_proof"
     )
     assert answer["reason"] == "replayed"
@@ -156,7 +158,7 @@ def test_JK_8_a_private_key_is_refused_and_barred_for_ever(
 ) -> None:
     client = AgentClient()
     response = client.register(manifest=client.disclosing("agent-manifest+jwt"))
-    refused(response, 400, "invalid_request")
+    assert_refused(response, 400, "invalid_request")
     assert BarredKey.objects.get().jkt == client.jkt
     event = Event.objects.get(kind="registry.agent_key.barred")
     assert event.reason == "private_key_submitted"
@@ -164,27 +166,27 @@ def test_JK_8_a_private_key_is_refused_and_barred_for_ever(
         event.data
     )
     # Disclosed again it is refused as before, with a single event.
-    refused(
+    assert_refused(
         client.register(manifest=client.disclosing("agent-manifest+jwt")), 400, "invalid_request"
     )
     assert Event.objects.filter(kind="registry.agent_key.barred").count() == 1
     # The key is barred, even without the private member.
-    refused(client.register(), 401, "invalid_client")
+    assert_refused(client.register(), 401, "invalid_client")
 
 
 def test_JK_8_a_private_key_in_a_proof_bars_it_too_and_ends_its_agent(agent: AgentClient) -> None:
     data = b""
     claims = {"jti": "x", "htm": "GET", "htu": f"{settings.PUBLIC_URL}/v1/agents/me", "iat": 0}
     proof = sign_compact(claims, agent.signer, typ="dpop+jwt", header={"jwk": agent.private_jwk()})
-    refused(agent.call("GET", "/v1/agents/me", data, proof=proof), 401, "invalid_dpop_proof")
+    assert_refused(agent.call("GET", "/v1/agents/me", data, proof=proof), 401, "invalid_dpop_proof")
     assert agent.agent().status == "revoked"
-    refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")
+    assert_refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")
 
 
 def test_JK_8_invented_private_member_bars_no_key(agent: AgentClient) -> None:
     jwk = {**agent.signer.public.jwk, "d": b64u_encode(bytes(32))}
     leaking = sign_compact({}, agent.signer, typ="agent-manifest+jwt", header={"jwk": jwk})
-    refused(agent.register(manifest=leaking), 400, "invalid_request")
+    assert_refused(agent.register(manifest=leaking), 400, "invalid_request")
     assert not BarredKey.objects.exists()
     assert agent.agent().status == "active"
 
@@ -195,13 +197,13 @@ def test_a_revoked_key_registers_nothing(agent: AgentClient, now: datetime) -> N
     assert Event.objects.filter(kind="registry.agent.revoked").count() == 1
     with pytest.raises(InvalidStateError):
         suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.register(), 401, "invalid_client")
+    assert_refused(agent.register(), 401, "invalid_client")
 
 
 @pytest.mark.parametrize("bad", ["", "nonsense", "AAAAAAAA-BBBB", "x" * 64])
 def test_a_bad_code_is_refused_and_registers_nothing(bad: str) -> None:
     body = {"manifest": (client := AgentClient()).manifest(), "enrolment_code": bad or "-"}
-    refused(client.call("POST", "/v1/agents", body), 400, "invalid_enrolment_code")
+    assert_refused(client.call("POST", "/v1/agents", body), 400, "invalid_enrolment_code")
     assert not Agent.objects.exists()
 
 
@@ -209,8 +211,8 @@ def test_DJ_24_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> 
     code = code_of(alice, now)
     wrong = code[:9] + "0" * 26
     for _ in range(6):
-        refused(AgentClient().register(wrong), 400, "invalid_enrolment_code")
-    refused(AgentClient().register(code), 400, "invalid_enrolment_code")
+        assert_refused(AgentClient().register(wrong), 400, "invalid_enrolment_code")
+    assert_refused(AgentClient().register(code), 400, "invalid_enrolment_code")
     # A locked code counts no further: there is nothing left to guard.
     assert EnrolmentCode.objects.get().failures == 5
     assert (
@@ -222,7 +224,7 @@ def test_DJ_24_five_wrong_secrets_lock_the_code(alice: Human, now: datetime) -> 
 def test_four_wrong_secrets_do_not(alice: Human, now: datetime) -> None:
     code = code_of(alice, now)
     for _ in range(4):
-        refused(AgentClient().register(code[:9] + "0" * 26), 400, "invalid_enrolment_code")
+        assert_refused(AgentClient().register(code[:9] + "0" * 26), 400, "invalid_enrolment_code")
     assert AgentClient().register(code).status_code == 201
 
 
@@ -231,12 +233,12 @@ def test_DJ_24_a_used_an_old_and_a_suspended_humans_code_are_refused(
 ) -> None:
     used = code_of(alice, now)
     AgentClient().register(used)
-    refused(AgentClient().register(used), 400, "invalid_enrolment_code")
+    assert_refused(AgentClient().register(used), 400, "invalid_enrolment_code")
     old = code_of(alice, now - timedelta(minutes=15))
-    refused(AgentClient().register(old), 400, "invalid_enrolment_code")
+    assert_refused(AgentClient().register(old), 400, "invalid_enrolment_code")
     bobs = code_of(bob, now)
     suspend_human(human=bob, actor=TESTER, now=now)
-    refused(AgentClient().register(bobs), 400, "invalid_enrolment_code")
+    assert_refused(AgentClient().register(bobs), 400, "invalid_enrolment_code")
 
 
 @pytest.mark.parametrize(
@@ -255,20 +257,20 @@ def test_members_that_are_unknown_missing_or_of_another_type_are_refused(body: A
     client = AgentClient()
     if isinstance(body, dict) and "manifest" not in body and body:
         body = {"manifest": client.manifest(), **body}
-    refused(client.call("POST", "/v1/agents", body), 400, "invalid_request")
+    assert_refused(client.call("POST", "/v1/agents", body), 400, "invalid_request")
     assert not Agent.objects.exists()
 
 
 def test_a_manifest_for_another_registry_or_altered_is_refused() -> None:
     client = AgentClient()
     whole = client.manifest()
-    refused(client.register(manifest=changed_signature(whole)), 400, "invalid_manifest")
+    assert_refused(client.register(manifest=changed_signature(whole)), 400, "invalid_manifest")
     foreign = sign_compact(
         {"aud": "https://other.example", "iat": 0, "exp": 1, "jti": "a", "name": "n",
          "model_origin": "m.example", "capabilities": [READ_CALENDAR]},
         client.signer, typ="agent-manifest+jwt", header={"jwk": client.signer.public.jwk},
     )  # fmt: skip
-    refused(client.register(manifest=foreign), 400, "invalid_manifest")
+    assert_refused(client.register(manifest=foreign), 400, "invalid_manifest")
 
 
 def test_registration_retry_has_the_same_answer_and_stores_no_secret() -> None:
@@ -304,7 +306,7 @@ def test_delete_ends_the_agent_and_what_it_asks_for(
     assert (response.status_code, response.content) == (204, b"")
     assert agent.agent().status == "revoked"
     assert agent.agent().grants.get(pk=grant_id).status == "withdrawn"
-    refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")
+    assert_refused(agent.call("GET", "/v1/agents/me"), 401, "invalid_client")
     assert Event.objects.filter(kind="registry.agent.revoked").count() == 1
 
 

@@ -12,8 +12,8 @@ from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner
 from agentauth.protocol.tests.mixed_order import MixedSigner
 from registry.models import Agent, BarredKey
-from registry.tests.cast import AgentClient, refused
-from tests.pace import within
+from registry.tests.cast import AgentClient, assert_refused
+from tests.time_limits import within
 
 pytestmark = pytest.mark.django_db
 
@@ -69,10 +69,10 @@ def _registers(jwk: dict[str, Any], alg: str) -> None:
     assert head
     manifest = f"{b64u_encode(json.dumps(headers).encode())}.{tail}"
     began = time.monotonic()
-    body = refused(client.register(manifest=manifest), 400, "invalid_manifest")
+    body = assert_refused(client.register(manifest=manifest), 400, "invalid_manifest")
     proof = f"{b64u_encode(json.dumps(headers | {'typ': 'dpop+jwt'}).encode())}.{tail}"
     good = {"manifest": client.manifest()}
-    answer = refused(
+    answer = assert_refused(
         client.call("POST", "/v1/agents", good, proof=proof), 400, "invalid_dpop_proof"
     )
     # No computation uses the large modulus.
@@ -100,7 +100,7 @@ def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
     """It signs both manifest and proof, and both signatures verify."""
     client = AgentClient()
     client.signer = cast("LocalSigner", MixedSigner())
-    body = refused(client.register(), 400, "invalid_manifest")
+    body = assert_refused(client.register(), 400, "invalid_manifest")
     assert "prime-order" in body["error_description"]
     assert not Agent.objects.exists()
     assert not BarredKey.objects.exists()
@@ -108,7 +108,7 @@ def test_JK_22_a_key_of_mixed_order_registers_nothing() -> None:
 
 def test_JK_22_no_agent_takes_a_key_of_mixed_order(agent: AgentClient) -> None:
     body = {"new_key": agent.key_change(cast("LocalSigner", MixedSigner()))}
-    answer = refused(agent.call("POST", "/v1/agents/me/key", body), 400, "invalid_request")
+    answer = assert_refused(agent.call("POST", "/v1/agents/me/key", body), 400, "invalid_request")
     assert "prime-order" in answer["error_description"]
     assert agent.agent().jkt == agent.jkt
 

@@ -31,11 +31,11 @@ from registry.tests.cast import (
     AgentClient,
     approve,
     asked,
+    assert_refused,
     enrolled,
     issue,
     minutes,
     pending,
-    refused,
 )
 
 pytestmark = pytest.mark.django_db
@@ -72,9 +72,11 @@ def test_a_service_provider_is_named_by_id_or_slug(
 def test_an_unknown_or_suspended_service_provider_is_not_found(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
-    unknown = refused(agent.ask(service_provider, service_provider="nobody"), 404, "not_found")
+    unknown = assert_refused(
+        agent.ask(service_provider, service_provider="nobody"), 404, "not_found"
+    )
     suspend_service_provider(service_provider=service_provider, actor=TESTER, now=now)
-    assert refused(agent.ask(service_provider), 404, "not_found") == unknown
+    assert assert_refused(agent.ask(service_provider), 404, "not_found") == unknown
 
 
 def test_an_identical_pending_request_is_itself_whatever_its_reason(
@@ -123,7 +125,7 @@ def test_OG_9_an_expired_request_makes_way_and_does_not_count(
 def test_nothing_beyond_the_manifest(
     agent: AgentClient, service_provider: ServiceProvider, capabilities: Any
 ) -> None:
-    refused(agent.ask(service_provider, capabilities=capabilities), 400, "invalid_scope")
+    assert_refused(agent.ask(service_provider, capabilities=capabilities), 400, "invalid_scope")
     assert not Grant.objects.exists()
 
 
@@ -131,7 +133,7 @@ def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now
     strict, _ = create_service_provider(
         name="Closed", audience="https://nothing.example", actor=TESTER, now=now
     )
-    body = refused(agent.ask(strict), 400, "invalid_scope")
+    body = assert_refused(agent.ask(strict), 400, "invalid_scope")
     assert body["error_description"] == "The service provider does not allow 'read:calendar'."
     narrow, _ = create_service_provider(
         name="Work only",
@@ -173,13 +175,13 @@ def test_nothing_beyond_what_the_service_provider_allows(agent: AgentClient, now
 def test_unknown_members_wrong_types_and_limits_are_refused(
     agent: AgentClient, service_provider: ServiceProvider, changes: dict[str, Any]
 ) -> None:
-    refused(agent.ask(service_provider, **changes), 400, "invalid_request")
+    assert_refused(agent.ask(service_provider, **changes), 400, "invalid_request")
     assert not Grant.objects.exists()
 
 
 def test_the_token_to_come_must_fit(agent: AgentClient, service_provider: ServiceProvider) -> None:
     wide = [READ_CALENDAR | {"constraints": {f"a{n}": {"eq": "v" * 100}}} for n in range(32)]
-    refused(agent.ask(service_provider, capabilities=wide), 400, "grant_too_large")
+    assert_refused(agent.ask(service_provider, capabilities=wide), 400, "grant_too_large")
     assert not Grant.objects.exists()
 
 
@@ -205,7 +207,9 @@ def test_KM_9_too_long_token_is_refused_at_request_and_at_approval(
 ) -> None:
     longest = max(length for length in range(1, 1000) if fits(service_provider, length))
     assert not fits(service_provider, longest + 1)
-    refused(agent.ask(service_provider, capabilities=padded(longest + 1)), 400, "grant_too_large")
+    assert_refused(
+        agent.ask(service_provider, capabilities=padded(longest + 1)), 400, "grant_too_large"
+    )
     assert not Grant.objects.exists()
     # A user may approve less than was requested, which can need a longer text.
     grant = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
@@ -223,7 +227,7 @@ def test_AP_29_the_sixth_pending_request_of_an_agent_is_refused(
     for number in range(5):
         assert agent.ask(service_provider, capabilities=[calendar(number)]).status_code == 201
     response = agent.ask(service_provider, capabilities=[calendar(5)])
-    refused(response, 429, "too_many_pending_grants")
+    assert_refused(response, 429, "too_many_pending_grants")
     assert 3500 < int(response["Retry-After"]) <= 3600
     # Requesting it again adds none.
     assert agent.ask(service_provider, capabilities=[calendar(4)]).status_code == 200
@@ -276,7 +280,7 @@ def test_a_cooldown_is_answered_with_how_long_to_wait(
         now=now,
     )
     response = agent.ask(service_provider)
-    refused(response, 429, "cooldown_active")
+    assert_refused(response, 429, "cooldown_active")
     assert 3500 < int(response["Retry-After"]) <= 3601
 
 
@@ -312,14 +316,16 @@ def test_unclaimed_agent_has_one_pending_request_and_link_claims_first(
         client.call("GET", f"/v1/grants/{body['grant_id']}").json()["approval_url"]
         == body["approval_url"]
     )
-    refused(client.ask(service_provider, envelope={"max_uses": 1}), 429, "too_many_pending_grants")
+    assert_refused(
+        client.ask(service_provider, envelope={"max_uses": 1}), 429, "too_many_pending_grants"
+    )
 
 
 def test_a_suspended_agent_may_not_ask(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.ask(service_provider), 403, "agent_inactive")
+    assert_refused(agent.ask(service_provider), 403, "agent_inactive")
     assert agent.call("GET", "/v1/grants").status_code == 200
 
 
@@ -328,7 +334,7 @@ def test_an_expired_agent_may_not_ask(
 ) -> None:
     client = enrolled(alice, now=now, days=1)
     type(client.agent()).objects.update(expires_at=now)
-    refused(client.ask(service_provider), 403, "agent_inactive")
+    assert_refused(client.ask(service_provider), 403, "agent_inactive")
     assert client.call("GET", "/v1/agents/me").json()["status"] == "expired"
 
 
@@ -336,15 +342,15 @@ def test_OG_7_a_revoked_agent_may_not_ask(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.ask(service_provider), 401, "invalid_client")
-    refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}), 401, "invalid_client")
+    assert_refused(agent.ask(service_provider), 401, "invalid_client")
+    assert_refused(agent.call("POST", "/v1/tokens", {"grant_id": "x"}), 401, "invalid_client")
 
 
 def test_a_refusal_is_one_event_of_the_agent(
     agent: AgentClient, service_provider: ServiceProvider
 ) -> None:
     before = Event.objects.count()
-    refused(agent.ask(service_provider, service_provider="nobody"), 404, "not_found")
+    assert_refused(agent.ask(service_provider, service_provider="nobody"), 404, "not_found")
     event = Event.objects.order_by("-id").first()
     assert event is not None
     assert (Event.objects.count() - before, event.outcome, event.agent_id) == (

@@ -14,7 +14,15 @@ from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.grants import deny_grant, expire_grant, suspend_grant, withdraw_grant
 from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, enrolled, issue, pending, refused
+from registry.tests.cast import (
+    TESTER,
+    AgentClient,
+    approved,
+    assert_refused,
+    enrolled,
+    issue,
+    pending,
+)
 from registry.tests.test_revoke_token import Provider, revoke, revoke_as
 from tests.forging import changed_signature
 
@@ -69,7 +77,8 @@ def test_RV_7_what_is_unknown_and_what_is_anothers_is_one_answer(
 ) -> None:
     theirs = approved(enrolled(bob, now=now), service_provider, now=now)
     answers = [
-        refused(revoke_grant(agent, each), 404, "not_found") for each in (theirs.pk, NOBODYS, "x")
+        assert_refused(revoke_grant(agent, each), 404, "not_found")
+        for each in (theirs.pk, NOBODYS, "x")
     ]
     assert answers[0] == answers[1] == answers[2]
     theirs.refresh_from_db()
@@ -97,13 +106,13 @@ def test_RV_7_what_was_never_approved_cannot_be_revoked(
 ) -> None:
     grant = pending(agent, service_provider, now=now)
     ENDS[status](grant, now)
-    refused(revoke_grant(agent, grant.pk), 409, "invalid_state")
+    assert_refused(revoke_grant(agent, grant.pk), 409, "invalid_state")
     assert Grant.objects.get().status == status
 
 
 def test_RV_7_an_agent_that_revoked_itself_is_a_stranger_afterwards(agent: AgentClient) -> None:
     assert agent.call("DELETE", "/v1/agents/me").status_code == 204
-    refused(agent.call("DELETE", "/v1/agents/me"), 401, "invalid_client")
+    assert_refused(agent.call("DELETE", "/v1/agents/me"), 401, "invalid_client")
 
 
 @pytest.mark.parametrize("key", [None, "once"])
@@ -112,7 +121,7 @@ def test_a_repeated_delete_of_oneself_is_401_whatever_its_key(
 ) -> None:
     assert agent.call("DELETE", "/v1/agents/me", key=key).status_code == 204
     for _ in range(2):
-        refused(agent.call("DELETE", "/v1/agents/me", key=key), 401, "invalid_client")
+        assert_refused(agent.call("DELETE", "/v1/agents/me", key=key), 401, "invalid_client")
     assert Event.objects.filter(kind=AGENT_REVOKED).count() == 1
 
 
@@ -175,7 +184,7 @@ def test_RV_8_anothers_grant_is_an_event(
     agent: AgentClient, bob: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     theirs = approved(enrolled(bob, now=now), service_provider, now=now)
-    refused(revoke_grant(agent, theirs.pk), 404, "not_found")
+    assert_refused(revoke_grant(agent, theirs.pk), 404, "not_found")
     event = Event.objects.get(kind="audit.request.refused")
     assert (event.actor_id, event.reason) == (str(agent.agent().pk), "not_found")
     # The event belongs to the caller that tried.
@@ -222,7 +231,7 @@ def test_RV_11_unwritten_or_unreported_revocation_is_503_and_logged(
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
         patch.setattr(place, fails)
         answer = act()
-    refused(answer, 503, "temporarily_unavailable")
+    assert_refused(answer, 503, "temporarily_unavailable")
     assert b"disk" not in answer.content
     assert answer["Retry-After"]
     assert any("the database did not answer" in line for line in caplog.messages)

@@ -20,10 +20,10 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approved,
+    assert_refused,
     basic,
     enrolled,
     issue,
-    refused,
 )
 from tests.forging import changed_signature
 
@@ -100,14 +100,14 @@ def test_revocation_needs_a_caller_and_one_token(
     agent: AgentClient, provider_and_secret: Provider
 ) -> None:
     form = "application/x-www-form-urlencoded"
-    refused(Client().post("/v1/revoke", "token=x", content_type=form), 401, "invalid_client")
+    assert_refused(Client().post("/v1/revoke", "token=x", content_type=form), 401, "invalid_client")
     wrong = (provider_and_secret[0], "wrong")
     response = revoke_as(wrong, "x")
-    refused(response, 401, "invalid_client")
+    assert_refused(response, 401, "invalid_client")
     assert response["WWW-Authenticate"].startswith("Basic")
-    refused(revoke_as(provider_and_secret, "x&token=y"), 400, "invalid_request")
-    refused(revoke_as(provider_and_secret, ""), 400, "invalid_request")
-    refused(
+    assert_refused(revoke_as(provider_and_secret, "x&token=y"), 400, "invalid_request")
+    assert_refused(revoke_as(provider_and_secret, ""), 400, "invalid_request")
+    assert_refused(
         Client().post(
             "/v1/revoke?token=x", "token=x", content_type=form, headers=basic(*provider_and_secret)
         ),
@@ -115,7 +115,7 @@ def test_revocation_needs_a_caller_and_one_token(
         "invalid_request",
     )
     proof = agent.proof("POST", "/v1/revoke", b"token=x")
-    refused(revoke_as(provider_and_secret, "x", DPoP=proof), 400, "invalid_request")
+    assert_refused(revoke_as(provider_and_secret, "x", DPoP=proof), 400, "invalid_request")
 
 
 def test_a_suspended_agent_may_still_revoke_its_token(
@@ -142,7 +142,7 @@ def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
         raise OperationalError("disk full")
 
     monkeypatch.setattr("registry.services.tokens.record", fails)
-    answer = refused(revoke(agent, token), 503, "temporarily_unavailable")
+    answer = assert_refused(revoke(agent, token), 503, "temporarily_unavailable")
     assert "disk" not in json.dumps(answer)
     assert Token.objects.get().revoked_at is None
 
@@ -150,6 +150,6 @@ def test_RV_11_an_event_that_cannot_be_written_stops_the_revocation(
 def test_U1_revocation_without_a_body_is_a_400_not_a_server_error(
     agent: AgentClient, provider_and_secret: Provider
 ) -> None:
-    refused(agent.call("POST", "/v1/revoke"), 400, "invalid_request")
+    assert_refused(agent.call("POST", "/v1/revoke"), 400, "invalid_request")
     bare = Client().generic("POST", "/v1/revoke", headers=basic(*provider_and_secret))
-    refused(bare, 400, "invalid_request")
+    assert_refused(bare, 400, "invalid_request")

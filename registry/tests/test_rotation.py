@@ -23,11 +23,11 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approved,
+    assert_refused,
     claim_link,
     enrolled,
     issue,
     pending,
-    refused,
 )
 
 pytestmark = pytest.mark.django_db
@@ -54,8 +54,10 @@ def test_a_rotation_swaps_the_key_and_bars_the_old_one(agent: AgentClient, alg: 
     event = Event.objects.get(kind="registry.agent.key_rotated")
     assert event.data == {"old_jkt": old.jkt, "jkt": agent.jkt, "grants_suspended": 0}
     for method, path in [("GET", "/v1/agents/me"), ("POST", "/v1/tokens"), ("POST", PATH)]:
-        refused(old.call(method, path, {} if method == "POST" else None), 401, "invalid_client")
-    refused(old.register(), 401, "invalid_client")
+        assert_refused(
+            old.call(method, path, {} if method == "POST" else None), 401, "invalid_client"
+        )
+    assert_refused(old.register(), 401, "invalid_client")
 
 
 def test_tokens_of_the_old_key_are_revoked_and_grave_grants_wait(
@@ -77,7 +79,7 @@ def test_tokens_of_the_old_key_are_revoked_and_grave_grants_wait(
     )
     assert issue(agent, reading).status_code == 201
     assert token_state(Token.objects.latest("issued_at").jti).refusal(now) is None
-    refused(issue(agent, paying), 400, "invalid_grant")
+    assert_refused(issue(agent, paying), 400, "invalid_grant")
     assert Event.objects.get(kind="registry.agent.key_rotated").data["grants_suspended"] == 1
     assert Event.objects.get(kind="registry.grant.suspended").reason == "key_rotated"
 
@@ -132,10 +134,10 @@ def test_DN_15_a_token_is_asked_for_with_the_agents_present_key_alone(
     old = old_of(agent)
     other = enrolled(alice, now=now)
     assert issue(agent, grant).status_code == 201
-    refused(issue(other, grant), 400, "invalid_grant")
-    refused(issue(AgentClient(), grant), 401, "invalid_client")
+    assert_refused(issue(other, grant), 400, "invalid_grant")
+    assert_refused(issue(AgentClient(), grant), 401, "invalid_client")
     agent.rotate()
-    refused(issue(old, grant), 401, "invalid_client")
+    assert_refused(issue(old, grant), 401, "invalid_client")
     assert Token.objects.count() == 1
     assert issue(agent, grant).status_code == 201
 
@@ -145,7 +147,9 @@ def test_the_manifest_stays_and_the_next_one_is_signed_by_the_new_key(agent: Age
     agent.rotate()
     assert agent.agent().manifest == before
     by_old_key = {"manifest": old.manifest(later=5)}
-    refused(agent.call("POST", "/v1/agents/me/manifest", by_old_key), 400, "invalid_manifest")
+    assert_refused(
+        agent.call("POST", "/v1/agents/me/manifest", by_old_key), 400, "invalid_manifest"
+    )
     assert agent.replace(later=6).status_code == 200
     # Registering again with the new key finds the agent.
     again = agent.register()
@@ -156,15 +160,15 @@ def test_only_an_active_agent_rotates(alice: Human, agent: AgentClient, now: dat
     stray = AgentClient()
     stray.register()
     secret = claim_link(stray.agent())
-    refused(stray.rotate(), 403, "agent_inactive")
+    assert_refused(stray.rotate(), 403, "agent_inactive")
     assert claim_link(stray.agent()) == secret
     expired = enrolled(alice, now=now)
     Agent.objects.filter(jkt=expired.jkt).update(expires_at=now - timedelta(seconds=1))
-    refused(expired.rotate(), 403, "agent_inactive")
+    assert_refused(expired.rotate(), 403, "agent_inactive")
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.rotate(), 403, "agent_inactive")
+    assert_refused(agent.rotate(), 403, "agent_inactive")
     revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
-    refused(agent.rotate(), 401, "invalid_client")
+    assert_refused(agent.rotate(), 401, "invalid_client")
     assert not BarredKey.objects.exists()
 
 
@@ -173,11 +177,11 @@ def test_key_in_use_or_used_before_is_refused(
 ) -> None:
     other, gone, first = enrolled(alice, now=now), enrolled(alice, now=now), agent.private
     revoke_agent(agent=gone.agent(), actor=TESTER, now=now)
-    refused(agent.rotate(other.private), 409, "key_in_use")
-    refused(agent.rotate(gone.private), 409, "key_in_use")
+    assert_refused(agent.rotate(other.private), 409, "key_in_use")
+    assert_refused(agent.rotate(gone.private), 409, "key_in_use")
     assert agent.rotate().status_code == 200
     # Back to its former key, which is barred for good.
-    refused(agent.rotate(first), 409, "key_in_use")
+    assert_refused(agent.rotate(first), 409, "key_in_use")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +198,7 @@ def test_a_statement_for_something_else_is_refused(
     agent: AgentClient, change: dict[str, Any]
 ) -> None:
     body = {"new_key": agent.key_change(LocalSigner(PrivateKey.generate()), **change)}
-    refused(agent.call("POST", PATH, body), 400, "invalid_request")
+    assert_refused(agent.call("POST", PATH, body), 400, "invalid_request")
     assert not BarredKey.objects.exists()
 
 
@@ -204,7 +208,7 @@ def test_the_statement_of_one_agent_is_nothing_for_another(
     """Mallory forwards what she saw: the new key would be hers, and alice's agent locked out."""
     other = enrolled(alice, now=now)
     seen = {"new_key": agent.key_change(LocalSigner(PrivateKey.generate()))}
-    refused(other.call("POST", PATH, seen), 400, "invalid_request")
+    assert_refused(other.call("POST", PATH, seen), 400, "invalid_request")
     assert other.agent().jkt == other.jkt
 
 
@@ -220,7 +224,7 @@ def test_the_present_key_alone_names_no_other(agent: AgentClient) -> None:
     forged = sign_compact(
         claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": stranger.public.jwk}
     )
-    refused(agent.call("POST", PATH, {"new_key": forged}), 400, "invalid_request")
+    assert_refused(agent.call("POST", PATH, {"new_key": forged}), 400, "invalid_request")
     assert agent.agent().jkt == agent.jkt
 
 
@@ -235,7 +239,7 @@ def test_rotation_to_the_same_key_is_refused(agent: AgentClient) -> None:
     same = sign_compact(
         claims, agent.signer, typ=KEY_CHANGE_TYP, header={"jwk": agent.signer.public.jwk}
     )
-    refused(agent.call("POST", PATH, {"new_key": same}), 400, "invalid_request")
+    assert_refused(agent.call("POST", PATH, {"new_key": same}), 400, "invalid_request")
     assert not BarredKey.objects.exists()
 
 
@@ -246,10 +250,10 @@ def test_a_private_key_in_the_statement_is_barred(agent: AgentClient) -> None:
     seed = load_pem_private_key(private.to_pem(), None).private_bytes_raw()  # type: ignore[union-attr]
     jwk = signer.public.jwk | {"d": b64u_encode(seed)}
     leaked = sign_compact({}, signer, typ=KEY_CHANGE_TYP, header={"jwk": jwk})
-    refused(agent.call("POST", PATH, {"new_key": leaked}), 400, "invalid_request")
+    assert_refused(agent.call("POST", PATH, {"new_key": leaked}), 400, "invalid_request")
     assert BarredKey.objects.get().jkt == signer.public.thumbprint
     assert agent.agent().status == "active"
-    refused(agent.rotate(private), 409, "key_in_use")
+    assert_refused(agent.rotate(private), 409, "key_in_use")
 
 
 @pytest.mark.parametrize(
@@ -263,9 +267,9 @@ def test_a_private_key_in_the_statement_is_barred(agent: AgentClient) -> None:
     ],
 )
 def test_a_body_of_another_form_is_refused(agent: AgentClient, body: Any) -> None:
-    refused(agent.call("POST", PATH, body), 400, "invalid_request")
-    refused(agent.call("GET", PATH), 405, "method_not_allowed")
-    refused(agent.call("POST", PATH, body, proof=None), 401, "invalid_dpop_proof")
+    assert_refused(agent.call("POST", PATH, body), 400, "invalid_request")
+    assert_refused(agent.call("GET", PATH), 405, "method_not_allowed")
+    assert_refused(agent.call("POST", PATH, body, proof=None), 401, "invalid_dpop_proof")
 
 
 def test_after_a_lost_reply_the_new_key_tells(agent: AgentClient) -> None:
@@ -273,7 +277,7 @@ def test_after_a_lost_reply_the_new_key_tells(agent: AgentClient) -> None:
     old, new = old_of(agent), PrivateKey.generate()
     body = {"new_key": agent.key_change(LocalSigner(new))}
     assert agent.call("POST", PATH, body, key="once").status_code == 200
-    refused(old.call("POST", PATH, body, key="once"), 401, "invalid_client")
+    assert_refused(old.call("POST", PATH, body, key="once"), 401, "invalid_client")
     agent.private, agent.signer = new, LocalSigner(new)
     assert agent.call("GET", "/v1/agents/me").json()["jkt"] == new.public.thumbprint
 

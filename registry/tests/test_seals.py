@@ -12,7 +12,7 @@ from audit.models import Event
 from kms import seals
 from kms.models import EndedSeal, SealsPending
 from kms.sealing import seal_rows, unsealed_rows
-from kms.seals import sealed
+from kms.seals import select_sealed
 from registry.models import ServiceProvider
 from registry.services.installation import record_settings
 from registry.services.service_providers import change_allowed
@@ -69,11 +69,11 @@ def test_DJ_17_a_value_that_no_service_writes_is_not_sealed(
 def test_many_rows_are_judged_in_one_query(
     service_provider: ServiceProvider, django_assert_num_queries: Any
 ) -> None:
-    assert sealed(ServiceProvider.objects.all()) == [service_provider]
+    assert select_sealed(ServiceProvider.objects.all()) == [service_provider]
     with django_assert_num_queries(1):
-        assert sealed(ServiceProvider.objects.all()) == [service_provider]
+        assert select_sealed(ServiceProvider.objects.all()) == [service_provider]
     EndedSeal.objects.create(seal=str(service_provider.seal))
-    assert sealed(ServiceProvider.objects.all()) == []
+    assert select_sealed(ServiceProvider.objects.all()) == []
 
 
 def test_new_installation_awaits_no_seals() -> None:
@@ -86,7 +86,7 @@ def test_before_the_upgrade_ends_rows_are_believed_and_from_then_on_sealed(
 ) -> None:
     ServiceProvider.objects.update(seal=None, name="As release 3 wrote it")
     assert read(service_provider).is_sealed()
-    assert sealed(ServiceProvider.objects.all())
+    assert select_sealed(ServiceProvider.objects.all())
     assert list(unsealed_rows()) == []
     done = seal_rows(actor=TESTER, now=now)
     assert (done.sealed, done.refused) == ({"registry_serviceprovider": 1}, {})

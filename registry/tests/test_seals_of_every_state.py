@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit.models import Event
-from audit.tests.waiting import until_waiting
+from audit.tests.waiting import wait_for_lock_waiters
 from kms.models import Key
 from kms.sealing import seal_rows, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
@@ -181,7 +181,7 @@ def test_row_that_ends_while_seal_rows_waits_for_it_gets_no_seal(
     with transaction.atomic():
         end_secret(secret=secret, actor=TESTER, now=now)
         sealing.start()
-        until_waiting()
+        wait_for_lock_waiters()
     sealing.join()
     secret.refresh_from_db()
     assert secret.seal is None

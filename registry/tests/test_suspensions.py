@@ -13,7 +13,7 @@ from registry.services.expiry import expire_everything
 from registry.services.grants import resume_grant, suspend_grant
 from registry.services.people import resume_human, suspend_human
 from registry.services.service_providers import resume_service_provider, suspend_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 
 pytestmark = pytest.mark.django_db
 PARTIES = [False, True]
@@ -129,7 +129,7 @@ def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
         expire_everything(now=now)["agents"] == 1 if recorded else agent.agent().status == "active"
     )
     suspend_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
-    refused(agent.replace(), 403, "agent_inactive")
+    assert_refused(agent.replace(), 403, "agent_inactive")
     assert agent.agent().status == "suspended"
     resume_agent(agent=agent.agent(), actor=TESTER, now=now, by_admin=by_admin)
     assert Event.objects.get(kind=kinds.AGENT_RESUMED).data["status"] == "expired"

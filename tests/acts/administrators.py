@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from approvals.models import SetupCode
-from approvals.services.leaving import suspend_human
+from approvals.services.human_offboarding import suspend_human
 from approvals.services.people import create_setup_link
 from approvals.tests.recovering import DAY, begun
 from audit import kinds

@@ -8,7 +8,7 @@ from django.db.models import DateTimeField, Value
 from django.test import override_settings
 
 from audit import kinds
-from kms.delegation import Delegate
+from kms.delegation import ProcessKeys
 from registry.models import Agent
 from registry.services.enrolment import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
@@ -172,7 +172,7 @@ def an_agent_is_given_a_token_by_a_process_that_has_a_key_certified(world: World
     agent, grant = world.agent, world.grant
 
     def run() -> Any:
-        delegate = Delegate(lambda work: work())
+        delegate = ProcessKeys(lambda work: work())
         with (
             override_settings(TOKEN_SIGNING="delegated"),
             patch("kms.delegation.DELEGATE", delegate),

@@ -12,8 +12,8 @@ from django.conf import settings
 from django.test import override_settings
 
 from agentauth.protocol.keys import PrivateKey
-from approvals.services.forgetting import INVITATION_KEPT
 from approvals.services.people import INVITATION_LIFE
+from approvals.services.text_erasure import INVITATION_KEPT
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from audit.models import RefusalCount

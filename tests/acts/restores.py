@@ -7,7 +7,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from approvals.tests.cast import drawn_on
-from approvals.tests.setting_back import restored
+from approvals.tests.database_rollback import restored
 from audit import kinds
 from audit.models import LogBreak
 from kms.services import ensure_key

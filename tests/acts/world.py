@@ -19,7 +19,7 @@ from registry.models import Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import PAY, TESTER, AgentClient, approved, basic, enrolled, issue, pending
 from verifier.models import Confirmation
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 
 Act = Callable[[], Any]
 FORM = "application/x-www-form-urlencoded"
@@ -35,7 +35,7 @@ class World:
 
     def __post_init__(self) -> None:
         # It is created by the first look, and whether anyone looked is not part of an act.
-        look()
+        read_or_create_row()
         for purpose in ("token", "receipt"):
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
 

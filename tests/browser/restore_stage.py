@@ -5,7 +5,7 @@ def restore(email: str) -> dict[str, str]:
     """A backup, a lost history in which one grant was used, then the backup restored."""
     from django.db import transaction
 
-    from approvals.tests.setting_back import restored
+    from approvals.tests.database_rollback import restored
     from audit import kinds
     from audit.services import record, seal_audit
     from audit.witness.checkpoints import checkpoint_log

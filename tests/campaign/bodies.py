@@ -32,7 +32,7 @@ from tests.vectors import generate
 from tests.vectors.generate import AUDIENCE, ISSUER, NOW, URL
 from verifier.checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import Tenure
+from verifier.services.epochs import ReplayEpoch
 from verifier.stores import EarlyRefusal
 
 SOMEBODY = Actor("service_provider", generate.identifier("service provider"))
@@ -151,7 +151,7 @@ def ask(body: str | bytes) -> object:
             request,
             service_provider=PROVIDER,
             keys=KEYS,
-            tenure=Tenure(1, "database", frozenset(), WHEN),
+            replay_epoch=ReplayEpoch(1, "database", frozenset(), WHEN),
             nonces=nonces_of(str(PROVIDER.pk), WHEN),
             nonce_required=False,
             actor=SOMEBODY,

@@ -34,7 +34,7 @@ from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
 from verifier.services import batch, confirmations, epochs
-from verifier.stores import group_commit, kept_answers, work
+from verifier.stores import decision_batch, group_commit, stored_answers
 
 # The module is gunicorn's configuration and changes the environment, which must not leak into this
 # process.
@@ -142,8 +142,8 @@ FACTS: Final = [
     # 8
     f"| 1 to {requests.MAX_KEY} characters; the agent's name",
     f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
-    f"others {hours(work.OPERATION_LIFE)} h",
-    f"kept for {seconds(kept_answers.KEPT_FOR)} s",
+    f"others {hours(decision_batch.OPERATION_LIFE)} h",
+    f"kept for {seconds(stored_answers.KEPT_FOR)} s",
     (
         f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most '
         f"{VerifyBatchView.max_body_bytes:,} bytes and "

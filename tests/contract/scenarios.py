@@ -16,14 +16,14 @@ from psycopg.errors import LockNotAvailable
 from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operations import FORM
 from agentauth.protocol.keys import LocalSigner
-from audit.verify import proofs
+from audit.verify import log_proofs
 from registry import rate_limits
 from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.enrolment import create_enrolment_code
 from registry.services.grant_requests import MAX_PENDING_PER_AGENT, MAX_PENDING_PER_HUMAN
 from registry.services.grants import deny_grant
-from registry.services.idempotency import Answer, run_once
+from registry.services.idempotency import IdempotentAnswer, run_once
 from registry.services.people import create_human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, enrolled, pending
 from tests.contract.stage import AGENT, NOBODY, PROVIDER, Call, Stage, form, of
@@ -115,7 +115,7 @@ def key_of_another_body(stage: Stage, call: Call) -> Any:
         key="k-1",
         body_sha256=hashlib.sha256(b"another").digest(),
         now=stage.now,
-        act=lambda: Answer(200),
+        act=lambda: IdempotentAnswer(200),
     )
     return stage.send(call, key="k-1")
 
@@ -151,7 +151,7 @@ def of_an_unknown_id(stage: Stage, call: Call) -> Any:
 
 def before_it_is_signed(stage: Stage, call: Call) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proofs, "newest_signed", lambda **_: None)
+        patch.setattr(log_proofs, "newest_signed", lambda **_: None)
         return stage.send(call)
 
 

@@ -23,7 +23,7 @@ from tests.conftest import CAMPAIGN, fresh_database
 from tests.fault_proxy import ProxyProcess
 from tests.faults.table import Results
 from tests.live import LiveRegistry
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres]
 

@@ -16,11 +16,11 @@ from tests.conftest import CAMPAIGN
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log
 from tests.faults.flood import Flood, Told
-from tests.faults.reckoning import oracle
+from tests.faults.outcome_checks import oracle
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import Results
 from tests.live import LiveVerifier
-from tests.pace import within
+from tests.time_limits import within
 from verifier.endpoint import MAX_IN_FLIGHT
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]

@@ -20,7 +20,7 @@ from tests.actors import Scene, scenes
 from tests.conftest import CAMPAIGN
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log, ask, question_of, request_of
-from tests.faults.reckoning import oracle
+from tests.faults.outcome_checks import oracle
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import Results
 

@@ -20,8 +20,8 @@ from tests.faults.redis_failover import follow, kill_the_primary
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import Results
 from tests.flows.test_sdk_service_provider import Place
-from tests.pace import within
 from tests.redis_servers import Watched
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -35,7 +35,7 @@ from tests.faults import people
 from tests.faults.breaking import clock_right
 from tests.faults.cast import cast
 from tests.faults.clients import Load, Log
-from tests.faults.reckoning import CUT_OFF_SECONDS, Count, reckon
+from tests.faults.outcome_checks import CUT_OFF_SECONDS, Count, reckon
 from tests.faults.scenarios import (
     OF_A_CLUSTER,
     OF_A_REPLICA,
@@ -46,7 +46,7 @@ from tests.faults.scenarios import (
 )
 from tests.faults.stage import Stage, stage, until
 from tests.faults.table import SEED, Results, Row
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

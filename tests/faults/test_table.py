@@ -26,10 +26,10 @@ from tests.actors import LivePerson, Scene, scene, scenes
 from tests.faults.breaking import freeze_redis, is_answering, start_jobs, thaw_redis
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Log, question_of
-from tests.faults.reckoning import oracle
+from tests.faults.outcome_checks import oracle
 from tests.faults.stage import Stage, stage, until
 from tests.live import LiveServer
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

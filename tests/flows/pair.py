@@ -132,7 +132,7 @@ def unchunked(body: bytes) -> bytes:
     return whole
 
 
-def be_at_home(registry: LiveRegistry, kind: str) -> None:
+def wait_for_replay_cache(registry: LiveRegistry, kind: str) -> None:
     """Wait until the replay cache is `kind`; verifiers move to a configured Redis by themselves."""
     end = time.monotonic() + 60
     with psycopg.connect(registry.env["DATABASE_URL"], autocommit=True) as connection:

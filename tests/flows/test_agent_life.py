@@ -27,7 +27,7 @@ from agentauth.sdk import (
     NoGrantError,
     VerifierClient,
 )
-from agentauth.sdk.wire import Registry
+from agentauth.sdk.registry_client import Registry
 from tests import faketime
 from tests.live import ROOT, LiveRegistry
 

@@ -17,13 +17,13 @@ import pytest
 import redis
 from celery import Celery
 
-from tests import ordinary, redis_servers
+from tests import redis_servers, unprivileged
 from tests.conftest import fresh_database
 from tests.faults.stage import until
 from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
-OPERATIONS = ordinary.ROOT / "docs/operations.md"
+OPERATIONS = unprivileged.ROOT / "docs/operations.md"
 PASSWORD = "a-password-of-the-broker"
 COMMANDS = ("celery -A agentauth beat", "celery -A agentauth worker")
 
@@ -49,7 +49,7 @@ def registry(postgres_url: str, tmp_path: Path) -> Iterator[LiveRegistry]:
             tmp_path, database_url=fresh_database(postgres_url, "flows_celery"), env=env
         )
         made.prepare()
-        ordinary.give_to_user(tmp_path / "var")
+        unprivileged.give_to_user(tmp_path / "var")
         yield made
 
 
@@ -58,8 +58,15 @@ def started(registry: LiveRegistry, command: str) -> Iterator[tuple[subprocess.P
     """The process of a command from the docs, and its log; it must stop at the end when asked."""
     module, *arguments = command.split()
     log = registry.directory / f"{arguments[-1]}.log"
-    env = {**registry.env, "PYTHONPATH": str(ordinary.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    python = [*ordinary.as_user(), sys.executable, "-m", "tests.ordinary", module, *arguments]
+    env = {**registry.env, "PYTHONPATH": str(unprivileged.ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    python = [
+        *unprivileged.as_user(),
+        sys.executable,
+        "-m",
+        "tests.unprivileged",
+        module,
+        *arguments,
+    ]
     with log.open("wb") as told:
         process = subprocess.Popen(
             python,

@@ -35,9 +35,9 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approve,
+    assert_refused,
     claim_link,
     pending,
-    refused,
 )
 from tests.flows.test_sweep import ROUTES, address
 from verifier.models import Confirmation
@@ -323,7 +323,7 @@ def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(
     stranger = AgentClient()
     header = {"jwk": stranger.signer.public.jwk}
     manifest = sign_compact(claims, stranger.signer, typ="agent-manifest+jwt", header=header)
-    refused(stranger.register(manifest=manifest), 400, "invalid_manifest")
+    assert_refused(stranger.register(manifest=manifest), 400, "invalid_manifest")
     for changes in (
         {"resource": text},
         {"type": text},
@@ -331,12 +331,12 @@ def test_AP_19_what_has_a_form_is_refused_where_it_comes_in(
         {"constraints": {text: {"eq": 1}}},
         {"constraints": {"a": {text: 1}}},
     ):
-        refused(
+        assert_refused(
             client.ask(scene.provider, capabilities=[READ_CALENDAR | changes]),
             400,
             "invalid_request",
         )
-    refused(client.ask(scene.provider, envelope={text: 1}), 400, "invalid_request")
+    assert_refused(client.ask(scene.provider, envelope={text: 1}), 400, "invalid_request")
 
 
 def test_AP_19_a_passkey_has_the_name_we_give_it(keys: None, now: datetime) -> None:

@@ -21,12 +21,12 @@ import pytest
 from agentauth.server import request_bytes
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.flows.pair import READ, VERIFY, Pair, be_at_home
+from tests.flows.pair import READ, VERIFY, Pair, wait_for_replay_cache
 from tests.flows.test_slow_senders import has_ended, rest
 from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -49,7 +49,7 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for server in (web, lean):
             stack.callback(server.stop)
             server.start()
-        be_at_home(web, "redis")
+        wait_for_replay_cache(web, "redis")
         yield Pair(web, lean)
     # No input made the server fail.
     assert "Traceback" not in lean.log.read_text()

@@ -17,9 +17,9 @@ import pytest
 from tests import postgres, redis_servers
 from tests.actors import Scene, scenes
 from tests.faults.stage import until
-from tests.flows.pair import be_at_home
+from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -57,7 +57,7 @@ def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
     made = LiveVerifier(registry, redis_url=registry.env["REDIS_URL"], workers=1)
     try:
         made.start()
-        be_at_home(registry, "redis")
+        wait_for_replay_cache(registry, "redis")
         yield made
     finally:
         made.stop()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.actors import scene
 from tests.live import LiveRegistry
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = pytest.mark.flow
 

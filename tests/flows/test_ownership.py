@@ -52,8 +52,8 @@ KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
 # On staff pages with tests of their own (approvals/tests/test_continuing.py, test_resuming.py,
-# test_denials.py, test_ending.py, test_recovery_administrators.py). The account's owner may cancel
-# a recovery too (test_recovery.py).
+# test_denials.py, test_destructive_actions.py, test_recovery_administrators.py). The account's
+# owner may cancel a recovery too (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),

@@ -20,9 +20,9 @@ from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import fresh_database
 from tests.fault_proxy import ProxyProcess
-from tests.flows.pair import be_at_home
+from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveVerifier
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 READ = {"type": "read", "resource": "calendar"}
@@ -69,7 +69,7 @@ def verifier(registry: LiveRegistry, redis: redis_servers.Server) -> Iterator[Li
     """With the replay cache in Redis, in the first epoch."""
     made = LiveVerifier(registry, redis_url=redis.url, workers=1)
     made.start()
-    be_at_home(registry, "redis")
+    wait_for_replay_cache(registry, "redis")
     yield made
     made.stop()
 

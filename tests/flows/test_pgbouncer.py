@@ -18,7 +18,7 @@ import pytest
 
 from tests import pgbouncer, postgres, redis_servers
 from tests.actors import Scene, scene
-from tests.flows.pair import be_at_home
+from tests.flows.pair import wait_for_replay_cache
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer]
@@ -158,7 +158,7 @@ def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) ->
     with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:
         verifier = LiveVerifier(pooled.registry, redis_url=redis.url)
         verifier.start()
-        be_at_home(pooled.registry, "redis")
+        wait_for_replay_cache(pooled.registry, "redis")
         place, token = pooled.place, pooled.place.token()
         try:
             until = time.monotonic() + 60

@@ -15,8 +15,8 @@ import pytest
 
 from tests.actors import Scene, scenes
 from tests.live import ROOT, LiveRegistry
-from tests.pace import within
 from tests.production.registry import ProductionRegistry
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 

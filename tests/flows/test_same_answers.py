@@ -20,7 +20,7 @@ from tests import redis_servers
 from tests.actors import scene
 from tests.conftest import CAMPAIGN, PRODUCTION, fresh_database
 from tests.faults.clients import question_of
-from tests.flows.pair import INTROSPECT, READ, VERIFY, InstalledPair, Pair, be_at_home
+from tests.flows.pair import INTROSPECT, READ, VERIFY, InstalledPair, Pair, wait_for_replay_cache
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveVerifier
 from tests.production.registry import ProductionRegistry
@@ -43,7 +43,7 @@ def own_pair(folder: Path, database_url: str, redis_url: str) -> Iterator[Pair]:
         for server in (web, lean):
             stack.callback(server.stop)
             server.start()
-        be_at_home(web, "redis" if redis_url else "database")
+        wait_for_replay_cache(web, "redis" if redis_url else "database")
         yield Pair(web, lean)
     for server in (lean, web):
         assert "Traceback" not in server.log.read_text()

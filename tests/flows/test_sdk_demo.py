@@ -228,7 +228,7 @@ def told(registry: LiveRegistry) -> str:
 
 
 def test_every_home_is_here() -> None:
-    assert {scheme for scheme, _ in HOMES.values()} == set(backends.HOMES)
+    assert {scheme for scheme, _ in HOMES.values()} == set(backends.BACKENDS)
 
 
 def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None:

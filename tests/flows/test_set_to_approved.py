@@ -17,7 +17,7 @@ import pytest
 from tests import redis_servers
 from tests.actors import Scene, scene
 from tests.conftest import fresh_database
-from tests.flows.pair import be_at_home
+from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveVerifier
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
@@ -152,7 +152,7 @@ def stage(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         web.manage("grant_serving_role")
         for server in (web, lean):
             server.start()
-        be_at_home(web, "redis")
+        wait_for_replay_cache(web, "redis")
         yield Stage(web, lean)
         for server in (lean, web):
             server.stop()

@@ -22,7 +22,7 @@ from agentauth.server import request_bytes, thread_worker
 from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
-from tests.pace import within
+from tests.time_limits import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
@@ -306,7 +306,7 @@ def test_DJ_7_bytes_after_a_refused_body_are_not_a_request(
 
 
 def test_DJ_7_parser_reading_past_the_request_ends_the_connection() -> None:
-    received = thread_worker.Received()
+    received = thread_worker.RequestBuffer()
     received.data += b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
     assert received.is_whole()
     received.serve()

@@ -25,7 +25,7 @@ from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, 
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveServer
-from tests.pace import within
+from tests.time_limits import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):

@@ -8,7 +8,7 @@ from tests.flows.pair import VERIFY, InstalledPair
 from tests.flows.test_lean_http import answered, asked, bodies, decided
 from tests.flows.test_verifier_http import END, GET, line, statuses
 from tests.flows.test_web_server import exchange
-from tests.pace import within
+from tests.time_limits import within
 
 pytestmark = pytest.mark.production
 

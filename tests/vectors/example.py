@@ -9,13 +9,6 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agentauth.protocol.approval import (
-    AgentRef,
-    ServiceProviderRef,
-    Signing,
-    Statement,
-    approval_statement,
-)
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.certificate import sign_certificate
 from agentauth.protocol.dpop import make_proof
@@ -23,6 +16,13 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode, sha256, timest
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.manifest import sign_manifest
 from agentauth.protocol.receipt import build_receipt
+from agentauth.protocol.signed_statements import (
+    AgentRef,
+    ServiceProviderRef,
+    Signing,
+    Statement,
+    approval_statement,
+)
 from agentauth.protocol.token import build_claims, sign_token
 
 from .generate import AGENT, AT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed

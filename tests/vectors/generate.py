@@ -13,14 +13,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from agentauth.protocol.approval import (
-    AgentRef,
-    ServiceProviderRef,
-    Signing,
-    approval_statement,
-    claim_statement,
-    confirmation_statement,
-)
 from agentauth.protocol.capability import Capability, parse_action
 from agentauth.protocol.chain import (
     EMPTY_LINK,
@@ -36,6 +28,14 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
 from agentauth.protocol.manifest import sign_manifest
+from agentauth.protocol.signed_statements import (
+    AgentRef,
+    ServiceProviderRef,
+    Signing,
+    approval_statement,
+    claim_statement,
+    confirmation_statement,
+)
 from agentauth.protocol.token import build_claims, sign_token
 from tests.forging import changed_signature
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentauth.openapi.story import ASKED_AT
-from agentauth.protocol import proofs
+from agentauth.protocol import merkle_proofs
 from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash, node_hash
 from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64_encode, b64u_encode
@@ -78,14 +78,14 @@ def subtree(height: int, index: int) -> bytes:
 
 def log() -> dict[str, Any]:
     """What that log publishes."""
-    root = proofs.root(SIZE, subtree)
+    root = merkle_proofs.root(SIZE, subtree)
     checkpoint = Checkpoint(ORIGIN, SIZE, root)
     seen = cosign_checkpoint(
         checkpoint, name="witness.example", signer=local("witness key"), at=NOW
     )
     signed = parse_note(sign_checkpoint(checkpoint, signer=LOG_KEY))
     note = format_note(signed.text, [*signed.signatures, seen])
-    path = proofs.prove_inclusion(LEAF_INDEX, SIZE, subtree)
+    path = merkle_proofs.prove_inclusion(LEAF_INDEX, SIZE, subtree)
     return {
         "event": event() | {"salt": b64u_encode(seed("salt")), "leaf_index": LEAF_INDEX},
         "checkpoint": note,
@@ -100,7 +100,8 @@ def log() -> dict[str, Any]:
             "first": SIZE_BEFORE,
             "second": SIZE,
             "consistency_path": [
-                b64_encode(each) for each in proofs.prove_consistency(SIZE_BEFORE, SIZE, subtree)
+                b64_encode(each)
+                for each in merkle_proofs.prove_consistency(SIZE_BEFORE, SIZE, subtree)
             ],
         },
         "bundle": LogProof(LEAF_INDEX, tuple(path), note).text,

@@ -8,7 +8,7 @@ import pytest
 from agentauth.protocol import dpop, urls
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import AgentAuthError
-from verifier.services.proved_tokens import ProvedTokens
+from verifier.services.verified_tokens import ProvedTokens
 
 from . import adapter
 from .shared import cases, load

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.approval import parse_statement
 from agentauth.protocol.chain import (
     EMPTY_LINK,
     CompactTree,
@@ -19,6 +18,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import parse_jwk
 from agentauth.protocol.manifest import verify_manifest
+from agentauth.protocol.signed_statements import parse_statement
 
 from . import adapter
 from .generate import OWN, documents

@@ -18,7 +18,7 @@ from approvals.services.people import create_setup_link
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.tests.sealing import create
 from registry.models import Human
-from registry.tests.cast import TESTER, refused
+from registry.tests.cast import TESTER, assert_refused
 
 from .shared import b, load
 from .test_passkey_vectors import ALGORITHMS, stored_key, why_refused
@@ -83,7 +83,7 @@ def test_WR_1_registrations_at_a_setup_link(
             registered.add(name_of(vector))
             assert person.client.post("/sign-out/").status_code == 302
         else:
-            refused(answer, 400, "invalid_assertion")
+            assert_refused(answer, 400, "invalid_assertion")
     assert registered == allowed == REGISTERED
     assert Passkey.objects.count() == Human.objects.count() == len(REGISTERED)
 
@@ -120,5 +120,5 @@ def test_WR_1_assertions_at_the_switch(
         if begun.status_code == 200:
             signed.add(name_of(vector))
         else:
-            refused(begun, 400, "invalid_assertion")
+            assert_refused(begun, 400, "invalid_assertion")
     assert signed == allowed == SIGNED

@@ -7,9 +7,9 @@ from typing import Any, Final
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import ServiceProvider
-from verifier.flow import Means, record_error, verify
+from verifier.flow import VerifierRuntime, record_error, verify
 from verifier.requests import parse_verify_request
-from verifier.services.batch_order import Faults, Turn
+from verifier.services.batch_order import BatchSlot, Faults
 
 MAX_REQUESTS: Final = 256
 _ROUTE: Final = "POST v1/verify/batch"
@@ -17,13 +17,13 @@ _MAX_SENTENCE: Final = 600
 
 
 async def answer_one(
-    means: Means,
+    runtime: VerifierRuntime,
     *,
     service_provider: ServiceProvider,
     request: object,
     actor: Actor,
     now: datetime,
-    turn: Turn,
+    turn: BatchSlot,
     faults: Faults,
 ) -> Mapping[str, Any]:
     """The result of one request of a batch (docs/protocol.md section 8): one `verify`, one event.
@@ -37,25 +37,30 @@ async def answer_one(
         faults.check()
         asked = parse_verify_request(request)
         answer = await verify(
-            means, service_provider=service_provider, request=asked, actor=actor, now=now, turn=turn
+            runtime,
+            service_provider=service_provider,
+            request=asked,
+            actor=actor,
+            now=now,
+            turn=turn,
         )
     except TemporarilyUnavailableError as error:
         fault = True
         return error_body(error)
     except AgentAuthError as error:
-        return error_body(await _record_error(means, error, service_provider, actor, now, turn))
+        return error_body(await _record_error(runtime, error, service_provider, actor, now, turn))
     finally:
         faults.ended(fault=fault)
     return answer.body
 
 
 async def _record_error(
-    means: Means,
+    runtime: VerifierRuntime,
     error: AgentAuthError,
     service_provider: ServiceProvider,
     actor: Actor,
     now: datetime,
-    turn: Turn,
+    turn: BatchSlot,
 ) -> AgentAuthError:
     """Record the error in turn; if the turn does not come, return that error instead."""
     try:
@@ -63,7 +68,7 @@ async def _record_error(
     except TemporarilyUnavailableError as unavailable:
         return unavailable
     try:
-        return await record_error(means, error, service_provider, actor, now, _ROUTE)
+        return await record_error(runtime, error, service_provider, actor, now, _ROUTE)
     finally:
         turn.leave()
 

@@ -20,10 +20,10 @@ _TURN_SECONDS: Final = 5
 _ROOM_SECONDS: Final = 5
 
 
-class Turn:
+class BatchSlot:
     """The turn of a call outside a batch: it waits for nothing."""
 
-    async def comes(self, queue: str) -> bool:
+    async def wait_for_previous(self, queue: str) -> bool:
         """Wait for the request before it in `queue`; return whether it may have waited.
 
         Raises TemporarilyUnavailableError after too many faults in a row.
@@ -36,11 +36,11 @@ class Turn:
     def leave(self) -> None:
         """Let another request run."""
 
-    def pass_on(self) -> None:
+    def release_next(self) -> None:
         """Let the next request of the queue go on. Idempotent."""
 
 
-ALONE: Final = Turn()
+ALONE: Final = BatchSlot()
 
 
 class Faults:
@@ -59,7 +59,7 @@ class Faults:
             raise TemporarilyUnavailableError(NOT_TRIED)
 
 
-class Gate:
+class BatchLimiter:
     """Limits all batches of one event loop. `has_room`: whether the lane has room for batches."""
 
     def __init__(self, has_room: Callable[[], bool]) -> None:
@@ -91,23 +91,23 @@ class Gate:
 class Turns:
     """Keeps the requests of one agent in a batch in their order, be they light or durable."""
 
-    def __init__(self, gate: Gate, faults: Faults) -> None:
+    def __init__(self, gate: BatchLimiter, faults: Faults) -> None:
         self.gate, self.faults = gate, faults
         # By queue: set once the queue's last request has passed its turn on.
         self.last: dict[str, asyncio.Future[None]] = {}
 
-    def one(self) -> Turn:
+    def one(self) -> BatchSlot:
         """Make the turn of the next request."""
         return _OneOfMany(self)
 
 
-class _OneOfMany(Turn):
+class _OneOfMany(BatchSlot):
     def __init__(self, batch: Turns) -> None:
         self._batch = batch
         self._entered = False
         self._passed_on: asyncio.Future[None] | None = None
 
-    async def comes(self, queue: str) -> bool:
+    async def wait_for_previous(self, queue: str) -> bool:
         before = self._batch.last.get(queue)
         self._passed_on = self._batch.last[queue] = asyncio.get_running_loop().create_future()
         if before is not None:
@@ -124,7 +124,7 @@ class _OneOfMany(Turn):
             self._entered = False
             self._batch.gate.leave()
 
-    def pass_on(self) -> None:
+    def release_next(self) -> None:
         if self._passed_on is not None and not self._passed_on.done():
             self._passed_on.set_result(None)
 

@@ -23,8 +23,8 @@ from audit.witness.breaks import log_store
 from audit.witness.checkpoint_copies import check_place
 from audit.witness.checkpoints import checkpoint_log
 from verifier.models import StreamCursor
-from verifier.services import history
-from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, look
+from verifier.services import rollback_detection
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
 from verifier.services.outbox import drain_redis
 
 BECAUSE: Final = "An operator closed it before a restore."
@@ -59,12 +59,12 @@ def close_history(
         )
     check_package()
     check_place()
-    row, _now = look()
+    row, _now = read_or_create_row()
     if row.held_at is not None and row.held_because != BECAUSE:
         raise InvalidStateError(f"The database is held already: {row.held_because}")
     _check_alone()  # 1
     with transaction.atomic():  # 2
-        history.hold(row, BECAUSE)
+        rollback_detection.hold(row, BECAUSE)
         _record(operator, actor, now, ended=False)
     # A verifier may have no connection at the moment and still decides until its lease ends.
     wait(LEASE_SECONDS + MARGIN_SECONDS)

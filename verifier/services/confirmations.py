@@ -22,7 +22,7 @@ from audit import kinds
 from audit.services import SYSTEM, Actor, record
 from registry.models import Agent, Grant, Human
 from verifier.models import Confirmation
-from verifier.services.signed_yes import is_signed
+from verifier.services.confirmation_receipts import is_signed
 
 PENDING_LIFE = timedelta(hours=1)
 USABLE_LIFE = timedelta(minutes=10)

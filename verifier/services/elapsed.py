@@ -13,7 +13,7 @@ CLOCK_SECONDS: Final = SPEND_SECONDS - WINDOW_SECONDS
 _ALIKE: Final = 0.1
 
 
-def longer(passed: float, by_wall: float) -> float:
+def elapsed_seconds(passed: float, by_wall: float) -> float:
     """The seconds that passed, given those by the monotonic clock and by the wall clock.
 
     The larger counts, since the monotonic clock stops while a host is suspended. If the wall clock
@@ -24,7 +24,7 @@ def longer(passed: float, by_wall: float) -> float:
     return by_wall if by_wall > passed + _ALIKE else passed
 
 
-class Moment(NamedTuple):
+class ClockReading(NamedTuple):
     """A moment by both clocks of the host, in seconds.
 
     The monotonic clock stops while the host is suspended; the wall clock is corrected when it
@@ -40,4 +40,4 @@ class Moment(NamedTuple):
 
     def age(self) -> float:
         """Seconds since this moment."""
-        return longer(monotonic() - self.monotonic, time() - self.wall)
+        return elapsed_seconds(monotonic() - self.monotonic, time() - self.wall)

@@ -23,7 +23,7 @@ from verifier.services import epochs
 from verifier.services.connecting import use_own_connection
 from verifier.services.elapsed import CLOCK_SECONDS
 from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, halt_of, is_unused
-from verifier.stores.acknowledged import TOLD
+from verifier.stores.acknowledged import ACKNOWLEDGED
 from verifier.stores.redis_probe import EvictingServersError, RedisProbe, ServersAwayError
 
 logger = logging.getLogger(__name__)
@@ -78,20 +78,20 @@ class Keeper:
         Raises django.db errors and TemporarilyUnavailableError while the database is unavailable.
         """
         began = self.clock()
-        row, database_now = epochs.look()
+        row, database_now = epochs.read_or_create_row()
         if halt_of(row):
             # This process may use another Redis than the others, or the database may be held.
             return
         if row.target != epochs.configured_cache():
             # `migrate` created the first epoch in the database; move it where the settings say.
-            epochs.leave(
+            epochs.end_epoch(
                 epoch=row.epoch,
                 for_kind=epochs.configured_cache(),
                 reason="fresh",
                 actor=_ACTOR,
                 now=now,
             )
-            row, database_now = epochs.look()
+            row, database_now = epochs.read_or_create_row()
         read = database_now, began, self.clock()
         try:
             if row.leaving_at is not None:
@@ -116,7 +116,7 @@ class Keeper:
         except (EvictingServersError, ClocksApartError) as error:
             # Proofs may be lost already, even once this is repaired: end the epoch, and decide
             # nothing until the next can begin.
-            epochs.leave(
+            epochs.end_epoch(
                 epoch=row.epoch, for_kind=row.kind, reason=error.reason, actor=_ACTOR, now=now
             )
             raise
@@ -151,12 +151,12 @@ class Keeper:
         # Write the marker under the row's lock: written after another process began this epoch, it
         # would mark servers as complete that have lost some of the epoch since.
         with transaction.atomic():
-            began_at = epochs.due(row)
+            began_at = epochs.next_epoch_start(row)
             if began_at is None:
                 return
             if probe is not None:
                 probe.mark(following)
-            epochs.begin(
+            epochs.start_epoch(
                 row,
                 following=following,
                 servers=servers,
@@ -168,7 +168,7 @@ class Keeper:
             "epoch %s of the replay cache begins in %s: %s", following, row.target, reason
         )
         began = self.clock()
-        epochs.LEASE.take(*epochs.read_row(), began)
+        epochs.LEASE.renew(*epochs.read_row(), began)
 
     def _check_clocks(self, probe: Probe, read: tuple[datetime, float, float]) -> None:
         """Raise ClocksApartError if a server's clock is off by more than CLOCK_SECONDS.
@@ -202,7 +202,7 @@ def keep_home(*, now: datetime) -> None:
     KEEPER.keep(_PROBE if settings.REDIS_URL else None, now)
 
 
-class Keeping:
+class EpochKeeperThread:
     """A thread that runs the keeper, so that a verifying process depends on no other."""
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ class Keeping:
         while not self._stopping.wait(TURN_SECONDS):
             try:
                 keep_home(now=timezone.now())
-                TOLD.write_down(before=epochs.LEASE.held().epoch)
+                ACKNOWLEDGED.save(before=epochs.LEASE.last_epoch().number)
                 failing = False
             except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
                 # Without the database nothing is decided anyway, and the state watcher
@@ -237,7 +237,7 @@ class Keeping:
                 failing = True
                 connections.close_all()
         try:
-            TOLD.write_down()
+            ACKNOWLEDGED.save()
         except Exception:
             logger.exception(
                 "the numbers of the last decisions could not be saved: a loss in Redis may go "

@@ -40,8 +40,8 @@ from registry.models import SpentProof
 from registry.services import installation
 from registry.services.installation import Halt
 from verifier.models import GrantLedger, Home
-from verifier.services import history
-from verifier.services.elapsed import CLOCK_SECONDS, longer
+from verifier.services import rollback_detection
+from verifier.services.elapsed import CLOCK_SECONDS, elapsed_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +62,18 @@ CLOCK_WRONG = "The clock of this host is wrong."
 
 
 @dataclass(frozen=True, slots=True)
-class Tenure:
+class ReplayEpoch:
     """The epoch that a lease covers. `kind` is a `Home.Kind`, `servers` are Redis run ids."""
 
-    epoch: int
+    number: int
     kind: str
     servers: frozenset[str]
     # By the database's clock or that of the host that began it, whichever was later.
     began_at: datetime
 
-    def careful(self, now: datetime) -> bool:
+    def requires_nonce(self, now: datetime) -> bool:
         """Whether proofs need a nonce at `now`: one spent before the epoch may still be valid."""
-        return self.epoch > 1 and now <= self.began_at + timedelta(seconds=CAREFUL_SECONDS)
+        return self.number > 1 and now <= self.began_at + timedelta(seconds=CAREFUL_SECONDS)
 
     def floor_us(self, follows_at: datetime | None) -> int | None:
         """When (µs since 1970) the burst of an unknown rate counts as used.
@@ -81,12 +81,12 @@ class Tenure:
         This is the start of the epoch or, if later, the approval of a grant that follows another.
         None for a grant that follows none in the first epoch, which forgot nothing.
         """
-        began_us = microseconds(self.began_at) if self.epoch > 1 else None
+        began_us = microseconds(self.began_at) if self.number > 1 else None
         return began_us if follows_at is None else max(began_us or 0, microseconds(follows_at))
 
     def nonce_server(self, service_provider_id: str) -> str:
         """Its nonce server (`registry.services.nonces`): each epoch has its own nonces."""
-        return service_provider_id if self.epoch == 1 else f"{service_provider_id}/{self.epoch}"
+        return service_provider_id if self.number == 1 else f"{service_provider_id}/{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class ClockOff:
 class _Look:
     """One read of the row. The lease counts from its start: `began` (monotonic), `at` (wall)."""
 
-    tenure: Tenure
+    replay_epoch: ReplayEpoch
     leaving: bool
     clock_off: ClockOff | None
     began: float
@@ -118,14 +118,14 @@ class Lease:
         self._taking = threading.Lock()
         self._looking = threading.Lock()
 
-    def current(self) -> Tenure:
+    def current(self) -> ReplayEpoch:
         """The tenure, after a new read if the last is older than FRESH_SECONDS.
 
         One thread reads; the others use the last read, and wait only if the lease has expired.
-        Raises as `held`, and django.db errors in the thread that reads.
+        Raises as `last_epoch`, and django.db errors in the thread that reads.
         """
         self._look_again()
-        return self.held()
+        return self.last_epoch()
 
     def clock_off(self, *, waits: bool = True) -> ClockOff | None:
         """How far this host's clock is off, None if it may be right; reads as `current` does.
@@ -178,21 +178,23 @@ class Lease:
         began = self._clock()
         row, database_now = read_row()
         # Take this first: if no process has compared the database yet, all threads must stop now.
-        self.take(row, database_now, began)
+        self.renew(row, database_now, began)
         if not waits:
-            compared = history.VOUCHED.ask_aside(row, look, patience=PROBE_SECONDS)
+            compared = rollback_detection.HISTORY_COMPARISON.ask_aside(
+                row, read_or_create_row, patience=PROBE_SECONDS
+            )
         else:
-            compared = history.VOUCHED.ask(row, patience=COMPARE_SECONDS)
+            compared = rollback_detection.HISTORY_COMPARISON.ask(row, patience=COMPARE_SECONDS)
         if compared:
             began = self._clock()
-            self.take(*read_row(), began)
+            self.renew(*read_row(), began)
 
     def _comparing(self) -> bool:
         """Whether at the last read no process had compared the database's history yet."""
         last = self._last
         return bool(last and last.halt and last.halt.passes)
 
-    def held(self, spare: float = 0) -> Tenure:
+    def last_epoch(self, spare: float = 0) -> ReplayEpoch:
         """The tenure by the last read, for a process with a thread that reads; never reads itself.
 
         With `spare`, it must hold for that many more seconds. Raises TemporarilyUnavailableError if
@@ -212,14 +214,14 @@ class Lease:
             )
         if last.clock_off:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
-        return last.tenure
+        return last.replay_epoch
 
-    def take(self, row: Home, database_now: datetime, looked_at: float) -> None:
+    def renew(self, row: Home, database_now: datetime, looked_at: float) -> None:
         """Use a read that *began* at `looked_at` (monotonic): it renews the lease."""
         latest, passed = timezone.now(), self._clock() - looked_at
         earliest = latest - timedelta(seconds=passed)
         taken = _Look(
-            Tenure(row.epoch, row.kind, frozenset(row.servers), row.began_at),
+            ReplayEpoch(row.epoch, row.kind, frozenset(row.servers), row.began_at),
             # Decide nothing in a cache that the settings do not name, not even before
             # the first epoch begins.
             leaving=row.leaving_at is not None or row.kind != configured_cache(),
@@ -237,7 +239,7 @@ class Lease:
         return float("inf") if self._last is None else self._age_of(self._last)
 
     def _age_of(self, last: _Look) -> float:
-        return longer(self._clock() - last.began, wall() - last.at)
+        return elapsed_seconds(self._clock() - last.began, wall() - last.at)
 
 
 # One for the process.
@@ -259,7 +261,7 @@ def halt_of(row: Home) -> Halt | None:
         return halt
     if reason := contradiction(row):
         return Halt("This process has other settings than the rest of the installation.", reason)
-    return history.halt(row)
+    return rollback_detection.halt(row)
 
 
 def configured_cache() -> Home.Kind:
@@ -293,21 +295,23 @@ def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
         logger.warning("this process may act again")
 
 
-def look() -> tuple[Home, datetime]:
+def read_or_create_row() -> tuple[Home, datetime]:
     """The row, annotated with the installation's record, and the database's time, in one query.
 
     Creates a missing row, which begins the first epoch. After a start of the database, it first
     compares the history with what is known outside, if this process can.
     """
     row, database_now = read_row()
-    history.VOUCHED.ask(row)
+    rollback_detection.HISTORY_COMPARISON.ask(row)
     return row, database_now
 
 
 def read_row() -> tuple[Home, datetime]:
-    """As `look`, but never compares."""
+    """As `read_or_create_row`, but never compares."""
     looked = Home.objects.annotate(
-        database_now=database_clock(), instance=history.instance(), **installation.looked_at()
+        database_now=database_clock(),
+        instance=rollback_detection.instance(),
+        **installation.looked_at(),
     )
     row = looked.filter(pk=Home.ONLY).first()
     if row is None:
@@ -326,7 +330,7 @@ def is_unused(row: Home) -> bool:
     )
 
 
-def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime) -> bool:
+def end_epoch(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime) -> bool:
     """End the epoch: nothing is decided until the next begins in `for_kind`. False if it does.
 
     `reason` is a word for the event, `now` its time.
@@ -340,7 +344,7 @@ def leave(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: datetime
     return True
 
 
-def due(seen: Home) -> datetime | None:
+def next_epoch_start(seen: Home) -> datetime | None:
     """The start time of the next epoch; None if it may not begin now.
 
     It may begin if the row is still as `seen` and no lease under another cache can hold. It may not
@@ -371,7 +375,7 @@ def due(seen: Home) -> datetime | None:
     return began_at
 
 
-def begin(
+def start_epoch(
     seen: Home,
     *,
     following: int,
@@ -380,7 +384,9 @@ def begin(
     reason: str,
     actor: Actor,
 ) -> None:
-    """Begin epoch `following` in `seen.target`, under the lock of `due`, which returned `began_at`.
+    """Begin epoch `following` in `seen.target`.
+
+    Call it under the lock of `next_epoch_start`, which returned `began_at`.
 
     `following` is the next number, or the same one if the epoch is unused. `servers` are the
     identities of the Redis servers, empty for the database; `reason` is a word for the event. The

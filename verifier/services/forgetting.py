@@ -10,7 +10,7 @@ def erase_texts(*, agent_ids: Sequence[uuid.UUID]) -> None:
     """Delete these agents' operations and blank their confirmations, in the caller's transaction.
 
     Their grants have ended, so no operation is repeated any more. Answers kept for service
-    providers expire after a minute by themselves (`verifier.stores.kept_answers`).
+    providers expire after a minute by themselves (`verifier.stores.stored_answers`).
     """
     AgentOperation.objects.filter(grant__agent_id__in=agent_ids).delete()
     # Row by row: each keeps its amount, and gets a unique key to satisfy `confirmation_asked_once`.

@@ -5,29 +5,29 @@ from typing import Final
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.values import per_call
 from verifier.services import epochs
-from verifier.services.elapsed import Moment
-from verifier.services.epochs import Tenure
+from verifier.services.elapsed import ClockReading
+from verifier.services.epochs import ReplayEpoch
 
 # State older than this (s) decides nothing and answers nothing: it may miss a revocation.
 STALE_SECONDS: Final = 5.0
 
 
 @per_call(frozen=True, slots=True)
-class Basis:
+class DecisionBasis:
     """The state as of `began`, and the tenure under which the process may decide."""
 
-    began: Moment
-    tenure: Tenure
+    began: ClockReading
+    replay_epoch: ReplayEpoch
 
     def check(self, spare: float = 0) -> None:
         """Raise TemporarilyUnavailableError if this is outdated, or will be in `spare` seconds."""
         check_age(self.began, spare)
-        held = epochs.LEASE.held(spare)
-        if held is not self.tenure and held != self.tenure:
+        held = epochs.LEASE.last_epoch(spare)
+        if held is not self.replay_epoch and held != self.replay_epoch:
             raise TemporarilyUnavailableError("The replay cache has moved. Try again.")
 
 
-def check_age(began: Moment, spare: float = 0) -> None:
+def check_age(began: ClockReading, spare: float = 0) -> None:
     """Raise TemporarilyUnavailableError if state of `began` is stale, or will be in `spare` s."""
     if began.age() > STALE_SECONDS - spare:
         raise TemporarilyUnavailableError("This took too long. Try again.")

@@ -10,7 +10,7 @@ from django.conf import settings
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 from registry.models import ServiceProvider
-from verifier.flow import Means, check_key
+from verifier.flow import VerifierRuntime, check_key
 from verifier.services.freshness import check_age
 
 # The claims that the answer repeats (docs/protocol.md section 8).
@@ -39,7 +39,11 @@ class _ReadToken:
 
 
 async def introspect(
-    means: Means, *, service_provider: ServiceProvider, untrusted_token: str, now: datetime
+    runtime: VerifierRuntime,
+    *,
+    service_provider: ServiceProvider,
+    untrusted_token: str,
+    now: datetime,
 ) -> Mapping[str, Any]:
     """The answer of RFC 7662 section 2.2 for an authenticated service provider.
 
@@ -55,14 +59,14 @@ async def introspect(
     Raises TemporarilyUnavailableError if this host's clock is off, since it cannot tell what has
     expired.
     """
-    began = await means.caught_up()
-    keys = means.token_keys()
+    began = await runtime.wait_for_fresh_state()
+    keys = runtime.token_keys()
     token = _read_token(untrusted_token, keys=keys, service_provider=service_provider, now=now)  # 1
-    known = None if token is None else await means.known(token.claims.jti)
+    known = None if token is None else await runtime.cached_token(token.claims.jti)
     check_age(began)
     if token is None or known is None:
         return INACTIVE
-    check_key(means, keys, untrusted_token, service_provider.audience, now)
+    check_key(runtime, keys, untrusted_token, service_provider.audience, now)
     if not known.is_of(token.claims, service_provider.pk) or known.refusal(now) is not None:  # 2, 3
         return INACTIVE
     return {"active": True, "token_type": "DPoP", **token.told}

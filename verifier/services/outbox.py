@@ -25,12 +25,12 @@ from audit import kinds
 from audit.faults import fault_point
 from audit.identifiers import new_id
 from audit.models import Event
-from audit.services import SYSTEM, Entry, check_data, find_recorded, record_many
+from audit.services import SYSTEM, NewEvent, check_data, find_recorded, record_many
 from kms.seals import DEMAND
 from registry.models import Agent, Grant, Human
 from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.scripts import SHARDS, events_key
 from verifier.stores.stream_events import debits
@@ -78,7 +78,7 @@ def drain_redis(*, now: datetime) -> int:
     if not settings.REDIS_URL:
         if not StreamCursor.objects.filter(told__gt=F("number")).exists():
             return 0
-        return _state_forgotten(range(SHARDS), look()[0].epoch, now)
+        return _state_forgotten(range(SHARDS), read_or_create_row()[0].epoch, now)
     try:
         with sync_client() as client:
             return drain(client, now=now)
@@ -122,7 +122,7 @@ def drain(client: Streams, *, now: datetime) -> int:
     Any other error of Redis or of the database connection is raised at once.
     """
     # Read the epoch before the streams: entries of earlier epochs are in them by now, or lost.
-    present = look()[0].epoch
+    present = read_or_create_row()[0].epoch
     # A process of release 3, which may still run during an upgrade, writes entries without a MAC.
     proved = DEMAND.holds()
     end = time.monotonic() + RUN_SECONDS
@@ -269,7 +269,7 @@ def _held_cursors(wanted: set[tuple[int, int]]) -> _Cursors:
 
 def _new(
     batches: Sequence[Batch], cursors: _Cursors, now: datetime, *, careful: bool
-) -> list[Entry]:
+) -> list[NewEvent]:
     """The events not yet in the log, and those of losses. Moves the cursors past all entries."""
     # An entry beyond the cursor is new, unless its id was written twice. Then the database refuses
     # the batch, and the retry with `careful` looks up every id.
@@ -280,7 +280,7 @@ def _new(
         if each.event is not None
         and (careful or not each.number or each.number <= cursors[each.epoch, batch.shard].number)
     )
-    events: list[Entry] = []
+    events: list[NewEvent] = []
     for batch in batches:
         mine = {epoch: cursors[epoch, batch.shard] for epoch in batch.epochs}
         for epoch, number, event, lost in batch.read:
@@ -303,12 +303,12 @@ def _new(
     return events
 
 
-def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: datetime) -> Entry:
+def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: datetime) -> NewEvent:
     """The event for decisions missing from the log. Epoch and number are 0 if they are unknown."""
     logger.error(
         "shard %s, epoch %s: %s decisions from %s are lost: %s", shard, epoch, count, first, reason
     )
-    return Entry(
+    return NewEvent(
         id=str(new_id()),
         kind=kinds.DECISIONS_LOST,
         at=now,
@@ -321,7 +321,7 @@ def _loss(reason: str, shard: int, epoch: int, first: int, count: int, now: date
     )
 
 
-def _with_humans(events: Sequence[Entry]) -> list[Entry]:
+def _with_humans(events: Sequence[NewEvent]) -> list[NewEvent]:
     """Add the human whose feed each belongs to: a refusal before the state was read lacks one."""
     agents = {
         event.agent_id for event in events if event.human_id is None and event.agent_id is not None
@@ -338,7 +338,7 @@ def _with_humans(events: Sequence[Entry]) -> list[Entry]:
     ]
 
 
-def _without_erased(events: Sequence[Entry]) -> list[Entry]:
+def _without_erased(events: Sequence[NewEvent]) -> list[NewEvent]:
     """Drop what opens a commitment from the events of humans who were deleted meanwhile."""
     humans = {
         event.human_id
@@ -352,7 +352,7 @@ def _without_erased(events: Sequence[Entry]) -> list[Entry]:
     return [event._replace(hidden=None) if event.human_id in gone else event for event in events]
 
 
-def _count_uses(events: Sequence[Entry]) -> None:
+def _count_uses(events: Sequence[NewEvent]) -> None:
     """Add the uses of these events to the grants' ledgers, in the caller's transaction."""
     counted = Counter(event.grant_id for event in events if event.grant_id and debits(event))
     if not counted:

@@ -16,20 +16,20 @@ from kms.state_publisher import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.credentials import find_by_credentials
-from verifier.services.elapsed import CLOCK_SECONDS, Moment
+from verifier.services.batch_loader import BatchLoader
+from verifier.services.elapsed import CLOCK_SECONDS, ClockReading
 from verifier.services.epochs import CLOCK_WRONG
 from verifier.services.freshness import check_age
-from verifier.services.known_tokens import Copies, Known, known_tokens
-from verifier.services.shared_reads import Loads
 from verifier.services.state_changes import Change
 from verifier.services.state_watcher import News, Watcher
+from verifier.services.token_cache import CachedToken, TaggedCache, load_tokens
 
 # The watcher reads twice a second. If its last read is older than this (s), the process stalled or
 # the database is slow.
 _LATE_SECONDS: Final = 1.0
 # How long (s) a call then waits for the next read.
 _CATCH_UP_SECONDS: Final = 0.25
-# Some 4 kB each, including the entry in `proved_tokens` and one cached yes.
+# Some 4 kB each, including the entry in `verified_tokens` and one cached yes.
 _MOST_STATES: Final = 120_000
 _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: few enough that converting them does not stall the event loop.
@@ -47,14 +47,14 @@ _START_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 3.0
 
 
-class Follower:
+class StateCache:
     """Caches tokens, service providers and token keys. One per process, created after the fork.
 
-    After `start`, call everything but `look` and `token_keys` in the event loop's thread only: all
-    reads between two awaits then see the same state. Two threads load tokens, one loads
-    credentials, one watches for changes (`Watcher`). Call `look` before each decision: without it
-    the cached state may be older than allowed. `missed` is called with `token` or `credentials` at
-    each cache miss.
+    After `start`, call everything but `state_read_at` and `token_keys` in the event loop's thread
+    only: all reads between two awaits then see the same state. Two threads load tokens, one loads
+    credentials, one watches for changes (`Watcher`). Call `state_read_at` before each decision:
+    without it the cached state may be older than allowed. `missed` is called with `token` or
+    `credentials` at each cache miss.
     """
 
     def __init__(
@@ -66,23 +66,27 @@ class Follower:
         self._loop = loop
         self._missed = missed
         # When the watcher's last read began.
-        self._began: Moment | None = None
+        self._began: ClockReading | None = None
         self._clock_ahead = 0.0
         self._keys: Mapping[str, TokenKey] | None = None
-        self._states: Copies[str, Known] = Copies(_MOST_STATES, attrgetter("rests_on"))
-        self._providers: Copies[bytes, ServiceProvider] = Copies(_MOST_PROVIDERS, _rests_on)
+        self._states: TaggedCache[str, CachedToken] = TaggedCache(
+            _MOST_STATES, attrgetter("rests_on")
+        )
+        self._providers: TaggedCache[bytes, ServiceProvider] = TaggedCache(
+            _MOST_PROVIDERS, _rests_on
+        )
         # Credentials refused since the last news. Bounded, since without the
         # database no news comes.
         self._refused: set[bytes] = set()
-        self._state_loads = Loads(
-            known_tokens,
+        self._state_loads = BatchLoader(
+            load_tokens,
             keep=self._states.keep,
             rests_on=attrgetter("rests_on"),
             threads=2,
             batch=_BATCH,
             most_waiting=_MOST_WAITING,
         )
-        self._provider_loads = Loads(
+        self._provider_loads = BatchLoader(
             _authenticate,
             keep=lambda header, provider: self._providers.keep(
                 credentials_digest(header), provider
@@ -96,7 +100,7 @@ class Follower:
         self._next_look: asyncio.Future[None] | None = None
         # The last read when a wait for the next one timed out. No call waits again
         # until the next one.
-        self._last_before_gap: Moment | None = None
+        self._last_before_gap: ClockReading | None = None
         self._looked = threading.Event()
         self._watcher = Watcher(self._tell)
 
@@ -121,7 +125,7 @@ class Follower:
         self._state_loads.stop(_STOP_SECONDS)
         self._provider_loads.stop(_STOP_SECONDS)
 
-    def look(self) -> Moment:
+    def state_read_at(self) -> ClockReading:
         """When the last read began: the cached state is as of then.
 
         Raises TemporarilyUnavailableError if that is too long ago, or this host's clock is off.
@@ -130,11 +134,11 @@ class Follower:
         check_age(began)
         return began
 
-    async def caught_up(self) -> Moment:
-        """As `look`, but after a stall of this process it first waits for a newer read.
+    async def wait_for_fresh_state(self) -> ClockReading:
+        """As `state_read_at`, but after a stall of this process it first waits for a newer read.
 
-        If the database does not answer, only one call waits; the state is then as old as `look`
-        says.
+        If the database does not answer, only one call waits; the state is then as old as
+        `state_read_at` says.
         """
         began, loop = self._checked(), asyncio.get_running_loop()
         until = loop.time() + _CATCH_UP_SECONDS
@@ -147,9 +151,9 @@ class Follower:
             await asyncio.wait([self._next_look], timeout=until - loop.time())
             # That read may have begun before the stall, so check again.
             began = self._checked()
-        return self.look()
+        return self.state_read_at()
 
-    def _checked(self) -> Moment:
+    def _checked(self) -> ClockReading:
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         if self._began is None:
@@ -185,11 +189,11 @@ class Follower:
             raise TemporarilyUnavailableError
         return keys
 
-    def held_state(self, jti: str) -> Known | None:
+    def held_state(self, jti: str) -> CachedToken | None:
         """The cached state of this token."""
         return self._states.get(jti)
 
-    async def state(self, jti: str) -> Known | None:
+    async def state(self, jti: str) -> CachedToken | None:
         """The state of this token, cached or loaded now; None if it was never issued here.
 
         Raises TemporarilyUnavailableError.

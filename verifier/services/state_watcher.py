@@ -16,7 +16,7 @@ from kms.state_publisher import Subject
 from verifier.services import epochs
 from verifier.services.clocks import CLOCK
 from verifier.services.connecting import use_own_connection
-from verifier.services.elapsed import Moment
+from verifier.services.elapsed import ClockReading
 from verifier.services.state_changes import CHANNEL, Change, present_position, state_since
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _LISTEN: Final = f"LISTEN {CHANNEL}"
 class Look:
     """The result of one read of the database."""
 
-    began: Moment
+    began: ClockReading
     # The keys that tokens may be signed with, by `kid`.
     token_keys: Mapping[str, TokenKey]
     # Seconds that the database's clock is ahead of this host's.
@@ -122,7 +122,7 @@ class Watcher:
 
     def _look(self, position: int | None, heard: tuple[Change, ...]) -> int:
         """Read everything, tell it together with `heard`, and return the position to go on from."""
-        began = Moment.now()
+        began = ClockReading.now()
         changes: tuple[Change, ...] = ()
         try:
             if position is None:
@@ -151,9 +151,9 @@ def _listen() -> None:
 def _look_home() -> tuple[float, str]:
     """Renew this process's lease; return `Look.clock_ahead` and `Look.history`."""
     began, before = monotonic(), timezone.now()
-    row, database_now = epochs.look()
+    row, database_now = epochs.read_or_create_row()
     passed = timezone.now() - before
-    epochs.LEASE.take(row, database_now, began)
+    epochs.LEASE.renew(row, database_now, began)
     CLOCK.tell(epochs.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

@@ -10,21 +10,21 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier import flow
-from verifier.flow import Answer
+from verifier.flow import VerifyAnswer
 from verifier.requests import VerifyRequest
 from verifier.services import epochs, introspection
 from verifier.services.batch import answer_one, error_body
-from verifier.services.batch_order import NOT_TRIED, Faults, Gate, Turns
-from verifier.services.elapsed import Moment
-from verifier.services.epoch_keeper import Keeping
-from verifier.services.epochs import Tenure
-from verifier.services.known_tokens import Known
-from verifier.services.state_cache import Follower
-from verifier.stores import Delivery
+from verifier.services.batch_order import NOT_TRIED, BatchLimiter, Faults, Turns
+from verifier.services.elapsed import ClockReading
+from verifier.services.epoch_keeper import EpochKeeperThread
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.state_cache import StateCache
+from verifier.services.token_cache import CachedToken
+from verifier.stores import ProviderKey
 from verifier.stores.acknowledged import read_acknowledged
-from verifier.stores.database import Asked, Outcome
-from verifier.stores.group_commit import Lane
-from verifier.stores.redis_decisions import Called
+from verifier.stores.database import DecisionRequest, Outcome
+from verifier.stores.group_commit import GroupCommitter
+from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Reply, Script
 
@@ -36,34 +36,34 @@ T = TypeVar("T")
 Count = Callable[[str, str, str], None]
 
 
-class LeanVerifier:
-    """`verifier.flow.Means` of the verifier process and its operations. Bound to one event loop."""
+class VerifierProcess:
+    """The verifier process: its `VerifierRuntime` and operations, bound to one event loop."""
 
-    def __init__(self, *, follower: Follower, servers: Servers | None, count: Count) -> None:
+    def __init__(self, *, follower: StateCache, servers: Servers | None, count: Count) -> None:
         self.follower = follower
         self.token_keys = follower.token_keys
         self.count = count
         self._servers = servers
-        self._lane = Lane()
-        self._keeping = Keeping()
+        self._lane = GroupCommitter()
+        self._keeping = EpochKeeperThread()
         self._afterwards: set[asyncio.Task[None]] = set()
-        self._gate = Gate(lambda: self._lane.has_room(0.5))
+        self._gate = BatchLimiter(lambda: self._lane.has_room(0.5))
 
     async def verify(
         self,
         *,
         service_provider: ServiceProvider,
         request: VerifyRequest,
-        delivery: Delivery | None = None,
+        provider_key: ProviderKey | None = None,
         actor: Actor,
         now: datetime,
-    ) -> Answer:
+    ) -> VerifyAnswer:
         """`verifier.flow.verify`."""
         return await flow.verify(
             self,
             service_provider=service_provider,
             request=request,
-            delivery=delivery,
+            provider_key=provider_key,
             actor=actor,
             now=now,
         )
@@ -91,7 +91,7 @@ class LeanVerifier:
             # Wait here: if each request waited by itself, those of one agent
             # could overtake each other.
             with contextlib.suppress(TemporarilyUnavailableError):
-                await self.caught_up()
+                await self.wait_for_fresh_state()
             one = answer_one(
                 self,
                 service_provider=service_provider,
@@ -131,23 +131,23 @@ class LeanVerifier:
         """`verifier.flow.record_error`."""
         return await flow.record_error(self, error, service_provider, actor, now, route)
 
-    # The methods of `Means`.
+    # The methods of `VerifierRuntime`.
 
-    def look(self) -> Moment:
+    def state_read_at(self) -> ClockReading:
         epochs.LEASE.check_halt()
-        return self.follower.look()
+        return self.follower.state_read_at()
 
-    async def caught_up(self) -> Moment:
+    async def wait_for_fresh_state(self) -> ClockReading:
         epochs.LEASE.check_halt()
-        return await self.follower.caught_up()
+        return await self.follower.wait_for_fresh_state()
 
-    def tenure(self) -> Tenure:
-        return epochs.LEASE.held()
+    def replay_epoch(self) -> ReplayEpoch:
+        return epochs.LEASE.last_epoch()
 
-    async def known(self, jti: str) -> Known | None:
+    async def cached_token(self, jti: str) -> CachedToken | None:
         return self.follower.held_state(jti) or await self.follower.state(jti)
 
-    async def evaluate(self, script: Script, called: Called) -> Reply:
+    async def evaluate(self, script: Script, called: ScriptCall) -> Reply:
         if self._servers is None:
             raise TemporarilyUnavailableError("The replay cache is unavailable. Try again shortly.")
         return read_acknowledged(script, called, await self._servers.evaluate(script, *called))
@@ -155,13 +155,13 @@ class LeanVerifier:
     def check_room(self) -> None:
         self._lane.check_room()
 
-    async def decide(self, asked: Asked) -> Outcome:
+    async def decide(self, asked: DecisionRequest) -> Outcome:
         return await self._lane.decide(asked)
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
         return await self._lane.run(unit, queue=queue)
 
-    def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._afterwards.add(task)
         task.add_done_callback(self._afterwards.discard)
@@ -175,7 +175,7 @@ class LeanVerifier:
         self._keeping.start()
 
     async def stop(self) -> None:
-        """Finish the work of `afterwards` and the lane's jobs, then release everything."""
+        """Finish the work of `run_in_background` and the lane's jobs, then release everything."""
         await asyncio.gather(*self._afterwards)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._lane.stop)

@@ -18,19 +18,19 @@ from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.token_state import token_state
 from verifier import flow
-from verifier.flow import Answer
+from verifier.flow import VerifyAnswer
 from verifier.requests import VerifyRequest
 from verifier.services import epochs, introspection
 from verifier.services.batch import answer_one
 from verifier.services.batch_order import ALONE, Faults
 from verifier.services.clocks import CLOCK
-from verifier.services.elapsed import Moment
-from verifier.services.epochs import Tenure
-from verifier.services.known_tokens import Known, known_of
-from verifier.stores import Delivery
-from verifier.stores.acknowledged import TOLD, read_acknowledged
-from verifier.stores.database import Asked, Outcome, decide_one
-from verifier.stores.redis_decisions import Called
+from verifier.services.elapsed import ClockReading
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.token_cache import CachedToken, known_of
+from verifier.stores import ProviderKey
+from verifier.stores.acknowledged import ACKNOWLEDGED, read_acknowledged
+from verifier.stores.database import DecisionRequest, Outcome, decide_one
+from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.scripts import Reply, Script
 
@@ -43,17 +43,17 @@ def verify(
     *,
     service_provider: ServiceProvider,
     request: VerifyRequest,
-    delivery: Delivery | None = None,
+    provider_key: ProviderKey | None = None,
     actor: Actor,
     now: datetime,
-) -> Answer:
+) -> VerifyAnswer:
     """`verifier.flow.verify`."""
     return run_to_end(
         flow.verify(
-            Web(now),
+            WebProcess(now),
             service_provider=service_provider,
             request=request,
-            delivery=delivery,
+            provider_key=provider_key,
             actor=actor,
             now=now,
         )
@@ -72,7 +72,7 @@ def verify_batch(
     for each in requests:
         now = clock()
         one = answer_one(
-            Web(now),
+            WebProcess(now),
             service_provider=service_provider,
             request=each,
             actor=actor,
@@ -94,33 +94,36 @@ def introspect(
     CLOCK.check()
     return run_to_end(
         introspection.introspect(
-            Web(now), service_provider=service_provider, untrusted_token=untrusted_token, now=now
+            WebProcess(now),
+            service_provider=service_provider,
+            untrusted_token=untrusted_token,
+            now=now,
         )
     )
 
 
-class Web:
-    """`verifier.flow.Means` of one call. Its coroutines block and never wait for a loop."""
+class WebProcess:
+    """The `VerifierRuntime` of one call. Its coroutines block and never wait for a loop."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
         self._keys: Mapping[str, TokenKey] | None = None
 
-    def look(self) -> Moment:
+    def state_read_at(self) -> ClockReading:
         epochs.LEASE.check_halt()
         # All state is read after this moment.
-        return Moment.now()
+        return ClockReading.now()
 
-    async def caught_up(self) -> Moment:
-        return self.look()
+    async def wait_for_fresh_state(self) -> ClockReading:
+        return self.state_read_at()
 
-    def tenure(self) -> Tenure:
+    def replay_epoch(self) -> ReplayEpoch:
         with _or_unavailable():
-            tenure = epochs.LEASE.current()
+            replay_epoch = epochs.LEASE.current()
             # After a change of epoch, record which decisions of the old
             # one this process acknowledged.
-            TOLD.write_down(before=tenure.epoch)
-        return tenure
+            ACKNOWLEDGED.save(before=replay_epoch.number)
+        return replay_epoch
 
     def token_keys(self) -> Mapping[str, TokenKey]:
         if self._keys is None:
@@ -128,14 +131,14 @@ class Web:
                 self._keys = token_keys(now=self._now)
         return self._keys
 
-    async def known(self, jti: str) -> Known | None:
+    async def cached_token(self, jti: str) -> CachedToken | None:
         with _or_unavailable():
             try:
                 return known_of(token_state(jti))
             except InvalidTokenError:
                 return None
 
-    async def evaluate(self, script: Script, called: Called) -> Reply:
+    async def evaluate(self, script: Script, called: ScriptCall) -> Reply:
         if not settings.REDIS_URL:
             raise TemporarilyUnavailableError("The replay cache is unavailable. Try again shortly.")
         return read_acknowledged(
@@ -145,7 +148,7 @@ class Web:
     def check_room(self) -> None:
         """Always room: the call has a thread of its own."""
 
-    async def decide(self, asked: Asked) -> Outcome:
+    async def decide(self, asked: DecisionRequest) -> Outcome:
         with _or_unavailable():
             return decide_one(asked.call, asked.spent)
 
@@ -153,7 +156,7 @@ class Web:
         with _or_unavailable():
             return unit()
 
-    def afterwards(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         run_to_end(work)
 
     def count(self, decision: str, error: str, reason: str) -> None:
@@ -183,4 +186,4 @@ def _or_unavailable() -> Iterator[None]:
 
 @cache
 def _servers(url: str) -> SyncServers:
-    return SyncServers(url, expected_runs=lambda: epochs.LEASE.held().servers)
+    return SyncServers(url, expected_runs=lambda: epochs.LEASE.last_epoch().servers)

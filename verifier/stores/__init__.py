@@ -10,17 +10,17 @@ guarantees:
   cannot exceed a limit.
 - Counters, remembered operation, consumed confirmation and event are written together or not at
   all. A refusal changes no counter.
-- With a `delivery`, the answer is kept in that same step and returned to the same call again; a yes
-  only while its token may still act.
+- With a `provider_key`, the answer is kept in that same step and returned to the same call again; a
+  yes only while its token may still act.
 - If the store cannot guarantee this, it raises, and no caller is told yes.
 
-Durable calls: `database` decides, over `work` (its reads and writes); `group_commit` lets calls
-share a commit; `kept_answers` answers a lost call again; `events` is the event of each decision.
-Light calls: `redis_decisions` decides, `scripts` run inside Redis, and `stream_entries` (with
-`entry_macs`) carry the event until the outbox reads it with `stream_reader` and `stream_events`.
-`acknowledged` counts what a lost Redis takes along. Connections to Redis: `redis_url`, `sentinels`,
-`redis_connection`, `redis_servers` (an event loop), `redis_for_threads`, `redis_probe`. `size_mark`
-reveals a restored database.
+Durable calls: `database` decides, over `decision_batch` (its reads and writes); `group_commit` lets
+calls share a commit; `stored_answers` answers a lost call again; `events` is the event of each
+decision. Light calls: `redis_decisions` decides, `scripts` run inside Redis, and `stream_entries`
+(with `entry_macs`) carry the event until the outbox reads it with `stream_reader` and
+`stream_events`. `acknowledged` counts what a lost Redis takes along. Connections to Redis:
+`redis_url`, `sentinels`, `redis_connection`, `redis_servers` (an event loop), `redis_for_threads`,
+`redis_probe`. `size_mark` reveals a restored database.
 """
 
 import uuid
@@ -37,7 +37,7 @@ from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
 from audit.services import Actor
-from verifier.services.epochs import Tenure
+from verifier.services.epochs import ReplayEpoch
 
 # The digest of "no action". No canonical JSON object hashes to it.
 _NO_ACTION: Final = sha256(b"agentauth/no-action/v1")
@@ -47,7 +47,7 @@ _MOST_WAIT: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class ProviderKey:
     """A provider's call under an `Idempotency-Key`, so that a lost answer can be had again.
 
     `digest` is SHA-256 over provider and key, `body_sha256` over the body's bytes as received.
@@ -76,10 +76,10 @@ class StoreCall:
     actor: Actor
     now: datetime
     # The epoch it was prepared under. It is decided under that epoch or not at all.
-    tenure: Tenure
+    replay_epoch: ReplayEpoch
     # The nonce the agent should use next, if its own is about to expire. Sent with a yes.
     fresh_nonce: str | None = None
-    delivery: Delivery | None = None
+    provider_key: ProviderKey | None = None
 
     @property
     def queue(self) -> str:
@@ -93,7 +93,7 @@ class StoreCall:
 
 
 @per_call(frozen=True, slots=True)
-class Spent:
+class SpendResult:
     """The result of spending a proof, and the state of the rate, if Redis keeps both."""
 
     # False: the proof was spent before.
@@ -118,7 +118,7 @@ class Permit:
 
 
 @per_call(frozen=True, slots=True)
-class Recalled:
+class StoredAnswer:
     """The answer, yes or no, that this same call of the service provider got before."""
 
     body: Mapping[str, Any]
@@ -141,7 +141,7 @@ class EarlyRefusal:
     now: datetime
     # The key, if the proof disclosed its private half.
     leaked_key: PublicKey | None = None
-    delivery: Delivery | None = None
+    provider_key: ProviderKey | None = None
     # How many refusals its event counts, itself included. 0: no event; a later one counts it.
     stands_for: int = 1
 

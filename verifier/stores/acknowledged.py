@@ -11,11 +11,11 @@ from typing import Any
 from django.db import transaction
 
 from verifier.models import StreamCursor
-from verifier.stores.redis_decisions import Called, epoch_of
+from verifier.stores.redis_decisions import ScriptCall, epoch_of
 from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
 
 
-class Told:
+class AcknowledgedEvents:
     """The number of the last event per epoch and shard that an answer of this process rests on.
 
     Thread-safe.
@@ -25,13 +25,13 @@ class Told:
         self._lock = threading.Lock()
         self._last: dict[tuple[int, int], int] = {}
 
-    def hear(self, epoch: int, shard: int, number: int) -> None:
+    def note(self, epoch: int, shard: int, number: int) -> None:
         """Note that event `number` of the shard's stream was written; 0 means none was."""
         with self._lock:
             if number > self._last.get((epoch, shard), 0):
                 self._last[epoch, shard] = number
 
-    def write_down(self, *, before: int | None = None) -> None:
+    def save(self, *, before: int | None = None) -> None:
         """Store the numbers of epochs below `before` (None: all) in StreamCursor, for the drainer.
 
         Raises django.db errors; the numbers are then kept for the next attempt.
@@ -61,15 +61,15 @@ class Told:
 
 
 # The instance of this process.
-TOLD = Told()
+ACKNOWLEDGED = AcknowledgedEvents()
 
 
-def read_acknowledged(script: Script, called: Called, raw: Any) -> Reply:
+def read_acknowledged(script: Script, called: ScriptCall, raw: Any) -> Reply:
     """Read a script's raw answer, and note its event, if it wrote one, as acknowledged.
 
     Raises ValueError or TypeError if it is not an answer of our scripts.
     """
     reply = read_reply(raw)
     if script is not GIVE_BACK:
-        TOLD.hear(epoch_of(called), called[0], reply.number)
+        ACKNOWLEDGED.note(epoch_of(called), called[0], reply.number)
     return reply

@@ -22,43 +22,43 @@ from audit.db.sql import select
 from audit.faults import fault_point
 from audit.services import record_drafts
 from registry.services.keys import Disclosed, bar_disclosed_keys
-from registry.services.proofs import spend_proofs, spent_proofs
+from registry.services.spent_proofs import spend_proofs, spent_proofs
 from registry.services.token_state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
 from verifier.models import Confirmation, Home
 from verifier.services import epochs
 from verifier.services.confirmations import confirmation_state, request_confirmation
-from verifier.services.elapsed import Moment
-from verifier.services.epochs import Tenure
-from verifier.services.freshness import Basis, check_age
+from verifier.services.elapsed import ClockReading
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.freshness import DecisionBasis, check_age
 from verifier.services.presence import is_online
 from verifier.stores import (
     EarlyRefusal,
     Permit,
     Prepared,
-    Recalled,
-    Spent,
+    SpendResult,
     StoreCall,
+    StoredAnswer,
     check_in_time,
     events,
 )
-from verifier.stores.kept_answers import recall_answer
-from verifier.stores.work import Work
+from verifier.stores.decision_batch import DecisionBatch
+from verifier.stores.stored_answers import recall_answer
 
 logger = logging.getLogger(__name__)
 
-Outcome = Permit | Refuse | Recalled
+Outcome = Permit | Refuse | StoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DecisionRequest:
     """One call to decide.
 
     `spent`: the result of spending its proof in Redis; None if proofs are rows.
     """
 
     call: Prepared
-    spent: Spent | None = None
+    spent: SpendResult | None = None
     # Raises TemporarilyUnavailableError if what the call rests on changed while it waited.
     still: Callable[[], object] = lambda: None
 
@@ -67,19 +67,21 @@ class UncertainError(TemporarilyUnavailableError):
     """The commit failed: it is unknown whether anything was done."""
 
 
-def decide_one(call: Prepared, spent: Spent | None = None) -> Outcome:
-    """Decide one call. It waits for locks as long as the connection allows. `spent` as in `Asked`.
+def decide_one(call: Prepared, spent: SpendResult | None = None) -> Outcome:
+    """Decide one call. It waits for locks as long as the connection allows.
+
+    `spent` is as in `DecisionRequest`.
 
     Raises the call's own error, and as `decide_together`.
     """
-    (outcome,) = decide_together([Asked(call, spent)], patience=None)
+    (outcome,) = decide_together([DecisionRequest(call, spent)], patience=None)
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def decide_together(
-    asked: Sequence[Asked], *, patience: float | None = 0.0
+    asked: Sequence[DecisionRequest], *, patience: float | None = 0.0
 ) -> list[Outcome | Exception]:
     """Do steps 2 and 6 to 15 of docs/protocol.md section 8 for each call, in one transaction.
 
@@ -91,14 +93,14 @@ def decide_together(
     """
     _bar_leaked_keys(asked)
     # A kept yes also needs a valid lease before it is repeated.
-    tenure, decided = epochs.LEASE.current(), False
+    replay_epoch, decided = epochs.LEASE.current(), False
     try:
         with transaction.atomic():
             # SQLite: the wait for its single writer lock is over, and nothing has been read yet.
-            basis = Basis(Moment.now(), tenure)
+            basis = DecisionBasis(ClockReading.now(), replay_epoch)
             if patience:
                 _wait_for_locks(patience)
-            outcomes = _decide_all(asked, tenure, waits=patience != 0)
+            outcomes = _decide_all(asked, replay_epoch, waits=patience != 0)
             _check_proofs_in_time(asked, outcomes)
             check_committable()
             basis.check()
@@ -122,7 +124,7 @@ def decide_together(
     return outcomes
 
 
-def _bar_leaked_keys(asked: Sequence[Asked]) -> None:
+def _bar_leaked_keys(asked: Sequence[DecisionRequest]) -> None:
     """Bar keys whose private half came with the proof, since others may have seen it too."""
     disclosed = [
         Disclosed(each.call.leaked_key, each.call.actor, each.call.now)
@@ -133,7 +135,9 @@ def _bar_leaked_keys(asked: Sequence[Asked]) -> None:
         bar_disclosed_keys(disclosed)
 
 
-def _check_proofs_in_time(asked: Sequence[Asked], outcomes: Sequence[Outcome | Exception]) -> None:
+def _check_proofs_in_time(
+    asked: Sequence[DecisionRequest], outcomes: Sequence[Outcome | Exception]
+) -> None:
     """Raise TemporarilyUnavailableError if a proof spent here waited too long.
 
     While the process was halted, the proof may have been used elsewhere and dropped from the replay
@@ -168,20 +172,20 @@ def _is_aborted() -> bool:
 
 
 def _decide_all(
-    asked: Sequence[Asked], tenure: Tenure, *, waits: bool
+    asked: Sequence[DecisionRequest], replay_epoch: ReplayEpoch, *, waits: bool
 ) -> list[Outcome | Exception]:
     """Everything but the commit."""
     outcomes: dict[int, Outcome | Exception] = {}
     for place, each in enumerate(asked):
         try:
             each.still()
-            _check_call(each, tenure)
+            _check_call(each, replay_epoch)
         except TemporarilyUnavailableError as error:
             outcomes[place] = error
     left = [place for place in range(len(asked)) if place not in outcomes]
     if left:
         # 2. and 7. Lock names and counters before anything is read.
-        work = Work([asked[place].call for place in left], waits=waits)
+        work = DecisionBatch([asked[place].call for place in left], waits=waits)
         outcomes |= {left[number]: error for number, error in work.held_up.items()}
         left = [place for place in left if place not in outcomes]
         found = _judge_all([asked[place] for place in left], work)
@@ -189,17 +193,17 @@ def _decide_all(
     return [outcomes[place] for place in range(len(asked))]
 
 
-def _check_call(asked: Asked, tenure: Tenure) -> None:
+def _check_call(asked: DecisionRequest, replay_epoch: ReplayEpoch) -> None:
     """Raise TemporarilyUnavailableError after a change of epoch or too long a wait."""
     if isinstance(asked.call, StoreCall):
         kind = Home.Kind.DATABASE if asked.spent is None else Home.Kind.REDIS
-        if asked.call.tenure.kind != kind or asked.call.tenure != tenure:
+        if asked.call.replay_epoch.kind != kind or asked.call.replay_epoch != replay_epoch:
             raise TemporarilyUnavailableError("The replay cache has moved. Try again.")
-        if asked.spent is None or asked.call.delivery is not None:
+        if asked.spent is None or asked.call.provider_key is not None:
             check_in_time(asked.call)
 
 
-def _judge_all(asked: Sequence[Asked], work: Work) -> list[Outcome | Exception]:
+def _judge_all(asked: Sequence[DecisionRequest], work: DecisionBatch) -> list[Outcome | Exception]:
     """Decide calls whose locks are held, and write the outcomes."""
     rows = [work.kept(each.call) for each in asked]
     known = [
@@ -226,7 +230,7 @@ def _judge_all(asked: Sequence[Asked], work: Work) -> list[Outcome | Exception]:
     return outcomes
 
 
-def _spend(asked: Sequence[Asked]) -> list[Spent]:
+def _spend(asked: Sequence[DecisionRequest]) -> list[SpendResult]:
     """Spend the proof of each call. A dry run only asks whether it was spent."""
     calls = [each.call for each in asked if each.spent is None and isinstance(each.call, StoreCall)]
     first = spend_proofs(
@@ -238,13 +242,13 @@ def _spend(asked: Sequence[Asked]) -> list[Spent]:
         if each.spent is not None:
             said.append(each.spent)
         elif isinstance(each.call, EarlyRefusal):
-            said.append(Spent(first=False))
+            said.append(SpendResult(first=False))
         else:
-            said.append(Spent(first=not spent.pop(0) if each.call.dry_run else first.pop(0)))
+            said.append(SpendResult(first=not spent.pop(0) if each.call.dry_run else first.pop(0)))
     return said
 
 
-def _judge(call: Prepared, spent: Spent, work: Work) -> Permit | Refuse:
+def _judge(call: Prepared, spent: SpendResult, work: DecisionBatch) -> Permit | Refuse:
     if isinstance(call, EarlyRefusal):
         work.record(events.early_refusal(call))
         return call.refuse
@@ -259,7 +263,7 @@ def _judge(call: Prepared, spent: Spent, work: Work) -> Permit | Refuse:
     if spent.elsewhere:
         ledger = replace(before, tat_us=spent.tat_us)
     else:
-        floor_us = call.tenure.floor_us(state.grant.follows_at)
+        floor_us = call.replay_epoch.floor_us(state.grant.follows_at)
         ledger = _without_burst(before, snapshot.envelope.rate, floor_us)
     # 7. to 14. are decided without I/O, the same in every store.
     outcome = decide(call, snapshot, ledger)
@@ -275,7 +279,7 @@ def _judge(call: Prepared, spent: Spent, work: Work) -> Permit | Refuse:
     return _allow(call, state, outcome, ledger, work)
 
 
-def _withhold(asked: Sequence[Asked], outcomes: Sequence[Outcome | Exception]) -> None:
+def _withhold(asked: Sequence[DecisionRequest], outcomes: Sequence[Outcome | Exception]) -> None:
     """Log that these committed decisions were not given.
 
     Calls with a name find theirs on a retry.
@@ -283,7 +287,7 @@ def _withhold(asked: Sequence[Asked], outcomes: Sequence[Outcome | Exception]) -
     withheld = [
         events.withheld(each.call, outcome.answer["decision_id"])
         for each, outcome in zip(asked, outcomes, strict=True)
-        if isinstance(each.call, StoreCall) and each.call.delivery is None
+        if isinstance(each.call, StoreCall) and each.call.provider_key is None
         if isinstance(outcome, Permit) and not outcome.repeated
     ]
     if withheld:
@@ -298,7 +302,7 @@ def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> L
     return replace(ledger, tat_us=max(ledger.tat_us or 0, rate.used_up(floor_us)))
 
 
-def _snapshot(call: StoreCall, state: TokenState, work: Work) -> Snapshot:
+def _snapshot(call: StoreCall, state: TokenState, work: DecisionBatch) -> Snapshot:
     refusal = state.refusal(call.now)
     if refusal is not None:
         # The grant may have no capabilities by now, so it is not read further.
@@ -340,12 +344,16 @@ def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
     return Refuse("step_up_required", "confirm_above", retry_after, confirmation_id=asked)
 
 
-def _refuse(call: StoreCall, refuse: Refuse, state: TokenState | None, work: Work) -> Refuse:
+def _refuse(
+    call: StoreCall, refuse: Refuse, state: TokenState | None, work: DecisionBatch
+) -> Refuse:
     work.record(events.refusal(call, refuse, state))
     return refuse
 
 
-def _allow(call: StoreCall, state: TokenState, allow: Allow, before: Ledger, work: Work) -> Permit:
+def _allow(
+    call: StoreCall, state: TokenState, allow: Allow, before: Ledger, work: DecisionBatch
+) -> Permit:
     confirmation_id = _consume(call, state) if allow.uses_confirmation else None
     work.count(call, before, allow.ledger)
     made = events.decision(

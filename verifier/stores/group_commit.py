@@ -24,7 +24,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
 from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, busy
-from verifier.stores.database import Asked, Outcome, UncertainError, decide_together
+from verifier.stores.database import DecisionRequest, Outcome, UncertainError, decide_together
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ class _Job:
     # The queue of its counters (`StoreCall.queue`): jobs of one queue need the same lock.
     order: str
     # A call to decide, or a function that has a transaction of its own.
-    work: Asked | Callable[[], Any]
+    work: DecisionRequest | Callable[[], Any]
     answer: asyncio.Future[Any]
     # Monotonic seconds: until when it is retried after it hit a lock, and not before when.
     until: float = 0.0
     rests_until: float = 0.0
 
 
-class _Line:
+class _JobQueue:
     """The jobs that wait for a thread.
 
     One thread at a time takes jobs of a queue: a second one would only wait for the lock that the
@@ -140,7 +140,7 @@ class _Line:
         return free
 
 
-class Lane:
+class GroupCommitter:
     """Threads that decide in the database for an event loop, several calls in one transaction.
 
     If a transaction fails before its commit, each of its calls is decided again in a transaction of
@@ -150,7 +150,7 @@ class Lane:
     """
 
     def __init__(self, *, threads: int = 2) -> None:
-        self._line = _Line()
+        self._line = _JobQueue()
         # Held by the deciding thread. Calls that arrive meanwhile share the next commit.
         self._turn = threading.Lock()
         # Seconds for one job, averaged over the last commits.
@@ -181,7 +181,7 @@ class Lane:
         """Whether a new call would wait for at most `share` of MOST_SECONDS."""
         return len(self._line) * self._each <= MOST_SECONDS * share
 
-    async def decide(self, asked: Asked) -> Outcome:
+    async def decide(self, asked: DecisionRequest) -> Outcome:
         """Decide a call and return its committed outcome.
 
         Raises the call's own errors, and as `run`.
@@ -277,9 +277,11 @@ def _decide_and_tell(waiting: list[_Job], patience: float = 0.0) -> list[_Job]:
     if not jobs:
         return []
     close_old_connections()
-    asked = {job: job.work for job in jobs if isinstance(job.work, Asked)}
+    asked = {job: job.work for job in jobs if isinstance(job.work, DecisionRequest)}
     outcomes = dict(zip(asked, decide_all([*asked.values()], patience=patience), strict=True))
-    outcomes |= {job: _outcome(job.work) for job in jobs if not isinstance(job.work, Asked)}
+    outcomes |= {
+        job: _outcome(job.work) for job in jobs if not isinstance(job.work, DecisionRequest)
+    }
     return [job for job in jobs if _is_held_up(job, outcomes[job])]
 
 
@@ -295,7 +297,7 @@ def _is_held_up(job: _Job, outcome: Any) -> bool:
     return False
 
 
-def decide_all(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
+def decide_all(asked: Sequence[DecisionRequest], *, patience: float = 0.0) -> list[Any]:
     """Decide the calls, in one transaction if that succeeds; return outcomes, or the exceptions
     they end in.
 
@@ -315,7 +317,7 @@ def decide_all(asked: Sequence[Asked], *, patience: float = 0.0) -> list[Any]:
     return [_outcome(partial(_decide_alone, each, patience)) for each in asked]
 
 
-def _decide_alone(asked: Asked, patience: float) -> Any:
+def _decide_alone(asked: DecisionRequest, patience: float) -> Any:
     (outcome,) = decide_together([asked], patience=patience)
     return outcome
 

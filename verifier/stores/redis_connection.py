@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from verifier.stores.redis_url import Address, Place
+from verifier.stores.redis_url import Address, RedisLocation
 from verifier.stores.scripts import SCRIPTS
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class EvictingServerError(RedisAwayError):
     """The server may drop keys to save memory, and spent proofs with them."""
 
 
-class Line(asyncio.Protocol):
+class RedisConnection(asyncio.Protocol):
     """A connection. `ask` gives a future reply or ReplyError, and fails with RedisAwayError."""
 
     def __init__(self, node: "Node") -> None:
@@ -192,23 +192,23 @@ class Line(asyncio.Protocol):
 class Node:
     """One server and its connection, opened on demand; paused after repeated failures."""
 
-    def __init__(self, place: Place, address: Address, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, place: RedisLocation, address: Address, tls: ssl.SSLContext | None) -> None:
         self.address = address
         self._place, self._tls = place, tls
-        self._line: Line | None = None
-        self._opening: asyncio.Task[Line] | None = None
+        self._line: RedisConnection | None = None
+        self._opening: asyncio.Task[RedisConnection] | None = None
         self._failures, self._rests_until, self._failed_at = 0, 0.0, float("-inf")
         self._probing = False
         self._logged_at = float("-inf")
 
-    def known_line(self, expected: frozenset[str], now: float) -> "Line | None":
+    def known_line(self, expected: frozenset[str], now: float) -> "RedisConnection | None":
         """The connection, if it can be used at once. Pass it to `check_line` after the reply."""
         line = self._line
         if line is None or self._failures or now - line.asked_who_at > KNOWN_SECONDS:
             return None
         return line if line.run_id in expected else None
 
-    def check_line(self, line: "Line", expected: frozenset[str]) -> None:
+    def check_line(self, line: "RedisConnection", expected: frozenset[str]) -> None:
         """Raise ForgetfulServerError if the server's run id is no longer in `expected`."""
         if line.run_id not in expected:
             raise self._forgetful(line)
@@ -229,7 +229,9 @@ class Node:
         self._failures = 0
         return reply
 
-    async def _asked(self, line: Line, command: bytes, due: float, expected: frozenset[str]) -> Any:
+    async def _asked(
+        self, line: RedisConnection, command: bytes, due: float, expected: frozenset[str]
+    ) -> Any:
         """Ask, and discard the answer if the server has become another one meanwhile."""
         if not expected:
             return await line.ask(command, due)
@@ -258,7 +260,7 @@ class Node:
         self._failures = 0
         return reply
 
-    def line_lost(self, line: Line, why: str, *, failed: bool) -> None:
+    def line_lost(self, line: RedisConnection, why: str, *, failed: bool) -> None:
         """Called by the line. `failed`: calls were waiting for an answer."""
         if self._line is line:
             self._line = None
@@ -298,7 +300,7 @@ class Node:
             rest = SHORTEST_REST_SECONDS * 2 ** min(self._failures - FAILURES, 10)
             self._rests_until = now + min(rest, LONGEST_REST_SECONDS)
 
-    def _forgetful(self, line: Line) -> ForgetfulServerError:
+    def _forgetful(self, line: RedisConnection) -> ForgetfulServerError:
         self.log(f"it is not the server that the epoch began with: run id {line.run_id}")
         if not line.busy:
             # The next connection may lead to the right server; the pause limits how often.
@@ -306,7 +308,7 @@ class Node:
         self._failed()
         return ForgetfulServerError(f"another server at {self.address}")
 
-    async def _opened(self, due: float) -> Line:
+    async def _opened(self, due: float) -> RedisConnection:
         """The connection, opened once for all callers; each waits until its own deadline."""
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
@@ -320,19 +322,19 @@ class Node:
             raise RedisAwayError("the connection timed out")
         return opening.result()
 
-    def _was_opened(self, opening: asyncio.Task[Line]) -> None:
+    def _was_opened(self, opening: asyncio.Task[RedisConnection]) -> None:
         self._opening = None
         error = None if opening.cancelled() else opening.exception()
         if isinstance(error, RedisAwayError):
             self.log(error.why)
 
-    async def _open(self) -> Line:
+    async def _open(self) -> RedisConnection:
         loop = asyncio.get_running_loop()
-        line: Line | None = None
+        line: RedisConnection | None = None
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 _, line = await loop.create_connection(
-                    lambda: Line(self),
+                    lambda: RedisConnection(self),
                     self.address.host,
                     self.address.port,
                     ssl=self._tls,
@@ -350,7 +352,7 @@ class Node:
             if line is not None and self._line is not line:
                 line.drop("the greeting failed")
 
-    async def _greet(self, line: Line, due: float) -> None:
+    async def _greet(self, line: RedisConnection, due: float) -> None:
         """Authenticate, read the server's identity and load the scripts."""
         place = self._place
         commands: list[tuple[bytes | str | int, ...]] = []

@@ -20,10 +20,9 @@ from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.values import per_call
 from verifier.answers import allowed_again, allowed_body, refusal_body
 from verifier.services.elapsed import CLOCK_SECONDS
-from verifier.services.known_tokens import Known
-from verifier.stores import Permit, Recalled, Spent, StoreCall, check_in_time
+from verifier.services.token_cache import CachedToken
+from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
 from verifier.stores.entry_macs import mac_of
-from verifier.stores.kept_answers import AGAIN_US, mark_of
 from verifier.stores.scripts import (
     MAX_STREAM,
     Code,
@@ -31,9 +30,10 @@ from verifier.stores.scripts import (
     count_key,
     epoch_key,
     events_key,
-    place_of,
+    keys_of,
     proof_key,
 )
+from verifier.stores.stored_answers import AGAIN_US, mark_of
 from verifier.stores.stream_entries import no_entry, yes_entry, yes_frame
 
 # How far (s) Redis' clock may be from the time of a call, or the script does nothing: CLOCK_SECONDS
@@ -52,10 +52,10 @@ _UNSURE: Final = "The result of the first try is no longer known. Have the agent
 # most 2 kB.
 MOST_YESES: Final = 4
 # A script call: shard, keys and arguments.
-Called = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
+ScriptCall = tuple[int, tuple[bytes, ...], tuple[bytes | int, ...]]
 
 
-def is_light(call: StoreCall, known: Known | None) -> bool:
+def is_light(call: StoreCall, known: CachedToken | None) -> bool:
     """Whether Redis alone may decide. `known` is None for a token without a fitting record."""
     if known is None or known.refusal(call.now) is not None:
         return True
@@ -65,11 +65,11 @@ def is_light(call: StoreCall, known: Known | None) -> bool:
 
 def is_kept(call: StoreCall) -> bool:
     """Whether Redis keeps the answer under the proof's key. A dry run spends no proof."""
-    return call.delivery is not None and not call.dry_run
+    return call.provider_key is not None and not call.dry_run
 
 
 @dataclass(frozen=True, slots=True)
-class Yes:
+class AllowTemplate:
     """The answer to every call with the same token, action and known state, at any time.
 
     `claims` is the very object it was decided for; `frame` is the event's part, `body` the
@@ -82,34 +82,34 @@ class Yes:
 
 
 @per_call(frozen=True, slots=True)
-class Plan:
+class LightDecision:
     """A light call, decided as far as memory allows, and the arguments of `judge.lua`."""
 
-    called: Called
+    called: ScriptCall
     event_id: str
-    verdict: Yes | Refuse
+    verdict: AllowTemplate | Refuse
 
 
-def plan(call: StoreCall, known: Known | None) -> Plan:
+def plan_light_decision(call: StoreCall, known: CachedToken | None) -> LightDecision:
     """Steps 7 to 14 without the rate, which the script checks together with the proof."""
     verdict = _verdict(call, known)
-    if isinstance(verdict, Yes):
+    if isinstance(verdict, AllowTemplate):
         event_id, entry = yes_entry(call, verdict.frame)
-        return Plan(
+        return LightDecision(
             _judge_call(call, known, b"yes", entry, (mac_of(entry), event_id.encode(), b"")),
             event_id,
             verdict,
         )
     event_id, entry = no_entry(call, verdict, None if known is None else known.human_id)
-    told = b"" if call.delivery is None else orjson.dumps(refusal_body(verdict))
+    told = b"" if call.provider_key is None else orjson.dumps(refusal_body(verdict))
     # A kept refusal stays. A kept yes is outranked once the token may not act.
     outranks = b"1" if verdict.error == "invalid_token" else b""
-    return Plan(
+    return LightDecision(
         _judge_call(call, known, b"no", entry, (mac_of(entry), told, outranks)), event_id, verdict
     )
 
 
-def hold_call(call: StoreCall, known: Known | None) -> Called:
+def hold_call(call: StoreCall, known: CachedToken | None) -> ScriptCall:
     """The call of `judge.lua` that spends the proof and reserves a use for a durable decision.
 
     Raises TemporarilyUnavailableError if the call is too old.
@@ -118,16 +118,20 @@ def hold_call(call: StoreCall, known: Known | None) -> Called:
 
 
 def _judge_call(
-    call: StoreCall, known: Known | None, mode: bytes, entry: bytes, more: tuple[bytes | int, ...]
-) -> Called:
+    call: StoreCall,
+    known: CachedToken | None,
+    mode: bytes,
+    entry: bytes,
+    more: tuple[bytes | int, ...],
+) -> ScriptCall:
     """`more`: arguments after the mark.
 
     Raises TemporarilyUnavailableError if the call is too old.
     """
     check_in_time(call)
-    place = place_of(call.claims.grant_id)
+    place = keys_of(call.claims.grant_id)
     rate = None if known is None else known.terms.rate
-    floor = None if known is None else call.tenure.floor_us(known.follows_at)
+    floor = None if known is None else call.replay_epoch.floor_us(known.follows_at)
     now_us = microseconds(call.now)
     remembered_ms = (call.spent_until * 1_000_000 - now_us) // 1000 + SLACK_MS
     acts = call.action is not None
@@ -139,7 +143,7 @@ def _judge_call(
         place.count,
     )
     arguments = (
-        call.tenure.epoch,
+        call.replay_epoch.number,
         0 if call.dry_run else remembered_ms,
         mode,
         now_us,
@@ -152,23 +156,23 @@ def _judge_call(
         b"1" if acts else b"0",
         APART_US,
         EARLY_MS,
-        mark_of(call.delivery) if call.delivery and is_kept(call) else b"",
+        mark_of(call.provider_key) if call.provider_key and is_kept(call) else b"",
         *more,
     )
     return place.shard, keys, arguments
 
 
-def epoch_of(called: Called) -> int:
+def epoch_of(called: ScriptCall) -> int:
     """The epoch of a script call: the first argument of every script."""
     return int(called[2][0])
 
 
-def give_back_call(call: StoreCall, known: Known | None, spent: Spent) -> Called:
+def give_back_call(call: StoreCall, known: CachedToken | None, spent: SpendResult) -> ScriptCall:
     """The call of `give_back.lua` that returns the use reserved for this call."""
-    place = place_of(call.claims.grant_id)
+    place = keys_of(call.claims.grant_id)
     rate = None if known is None else known.terms.rate
     arguments = (
-        call.tenure.epoch,
+        call.replay_epoch.number,
         0 if rate is None else rate.interval_us,
         spent.reserved_us or 0,
         spent.tat_us or 0,
@@ -178,15 +182,15 @@ def give_back_call(call: StoreCall, known: Known | None, spent: Spent) -> Called
     return place.shard, (place.epoch, place.rate), arguments
 
 
-def note_call(shard: int, epoch: int, entry: bytes) -> Called:
+def note_call(shard: int, epoch: int, entry: bytes) -> ScriptCall:
     """The call of `note.lua` that records a refusal made before the store."""
     keys = (epoch_key(shard), events_key(shard), count_key(shard))
     return shard, keys, (epoch, entry, MAX_STREAM, mac_of(entry))
 
 
 def conclude(
-    call: StoreCall, known: Known | None, made: Plan, reply: Reply
-) -> Permit | Refuse | Recalled:
+    call: StoreCall, known: CachedToken | None, made: LightDecision, reply: Reply
+) -> Permit | Refuse | StoredAnswer:
     """The outcome of the plan. Raises TemporarilyUnavailableError if the script did nothing."""
     check_reply(reply)
     if reply.code is Code.AGAIN:
@@ -203,7 +207,9 @@ def conclude(
     return Permit(answer, repeated=False)
 
 
-def _again(call: StoreCall, known: Known | None, made: Plan, kept: bytes) -> Recalled:
+def _again(
+    call: StoreCall, known: CachedToken | None, made: LightDecision, kept: bytes
+) -> StoredAnswer:
     if kept[:1] != b"a":
         return recall_refusal(kept)
     at_us, tat_us, _, event_id = _read_kept(kept)
@@ -214,16 +220,16 @@ def _again(call: StoreCall, known: Known | None, made: Plan, kept: bytes) -> Rec
     if isinstance(verdict, Refuse):
         raise TypeError("this version of the grant covered the action before")
     tat = int(tat_us) if tat_us else None
-    return Recalled(_yes_body(call, known, verdict.body, event_id.decode(), tat, int(at_us)))
+    return StoredAnswer(_yes_body(call, known, verdict.body, event_id.decode(), tat, int(at_us)))
 
 
-def recall_refusal(kept: bytes) -> Recalled:
+def recall_refusal(kept: bytes) -> StoredAnswer:
     """The kept refusal of the same call. Raises TemporarilyUnavailableError if it was allowed."""
     _, _, wait_us, told = _read_kept(kept)
     if kept[:1] == b"v":
-        return Recalled(orjson.loads(told))
+        return StoredAnswer(orjson.loads(told))
     if kept[:1] == b"l":
-        return Recalled(refusal_body(_too_fast(int(wait_us))))
+        return StoredAnswer(refusal_body(_too_fast(int(wait_us))))
     raise TemporarilyUnavailableError(_UNSURE)
 
 
@@ -238,7 +244,7 @@ def _too_fast(wait_us: int) -> Refuse:
 
 def _yes_body(
     call: StoreCall,
-    known: Known | None,
+    known: CachedToken | None,
     body: Mapping[str, Any],
     event_id: str,
     tat_us: int | None,
@@ -256,7 +262,7 @@ def _yes_body(
     )
 
 
-def read_hold(reply: Reply) -> Spent:
+def read_hold(reply: Reply) -> SpendResult:
     """Read the answer to a hold. Raises TemporarilyUnavailableError."""
     unsure = None
     try:
@@ -265,7 +271,7 @@ def read_hold(reply: Reply) -> Spent:
         if reply.code is not Code.UNSURE:
             raise
         unsure = error
-    return Spent(
+    return SpendResult(
         first=reply.code not in {Code.REPLAYED, Code.UNSURE},
         elsewhere=True,
         tat_us=reply.before_us,
@@ -286,17 +292,21 @@ def check_reply(reply: Reply) -> None:
         raise TemporarilyUnavailableError(_UNSURE)
 
 
-def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
+def _verdict(call: StoreCall, known: CachedToken | None) -> AllowTemplate | Refuse:
     if known is None:
         return Refuse("invalid_token", "unknown")
     refusal = known.refusal(call.now)
     keeps = not call.dry_run and (call.action is None or not call.action.arguments)
     kept = known.yeses.get(call.action) if refusal is None and keeps else None
     if kept is not None and kept.claims is call.claims:
-        return cast("Yes", kept)
+        return cast("AllowTemplate", kept)
     yes = _judge_from_memory(call, known, known.terms.unrated, refusal)
     # Without time windows the answer does not depend on the time; the script checks the rate.
-    if isinstance(yes, Yes) and known.terms.unrated.allowed_time_windows is None and keeps:
+    if (
+        isinstance(yes, AllowTemplate)
+        and known.terms.unrated.allowed_time_windows is None
+        and keeps
+    ):
         if len(known.yeses) >= MOST_YESES and call.action not in known.yeses:
             del known.yeses[next(iter(known.yeses))]
         known.yeses[call.action] = yes
@@ -304,8 +314,8 @@ def _verdict(call: StoreCall, known: Known | None) -> Yes | Refuse:
 
 
 def _judge_from_memory(
-    call: StoreCall, known: Known, envelope: Envelope, refusal: str | None = None
-) -> Yes | Refuse:
+    call: StoreCall, known: CachedToken, envelope: Envelope, refusal: str | None = None
+) -> AllowTemplate | Refuse:
     snapshot = Snapshot(
         refusal=refusal,
         capabilities=known.terms.capabilities,
@@ -327,4 +337,4 @@ def _judge_from_memory(
         claims=call.claims,
         now_seconds=0,
     )
-    return Yes(call.claims, yes_frame(call, known.human_id, outcome.capability), body)
+    return AllowTemplate(call.claims, yes_frame(call, known.human_id, outcome.capability), body)

@@ -32,7 +32,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RedisLocation:
     """The parsed REDIS_URL.
 
     Several addresses are seeds of a cluster, not necessarily all its nodes. With `primary`, the
@@ -57,7 +57,7 @@ class Place:
         return self.cluster or bool(self.primary)
 
 
-def parse_redis_url(url: str) -> Place:
+def parse_redis_url(url: str) -> RedisLocation:
     """Parse `redis[s]://[user[:password]@]host[:port][,host[:port]…][/database]`.
 
     User and password are percent-encoded. With Sentinels:
@@ -90,7 +90,7 @@ def parse_redis_url(url: str) -> Place:
     database = int(match["database"] or 0)
     if database and len(addresses) > 1 and not match["sentinel"]:
         raise ImproperlyConfigured("REDIS_URL: a cluster has one database, 0.")
-    return Place(
+    return RedisLocation(
         addresses=addresses,
         tls=match["scheme"] == "rediss",
         user=unquote(match["user"] or ""),

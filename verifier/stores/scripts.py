@@ -187,7 +187,7 @@ def proof_key(shard: int, jkt: str, jti: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GrantKeys:
     """A grant's shard, and the keys there that each of its calls needs."""
 
     shard: int
@@ -198,11 +198,11 @@ class Place:
 
 
 @lru_cache(maxsize=16_384)
-def place_of(grant_id: str) -> Place:
+def keys_of(grant_id: str) -> GrantKeys:
     """The place of a grant, by its id as text."""
     parsed = uuid.UUID(grant_id)
     shard = shard_of(parsed)
-    return Place(
+    return GrantKeys(
         shard, epoch_key(shard), rate_key(shard, parsed), events_key(shard), count_key(shard)
     )
 

@@ -6,13 +6,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from verifier.stores.redis_url import Address, Place
+from verifier.stores.redis_url import Address, RedisLocation
 
 # Per Sentinel (s). One that does not answer must not delay a failover that the others know of.
 SENTINEL_SECONDS: Final = 0.25
 
 
-def find_primary(place: Place) -> Address:
+def find_primary(place: RedisLocation) -> Address:
     """The primary, by the first Sentinel that knows one and considers it up.
 
     Raises redis.exceptions.ConnectionError if there is none. It asks without a password first,
@@ -27,7 +27,7 @@ def find_primary(place: Place) -> Address:
     return _asked(place, password)
 
 
-def _asked(place: Place, credentials: dict[str, Any]) -> Address:
+def _asked(place: RedisLocation, credentials: dict[str, Any]) -> Address:
     options = {
         "socket_timeout": SENTINEL_SECONDS,
         "socket_connect_timeout": SENTINEL_SECONDS,

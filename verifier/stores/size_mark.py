@@ -1,6 +1,6 @@
 """The mark of the log's size in Redis (`aa:mark`), which reveals that the database was restored.
 
-It is an `audit.witness.history.Mark` as text and a MAC under SECRET_KEY. Without the MAC, an
+It is an `audit.witness.log_position.Mark` as text and a MAC under SECRET_KEY. Without the MAC, an
 attacker who can write into Redis could halt the registry with one key. No decision reads it, and it
 may be lost: the audit store outside has the same size a minute later.
 """
@@ -15,7 +15,7 @@ from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.witness.history import Mark
+from audit.witness.log_position import Mark
 from verifier.stores.redis_for_threads import sync_client
 
 logger = logging.getLogger(__name__)

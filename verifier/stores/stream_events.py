@@ -10,7 +10,7 @@ import orjson
 from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.models import Event
-from audit.services import Data, Entry, Hidden, Sealer, check_data
+from audit.services import CommitmentTemplate, Data, NewEvent, OpeningValue, check_data
 from verifier.stores.events import split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ class UnreadableError(Exception):
     """The stream entry is not a decision of this registry."""
 
 
-def event_of(base: bytes, outcome: bytes) -> Entry:
+def event_of(base: bytes, outcome: bytes) -> NewEvent:
     """The event of one entry: `base` is the verifier's JSON, `outcome` the letter the script added.
 
     Raises UnreadableError for anything else, so that one bad entry does not stop the stream.
@@ -52,7 +52,7 @@ def event_of(base: bytes, outcome: bytes) -> Entry:
         raise UnreadableError(str(error)) from error
 
 
-def _event(base: dict[str, Any], outcome: bytes) -> Entry:
+def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
     (
         own,
         at,
@@ -87,7 +87,7 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
     made, hidden = _sealed(orjson.dumps(data), capability, kept=agent is not None)
-    return Entry(
+    return NewEvent(
         id=own,
         kind=kind,
         at=_EPOCH + timedelta(microseconds=at),
@@ -106,14 +106,14 @@ def _event(base: dict[str, Any], outcome: bytes) -> Entry:
     )
 
 
-def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, Hidden | None]:
+def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, OpeningValue | None]:
     made = _data(text, capability, kept)
-    return made.seal() if isinstance(made, Sealer) else (made, None)
+    return made.seal() if isinstance(made, CommitmentTemplate) else (made, None)
 
 
 # Most decisions repeat what an earlier one said.
 @lru_cache(maxsize=1024)
-def _data(text: bytes, capability: str | None, kept: bool) -> Data | Sealer:  # noqa: FBT001 — a key of the cache
+def _data(text: bytes, capability: str | None, kept: bool) -> Data | CommitmentTemplate:  # noqa: FBT001 — a key of the cache
     """Data from JSON that was parsed and serialised again, so it round-trips exactly.
 
     Caller's texts only if `kept`: an event that names no agent is never erased.
@@ -121,10 +121,10 @@ def _data(text: bytes, capability: str | None, kept: bool) -> Data | Sealer:  # 
     plain, personal = split(orjson.loads(text), capability)
     if kept:
         for member, value in personal.items():
-            return Sealer(plain, member, value)
+            return CommitmentTemplate(plain, member, value)
     return check_data(plain)
 
 
-def debits(event: Entry) -> bool:
+def debits(event: NewEvent) -> bool:
     """Whether the event debits one use of its grant."""
     return event.kind == kinds.DECISION_ALLOWED and bool(event.data.value["action"])

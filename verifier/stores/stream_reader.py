@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from agentauth.protocol.encoding import MAX_INTEGER
-from audit.services import Entry
+from audit.services import NewEvent
 from verifier.stores.entry_macs import is_ours
 from verifier.stores.stream_events import UnreadableError, event_of
 
@@ -31,7 +31,7 @@ class Waiting(NamedTuple):
 
     epoch: int
     number: int
-    event: Entry | None
+    event: NewEvent | None
     lost: str
 
 

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.pace import within
+from tests.time_limits import within
 from verifier.flow import judge
 from verifier.services import epochs
 from verifier.services.batch_order import ALONE
-from verifier.services.elapsed import Moment
-from verifier.services.freshness import Basis
-from verifier.services.web_process import Web, run_to_end
+from verifier.services.elapsed import ClockReading
+from verifier.services.freshness import DecisionBasis
+from verifier.services.web_process import WebProcess, run_to_end
 from verifier.stores import StoreCall, scripts
 from verifier.stores.database import Outcome
 from verifier.stores.redis_servers import RedisAwayError, Servers
@@ -42,7 +42,7 @@ def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> 
 
 def decided(call: StoreCall) -> Outcome:
     """Decide a prepared call as the web process does."""
-    web, basis = Web(call.now), Basis(Moment.now(), epochs.LEASE.current())
+    web, basis = WebProcess(call.now), DecisionBasis(ClockReading.now(), epochs.LEASE.current())
     return run_to_end(judge(web, call, basis, ALONE, lambda: None))
 
 
@@ -125,7 +125,7 @@ async def begin(servers: Servers) -> None:
                 raise
 
 
-async def fails(call: Awaitable[Any]) -> RedisAwayError:
+async def assert_call_fails(call: Awaitable[Any]) -> RedisAwayError:
     """Assert that the call fails in time, and return its error."""
     began = time.monotonic()
     with pytest.raises(RedisAwayError) as refused:
@@ -136,7 +136,7 @@ async def fails(call: Awaitable[Any]) -> RedisAwayError:
 
 async def refusal(servers: Servers) -> RedisAwayError:
     """Make a call, assert that it fails in time, and return its error."""
-    return await fails(use(servers, uuid.uuid4()))
+    return await assert_call_fails(use(servers, uuid.uuid4()))
 
 
 async def heals(servers: Servers, grant: uuid.UUID, *, seconds: float = 10) -> Reply:

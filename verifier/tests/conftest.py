@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from tests import redis_servers, through
+from tests import endpoint_modes, redis_servers
 from verifier.tests import scene
-from verifier.tests.moving import time
+from verifier.tests.epoch_moves import time
 from verifier.tests.scene import place
-from verifier.tests.stage import stage
+from verifier.tests.script_stage import stage
 from verifier.tests.streams import redis, redis_server, verifier
 
 __all__ = ["place", "redis", "redis_server", "stage", "time", "verifier"]
@@ -41,7 +41,7 @@ def redis_url(redis_servers_running: redis_servers.Server | redis_servers.Cluste
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--through") == "drf" and config.getoption("--home") == "database":
         return
-    kept, left = through.chosen(config, items)
+    kept, left = endpoint_modes.chosen(config, items)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
     for item in items:
@@ -61,9 +61,12 @@ def own_redis(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server |
 @pytest.fixture(scope="session")
 def running(
     django_db_setup: None, django_db_blocker: Any, own_redis: redis_servers.Server | None
-) -> Iterator[through.Running]:
+) -> Iterator[endpoint_modes.Running]:
     """One endpoint for all tests; its caches are emptied between them."""
-    with django_db_blocker.unblock(), through.running(own_redis.url if own_redis else "") as made:
+    with (
+        django_db_blocker.unblock(),
+        endpoint_modes.running(own_redis.url if own_redis else "") as made,
+    ):
         yield made
 
 
@@ -81,11 +84,11 @@ def _through(
         if own_redis is not None:
             own_redis.client().flushall()
             patch.setattr(settings, "REDIS_URL", own_redis.url)
-            patch.setattr(scene, "new_client", through.DrainingClient)
-            stack.enter_context(through.at_home_in_redis(own_redis.url))
+            patch.setattr(scene, "new_client", endpoint_modes.DrainingClient)
+            stack.enter_context(endpoint_modes.use_redis_replay_cache(own_redis.url))
         if lean:
             running = request.getfixturevalue("running")
             running.forget()
-            patch.setattr(through.LeanClient, "endpoint", running, raising=False)
-            patch.setattr(scene, "new_client", through.LeanClient)
+            patch.setattr(endpoint_modes.LeanClient, "endpoint", running, raising=False)
+            patch.setattr(scene, "new_client", endpoint_modes.LeanClient)
         yield

@@ -53,7 +53,8 @@ def key() -> str:
     return secrets.token_urlsafe(16)
 
 
-# The client of a new scene: Django's own, or one that calls the lean endpoint (tests/through.py).
+# The client of a new scene: Django's own, or one that calls the lean endpoint
+# (tests/endpoint_modes.py).
 new_client: Callable[[], Client] = Client
 
 
@@ -189,7 +190,7 @@ def _logs() -> Iterator[list[str]]:
         logging.getLogger().removeHandler(handler)
 
 
-def refused(
+def assert_refused(
     place: Scene,
     body: object,
     *,

@@ -8,9 +8,9 @@ from django.db import DatabaseError, connection, transaction
 from redis import Redis
 
 from verifier.models import Home, StreamCursor
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 from verifier.services.outbox import _held_cursors, drain
-from verifier.stores.acknowledged import Told
+from verifier.stores.acknowledged import AcknowledgedEvents
 from verifier.tests.streams import Verifier, assert_whole, losses, taken
 from verifier.tests.test_shared_commits import until, waits_for_a_lock
 
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
 
 @pytest.fixture
-def told(db: None) -> Told:
-    look()
-    return Told()
+def told(db: None) -> AcknowledgedEvents:
+    read_or_create_row()
+    return AcknowledgedEvents()
 
 
 def next_epoch() -> None:
@@ -28,16 +28,16 @@ def next_epoch() -> None:
 
 
 def test_RF_5_acknowledged_events_lost_with_redis_are_logged_by_count(
-    verifier: Verifier, redis: Redis, told: Told, now: datetime
+    verifier: Verifier, redis: Redis, told: AcknowledgedEvents, now: datetime
 ) -> None:
     written = [verifier.write(), verifier.write()]
     drain(redis, now=now)
-    told.hear(1, 0, 7)
-    told.hear(1, 0, 5)
-    told.hear(1, 3, 1)
+    told.note(1, 0, 7)
+    told.note(1, 0, 5)
+    told.note(1, 3, 1)
     redis.flushall()
     next_epoch()
-    told.write_down(before=2)
+    told.save(before=2)
     assert drain(redis, now=now) == 2
     assert taken() == sorted(written)
     assert losses() == [
@@ -49,35 +49,35 @@ def test_RF_5_acknowledged_events_lost_with_redis_are_logged_by_count(
 
 
 def test_what_another_process_was_told_later_is_added(
-    redis: Redis, told: Told, now: datetime
+    redis: Redis, told: AcknowledgedEvents, now: datetime
 ) -> None:
     next_epoch()
     for number in (4, 6, 2):
-        told.hear(1, 0, number)
-        told.write_down(before=2)
+        told.note(1, 0, number)
+        told.save(before=2)
         drain(redis, now=now)
     assert [(loss["first"], loss["count"]) for loss in losses()] == [(1, 4), (5, 2)]
 
 
-def test_number_heard_during_a_write_is_written_next_time(told: Told) -> None:
-    told.hear(1, 0, 4)
+def test_number_heard_during_a_write_is_written_next_time(told: AcknowledgedEvents) -> None:
+    told.note(1, 0, 4)
     with transaction.atomic():
-        told.write_down()
+        told.save()
         # Heard too late for the transaction that is about to commit.
-        told.hear(1, 0, 6)
+        told.note(1, 0, 6)
     assert StreamCursor.objects.get().told == 4
-    told.write_down()
+    told.save()
     assert StreamCursor.objects.get().told == 6
 
 
 def test_what_waits_is_not_lost(
-    verifier: Verifier, redis: Redis, told: Told, now: datetime
+    verifier: Verifier, redis: Redis, told: AcknowledgedEvents, now: datetime
 ) -> None:
     """Holds even if the next epoch's events follow it, because both share a stream."""
     written = [verifier.write(), verifier.write()]
-    told.hear(1, 0, 2)
+    told.note(1, 0, 2)
     next_epoch()
-    told.write_down(before=2)
+    told.save(before=2)
     verifier.epoch, verifier.number = 2, 0
     written.append(verifier.write())
     drain(redis, now=now)
@@ -86,11 +86,11 @@ def test_what_waits_is_not_lost(
 
 
 def test_loss_is_recorded_even_if_the_next_epoch_keeps_writing(
-    verifier: Verifier, redis: Redis, told: Told, now: datetime
+    verifier: Verifier, redis: Redis, told: AcknowledgedEvents, now: datetime
 ) -> None:
-    told.hear(1, 0, 1)
+    told.note(1, 0, 1)
     next_epoch()
-    told.write_down(before=2)
+    told.save(before=2)
     verifier.epoch = 2
     verifier.write()
     drain(redis, now=now)
@@ -98,13 +98,13 @@ def test_loss_is_recorded_even_if_the_next_epoch_keeps_writing(
 
 
 def test_of_an_epoch_that_goes_on_nothing_is_stated(
-    redis: Redis, told: Told, now: datetime
+    redis: Redis, told: AcknowledgedEvents, now: datetime
 ) -> None:
-    told.hear(1, 0, 3)
-    told.write_down(before=1)
+    told.note(1, 0, 3)
+    told.save(before=1)
     assert not StreamCursor.objects.exists()
     # The process ends, so the row must tell another process.
-    told.write_down()
+    told.save()
     assert StreamCursor.objects.get().told == 3
     assert drain(redis, now=now) == 0
     assert losses() == []
@@ -132,9 +132,9 @@ def test_drainer_and_acknowledgement_writer_do_not_deadlock() -> None:
 
 
 def test_what_could_not_be_written_down_is_still_known(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+    told: AcknowledgedEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told.hear(1, 0, 3)
+    told.note(1, 0, 3)
 
     def fails(*_: object, **__: object) -> None:
         raise DatabaseError
@@ -142,23 +142,25 @@ def test_what_could_not_be_written_down_is_still_known(
     with monkeypatch.context() as patch:
         patch.setattr(StreamCursor.objects, "bulk_create", fails)
         with pytest.raises(DatabaseError):
-            told.write_down()
-    told.write_down()
+            told.save()
+    told.save()
     assert StreamCursor.objects.get().told == 3
 
 
-def test_what_was_written_down_in_a_transaction_that_failed_is_still_known(told: Told) -> None:
-    told.hear(1, 0, 3)
+def test_what_was_written_down_in_a_transaction_that_failed_is_still_known(
+    told: AcknowledgedEvents,
+) -> None:
+    told.note(1, 0, 3)
     with transaction.atomic():
-        told.write_down()
+        told.save()
         transaction.set_rollback(True)
     assert not StreamCursor.objects.exists()
-    told.write_down()
+    told.save()
     assert StreamCursor.objects.get().told == 3
 
 
-def test_a_smaller_number_of_another_process_takes_nothing_back(told: Told) -> None:
+def test_a_smaller_number_of_another_process_takes_nothing_back(told: AcknowledgedEvents) -> None:
     for number in (9, 3):
-        told.hear(1, 0, number)
-        told.write_down()
+        told.note(1, 0, number)
+        told.save()
     assert StreamCursor.objects.get().told == 9

@@ -16,15 +16,15 @@ from tests.fault_proxy import fault_proxy
 from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 from verifier.stores import redis_decisions
 from verifier.stores.redis_connection import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_decisions import APART_US
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import Code
-from verifier.tests.moving import Passing
-from verifier.tests.stage import Stage
+from verifier.tests.epoch_moves import Passing
+from verifier.tests.script_stage import Stage
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 
@@ -45,7 +45,7 @@ def spend(stage: Stage, *, late: float = 0, **more: int) -> Code:
 
 def at_home() -> None:
     """Begin the first epoch in Redis as it is now."""
-    look()
+    read_or_create_row()
     probe = RedisProbe()
     probe.mark(1)
     Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(probe.run_ids()))

@@ -14,15 +14,15 @@ from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate
 from audit.models import Event
-from tests import through
+from tests import endpoint_modes
 from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
-from verifier.services.freshness import Basis
-from verifier.stores import Spent, StoreCall, database, scripts
+from verifier.services.freshness import DecisionBasis
+from verifier.stores import SpendResult, StoreCall, database, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, READ, key, pay, scene
-from verifier.tests.stage import NOW, RATE, SHARD, Stage
+from verifier.tests.script_stage import NOW, RATE, SHARD, Stage
 from verifier.tests.test_lock_orders import ledgers_held
 from verifier.tests.test_store_contract import BUDGET, call, named, payment, words
 
@@ -36,7 +36,7 @@ MARK = bytes(range(32, 62)) + b"\x00%"
 @pytest.fixture
 def at_home(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
-    with through.at_home_in_redis(redis_url):
+    with endpoint_modes.use_redis_replay_cache(redis_url):
         yield
 
 
@@ -181,13 +181,13 @@ def fail(one: StoreCall, patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("at_home")
 def test_a_commit_that_fails_costs_the_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=1)
-    mine = replace(payment(place), delivery=named(place))
+    mine = replace(payment(place), provider_key=named(place))
     for _ in range(2):
         fail(mine, monkeypatch)
     assert not ProviderCall.objects.exists()
     assert [words(decided(mine)) for _ in range(2)] == ["yes", "recalled"]
     assert GrantLedger.objects.get().uses == 1
-    other = replace(mine, delivery=replace(named(place), digest=sha256(b"another key")))
+    other = replace(mine, provider_key=replace(named(place), digest=sha256(b"another key")))
     assert words(decided(other)) == "replayed"
     assert words(decided(payment(place))) == "rate"
 
@@ -198,7 +198,7 @@ def test_what_was_set_aside_is_not_given_back_before_the_commit(
 ) -> None:
     """Otherwise the use is given back twice, the second time at the expense of another call."""
     place = scene(PAY, budgets=[BUDGET], max_requests_per_minute=6, max_burst=1)
-    dear = replace(payment(place, "11.00"), delivery=named(place))
+    dear = replace(payment(place, "11.00"), provider_key=named(place))
     fail(dear, monkeypatch)
     told = [words(decided(payment(place)))]
     assert words(decided(dear)) == "budget"
@@ -209,7 +209,7 @@ def test_what_was_set_aside_is_not_given_back_before_the_commit(
 @pytest.mark.usefixtures("at_home")
 def test_committed_call_never_passes_again_whatever_happens_to_its_row() -> None:
     place = scene(PAY)
-    mine = replace(payment(place), delivery=named(place))
+    mine = replace(payment(place), provider_key=named(place))
     assert words(decided(mine)) == "yes"
     # From this time on, the row no longer keeps its name.
     assert words(decided(replace(mine, now=mine.now + timedelta(seconds=60)))) == "replayed"
@@ -228,18 +228,18 @@ def test_committed_call_never_passes_again_whatever_happens_to_its_row() -> None
 @pytest.mark.usefixtures("at_home")
 def test_another_body_under_the_key_is_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
     place, operation = scene(PAY), key()
-    mine = replace(call(place, pay("1.00"), idempotency_key=operation), delivery=named(place))
+    mine = replace(call(place, pay("1.00"), idempotency_key=operation), provider_key=named(place))
     fail(mine, monkeypatch)
-    assert words(decided(replace(mine, delivery=named(place, b"2")))) == "replayed"
+    assert words(decided(replace(mine, provider_key=named(place, b"2")))) == "replayed"
 
 
 @pytest.mark.usefixtures("at_home")
 def test_other_bodies_under_one_key_never_give_back_uses_of_the_rate() -> None:
     """The same bytes pass the script again, so each repeat would give back uses of other calls."""
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=3)
-    mine = replace(payment(place), delivery=named(place))
+    mine = replace(payment(place), provider_key=named(place))
     assert words(decided(mine)) == "yes"
-    other = replace(payment(place), delivery=named(place, b"2"))
+    other = replace(payment(place), provider_key=named(place, b"2"))
     told = []
     for _ in range(3):
         with pytest.raises(IdempotencyMismatchError):
@@ -254,16 +254,16 @@ def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
     dry_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A named dry run keeps nothing, so its repeat is a new yes."""
-    place, check = scene(READ), Basis.check
-    mine = replace(call(place, dry_run=dry_run), delivery=named(place))
+    place, check = scene(READ), DecisionBasis.check
+    mine = replace(call(place, dry_run=dry_run), provider_key=named(place))
 
-    def too_late(self: Basis, spare: float = 0) -> None:
+    def too_late(self: DecisionBasis, spare: float = 0) -> None:
         check(self, spare)
         if not spare:
             raise TemporarilyUnavailableError
 
     with monkeypatch.context() as late:
-        late.setattr(Basis, "check", too_late)
+        late.setattr(DecisionBasis, "check", too_late)
         with pytest.raises(TemporarilyUnavailableError):
             decided(mine)
     assert words(decided(mine)) == ("yes" if dry_run else "recalled")
@@ -273,13 +273,13 @@ def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
 @pytest.mark.usefixtures("at_home")
 def test_named_call_that_waited_too_long_is_not_decided() -> None:
     """The kept answer of its first try may have expired. An unnamed call needs only its proof."""
-    place, spent = scene(PAY), Spent(first=True, elsewhere=True)
+    place, spent = scene(PAY), SpendResult(first=True, elsewhere=True)
     late, named_one = (
         replace(each, now=each.now - stores._MOST_WAIT) for each in (payment(place), payment(place))
     )
     assert words(database.decide_one(late, spent)) == "yes"
     with pytest.raises(TemporarilyUnavailableError):
-        database.decide_one(replace(named_one, delivery=named(place)), spent)
+        database.decide_one(replace(named_one, provider_key=named(place)), spent)
 
 
 @pytest.mark.postgres
@@ -287,7 +287,7 @@ def test_named_call_that_waited_too_long_is_not_decided() -> None:
 def test_locked_call_with_a_spent_proof_is_decided_when_lock_is_free() -> None:
     place = scene(PAY, max_uses=9, max_requests_per_minute=6, max_burst=2)
     assert words(decided(payment(place))) == "yes"
-    mine = replace(payment(place), delivery=named(place))
+    mine = replace(payment(place), provider_key=named(place))
     done, holder = ledgers_held()
     Timer(0.3, done.set).start()
     assert words(decided(mine)) == "yes"

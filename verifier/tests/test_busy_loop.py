@@ -12,7 +12,7 @@ import pytest
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from verifier.stores import redis_connection
-from verifier.stores.redis_connection import GRACE_SECONDS, Line, Node, RedisAwayError
+from verifier.stores.redis_connection import GRACE_SECONDS, Node, RedisAwayError, RedisConnection
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import begin, on_loop, use
@@ -126,14 +126,14 @@ def transport() -> _Transport:
 
 
 @pytest.fixture
-def line(loop: _Loop, transport: _Transport) -> Line:
-    made = Line(cast("Node", SimpleNamespace(line_lost=lambda *_, **__: None)))
+def line(loop: _Loop, transport: _Transport) -> RedisConnection:
+    made = RedisConnection(cast("Node", SimpleNamespace(line_lost=lambda *_, **__: None)))
     made.connection_made(cast("asyncio.Transport", transport))
     return made
 
 
 def test_RF_19_a_turn_that_takes_long_takes_nothing_of_a_calls_time(
-    loop: _Loop, line: Line, transport: _Transport
+    loop: _Loop, line: RedisConnection, transport: _Transport
 ) -> None:
     asked = line.ask(b"first", loop.now + 0.1)
     loop.turn(lasts=0.3)
@@ -145,7 +145,7 @@ def test_RF_19_a_turn_that_takes_long_takes_nothing_of_a_calls_time(
 
 
 def test_RF_19_what_has_left_is_overdue_in_its_time(
-    loop: _Loop, line: Line, transport: _Transport
+    loop: _Loop, line: RedisConnection, transport: _Transport
 ) -> None:
     asked = line.ask(b"first", loop.now + 0.1)
     loop.turn(lasts=0.3)
@@ -155,7 +155,7 @@ def test_RF_19_what_has_left_is_overdue_in_its_time(
 
 
 def test_RF_19_what_has_not_left_is_not_overdue(
-    loop: _Loop, line: Line, transport: _Transport
+    loop: _Loop, line: RedisConnection, transport: _Transport
 ) -> None:
     line.ask(b"first", loop.now + 0.1)
     loop.turn()

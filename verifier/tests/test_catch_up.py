@@ -11,12 +11,12 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.grants import revoke_grant
-from tests.equal import INTROSPECT, VERIFY, Ask, Both, ask
-from tests.equal import both as both  # noqa: PLC0414 — a fixture
-from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.services import elapsed, state_cache
-from verifier.services.elapsed import Moment
-from verifier.services.state_cache import Follower
+from verifier.services.elapsed import ClockReading
+from verifier.services.state_cache import StateCache
 from verifier.services.state_watcher import Look, News
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
@@ -27,19 +27,19 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 0.05)
 
-    async def waits(follower: Follower) -> bool:
-        task = asyncio.create_task(follower.caught_up())
+    async def waits(follower: StateCache) -> bool:
+        task = asyncio.create_task(follower.wait_for_fresh_state())
         await asyncio.sleep(0)
         waited = not task.done()
         await task
         return waited
 
     async def work() -> None:
-        follower = Follower()
+        follower = StateCache()
         with pytest.raises(TemporarilyUnavailableError):
-            await follower.caught_up()
+            await follower.wait_for_fresh_state()
         for _ in range(2):
-            follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
+            follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
             at[0] += 0.9
             assert not await waits(follower)
             at[0] += 0.2
@@ -57,18 +57,18 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
 
     async def work() -> None:
-        follower = Follower()
-        follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
+        follower = StateCache()
+        follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
         at[0] += 0.5
-        under_way = Look(Moment.now(), {}, 0.0)
+        under_way = Look(ClockReading.now(), {}, 0.0)
         at[0] += 3
-        task = asyncio.create_task(follower.caught_up())
+        task = asyncio.create_task(follower.wait_for_fresh_state())
         await asyncio.sleep(0)
         follower._hear(News(look=under_way))
         for _ in range(5):
             await asyncio.sleep(0)
         assert not task.done()
-        later = Look(Moment.now(), {}, 0.0)
+        later = Look(ClockReading.now(), {}, 0.0)
         follower._hear(News(look=later))
         assert await task is later.began
 
@@ -78,7 +78,7 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
 def test_token_keys_may_be_asked_for_by_any_thread() -> None:
     """A key changes between two steps of that thread."""
 
-    class Follows(Follower):
+    class Follows(StateCache):
         reads: ClassVar[list[Any]] = [None, {}]
 
         @property

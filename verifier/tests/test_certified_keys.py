@@ -17,7 +17,7 @@ from kms.models import Key, KeyCertificate
 from kms.services import disable_key, signer
 from registry.models import Token
 from verifier.models import StateChange
-from verifier.tests.scene import LOOK, SYSTEM, Scene, refused
+from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused
 from verifier.tests.test_token_and_proof import claims_of, verdict
 
 pytestmark = pytest.mark.django_db
@@ -44,7 +44,7 @@ def held(**changed: Any) -> LocalSigner:
 def asked(place: Scene, by: LocalSigner) -> str:
     """The verdict on the scene's own token, signed by this key."""
     token = sign_token(claims_of(place, place.token()), by)
-    return verdict(refused(place, place.body(LOOK, token=token)))
+    return verdict(assert_refused(place, place.body(LOOK, token=token)))
 
 
 def test_KM_10_token_of_a_certified_key_is_valid_at_every_endpoint(place: Scene) -> None:
@@ -116,7 +116,7 @@ def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(
             now=timezone.now(),
             even_last=True,
         )
-    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+    assert verdict(assert_refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
 def test_JK_20_a_kid_of_a_token_is_looked_up_among_the_known_alone(place: Scene) -> None:
@@ -128,7 +128,9 @@ def test_an_end_is_an_end_for_certified_keys_too(place: Scene) -> None:
     token = sign_token(claims_of(place, place.token()), held())
     expires_at = Token.objects.latest("issued_at").expires_at
     with time_machine.travel(expires_at, tick=False):
-        assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/expired"
+        assert (
+            verdict(assert_refused(place, place.body(LOOK, token=token))) == "invalid_token/expired"
+        )
 
 
 def test_certificate_change_is_published_once_and_not_if_rolled_back(place: Scene) -> None:

@@ -16,7 +16,7 @@ from registry.models import Agent
 from registry.tests.cast import AgentClient
 from verifier.services import clocks, epochs
 from verifier.services.clocks import CLOCK
-from verifier.tests.moving import Passing
+from verifier.tests.epoch_moves import Passing
 
 pytestmark = pytest.mark.django_db
 
@@ -100,7 +100,7 @@ def test_what_could_not_be_recorded_is_said_the_next_time(
 def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
     time: Passing, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    epochs.look()
+    epochs.read_or_create_row()
     with django_assert_num_queries(1):
         for _ in range(10):
             CLOCK.check()
@@ -117,9 +117,9 @@ def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
 
 
 def test_where_the_home_is_being_left_other_things_go_on(time: Passing) -> None:
-    row, database_now = epochs.look()
+    row, database_now = epochs.read_or_create_row()
     row.leaving_at = timezone.now() - timedelta(seconds=1)
-    epochs.LEASE.take(row, database_now, time())
+    epochs.LEASE.renew(row, database_now, time())
     CLOCK.check()
 
 

@@ -18,9 +18,9 @@ from audit.services import record
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import closing, history
+from verifier.services import closing, rollback_detection
 from verifier.services.closing import BECAUSE, close_history
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_SA_13_closing_is_the_last_event_and_is_stored_outside(outside: Path) ->
     assert Segment.objects.latest("first").end == size
     assert (outside / f"checkpoints/{size:020d}").exists()
     assert Home.objects.get().held_because == BECAUSE
-    assert history.halt(look()[0]) is not None
+    assert rollback_detection.halt(read_or_create_row()[0]) is not None
     # Verifiers that still run keep their leases until then.
     assert waits == [6]
 
@@ -54,7 +54,7 @@ def test_SA_13_closing_again_makes_a_new_end(outside: Path) -> None:
 
 
 def test_SA_13_a_database_that_was_set_back_is_not_closed(outside: Path) -> None:
-    history.hold(look()[0], "It was set back.")
+    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
     with pytest.raises(InvalidStateError, match="held already: It was set back"):
         close()
     assert not Event.objects.filter(kind=kinds.HISTORY_CLOSED).exists()

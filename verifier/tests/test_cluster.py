@@ -9,7 +9,7 @@ from tests.postgres import free_port
 from verifier.stores import scripts
 from verifier.stores.redis_servers import SLOT_OF_SHARD, Servers
 from verifier.stores.scripts import Code
-from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, refusal, use
+from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, refusal, use
 
 pytestmark = pytest.mark.redis
 
@@ -63,7 +63,7 @@ def test_a_cluster_answers_where_it_can_while_a_node_is_away() -> None:
             for shard, owner in enumerate(owners):
                 grant = uuid.UUID(int=shard)
                 if owner is gone:
-                    await fails(use(servers, grant, deadline=QUICK))
+                    await assert_call_fails(use(servers, grant, deadline=QUICK))
                 else:
                     assert (await use(servers, grant)).code is Code.OK
             gone.thaw()

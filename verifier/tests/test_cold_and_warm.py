@@ -11,9 +11,9 @@ import pytest
 from django.db.models.query import QuerySet
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.equal import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
-from tests.equal import both as both  # noqa: PLC0414 — a fixture
-from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.tests.scene import LOOK, READ, Scene, scene
 
 pytestmark = [
@@ -106,7 +106,7 @@ def test_a_light_call_of_what_is_known_asks_the_database_nothing(
     queries.clear()
     cold()
     # Proves that the fixture sees queries: credentials and token state are read once.
-    assert any("known_tokens" in each and "SELECT" in each for each in queries)
+    assert any("load_tokens" in each and "SELECT" in each for each in queries)
     queries.clear()
     for each in warm:
         each()

@@ -32,7 +32,7 @@ from verifier.services.confirmations import (
     pending_for,
 )
 from verifier.stores import database
-from verifier.tests.scene import PAY, SYSTEM, Scene, key, pay, refused, scene
+from verifier.tests.scene import PAY, SYSTEM, Scene, assert_refused, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -49,7 +49,7 @@ def asked(
     place: Scene, amount: str = "150.00", operation: str | None = None, **more: Any
 ) -> dict[str, Any]:
     body = place.body(pay(amount, **more), idempotency_key=operation or key())
-    answer = refused(place, body)
+    answer = assert_refused(place, body)
     assert (answer["error"], answer["reason"]) == ("step_up_required", "confirm_above")
     return answer
 
@@ -82,7 +82,7 @@ def test_EN_11_a_yes_is_for_that_amount_that_payee_and_that_key(shop: Scene) -> 
         shop.body(pay("150.00", arguments={"payee": "EVIL"}), idempotency_key=operation),
         shop.body(pay("150.00", arguments={"payee": "ACME"}), idempotency_key=key()),
     ):
-        assert refused(shop, body)["reason"] == "confirm_above"
+        assert assert_refused(shop, body)["reason"] == "confirm_above"
     assert shop.ask(pay("150.00", arguments={"payee": "ACME"}), idempotency_key=operation)["valid"]
 
 
@@ -102,17 +102,17 @@ def test_a_no_is_for_good(shop: Scene) -> None:
     row = Confirmation.objects.get(pk=asked(shop, operation=operation)["confirmation_id"])
     deny(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     for amount in ("150.00", "151.00"):
-        answer = refused(shop, shop.body(pay(amount), idempotency_key=operation))
+        answer = assert_refused(shop, shop.body(pay(amount), idempotency_key=operation))
         assert (answer["error"], answer["reason"]) == ("step_up_required", "confirmation_denied")
     Grant.objects.filter(pk=shop.grant.pk).update(version=2)
-    answer = refused(shop, shop.body(pay("150.00"), idempotency_key=operation))
+    answer = assert_refused(shop, shop.body(pay("150.00"), idempotency_key=operation))
     assert answer["reason"] == "confirmation_denied"
 
 
 def test_no_question_is_put_that_a_yes_could_not_help() -> None:
     budget = {"value": "120.00", "currency": "EUR", "period": "total", "zone": "UTC"}
     place = scene(PAY, confirm_above=HUNDRED, budgets=[budget])
-    answer = refused(place, place.body(pay("150.00"), idempotency_key=key()))
+    answer = assert_refused(place, place.body(pay("150.00"), idempotency_key=key()))
     assert answer["reason"] == "budget"
     assert not Confirmation.objects.exists()
 
@@ -122,7 +122,7 @@ def test_a_yes_does_not_lift_another_limit() -> None:
     place, operation = scene(PAY, confirm_above=HUNDRED, budgets=[budget]), key()
     place.confirm(asked(place, operation=operation))
     assert place.pay("100.00")["valid"]
-    answer = refused(place, place.body(pay("150.00"), idempotency_key=operation))
+    answer = assert_refused(place, place.body(pay("150.00"), idempotency_key=operation))
     assert answer["reason"] == "budget"
     # The refusal did not consume it.
     assert Confirmation.objects.get().status == "confirmed"
@@ -153,7 +153,7 @@ def test_dry_run_requests_no_confirmation_and_uses_none(shop: Scene) -> None:
 
 
 def asked_dry(place: Scene, operation: str) -> dict[str, Any]:
-    return refused(place, place.body(pay("150.00"), idempotency_key=operation, dry_run=True))
+    return assert_refused(place, place.body(pay("150.00"), idempotency_key=operation, dry_run=True))
 
 
 def test_new_grant_version_requires_a_new_confirmation(shop: Scene) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
-from tests import through
+from tests import endpoint_modes
 from verifier.tests.scene import LOOK, PAY, READ, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db(transaction=True)]
@@ -22,7 +22,7 @@ def _at_home(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     monkeypatch.setattr(settings, "DECISION_OBSERVER", f"{__name__}.{observe.__name__}")
     COUNTED.clear()
-    with through.at_home_in_redis(redis_url):
+    with endpoint_modes.use_redis_replay_cache(redis_url):
         yield
 
 

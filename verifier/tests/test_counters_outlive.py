@@ -11,7 +11,7 @@ from django.utils import timezone
 from registry.models import Grant
 from registry.services.grants import revoke_grant
 from verifier.models import GrantLedger
-from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, assert_refused, key, pay, scene
 from verifier.tests.test_concurrency import together
 from verifier.tests.test_two_grants import second, token_of, verdict
 
@@ -42,7 +42,7 @@ def test_a_budget_is_not_full_again_after_revoke_and_ask(period: str) -> None:
         place = scene(PAY, budgets=[budget("100.00", period)])
         assert left(place.pay("60.00")) == "40.00"
         again = asked_again(place, PAY, budgets=[budget("100.00", period)])
-        answer = refused(again, again.body(pay("40.01"), idempotency_key=key()))
+        answer = assert_refused(again, again.body(pay("40.01"), idempotency_key=key()))
         assert (answer["error"], answer["reason"]) == ("envelope_exceeded", "budget")
         assert answer["retry_after"] > 0
         assert left(again.pay("30.00")) == "10.00"
@@ -137,7 +137,7 @@ def test_a_rate_goes_on_without_its_burst_after_revoke_and_ask() -> None:
         place = scene(READ, max_requests_per_minute=6, max_burst=3)
         assert [verdict(place.ask(LOOK)) for _ in range(4)] == ["valid", "valid", "valid", "rate"]
         again = asked_again(place, READ, max_requests_per_minute=6, max_burst=3)
-        assert refused(again, again.body(LOOK))["retry_after"] == 10
+        assert assert_refused(again, again.body(LOOK))["retry_after"] == 10
         clock.shift(10)
         assert [verdict(again.ask(LOOK)) for _ in range(2)] == ["valid", "rate"]
         clock.shift(60)

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 from pytest_django.fixtures import Settings
 
-from tests.through import scope
+from tests.endpoint_modes import scope
 from verifier.endpoint import Edge, Endpoint, Request, Response
-from verifier.services.verifier_process import LeanVerifier
+from verifier.services.verifier_process import VerifierProcess
 from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
 GIVEN = [
@@ -53,8 +53,8 @@ def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
     verifier = _Verifier()
     edge = Edge(delegate=_View(), failed=_failed, observe=lambda *_: None, headers=())
 
-    async def start() -> tuple[LeanVerifier, Edge]:
-        return cast("LeanVerifier", verifier), edge
+    async def start() -> tuple[VerifierProcess, Edge]:
+        return cast("VerifierProcess", verifier), edge
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"{}", "more_body": False}
@@ -102,7 +102,7 @@ def test_where_it_is_not_they_are(settings: Settings) -> None:
 def test_failed_start_is_reported_to_the_server_without_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def start() -> tuple[LeanVerifier, Edge]:
+    async def start() -> tuple[VerifierProcess, Edge]:
         raise ConnectionError("redis://:s3cret@host")
 
     async def receive() -> dict[str, str]:

@@ -11,7 +11,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from registry.services.tokens import issue_token, sign_issued
 from verifier.models import GrantLedger
-from verifier.tests.scene import LOOK, PAY, SYSTEM, key, pay, refused, scene
+from verifier.tests.scene import LOOK, PAY, SYSTEM, assert_refused, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -27,7 +27,7 @@ def test_EN_1_a_burst_and_then_one_per_interval() -> None:
     with time_machine.travel(timezone.now(), tick=False) as clock:
         place = scene(max_requests_per_minute=10, max_burst=3)
         assert [place.ask(LOOK)["limits"]["rate_remaining"] for _ in range(3)] == [2, 1, 0]
-        answer = refused(place, place.body(LOOK))
+        answer = assert_refused(place, place.body(LOOK))
         assert (answer["error"], answer["reason"], answer["retry_after"]) == (
             "envelope_exceeded",
             "rate",
@@ -35,7 +35,7 @@ def test_EN_1_a_burst_and_then_one_per_interval() -> None:
         )
         clock.shift(6)
         assert place.ask(LOOK)["valid"]
-        assert refused(place, place.body(LOOK))["reason"] == "rate"
+        assert assert_refused(place, place.body(LOOK))["reason"] == "rate"
 
 
 def test_EN_1_never_more_than_rate_and_burst_in_a_minute() -> None:
@@ -52,7 +52,7 @@ def test_EN_2_limits_are_enforced_without_the_sdk() -> None:
     place = scene(PAY, max_uses=1)
     # Only HTTP and a signature made here, without the SDK.
     assert place.pay("1.00")["valid"]
-    answer = refused(place, place.body(pay("1.00"), idempotency_key=key()))
+    answer = assert_refused(place, place.body(pay("1.00"), idempotency_key=key()))
     assert (answer["error"], answer["reason"]) == ("envelope_exceeded", "max_uses")
     assert "retry_after" not in answer
 
@@ -65,7 +65,7 @@ def test_EN_3_the_budget_is_exact_and_heals_with_its_period() -> None:
         )
         passed = [place.pay("3.00")["valid"] for _ in range(40)]
         assert sum(passed) == 33
-        answer = refused(place, place.body(pay("1.01"), idempotency_key=key()))
+        answer = assert_refused(place, place.body(pay("1.01"), idempotency_key=key()))
         assert (answer["reason"], answer["retry_after"]) == ("budget", 12 * 3600)
         assert place.pay("1.00")["limits"]["budgets"][0]["remaining"] == "0.00"
         clock.shift(timedelta(hours=12))
@@ -76,13 +76,13 @@ def test_refusal_outside_the_hours_reveals_only_when_they_begin() -> None:
     # A Sunday noon; Monday 09:00 in Berlin is 08:00 UTC in winter.
     with time_machine.travel(datetime(2027, 1, 10, 12, tzinfo=UTC), tick=False) as clock:
         place = scene(allowed_time_windows=[HOURS])
-        answer = refused(place, place.body(LOOK))
+        answer = assert_refused(place, place.body(LOOK))
         assert answer["error"] == "outside_time_window"
         assert answer["retry_after"] == 20 * 3600
         # The hours also apply without an action.
-        assert refused(place, place.body())["error"] == "outside_time_window"
+        assert assert_refused(place, place.body())["error"] == "outside_time_window"
         clock.shift(timedelta(hours=20, seconds=-1))
-        assert refused(place, place.body(LOOK))["retry_after"] == 1
+        assert assert_refused(place, place.body(LOOK))["retry_after"] == 1
         clock.shift(1)
         assert place.ask(LOOK)["valid"]
 

@@ -14,10 +14,10 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
 from verifier.services import epoch_keeper, epochs
-from verifier.services.epoch_keeper import Keeper, Keeping
-from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, look
+from verifier.services.epoch_keeper import EpochKeeperThread, Keeper
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
 from verifier.stores.redis_probe import EvictingServersError, RedisProbe, ServersAwayError
-from verifier.tests.moving import Passing, begin, leave, move
+from verifier.tests.epoch_moves import Passing, begin, leave, move
 from verifier.tests.scene import scene
 
 pytestmark = pytest.mark.django_db
@@ -43,7 +43,7 @@ class FakeServers:
 
     def times(self) -> list[datetime]:
         self._answer()
-        _row, database_now = look()
+        _row, database_now = read_or_create_row()
         return [database_now + timedelta(seconds=each) for each in self.ahead]
 
     def mark(self, epoch: int) -> None:
@@ -148,13 +148,13 @@ def test_a_process_that_contradicts_the_row_keeps_nothing(
     move(time)
     settings.REDIS_URL = url
     assert at(turns(one, servers, time, 60)) == (2, "database", "")
-    halt = epochs.halt_of(look()[0])
+    halt = epochs.halt_of(read_or_create_row()[0])
     assert halt is not None
     assert "--move-to redis" in halt.reason
     assert leave("redis")
     turns(one, servers, time, WAIT)
     settings.REDIS_URL = ""
-    halt = epochs.halt_of(look()[0])
+    halt = epochs.halt_of(read_or_create_row()[0])
     assert halt is not None
     assert "--move-to database" in halt.reason
     servers.epoch = 0
@@ -203,7 +203,7 @@ def test_RF_5_restarted_server_counts_as_another_server(
     assert servers.marks == [3]
     assert reasons()[2:] == ["another_server"]
     # This process continues at once.
-    assert epochs.LEASE.held().epoch == 3
+    assert epochs.LEASE.last_epoch().number == 3
 
 
 def test_a_server_that_only_went_is_none_that_may_have_forgotten(
@@ -319,14 +319,14 @@ def test_a_keeper_that_comes_late_writes_no_marker(
         time.shift(1)
     servers.epoch = 0
     # Another process begins the epoch between this keeper's read and its step.
-    seen = look()
+    seen = read_or_create_row()
     if how == "planned":
         assert begin(servers.ids)
     else:
         assert at(turns(Keeper(time), servers, time, 0)) == (3, "redis", "")
         servers.epoch = 0
         servers.marks.clear()
-    monkeypatch.setattr(epochs, "look", lambda: seen)
+    monkeypatch.setattr(epochs, "read_or_create_row", lambda: seen)
     one.keep(servers, timezone.now())
     assert servers.marks == []
     assert at(Home.objects.get()) == (3, "redis", "")
@@ -371,9 +371,9 @@ def test_no_unforeseen_error_ends_the_thread_and_it_is_logged_once(
 
     monkeypatch.setattr(epoch_keeper, "TURN_SECONDS", 0.001)
     monkeypatch.setattr(epoch_keeper, "keep_home", turn)
-    monkeypatch.setattr(epoch_keeper, "TOLD", Silent())
-    monkeypatch.setattr(epochs.LEASE, "held", Home)
-    keeping = Keeping()
+    monkeypatch.setattr(epoch_keeper, "ACKNOWLEDGED", Silent())
+    monkeypatch.setattr(epochs.LEASE, "last_epoch", Home)
+    keeping = EpochKeeperThread()
     keeping.start()
     assert turned.wait(10)
     keeping.stop()

@@ -11,10 +11,10 @@ from registry.services.nonces import nonces_of
 from verifier.flow import SPARE_SECONDS
 from verifier.models import GrantLedger
 from verifier.services import epochs
-from verifier.services.epochs import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, Tenure
+from verifier.services.epochs import CAREFUL_SECONDS, LEASE_SECONDS, MARGIN_SECONDS, ReplayEpoch
 from verifier.stores.database import decide_one
-from verifier.tests.moving import Passing, begin, leave, move, unavailable, with_nonce
-from verifier.tests.scene import LOOK, Scene, refused, scene
+from verifier.tests.epoch_moves import Passing, begin, leave, move, unavailable, with_nonce
+from verifier.tests.scene import LOOK, Scene, assert_refused, scene
 from verifier.tests.test_store_contract import call
 
 pytestmark = pytest.mark.django_db
@@ -29,20 +29,20 @@ def test_for_a_while_after_a_move_a_proof_needs_a_nonce_of_the_new_epoch(time: P
     former = with_nonce(place, 1)
     assert place.ask(LOOK)["valid"]
     move(time)
-    answer = refused(place, place.body(LOOK))
+    answer = assert_refused(place, place.body(LOOK))
     assert answer["error"] == "use_dpop_nonce"
     assert answer["nonce"] == nonces_of(f"{server}/2", timezone.now()).current
     assert answer["nonce"] not in nonces_of(server, timezone.now()).accepted
-    assert refused(place, former)["error"] == "use_dpop_nonce"
+    assert assert_refused(place, former)["error"] == "use_dpop_nonce"
     token = place.token()
     proof = place.proof(token, nonce=answer["nonce"])
     assert place.ask(LOOK, token=token, proof=proof)["valid"]
     time.shift(CAREFUL_SECONDS)
-    assert refused(place, place.body(LOOK))["error"] == "use_dpop_nonce"
+    assert assert_refused(place, place.body(LOOK))["error"] == "use_dpop_nonce"
     time.shift(1.1)
     assert place.ask(LOOK)["valid"]
     # A proof that carries a nonce is still checked against it, then accepted as before.
-    assert refused(place, with_nonce(place, 1))["error"] == "use_dpop_nonce"
+    assert assert_refused(place, with_nonce(place, 1))["error"] == "use_dpop_nonce"
     assert place.ask(**with_nonce(place))["valid"]
 
 
@@ -57,7 +57,7 @@ def test_RF_12_no_epoch_begins_by_a_clock_of_the_database_that_is_wrong(time: Pa
     time.set_ahead(5)
     assert begin()
     time.set_ahead(0)
-    assert refused(place := scene(), place.body(LOOK))["error"] == "use_dpop_nonce"
+    assert assert_refused(place := scene(), place.body(LOOK))["error"] == "use_dpop_nonce"
 
 
 def test_RF_5_proof_never_passes_in_the_next_epoch_with_an_empty_cache(
@@ -86,7 +86,7 @@ def test_RF_5_proof_never_passes_in_the_next_epoch_with_an_empty_cache(
     monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
     said = Counter[str]()
     for _ in range(140):
-        answer = refused(place, body)
+        answer = assert_refused(place, body)
         said[answer.get("reason") or answer["error"]] += 1
         time.shift(1)
     # First the missing nonce refuses it, then its age.
@@ -100,12 +100,12 @@ def test_what_was_prepared_under_one_epoch_is_not_decided_under_the_next(
     """Neither if the epoch changes before the store is called, nor while the store works."""
     place = scene(max_requests_per_minute=10)
     first = epochs.LEASE.current()
-    second = Tenure(2, "database", frozenset(), first.began_at)
+    second = ReplayEpoch(2, "database", frozenset(), first.began_at)
     for tenures in ([first, second, second], [first, first, second]):
         told = iter(tenures)
         body = place.body(LOOK)
         with monkeypatch.context() as patch:
-            for look in ("current", "held"):
+            for look in ("current", "last_epoch"):
                 patch.setattr(epochs.LEASE, look, lambda *_, told=told: next(told))
             unavailable(place, body)
         assert next(told, None) is None

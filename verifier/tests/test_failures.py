@@ -11,7 +11,7 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import AgentOperation, GrantLedger
 from verifier.services import elapsed, freshness
-from verifier.services.elapsed import Moment
+from verifier.services.elapsed import ClockReading
 from verifier.stores import database, events
 from verifier.tests.scene import PAY, Scene, key, pay, scene
 
@@ -70,7 +70,7 @@ def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyP
     """Suspension stops the monotonic clock; after a wall clock was set back, the age is unknown."""
     monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
     monkeypatch.setattr(elapsed, "time", lambda: 5_000.0)
-    then = Moment.now()
+    then = ClockReading.now()
     for monotonic, wall, age in (
         (1_002.0, 5_001.0, 2.0),
         (1_000.5, 5_600.0, 600.0),

@@ -25,17 +25,17 @@ from audit.models import Event
 from kms.state_publisher import Subject
 from registry.services import tokens
 from tests import postgres
-from tests.pace import within
+from tests.time_limits import within
 from verifier.models import Home
-from verifier.services import elapsed, epochs, freshness, shared_reads, state_cache, state_watcher
+from verifier.services import batch_loader, elapsed, epochs, freshness, state_cache, state_watcher
 from verifier.services.connecting import use_own_connection
-from verifier.services.elapsed import Moment
-from verifier.services.known_tokens import known_tokens
-from verifier.services.state_cache import Follower
+from verifier.services.elapsed import ClockReading
+from verifier.services.state_cache import StateCache
 from verifier.services.state_changes import Change, Changes
 from verifier.services.state_watcher import Look, News
-from verifier.tests.followed import EVERYTHING, Followed, followed, until
+from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import SYSTEM, scene
+from verifier.tests.state_cache_harness import EVERYTHING, Followed, followed, until
 from verifier.tests.test_state_cache import issued
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -71,7 +71,7 @@ def test_notification_lost_with_its_connection_is_found_by_next_poll(
             revoke(jti)
             end_the_listener()
         assert until(lambda: process.held(jti) is None, 60) <= within(1.0)
-        process.call(process.follower.look)
+        process.call(process.follower.state_read_at)
 
 
 @pytest.mark.postgres
@@ -108,7 +108,7 @@ class Counted:
     def __call__(self, keys: Any) -> Any:
         self.sizes.append(len(keys))
         self.wait()
-        return known_tokens(keys)
+        return load_tokens(keys)
 
 
 @pytest.mark.parametrize(("askers", "tokens_asked", "most"), [(1_000, 1, 1), (1_000, 200, 3)])
@@ -116,7 +116,7 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
     askers: int, tokens_asked: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted()
-    monkeypatch.setattr(state_cache, "known_tokens", counted)
+    monkeypatch.setattr(state_cache, "load_tokens", counted)
     place = scene()
     jtis = [issued(place) for _ in range(tokens_asked)]
     with followed(monkeypatch) as process:
@@ -138,7 +138,7 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
 def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(state_cache, "known_tokens", Counted())
+    monkeypatch.setattr(state_cache, "load_tokens", Counted())
     jti = issued(scene())
     with followed(monkeypatch) as process:
 
@@ -154,11 +154,11 @@ def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(
 def test_shared_reads_have_a_wait_limit_and_a_queue_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shared_reads, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(batch_loader, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(state_cache, "_MOST_WAITING", 2)
     answers, slow = threading.Event(), Counted()
     slow.wait = lambda: answers.wait(60)  # Until all callers were answered.
-    monkeypatch.setattr(state_cache, "known_tokens", slow)
+    monkeypatch.setattr(state_cache, "load_tokens", slow)
     with followed(monkeypatch) as process:
 
         async def asked() -> list[Any]:
@@ -179,9 +179,9 @@ def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
     def fetch(keys: Any) -> Any:
         if failing:
             raise failing.pop()
-        return known_tokens(keys)
+        return load_tokens(keys)
 
-    monkeypatch.setattr(state_cache, "known_tokens", fetch)
+    monkeypatch.setattr(state_cache, "load_tokens", fetch)
     with followed(monkeypatch) as process:
         with pytest.raises(TemporarilyUnavailableError):
             process.state(jti)
@@ -191,41 +191,41 @@ def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
 def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    follower, began = Follower(), 1_000.0
+    follower, began = StateCache(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
-        follower.look()
+        follower.state_read_at()
     monkeypatch.setattr(elapsed, "monotonic", lambda: began)
-    follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
+    follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
         monkeypatch.setattr(elapsed, "monotonic", lambda passed=passed: began + passed)
         if good:
-            follower.look()
+            follower.state_read_at()
         else:
             with pytest.raises(TemporarilyUnavailableError):
-                follower.look()
+                follower.state_read_at()
 
 
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
-    follower, at = Follower(), [5_000.0]
+    follower, at = StateCache(), [5_000.0]
     monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
     monkeypatch.setattr(elapsed, "time", lambda: at[0])
-    follower._hear(News(look=Look(began := Moment.now(), {}, 0.0)))
+    follower._hear(News(look=Look(began := ClockReading.now(), {}, 0.0)))
     # A correction within the allowed clock error changes nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):
-        follower.look()
+        follower.state_read_at()
     for at[0] in (5_005.1, 4_994.9):
         with pytest.raises(TemporarilyUnavailableError):
-            follower.look()
+            follower.state_read_at()
     at[0] = 5_005.1
     # Nor is a read enough that began before the correction and ended after it.
     follower._hear(News(look=Look(began, {}, 0.0)))
     with pytest.raises(TemporarilyUnavailableError):
-        follower.look()
-    follower._hear(News(look=Look(Moment.now(), {}, 0.0)))
-    follower.look()
+        follower.state_read_at()
+    follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+    follower.state_read_at()
 
 
 @pytest.mark.parametrize("seconds", [-6, 6])
@@ -254,12 +254,12 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(
 def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
     with followed(monkeypatch):
-        assert epochs.LEASE.held().epoch == 1
+        assert epochs.LEASE.last_epoch().number == 1
         Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
 
         def left() -> bool:
             try:
-                epochs.LEASE.held()
+                epochs.LEASE.last_epoch()
             except TemporarilyUnavailableError:
                 return True
             return False
@@ -269,7 +269,7 @@ def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch)
 
 def is_fresh(process: Followed) -> bool:
     try:
-        process.call(process.follower.look)
+        process.call(process.follower.state_read_at)
     except TemporarilyUnavailableError:
         return False
     return True
@@ -359,7 +359,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             }  # fmt: skip
 
         monkeypatch.setattr(state_watcher, "use_own_connection", there)
-        monkeypatch.setattr(shared_reads, "use_own_connection", there)
+        monkeypatch.setattr(batch_loader, "use_own_connection", there)
         yield Server(url, Path(shown.stdout.strip()))
 
 

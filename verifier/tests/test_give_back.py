@@ -7,7 +7,7 @@ import pytest
 from agentauth.protocol.limits import Rate
 from verifier.stores import scripts
 from verifier.stores.scripts import Code, Reply
-from verifier.tests.stage import GRANT, NOW, RATE, SHARD, Stage
+from verifier.tests.script_stage import GRANT, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
 

@@ -14,23 +14,23 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from tests.conftest import CAMPAIGN
 from verifier.stores import HeldUpError, NotDoneError
 from verifier.stores import group_commit as lanes
-from verifier.stores.database import Asked
-from verifier.stores.group_commit import Lane
+from verifier.stores.database import DecisionRequest
+from verifier.stores.group_commit import GroupCommitter
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lane]:
+def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[GroupCommitter]:
     monkeypatch.setattr(lanes, "WAIT_SECONDS", 0.2)
-    made = Lane(threads=1)
+    made = GroupCommitter(threads=1)
     made.start()
     yield made
     made.stop()
 
 
 def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
-    lane: Lane,
+    lane: GroupCommitter,
 ) -> None:
     thawed, begun = threading.Event(), []
 
@@ -51,7 +51,7 @@ def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
 
 
 @pytest.mark.postgres
-def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: Lane) -> None:
+def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: GroupCommitter) -> None:
     def limits() -> list[object]:
         with connection.cursor() as cursor:
             cursor.execute(
@@ -66,7 +66,7 @@ def test_RF_19_call_is_shed_if_it_would_wait_too_long_at_current_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lanes, "_TOGETHER", 4)
-    made = Lane(threads=1)
+    made = GroupCommitter(threads=1)
     made.start()
 
     async def ask() -> tuple[int, int]:
@@ -106,7 +106,7 @@ def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
         go_on.wait(10)
 
     async def ask() -> None:
-        made = Lane(threads=1)
+        made = GroupCommitter(threads=1)
         made.start()
         first = asyncio.create_task(made.run(slow))
         await asyncio.to_thread(begun.wait, 10)
@@ -120,22 +120,22 @@ def test_RF_19_what_is_under_way_is_waited_for_too() -> None:
     asyncio.run(ask())
 
 
-def asked(queue: str) -> Asked:
+def asked(queue: str) -> DecisionRequest:
     """A call that only its queue tells apart."""
-    return Asked(cast("Any", SimpleNamespace(queue=queue)))
+    return DecisionRequest(cast("Any", SimpleNamespace(queue=queue)))
 
 
 def test_RF_19_what_goes_slowly_shares_a_commit_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(calls: list[Asked], **_: object) -> list[Any]:
+    def counted(calls: list[DecisionRequest], **_: object) -> list[Any]:
         sizes.append(len(calls))
         return calls
 
     monkeypatch.setattr(lanes, "decide_all", counted)
 
     async def ask() -> None:
-        made = Lane(threads=1)
+        made = GroupCommitter(threads=1)
         made._each = 0.1
         waiting = [asyncio.create_task(made.decide(asked(""))) for _ in range(64)]
         await asyncio.sleep(0)
@@ -155,7 +155,7 @@ def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(
     """Locks are held, for example, by a host cut off in the middle of a commit."""
     go_on, stuck = threading.Event(), threading.Event()
 
-    def held_up(calls: list[Asked], *, patience: float = 0) -> list[Any]:
+    def held_up(calls: list[DecisionRequest], *, patience: float = 0) -> list[Any]:
         """Only the free queue's lock is free; with patience, the call waits for its lock."""
         told = [each.call.queue for each in calls]
         if patience:
@@ -168,7 +168,7 @@ def test_RF_8_one_thread_waits_for_a_lock_and_the_others_for_none(
     monkeypatch.setattr(lanes, "_PATIENCE_SECONDS", 0.4)
 
     async def ask() -> list[Any]:
-        made = Lane(threads=2)
+        made = GroupCommitter(threads=2)
         made.start()
         waiting = [asyncio.create_task(made.decide(asked(each))) for each in "abc"]
         await asyncio.to_thread(stuck.wait, 10)

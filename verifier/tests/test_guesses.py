@@ -9,8 +9,8 @@ import pytest
 
 from registry.services.credentials import find_by_credentials
 from verifier.services import state_cache
-from verifier.services.shared_reads import Loads
-from verifier.services.state_cache import Follower
+from verifier.services.batch_loader import BatchLoader
+from verifier.services.state_cache import StateCache
 from verifier.tests.scene import scene
 
 
@@ -35,7 +35,7 @@ def test_SA_10_guesses_that_come_while_a_thread_rests_share_its_next_query() -> 
 
     async def work() -> None:
         # The thread pauses until this test ends the pause.
-        loads = Loads[int, int](
+        loads = BatchLoader[int, int](
             fetch,
             keep=lambda *_: None,
             rests_on=lambda _: (),
@@ -69,7 +69,7 @@ def test_SA_10_no_more_refused_credentials_are_remembered_than_may_wait(
         for number in range(state_cache._MOST_UNPROVED + 10):
             assert await follower.provider(f"Basic {number}") is None
 
-    follower = Follower()
+    follower = StateCache()
     monkeypatch.setattr(follower._provider_loads, "get", unknown)
     asyncio.run(guess())
     assert len(follower._refused) == state_cache._MOST_UNPROVED

@@ -19,9 +19,9 @@ from audit.models import Event
 from registry.services.installation import Halt
 from verifier.models import Home
 from verifier.services import epochs
-from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, Lease, look
+from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, Lease, read_or_create_row
 from verifier.services.epochs import database_clock as true_database_clock
-from verifier.tests.moving import Passing, begin, leave, unavailable, with_nonce
+from verifier.tests.epoch_moves import Passing, begin, leave, unavailable, with_nonce
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
 pytestmark = pytest.mark.django_db
@@ -32,24 +32,24 @@ pytestmark = pytest.mark.django_db
 
 def test_the_migration_makes_the_row_and_a_missing_one_is_made_again(time: Passing) -> None:
     Home.objects.all().delete()
-    row, database_now = look()
+    row, database_now = read_or_create_row()
     assert (row.epoch, row.kind, row.servers, row.leaving_at) == (1, "database", [], None)
     assert row.began_at == database_now == timezone.now()
     time.shift(10)
-    again, later = look()
+    again, later = read_or_create_row()
     assert (again.began_at, later) == (row.began_at, timezone.now())
 
 
 def test_a_look_is_one_query(django_assert_num_queries: Any) -> None:
-    look()
+    read_or_create_row()
     with django_assert_num_queries(1):
-        look()
+        read_or_create_row()
 
 
 def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "database_clock", true_database_clock)
     before = timezone.now()
-    first, second = look()[1], look()[1]
+    first, second = read_or_create_row()[1], read_or_create_row()[1]
     # Also within one transaction, where PostgreSQL's now() stands still.
     assert before - timedelta(seconds=5) < first < second < timezone.now() + timedelta(seconds=5)
     with time_machine.travel(timezone.now() + timedelta(seconds=6)):
@@ -59,7 +59,7 @@ def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(TemporarilyUnavailableError, match="clock"):
                 lease.current()
         else:
-            assert lease.current().epoch == 1
+            assert lease.current().number == 1
 
 
 # ---- the lease
@@ -68,7 +68,7 @@ def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_looks_at_most_once_a_second(
     time: Passing, django_assert_num_queries: Any
 ) -> None:
-    look()
+    read_or_create_row()
     with django_assert_num_queries(1):
         for _ in range(10):
             epochs.LEASE.current()
@@ -85,48 +85,48 @@ def away(*_args: object) -> Any:
 def test_a_lease_lapses_five_seconds_after_its_last_look(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert epochs.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().number == 1
     monkeypatch.setattr(epochs, "read_row", away)
     time.shift(LEASE_SECONDS)
-    assert epochs.LEASE.held().epoch == 1
+    assert epochs.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        epochs.LEASE.held()
+        epochs.LEASE.last_epoch()
     with pytest.raises(TemporarilyUnavailableError):
-        Lease(time).held()
+        Lease(time).last_epoch()
 
 
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
-    assert epochs.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().number == 1
     awake = timezone.now().timestamp()
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "read_row", away)
         patch.setattr(epochs, "wall", lambda: awake + LEASE_SECONDS + 0.1)
-        for asked in (epochs.LEASE.held, epochs.LEASE.clock_off, epochs.LEASE.current):
+        for asked in (epochs.LEASE.last_epoch, epochs.LEASE.clock_off, epochs.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
         # A correction smaller than the allowed clock error.
         patch.setattr(epochs, "wall", lambda: awake - 4.9)
-        assert epochs.LEASE.held().epoch == 1
-    assert epochs.LEASE.current().epoch == 1
+        assert epochs.LEASE.last_epoch().number == 1
+    assert epochs.LEASE.current().number == 1
 
 
 def test_RF_12_clock_set_back_stops_decisions_until_the_next_check(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its clock, an expired token would be valid, with a proof that no cache remembers."""
-    assert epochs.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().number == 1
     former = timezone.now().timestamp() - 180
     with monkeypatch.context() as patch:
         patch.setattr(epochs, "read_row", away)
         patch.setattr(epochs, "wall", lambda: former)
-        for asked in (epochs.LEASE.held, epochs.LEASE.clock_off, epochs.LEASE.current):
+        for asked in (epochs.LEASE.last_epoch, epochs.LEASE.clock_off, epochs.LEASE.current):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-    assert epochs.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().number == 1
 
 
 def test_a_home_that_cannot_be_looked_at_is_503(
@@ -149,28 +149,28 @@ def test_the_lease_counts_from_when_the_look_began(
         return seen
 
     monkeypatch.setattr(epochs, "read_row", four_seconds)
-    assert epochs.LEASE.current().epoch == 1
+    assert epochs.LEASE.current().number == 1
     time.shift(1)
-    assert epochs.LEASE.held().epoch == 1
+    assert epochs.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        epochs.LEASE.held()
+        epochs.LEASE.last_epoch()
 
 
 def test_an_older_look_does_not_replace_a_younger(time: Passing) -> None:
-    row, database_now = look()
-    epochs.LEASE.take(row, database_now, time())
+    row, database_now = read_or_create_row()
+    epochs.LEASE.renew(row, database_now, time())
     row.epoch = 7
-    epochs.LEASE.take(row, database_now, time() - 1)
-    assert epochs.LEASE.held().epoch == 1
-    epochs.LEASE.take(row, database_now, time() + 1)
-    assert epochs.LEASE.held().epoch == 7
+    epochs.LEASE.renew(row, database_now, time() - 1)
+    assert epochs.LEASE.last_epoch().number == 1
+    epochs.LEASE.renew(row, database_now, time() + 1)
+    assert epochs.LEASE.last_epoch().number == 7
 
 
 def test_one_thread_looks_and_the_others_go_on_or_wait(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = look()
+    seen = read_or_create_row()
     asked, answer, looks = threading.Event(), threading.Event(), Counter[str]()
 
     def slowly() -> tuple[Home, datetime]:
@@ -186,17 +186,17 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         assert asked.wait(10)
         assert not any(each.done() for each in first)
         answer.set()
-        assert [each.result().epoch for each in first] == [1, 1, 1]
+        assert [each.result().number for each in first] == [1, 1, 1]
         assert looks["all"] == 1
         time.shift(2)
         asked.clear()
         answer.clear()
         looking = pool.submit(epochs.LEASE.current)
         assert asked.wait(10)
-        assert pool.submit(epochs.LEASE.current).result(3).epoch == 1
+        assert pool.submit(epochs.LEASE.current).result(3).number == 1
         assert not looking.done()
         answer.set()
-        assert (looking.result().epoch, looks["all"]) == (1, 2)
+        assert (looking.result().number, looks["all"]) == (1, 2)
 
 
 @pytest.mark.parametrize(("ahead", "right"), [(6, False), (5, True), (-5, True), (-6, False)])
@@ -218,12 +218,12 @@ def test_a_host_whose_clock_is_off_by_six_seconds_does_not_decide(
 
 def test_a_slow_look_does_not_make_a_clock_wrong(time: Passing) -> None:
     """The read returns the database's time of its start, and both clocks have run since."""
-    seen = look()
+    seen = read_or_create_row()
     time.set_ahead(2)
     began = time()
     time.shift(4)
-    epochs.LEASE.take(*seen, began)
-    assert epochs.LEASE.held().epoch == 1
+    epochs.LEASE.renew(*seen, began)
+    assert epochs.LEASE.last_epoch().number == 1
 
 
 # ---- leaving and beginning
@@ -244,7 +244,7 @@ def test_no_decision_is_made_while_the_home_is_being_left(time: Passing) -> None
 def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
     assert not begin()
     names: Any = {"reason": "test", "actor": SYSTEM, "now": timezone.now()}
-    assert not epochs.leave(epoch=2, for_kind="redis", **names)
+    assert not epochs.end_epoch(epoch=2, for_kind="redis", **names)
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS - 0.001)
     assert not begin()
@@ -342,10 +342,10 @@ def test_of_many_at_once_one_leaves_and_one_begins(time: Passing) -> None:
             return sum(each.result() for each in [pool.submit(one) for _ in range(4)])
 
     now = timezone.now()
-    look()
+    read_or_create_row()
     for epoch in (1, 2, 3):
         names: Any = {"epoch": epoch, "reason": "test", "actor": SYSTEM, "now": now}
-        assert at_once(partial(epochs.leave, for_kind="database", **names)) == 1
+        assert at_once(partial(epochs.end_epoch, for_kind="database", **names)) == 1
         time.shift(6)
         assert at_once(begin) == 1
     assert Home.objects.get().epoch == 4

@@ -18,10 +18,10 @@ from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.token_state import TokenState
 from verifier.requests import _action
-from verifier.services.epochs import Tenure
-from verifier.services.known_tokens import Known, known_of
+from verifier.services.epochs import ReplayEpoch
+from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores import Permit, StoreCall, redis_decisions
-from verifier.stores.redis_decisions import MOST_YESES, Yes, conclude, plan
+from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
 from verifier.stores.scripts import Code, Reply
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -34,7 +34,7 @@ def _in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_decisions, "check_in_time", lambda _call: None)
 
 
-def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> Known:
+def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> CachedToken:
     """A token that may read, for an hour; `changed` replaces columns, such as `agent_status`."""
     return known_of(known_rows(envelope=envelope, **changed))
 
@@ -68,7 +68,7 @@ def known_rows(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> 
     return TokenState(token, grant, agent, human, provider, receipt_kid="r")
 
 
-def call(held: Known, **more: Any) -> StoreCall:
+def call(held: CachedToken, **more: Any) -> StoreCall:
     claims = TokenClaims(
         "t", "s", str(held.agent.id), "k", held.grant_id, 1, 0, 2**33, "", (), online=True
     )
@@ -83,12 +83,12 @@ def call(held: Known, **more: Any) -> StoreCall:
         dry_run=False,
         actor=Actor("service_provider", str(held.service_provider_id), 'a "request"'),
         now=NOW,
-        tenure=Tenure(1, "redis", frozenset(), NOW),
+        replay_epoch=ReplayEpoch(1, "redis", frozenset(), NOW),
     )
     return replace(asked, **more)
 
 
-def event(made: redis_decisions.Plan) -> dict[str, Any]:
+def event(made: redis_decisions.LightDecision) -> dict[str, Any]:
     read = json.loads(
         next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{")
     )
@@ -102,7 +102,7 @@ def test_same_question_reuses_the_yes_with_its_own_event_and_answer() -> None:
     second = replace(
         first, now=NOW + timedelta(seconds=30), actor=replace(first.actor, request_id="other")
     )
-    plans = [plan(each, held) for each in (first, second)]
+    plans = [plan_light_decision(each, held) for each in (first, second)]
     assert plans[0].verdict is plans[1].verdict
     events = [event(made) for made in plans]
     assert [each["id"] for each in events] == [made.event_id for made in plans]
@@ -124,12 +124,12 @@ def test_same_question_reuses_the_yes_with_its_own_event_and_answer() -> None:
 def test_another_action_or_a_rehearsal_is_judged_by_itself() -> None:
     held = known()
     asked = call(held)
-    yes = plan(asked, held).verdict
-    assert isinstance(plan(replace(asked, action=WRITE), held).verdict, Refuse)
+    yes = plan_light_decision(asked, held).verdict
+    assert isinstance(plan_light_decision(replace(asked, action=WRITE), held).verdict, Refuse)
     arguments = Action("read", "calendar", arguments={"day": "monday"})
-    assert plan(replace(asked, action=arguments), held).verdict is not yes
-    assert event(plan(replace(asked, dry_run=True), held))["kind"] == "rehearsed"
-    assert event(plan(asked, held))["kind"] == "allowed"
+    assert plan_light_decision(replace(asked, action=arguments), held).verdict is not yes
+    assert event(plan_light_decision(replace(asked, dry_run=True), held))["kind"] == "rehearsed"
+    assert event(plan_light_decision(asked, held))["kind"] == "allowed"
 
 
 # A constraint, an allowed argument, and one that is equal in Python but not in the protocol.
@@ -155,23 +155,28 @@ def test_yes_for_the_number_one_does_not_cover_true(
         replace(asked, action=Action("read", "calendar", arguments={"n": n})) for n in (good, bad)
     )
     for each in (wrong, right, wrong):
-        verdict = plan(each, held).verdict
-        assert isinstance(verdict, Yes if each is right else Refuse), verdict
+        verdict = plan_light_decision(each, held).verdict
+        assert isinstance(verdict, AllowTemplate if each is right else Refuse), verdict
     assert right.action != wrong.action
 
 
 def test_no_yes_is_kept_with_what_an_agent_may_make_as_long_as_it_likes() -> None:
     held = known()
     asked = call(held)
-    plan(replace(asked, action=Action("read", "calendar", arguments={"note": "a" * 60_000})), held)
+    plan_light_decision(
+        replace(asked, action=Action("read", "calendar", arguments={"note": "a" * 60_000})), held
+    )
     assert held.yeses == {}
-    plan(asked, held)
+    plan_light_decision(asked, held)
     assert [*held.yeses] == [READ]
 
 
 def test_claims_read_again_do_not_share_a_yes() -> None:
     held = known()
-    assert plan(call(held), held).verdict is not plan(call(held), held).verdict
+    assert (
+        plan_light_decision(call(held), held).verdict
+        is not plan_light_decision(call(held), held).verdict
+    )
 
 
 def test_time_takes_a_kept_yes_away() -> None:
@@ -182,15 +187,17 @@ def test_time_takes_a_kept_yes_away() -> None:
         (known(envelope={"allowed_time_windows": [window]}), HOUR * 3 / 4),
     ):
         asked = call(held)
-        assert isinstance(plan(asked, held).verdict, Yes)
-        assert isinstance(plan(replace(asked, now=NOW + later), held).verdict, Refuse)
+        assert isinstance(plan_light_decision(asked, held).verdict, AllowTemplate)
+        assert isinstance(
+            plan_light_decision(replace(asked, now=NOW + later), held).verdict, Refuse
+        )
 
 
 def test_no_token_keeps_many() -> None:
     held = known()
     asked = call(held)
     for number in range(MOST_YESES + 3):
-        plan(replace(asked, action=Action("read", f"calendar/{number}")), held)
+        plan_light_decision(replace(asked, action=Action("read", f"calendar/{number}")), held)
     assert len(held.yeses) == MOST_YESES
 
 
@@ -241,7 +248,7 @@ def test_what_is_known_of_a_token_takes_little_memory() -> None:
     try:
         held = [known_of(each) for each in rows]
         for each in held:
-            plan(call(each), each)
+            plan_light_decision(call(each), each)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from agentauth.protocol.jose import sign_compact
 from kms import backends
 from registry.tests.test_register_keys import KIDS
-from verifier.tests.scene import Scene, refused
+from verifier.tests.scene import Scene, assert_refused
 from verifier.tests.scene import place as place  # noqa: PLC0414 — a fixture
 
 pytestmark = pytest.mark.django_db
@@ -33,7 +33,7 @@ def test_JK_20_a_kid_is_compared_and_goes_nowhere_else(
     with CaptureQueriesContext(
         connection,
     ) as queries:
-        answer = refused(place, body)
+        answer = assert_refused(place, body)
     assert answer["error"] == "invalid_token"
     assert answer["reason"] == ("unknown" if isinstance(kid, str) else "malformed")
     if isinstance(kid, str) and len(kid) > 3:

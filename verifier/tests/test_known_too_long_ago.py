@@ -12,12 +12,12 @@ import pytest
 
 from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
-from tests.through import Running
+from tests.endpoint_modes import Running
 from verifier import stores
 from verifier.services import elapsed
-from verifier.services.state_cache import Follower
-from verifier.stores.database import Asked
-from verifier.stores.group_commit import Lane
+from verifier.services.state_cache import StateCache
+from verifier.stores.database import DecisionRequest
+from verifier.stores.group_commit import GroupCommitter
 from verifier.tests.scene import LOOK, scene
 from verifier.tests.test_stream_reader import apart
 from verifier.tests.test_stream_reader import running as running  # noqa: PLC0414 — a fixture
@@ -31,14 +31,14 @@ def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
 ) -> None:
     """The key of its token may have been disabled meanwhile."""
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
-    place, decide = scene(max_uses=5), Lane.decide
+    place, decide = scene(max_uses=5), GroupCommitter.decide
     waits, free = threading.Event(), threading.Event()
 
-    async def told(lane: Lane, asked: Asked) -> Any:
+    async def told(lane: GroupCommitter, asked: DecisionRequest) -> Any:
         waits.set()
         return await decide(lane, asked)
 
-    monkeypatch.setattr(Lane, "decide", told)
+    monkeypatch.setattr(GroupCommitter, "decide", told)
     for _ in range(2):
         # Occupies both threads of the lane.
         held = running.app._verifier._lane.run(partial(free.wait, 20))
@@ -46,7 +46,7 @@ def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(apart, lambda: place.post(place.body(LOOK)))
         assert waits.wait(20)
-        patch.setattr(Follower, "_hear", lambda _follower, _news: None)
+        patch.setattr(StateCache, "_hear", lambda _follower, _news: None)
         patch.setattr(elapsed, "monotonic", lambda: time.monotonic() + 6)
         free.set()
         assert asked.result().status_code == 503

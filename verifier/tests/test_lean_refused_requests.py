@@ -16,13 +16,13 @@ from registry import rate_limits
 from registry.services import credentials
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
-from tests.equal import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
-from tests.equal import both as both  # noqa: PLC0414 — a fixture
-from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.requests import parse_delivery
 from verifier.services import epochs, introspection, state_cache
 from verifier.services.clocks import CLOCK
-from verifier.services.proved_tokens import ProvedTokens
+from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import database, group_commit
 from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
@@ -241,8 +241,8 @@ def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]
 @of(503, "temporarily_unavailable", VERIFY)
 def a_home_that_is_being_left(both: Both, place: Scene, path: str) -> Iterator[Make]:
     """Runs last, because a move cannot be undone."""
-    row, _ = epochs.look()
-    epochs.leave(
+    row, _ = epochs.read_or_create_row()
+    epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
     epochs.LEASE._last = None

@@ -13,7 +13,7 @@ from agentauth.protocol.decision import Refuse
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.limits import Rate, microseconds
 from verifier.answers import refusal_body
-from verifier.stores import Delivery, Recalled, Spent, StoreCall
+from verifier.stores import ProviderKey, SpendResult, StoreCall, StoredAnswer
 from verifier.stores.redis_decisions import (
     SLACK_MS,
     conclude,
@@ -21,7 +21,7 @@ from verifier.stores.redis_decisions import (
     give_back_call,
     hold_call,
     is_light,
-    plan,
+    plan_light_decision,
     read_hold,
     recall_refusal,
 )
@@ -49,11 +49,11 @@ UNRATED = {
 }
 DELETE = Action("delete", "calendar")
 RATE = Rate(per_minute=60, burst=10)
-DELIVERY = Delivery(b"d" * 32, b"b" * 32)
+DELIVERY = ProviderKey(b"d" * 32, b"b" * 32)
 
 
 def arguments(asked: StoreCall, grant: Any) -> Mapping[str, Any]:
-    _, _, given = plan(asked, grant).called
+    _, _, given = plan_light_decision(asked, grant).called
     return dict(zip(NAMES, given, strict=False)) | {"mark": given[MARK_AT]}
 
 
@@ -62,7 +62,7 @@ def arguments(asked: StoreCall, grant: Any) -> Mapping[str, Any]:
 def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, rated: bool) -> None:
     grant = known() if rated else known(envelope=UNRATED)
     asked = call(grant)
-    asked = replace(asked, tenure=replace(asked.tenure, epoch=epoch))
+    asked = replace(asked, replay_epoch=replace(asked.replay_epoch, number=epoch))
     given = arguments(asked, grant)
     floor = RATE.used_up(microseconds(NOW)) if epoch > 1 else 0
     expected = (RATE.interval_us, RATE.tolerance_us, floor) if rated else (0, 0, 0)
@@ -81,23 +81,23 @@ def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, r
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("action", [None, READ, WRITE])
 def test_rehearsal_spends_counts_and_keeps_nothing(
-    action: Any, dry_run: bool, delivery: Any
+    action: Any, dry_run: bool, provider_key: Any
 ) -> None:
     grant = known()
     given = arguments(
-        replace(call(grant), action=action, dry_run=dry_run, delivery=delivery), grant
+        replace(call(grant), action=action, dry_run=dry_run, provider_key=provider_key), grant
     )
     # The proof stays valid for an hour, and the call came 0.25 s after a full second.
     assert given["ttl"] == (0 if dry_run else 3_599_750 + SLACK_MS)
     assert given["acts"] == (b"0" if action is None else b"1")
     assert given["counts"] == (b"1" if action is not None and not dry_run else b"0")
-    assert bool(given["mark"]) is (delivery is not None and not dry_run)
+    assert bool(given["mark"]) is (provider_key is not None and not dry_run)
 
 
 def test_rate_wait_is_rounded_up_to_full_seconds() -> None:
     grant = known()
     asked = call(grant)
-    made = plan(asked, grant)
+    made = plan_light_decision(asked, grant)
     for wait_us, seconds in ((1, 1), (2_000_000, 2), (2_000_001, 3)):
         told = conclude(asked, grant, made, Reply(Code.RATE, None, wait_us, 1, None))
         assert told == Refuse("envelope_exceeded", "rate", seconds)
@@ -112,12 +112,12 @@ def test_what_is_given_back_is_what_was_set_aside(
     grant = known() if rated else known(envelope=UNRATED)
     interval = RATE.interval_us if rated else 0
     for spent, told in (
-        (Spent(first=True, tat_us=7, reserved_us=9), (9, 7)),
-        (Spent(first=True), (0, 0)),
+        (SpendResult(first=True, tat_us=7, reserved_us=9), (9, 7)),
+        (SpendResult(first=True), (0, 0)),
     ):
         _, _, given = give_back_call(call(grant), grant, spent)
         assert given == (1, interval, *told, microseconds(later))
-    _, _, given = give_back_call(call(grant), None, Spent(first=True))
+    _, _, given = give_back_call(call(grant), None, SpendResult(first=True))
     assert given == (1, 0, 0, 0, microseconds(later))
 
 
@@ -148,11 +148,13 @@ def test_named_refusal_is_kept_and_outranks_a_yes_for_an_ended_token() -> None:
     grant, revoked = known(), known(token_revoked_at=NOW)
     for each, reason, outranks in ((grant, "no_capability", b""), (revoked, "revoked", b"1")):
         asked = replace(call(each), action=WRITE)
-        for delivery in (None, DELIVERY):
-            *_, kept, said = plan(replace(asked, delivery=delivery), each).called[2]
+        for provider_key in (None, DELIVERY):
+            *_, kept, said = plan_light_decision(
+                replace(asked, provider_key=provider_key), each
+            ).called[2]
             assert said == outranks
             assert isinstance(kept, bytes)
-            assert json.loads(kept or b"{}").get("reason") == (reason if delivery else None)
+            assert json.loads(kept or b"{}").get("reason") == (reason if provider_key else None)
 
 
 def again(kept: bytes) -> Reply:
@@ -166,11 +168,14 @@ def test_repeated_call_gets_the_yes_of_its_own_moment(later: timedelta) -> None:
         (known(), b"%d" % (microseconds(NOW) + 5_000_000), 5),
         (known(envelope=UNRATED), b"", None),
     ):
-        asked = replace(call(grant), now=NOW + later, delivery=DELIVERY)
+        asked = replace(call(grant), now=NOW + later, provider_key=DELIVERY)
         told = conclude(
-            asked, grant, plan(asked, grant), again(b"a%d %s 0 the-id" % (microseconds(NOW), tat))
+            asked,
+            grant,
+            plan_light_decision(asked, grant),
+            again(b"a%d %s 0 the-id" % (microseconds(NOW), tat)),
         )
-        assert isinstance(told, Recalled)
+        assert isinstance(told, StoredAnswer)
         assert (told.body["valid"], told.body["decision_id"]) == (True, "the-id")
         assert told.body["expires_in"] == asked.claims.expires_at - int(NOW.timestamp())
         assert told.body["limits"]["rate_remaining"] == left
@@ -178,15 +183,15 @@ def test_repeated_call_gets_the_yes_of_its_own_moment(later: timedelta) -> None:
 
 def test_repeated_call_gets_its_own_no() -> None:
     grant = known()
-    asked = replace(call(grant), delivery=DELIVERY)
+    asked = replace(call(grant), provider_key=DELIVERY)
     for kept, told in (
         (b'v7  0 {"reason":"two words"}', {"reason": "two words"}),
         (b"l7 9 2000001 the-id", refusal_body(Refuse("envelope_exceeded", "rate", 3))),
     ):
         assert (
-            conclude(asked, grant, plan(asked, grant), again(kept))
+            conclude(asked, grant, plan_light_decision(asked, grant), again(kept))
             == recall_refusal(kept)
-            == Recalled(told)
+            == StoredAnswer(told)
         )
     # This call went to the database then and does now, so only the database can repeat its yes.
     with pytest.raises(TemporarilyUnavailableError):
@@ -198,19 +203,25 @@ def test_call_that_redis_did_not_judge_is_not_allowed() -> None:
     asked = call(grant)
     for code in (Code.LOST, Code.FULL, Code.UNSURE):
         with pytest.raises(TemporarilyUnavailableError):
-            conclude(asked, grant, plan(asked, grant), Reply(code, None, 0, 0, None))
-    told = conclude(asked, grant, plan(asked, grant), Reply(Code.REPLAYED, None, 0, 1, None))
+            conclude(asked, grant, plan_light_decision(asked, grant), Reply(code, None, 0, 0, None))
+    told = conclude(
+        asked, grant, plan_light_decision(asked, grant), Reply(Code.REPLAYED, None, 0, 1, None)
+    )
     assert told == Refuse("invalid_dpop_proof", "replayed")
 
 
 def test_hold_says_whether_the_proof_is_new_and_what_was_set_aside() -> None:
-    assert read_hold(Reply(Code.OK, 9, 0, 0, 7)) == Spent(
+    assert read_hold(Reply(Code.OK, 9, 0, 0, 7)) == SpendResult(
         first=True, elsewhere=True, tat_us=7, reserved_us=9
     )
-    assert read_hold(Reply(Code.OK, None, 0, 0, None)) == Spent(first=True, elsewhere=True)
+    assert read_hold(Reply(Code.OK, None, 0, 0, None)) == SpendResult(first=True, elsewhere=True)
     # The database judges the rate again, and computes how long to wait.
-    assert read_hold(Reply(Code.RATE, 7, 3, 0, 7)) == Spent(first=True, elsewhere=True, tat_us=7)
-    assert read_hold(Reply(Code.REPLAYED, None, 0, 0, None)) == Spent(first=False, elsewhere=True)
+    assert read_hold(Reply(Code.RATE, 7, 3, 0, 7)) == SpendResult(
+        first=True, elsewhere=True, tat_us=7
+    )
+    assert read_hold(Reply(Code.REPLAYED, None, 0, 0, None)) == SpendResult(
+        first=False, elsewhere=True
+    )
     unsure = read_hold(Reply(Code.UNSURE, None, 0, 0, None))
     assert (unsure.first, isinstance(unsure.unsure, TemporarilyUnavailableError)) == (False, True)
     for code in (Code.LOST, Code.FULL):

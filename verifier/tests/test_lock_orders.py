@@ -18,11 +18,11 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Event
 from registry.models import SpentProof
-from tests.pace import within
+from tests.time_limits import within
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.connecting import use_own_connection
-from verifier.stores import Delivery, HeldUpError, NotDoneError, StoreCall, database
-from verifier.stores.database import Asked, decide_one
+from verifier.stores import HeldUpError, NotDoneError, ProviderKey, StoreCall, database
+from verifier.stores.database import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, READ, Scene, scene
 from verifier.tests.test_shared_commits import atomically, handed_in, until, waits_for_a_lock
@@ -40,11 +40,11 @@ def said(outcome: Any) -> str:
     return outcome if isinstance(outcome, str) else words(outcome)
 
 
-def crossed(one: Sequence[Asked], other: Sequence[Asked]) -> list[str]:
+def crossed(one: Sequence[DecisionRequest], other: Sequence[DecisionRequest]) -> list[str]:
     """The answers of two processes that decide these calls at the same time, each in its order."""
     both = threading.Barrier(2, timeout=20)
 
-    def process(calls: Sequence[Asked]) -> list[Any]:
+    def process(calls: Sequence[DecisionRequest]) -> list[Any]:
         both.wait()
         return handed_in([*calls])
 
@@ -79,12 +79,12 @@ def ledgers_held(
 def under(mine: StoreCall, place: Scene, name: str, body: bytes = b"1") -> StoreCall:
     """The call under the service provider's name for it."""
     digest = sha256(f"{place.provider.pk} {name}".encode())
-    return replace(mine, delivery=Delivery(digest=digest, body_sha256=sha256(body)))
+    return replace(mine, provider_key=ProviderKey(digest=digest, body_sha256=sha256(body)))
 
 
 def test_two_proofs_without_action_in_crossed_order_do_not_deadlock() -> None:
     place = scene(READ)
-    ask = [Asked(call(place, None)) for _ in range(2)]
+    ask = [DecisionRequest(call(place, None)) for _ in range(2)]
     assert sorted(crossed(ask, ask[::-1])) == ["replayed", "replayed", "yes", "yes"]
     assert Event.objects.filter(kind="verifier.decision.allowed").count() == 2
 
@@ -92,7 +92,7 @@ def test_two_proofs_without_action_in_crossed_order_do_not_deadlock() -> None:
 def test_calls_named_in_crossed_order_across_grants_do_not_deadlock() -> None:
     places = [scene(PAY) for _ in range(4)]
     names = zip(places, "1221", (b"a", b"b", b"c", b"d"), strict=True)
-    ask = [Asked(under(payment(at), places[0], name, body)) for at, name, body in names]
+    ask = [DecisionRequest(under(payment(at), places[0], name, body)) for at, name, body in names]
     told = crossed(ask[:2], ask[2:])
     # Each name belongs to the body that used it first, and no grant is blocked.
     assert sorted(told) == ["mismatch", "mismatch", "yes", "yes"]
@@ -137,7 +137,7 @@ def test_two_concurrent_first_uses_and_a_replay_do_not_deadlock(
 def test_provider_retry_at_another_process_finds_the_first_answer() -> None:
     place = scene(PAY, max_uses=9)
     first, named = under(payment(place), place, "0"), under(payment(place), place, "1")
-    told = crossed([Asked(first), Asked(named)], [Asked(named)])
+    told = crossed([DecisionRequest(first), DecisionRequest(named)], [DecisionRequest(named)])
     assert told[0] == "yes"
     assert sorted(told[1:]) == ["recalled", "yes"]
     assert GrantLedger.objects.get().uses == 2
@@ -148,7 +148,10 @@ def test_provider_retry_at_another_process_finds_the_first_answer() -> None:
 def test_call_that_hits_a_lock_is_undone_without_delaying_its_commit() -> None:
     place, other = scene(PAY), scene(PAY)
     assert words(decide_one(payment(place))) == "yes"
-    named, free = Asked(under(payment(place), place, "1")), Asked(payment(other))
+    named, free = (
+        DecisionRequest(under(payment(place), place, "1")),
+        DecisionRequest(payment(other)),
+    )
     done, holder = ledgers_held()
     known = SpentProof.objects.count()
     use_own_connection("test", wait_seconds=0.005)
@@ -179,7 +182,7 @@ def test_RF_8_locked_grants_do_not_delay_other_grants() -> None:
     ledgers = GrantLedger.objects.filter(grant_id__in=[place.grant.pk for place in held])
     done, holder = ledgers_held(ledgers)
 
-    calls = [Asked(payment(place)) for place in (*held, *held, free)]
+    calls = [DecisionRequest(payment(place)) for place in (*held, *held, free)]
     began = time.monotonic()
     told = handed_in([*calls], lambda place: told_at.setdefault(place, time.monotonic() - began))
     done.set()
@@ -210,7 +213,7 @@ def test_retry_reports_the_running_first_try_despite_other_lock_waits() -> None:
     first.start()
     assert runs.wait(20)
     done, holder = ledgers_held(GrantLedger.objects.filter(grant_id=held.grant.pk))
-    told = handed_in([Asked(payment(held)), Asked(named)])
+    told = handed_in([DecisionRequest(payment(held)), DecisionRequest(named)])
     for each in (go_on, done):
         each.set()
     first.join(20)

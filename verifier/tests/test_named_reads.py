@@ -11,7 +11,7 @@ from django.utils import timezone
 from audit.models import Event
 from registry.services.grants import revoke_grant
 from verifier.models import ProviderCall
-from verifier.tests.scene import LOOK, SYSTEM, Scene, key, pay, refused, scene
+from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -61,7 +61,7 @@ def test_a_yes_is_not_told_again_once_the_token_has_ended() -> None:
     body = place.body(LOOK)
     assert json.loads(place.post(body, call_key=name).content)["valid"]
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
-    assert refused(place, body, call_key=name)["reason"] == "grant_inactive"
+    assert assert_refused(place, body, call_key=name)["reason"] == "grant_inactive"
 
 
 def test_retry_repeats_the_yes_after_its_window_closed() -> None:
@@ -87,6 +87,6 @@ def test_SA_6_refusal_of_a_foreign_token_stores_no_row() -> None:
     """Anyone can make a service provider ask about such a token, and its answer never changes."""
     place, name = scene(), key()
     body = place.body(LOOK, token="x.y.z")
-    answer = refused(place, body, call_key=name)
+    answer = assert_refused(place, body, call_key=name)
     assert json.loads(place.post(body, call_key=name).content) == answer
     assert not ProviderCall.objects.exists()

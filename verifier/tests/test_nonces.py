@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from registry.models import ServiceProvider, SpentProof
 from registry.services.nonces import REGISTRY, STEP_SECONDS, nonces_of
-from verifier.tests.scene import LOOK, Scene, refused, scene
+from verifier.tests.scene import LOOK, Scene, assert_refused, scene
 
 pytestmark = pytest.mark.django_db
 STEP = timedelta(seconds=STEP_SECONDS)
@@ -31,7 +31,7 @@ def middle() -> datetime:
 
 def test_DN_2_provider_requiring_nonces_gets_the_nonce_to_demand(strict: Scene) -> None:
     token = strict.token()
-    answer = refused(strict, strict.body(LOOK, token=token))
+    answer = assert_refused(strict, strict.body(LOOK, token=token))
     assert answer.keys() == {"valid", "error", "error_description", "nonce"}
     assert answer["error"] == "use_dpop_nonce"
     assert not SpentProof.objects.exists()
@@ -59,7 +59,7 @@ def test_DN_3_previous_current_and_next_nonce_pass_oldest_is_renewed(
         now, server, token = timezone.now(), str(strict.provider.pk), strict.token()
         nonce = nonces_of(server, now + shift * STEP).current
         body = strict.body(LOOK, token=token, proof=strict.proof(token, nonce=nonce))
-        answer = strict.ask(**body) if accepted else refused(strict, body)
+        answer = strict.ask(**body) if accepted else assert_refused(strict, body)
         assert answer["valid"] is accepted
         assert answer.get("nonce") == (nonces_of(server, now).current if fresh else None)
 
@@ -75,11 +75,11 @@ def test_DP_100_nonce_of_the_registry_or_another_provider_is_foreign(
         for server in (REGISTRY, str(other.provider.pk)):
             foreign = nonces_of(server, timezone.now()).current
             body = strict.body(LOOK, token=token, proof=strict.proof(token, nonce=foreign))
-            assert refused(strict, body)["error"] == "use_dpop_nonce"
+            assert assert_refused(strict, body)["error"] == "use_dpop_nonce"
 
 
 def test_a_dry_run_needs_a_nonce_as_well(strict: Scene) -> None:
-    assert refused(strict, strict.body(LOOK, dry_run=True))["error"] == "use_dpop_nonce"
+    assert assert_refused(strict, strict.body(LOOK, dry_run=True))["error"] == "use_dpop_nonce"
 
 
 def test_a_repeated_answer_brings_the_nonce_of_its_own_time(strict: Scene) -> None:
@@ -135,7 +135,7 @@ def test_DN_13_iat_within_60_s_of_host_clock_with_or_without_nonce(
             )
             proof = place.proof(token, iat=int(now.timestamp()) + edge, nonce=nonce)
             body = place.body(LOOK, token=token, proof=proof)
-            answer = place.ask(**body) if accepted else refused(place, body)
+            answer = place.ask(**body) if accepted else assert_refused(place, body)
             assert (answer["valid"], answer.get("reason")) == (
                 accepted,
                 None if accepted else "iat",
@@ -149,8 +149,8 @@ def test_DN_8_a_proof_that_was_good_at_verify_is_for_no_other_url(place: Scene) 
     elsewhere = place.body(
         LOOK, token=token, proof=proof, url=place.provider.audience + "/v1/tokens"
     )
-    assert refused(place, elsewhere)["reason"] == "url"
-    assert refused(place, place.body(LOOK, token=token, proof=proof))["reason"] == "replayed"
+    assert assert_refused(place, elsewhere)["reason"] == "url"
+    assert assert_refused(place, place.body(LOOK, token=token, proof=proof))["reason"] == "replayed"
     # The same at the registry's own endpoint for agents.
     response = place.client.post(
         "/v1/tokens",

@@ -8,7 +8,7 @@ from django.db import connection, transaction
 
 from verifier.models import GrantLedger
 from verifier.stores import database
-from verifier.stores.database import Asked, decide_one
+from verifier.stores.database import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_counters_outlive import asked_again, budget
@@ -101,7 +101,9 @@ def test_payment_under_way_at_revocation_counts_for_the_next_grant(
 def test_EN_18_payments_under_two_grants_in_one_commit_see_each_other() -> None:
     place = scene(PAY, budgets=[MONTH])
     other = replace(place, grant=second(place, PAY, budgets=[MONTH]))
-    told = decide_all([Asked(payment(each, "4.00")) for each in (place, other, place, other)])
+    told = decide_all(
+        [DecisionRequest(payment(each, "4.00")) for each in (place, other, place, other)]
+    )
     assert [words(each) for each in told] == ["yes", "yes", "budget", "budget"]
 
 

@@ -8,28 +8,28 @@ import time_machine
 from django.utils import timezone
 
 from audit.models import Event
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from registry.models import Grant
 from registry.services.agents import suspend_agent
 from tests import receipts
 from verifier.models import AgentOperation, GrantLedger
 from verifier.services.expiry import expire_everything
-from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, refused, scene
+from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, assert_refused, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
 
 def test_VB_8_reading_is_not_writing(place: Scene) -> None:
-    answer = refused(place, place.body({"type": "write", "resource": "calendar/work"}))
+    answer = assert_refused(place, place.body({"type": "write", "resource": "calendar/work"}))
     assert (answer["error"], answer["reason"]) == ("insufficient_scope", "no_capability")
     assert "violations" not in answer
-    other = refused(place, place.body({"type": "read", "resource": "calendars"}))
+    other = assert_refused(place, place.body({"type": "read", "resource": "calendars"}))
     assert other["reason"] == "no_capability"
 
 
 def test_a_broken_limit_is_named() -> None:
     place = scene({**PAY, "constraints": {"payee": {"in": ["ACME"]}}})
-    answer = refused(
+    answer = assert_refused(
         place, place.body(pay("500.01", arguments={"payee": "EVIL"}), idempotency_key=key())
     )
     assert (answer["error"], answer["reason"]) == ("insufficient_scope", "constraint")
@@ -68,7 +68,9 @@ def test_another_currency_is_a_broken_limit() -> None:
         "resource": "payments",
         "amount": {"value": "1.00", "currency": "USD"},
     }
-    assert refused(place, place.body(action, idempotency_key=key()))["reason"] == "constraint"
+    assert (
+        assert_refused(place, place.body(action, idempotency_key=key()))["reason"] == "constraint"
+    )
 
 
 def test_long_limits_never_make_a_long_answer() -> None:
@@ -76,7 +78,7 @@ def test_long_limits_never_make_a_long_answer() -> None:
         name: {"in": [f"{name}-{n}-" + "y" * 60 for n in range(9)]} for name in ("first", "second")
     }
     place = scene({**READ, "constraints": names})
-    answer = refused(place, place.body(LOOK))
+    answer = assert_refused(place, place.body(LOOK))
     assert [violation["argument"] for violation in answer["violations"]] == ["first", "second"]
     assert "limit" in answer["violations"][0]
     assert "limit" not in answer["violations"][1]
@@ -85,7 +87,9 @@ def test_long_limits_never_make_a_long_answer() -> None:
 def test_as_many_violations_are_returned_as_fit() -> None:
     names = [f"argument-{number:02d}-{'x' * 50}" for number in range(16)]
     place = scene({**READ, "constraints": {name: {"min": 1} for name in names}})
-    told = [violation["argument"] for violation in refused(place, place.body(LOOK))["violations"]]
+    told = [
+        violation["argument"] for violation in assert_refused(place, place.body(LOOK))["violations"]
+    ]
     assert 5 < len(told) < 16
     assert told == names[: len(told)]
 
@@ -99,7 +103,7 @@ def test_an_act_of_the_providers_own_is_on_record_by_its_name() -> None:
     assert data["action"] == {"type": "custom"}
     named = {"namespace": "acme.crm", "name": "merge", "resource": "contacts/7"}
     assert data["details"] == named | {"capability": "custom:acme.crm.merge:contacts"}
-    other = refused(place, place.body({**own, "name": "split"}))
+    other = assert_refused(place, place.body({**own, "name": "split"}))
     assert other["reason"] == "no_capability"
 
 
@@ -118,11 +122,11 @@ def test_EN_5_the_same_key_for_another_amount_is_a_mismatch() -> None:
     place, operation = scene(PAY), key()
     assert place.pay("10.00", operation)["valid"]
     body = place.body(pay("11.00"), idempotency_key=operation)
-    answer = refused(place, body, status=409)
+    answer = assert_refused(place, body, status=409)
     assert answer["error"] == "idempotency_mismatch"
     # Its proof is spent all the same.
-    assert refused(place, body)["reason"] == "replayed"
-    assert refused(
+    assert assert_refused(place, body)["reason"] == "replayed"
+    assert assert_refused(
         place,
         place.body(pay("10.00", arguments={"payee": "X"}), idempotency_key=operation),
         status=409,
@@ -133,7 +137,7 @@ def test_a_key_without_an_action_is_not_a_key_for_one(place: Scene) -> None:
     operation = key()
     assert place.ask(idempotency_key=operation)["valid"]
     assert place.ask(idempotency_key=operation)["repeated"]
-    assert refused(place, place.body(LOOK, idempotency_key=operation), status=409)
+    assert assert_refused(place, place.body(LOOK, idempotency_key=operation), status=409)
 
 
 def test_a_key_belongs_to_its_grant(place: Scene) -> None:
@@ -158,11 +162,11 @@ def test_a_repeat_needs_a_fresh_proof_and_a_living_grant(place: Scene) -> None:
     operation = key()
     body = place.body(LOOK, idempotency_key=operation)
     place.post(body)
-    assert refused(place, body)["reason"] == "replayed"
+    assert assert_refused(place, body)["reason"] == "replayed"
     token = place.token()
     suspend_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
     assert (
-        refused(place, place.body(LOOK, token=token, idempotency_key=operation))["error"]
+        assert_refused(place, place.body(LOOK, token=token, idempotency_key=operation))["error"]
         == "invalid_token"
     )
 

@@ -15,11 +15,11 @@ from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
 from verifier import flow
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
-from verifier.flow import Answer
+from verifier.flow import VerifyAnswer
 from verifier.services import epochs
-from verifier.services.verifier_process import LeanVerifier
-from verifier.stores import Delivery, EarlyRefusal
-from verifier.stores.database import Asked
+from verifier.services.verifier_process import VerifierProcess
+from verifier.stores import EarlyRefusal, ProviderKey
+from verifier.stores.database import DecisionRequest
 
 BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).encode()
 
@@ -44,9 +44,9 @@ class _Verifier:
         if self._is_full:
             raise TemporarilyUnavailableError
 
-    async def verify(self, **_asked: Any) -> Answer:
+    async def verify(self, **_asked: Any) -> VerifyAnswer:
         await self.go.wait()
-        return Answer({"valid": True})
+        return VerifyAnswer({"valid": True})
 
 
 class _Delegate:
@@ -95,11 +95,11 @@ async def ask(
 
 
 def served(verifier: _Verifier, observed: list[tuple[str, int]] | None = None) -> Endpoint:
-    async def start() -> tuple[LeanVerifier, Edge]:
+    async def start() -> tuple[VerifierProcess, Edge]:
         raise NotImplementedError
 
     endpoint = Endpoint(start)
-    endpoint._verifier = cast("LeanVerifier", verifier)
+    endpoint._verifier = cast("VerifierProcess", verifier)
     seen = [] if observed is None else observed
     endpoint._edge = Edge(
         delegate=_Delegate(),
@@ -156,7 +156,7 @@ def test_RF_19_consecutive_long_loop_turns_shed_calls(
     monkeypatch.setattr(endpoints, "time", SimpleNamespace(perf_counter=clock))
 
     class Slow(_Verifier):
-        async def verify(self, **asked: Any) -> Answer:
+        async def verify(self, **asked: Any) -> VerifyAnswer:
             clock.ms += 1
             return await super().verify(**asked)
 
@@ -207,7 +207,7 @@ def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(
     ("operation_key", "delivery"), [("k", None), (None, object()), (None, None)]
 )
 def test_RF_19_call_for_the_database_is_shed_before_signature_check(
-    operation_key: str | None, delivery: object, monkeypatch: pytest.MonkeyPatch
+    operation_key: str | None, provider_key: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[object] = []
 
@@ -220,7 +220,7 @@ def test_RF_19_call_for_the_database_is_shed_before_signature_check(
 
     monkeypatch.setattr(flow, "prepare", prepared)
     with pytest.raises(TemporarilyUnavailableError):
-        asked(monkeypatch, SimpleNamespace(check_room=check_room), operation_key, delivery)
+        asked(monkeypatch, SimpleNamespace(check_room=check_room), operation_key, provider_key)
     # A call without the agent's key may be decided by Redis alone, so it is still prepared.
     assert bool(checked) is (operation_key is None)
 
@@ -229,19 +229,21 @@ def test_RF_19_refused_named_call_takes_no_place_in_the_full_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Any agent can cause calls with bad proofs, and answers to named calls need rows."""
-    decided: list[Asked] = []
+    decided: list[DecisionRequest] = []
 
     def check_room() -> None:
         raise TemporarilyUnavailableError
 
-    async def decide(asked: Asked) -> Refuse:
+    async def decide(asked: DecisionRequest) -> Refuse:
         decided.append(asked)
         return Refuse("invalid_token", "unknown")
 
-    delivery = Delivery(b"digest", b"body")
+    provider_key = ProviderKey(b"digest", b"body")
     monkeypatch.setattr(flow, "prepare", refused)
     with pytest.raises(TemporarilyUnavailableError):
-        asked(monkeypatch, SimpleNamespace(check_room=check_room, decide=decide), None, delivery)
+        asked(
+            monkeypatch, SimpleNamespace(check_room=check_room, decide=decide), None, provider_key
+        )
     assert not decided
 
 
@@ -257,7 +259,7 @@ def refused(_request: object, *, service_provider: ServiceProvider, **given: Any
         actor=given["actor"],
         now=given["now"],
         leaked_key=None,
-        delivery=given["delivery"],
+        provider_key=given["delivery"],
     )
 
 
@@ -277,21 +279,21 @@ def test_recorded_refusal_is_returned_even_if_recording_would_wait() -> None:
 
 
 def asked(
-    monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, delivery: object
+    monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, provider_key: object
 ) -> None:
     """Make one call through a verifier with this lane."""
-    tenure = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
+    replay_epoch = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
     monkeypatch.setattr(
-        epochs, "LEASE", SimpleNamespace(held=lambda: tenure, check_halt=lambda: None)
+        epochs, "LEASE", SimpleNamespace(held=lambda: replay_epoch, check_halt=lambda: None)
     )
     follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
-    verifier = LeanVerifier(follower=cast("Any", follower), servers=None, count=lambda *_: None)
+    verifier = VerifierProcess(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", lane)
     call = verifier.verify(
         service_provider=ServiceProvider(id=uuid.uuid4()),
         request=cast("Any", SimpleNamespace(operation_key=operation_key, untrusted_token="")),
-        delivery=cast("Any", delivery),
+        provider_key=cast("Any", provider_key),
         actor=cast("Any", SimpleNamespace(id="")),
         now=datetime.now(UTC),
     )

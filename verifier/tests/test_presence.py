@@ -15,7 +15,7 @@ from audit.models import Event
 from registry.models import Human
 from registry.services.people import end_sessions
 from verifier.services import presence
-from verifier.tests.scene import LOOK, SYSTEM, Scene, refused, scene
+from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -40,7 +40,7 @@ def begin(human: Human) -> str:
 
 
 def offline(place: Scene) -> bool:
-    answer = refused(place, place.body(LOOK))
+    answer = assert_refused(place, place.body(LOOK))
     assert (answer["error"], answer["reason"]) == ("step_up_required", "human_offline")
     assert answer["approval_url"] == "http://localhost:8000/approvals/"
     return True

@@ -39,8 +39,8 @@ from registry.services import (
 )
 from registry.tests.cast import asked, claim_link
 from verifier.models import StateChange
+from verifier.tests.change_arguments import World
 from verifier.tests.scene import READ, SYSTEM, scene
-from verifier.tests.world import World
 
 pytestmark = pytest.mark.django_db
 QUARTER = timedelta(days=91)

@@ -9,7 +9,7 @@ from django.utils import timezone
 from audit.tests.tampering import execute
 from registry.models import Grant
 from verifier.models import AgentOperation, GrantLedger
-from verifier.stores.work import Work
+from verifier.stores.decision_batch import DecisionBatch
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment
 from verifier.tests.test_two_grants import second
@@ -57,7 +57,7 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
     requests(place, MANY)
     execute("ANALYZE registry_grant, verifier_grantledger")
     before = rows_read("registry_grant")
-    work = Work([call], waits=False)
+    work = DecisionBatch([call], waits=False)
     assert set(work._rows[call.queue]) == {place.grant.pk, again.pk}
     assert rows_read("registry_grant") - before <= 10
 
@@ -69,7 +69,7 @@ def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: boo
     calls = [payment(place) for place in places]
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-    assert Work(calls, waits=False).operation(calls[0]) is None
+    assert DecisionBatch(calls, waits=False).operation(calls[0]) is None
     keys, now = [str(call.operation_key) for call in calls], timezone.now()
     AgentOperation.objects.bulk_create(
         AgentOperation(
@@ -81,6 +81,6 @@ def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: boo
     if is_analyzed:
         execute("ANALYZE verifier_agentoperation")
     before = rows_read("verifier_agentoperation")
-    work = Work(calls, waits=False)
+    work = DecisionBatch(calls, waits=False)
     assert all(work.operation(call) for call in calls)
     assert rows_read("verifier_agentoperation") - before == len(calls)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from audit.models import Event
-from tests import redis_servers, through
+from tests import endpoint_modes, redis_servers
 from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.epoch_keeper import Keeper
@@ -19,8 +19,8 @@ from verifier.stores import redis_decisions
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
-from verifier.tests.moving import Passing, unavailable, with_nonce
-from verifier.tests.scene import LOOK, Scene, refused, scene
+from verifier.tests.epoch_moves import Passing, unavailable, with_nonce
+from verifier.tests.scene import LOOK, Scene, assert_refused, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 WAIT = LEASE_SECONDS + MARGIN_SECONDS
@@ -71,9 +71,9 @@ def policy(server: Server, name: str) -> None:
 
 
 def told_no(place: Scene, body: dict[str, Any]) -> dict[str, Any]:
-    """`refused`, with the event drained from Redis."""
-    through.drained()
-    return refused(replace(place, client=through.DrainingClient()), body)
+    """`assert_refused`, with the event drained from Redis."""
+    endpoint_modes.drain_redis_to_log()
+    return assert_refused(replace(place, client=endpoint_modes.DrainingClient()), body)
 
 
 def reasons() -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from tests import redis_servers
-from tests.pace import within
+from tests.time_limits import within
 from verifier.stores.redis_for_threads import CLIENT_SECONDS
 from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import SLOT_OF_SHARD

@@ -14,14 +14,14 @@ from tests import redis_servers
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
 from verifier.stores import scripts
-from verifier.stores.redis_connection import MOST_IN_FLIGHT, Line
+from verifier.stores.redis_connection import MOST_IN_FLIGHT, RedisConnection
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.calls import (
     NOW,
     QUICK,
+    assert_call_fails,
     begin,
-    fails,
     heals,
     mark,
     on_loop,
@@ -115,8 +115,12 @@ def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(
         await use(servers, grant, jti="one")
         server.freeze()
         # 64 calls in flight without a reply: all fail, and none becomes a yes.
-        await asyncio.gather(*(fails(use(servers, grant, deadline=QUICK)) for _ in range(64)))
-        whys = [(await fails(use(servers, grant, deadline=QUICK))).why for _ in range(400)]
+        await asyncio.gather(
+            *(assert_call_fails(use(servers, grant, deadline=QUICK)) for _ in range(64))
+        )
+        whys = [
+            (await assert_call_fails(use(servers, grant, deadline=QUICK))).why for _ in range(400)
+        ]
         # In the end calls fail at once, except the one that checks whether the server is back.
         assert whys.count("it failed a moment ago") > 300
         server.thaw()
@@ -134,14 +138,17 @@ def test_RF_6_while_a_server_rests_one_call_at_a_time_looks(server: redis_server
         await begin(servers)
         server.freeze()
         for _ in range(10):
-            await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+            await assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
         until = time.monotonic() + 3
         looked = 0
         while time.monotonic() < until and looked < 2:
             whys = [
                 error.why
                 for error in await asyncio.gather(
-                    *(fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
+                    *(
+                        assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
+                        for _ in range(20)
+                    )
                 )
             ]
             waited = [why for why in whys if why != "it failed a moment ago"]
@@ -165,7 +172,9 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
         grant = uuid.uuid4()
         assert (await use(servers, grant, jti="one")).code is Code.OK
         server.kill()
-        while (await fails(use(servers, grant, deadline=QUICK))).why != "it failed a moment ago":
+        while (
+            await assert_call_fails(use(servers, grant, deadline=QUICK))
+        ).why != "it failed a moment ago":
             pass
         server.start()
         # It is another server, even if it is marked with the epoch.
@@ -178,7 +187,7 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
             sum(isinstance(each, ForgetfulServerError) for each in refusals) < 3
             and time.monotonic() < until
         ):
-            refusals.append(await fails(use(servers, grant, jti="one")))
+            refusals.append(await assert_call_fails(use(servers, grant, jti="one")))
             await asyncio.sleep(0.01)
         assert any(isinstance(each, ForgetfulServerError) for each in refusals)
         assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 0
@@ -198,7 +207,7 @@ def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(
     server: redis_servers.Server,
 ) -> None:
     async def work(servers: Servers) -> None:
-        refusals = [await fails(use(servers, uuid.uuid4())) for _ in range(300)]
+        refusals = [await assert_call_fails(use(servers, uuid.uuid4())) for _ in range(300)]
         assert isinstance(refusals[0], ForgetfulServerError)
 
     on_loop(server.url, work, expected_runs=lambda: frozenset({"another"}))
@@ -229,7 +238,7 @@ def test_a_late_answer_never_answers_another_call(mode: str, proxy: FaultProxy) 
             proxy.delay_seconds = 0.08
             proxy.mode = mode
             await asyncio.gather(
-                *(fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(8))
+                *(assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(8))
             )
             proxy.mode = "pass"
             # Delayed replies arrive now, while other calls are in flight.
@@ -256,7 +265,7 @@ def test_a_call_that_ran_although_its_answer_was_lost_is_not_repeated(
         grant = uuid.uuid4()
         await use(servers, grant)
         proxy.mode = "noreply"
-        await fails(use(servers, grant, jti="lost", deadline=QUICK))
+        await assert_call_fails(use(servers, grant, jti="lost", deadline=QUICK))
         proxy.mode = "pass"
         await heals(servers, uuid.UUID(int=grant.int ^ 1))
         # It ran once: its proof is spent, and there is one event.
@@ -276,7 +285,9 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
             for _ in range(MOST_IN_FLIGHT)
         ]
         await asyncio.sleep(0)
-        assert (await fails(use(servers, uuid.uuid4(), deadline=5))).why == "too many calls at once"
+        assert (
+            await assert_call_fails(use(servers, uuid.uuid4(), deadline=5))
+        ).why == "too many calls at once"
         server.thaw()
         assert {reply.code for reply in await asyncio.gather(*calls)} == {Code.OK}
 
@@ -292,9 +303,9 @@ def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(
         server.freeze()
         patient = asyncio.create_task(use(servers, uuid.uuid4(), deadline=60))
         await asyncio.sleep(0.01)
-        await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+        await assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
         # They share a connection, which is dropped, so the patient call fails too.
-        await fails(patient)
+        await assert_call_fails(patient)
 
     on_loop(server.url, work)
 
@@ -393,7 +404,7 @@ def test_server_that_is_not_redis_is_unavailable_and_disconnected(answer: bytes,
         servers = Servers(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         try:
             for _ in range(2):
-                assert (await fails(use(servers, uuid.uuid4()))).why == why
+                assert (await assert_call_fails(use(servers, uuid.uuid4()))).why == why
         finally:
             servers.close()
             listening.close()
@@ -412,7 +423,7 @@ def test_unreachable_redis_is_unavailable_without_details() -> None:
 
 def test_early_redis_reply_answers_no_later_call() -> None:
     async def work() -> None:
-        line = Line(Mock())
+        line = RedisConnection(Mock())
         line.connection_made(Mock())
         asked = line.ask(b"", asyncio.get_running_loop().time() + 5)
         line.data_received(b"+OK\r\n")

@@ -12,7 +12,7 @@ from verifier.stores import redis_connection, scripts
 from verifier.stores.redis_connection import KNOWN_SECONDS
 from verifier.stores.redis_servers import SLOT_OF_SHARD, ForgetfulServerError, Servers
 from verifier.stores.scripts import Code
-from verifier.tests.calls import QUICK, begin, fails, heals, on_loop, use
+from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, use
 
 pytestmark = pytest.mark.redis
 
@@ -41,9 +41,9 @@ def test_RF_5_a_server_that_no_longer_says_who_it_is_is_not_believed(
         may(server, "-info")
         await asyncio.sleep(KNOWN_SECONDS)
         # The script runs, but its result is discarded.
-        assert isinstance(await fails(use(servers, grant)), ForgetfulServerError)
+        assert isinstance(await assert_call_fails(use(servers, grant)), ForgetfulServerError)
         # A new connection is not believed either.
-        assert "refused" in (await fails(use(servers, grant))).why
+        assert "refused" in (await assert_call_fails(use(servers, grant))).why
         may(server, "+info")
         assert (await heals(servers, grant)).code is Code.OK
 
@@ -56,7 +56,7 @@ def test_script_the_server_refuses_to_reload_is_unavailable(server: redis_server
         grant = uuid.uuid4()
         may(server, "-script|load")
         server.client().script_flush()
-        assert "NOSCRIPT" in (await fails(use(servers, grant))).why
+        assert "NOSCRIPT" in (await assert_call_fails(use(servers, grant))).why
         may(server, "+script|load")
         assert (await heals(servers, grant)).code is Code.OK
 
@@ -73,7 +73,7 @@ def test_a_call_that_is_closed_before_it_leaves_is_not_asked(
         call = asyncio.create_task(use(servers, grant))
         await asyncio.sleep(0)
         servers.close()
-        assert (await fails(call)).why == "closed"
+        assert (await assert_call_fails(call)).why == "closed"
         assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 1
         # A later call gets a new connection.
         assert (await use(servers, grant)).number == 2
@@ -91,11 +91,11 @@ def test_calls_that_wait_in_vain_together_are_one_failure(
     server.freeze()
 
     async def work(servers: Servers) -> None:
-        calls = (fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
+        calls = (assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK)) for _ in range(20))
         assert {each.why for each in await asyncio.gather(*calls)} == {"the connection timed out"}
         # The next call is tried, not refused at once.
         assert (
-            await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+            await assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
         ).why == "the connection timed out"
 
     on_loop(server.url, work)
@@ -140,7 +140,9 @@ def test_cluster_shard_without_a_node_is_unavailable_until_served() -> None:
             sleep(0.3)
 
         async def work(servers: Servers) -> None:
-            assert (await fails(use(servers, grant))).why == "no server serves the shard"
+            assert (
+                await assert_call_fails(use(servers, grant))
+            ).why == "no server serves the shard"
             cluster.nodes[0].client().execute_command("CLUSTER ADDSLOTS", slot)
             await heals(servers, grant, seconds=20)
 
@@ -155,7 +157,7 @@ def test_a_cluster_that_hangs_is_waited_for_no_longer_than_the_deadline() -> Non
         async def work(servers: Servers) -> None:
             # The slots are not known yet, and the call ends while connections are being made.
             assert (
-                await fails(use(servers, uuid.uuid4(), deadline=QUICK))
+                await assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
             ).why == "no server said in time which server serves which shard"
 
         on_loop(cluster.url, work)
@@ -176,8 +178,8 @@ def test_RF_5_a_server_that_may_evict_from_now_on_is_not_believed(
         assert (await use(servers, grant)).code is Code.OK
         server.client().config_set("maxmemory-policy", "allkeys-lru")
         await asyncio.sleep(KNOWN_SECONDS)
-        assert isinstance(await fails(use(servers, grant)), ForgetfulServerError)
-        assert "noeviction" in (await fails(use(servers, grant))).why
+        assert isinstance(await assert_call_fails(use(servers, grant)), ForgetfulServerError)
+        assert "noeviction" in (await assert_call_fails(use(servers, grant))).why
         server.client().config_set("maxmemory-policy", "noeviction")
         assert (await heals(servers, grant)).code is Code.OK
 

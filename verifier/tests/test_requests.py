@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from verifier.tests.scene import LOOK, PAY, Scene, key, pay, refused, scene
+from verifier.tests.scene import LOOK, PAY, Scene, assert_refused, key, pay, scene
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_request_that_is_not_in_its_form_is_the_callers_mistake(
     place: Scene, change: dict[str, Any]
 ) -> None:
     body = place.body(LOOK) | change
-    assert refused(place, body, status=400)["error"] == "invalid_request"
+    assert assert_refused(place, body, status=400)["error"] == "invalid_request"
     # Nothing was spent: the same body without the mistake passes.
     clean = {name: value for name, value in body.items() if name not in change}
     fresh = place.body(LOOK)
@@ -76,7 +76,7 @@ def _defaults(place: Scene) -> dict[str, Any]:
     ],
 )
 def test_body_must_be_a_strict_json_object(place: Scene, raw: bytes) -> None:
-    assert refused(place, raw, status=400)["error"] == "invalid_request"
+    assert assert_refused(place, raw, status=400)["error"] == "invalid_request"
 
 
 @pytest.mark.django_db
@@ -95,13 +95,13 @@ def test_EN_14_amount_must_be_a_plain_positive_decimal(value: object) -> None:
         "amount": {"value": value, "currency": "EUR"},
     }
     body = place.body(action, idempotency_key=key())
-    assert refused(place, body, status=400)["error"] == "invalid_request"
+    assert assert_refused(place, body, status=400)["error"] == "invalid_request"
 
 
 @pytest.mark.django_db
 def test_a_payment_must_name_its_operation() -> None:
     place = scene(PAY)
-    assert refused(place, place.body(pay("1.00")), status=400)["error"] == "invalid_request"
+    assert assert_refused(place, place.body(pay("1.00")), status=400)["error"] == "invalid_request"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_payment_must_name_its_operation() -> None:
     ["", "/", "calendar//x", "calendar/../x", "calendar/.", "calendär", "x" * 256, "a b"],
 )
 def test_a_malformed_resource_is_covered_by_nothing(place: Scene, resource: str) -> None:
-    answer = refused(place, place.body({"type": "read", "resource": resource}))
+    answer = assert_refused(place, place.body({"type": "read", "resource": resource}))
     assert (answer["error"], answer["reason"]) == ("insufficient_scope", "no_capability")
 
 

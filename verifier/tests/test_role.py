@@ -23,8 +23,8 @@ from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
 from verifier.services.clocks import HostClock
-from verifier.services.epochs import ClockOff, leave
-from verifier.services.epochs import begin as begin_epoch
+from verifier.services.epochs import ClockOff, end_epoch
+from verifier.services.epochs import start_epoch as begin_epoch
 from verifier.services.state_changes import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence import begin
@@ -294,7 +294,7 @@ def test_it_keeps_the_home(bound: None) -> None:
         Home.objects.bulk_create([Home(began_at=now)], ignore_conflicts=True)
         home.select_for_update().get()
         home.update(back_after=30)
-        assert leave(epoch=1, for_kind="redis", reason="moved", actor=SYSTEM, now=now)
+        assert end_epoch(epoch=1, for_kind="redis", reason="moved", actor=SYSTEM, now=now)
         seen = home.get()
         with transaction.atomic():
             begin_epoch(

@@ -15,7 +15,7 @@ from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
-from verifier.tests.stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
+from verifier.tests.script_stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
 

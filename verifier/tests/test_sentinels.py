@@ -15,7 +15,7 @@ from tests.postgres import free_port
 from tests.redis_servers import Watched
 from verifier.models import Home
 from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import look
+from verifier.services.epochs import read_or_create_row
 from verifier.stores import scripts
 from verifier.stores.redis_connection import ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_for_threads import sync_client
@@ -84,7 +84,7 @@ def test_no_sentinel_that_names_a_primary_is_redis_away(name: str) -> None:
 def test_RF_5_a_replica_that_takes_over_begins_another_epoch(watched: Watched) -> None:
     """The replica may lack the last spent proofs, so the old epoch must not use it."""
     keeper, probe = Keeper(), RedisProbe()
-    look()
+    read_or_create_row()
     probe.mark(1)
     Home.objects.update(kind="redis", servers=sorted(probe.run_ids()))
     first = Home.objects.get()

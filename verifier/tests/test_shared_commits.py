@@ -28,12 +28,12 @@ from django.utils import timezone
 from agentauth.protocol.decision import decide
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from registry.models import SpentProof
-from registry.services.proofs import spend_proof
+from registry.services.spent_proofs import spend_proof
 from verifier.models import GrantLedger
 from verifier.stores import Permit, StoreCall, database
 from verifier.stores import group_commit as module
-from verifier.stores.database import Asked, UncertainError
-from verifier.stores.group_commit import Lane
+from verifier.stores.database import DecisionRequest, UncertainError
+from verifier.stores.group_commit import GroupCommitter
 from verifier.tests.scene import PAY, scene
 from verifier.tests.test_store_contract import payment, words
 
@@ -60,16 +60,18 @@ def atomically(unit: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def handed_in(
-    works: list[Asked | tuple[str, Callable[[], Any]]],
+    works: list[DecisionRequest | tuple[str, Callable[[], Any]]],
     when_told: Callable[[int], object] = lambda _: None,
 ) -> list[Any]:
     """The outcomes of calls and other units that wait together before the only thread starts."""
 
     async def main() -> list[Any]:
-        lane = Lane(threads=1)
+        lane = GroupCommitter(threads=1)
         asked = [
             asyncio.ensure_future(
-                lane.decide(work) if isinstance(work, Asked) else lane.run(work[1], queue=work[0])
+                lane.decide(work)
+                if isinstance(work, DecisionRequest)
+                else lane.run(work[1], queue=work[0])
             )
             for work in works
         ]
@@ -89,9 +91,9 @@ def spent() -> int:
     return SpentProof.objects.count()
 
 
-def payments(number: int) -> list[Asked]:
+def payments(number: int) -> list[DecisionRequest]:
     """Payments of as many agents."""
-    return [Asked(payment(scene(PAY, max_uses=9))) for _ in range(number)]
+    return [DecisionRequest(payment(scene(PAY, max_uses=9))) for _ in range(number)]
 
 
 def debits() -> int:
@@ -157,7 +159,7 @@ def test_statement_failure_outside_a_savepoint_gives_no_yes(
 def test_shared_commits_of_one_grant_never_deadlock() -> None:
     """An agent sends the same two proofs in both orders."""
     place = scene(PAY, max_uses=9)
-    one, two = Asked(payment(place)), Asked(payment(place))
+    one, two = DecisionRequest(payment(place)), DecisionRequest(payment(place))
     with ThreadPoolExecutor(2) as pool:
         told = [*pool.map(lambda calls: handed_in([*calls]), ([one, two], [two, one]))]
     assert sorted(words(each) for each in chain(*told)) == ["replayed", "replayed", "yes", "yes"]
@@ -200,7 +202,7 @@ def test_failed_commit_gives_no_yes_and_no_second_decision(
 
 def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
     async def main() -> str:
-        lane = Lane(threads=1)
+        lane = GroupCommitter(threads=1)
         lane.start()
         try:
             with pytest.raises(TemporarilyUnavailableError):
@@ -216,12 +218,12 @@ def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
 def test_at_most_so_many_share_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def counted(asked: list[Asked], **_: object) -> list[Any]:
+    def counted(asked: list[DecisionRequest], **_: object) -> list[Any]:
         sizes.append(len(asked))
         return asked
 
     monkeypatch.setattr(module, "decide_all", counted)
-    handed_in([Asked(cast("Any", SimpleNamespace(queue="")))] * 70)
+    handed_in([DecisionRequest(cast("Any", SimpleNamespace(queue="")))] * 70)
     assert sizes == [32, 32, 6]
 
 
@@ -242,7 +244,7 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
         return spend("slow")()
 
     async def main() -> list[Any]:
-        lane = Lane(threads=2)
+        lane = GroupCommitter(threads=2)
         lane.start()
         first = asyncio.ensure_future(lane.run(slow))
         await asyncio.to_thread(began.wait, 10)
@@ -261,7 +263,7 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
 
 def test_cancelled_call_delays_no_other_call() -> None:
     async def main() -> str:
-        lane = Lane(threads=1)
+        lane = GroupCommitter(threads=1)
         gone = asyncio.ensure_future(lane.run(spend("gone")))
         stays = asyncio.ensure_future(lane.run(spend("stays")))
         await asyncio.sleep(0)

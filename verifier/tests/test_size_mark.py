@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django.fixtures import Settings
 
-from audit.witness.history import Mark
+from audit.witness.log_position import Mark
 from tests import redis_servers
 from verifier.stores.size_mark import KEY, advance_mark, read_mark
 

@@ -22,15 +22,15 @@ from kms.state_publisher import Subject, publish_change
 from registry.models import Grant
 from registry.services import agents, grants, manifests, people, service_providers, tokens
 from registry.services.token_state import TokenState, token_state
-from tests.pace import within
-from verifier.services import shared_reads, state_cache
-from verifier.services.elapsed import Moment
-from verifier.services.known_tokens import known_tokens
-from verifier.services.shared_reads import MOST_LOADS
+from tests.time_limits import within
+from verifier.services import batch_loader, state_cache
+from verifier.services.batch_loader import MOST_LOADS
+from verifier.services.elapsed import ClockReading
 from verifier.services.state_changes import Changes
 from verifier.services.state_watcher import Look, News
-from verifier.tests.followed import EVERYTHING, Followed, basic, followed, until
+from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
+from verifier.tests.state_cache_harness import EVERYTHING, Followed, basic, followed, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -262,7 +262,7 @@ def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(
 
 def test_tokens_that_are_over_are_given_up(world: World, process: Followed) -> None:
     late = timezone.now() + timedelta(hours=1)
-    news = News(look=Look(Moment.now(), process.follower.token_keys(), 0.0))
+    news = News(look=Look(ClockReading.now(), process.follower.token_keys(), 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timezone, "now", lambda: late)
         process.call(process.follower._hear, news)
@@ -300,7 +300,7 @@ def test_an_envelope_is_light_that_counts_nothing_in_the_database(
     envelope: dict[str, Any], *, light: bool
 ) -> None:
     jti = issued(scene(PAY, **envelope))
-    known = known_tokens([jti])[jti]
+    known = load_tokens([jti])[jti]
     assert not isinstance(known, Exception)
     assert known.terms.light is light
 
@@ -310,9 +310,9 @@ def test_terms_that_cannot_be_read_are_an_error_of_their_own_tokens_alone(
 ) -> None:
     Grant.objects.filter(pk=world.mine.grant.pk).update(capabilities=[{"type": "nonsense"}])
     # No receipt covers them, so do not check receipts here.
-    assert not isinstance(known_tokens(list(world.jtis))[world.first], Exception)
+    assert not isinstance(load_tokens(list(world.jtis))[world.first], Exception)
     monkeypatch.setattr(TokenState, "ends", ())
-    known = known_tokens(list(world.jtis))
+    known = load_tokens(list(world.jtis))
     assert isinstance(known[world.first], AgentAuthError)
     assert not isinstance(known[world.third], Exception)
 
@@ -327,7 +327,7 @@ class Paused:
 
     def __call__(self, keys: Any) -> Any:
         self.calls.append(list(keys))
-        found = known_tokens(keys)
+        found = load_tokens(keys)
         self.read.release()
         assert self.go.acquire(timeout=10)
         return found
@@ -337,9 +337,9 @@ class Paused:
 
 @pytest.fixture
 def paused(monkeypatch: pytest.MonkeyPatch) -> Paused:
-    monkeypatch.setattr(shared_reads, "WAIT_SECONDS", 20.0)
+    monkeypatch.setattr(batch_loader, "WAIT_SECONDS", 20.0)
     reader = Paused()
-    monkeypatch.setattr(state_cache, "known_tokens", reader)
+    monkeypatch.setattr(state_cache, "load_tokens", reader)
     return reader
 
 

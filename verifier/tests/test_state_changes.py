@@ -17,7 +17,7 @@ from verifier.services.state_changes import (
     publish,
     state_since,
 )
-from verifier.tests.followed import settle
+from verifier.tests.state_cache_harness import settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,20 +22,20 @@ from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnava
 from agentauth.protocol.limits import Rate, microseconds
 from audit import kinds
 from audit.models import Event
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from kms.services import verification_keys
 from registry.services.agents import suspend_agent
 from registry.services.grants import revoke_grant
 from registry.services.nonces import nonces_of
 from registry.services.tokens import revoke_token
-from tests import receipts, redis_servers, through
+from tests import endpoint_modes, receipts, redis_servers
 from tests.oracle import counters as owed
 from verifier.answers import body_of
 from verifier.checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
 from verifier.services import epochs, presence
-from verifier.stores import Delivery, EarlyRefusal, Permit, Recalled, StoreCall
+from verifier.stores import EarlyRefusal, Permit, ProviderKey, StoreCall, StoredAnswer
 from verifier.stores import redis_decisions as light_decisions
 from verifier.stores.database import decide_one
 from verifier.stores.redis_for_threads import SyncServers
@@ -58,7 +58,7 @@ class Kept:
 
     def said(self, outcome: str = "success") -> int:
         if self.redis:
-            through.drained()
+            endpoint_modes.drain_redis_to_log()
         decisions = Event.objects.filter(kind__startswith="verifier.decision.", outcome=outcome)
         return decisions.count()
 
@@ -94,7 +94,7 @@ def kept(
     for node in running.nodes:
         node.client().flushall()
     monkeypatch.setattr(settings, "REDIS_URL", running.url)
-    with through.at_home_in_redis(running.url):
+    with endpoint_modes.use_redis_replay_cache(running.url):
         yield Kept(decided, redis=True)
 
 
@@ -104,13 +104,13 @@ def decisions() -> list[Event]:
 
 def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreCall | EarlyRefusal:
     """A request after the checks that need no store."""
-    now, tenure = timezone.now(), epochs.LEASE.current()
+    now, replay_epoch = timezone.now(), epochs.LEASE.current()
     return prepare(
         parse_verify_request(place.body(action, **more)),
         service_provider=place.provider,
         keys=verification_keys(purpose="token", now=now),
-        tenure=tenure,
-        nonces=nonces_of(tenure.nonce_server(str(place.provider.pk)), now),
+        replay_epoch=replay_epoch,
+        nonces=nonces_of(replay_epoch.nonce_server(str(place.provider.pk)), now),
         nonce_required=False,
         actor=SYSTEM,
         now=now,
@@ -131,7 +131,7 @@ def payment(place: Scene, value: str = "1.00", **more: Any) -> StoreCall:
 def words(outcome: Any) -> str:
     if isinstance(outcome, Refuse):
         return outcome.reason or outcome.error
-    if isinstance(outcome, Recalled):
+    if isinstance(outcome, StoredAnswer):
         return "recalled"
     assert isinstance(outcome, Permit)
     return "repeated" if outcome.repeated else "yes"
@@ -226,8 +226,8 @@ def test_an_operation_is_remembered_with_its_debit(kept: Kept) -> None:
 def test_no_yes_is_given_in_another_epoch(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY)
     mine = ask(place)
-    row, _ = epochs.look()
-    epochs.leave(
+    row, _ = epochs.read_or_create_row()
+    epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
     epochs.LEASE._last = None
@@ -245,7 +245,7 @@ def test_a_redis_that_forgot_says_nothing(
 ) -> None:
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     place = scene(READ, PAY, max_requests_per_minute=600)
-    with through.at_home_in_redis(redis_url):
+    with endpoint_modes.use_redis_replay_cache(redis_url):
         kept = Kept(decided, redis=True)
         RedisProbe().mark(7)
         with pytest.raises(TemporarilyUnavailableError):
@@ -261,7 +261,7 @@ def test_no_yes_is_given_if_no_event_can_be_kept(
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
     monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
     place, servers = scene(READ), SyncServers(redis_url)
-    with through.at_home_in_redis(redis_url):
+    with endpoint_modes.use_redis_replay_cache(redis_url):
         kept = Kept(decided, redis=True)
         calls = [call(place) for _ in range(5)]
         assert [words(kept.apply(each)) for each in calls[:3]] == ["yes"] * 3
@@ -293,9 +293,9 @@ def test_the_rate_is_that_of_the_protocol(kept: Kept, monkeypatch: pytest.Monkey
         tat = tat if waits else rate.advance(tat, at)
 
 
-def named(place: Scene, body: bytes = b"1") -> Delivery:
+def named(place: Scene, body: bytes = b"1") -> ProviderKey:
     """The service provider's name for a call, and its body."""
-    return Delivery(digest=sha256(place.provider.pk.bytes), body_sha256=sha256(body))
+    return ProviderKey(digest=sha256(place.provider.pk.bytes), body_sha256=sha256(body))
 
 
 @pytest.mark.parametrize("ask", [call, payment], ids=["light", "durable"])
@@ -303,10 +303,10 @@ def test_a_call_under_its_providers_name_is_judged_once(
     kept: Kept, ask: Callable[..., StoreCall]
 ) -> None:
     place = scene(READ, PAY, max_requests_per_minute=6, max_burst=1)
-    mine = replace(ask(place), delivery=named(place))
+    mine = replace(ask(place), provider_key=named(place))
     assert together(kept, [mine] * 8) == {"yes": 1, "recalled": 7}
     assert (kept.said(), kept.said("denied")) == (1, 0)
-    other = replace(mine, delivery=named(place, b"2"))
+    other = replace(mine, provider_key=named(place, b"2"))
     if kept.redis and ask is call:
         # Redis finds a call by its proof alone.
         assert words(kept.apply(other)) == "replayed"
@@ -316,7 +316,7 @@ def test_a_call_under_its_providers_name_is_judged_once(
     # A yes is repeated only while the token may still act.
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     told = kept.apply(mine)
-    assert (told.body if isinstance(told, Recalled) else body_of(told))[
+    assert (told.body if isinstance(told, StoredAnswer) else body_of(told))[
         "reason"
     ] == "grant_inactive"
 
@@ -325,7 +325,7 @@ def test_a_call_under_its_providers_name_is_judged_once(
 def test_a_no_under_its_providers_name_stays_one(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY, max_requests_per_minute=6, max_burst=1)
     assert words(kept.apply(ask(place))) == "yes"
-    late = replace(ask(place), delivery=named(place))
+    late = replace(ask(place), provider_key=named(place))
     assert words(kept.apply(late)) == "rate"
     assert [words(kept.apply(late)) for _ in range(2)] == ["recalled"] * 2
     assert (kept.said(), kept.said("denied")) == (1, 1)
@@ -336,7 +336,7 @@ def test_what_ends_before_the_store_is_on_record_once(kept: Kept) -> None:
     refusal = prepared(place, LOOK, proof="x")
     assert isinstance(refusal, EarlyRefusal)
     assert words(decide_one(refusal)) == "malformed"
-    under_a_name = replace(refusal, delivery=named(place))
+    under_a_name = replace(refusal, provider_key=named(place))
     assert [words(decide_one(under_a_name)) for _ in range(3)] == [
         "malformed",
         "recalled",

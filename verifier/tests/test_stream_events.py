@@ -16,10 +16,10 @@ from audit.identifiers import new_id
 from audit.log.entries import commitment
 from audit.models import Event
 from audit.services import record_many
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from verifier.models import StreamCursor
 from verifier.services import outbox, web_process
-from verifier.stores import EarlyRefusal, Spent, StoreCall, scripts
+from verifier.stores import EarlyRefusal, SpendResult, StoreCall, scripts
 from verifier.stores.database import Outcome, decide_one
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entries import no_entry, yes_entry, yes_frame
@@ -40,7 +40,7 @@ class Listening:
 
     last: StoreCall | EarlyRefusal
 
-    def decide(self, call: StoreCall | EarlyRefusal, spent: Spent | None) -> Outcome:
+    def decide(self, call: StoreCall | EarlyRefusal, spent: SpendResult | None) -> Outcome:
         self.last = call
         return decide_one(call, spent)
 

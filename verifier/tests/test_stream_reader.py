@@ -22,14 +22,14 @@ from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
 from kms.models import Key
 from kms.services import disable_key
-from tests import redis_servers, through
-from tests.pace import within
-from tests.through import LeanClient, Running, at_home_in_redis
+from tests import endpoint_modes, redis_servers
+from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
+from tests.time_limits import within
 from verifier import checks, flow, stores
 from verifier.endpoint import MAX_IN_FLIGHT
 from verifier.services import batch_order, epochs, state_cache
-from verifier.services.known_tokens import Known
-from verifier.services.state_cache import Follower
+from verifier.services.state_cache import StateCache
+from verifier.services.token_cache import CachedToken
 from verifier.stores import NotDoneError
 from verifier.stores import group_commit as lanes
 from verifier.tests import scene as scenes
@@ -65,7 +65,7 @@ def running(
     The key exists before it: SQLite sends no notifications, so a later one is known after 0.5 s.
     """
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=SHORT))
-    with at_home_in_redis(server.url):
+    with use_redis_replay_cache(server.url):
         made = Running()
         monkeypatch.setattr(LeanClient, "endpoint", made, raising=False)
         monkeypatch.setattr(scenes, "new_client", LeanClient)
@@ -193,16 +193,16 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
     running: Running, monkeypatch: pytest.MonkeyPatch, introspected: bool
 ) -> None:
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
-    place, read = scene(), Follower.state
+    place, read = scene(), StateCache.state
     token = place.token()
 
-    async def slowly(follower: Follower, jti: str) -> Known | None:
+    async def slowly(follower: StateCache, jti: str) -> CachedToken | None:
         await asyncio.to_thread(apart, disable_the_token_key)
         await asyncio.sleep(1)
         return await read(follower, jti)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Follower, "state", slowly)
+        patch.setattr(StateCache, "state", slowly)
         answer = (
             form(place, f"token={token}")
             if introspected
@@ -260,7 +260,7 @@ def test_what_was_not_done_has_its_use_of_a_rate_back(
         raise NotDoneError
 
     with monkeypatch.context() as patch:
-        patch.setattr(lanes.Lane, "decide", held)
+        patch.setattr(lanes.GroupCommitter, "decide", held)
         assert place.post(place.body(LOOK)).status_code == 503
     assert place.ask(LOOK)["valid"]
     assert place.ask(LOOK)["reason"] == "rate"
@@ -293,10 +293,12 @@ def test_questions_of_batches_leave_room_for_others(
     place = scene()
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
-        for road in ("_lightly", "_durably"):
+        for road in ("_decide_in_redis", "_decide_in_database"):
             patch.setattr(flow, road, judged)
         # As if each request were about another grant.
-        patch.setattr(batch_order._OneOfMany, "comes", batch_order.Turn.comes)
+        patch.setattr(
+            batch_order._OneOfMany, "wait_for_previous", batch_order.BatchSlot.wait_for_previous
+        )
         with ThreadPoolExecutor(3) as pool:
             for each in [
                 pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)
@@ -322,7 +324,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "_durably", durably)
+        patch.setattr(flow, "_decide_in_database", durably)
         with ThreadPoolExecutor(1) as pool:
             question, other = held.body(LOOK), free.body(LOOK)
             stuck = pool.submit(apart, lambda: ask(held, *[question] * 200))
@@ -344,7 +346,7 @@ def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_order.Gate, "enter", full)
+        patch.setattr(batch_order.BatchLimiter, "enter", full)
         told = ask(place, {}, place.body(LOOK))
     assert verdicts(told) == ["temporarily_unavailable"] * 2
     assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
@@ -385,7 +387,7 @@ def test_OG_23_answer_during_a_redis_outage_does_not_describe_redis(
 ) -> None:
     place = scene()
     assert place.ask(LOOK)["valid"]
-    monkeypatch.setattr(through, "drained", lambda: None)
+    monkeypatch.setattr(endpoint_modes, "drain_redis_to_log", lambda: None)
     server.stop()
     answer = place.post(place.body(LOOK))
     assert (answer.status_code, json.loads(answer.content)["error"]) == (

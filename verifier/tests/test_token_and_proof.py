@@ -17,7 +17,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from audit.models import Event
-from audit.tests.opened import opened
+from audit.tests.event_openings import opened
 from kms.models import Key
 from kms.services import disable_key
 from registry.models import Agent, BarredKey, Grant, Token
@@ -26,7 +26,7 @@ from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.people import suspend_human
 from registry.services.service_providers import revoke_service_provider
 from registry.services.tokens import revoke_token
-from verifier.tests.scene import LOOK, SYSTEM, Scene, change, refused, scene
+from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, change, scene
 
 
 def other_key() -> LocalSigner:
@@ -71,9 +71,9 @@ def test_a_good_call_is_answered_in_full(place: Scene) -> None:
 
 def test_VB_1_without_valid_credentials_the_answer_reveals_nothing(place: Scene) -> None:
     body, revoked = place.body(LOOK), place.body(LOOK)
-    wrong = refused(place, body, status=401, secret="not-the-secret")
+    wrong = assert_refused(place, body, status=401, secret="not-the-secret")
     revoke_service_provider(service_provider=place.provider, actor=SYSTEM, now=timezone.now())
-    assert refused(place, revoked, status=401) == wrong
+    assert assert_refused(place, revoked, status=401) == wrong
     assert wrong["error"] == "invalid_client"
     anonymous = place.client.post(
         "/v1/verify", data=json.dumps(body), content_type="application/json"
@@ -106,28 +106,30 @@ def test_VB_2_another_providers_token_looks_like_a_forged_one(place: Scene) -> N
         LocalSigner(PrivateKey.generate(), kid=Key.objects.get(purpose="token").kid),
     )
     answers = [
-        refused(place, place.body(LOOK, token=theirs)),
-        refused(place, place.body(LOOK, token=forged)),
-        refused(place, place.body(LOOK, token=sign_token(claims_of(place, ""), other_key()))),
+        assert_refused(place, place.body(LOOK, token=theirs)),
+        assert_refused(place, place.body(LOOK, token=forged)),
+        assert_refused(
+            place, place.body(LOOK, token=sign_token(claims_of(place, ""), other_key()))
+        ),
     ]
     assert all(answer == answers[0] for answer in answers)
     assert verdict(answers[0]) == "invalid_token/unknown"
     # Before the expiry is checked.
     with time_machine.travel(timezone.now() + timedelta(hours=1), tick=False):
-        assert refused(place, place.body(LOOK, token=theirs)) == answers[0]
+        assert assert_refused(place, place.body(LOOK, token=theirs)) == answers[0]
 
 
 def test_VB_2_a_signed_token_without_a_row_is_unknown(place: Scene) -> None:
     token = place.token()
     Token.objects.filter(grant=place.grant).delete()
-    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+    assert verdict(assert_refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
 def test_VB_2_a_grant_that_is_not_the_callers_is_unknown(place: Scene) -> None:
     # The signature names the caller, the rows name another provider: neither is believed.
     token, other = place.token(), scene()
     Grant.objects.filter(pk=place.grant.pk).update(service_provider=other.provider)
-    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+    assert verdict(assert_refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
 def test_VB_3_token_id_is_not_accepted_as_a_token(place: Scene) -> None:
@@ -135,20 +137,23 @@ def test_VB_3_token_id_is_not_accepted_as_a_token(place: Scene) -> None:
     jti = Token.objects.get(grant=place.grant).jti
     body = place.body(LOOK)
     del body["token"]
-    assert refused(place, body, status=400)["error"] == "invalid_request"
-    assert refused(place, {**body, "jti": jti}, status=400)["error"] == "invalid_request"
-    assert verdict(refused(place, place.body(LOOK, token=jti))) == "invalid_token/malformed"
+    assert assert_refused(place, body, status=400)["error"] == "invalid_request"
+    assert assert_refused(place, {**body, "jti": jti}, status=400)["error"] == "invalid_request"
+    assert verdict(assert_refused(place, place.body(LOOK, token=jti))) == "invalid_token/malformed"
 
 
 @pytest.mark.parametrize("proof", [None, "", "x.y"])
 def test_VB_4_no_proof_is_never_allowed(place: Scene, proof: str | None) -> None:
-    assert verdict(refused(place, place.body(LOOK, proof=proof))) == "invalid_dpop_proof/malformed"
+    assert (
+        verdict(assert_refused(place, place.body(LOOK, proof=proof)))
+        == "invalid_dpop_proof/malformed"
+    )
 
 
 def test_VB_4_an_omitted_proof_is_never_allowed(place: Scene) -> None:
     body = place.body(LOOK)
     del body["proof"]
-    assert verdict(refused(place, body)) == "invalid_dpop_proof/malformed"
+    assert verdict(assert_refused(place, body)) == "invalid_dpop_proof/malformed"
 
 
 @pytest.mark.parametrize(
@@ -170,13 +175,15 @@ def test_VB_6_the_proof_must_name_the_very_call(
     change = {
         name: value.format(audience=place.provider.audience) for name, value in change.items()
     }
-    assert verdict(refused(place, place.body(LOOK) | change)) == f"invalid_dpop_proof/{reason}"
+    assert (
+        verdict(assert_refused(place, place.body(LOOK) | change)) == f"invalid_dpop_proof/{reason}"
+    )
 
 
 def test_VB_6_proof_naming_a_url_outside_the_audience_is_refused(place: Scene) -> None:
     token, url = place.token(), "https://elsewhere.example/v1/things"
     body = place.body(LOOK, token=token, url=url, proof=place.proof(token, url=url))
-    assert verdict(refused(place, body)) == "invalid_dpop_proof/url"
+    assert verdict(assert_refused(place, body)) == "invalid_dpop_proof/url"
 
 
 def other_tokens_proof(place: Scene, token: str) -> str:
@@ -207,7 +214,7 @@ def test_every_fault_of_a_proof_has_its_reason(
 ) -> None:
     token = place.token()
     body = place.body(LOOK, token=token, proof=make(place, token))
-    assert verdict(refused(place, body)) == f"invalid_dpop_proof/{expected}"
+    assert verdict(assert_refused(place, body)) == f"invalid_dpop_proof/{expected}"
     # The refusal is in the feeds of the agent and its human, since the token was valid.
     assert place.denial is not None
     assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
@@ -216,22 +223,22 @@ def test_every_fault_of_a_proof_has_its_reason(
 def test_DP_100_unknown_nonce_is_refused_and_the_proof_is_not_spent(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     body = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, nonce="stale"))
-    assert refused(place, body)["error"] == "use_dpop_nonce"
+    assert assert_refused(place, body)["error"] == "use_dpop_nonce"
     assert place.ask(LOOK, token=token, proof=place.proof(token, jti=jti))["valid"]
 
 
 def test_anothers_key_is_a_fault_of_binding_and_spends_nothing(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     thief = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, signer=other_key()))
-    assert verdict(refused(place, thief)) == "invalid_token/binding"
-    assert verdict(refused(place, thief)) == "invalid_token/binding"
+    assert verdict(assert_refused(place, thief)) == "invalid_token/binding"
+    assert verdict(assert_refused(place, thief)) == "invalid_token/binding"
     assert place.ask(LOOK, token=token, proof=place.proof(token, jti=jti))["valid"]
 
 
 def test_a_proof_passes_once(place: Scene) -> None:
     body = place.body(LOOK)
     assert place.post(body).json()["valid"]  # type: ignore[attr-defined]
-    assert verdict(refused(place, body)) == "invalid_dpop_proof/replayed"
+    assert verdict(assert_refused(place, body)) == "invalid_dpop_proof/replayed"
     # The same jti in a new signature is the same proof.
     token, jti = place.token(), secrets.token_urlsafe()
     assert place.ask(token=token, proof=place.proof(token, jti=jti))["valid"]
@@ -240,7 +247,7 @@ def test_a_proof_passes_once(place: Scene) -> None:
         token=token,
         proof=place.proof(token, jti=jti, iat=int(timezone.now().timestamp()) - 1),
     )
-    assert verdict(refused(place, again)) == "invalid_dpop_proof/replayed"
+    assert verdict(assert_refused(place, again)) == "invalid_dpop_proof/replayed"
 
 
 @pytest.mark.parametrize("action", [LOOK, {"type": "write", "resource": "calendar"}, None])
@@ -250,7 +257,7 @@ def test_a_proof_is_spent_whatever_follows(place: Scene, action: dict[str, Any] 
         Agent.objects.filter(pk=place.agent.pk).update(status=Agent.Status.ACTIVE)
     body = place.body(action)
     place.post(body)
-    assert verdict(refused(place, body)) == "invalid_dpop_proof/replayed"
+    assert verdict(assert_refused(place, body)) == "invalid_dpop_proof/replayed"
 
 
 def test_a_dry_run_does_not_spend_and_does_see_what_was_spent(place: Scene) -> None:
@@ -259,7 +266,7 @@ def test_a_dry_run_does_not_spend_and_does_see_what_was_spent(place: Scene) -> N
     for _ in range(2):
         assert place.post(dry).json()["valid"]  # type: ignore[attr-defined]
     assert place.post(body).json()["valid"]  # type: ignore[attr-defined]
-    assert verdict(refused(place, dry)) == "invalid_dpop_proof/replayed"
+    assert verdict(assert_refused(place, dry)) == "invalid_dpop_proof/replayed"
 
 
 def leaking(place: Scene, token: str) -> str:
@@ -278,7 +285,7 @@ def test_a_private_key_in_a_proof_bars_it_for_ever(place: Scene) -> None:
     answer = place.post(place.body(LOOK, token=token, proof=leaking(place, token)))
     assert verdict(json.loads(answer.content)) == "invalid_dpop_proof/malformed"
     assert BarredKey.objects.filter(jkt=place.agent.jkt).exists()
-    assert refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
+    assert assert_refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
 
 
 @pytest.mark.parametrize(
@@ -321,18 +328,19 @@ def test_VB_12_what_is_revoked_is_refused_at_once(
     token = place.token()
     assert place.ask(LOOK, token=token)["valid"]
     act(place)
-    answer = refused(place, place.body(LOOK, token=token))
+    answer = assert_refused(place, place.body(LOOK, token=token))
     assert verdict(answer) == f"invalid_token/{reason}"
     # Also for a dry run, and without an action.
     assert (
-        verdict(refused(place, place.body(token=token, dry_run=True))) == f"invalid_token/{reason}"
+        verdict(assert_refused(place, place.body(token=token, dry_run=True)))
+        == f"invalid_token/{reason}"
     )
 
 
 def test_VB_12_a_revoked_agents_tokens_are_refused(place: Scene) -> None:
     token = place.token()
     revoke_agent(agent=place.agent, actor=SYSTEM, now=timezone.now())
-    assert refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
+    assert assert_refused(place, place.body(LOOK, token=token))["error"] == "invalid_token"
 
 
 def test_VB_12_a_disabled_keys_tokens_are_unknown(place: Scene) -> None:
@@ -340,7 +348,7 @@ def test_VB_12_a_disabled_keys_tokens_are_unknown(place: Scene) -> None:
     disable_key(
         kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
     )
-    assert verdict(refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
+    assert verdict(assert_refused(place, place.body(LOOK, token=token))) == "invalid_token/unknown"
 
 
 def test_a_token_ends_to_the_second_and_begins_with_little_leeway(place: Scene) -> None:
@@ -353,14 +361,17 @@ def test_a_token_ends_to_the_second_and_begins_with_little_leeway(place: Scene) 
     ]:
         with time_machine.travel(start + timedelta(seconds=seconds), tick=False):
             body = place.body(LOOK, token=token)
-            answer = place.post(body).json() if expected == "valid" else refused(place, body)  # type: ignore[attr-defined]
+            answer = place.post(body).json() if expected == "valid" else assert_refused(place, body)  # type: ignore[attr-defined]
             assert verdict(answer) == expected, seconds
 
 
 def test_other_kind_of_jws_is_refused_as_a_token(place: Scene) -> None:
     token = place.token()
-    assert verdict(refused(place, place.body(LOOK, token=place.proof(token)))).startswith(
+    assert verdict(assert_refused(place, place.body(LOOK, token=place.proof(token)))).startswith(
         "invalid_token/"
     )
-    assert verdict(refused(place, place.body(LOOK, token=""))) == "invalid_token/malformed"
-    assert verdict(refused(place, place.body(LOOK, token="a" * 9000))) == "invalid_token/malformed"
+    assert verdict(assert_refused(place, place.body(LOOK, token=""))) == "invalid_token/malformed"
+    assert (
+        verdict(assert_refused(place, place.body(LOOK, token="a" * 9000)))
+        == "invalid_token/malformed"
+    )

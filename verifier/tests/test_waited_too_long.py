@@ -18,10 +18,10 @@ from registry.models import SpentProof
 from verifier import stores
 from verifier.models import ProviderCall
 from verifier.services import elapsed, epochs, freshness
-from verifier.services.elapsed import Moment
-from verifier.services.freshness import Basis
-from verifier.stores import EarlyRefusal, HeldUpError, Recalled, database
-from verifier.stores.database import Asked, decide_one, decide_together
+from verifier.services.elapsed import ClockReading
+from verifier.services.freshness import DecisionBasis
+from verifier.stores import EarlyRefusal, HeldUpError, StoredAnswer, database
+from verifier.stores.database import DecisionRequest, decide_one, decide_together
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_store_contract import call, named, prepared, words
@@ -35,8 +35,8 @@ def grows_old() -> None:
 
 def is_left() -> None:
     """Another process starts leaving the cache, and this one reads the row."""
-    row, _ = epochs.look()
-    epochs.leave(
+    row, _ = epochs.read_or_create_row()
+    epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
     epochs.LEASE._last = None
@@ -61,7 +61,7 @@ def test_what_others_of_its_commit_take_counts_too(
     monkeypatch.setattr(
         database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
     )
-    for asked in ([Asked(mine)], [Asked(mine), Asked(other)]):
+    for asked in ([DecisionRequest(mine)], [DecisionRequest(mine), DecisionRequest(other)]):
         assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
         epochs.LEASE._last = None
     assert Event.objects.count() == known
@@ -72,7 +72,7 @@ def test_RF_4_late_commit_gives_503_and_a_named_retry_gets_the_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = scene()
-    mine = replace(call(place), delivery=named(place))
+    mine = replace(call(place), provider_key=named(place))
     with monkeypatch.context() as patch:
         patch.setattr(freshness, "STALE_SECONDS", 1.0)
         patch.setattr(
@@ -114,7 +114,7 @@ def test_commit_is_not_decided_again_if_withholding_cannot_be_logged(
         raise OperationalError
 
     place = scene()
-    asked = [Asked(call(place)), Asked(call(place))]
+    asked = [DecisionRequest(call(place)), DecisionRequest(call(place))]
     monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(database, "record_drafts", fails)
     monkeypatch.setattr(
@@ -130,16 +130,16 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
 ) -> None:
     """Its proof is too old by now, so it arrives as a refusal."""
     place = scene()
-    mine = replace(call(place), delivery=named(place))
+    mine = replace(call(place), provider_key=named(place))
     assert words(decide_one(mine)) == "yes"
-    late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
-    assert isinstance(decide_one(late), Recalled)
+    late = replace(early(place), claims=mine.claims, provider_key=mine.provider_key)
+    assert isinstance(decide_one(late), StoredAnswer)
     known = Event.objects.count()
 
     monkeypatch.setattr(
         database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
     )
-    for refusal in (late, replace(late, delivery=None)):
+    for refusal in (late, replace(late, provider_key=None)):
         epochs.LEASE._last = None
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(refusal)
@@ -150,10 +150,10 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
 def test_without_leave_to_decide_no_yes_is_given_again() -> None:
     """The lease ended while the call waited for its turn."""
     place = scene()
-    mine = replace(call(place), delivery=named(place))
+    mine = replace(call(place), provider_key=named(place))
     assert words(decide_one(mine)) == "yes"
-    late = replace(early(place), claims=mine.claims, delivery=mine.delivery)
-    epochs.look()
+    late = replace(early(place), claims=mine.claims, provider_key=mine.provider_key)
+    epochs.read_or_create_row()
     is_left()
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(late)
@@ -182,7 +182,7 @@ def test_call_that_waited_too_long_holds_up_no_other_of_its_commit() -> None:
     place = scene()
     late = call(place)
     late = replace(late, now=late.now - stores._MOST_WAIT)
-    refused, decision = decide_together([Asked(late), Asked(call(place))])
+    refused, decision = decide_together([DecisionRequest(late), DecisionRequest(call(place))])
     assert isinstance(refused, TemporarilyUnavailableError)
     assert words(decision) == "yes"
     assert SpentProof.objects.count() == 1
@@ -190,7 +190,7 @@ def test_call_that_waited_too_long_holds_up_no_other_of_its_commit() -> None:
 
 def test_same_named_call_is_judged_once_in_one_commit() -> None:
     place = scene()
-    asked = Asked(replace(call(place), delivery=named(place)))
+    asked = DecisionRequest(replace(call(place), provider_key=named(place)))
     decision, held_up = decide_together([asked, asked])
     assert words(decision) == "yes"
     assert isinstance(held_up, HeldUpError)
@@ -201,15 +201,17 @@ def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyP
     at = [1000.0]
     for clock in ("monotonic", "time"):
         monkeypatch.setattr(elapsed, clock, lambda: at[0])
-    held = Basis(Moment.now(), epochs.LEASE.current())
+    held = DecisionBasis(ClockReading.now(), epochs.LEASE.current())
     at[0] += freshness.STALE_SECONDS - 0.5
     # A later read of the same epoch does not invalidate the basis.
     epochs.LEASE._last = None
-    assert epochs.LEASE.current() is not held.tenure
+    assert epochs.LEASE.current() is not held.replay_epoch
     held.check()
     freshness.check_age(held.began)
     with pytest.raises(TemporarilyUnavailableError):
-        replace(held, tenure=replace(held.tenure, epoch=held.tenure.epoch + 1)).check()
+        replace(
+            held, replay_epoch=replace(held.replay_epoch, number=held.replay_epoch.number + 1)
+        ).check()
     for act in (partial(held.check, 0.6), partial(freshness.check_age, held.began, 0.6)):
         with pytest.raises(TemporarilyUnavailableError):
             act()

@@ -10,20 +10,20 @@ import pytest
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.models import Event
-from tests import through
-from tests.equal import INTROSPECT, Both, ask
-from tests.equal import both as both  # noqa: PLC0414 — a fixture
-from tests.equal import served as served  # noqa: PLC0414 — a fixture
+from tests import endpoint_modes
+from tests.endpoint_comparison import INTROSPECT, Both, ask
+from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
+from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.flow import SPARE_SECONDS
 from verifier.services import elapsed, freshness
-from verifier.services.elapsed import Moment
+from verifier.services.elapsed import ClockReading
 from verifier.services.epochs import Lease
-from verifier.services.freshness import Basis
-from verifier.services.known_tokens import Known
+from verifier.services.freshness import DecisionBasis
 from verifier.services.state_watcher import Look, News
-from verifier.services.verifier_process import LeanVerifier
-from verifier.services.web_process import Web
-from verifier.stores.redis_decisions import Called
+from verifier.services.token_cache import CachedToken
+from verifier.services.verifier_process import VerifierProcess
+from verifier.services.web_process import WebProcess
+from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, key, scene
 
@@ -36,7 +36,7 @@ def asked(both: Both, at: Callable[..., Any]) -> tuple[int, list[Event]]:
     place = scene()
     both.running.look()
     status, *_ = at(both, ask(place, place.body(LOOK)))
-    through.drained()
+    endpoint_modes.drain_redis_to_log()
     return status, list(Event.objects.filter(kind__startswith="verifier.decision").order_by("pk"))
 
 
@@ -45,15 +45,15 @@ def asked(both: Both, at: Callable[..., Any]) -> tuple[int, list[Event]]:
 def test_a_yes_that_comes_too_late_to_be_given_is_said_to_be_withheld(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Basis, "check", over)
+    monkeypatch.setattr(DecisionBasis, "check", over)
     assert is_withheld(*asked(both, at))
 
 
-CHECK = Basis.check
+CHECK = DecisionBasis.check
 
 
-def over(self: Basis, spare: float = 0) -> None:
-    """`Basis.check`, but once Redis has answered, the state is too old."""
+def over(self: DecisionBasis, spare: float = 0) -> None:
+    """`DecisionBasis.check`, but once Redis has answered, the state is too old."""
     CHECK(self, spare)
     if not spare:
         raise TemporarilyUnavailableError
@@ -68,10 +68,10 @@ def test_yes_returned_on_a_retry_is_not_recorded_as_withheld(
     both.running.look()
     question = ask(place, place.body(LOOK), idempotency_key=key())
     with monkeypatch.context() as late:
-        late.setattr(Basis, "check", over)
+        late.setattr(DecisionBasis, "check", over)
         assert at(both, question)[0] == 503
     assert json.loads(at(both, question)[2])["valid"]
-    through.drained()
+    endpoint_modes.drain_redis_to_log()
     [event] = Event.objects.filter(kind__startswith="verifier.decision")
     assert event.kind == kinds.DECISION_ALLOWED
 
@@ -84,9 +84,9 @@ def test_a_rehearsal_is_withheld_though_it_has_a_name(
     """No answer of a dry run is kept, so no repeat could get this one."""
     place = scene()
     both.running.look()
-    monkeypatch.setattr(Basis, "check", over)
+    monkeypatch.setattr(DecisionBasis, "check", over)
     assert at(both, ask(place, place.body(LOOK, dry_run=True), idempotency_key=key()))[0] == 503
-    through.drained()
+    endpoint_modes.drain_redis_to_log()
     [withheld] = Event.objects.filter(kind=kinds.DECISION_DENIED)
     assert withheld.reason == "withheld"
 
@@ -106,29 +106,29 @@ def is_withheld(status: int, events: list[Event]) -> bool:
 def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept, of_web, evaluate = [0.0], Web.evaluate, LeanVerifier.evaluate
+    slept, of_web, evaluate = [0.0], WebProcess.evaluate, VerifierProcess.evaluate
     monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
 
-    async def halted_web(self: Web, script: Script, called: Called) -> Reply:
+    async def halted_web(self: WebProcess, script: Script, called: ScriptCall) -> Reply:
         reply = await of_web(self, script, called)
         slept[0] += 6
         return reply
 
-    async def halted_lean(self: LeanVerifier, script: Script, called: Called) -> Reply:
+    async def halted_lean(self: VerifierProcess, script: Script, called: ScriptCall) -> Reply:
         reply = await evaluate(self, script, called)
         slept[0] += 6
-        self.follower._hear(News(look=Look(Moment.now(), self.follower.token_keys(), 0.0)))
+        self.follower._hear(News(look=Look(ClockReading.now(), self.follower.token_keys(), 0.0)))
         return reply
 
-    monkeypatch.setattr(Web, "evaluate", halted_web)
-    monkeypatch.setattr(LeanVerifier, "evaluate", halted_lean)
+    monkeypatch.setattr(WebProcess, "evaluate", halted_web)
+    monkeypatch.setattr(VerifierProcess, "evaluate", halted_lean)
     assert is_withheld(*asked(both, at))
 
 
 @pytest.mark.parametrize("both", ["redis"], indirect=True)
 @pytest.mark.parametrize("at", AT)
 @pytest.mark.parametrize(
-    "what", [(Lease, "held", 1), (freshness, "check_age", 1)], ids=["lease", "age"]
+    "what", [(Lease, "last_epoch", 1), (freshness, "check_age", 1)], ids=["lease", "age"]
 )
 def test_redis_is_not_asked_for_what_could_not_be_told_any_more(
     both: Both, at: Callable[..., Any], what: tuple[Any, str, int], monkeypatch: pytest.MonkeyPatch
@@ -150,17 +150,17 @@ def test_redis_is_not_asked_for_what_could_not_be_told_any_more(
 def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slept, read, place = [0.0], LeanVerifier.known, scene()
+    slept, read, place = [0.0], VerifierProcess.cached_token, scene()
     both.running.look()
     question = ask(place, f"token={place.token()}".encode(), INTROSPECT)
     assert json.loads(both._lean(question)[2])["active"]
     monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
 
-    async def halted(self: LeanVerifier, jti: str) -> Known | None:
+    async def halted(self: VerifierProcess, jti: str) -> CachedToken | None:
         known = await read(self, jti)
         slept[0] += 6
-        self.follower._hear(News(look=Look(Moment.now(), self.token_keys(), 0.0)))
+        self.follower._hear(News(look=Look(ClockReading.now(), self.token_keys(), 0.0)))
         return known
 
-    monkeypatch.setattr(LeanVerifier, "known", halted)
+    monkeypatch.setattr(VerifierProcess, "cached_token", halted)
     assert both._lean(question)[0] == 503

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
 from agentauth.jobs import EACH_SECOND, JOBS, Job
-from agentauth.observability.operations import listen
+from agentauth.observability.ops_listener import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup import check_start
 

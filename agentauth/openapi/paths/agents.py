@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.operations import Body, Operation, SuccessResponse
 from agentauth.openapi.story import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
 
 _REGISTRATION: Final[dict[str, Any]] = {
@@ -35,8 +35,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "register_agent",
         "Register an agent by its key",
         {
-            201: Answer("A new agent.", "Registration", _REGISTRATION),
-            200: Answer(
+            201: SuccessResponse("A new agent.", "Registration", _REGISTRATION),
+            200: SuccessResponse(
                 "An agent that is registered already: same key, same manifest.",
                 "Registration",
                 _OWNED,
@@ -58,18 +58,18 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         callers=["proof"],
     ),
     "GET /v1/agents/me": Operation(
-        "own_agent", "The agent that makes the call", {200: Answer("", "Agent", _AGENT)}
+        "own_agent", "The agent that makes the call", {200: SuccessResponse("", "Agent", _AGENT)}
     ),
     "DELETE /v1/agents/me": Operation(
         "end_own_agent",
         "Revoke this agent permanently",
-        {204: Answer("Revoked, with its grants and tokens.")},
+        {204: SuccessResponse("Revoked, with its grants and tokens.")},
         keyed=True,
     ),
     "POST /v1/agents/me/manifest": Operation(
         "replace_manifest",
         "Renew or change the manifest",
-        {200: Answer("The agent after the change.", "Agent", _AGENT)},
+        {200: SuccessResponse("The agent after the change.", "Agent", _AGENT)},
         "Signed with the current key, with a later `iat`. Grants it no longer covers are "
         "suspended until a human signs again. An expired agent may renew.",
         body=Body("ManifestRequest", {"manifest": STORY["manifest"]}),
@@ -79,7 +79,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/agents/me/key": Operation(
         "replace_key",
         "Change to a new key",
-        {200: Answer("The agent after the change.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]})},
+        {
+            200: SuccessResponse(
+                "The agent after the change.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]}
+            )
+        },
         "The proof is made with the current key. `new_key` is signed with the new one: a JWS with "
         "`typ: agent-key+jwt`, its `jwk` and the claims `aud`, `iat`, `jti`, `agent_id`, "
         "`old_jkt`. Tokens bound to the old key end, and that key can never be used again.",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.operations import Answer, Operation
+from agentauth.openapi.operations import Operation, SuccessResponse
 from agentauth.openapi.shapes import integer, one_of, string
 from agentauth.openapi.story import ID, STORY
 from audit.api import DEFAULT_LIMIT, MAX_LIMIT
@@ -20,7 +20,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/events": Operation(
         "list_events",
         "Events that the caller may read",
-        {200: Answer("", "EventPage", {"results": [_EVENT], "next": str(_EVENT["leaf_index"])})},
+        {
+            200: SuccessResponse(
+                "", "EventPage", {"results": [_EVENT], "next": str(_EVENT["leaf_index"])}
+            )
+        },
         "An agent reads its own; a service provider with the auditor right reads all. Section 9.",
         query={
             "agent": string("Only events of this agent.", format="uuid"),
@@ -40,7 +44,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "audit_checkpoint",
         "The newest signed checkpoint of the log",
         {
-            200: Answer(
+            200: SuccessResponse(
                 "With the cosignatures of witnesses, if any.",
                 "CheckpointNote",
                 _LOG["checkpoint"],
@@ -53,7 +57,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/proof/inclusion": Operation(
         "audit_inclusion_proof",
         "Proof that an event is in the log",
-        {200: Answer("", "InclusionProof", _LOG["inclusion"])},
+        {200: SuccessResponse("", "InclusionProof", _LOG["inclusion"])},
         "RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` names "
         "another.",
         query={
@@ -68,7 +72,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/proof/consistency": Operation(
         "audit_consistency_proof",
         "Proof that the log has only grown",
-        {200: Answer("", "ConsistencyProof", _LOG["consistency"])},
+        {200: SuccessResponse("", "ConsistencyProof", _LOG["consistency"])},
         "RFC 9162 section 2.1.4.",
         query={
             "first": integer("The older size.", 1),
@@ -79,7 +83,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/proof/bundle": Operation(
         "audit_proof_bundle",
         "Proof of an event, for offline use",
-        {200: Answer("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)},
+        {200: SuccessResponse("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)},
         "With the newest checkpoint and its cosignatures. Together with the event, its salt and "
         "the log's key, it proves the event offline. `Accept` is ignored.",
         query={"event": _PROVED},
@@ -90,7 +94,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "audit_entries",
         "Entries of the log",
         {
-            200: Answer(
+            200: SuccessResponse(
                 "Each entry follows its length, which is two bytes, big-endian.",
                 "Bytes",
                 media_type=_BYTES,
@@ -102,7 +106,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/tile/{level}/{tile}": Operation(
         "audit_tile",
         "Hashes of the tree",
-        {200: Answer("Hashes of 32 bytes each, concatenated.", "Bytes", media_type=_BYTES)},
+        {
+            200: SuccessResponse(
+                "Hashes of 32 bytes each, concatenated.", "Bytes", media_type=_BYTES
+            )
+        },
         _TILE,
         errors=["not_found"],
     ),

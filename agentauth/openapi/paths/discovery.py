@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from agentauth.openapi.operations import Answer, Operation
+from agentauth.openapi.operations import Operation, SuccessResponse
 from agentauth.openapi.story import ISSUER, PROVIDER, STORY
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
@@ -57,31 +57,35 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /.well-known/agentauth": Operation(
         "discover",
         "Endpoints, algorithms, limits and keys of this registry",
-        {200: Answer("May be cached for 30 s.", "AgentAuthDiscovery", _AGENTAUTH)},
+        {200: SuccessResponse("May be cached for 30 s.", "AgentAuthDiscovery", _AGENTAUTH)},
     ),
     "GET /.well-known/oauth-authorization-server": Operation(
         "authorization_server_metadata",
         "OAuth metadata (RFC 8414)",
-        {200: Answer("May be cached for 300 s.", "AuthorizationServerMetadata", _METADATA)},
+        {
+            200: SuccessResponse(
+                "May be cached for 300 s.", "AuthorizationServerMetadata", _METADATA
+            )
+        },
         "`/v1/tokens` is not an OAuth token endpoint and is not listed as one.",
     ),
     "GET /.well-known/jwks.json": Operation(
         "token_keys",
         "The keys that sign tokens",
-        {200: Answer("May be cached for 30 s.", "Jwks", STORY["token_keys"])},
+        {200: SuccessResponse("May be cached for 30 s.", "Jwks", STORY["token_keys"])},
         "The next one, the active one, and retired ones that a token still in force may need. A "
         "new key is listed here for 130 s before it signs.",
     ),
     "GET /v1/schema/": Operation(
         "openapi",
         "This description, in OpenAPI 3.1",
-        {200: Answer("May be cached for 300 s.", "OpenApi")},
+        {200: SuccessResponse("May be cached for 300 s.", "OpenApi")},
         "`/docs/` shows it to people.",
     ),
     "GET /v1/service-providers/{reference}": Operation(
         "service_provider",
         "A service provider, before requesting a grant",
-        {200: Answer("", "ServiceProvider", PROVIDER | _POLICY)},
+        {200: SuccessResponse("", "ServiceProvider", PROVIDER | _POLICY)},
         errors=["not_found"],
     ),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.operations import Body, Operation, SuccessResponse
 from agentauth.openapi.shapes import integer, string
 from agentauth.openapi.story import (
     ASKED_AT,
@@ -59,10 +59,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "request_grant",
         "Request a grant",
         {
-            201: Answer(
+            201: SuccessResponse(
                 "The request waits for a human, for at most one hour.", "GrantAccepted", _ACCEPTED
             ),
-            200: Answer(
+            200: SuccessResponse(
                 "An identical request is waiting already: this is it.", "GrantAccepted", _ACCEPTED
             ),
         },
@@ -82,13 +82,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/grants": Operation(
         "list_grants",
         "The agent's own grants, newest first",
-        {200: Answer("", "GrantPage", {"results": [GRANT], "next": None})},
+        {200: SuccessResponse("", "GrantPage", {"results": [GRANT], "next": None})},
         query=PAGE,
     ),
     "GET /v1/grants/{grant_id}": Operation(
         "follow_grant",
         "A grant, at once or as soon as it is decided",
-        {200: Answer("", "Grant", GRANT)},
+        {200: SuccessResponse("", "Grant", GRANT)},
         "Poll at most every `interval` seconds while it waits.",
         query={"wait": WAIT},
         errors=["not_found", "slow_down"],
@@ -96,21 +96,21 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/grants/{grant_id}/withdraw": Operation(
         "withdraw_grant",
         "Withdraw a request that is waiting",
-        {204: Answer("Withdrawn. A repeated call changes nothing.")},
+        {204: SuccessResponse("Withdrawn. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),
     "POST /v1/grants/{grant_id}/revoke": Operation(
         "revoke_grant",
         "Give a grant back",
-        {204: Answer("Revoked. A repeated call changes nothing.")},
+        {204: SuccessResponse("Revoked. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),
     "GET /v1/grants/{grant_id}/receipt": Operation(
         "grant_receipt",
         "What the human signed",
-        {200: Answer("", "Receipt", _RECEIPT)},
+        {200: SuccessResponse("", "Receipt", _RECEIPT)},
         "For the agent, its human, and a service provider with the auditor right; all others "
         "get 404. "
         "`python -m agentauth.sdk verify-receipt` checks it without any server.",

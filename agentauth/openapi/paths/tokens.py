@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from agentauth.openapi.operations import FORM, Answer, Body, Operation
+from agentauth.openapi.operations import FORM, Body, Operation, SuccessResponse
 from agentauth.openapi.story import ID, STORY
 
 _TOKEN: Final = {
@@ -26,7 +26,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "issue_token",
         "Get an access token for a grant",
         {
-            201: Answer(
+            201: SuccessResponse(
                 "Valid for at most 15 minutes; bound to the agent's key.", "TokenAnswer", _TOKEN
             )
         },
@@ -39,7 +39,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/revoke": Operation(
         "revoke_token",
         "Revoke a token (RFC 7009)",
-        {200: Answer("Also if the token is unknown or another caller's.")},
+        {200: SuccessResponse("Also if the token is unknown or another caller's.")},
         "Called by the agent, or by the service provider that the token is for. Form-encoded.",
         body=Body("TokenParameter", {"token": STORY["token"]}, FORM),
     ),
@@ -47,7 +47,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "introspect_token",
         "The claims of a token, if it is active (RFC 7662)",
         {
-            200: Answer(
+            200: SuccessResponse(
                 "An active token is not a permission: ask verify.", "Introspection", _INTROSPECTION
             )
         },

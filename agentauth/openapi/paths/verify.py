@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.operations import Answer, Body, Operation
+from agentauth.openapi.operations import Body, Operation, SuccessResponse
 from agentauth.openapi.paths.grants import PAGE, WAIT
 from agentauth.openapi.story import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
 
@@ -24,7 +24,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/verify": Operation(
         "verify",
         "May this agent do this, now?",
-        {200: Answer("Allowed, or refused with the reason.", "Decision", STORY["answer"])},
+        {200: SuccessResponse("Allowed, or refused with the reason.", "Decision", STORY["answer"])},
         "200 whether the call is allowed or refused, unless the request itself is invalid. A "
         "refusal names `error` and `reason`, and changes no counter. Section 8 has the order of "
         "the checks, all reasons, and what to answer the agent.",
@@ -35,7 +35,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "verify_batch",
         "Many questions in one call",
         {
-            200: Answer(
+            200: SuccessResponse(
                 "In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]}
             )
         },
@@ -46,13 +46,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/confirmations": Operation(
         "list_confirmations",
         "The agent's own confirmations, newest first",
-        {200: Answer("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})},
+        {200: SuccessResponse("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})},
         query=PAGE,
     ),
     "GET /v1/confirmations/{confirmation_id}": Operation(
         "follow_confirmation",
         "A confirmation, at once or as soon as it is decided",
-        {200: Answer("", "Confirmation", _CONFIRMATION)},
+        {200: SuccessResponse("", "Confirmation", _CONFIRMATION)},
         query={"wait": WAIT},
         errors=["not_found"],
     ),

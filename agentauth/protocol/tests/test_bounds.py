@@ -4,7 +4,7 @@ import pytest
 
 from agentauth.protocol.capability import Capability, parse_action, parse_allow_list
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.reading import shown, text
+from agentauth.protocol.json_fields import shown, text
 
 
 def test_names_of_a_custom_capability_have_up_to_64_characters() -> None:

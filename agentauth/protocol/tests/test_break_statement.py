@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.approval import Statement, break_statement, parse_statement
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.tests.test_approval import SIGNING
+from agentauth.protocol.signed_statements import Statement, break_statement, parse_statement
+from agentauth.protocol.tests.test_signed_statements import SIGNING
 
 VKEY = "registry.example/log+0123abcd+AQID"
 

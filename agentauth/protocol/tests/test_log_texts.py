@@ -21,8 +21,8 @@ from agentauth.protocol.log_texts import (
     parse_size_answer,
     verify_log_proof,
 )
+from agentauth.protocol.merkle_proofs import prove_inclusion
 from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
-from agentauth.protocol.proofs import prove_inclusion
 
 # The example of c2sp.org/tlog-witness.
 PUBLISHED_REQUEST = """old 20852014

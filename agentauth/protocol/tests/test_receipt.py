@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.approval import Statement, claim_statement, consent_sha256, parse_statement
 from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import (
@@ -20,9 +19,15 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.receipt import RECEIPT_TYP, VerifiedReceipt, build_receipt, verify_receipt
+from agentauth.protocol.signed_statements import (
+    Statement,
+    claim_statement,
+    consent_sha256,
+    parse_statement,
+)
 
 from .passkey import Passkey, cbor
-from .test_approval import ALL, CONSENT, SIGNING, approval
+from .test_signed_statements import ALL, CONSENT, SIGNING, approval
 
 ISSUER = "https://registry.example"
 SIGNER = LocalSigner(PrivateKey.generate(), "receipt-1")

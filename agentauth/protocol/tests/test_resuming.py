@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.approval import Statement, parse_statement
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.resuming import Subject, resume_statement
-from agentauth.protocol.tests.test_approval import ID, SIGNING
+from agentauth.protocol.signed_statements import Statement, parse_statement
+from agentauth.protocol.tests.test_signed_statements import ID, SIGNING
 
 
 def resume(**changes: Any) -> Statement:

@@ -12,8 +12,8 @@ import pytest
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
-from agentauth.protocol.tests.test_approval import ALL, CONSENT
 from agentauth.protocol.tests.test_receipt import ISSUER, SIGNER, receipt
+from agentauth.protocol.tests.test_signed_statements import ALL, CONSENT
 from agentauth.sdk import commands
 from agentauth.sdk.__main__ import main
 from agentauth.sdk.commands import read_action, read_capability

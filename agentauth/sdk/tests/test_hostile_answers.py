@@ -104,7 +104,7 @@ Serve = Callable[[Sending], HostileServer]
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
     """Each exchange of an agent may take `SECONDS`, each pause none."""
-    monkeypatch.setattr("agentauth.sdk.wire.TIMEOUT_SECONDS", SECONDS)
+    monkeypatch.setattr("agentauth.sdk.registry_client.TIMEOUT_SECONDS", SECONDS)
     monkeypatch.setattr("agentauth.sdk.log_client.TIMEOUT_SECONDS", SECONDS, raising=False)
 
 

@@ -201,7 +201,7 @@ def test_a_certificate_that_is_not_trusted_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setattr("agentauth.sdk.wire.pause", no_pause)
+    monkeypatch.setattr("agentauth.sdk.registry_client.pause", no_pause)
     monkeypatch.setattr("agentauth.sdk.log_client.pause", no_pause)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed(tmp_path), tmp_path / "proxy.key")

@@ -10,6 +10,7 @@ import pytest
 
 from agentauth import AgentAuthClient
 from agentauth.protocol.errors import ProofNonceRequiredError
+from agentauth.sdk.registry_client import ATTEMPTS
 from agentauth.sdk.tests.fake_registry import (
     GRANT_ID,
     SP_ID,
@@ -20,7 +21,6 @@ from agentauth.sdk.tests.fake_registry import (
     registered,
     run,
 )
-from agentauth.sdk.wire import ATTEMPTS
 
 CHALLENGE = {"WWW-Authenticate": 'DPoP error="use_dpop_nonce", algs="EdDSA"'}
 

@@ -27,7 +27,7 @@ from agentauth.protocol.notes import (
 )
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
-from agentauth.sdk.witness.rules import Answer, Witness
+from agentauth.sdk.witness.rules import Witness, WitnessAnswer
 from agentauth.sdk.witness.state import Latest, State
 
 
@@ -235,7 +235,7 @@ def test_AU_9_the_state_is_one_for_two_processes_on_it(log: Log, tmp_path: Path)
         return swap(origin, waiting)
 
     object.__setattr__(one, "_state", type("Slow", (), {"swap": staticmethod(slow)})())
-    answers: dict[str, Answer] = {}
+    answers: dict[str, WitnessAnswer] = {}
     threads = [
         threading.Thread(
             target=lambda: answers.update(one=one.add_checkpoint(log.request(0, 5).encode(), now=1))

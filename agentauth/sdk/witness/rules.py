@@ -46,7 +46,7 @@ _EMPTY_ROOT: Final = sha256(b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WitnessAnswer:
     """The answer to one request."""
 
     status: HTTPStatus
@@ -62,9 +62,9 @@ class RefusedCheckpointError(AgentAuthError):
     def __init__(self, status: HTTPStatus, description: str, *, latest: int | None = None) -> None:
         super().__init__(description)
         self.answer = (
-            Answer(status, f"{description}\n")
+            WitnessAnswer(status, f"{description}\n")
             if latest is None
-            else Answer(status, format_size_answer(latest), SIZE_TYPE)
+            else WitnessAnswer(status, format_size_answer(latest), SIZE_TYPE)
         )
 
 
@@ -82,7 +82,7 @@ class Witness:
         self._signer, self._logs = signer, logs
         self._state = State(state, vkey=self.verifier.vkey)
 
-    def add_checkpoint(self, body: bytes, *, now: int) -> Answer:
+    def add_checkpoint(self, body: bytes, *, now: int) -> WitnessAnswer:
         """Answer one request; `now` is in seconds since 1970.
 
         1. The body is well-formed, else 400. 2. The log is known, else 404. 3. A trusted key of the
@@ -99,9 +99,9 @@ class Witness:
             line = self._cosign(request, opened, now)
         except RefusedCheckpointError as refused:
             return refused.answer
-        return Answer(HTTPStatus.OK, line)
+        return WitnessAnswer(HTTPStatus.OK, line)
 
-    def checkpoint(self, origin_hash: str) -> Answer:
+    def checkpoint(self, origin_hash: str) -> WitnessAnswer:
         """The latest cosigned checkpoint of the log whose origin has this SHA-256 (hex), for
         monitors.
         """
@@ -109,8 +109,8 @@ class Witness:
             if sha256(origin.encode()).hex() == origin_hash:
                 latest = self._state.latest(origin)
                 if latest is not None:
-                    return Answer(HTTPStatus.OK, latest.note)
-        return Answer(HTTPStatus.NOT_FOUND, "No checkpoint of that log was cosigned here.\n")
+                    return WitnessAnswer(HTTPStatus.OK, latest.note)
+        return WitnessAnswer(HTTPStatus.NOT_FOUND, "No checkpoint of that log was cosigned here.\n")
 
     def _read(self, body: bytes) -> tuple[AddCheckpoint, OpenedCheckpoint]:
         # 1

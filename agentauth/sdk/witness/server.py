@@ -16,7 +16,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.notes import MAX_NOTE_BYTES
 from agentauth.sdk.terminal import tell
 
-from .rules import Answer, Witness
+from .rules import Witness, WitnessAnswer
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -155,13 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return body
 
-    def _answer(self, make: Callable[[], Answer]) -> None:
+    def _answer(self, make: Callable[[], WitnessAnswer]) -> None:
         try:
             answer = make()
         except AgentAuthError as error:
             # Show the operator the cause: a full disk, a file that was moved away.
             tell(f"{error.description} {error.__cause__}")
-            answer = Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.description}\n")
+            answer = WitnessAnswer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.description}\n")
         content = answer.body.encode()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)

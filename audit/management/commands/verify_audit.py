@@ -19,7 +19,7 @@ from audit.models import LogBreak, QueueEntry
 from audit.stores import store_at
 from audit.verify.unknown_objects import strange_keys
 from audit.verify.verification import Verdict
-from audit.verify.verified import RUNS, verify_on
+from audit.verify.verification_state import RUNS, verify_on
 from audit.witness.anchors import (
     Anchor,
     read_any_anchor,

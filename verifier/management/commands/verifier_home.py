@@ -11,7 +11,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidStateError
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.models import Home
-from verifier.services.epochs import configured_cache, leave, look
+from verifier.services.epochs import configured_cache, end_epoch, read_or_create_row
 
 
 class Command(JsonCommand):
@@ -24,7 +24,7 @@ class Command(JsonCommand):
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        row, _database_now = look()
+        row, _database_now = read_or_create_row()
         if options["move_to"] is not None:
             row = _left(row, options["move_to"])
         return {
@@ -43,11 +43,11 @@ def _left(row: Home, for_kind: str) -> Home:
             f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: "
             f"{'unset' if settings.REDIS_URL else 'set'} it first."
         )
-    left = leave(
+    left = end_epoch(
         epoch=row.epoch, for_kind=for_kind, reason="operator", actor=OPERATOR, now=timezone.now()
     )
     if not left:
         raise InvalidStateError(
             "A new epoch is about to begin already. Try again in a few seconds."
         )
-    return look()[0]
+    return read_or_create_row()[0]

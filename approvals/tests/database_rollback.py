@@ -1,0 +1,51 @@
+"""Sets a test database back while its copies outside remain."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from django.db import transaction
+from django.utils import timezone
+
+from approvals.services.continuing import continue_after_restore
+from audit.models import LogBreak
+from audit.services import seal_audit
+from registry.tests.cast import TESTER
+from verifier.services import rollback_detection
+from verifier.services.closing import close_history
+from verifier.services.epochs import read_or_create_row
+
+
+class _SetBackError(Exception):
+    pass
+
+
+@contextmanager
+def set_back() -> Iterator[None]:
+    """Back up at the start; what the body does to the database is lost at its end."""
+    seal_audit(now=timezone.now())
+    with suppress(_SetBackError), transaction.atomic():
+        yield
+        raise _SetBackError
+
+
+def close() -> int:
+    """Close the history, with no leases to wait for."""
+    # An earlier test's thread may leave its connection to the garbage collector: Django's reference
+    # cycle holds it.
+    gc.collect()
+    return close_history(
+        operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None
+    )
+
+
+def restored(
+    happens: Callable[[], object] = lambda: None, end: Callable[[], object] = close
+) -> LogBreak:
+    """A backup, `happens` and `end`, then the backup in place of the database, which goes on."""
+    with set_back():
+        happens()
+        end()
+    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
+    done = continue_after_restore(operator="alice", actor=TESTER, now=timezone.now())
+    return LogBreak.objects.get(pk=done.log)

@@ -1,0 +1,161 @@
+"""Audit events as people read them: who did what, where, with what outcome."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from agentauth.protocol.names import quoted
+from approvals.models import Recovery
+from approvals.services.recovery_notice import RECENT, recovery_mark
+from approvals.views.described import sentence
+from audit import kinds
+from audit.models import Event
+from registry.models import Agent, Human, ServiceProvider
+
+# What a person signs to let an agent do something.
+_SIGNED = (
+    kinds.GRANT_APPROVED,
+    kinds.CONFIRMATION_CONFIRMED,
+    kinds.AGENT_CLAIMED,
+    kinds.AGENT_RESUMED,
+    kinds.GRANT_RESUMED,
+)
+
+
+# What each kind of event means; %(agent)s and %(at)s are filled in.
+_WORDS: Final = {
+    kinds.REQUEST_REFUSED: gettext_lazy("A request was refused"),
+    kinds.HUMAN_CREATED: gettext_lazy("The account was created"),
+    kinds.HUMAN_SUSPENDED: gettext_lazy("The account was suspended"),
+    kinds.HUMAN_RESUMED: gettext_lazy("The account was resumed"),
+    kinds.HUMAN_SESSIONS_ENDED: gettext_lazy("All sessions were ended"),
+    kinds.HUMAN_SIGNED_IN: gettext_lazy("Signed in with a passkey"),
+    kinds.HUMAN_SIGNED_OUT: gettext_lazy("Signed out"),
+    kinds.HUMAN_CHANGED: gettext_lazy("Settings were changed"),
+    kinds.HUMAN_RECOVERED: gettext_lazy("The account was recovered with a new passkey"),
+    kinds.HUMAN_EXPORTED: gettext_lazy("Downloaded their data"),
+    kinds.HUMAN_DELETED: gettext_lazy("The account was deleted"),
+    kinds.HUMAN_ERASED: gettext_lazy("The texts of the account were erased"),
+    kinds.HUMAN_VERIFIED: gettext_lazy("Confirmed with a passkey"),
+    kinds.SETUP_CODE_CREATED: gettext_lazy("A recovery link was created for this account"),
+    kinds.RECOVERY_BEGUN: gettext_lazy("Recovery of this account started"),
+    kinds.RECOVERY_CONFIRMED: gettext_lazy(
+        "A second administrator approved the recovery of this account"
+    ),
+    kinds.RECOVERY_CANCELLED: gettext_lazy("The recovery of this account was cancelled"),
+    kinds.RECOVERY_NOTICE_SENT: gettext_lazy(
+        "An e-mail about the recovery of this account was sent"
+    ),
+    kinds.RECOVERY_NOTICE_FAILED: gettext_lazy(
+        "An e-mail about the recovery of this account could not be sent yet"
+    ),
+    kinds.PASSKEY_CREATED: gettext_lazy("A passkey was added"),
+    kinds.PASSKEY_REMOVED: gettext_lazy("A passkey was removed"),
+    kinds.SECOND_STEP_TAKEN: gettext_lazy("Continued past the warning for %(agent)s at %(at)s"),
+    kinds.ENROLMENT_CODE_CREATED: gettext_lazy("An enrolment code was created"),
+    kinds.ENROLMENT_CODE_FAILED: gettext_lazy("An incorrect enrolment code was entered"),
+    kinds.AGENT_REGISTERED: gettext_lazy("%(agent)s registered"),
+    kinds.AGENT_CLAIMED: gettext_lazy("%(agent)s was claimed"),
+    kinds.AGENT_SUSPENDED: gettext_lazy("%(agent)s was suspended"),
+    kinds.AGENT_RESUMED: gettext_lazy("%(agent)s was resumed"),
+    kinds.AGENT_REVOKED: gettext_lazy("%(agent)s was revoked"),
+    kinds.AGENT_MANIFEST_RENEWED: gettext_lazy("%(agent)s renewed its registration"),
+    kinds.AGENT_MANIFEST_CHANGED: gettext_lazy("%(agent)s changed its description"),
+    kinds.AGENT_KEY_ROTATED: gettext_lazy("%(agent)s changed its key"),
+    kinds.AGENT_EXPIRED: gettext_lazy("%(agent)s expired"),
+    kinds.GRANT_REQUESTED: gettext_lazy("%(agent)s asked for permissions at %(at)s"),
+    kinds.GRANT_APPROVED: gettext_lazy("Approved what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_DENIED: gettext_lazy("Denied what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_WITHDRAWN: gettext_lazy("%(agent)s withdrew its request at %(at)s"),
+    kinds.GRANT_SUSPENDED: gettext_lazy("The grant of %(agent)s at %(at)s was suspended"),
+    kinds.GRANT_VERSION_RAISED: gettext_lazy("%(agent)s needs a new access token for %(at)s"),
+    kinds.GRANT_RELEASED: gettext_lazy(
+        "An administrator released the grant of %(agent)s at %(at)s after a restore"
+    ),
+    kinds.GRANT_RESUMED: gettext_lazy("The grant of %(agent)s at %(at)s was resumed"),
+    kinds.GRANT_REVOKED: gettext_lazy("The grant of %(agent)s at %(at)s was revoked"),
+    kinds.GRANT_EXPIRED: gettext_lazy("A request or a grant of %(agent)s at %(at)s expired"),
+    kinds.TOKEN_ISSUED: gettext_lazy("%(agent)s received an access token for %(at)s"),
+    kinds.TOKEN_REVOKED: gettext_lazy("An access token of %(agent)s for %(at)s was revoked"),
+    kinds.DECISION_ALLOWED: gettext_lazy("%(at)s allowed an action of %(agent)s"),
+    kinds.DECISION_DENIED: gettext_lazy("%(at)s refused an action of %(agent)s"),
+    kinds.DECISION_REPEATED: gettext_lazy("%(at)s answered a retry of %(agent)s as before"),
+    kinds.DECISION_REHEARSED: gettext_lazy("%(at)s checked an action of %(agent)s in a dry run"),
+    kinds.CONFIRMATION_REQUESTED: gettext_lazy("%(agent)s waits for a confirmation at %(at)s"),
+    kinds.CONFIRMATION_CONFIRMED: gettext_lazy("Confirmed one payment of %(agent)s at %(at)s"),
+    kinds.CONFIRMATION_DENIED: gettext_lazy("Denied one payment of %(agent)s at %(at)s"),
+    kinds.CONFIRMATION_EXPIRED: gettext_lazy("A confirmation for %(agent)s at %(at)s expired"),
+    kinds.PRESENCE_BEGUN: gettext_lazy("Switched “I'm here” on"),
+    kinds.PRESENCE_ENDED: gettext_lazy("Switched “I'm here” off"),
+}
+
+
+def _named(form: str, name: str | None) -> str:
+    """A quoted name after the word for what it names, so that no name can change the sentence."""
+    return form % {"name": quoted(name)} if name else ""
+
+
+def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """One line per event; the names take three queries, however many events there are."""
+    agents: dict[uuid.UUID | None, str] = dict(
+        Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
+    )
+    providers: dict[uuid.UUID | None, str] = dict(
+        ServiceProvider.objects.filter(
+            pk__in={each.service_provider_id for each in events}
+        ).values_list("pk", "name")
+    )
+    actors = {each.actor_id for each in events if each.actor_kind == "human"}
+    people = {
+        str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")
+    }
+    marks = _marks(events)
+    lines = []
+    for event in events:
+        names = {
+            "agent": _named(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
+            "at": _named(_("service %(name)s"), providers.get(event.service_provider_id))
+            or _("a service"),
+        }
+        text = (
+            str(_WORDS.get(event.kind, ""))
+            or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
+        )
+        who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
+        who["anonymous"] = _("a visitor")
+        lines.append(
+            {
+                "event": event,
+                "text": sentence(text % names if "%(" in text else text),
+                "who": _named("%(name)s", people.get(event.actor_id))
+                or who.get(event.actor_kind, _("someone")),
+                "mark": marks.get(event.pk, ""),
+                "reason": (event.reason or "").replace("_", " "),
+            }
+        )
+    return lines
+
+
+def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:
+    """The sentence beside each decision signed soon after a recovery, as in the signed text."""
+    # Only what the human signed: an administrator resumes for the same human too.
+    signed = [
+        each for each in events if each.kind in _SIGNED and each.actor_id == str(each.human_id)
+    ]
+    rows = Recovery.objects.exclude(used_at=None).filter(
+        human_id__in={each.human_id for each in signed}
+    )
+    used = [
+        (row.used_at, row)
+        for row in rows.select_related("human").order_by("used_at")
+        if row.used_at
+    ]
+    return {
+        each.pk: recovery_mark(row, zone=row.human.time_zone)
+        for each in signed
+        for at, row in used
+        if row.human_id == each.human_id and at <= each.at < at + RECENT
+    }

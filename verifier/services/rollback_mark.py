@@ -1,0 +1,47 @@
+"""How running jobs detect a database that was set back: by the mark in Redis and by the store."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from django.conf import settings
+
+from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
+from audit.witness.log_position import check_mark, present_mark
+from verifier.services import epochs, rollback_detection
+from verifier.stores.size_mark import advance_mark, read_mark
+
+
+def mark_history(*, now: datetime) -> None:
+    """Advance the mark of the log's size in Redis.
+
+    If Redis knows more events or another log, hold the database. The mark is up to a second old, so
+    it does not reveal the loss of newer events. Raises ContradictedError if it held the database,
+    TemporarilyUnavailableError if Redis does not answer, and django.db errors.
+    """
+    if not settings.REDIS_URL:
+        return
+    there, mine = read_mark(), present_mark()
+    if there is not None:
+        with holding():
+            check_mark(there)
+    if mine is not None:
+        advance_mark(mine, instead_of=there if there and there.name != mine.name else None)
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Hold the database if the body raises ContradictedError; passes all errors on."""
+    try:
+        yield
+    except StoreChangedError:
+        # A replaced store says nothing about this database.
+        raise
+    except ContradictedError as error:
+        began = time.monotonic()
+        row, database_now = epochs.read_or_create_row()
+        rollback_detection.hold(row, error.description)
+        # Stops this process now; the others notice within a second.
+        epochs.LEASE.renew(row, database_now, began)
+        raise
