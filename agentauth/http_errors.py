@@ -144,10 +144,7 @@ def _takes_nothing(error: Exception) -> bool:
 
 
 # One sentence for both kinds of endpoint: DRF does not say which of them refused.
-_MEDIA_TYPE = (
-    "Send JSON as application/json in UTF-8. /v1/revoke and /v1/introspect take a URL-encoded "
-    "form instead."
-)
+_MEDIA_TYPE = "Send JSON as application/json in UTF-8, or a form to /v1/revoke and /v1/introspect."
 _LIBRARY_ERRORS: list[tuple[type[Exception], Callable[[], AgentAuthError]]] = [
     (Http404, NotFoundError),
     (drf.NotFound, NotFoundError),

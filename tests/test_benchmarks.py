@@ -120,7 +120,7 @@ def test_wrk_s_counts_are_read_and_its_silence_is_an_error() -> None:
     # Of ten calls with four questions each, two were refused whole, and three verdicts of the
     # others were wrong.
     assert tally.right(4) == 29
-    with pytest.raises(ValueError, match="nothing of use"):
+    with pytest.raises(ValueError, match="no usable result"):
         parse_tally("unable to connect")
 
 

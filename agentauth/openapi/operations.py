@@ -129,8 +129,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "unsupported_media_type": Refusal(
         "another Content-Type, or a charset other than UTF-8",
-        "Send JSON as application/json in UTF-8. /v1/revoke and /v1/introspect take a URL-encoded "
-        "form instead.",
+        "Send JSON as application/json in UTF-8, or a form to /v1/revoke and /v1/introspect.",
     ),
     "invalid_state": Refusal(
         "the state does not allow the act", "Only a pending request can be withdrawn."
