@@ -277,7 +277,10 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
     found = set()
     for place, node in nodes(ast.Call):
         assert isinstance(node, ast.Call)
-        if last_name(node.func) in RUNS_SQL and node.args and not place.startswith("examples/"):
+        # The protocol has no database; its `Statement` is what a person signs.
+        if place.startswith(("examples/", "agentauth/protocol/")):
+            continue
+        if last_name(node.func) in RUNS_SQL and node.args:
             text = node.args[0]
             if not (
                 isinstance(text, ast.Constant) or (isinstance(text, ast.Name) and text.id.isupper())
@@ -287,7 +290,7 @@ def test_DJ_12_no_sql_is_put_together_from_values() -> None:
 
 
 # What takes SQL as its first argument: Django's functions, and ours.
-RUNS_SQL = {"raw", "execute", "run_prepared", "select", "written", "Question", "Act"}
+RUNS_SQL = {"raw", "execute", "run_prepared", "select", "SelectQuery", "Insert", "Statement"}
 # Where our names of tables and roles are formatted into SQL: triggers, the roles; or where one of
 # two constants is chosen.
 TABLE_NAMES_ONLY = {

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A Python that can import only the packages of requirements.txt.
 ONLY_BASE = """
 import sys
-from tests import ordinary
-sys.meta_path.insert(0, ordinary.OnlyLocked(ordinary.BASE))
+from tests import unprivileged
+sys.meta_path.insert(0, unprivileged.OnlyLocked(unprivileged.BASE))
 """
 FOLDERS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals", "examples")
 IMPORT_ALL = f"""

@@ -4,6 +4,7 @@ import logging
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.db import OperationalError, connection
@@ -366,13 +367,13 @@ def test_no_unforeseen_error_ends_the_thread_and_it_is_logged_once(
             raise trouble
 
     class Silent:
-        def write_down(self, *, before: int | None = None) -> None:
+        def save(self, *, before: int | None = None) -> None:
             pass
 
     monkeypatch.setattr(epoch_keeper, "TURN_SECONDS", 0.001)
     monkeypatch.setattr(epoch_keeper, "keep_home", turn)
     monkeypatch.setattr(epoch_keeper, "ACKNOWLEDGED", Silent())
-    monkeypatch.setattr(epochs.LEASE, "last_epoch", Home)
+    monkeypatch.setattr(epochs.LEASE, "last_epoch", lambda: SimpleNamespace(number=1))
     keeping = EpochKeeperThread()
     keeping.start()
     assert turned.wait(10)

@@ -31,7 +31,7 @@ def shop() -> Scene:
 
 
 @pytest.mark.parametrize("error", [DatabaseError, OperationalError, InterfaceError])
-@pytest.mark.parametrize("place_of_fault", ["spend_proofs", "Work", "decide"])
+@pytest.mark.parametrize("place_of_fault", ["spend_proofs", "DecisionBatch", "decide"])
 def test_a_fault_is_503_and_leaves_nothing(
     shop: Scene, monkeypatch: pytest.MonkeyPatch, place_of_fault: str, error: type[Exception]
 ) -> None:

@@ -77,7 +77,7 @@ def test_script_is_given_the_rate_of_the_grant_and_where_it_begins(epoch: int, r
     )
 
 
-@pytest.mark.parametrize("delivery", [None, DELIVERY])
+@pytest.mark.parametrize("provider_key", [None, DELIVERY])
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize("action", [None, READ, WRITE])
 def test_rehearsal_spends_counts_and_keeps_nothing(

@@ -204,7 +204,7 @@ def test_RF_19_few_calls_are_begun_however_long_a_turn_takes(
 
 
 @pytest.mark.parametrize(
-    ("operation_key", "delivery"), [("k", None), (None, object()), (None, None)]
+    ("operation_key", "provider_key"), [("k", None), (None, object()), (None, None)]
 )
 def test_RF_19_call_for_the_database_is_shed_before_signature_check(
     operation_key: str | None, provider_key: object, monkeypatch: pytest.MonkeyPatch
@@ -259,7 +259,7 @@ def refused(_request: object, *, service_provider: ServiceProvider, **given: Any
         actor=given["actor"],
         now=given["now"],
         leaked_key=None,
-        provider_key=given["delivery"],
+        provider_key=given["provider_key"],
     )
 
 
@@ -282,12 +282,14 @@ def asked(
     monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, provider_key: object
 ) -> None:
     """Make one call through a verifier with this lane."""
-    replay_epoch = SimpleNamespace(nonce_server=lambda _: "", careful=lambda _: False, kind="redis")
+    replay_epoch = SimpleNamespace(
+        nonce_server=lambda _: "", requires_nonce=lambda _: False, kind="redis"
+    )
     monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
     monkeypatch.setattr(
-        epochs, "LEASE", SimpleNamespace(held=lambda: replay_epoch, check_halt=lambda: None)
+        epochs, "LEASE", SimpleNamespace(last_epoch=lambda: replay_epoch, check_halt=lambda: None)
     )
-    follower = SimpleNamespace(token_keys=dict, caught_up=lambda: asyncio.sleep(0))
+    follower = SimpleNamespace(token_keys=dict, wait_for_fresh_state=lambda: asyncio.sleep(0))
     verifier = VerifierProcess(follower=cast("Any", follower), servers=None, count=lambda *_: None)
     monkeypatch.setattr(verifier, "_lane", lane)
     call = verifier.verify(

@@ -247,7 +247,7 @@ def test_a_yes_given_again_brings_the_nonce_of_now(shop: Scene) -> None:
     ("module", "place_of_fault"),
     [
         (database, "spend_proofs"),
-        (database, "Work"),
+        (database, "DecisionBatch"),
         (database, "decide"),
         (database, "body_of"),
         (decision_batch, "record_drafts"),
@@ -273,7 +273,7 @@ def test_503_is_never_stored_and_the_retry_is_judged_again(
 @pytest.mark.parametrize(
     ("module", "place_of_fault"),
     [
-        (database, "Work"),
+        (database, "DecisionBatch"),
         (database, "decide"),
         (database, "body_of"),
         (decision_batch, "record_drafts"),
