@@ -40,7 +40,7 @@ SECTIONS = (
     "2. The program",
     "3. PostgreSQL",
     "4. Redis",
-    "5. A home for the signing keys",
+    "5. A key backend",
     "6. Settings",
     "7. Tables and keys",
     "8. Processes",
@@ -186,9 +186,7 @@ class Installation:
         until = time.monotonic() + START_SECONDS
         while self.database.say("SELECT kind, leaving_at IS NULL FROM verifier_home") != "redis|t":
             if time.monotonic() > until:
-                raise AssertionError(
-                    f"the verifier's home did not move to Redis; logs in {self.logs}"
-                )
+                raise AssertionError(f"the replay cache did not move to Redis; logs in {self.logs}")
             time.sleep(0.1)
 
     def describe(self) -> None:
@@ -201,7 +199,7 @@ class Installation:
             "verifier_url": f"http://127.0.0.1:{self.ports['verifier']}",
             "guarded": [
                 block
-                for title in ("4. Redis", "5. A home for the signing keys", "6. Settings")
+                for title in ("4. Redis", "5. A key backend", "6. Settings")
                 for block in self.page.blocks(title)
                 if "\n(\nset -eu" in f"\n{block}"
             ],
