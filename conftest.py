@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.production.units import production_settings
 
-# Django and ten thousand tests are millions of objects for good: looking through them again and
-# again takes a quarter of the time.
+# Django and ten thousand tests keep millions of objects alive: scanning them again and again would
+# take a quarter of the time.
 gc.set_threshold(50_000, 20, 100)
 # Before Django reads its settings: a throw-away state directory, and the fault points switched on.
 # (Named in pyproject.toml, the settings would be read before this file.)

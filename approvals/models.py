@@ -106,7 +106,7 @@ class Recovery(Sealed):
     )
 
     class Case(models.TextChoices):
-        # The old passkeys work until the new one is made, so that the human can cancel with one.
+        # The old passkeys work until the new one is created, so that the human can cancel with one.
         LOST = "lost"
         # The account is suspended, and a second administrator decides.
         STOLEN = "stolen"

@@ -136,7 +136,7 @@ def verify_assertion(
     `credential` is the untrusted AuthenticationResponseJSON; `public_key` (COSE) and `sign_count`
     are the stored ones. The user handle may be absent if the ceremony named its credential; sign-in
     names none and requires one. `expected_backup_eligible` is None while unknown: the flag is fixed
-    when a passkey is made, so another one means that another authenticator holds the key.
+    when a passkey is created, so another one means that another authenticator holds the key.
 
     1. shape and sizes  2. the requested credential and its owner  3. client data: type, challenge,
     origin, not embedded

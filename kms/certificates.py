@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CERTIFIED_FOR = timedelta(hours=2)
 # A process has two or three. Beyond this, as when processes keep dying, the token key itself signs.
 MOST_PER_PROCESS = 16
-# How long an expired certificate stays in the table. The log keeps its event for good.
+# How long an expired certificate stays in the table. The log keeps its event permanently.
 _KEPT_FOR = timedelta(days=1)
 
 
@@ -91,7 +91,7 @@ def certify(
 
 
 def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertificate:
-    """Refuse everything the key signed, now and for good.
+    """Refuse everything the key signed, now and permanently.
 
     Raises NotFoundError and InvalidStateError.
     """

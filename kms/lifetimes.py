@@ -53,7 +53,7 @@ def lifetimes(keys: Iterable[Key], *, now: datetime) -> list[Lifetime]:
 def needed_until(purpose: str, retired_at: datetime) -> datetime | None:
     """When the last signature of a key retired at `retired_at` expires; None means never.
 
-    Tokens expire. Receipts and checkpoints are evidence, so their keys verify for good.
+    Tokens expire. Receipts and checkpoints are evidence, so their keys never stop verifying.
     """
     return retired_at + TOKEN_OVERLAP if purpose == Key.Purpose.TOKEN else None
 

@@ -11,7 +11,7 @@ __all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending"]
 
 
 class Key(Sealed):
-    """One signing key: next, active, retired; or disabled, from any state and for good.
+    """One signing key: next, active, retired; or disabled, from any state and permanently.
 
     What a key may do is computed from its times (`kms.lifetimes`); `state` is what a job recorded
     last. A disabled key has no seal, so an attacker who resets its state gains nothing.
@@ -41,7 +41,7 @@ class Key(Sealed):
     # It signs from this moment on, even if no job has recorded the switch.
     active_from = models.DateTimeField()
     retired_at = models.DateTimeField(null=True)
-    # A retired key verifies until then, when the last thing it signed expires. Null: for good.
+    # A retired key verifies until then, when the last thing it signed expires. Null: forever.
     needed_until = models.DateTimeField(null=True)
     # The previous key's introduction of this one (agentauth/protocol/introduction.py); empty for
     # the first.

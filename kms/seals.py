@@ -75,7 +75,7 @@ class Sealed(models.Model):
     def giving(cls) -> QuerySet[Self]:
         """The rows that need a seal: those whose seal is checked, in this state or a later one.
 
-        Other rows have ended for good or give nothing: do not call `is_sealed`, `fits` or
+        Other rows have ended permanently or give nothing: do not call `is_sealed`, `fits` or
         `select_sealed` on them.
         """
         return cls.rows()

@@ -245,7 +245,7 @@ def promote_due_keys(*, now: datetime, actor: Actor = SYSTEM) -> int:
 
 
 def disable_key(*, kid: str, actor: Actor, now: datetime, even_last: bool = False) -> Key:
-    """Refuse everything a key signed, now and for good, because others may have it.
+    """Refuse everything a key signed, now and permanently, because others may have it.
 
     Raises NotFoundError, and InvalidStateError if it is disabled already or the last of its purpose
     that can sign (`refuse_to_disable`); `even_last` is for keys disabled before a restore.

@@ -127,7 +127,7 @@ def _send_along(request: Request, nonce: str | None) -> None:
 
 
 def spend(proof: VerifiedProof, *, waits: bool = True) -> None:
-    """Spend the proof for good, whatever becomes of the request; `waits` as for `spend_proof`.
+    """Spend the proof, even if the request fails later; `waits` as for `spend_proof`.
 
     Raises InvalidProofError(reason="replayed").
     """

@@ -118,7 +118,7 @@ export function complain(message, items = []) {
   alert.scrollIntoView({ block: "nearest" });
 }
 
-// A button works where there are passkeys, while nothing is under way, and once what it signs was read (reading.js).
+// A button works where there are passkeys, while nothing is in progress, and once what it signs was read (reading.js).
 export function settle(button) {
   button.disabled = !available() || "busy" in button.dataset || "unread" in button.dataset;
 }

@@ -74,7 +74,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "invalid_enrolment_code": Refusal(
         "the code is wrong, used, ended or locked: one answer for all",
-        "This enrolment code is wrong, was used or has ended.",
+        "This enrolment code is wrong, was used or has expired. Ask for a new one.",
     ),
     "invalid_scope": Refusal(
         "the request goes beyond the manifest, or beyond what the service provider allows",

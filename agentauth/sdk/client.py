@@ -191,7 +191,7 @@ class AgentAuthClient:
         await self._end(grant, "withdraw")
 
     async def revoke_grant(self, grant: Grant | str) -> None:
-        """Revoke an approved grant for good; its tokens are refused from now on."""
+        """Revoke an approved grant permanently; its tokens are refused from now on."""
         await self._end(grant, "revoke")
 
     async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:

@@ -112,7 +112,7 @@ def spend(row: Challenge, *, now: datetime) -> None:
 def void(rows: ChallengeQuerySet, *, now: datetime) -> None:
     """Use these up unanswered, in the caller's transaction.
 
-    An answer under way either commits first or is refused.
+    An answer in progress either commits first or is refused.
     """
     # In the order in which a deletion locks a human's challenges, so that the two cannot deadlock.
     held = [row.pk for row in rows.open(now).select_for_update().order_by("pk")]

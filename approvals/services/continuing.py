@@ -86,7 +86,7 @@ def continue_after_restore(
     6. End sessions, codes and requests, and suspend approved grants until a new signature.
     7. Record the break, here and outside.
 
-    The verifier leaves its home, so a new epoch begins.
+    The replay cache begins a new epoch.
 
     Raises InvalidStateError if nothing is held or another operator was first;
     TemporarilyUnavailableError if Redis, the store or the key backend does not answer, and then the

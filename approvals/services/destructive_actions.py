@@ -62,7 +62,7 @@ class Kind:
 
 
 def _lock_agents(agents: QuerySet[Agent], _now: datetime) -> None:
-    # An approval locks the agent first, so none is under way while this lock is held.
+    # An approval locks the agent first, so none is in progress while this lock is held.
     list(agents.select_for_update(no_key=True).order_by("pk"))
 
 

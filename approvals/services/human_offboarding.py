@@ -87,7 +87,7 @@ def _end_all_begun(human: Human, act: Callable[[], None], now: datetime) -> None
 def hold_ways_in(human: Human) -> set[Any]:
     """Lock everything that could still become a passkey, before any other lock of the transaction.
 
-    A setup or recovery under way either commits first or is refused after the deletion that
+    A setup or recovery in progress either commits first or is refused after the deletion that
     follows. Returns the ids of the recoveries.
     """
     recoveries, *others = _ways_in(human)
@@ -100,7 +100,7 @@ def hold_ways_in(human: Human) -> set[Any]:
 def _bar_ways_in(human: Human, *, actor: Actor, now: datetime) -> None:
     """End the ways in, in the order `hold_ways_in` locks them.
 
-    A setup under way finishes first or is refused, and no new one can start.
+    A setup in progress finishes first or is refused, and no new one can start.
     """
     _recoveries, challenges, codes = _ways_in(human)
     cancel_all(human=human, actor=actor, now=now)

@@ -237,7 +237,7 @@ def finish_recovery(
         row.save()
         human = row.human
         by_them = Actor("human", str(human.pk), actor.request_id)
-        # A signature under way has locked a passkey: it commits first and its grant is suspended
+        # A signature in progress has locked a passkey: it commits first and its grant is suspended
         # below, or it is refused.
         hold_passkeys(human)
         recover_human(human=human, actor=by_them, now=now)

@@ -176,8 +176,8 @@ def finish_resume(
     def first() -> None:
         if isinstance(row, Human):
             recoveries.update(hold_taken_part_in(row))
-        # Before a decision's own locks: a decision under way commits first or finds its challenge
-        # void.
+        # Before a decision's own locks: a decision in progress commits first or finds its
+        # challenge void.
         _void_begun(row, now)
 
     def act(_challenge: Challenge) -> None:

@@ -28,7 +28,7 @@ from registry.services import forgetting as registry_forgetting
 from verifier.models import Confirmation
 from verifier.services import forgetting as verifier_forgetting
 
-# A call under way during a deletion may leave a text behind: look for such texts this long.
+# A call that runs during a deletion may leave a text behind: look for such texts this long.
 AGAIN_FOR: Final = timedelta(days=1)
 # An event may have taken its id this long before the deletion: calls last seconds, but decisions
 # wait in Redis.
@@ -99,7 +99,7 @@ def erase_texts(
 
 
 def erase_again(*, now: datetime) -> int:
-    """Erase leftovers of calls that were under way when a human was deleted within the last day.
+    """Erase leftovers of calls that were running when a human was deleted within the last day.
 
     Also everything of humans that an earlier release deleted. Returns how many humans were looked
     at.
@@ -121,7 +121,7 @@ def forget_invitation(*, invitation: SetupCode, actor: Actor, now: datetime) -> 
     the human who came in by it instead.
     """
     with transaction.atomic():
-        # First, in a setup's lock order: a setup under way either commits before this or is
+        # First, in a setup's lock order: a setup in progress either commits before this or is
         # refused.
         Challenge.objects.filter(
             purpose=Challenge.Purpose.SETUP, subject=str(invitation.pk)

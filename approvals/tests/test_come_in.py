@@ -67,7 +67,7 @@ def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
 def test_first_link_explains_renewal_and_invitation_shows_its_expiry() -> None:
     out = StringIO()
     call_command("setup_link", stdout=out)
-    again = out.getvalue().splitlines()[-1].removeprefix("To make a new link: ").split()
+    again = out.getvalue().splitlines()[-1].removeprefix("To create a new link: ").split()
     assert (Path.cwd() / again[0], again[1:]) == (Path(sys.executable), ["manage.py", "setup_link"])
     out = StringIO()
     call_command("setup_link", email="bob@example.org", stdout=out)

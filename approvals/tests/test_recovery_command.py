@@ -71,5 +71,5 @@ def test_the_command_takes_no_other_case_than_the_one_under_way(
     alice: Person, now: datetime
 ) -> None:
     begun(alice.human, now)
-    with pytest.raises(CommandError, match="under way as lost"):
+    with pytest.raises(CommandError, match=r"recovery \(passkey lost\) is in progress"):
         printed("alice@example.org", "--stolen")

@@ -145,7 +145,7 @@ class Threads:
             )
         if not self._idle.acquire(blocking=False):
             # A daemon, so that a hanging call does not keep the process from ending.
-            thread = threading.Thread(target=self._serve, name="home-of-keys", daemon=True)
+            thread = threading.Thread(target=self._serve, name="key-backend", daemon=True)
             try:
                 thread.start()
             except RuntimeError:

@@ -3,7 +3,7 @@
 - People and service providers: `people`, `service_providers`, `credentials` (id and secret),
   `subjects` (a person's `sub` at a service provider), `lookalikes` (names that imitate others).
 - Agents, in the order of their life: `enrolment`, `registration`, `agents`, `manifests`,
-  `rotation`; `keys` says which key may call, and which are barred for good.
+  `rotation`; `keys` says which key may call, and which are barred permanently.
 - Grants: `grant_requests`, then `grants`. `grant_changes` follows a change of key, manifest,
   audience or allow-list. `proved_grants` finds the human's signed approval, `grant_history` what
   the log says against a grant, and `standing_grants` checks them all.

@@ -54,7 +54,7 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
     """The unclaimed agent of an open claim link; with `owner`, also one this human claimed by it.
 
     Raises NotFoundError if we did not make the secret, if it is of an earlier claim, or if the
-    agent was claimed since; ExpiredError if it is the present link and has ended.
+    agent was claimed since; ExpiredError if it is the current link but no longer live.
     """
     unknown = NotFoundError()
     try:
@@ -81,7 +81,7 @@ def check_claim_code(*, agent: Agent, code: str, actor: Actor, now: datetime) ->
     """Compare the typed code with the one the agent shows; the fifth failure ends the link.
 
     Call it outside any transaction that its refusal would roll back: the count would be lost.
-    Raises InvalidRequestError(reason="claim_code"), ExpiredError if the link has ended.
+    Raises InvalidRequestError(reason="claim_code"), ExpiredError if the link is no longer live.
     """
     with transaction.atomic():
         # Locked for the comparison: parallel guesses are judged one after the other. Otherwise each
@@ -128,7 +128,9 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
             expires_at__gt=now,
         ).update(status=Agent.Status.ACTIVE, human=human, claim_expires_at=None)
         if not claimed:
-            raise InvalidStateError("This agent can no longer be claimed with this link.")
+            raise InvalidStateError(
+                "This agent can no longer be claimed with this link. Ask the agent for a new one."
+            )
         check_claim_fits(agent=agent, human=human, now=now)
         record(kind=kinds.AGENT_CLAIMED, actor=actor, at=now, agent_id=agent.id, human_id=human.id)
     agent.refresh_from_db()
@@ -195,7 +197,7 @@ def _holds(agent: Agent, *, by_admin: bool) -> bool:
 
 
 def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
-    """End the agent for good: its key and tokens are refused everywhere, its requests withdrawn.
+    """End the agent permanently: its key and tokens are refused everywhere, its requests withdrawn.
 
     Its approved grants keep their state: at each use, a token is refused because the agent is
     revoked. Revoking it again changes nothing.

@@ -17,6 +17,8 @@ LIFE = timedelta(minutes=15)
 MAX_FAILURES = 5
 LOOKUP_CHARACTERS = 8
 SECRET_CHARACTERS = 26  # 130 bits
+# One text for every defect, so that a caller cannot tell which codes exist.
+_REFUSED = "This enrolment code is wrong, was used or has expired. Ask for a new one."
 
 
 def create_enrolment_code(
@@ -52,7 +54,7 @@ def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
     # A missing row costs the same comparison, so that timing does not show which rows exist.
     right = hmac.compare_digest(bytes(row.digest) if row else bytes(32), _digest(secret))
     if row is None or not right or not _is_usable(row, now):
-        raise InvalidEnrolmentCodeError("This enrolment code is wrong, was used or has ended.")
+        raise InvalidEnrolmentCodeError(_REFUSED)
     return row
 
 
@@ -67,7 +69,7 @@ def use_enrolment_code(row: EnrolmentCode, *, agent: Agent, now: datetime) -> No
         pk=row.pk, used_at=None, failures__lt=MAX_FAILURES, expires_at__gt=now
     ).update(used_at=now, agent=agent)
     if not spent:
-        raise InvalidEnrolmentCodeError("This enrolment code is wrong, was used or has ended.")
+        raise InvalidEnrolmentCodeError(_REFUSED)
 
 
 def was_used_by(code: str, *, agent: Agent) -> bool:

@@ -34,7 +34,7 @@ MAX_PENDING_PER_AGENT = 5
 MAX_PENDING_PER_HUMAN = 20
 MAX_PENDING_UNCLAIMED = 1
 # New requests within PENDING_LIFE, whatever became of them. A request and its withdrawal leave 7 kB
-# of rows for good: so an agent adds at most 10 MB a day, and all agents of a human 50 MB.
+# of rows permanently: so an agent adds at most 10 MB a day, and all agents of a human 50 MB.
 MAX_ASKED_BY_AGENT = 60
 MAX_ASKED_BY_HUMAN = 300
 COOLDOWNS = (timedelta(hours=1), timedelta(hours=4), timedelta(hours=24))

@@ -141,7 +141,7 @@ def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | N
 
 
 def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """End an approved or suspended grant for good; if it has ended already, change nothing.
+    """End an approved or suspended grant permanently; if it has ended already, change nothing.
 
     Raises InvalidStateError if it was never approved.
     """
@@ -163,7 +163,7 @@ def suspend_grant(
     cause: str = Grant.SuspensionCause.PERSON,
     by_admin: bool = False,
 ) -> None:
-    """Refuse the grant's tokens. The version rises, so those issued so far are refused for good.
+    """Refuse the grant's tokens. The version rises, so those issued so far stay refused.
 
     A suspended grant can be suspended further, never less: owner and admin suspend it separately,
     the admin whatever its cause, and a cause that needs a signature replaces a person's suspension.

@@ -2,9 +2,9 @@
 
 A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the
 others. So one row holds a fingerprint of the settings that must agree. Each process compares its
-own settings with it before it serves (agentauth/startup.py) and at every read of the verifier's
-home, at most a second apart (`verifier.services.epochs.read_or_create_row`). One command changes
-the row, with an event in the log.
+own settings with it before it serves (agentauth/startup.py) and at every read of the replay cache's
+row, at most a second apart (`verifier.services.epochs.read_or_create_row`). One command changes the
+record, with an event in the log.
 
 The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only
 whether two are equal.
@@ -31,8 +31,8 @@ from registry import release
 from registry.models import Installation, Token
 from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
 
-# The columns that every read of the verifier's home returns, each as `installation_<name>`. Add any
-# other column that may stop a process.
+# The columns that every read of the replay cache's row also returns, each as `installation_<name>`.
+# Add any other column that may stop a process.
 LOOKED_AT: Final = ("fingerprint", "release")
 NOT_RECORDED: Final = "no settings are recorded for this installation"
 _ID_LABEL: Final = b"agentauth/fingerprint/v1"

@@ -134,7 +134,7 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
 def delete_human(
     *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
 ) -> None:
-    """Delete the human for good: end agents, grants, codes and sessions, blank name and address.
+    """Delete the human permanently: end agents, grants, codes and sessions, blank name and address.
 
     The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
     and openings of events, in the same transaction. Raises InvalidStateError if the human is

@@ -34,7 +34,7 @@ NO_RECEIPT: Final = "no signed approval covers its terms"
 # Grants in the cache: some 200 bytes each, so 13 MB at most.
 BOUND: Final = 65_536
 # Number of receipt keys disabled so far, as a column of the caller's own statement. Disabling is
-# for good, so each one raises the number, and what was proved before is checked again.
+# permanent, so each one raises the number, and what was proved before is checked again.
 DISABLED_KEYS: Final = (
     "(SELECT count(*) FROM kms_key lost WHERE lost.purpose = 'receipt' AND lost.state = 'disabled')"
 )

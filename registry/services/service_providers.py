@@ -253,7 +253,7 @@ def resume_service_provider(
 def revoke_service_provider(
     *, service_provider: ServiceProvider, actor: Actor, now: datetime
 ) -> None:
-    """End the provider for good: it cannot authenticate, and no token for it is accepted."""
+    """End the provider permanently: it cannot authenticate, and no token for it is accepted."""
     states = ServiceProvider.Status
     old = [states.ACTIVE, states.SUSPENDED]
     _move(service_provider, old, states.REVOKED, kinds.SERVICE_PROVIDER_REVOKED, actor, now)

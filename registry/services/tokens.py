@@ -168,7 +168,7 @@ def issued_again(jti: str, now: datetime) -> IssuedToken:
 
 
 def revoke_token(*, jti: str, actor: Actor, now: datetime) -> bool:
-    """Revoke the token for good. False, and no change, if it is unknown or was revoked before."""
+    """Revoke the token permanently. False if it is unknown or was revoked before."""
     with transaction.atomic():
         if not Token.objects.filter(jti=jti, revoked_at=None).update(revoked_at=now):
             return False

@@ -39,7 +39,7 @@ def test_the_database_says_the_release_it_was_migrated_to() -> None:
 
 
 def looked() -> Installation:
-    """What a read of the verifier's home returns, from the row itself."""
+    """What a read of the replay cache's row returns, from the row itself."""
     return Installation.objects.annotate(**looked_at()).get()
 
 

@@ -38,7 +38,7 @@ _OTHERS: Final = (
 def close_history(
     *, operator: str, actor: Actor, now: datetime, wait: Callable[[float], object] = time.sleep
 ) -> int:
-    """Close this database for good and copy all of its log outside; return the number of events.
+    """Close this database permanently and copy all of its log outside; return the number of events.
 
     1. Check that nothing else is connected.
     2. Hold the database, with an event. Servers and jobs that still run answer 503 once their lease

@@ -82,7 +82,7 @@ def confirm(
 
 
 def deny(*, confirmation: Confirmation, human: Human, actor: Actor, now: datetime) -> Confirmation:
-    """Deny this transaction for good, even while the agent is suspended. Raises as `confirm`."""
+    """Deny this transaction permanently, even while the agent is suspended. Raises as `confirm`."""
     return _decide(
         confirmation,
         human,

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CHECK: Final = "history"
 # Seconds between comparisons, so that an unavailable store or Redis is not retried at every read.
 RETRY_SECONDS: Final = 2.0
-# Redis may be lost for good. After this long (s) without an answer, compare with the store only.
+# Redis may be lost permanently. After this long (s) without an answer, compare with the store only.
 REDIS_SECONDS: Final = 10.0
 # The server's start time, the database, and the table's file, which changes when a dump is restored
 # into a running server.

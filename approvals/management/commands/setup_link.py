@@ -73,9 +73,9 @@ class Command(OperatorCommand):
             )
             yield f"  {result['url']}"
         else:
-            yield f"Open this link once, until {until}, and make your passkey:"
+            yield f"Open this link once, until {until}, and create your passkey:"
             yield f"  {result['url']}"
-            yield f"To make a new link: {settings.COMMAND} setup_link"
+            yield f"To create a new link: {settings.COMMAND} setup_link"
 
 
 def _address(text: str) -> str:
@@ -116,7 +116,8 @@ def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
         return start_recovery(human=human, case=case, admin=None, actor=actor, now=now)
     if row.case != case:
         raise CommandError(
-            f"A recovery is under way as {row.case}: an administrator or the person can cancel it."
+            f"A recovery (passkey {row.case}) is in progress. To start another one, first have an "
+            "administrator or the person cancel it."
         )
     return create_recovery_link(recovery=row, admin=None, actor=actor, now=now)
 
