@@ -17,7 +17,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 
 
-def made(act: str, told: dict[str, Any]) -> dict[str, Any]:
+def run_command(act: str, told: dict[str, Any]) -> dict[str, Any]:
     """Make one decision from its JSON description."""
     return decide(act=act, **told)
 

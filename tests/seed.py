@@ -229,7 +229,7 @@ def _granted(
     }
 
 
-def run_seed_command(what: str, told: Any) -> Any:
+def run_command(what: str, told: Any) -> Any:
     """Run the command of that name with the JSON arguments."""
     if what == "scenes":
         return [seed(**wish) for wish in told]
@@ -248,4 +248,4 @@ def run_seed_command(what: str, told: Any) -> Any:
 
 if __name__ == "__main__":
     django.setup()
-    print(json.dumps(run_seed_command(sys.argv[1], json.loads(sys.stdin.read()))))
+    print(json.dumps(run_command(sys.argv[1], json.loads(sys.stdin.read()))))

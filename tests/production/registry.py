@@ -62,7 +62,7 @@ class ProductionRegistry(LiveRegistry):
     def act(self, module: str, act: str, told: Any, *, root: Path | None = None) -> Any:
         """Run it in this process, which has the services' settings and Django loaded."""
         try:
-            return importlib.import_module(module).made(act, told)
+            return importlib.import_module(module).run_command(act, told)
         finally:
             # Some callers use threads of their own.
             connection.close()
