@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from logging import Logger
 from typing import Final
 
+from agentauth.environment import number
+
 # How long a connection is left to processes that have fewer (s), and how often to check whether one
 # accepted it.
 _YIELD_SECONDS: Final = 0.02
@@ -27,9 +29,6 @@ MOST_AT_A_TURN: Final = 64
 _REST_SECONDS: Final = 0.5
 # A process that has not reported for this long (s) counts as gone.
 HEARD_SECONDS: Final = 2.0
-# Places in the table. Processes are numbered as they start; at most this many may exist at once,
-# including those that are ending.
-_PLACES: Final = 64
 # Time of the report (monotonic clock, which all processes of a host share), and the number of
 # connections.
 _TOLD: Final = struct.Struct("dI4x")
@@ -38,31 +37,35 @@ _TOLD: Final = struct.Struct("dI4x")
 class ConnectionCounts:
     """Connection counts in shared memory, created before the fork.
 
-    A place is the number of a process, and only that process writes it.
+    A place is the number of a process, and only that process writes it. `processes`: how many
+    serve; twice as many may exist at once, since some are ending. Processes are numbered as they
+    start, so places are reused.
     """
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _PLACES * _TOLD.size)
+    def __init__(self, processes: int) -> None:
+        self._places = 2 * processes
+        self._memory = mmap.mmap(-1, self._places * _TOLD.size)
 
     def report(self, place: int, count: int) -> None:
         """Report the count. A process that does not report for HEARD_SECONDS counts as gone."""
-        _TOLD.pack_into(self._memory, place % _PLACES * _TOLD.size, time.monotonic(), count)
+        _TOLD.pack_into(self._memory, place % self._places * _TOLD.size, time.monotonic(), count)
 
     def leave(self, place: int) -> None:
         """The process at this place accepts no more connections."""
-        _TOLD.pack_into(self._memory, place % _PLACES * _TOLD.size, 0.0, 0)
+        _TOLD.pack_into(self._memory, place % self._places * _TOLD.size, 0.0, 0)
 
     def has_fewest(self, place: int, count: int) -> bool:
         """Whether no other process has fewer than `count` connections."""
         since = time.monotonic() - HEARD_SECONDS
         others = enumerate(_TOLD.iter_unpack(self._memory))
         return all(
-            own == place % _PLACES or told < since or has >= count for own, (told, has) in others
+            own == place % self._places or told < since or has >= count
+            for own, (told, has) in others
         )
 
 
 # Made here, since a server's processes are forked after this module is loaded.
-_SHARES: Final = ConnectionCounts()
+_SHARES: Final = ConnectionCounts(number("WEB_CONCURRENCY", 2, least=1, most=512))
 
 
 class Acceptor:

@@ -16,8 +16,18 @@ from agentauth.server import least_loaded
 from agentauth.server.least_loaded import HEARD_SECONDS, Acceptor, ConnectionCounts
 
 
+def test_each_of_the_most_processes_has_a_place_of_its_own() -> None:
+    shared = ConnectionCounts(512)
+    for place in range(1, 513):
+        shared.report(place, place)
+    assert shared.has_fewest(1, 1)
+    assert not shared.has_fewest(65, 65)
+    shared.report(65, 0)
+    assert not shared.has_fewest(1, 1)
+
+
 def test_connection_counts_are_shared_across_processes() -> None:
-    shared = ConnectionCounts()
+    shared = ConnectionCounts(32)
     if not (child := os.fork()):
         shared.report(2, 3)
         os._exit(0)
@@ -29,11 +39,11 @@ def test_connection_counts_are_shared_across_processes() -> None:
 
 
 def test_single_process_always_has_the_fewest() -> None:
-    assert ConnectionCounts().has_fewest(7, 500)
+    assert ConnectionCounts(32).has_fewest(7, 500)
 
 
 def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = ConnectionCounts()
+    shared = ConnectionCounts(32)
     shared.report(1, 0)
     shared.report(2, 5)
     assert not shared.has_fewest(3, 1)
@@ -46,7 +56,7 @@ def test_who_left_or_was_not_heard_of_is_not_counted(monkeypatch: pytest.MonkeyP
 
 
 def test_a_place_is_used_again_after_many_processes() -> None:
-    shared = ConnectionCounts()
+    shared = ConnectionCounts(32)
     shared.report(3, 9)
     shared.report(3 + 64, 1)
     assert not shared.has_fewest(1, 2)
@@ -166,7 +176,7 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
 def test_connection_waits_briefly_for_a_less_loaded_process(
     others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = ConnectionCounts()
+    shared = ConnectionCounts(32)
     shared.report(2, others)
     monkeypatch.setattr(least_loaded, "_SHARES", shared)
 
