@@ -39,8 +39,8 @@ from agentauth.protocol.errors import (
 from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.refusals import METHODS
-from registry.services.credentials import find_by_credentials
 from registry.services.keys import callers_with
+from registry.services.provider_authentication import find_by_credentials
 from verifier.endpoint import render_body
 from verifier.services.connecting import use_own_connection
 

@@ -207,7 +207,7 @@ async def measured(
     named: bool = False,
 ) -> list[float]:
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
-    follower, tally = Knowing(place, known(place, now, windows)), Tally()
+    cached_state, tally = Knowing(place, known(place, now, windows)), Tally()
     epochs.LEASE._last = epochs._Look(
         ReplayEpoch(1, "redis", frozenset(), now),
         leaving=False,
@@ -217,7 +217,9 @@ async def measured(
     )
 
     async def start() -> tuple[VerifierProcess, Edge]:
-        verifier = VerifierProcess(follower=follower, servers=Agreeing(), count=tally.decision)
+        verifier = VerifierProcess(
+            cached_state=cached_state, servers=Agreeing(), count=tally.decision
+        )
         headers = verifier_application.standing_headers()
         return verifier, Edge(
             cast("Any", None), verifier_application.failed, tally.request, headers

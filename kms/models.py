@@ -43,8 +43,8 @@ class Key(Sealed):
     retired_at = models.DateTimeField(null=True)
     # A retired key verifies until then, when the last thing it signed expires. Null: forever.
     needed_until = models.DateTimeField(null=True)
-    # The previous key's introduction of this one (agentauth/protocol/introduction.py); empty for
-    # the first.
+    # The previous key's introduction of this one (agentauth/protocol/key_introduction.py); empty
+    # for the first.
     introduction = models.TextField(blank=True, db_default="", default="")
     disabled_at = models.DateTimeField(null=True)
 

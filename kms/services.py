@@ -12,8 +12,8 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, TemporarilyUnavailableError
-from agentauth.protocol.introduction import sign_introduction
 from agentauth.protocol.jose import parse_compact
+from agentauth.protocol.key_introduction import sign_introduction
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
 from audit.db.sql import Columns, SelectQuery

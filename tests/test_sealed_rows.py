@@ -14,7 +14,7 @@ from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
-from approvals.services.credentials import remove_passkey
+from approvals.services.passkey_registration import remove_passkey
 from approvals.services.people import create_setup_link, use_code
 from approvals.services.recovery import cancel_recovery
 from approvals.tests.authenticator import Authenticator

@@ -199,7 +199,7 @@ class Endpoint:
         return await self._edge.delegate(request)
 
     def _is_known(self, head: Head) -> bool:
-        return self._verifier.follower.held_provider(head.digest) is not None
+        return self._verifier.cached_state.held_provider(head.digest) is not None
 
     async def _as_stranger(self, request: Request) -> Response | None:
         """Refuse a caller with uncached credentials that turn out wrong; None if they are right.
@@ -212,7 +212,7 @@ class Endpoint:
             authorization = request.head.authorization
             if (
                 authorization is None
-                or await self._verifier.follower.provider(authorization) is None
+                or await self._verifier.cached_state.provider(authorization) is None
             ):
                 return await self._delegated(request)
         finally:
@@ -305,12 +305,12 @@ class Endpoint:
             or len(body) > max_body
         ):
             raise Unusual
-        provider = self._verifier.follower.held_provider(head.digest)
+        provider = self._verifier.cached_state.held_provider(head.digest)
         return None if provider is None else (provider, _actor(provider, request))
 
     async def _caller(self, request: Request) -> tuple[ServiceProvider, Actor]:
         """As `_held_caller`, but reads the service provider from the database."""
-        provider = await self._verifier.follower.provider(request.head.authorization or "")
+        provider = await self._verifier.cached_state.provider(request.head.authorization or "")
         if provider is None:
             raise Unusual
         return provider, _actor(provider, request)

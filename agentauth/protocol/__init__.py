@@ -9,7 +9,7 @@
   `receipt` proves it later.
 - A call: `token` (with `certificate` for delegated keys), then `decision`, the pure yes or no.
 - The log: `chain` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
-  `log_texts` are its texts; `introduction` leads from one key to the next.
+  `tlog_texts` are its texts; `key_introduction` leads from one key to the next.
 
 Begin with `capability`, `token` and `decision`. docs/protocol.md is the contract.
 """

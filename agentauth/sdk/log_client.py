@@ -15,8 +15,8 @@ from agentauth.protocol.errors import (
     EncodingError,
     TemporarilyUnavailableError,
 )
-from agentauth.protocol.log_texts import parse_log_proof, verify_log_proof
 from agentauth.protocol.notes import SignatureType, parse_vkey
+from agentauth.protocol.tlog_texts import parse_log_proof, verify_log_proof
 
 from .addresses import check_registry_url
 from .exchange import ask

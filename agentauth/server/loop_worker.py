@@ -61,14 +61,14 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         transport.set_write_buffer_limits(high=HIGH_WATER_LIMIT)
         self._setup_callback_parser()
         self.worker.nr_conns += 1
-        self.worker.door.tell()
+        self.worker.acceptor.tell()
         self.worker.wait_for(self)
         self.worker.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._gone.set()
-        self.worker.door.tell()
+        self.worker.acceptor.tell()
         self.worker.forget(self)
         self.hold(-self.held)
         # Wake an answer that waits in `drain`: there is no client left to read it.
@@ -341,7 +341,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             if first is not None:
                 first.drop()
 
-    def made_door(self) -> Acceptor:
+    def create_acceptor(self) -> Acceptor:
         """What accepts this process's connections."""
         return Acceptor(
             self.age,
@@ -365,19 +365,19 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             is_first = self.age <= self.cfg.workers
             await asyncio.sleep(0 if is_first else _AGAIN_SECONDS)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR if is_first else 1) from error
-        self.door = self.made_door()
-        self.door.listen(self.cfg.backlog)
+        self.acceptor = self.create_acceptor()
+        self.acceptor.listen(self.cfg.backlog)
         self._sweep()
         while self.alive and self.ppid == os.getppid():
             self.notify()
             await asyncio.sleep(_SWEEP_SECONDS)
         self.alive = False
-        await self.door.close()
+        await self.acceptor.close()
         await self._shutdown()
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        self.door.tell()
+        self.acceptor.tell()
         if not self.alive and self._stopped_at > now:
             self._stopped_at = now
         for connection in list(self.waiting):

@@ -146,9 +146,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         alive = self.alive
         super().set_accept_enabled(enabled and alive)
         if not alive:
-            self._close_the_door()
+            self._close_acceptor()
 
-    def _close_the_door(self) -> None:
+    def _close_acceptor(self) -> None:
         """Accept what is queued, then close the listeners: the kernel would reset the rest."""
         came: list[tuple[Any, Any, Any]] = []
         listeners: list[Any] = self.sockets

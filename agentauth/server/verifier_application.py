@@ -63,9 +63,9 @@ _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 class Delegate:
     """Runs Django's WSGI application in threads; requests arrive as at the web server."""
 
-    def __init__(self, tally: Tally, follower: StateCache) -> None:
+    def __init__(self, tally: Tally, cached_state: StateCache) -> None:
         self._tally = tally
-        self._follower = follower
+        self._follower = cached_state
         self._threads = {kind: ThreadPoolExecutor(count, kind) for kind, count in _THREADS.items()}
         self._waiting = dict.fromkeys(_THREADS, 0)
 
@@ -111,10 +111,10 @@ class Delegate:
         scope = request.scope
         if scope["raw_path"] in BESIDE:
             return scope
-        head, follower = request.head, self._follower
+        head, cached_state = request.head, self._follower
         # Read also from a request in a form that only the view accepts.
         authorization = head.credentials
-        if authorization is not None and follower.held_provider(head.digest) is not None:
+        if authorization is not None and cached_state.held_provider(head.digest) is not None:
             return scope
         try:
             rate_limits.check(rate_limits.ADDRESS, _address(scope))
@@ -122,7 +122,7 @@ class Delegate:
             rate_limits.take(rate_limits.STRANGERS, kind)
         except RateLimitedError:
             # Valid credentials that are not cached yet are accepted at any address.
-            if authorization and await follower.provider(authorization) is not None:
+            if authorization and await cached_state.provider(authorization) is not None:
                 return scope
             await self._record(_route_of(scope, authorization))
             raise
@@ -294,12 +294,12 @@ async def start() -> tuple[VerifierProcess, Edge]:
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
     verifier = VerifierProcess(
-        follower=StateCache(loop, missed=tally.miss), servers=servers, count=tally.decision
+        cached_state=StateCache(loop, missed=tally.miss), servers=servers, count=tally.decision
     )
     await verifier.start()
     tally.begin()
     return verifier, Edge(
-        delegate=Delegate(tally, verifier.follower),
+        delegate=Delegate(tally, verifier.cached_state),
         failed=failed,
         observe=tally.request,
         headers=standing_headers(),

@@ -69,7 +69,7 @@ class Saying(asyncio.Protocol):
         transport.close()
 
 
-def door(listening: Any) -> Acceptor:
+def acceptor(listening: Any) -> Acceptor:
     return Acceptor(
         1,
         [listening],
@@ -92,7 +92,7 @@ def test_connections_come_in_by_whatever_socket_a_server_has(family: str, tmp_pa
     async def run() -> bytes:
         with socket.socket(kinds[family]) as listening, socket.socket(kinds[family]) as caller:
             listening.bind(address)
-            made = door(listening)
+            made = acceptor(listening)
             made.listen(5)
             caller.setblocking(False)
             loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ def test_a_door_that_cannot_take_in_closes_all_the_same() -> None:
     async def run() -> int:
         with Full(socket.AF_INET) as listening:
             listening.bind(("127.0.0.1", 0))
-            made = door(listening)
+            made = acceptor(listening)
             made.listen(5)
             await made.close()
             return listening.fileno()
@@ -124,7 +124,7 @@ def test_delayed_accept_after_closing_does_nothing() -> None:
     async def run() -> None:
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
-            made = door(listening)
+            made = acceptor(listening)
             made.listen(5)
             await made.close()
             # As it is called again after a moment.

@@ -76,7 +76,7 @@ class Scene:
         self.worker.max_requests = sys.maxsize
         self.worker.worker_connections = 2
         self.worker.asgi = self._application
-        self.worker.door = self.worker.made_door()
+        self.worker.acceptor = self.worker.create_acceptor()
         self.asked: list[tuple[str, bytes]] = []
         # How often a head was parsed.
         self.read = 0

@@ -19,7 +19,7 @@ from agentauth.server import verifier_application
 from audit.log.refusals import Batches
 from audit.models import Event
 from registry import rate_limits
-from registry.services.credentials import find_by_credentials
+from registry.services.provider_authentication import find_by_credentials
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from tests.endpoint_comparison import VERIFY, Ask, Both, ask
@@ -231,7 +231,7 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
             callers.submit(both._lean, wrong(place, accept=accept))
             for _ in range(MAX_IN_FLIGHT + 20)
         ]
-        loads = both.running.app._verifier.follower._provider_loads
+        loads = both.running.app._verifier.cached_state._provider_loads
         try:
             wait_until(both, lambda: len(loads._asked) == len(guesses))
             assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200

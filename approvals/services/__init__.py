@@ -5,7 +5,7 @@
 - Requests: `decisions` approves and denies, with `offer` and `terms` (what may be approved and what
   was chosen). `claims` takes an agent, `confirmations` answers for one transaction, `presence` is
   the "I'm here" switch. `likeness` warns about names.
-- Getting in: `people`, `credentials` (passkeys), `verification` (a signature for one sensitive
+- Getting in: `people`, `passkey_registration`, `verification` (a signature for one sensitive
   act), `recovery` with `recovery_notice` and `notices`.
 - Ending: `cascades` says what would end with something, `destructive_actions` does it once it is
   signed for, `human_offboarding` suspends or deletes a human, `text_erasure` erases texts,

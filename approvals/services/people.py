@@ -23,7 +23,7 @@ from agentauth.protocol.manifest import check_display_name
 from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
-from approvals.services.credentials import USER_HANDLE_BYTES, add_passkey, verify_new
+from approvals.services.passkey_registration import USER_HANDLE_BYTES, add_passkey, verify_new
 from approvals.services.presence import end_presence
 from approvals.sessions import stored_key
 from audit import kinds

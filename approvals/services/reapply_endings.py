@@ -14,8 +14,8 @@ from django.db.models import QuerySet
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey
-from approvals.services.credentials import remove_passkey_for_good
 from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.passkey_registration import remove_passkey_for_good
 from audit import kinds
 from audit.services import Actor
 from audit.witness.endings import Ending

@@ -25,7 +25,7 @@ from agentauth.protocol.errors import (
 from approvals.models import Challenge, Recovery, RecoveryQuerySet
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
-from approvals.services.credentials import (
+from approvals.services.passkey_registration import (
     add_passkey,
     hold_passkeys,
     remove_all_passkeys,

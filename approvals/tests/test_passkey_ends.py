@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Passkey
-from approvals.services.credentials import remove_passkey
+from approvals.services.passkey_registration import remove_passkey
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.database_rollback import restored

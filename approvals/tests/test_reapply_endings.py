@@ -27,10 +27,10 @@ from kms.models import KeyCertificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import find_claim
-from registry.services.credentials import authenticate_service_provider
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.keys import bar_disclosed_key, is_barred
 from registry.services.people import create_human, suspend_human
+from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
     end_previous_secrets,
     rotate_secret,

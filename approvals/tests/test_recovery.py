@@ -15,9 +15,9 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
-from approvals.services.credentials import finish_passkey
 from approvals.services.destructive_actions import end_for_good
 from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.passkey_registration import finish_passkey
 from approvals.services.people import find_setup_code
 from approvals.services.recovery import cancel_recovery, finish_recovery
 from approvals.sessions import stored_key

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
-from approvals.services import credentials, exporting
+from approvals.services import exporting, passkey_registration
 from approvals.services.people import session_key_of
 from approvals.services.recovery_notice import recovery_news
 from approvals.sessions import keep_session
@@ -32,7 +32,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_sign_in
 @require_verification
 def passkey_options(request: HttpRequest) -> HttpResponse:
-    found = credentials.begin_passkey(
+    found = passkey_registration.begin_passkey(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
     )
     return answer(publicKey=found)
@@ -41,7 +41,7 @@ def passkey_options(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_sign_in
 def passkey_finish(request: HttpRequest) -> HttpResponse:
-    credentials.finish_passkey(
+    passkey_registration.finish_passkey(
         human=human_of(request),
         credential=posted(request).get("credential"),
         session_key=session_key_of(request),
@@ -57,7 +57,7 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     """Remove a passkey. This session goes on if another passkey signed for the removal."""
     signed_by = check_verification(request)
     human, actor = human_of(request), actor_of(request)
-    credentials.remove_passkey(
+    passkey_registration.remove_passkey(
         human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now()
     )
     if signed_by != passkey_id:

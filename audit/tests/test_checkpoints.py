@@ -20,7 +20,7 @@ from audit.stores import ImmutableError, Store, store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness import breaks, checkpoints, signing
+from audit.witness import breaks, checkpoints, log_signer
 from audit.witness.breaks import check_records, origin
 from audit.witness.checkpoint_copies import ContradictedError, key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
@@ -96,7 +96,7 @@ def test_AU_11_another_signer_at_the_same_size_changes_nothing(
     folder: Path, grow: Grow, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(2)
-    real = signing.audit_signer
+    real = log_signer.audit_signer
 
     def slower(*, now: datetime) -> Any:
         monkeypatch.setattr(checkpoints, "audit_signer", real)
@@ -228,7 +228,7 @@ def test_AU_11_two_logs_in_one_store_end_in_the_first_conflict(
     """The other one signs between our read of the store and our copy."""
     grow(2)
     store = store_at(f"file:{folder}")
-    real = signing.audit_signer
+    real = log_signer.audit_signer
 
     def late(*, now: datetime) -> Any:
         store.put_once(key_of(2), b"another story")

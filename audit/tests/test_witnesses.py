@@ -8,7 +8,7 @@ import pytest
 
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.log_texts import parse_add_checkpoint
+from agentauth.protocol.tlog_texts import parse_add_checkpoint
 from agentauth.sdk.tests.witness_cast import ORIGIN, Log, Served, new_witness, serving
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, size_is
 from audit.witness.witnesses import Outcome, Result, Witness, cosign, parse_witness

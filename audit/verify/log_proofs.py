@@ -14,8 +14,8 @@ from agentauth.protocol.errors import (
     NotFoundError,
     NotYetLoggedError,
 )
-from agentauth.protocol.log_texts import LogProof
 from agentauth.protocol.notes import MAX_SIGNATURES
+from agentauth.protocol.tlog_texts import LogProof
 from audit.log import tree
 from audit.models import Checkpoint, Head, Leaf, QueueEntry
 from audit.witness.checkpoints import EVERY, newest_signed

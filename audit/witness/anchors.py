@@ -24,7 +24,7 @@ from audit.witness.checkpoint_copies import (
     size_of,
     store_left_behind,
 )
-from audit.witness.signing import PURPOSE
+from audit.witness.log_signer import PURPOSE
 
 
 class Anchor(NamedTuple):

@@ -32,7 +32,7 @@ from audit.witness.checkpoint_copies import (
     store_name,
 )
 from audit.witness.endings import copy_endings, ended_since
-from audit.witness.signing import audit_signer
+from audit.witness.log_signer import audit_signer
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.log_texts import SIZE_TYPE, AddCheckpoint, parse_size_answer
 from agentauth.protocol.notes import (
     Note,
     SignatureType,
@@ -25,6 +24,7 @@ from agentauth.protocol.notes import (
     parse_vkey,
     verify_signatures,
 )
+from agentauth.protocol.tlog_texts import SIZE_TYPE, AddCheckpoint, parse_size_answer
 from agentauth.protocol.urls import normalize_url
 
 if TYPE_CHECKING:

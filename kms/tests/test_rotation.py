@@ -8,7 +8,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from agentauth.protocol.introduction import introduced_keys
+from agentauth.protocol.key_introduction import introduced_keys
 from agentauth.protocol.keys import parse_jwk
 from audit.models import Event
 from kms import backends, services

@@ -1,7 +1,8 @@
 """What the registry does. An act writes its rows and its audit event in one transaction.
 
-- People and service providers: `people`, `service_providers`, `credentials` (id and secret),
-  `subjects` (a person's `sub` at a service provider), `lookalikes` (names that imitate others).
+- People and service providers: `people`, `service_providers`, `provider_authentication` (id and
+  secret), `subjects` (a person's `sub` at a service provider), `lookalikes` (names that imitate
+  others).
 - Agents, in the order of their life: `enrolment`, `registration`, `agents`, `manifests`,
   `rotation`; `keys` says which key may call, and which are barred permanently.
 - Grants: `grant_requests`, then `grants`. `grant_changes` follows a change of key, manifest,

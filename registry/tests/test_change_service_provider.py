@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider, Token
-from registry.services.credentials import authenticate_service_provider
 from registry.services.grants import suspend_grant
+from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
     change_allowed,
     change_audience,

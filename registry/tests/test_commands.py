@@ -10,8 +10,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from registry.models import Human, ServiceProvider
-from registry.services.credentials import authenticate_service_provider
 from registry.services.people import suspend_human
+from registry.services.provider_authentication import authenticate_service_provider
 from registry.tests.cast import TESTER, AgentClient
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,6 @@ import pytest
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
-from registry.services.credentials import authenticate_service_provider
 from registry.services.people import (
     change_time_zone,
     create_human,
@@ -17,6 +16,7 @@ from registry.services.people import (
     resume_human,
     suspend_human,
 )
+from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
     create_service_provider,
     end_secret,

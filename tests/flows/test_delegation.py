@@ -171,7 +171,10 @@ def test_KM_10_each_process_signs_with_its_own_key_until_it_is_killed(
         delegated.assert_good(tokens[next(iter(dead))])
         [follower] = set(delegated.certified().values()) - dead - survivor
         # The token key signs for a process that has not yet seen its certificate become usable.
-        assert set(delegated.issued_by({follower, *survivor})) - {root} == {follower, *survivor}
+        assert set(delegated.issued_by({follower, *survivor})) - {root} == {
+            follower,
+            *survivor,
+        }
     # And its certificate is soon gone.
     delegated.later(CERTIFIED_FOR.total_seconds())
     until(lambda: set(delegated.issued()) == {root} and len(delegated.certified()) == WORKERS)

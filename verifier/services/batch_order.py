@@ -6,7 +6,8 @@ from typing import Final
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
-# Requests of all batches that run at once. It leaves room for other calls in the lane and at Redis.
+# Requests of all batches that run at once. Leaves room for other calls in the commit queue and at
+# Redis.
 MAX_UNDER_WAY: Final = 128
 # Requests of all batches in memory, running or waiting for their turn.
 MAX_BEGUN: Final = 2048
@@ -16,7 +17,8 @@ FAULTS_IN_A_ROW: Final = 3
 NOT_TRIED: Final = "This call was not tried: the service is unavailable right now."
 # How long (s) a request waits for a place in memory, and again for a place to run.
 _TURN_SECONDS: Final = 5
-# How long (s) it waits for room in the lane before it runs, so that no batch fills the lane alone.
+# How long (s) it waits for room in the commit queue before it runs, so that no batch fills that
+# queue alone.
 _ROOM_SECONDS: Final = 5
 
 
@@ -60,7 +62,7 @@ class Faults:
 
 
 class BatchLimiter:
-    """Limits all batches of one event loop. `has_room`: whether the lane has room for batches."""
+    """Limits all batches of one event loop. `has_room`: whether the commit queue has room."""
 
     def __init__(self, has_room: Callable[[], bool]) -> None:
         self._has_room = has_room
@@ -78,7 +80,7 @@ class BatchLimiter:
     async def enter(self, *, to_database: bool) -> None:
         """Take a place to run, until `leave`. Raises TemporarilyUnavailableError on timeout."""
         until = asyncio.get_running_loop().time() + _ROOM_SECONDS
-        while to_database and not self._has_room() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — no event tells when the lane has room
+        while to_database and not self._has_room() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — no event tells when the commit queue has room
             await asyncio.sleep(0.01)
         if not await _take_place(self._under_way):
             raise TemporarilyUnavailableError("Too many calls at once. Try again shortly.")

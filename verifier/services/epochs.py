@@ -119,7 +119,7 @@ class Lease:
         self._looking = threading.Lock()
 
     def current(self) -> ReplayEpoch:
-        """The tenure, after a new read if the last is older than FRESH_SECONDS.
+        """The epoch, after a new read if the last is older than FRESH_SECONDS.
 
         One thread reads; the others use the last read, and wait only if the lease has expired.
         Raises as `last_epoch`, and django.db errors in the thread that reads.
@@ -195,7 +195,7 @@ class Lease:
         return bool(last and last.halt and last.halt.passes)
 
     def last_epoch(self, spare: float = 0) -> ReplayEpoch:
-        """The tenure by the last read, for a process with a thread that reads; never reads itself.
+        """The epoch by the last read, for a process with a thread that reads; never reads itself.
 
         With `spare`, it must hold for that many more seconds. Raises TemporarilyUnavailableError if
         the last read began more than LEASE_SECONDS ago, the process may not act for the

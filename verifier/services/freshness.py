@@ -14,7 +14,7 @@ STALE_SECONDS: Final = 5.0
 
 @per_call(frozen=True, slots=True)
 class DecisionBasis:
-    """The state as of `began`, and the tenure under which the process may decide."""
+    """The state as of `began`, and the epoch under which the process may decide."""
 
     began: ClockReading
     replay_epoch: ReplayEpoch

@@ -15,7 +15,7 @@ from agentauth.protocol.token import TokenKey
 from kms.state_publisher import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
-from registry.services.credentials import find_by_credentials
+from registry.services.provider_authentication import find_by_credentials
 from verifier.services.batch_loader import BatchLoader
 from verifier.services.elapsed import CLOCK_SECONDS, ClockReading
 from verifier.services.epochs import CLOCK_WRONG

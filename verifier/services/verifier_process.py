@@ -39,15 +39,15 @@ Count = Callable[[str, str, str], None]
 class VerifierProcess:
     """The verifier process: its `VerifierRuntime` and operations, bound to one event loop."""
 
-    def __init__(self, *, follower: StateCache, servers: Servers | None, count: Count) -> None:
-        self.follower = follower
-        self.token_keys = follower.token_keys
+    def __init__(self, *, cached_state: StateCache, servers: Servers | None, count: Count) -> None:
+        self.cached_state = cached_state
+        self.token_keys = cached_state.token_keys
         self.count = count
         self._servers = servers
-        self._lane = GroupCommitter()
+        self._committer = GroupCommitter()
         self._keeping = EpochKeeperThread()
         self._afterwards: set[asyncio.Task[None]] = set()
-        self._gate = BatchLimiter(lambda: self._lane.has_room(0.5))
+        self._gate = BatchLimiter(lambda: self._committer.has_room(0.5))
 
     async def verify(
         self,
@@ -135,17 +135,17 @@ class VerifierProcess:
 
     def state_read_at(self) -> ClockReading:
         epochs.LEASE.check_halt()
-        return self.follower.state_read_at()
+        return self.cached_state.state_read_at()
 
     async def wait_for_fresh_state(self) -> ClockReading:
         epochs.LEASE.check_halt()
-        return await self.follower.wait_for_fresh_state()
+        return await self.cached_state.wait_for_fresh_state()
 
     def replay_epoch(self) -> ReplayEpoch:
         return epochs.LEASE.last_epoch()
 
     async def cached_token(self, jti: str) -> CachedToken | None:
-        return self.follower.held_state(jti) or await self.follower.state(jti)
+        return self.cached_state.held_state(jti) or await self.cached_state.state(jti)
 
     async def evaluate(self, script: Script, called: ScriptCall) -> Reply:
         if self._servers is None:
@@ -153,13 +153,13 @@ class VerifierProcess:
         return read_acknowledged(script, called, await self._servers.evaluate(script, *called))
 
     def check_room(self) -> None:
-        self._lane.check_room()
+        self._committer.check_room()
 
     async def decide(self, asked: DecisionRequest) -> Outcome:
-        return await self._lane.decide(asked)
+        return await self._committer.decide(asked)
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
-        return await self._lane.run(unit, queue=queue)
+        return await self._committer.run(unit, queue=queue)
 
     def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -170,16 +170,16 @@ class VerifierProcess:
 
     async def start(self) -> None:
         """Start; raises TemporarilyUnavailableError if the state cannot be read."""
-        await asyncio.get_running_loop().run_in_executor(None, self.follower.start)
-        self._lane.start()
+        await asyncio.get_running_loop().run_in_executor(None, self.cached_state.start)
+        self._committer.start()
         self._keeping.start()
 
     async def stop(self) -> None:
-        """Finish the work of `run_in_background` and the lane's jobs, then release everything."""
+        """Finish background work and the commit queue, then release everything."""
         await asyncio.gather(*self._afterwards)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self._lane.stop)
+        await loop.run_in_executor(None, self._committer.stop)
         await loop.run_in_executor(None, self._keeping.stop)
         if self._servers is not None:
             self._servers.close()
-        self.follower.stop()
+        self.cached_state.stop()

@@ -209,7 +209,7 @@ class GroupCommitter:
             ) from None
 
     def _work(self) -> None:
-        use_own_connection("agentauth-lane", wait_seconds=_HELD_UP_SECONDS)
+        use_own_connection("agentauth-commits", wait_seconds=_HELD_UP_SECONDS)
         while self._decide():
             pass
         connection.close()

@@ -49,9 +49,9 @@ class Followed:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.follower = _Told(self.loop)
+        self.cached_state = _Told(self.loop)
         self.dropped: list[tuple[str, str]] = []
-        self.follower.hooks.append(
+        self.cached_state.hooks.append(
             lambda subject, subject_id: self.dropped.append((subject, subject_id))
         )
         self._thread = threading.Thread(target=self.loop.run_forever)
@@ -70,20 +70,20 @@ class Followed:
         return self.wait(called())
 
     def state(self, jti: str) -> CachedToken | None:
-        return self.wait(self.follower.state(jti))
+        return self.wait(self.cached_state.state(jti))
 
     def held(self, jti: str) -> CachedToken | None:
-        return self.call(self.follower.held_state, jti)
+        return self.call(self.cached_state.held_state, jti)
 
     def provider(self, header: str) -> ServiceProvider | None:
-        return self.wait(self.follower.provider(header))
+        return self.wait(self.cached_state.provider(header))
 
     def holds_provider(self, header: str) -> bool:
         """Whether the cache holds the service provider of these credentials."""
-        return self.call(self.follower.held_provider, credentials_digest(header)) is not None
+        return self.call(self.cached_state.held_provider, credentials_digest(header)) is not None
 
     def end(self) -> None:
-        self.call(self.follower.stop)
+        self.call(self.cached_state.stop)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -96,7 +96,7 @@ def followed(patch: pytest.MonkeyPatch, *, look_seconds: float = 0.1) -> Iterato
     patch.setattr(state_watcher, "LOOK_SECONDS", look_seconds)
     made = Followed()
     try:
-        made.call(made.follower.start)
+        made.call(made.cached_state.start)
         yield made
     finally:
         made.end()

@@ -27,23 +27,23 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 0.05)
 
-    async def waits(follower: StateCache) -> bool:
-        task = asyncio.create_task(follower.wait_for_fresh_state())
+    async def waits(cached_state: StateCache) -> bool:
+        task = asyncio.create_task(cached_state.wait_for_fresh_state())
         await asyncio.sleep(0)
         waited = not task.done()
         await task
         return waited
 
     async def work() -> None:
-        follower = StateCache()
+        cached_state = StateCache()
         with pytest.raises(TemporarilyUnavailableError):
-            await follower.wait_for_fresh_state()
+            await cached_state.wait_for_fresh_state()
         for _ in range(2):
-            follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+            cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
             at[0] += 0.9
-            assert not await waits(follower)
+            assert not await waits(cached_state)
             at[0] += 0.2
-            assert [await waits(follower) for _ in range(3)] == [True, False, False]
+            assert [await waits(cached_state) for _ in range(3)] == [True, False, False]
 
     asyncio.run(work())
 
@@ -57,19 +57,19 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
 
     async def work() -> None:
-        follower = StateCache()
-        follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+        cached_state = StateCache()
+        cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
         at[0] += 0.5
         under_way = Look(ClockReading.now(), {}, 0.0)
         at[0] += 3
-        task = asyncio.create_task(follower.wait_for_fresh_state())
+        task = asyncio.create_task(cached_state.wait_for_fresh_state())
         await asyncio.sleep(0)
-        follower._hear(News(look=under_way))
+        cached_state._hear(News(look=under_way))
         for _ in range(5):
             await asyncio.sleep(0)
         assert not task.done()
         later = Look(ClockReading.now(), {}, 0.0)
-        follower._hear(News(look=later))
+        cached_state._hear(News(look=later))
         assert await task is later.began
 
     asyncio.run(work())
@@ -123,7 +123,7 @@ def test_RV_3_halted_process_learns_of_changes_before_it_answers(
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(both._lean, question())
         until = monotonic() + 20
-        while both.running.app._verifier.follower._next_look is None and monotonic() < until:
+        while both.running.app._verifier.cached_state._next_look is None and monotonic() < until:
             sleep(0.01)
         both.running.look()
         assert not good(asked.result())

@@ -33,7 +33,7 @@ class _Follower:
 
 class _Verifier:
     def __init__(self) -> None:
-        self.follower = _Follower()
+        self.cached_state = _Follower()
 
 
 class _View:
@@ -69,7 +69,7 @@ def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
         await endpoint(asked, receive, send)
 
     asyncio.run(work())
-    return verifier.follower.asked == ["Basic x"]
+    return verifier.cached_state.asked == ["Basic x"]
 
 
 @pytest.mark.parametrize("accept", [AXIOS, CHROME, FIREFOX], ids=["axios", "chrome", "firefox"])

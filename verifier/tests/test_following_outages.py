@@ -71,7 +71,7 @@ def test_notification_lost_with_its_connection_is_found_by_next_poll(
             revoke(jti)
             end_the_listener()
         assert until(lambda: process.held(jti) is None, 60) <= within(1.0)
-        process.call(process.follower.state_read_at)
+        process.call(process.cached_state.state_read_at)
 
 
 @pytest.mark.postgres
@@ -122,7 +122,7 @@ def test_RF_26_very_many_who_ask_at_once_are_answered_by_few_queries(
     with followed(monkeypatch) as process:
 
         async def all_at_once() -> list[Any]:
-            state = process.follower.state
+            state = process.cached_state.state
             return await asyncio.gather(
                 *(state(jtis[number % tokens_asked]) for number in range(askers))
             )
@@ -143,7 +143,9 @@ def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(
     with followed(monkeypatch) as process:
 
         async def one_leaves() -> Any:
-            leaves, stays = (asyncio.ensure_future(process.follower.state(jti)) for _ in range(2))
+            leaves, stays = (
+                asyncio.ensure_future(process.cached_state.state(jti)) for _ in range(2)
+            )
             await asyncio.sleep(0.005)
             leaves.cancel()
             return await stays
@@ -162,7 +164,7 @@ def test_shared_reads_have_a_wait_limit_and_a_queue_limit(
     with followed(monkeypatch) as process:
 
         async def asked() -> list[Any]:
-            state = process.follower.state
+            state = process.cached_state.state
             return await asyncio.gather(*(state(name) for name in "abc"), return_exceptions=True)
 
         assert all(isinstance(each, TemporarilyUnavailableError) for each in process.wait(asked()))
@@ -191,41 +193,41 @@ def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
 def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    follower, began = StateCache(), 1_000.0
+    cached_state, began = StateCache(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
-        follower.state_read_at()
+        cached_state.state_read_at()
     monkeypatch.setattr(elapsed, "monotonic", lambda: began)
-    follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+    cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
         monkeypatch.setattr(elapsed, "monotonic", lambda passed=passed: began + passed)
         if good:
-            follower.state_read_at()
+            cached_state.state_read_at()
         else:
             with pytest.raises(TemporarilyUnavailableError):
-                follower.state_read_at()
+                cached_state.state_read_at()
 
 
 def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
-    follower, at = StateCache(), [5_000.0]
+    cached_state, at = StateCache(), [5_000.0]
     monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
     monkeypatch.setattr(elapsed, "time", lambda: at[0])
-    follower._hear(News(look=Look(began := ClockReading.now(), {}, 0.0)))
+    cached_state._hear(News(look=Look(began := ClockReading.now(), {}, 0.0)))
     # A correction within the allowed clock error changes nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):
-        follower.state_read_at()
+        cached_state.state_read_at()
     for at[0] in (5_005.1, 4_994.9):
         with pytest.raises(TemporarilyUnavailableError):
-            follower.state_read_at()
+            cached_state.state_read_at()
     at[0] = 5_005.1
     # Nor is a read enough that began before the correction and ended after it.
-    follower._hear(News(look=Look(began, {}, 0.0)))
+    cached_state._hear(News(look=Look(began, {}, 0.0)))
     with pytest.raises(TemporarilyUnavailableError):
-        follower.state_read_at()
-    follower._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
-    follower.state_read_at()
+        cached_state.state_read_at()
+    cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+    cached_state.state_read_at()
 
 
 @pytest.mark.parametrize("seconds", [-6, 6])
@@ -269,7 +271,7 @@ def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch)
 
 def is_fresh(process: Followed) -> bool:
     try:
-        process.call(process.follower.state_read_at)
+        process.call(process.cached_state.state_read_at)
     except TemporarilyUnavailableError:
         return False
     return True
@@ -280,13 +282,13 @@ def test_a_key_change_whose_keys_cannot_be_read_leaves_none(
 ) -> None:
     scene()
     with followed(monkeypatch) as process:
-        assert process.call(process.follower.token_keys)
+        assert process.call(process.cached_state.token_keys)
         change = Change(Subject.KEY, "x")
-        process.call(process.follower._hear, News((change,)))
+        process.call(process.cached_state._hear, News((change,)))
         # No keys until the next poll.
         with pytest.raises(TemporarilyUnavailableError):
-            process.call(process.follower.token_keys)
-        until(lambda: process.follower._keys is not None, within(1))
+            process.call(process.cached_state.token_keys)
+        until(lambda: process.cached_state._keys is not None, within(1))
 
 
 def test_start_fails_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The lane while the database hangs: callers are told in time, and pending work is dropped."""
+"""Group commit while the database hangs: callers are told in time, and pending work is dropped."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[GroupCommitter]:
+def committer(monkeypatch: pytest.MonkeyPatch) -> Iterator[GroupCommitter]:
     monkeypatch.setattr(lanes, "WAIT_SECONDS", 0.2)
     made = GroupCommitter(threads=1)
     made.start()
@@ -30,18 +30,18 @@ def lane(monkeypatch: pytest.MonkeyPatch) -> Iterator[GroupCommitter]:
 
 
 def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
-    lane: GroupCommitter,
+    committer: GroupCommitter,
 ) -> None:
     thawed, begun = threading.Event(), []
 
     async def ask() -> list[object]:
-        first = asyncio.create_task(lane.run(lambda: thawed.wait(10)))
+        first = asyncio.create_task(committer.run(lambda: thawed.wait(10)))
         await asyncio.sleep(0.05)
-        second = asyncio.create_task(lane.run(lambda: begun.append("second")))
+        second = asyncio.create_task(committer.run(lambda: begun.append("second")))
         told: list[object] = list(await asyncio.gather(first, second, return_exceptions=True))
         thawed.set()
         # Work that is handed in afterwards runs.
-        return [*told, await lane.run(lambda: "third")]
+        return [*told, await committer.run(lambda: "third")]
 
     first, second, third = asyncio.run(ask())
     assert isinstance(first, TemporarilyUnavailableError)
@@ -51,7 +51,7 @@ def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
 
 
 @pytest.mark.postgres
-def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: GroupCommitter) -> None:
+def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(committer: GroupCommitter) -> None:
     def limits() -> list[object]:
         with connection.cursor() as cursor:
             cursor.execute(
@@ -59,7 +59,7 @@ def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(lane: GroupCommi
             )
             return list(cursor.fetchone())
 
-    assert asyncio.run(lane.run(limits)) == ["2s", "5ms"]
+    assert asyncio.run(committer.run(limits)) == ["2s", "5ms"]
 
 
 def test_RF_19_call_is_shed_if_it_would_wait_too_long_at_current_pace(
@@ -70,7 +70,7 @@ def test_RF_19_call_is_shed_if_it_would_wait_too_long_at_current_pace(
     made.start()
 
     async def ask() -> tuple[int, int]:
-        # Teach the lane that a decision takes 0.05 s.
+        # Teach the committer that a decision takes 0.05 s.
         for _ in range(8):
             await made.run(lambda: time.sleep(0.05))
         slow: list[asyncio.Task[None]] = []

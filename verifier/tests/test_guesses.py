@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry.services.credentials import find_by_credentials
+from registry.services.provider_authentication import find_by_credentials
 from verifier.services import state_cache
 from verifier.services.batch_loader import BatchLoader
 from verifier.services.state_cache import StateCache
@@ -67,9 +67,9 @@ def test_SA_10_no_more_refused_credentials_are_remembered_than_may_wait(
 
     async def guess() -> None:
         for number in range(state_cache._MOST_UNPROVED + 10):
-            assert await follower.provider(f"Basic {number}") is None
+            assert await cached_state.provider(f"Basic {number}") is None
 
-    follower = StateCache()
-    monkeypatch.setattr(follower._provider_loads, "get", unknown)
+    cached_state = StateCache()
+    monkeypatch.setattr(cached_state._provider_loads, "get", unknown)
     asyncio.run(guess())
-    assert len(follower._refused) == state_cache._MOST_UNPROVED
+    assert len(cached_state._refused) == state_cache._MOST_UNPROVED

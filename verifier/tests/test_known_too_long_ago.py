@@ -34,14 +34,14 @@ def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
     place, decide = scene(max_uses=5), GroupCommitter.decide
     waits, free = threading.Event(), threading.Event()
 
-    async def told(lane: GroupCommitter, asked: DecisionRequest) -> Any:
+    async def told(committer: GroupCommitter, asked: DecisionRequest) -> Any:
         waits.set()
-        return await decide(lane, asked)
+        return await decide(committer, asked)
 
     monkeypatch.setattr(GroupCommitter, "decide", told)
     for _ in range(2):
-        # Occupies both threads of the lane.
-        held = running.app._verifier._lane.run(partial(free.wait, 20))
+        # Occupies both threads of the committer.
+        held = running.app._verifier._committer.run(partial(free.wait, 20))
         asyncio.run_coroutine_threadsafe(held, running._loop)
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(apart, lambda: place.post(place.body(LOOK)))

@@ -13,7 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import RateLimitedError
 from audit.models import Event
 from registry import rate_limits
-from registry.services import credentials
+from registry.services import provider_authentication
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
 from tests.endpoint_comparison import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
@@ -210,7 +210,7 @@ def a_database_that_does_not_answer(both: Both, place: Scene, path: str) -> Iter
 
     both.running.forget()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (credentials, state_cache):
+        for module in (provider_authentication, state_cache):
             patch.setattr(module, "find_by_credentials", fails)
         yield lambda: good(place, path)
 

@@ -36,7 +36,7 @@ class _Verifier:
     """Answers when it is released."""
 
     def __init__(self, *, is_full: bool = False) -> None:
-        self.follower = _Follower()
+        self.cached_state = _Follower()
         self.go = asyncio.Event()
         self._is_full = is_full
 
@@ -279,9 +279,12 @@ def test_recorded_refusal_is_returned_even_if_recording_would_wait() -> None:
 
 
 def asked(
-    monkeypatch: pytest.MonkeyPatch, lane: object, operation_key: str | None, provider_key: object
+    monkeypatch: pytest.MonkeyPatch,
+    committer: object,
+    operation_key: str | None,
+    provider_key: object,
 ) -> None:
-    """Make one call through a verifier with this lane."""
+    """Make one call through a verifier with this committer."""
     replay_epoch = SimpleNamespace(
         nonce_server=lambda _: "", requires_nonce=lambda _: False, kind="redis"
     )
@@ -289,9 +292,11 @@ def asked(
     monkeypatch.setattr(
         epochs, "LEASE", SimpleNamespace(last_epoch=lambda: replay_epoch, check_halt=lambda: None)
     )
-    follower = SimpleNamespace(token_keys=dict, wait_for_fresh_state=lambda: asyncio.sleep(0))
-    verifier = VerifierProcess(follower=cast("Any", follower), servers=None, count=lambda *_: None)
-    monkeypatch.setattr(verifier, "_lane", lane)
+    cached_state = SimpleNamespace(token_keys=dict, wait_for_fresh_state=lambda: asyncio.sleep(0))
+    verifier = VerifierProcess(
+        cached_state=cast("Any", cached_state), servers=None, count=lambda *_: None
+    )
+    monkeypatch.setattr(verifier, "_committer", committer)
     call = verifier.verify(
         service_provider=ServiceProvider(id=uuid.uuid4()),
         request=cast("Any", SimpleNamespace(operation_key=operation_key, untrusted_token="")),

@@ -66,23 +66,23 @@ def handed_in(
     """The outcomes of calls and other units that wait together before the only thread starts."""
 
     async def main() -> list[Any]:
-        lane = GroupCommitter(threads=1)
+        committer = GroupCommitter(threads=1)
         asked = [
             asyncio.ensure_future(
-                lane.decide(work)
+                committer.decide(work)
                 if isinstance(work, DecisionRequest)
-                else lane.run(work[1], queue=work[0])
+                else committer.run(work[1], queue=work[0])
             )
             for work in works
         ]
         for place, each in enumerate(asked):
             each.add_done_callback(partial(lambda place, _: when_told(place), place))
         await asyncio.sleep(0)
-        lane.start()
+        committer.start()
         try:
             return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
         finally:
-            await asyncio.to_thread(lane.stop)
+            await asyncio.to_thread(committer.stop)
 
     return asyncio.run(main())
 
@@ -190,7 +190,7 @@ def test_failed_commit_gives_no_yes_and_no_second_decision(
 
     def lost(self: Any) -> None:
         commit(self)
-        if self.settings_dict["OPTIONS"].get("application_name") == "agentauth-lane":
+        if self.settings_dict["OPTIONS"].get("application_name") == "agentauth-commits":
             raise OperationalError("the commit's answer did not come")
 
     calls = payments(2)
@@ -202,14 +202,16 @@ def test_failed_commit_gives_no_yes_and_no_second_decision(
 
 def test_a_thread_goes_on_after_a_connection_that_ended() -> None:
     async def main() -> str:
-        lane = GroupCommitter(threads=1)
-        lane.start()
+        committer = GroupCommitter(threads=1)
+        committer.start()
         try:
             with pytest.raises(TemporarilyUnavailableError):
-                await lane.run(atomically(lambda: connection.connection.close() or spend("a")()))
-            return await lane.run(atomically(spend("b")))
+                await committer.run(
+                    atomically(lambda: connection.connection.close() or spend("a")())
+                )
+            return await committer.run(atomically(spend("b")))
         finally:
-            await asyncio.to_thread(lane.stop)
+            await asyncio.to_thread(committer.stop)
 
     assert asyncio.run(main()) == "b"
     assert spent() == 1
@@ -244,13 +246,15 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
         return spend("slow")()
 
     async def main() -> list[Any]:
-        lane = GroupCommitter(threads=2)
-        lane.start()
-        first = asyncio.ensure_future(lane.run(slow))
+        committer = GroupCommitter(threads=2)
+        committer.start()
+        first = asyncio.ensure_future(committer.run(slow))
         await asyncio.to_thread(began.wait, 10)
-        rest = [asyncio.ensure_future(lane.run(atomically(spend(f"{each}")))) for each in range(9)]
+        rest = [
+            asyncio.ensure_future(committer.run(atomically(spend(f"{each}")))) for each in range(9)
+        ]
         await asyncio.sleep(0)
-        ending = asyncio.ensure_future(asyncio.to_thread(lane.stop))
+        ending = asyncio.ensure_future(asyncio.to_thread(committer.stop))
         await asyncio.sleep(0.05)
         assert not ending.done()
         go_on.set()
@@ -263,16 +267,16 @@ def test_what_was_handed_in_is_finished_before_the_end() -> None:
 
 def test_cancelled_call_delays_no_other_call() -> None:
     async def main() -> str:
-        lane = GroupCommitter(threads=1)
-        gone = asyncio.ensure_future(lane.run(spend("gone")))
-        stays = asyncio.ensure_future(lane.run(spend("stays")))
+        committer = GroupCommitter(threads=1)
+        gone = asyncio.ensure_future(committer.run(spend("gone")))
+        stays = asyncio.ensure_future(committer.run(spend("stays")))
         await asyncio.sleep(0)
         gone.cancel()
-        lane.start()
+        committer.start()
         try:
             return await asyncio.wait_for(stays, 10)
         finally:
-            await asyncio.to_thread(lane.stop)
+            await asyncio.to_thread(committer.stop)
 
     assert asyncio.run(main()) == "stays"
     # Work whose caller is gone is not begun.

@@ -207,19 +207,19 @@ def test_a_disabled_key_is_none_of_the_token_keys_and_drops_no_state(
     world: World, process: Followed
 ) -> None:
     key = Key.objects.get(purpose="token")
-    assert set(process.call(process.follower.token_keys)) == {key.kid}
+    assert set(process.call(process.cached_state.token_keys)) == {key.kid}
     rotate_key(purpose="token", actor=SYSTEM, now=timezone.now())
-    until(lambda: len(process.call(process.follower.token_keys)) == 2, SOON)
+    until(lambda: len(process.call(process.cached_state.token_keys)) == 2, SOON)
     # A hook runs after the keys were replaced.
     told: list[bool] = []
 
     def hook(subject: str, subject_id: str) -> None:
         if (subject, subject_id) == (Subject.KEY, key.kid):
-            told.append(key.kid in process.follower.token_keys())
+            told.append(key.kid in process.cached_state.token_keys())
 
-    process.follower.hooks.append(hook)
+    process.cached_state.hooks.append(hook)
     disable_key(kid=key.kid, actor=SYSTEM, now=timezone.now(), even_last=True)
-    until(lambda: key.kid not in process.call(process.follower.token_keys), SOON)
+    until(lambda: key.kid not in process.call(process.cached_state.token_keys), SOON)
     until(lambda: bool(told), SOON)
     assert True not in told
     assert all(process.held(jti) is not None for jti in world.jtis)
@@ -262,10 +262,10 @@ def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(
 
 def test_tokens_that_are_over_are_given_up(world: World, process: Followed) -> None:
     late = timezone.now() + timedelta(hours=1)
-    news = News(look=Look(ClockReading.now(), process.follower.token_keys(), 0.0))
+    news = News(look=Look(ClockReading.now(), process.cached_state.token_keys(), 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timezone, "now", lambda: late)
-        process.call(process.follower._hear, news)
+        process.call(process.cached_state._hear, news)
     assert all(process.held(jti) is None for jti in world.jtis)
     assert process.holds_provider(basic(world.mine))
 
@@ -348,7 +348,7 @@ def heard(process: Followed, subject: str, subject_id: str) -> None:
 
 
 def asking(process: Followed, jti: str) -> Any:
-    return asyncio.run_coroutine_threadsafe(process.follower.state(jti), process.loop)
+    return asyncio.run_coroutine_threadsafe(process.cached_state.state(jti), process.loop)
 
 
 def test_what_was_read_before_a_change_was_heard_is_read_again(

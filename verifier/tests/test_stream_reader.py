@@ -74,9 +74,9 @@ def running(
 
 
 def hold_up(running: Running, seconds: float) -> None:
-    """Occupy both threads of the lane, as if the database hung."""
+    """Occupy both threads of the committer, as if the database hung."""
     for _ in range(2):
-        held = running.app._verifier._lane.run(lambda: time.sleep(seconds))
+        held = running.app._verifier._committer.run(lambda: time.sleep(seconds))
         asyncio.run_coroutine_threadsafe(held, running._loop)
         time.sleep(0.05)
 
@@ -196,10 +196,10 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
     place, read = scene(), StateCache.state
     token = place.token()
 
-    async def slowly(follower: StateCache, jti: str) -> CachedToken | None:
+    async def slowly(cached_state: StateCache, jti: str) -> CachedToken | None:
         await asyncio.to_thread(apart, disable_the_token_key)
         await asyncio.sleep(1)
-        return await read(follower, jti)
+        return await read(cached_state, jti)
 
     with monkeypatch.context() as patch:
         patch.setattr(StateCache, "state", slowly)
@@ -221,7 +221,7 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
     verifier, place = running.app._verifier, scene()
     gate = verifier._gate
     with monkeypatch.context() as patch:
-        patch.setattr(verifier._lane, "has_room", lambda _: False)
+        patch.setattr(verifier._committer, "has_room", lambda _: False)
         asked = verifier.verify_batch(
             service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
         )
@@ -242,8 +242,8 @@ def test_RF_19_shed_call_has_spent_no_proof(
     place = scene(max_uses=5)
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
-        patch.setattr(running.app._verifier._lane, "_each", 10.0)
-        patch.setattr(running.app._verifier._lane._line, "_number_taken", 1)
+        patch.setattr(running.app._verifier._committer, "_each", 10.0)
+        patch.setattr(running.app._verifier._committer._line, "_number_taken", 1)
         shed = place.post(question)
     assert (shed.status_code, json.loads(shed.content)["error"]) == (503, "temporarily_unavailable")
     assert shed.headers["Retry-After"]
@@ -357,7 +357,7 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
-    monkeypatch.setattr(running.app._verifier._lane, "has_room", lambda _=1.0: False)
+    monkeypatch.setattr(running.app._verifier._committer, "has_room", lambda _=1.0: False)
     began = time.monotonic()
     assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
     assert time.monotonic() - began < within(batch_order._ROOM_SECONDS)
@@ -376,7 +376,7 @@ def test_RF_19_a_batch_alone_is_not_too_many(
 
     place = scene(max_uses=5)
     monkeypatch.setattr(lanes, "_outcome", slowly)
-    monkeypatch.setattr(running.app._verifier._lane, "_each", 0.02)
+    monkeypatch.setattr(running.app._verifier._committer, "_each", 0.02)
     # Invalid requests are recorded, so they wait too.
     answers = ask(place, *[{}] * 100, place.body(LOOK))
     assert verdicts(answers) == ["invalid_request"] * 100 + ["valid"]

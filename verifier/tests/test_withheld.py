@@ -117,7 +117,9 @@ def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
     async def halted_lean(self: VerifierProcess, script: Script, called: ScriptCall) -> Reply:
         reply = await evaluate(self, script, called)
         slept[0] += 6
-        self.follower._hear(News(look=Look(ClockReading.now(), self.follower.token_keys(), 0.0)))
+        self.cached_state._hear(
+            News(look=Look(ClockReading.now(), self.cached_state.token_keys(), 0.0))
+        )
         return reply
 
     monkeypatch.setattr(WebProcess, "evaluate", halted_web)
@@ -159,7 +161,7 @@ def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     async def halted(self: VerifierProcess, jti: str) -> CachedToken | None:
         known = await read(self, jti)
         slept[0] += 6
-        self.follower._hear(News(look=Look(ClockReading.now(), self.token_keys(), 0.0)))
+        self.cached_state._hear(News(look=Look(ClockReading.now(), self.token_keys(), 0.0)))
         return known
 
     monkeypatch.setattr(VerifierProcess, "cached_token", halted)

@@ -16,8 +16,8 @@ from agentauth.protocol.certificate import (
 )
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError, InvalidTokenError
-from agentauth.protocol.introduction import INTRODUCTION_TYP
 from agentauth.protocol.jose import sign_compact
+from agentauth.protocol.key_introduction import INTRODUCTION_TYP
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.tests.test_token import AUDIENCE, CAPABILITIES, ISSUER, JKT, NOW
 from agentauth.protocol.token import TYP, TokenKey, build_claims, sign_token, verify_token

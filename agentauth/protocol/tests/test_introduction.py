@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.introduction import (
+from agentauth.protocol.jose import sign_compact
+from agentauth.protocol.key_introduction import (
     INTRODUCTION_TYP,
     introduced_keys,
     sign_introduction,
     verify_introduction,
 )
-from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 
 ISSUER = "https://registry.example"

@@ -11,7 +11,9 @@ from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64_decode, b64_encode, sha256
 from agentauth.protocol.errors import ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.log_texts import (
+from agentauth.protocol.merkle_proofs import prove_inclusion
+from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
+from agentauth.protocol.tlog_texts import (
     MAX_HASHES,
     AddCheckpoint,
     LogProof,
@@ -21,8 +23,6 @@ from agentauth.protocol.log_texts import (
     parse_size_answer,
     verify_log_proof,
 )
-from agentauth.protocol.merkle_proofs import prove_inclusion
-from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
 
 # The example of c2sp.org/tlog-witness.
 PUBLISHED_REQUEST = """old 20852014

@@ -11,9 +11,9 @@ from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.dpop import make_proof, verify_proof
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import AgentAuthError, InvalidKeyError
-from agentauth.protocol.introduction import INTRODUCTION_TYP, verify_introduction
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
+from agentauth.protocol.key_introduction import INTRODUCTION_TYP, verify_introduction
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer, ed25519_public_key, parse_jwk
 from agentauth.protocol.manifest import MANIFEST_TYP, verify_manifest
 from agentauth.protocol.notes import parse_vkey, verifier_key

@@ -16,7 +16,6 @@ from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_ch
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.log_texts import AddCheckpoint
 from agentauth.protocol.notes import (
     Signature,
     Verifier,
@@ -25,6 +24,7 @@ from agentauth.protocol.notes import (
     sign_text,
     verify_signatures,
 )
+from agentauth.protocol.tlog_texts import AddCheckpoint
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
 from agentauth.sdk.witness.rules import Witness, WitnessAnswer

@@ -21,12 +21,6 @@ from agentauth.protocol.checkpoint import (
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import AgentAuthError, ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import Signer
-from agentauth.protocol.log_texts import (
-    SIZE_TYPE,
-    AddCheckpoint,
-    format_size_answer,
-    parse_add_checkpoint,
-)
 from agentauth.protocol.notes import (
     MAX_SIGNATURES,
     Note,
@@ -36,6 +30,12 @@ from agentauth.protocol.notes import (
     format_note,
     parse_note,
     verify_signatures,
+)
+from agentauth.protocol.tlog_texts import (
+    SIZE_TYPE,
+    AddCheckpoint,
+    format_size_answer,
+    parse_add_checkpoint,
 )
 from agentauth.sdk.terminal import tell
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import InvalidClientError
 from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import ServiceProvider
-from registry.services.credentials import authenticate_service_provider
+from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
     change_audience,
     create_service_provider,
