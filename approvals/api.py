@@ -1,4 +1,4 @@
-"""The receipt of a decision over the API, for the agent, its human and auditors only."""
+"""The receipt of a decision, for the agent, its human, and service providers that may audit."""
 
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
@@ -50,7 +50,8 @@ class ReceiptView(NativeView):
         reader: object = request.user
         grant = readable_grant(grant_id, reader)
         receipt = receipt_of("approval", str(grant.pk))
-        # A receipt holds the signer's passkey; agents must not learn an administrator's.
+        # A receipt holds the signer's passkey. An administrator may have denied the request, and
+        # agents must not learn that person's passkey.
         of_owner = receipt is not None and receipt.human_id == grant.agent.human_id
         if receipt is None or (isinstance(reader, Agent) and not of_owner):
             raise NotFoundError("This request has no receipt yet.")

@@ -1,6 +1,7 @@
-"""Output of the command line.
+"""Output of the command line, with unprintable characters escaped: most of the text is untrusted.
 
-Nothing else writes to stdout and stderr, since most of the text is untrusted.
+All output of `python -m agentauth.sdk` goes through here, except argparse's. `verify_log` and
+`verify_proof`, run as programs of their own, print their own JSON.
 """
 
 import json

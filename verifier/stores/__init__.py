@@ -1,17 +1,26 @@
 """The interface of a decision store, so that a verification does not depend on where it is decided.
 
-A store is the only part of a verification that does I/O. It gets a `StoreCall`, whose token, proof
-and binding have been checked. In one atomic step it spends the proof, reads the state, calls
-`agentauth.protocol.decision.decide`, writes the outcome and records the event. Every store
-guarantees:
+A store gets a `StoreCall`, whose token, proof and binding have been checked. It spends the proof,
+applies `agentauth.protocol.decision.decide`, writes the outcome and records the event:
+
+- A light call: `decide` runs first, on cached state. Then one Redis script spends the proof, checks
+  the rate and records the event, atomically.
+- A durable call: one database transaction reads the state, calls `decide`, and writes the outcome
+  and the event. It also spends the proof, unless Redis is the replay cache: then a script has spent
+  the proof and reserved a use of the rate before the transaction.
+
+`decide` answers Allow, Repeat, AskHuman or Refuse. A store answers `Permit` (allowed now, or
+repeated), `Refuse` (also if a human must be asked), or `StoredAnswer` for a call that was answered
+before. Every store guarantees:
 
 - A proof is spent at most once, and stays spent whatever follows. A dry run spends none.
 - Decisions about one agent at one service provider see each other's counters, so concurrent calls
   cannot exceed a limit.
 - Counters, remembered operation, consumed confirmation and event are written together or not at
-  all. A refusal changes no counter.
-- With a `provider_key`, the answer is kept in that same step and returned to the same call again; a
-  yes only while its token may still act.
+  all. A refusal changes no counter; a use of the rate that was reserved in Redis is given back. If
+  that fails, the agent waits one interval longer than needed, and no limit is exceeded.
+- With a `provider_key`, the answer is kept together with the outcome and returned to the same call
+  again; a yes only while its token may still act.
 - If the store cannot guarantee this, it raises, and no caller is told yes.
 
 Durable calls: `database` decides, over `decision_batch` (its reads and writes); `group_commit` lets
