@@ -107,6 +107,20 @@ def test_each_row_and_column_that_was_asked_for_is_on_the_page() -> None:
     assert set(head[1:]) == set(COLUMNS)
 
 
+def test_log_lines_on_the_page_are_those_the_code_writes() -> None:
+    """An operator searches the log for them. `…` stands for what differs; metrics are left out."""
+    quoted = re.findall(r"`((?!agentauth_|…_)[^`]*…[^`]*)`", PAGE)
+    parts = {part.strip() for line in quoted for part in line.split("…")} - {""}
+    source = "".join(
+        path.read_text()
+        for app in ("audit", "kms")
+        for path in (ROOT / app).rglob("*.py")
+        if "tests" not in path.relative_to(ROOT).parts
+    )
+    assert {part for part in parts if part not in source} == set()
+    assert len(parts) > 3
+
+
 def test_what_answers_a_row_or_column_is_on_the_page() -> None:
     assert set().union(*ROWS.values()) <= set(FAILURES)
     assert "Rate limits against abuse are no part of this" in PAGE
