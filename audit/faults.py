@@ -10,8 +10,8 @@ from django.conf import settings
 def fault_point(name: str) -> None:
     """Send SIGKILL to this process if FAULT_AT names this point. FAULT_AT is empty outside tests.
 
-    `name` is `act.place`, such as "sequence.after_head". FAULT_AT is a name, or `@` and the path of
-    a file that holds one, so that a test can change it while the server runs.
+    `name` is `operation.point`, such as "sequence.after_head". FAULT_AT is a name, or `@` and the
+    path of a file that holds one, so that a test can change it while the server runs.
     """
     if settings.FAULT_AT and name == _named(settings.FAULT_AT):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -157,10 +157,7 @@ def decide(call: DecisionInput, snapshot: Snapshot, ledger: Ledger) -> Decision:
 
 
 def _needed_confirmation(call: DecisionInput, snapshot: Snapshot) -> bool:
-    """Was the confirmation needed?
-
-    One for a transaction that is now below the threshold is not used up.
-    """
+    """Whether the call needed its confirmation: one that is now below the threshold uses none."""
     amount = None if call.action is None else call.action.amount
     threshold = snapshot.envelope.confirm_above
     return amount is not None and threshold is not None and not amount.within(threshold)

@@ -1,6 +1,4 @@
-"""URLs as DPoP compares them: the normal form of an absolute http(s) URL, and whether it lies
-within an audience.
-"""
+"""The normal form of an absolute http(s) URL, and whether it lies within an audience."""
 
 import re
 from functools import lru_cache

@@ -1,8 +1,8 @@
-"""Accept connections on the least-loaded worker process. Processes share their counts in memory.
+"""Accept connections on the least-loaded worker process of the verifier's server.
 
-The kernel wakes every process for each connection, and the first to accept gets it. In a burst that
-is the same process again and again, while its neighbour still wakes up; and connections are kept
-for long, so the imbalance would last.
+Processes share their counts in memory. Without this, the kernel wakes every process for each
+connection, and the first to accept gets it. In a burst that is the same process again and again,
+while its neighbour still wakes up; and connections are kept for long, so the imbalance would last.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Prove an archive from the store, the log's keys and other checkpoints; reads no events here."""
+"""Prove an archive from the store, the log's keys and other checkpoints; reads no event rows."""
 
 import base64
 import heapq

@@ -59,7 +59,7 @@ class Breaker:
             return True
 
     def report(self, *, answered: bool | None, tried: bool) -> None:
-        """Record an admitted call:
+        """Record the end of an admitted call.
 
         `answered` is None if it was not made, `tried` what `admit` returned.
         """

@@ -7,7 +7,7 @@ from registry.models.service_providers import ServiceProvider
 
 
 class PairwiseSubject(models.Model):
-    """One pair and its version, from its first token on. Never changed.
+    """Written before the first token of a human at a service provider, and never changed.
 
     With another `sub`, the service provider would see another person.
     """

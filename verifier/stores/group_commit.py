@@ -191,6 +191,7 @@ class GroupCommitter:
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
         """Run `unit`, which has a transaction of its own, after the earlier calls of `queue`.
+
         Raises what `unit` raises, and TemporarilyUnavailableError; NotDoneError if it was
         certainly not begun.
         """
