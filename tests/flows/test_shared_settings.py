@@ -269,4 +269,4 @@ def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(
     assert line.startswith(
         "agentauth: not started: the role of DATABASE_URL has more rights than a verifier needs"
     )
-    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has bound.")
+    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has restricted.")
