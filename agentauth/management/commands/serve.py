@@ -113,8 +113,7 @@ def _bind_error(port: int) -> OSError | None:
 
 def gunicorn(bind: str) -> list[str]:
     """The web server's command line; agentauth/server/web_server.py has the rest."""
-    server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_server"]
-    return [*server, "--bind", bind, "agentauth.wsgi:application"]
+    return [sys.executable, "-m", "agentauth", "web", "--bind", bind]
 
 
 def start_part(command: list[str]) -> subprocess.Popen[bytes]:
