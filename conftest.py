@@ -1,5 +1,6 @@
-"""The cast of every test: alice owns, bob is her colleague, mallory is a stranger; and the rules
-all tests obey.
+"""Fixtures of every test, and the rules that all tests obey.
+
+Alice owns agents, Bob is her colleague, Mallory is a stranger.
 """
 
 import gc
@@ -9,13 +10,13 @@ from pathlib import Path
 
 from tests.production.units import production_settings
 
-# Django and ten thousand tests keep millions of objects alive: scanning them again and again would
-# take a quarter of the time.
+# Django and ten thousand tests keep millions of objects alive. Scanning them at the default
+# thresholds would take a quarter of the time.
 gc.set_threshold(50_000, 20, 100)
-# Before Django reads its settings: a throw-away state directory, and the fault points switched on.
-# (Named in pyproject.toml, the settings would be read before this file.)
+# Before Django reads its settings: a throw-away state directory, and active fault points. If
+# pyproject.toml named the settings, pytest-django would read them before this file.
 if _installed := os.environ.get("PRODUCTION"):
-    # Beside an installed system (tests/production): what its own processes are set to.
+    # Beside an installed system (tests/production): the settings of its own processes.
     os.environ.update(production_settings(Path(_installed)))
 else:
     os.environ["AGENTAUTH_TESTING"] = "1"
@@ -55,8 +56,8 @@ ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 ROOT = Path(__file__).parent
-# Their tests that ask a database run on PostgreSQL alone, as in production. The other apps' tests,
-# those in tests/ and the flows run on SQLite too, the embedded default.
+# Database tests of these apps run on PostgreSQL only, as in production. Those of the other apps, of
+# tests/ and the flows also run on SQLite, the embedded default.
 ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 
 
@@ -65,27 +66,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--through", choices=["drf", "lean"], default="drf", help="the endpoint verify is asked at"
     )
     parser.addoption(
-        "--home", choices=["database", "redis"], default="database", help="where spent proofs are"
+        "--home", choices=["database", "redis"], default="database", help="the replay cache"
     )
     parser.addoption(
         "--database-tests",
         choices=["all", "embedded", "only"],
         default="all",
-        help="of the tests that ask a database: all; those that run on SQLite too; or these tests "
-        "only",
+        help="database tests: all; those that also run on SQLite (embedded); or no other tests "
+        "(only)",
     )
 
 
 def pytest_collection_finish() -> None:
-    """All that lives as long as this process is here."""
+    """Exclude what lives as long as the process from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of shared files that are not there, and those that --database-tests leaves to
-    another run.
-    """
+    """Leave out tests of missing shared files, and what --database-tests leaves to another run."""
     wanted = config.getoption("--database-tests")
     left_out = {
         item
@@ -116,7 +115,7 @@ def _asks(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True)
 def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reaches out: a connection to anything but loopback is a failure."""
+    """A connection to anything but loopback fails the test."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -129,25 +128,23 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests travel in time, and the database's clock with them: else verify would say that this
-    host's clock is wrong.
+    """The database's clock travels with the test's; else verify finds this host's clock wrong.
 
-    And each has a lease of its own, and chooses who signs, since what both were taken of goes with
-    the rows of the test before.
+    Each test also has its own lease and its own choice of signers: what these rest on is deleted
+    with the rows of the test before.
     """
     monkeypatch.setattr(
         epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField())
     )
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
     monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
-    # What each test's rows are, nothing outside is newer than; tests of a restore ask.
+    # Nothing outside is newer than a test's rows. Tests of a restore compare for themselves.
     monkeypatch.setattr(
         "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
     )
     SILENCE.record_answer()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
-    # Each refusal is an event, also in the seconds of a whole test; tests of floods have the real
-    # pace.
+    # Each refusal is an event, even of many within a second. Tests of floods use the real limits.
     monkeypatch.setattr("verifier.checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
@@ -158,7 +155,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _emptied_past_triggers() -> Iterator[None]:
-    """What a transactional test wrote goes, also from the tables that take nothing back."""
+    """Delete what a transactional test wrote, from append-only tables too."""
     from django.test import TransactionTestCase
 
     from audit.tests.tampering import empty_tables
@@ -170,8 +167,8 @@ def _emptied_past_triggers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _static_files_are_looked_for_once() -> Iterator[None]:
-    """Each client of Django's builds the middleware again, and that would read every static file's
-    facts: a quarter of such a test.
+    """Find static files once. Each Django test client builds the middleware again, which would look
+    for every file: a quarter of the time of such a test.
     """
     from whitenoise.middleware import WhiteNoiseMiddleware  # type: ignore[import-untyped]
 
@@ -191,7 +188,7 @@ def _static_files_are_looked_for_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _aws_is_described_once() -> Iterator[None]:
-    """Each session of the AWS library reads megabytes of descriptions again, which takes 0.2 s."""
+    """Read the AWS library's service descriptions once: megabytes, 0.2 s for each session."""
     from botocore.loaders import JSONFileLoader
 
     with pytest.MonkeyPatch.context() as patch:
@@ -201,9 +198,7 @@ def _aws_is_described_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_described() -> Iterator[None]:
-    """Whatever a test asks of the API through Django's client, the answer is one that its
-    description names.
-    """
+    """Every answer that a test gets through Django's client must match the API's description."""
     from django.test import Client
 
     from tests import conformance
@@ -213,7 +208,7 @@ def _as_described() -> Iterator[None]:
     def held(self: Client, **request: Any) -> Any:
         answer = ask(self, **request)
         method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
-        # Who is given faults as answers makes them on purpose: a defect's 500 is described nowhere.
+        # A client that returns exceptions as answers provokes them: no description names a 500.
         if self.raise_request_exception and conformance.described(method, path):
             conformance.check(method, path, answer.status_code, answer.headers, answer.content)
         return answer
@@ -285,8 +280,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _readiness_writes_nothing() -> Iterator[None]:
-    """The thread that tries would wait for the test's own transaction. tests/flows/test_writable.py
-    has it really written.
+    """Readiness writes nothing: its thread would wait for the test's own transaction.
+
+    tests/faults/test_writable.py tests the real write.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agentauth.observability.write_check.try_to_write", lambda: None)
