@@ -5,6 +5,7 @@ each death the client retries, and tests/oracle.py compares its answers with row
 receipts and the log.
 """
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,7 +40,10 @@ def registry(
     database_url: str, tmp_path_factory: pytest.TempPathFactory, results: Results
 ) -> Iterator[LiveRegistry]:
     made = LiveRegistry(tmp_path_factory.mktemp("dying"), database_url=database_url)
-    made.command[-1] = "tests.faults.dying:application"
+    made.command = [
+        *(sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_server"),
+        *("--bind", f"127.0.0.1:{made.port}", "tests.faults.dying:application"),
+    ]
     made.prepare()
     made.start()
     yield made
