@@ -1,9 +1,9 @@
 """Pages and services with which humans decide, each decision signed with a passkey.
 
 Start with `services/` (what a decision does) and `passkeys` (the only module that uses the WebAuthn
-library). `sentences` and `sentences_resume` put what is granted into words: the page shows them,
-and the human signs them. `models` has passkeys, setup codes, recoveries, challenges and receipts;
-`sessions` keeps who is signed in.
+library). `sentences` puts what is granted into words for pages, `consent_texts` and
+`sentences_resume` make the texts that the human signs of them. `models` has passkeys, setup codes,
+recoveries, challenges and receipts; `sessions` keeps who is signed in.
 
 `views/` are the pages and `urls` their addresses, `context` is what every page shows, and `api`
 serves receipts. `admin_site` and `admin` are the pages of administrators. docs/protocol.md sections

@@ -1,4 +1,4 @@
-"""Plain sentences for what is granted: the words on pages, and the consent text a human signs."""
+"""Plain sentences for what is granted, on pages and in the texts that a human signs."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -246,24 +246,6 @@ def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope)
     ]
 
 
-def agent_line(agent: str) -> str:
-    """The line of a consent text that names the agent."""
-    return _("Agent: %(agent)s") % {"agent": quoted(agent)}
-
-
-def service_line(service_provider: str, audience: str) -> str:
-    """The line of a consent text that names the service and its address."""
-    return _("Service: %(at)s at %(audience)s") % {
-        "at": quoted(service_provider),
-        "audience": audience,
-    }
-
-
-def parties(agent: str, service_provider: str, audience: str) -> list[str]:
-    """The first lines of a consent text: the agent and the service, one line each."""
-    return [agent_line(agent), service_line(service_provider, audience)]
-
-
 def likeness(each: Likeness) -> str:
     """Why the agent's name needs a second look, in a sentence that does not repeat it."""
     name = {"name": legible(each.name, in_quotes=True)}
@@ -315,49 +297,9 @@ def likeness(each: Likeness) -> str:
     return _("This agent’s name mixes letters of several alphabets and may imitate another name.")
 
 
-def approval_text(
-    *,
-    agent: str,
-    service_provider: str,
-    audience: str,
-    capabilities: Sequence[Capability],
-    envelope: Envelope,
-    valid_until: datetime,
-    zone: str,
-    warnings: Sequence[str] = (),
-) -> str:
-    """The consent text of an approval; `warnings` are sentences about the agent's name."""
-    lines = [*parties(agent, service_provider, audience), *warnings]
-    lines += permissions(service_provider, capabilities, envelope)
-    lines += limits(envelope)
-    lines += unasked(capabilities, envelope)
-    lines.append(_("This ends on %(end)s.") % {"end": moment(valid_until, zone)})
-    return "\n".join(lines)
-
-
 def recovered(at: datetime, zone: str) -> str:
     """The sentence about a recovered account, the same in signed texts, pages and activity."""
     return _("This account was recovered with a new passkey on %(at)s.") % {"at": moment(at, zone)}
-
-
-def denial_text(*, agent: str, service_provider: str, audience: str, reason: str) -> str:
-    """The consent text of a denial."""
-    lines = parties(agent, service_provider, audience)
-    lines.append(_("The agent may not do what it asked for."))
-    if reason:
-        lines.append(_("Reason given to the agent: %(reason)s") % {"reason": quoted(reason)})
-    return "\n".join(lines)
-
-
-def claim_text(*, agent: str, jkt: str, warnings: Sequence[str] = ()) -> str:
-    """The consent text of a claim; `warnings` are sentences about the agent's name."""
-    lines = [
-        agent_line(agent),
-        _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
-        *warnings,
-        _("This agent is mine: it acts for me, within what I approve."),
-    ]
-    return "\n".join(lines)
 
 
 def act(action: Action, at: str) -> str:
@@ -384,59 +326,3 @@ def act(action: Action, at: str) -> str:
     return text + (
         _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
     )
-
-
-def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str) -> str:
-    """The consent text of the record of a break, one sentence per line."""
-    parts = {"size": size, "origin": origin, "previous": previous, "at": moment(at, zone)}
-    return "\n".join(
-        [
-            _("After a restore on %(at)s, the log continues as %(origin)s with a new key.") % parts,
-            _(
-                "Its first %(size)s events are those of %(previous)s; the later events of that "
-                "log are lost here."
-            )
-            % parts,
-        ]
-    )
-
-
-def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
-    """The consent text of a release after a restore; `grants` are pairs of id and provider name.
-
-    It names no agents: those names belong to many people, and the receipt outlives them.
-    """
-    lines = [
-        _("Grant: %(grant)s. Service: %(at)s.") % {"grant": grant, "at": quoted(provider)}
-        for grant, provider in grants
-    ]
-    lines.append(
-        _(
-            "The agents may act at these services again, on the terms that their owners approved "
-            "before the restore."
-        )
-    )
-    proof = _(
-        "The lost log ended at %(size)s events and proves that none of these grants was used "
-        "or revoked since the backup."
-    )
-    return "\n".join([*lines, proof % {"size": size}])
-
-
-def confirmation_text(
-    *,
-    agent: str,
-    service_provider: str,
-    audience: str,
-    action: Action,
-    confirmed: bool,
-    warnings: Sequence[str] = (),
-) -> str:
-    """The consent text of a confirmation, with `warnings` about the name, or of its denial."""
-    lines = parties(agent, service_provider, audience)
-    parts = {"act": act(action, service_provider)}
-    if confirmed:
-        lines += [*warnings, _("The agent may %(act)s, once, within ten minutes.") % parts]
-    else:
-        lines.append(_("The agent may not %(act)s.") % parts)
-    return "\n".join(lines)

@@ -9,7 +9,7 @@ from django.utils.translation import ngettext
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.names import quoted
-from approvals import sentences
+from approvals import consent_texts, sentences
 from registry.models import Agent, Grant, Human, ServiceProvider
 
 # UTF-8 bytes of one text, so that the receipt stays within its limit.
@@ -25,7 +25,7 @@ def agent_text(
     `grants` are in force once the agent is active; `marks` are further sentences for the reader.
     """
     lines = [
-        sentences.agent_line(agent.name),
+        consent_texts.agent_line(agent.name),
         _("As an administrator, I resume this agent.")
         if by_admin
         else _("I resume this agent, which I suspended."),
@@ -44,7 +44,7 @@ def grant_text(grant: Grant, *, by_admin: bool, marks: Sequence[str] = ()) -> st
     """The text to resume one agent's permissions at one service provider; `marks` as above."""
     provider = grant.service_provider
     lines = [
-        *sentences.parties(grant.agent.name, provider.name, provider.audience),
+        *consent_texts.parties(grant.agent.name, provider.name, provider.audience),
         _("As an administrator, I resume this agent’s permissions at this service.")
         if by_admin
         else _("I resume this agent’s permissions at this service, which I suspended."),
@@ -101,7 +101,7 @@ def service_provider_text(provider: ServiceProvider, *, grants: int) -> str:
     """The text to resume a service provider; `grants` counts what is in force again."""
     return "\n".join(
         [
-            sentences.service_line(provider.name, provider.audience),
+            consent_texts.service_line(provider.name, provider.audience),
             _("As an administrator, I resume this service."),
             _(
                 "The service may check access tokens again, and agents may ask for permissions "

@@ -8,7 +8,7 @@ from django.db import transaction
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.signed_statements import break_statement
-from approvals import sentences
+from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
@@ -41,7 +41,7 @@ def unsigned_breaks() -> list[LogBreak]:
 
 def break_page(row: LogBreak, human: Human) -> Page:
     """What the page of a restore shows: the text that is signed there, and the keys it names."""
-    text = sentences.break_text(
+    text = consent_texts.break_text(
         size=row.size,
         origin=origin(row.name),
         previous=origin(row.previous),

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from approvals import sentences
+from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.likeness import name_warnings
@@ -27,7 +27,7 @@ def claim_page(agent: Agent, human: Human, *, now: datetime) -> Page:
         "likenesses": warnings,
         # A link renewed meanwhile is another claim: the code that was typed belongs to this one.
         "claim_number": agent.claim_number,
-        "text": sentences.claim_text(
+        "text": consent_texts.claim_text(
             agent=agent.name, jkt=agent.jkt, warnings=[*warnings, *recovery_marks(human, now=now)]
         ),
     }

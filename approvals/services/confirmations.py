@@ -10,7 +10,7 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     InvalidStateError,
 )
-from approvals import sentences
+from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.likeness import name_warnings
@@ -39,7 +39,7 @@ def confirmation_page(row: Confirmation, human: Human, *, now: datetime) -> Page
         "likenesses": warnings,
         "action": row.action,
         "text": {
-            decision: sentences.confirmation_text(
+            decision: consent_texts.confirmation_text(
                 agent=agent.name,
                 service_provider=provider.name,
                 audience=provider.audience,

@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from agentauth.protocol.signed_statements import MAX_REASON
-from approvals import sentences
+from approvals import consent_texts, sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.likeness import name_warnings
@@ -360,7 +360,7 @@ def _shown_terms(
 
 
 def _denial(grant: Grant, reason: str) -> str:
-    return sentences.denial_text(
+    return consent_texts.denial_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
         audience=grant.service_provider.audience,
@@ -369,7 +369,7 @@ def _denial(grant: Grant, reason: str) -> str:
 
 
 def _text(grant: Grant, human: Human, terms: Terms, now: datetime) -> str:
-    return sentences.approval_text(
+    return consent_texts.approval_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
         audience=grant.service_provider.audience,

@@ -16,7 +16,7 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ConfirmationRequiredError, InvalidStateError
 from agentauth.protocol.releasing import release_statement
 from agentauth.protocol.signed_statements import MAX_RELEASED
-from approvals import sentences
+from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.page_token import Page, check_drawn
@@ -94,7 +94,7 @@ def release_page(row: LogBreak, grants: Sequence[Grant], size: int) -> Page:
     return Page(
         Challenge.Purpose.RELEASE,
         row.name,
-        shown | {"text": sentences.release_text(grants=names, size=size)},
+        shown | {"text": consent_texts.release_text(grants=names, size=size)},
     )
 
 

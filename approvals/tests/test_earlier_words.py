@@ -43,8 +43,8 @@ OTHER_WORDS = ["The text to sign is not the one that was shown."]
 def earlier_words() -> Iterator[None]:
     """A process of a version that words its texts differently."""
     with (
-        patch("approvals.sentences.approval_text", lambda **_terms: APPROVAL),
-        patch("approvals.sentences.denial_text", lambda **_terms: DENIAL),
+        patch("approvals.consent_texts.approval_text", lambda **_terms: APPROVAL),
+        patch("approvals.consent_texts.denial_text", lambda **_terms: DENIAL),
         patch("approvals.sentences_resume.agent_text", lambda *_terms, **_more: RESUMPTION),
     ):
         yield

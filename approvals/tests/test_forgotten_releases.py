@@ -48,7 +48,7 @@ def test_old_release_text_is_erased_with_the_owner_of_the_named_agent(
     row = restored()
     admin.sign_in()
     text = "Agent: “Research Assistant”. Service: “Acme”."
-    monkeypatch.setattr("approvals.sentences.release_text", lambda **_: text)
+    monkeypatch.setattr("approvals.consent_texts.release_text", lambda **_: text)
     assert (
         decide(admin, row, statement(admin, row, reviewed(admin, row, grant), grant)).status_code
         == 200

@@ -1,5 +1,6 @@
 """The wording of consent: every permission and limit has its sentence, and only ours."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,10 +10,9 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.names import MAX_NAME
 from agentauth.protocol.receipt import MAX_CONSENT_TEXT
+from approvals.consent_texts import approval_text, confirmation_text
 from approvals.sentences import (
     act,
-    approval_text,
-    confirmation_text,
     likeness,
     limits,
     permission,
@@ -21,6 +21,7 @@ from approvals.sentences import (
 )
 from registry.services.lookalikes import Likeness, Whose
 from registry.tests.cast import minutes
+from verifier.services.confirmations import USABLE_LIFE
 
 EURO = {"value": "1240.00", "currency": "EUR"}
 AT = "https://acme.example"
@@ -215,6 +216,8 @@ def test_each_act_has_its_words(body: dict[str, Any], words: str) -> None:
         [*head, f"The agent may {words}, once, within ten minutes."],
         [*head, f"The agent may not {words}."],
     ]
+    # What the person signs is how long the verifier accepts it.
+    assert timedelta(minutes=10) == USABLE_LIFE
 
 
 @pytest.mark.parametrize(("whose", "exact"), ALIKE, ids=str)

@@ -22,7 +22,7 @@ POST = b"POST /v1/verify HTTP/1.1\r\n" + FORWARDED
 SAME: dict[str, tuple[bytes, int]] = {
     "a plain request": (line(), 200),
     "a body": (line(b"Content-Length: 2", first=POST, body=b"{}"), 401),
-    "a body that nobody needs": (line(b"Content-Length: 2", body=b"{}"), 200),
+    "an unneeded body": (line(b"Content-Length: 2", body=b"{}"), 200),
     "no body at all": (line(first=POST), 401),
     # Header lines
     "two hosts": (line(b"Host: evil.example"), 400),

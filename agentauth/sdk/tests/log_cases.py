@@ -66,7 +66,7 @@ GOOD = [
     Case("one kept that is newer than the last segment but no longer than it", "archive",
          kept(LOG.note(12))),
     Case("several kept", "archive", lambda f: [f.keep(LOG.note(size)) for size in (11, 2, 2, 5)]),
-    Case("a witness that nobody knows", "export", head(LOG.note(12, LOG_KEY, WITNESS_KEY))),
+    Case("an unknown witness", "export", head(LOG.note(12, LOG_KEY, WITNESS_KEY))),
     Case(
         "a witness that is trusted",
         "export",
@@ -394,7 +394,7 @@ BAD_ARCHIVE = [
     Case("a segment beyond all sizes", "archive",
          lambda f: f.write(f"segments/{'9' * 20}.json", f.read(LAST)), f"segments/{'9' * 20}.json",
          12),
-    Case("a checkpoint that nobody signed", "archive",
+    Case("an unsigned checkpoint", "archive",
          lambda f: f.write(f"checkpoints/{14:020}", LOG.note(14, STRANGER)),
          f"checkpoints/{14:020}", 0),
     Case("a checkpoint that is a folder", "archive",
@@ -402,7 +402,7 @@ BAD_ARCHIVE = [
 ]  # fmt: skip
 
 BAD_KEPT = [
-    Case("a history that was written anew", "archive", rewritten_but_kept, "kept", 5),
+    Case("a rewritten history", "archive", rewritten_but_kept, "kept", 5),
     Case("a log that was cut", "export", kept(LOG.note(13)), "kept", 12),
     Case("a log that was cut and is another", "export", kept(REWRITTEN.note(13)), "kept", 12),
     Case("another root of the same size", "export", kept(REWRITTEN.note(12)), "kept", 0),
@@ -412,7 +412,7 @@ BAD_KEPT = [
          both(lambda f: f.keys.append(OTHER.vkey),
               lambda f: f.keep(MadeLog(key=OTHER, origin=OTHER.name).note(7))),
          "checkpoint", 0),
-    Case("one that nobody signed", "export", kept(LOG.note(7, STRANGER)), "kept", 0),
+    Case("an unsigned one", "export", kept(LOG.note(7, STRANGER)), "kept", 0),
     Case("one that is empty", "export", kept(""), "kept", 0),
 ]  # fmt: skip
 

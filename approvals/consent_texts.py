@@ -1,0 +1,125 @@
+"""The texts that a human signs: one line per sentence, made of the sentences that pages show."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.utils.translation import gettext as _
+
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.names import quoted
+from approvals import sentences
+
+
+def agent_line(agent: str) -> str:
+    """The line of a consent text that names the agent."""
+    return _("Agent: %(agent)s") % {"agent": quoted(agent)}
+
+
+def service_line(service_provider: str, audience: str) -> str:
+    """The line of a consent text that names the service and its address."""
+    return _("Service: %(at)s at %(audience)s") % {
+        "at": quoted(service_provider),
+        "audience": audience,
+    }
+
+
+def parties(agent: str, service_provider: str, audience: str) -> list[str]:
+    """The first lines of a consent text: the agent and the service, one line each."""
+    return [agent_line(agent), service_line(service_provider, audience)]
+
+
+def approval_text(
+    *,
+    agent: str,
+    service_provider: str,
+    audience: str,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    zone: str,
+    warnings: Sequence[str] = (),
+) -> str:
+    """The consent text of an approval; `warnings` are sentences about the agent's name."""
+    lines = [*parties(agent, service_provider, audience), *warnings]
+    lines += sentences.permissions(service_provider, capabilities, envelope)
+    lines += sentences.limits(envelope)
+    lines += sentences.unasked(capabilities, envelope)
+    lines.append(_("This ends on %(end)s.") % {"end": sentences.moment(valid_until, zone)})
+    return "\n".join(lines)
+
+
+def denial_text(*, agent: str, service_provider: str, audience: str, reason: str) -> str:
+    """The consent text of a denial."""
+    lines = parties(agent, service_provider, audience)
+    lines.append(_("The agent may not do what it asked for."))
+    if reason:
+        lines.append(_("Reason given to the agent: %(reason)s") % {"reason": quoted(reason)})
+    return "\n".join(lines)
+
+
+def claim_text(*, agent: str, jkt: str, warnings: Sequence[str] = ()) -> str:
+    """The consent text of a claim; `warnings` are sentences about the agent's name."""
+    lines = [
+        agent_line(agent),
+        _("Its key has the fingerprint %(jkt)s.") % {"jkt": jkt},
+        *warnings,
+        _("This agent is mine: it acts for me, within what I approve."),
+    ]
+    return "\n".join(lines)
+
+
+def break_text(*, size: int, origin: str, previous: str, at: datetime, zone: str) -> str:
+    """The consent text of the record of a break, one sentence per line."""
+    parts = {"size": size, "origin": origin, "previous": previous, "at": sentences.moment(at, zone)}
+    return "\n".join(
+        [
+            _("After a restore on %(at)s, the log continues as %(origin)s with a new key.") % parts,
+            _(
+                "Its first %(size)s events are those of %(previous)s; the later events of that "
+                "log are lost here."
+            )
+            % parts,
+        ]
+    )
+
+
+def release_text(*, grants: Sequence[tuple[str, str]], size: int) -> str:
+    """The consent text of a release after a restore; `grants` are pairs of id and provider name.
+
+    It names no agents: those names belong to many people, and the receipt outlives them.
+    """
+    lines = [
+        _("Grant: %(grant)s. Service: %(at)s.") % {"grant": grant, "at": quoted(provider)}
+        for grant, provider in grants
+    ]
+    lines.append(
+        _(
+            "The agents may act at these services again, on the terms that their owners approved "
+            "before the restore."
+        )
+    )
+    proof = _(
+        "The lost log ended at %(size)s events and proves that none of these grants was used "
+        "or revoked since the backup."
+    )
+    return "\n".join([*lines, proof % {"size": size}])
+
+
+def confirmation_text(
+    *,
+    agent: str,
+    service_provider: str,
+    audience: str,
+    action: Action,
+    confirmed: bool,
+    warnings: Sequence[str] = (),
+) -> str:
+    """The consent text of a confirmation, with `warnings` about the name, or of its denial."""
+    lines = parties(agent, service_provider, audience)
+    parts = {"act": sentences.act(action, service_provider)}
+    if confirmed:
+        lines += [*warnings, _("The agent may %(act)s, once, within ten minutes.") % parts]
+    else:
+        lines.append(_("The agent may not %(act)s.") % parts)
+    return "\n".join(lines)
