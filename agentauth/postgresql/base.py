@@ -130,7 +130,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     @staticmethod
     def limits(seconds: int) -> dict[str, Any]:
-        """Options of a connection whose statements, and sent data, take `seconds` at most."""
+        """Options of a connection whose statements, and sent data, take `seconds` at most.
+
+        For processes that answer requests.
+        """
         milliseconds = seconds * 1000
         return {
             "connect_timeout": SHORT_SECONDS,
@@ -140,6 +143,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
             "options": (
                 f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
                 " -c idle_in_transaction_session_timeout=30000"
+                # A prepared statement keeps the plan made when its table was tiny, often a
+                # sequential scan, until the next ANALYZE: after a quiet night, payments would read
+                # whole tables for a minute. Where no index serves, PostgreSQL still scans, but at
+                # a cost that would start its compiler (jit).
+                " -c enable_seqscan=off -c jit=off"
             ),
             "answer_seconds": seconds + _SPARE_SECONDS,
             "keepalives_idle": 2,

@@ -71,10 +71,8 @@ class Release:
         """Rights its verifier's role should not have, by this version's code: it would refuse to
         start.
         """
-        # The previous release has it in audit/roles.py.
-        roles = "audit.db.roles" if (self.root / "audit/db").is_dir() else "audit.roles"
         asked = (
-            f"import django; django.setup(); from {roles} import beyond_verifier; "
+            "import django; django.setup(); from audit.db.roles import beyond_verifier; "
             "print(*beyond_verifier())"
         )
         env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}

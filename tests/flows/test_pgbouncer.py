@@ -137,6 +137,8 @@ def test_limits_of_time_are_those_of_the_role_and_not_the_client_s(pooled: Poole
             ("statement_timeout", "2s"),
             ("lock_timeout", "1600ms"),
             ("idle_in_transaction_session_timeout", "30s"),
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
         ):
             assert connection.execute(f"SHOW {name}".encode()).fetchone() == (value,), name
 

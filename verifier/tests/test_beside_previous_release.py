@@ -32,9 +32,9 @@ from django.utils import timezone
 from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
-from verifier.services import history
+from verifier.services.rollback_detection import HISTORY_COMPARISON
 from verifier.services.web_process import verify
-history.VOUCHED.holds = lambda _row: True
+HISTORY_COMPARISON.holds = lambda _row: True
 told = json.load(sys.stdin)
 provider = ServiceProvider.objects.get(pk=told["provider"])
 actor = Actor("service_provider", str(provider.pk))

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from django.db import connection
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.db.sql import select
 from tests.conftest import CAMPAIGN
 from verifier.stores import HeldUpError, NotDoneError
 from verifier.stores import group_commit as lanes
@@ -52,14 +52,11 @@ def test_RF_4_hung_database_fails_the_call_and_queued_work_never_runs(
 
 @pytest.mark.postgres
 def test_RF_4_statement_timeout_is_2_s_and_lock_timeout_is_5_ms(committer: GroupCommitter) -> None:
-    def limits() -> list[object]:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
-            )
-            return list(cursor.fetchone())
+    def settings() -> list[object]:
+        names = ("statement_timeout", "lock_timeout", "enable_seqscan", "jit")
+        return [select("SELECT current_setting(%s)", name)[0][0] for name in names]
 
-    assert asyncio.run(committer.run(limits)) == ["2s", "5ms"]
+    assert asyncio.run(committer.run(settings)) == ["2s", "5ms", "off", "off"]
 
 
 def test_RF_19_call_is_shed_if_it_would_wait_too_long_at_current_pace(

@@ -1,14 +1,18 @@
 """A decision reads only the counters of the agent's grants here, and the operation it repeats."""
 
+import re
 import secrets
+from typing import Any
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
+from audit.db.sql import select
 from audit.tests.tampering import execute
 from registry.models import Grant
 from verifier.models import AgentOperation, GrantLedger
+from verifier.services.connecting import STATEMENT_SECONDS
 from verifier.stores.decision_batch import DecisionBatch
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment
@@ -38,6 +42,15 @@ def requests(place: Scene, number: int, **more: object) -> list[Grant]:
     )
 
 
+def remember(place: Scene, *keys: str) -> None:
+    """Allowed operations of the grant under these keys."""
+    now, grant = timezone.now(), place.grant
+    AgentOperation.objects.bulk_create(
+        AgentOperation(grant=grant, key=key, action_digest=bytes(32), answer={}, created_at=now)
+        for key in keys
+    )
+
+
 def rows_read(table: str) -> int:
     """Rows of the table that this transaction has read, by index or sequential scan."""
     with connection.cursor() as cursor:
@@ -62,26 +75,37 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
     assert rows_read("registry_grant") - before <= 10
 
 
-@pytest.mark.parametrize("is_analyzed", [False, True])
-def test_a_decision_reads_no_operations_but_those_it_may_repeat(is_analyzed: bool) -> None:
-    """Even with a plan made while the table was new, which PostgreSQL keeps until ANALYZE."""
-    # As new: autovacuum may have analyzed rows of earlier tests here, and for a table known to be
-    # tiny PostgreSQL plans a sequential scan.
-    execute("TRUNCATE verifier_agentoperation")
+def use_options_of_requests() -> None:
+    """For this transaction, the server's settings of a connection that answers requests."""
+    own: Any = connection
+    options = str(own.limits(STATEMENT_SECONDS)["options"])
+    for name, value in re.findall(r"-c (\w+)=(\w+)", options):
+        select("SELECT set_config(%s, %s, true)", name, value)
+
+
+@pytest.mark.parametrize("is_analyzed_later", [False, True])
+@pytest.mark.parametrize("first", ["TRUNCATE", "ANALYZE"])
+def test_a_decision_reads_no_operations_but_those_it_may_repeat(
+    first: str, is_analyzed_later: bool
+) -> None:
+    """Even with a plan made while the table was new or tiny, which PostgreSQL keeps until ANALYZE.
+
+    For a table that ANALYZE has found tiny, PostgreSQL prefers a sequential scan.
+    """
+    execute("DELETE FROM verifier_agentoperation")
     places = [scene(PAY), scene(PAY)]
+    remember(places[0], "an early one")
+    execute("SET CONSTRAINTS ALL IMMEDIATE")
+    # Both end the plans that earlier tests have made.
+    execute(f"{first} verifier_agentoperation")
     calls = [payment(place) for place in places]
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+    use_options_of_requests()
+    select("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
     assert DecisionBatch(calls, waits=False).operation(calls[0]) is None
-    keys, now = [str(call.operation_key) for call in calls], timezone.now()
-    AgentOperation.objects.bulk_create(
-        AgentOperation(
-            grant=place.grant, key=key, action_digest=bytes(32), answer={}, created_at=now
-        )
-        for place in places
-        for key in (*keys, *map(str, range(MANY)))
-    )
-    if is_analyzed:
+    keys = [str(call.operation_key) for call in calls]
+    for place in places:
+        remember(place, *keys, *map(str, range(MANY)))
+    if is_analyzed_later:
         execute("ANALYZE verifier_agentoperation")
     before = rows_read("verifier_agentoperation")
     work = DecisionBatch(calls, waits=False)
