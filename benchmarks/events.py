@@ -87,7 +87,10 @@ def main() -> None:
 
 @contextlib.contextmanager
 def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
-    """PostgreSQL, Redis and a registry with `agents`; yields the URL and a `Known` per agent."""
+    """PostgreSQL, Redis and a registry with `agents`.
+
+    Yields the URL of the database, and each agent's `Token` and `CachedToken`.
+    """
     os.environ.pop("DATABASE_URL", None)
     with contextlib.ExitStack() as stack:
         directory = Path(
@@ -111,7 +114,8 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
         from registry.models import Token
         from verifier.services.token_cache import load_tokens
 
-        yield url, list(load_tokens(list(Token.objects.values_list("jti", flat=True))).values())
+        tokens = Token.objects.in_bulk(field_name="jti")
+        yield url, [(tokens[jti], known) for jti, known in load_tokens(list(tokens)).items()]
 
 
 def run(
@@ -159,13 +163,13 @@ def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) 
     sha1 = client.script_load(JUDGE.source.decode())
     with client.pipeline(transaction=False) as pipeline:
         for number, _ in zip(calls, range(events), strict=False):
-            known = tokens[number % len(tokens)]
-            _, keys, arguments = plan_light_decision(call_of(known, number), known).called
+            token, known = tokens[number % len(tokens)]
+            _, keys, arguments = plan_light_decision(call_of(token, known, number), known).called
             pipeline.evalsha(sha1, len(keys), *keys, *arguments)
         pipeline.execute()
 
 
-def call_of(known: Any, number: int) -> Any:
+def call_of(token: Any, known: Any, number: int) -> Any:
     """A call whose token and proof were found valid."""
     from django.utils import timezone
 
@@ -175,30 +179,30 @@ def call_of(known: Any, number: int) -> Any:
     from verifier.services.epochs import LEASE
     from verifier.stores import StoreCall
 
-    now, state = timezone.now(), known.state
+    now, claims = timezone.now(), token.claims
     kind = "write" if number % REFUSED == 0 else "read"
     return StoreCall(
-        service_provider_id=state.service_provider.pk,
+        service_provider_id=known.service_provider_id,
         claims=TokenClaims(
-            jti=state.token.jti,
-            subject=state.token.claims["sub"],
-            agent_id=str(state.agent.pk),
-            jkt=state.token.jkt,
-            grant_id=str(state.grant.pk),
-            grant_version=state.grant.version,
-            issued_at=state.token.claims["iat"],
-            expires_at=state.token.claims["exp"],
-            scope=state.token.claims["scope"],
-            capabilities=known.capabilities,
+            jti=token.jti,
+            subject=claims["sub"],
+            agent_id=str(known.agent.id),
+            jkt=token.jkt,
+            grant_id=known.grant_id,
+            grant_version=known.grant_version,
+            issued_at=claims["iat"],
+            expires_at=claims["exp"],
+            scope=claims["scope"],
+            capabilities=known.terms.capabilities,
             online=True,
         ),
-        proof_jkt=state.token.jkt,
+        proof_jkt=token.jkt,
         proof_jti=str(uuid.uuid4()),
         spent_until=int((now + AHEAD).timestamp()),
         action=Action(kind, "calendar"),
         operation_key=None,
         dry_run=False,
-        actor=Actor("service_provider", str(state.service_provider.pk), secrets.token_hex(16)),
+        actor=Actor("service_provider", str(known.service_provider_id), secrets.token_hex(16)),
         now=now,
         replay_epoch=LEASE.current(),
     )

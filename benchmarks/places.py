@@ -1,7 +1,5 @@
 """Starts what is measured: databases, Redis, registry, verifier, jobs, and a crowd of agents."""
 
-# ruff: noqa: E402 - Django is set up before anything imports a model
-
 import contextlib
 import os
 import subprocess
@@ -13,14 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import django
 import psycopg
-
-# The command that starts a server imports models.
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
-django.setup()
-
-# isort: split
 
 from benchmarks import processes
 from benchmarks.load import Crowd

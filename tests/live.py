@@ -21,7 +21,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
-from agentauth.management.commands.serve import gunicorn
 from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +176,8 @@ class LiveRegistry(LiveServer):
             "FAULT_AT": f"@{directory / 'fault_at'}",
             **(env or {}),
         }
-        self.command = [*gunicorn(f"127.0.0.1:{self.port}"), *arguments]
+        bind = f"127.0.0.1:{self.port}"
+        self.command = [sys.executable, "-m", "agentauth", "web", "--bind", bind, *arguments]
 
     def manage(self, *arguments: str, check: bool = True) -> Any:
         """Run a management command with `--json`; returns its output, None for none."""

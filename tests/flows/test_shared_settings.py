@@ -20,7 +20,6 @@ import httpx
 import psycopg
 import pytest
 
-from agentauth.management.commands.serve import gunicorn
 from tests import redis_servers
 from tests.conftest import fresh_database
 from tests.live import OWN, ROOT
@@ -174,7 +173,7 @@ def verifier_at(port: int) -> list[str]:
 
 
 def web_at(port: int) -> list[str]:
-    return gunicorn(f"127.0.0.1:{port}")[1:]
+    return ["-m", "agentauth", "web", "--bind", f"127.0.0.1:{port}"]
 
 
 JOBS = ["manage.py", "jobs"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agentauth.management.commands.serve import gunicorn
 from tests.flows.pair import InstalledPair
 from tests.live import ROOT
 from tests.postgres import free_port
@@ -44,7 +43,7 @@ ODD = [
 def command(kind: str) -> list[str]:
     bind = f"127.0.0.1:{free_port()}"
     commands = {
-        "web": gunicorn(bind)[1:],
+        "web": ["-m", "agentauth", "web", "--bind", bind],
         "verifier": [*VERIFIER[:-1], "--bind", bind, VERIFIER[-1]],
         "jobs": ["manage.py", "jobs"],
         "worker": [*CELERY, "worker", "-P", "solo"],

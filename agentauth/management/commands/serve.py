@@ -70,7 +70,8 @@ class Command(BaseCommand):
             self.stdout.write(f"AgentAuth is at {settings.PUBLIC_URL}  (Ctrl-C stops it)")
         self.stdout.flush()
         os.environ["WEB_CONCURRENCY"] = str(options["workers"])
-        supervise([gunicorn(f"127.0.0.1:{_port()}"), [sys.executable, "manage.py", "jobs"]])
+        web = [sys.executable, "-m", "agentauth", "web", "--bind", f"127.0.0.1:{_port()}"]
+        supervise([web, [sys.executable, "manage.py", "jobs"]])
 
 
 def first_link() -> dict[str, str]:
@@ -109,11 +110,6 @@ def _bind_error(port: int) -> OSError | None:
         except OSError as error:
             return error
     return None
-
-
-def gunicorn(bind: str) -> list[str]:
-    """The web server's command line; agentauth/server/web_server.py has the rest."""
-    return [sys.executable, "-m", "agentauth", "web", "--bind", bind]
 
 
 def start_part(command: list[str]) -> subprocess.Popen[bytes]:
