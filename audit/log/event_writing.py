@@ -21,7 +21,7 @@ from audit import kinds
 from audit.db.bulk_copy import NULL, binary, copy_in, escape, line
 from audit.db.partitions import ensure_partitions
 from audit.db.sql import Insert, Statement, execute, run_together
-from audit.identifiers import new_id
+from audit.identifiers import new_id, new_id_text
 from audit.log.entries import COLUMN_TYPES, COLUMNS, data_text, event_body
 from audit.log.sequencer import Numberable, number_at_once
 from audit.models import Event, Opening, QueueEntry
@@ -317,7 +317,7 @@ def _write_openings(openings: Sequence[tuple[uuid.UUID | str, OpeningValue]]) ->
                 _COPY_OPENINGS,
                 (
                     line(
-                        str(new_id()),
+                        new_id_text(),
                         str(event_id),
                         each.member,
                         binary(each.salt),

@@ -140,7 +140,10 @@ class StateCache:
         If the database does not answer, only one call waits; the state is then as old as
         `state_read_at` says.
         """
-        began, loop = self._checked(), asyncio.get_running_loop()
+        began = self._checked()
+        if began.age() <= _LATE_SECONDS:
+            return began
+        loop = asyncio.get_running_loop()
         until = loop.time() + _CATCH_UP_SECONDS
         while began.age() > _LATE_SECONDS and began is not self._last_before_gap:
             if loop.time() >= until:
