@@ -38,11 +38,11 @@ from agentauth.protocol.errors import (
 )
 from audit.identifiers import new_id_text
 from registry import rate_limits
-from registry.refusals import METHODS
-from registry.services.keys import callers_with
+from registry.refusal_recording import METHODS
+from registry.services.agent_keys import callers_with
 from registry.services.provider_authentication import find_by_credentials
 from verifier.endpoint import render_body
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -5,7 +5,7 @@ library). `sentences` puts what is granted into words for pages, `consent_texts`
 `sentences_resume` make the texts that the human signs of them. `models` has passkeys, setup codes,
 recoveries, challenges and receipts; `sessions` keeps who is signed in.
 
-`views/` are the pages and `urls` their addresses, `context` is what every page shows, and `api`
-serves receipts. `admin_site` and `admin` are the pages of administrators. docs/protocol.md sections
-6 (what is signed) and 11 (the pages) are the contract.
+`views/` are the pages and `urls` their addresses, `context` is what every page shows, and
+`receipts_api` serves receipts. `admin_site` and `admin` are the pages of administrators.
+docs/protocol.md sections 6 (what is signed) and 11 (the pages) are the contract.
 """

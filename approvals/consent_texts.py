@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.envelope import Envelope
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from approvals.models import Recovery
 from registry.models import Grant, Human
-from verifier.services import presence
+from verifier.services import presence_leases
 from verifier.services.confirmations import pending_for
 
 
@@ -28,7 +28,7 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
         "me": human,
         "command": settings.COMMAND,
         "waiting_count": waiting + pending_for(human, now).count(),
-        "is_here": presence.is_online(human.pk, now),
+        "is_here": presence_leases.is_online(human.pk, now),
         "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
         "section": request.path.split("/")[1],
     }

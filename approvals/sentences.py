@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from agentauth.protocol.names import legible, quoted
+from agentauth.protocol.untrusted_text import legible, quoted
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}

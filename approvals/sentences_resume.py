@@ -8,7 +8,7 @@ from django.utils.translation import ngettext
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals import consent_texts, sentences
 from registry.models import Agent, Grant, Human, ServiceProvider
 

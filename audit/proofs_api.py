@@ -12,9 +12,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.encoding import b64_encode
-from audit.parameters import query, read_id, read_number, required
-from audit.tile_paths import TilePlace
-from audit.verify import log_proofs
+from audit.query_parameters import query, read_id, read_number, required
+from audit.tile_url_converters import TilePlace
+from audit.verify import public_log
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -46,7 +46,7 @@ class CheckpointView(PublicView):
 
     def get(self, request: Request) -> HttpResponse:
         query(request)
-        return HttpResponse(log_proofs.signed_checkpoint(now=timezone.now()), content_type=TEXT)
+        return HttpResponse(public_log.signed_checkpoint(now=timezone.now()), content_type=TEXT)
 
 
 class InclusionView(PublicView):
@@ -54,7 +54,7 @@ class InclusionView(PublicView):
 
     def get(self, request: Request) -> Response:
         given = query(request, "event", "tree_size")
-        found = log_proofs.prove_inclusion(
+        found = public_log.prove_inclusion(
             event=read_id(required(given, "event")),
             tree_size=read_number(given["tree_size"], "tree_size")
             if "tree_size" in given
@@ -78,7 +78,7 @@ class ConsistencyView(PublicView):
     def get(self, request: Request) -> Response:
         given = query(request, "first", "second")
         first, second = (read_number(required(given, name), name) for name in ("first", "second"))
-        path = log_proofs.prove_consistency(first=first, second=second)
+        path = public_log.prove_consistency(first=first, second=second)
         return Response(
             {
                 "first": first,
@@ -96,7 +96,7 @@ class BundleView(PublicView):
     def get(self, request: Request) -> HttpResponse:
         event = read_id(required(query(request, "event"), "event"))
         return HttpResponse(
-            log_proofs.prove_event(event=event, now=timezone.now()), content_type=TEXT
+            public_log.prove_event(event=event, now=timezone.now()), content_type=TEXT
         )
 
 
@@ -108,7 +108,7 @@ class TileView(PublicView):
     def get(self, request: Request, level: int, tile: TilePlace) -> HttpResponse:
         query(request)
         return _kept(
-            log_proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
+            public_log.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
         )
 
 
@@ -120,7 +120,7 @@ class EntriesView(PublicView):
     def get(self, request: Request, tile: TilePlace) -> HttpResponse:
         query(request)
         return _kept(
-            log_proofs.entry_bundle(number=tile.number, width=tile.width, now=timezone.now())
+            public_log.entry_bundle(number=tile.number, width=tile.width, now=timezone.now())
         )
 
 

@@ -21,7 +21,7 @@ from audit.services import SYSTEM, Actor, record
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
-from kms.seals import ENDED, select_sealed
+from kms.row_seals import ENDED, select_sealed
 from kms.signing_rate import PACE, SigningRateLimiter
 from kms.state_publisher import Subject, publish_change
 

@@ -16,7 +16,7 @@ from kms import services as keys
 from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, ServiceProvider
-from registry.refusals import record_refused_request
+from registry.refusal_recording import record_refused_request
 from registry.services import agents, grants, service_providers
 
 # Ids that fit into one URL.

@@ -12,7 +12,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.json_fields import items
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from registry import rate_limits
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.tokens import presented_token

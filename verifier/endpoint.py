@@ -26,8 +26,8 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from agentauth.protocol.values import per_call
 from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits

@@ -17,11 +17,11 @@ from agentauth.observability import metrics, write_check
 from agentauth.observability.write_check import NotWritableError
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
-from audit.log.backlog import MAX_WAITING_EVENTS
+from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
-from verifier.services import epochs
+from verifier.services import replay_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def audit_queue() -> None:
 
 def clock() -> None:
     """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
-    if off := epochs.LEASE.clock_off(waits=False):
+    if off := replay_epochs.LEASE.clock_off(waits=False):
         raise NotReadyError(
             f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
         )
@@ -98,7 +98,7 @@ def history() -> None:
 
 
 def _not_halted(check: str) -> None:
-    halt = epochs.LEASE.halt(waits=False)
+    halt = replay_epochs.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 

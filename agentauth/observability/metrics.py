@@ -20,7 +20,7 @@ from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
 from audit.db.roles import may_read_log
 from audit.identifiers import made_at
-from audit.log.backlog import MAX_WAITING_EVENTS
+from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import Event, QueueEntry
 from audit.verify.log_status import log_reach, log_standing
 from audit.witness.checkpoint_copies import store_name

@@ -19,9 +19,9 @@ from .constraint import (
 )
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
+from .fast_dataclass import per_call
 from .json_fields import items, members, shown
 from .money import Money
-from .values import per_call
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
 # Irreversible types: to grant one needs a second explicit step (docs/protocol.md section 6).

@@ -19,11 +19,11 @@ from .errors import (
     InvalidTokenError,
     ProofNonceRequiredError,
 )
+from .fast_dataclass import per_call
 from .jose import proved_claims, read_header, sign_compact, split_compact
 from .json_fields import shown
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .urls import normalize_url, url_within
-from .values import per_call
 
 __all__ = [
     "SPEND_SECONDS",

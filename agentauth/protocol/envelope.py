@@ -1,8 +1,8 @@
 """The behavioural envelope of a grant: its grammar, when one is narrower than another, and its pure
 enforcement.
 
-Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; the verifier stores the
-ledger.
+Wall time is in `windows.py`, the arithmetic of counters in `usage_limits.py`; the verifier stores
+the ledger.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,10 @@ from typing import Final, Literal
 
 from .capability import Action, Capability
 from .errors import InvalidRequestError
+from .fast_dataclass import per_call
 from .json_fields import integer, items, members
-from .limits import (
+from .money import Money
+from .usage_limits import (
     Budget,
     BudgetLeft,
     Ledger,
@@ -25,8 +27,6 @@ from .limits import (
     microseconds,
     parse_budget,
 )
-from .money import Money
-from .values import per_call
 from .windows import TimeWindow, next_opening, parse_window, seconds_until, windows_narrow
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import Final
 
 from .encoding import b64u_decode, b64u_encode, canonical_json, read_object
 from .errors import EncodingError
+from .fast_dataclass import per_call
 from .keys import ALGORITHM_NAMES, PublicKey, Signer
-from .values import per_call
 
 MAX_BYTES: Final = 8_192
 ALLOWED_ALGS: Final = ALGORITHM_NAMES

@@ -40,10 +40,10 @@ from agentauth.protocol.errors import (
 from agentauth.proxies import client_address
 from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
 from registry import rate_limits
-from registry.refusals import METHODS
+from registry.refusal_recording import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
 from verifier.request_heads import Scope
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.state_cache import StateCache
 from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_servers import Servers
@@ -290,7 +290,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
     # How long the loop waits for the GIL while a thread reads rows (s). Python's default: 0.005.
     sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
-    runs = lambda: epochs.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
+    runs = lambda: replay_epochs.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
     verifier = VerifierProcess(

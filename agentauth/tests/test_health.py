@@ -22,7 +22,7 @@ from kms import services
 from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
-from verifier.services import epochs
+from verifier.services import replay_epochs
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor("system", "test")
@@ -203,10 +203,10 @@ def test_a_host_whose_clock_is_off_is_not_ready(
 ) -> None:
     later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "database_clock", lambda: later)
+        patch.setattr(replay_epochs, "database_clock", lambda: later)
         assert failing(ask()) == ["clock"]
         assert REGISTRY.get_sample_value("agentauth_ready", {"check": "clock"}) == 0
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     assert failing(ask()) == []
 
 

@@ -16,8 +16,8 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.protocol.names import quoted
 from agentauth.protocol.receipt import RECEIPT_TYP
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.models import Passkey, Receipt, SetupCode
 from audit.models import Checkpoint

@@ -2,7 +2,7 @@
 
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 
 

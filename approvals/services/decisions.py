@@ -22,12 +22,12 @@ from agentauth.protocol.signed_statements import MAX_REASON
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
-from approvals.services.likeness import name_warnings
+from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.recovery_notice import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
-from approvals.services.terms import Terms, asked_terms, changes, chosen_terms, offered_terms
+from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human

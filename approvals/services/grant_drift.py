@@ -7,8 +7,8 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
+from approvals.services.approvable_terms import Lost
 from approvals.services.change_sentences import moved
-from approvals.services.offer import Lost
 from approvals.services.signatures import receipt_of
 from registry.models import Grant
 

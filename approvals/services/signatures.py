@@ -25,7 +25,7 @@ from approvals.services.challenges import (
     take,
 )
 from approvals.services.page_token import Page, check_drawn
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from kms.services import signer
 from registry.models import Human
 

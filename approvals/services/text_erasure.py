@@ -24,9 +24,9 @@ from audit.log.erasure import erase_invitation, erase_openings
 from audit.models import Event
 from audit.services import SYSTEM, Actor, record
 from registry.models import Grant, Human
-from registry.services import forgetting as registry_forgetting
+from registry.services import text_erasure as registry_forgetting
 from verifier.models import Confirmation
-from verifier.services import forgetting as verifier_forgetting
+from verifier.services import text_erasure as verifier_forgetting
 
 # A call that runs during a deletion may leave a text behind: look for such texts this long.
 AGAIN_FOR: Final = timedelta(days=1)

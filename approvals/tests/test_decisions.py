@@ -6,7 +6,7 @@ import pytest
 
 from agentauth.protocol.errors import ExpiredError
 from approvals.services.decisions import approval_page, begin_denial, draw_denial
-from approvals.services.terms import chosen_terms
+from approvals.services.term_choices import chosen_terms
 from approvals.tests.cast import Person
 from registry.models import Grant
 from registry.services.grants import latest_end

@@ -3,9 +3,9 @@
 import pytest
 
 from agentauth.protocol.capability import Capability
+from approvals.services.approvable_terms import Lost
 from approvals.services.change_sentences import moved
 from approvals.services.grant_drift import moved_since_signed
-from approvals.services.offer import Lost
 from registry.models import Grant
 
 pytestmark = pytest.mark.django_db

@@ -16,14 +16,13 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals import sentences
 from approvals.services import decisions
+from approvals.services.approvable_terms import offer
 from approvals.services.grant_drift import moved_since_signed
-from approvals.services.likeness import name_warnings
-from approvals.services.offer import offer
-from approvals.services.people import session_key_of
+from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.services.terms import offered_terms, read_choices
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import (
+from approvals.services.term_choices import offered_terms, read_choices
+from approvals.views.grant_descriptions import (
     describe_grant,
     describe_limits,
     describe_lost,
@@ -32,7 +31,8 @@ from approvals.views.described import (
     standing,
 )
 from approvals.views.grant_usage import load_usage
-from audit.faults import fault_point
+from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
 

@@ -8,9 +8,9 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
 from approvals.services.page_token import drawn_token
-from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import describe_kinds
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.grant_descriptions import describe_kinds
+from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
 from registry.authentication import actor_of
 from registry.services.agents import find_claim
 

@@ -11,9 +11,9 @@ from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
 from approvals.services.page_token import drawn_token
-from approvals.services.people import session_key_of
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
 from registry.authentication import actor_of
 from verifier.services.confirmations import find_for_human, obstacle
 

@@ -10,9 +10,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import decisions
-from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import describe_grant
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.grant_descriptions import describe_grant
+from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant, Human

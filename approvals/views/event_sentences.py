@@ -7,10 +7,10 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
 from approvals.services.recovery_notice import RECENT, recovery_mark
-from approvals.views.described import sentence
+from approvals.views.grant_descriptions import sentence
 from audit import kinds
 from audit.models import Event
 from registry.models import Agent, Human, ServiceProvider

@@ -10,8 +10,8 @@ from django.utils.translation import ngettext
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import Budget, Envelope, Ledger, parse_envelope
-from agentauth.protocol.limits import spent_beside
 from agentauth.protocol.money import Money
+from agentauth.protocol.usage_limits import spent_beside
 from approvals import sentences
 from registry.models import Agent, Grant
 from verifier.models import GrantLedger

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from audit.log.backlog import ALARM_AT, MAX_WAITING_EVENTS
+from audit.log.load_shedding import ALARM_AT, MAX_WAITING_EVENTS
 from audit.models import Checkpoint, Event, QueueEntry, Segment
 from audit.verify.log_status import EventStatus, LogStatus, Stand, log_reach, log_standing
 

@@ -23,13 +23,13 @@ from audit.archive.parquet import package_error
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError, Store
-from audit.witness.anchors import anchor_of
-from audit.witness.breaks import log_store
 from audit.witness.checkpoint_copies import ContradictedError, check_place
 from audit.witness.checkpoints import MOST_BETWEEN
+from audit.witness.log_breaks import log_store
+from audit.witness.trusted_checkpoints import anchor_of
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentauth.protocol.chain import leaf_hash
 from agentauth.protocol.encoding import canonical_json
+from agentauth.protocol.log_hashes import leaf_hash
 from audit.archive.layout import ArchiveError, Line, StoredObject
 from audit.archive.parquet import Writer, row_of
 from audit.archive.tiles import Tile, Tiles, widths

@@ -4,9 +4,9 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_encode, canonical_json, timestamp
 from agentauth.protocol.errors import AgentAuthError, EncodingError
+from agentauth.protocol.log_hashes import entry_hash, field_commitment
 
 if TYPE_CHECKING:
     from audit.models import Event, Opening

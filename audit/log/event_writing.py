@@ -14,9 +14,13 @@ from typing import Any, NamedTuple, Protocol, Self
 import orjson
 from django.db import DatabaseError, connection, transaction
 
-from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash, canonical_field_commitment
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import (
+    SALT_BYTES,
+    canonical_entry_hash,
+    canonical_field_commitment,
+)
 from audit import kinds
 from audit.db.bulk_copy import NULL, binary, copy_in, escape, line
 from audit.db.partitions import ensure_partitions

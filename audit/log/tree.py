@@ -11,8 +11,8 @@ from typing import Any, Final
 from django.db.models import Q
 
 from agentauth.protocol import merkle_proofs
-from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from audit.models import Leaf, Node
 
 TILE_WIDTH: Final = 1 << TILE_HEIGHT

@@ -13,7 +13,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils.module_loading import import_string
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from audit.services import Actor
 
 # The actor of commands that extend no rights; the shell's own records say who ran them.

@@ -28,13 +28,13 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import signer, verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import forge_an_event, write_anew
+from audit.tests.test_trusted_checkpoints import forge_an_event, write_anew
 from audit.verify.verification import verify_log
-from audit.witness.anchors import stored_anchors
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.witness.cosigning import cosign_log
+from audit.witness.log_breaks import origin
+from audit.witness.trusted_checkpoints import stored_anchors
 
 pytestmark = pytest.mark.django_db
 SIZE = 8

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
-from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
+from agentauth.protocol.log_hashes import EMPTY_LINK, leaf_hash, link
 from audit.db.dropping import DroppedEvents
 from audit.log.entries import entry_of, is_committed
 from audit.log.erasure import ErasedOpenings

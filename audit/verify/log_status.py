@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from django.db.models import Max, QuerySet
 
-from agentauth.protocol.chain import verify_inclusion
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import verify_inclusion
 from audit.log.sequencer import tree_of
 from audit.log.tree import inclusion_proofs, root_at
 from audit.models import (
@@ -29,9 +29,9 @@ from audit.models import (
     Segment,
 )
 from audit.verify.leaf_checks import leaf_hash_of
-from audit.witness.anchors import any_anchor_of
 from audit.witness.checkpoint_copies import ContradictedError
 from audit.witness.checkpoints import newest_checkpoint
+from audit.witness.trusted_checkpoints import any_anchor_of
 
 # Three times the interval at which a growing log is signed (60 s).
 LATE = timedelta(seconds=180)

@@ -27,7 +27,7 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Checkpoint, Event
 from audit.verify.verification import START, Part, Point, Proof, Verdict, prove_log
-from audit.witness.anchors import Anchor, anchor_of, read_anchor
+from audit.witness.trusted_checkpoints import Anchor, anchor_of, read_anchor
 
 VERSION: Final = 1
 # Each older event is checked again once in this many runs.

@@ -16,13 +16,11 @@ from django.conf import settings
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.log.sequencer import tree_of
 from audit.log.tree import root_at
 from audit.models import Checkpoint, CheckpointCopy, Head
 from audit.stores import Store
-from audit.witness.anchors import anchor_of, any_anchor_of
-from audit.witness.breaks import copy_break, log_store, origin
 from audit.witness.checkpoint_copies import (
     PREFIX,
     ContradictedError,
@@ -31,8 +29,10 @@ from audit.witness.checkpoint_copies import (
     size_of,
     store_name,
 )
-from audit.witness.endings import copy_endings, ended_since
+from audit.witness.ending_copies import copy_endings, ended_since
+from audit.witness.log_breaks import copy_break, log_store, origin
 from audit.witness.log_signer import audit_signer
+from audit.witness.trusted_checkpoints import anchor_of, any_anchor_of
 
 logger = logging.getLogger(__name__)
 

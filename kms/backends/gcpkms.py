@@ -28,8 +28,8 @@ from agentauth.protocol.keys import Algorithm, PublicKey
 from audit.identifiers import new_id
 from kms.backends import der
 from kms.backends.backend_calls import CREATION_SECONDS
+from kms.backends.backend_locations import HARDWARE, RING
 from kms.backends.errors import BackendError, BusyError, ThrottledError
-from kms.backends.key_locations import HARDWARE, RING
 
 SCHEME: Final = "gcpkms"
 TIMEOUT_SECONDS: Final = 2.0

@@ -29,8 +29,8 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key
 from audit.identifiers import new_id
 from kms.backends import der
+from kms.backends.backend_locations import MOUNT
 from kms.backends.errors import BackendError, BusyError, ThrottledError
-from kms.backends.key_locations import MOUNT
 
 T = TypeVar("T")
 

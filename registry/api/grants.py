@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.json_fields import integer, text
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from registry.api.grant_answers import accepted, render_grant, render_request
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.views import NativeView, empty, query_integer
@@ -23,7 +23,7 @@ from registry.services.grant_requests import (
 )
 from registry.services.grants import find_grant, revoke_grant, withdraw_grant
 from registry.services.idempotency import IdempotentAnswer
-from registry.services.polling import note_poll
+from registry.services.poll_interval import note_poll
 from registry.services.service_providers import find_service_provider
 
 MAX_REASON_CHARACTERS = 500

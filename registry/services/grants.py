@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.identifiers import parse_id
 from audit import kinds
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider

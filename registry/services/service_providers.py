@@ -21,12 +21,12 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.identifiers import parse_id
-from agentauth.protocol.names import check_display_name, check_host
+from agentauth.protocol.untrusted_text import check_display_name, check_host
 from audit import kinds
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
-from registry.services.grant_changes import follow_new_allow_list, follow_new_audience
+from registry.services.dependent_grants import follow_new_allow_list, follow_new_audience
 from registry.services.lookalikes import check_is_no_word
 
 SECRET_BYTES = 32

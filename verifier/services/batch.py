@@ -7,9 +7,9 @@ from typing import Any, Final
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import ServiceProvider
-from verifier.flow import VerifierRuntime, record_error, verify
 from verifier.requests import parse_verify_request
-from verifier.services.batch_order import BatchSlot, Faults
+from verifier.services.batch_scheduling import BatchSlot, Faults
+from verifier.verification import VerifierRuntime, record_error, verify
 
 MAX_REQUESTS: Final = 256
 _ROUTE: Final = "POST v1/verify/batch"

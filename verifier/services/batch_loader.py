@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_changes import Change
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import find_by_credentials
 from verifier.services.batch_loader import BatchLoader
-from verifier.services.elapsed import CLOCK_SECONDS, ClockReading
-from verifier.services.epochs import CLOCK_WRONG
+from verifier.services.elapsed_time import CLOCK_SECONDS, ClockReading
 from verifier.services.freshness import check_age
+from verifier.services.replay_epochs import CLOCK_WRONG
 from verifier.services.state_changes import Change
 from verifier.services.state_watcher import News, Watcher
 from verifier.services.token_cache import CachedToken, TaggedCache, load_tokens

@@ -13,10 +13,10 @@ from django.utils import timezone
 from agentauth.protocol.token import TokenKey
 from kms.certificates import token_keys
 from kms.state_publisher import Subject
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.clocks import CLOCK
-from verifier.services.connecting import use_own_connection
-from verifier.services.elapsed import ClockReading
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_changes import CHANNEL, Change, present_position, state_since
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class News:
 class Watcher:
     """A thread that calls `tell` with all news.
 
-    Each read also renews the process's lease (`verifier.services.epochs.LEASE`) and records a wrong
-    clock of this host.
+    Each read also renews the process's lease (`verifier.services.replay_epochs.LEASE`) and records
+    a wrong clock of this host.
 
     It listens before it reads, and invalidates everything with each new connection. It cannot ask
     for the changes missed in between, since a server that crashed may reuse the number of a rolled
@@ -151,9 +151,9 @@ def _listen() -> None:
 def _look_home() -> tuple[float, str]:
     """Renew this process's lease; return `Look.clock_ahead` and `Look.history`."""
     began, before = monotonic(), timezone.now()
-    row, database_now = epochs.read_or_create_row()
+    row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
-    epochs.LEASE.renew(row, database_now, began)
-    CLOCK.tell(epochs.LEASE.clock_off())
+    replay_epochs.LEASE.renew(row, database_now, began)
+    CLOCK.tell(replay_epochs.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

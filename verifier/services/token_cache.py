@@ -14,8 +14,8 @@ import orjson
 from agentauth.protocol.capability import Action, Capability, parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.limits import Rate
 from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.usage_limits import Rate
 from audit.identifiers import id_text
 from kms.state_publisher import Subject
 from registry.services.token_state import Ends, TokenState, refusal_at, token_states

@@ -22,7 +22,7 @@ from django.db import (
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
-from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
+from verifier.services.short_timeout_connection import STATEMENT_SECONDS, use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, busy
 from verifier.stores.database import DecisionRequest, Outcome, UncertainError, decide_together
 
@@ -38,8 +38,8 @@ _TOGETHER_SECONDS: Final = 0.2
 MAX_WAITING: Final = 512
 # Load shedding: a job that would wait longer than this (s), at the recent rate, is refused at once.
 MOST_SECONDS: Final = 0.6
-# No caller waits longer (s), whatever its statements may take (`connecting.STATEMENT_SECONDS`
-# each). The outcome of the call is then unknown.
+# No caller waits longer (s), whatever its statements may take
+# (`short_timeout_connection.STATEMENT_SECONDS` each). The outcome of the call is then unknown.
 WAIT_SECONDS: Final = 5
 # The lock timeout for rows (s): enough for a short transaction, well below PostgreSQL's
 # deadlock_timeout of 1 s.

@@ -43,7 +43,7 @@ class RefusingServersError(ServersAwayError):
 
 
 class RedisProbe:
-    """`verifier.services.epoch_keeper.Probe` of the servers that REDIS_URL names."""
+    """`verifier.services.replay_epoch_keeper.Probe` of the servers that REDIS_URL names."""
 
     def __init__(self) -> None:
         self._client: Redis | RedisCluster | None = None

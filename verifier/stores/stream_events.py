@@ -1,4 +1,4 @@
-"""Reads a stream entry back into the event that `verifier.stores.events` would write."""
+"""Reads a stream entry back into the event that `verifier.stores.decision_events` would write."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -11,7 +11,7 @@ from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.models import Event
 from audit.services import CommitmentTemplate, Data, NewEvent, OpeningValue, check_data
-from verifier.stores.events import split
+from verifier.stores.decision_events import split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMBERS = (

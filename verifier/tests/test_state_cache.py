@@ -25,7 +25,7 @@ from registry.services.token_state import TokenState, token_state
 from tests.time_limits import within
 from verifier.services import batch_loader, state_cache
 from verifier.services.batch_loader import MOST_LOADS
-from verifier.services.elapsed import ClockReading
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import Changes
 from verifier.services.state_watcher import Look, News
 from verifier.services.token_cache import load_tokens

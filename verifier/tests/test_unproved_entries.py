@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from kms import seals
+from kms import row_seals
 from kms.models import SealsPending
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services import outbox
@@ -22,7 +22,7 @@ UNPROVED = {"reason": "unproved", "epoch": 0, "shard": 0, "first": 0, "count": 1
 @pytest.fixture
 def release_3_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     SealsPending.objects.create()
-    monkeypatch.setattr(outbox, "DEMAND", seals._Demand())
+    monkeypatch.setattr(outbox, "DEMAND", row_seals._Demand())
 
 
 def forged(place: Scene, mac: bytes | None) -> dict[str, Any]:

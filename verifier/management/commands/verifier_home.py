@@ -11,7 +11,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidStateError
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.models import Home
-from verifier.services.epochs import configured_cache, end_epoch, read_or_create_row
+from verifier.services.replay_epochs import configured_cache, end_epoch, read_or_create_row
 
 
 class Command(JsonCommand):
