@@ -185,7 +185,7 @@ def record_http_refusal(request: HttpRequest | Request, error: AgentAuthError) -
     ):
         # No caller was refused, and an event for each poll of the log would make the log longer.
         return error
-    error = _limited(request, error)
+    error = _charge_refused_credentials(request, error)
     if error.recorded:
         return error
     stands_for = None
@@ -233,7 +233,9 @@ def _unrecordable() -> AgentAuthError | None:
     return TemporarilyUnavailableError(halt.told) if halt else None
 
 
-def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
+def _charge_refused_credentials(
+    request: HttpRequest | Request, error: AgentAuthError
+) -> AgentAuthError:
     """Count refused credentials against their address and all strangers.
 
     Returns the error to answer: RateLimitedError once an allowance is used up.

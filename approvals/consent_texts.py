@@ -44,7 +44,7 @@ def approval_text(
     lines = [*parties(agent, service_provider, audience), *warnings]
     lines += sentences.permissions(service_provider, capabilities, envelope)
     lines += sentences.limits(envelope)
-    lines += sentences.unasked(capabilities, envelope)
+    lines += sentences.unasked_total(capabilities, envelope)
     lines.append(_("This ends on %(end)s.") % {"end": sentences.moment(valid_until, zone)})
     return "\n".join(lines)
 

@@ -147,7 +147,7 @@ def _terms(grant: Grant, *, later: bool) -> list[str]:
         }
         for each in sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
     ]
-    limits = sentences.limits(envelope) + sentences.unasked(capabilities, envelope)
+    limits = sentences.limits(envelope) + sentences.unasked_total(capabilities, envelope)
     return lines + [
         _("Limit at %(at)s: %(limit)s") % {"at": quoted(at), "limit": each} for each in limits
     ]

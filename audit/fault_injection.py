@@ -13,11 +13,11 @@ def fault_point(name: str) -> None:
     `name` is `operation.point`, such as "sequence.after_head". FAULT_AT is a name, or `@` and the
     path of a file that holds one, so that a test can change it while the server runs.
     """
-    if settings.FAULT_AT and name == _named(settings.FAULT_AT):
+    if settings.FAULT_AT and name == _read_point(settings.FAULT_AT):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _named(told: str) -> str:
+def _read_point(told: str) -> str:
     if not told.startswith("@"):
         return told
     path = Path(told[1:])

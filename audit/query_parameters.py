@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rest_framework.request import Request
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.json_fields import shown
+from agentauth.protocol.json_fields import quote_safely
 
 # Sizes and indices are signed 64-bit integers in the database and in checkpoints.
 MAX_NUMBER = 2**63 - 1
@@ -20,11 +20,13 @@ def query(request: Request, *names: str) -> dict[str, str]:
     for name, values in given.lists():
         if name not in names or len(values) != 1:
             taken = f"only {', '.join(names)}, each once" if names else "none"
-            raise InvalidRequestError(f"Query parameter {shown(name)}: {taken} may stand here.")
+            raise InvalidRequestError(
+                f"Query parameter {quote_safely(name)}: {taken} may stand here."
+            )
     return {name: str(given[name]) for name in given}
 
 
-def required(given: Mapping[str, str], name: str) -> str:
+def read_required(given: Mapping[str, str], name: str) -> str:
     """The parameter's text. Raises InvalidRequestError if it is missing."""
     if name not in given:
         raise InvalidRequestError(f"The query parameter `{name}` is missing.")

@@ -222,7 +222,7 @@ async def measured(
         )
         headers = verifier_application.standing_headers()
         return verifier, Edge(
-            cast("Any", None), verifier_application.failed, tally.request, headers
+            cast("Any", None), verifier_application.error_response, tally.request, headers
         )
 
     endpoint = Endpoint(start)

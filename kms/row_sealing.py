@@ -67,14 +67,14 @@ def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
 
 def _batches(model: type[Sealed]) -> Iterator[list[Any]]:
     """All rows that need a seal, in batches, so that no statement runs for long."""
-    rows = _judged(model)
+    rows = _rows_to_judge(model)
     batch = list(rows[:_BATCH])
     while batch:
         yield batch
         batch = list(rows.filter(pk__gt=batch[-1].pk)[:_BATCH])
 
 
-def _judged(model: type[Sealed]) -> QuerySet[Any]:
+def _rows_to_judge(model: type[Sealed]) -> QuerySet[Any]:
     """The rows that need a seal, with their sealed fields and `has_ended`, read in one statement.
 
     Read later, `has_ended` would be true for a seal that a service just replaced.
@@ -96,7 +96,7 @@ def _seal_batch(
     with transaction.atomic():
         changed, adopted = [], []
         # Select again: a row that has ended since gets no seal.
-        for row in _judged(model).select_for_update(no_key=True).filter(pk__in=ids):
+        for row in _rows_to_judge(model).select_for_update(no_key=True).filter(pk__in=ids):
             if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
             is_ours = not row.has_ended and any(

@@ -91,7 +91,7 @@ class Sealed(models.Model):
     def set_seal(self) -> None:
         """Seal the row's current values, which the caller has checked. The caller saves `seal`."""
         salt = secrets.token_bytes(_SALT_BYTES)
-        self.seal = b64u_encode(salt + _mac(settings.SECRET_KEY, salt, _said(self)))
+        self.seal = b64u_encode(salt + _mac(settings.SECRET_KEY, salt, _sealed_bytes(self)))
 
     def is_sealed(self) -> bool:
         """Whether a service wrote this row and its seal has not ended.
@@ -110,7 +110,7 @@ class Sealed(models.Model):
         if key is None and not DEMAND.holds():
             return True
         try:
-            seal, said = b64u_decode(self.seal or ""), _said(self)
+            seal, said = b64u_decode(self.seal or ""), _sealed_bytes(self)
         except EncodingError:
             # No service writes such values.
             seal, said = b"", b""
@@ -146,7 +146,7 @@ class _Demand:
 DEMAND: Final = _Demand()
 
 
-def _said(row: Sealed) -> bytes:
+def _sealed_bytes(row: Sealed) -> bytes:
     """The table and the sealed fields as bytes.
 
     Raises EncodingError for values no service writes.

@@ -110,7 +110,7 @@ class ConfirmationsView(NativeView):
     """`GET /v1/confirmations`: the confirmations of the agent's own transactions, newest first."""
 
     def get(self, request: Request) -> Response:
-        return self.listed(asked_for(self.agent).order_by("-id"), render_confirmation)
+        return self.list_page(asked_for(self.agent).order_by("-id"), render_confirmation)
 
 
 class ConfirmationView(NativeView):

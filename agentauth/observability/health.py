@@ -53,11 +53,11 @@ def database() -> None:
 
 def migrations() -> None:
     """The database's tables are those of this code."""
-    _migrated()
+    _check_migrations()
 
 
 @cache
-def _migrated() -> None:
+def _check_migrations() -> None:
     # Only success is cached: migrations are not undone under a running process.
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -172,13 +172,13 @@ class BackgroundProbe:
         finally:
             # Also after an unexpected error: the earlier result no longer holds.
             self._works = works
-            self._until = time.monotonic() + self.kept(works=works)
+            self._until = time.monotonic() + self.valid_seconds(works=works)
 
     def prepare(self) -> Callable[[], object]:
         """The action to try, prepared in the caller's thread."""
         raise NotImplementedError
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         """How long a result stays valid (s)."""
         raise NotImplementedError
 
@@ -189,7 +189,7 @@ class Signing(BackgroundProbe):
     def prepare(self) -> Callable[[], object]:
         return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
 
 
@@ -199,7 +199,7 @@ class Writing(BackgroundProbe):
     def prepare(self) -> Callable[[], object]:
         return write_check.try_to_write
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
 
 

@@ -20,7 +20,7 @@ from .constraint import (
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .fast_dataclass import per_call
-from .json_fields import items, members, shown
+from .json_fields import items, members, quote_safely
 from .money import Money
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
@@ -337,7 +337,7 @@ def _parse_arguments(obj: object, where: str) -> dict[str, Scalar]:
         )
     return {
         check_argument(name, where): parse_scalar(
-            value, f"{where}.{shown(str(name))}", max_text=_MAX_BODY
+            value, f"{where}.{quote_safely(str(name))}", max_text=_MAX_BODY
         )
         for name, value in obj.items()
     }

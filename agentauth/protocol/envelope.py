@@ -335,7 +335,7 @@ def enforce(
     if above and confirmation != "confirmed":
         return StepUp()
     # 6. Only here is anything counted.
-    return _debited(envelope, ledger, action.amount, now)
+    return _allow_and_debit(envelope, ledger, action.amount, now)
 
 
 def _above_threshold(envelope: Envelope, action: Action) -> bool:
@@ -361,7 +361,9 @@ def _counted_refusal(
     return None
 
 
-def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime) -> Allowed:
+def _allow_and_debit(
+    envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
+) -> Allowed:
     rate = envelope.rate
     after = Ledger(
         # Kept without a rate too: a rate in a later version of the grant then starts from it.

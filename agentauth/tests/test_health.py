@@ -36,9 +36,9 @@ def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_writing", health.Writing("writable"))
     # By then the trial's thread has ended, or been told to.
     monkeypatch.setattr(health, "WAIT_SECONDS", 20.0)
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
     yield
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
 
 
 def ask(path: str = "/health/ready") -> Any:
@@ -91,9 +91,9 @@ def no_signature(
     """Keys are not where this process looks for them."""
     monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
     there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
     yield there
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
 
 
 def test_KM_14_a_key_that_does_not_sign_is_named_and_all_else_goes_on(

@@ -26,9 +26,9 @@ keys = import_module("kms.migrations.0001_squashed_0005_keys")
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_readiness", health.Readiness())
     monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
     yield
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
 
 
 def database_is_at(release: int) -> None:

@@ -51,13 +51,13 @@ def offer(grant: Grant) -> Offer:
             offered.append(each)
             continue
         lost.append(Lost(each, by_manifest=not by_manifest))
-        for left in _left(each, manifest, allowed):
+        for left in _grantable_parts(each, manifest, allowed):
             if not narrows([left], offered):
                 offered.append(left)
     return Offer(tuple(offered[:MAX_CAPABILITIES]), tuple(lost))
 
 
-def _left(
+def _grantable_parts(
     each: Capability, manifest: tuple[Capability, ...], allowed: list[Capability]
 ) -> list[Capability]:
     declared = [both for mine in manifest if (both := common(each, mine)) is not None]

@@ -129,7 +129,7 @@ def review_choices(
     raise.
     """
     at = check_unchanged(grant, drawn, now=now).at
-    terms = _chosen(grant, human, choices, at=at, now=now)
+    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
     text = _text(grant, human, terms, now)
     return Review(
         sentences=text.splitlines(),
@@ -333,7 +333,7 @@ def _dangerous(grant: Grant, terms: Terms) -> list[str]:
     return sentences.permissions(grant.service_provider.name, terms.dangerous, terms.envelope)
 
 
-def _chosen(
+def _terms_of_choices(
     grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime
 ) -> Terms:
     """The terms of these choices, their life counted from `at`, when the page was drawn.
@@ -353,7 +353,7 @@ def _shown_terms(
 ) -> tuple[Terms, str]:
     """The terms of these choices and their text, checked against the one the page shows."""
     at = check_unchanged(grant, drawn, now=now).at
-    terms = _chosen(grant, human, choices, at=at, now=now)
+    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
     text = _text(grant, human, terms, now)
     check_drawn(approval_page(grant, text), drawn)
     return terms, text

@@ -64,7 +64,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
     Reads what was lost and what happened since. Raises TemporarilyUnavailableError if the audit
     store does not answer.
     """
-    grants = list(_suspended())
+    grants = list(_suspended_grants())
     try:
         anchor, lost = prove_end(row, now=now)
     except InvalidStateError as error:
@@ -83,14 +83,14 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
 def choosing_page(row: LogBreak, grants: Iterable[Grant]) -> Page:
     """What the page for choosing grants shows: each grant by its names and version."""
-    shown = {f"grant.{each.pk}": _shown(each) for each in grants}
+    shown = {f"grant.{each.pk}": _shown_facts(each) for each in grants}
     return Page(Challenge.Purpose.SECOND_STEP, row.name, shown)
 
 
 def release_page(row: LogBreak, grants: Sequence[Grant], size: int) -> Page:
     """What the page to sign shows: these grants, and the text, with the size of the proven log."""
     names = [(str(each.pk), each.service_provider.name) for each in grants]
-    shown = {f"grant.{each.pk}": _shown(each) for each in grants}
+    shown = {f"grant.{each.pk}": _shown_facts(each) for each in grants}
     return Page(
         Challenge.Purpose.RELEASE,
         row.name,
@@ -172,7 +172,9 @@ def finish_release(
     def chosen(challenge: Challenge) -> list[Grant]:
         # In id order, as everywhere, to avoid deadlocks.
         return list(
-            _suspended().filter(pk__in=[each["id"] for each in challenge.statement["grants"]])
+            _suspended_grants().filter(
+                pk__in=[each["id"] for each in challenge.statement["grants"]]
+            )
         )
 
     def act(challenge: Challenge) -> None:
@@ -199,11 +201,11 @@ def finish_release(
     )
 
 
-def _shown(grant: Grant) -> list[Any]:
+def _shown_facts(grant: Grant) -> list[Any]:
     return [grant.version, grant.agent.name, grant.service_provider.name]
 
 
-def _suspended() -> Any:
+def _suspended_grants() -> Any:
     cause = Grant.SuspensionCause.RESTORED
     waiting = Grant.objects.filter(status=Grant.Status.SUSPENDED, suspension_cause=cause)
     return waiting.select_related("agent__human", "service_provider").order_by("id")

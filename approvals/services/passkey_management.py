@@ -25,7 +25,7 @@ USER_HANDLE_BYTES = 32
 def begin_passkey(*, human: Human, session_key: str, now: datetime) -> dict[str, Any]:
     """Creation options for a further passkey of a signed-in human."""
     row = begin(Ceremony(Challenge.Purpose.PASSKEY, session_key, human), now=now)
-    row.data = {"asked": _asked(row)}
+    row.data = {"asked": _request_mac(row)}
     row.save(update_fields=["data"])
     known = list(Passkey.objects.filter(human=human).order_by("created_at"))
     return creation_options(
@@ -50,7 +50,7 @@ def finish_passkey(
     row = latest(Ceremony(Challenge.Purpose.PASSKEY, session_key, human))
     with answering(row, now=now):
         asked = str(row.data.get("asked", "")).encode()
-        if DEMAND.holds() and not hmac.compare_digest(asked, _asked(row).encode()):
+        if DEMAND.holds() and not hmac.compare_digest(asked, _request_mac(row).encode()):
             raise InvalidAssertionError("No passkey was requested here. Press the button again.")
         verified = verify_new(row, credential)
         passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
@@ -156,7 +156,7 @@ def add_passkey(
     return passkey
 
 
-def _asked(row: Challenge) -> str:
+def _request_mac(row: Challenge) -> str:
     """A MAC proving that `begin_passkey`, which takes a passkey signature, made this challenge.
 
     Without it, writing a row to the database would be enough to add a passkey.

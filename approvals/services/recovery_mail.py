@@ -53,7 +53,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
     page = f"{settings.PUBLIC_URL}/recovery/"
     if row.used_at:
         lines = [
-            sentences.recovered(row.used_at, human.time_zone),
+            sentences.recovery_sentence(row.used_at, human.time_zone),
             _(
                 "All earlier passkeys were removed, and your agents’ grants are suspended until "
                 "you sign them again."

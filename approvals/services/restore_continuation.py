@@ -92,9 +92,9 @@ def continue_after_restore(
     TemporarilyUnavailableError if Redis, the store or the key backend does not answer, and then the
     hold stays; ContradictedError if the store holds a malformed object.
     """
-    row = _held(undetected=undetected)  # 1
+    row = _require_held_row(undetected=undetected)  # 1
     store = store_at(settings.AUDIT_STORE) if settings.AUDIT_STORE else None
-    lost = _lost(row, store)  # 2
+    lost = _read_lost_history(row, store)  # 2
     with transaction.atomic():
         name = new_name(now, after=max(known_names() | lost.names))
         _swap(row, name, max(row.epoch + 1, lost.epoch + 1, int(now.timestamp())))  # 3
@@ -123,7 +123,7 @@ def continue_after_restore(
     return done
 
 
-def _held(*, undetected: bool) -> Home:
+def _require_held_row(*, undetected: bool) -> Home:
     row, _now = read_or_create_row()
     if row.held_at is None and not undetected and (unknown := rollback_detection.halt(row)):
         raise TemporarilyUnavailableError(f"Nothing was done: {unknown.reason}.")
@@ -141,7 +141,7 @@ def _held(*, undetected: bool) -> Home:
     return row
 
 
-def _lost(row: Home, store: Store | None) -> _Lost:
+def _read_lost_history(row: Home, store: Store | None) -> _Lost:
     known, names, epoch = known_names(), set[str](), 0
     if settings.REDIS_URL:
         mark, probe = read_mark(), RedisProbe()

@@ -84,7 +84,7 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     """
     asked = offered_terms(grant, now)
     capabilities = tuple(
-        _lowered(each, choices.get(f"amount.{index}", ""))
+        _lower_amount(each, choices.get(f"amount.{index}", ""))
         for index, each in enumerate(asked.capabilities)
         if f"permission.{index}" in choices
     )
@@ -138,16 +138,16 @@ def _limit_changes(asked: Envelope, chosen: Envelope) -> list[str]:
 
 
 def _arrow(name: str, old: object, new: object) -> str:
-    return f"{name}: {_shown(old)} → {_shown(new)}"
+    return f"{name}: {_text_of(old)} → {_text_of(new)}"
 
 
-def _shown(value: object) -> str:
+def _text_of(value: object) -> str:
     if isinstance(value, Money):
         return sentences.money(value)
     return _("no limit") if value is None else str(value)
 
 
-def _lowered(capability: Capability, amount: str) -> Capability:
+def _lower_amount(capability: Capability, amount: str) -> Capability:
     if not amount.strip() or capability.max_amount is None:
         return capability
     return replace(

@@ -92,7 +92,7 @@ def erase_texts(
         verifier_forgetting.erase_texts(agent_ids=agents)
         events = erase_openings(human_id=human.pk, agent_ids=agents, email=email, since=since)
         if since is None or events or receipts:
-            for data in _told(agents, events, receipts):
+            for data in _event_data(agents, events, receipts):
                 if late:
                     data["late"] = True
                 record(kind=kinds.HUMAN_ERASED, actor=actor, at=now, human_id=human.pk, data=data)
@@ -151,7 +151,7 @@ def forget_ended_invitations(*, now: datetime) -> int:
     return len(rows)
 
 
-def _told(
+def _event_data(
     agents: Collection[uuid.UUID], events: Collection[str], receipts: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """Data of the events that record what was erased: at least one, TOLD_AT_ONCE ids in each."""

@@ -57,7 +57,7 @@ def test_SA_13_of_two_operators_who_continue_one_succeeds(
     after(
         monkeypatch,
         restore_continuation,
-        "_lost",
+        "_read_lost_history",
         lambda: Home.objects.update(history="20261129021500", held_at=None),
     )
     with pytest.raises(InvalidStateError, match="Another operator"):

@@ -53,7 +53,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
-    held, used = _held(agent, now), load_usage(agent)
+    held, used = _living_grants(agent, now), load_usage(agent)
     context = {
         "agent": agent,
         "status": agent.status_at(now),
@@ -82,7 +82,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     return render(request, "agent.html", context)
 
 
-def _held(agent: Agent, now: datetime) -> list[Grant]:
+def _living_grants(agent: Agent, now: datetime) -> list[Grant]:
     """Grants in force now or once resumed; none if it is revoked, as its grants permit nothing."""
     if agent.status == Agent.Status.REVOKED:
         return []

@@ -28,10 +28,16 @@ from approvals.views.grant_descriptions import (
     describe_lost,
     describe_rows,
     elsewhere,
-    standing,
+    grant_status,
 )
 from approvals.views.grant_usage import load_usage
-from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -57,7 +63,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
-    status = standing(grant, now)
+    status = grant_status(grant, now)
     anew = grant.waits_for_signature(now)
     context: dict[str, Any] = {
         "grant": grant,
@@ -77,7 +83,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
         "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
-        "unasked": sentences.unasked(terms.capabilities, terms.envelope),
+        "unasked": sentences.unasked_total(terms.capabilities, terms.envelope),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
         "denial": decisions.draw_denial(grant, "", now=now),
@@ -100,7 +106,7 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 @require_POST
 @require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
+    body, human = read_posted_json(request), human_of(request)
     found = decisions.review_choices(
         grant=find_own_grant(grant_id, human),
         human=human,
@@ -119,7 +125,7 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    grant, body = find_own_grant(grant_id, human_of(request)), posted(request)
+    grant, body = find_own_grant(grant_id, human_of(request)), read_posted_json(request)
     found = decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
@@ -129,7 +135,7 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
+    body, human = read_posted_json(request), human_of(request)
     decisions.take_second_step(
         grant=find_own_grant(grant_id, human),
         human=human,
@@ -145,7 +151,7 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = posted(request), human_of(request), timezone.now()
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
     grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
     session_key, drawn = session_key_of(request), member(body, "drawn")
     decision = member(body, "decision")
@@ -166,7 +172,7 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
+    body, human = read_posted_json(request), human_of(request)
     receipt = decisions.decide(
         grant=find_own_grant(grant_id, human),
         human=human,

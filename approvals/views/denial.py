@@ -12,7 +12,13 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import decisions
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_grant
-from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -77,7 +83,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human_of(request)), posted(request)
+    grant, body = find_request(request_id, human_of(request)), read_posted_json(request)
     found = decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
@@ -89,7 +95,7 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human), posted(request)
+    grant, body = find_request(request_id, human), read_posted_json(request)
     options = decisions.begin_denial(
         grant=grant,
         human=human,
@@ -110,7 +116,7 @@ def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         grant=grant,
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

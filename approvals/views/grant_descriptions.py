@@ -141,11 +141,11 @@ def describe_grant(grant: Grant) -> list[str]:
     return (
         describe_permissions(grant)
         + sentences.limits(envelope)
-        + sentences.unasked(capabilities, envelope)
+        + sentences.unasked_total(capabilities, envelope)
     )
 
 
-def standing(grant: Grant, now: datetime) -> str:
+def grant_status(grant: Grant, now: datetime) -> str:
     """The grant's status as people should read it: a revoked agent's grant permits nothing."""
     status = grant.status_at(now)
     held = status in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}

@@ -11,7 +11,13 @@ from approvals.services import grant_release
 from approvals.services.log_break_signing import find_break
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from registry.authentication import actor_of
 
 _UUID_LENGTH = 36
@@ -58,7 +64,7 @@ def statement(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
     row = find_break(name, human=human)
-    body = posted(request)
+    body = read_posted_json(request)
     ids = text(body.get("grants"), "grants", maximum=(_UUID_LENGTH + 1) * MAX_RELEASED)
     options = grant_release.begin_release(
         row=row,
@@ -79,7 +85,7 @@ def decide(request: HttpRequest, name: str) -> HttpResponse:
         row=find_break(name, human=human),
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

@@ -11,12 +11,12 @@ from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services.recovery_notice import recovery_news
 from approvals.views.event_sentences import describe_events
-from approvals.views.grant_descriptions import describe_permissions, standing
+from approvals.views.grant_descriptions import describe_permissions, grant_status
 from approvals.views.log import describe_log
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import id_or_none_of_ours, page_of
 from audit.models import Event
-from audit.verify.log_status import log_standing, stands_of
+from audit.verify.log_status import event_positions, read_log_status
 from registry.models import Grant
 from verifier.services.confirmations import pending_for
 
@@ -43,7 +43,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
             for each in [*waiting, *anew]
         ],
         "confirmations": confirmations,
-        "history": [{"grant": grant, "status": standing(grant, now)} for grant in history],
+        "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
         "recovery": recovery_news(human, now=now),
     } | paging
     return render(request, "inbox.html", context)
@@ -58,8 +58,8 @@ def activity(request: HttpRequest) -> HttpResponse:
         events = events.filter(agent_id=id_or_none_of_ours(agent))
     page, paging = page_of(events, request)
     # Before the events are looked up, so that they are compared with the log as it is now.
-    standing = log_standing(now=timezone.now())
-    stands = stands_of(page, standing.checkpoint)
-    lines = [line | {"stand": stands[line["event"].pk]} for line in describe_events(page)]
-    context = {"lines": lines, "agent": agent, "log": describe_log(standing, stands)} | paging
+    log_status = read_log_status(now=timezone.now())
+    positions = event_positions(page, log_status.checkpoint)
+    lines = [line | {"position": positions[line["event"].pk]} for line in describe_events(page)]
+    context = {"lines": lines, "agent": agent, "log": describe_log(log_status, positions)} | paging
     return render(request, "activity.html", context)

@@ -9,7 +9,13 @@ from approvals.services import log_break_signing
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from audit.witness.log_breaks import origin, shown_break
 from registry.authentication import actor_of
 
@@ -43,7 +49,7 @@ def statement(request: HttpRequest, name: str) -> HttpResponse:
     options = log_break_signing.begin_signing(
         row=row,
         human=human,
-        drawn=member(posted(request), "drawn"),
+        drawn=member(read_posted_json(request), "drawn"),
         session_key=session_key_of(request),
         now=timezone.now(),
     )
@@ -58,7 +64,7 @@ def decide(request: HttpRequest, name: str) -> HttpResponse:
         row=log_break_signing.find_break(name, human=human),
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

@@ -43,7 +43,7 @@ def human_of(request: HttpRequest) -> Human:
     return request.user
 
 
-def posted(request: HttpRequest) -> dict[str, object]:
+def read_posted_json(request: HttpRequest) -> dict[str, object]:
     """The JSON object a script of ours posted. Raises InvalidRequestError."""
     # CSRF: another site's form can send text that reads as JSON, but not with this media type.
     if request.content_type != "application/json":

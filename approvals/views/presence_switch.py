@@ -7,7 +7,7 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import timestamp
 from approvals.services import presence_switch as ceremonies
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import answer, human_of, posted, require_sign_in
+from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
 from registry.authentication import actor_of
 from verifier.services import presence_leases
 
@@ -27,7 +27,7 @@ def begin(request: HttpRequest) -> HttpResponse:
     until = ceremonies.begin_presence(
         human=human_of(request),
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

@@ -13,7 +13,13 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import read_object
 from approvals.services.reauthentication import acting, ask_verification, verify_human
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from registry.authentication import actor_of
 
 P = ParamSpec("P")
@@ -24,7 +30,7 @@ P = ParamSpec("P")
 def options(request: HttpRequest) -> HttpResponse:
     found = ask_verification(
         human=human_of(request),
-        act=member(posted(request), "act"),
+        act=member(read_posted_json(request), "act"),
         session_key=session_key_of(request),
         now=timezone.now(),
     )
@@ -57,14 +63,14 @@ def check_verification(request: HttpRequest) -> uuid.UUID:
         human=human_of(request),
         act=request.path,
         session_key=session_key_of(request),
-        credential=_sent(request),
+        credential=_read_signature(request),
         actor=actor_of(request),
         now=timezone.now(),
     )
 
 
-def _sent(request: HttpRequest) -> object:
+def _read_signature(request: HttpRequest) -> object:
     if request.content_type == "application/json":
-        return posted(request).get("verification")
+        return read_posted_json(request).get("verification")
     text = request.POST.get("verification")
     return read_object(text) if text else None

@@ -15,7 +15,7 @@ from approvals.services import data_export, passkey_management
 from approvals.services.recovery_notice import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
-from approvals.views.page_requests import answer, human_of, posted, require_sign_in
+from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
 from approvals.views.reauthentication import check_verification, require_verification
 from registry.authentication import actor_of
 from registry.services.enrolment import create_enrolment_code
@@ -43,7 +43,7 @@ def passkey_options(request: HttpRequest) -> HttpResponse:
 def passkey_finish(request: HttpRequest) -> HttpResponse:
     passkey_management.finish_passkey(
         human=human_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         session_key=session_key_of(request),
         actor=actor_of(request),
         now=timezone.now(),

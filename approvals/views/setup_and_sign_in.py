@@ -19,7 +19,7 @@ from approvals.views.page_requests import (
     answer,
     human_of,
     member,
-    posted,
+    read_posted_json,
     require_sign_in,
     safe_next,
 )
@@ -72,7 +72,7 @@ def sign_in_options(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def sign_in_finish(request: HttpRequest) -> HttpResponse:
-    body = posted(request)
+    body = read_posted_json(request)
     human = setup_and_sign_in.finish_sign_in(
         credential=body.get("credential"),
         session_key=setup_and_sign_in.session_key_of(request),
@@ -98,7 +98,7 @@ def setup(request: HttpRequest, code: str) -> HttpResponse:
 
 @require_POST
 def setup_options(request: HttpRequest, code: str) -> HttpResponse:
-    body, setup_code = posted(request), _setup_code(code)
+    body, setup_code = read_posted_json(request), _setup_code(code)
     options = setup_and_sign_in.begin_setup(
         setup_code=setup_code,
         name=member(body, "name"),
@@ -113,7 +113,7 @@ def setup_options(request: HttpRequest, code: str) -> HttpResponse:
 def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
     human = setup_and_sign_in.finish_setup(
         setup_code=_setup_code(code),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         session_key=setup_and_sign_in.session_key_of(request),
         actor=actor_of(request),
         now=timezone.now(),

@@ -65,7 +65,7 @@ class _Archive:
         self._doubted = self._last_doubted = 0
         self._disabled_at: datetime | None = None
         self._asked = sorted(anchors)
-        self._coming = heapq.merge(self._asked, self._kept())
+        self._coming = heapq.merge(self._asked, self._stored_checkpoints())
         self._next = next(self._coming, None)
 
     def segments(self) -> Iterator[_Proved]:
@@ -156,7 +156,7 @@ class _Archive:
         )
         return replace(found, ok=False, first_bad=signed, problem=problem)
 
-    def _kept(self) -> Iterator[Anchor]:
+    def _stored_checkpoints(self) -> Iterator[Anchor]:
         """The checkpoints in the store, by size."""
         for key in self._store.keys(PREFIX):
             found = self._read(self._store.get(key) or b"", key)

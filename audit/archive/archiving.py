@@ -93,7 +93,7 @@ def archive_audit(*, now: datetime, store: Store) -> Range | None:
         _prove(store, proved, previous)
         fault_point("archive.after_proof")
         with suppress(ImmutableError):
-            store.put_once(manifest_key(first), proved.encoded())
+            store.put_once(manifest_key(first), proved.encode())
         fault_point("archive.after_manifest")
         # 3. Use the manifest that is stored now; another process may have written it first.
         found = read_manifest(store, first)

@@ -72,7 +72,7 @@ class Manifest:
     lines: StoredObject
     parquet: StoredObject
 
-    def encoded(self) -> bytes:
+    def encode(self) -> bytes:
         """The only accepted encoding: RFC 8785."""
         return canonical_json(asdict(self) | {"version": VERSION})
 
@@ -115,7 +115,7 @@ class Manifest:
             parquet=StoredObject.parse(given["parquet"], "parquet"),
         )
         # The next manifest has the hash of these bytes, so a segment has one manifest.
-        if found.encoded() != data:
+        if found.encode() != data:
             raise InvalidRequestError("It is not in canonical form.")
         return found
 
@@ -128,7 +128,7 @@ class Line:
     salt: bytes
     body: bytes
 
-    def encoded(self) -> bytes:
+    def encode(self) -> bytes:
         return b"%d %s %s\n" % (self.index, b64u_encode(self.salt).encode("ascii"), self.body)
 
     @property

@@ -48,8 +48,8 @@ def stage(first: int, end: int, folder: Path) -> Staged:
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
         Writer(parquet) as rows,
     ):
-        for line, body in _proved(first, end):
-            compressed.write(line.encoded())
+        for line, body in _prove_lines(first, end):
+            compressed.write(line.encode())
             rows.add(row_of(line.index, body))
             for full in tree.add(line.entry):
                 keep(full)
@@ -91,7 +91,7 @@ def prove(line: Line, leaf: Leaf) -> None:
         )
 
 
-def _proved(first: int, end: int) -> Iterator[tuple[Line, dict[str, object]]]:
+def _prove_lines(first: int, end: int) -> Iterator[tuple[Line, dict[str, object]]]:
     page: list[Leaf] = []
     for leaf in leaves(first, end):
         page.append(leaf)

@@ -22,7 +22,7 @@ OPERATOR = Actor("system", "command")
 _MAX_OPERATOR = 56
 
 
-def _told(error: AgentAuthError) -> str:
+def _operator_message(error: AgentAuthError) -> str:
     """The message for the operator, who also sees a failed dependency's own error."""
     cause = error.__cause__ if isinstance(error, TemporarilyUnavailableError) else None
     return str(cause).partition("\n")[0] if cause else error.description
@@ -46,7 +46,7 @@ class JsonCommand(BaseCommand):
             result = self.act(**options)
             lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
-            raise CommandError(printable(_told(error))) from error
+            raise CommandError(printable(_operator_message(error))) from error
         except UnicodeEncodeError as error:
             # A shell passes bytes; Python decodes invalid UTF-8 to lone surrogates, which cannot be
             # encoded.

@@ -122,7 +122,7 @@ class Place:
             (leaf.leaf_index, events[leaf.event_id]) for leaf in leaves if leaf.event_id in events
         ]
         lines = [
-            Line(index, bytes(event.salt), canonical_json(event_body(event))).encoded()
+            Line(index, bytes(event.salt), canonical_json(event_body(event))).encode()
             for index, event in shown
         ]
         (export / "lines.gz").write_bytes(gzip.compress(b"".join(lines), mtime=0))

@@ -82,7 +82,7 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     """
     store = log_store()
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first()
-    uncopied = store is not None and newest is not None and not _copied(newest)
+    uncopied = store is not None and newest is not None and not _is_copied(newest)
     head = head or Head(size=0)
     due = _due(head, newest, now, timedelta(0) if at_once else EVERY)
     if not due and not uncopied:
@@ -116,7 +116,7 @@ def _sizes(signed: int, size: int) -> Iterator[int]:
 
 def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
     """Whether a valid key signed it. Copies stay, so an inserted row must not become one."""
-    if _copied(checkpoint):
+    if _is_copied(checkpoint):
         return True
     try:
         anchor = any_anchor_of(checkpoint, now=now)
@@ -219,12 +219,12 @@ def checkpoints_in(store: Store, *, after: int = 0) -> Iterator[tuple[str, int]]
             yield key, size
 
 
-def _copied(checkpoint: Checkpoint) -> bool:
+def _is_copied(checkpoint: Checkpoint) -> bool:
     return checkpoint.copies.filter(store=store_name()).exists()
 
 
 def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
-    if _copied(checkpoint):
+    if _is_copied(checkpoint):
         return
     copy_break(store)
     # Endings first, so that a copied checkpoint implies copied endings; also those of earlier

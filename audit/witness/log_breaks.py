@@ -225,7 +225,7 @@ def lineage(store: Store) -> list[LogBreak]:
 
     Raises ContradictedError if a record is missing or malformed.
     """
-    records = {name: _parsed(store, name) for name in names_outside(store)}
+    records = {name: _parse_break(store, name) for name in names_outside(store)}
     lost = {name for row in records.values() for name in row.lost}
     name, found = max(records.keys() - lost, default=""), list[LogBreak]()
     while name:
@@ -287,7 +287,7 @@ def shown_break(row: LogBreak) -> str:
     return f"{row.name}:{row.size}:{bytes(row.root).hex()}"
 
 
-def _parsed(store: Store, name: str) -> LogBreak:
+def _parse_break(store: Store, name: str) -> LogBreak:
     record = read_break(store, name)
     try:
         row = LogBreak(

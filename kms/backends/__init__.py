@@ -112,7 +112,7 @@ def public_key(uri: str) -> PublicKey:
 
     Raises BackendError, also if the key could not sign.
     """
-    return call_backend(_scheme(uri), _held(uri).public)
+    return call_backend(_scheme(uri), _open_key(uri).public)
 
 
 def open_signer(uri: str, public: PublicKey) -> Signer:
@@ -120,7 +120,7 @@ def open_signer(uri: str, public: PublicKey) -> Signer:
 
     No request; `sign` raises BackendError too.
     """
-    return PinnedSigner(uri, _held(uri), public)
+    return PinnedSigner(uri, _open_key(uri), public)
 
 
 def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
@@ -175,7 +175,7 @@ def _scheme(uri: str) -> str:
     return uri.partition(":")[0]
 
 
-def _held(uri: str) -> HeldKey:
+def _open_key(uri: str) -> HeldKey:
     return _home(_scheme(uri)).open(uri)
 
 

@@ -197,10 +197,10 @@ def _client() -> KeyManagementServiceClient:
     client = _clients.get(os.getpid())
     # No lock, which a fork could leave held. Concurrent threads each make a client, and one is
     # kept.
-    return client or _clients.setdefault(os.getpid(), _connected())
+    return client or _clients.setdefault(os.getpid(), _connect())
 
 
-def _connected() -> KeyManagementServiceClient:
+def _connect() -> KeyManagementServiceClient:
     """A client with Google's standard settings. It looks for credentials, but makes no call yet."""
     global _without_credentials_until  # noqa: PLW0603 — one process has one set of credentials
     if time.monotonic() < _without_credentials_until:

@@ -227,12 +227,12 @@ class _Module:
 _module = _Module()
 
 
-def _forked() -> None:
+def _reload_after_fork() -> None:
     global _module  # noqa: PLW0603 — one library, one process
     _module = _Module(inherited=_module.library)
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_reload_after_fork)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class NativeView(APIView):
         """The query parameters: each at most once, and only these names."""
         return query_parameters.query(self.request, *names)
 
-    def listed(
+    def list_page(
         self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]
     ) -> Response:
         """One page of rows, by `-id`. `?after=`: the last page's cursor; `?limit=`: 1 to 100."""

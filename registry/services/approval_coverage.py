@@ -135,12 +135,12 @@ class GrantReceiptCache:
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
             found = {
-                terms: proof for terms, digest in digests.items() if (proof := self._held(digest))
+                terms: proof for terms, digest in digests.items() if (proof := self._recall(digest))
             }
         if len(found) == len(digests):
             return found
         asked = [terms for terms in digests if terms not in found]
-        proved, refused = _judged(asked)
+        proved, refused = _judge(asked)
         with self._lock:
             for terms, proof in proved.items():
                 _keep(self._proved, digests[terms], proof, self._bound)
@@ -168,7 +168,7 @@ class GrantReceiptCache:
             self._tell(digest, terms, problem)
         return False
 
-    def _held(self, digest: bytes) -> Proof | None:
+    def _recall(self, digest: bytes) -> Proof | None:
         proof = self._proved.get(digest)
         if proof is not None:
             self._proved.move_to_end(digest)
@@ -196,7 +196,7 @@ def signed_version(receipt: VerifiedReceipt) -> int:
     return int(body["grant_version"])
 
 
-def _judged(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, str]]:
+def _judge(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, str]]:
     """The terms that stand, with their proof, and those that do not, with what is wrong.
 
     Processes that may not read the log judge by the receipts alone. They decide about tokens, and
@@ -233,7 +233,7 @@ def covering_receipts(
     """
     keys = evidence_keys(purpose="receipt") if keys is None else keys
     receipts: dict[str, list[VerifiedReceipt]] = {}
-    stored = _stored([terms.grant_id for terms in asked])
+    stored = _read_receipts([terms.grant_id for terms in asked])
     blanked = {subject for subject, compact in stored if not compact}
     for subject, compact in stored:
         if subject not in blanked and (receipt := _approval_of(subject, compact, keys)):
@@ -247,7 +247,7 @@ def covering_receipts(
     return proved
 
 
-def _stored(subjects: list[str]) -> list[tuple[Any, ...]]:
+def _read_receipts(subjects: list[str]) -> list[tuple[Any, ...]]:
     if connection.vendor == "postgresql":
         return select(_OF_MANY, subjects)
     return [row for subject in subjects for row in select(_OF_ONE, subject)]

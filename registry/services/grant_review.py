@@ -101,12 +101,12 @@ def review(*, now: datetime) -> Iterator[Finding]:
                 yield Finding(
                     str(grant.pk), f"the key that signed its receipt was disabled on {at}", at
                 )
-    yield from _blanked()  # 3
+    yield from _find_blanked()  # 3
     yield from _not_erased()  # 4
     yield from (Finding(pk, UNWRITTEN, table=table) for table, pk in unsealed_rows())  # 5
 
 
-def _blanked() -> Iterator[Finding]:
+def _find_blanked() -> Iterator[Finding]:
     """Subjects of receipts without their text, if no event says that their person was erased."""
     told: dict[uuid.UUID, set[uuid.UUID | None]] = {}
     erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id__isnull=False)

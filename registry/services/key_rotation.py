@@ -42,14 +42,14 @@ def rotate_agent_key(
         agent = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)  # 1
         _check_may_rotate(agent, change, now)  # 2
         if is_barred(change.jkt):  # 3
-            raise _taken()
+            raise _key_in_use_error()
         agent.jkt, agent.public_jwk = change.jkt, dict(change.key.jwk)
         agent.set_seal()
         try:
             with transaction.atomic():
                 agent.save(update_fields=["jkt", "public_jwk", "seal"])  # 4
         except IntegrityError:
-            raise _taken() from None
+            raise _key_in_use_error() from None
         BarredKey.objects.create(jkt=change.old_jkt, reason=ROTATED, barred_at=now)  # 5
         publish_change(Subject.AGENT, agent.pk, now=now)
         suspended = follow_new_key(agent=agent, actor=actor, now=now)  # 6
@@ -77,6 +77,6 @@ def _check_may_rotate(agent: Agent, change: VerifiedKeyChange, now: datetime) ->
         raise AgentInactiveError(f"This agent is {status} and may not change its key.")
 
 
-def _taken() -> KeyInUseError:
+def _key_in_use_error() -> KeyInUseError:
     # One answer for a key in use and one that was barred: either way the agent needs a new one.
     return KeyInUseError("This key is or was in use. Create a new one.")

@@ -256,7 +256,7 @@ def _claims(basis: GrantRows, now: datetime) -> tuple[dict[str, Any], datetime]:
         raise InvalidGrantError(_REFUSED)
     assert grant.valid_until is not None
     assert human is not None
-    capabilities, envelope = _granted(*granted)
+    capabilities, envelope = _parse_terms(*granted)
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
     end = min(
@@ -295,7 +295,7 @@ def _is_covered(basis: GrantRows) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _granted(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], Envelope]:
+def _parse_terms(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], Envelope]:
     return parse_capabilities(json.loads(capabilities)), parse_envelope(json.loads(envelope))
 
 

@@ -50,7 +50,7 @@ async def answer_one(
     except AgentAuthError as error:
         return error_body(await _record_error(runtime, error, service_provider, actor, now, turn))
     finally:
-        faults.ended(fault=fault)
+        faults.count_answer(fault=fault)
     return answer.body
 
 

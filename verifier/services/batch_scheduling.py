@@ -51,7 +51,7 @@ class Faults:
     def __init__(self) -> None:
         self.in_a_row = 0
 
-    def ended(self, *, fault: bool) -> None:
+    def count_answer(self, *, fault: bool) -> None:
         """Count one answered request."""
         self.in_a_row = self.in_a_row + 1 if fault else 0
 

@@ -52,7 +52,7 @@ class Probe(Protocol):
         """Write the epoch's marker into each shard and start its event counter."""
         ...
 
-    def marked(self, epoch: int) -> bool:
+    def is_marked(self, epoch: int) -> bool:
         """Whether every shard still has the epoch's marker."""
         ...
 
@@ -123,7 +123,7 @@ class Keeper:
         if not servers <= set(row.servers):
             # A server restarted or a replica took over: either may have lost the latest writes.
             self._begin(row, probe, servers, "another_server")
-        elif not probe.marked(row.epoch):
+        elif not probe.is_marked(row.epoch):
             self._begin(row, probe, servers, "forgotten")
 
     def _arrive(self, row: Home, probe: Probe | None, read: tuple[datetime, float, float]) -> None:

@@ -130,7 +130,7 @@ class StateCache:
 
         Raises TemporarilyUnavailableError if that is too long ago, or this host's clock is off.
         """
-        began = self._checked()
+        began = self._check_clock()
         check_age(began)
         return began
 
@@ -140,7 +140,7 @@ class StateCache:
         If the database does not answer, only one call waits; the state is then as old as
         `state_read_at` says.
         """
-        began, loop = self._checked(), asyncio.get_running_loop()
+        began, loop = self._check_clock(), asyncio.get_running_loop()
         until = loop.time() + _CATCH_UP_SECONDS
         while began.age() > _LATE_SECONDS and began is not self._last_before_gap:
             if loop.time() >= until:
@@ -150,10 +150,10 @@ class StateCache:
                 self._next_look = loop.create_future()
             await asyncio.wait([self._next_look], timeout=until - loop.time())
             # That read may have begun before the stall, so check again.
-            began = self._checked()
+            began = self._check_clock()
         return self.state_read_at()
 
-    def _checked(self) -> ClockReading:
+    def _check_clock(self) -> ClockReading:
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         if self._began is None:

@@ -205,7 +205,7 @@ def _check_call(asked: DecisionRequest, replay_epoch: ReplayEpoch) -> None:
 
 def _judge_all(asked: Sequence[DecisionRequest], work: DecisionBatch) -> list[Outcome | Exception]:
     """Decide calls whose locks are held, and write the outcomes."""
-    rows = [work.kept(each.call) for each in asked]
+    rows = [work.kept_answer(each.call) for each in asked]
     known = [
         row is not None and row.expires_at > each.call.now
         for each, row in zip(asked, rows, strict=True)

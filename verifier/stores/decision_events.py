@@ -59,14 +59,14 @@ def refusal(call: StoreCall, refuse: Refuse, state: TokenState | None) -> Draft:
     `state` is None for a token without a record.
     """
     human_id = _human_of(call.claims.agent_id) if state is None else state.agent.human_id
-    return _denied(call, refuse, call.claims.agent_id, human_id)
+    return _denial(call, refuse, call.claims.agent_id, human_id)
 
 
 def withheld(call: StoreCall, decision_id: str, human_id: uuid.UUID | None = None) -> Draft:
     """The event that the yes `decision_id` is logged but was decided too late to be given."""
     refuse = Refuse("temporarily_unavailable", "withheld")
     human_id = human_id or _human_of(call.claims.agent_id)
-    return _denied(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
+    return _denial(call, refuse, call.claims.agent_id, human_id, withholds=decision_id)
 
 
 def early_refusal(refused: EarlyRefusal) -> Draft | None:
@@ -78,10 +78,10 @@ def early_refusal(refused: EarlyRefusal) -> Draft | None:
         return None
     agent_id = None if refused.claims is None else refused.claims.agent_id
     human_id = None if agent_id is None else _human_of(agent_id)
-    return _denied(refused, refused.refuse, agent_id, human_id)
+    return _denial(refused, refused.refuse, agent_id, human_id)
 
 
-def _denied(
+def _denial(
     call: StoreCall | EarlyRefusal,
     refuse: Refuse,
     agent_id: str | None,

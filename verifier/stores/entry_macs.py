@@ -29,10 +29,10 @@ def is_ours(base: bytes, mac: bytes) -> bool:
 
 
 def _mac(secret: str, base: bytes) -> bytes:
-    return hmac.digest(_derived(secret), base, "sha256")[:_BYTES]
+    return hmac.digest(_derive_key(secret), base, "sha256")[:_BYTES]
 
 
 # Django's salted_hmac derives the key on every call, which takes longer than the MAC itself.
 @lru_cache(maxsize=8)
-def _derived(secret: str) -> bytes:
+def _derive_key(secret: str) -> bytes:
     return hmac.digest(secret.encode(), _LABEL, "sha256")

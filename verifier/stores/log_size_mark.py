@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 def read_mark() -> Mark | None:
     """The mark; None if Redis has none of this registry. Raises TemporarilyUnavailableError."""
-    return _parsed(_ask(lambda client: client.get(KEY)))
+    return _parse_mark(_ask(lambda client: client.get(KEY)))
 
 
 def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
@@ -47,11 +47,11 @@ def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     registry is replaced. Raises TemporarilyUnavailableError.
     """
     there = _ask(lambda client: client.get(KEY))
-    found = _parsed(there)
+    found = _parse_mark(there)
     replaced = there if there is not None and found in (None, instead_of) else b""
     text = f"{mark.text} {_mac(mark.text, settings.SECRET_KEY)}"
     arguments = [mark.name or "-", mark.size, text, replaced]
-    return _parsed(
+    return _parse_mark(
         _ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments))
     )
 
@@ -60,7 +60,7 @@ def _mac(text: str, key: str) -> str:
     return salted_hmac(_LABEL, text, secret=key, algorithm="sha256").hexdigest()
 
 
-def _parsed(told: bytes | None) -> Mark | None:
+def _parse_mark(told: bytes | None) -> Mark | None:
     if told is None:
         return None
     try:

@@ -86,7 +86,7 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
         raise TypeError("the name of a capability must be a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
-    made, hidden = _sealed(orjson.dumps(data), capability, kept=agent is not None)
+    made, hidden = _seal_data(orjson.dumps(data), capability, kept=agent is not None)
     return NewEvent(
         id=own,
         kind=kind,
@@ -106,7 +106,9 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
     )
 
 
-def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, OpeningValue | None]:
+def _seal_data(
+    text: bytes, capability: str | None, *, kept: bool
+) -> tuple[Data, OpeningValue | None]:
     made = _data(text, capability, kept)
     return made.seal() if isinstance(made, CommitmentTemplate) else (made, None)
 

@@ -54,7 +54,7 @@ class FakeServers:
         self.epoch = epoch
         self.marks.append(epoch)
 
-    def marked(self, epoch: int) -> bool:
+    def is_marked(self, epoch: int) -> bool:
         self._answer()
         return self.epoch == epoch
 
