@@ -48,7 +48,7 @@ def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms:
         sign(grant, now=now)
 
 
-def asked(grant: Grant, now: datetime) -> dict[str, Any]:
+def requested_columns(grant: Grant, now: datetime) -> dict[str, Any]:
     """What may be approved of a pending grant, as columns: for a `sign` before the row has them."""
     end = latest_end(grant, now)
     return {

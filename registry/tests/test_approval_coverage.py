@@ -79,7 +79,7 @@ def test_DJ_17_a_denied_grant_set_to_approved_gives_no_token(
 ) -> None:
     grant = pending(agent, service_provider, now=now)
     deny_grant(grant=grant, human=alice, reason="", actor=TESTER, now=now)
-    receipts.sign(grant, now=now, **receipts.asked(grant, now), decision="deny")
+    receipts.sign(grant, now=now, **receipts.requested_columns(grant, now), decision="deny")
     with pytest.raises(IntegrityError), transaction.atomic():
         set_approved(grant, alice, now)
     # The owner of the tables bypasses the trigger.
@@ -92,7 +92,7 @@ def test_DJ_17_a_denials_receipt_that_is_called_an_approval_gives_no_token(
     agent: AgentClient, alice: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = pending(agent, service_provider, now=now)
-    terms = receipts.asked(grant, now)
+    terms = receipts.requested_columns(grant, now)
     receipts.copy(receipts.sign(grant, now=now, **terms, decision="deny"), grant, now=now)
     set_approved(grant, alice, now, valid_until=terms["valid_until"])
     stands_refused(agent, grant)

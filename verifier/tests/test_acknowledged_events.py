@@ -11,7 +11,7 @@ from verifier.models import Home, StreamCursor
 from verifier.services.outbox import _held_cursors, drain
 from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores.acknowledged_events import AcknowledgedEvents
-from verifier.tests.streams import Verifier, assert_whole, losses, taken
+from verifier.tests.streams import Verifier, assert_whole, logged_decisions, losses
 from verifier.tests.test_shared_commits import until, waits_for_a_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
@@ -39,7 +39,7 @@ def test_RF_5_acknowledged_events_lost_with_redis_are_logged_by_count(
     next_epoch()
     told.save(before=2)
     assert drain(redis, now=now) == 2
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert losses() == [
         {"reason": "forgotten", "epoch": 1, "shard": 3, "first": 1, "count": 1},
         {"reason": "forgotten", "epoch": 1, "shard": 0, "first": 3, "count": 5},
@@ -82,7 +82,7 @@ def test_what_waits_is_not_lost(
     written.append(verifier.write())
     drain(redis, now=now)
     drain(redis, now=now)
-    assert (taken(), losses()) == (sorted(written), [])
+    assert (logged_decisions(), losses()) == (sorted(written), [])
 
 
 def test_loss_is_recorded_even_if_the_next_epoch_keeps_writing(

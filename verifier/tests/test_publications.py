@@ -37,7 +37,7 @@ from registry.services import (
     settings_agreement,
     tokens,
 )
-from registry.tests.cast import asked, claim_link
+from registry.tests.cast import claim_link, grant_request
 from verifier.models import StateChange
 from verifier.tests.change_arguments import World
 from verifier.tests.scene import READ, SYSTEM, scene
@@ -108,7 +108,7 @@ ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
     "caller": lambda world, _made: world.place.provider,
     "jti": lambda world, _made: world.jti,
     "grant_id": lambda world, _made: str(world.place.grant.pk),
-    "asked": lambda world, _made: asked(world.place.provider),
+    "asked": lambda world, _made: grant_request(world.place.provider),
     "key": lambda world, _made: world.place.signer.public,
     "jkt": lambda world, _made: world.place.signer.public.thumbprint,
     "reason": lambda _world, _made: "restored",
