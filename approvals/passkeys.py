@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cbor2
 from django.contrib.auth import get_user_model
 from webauthn import verify_authentication_response, verify_registration_response
+from webauthn.authentication.verify_authentication_response import VerifiedAuthentication
 from webauthn.helpers.cose import COSEAlgorithmIdentifier
 from webauthn.helpers.structs import (
     AuthenticationCredential,
@@ -162,38 +163,28 @@ def verify_assertion(
         client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin
     )
     # 4
-    flags = _check_head(authenticator_data, rp_id)
-    if flags & _AT:
-        raise _refusal("authenticator data")
-    backup_eligible = bool(flags & _BE)
-    if expected_backup_eligible not in (backup_eligible, None):
-        raise _refusal("backup flags changed")
-    _extensions(authenticator_data[_HEAD_BYTES:], present=bool(flags & _ED))
+    backup_eligible = _check_authenticator_data(
+        authenticator_data, rp_id, expected_backup_eligible=expected_backup_eligible
+    )
     # 5
     _check_public_key(public_key)
     # 6
-    try:
-        verified = verify_authentication_response(
-            credential=AuthenticationCredential(
-                id=b64u_encode(credential_id),
-                raw_id=credential_id,
-                response=AuthenticatorAssertionResponse(
-                    client_data_json=client_data,
-                    authenticator_data=authenticator_data,
-                    signature=signature,
-                ),
+    verified = _verify_signature(
+        AuthenticationCredential(
+            id=b64u_encode(credential_id),
+            raw_id=credential_id,
+            response=AuthenticatorAssertionResponse(
+                client_data_json=client_data,
+                authenticator_data=authenticator_data,
+                signature=signature,
             ),
-            expected_challenge=expected_challenge,
-            expected_rp_id=rp_id,
-            expected_origin=origin,
-            credential_public_key=public_key,
-            credential_current_sign_count=sign_count,
-            require_user_verification=True,
-        )
-    except (
-        Exception
-    ) as error:  # the library raises its own classes, but also TypeError, KeyError and ValueError
-        raise _refusal("signature or counter") from error
+        ),
+        challenge=expected_challenge,
+        rp_id=rp_id,
+        origin=origin,
+        public_key=public_key,
+        sign_count=sign_count,
+    )
     return VerifiedAssertion(
         credential_id=credential_id,
         user_handle=handle,
@@ -339,6 +330,45 @@ def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> by
     _, rest = _read_cbor(data[end:])
     _extensions(rest, present=bool(flags & _ED))
     return data[end : len(data) - len(rest)]
+
+
+def _check_authenticator_data(
+    data: bytes, rp_id: str, *, expected_backup_eligible: bool | None
+) -> bool:
+    """Check an assertion's authenticator data; return whether the passkey may be backed up."""
+    flags = _check_head(data, rp_id)
+    if flags & _AT:
+        raise _refusal("authenticator data")
+    backup_eligible = bool(flags & _BE)
+    if expected_backup_eligible not in (backup_eligible, None):
+        raise _refusal("backup flags changed")
+    _extensions(data[_HEAD_BYTES:], present=bool(flags & _ED))
+    return backup_eligible
+
+
+def _verify_signature(
+    credential: AuthenticationCredential,
+    *,
+    challenge: bytes,
+    rp_id: str,
+    origin: str,
+    public_key: bytes,
+    sign_count: int,
+) -> VerifiedAuthentication:
+    """The library's check of signature and counter, with any of its errors as a refusal."""
+    try:
+        return verify_authentication_response(
+            credential=credential,
+            expected_challenge=challenge,
+            expected_rp_id=rp_id,
+            expected_origin=origin,
+            credential_public_key=public_key,
+            credential_current_sign_count=sign_count,
+            require_user_verification=True,
+        )
+    # The library raises its own classes, but also TypeError, KeyError and ValueError.
+    except Exception as error:
+        raise _refusal("signature or counter") from error
 
 
 def _extensions(rest: bytes, *, present: bool) -> None:
