@@ -2,8 +2,8 @@
 
 - Every signature takes one path: `page_token` (what the page showed), `statements` (what is
   signed), `challenges` (made and used once), `signatures` (all of them in order).
-- Requests: `decisions` approves and denies, with `approvable_terms` and `term_choices` (what may be
-  approved and what was chosen). `claims` takes an agent, `confirmations` answers for one
+- Requests: `grant_decisions` approves and denies, with `approvable_terms` and `term_choices` (what
+  may be approved and what was chosen). `claims` takes an agent, `confirmations` answers for one
   transaction, `presence_switch` is the "I'm here" switch. `lookalike_warnings` warns about names.
 - Getting in: `setup_and_sign_in`, `passkey_management`, `reauthentication` (a signature for one
   sensitive act), `recovery` with `recovery_notice` and `recovery_mail`.

@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from agentauth.protocol.resume_statement import Subject, resume_statement
-from approvals import sentences_resume as texts
+from approvals import resume_consent_texts as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony, hold_human, void
 from approvals.services.page_token import Page

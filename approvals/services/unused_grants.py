@@ -11,7 +11,7 @@ from django.conf import settings
 from agentauth.protocol.errors import ChainError, InvalidStateError
 from approvals.services.reapply_endings import REASON
 from audit import kinds
-from audit.archive.layout import Line
+from audit.archive.archive_format import Line
 from audit.archive.lost_log_reading import read_lost
 from audit.models import Event, Leaf, LogBreak, QueueEntry
 from audit.witness.log_breaks import current_break

@@ -17,7 +17,7 @@ from approvals.models import Challenge, Receipt
 from approvals.services import (
     claims,
     confirmations,
-    decisions,
+    grant_decisions,
     grant_release,
     log_break_signing,
     resuming,
@@ -101,7 +101,7 @@ def approval(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.statement(grant, drawn=drawn),
     )
@@ -112,7 +112,7 @@ def second_step(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.ask(grant, "second-step", drawn=drawn),
     )

@@ -12,7 +12,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from approvals import sentences
 from approvals.models import Receipt
-from approvals.sentences_resume import grant_text
+from approvals.resume_consent_texts import grant_text
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from approvals.views.grant_usage import load_usage
 from registry.models import Grant, ServiceProvider

@@ -9,7 +9,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
-from approvals.services.decisions import draw_approval, review_choices
+from approvals.services.grant_decisions import draw_approval, review_choices
 from approvals.services.term_choices import Terms, changes, read_choices, whole_days
 from approvals.tests.cast import READ_CALENDAR, Person
 from registry.models import Grant, ServiceProvider

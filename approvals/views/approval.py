@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals import sentences
-from approvals.services import decisions
+from approvals.services import grant_decisions
 from approvals.services.approvable_terms import offer
 from approvals.services.grant_drift import moved_since_signed
 from approvals.services.lookalike_warnings import name_warnings
@@ -75,7 +75,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
         context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
-    asked, terms = decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
+    asked, terms = grant_decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
     context |= {
         "drawn": asked.drawn,
         "anew": anew,
@@ -86,7 +86,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "unasked": sentences.unasked_total(terms.capabilities, terms.envelope),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
-        "denial": decisions.draw_denial(grant, "", now=now),
+        "denial": grant_decisions.draw_denial(grant, "", now=now),
         "elsewhere": elsewhere(grant, now),
         "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
@@ -107,7 +107,7 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 @require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = read_posted_json(request), human_of(request)
-    found = decisions.review_choices(
+    found = grant_decisions.review_choices(
         grant=find_own_grant(grant_id, human),
         human=human,
         choices=read_choices(body.get("choices")),
@@ -126,7 +126,7 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant, body = find_own_grant(grant_id, human_of(request)), read_posted_json(request)
-    found = decisions.review_denial(
+    found = grant_decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
@@ -136,7 +136,7 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = read_posted_json(request), human_of(request)
-    decisions.take_second_step(
+    grant_decisions.take_second_step(
         grant=find_own_grant(grant_id, human),
         human=human,
         session_key=session_key_of(request),
@@ -156,12 +156,12 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     session_key, drawn = session_key_of(request), member(body, "drawn")
     decision = member(body, "decision")
     if decision == "approve":
-        options = decisions.begin_approval(
+        options = grant_decisions.begin_approval(
             grant=grant, human=human, session_key=session_key, choices=choices, drawn=drawn, now=now
         )
     elif decision == "deny":
         reason = choices.get("reason", "")
-        options = decisions.begin_denial(
+        options = grant_decisions.begin_denial(
             grant=grant, human=human, session_key=session_key, reason=reason, drawn=drawn, now=now
         )
     else:
@@ -173,7 +173,7 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human = read_posted_json(request), human_of(request)
-    receipt = decisions.decide(
+    receipt = grant_decisions.decide(
         grant=find_own_grant(grant_id, human),
         human=human,
         session_key=session_key_of(request),

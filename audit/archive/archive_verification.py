@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError, NoteError
-from audit.archive.layout import MANIFESTS, ArchiveError, Line, manifest_key
+from audit.archive.archive_format import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
 from audit.stores import Store

@@ -17,7 +17,7 @@ from django.db import IntegrityError, transaction
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
-from audit.archive.layout import ArchiveError, Manifest, manifest_key
+from audit.archive.archive_format import ArchiveError, Manifest, manifest_key
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import package_error
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest

@@ -7,7 +7,7 @@ from datetime import datetime
 from django.conf import settings
 
 from agentauth.protocol.errors import NoteError
-from audit.archive.layout import ArchiveError, Line
+from audit.archive.archive_format import ArchiveError, Line
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.staging import tiles_at
 from audit.models import LogBreak

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.log_hashes import leaf_hash
-from audit.archive.layout import ArchiveError, Line, StoredObject
+from audit.archive.archive_format import ArchiveError, Line, StoredObject
 from audit.archive.parquet import Writer, row_of
 from audit.archive.tiles import Tile, Tiles, widths
 from audit.log.entries import COLUMNS, event_body

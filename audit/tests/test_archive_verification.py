@@ -20,8 +20,8 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from audit.archive import archiving
+from audit.archive.archive_format import ArchiveError, manifest_key
 from audit.archive.archive_verification import prove_archive
-from audit.archive.layout import ArchiveError, manifest_key
 from audit.archive.restoring import Restored, restore_audit
 from audit.models import Checkpoint, Event, Leaf, QueueEntry, Segment
 from audit.stores.folder import FolderStore

@@ -20,7 +20,7 @@ from agentauth.sdk import verify_log as alone
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
-from audit.archive.layout import Line
+from audit.archive.archive_format import Line
 from audit.log.entries import event_body
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Leaf

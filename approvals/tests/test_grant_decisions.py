@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from agentauth.protocol.errors import ExpiredError
-from approvals.services.decisions import approval_page, begin_denial, draw_denial
+from approvals.services.grant_decisions import approval_page, begin_denial, draw_denial
 from approvals.services.term_choices import chosen_terms
 from approvals.tests.cast import Person
 from registry.models import Grant
