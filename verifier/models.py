@@ -216,7 +216,7 @@ class StateChange(models.Model):
 
 
 class Home(models.Model):
-    """The replay cache and its epoch: one row that all processes read (services/replay_epochs.py)."""
+    """The one row of the replay cache, with its epoch; all processes read it (replay_epochs.py)."""
 
     ONLY = 1
 
