@@ -27,7 +27,7 @@ from verifier.models import Home, StateChange
 from verifier.services import replay_epochs, state_cache, verifier_process
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import present_position, state_since
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.stores import redis_decisions, redis_probe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
@@ -164,7 +164,7 @@ class Looking:
 
     made: "list[Looking]" = []
 
-    def __init__(self, tell: Callable[[News], None]) -> None:
+    def __init__(self, tell: Callable[[StateNews], None]) -> None:
         self._tell = tell
         self._position: int | None = None
         self._newest: int | None = None
@@ -195,18 +195,21 @@ class Looking:
             # with the tests.
             off = replay_epochs.LEASE._last and replay_epochs.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
-            self._tell(News(news.changes, news.everything, Look(began, keys, ahead)))
+            self._tell(StateNews(news.changes, news.everything, StateReading(began, keys, ahead)))
 
-    def _news(self) -> News:
+    def _news(self) -> StateNews:
         newest = StateChange.objects.order_by("-id").values_list("id", flat=True).first()
         if self._position is None:
-            news, self._position = News(everything=True), present_position()
+            news, self._position = StateNews(everything=True), present_position()
         elif newest == self._newest:
             # Report nothing twice: each of several parallel calls would make the others reread.
-            news = News()
+            news = StateNews()
         else:
             feed = state_since(self._position)
-            news, self._position = News(feed.changes, everything=not feed.complete), feed.position
+            news, self._position = (
+                StateNews(feed.changes, everything=not feed.complete),
+                feed.position,
+            )
         self._newest = newest
         return news
 

@@ -14,7 +14,7 @@ from registry.models import Grant
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostPermission:
     """A permission that can no longer be given as requested or granted before, and why."""
 
     capability: Capability
@@ -27,7 +27,7 @@ class Offer:
     """`capabilities` lie within the current manifest and allow-list; `lost` is what does not."""
 
     capabilities: tuple[Capability, ...]
-    lost: tuple[Lost, ...]
+    lost: tuple[LostPermission, ...]
 
 
 def whole(grant: Grant) -> tuple[Capability, ...]:
@@ -44,13 +44,13 @@ def offer(grant: Grant) -> Offer:
     manifest = parse_capabilities(grant.agent.capabilities)
     allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
     offered: list[Capability] = []
-    lost: list[Lost] = []
+    lost: list[LostPermission] = []
     for each in whole(grant):
         by_manifest = narrows([each], manifest)
         if by_manifest and narrows([each], allowed):
             offered.append(each)
             continue
-        lost.append(Lost(each, by_manifest=not by_manifest))
+        lost.append(LostPermission(each, by_manifest=not by_manifest))
         for left in _grantable_parts(each, manifest, allowed):
             if not narrows([left], offered):
                 offered.append(left)

@@ -45,7 +45,7 @@ class Review:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DrawnApproval:
     """The approval page as first drawn: its token, and the lines that approving all of it signs."""
 
     drawn: str
@@ -93,14 +93,14 @@ def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
     return read_drawn(drawn, page.purpose, page.subject)
 
 
-def draw_approval(grant: Grant, human: Human, *, now: datetime) -> Asked:
+def draw_approval(grant: Grant, human: Human, *, now: datetime) -> DrawnApproval:
     """What the approval page shows of the text to sign, and its token.
 
     The text is empty if manifest and allow-list no longer cover any of it.
     """
     terms = offered_terms(grant, now)
     text = _text(grant, human, terms, now) if terms.capabilities else ""
-    return Asked(
+    return DrawnApproval(
         drawn=drawn_token(approval_page(grant, text), now=now),
         sentences=text.splitlines(),
     )

@@ -7,13 +7,13 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
-from approvals.services.approvable_terms import Lost
+from approvals.services.approvable_terms import LostPermission
 from approvals.services.change_sentences import change_sentence
 from approvals.services.signatures import receipt_of
 from registry.models import Grant
 
 
-def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
+def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[str]:
     """Sentences on how a suspended grant differs from what was last signed.
 
     A manifest that was only renewed says the same as before, so it is mentioned only if it took

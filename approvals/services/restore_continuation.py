@@ -63,7 +63,7 @@ class Continued:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lost:
+class _LostHistory:
     """What Redis and the store know of the lost history: log names, latest epoch, endings."""
 
     names: frozenset[str]
@@ -141,7 +141,7 @@ def _require_held_row(*, undetected: bool) -> Home:
     return row
 
 
-def _read_lost_history(row: Home, store: Store | None) -> _Lost:
+def _read_lost_history(row: Home, store: Store | None) -> _LostHistory:
     known, names, epoch = known_names(), set[str](), 0
     if settings.REDIS_URL:
         mark, probe = read_mark(), RedisProbe()
@@ -160,7 +160,7 @@ def _read_lost_history(row: Home, store: Store | None) -> _Lost:
             read_endings(store, folder_of(present), after=newest.size if newest else 0),
             *(read_endings(store, folder_of(name), after=0) for name in sorted(names)),
         )
-    return _Lost(frozenset(names), epoch, tuple(dict.fromkeys(endings)))
+    return _LostHistory(frozenset(names), epoch, tuple(dict.fromkeys(endings)))
 
 
 def _swap(row: Home, name: str, epoch: int) -> None:

@@ -48,7 +48,7 @@ _OF_ONE_GRANT: Final = (
 _IDS: Final = ("grant_id", "agent_id", "human_id", "service_provider_id")
 
 
-class Against:
+class ContraryEvents:
     """What was seen that counts against grants, by the id it is about."""
 
     def __init__(self) -> None:
@@ -77,13 +77,13 @@ class Against:
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class PresentLog:
     """What this database's log says since the break.
 
     `against` holds what counts against grants, `suspended` the data of each suspension, by grant.
     """
 
-    against: Against
+    against: ContraryEvents
     suspended: Mapping[str, Mapping[str, Any]]
 
     def refusal(self, grant: Grant, now: datetime) -> str:
@@ -105,7 +105,7 @@ class Present:
         return ""
 
 
-def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
+def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, ContraryEvents]:
     """The checkpoint that ends the lost log, and what the lost events say against grants.
 
     Raises InvalidStateError, naming what the proof lacks; TemporarilyUnavailableError if the store
@@ -120,7 +120,7 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
         )
     if row.lost:
         raise InvalidStateError("More than one log was lost, and only the last one can be proved.")
-    against, last = Against(), dict[str, Any]()
+    against, last = ContraryEvents(), dict[str, Any]()
 
     def visit(line: Line) -> None:
         nonlocal last
@@ -141,9 +141,9 @@ def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, Against]:
     return anchor, against
 
 
-def read_present(row: LogBreak) -> Present:
+def read_present(row: LogBreak) -> PresentLog:
     """What happened in this database since the break, sequenced or still queued."""
-    against, suspended = Against(), dict[str, Mapping[str, Any]]()
+    against, suspended = ContraryEvents(), dict[str, Mapping[str, Any]]()
     # The queue first: an event sequenced between the two queries is then in both, never in neither.
     waiting = list(QueueEntry.objects.values_list("event_id", flat=True))
     leaves = Leaf.objects.filter(leaf_index__gte=row.size)
@@ -154,13 +154,13 @@ def read_present(row: LogBreak) -> Present:
         if len(found) != len(page):
             against.add(kinds.DECISIONS_LOST, {})
         _read_page(found, row, against, suspended)
-    return Present(against, suspended)
+    return PresentLog(against, suspended)
 
 
 def _read_page(
     events: Iterable[Event],
     row: LogBreak,
-    against: Against,
+    against: ContraryEvents,
     suspended: dict[str, Mapping[str, Any]],
 ) -> None:
     for event in events:

@@ -3,7 +3,7 @@
 import pytest
 
 from agentauth.protocol.capability import Capability
-from approvals.services.approvable_terms import Lost
+from approvals.services.approvable_terms import LostPermission
 from approvals.services.change_sentences import change_sentence
 from approvals.services.grant_drift import moved_since_signed
 from registry.models import Grant
@@ -17,7 +17,7 @@ MANIFEST, ALLOWED = change_sentence("manifest", None, None), change_sentence("al
 def said(grant: Grant, cause: str, *by_manifest: bool) -> list[str]:
     grant.suspension_cause = cause
     return moved_since_signed(
-        grant, tuple(Lost(Capability.read("calendar"), each) for each in by_manifest)
+        grant, tuple(LostPermission(Capability.read("calendar"), each) for each in by_manifest)
     )
 
 

@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.services.grant_release import find_unused
-from approvals.services.unused_grants import Against, Present
+from approvals.services.unused_grants import ContraryEvents, PresentLog
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import close, restored, set_back
 from audit import kinds
@@ -302,7 +302,7 @@ def test_SA_13_only_what_waits_because_of_the_restore_is_released(
     grant: Grant, now: datetime, status: str, cause: str
 ) -> None:
     grant.status, grant.suspension_cause = status, cause
-    found = Present(Against(), {}).refusal(grant, now)
+    found = PresentLog(ContraryEvents(), {}).refusal(grant, now)
     assert found == "The restore did not suspend it."
 
 

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from approvals.services.unused_grants import Against
+from approvals.services.unused_grants import ContraryEvents
 from audit import kinds
 from registry.models import Agent, Grant
 
@@ -22,6 +22,6 @@ def test_SA_13_event_without_a_grant_counts_against_all_agent_grants(
     kind: str, with_grant: bool, against: str
 ) -> None:
     agent = Agent(pk=uuid.uuid4())
-    found = Against()
+    found = ContraryEvents()
     found.add(kind, {"agent_id": agent.pk, "grant_id": uuid.uuid4() if with_grant else None})
     assert found.kind_of(Grant(pk=uuid.uuid4(), agent=agent)) == against

@@ -27,7 +27,7 @@ MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_DATA_BYTES: Final = MAX_LINE_BYTES - 4_096
 
 
-class Shown(Protocol):
+class EventFields(Protocol):
     """An event's columns without its salt: an Event, a row of COLUMNS, or an unwritten event."""
 
     @property
@@ -60,7 +60,7 @@ class Shown(Protocol):
     def data(self) -> Any: ...
 
 
-class Columns(Shown, Protocol):
+class Columns(EventFields, Protocol):
     """With its salt: an `audit.models.Event`, or a row of COLUMNS, which costs a tenth of that."""
 
     @property
@@ -69,7 +69,7 @@ class Columns(Shown, Protocol):
     def salt(self) -> Any: ...
 
 
-def event_body(event: Shown) -> dict[str, Any]:
+def event_body(event: EventFields) -> dict[str, Any]:
     """The event's JSON (docs/protocol.md section 9); members without a value are left out."""
     body: dict[str, Any] = {
         "id": str(event.id),

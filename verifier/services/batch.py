@@ -8,7 +8,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
-from verifier.services.batch_scheduling import BatchSlot, Faults
+from verifier.services.batch_scheduling import BatchSlot, FaultCount
 from verifier.verification import VerifierRuntime, record_error, verify
 
 MAX_REQUESTS: Final = 256
@@ -24,7 +24,7 @@ async def answer_one(
     actor: Actor,
     now: datetime,
     turn: BatchSlot,
-    faults: Faults,
+    faults: FaultCount,
 ) -> Mapping[str, Any]:
     """The result of one request of a batch (docs/protocol.md section 8): one `verify`, one event.
 

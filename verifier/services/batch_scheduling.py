@@ -45,7 +45,7 @@ class BatchSlot:
 ALONE: Final = BatchSlot()
 
 
-class Faults:
+class FaultCount:
     """Counts how many requests of one batch in a row met a fault."""
 
     def __init__(self) -> None:
@@ -90,10 +90,10 @@ class BatchLimiter:
         self._under_way.release()
 
 
-class Turns:
+class BatchOrder:
     """Keeps the requests of one agent in a batch in their order, be they light or durable."""
 
-    def __init__(self, gate: BatchLimiter, faults: Faults) -> None:
+    def __init__(self, gate: BatchLimiter, faults: FaultCount) -> None:
         self.gate, self.faults = gate, faults
         # By queue: set once the queue's last request has passed its turn on.
         self.last: dict[str, asyncio.Future[None]] = {}
@@ -104,7 +104,7 @@ class Turns:
 
 
 class _OneOfMany(BatchSlot):
-    def __init__(self, batch: Turns) -> None:
+    def __init__(self, batch: BatchOrder) -> None:
         self._batch = batch
         self._entered = False
         self._passed_on: asyncio.Future[None] | None = None

@@ -21,7 +21,7 @@ from verifier.services.elapsed_time import CLOCK_SECONDS, ClockReading
 from verifier.services.freshness import check_age
 from verifier.services.replay_epochs import CLOCK_WRONG
 from verifier.services.state_changes import Change
-from verifier.services.state_watcher import News, Watcher
+from verifier.services.state_watcher import StateNews, Watcher
 from verifier.services.token_cache import CachedToken, TaggedCache, load_tokens
 
 # The watcher reads twice a second. If its last read is older than this (s), the process stalled or
@@ -204,7 +204,7 @@ class StateCache:
             held = await self._state_loads.get(jti)
         return held
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, news: StateNews) -> None:
         """Pass news on to the loop's thread. The watcher calls this in its own thread."""
         if self._looked.is_set():
             assert self._loop is not None
@@ -215,7 +215,7 @@ class StateCache:
             self._hear(news)
             self._looked.set()
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: StateNews) -> None:
         """Invalidate first, then update the state's age: at worst that causes a needless load."""
         self._refused.clear()
         if news.everything:

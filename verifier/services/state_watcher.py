@@ -29,7 +29,7 @@ _LISTEN: Final = f"LISTEN {CHANNEL}"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StateReading:
     """The result of one read of the database."""
 
     began: ClockReading
@@ -42,12 +42,12 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class StateNews:
     """Changes, or perhaps `everything`. With a `look`, all changes committed before it are told."""
 
     changes: tuple[Change, ...] = ()
     everything: bool = False
-    look: Look | None = None
+    look: StateReading | None = None
 
 
 class Watcher:
@@ -62,7 +62,7 @@ class Watcher:
     cached state ages.
     """
 
-    def __init__(self, tell: Callable[[News], None]) -> None:
+    def __init__(self, tell: Callable[[StateNews], None]) -> None:
         self._tell = tell
         self._stopping = threading.Event()
         self._failing = False
@@ -108,7 +108,7 @@ class Watcher:
             if any(change.subject == Subject.KEY for change in changes):
                 return changes
             if changes:
-                self._tell(News(changes))
+                self._tell(StateNews(changes))
         return ()
 
     def _wait(self, seconds: float) -> tuple[Change, ...]:
@@ -130,14 +130,14 @@ class Watcher:
             else:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
-            look = Look(began, token_keys(now=timezone.now()), *_look_home())
+            look = StateReading(began, token_keys(now=timezone.now()), *_look_home())
         except Exception:
             # The notified changes hold even if the read failed.
-            self._tell(News(heard))
+            self._tell(StateNews(heard))
             raise
         # After a restore of the database, the feed may seem to continue.
         complete, self._history = complete and look.history == self._history, look.history
-        self._tell(News(heard + changes, not complete, look))
+        self._tell(StateNews(heard + changes, not complete, look))
         self._failing = False
         return position
 
@@ -149,7 +149,7 @@ def _listen() -> None:
 
 
 def _look_home() -> tuple[float, str]:
-    """Renew this process's lease; return `Look.clock_ahead` and `Look.history`."""
+    """Renew this process's lease; return its `clock_ahead` and `history`."""
     began, before = monotonic(), timezone.now()
     row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before

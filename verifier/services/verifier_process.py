@@ -13,7 +13,7 @@ from verifier import verification
 from verifier.requests import VerifyRequest
 from verifier.services import introspection, replay_epochs
 from verifier.services.batch import answer_one, error_body
-from verifier.services.batch_scheduling import NOT_TRIED, BatchLimiter, Faults, Turns
+from verifier.services.batch_scheduling import NOT_TRIED, BatchLimiter, BatchOrder, FaultCount
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.replay_epoch_keeper import EpochKeeperThread
 from verifier.services.replay_epochs import ReplayEpoch
@@ -81,8 +81,8 @@ class VerifierProcess:
         Requests of one agent are sent one after the other. One that goes to the database delays
         that agent's next one until it is answered.
         """
-        faults, asked = Faults(), []
-        turns = Turns(self._gate, faults)
+        faults, asked = FaultCount(), []
+        turns = BatchOrder(self._gate, faults)
         for number, each in enumerate(requests, 1):
             # Do not await between taking a place and creating the task that releases it: if the
             # client disconnects, this may be cancelled.

@@ -21,7 +21,7 @@ from verifier import verification
 from verifier.requests import VerifyRequest
 from verifier.services import introspection, replay_epochs
 from verifier.services.batch import answer_one
-from verifier.services.batch_scheduling import ALONE, Faults
+from verifier.services.batch_scheduling import ALONE, FaultCount
 from verifier.services.clocks import CLOCK
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.replay_epochs import ReplayEpoch
@@ -68,7 +68,7 @@ def verify_batch(
     clock: Callable[[], datetime],
 ) -> list[Mapping[str, Any]]:
     """Answer the requests one after the other, in their order."""
-    faults, answers = Faults(), []
+    faults, answers = FaultCount(), []
     for each in requests:
         now = clock()
         one = answer_one(

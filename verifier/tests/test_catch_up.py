@@ -17,7 +17,7 @@ from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fi
 from verifier.services import elapsed_time, state_cache
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_cache import StateCache
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
 
@@ -39,7 +39,7 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
         with pytest.raises(TemporarilyUnavailableError):
             await cached_state.wait_for_fresh_state()
         for _ in range(2):
-            cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+            cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
             at[0] += 0.9
             assert not await waits(cached_state)
             at[0] += 0.2
@@ -58,18 +58,18 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
 
     async def work() -> None:
         cached_state = StateCache()
-        cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+        cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
         at[0] += 0.5
-        under_way = Look(ClockReading.now(), {}, 0.0)
+        under_way = StateReading(ClockReading.now(), {}, 0.0)
         at[0] += 3
         task = asyncio.create_task(cached_state.wait_for_fresh_state())
         await asyncio.sleep(0)
-        cached_state._hear(News(look=under_way))
+        cached_state._hear(StateNews(look=under_way))
         for _ in range(5):
             await asyncio.sleep(0)
         assert not task.done()
-        later = Look(ClockReading.now(), {}, 0.0)
-        cached_state._hear(News(look=later))
+        later = StateReading(ClockReading.now(), {}, 0.0)
+        cached_state._hear(StateNews(look=later))
         assert await task is later.began
 
     asyncio.run(work())

@@ -22,7 +22,7 @@ from verifier.models import Home
 from verifier.services import replay_epochs, rollback_detection, rollback_mark
 from verifier.services.replay_epochs import ReplayEpoch, halt_of, read_or_create_row
 from verifier.services.rollback_mark import mark_history
-from verifier.services.state_watcher import News, Watcher
+from verifier.services.state_watcher import StateNews, Watcher
 
 pytestmark = pytest.mark.django_db
 
@@ -220,7 +220,7 @@ def test_SA_13_of_two_processes_that_hold_it_the_first_says_why() -> None:
 
 def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that was set back with its database may look as if it continued."""
-    news: list[News] = []
+    news: list[StateNews] = []
     watcher = Watcher(news.append)
     position = watcher._look(None, ())
     position = watcher._look(position, ())

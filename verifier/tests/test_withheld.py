@@ -18,7 +18,7 @@ from verifier.services import elapsed_time, freshness
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.replay_epochs import Lease
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import CachedToken
 from verifier.services.verifier_process import VerifierProcess
 from verifier.services.web_process import WebProcess
@@ -118,7 +118,7 @@ def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
         reply = await evaluate(self, script, called)
         slept[0] += 6
         self.cached_state._hear(
-            News(look=Look(ClockReading.now(), self.cached_state.token_keys(), 0.0))
+            StateNews(look=StateReading(ClockReading.now(), self.cached_state.token_keys(), 0.0))
         )
         return reply
 
@@ -161,7 +161,9 @@ def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     async def halted(self: VerifierProcess, jti: str) -> CachedToken | None:
         known = await read(self, jti)
         slept[0] += 6
-        self.cached_state._hear(News(look=Look(ClockReading.now(), self.token_keys(), 0.0)))
+        self.cached_state._hear(
+            StateNews(look=StateReading(ClockReading.now(), self.token_keys(), 0.0))
+        )
         return known
 
     monkeypatch.setattr(VerifierProcess, "cached_token", halted)
