@@ -130,7 +130,7 @@ class Watcher:
             else:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
-            look = StateReading(began, token_keys(now=timezone.now()), *_look_home())
+            look = StateReading(began, token_keys(now=timezone.now()), *_renew_lease())
         except Exception:
             # The notified changes hold even if the read failed.
             self._tell(StateNews(heard))
@@ -148,8 +148,8 @@ def _listen() -> None:
             cursor.execute(_LISTEN)
 
 
-def _look_home() -> tuple[float, str]:
-    """Renew this process's lease; return its `clock_ahead` and `history`."""
+def _renew_lease() -> tuple[float, str]:
+    """Renew this process's lease; return `clock_ahead` and `history` of a StateReading."""
     began, before = monotonic(), timezone.now()
     row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
