@@ -32,12 +32,12 @@ def is_ours(base: bytes, mac: bytes) -> bool:
 
 
 def _mac(secret: str, base: bytes) -> bytes:
-    made = _keyed(secret).copy()
+    made = _derive_key(secret).copy()
     made.update(base)
     return made.finalize()[:_BYTES]
 
 
 # Deriving the key, and setting up OpenSSL's HMAC, takes several times as long as the MAC itself.
 @lru_cache(maxsize=8)
-def _keyed(secret: str) -> HMAC:
+def _derive_key(secret: str) -> HMAC:
     return HMAC(hmac.digest(secret.encode(), _LABEL, "sha256"), SHA256())
