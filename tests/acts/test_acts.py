@@ -13,17 +13,16 @@ import pytest
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, get_commands
 from django.db import connection
-from django.urls import URLPattern, URLResolver, get_resolver
 from pytest_django.fixtures import Settings
 
 from agentauth.celery import app
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from approvals.admin_site import ControlRoom, site
 from audit import kinds
 from audit.models import CheckpointCopy, Event, Opening, RefusalCount
 from audit.tests.tampering import execute
 from tests.acts import administrators, agents, operators, people, restores, service_providers
 from tests.acts.world import ROWS, Row, World
+from tests.endpoints import writing
 from tests.flows.test_sweep import rows as kept_rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -181,45 +180,9 @@ def test_AU_1_every_kind_of_event_is_written_by_an_act_of_the_table() -> None:
 
 def test_AU_1_every_entry_point_that_may_write_is_in_the_table() -> None:
     doors = {row.door for row in ROWS}
-    found = {*pages_and_api(), *control_room(), *commands(), *tasks()}
+    found = {*writing(), *commands(), *tasks()}
     assert found - doors == set()
     assert doors - found == set()
-
-
-def pages_and_api(found: Any = None, prefix: str = "") -> Iterator[str]:
-    """`METHOD route` of every view outside the admin site that accepts more than reads."""
-    for entry in (found or get_resolver()).url_patterns:
-        route = prefix + str(entry.pattern)
-        if isinstance(entry, URLResolver) and route != "admin/":
-            yield from pages_and_api(entry, route)
-        elif isinstance(entry, URLPattern):
-            yield from (
-                f"{method} {route}"
-                for method in methods(entry.callback) - {"GET", "HEAD", "OPTIONS"}
-            )
-
-
-def methods(view: Any) -> set[str]:
-    if api := getattr(view, "cls", None):
-        return {name.upper() for name in api.http_method_names if hasattr(api, name)}
-    # `require_POST` and its like keep their method list in a closure.
-    return set(inspect.getclosurevars(view).nonlocals.get("request_method_list", ["POST"]))
-
-
-def control_room() -> Iterator[str]:
-    """The custom forms and buttons; that rows are read-only there has tests of its own."""
-    for entry in site.get_urls():
-        if isinstance(entry, URLPattern) and entry.name in set(vars(ControlRoom)) - {
-            "login",
-            "logout",
-            "index",
-            # It only reads.
-            "log",
-        }:
-            yield f"POST admin/{entry.pattern}"
-    for model, model_admin in site._registry.items():
-        place = f"admin/{model._meta.app_label}/{model._meta.model_name}/"
-        yield from (f"POST {place} {action}" for action in model_admin.actions or ())
 
 
 def commands() -> Iterator[str]:

@@ -14,14 +14,13 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
-from agentauth.openapi.document import openapi
-from agentauth.openapi.paths import OPERATIONS
 from tests import conformance
 from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
-from tests.contract.stage import GOOD, Stage
+from tests.contract.stage import Stage, good
 from tests.contract.test_page import NOT_OVER_HTTP, VERIFY_REFUSALS
+from tests.endpoints import BODIES, OPERATIONS
 
 pytestmark = pytest.mark.django_db
 
@@ -29,20 +28,13 @@ pytestmark = pytest.mark.django_db
 FIRST = {"POST /v1/agents": "201", "POST /v1/grants": "201"}
 
 
-def described() -> list[tuple[str, int, str]]:
-    """(operation, status, error code); the code is empty for success."""
-    found = []
-    for path, methods in openapi()["paths"].items():
-        for method, operation in methods.items():
-            for status, answer in operation["responses"].items():
-                refused = answer.get("content", {}).get("application/json", {}).get("examples", {})
-                found += [
-                    (f"{method.upper()} {path}", int(status), code) for code in refused or [""]
-                ]
-    return found
-
-
-CASES = described()
+# (operation, status, error code); the code is empty for success.
+CASES = [
+    (operation, int(status), code)
+    for operation, described in OPERATIONS.items()
+    for status, answer in described["responses"].items()
+    for code in answer.get("content", {}).get("application/json", {}).get("examples", {}) or [""]
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +55,10 @@ def scenario_of(operation: str, status: int, code: str) -> Any:
 def test_each_answer_that_is_described_is_given(
     stage: Stage, operation: str, status: int, code: str
 ) -> None:
-    answer = scenario_of(operation, status, code)(stage, GOOD[operation](stage))
+    answer = scenario_of(operation, status, code)(stage, good(stage, operation))
     asked = conformance.described(answer.request["REQUEST_METHOD"], answer.request["PATH_INFO"])
     assert asked is not None
-    assert asked["operationId"] == OPERATIONS[operation].name
+    assert asked["operationId"] == OPERATIONS[operation]["operationId"]
     body = answer.json() if answer.headers.get("Content-Type") == "application/json" else {}
     assert (answer.status_code, body.get("error", "")) == (status, code), body
     if code:
@@ -83,12 +75,15 @@ def test_no_scenario_is_for_an_answer_that_is_not_described() -> None:
     known |= {(operation, str(status)) for operation, status, code in CASES if not code}
     assert set(OWN) <= known
     assert set(SHARED) <= {code for _, _, code in CASES}
-    assert set(GOOD) == {operation for operation, _, _ in CASES}
 
 
-@pytest.mark.parametrize("operation", GOOD)
+def test_each_operation_that_takes_a_body_has_one_that_it_accepts() -> None:
+    assert set(BODIES) == {key for key, each in OPERATIONS.items() if "requestBody" in each}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_other_method_is_taken(stage: Stage, operation: str) -> None:
-    call = GOOD[operation](stage)
+    call = good(stage, operation)
     for method in ("PUT", "OPTIONS"):
         answer = stage.send(call, method=method)
         assert (answer.status_code, answer.json()["error"]) == (405, "method_not_allowed")

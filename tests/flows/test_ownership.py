@@ -5,7 +5,6 @@ in this process.
 """
 
 import json
-import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,8 @@ from registry.tests.cast import (
     issue,
     pending,
 )
-from tests.flows.test_sweep import ROUTES, address, refused_shape, rows
+from tests.endpoints import ENDPOINTS, address
+from tests.flows.test_sweep import refused_shape, rows
 from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -67,15 +67,11 @@ ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
 SIGNED_FOR = ("/settings/",)
 
 
-def names(route: str) -> set[str]:
-    return {found.split(":")[-1] for found in re.findall(r"<([\w:]+)>", route)}
-
-
-OWNED_ROUTES = [route for route in ROUTES if names(route) & OWNED]
+OWNED_ROUTES = sorted({each.route for each in ENDPOINTS if each.parameters & OWNED})
 
 
 def test_DJ_14_every_parameter_of_the_urlconf_is_known_to_the_sweep() -> None:
-    found = {name: route for route in ROUTES for name in names(route)}
+    found = {name: each.route for each in ENDPOINTS for name in each.parameters}
     unknown = (
         found.keys()
         - OWNED

@@ -25,16 +25,12 @@ from kms.models import Key
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from tests.conformance import check, closed, faults
+from tests.endpoints import OPERATIONS
 from tests.vectors import openapi as vectors
 from tests.vectors.generate import NOW
 from verifier.requests import parse_verify_request
 
 ROOT = Path(__file__).parents[3]
-OPERATIONS = {
-    f"{method.upper()} {path}": operation
-    for path, methods in openapi()["paths"].items()
-    for method, operation in methods.items()
-}
 
 
 def contents() -> list[Any]:
