@@ -74,12 +74,12 @@ def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
         for method in ("GET", "POST"):
             for number, headers in enumerate(strangers(method, path)):
                 client.cookies.clear()
-                address = f"203.0.{number}.{len(path) + len(headers)}"
+                remote = f"203.0.{number}.{len(path) + len(headers)}"
                 client.generic(
                     method,
                     path,
                     headers=headers | {"Origin": "http://localhost:8000"},
-                    REMOTE_ADDR=address,
+                    REMOTE_ADDR=remote,
                 )
     after = rows()
     assert {name for name, count in after.items() if count != before[name]} <= BESIDE

@@ -213,11 +213,10 @@ def page_body(person: Person, path: str) -> str:
 @pytest.mark.parametrize("route", OWNED_ROUTES)
 def test_DJ_14_another_owners_id_is_answered_like_an_unknown_id(route: str, cast: Cast) -> None:
     """U3, U4: nothing changes, and each refusal is one event, of the same kind in both cases."""
-    nobody = address(route, {})
+    nobody, before = address(route, {}), rows()
     for things in cast.things:
         theirs = address(route, things)
         for method in METHODS:
-            before = rows()
             known = [_asked(each, theirs) for each in _each_alone(cast, method, theirs)]
             unknown = [_asked(each, nobody) for each in _each_alone(cast, method, nobody)]
             assert known == unknown, f"{method} {route}"
