@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import transaction
 from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
 from tests import conformance
+from tests.conftest import rows_of_a_module
 from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
@@ -39,10 +39,8 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stage]:
-    """Built once: each test rolls back to it, since its own transaction is nested in this one."""
-    with django_db_blocker.unblock(), transaction.atomic():
+    with rows_of_a_module(django_db_blocker):
         yield Stage()
-        transaction.set_rollback(True)
 
 
 def scenario_of(operation: str, status: int, code: str) -> Any:

@@ -23,7 +23,7 @@ from tests.flows.test_sweep import Scene
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # The same users and agents as in the sweep.
-alice_at, receipt_key = sweep.alice_at, sweep.receipt_key
+alice_at, users = sweep.alice_at, sweep.users
 
 LEAK = "SELECT secret FROM registry_agent; host=10.0.0.7 password=hunter2"
 FAULTS = [

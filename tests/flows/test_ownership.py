@@ -8,14 +8,15 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.core import signing
+from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
@@ -31,6 +32,7 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from tests.conftest import rows_of_a_module
 from tests.endpoints import ENDPOINTS, address
 from tests.flows.test_sweep import refused_shape, rows
 from verifier.models import Confirmation
@@ -104,8 +106,19 @@ class Cast:
     things: list[dict[str, str]]
 
 
+@pytest.fixture(scope="module")
+def parties(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Cast]:
+    with rows_of_a_module(django_db_blocker):
+        yield _parties(datetime.now(UTC))
+
+
 @pytest.fixture
-def cast(db: None, now: datetime) -> Cast:
+def cast(parties: Cast) -> Iterator[Cast]:
+    with signed_in(parties.alice, parties.bob, parties.ada):
+        yield parties
+
+
+def _parties(now: datetime) -> Cast:
     for purpose in ("token", "receipt"):
         ensure_key(purpose=purpose, actor=TESTER, now=now)
     allowed = ("read:calendar", "write:files", "transact:payments")
@@ -225,6 +238,38 @@ def test_DJ_14_another_owners_id_is_answered_like_an_unknown_id(route: str, cast
                 assert status in ({404, 405} if takes else {401, 403, 404, 405}), place
                 assert len(events) == (status != 405), place
             assert rows() == before, f"{method} {route}"
+
+
+STAFF_PAGES = [
+    each.route
+    for each in ENDPOINTS
+    if each.parameters & (STAFF_ONLY.keys() | {"code"}) and not each.route.startswith("/setup/")
+]
+
+
+@pytest.mark.parametrize("route", STAFF_PAGES)
+def test_DJ_14_pages_of_staff_and_of_others_links_are_unknown_to_users(
+    route: str, cast: Cast
+) -> None:
+    ids, before = cast.things[1], rows()
+    ids = ids | {
+        "kind": "agent",
+        "row_id": ids["agent_id"],
+        "request_id": ids["grant_id"],
+        "human_id": str(cast.alice.human.pk),
+    }
+    for method in METHODS:
+        answers = [
+            cast.bob.client.generic(
+                method, path, page_body(cast.bob, path), content_type="application/json"
+            )
+            for path in (address(route, ids), address(route, {}))
+        ]
+        for answer in answers:
+            refused_shape(answer, route)
+            assert answer.status_code in {404, 405}, f"{method} {route}"
+        assert answers[0].content == answers[1].content, f"{method} {route}"
+    assert rows() == before
 
 
 def _each_alone(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any, list[Any]]]:

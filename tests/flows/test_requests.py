@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
+from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.middleware import ANY_HOST_PATHS
 from agentauth.openapi.operations import FORM
@@ -23,10 +24,12 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
+from tests.conftest import rows_of_a_module
 from tests.contract.stage import Stage, good
 from tests.endpoints import OPERATIONS, ROUTES, address
 from tests.flows.test_ownership import Cast
 from tests.flows.test_ownership import cast as cast  # noqa: PLC0414 — a fixture
+from tests.flows.test_ownership import parties as parties  # noqa: PLC0414 — a fixture
 from tests.flows.test_sweep import refused_shape, rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -58,9 +61,10 @@ PROTECTED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def stage(db: None) -> Stage:
-    return Stage()
+@pytest.fixture(scope="module")
+def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stage]:
+    with rows_of_a_module(django_db_blocker):
+        yield Stage(name="Other", audience="http://127.0.0.1:8003", email="other@x.example")
 
 
 # Forms are left out: RFC 7009 and RFC 7662 require that their unknown members are ignored.

@@ -7,26 +7,28 @@ allows.
 
 import json
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import pytest
 from django.apps import apps
-from django.core import signing
 from django.db import connection
 from django.db.models import Model
 from django.test import Client
+from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
 from approvals.services.people import create_setup_link
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.services import seal_audit
 from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, approved, basic, enrolled, issue, pending
+from tests.conftest import rows_of_a_module
 from tests.endpoints import METHODS, OPERATIONS, PUBLIC_PATHS, ROUTES, address, allowed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -119,59 +121,45 @@ class Scene:
         }
 
 
-@pytest.fixture
-def receipt_key(db: None, now: datetime) -> None:
-    for purpose in ("token", "receipt", "audit"):
-        ensure_key(purpose=purpose, actor=TESTER, now=now)
+@dataclass(frozen=True)
+class Users:
+    """Alice and Bob, and the service provider of their grants with its secret."""
+
+    alice: Scene
+    bob: Scene
+    provider: tuple[ServiceProvider, str]
 
 
-@pytest.fixture
-def alice_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
-    return Scene(now, invited("alice@a.example", "Alice", now=now), service_provider)
-
-
-@pytest.fixture
-def bob_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
-    return Scene(now, invited("bob@b.example", "Bob", now=now), service_provider)
-
-
-# Behind a secret, for staff, known to every agent, or public.
-OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/", "/v1/audit/tile/")
-NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHERWISE_GUARDED)]
-
-
-@pytest.mark.parametrize("waiting", [False, True])
-def test_DJ_14_another_owners_id_is_as_unknown_as_none(
-    waiting: bool, alice_at: Scene, bob_at: Scene
-) -> None:
-    """Bob in his browser and his agent with its key, at every address that names alice's things."""
-    ids, before = alice_at.ids | ({"grant_id": str(alice_at.waiting.pk)} if waiting else {}), rows()
-    for route in NAMED:
-        theirs, nobodys = address(route, ids), address(route, {})
-        for method in ("GET", "POST", "DELETE"):
-            answers = [answer for path in (theirs, nobodys) for answer in _as(bob_at, method, path)]
-            found = {(answer.status_code, answer.content) for answer in answers}
-            assert len(found) == 1, f"{method} {theirs}: {found}"
-            assert answers[0].status_code in {404, 405}, f"{method} {theirs}"
-            refused_shape(answers[0], theirs)
-        assert rows() == before, route
-
-
-def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
-    if path.startswith("/v1/"):
-        yield bob.client.call(method, path, {} if method != "GET" else None)
-    if not path.startswith("/v1/") or path.endswith("/receipt"):
-        # Signed where that is required first: the id behind it is still unknown.
-        signed = bob.person.verification(path) if path.startswith("/settings/") else None
-        yield bob.person.client.generic(
-            method, path, _choices(signed), content_type="application/json"
+@pytest.fixture(scope="module")
+def users(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Users]:
+    now = datetime.now(UTC)
+    with rows_of_a_module(django_db_blocker):
+        for purpose in ("token", "receipt", "audit"):
+            ensure_key(purpose=purpose, actor=TESTER, now=now)
+        provider, secret = create_service_provider(
+            name="Acme",
+            audience="http://127.0.0.1:8001",
+            allowed=("read:calendar", "write:files"),
+            actor=TESTER,
+            now=now,
         )
+        alice, bob = (
+            Scene(now, invited(f"{name}@x.example", name, now=now), provider)
+            for name in ("Alice", "Bob")
+        )
+        yield Users(alice, bob, (provider, secret))
 
 
-def _choices(verification: object) -> str:
-    drawn = signing.dumps({"grant": ""}, salt="approvals.drawn")
-    body = {"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}}
-    return json.dumps(body | {"verification": verification})
+@pytest.fixture
+def alice_at(users: Users) -> Iterator[Scene]:
+    with signed_in(users.alice.person):
+        yield users.alice
+
+
+@pytest.fixture
+def bob_at(users: Users) -> Iterator[Scene]:
+    with signed_in(users.bob.person):
+        yield users.bob
 
 
 def test_DJ_14_another_service_provider_learns_nothing_of_a_token(
@@ -282,7 +270,7 @@ TYPES = (
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.startswith("/admin/")])
 def test_DJ_8_no_body_makes_any_address_fail(
-    route: str, alice_at: Scene, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+    route: str, alice_at: Scene, users: Users, now: datetime
 ) -> None:
     """As the rightful caller: others are refused before the body is read."""
     code = create_setup_link(email="new@n.example", actor=TESTER, now=now).url.split("/")[-2]
@@ -290,7 +278,7 @@ def test_DJ_8_no_body_makes_any_address_fail(
     path = address(route, ids)
     for name, body in HOSTILE.items():
         for kind in TYPES if name in {"not json", "nul", "nothing"} else TYPES[:1]:
-            for answer in _asked(path, body, kind, alice_at, provider_and_secret):
+            for answer in _asked(path, body, kind, alice_at, users.provider):
                 place = f"{path} {name} {kind} {answer.status_code} {answer.content[:200]!r}"
                 assert answer.status_code < 500, place
                 if answer.status_code >= 400:
@@ -310,7 +298,7 @@ def _asked(
 
 
 def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
-    provider_and_secret: tuple[ServiceProvider, str],
+    users: Users,
 ) -> None:
     """A service provider authenticates by header, so its body meets the parser first."""
     taking = [
@@ -322,5 +310,5 @@ def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
     assert len(taking) >= 4
     for (_, path), kind in taking:
         body = b"token=" + b"x" * 3_000_000
-        answer = Client().post(path, body, content_type=kind, headers=basic(*provider_and_secret))
+        answer = Client().post(path, body, content_type=kind, headers=basic(*users.provider))
         assert (answer.status_code, answer.json()["error"]) == (413, "request_too_large")
