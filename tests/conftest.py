@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from django.db import transaction
 from pytest_django.plugin import DjangoDbBlocker
 
 from tests import postgres
@@ -26,16 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--screenshots", action="store_true", help="keep a picture of every page in screenshots/"
     )
-
-
-@contextlib.contextmanager
-def rows_of_a_module(blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Rows that all tests of a module begin with: the transaction of each test is nested in this
-    one, and rolls back to it.
-    """
-    with blocker.unblock(), transaction.atomic():
-        yield
-        transaction.set_rollback(True)
 
 
 @pytest.fixture(scope="session")

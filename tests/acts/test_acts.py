@@ -23,7 +23,7 @@ from audit.tests.tampering import execute
 from tests.acts import administrators, agents, operators, people, restores, service_providers
 from tests.acts.world import ROWS, Row, World
 from tests.endpoints import writing
-from tests.flows.test_sweep import rows as kept_rows
+from tests.rows import rows
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
@@ -69,11 +69,11 @@ def world(db: None, now: datetime, settings: Settings, tmp_path: Path) -> World:
 def state() -> dict[str, Any]:
     """Everything an act may change: our rows, readable personal data in the log, open sessions."""
     signed_in = [row.get_decoded().get("_auth_user_id", "") for row in Session.objects.all()]
-    rows = kept_rows()
+    found = rows()
     # The key of a pair's `sub` is recorded before its first token, even if that token is then
     # refused; it grants no right.
-    del rows["registry.pairwisesubject"]
-    return rows | {
+    del found["registry.pairwisesubject"]
+    return found | {
         "openings": Opening.objects.exclude(event__kind__in=SAYINGS).count(),
         "floods": sorted(map(str, RefusalCount.objects.values_list("route", "error", "count"))),
         "signed in": sorted(filter(None, signed_in)),

@@ -22,7 +22,7 @@ from tests.campaign.mutants import broken_json, changed_bytes, confused
 from tests.campaign.passkeys import broken_assertion, broken_registration, packed, unsigned
 from tests.campaign.signed import Original, broken_and_signed, unsigned_mutant
 from tests.campaign.stage import NEWCOMER, WHEN, Stage, body_of, newcomers_manifest
-from tests.flows.test_sweep import rows
+from tests.rows import rows
 from tests.vectors.generate import AGENT
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]

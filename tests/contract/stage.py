@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -131,17 +132,18 @@ class Stage:
 
     def parameter(self, name: str, operation: str) -> str:
         """A value of a parameter with which the operation succeeds."""
-        grant = GRANTS.get(operation, Stage.pending)
-        return {
+        grant: Callable[[Stage], Grant] = GRANTS.get(operation, Stage.pending)
+        values: dict[str, Callable[[], str]] = {
             "grant_id": lambda: str(grant(self).pk),
             "confirmation_id": lambda: str(self.confirmation().pk),
-            "reference": lambda: self.provider.slug,
+            "reference": lambda: str(self.provider.slug),
             "event": self.logged,
             "first": lambda: "1",
             "second": lambda: "2",
             "level": lambda: "0",
             "tile": lambda: "000.p/1",
-        }[name]()
+        }
+        return values[name]()
 
     def pending(self, **terms: Any) -> Grant:
         return pending(self.agent, self.provider, now=self.now, **terms)
@@ -209,7 +211,7 @@ class Stage:
 
 
 # Operations on a grant that does not wait.
-GRANTS = {
+GRANTS: dict[str, Callable[..., Grant]] = {
     "POST /v1/grants/{grant_id}/revoke": Stage.approved,
     "GET /v1/grants/{grant_id}/receipt": Stage.signed,
 }

@@ -14,13 +14,13 @@ from pytest_django.plugin import DjangoDbBlocker
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
 from tests import conformance
-from tests.conftest import rows_of_a_module
 from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
 from tests.contract.stage import Stage, good
 from tests.contract.test_page import NOT_OVER_HTTP, VERIFY_REFUSALS
 from tests.endpoints import BODIES, OPERATIONS
+from tests.rows import rows_of_a_module
 
 pytestmark = pytest.mark.django_db
 

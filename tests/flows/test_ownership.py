@@ -32,9 +32,9 @@ from registry.tests.cast import (
     issue,
     pending,
 )
-from tests.conftest import rows_of_a_module
 from tests.endpoints import ENDPOINTS, address
-from tests.flows.test_sweep import refused_shape, rows
+from tests.flows.test_sweep import refused_shape
+from tests.rows import rows, rows_of_a_module
 from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]

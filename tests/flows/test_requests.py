@@ -24,13 +24,13 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
-from tests.conftest import rows_of_a_module
 from tests.contract.stage import Stage, good
 from tests.endpoints import OPERATIONS, ROUTES, address
 from tests.flows.test_ownership import Cast
 from tests.flows.test_ownership import cast as cast  # noqa: PLC0414 — a fixture
 from tests.flows.test_ownership import parties as parties  # noqa: PLC0414 — a fixture
-from tests.flows.test_sweep import refused_shape, rows
+from tests.flows.test_sweep import refused_shape
+from tests.rows import rows, rows_of_a_module
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 

@@ -9,13 +9,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import pytest
-from django.apps import apps
-from django.db import connection
-from django.db.models import Model
 from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -28,43 +24,10 @@ from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, approved, basic, enrolled, issue, pending
-from tests.conftest import rows_of_a_module
 from tests.endpoints import METHODS, OPERATIONS, PUBLIC_PATHS, ROUTES, address, allowed
+from tests.rows import rows, rows_of_a_module
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
-
-UNTOUCHED = ("registry", "approvals", "verifier", "kms")
-# Rows a request leaves by being made, not by what it does.
-TRACES = {"approvals.challenge", "registry.spentproof", "registry.idempotencyrecord"}
-
-
-def rows() -> dict[str, list[str]]:
-    """Every row of ours, except the traces."""
-    found = {}
-    with connection.cursor() as cursor:
-        for label, statement in _statements().items():
-            cursor.execute(statement)
-            found[label] = sorted(map(str, cursor.fetchall()))
-    return found
-
-
-@cache
-def _statements() -> dict[str, str]:
-    """Table → its SELECT. The tests read all rows thousands of times, so it is compiled once."""
-    return {
-        model._meta.label_lower: str(
-            model._base_manager.order_by().values_list(*_kept(model)).query
-        )
-        for label in UNTOUCHED
-        for model in apps.get_app_config(label).get_models()
-        if model._meta.label_lower not in TRACES
-    }
-
-
-def _kept(model: type[Model]) -> list[str]:
-    """Its columns, except those in which a passkey counts its signatures."""
-    moving = {"sign_count", "last_used_at"} if model is Passkey else set()
-    return [field.attname for field in model._meta.concrete_fields if field.attname not in moving]
 
 
 def refused_shape(answer: Any, place: str) -> None:
