@@ -64,6 +64,6 @@ def test_DJ_15_DJ_18_OG_1_only_the_short_list_answers_a_stranger(
         elif response.status_code == 301:
             assert (method, response["Location"]) == ("get", WITHOUT_SLASH[route])
         elif response.status_code == 200:
-            assert route in PUBLIC | PUBLIC_POSTS, method
+            assert route in PUBLIC | PUBLIC_POSTS, f"{method}: not public in tests/endpoints.py"
         else:
             assert 400 <= response.status_code < 500, method

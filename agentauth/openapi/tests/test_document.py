@@ -47,7 +47,7 @@ def contents() -> list[Any]:
 
 
 def test_what_is_served_and_what_is_described_are_the_same() -> None:
-    assert set(routes()) == set(OPERATIONS)
+    assert set(routes()) == set(OPERATIONS), "describe it in agentauth/openapi/paths"
 
 
 def test_it_is_openapi_3_1() -> None:
