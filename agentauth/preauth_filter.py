@@ -25,9 +25,9 @@ from django.db import close_old_connections, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
-from django.urls import URLPattern, get_resolver
 from django.utils.http import http_date
 
+from agentauth.endpoints import endpoints
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
 from agentauth.middleware import REGISTRATION, SecurityHeadersMiddleware
 from agentauth.observability import metrics
@@ -314,8 +314,7 @@ def _render_refusal(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=1)
 def _plain_paths() -> frozenset[str]:
     """Paths without a parameter, which are routes themselves. Any other is chosen by a caller."""
-    patterns = (each for each in get_resolver().url_patterns if isinstance(each, URLPattern))
-    return frozenset(f"/{each.pattern}" for each in patterns if "<" not in str(each.pattern))
+    return frozenset(each.route for each in endpoints() if not each.parameters)
 
 
 def _limits_of(call: Call) -> tuple[tuple[str, str], tuple[str, str]]:

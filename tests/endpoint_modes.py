@@ -24,6 +24,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms.certificates import token_keys
 from tests import conformance
 from verifier.models import Home, StateChange
+from verifier.paths import LEAN_PATHS
 from verifier.services import replay_epochs, state_cache, verifier_process
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import present_position, state_since
@@ -57,9 +58,6 @@ MODULES: Final = frozenset(
         "unrecognised",
     ]
 )
-
-SERVED = {"/v1/verify", "/v1/verify/batch", "/v1/introspect"}
-
 
 # Tests left out, by mode and prefix of the name, with the reason.
 LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
@@ -129,7 +127,7 @@ class LeanClient(Client):
 
     def request(self, **request: Any) -> Any:
         path = request["PATH_INFO"]
-        if path not in SERVED:
+        if path not in LEAN_PATHS:
             return super().request(**request)
         body = request["wsgi.input"].read() if "wsgi.input" in request else b""
         method = request["REQUEST_METHOD"]

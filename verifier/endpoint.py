@@ -32,6 +32,7 @@ from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.request_heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
@@ -128,9 +129,9 @@ class Endpoint:
         self._long_since = self._long_last = -_LASTING_SECONDS
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
-            b"/v1/verify": self._verify,
-            b"/v1/verify/batch": self._verify_batch,
-            b"/v1/introspect": self._introspect,
+            VERIFY.encode(): self._verify,
+            BATCH.encode(): self._verify_batch,
+            INTROSPECT.encode(): self._introspect,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -42,6 +42,7 @@ from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
 from registry import rate_limits
 from registry.refusal_recording import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
+from verifier.paths import LEAN_PATHS, VERIFY
 from verifier.request_heads import Scope
 from verifier.services import replay_epochs
 from verifier.services.state_cache import StateCache
@@ -56,7 +57,7 @@ _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for or run in the threads of each kind.
 _MAX_WAITING: Final = 64
 # All that this process serves to authenticated callers.
-_JUDGING: Final = frozenset({b"/v1/verify", b"/v1/verify/batch", b"/v1/introspect"})
+_JUDGING: Final = frozenset(path.encode() for path in LEAN_PATHS)
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
@@ -261,7 +262,7 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
     headers are not ours.
     """
     made = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
-    through_middleware(made, "/v1/verify")
+    through_middleware(made, VERIFY)
     made["Allow"] = "POST, OPTIONS"
     # Each answer has its own.
     del made["Content-Length"]

@@ -12,13 +12,13 @@ from django.test import Client
 
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP
-from agentauth.tests.test_public_urls import ROUTES, filled
 from audit import kinds
 from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from audit.models import Event, RefusalCount
 from audit.services import seal_audit
 from registry.models import BarredKey
 from registry.tests.cast import AgentClient, assert_refused
+from tests.endpoints import ROUTES, address
 from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
@@ -70,16 +70,16 @@ def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
     read_or_create_row()
     before, first = rows(), Event.objects.latest("id").id
     client = Client(SERVER_NAME="localhost", SERVER_PORT="8000")
-    for path in {filled(route) for route in ROUTES} | {"/nothing/here"}:
+    for path in {address(route, {}) for route in ROUTES} | {"/nothing/here"}:
         for method in ("GET", "POST"):
             for number, headers in enumerate(strangers(method, path)):
                 client.cookies.clear()
-                address = f"203.0.{number}.{len(path) + len(headers)}"
+                remote = f"203.0.{number}.{len(path) + len(headers)}"
                 client.generic(
                     method,
                     path,
                     headers=headers | {"Origin": "http://localhost:8000"},
-                    REMOTE_ADDR=address,
+                    REMOTE_ADDR=remote,
                 )
     after = rows()
     assert {name for name, count in after.items() if count != before[name]} <= BESIDE

@@ -280,14 +280,20 @@ def test_SA_10_who_is_refused_is_counted_in_log_and_metrics(
     judging.write_down()
     judging.look_up([own(AgentClient()) for _ in range(4)])
     judging.look_up([call("BREW /v1/made/up", "DPoP: x")])
+    judging.look_up([call("GET /v1/audit/events", "DPoP: x")])
     judging.write_down()
-    assert told.get() == before + 6
+    assert told.get() == before + 7
     monkeypatch.setattr(http_errors._batches, "_next_at", {})
     judging.look_up([own(AgentClient())])
     judging.write_down()
     events = Event.objects.filter(reason="rate_limited").order_by("id")
     said = [(event.data["route"], event.data.get("count", 1)) for event in events]
-    assert said == [("GET v1/agents/me", 1), ("other ", 1), ("GET v1/agents/me", 5)]
+    assert said == [
+        ("GET v1/agents/me", 1),
+        ("other ", 1),
+        ("GET v1/audit/events", 1),
+        ("GET v1/agents/me", 5),
+    ]
 
 
 def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(

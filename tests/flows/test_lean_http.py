@@ -21,12 +21,13 @@ import pytest
 from agentauth.server import request_bytes
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.flows.pair import READ, VERIFY, Pair, wait_for_replay_cache
+from tests.flows.pair import READ, Pair, wait_for_replay_cache
 from tests.flows.test_slow_senders import has_ended, rest
 from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
+from verifier.paths import BATCH, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -82,7 +83,7 @@ def was_decided(pair: Pair, question: bytes) -> bool:
     return not told["valid"]
 
 
-@pytest.mark.parametrize("path", [VERIFY, "/v1/verify/batch"])
+@pytest.mark.parametrize("path", [VERIFY, BATCH])
 def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
     """Neither a compression bomb nor a compressed valid question is unpacked."""
     before, question = memory(pair.lean), verify_question(pair)

@@ -4,11 +4,12 @@ import time
 
 import pytest
 
-from tests.flows.pair import VERIFY, InstalledPair
+from tests.flows.pair import InstalledPair
 from tests.flows.test_lean_http import answer_to, bodies, verify_question, was_decided
 from tests.flows.test_verifier_http import END, GET, line, statuses
 from tests.flows.test_web_server import exchange
 from tests.time_limits import within
+from verifier.paths import VERIFY
 
 pytestmark = pytest.mark.production
 

@@ -11,9 +11,10 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.grants import revoke_grant
-from tests.endpoint_comparison import INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
+from verifier.paths import INTROSPECT, VERIFY
 from verifier.services import elapsed_time, state_cache
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_cache import StateCache

@@ -16,9 +16,10 @@ from registry import rate_limits
 from registry.services import provider_authentication
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
-from tests.endpoint_comparison import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.requests import parse_delivery
 from verifier.services import introspection, replay_epochs, state_cache
 from verifier.services.clocks import CLOCK

@@ -11,9 +11,10 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.models import Event
 from tests import endpoint_modes
-from tests.endpoint_comparison import INTROSPECT, Both, ask
+from tests.endpoint_comparison import Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
+from verifier.paths import INTROSPECT
 from verifier.services import elapsed_time, freshness
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.freshness import DecisionBasis
