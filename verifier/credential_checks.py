@@ -54,9 +54,13 @@ def prepare(
     into the replay cache or use up another caller's `jti`. A proof without a nonce is refused if
     `nonce_required`. One whose nonce is not in `nonces` is always refused and never becomes valid,
     since nonces only get older. `tokens` caches token signatures already verified; the proof's
-    signature is verified every time.
+    signature is verified every time. A dry run's `provider_key` is dropped: it consumes nothing, so
+    the same call is judged again.
     """
     seconds = int(now.timestamp())
+    if request.dry_run:
+        # No answer is kept, so the key names nothing.
+        provider_key = None
     claims: TokenClaims | None = None
     try:
         # 3. Signature, issuer and audience before time, so that forged, foreign and other service

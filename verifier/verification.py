@@ -62,7 +62,6 @@ from verifier.stores.redis_decisions import (
     conclude,
     give_back_call,
     hold_call,
-    is_kept,
     is_light,
     note_call,
     plan_light_decision,
@@ -235,7 +234,7 @@ async def _decide_in_redis(
         basis.check()
     except TemporarilyUnavailableError:
         # If the answer is kept, the service provider gets it by repeating the same call.
-        if not is_kept(call):
+        if call.provider_key is None:
             await runtime.run(partial(_withhold, call, known, made, outcome), queue=call.queue)
         raise
     if isinstance(outcome, Refuse):

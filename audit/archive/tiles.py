@@ -45,13 +45,13 @@ class Tiles:
         if len(self._entries) == WIDTH:
             yield self._bundle()
             self._entries.clear()
-        for level, hashes in enumerate(self._levels):
-            if len(hashes) < WIDTH:
-                return
+        level = 0
+        while len(hashes := self._levels[level]) == WIDTH:
             yield self._tile(level)
-            if level + 1 == len(self._levels):
+            level += 1
+            if level == len(self._levels):
                 self._levels.append([])
-            self._levels[level + 1].append(_root(hashes))
+            self._levels[level].append(_root(hashes))
             hashes.clear()
 
     def partial(self) -> Iterator[Tile]:

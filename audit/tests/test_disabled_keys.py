@@ -144,6 +144,16 @@ def test_unsigned_checkpoint_row_is_skipped(
     assert get("tile/0/000.p/11").status_code == 404
 
 
+def test_checkpoint_that_only_a_disabled_key_signed_is_not_copied(log: Path, now: datetime) -> None:
+    """A copy stays for years, and this one would prove nothing."""
+    forged(9, root_at(9), LOST, now)
+    assert checkpoint_log(now=now + EVERY) is None
+    assert not (log / key_of(9)).exists()
+    keys.disabled = False
+    assert checkpoint_log(now=now + EVERY) is None
+    assert (log / key_of(9)).exists()
+
+
 def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
     checkpoint_log(now=now + EVERY)
     with transaction.atomic():

@@ -157,3 +157,15 @@ def test_SA_13_what_ended_before_there_was_a_store_is_outside_too(
     proving.grow(1, now=now)
     assert checkpoint_log(now=now + 2 * EVERY) == 3
     assert list(read_endings(store, "", after=0)) == [Ending(kinds.HUMAN_DELETED, str(PERSON))]
+
+
+def test_SA_13_suspension_by_its_owner_is_not_repeated_after_a_restore(
+    store: Store, now: datetime, make_event: MakeEvent
+) -> None:
+    """The owner may resume it without an administrator, so it takes no right away for good."""
+    make_event(kind=kinds.GRANT_SUSPENDED, grant_id=GRANT, human_id=PERSON)
+    by_admin = uuid.UUID(int=4)
+    make_event(kind=kinds.GRANT_SUSPENDED, grant_id=by_admin, data={"by_admin": True})
+    sequence_until_empty(now=now)
+    assert checkpoint_log(now=now) == 2
+    assert list(read_endings(store, "", after=0)) == [Ending(kinds.GRANT_SUSPENDED, str(by_admin))]

@@ -173,6 +173,30 @@ def test_a_record_that_counts_its_own_or_a_later_break_as_lost_is_refused(
         lineage(store)
 
 
+def test_a_missing_record_of_an_earlier_break_is_refused(store: Store, now: datetime) -> None:
+    proving.grow(3, now=now)
+    row = broken(now, name="20261129012234")
+    row.previous = "20261129012233"
+    store.put_once(key_of_break(row.name), break_record(row))
+    with pytest.raises(ContradictedError, match=f"no {key_of_break(row.previous)}"):
+        lineage(store)
+
+
+def test_a_record_that_differs_from_our_break_is_refused(
+    store: Store, now: datetime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log that is whole does not excuse it."""
+    proving.grow(3, now=now)
+    row = broken(now)
+    other = LogBreak(name=row.name, root=bytes(32), size=1, signed=0, archived=0, lost=[], at=now)
+    store.put_once(key_of_break(row.name), break_record(other))
+    with pytest.raises(ContradictedError, match="differs from the break"):
+        check_breaks([row])
+    with pytest.raises(SystemExit):
+        call_command("verify_audit", "--accept-break", shown_break(row))
+    assert "differs from the break" in capsys.readouterr().out
+
+
 def test_a_break_that_is_not_where_the_tree_was_is_refused(store: Store, now: datetime) -> None:
     proving.grow(3, now=now)
     row = broken(now)

@@ -51,6 +51,26 @@ def test_SA_13_a_mark_of_more_of_other_events_or_of_another_log_is_one(
         check_history(mark)
 
 
+def test_SA_13_an_empty_log_without_a_store_is_accepted(signing: None) -> None:
+    assert present_mark() is None
+    check_history(None)
+
+
+def test_SA_13_a_mark_of_the_log_before_a_break_is_accepted(store: Store, now: datetime) -> None:
+    """The jobs replace it soon. A process that starts in between must not stop."""
+    mark = present_mark()
+    assert mark is not None
+    row = LogBreak.objects.create(
+        name="20261129012233", previous="", size=7, root=b"r" * 32, signed=4, archived=0, at=now
+    )
+    check_history(mark)
+    present = present_mark()
+    assert present is not None
+    assert present.name == row.name
+    with pytest.raises(ContradictedError, match="does not know"):
+        check_history(mark._replace(name="20261129012234"))
+
+
 def test_SA_13_a_checkpoint_outside_that_is_not_known_is_one(store: Store) -> None:
     store.put_once(key_of(9), b"the database that was lost signed this")
     with pytest.raises(ContradictedError, match="external store"):

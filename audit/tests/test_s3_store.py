@@ -130,6 +130,18 @@ def test_a_bucket_without_object_lock_is_refused_until_it_has_it(bucket: Bucket)
             call()
 
 
+def test_AU_31_object_that_another_process_still_writes_is_no_conflict(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refused ours for the other's sake, but does not list the other yet."""
+    bucket.store.put_once("objects/a", b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.S3Store, "_fetch", lambda *_: None)
+        with pytest.raises(TemporarilyUnavailableError, match="is just being written"):
+            bucket.store.put_once("objects/a", b"first")
+    bucket.store.put_once("objects/a", b"first")
+
+
 def test_stores_of_one_bucket_keep_apart(bucket: Bucket) -> None:
     other = store_at(f"s3://{bucket.name}/log2?endpoint={bucket.url}&region=us-east-1")
     whole = store_at(f"s3://{bucket.name}?endpoint={bucket.url}&region=us-east-1")

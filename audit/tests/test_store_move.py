@@ -19,13 +19,15 @@ from audit.archive.archive_verification import prove_archive
 from audit.archive.archiving import archive_audit, archive_due
 from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
-from audit.stores import store_at
+from audit.stores import Sink, store_at
+from audit.stores.folder import FolderStore
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.witness import checkpoints
 from audit.witness.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log
 from audit.witness.ending_copies import Ending, read_endings
+from audit.witness.trusted_checkpoints import read_stores
 
 pytestmark = pytest.mark.django_db
 Grow = Callable[[int], None]
@@ -221,6 +223,54 @@ def test_the_command_says_what_it_did(places: Places) -> None:
     call_command("move_audit_store", "--from", f"file:{places.old}", stdout=out)
     assert out.getvalue().startswith("Copied ")
     assert ContradictedError.code == StoreChangedError.code
+
+
+def test_the_command_says_what_it_could_not_read(places: Places) -> None:
+    out = io.StringIO()
+    call_command("move_audit_store", "--lost", stdout=out)
+    assert f"Anything else in file:{places.old} was not read" in out.getvalue()
+
+
+def test_a_listed_object_that_does_not_come_stops_the_move(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = FolderStore.fetch
+
+    def lacking(self: FolderStore, key: str, into: Sink) -> bool:
+        return not key.startswith("objects/") and fetch(self, key, into)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "fetch", lacking)
+        with pytest.raises(CommandError, match=r"lists objects/.* but does not return it"):
+            move("--from", f"file:{places.old}")
+    assert not Event.objects.filter(kind=kinds.STORE_MOVED).exists()
+    assert move("--from", f"file:{places.old}")["objects"]
+
+
+def test_verify_audit_names_the_store_that_it_did_not_read(places: Places, now: datetime) -> None:
+    move("--from", f"file:{places.old}")
+    assert checkpoint_log(now=now + EVERY) == 5
+    for more, is_named in (((), True), (("--store", f"file:{places.old}"), False)):
+        out = io.StringIO()
+        call_command("verify_audit", *more, stdout=out)
+        assert (f"also copied to file:{places.old}, which was not" in out.getvalue()) is is_named
+
+
+@pytest.mark.parametrize(
+    ("former", "read"),
+    [
+        ("s3://old-bucket/log", "s3://old-bucket/log?region=eu-west-1"),
+        ("file:/srv/log", "file:/srv/log"),
+    ],
+)
+def test_a_former_store_is_read_with_the_options_of_the_present(
+    settings: Settings, now: datetime, former: str, read: str
+) -> None:
+    """Rows name a store without its options."""
+    settings.AUDIT_STORE = "s3://new-bucket/log?region=eu-west-1"
+    row = Checkpoint.objects.create(size=1, root=bytes(32), note="", at=now)
+    CheckpointCopy.objects.create(checkpoint=row, store=former, at=now)
+    assert read_stores() == [settings.AUDIT_STORE, read]
 
 
 def test_SA_13_a_log_that_went_on_after_a_restore_can_be_moved(

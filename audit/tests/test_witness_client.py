@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agentauth.protocol.checkpoint import open_checkpoint
+from agentauth.protocol.checkpoint import cosign_checkpoint, open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.tlog_texts import parse_add_checkpoint
-from agentauth.sdk.tests.witness_cast import ORIGIN, Log, Served, new_witness, serving
+from agentauth.protocol.tlog_texts import SIZE_TYPE, parse_add_checkpoint
+from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log, Served, new_witness, serving
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, size_is
+from audit.witness import http_post
+from audit.witness.http_post import Answer, NoAnswerError
 from audit.witness.witness_client import Outcome, Result, Witness, cosign, parse_witness
 
 
@@ -122,6 +124,38 @@ def test_what_our_own_tree_raises_is_not_the_witness_fault() -> None:
 
     with answering(size_is("3\n")) as fake, pytest.raises(LookupError):
         cosign(LOG.note(5), witness=fake.witness, old_size=0, consistency=broken)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxied"), [("https://witness.example", True), ("http://127.0.0.1:9", False)]
+)
+def test_only_a_witness_on_this_host_is_asked_past_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxied: bool
+) -> None:
+    """An administrator's proxy may be the only way out, and must not see requests to this host."""
+    asked: list[tuple[str, bool]] = []
+
+    def answer(url: str, _body: bytes, *, through_proxies: bool, **_: object) -> Answer | None:
+        asked.append((url, through_proxies))
+        if len(asked) == 1:
+            return Answer(409, SIZE_TYPE, b"3\n")
+        if len(asked) == 2:
+            return Answer(200, "", cosigned(5).encode())
+        if len(asked) == 3:
+            return None
+        raise NoAnswerError("ConnectTimeout")
+
+    monkeypatch.setattr(http_post, "post", answer)
+    witness = Witness(url, VERIFIER)
+    outcome = ask(witness, 5)
+    assert (outcome.result, outcome.line, outcome.size) == (Result.COSIGNED, cosigned(5), 5)
+    assert ask(witness, 5) == Outcome(Result.BAD_ANSWER, detail="The answer is too long.")
+    assert ask(witness, 5) == Outcome(Result.UNREACHABLE, detail="ConnectTimeout")
+    assert asked == [(f"{url}/add-checkpoint", proxied)] * 4
+
+
+def cosigned(size: int) -> str:
+    return cosign_checkpoint(LOG.checkpoint(size), name=NAME, signer=KEY, at=1_700_000_000).line
 
 
 def test_malformed_checkpoint_is_not_sent_to_a_witness() -> None:

@@ -88,6 +88,7 @@ class StoreCall:
     replay_epoch: ReplayEpoch
     # The nonce the agent should use next, if its own is about to expire. Sent with a yes.
     fresh_nonce: str | None = None
+    # None for a dry run: it consumes nothing, so its answer is not kept but decided again.
     provider_key: ProviderKey | None = None
 
     @property

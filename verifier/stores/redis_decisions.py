@@ -63,11 +63,6 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
     return known.terms.light and not named and not (call.action is not None and call.action.lasts)
 
 
-def is_kept(call: StoreCall) -> bool:
-    """Whether Redis keeps the answer under the proof's key. A dry run spends no proof."""
-    return call.provider_key is not None and not call.dry_run
-
-
 @dataclass(frozen=True, slots=True)
 class AllowTemplate:
     """The answer to every call with the same token, action and known state, at any time.
@@ -156,7 +151,7 @@ def _judge_call(
         b"1" if acts else b"0",
         APART_US,
         EARLY_MS,
-        mark_of(call.provider_key) if call.provider_key and is_kept(call) else b"",
+        mark_of(call.provider_key) if call.provider_key else b"",
         *more,
     )
     return place.shard, keys, arguments
