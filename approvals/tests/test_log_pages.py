@@ -50,7 +50,7 @@ def test_a_log_that_fits_is_verified_and_each_event_offers_its_proof(
 ) -> None:
     answer = alice.get("/activity/")
     lines = answer.context["lines"]
-    assert {line["stand"].place for line in lines} == {"proved"}
+    assert {line["position"].status for line in lines} == {"proved"}
     text = answer.content.decode()
     assert "Verified just now" in text
     assert f"It covers {signed.size} of {signed.size} events." in text
@@ -99,7 +99,7 @@ def test_an_event_that_was_changed_is_named_and_nothing_is_called_verified(
     assert "Verified" not in text
     assert f"event={changed.pk}" not in text
     assert [
-        line["event"] for line in answer.context["lines"] if line["stand"].place == "wrong"
+        line["event"] for line in answer.context["lines"] if line["position"].status == "wrong"
     ] == [changed]
 
 

@@ -389,7 +389,7 @@ def test_an_answer_that_came_there_since_it_was_looked_for_is_503(
 ) -> None:
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with monkeypatch.context() as patch:
-        patch.setattr(decision_batch.DecisionBatch, "kept", lambda *_: None)
+        patch.setattr(decision_batch.DecisionBatch, "kept_answer", lambda *_: None)
         assert shop.post(body, call_key=call_key).status_code == 200
         again = shop.body(pay("5.00"), idempotency_key=key())
         assert shop.post(again, call_key=call_key).status_code == 503
