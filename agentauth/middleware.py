@@ -30,7 +30,7 @@ from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
 from verifier.paths import LEAN_PATHS
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.clocks import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -246,7 +246,7 @@ class InstallationMiddleware:
             return self.get_response(request)
         try:
             START.require()
-            halt = epochs.LEASE.halt()
+            halt = replay_epochs.LEASE.halt()
         except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
             if START.pending or request.method not in SAFE_METHODS:
                 return error_response(request, domain_error(error))

@@ -26,8 +26,8 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from agentauth.protocol.values import per_call
 from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
@@ -189,11 +189,11 @@ class Endpoint:
                     return Response(200, await act(request))
                 except Unusual:
                     pass
-            return await self._delegated(request)
+            return await self._delegate(request)
         except Exception as error:  # noqa: BLE001 — every error is answered; `failed` logs defects
             return self._edge.failed(error)
 
-    async def _delegated(self, request: Request) -> Response:
+    async def _delegate(self, request: Request) -> Response:
         path = request.scope["raw_path"]
         if path not in self._acts and path not in BESIDE:
             request = _nowhere(request)
@@ -215,7 +215,7 @@ class Endpoint:
                 authorization is None
                 or await self._verifier.cached_state.provider(authorization) is None
             ):
-                return await self._delegated(request)
+                return await self._delegate(request)
         finally:
             self._in_flight += 1
         return None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 
 
 def show_json(answer: Mapping[str, object]) -> None:

@@ -16,7 +16,7 @@ from pytest_django import Settings
 from agentauth import http_errors
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.server import verifier_application
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Event
 from registry import rate_limits
 from registry.services.provider_authentication import find_by_credentials

@@ -17,9 +17,9 @@ from agentauth.observability import metrics
 from agentauth.preauth_filter import Judged, PreauthFilter, Verdict
 from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Event
-from kms.seals import DEMAND
+from kms.row_seals import DEMAND
 from registry import rate_limits
 from registry.models import Human, ServiceProvider
 from registry.rate_limits import ADDRESS, CREDENTIALS, ENTRY, REGISTRATIONS, STRANGERS
@@ -301,7 +301,7 @@ def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
 ) -> None:
     judging.look_up([own(AgentClient())])
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.epochs.Lease.halt", _away)
+        patch.setattr("verifier.services.replay_epochs.Lease.halt", _away)
         judging.write_down()
     assert not Event.objects.filter(reason="rate_limited").exists()
     judging.write_down()

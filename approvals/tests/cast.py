@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.test import Client
 
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER

@@ -14,7 +14,7 @@ from django.utils import timezone
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
-from approvals.services import decisions
+from approvals.services import grant_decisions
 from approvals.services.human_offboarding import delete_human
 from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
@@ -123,7 +123,7 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
     session_key = stored_key(str(alice.client.session.session_key))
     lose(alice, loss, now)
     with pytest.raises(NotFoundError):
-        decisions.decide(
+        grant_decisions.decide(
             grant=grant,
             human=came_in,
             session_key=session_key,

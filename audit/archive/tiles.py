@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
+from agentauth.protocol.log_hashes import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
 
 WIDTH: Final = 1 << TILE_HEIGHT
 _GROUP: Final = 1_000

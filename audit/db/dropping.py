@@ -102,7 +102,7 @@ def drop_month(*, month: Month, now: datetime, prove: Callable[[int, int], objec
         raise DroppingError(f"{month} is not a month of the log, or too recent to be dropped.")
     # 2. Read the size first: step 4 looks for leaves that were numbered after this.
     size = _size()
-    dropped = _archived(month)
+    dropped = _check_archived(month)
     # 3
     if dropped.events:
         prove(dropped.first_leaf, dropped.last_leaf)
@@ -121,7 +121,7 @@ def drop_month(*, month: Month, now: datetime, prove: Callable[[int, int], objec
     raise AssertionError("unreachable")
 
 
-def _archived(month: Month) -> Dropped:
+def _check_archived(month: Month) -> Dropped:
     end, after, events, leaves = archived_end(), _FIRST, 0, list[int]()
     while True:
         found, safe, first, last, last_id = _ask(

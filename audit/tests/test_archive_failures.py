@@ -10,8 +10,8 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.archive import archiving
+from audit.archive.archive_format import ArchiveError, manifest_key
 from audit.archive.archiving import archive_audit
-from audit.archive.layout import ArchiveError, manifest_key
 from audit.models import Segment
 from audit.stores import ImmutableError
 from audit.stores.folder import FolderStore

@@ -18,10 +18,10 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import ContradictedError
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.witness.cosigning import cosign_log, witnesses
+from audit.witness.log_breaks import origin
 
 pytestmark = pytest.mark.django_db
 

@@ -9,10 +9,10 @@ import pytest
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import verify_inclusion
+from agentauth.protocol.log_hashes import verify_inclusion
 from audit import kinds
+from audit.archive.archive_verification import prove_archive
 from audit.archive.archiving import archive_audit
-from audit.archive.proving import prove_archive
 from audit.log.entries import entry_of
 from audit.log.erasure import erase_openings
 from audit.log.sequencer import sequence_until_empty

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
-from audit.archive.layout import ArchiveError, StoredObject
+from audit.archive.archive_format import ArchiveError, StoredObject
 from audit.archive.reading import download
 from audit.stores import (
     CHUNK_BYTES,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from agentauth.protocol.chain import CompactTree, leaf_hash, link
+from agentauth.protocol.log_hashes import CompactTree, leaf_hash, link
 from audit.log.entries import entry_of
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry

@@ -11,21 +11,21 @@ import pytest
 from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import leaf_hash, link
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.log_hashes import leaf_hash, link
 from audit.log.entries import entry_of
 from audit.log.tree import root_at
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving, signing
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import command, write_anew
+from audit.tests.test_trusted_checkpoints import command, write_anew
 from audit.verify.verification import Part, Point, prove_log
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log
+from audit.witness.log_breaks import origin
 
 pytestmark = pytest.mark.django_db
 # More than a tile, so that there are nodes; PROVED are proved before the test.

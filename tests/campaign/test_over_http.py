@@ -13,7 +13,7 @@ import pytest
 from django.utils import timezone
 
 from agentauth.http_errors import STATUSES
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import ORIGIN, browser
 from registry.tests.cast import READ_CALENDAR, TESTER
 from tests.campaign.grammar import break_capabilities, break_envelope, break_verify

@@ -22,7 +22,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.jose import sign_compact
 from approvals.admin_site import site
 from approvals.models import Receipt
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.services import ensure_key

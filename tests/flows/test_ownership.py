@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test causes more refusals than an outsider may have recorded in a minute."""
-    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 1000)
+    monkeypatch.setattr("audit.log.refusal_counts.RECORDED_PER_MINUTE", 1000)
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -53,9 +53,10 @@ SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
-# On staff pages with tests of their own (approvals/tests/test_continuing.py, test_resuming.py,
-# test_denials.py, test_destructive_actions.py, test_recovery_administrators.py). The account's
-# owner may cancel a recovery too (test_recovery.py).
+# On staff pages with tests of their own (approvals/tests/test_restore_continuation.py,
+# test_resuming.py, test_denials.py, test_destructive_actions.py,
+# test_recovery_administrators.py). The account's owner may cancel a recovery too
+# (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),

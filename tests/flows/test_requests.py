@@ -114,7 +114,7 @@ def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(
     cast: Cast, now: datetime
 ) -> None:
     """All acts of a user on the pages, as `Greedy` posts them."""
-    from approvals.services.people import create_setup_link
+    from approvals.services.setup_and_sign_in import create_setup_link
 
     person = Greedy()
     link = create_setup_link(email="greedy@x.example", actor=TESTER, now=now).url

@@ -17,7 +17,7 @@ from django.test import Client
 from agentauth.protocol.capability import parse_action
 from approvals.admin_site import site
 from approvals.models import Passkey
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import PAY, Person, browser, invited
 from approvals.tests.recovering import begun, ready_link
 from audit.models import Event

@@ -16,7 +16,7 @@ from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.services import seal_audit
 from audit.witness.checkpoints import checkpoint_log

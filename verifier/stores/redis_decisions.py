@@ -15,11 +15,11 @@ from django.utils import timezone
 from agentauth.protocol.decision import Allow, Refuse, Snapshot, decide
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.limits import Limits, microseconds
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.values import per_call
+from agentauth.protocol.usage_limits import Limits, microseconds
 from verifier.answers import allowed_again, allowed_body, refusal_body
-from verifier.services.elapsed import CLOCK_SECONDS
+from verifier.services.elapsed_time import CLOCK_SECONDS
 from verifier.services.token_cache import CachedToken
 from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
 from verifier.stores.entry_macs import mac_of

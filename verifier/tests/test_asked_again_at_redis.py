@@ -12,7 +12,7 @@ from django.conf import settings
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from audit.models import Event
 from tests import endpoint_modes
 from verifier import stores

@@ -11,7 +11,7 @@ import pytest
 from agentauth.protocol.capability import Action
 from agentauth.protocol.decision import Refuse
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.limits import Rate, microseconds
+from agentauth.protocol.usage_limits import Rate, microseconds
 from verifier.answers import refusal_body
 from verifier.stores import ProviderKey, SpendResult, StoreCall, StoredAnswer
 from verifier.stores.redis_decisions import (

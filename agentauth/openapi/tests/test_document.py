@@ -20,7 +20,7 @@ from agentauth.openapi.story import STORY
 from agentauth.protocol.capability import is_resource, parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.manifest import verify_manifest
-from audit.tile_paths import TileConverter
+from audit.tile_url_converters import TileConverter
 from kms.models import Key
 from kms.services import ensure_key
 from registry.tests.cast import TESTER

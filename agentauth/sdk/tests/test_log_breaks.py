@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk import verify_log
 from agentauth.sdk.__main__ import main
 from agentauth.sdk.tests.log_case import LOG, REWRITTEN

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.__main__ import main
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
 from agentauth.sdk.tests.test_command_line import agent
