@@ -1,6 +1,6 @@
 """Protect Django views: a decorator names the act, a middleware asks verify before the view runs.
 
-The only file of the SDK that imports Django. Settings of the service provider's project:
+Settings of the service provider's project:
 
     AGENTAUTH = {
         "REGISTRY_URL": "https://registry.example.com",
@@ -9,8 +9,8 @@ The only file of the SDK that imports Django. Settings of the service provider's
     }
     # Put one of the two first: AgentAuthMiddleware checks every view, ProtectedMiddleware only
     # views with `protected`.
-    MIDDLEWARE = ["agentauth.sdk.django.AgentAuthMiddleware", …]
-    INSTALLED_APPS = ["agentauth.sdk.django.Checks", …]  # for `manage.py check`
+    MIDDLEWARE = ["agentauth.integrations.django.AgentAuthMiddleware", …]
+    INSTALLED_APPS = ["agentauth.integrations.django.Checks", …]  # for `manage.py check`
 """
 
 import functools
@@ -35,10 +35,9 @@ from django.views.decorators.csrf import csrf_exempt
 from agentauth.protocol.capability import Action
 from agentauth.protocol.dpop import authorization_header, single_header
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
-
-from .errors import AlreadyProcessedError
-from .refusals import answer_for
-from .verifier import Allowed, VerifierClient
+from agentauth.sdk.errors import AlreadyProcessedError
+from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.verifier import Allowed, VerifierClient
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,9 @@ def protected(
     def decorate(view: View) -> View:
         if inspect.iscoroutinefunction(view):
             # Verify is a blocking call, which would stall the whole event loop.
-            raise ImproperlyConfigured("agentauth.sdk.django protects synchronous views only.")
+            raise ImproperlyConfigured(
+                "agentauth.integrations.django protects synchronous views only."
+            )
 
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -142,7 +143,7 @@ def decision(request: HttpRequest) -> Allowed:
     """The answer of verify. Raises ImproperlyConfigured in a view that is not protected."""
     allowed = getattr(request, "agentauth", None)
     if not isinstance(allowed, Allowed):
-        raise ImproperlyConfigured("This view is not protected by agentauth.sdk.django.")
+        raise ImproperlyConfigured("This view is not protected by agentauth.integrations.django.")
     return allowed
 
 
@@ -203,7 +204,7 @@ class AgentAuthMiddleware(ProtectedMiddleware):
 class Checks(AppConfig):
     """For INSTALLED_APPS: importing this module registers the system check."""
 
-    name = "agentauth.sdk.django"
+    name = "agentauth.integrations.django"
     label = "agentauth_sdk"
 
 
@@ -307,7 +308,8 @@ def _checked(
     checked: Any = getattr(request, _CHECKED, _UNSEEN)
     if checked is _UNSEEN:
         raise ImproperlyConfigured(
-            "Put agentauth.sdk.django.AgentAuthMiddleware or ProtectedMiddleware into MIDDLEWARE."
+            "Put AgentAuthMiddleware or ProtectedMiddleware of agentauth.integrations.django into"
+            " MIDDLEWARE."
         )
     # A second call needs a decision of its own: the proof is spent, so verify will refuse it.
     setattr(request, _CHECKED, None)

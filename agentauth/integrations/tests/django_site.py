@@ -23,10 +23,10 @@ from django.views import View
 from django.views.decorators.cache import cache_page
 from django.views.decorators.http import condition
 
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import decision, protected, unprotected
+from agentauth.integrations.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, Integration
 from agentauth.sdk import Action
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import decision, protected, unprotected
-from agentauth.sdk.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, Integration
 
 READ = protected(Action("read", "calendar"))
 CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -157,7 +157,7 @@ def start(
         ROOT_URLCONF=__name__,
         ALLOWED_HOSTS=["api.sp.example"],
         CACHES={"default": cache},
-        MIDDLEWARE=[*before, f"agentauth.sdk.django.{middleware}", *usual, *after],
+        MIDDLEWARE=[*before, f"agentauth.integrations.django.{middleware}", *usual, *after],
         AGENTAUTH={
             "REGISTRY_URL": registry_url,
             "CLIENT_ID": "id",

@@ -7,6 +7,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import AgentAuthMiddleware, decision, protected
 from agentauth.protocol.errors import (
     AgentAuthError,
     IdempotencyMismatchError,
@@ -14,8 +16,6 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.sdk import Action, Allowed, RefusedError, RegistryError, UnknownOutcomeError
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import AgentAuthMiddleware, decision, protected
 from agentauth.sdk.verifier import Asked
 
 TOKEN = "aaaa.bbbb.cccc"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentauth.sdk.tests import django_site
-from agentauth.sdk.tests.sites import OPEN, SAYS, SECRET, Integration, Site, verifying
+from agentauth.integrations.tests import django_site
+from agentauth.integrations.tests.sites import OPEN, SAYS, SECRET, Integration, Site, verifying
 
 INTEGRATIONS: tuple[Integration, ...] = django_site.INTEGRATIONS
 EACH = [pytest.param(each, id=each.name) for each in INTEGRATIONS]
