@@ -60,7 +60,7 @@ class Connections:
     ) -> Answer:
         """One exchange, within `seconds` from connecting to the last byte."""
         ends = time.monotonic() + seconds
-        with _answering(self._who):
+        with answering_sockets(self._who):
             target = self._target or self._read_target()
             request = target.post(PATHS[batch], content, key)
             connection = self._kept() or _connect(target, self._tls, ends)
@@ -179,7 +179,7 @@ def is_readable(descriptor: int) -> bool:
 
 
 @contextmanager
-def _answering(who: str) -> Iterator[None]:
+def answering_sockets(who: str) -> Iterator[None]:
     """Turn every failure of the network into TemporarilyUnavailableError, naming `who`."""
     with answering(who):
         try:

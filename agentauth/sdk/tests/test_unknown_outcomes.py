@@ -20,7 +20,11 @@ from agentauth.sdk import (
     UnknownOutcomeError,
     VerifierClient,
 )
+from agentauth.sdk.tests.both_clients import both
 from agentauth.sdk.tests.conftest import Clock
+
+__all__ = ["both"]
+pytestmark = pytest.mark.usefixtures("both")
 
 URL = "https://registry.example.com"
 NAMED: dict[str, Any] = {
