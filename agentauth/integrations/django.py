@@ -1,5 +1,8 @@
 """Protect Django views: a decorator names the act, a middleware asks verify before the view runs.
 
+    @protected(requires("read", "calendar/{name}"))
+    def events(request, name): …
+
 Settings of the service provider's project:
 
     AGENTAUTH = {
@@ -15,42 +18,60 @@ Settings of the service provider's project:
 
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
 
-from django.apps import AppConfig
-from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
-from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
-from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
-from django.utils.cache import patch_cache_control
-from django.utils.module_loading import import_string
-from django.views.decorators.csrf import csrf_exempt
+try:
+    from asgiref.sync import sync_to_async
+    from django.apps import AppConfig
+    from django.conf import settings
+    from django.core.checks import CheckMessage, Error, register
+    from django.core.exceptions import ImproperlyConfigured
+    from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+    from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
+    from django.utils.module_loading import import_string
+    from django.views.decorators.csrf import csrf_exempt
+except ImportError as error:
+    raise ImportError(
+        "agentauth.integrations.django needs Django: install agentauth-sdk[django]."
+    ) from error
 
 from agentauth.protocol.capability import Action
-from agentauth.protocol.dpop import authorization_header, single_header
-from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
-from agentauth.sdk.errors import AlreadyProcessedError
-from agentauth.sdk.refusals import answer_for
+from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-logger = logging.getLogger(__name__)
+from . import answers
+from .incoming import (
+    Incoming,
+    asgi_headers,
+    asgi_target,
+    bounded,
+    check_length,
+    encoded_path,
+    question,
+    received_target,
+    wsgi_headers,
+)
+from .requirement import GUARDED, OPEN, Requirement, requires
 
-View = Callable[..., HttpResponseBase]
+__all__ = [
+    "AgentAuthMiddleware",
+    "Checks",
+    "ProtectedMiddleware",
+    "decision",
+    "protected",
+    "requires",
+    "unprotected",
+]
+
+View = Callable[..., Any]
 ActionOf = Callable[..., Action]
 
-_GUARDED: Final = "agentauth_guarded"
-_OPEN: Final = "agentauth_open"
 # On the request: the check that the middleware made and its arguments; None if it made none.
 _CHECKED: Final = "agentauth_checked"
 _UNSEEN: Final = object()
-_MAX_IDEMPOTENCY_KEY: Final = 128
-_UNAVAILABLE: Final = 503
 _CACHED: Final = (
     "A cache middleware answers before token and proof are checked: take it out of MIDDLEWARE"
     " and put cache_page on single views instead (agentauth_sdk.E001)."
@@ -61,17 +82,21 @@ _CACHED: Final = (
 class _Check:
     """What one use of `protected` says about its views; action is None if a view names no act."""
 
-    action: Action | ActionOf | None
+    action: Action | ActionOf | Requirement | None
     handles_repeats: bool
 
     def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Allowed:
         """Ask verify. Raises AgentAuthError for everything but a yes to exactly this request."""
-        token, proof = _credentials(request)
-        act = self.action(request, *args, **kwargs) if callable(self.action) else self.action
-        allowed = _verify(request, token, proof, act)
-        if allowed.repeated and not self.handles_repeats:
-            raise AlreadyProcessedError("This operation was allowed before.")
-        return allowed
+        incoming = _incoming(request, kwargs)
+        asked = question(incoming, _setting("AUDIENCE"))
+        act = self.action
+        if isinstance(act, Requirement):
+            act = act.action(incoming)
+        elif callable(act):
+            act = act(request, *args, **kwargs)
+        client = _client(_setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET"))
+        allowed = client.verify(**asked, action=act)
+        return answers.once(allowed, handles_repeats=self.handles_repeats)
 
 
 # A view without `protected` is checked without an act, and handles repeated operations itself.
@@ -79,13 +104,14 @@ _WITHOUT_ACT: Final = _Check(None, handles_repeats=True)
 
 
 def protected(
-    action: Action | ActionOf, *, handles_repeats: bool = False
+    action: Action | ActionOf | Requirement, *, handles_repeats: bool = False
 ) -> Callable[[View], View]:
     """Let a request reach the view only if verify allows `action`; otherwise answer with the
     refusal.
 
-    `action` is the act itself, or a function of the view's arguments that derives it from URL and
-    body and may raise InvalidRequestError. The view gets the decision by `decision(request)`.
+    `action` is what `requires` made, the act itself, or a function of the view's arguments that
+    derives it from URL and body and may raise InvalidRequestError. The view, which may be a
+    coroutine function, gets the decision by `decision(request)`.
 
     An operation that was allowed before under the same Idempotency-Key is answered 409
     `already_processed`, unless the view says with `handles_repeats` that it checks
@@ -98,29 +124,43 @@ def protected(
     view's own header with `private` added; `public` stays. Without the middleware the view raises
     ImproperlyConfigured.
     """
-    check = _Check(action, handles_repeats)
+    repeats = isinstance(action, Requirement) and action.handles_repeats
+    check = _Check(action, handles_repeats or repeats)
 
     def decorate(view: View) -> View:
-        if inspect.iscoroutinefunction(view):
-            # Verify is a blocking call, which would stall the whole event loop.
-            raise ImproperlyConfigured(
-                "agentauth.integrations.django protects synchronous views only."
-            )
+        if isinstance(action, Requirement):
+            action.check_function(view)
 
         @functools.wraps(view)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             try:
                 allowed = _checked(request, check, args, kwargs)
+                allowed = check(request, *args, **kwargs) if allowed is None else allowed
             except AgentAuthError as error:
                 return refusal(error)
             request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
-            return _kept_from_caches(view(request, *args, **kwargs))
+            response = view(request, *args, **kwargs)
+            # A class with asynchronous methods.
+            return _awaited(response) if inspect.isawaitable(response) else _private(response)
 
+        @functools.wraps(view)
+        async def guarded_coroutine(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            try:
+                allowed = _checked(request, check, args, kwargs)
+                if allowed is None:
+                    # A blocking call, which would stall the event loop.
+                    allowed = await sync_to_async(check)(request, *args, **kwargs)
+            except AgentAuthError as error:
+                return refusal(error)
+            request.agentauth = allowed  # type: ignore[attr-defined]  # our own attribute
+            return _private(await view(request, *args, **kwargs))
+
+        made: View = guarded_coroutine if inspect.iscoroutinefunction(view) else guarded
         # functools.wraps copies this attribute, so the middleware finds it on the outermost
         # decorator.
-        setattr(guarded, _GUARDED, check)
+        setattr(made, GUARDED, check)
         # Authentication uses no cookie, so another site cannot exploit one.
-        return csrf_exempt(guarded)
+        return csrf_exempt(made)
 
     return decorate
 
@@ -132,11 +172,16 @@ def unprotected(view: View) -> View:
     """
 
     @functools.wraps(view)
-    def marked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return view(request, *args, **kwargs)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        return view(*args, **kwargs)
 
-    setattr(marked, _OPEN, True)
-    return marked
+    @functools.wraps(view)
+    async def marked_coroutine(*args: Any, **kwargs: Any) -> Any:
+        return await view(*args, **kwargs)
+
+    made: View = marked_coroutine if inspect.iscoroutinefunction(view) else marked
+    setattr(made, OPEN, True)
+    return made
 
 
 def decision(request: HttpRequest) -> Allowed:
@@ -167,7 +212,7 @@ class ProtectedMiddleware:
         if allowed.nonce is not None:
             response["DPoP-Nonce"] = allowed.nonce
         # Covers Django's answer to an exception of the view, and answers of decorators too.
-        return _kept_from_caches(response)
+        return _private(response)
 
     def process_view(
         self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -178,9 +223,9 @@ class ProtectedMiddleware:
             # answer.
             raise ImproperlyConfigured(_CACHED)
         setattr(request, _CHECKED, None)
-        check = getattr(view, _GUARDED, None)
+        check = getattr(view, GUARDED, None)
         if check is None:
-            if getattr(view, _OPEN, False) or not self.denies_by_default:
+            if getattr(view, OPEN, False) or not self.denies_by_default:
                 return None
             check = _WITHOUT_ACT
         try:
@@ -227,84 +272,36 @@ def refusal(error: AgentAuthError) -> HttpResponse:
 
     A fault on our side is logged with its cause, which the agent does not see.
     """
-    answer = answer_for(error)
-    if answer.status == _UNAVAILABLE:
-        logger.error("a request could not be checked: %s", error)
+    answer = answers.refusal(error)
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
-def request_url(request: HttpRequest) -> str:
-    """The request's URL as the agent signed it: origin of the configured audience, path as
-    received.
-
-    Never from the Host header, which the caller chooses: a proof made for another host would pass.
-    Raises InvalidRequestError for a target that is no path.
-    """
-    origin = urlsplit(_setting("AUDIENCE"))
-    return f"{origin.scheme}://{origin.netloc}{_raw_path(request)}"
-
-
-def _raw_path(request: HttpRequest) -> str:
-    """The path before decoding: Django decodes `%2F` to `/`, so two URLs would look like one.
-
-    Servers pass it as RAW_URI (gunicorn), REQUEST_URI (mod_wsgi, uWSGI) or raw_path (ASGI). No
-    client header can set these names. Without them the decoded path is encoded again: a signed
-    `%2F` is then refused, not confused with `/`.
-    """
-    environ = getattr(request, "environ", {})
-    scope = getattr(request, "scope", {})
-    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or scope.get("raw_path")
-    if isinstance(raw, bytes):
-        raw = raw.decode("latin-1")
-    path = str(raw or quote(request.path, safe="/~:@!$&'()*+,;=")).split("#", 1)[0].split("?", 1)[0]
-    if not path.startswith("/"):
-        raise InvalidRequestError("The request's target must be a path.")
-    return path
-
-
-def _credentials(request: HttpRequest) -> tuple[str, str]:
-    """Token and proof, each from exactly one header line. Django joins repeated ones by a comma."""
-    token = authorization_header(_lines(request, "HTTP_AUTHORIZATION"))
-    return token, single_header(_lines(request, "HTTP_DPOP"))
-
-
-def _lines(request: HttpRequest, name: str) -> list[str]:
-    value = request.META.get(name)
-    return [] if value is None else [str(value)]
-
-
-def _verify(request: HttpRequest, token: str, proof: str, action: Action | None) -> Allowed:
-    return _client(
-        _setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET")
-    ).verify(
-        token=token,
-        proof=proof,
-        method=str(request.method),
-        url=request_url(request),
-        action=action,
-        idempotency_key=_idempotency_key(request),
+def _incoming(request: HttpRequest, parameters: dict[str, Any]) -> Incoming:
+    """The request as the check reads it: before Django decodes its path or joins its headers."""
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        # Django decodes the path in the environment itself.
+        received = received_target(request.META)
+        query = request.META.get("QUERY_STRING", "")
+        target = received or encoded_path(request.path) + (f"?{query}" if query else "")
+        headers = wsgi_headers(request.META)
+    else:
+        target, headers = asgi_target(scope), asgi_headers(scope)
+    incoming = Incoming(
+        str(request.method), target, headers, parameters, lambda: _body(request, incoming), request
     )
+    return incoming
 
 
-def _idempotency_key(request: HttpRequest) -> str | None:
-    value = request.META.get("HTTP_IDEMPOTENCY_KEY")
-    if value is None:
-        return None
-    # A comma means two header lines that Django joined: it is unclear which names the operation.
-    if not 1 <= len(value) <= _MAX_IDEMPOTENCY_KEY or "," in value or not value.isascii():
-        raise InvalidRequestError(
-            "Idempotency-Key must be one header of 1 to 128 plain characters."
-        )
-    return str(value)
+def _body(request: HttpRequest, incoming: Incoming) -> bytes:
+    check_length(incoming.lines("Content-Length"))
+    return bounded(request.body)
 
 
 def _checked(
     request: HttpRequest, check: _Check, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Allowed:
-    """The middleware's decision on this call of the view; if it made none, verify is asked here.
-
-    Raises AgentAuthError as the check does.
-    """
+) -> Allowed | None:
+    """The middleware's decision on this call of the view; None if it made none."""
     checked: Any = getattr(request, _CHECKED, _UNSEEN)
     if checked is _UNSEEN:
         raise ImproperlyConfigured(
@@ -314,7 +311,7 @@ def _checked(
     # A second call needs a decision of its own: the proof is spent, so verify will refuse it.
     setattr(request, _CHECKED, None)
     if checked is None or checked[0] is not check:
-        return check(request, *args, **kwargs)
+        return None
     if checked[1:] != (args, kwargs):
         # The act was derived from the URL's arguments; for other arguments nothing is allowed.
         raise ImproperlyConfigured(
@@ -323,16 +320,13 @@ def _checked(
     return decision(request)
 
 
-def _kept_from_caches(response: HttpResponseBase) -> HttpResponseBase:
+async def _awaited(response: Any) -> HttpResponseBase:
+    return _private(await response)
+
+
+def _private(response: HttpResponseBase) -> HttpResponseBase:
     """Keep the answer out of caches, which would skip the check, unless the view says otherwise."""
-    stated = {
-        each.partition("=")[0].strip().lower()
-        for each in response.get("Cache-Control", "").split(",")
-    }
-    if stated == {""}:
-        response["Cache-Control"] = "private, no-store"
-    elif not stated & {"public", "s-maxage"}:
-        patch_cache_control(response, private=True)
+    response["Cache-Control"] = answers.kept_private(response.get("Cache-Control", ""))
     return response
 
 

@@ -119,15 +119,19 @@ def encoded_path(path: str) -> str:
     return quote(path, safe="/~:@!$&'()*+,;=")
 
 
-def wsgi_target(environ: Mapping[str, Any]) -> str:
-    """The target of a WSGI request before decoding.
+def received_target(environ: Mapping[str, Any]) -> str | None:
+    """The target of a WSGI request before decoding; None if the server does not pass it on.
 
     WSGI decodes `%2F` to `/`, so two URLs would look like one. Servers pass the target as RAW_URI
     (gunicorn, Werkzeug) or REQUEST_URI (mod_wsgi, uWSGI), names that no client header can set.
     """
-    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if raw:
-        return str(raw)
+    return environ.get("RAW_URI") or environ.get("REQUEST_URI")
+
+
+def wsgi_target(environ: Mapping[str, Any]) -> str:
+    """`received_target`, or else the decoded path encoded again."""
+    if received := received_target(environ):
+        return received
     path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
     query = environ.get("QUERY_STRING", "")
     # WSGI carries the bytes of the path as Latin-1.
@@ -144,6 +148,20 @@ def wsgi_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     named = {"Content-Type": "CONTENT_TYPE", "Content-Length": "CONTENT_LENGTH"}
     return lines + [(name, str(environ[key])) for name, key in named.items() if environ.get(key)]
+
+
+def asgi_target(scope: Mapping[str, Any]) -> str:
+    """The target of an ASGI request before decoding, or else the decoded path encoded again."""
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if raw else encoded_path(scope["path"])
+    query = scope.get("query_string", b"").decode("latin-1")
+    # Some servers leave the query in the raw path.
+    return f"{path}?{query}" if query and "?" not in path else path
+
+
+def asgi_headers(scope: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The header lines of an ASGI request, each as it was received."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
 def check_length(lines: Sequence[str]) -> None:

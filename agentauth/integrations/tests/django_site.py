@@ -28,7 +28,7 @@ from agentauth.integrations.django import decision, protected, unprotected
 from agentauth.integrations.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, Integration
 from agentauth.sdk import Action
 
-READ = protected(Action("read", "calendar"))
+READ: Any = protected(Action("read", "calendar"))
 CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
 # `cache_page` takes any duration; no test of the suite takes this long.
 cached = cache_page(3600)
@@ -68,7 +68,7 @@ def broken(request: HttpRequest) -> HttpResponse:
     raise RuntimeError(text(request))
 
 
-def dispatching(request: HttpRequest) -> HttpResponseBase:
+def dispatching(request: HttpRequest) -> Any:
     return READ(answer)(request)
 
 

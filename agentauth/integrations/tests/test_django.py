@@ -377,14 +377,6 @@ def test_an_error_of_the_view_itself_is_not_swallowed(verifier: FakeVerifier) ->
         broken(asking())
 
 
-def test_an_asynchronous_view_is_refused_at_import() -> None:
-    async def view_(_request: HttpRequest) -> HttpResponse:
-        return HttpResponse()
-
-    with pytest.raises(ImproperlyConfigured):
-        protected(READ)(view_)  # type: ignore[arg-type]
-
-
 def test_a_view_without_protection_has_no_decision() -> None:
     with pytest.raises(ImproperlyConfigured):
         decision(asking())
