@@ -18,7 +18,7 @@ Settings of the service provider's project:
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -192,6 +192,44 @@ def decision(request: HttpRequest) -> Allowed:
     return allowed
 
 
+def required_act(kind: type, actions: Mapping[str, str] | None, method: str) -> Requirement | None:
+    """What the attribute `requirement` of a class-based view of REST framework says of a method;
+    None if there is no such attribute, or the class does not answer this method.
+
+    It is one Requirement, or a mapping from the name of a method, or of an action of a viewset, to
+    one. `actions`: method in lower case → name of the action. Raises ImproperlyConfigured for a
+    method that the class answers and the mapping leaves out.
+    """
+    declared = getattr(kind, "requirement", None)
+    if declared is None or isinstance(declared, Requirement):
+        return declared
+    if not isinstance(declared, Mapping):
+        raise ImproperlyConfigured(f"`requirement` of {kind.__name__} must be requires(…).")
+    name = method.lower()
+    if name == "head" and name not in {each.lower() for each in declared}:
+        name = "get"
+    handler = (actions or {}).get(name, name)
+    found: Requirement | None = declared.get(handler, declared.get(name.upper()))
+    if found is None and name != "options" and hasattr(kind, handler):
+        raise ImproperlyConfigured(
+            f"`requirement` of {kind.__name__} does not say what {handler!r} needs."
+        )
+    return found
+
+
+def checked_act(request: Any) -> object:
+    """The requirement that the middleware checked for this request; None if it checked none."""
+    checked: Any = getattr(request, _CHECKED, None)
+    return None if checked is None else checked[0].action
+
+
+def _declared(view: View, request: HttpRequest) -> Requirement | None:
+    kind = getattr(view, "cls", None)
+    if kind is None or getattr(view, OPEN, False):
+        return None
+    return required_act(kind, getattr(view, "actions", None), str(request.method))
+
+
 class ProtectedMiddleware:
     """Checks views with `protected` before the decorators around them; other views are open."""
 
@@ -224,6 +262,8 @@ class ProtectedMiddleware:
             raise ImproperlyConfigured(_CACHED)
         setattr(request, _CHECKED, None)
         check = getattr(view, GUARDED, None)
+        if check is None and (act := _declared(view, request)) is not None:
+            check = _Check(act, act.handles_repeats)
         if check is None:
             if getattr(view, OPEN, False) or not self.denies_by_default:
                 return None

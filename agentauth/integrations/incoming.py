@@ -14,6 +14,10 @@ from agentauth.protocol.encoding import MAX_BODY_BYTES, read_object
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 
 MAX_IDEMPOTENCY_KEY: Final = 128
+# Also the reason of a WebSocket's close, which may have 123 bytes.
+WEBSOCKET: Final = (
+    "WebSockets are not supported, since a proof is for one request: send a plain HTTP request."
+)
 _TOO_LONG: Final = f"The body of this request must be at most {MAX_BODY_BYTES:,} bytes."
 
 
@@ -86,10 +90,7 @@ def question(incoming: Incoming, audience: str) -> dict[str, Any]:
     nothing about how to write it.
     """
     if any("websocket" in each.lower() for each in incoming.lines("Upgrade")):
-        raise InvalidRequestError(
-            "WebSocket upgrades are not supported, since a proof is for one request. Send an"
-            " ordinary HTTP request."
-        )
+        raise InvalidRequestError(WEBSOCKET)
     return {
         "token": authorization_header(incoming.lines("Authorization")),
         "proof": single_header(incoming.lines("DPoP")),

@@ -11,7 +11,7 @@ No framework and no I/O. A mistake in a requirement raises ConfigurationError at
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -88,6 +88,8 @@ class Requirement:
         Raises ConfigurationError if the route lacks a path parameter that the resource names.
         """
         self.check_parameters(incoming.parameters, "the route")
+        if not self.reads_body:
+            incoming = replace(incoming, read_body=_unread)
         return Action(
             self.kind,
             _PLACEHOLDER.sub(lambda match: _segment(match, incoming.parameters), self.resource),
@@ -168,6 +170,10 @@ def requires(
         handles_repeats,
         needs if reads_body is None else reads_body,
     )
+
+
+def _unread() -> bytes:
+    raise ConfigurationError("This function reads the body: leave out `reads_body=False`.")
 
 
 def protects(view: object) -> Requirement | None:

@@ -127,11 +127,20 @@ def test_amount_and_arguments_come_from_functions() -> None:
         "payments",
         amount=lambda request: Money.of(request.member("cents"), "EUR"),
         arguments=lambda request: {"day": request.query_value("day")},
-        reads_body=False,
     )
     act = needed.action(incoming({"cents": "1.00"}, target="/v1/x?day=1"))
     assert act == Action("transact", "payments", Money.of("1.00", "EUR"), {"day": "1"})
+    assert needed.reads_body
+
+
+def test_a_function_that_reads_the_body_says_so() -> None:
+    """An upload is not read here, so such a function would see an empty body."""
+    needed = requires(
+        "write", "x", arguments=lambda request: {"a": request.member("a")}, reads_body=False
+    )
     assert not needed.reads_body
+    with pytest.raises(ConfigurationError, match="leave out `reads_body=False`"):
+        needed.action(incoming({"a": 1}))
 
 
 def test_a_custom_act_has_namespace_and_name() -> None:
