@@ -27,7 +27,7 @@ try:
     from django.apps import AppConfig
     from django.conf import settings
     from django.core.checks import CheckMessage, Error, register
-    from django.core.exceptions import ImproperlyConfigured
+    from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
     from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
@@ -52,6 +52,7 @@ from .incoming import (
     encoded_path,
     question,
     received_target,
+    too_long,
     wsgi_headers,
 )
 from .requirement import GUARDED, OPEN, Requirement, requires
@@ -335,7 +336,11 @@ def _incoming(request: HttpRequest, parameters: dict[str, Any]) -> Incoming:
 
 def _body(request: HttpRequest, incoming: Incoming) -> bytes:
     check_length(incoming.lines("Content-Length"))
-    return bounded(request.body)
+    try:
+        return bounded(request.body)
+    except RequestDataTooBig:
+        # A chunked body, which announces no length.
+        raise too_long() from None
 
 
 def _checked(

@@ -30,7 +30,15 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 from . import answers
-from .incoming import Incoming, bounded, check_length, question, wsgi_headers, wsgi_target
+from .incoming import (
+    Incoming,
+    bounded,
+    check_length,
+    question,
+    too_long,
+    wsgi_headers,
+    wsgi_target,
+)
 from .provider import Provider
 from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
 
@@ -177,7 +185,7 @@ def _body(current: Request, incoming: Incoming) -> bytes:
     try:
         return bounded(current.get_data())
     except RequestEntityTooLarge:
-        return bounded(b"x" * (MAX_BODY_BYTES + 1))
+        raise too_long() from None
 
 
 def _use(requirement: Requirement, arguments: Mapping[str, object]) -> None:

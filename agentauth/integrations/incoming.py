@@ -18,7 +18,6 @@ MAX_IDEMPOTENCY_KEY: Final = 128
 WEBSOCKET: Final = (
     "WebSockets are not supported, since a proof is for one request: send a plain HTTP request."
 )
-_TOO_LONG: Final = f"The body of this request must be at most {MAX_BODY_BYTES:,} bytes."
 
 
 def _no_body() -> bytes:
@@ -169,14 +168,21 @@ def check_length(lines: Sequence[str]) -> None:
     """Raises InvalidRequestError if `Content-Length` announces a body too long to be read here."""
     for each in lines:
         if each.strip().isdigit() and int(each) > MAX_BODY_BYTES:
-            raise InvalidRequestError(_TOO_LONG)
+            raise too_long()
 
 
 def bounded(body: bytes) -> bytes:
     """`body`. Raises InvalidRequestError if it is longer than 65,536 bytes."""
     if len(body) > MAX_BODY_BYTES:
-        raise InvalidRequestError(_TOO_LONG)
+        raise too_long()
     return body
+
+
+def too_long() -> InvalidRequestError:
+    """The refusal of a body that is too long to be read here."""
+    return InvalidRequestError(
+        f"The body of this request must be at most {MAX_BODY_BYTES:,} bytes."
+    )
 
 
 def _media_type(value: str) -> str:

@@ -4,6 +4,7 @@ reader.
 
 import asyncio
 from collections import deque
+from typing import cast
 
 import httpx
 
@@ -120,8 +121,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Those of uvloop are no subclass.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if self._reader is None or self._done is None or self._done.done():

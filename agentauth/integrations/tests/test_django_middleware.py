@@ -5,6 +5,7 @@ arguments; behind no cache.
 import functools
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,8 +16,8 @@ from django.test import override_settings
 
 from agentauth.integrations import django as guard
 from agentauth.integrations.django import decision, protected, unprotected
+from agentauth.integrations.tests.conformance import Integration, running
 from agentauth.integrations.tests.django_site import start
-from agentauth.integrations.tests.sites import Site, verifying
 from agentauth.integrations.tests.test_django import (
     ALLOWED,
     READ,
@@ -123,14 +124,11 @@ def test_a_check_within_an_open_view_is_made_there(verifier: FakeVerifier) -> No
 def test_SA_5_a_cache_that_is_not_seen_at_the_start_stops_each_request() -> None:
     hidden = ("agentauth.integrations.tests.django_site.disguised",)
     for middleware in ("AgentAuthMiddleware", "ProtectedMiddleware"):
-        with (
-            verifying() as registry,
-            start(registry.url, middleware=middleware, before=hidden) as client,
-        ):
-            site = Site(client, registry, frozenset())
+        started = partial(start, middleware=middleware, before=hidden)
+        with running(Integration("hidden", started, frozenset())) as site:
             for _ in range(2):
                 assert site.ask_as("good", "GET", "/plain").status_code == 500
-            assert registry.asked == []
+            assert site.registry.asked == []
 
 
 def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import uvloop
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.sdk import UnknownOutcomeError, VerifierClient
@@ -102,13 +103,15 @@ def several_blocking(url: str, tokens: list[str], between: Callable[[], Any]) ->
     return found
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=["sync", "async", "uvloop"])
 def ask_in_turn(request: pytest.FixtureRequest) -> Callable[..., list[str]]:
     """Ask about these tokens, one after the other, on one client; the ids that were answered."""
 
     def ask(url: str, tokens: list[str], between: Callable[[], Any] = int) -> list[str]:
         if request.param == "sync":
             return several_blocking(url, tokens, between)
+        if request.param == "uvloop":
+            return uvloop.run(several(url, tokens, between))
         return asyncio.run(several(url, tokens, between))
 
     return ask
