@@ -4,8 +4,9 @@
   `choosing` (which grant), `tokens` (cache), `calls` (a call to a service provider) and
   `registry_client` (the registry's API). Its key is in a `key_file`, made of `private_files`.
   `manifests` makes what it declares.
-- A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
-  the views of a Django project, and is the one module that imports Django.
+- A service provider: `verifier` and `async_verifier` ask the registry, by the rules of `decisions`,
+  over kept connections (`connections`, `async_connections`, `http1`); `refusals` answers the agent.
+  `agentauth.integrations` protects the routes of a framework.
 - Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in
   `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
@@ -18,7 +19,9 @@ from agentauth.protocol.errors import AgentAuthError, ManifestError, Temporarily
 from agentauth.protocol.money import Money
 
 from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .async_verifier import AsyncVerifierClient
 from .client import AgentAuthClient
+from .decisions import Question
 from .errors import (
     AddressError,
     AmbiguousGrantError,
@@ -40,6 +43,7 @@ __all__ = [
     "AgentAuthError",
     "Allowed",
     "AmbiguousGrantError",
+    "AsyncVerifierClient",
     "AudienceError",
     "Capability",
     "Confirmation",
@@ -51,6 +55,7 @@ __all__ = [
     "Money",
     "NoGrantError",
     "ProvenEvent",
+    "Question",
     "RefusedError",
     "RegistryError",
     "ServiceProvider",
