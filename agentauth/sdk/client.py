@@ -1,8 +1,7 @@
 """The agent's client: register, ask a human for a grant, sign calls to a service provider."""
 
-import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -12,8 +11,9 @@ import httpx
 
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.envelope import Envelope, parse_envelope
-from agentauth.protocol.errors import InvalidGrantError
+from agentauth.protocol.envelope import EMPTY as EMPTY_ENVELOPE
+from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.errors import CooldownActiveError, InvalidGrantError
 
 from .addresses import (
     check_audience,
@@ -24,16 +24,18 @@ from .addresses import (
 )
 from .agent_lifecycle import AgentLife
 from .answers import Agent, Confirmation, Grant, ServiceProvider, results_of
+from .argument_checks import check_capabilities, read_envelope
 from .calls import send
 from .choosing import choose_grant, find_same, is_usable, waits_for_human
+from .ensuring import held, plan, with_time
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .key_file import Identity, KeyFile, default_path
 from .manifests import check_within
 from .nonces import ServerNonce
 from .registry_client import Registry, new_jti
-from .tokens import Cache, Kept, looked_up, token_of
+from .tokens import Cache, Kept, Locks, looked_up, token_of
+from .waiting import Callback, wait_for_confirmation, wait_for_grant
 
-POLL_SECONDS: Final = 25
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
 UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
 _PAGE: Final = 100
@@ -71,6 +73,7 @@ class AgentAuthClient:
         self._tokens = Cache[str]()
         self._grants = Cache[list[Grant]]()
         self._providers = Cache[ServiceProvider]()
+        self._locks = Locks()
         self._nonces: dict[str, ServerNonce] = {}
 
     # ---- who the agent is
@@ -122,6 +125,48 @@ class AgentAuthClient:
 
     # ---- grants
 
+    async def ensure_grant(
+        self,
+        service: str,
+        capabilities: Sequence[Capability],
+        *,
+        envelope: Envelope | Mapping[str, object] | None = None,
+        reason: str = "",
+        ask_again: bool = False,
+    ) -> Grant:
+        """A grant that covers `capabilities` at a service provider (id or slug), or a request.
+
+        Returns an approved grant if approved grants cover all of them: the one that covers the
+        most. Otherwise returns what a person must decide first, with `approval_url`: a request
+        made before, also by an earlier process, or a new one for what is missing alone. After
+        `wait_for_decision`, call it again if several requests may be open. `envelope` are the
+        limits to ask for; a grant that was requested with tighter limits does not count. None
+        accepts any grant's limits. Raises NoGrantError with reason `denied` or `narrowed` if a
+        person already said no, unless `ask_again`; CooldownActiveError says when the registry takes
+        a request again. Raises ManifestError beyond the manifest, and the registry's refusals.
+        """
+        needed = check_capabilities(capabilities)
+        limits = None if envelope is None else read_envelope(envelope)
+        async with self._locks.of(service):
+            if self.identity().agent_id is not None:
+                provider = await self.service_provider(service)
+                known = await self._grants.get((provider.id,), self._lookup(provider))
+                if (grant := held(known, needed, limits)) is not None:
+                    return grant
+            await self._known_to_cover(needed)
+            provider = await self.service_provider(service)
+            self._grants.forget(provider.id)
+            known = await self._grants.get((provider.id,), self._lookup(provider))
+            planned = plan(known, needed, limits, ask_again=ask_again)
+            if planned.grant is not None:
+                if waits_for_human(planned.grant):
+                    return await self._with_link(planned.grant)
+                return planned.grant
+            try:
+                return await self._ask(provider, planned.missing, limits or EMPTY_ENVELOPE, reason)
+            except CooldownActiveError as error:
+                raise with_time(error) from None
+
     async def request_grant(
         self,
         service_provider_id: str,
@@ -137,6 +182,18 @@ class AgentAuthClient:
         `approval_url`, if any, and its `claim_code`. Raises ManifestError beyond the manifest, and
         the registry's refusals.
         """
+        needed = check_capabilities(capabilities)
+        agent = await self._known_to_cover(needed)
+        limits = read_envelope(envelope)
+        provider = await self.service_provider(service_provider_id)
+        same = find_same(await self._grants_at(provider), needed, limits)
+        if same is not None:
+            code = agent.claim_code if same.status == "pending" else None
+            return replace(same, claim_code=code)
+        return await self._ask(provider, needed, limits, reason)
+
+    async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
+        """Register if needed. Raises ManifestError beyond the manifest."""
         # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
         if self._agent is None or self._agent.claim_url is not None:
             await self.register(capabilities)
@@ -144,43 +201,45 @@ class AgentAuthClient:
         known = self._life.manifest
         assert known is not None
         check_within(known, name=self._name, capabilities=capabilities)
-        limits = (
-            envelope if isinstance(envelope, Envelope) else parse_envelope(dict(envelope or {}))
-        )
-        provider = await self.service_provider(service_provider_id)
-        same = find_same(await self._grants_at(provider), capabilities, limits)
-        if same is not None:
-            code = self._agent.claim_code if same.status == "pending" else None
-            return replace(same, claim_code=code)
+        return self._agent
+
+    async def _ask(
+        self,
+        provider: ServiceProvider,
+        capabilities: Sequence[Capability],
+        envelope: Envelope,
+        reason: str,
+    ) -> Grant:
+        assert self._agent is not None
         body: dict[str, object] = {
             "service_provider": provider.id,
             "capabilities": [capability.to_json() for capability in capabilities],
-            "envelope": limits.to_json(),
+            "envelope": envelope.to_json(),
             "reason": reason,
         }
         answer = await self._life.post("/v1/grants", body)
         self._grants.forget()
         return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
 
-    async def wait_for_decision(self, grant: Grant | str) -> Grant:
+    async def wait_for_decision(
+        self, grant: Grant | str, *, on_pending: Callback[Grant] | None = None
+    ) -> Grant:
         """Wait until a human has decided, without a time limit; `status` is the outcome.
 
-        Also waits for a suspended grant that needs a new signature. The caller sets a limit with
-        `async with asyncio.timeout(600): …`. Raises the registry's refusals.
+        `on_pending`, a function or coroutine function, gets the pending grant with its
+        `approval_url` and `claim_code`: once, and again whenever these change. Also waits for a
+        suspended grant that needs a new signature. The caller sets a limit with
+        `async with asyncio.timeout(600): …`, and may go on waiting later, also in another process
+        that knows the grant's id. Raises the registry's refusals.
         """
         grant_id = grant if isinstance(grant, str) else grant.grant_id
         code = None if isinstance(grant, str) else grant.claim_code
-        path = f"/v1/grants/{path_segment(grant_id)}"
-        while True:
-            asked_at = time.monotonic()
-            current = Grant.of(await self._life.get(path, wait=POLL_SECONDS), claim_code=code)
-            if not waits_for_human(current):
-                # The cached choice of grant is older than this decision.
-                self._forget()
-                return current
-            # Faster polls get slow_down; for a suspended grant the registry answers polls at once.
-            pace = current.interval if current.status == "pending" else POLL_SECONDS
-            await asyncio.sleep(max(0.0, pace - (time.monotonic() - asked_at)))
+        decided = await wait_for_grant(
+            self._life, grant_id, with_link=self._with_link, on_pending=on_pending
+        )
+        # The cached choice of grant is older than this decision.
+        self._forget()
+        return replace(decided, claim_code=code)
 
     async def get_grant(self, grant_id: str) -> Grant:
         """The grant's current state."""
@@ -194,15 +253,17 @@ class AgentAuthClient:
         """Revoke an approved grant permanently; its tokens are refused from now on."""
         await self._end(grant, "revoke")
 
-    async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:
-        """Wait until a human has confirmed or denied one transaction, or it expired."""
-        path = f"/v1/confirmations/{path_segment(confirmation_id)}"
-        while True:
-            asked_at = time.monotonic()
-            current = Confirmation.of(await self._life.get(path, wait=POLL_SECONDS))
-            if current.status != "pending":
-                return current
-            await asyncio.sleep(max(0.0, 2 - (time.monotonic() - asked_at)))
+    async def wait_for_confirmation(
+        self,
+        confirmation_id: str,
+        *,
+        on_pending: Callback[Confirmation] | None = None,
+    ) -> Confirmation:
+        """Wait until a human has confirmed or denied one transaction, or it expired.
+
+        `on_pending` gets the pending confirmation with its `approval_url`, once.
+        """
+        return await wait_for_confirmation(self._life, confirmation_id, on_pending=on_pending)
 
     # ---- tokens and calls
 
@@ -369,6 +430,12 @@ class AgentAuthClient:
             grant for grant in await self.list_grants() if grant.service_provider == provider.id
         ]
 
+    def _lookup(self, provider: ServiceProvider) -> Callable[[], Awaitable[Kept[list[Grant]]]]:
+        async def ask() -> Kept[list[Grant]]:
+            return looked_up(await self._grants_at(provider))
+
+        return ask
+
     async def _choose(self, service_provider_id: str, action: Action | None) -> Grant:
         """The usable grant for the action among cached grants, else among the registry's."""
         if self.identity().agent_id is None:
@@ -378,10 +445,12 @@ class AgentAuthClient:
         provider = await self.service_provider(service_provider_id)
         asked = False
 
+        look_up = self._lookup(provider)
+
         async def ask() -> Kept[list[Grant]]:
             nonlocal asked
             asked = True
-            return looked_up(await self._grants_at(provider))
+            return await look_up()
 
         while True:
             known = await self._grants.get((provider.id,), ask)
@@ -395,22 +464,27 @@ class AgentAuthClient:
                 if asked:
                     raise
 
-    async def _pending(self, grant: Grant) -> GrantPendingError:
-        """The error that says where a human decides. Registering renews the claim link and code."""
+    async def _with_link(self, grant: Grant) -> Grant:
+        """The grant with the present link and claim code, which registering renews."""
         agent = await self.register()
+        url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
         if agent.claim_url:
-            approval_url = f"{agent.claim_url}?grant={grant.grant_id}"
-        else:
-            approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
+            url = f"{agent.claim_url}?grant={grant.grant_id}"
+        return replace(grant, approval_url=url, claim_code=agent.claim_code)
+
+    async def _pending(self, grant: Grant) -> GrantPendingError:
+        """The error that says where a human decides."""
+        shown = await self._with_link(grant)
+        assert shown.approval_url is not None
         # Without the code: exceptions reach logs, where the link alone must not be enough.
         hint = (
-            " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
+            " and to type this agent's claim code (register shows it)" if shown.claim_code else ""
         )
         return GrantPendingError(
-            f"A human has yet to decide. Ask them to open {approval_url}{hint}",
+            f"A human has yet to decide. Ask them to open {shown.approval_url}{hint}",
             grant_id=grant.grant_id,
-            approval_url=approval_url,
-            claim_code=agent.claim_code,
+            approval_url=shown.approval_url,
+            claim_code=shown.claim_code,
         )
 
     def _nonce_of(self, provider: ServiceProvider) -> ServerNonce:
