@@ -1,45 +1,29 @@
-"""The agent's client: register, ask a human for a grant, sign calls to a service provider."""
+"""The agent's client: register, ask a human for a grant, sign calls to a service provider.
 
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+Thin: the work is done in `agent_lifecycle`, `agent_grants`, `waiting` and `calls`. `sync_client`
+offers the same names without `await`.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.envelope import EMPTY as EMPTY_ENVELOPE
 from agentauth.protocol.envelope import Envelope
-from agentauth.protocol.errors import CooldownActiveError, InvalidGrantError
 
-from .addresses import (
-    check_audience,
-    check_registry_url,
-    path_segment,
-    within_audience,
-    without_query,
-)
+from .addresses import check_registry_url
+from .agent_grants import UNSPECIFIED_ORIGIN, AgentGrants
 from .agent_lifecycle import AgentLife
-from .answers import Agent, Confirmation, Grant, ServiceProvider, results_of
-from .argument_checks import check_capabilities, read_envelope
-from .calls import send
-from .choosing import choose_grant, find_same, is_usable, waits_for_human
-from .ensuring import held, plan, with_time
-from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
+from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .argument_checks import check_action, check_capabilities, read_envelope
+from .calls import Call, Conversation, send
 from .key_file import Identity, KeyFile, default_path
-from .manifests import check_within
-from .nonces import ServerNonce
-from .registry_client import Registry, new_jti
-from .tokens import Cache, Kept, Locks, looked_up, token_of
+from .registry_client import Registry
 from .waiting import Callback, wait_for_confirmation, wait_for_grant
-
-# The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
-UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
-_PAGE: Final = 100
-_PAGES: Final = 100
 
 
 class AgentAuthClient:
@@ -60,21 +44,15 @@ class AgentAuthClient:
     ) -> None:
         self.registry_url = check_registry_url(registry_url)
         self.key_file = KeyFile(Path(key_file) if key_file else default_path(self.registry_url))
-        self._name = name
         self._registry = Registry(self.registry_url)
         self._life = AgentLife(
             self._registry,
             self.key_file,
             name=name,
             enrolment_code=enrolment_code,
-            on_change=self._forget,
+            on_change=lambda: self._grants.forget(),  # noqa: PLW0108 — made below, from the life
         )
-        self._agent: Agent | None = None
-        self._tokens = Cache[str]()
-        self._grants = Cache[list[Grant]]()
-        self._providers = Cache[ServiceProvider]()
-        self._locks = Locks()
-        self._nonces: dict[str, ServerNonce] = {}
+        self._grants = AgentGrants(self._life, registry_url=self.registry_url, name=name)
 
     # ---- who the agent is
 
@@ -96,8 +74,8 @@ class AgentAuthClient:
         shown to the human as a claim. Raises ManifestError beyond the manifest, and the registry's
         refusals.
         """
-        self._agent = await self._life.register(capabilities, description, model_origin)
-        return self._agent
+        declared = check_capabilities(capabilities) if capabilities else ()
+        return await self._grants.register(declared, description, model_origin)
 
     async def renew_manifest(
         self,
@@ -112,7 +90,8 @@ class AgentAuthClient:
         all the agent may ask for from now on: grants they no longer cover are suspended until a
         human signs again. Raises ManifestError, and the registry's refusals.
         """
-        return await self._life.renew_manifest(capabilities, description, model_origin)
+        declared = None if capabilities is None else check_capabilities(capabilities)
+        return await self._life.renew_manifest(declared, description, model_origin)
 
     async def rotate_key(self) -> Agent:
         """Change to a new key. The old key is refused for ever; the SDK gets new tokens itself.
@@ -147,25 +126,9 @@ class AgentAuthClient:
         """
         needed = check_capabilities(capabilities)
         limits = None if envelope is None else read_envelope(envelope)
-        async with self._locks.of(service):
-            if self.identity().agent_id is not None:
-                provider = await self.service_provider(service)
-                known = await self._grants.get((provider.id,), self._lookup(provider))
-                if (grant := held(known, needed, limits)) is not None:
-                    return grant
-            await self._known_to_cover(needed)
-            provider = await self.service_provider(service)
-            self._grants.forget(provider.id)
-            known = await self._grants.get((provider.id,), self._lookup(provider))
-            planned = plan(known, needed, limits, ask_again=ask_again)
-            if planned.grant is not None:
-                if waits_for_human(planned.grant):
-                    return await self._with_link(planned.grant)
-                return planned.grant
-            try:
-                return await self._ask(provider, planned.missing, limits or EMPTY_ENVELOPE, reason)
-            except CooldownActiveError as error:
-                raise with_time(error) from None
+        return await self._grants.ensure(
+            service, needed, limits, reason=reason, ask_again=ask_again
+        )
 
     async def request_grant(
         self,
@@ -183,43 +146,8 @@ class AgentAuthClient:
         the registry's refusals.
         """
         needed = check_capabilities(capabilities)
-        agent = await self._known_to_cover(needed)
         limits = read_envelope(envelope)
-        provider = await self.service_provider(service_provider_id)
-        same = find_same(await self._grants_at(provider), needed, limits)
-        if same is not None:
-            code = agent.claim_code if same.status == "pending" else None
-            return replace(same, claim_code=code)
-        return await self._ask(provider, needed, limits, reason)
-
-    async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
-        """Register if needed. Raises ManifestError beyond the manifest."""
-        # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
-        if self._agent is None or self._agent.claim_url is not None:
-            await self.register(capabilities)
-        assert self._agent is not None
-        known = self._life.manifest
-        assert known is not None
-        check_within(known, name=self._name, capabilities=capabilities)
-        return self._agent
-
-    async def _ask(
-        self,
-        provider: ServiceProvider,
-        capabilities: Sequence[Capability],
-        envelope: Envelope,
-        reason: str,
-    ) -> Grant:
-        assert self._agent is not None
-        body: dict[str, object] = {
-            "service_provider": provider.id,
-            "capabilities": [capability.to_json() for capability in capabilities],
-            "envelope": envelope.to_json(),
-            "reason": reason,
-        }
-        answer = await self._life.post("/v1/grants", body)
-        self._grants.forget()
-        return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
+        return await self._grants.request(service_provider_id, needed, limits, reason)
 
     async def wait_for_decision(
         self, grant: Grant | str, *, on_pending: Callback[Grant] | None = None
@@ -235,23 +163,23 @@ class AgentAuthClient:
         grant_id = grant if isinstance(grant, str) else grant.grant_id
         code = None if isinstance(grant, str) else grant.claim_code
         decided = await wait_for_grant(
-            self._life, grant_id, with_link=self._with_link, on_pending=on_pending
+            self._life, grant_id, with_link=self._grants.with_link, on_pending=on_pending
         )
         # The cached choice of grant is older than this decision.
-        self._forget()
+        self._grants.forget()
         return replace(decided, claim_code=code)
 
     async def get_grant(self, grant_id: str) -> Grant:
         """The grant's current state."""
-        return Grant.of(await self._life.get(f"/v1/grants/{path_segment(grant_id)}"))
+        return await self._grants.get(grant_id)
 
     async def withdraw_grant(self, grant: Grant | str) -> None:
         """Withdraw a pending request. Raises InvalidStateError once it was decided."""
-        await self._end(grant, "withdraw")
+        await self._grants.end(grant, "withdraw")
 
     async def revoke_grant(self, grant: Grant | str) -> None:
         """Revoke an approved grant permanently; its tokens are refused from now on."""
-        await self._end(grant, "revoke")
+        await self._grants.end(grant, "revoke")
 
     async def wait_for_confirmation(
         self,
@@ -278,21 +206,15 @@ class AgentAuthClient:
         NoGrantError if none is usable, AmbiguousGrantError if the grants differ and nothing says
         which.
         """
+        check_action(action)
         if grant_id is not None:
-            return await self._token(service_provider_id, grant_id)
-        grant = await self._choose(service_provider_id, action)
-        try:
-            return await self._token(service_provider_id, grant.grant_id)
-        except InvalidGrantError:
-            # The grant ended or was suspended after the lookup.
-            self._grants.forget(grant.service_provider)
-        grant = await self._choose(service_provider_id, action)
-        return await self._token(service_provider_id, grant.grant_id)
+            return await self._grants.token(service_provider_id, grant_id)
+        token, _ = await self._grants.use(service_provider_id, action)
+        return token
 
     def forget_tokens(self, service_provider_id: str) -> None:
         """Drop cached tokens: after a grant changed, the next call gets a token of its version."""
-        self._tokens.forget(service_provider_id)
-        self._grants.forget()
+        self._grants.forget_tokens(service_provider_id)
 
     async def authenticate_headers(
         self,
@@ -310,19 +232,11 @@ class AgentAuthClient:
         grants. `nonce` is the `DPoP-Nonce` of its last answer; by default the one that `call` got
         last. Raises AudienceError outside the audience, and as `get_token`.
         """
-        provider = await self.service_provider(service_provider_id)
-        absolute = within_audience(url, check_audience(provider.audience))
-        token = await self.get_token(service_provider_id, action=action)
-        proof = make_proof(
-            self._life.signer,
-            method=method,
-            url=without_query(absolute),
-            iat=int(time.time()),
-            jti=new_jti(),
-            access_token=token,
-            nonce=nonce or self._nonce_of(provider).latest,
+        check_action(action)
+        signed = await self._grants.sign(
+            service_provider_id, method, url, action=action, nonce=nonce
         )
-        return {"Authorization": f"DPoP {token}", "DPoP": proof}
+        return dict(signed.headers)
 
     async def call(
         self,
@@ -333,160 +247,52 @@ class AgentAuthClient:
         action: Action | None = None,
         json: Any = None,
         idempotency_key: str | None = None,
+        ask_for: Sequence[Capability] = (),
+        on_pending: Callback[Grant] | None = None,
+        on_step_up: Callback[Confirmation] | None = None,
     ) -> httpx.Response:
         """Call a service provider and return its answer, whatever the status. Follows no redirect.
 
-        `action` selects the grant, as for `authenticate_headers`. Lost answers, 503 and a short
-        `Retry-After` are retried with a new proof and the same Idempotency-Key, so nothing is done
-        twice; a requested nonce is sent at once. Raises TemporarilyUnavailableError if no answer
-        comes, or none that can be decompressed. The answer may have any size while each part comes
-        within 10 s: to limit it, use `asyncio.timeout`, or `authenticate_headers` with another HTTP
-        client.
+        `action` selects the grant, as for `authenticate_headers`. A call waits until the rate of
+        its grant allows it. Lost answers, 503 and a short `Retry-After` are retried with a new
+        proof and the same Idempotency-Key, so nothing is done twice; a requested nonce is sent at
+        once. If no grant covers the call, `ask_for` is requested as by `ensure_grant`. With
+        `on_pending`, the call shows a pending grant and waits for the decision; with `on_step_up`,
+        it shows the confirmation that the service provider's answer names, waits, and repeats the
+        call under the same key. Raises as `authenticate_headers`, ClockError if this host's clock
+        is off, and TemporarilyUnavailableError if no answer comes, or none that can be
+        decompressed. The answer may have any size while each part comes within 10 s: to limit it,
+        use `asyncio.timeout`, or `authenticate_headers` with another HTTP client.
         """
-        provider = await self.service_provider(service_provider_id)
-        absolute = within_audience(url, check_audience(provider.audience))
-
-        async def sign(nonce: str | None, *, fresh_token: bool) -> dict[str, str]:
-            if fresh_token:
-                self.forget_tokens(service_provider_id)
-            return await self.authenticate_headers(
-                service_provider_id, method, absolute, action=action, nonce=nonce
+        check_action(action)
+        absolute = await self._grants.address(service_provider_id, url)
+        conversation = self._conversation(
+            Call(
+                service_provider_id,
+                method,
+                absolute,
+                action,
+                idempotency_key,
+                check_capabilities(ask_for) if ask_for else (),
+                on_pending,
+                on_step_up,
             )
-
-        return await send(
-            sign,
-            method,
-            absolute,
-            json=json,
-            idempotency_key=idempotency_key,
-            server_nonce=self._nonce_of(provider),
-            transport=self._registry.transport,
         )
+        return await send(conversation, absolute, json=json, transport=self._registry.transport)
+
+    def _conversation(self, call: Call) -> Conversation:
+        return Conversation(self._life, self._grants, call)
 
     # ---- what the registry knows
 
     async def service_provider(self, service_provider_id: str) -> ServiceProvider:
         """A service provider's audience and allow-list, cached for five minutes."""
-        path = f"/v1/service-providers/{path_segment(service_provider_id)}"
-
-        async def ask() -> Kept[ServiceProvider]:
-            return looked_up(ServiceProvider.of(await self._life.get(path)))
-
-        return await self._providers.get((service_provider_id,), ask)
+        return await self._grants.service_provider(service_provider_id)
 
     async def audit_events(self) -> list[Mapping[str, object]]:
         """The audit events about this agent in log order, those not yet numbered last."""
-        return await self._pages("/v1/audit/events")
+        return await self._grants.pages("/v1/audit/events")
 
     async def list_grants(self) -> list[Grant]:
         """Every grant this agent ever requested, oldest first."""
-        grants = [Grant.of(body) for body in await self._pages("/v1/grants")]
-        # Ids are UUIDv7, so they sort by time of request.
-        return sorted(grants, key=lambda grant: grant.grant_id)
-
-    # ---- inside
-
-    async def _pages(self, path: str) -> list[Mapping[str, object]]:
-        rows: list[Mapping[str, object]] = []
-        after: str | None = None
-        for _ in range(_PAGES):
-            answer = await self._life.get(
-                path, {"limit": _PAGE} | ({"after": after} if after else {})
-            )
-            rows += results_of(answer)
-            following = answer.get("next")
-            after = following if isinstance(following, str) and following else None
-            if after is None:
-                break
-        return rows
-
-    async def _end(self, grant: Grant | str, how: str) -> None:
-        grant_id = grant if isinstance(grant, str) else grant.grant_id
-        await self._life.post(f"/v1/grants/{path_segment(grant_id)}/{how}", {})
-        self._forget()
-
-    def _forget(self) -> None:
-        self._tokens.forget()
-        self._grants.forget()
-
-    async def _token(self, service_provider_id: str, grant_id: str) -> str:
-        return await self._tokens.get(
-            (service_provider_id, grant_id), lambda: self._issue(grant_id)
-        )
-
-    async def _issue(self, grant_id: str) -> Kept[str]:
-        asked_at = time.time()
-        try:
-            answer = await self._life.post("/v1/tokens", {"grant_id": grant_id})
-        except InvalidGrantError:
-            current = await self.get_grant(grant_id)
-            if waits_for_human(current):
-                raise await self._pending(current) from None
-            raise
-        return token_of(answer, asked_at=asked_at)
-
-    async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
-        return [
-            grant for grant in await self.list_grants() if grant.service_provider == provider.id
-        ]
-
-    def _lookup(self, provider: ServiceProvider) -> Callable[[], Awaitable[Kept[list[Grant]]]]:
-        async def ask() -> Kept[list[Grant]]:
-            return looked_up(await self._grants_at(provider))
-
-        return ask
-
-    async def _choose(self, service_provider_id: str, action: Action | None) -> Grant:
-        """The usable grant for the action among cached grants, else among the registry's."""
-        if self.identity().agent_id is None:
-            raise NoGrantError(
-                "This agent has not asked for anything yet. Call request_grant first."
-            )
-        provider = await self.service_provider(service_provider_id)
-        asked = False
-
-        look_up = self._lookup(provider)
-
-        async def ask() -> Kept[list[Grant]]:
-            nonlocal asked
-            asked = True
-            return await look_up()
-
-        while True:
-            known = await self._grants.get((provider.id,), ask)
-            try:
-                grant = choose_grant(known, action, provider, called=service_provider_id)
-                if is_usable(grant):
-                    return grant
-                raise await self._pending(grant)
-            except (AmbiguousGrantError, GrantPendingError, NoGrantError):
-                self._grants.forget(provider.id)
-                if asked:
-                    raise
-
-    async def _with_link(self, grant: Grant) -> Grant:
-        """The grant with the present link and claim code, which registering renews."""
-        agent = await self.register()
-        url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
-        if agent.claim_url:
-            url = f"{agent.claim_url}?grant={grant.grant_id}"
-        return replace(grant, approval_url=url, claim_code=agent.claim_code)
-
-    async def _pending(self, grant: Grant) -> GrantPendingError:
-        """The error that says where a human decides."""
-        shown = await self._with_link(grant)
-        assert shown.approval_url is not None
-        # Without the code: exceptions reach logs, where the link alone must not be enough.
-        hint = (
-            " and to type this agent's claim code (register shows it)" if shown.claim_code else ""
-        )
-        return GrantPendingError(
-            f"A human has yet to decide. Ask them to open {shown.approval_url}{hint}",
-            grant_id=grant.grant_id,
-            approval_url=shown.approval_url,
-            claim_code=shown.claim_code,
-        )
-
-    def _nonce_of(self, provider: ServiceProvider) -> ServerNonce:
-        """Per audience, not per origin: two service providers may share an origin."""
-        return self._nonces.setdefault(provider.audience, ServerNonce())
+        return await self._grants.list_all()
