@@ -14,6 +14,7 @@ import httpx
 
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.errors import InvalidRequestError
 
 from .addresses import check_registry_url
 from .agent_grants import UNSPECIFIED_ORIGIN, AgentGrants
@@ -22,6 +23,7 @@ from .answers import Agent, Confirmation, Grant, ServiceProvider
 from .argument_checks import check_action, check_capabilities, read_envelope
 from .calls import Call, Conversation, send
 from .key_file import Identity, KeyFile, default_path
+from .key_store import KeyStore
 from .registry_client import Registry
 from .waiting import Callback, wait_for_confirmation, wait_for_grant
 
@@ -30,8 +32,9 @@ class AgentAuthClient:
     """One agent at one registry. The key file is read or created at the first call, not before.
 
     `key_file` has the agent's private key and manifest; by default one per registry in the user's
-    configuration directory. With an `enrolment_code` the agent belongs to a human from the start;
-    without, a human claims it on the approval page. `name` is what that human sees.
+    configuration directory. `keys` is another store instead, see `key_store`. With an
+    `enrolment_code` the agent belongs to a human from the start; without, a human claims it on the
+    approval page. `name` is what that human sees.
     """
 
     def __init__(
@@ -39,15 +42,19 @@ class AgentAuthClient:
         registry_url: str,
         *,
         key_file: str | PathLike[str] | None = None,
+        keys: KeyStore | None = None,
         enrolment_code: str | None = None,
         name: str | None = None,
     ) -> None:
         self.registry_url = check_registry_url(registry_url)
-        self.key_file = KeyFile(Path(key_file) if key_file else default_path(self.registry_url))
+        if keys is not None and key_file is not None:
+            raise InvalidRequestError("keys: give key_file or keys, not both.")
+        path = Path(key_file) if key_file else default_path(self.registry_url)
+        self.keys: KeyStore = keys or KeyFile(path)
         self._registry = Registry(self.registry_url)
         self._life = AgentLife(
             self._registry,
-            self.key_file,
+            self.keys,
             name=name,
             enrolment_code=enrolment_code,
             on_change=lambda: self._grants.forget(),  # noqa: PLW0108 — made below, from the life
@@ -266,7 +273,7 @@ class AgentAuthClient:
         """
         check_action(action)
         absolute = await self._grants.address(service_provider_id, url)
-        conversation = self._conversation(
+        conversation = self.conversation(
             Call(
                 service_provider_id,
                 method,
@@ -280,7 +287,8 @@ class AgentAuthClient:
         )
         return await send(conversation, absolute, json=json, transport=self._registry.transport)
 
-    def _conversation(self, call: Call) -> Conversation:
+    def conversation(self, call: Call) -> Conversation:
+        """The tries of one call, for an HTTP client that sends them itself, such as `AgentAuth`."""
         return Conversation(self._life, self._grants, call)
 
     # ---- what the registry knows
