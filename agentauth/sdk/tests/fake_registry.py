@@ -58,6 +58,16 @@ class FakeRegistry:
         client._registry.transport = httpx.MockTransport(self)
         return client
 
+    def interleaved(self, client: AgentAuthClient) -> None:
+        """From now on, calls at the same time take turns before each answer, as over a network."""
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return self(request)
+
+        client._registry.transport = httpx.MockTransport(answer)
+
     def sent(self, method: str, path: str) -> list[httpx.Request]:
         return [r for r in self.requests if (r.method, r.url.path) == (method, path)]
 
