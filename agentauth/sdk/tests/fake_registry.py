@@ -3,6 +3,7 @@ test says.
 """
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -60,9 +61,10 @@ class FakeRegistry:
 
     def interleaved(self, client: AgentAuthClient) -> None:
         """From now on, calls at the same time take turns before each answer, as over a network."""
+        turns = itertools.cycle((3, 40, 9, 120, 1))
 
         async def answer(request: httpx.Request) -> httpx.Response:
-            for _ in range(3):
+            for _ in range(next(turns)):
                 await asyncio.sleep(0)
             return self(request)
 
