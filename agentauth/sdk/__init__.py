@@ -1,9 +1,12 @@
 """The client for agents and service providers, on the protocol, httpx and cryptography.
 
-- An agent: `client` is the interface, on `agent_lifecycle` (key, manifest, registration),
-  `choosing` (which grant), `tokens` (cache), `calls` (a call to a service provider) and
-  `registry_client` (the registry's API). Its key is in a `key_file`, made of `private_files`.
-  `manifests` makes what it declares.
+- An agent: `client` is the interface, and `sync_client` the same without `await`. They stand on
+  `agent_lifecycle` (key, manifest, registration), `agent_grants` (grants and tokens, with
+  `ensuring`, `choosing` and the cache of `tokens`), `waiting` (for a person), `calls` (a call to a
+  service provider, with `pacing`) and `registry_client` (the registry's API). `http_auth` and
+  `requests_auth` sign for other HTTP clients, `approval_link` shows a person the link. The key is
+  in a `key_file`, made of `private_files`, or in another `key_store` (`keyring_store`). `manifests`
+  makes what the agent declares; `argument_checks` and `clocks` explain mistakes.
 - A service provider: `verifier` and `async_verifier` ask the registry, by the rules of `decisions`,
   over kept connections (`connections`, `async_connections`, `http1`); `refusals` answers the agent.
   `agentauth.integrations` protects the routes of a framework.
@@ -26,19 +29,23 @@ from .errors import (
     AddressError,
     AmbiguousGrantError,
     AudienceError,
+    ClockError,
     GrantPendingError,
     KeyFileError,
     NoGrantError,
     RefusedError,
     RegistryError,
 )
+from .http_auth import AgentAuth
 from .log_client import LogClient, ProvenEvent
+from .sync_client import SyncAgentAuthClient
 from .verifier import Allowed, UnknownOutcomeError, VerifierClient
 
 __all__ = [
     "Action",
     "AddressError",
     "Agent",
+    "AgentAuth",
     "AgentAuthClient",
     "AgentAuthError",
     "Allowed",
@@ -46,6 +53,7 @@ __all__ = [
     "AsyncVerifierClient",
     "AudienceError",
     "Capability",
+    "ClockError",
     "Confirmation",
     "Grant",
     "GrantPendingError",
@@ -59,6 +67,7 @@ __all__ = [
     "RefusedError",
     "RegistryError",
     "ServiceProvider",
+    "SyncAgentAuthClient",
     "TemporarilyUnavailableError",
     "UnknownOutcomeError",
     "VerifierClient",

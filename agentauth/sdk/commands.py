@@ -86,7 +86,7 @@ async def keygen(options: argparse.Namespace) -> CommandResult:
     return {
         "key_file": str(file.path),
         "registry": registry,
-        "jkt": identity.private_key.public.thumbprint,
+        "jkt": identity.signer.public.thumbprint,
     }
 
 
