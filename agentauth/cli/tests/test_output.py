@@ -9,12 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from agentauth.cli import main
 from agentauth.protocol.names import printable
-from agentauth.sdk.__main__ import main
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
-from agentauth.sdk.tests.test_command_line import agent
-
-__all__ = ["agent"]
 
 # Title and colour of a terminal, C1, a bell, a bidi override, invisible characters, a pile of
 # marks.
