@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from agentauth.protocol.errors import AgentAuthError
-
-try:
-    import rich  # noqa: F401
-    import segno  # noqa: F401
-    import typer
-except ImportError as error:
-    raise ImportError(
-        "The command line needs further packages: pip install 'agentauth-sdk[cli]'"
-    ) from error
-
 from agentauth.sdk.terminal import tell
 
 from . import agent_commands, checks, mcp_server, witnesses
 from .connection import Connection
 from .doctor import doctor
 from .output import show, show_error, show_json
-from .result import INTERRUPTED, USAGE, Outcome, code_of
+from .result import INTERRUPTED, NEEDS_EXTRA, USAGE, Outcome, code_of
+
+try:
+    import typer
+except ImportError as error:
+    raise ImportError(NEEDS_EXTRA) from error
 
 DEFAULT_REGISTRY: Final = "http://localhost:8000"
 

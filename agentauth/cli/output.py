@@ -9,17 +9,20 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
-import segno
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.names import printable
 from agentauth.sdk.terminal import encodable, tell
 
-from .result import Outcome, Table
+from .result import NEEDS_EXTRA, Outcome, Table
+
+try:
+    import segno
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+except ImportError as error:
+    raise ImportError(NEEDS_EXTRA) from error
 
 # Characters. A longer address makes a code that no terminal window holds.
 _LONGEST_CODE = 300

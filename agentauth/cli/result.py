@@ -15,6 +15,8 @@ UNAVAILABLE: Final = 4
 # 128 + SIGINT, as shells have it.
 INTERRUPTED: Final = 130
 
+NEEDS_EXTRA: Final = "The command line needs further packages: pip install 'agentauth-sdk[cli]'"
+
 CommandResult = Mapping[str, object]
 
 
