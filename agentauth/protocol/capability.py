@@ -55,6 +55,10 @@ def lies_under(asked: str, granted: str) -> bool:
     return is_resource(asked) and (asked == granted or asked.startswith(granted + "/"))
 
 
+# `("100.00", "EUR")`
+_MONEY_PARTS: Final = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Capability:
     """One permitted kind of act on a resource and everything below it (docs/protocol.md section 3).
@@ -105,7 +109,17 @@ class Capability:
         max_amount: Money | tuple[str, str],
         constraints: Mapping[str, object] | None = None,
     ) -> "Capability":
-        """Move money, at most `max_amount` in one action: a Money, or e.g. `("100.00", "EUR")`."""
+        """Move money, at most `max_amount` in one action: a Money, or e.g. `("100.00", "EUR")`.
+
+        Raises InvalidRequestError.
+        """
+        # A caller may well write one text, "100.00 EUR".
+        if not isinstance(max_amount, Money) and (
+            not isinstance(max_amount, tuple) or len(max_amount) != _MONEY_PARTS
+        ):
+            raise InvalidRequestError(
+                'max_amount: must be an amount and a currency. Write ("100.00", "EUR").'
+            )
         money = max_amount if isinstance(max_amount, Money) else Money.of(*max_amount, "max_amount")
         body = {"type": "transact", "resource": resource, "max_amount": money.to_json()}
         return parse_capability({**body, "constraints": dict(constraints or {})})

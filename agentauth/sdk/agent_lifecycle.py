@@ -23,13 +23,14 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.key_change import sign_key_change
-from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.manifest import VerifiedManifest
 
 from .answers import Agent
-from .errors import RegistryError
+from .errors import KeyFileError, RegistryError
 from .exchange import Params
-from .key_file import Identity, KeyFile
+from .key_file import Identity
+from .key_store import KeyStore
 from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest
 from .registry_client import Registry, new_jti
 from .tokens import Locks
@@ -41,7 +42,7 @@ RENEW_AGAIN_SECONDS: Final = 3600
 _ME: Final = "/v1/agents/me"
 
 JsonObject = dict[str, object]
-Ask = Callable[[LocalSigner], Awaitable[JsonObject]]
+Ask = Callable[[Signer], Awaitable[JsonObject]]
 
 
 class AgentLife:
@@ -53,34 +54,34 @@ class AgentLife:
     def __init__(
         self,
         registry: Registry,
-        key_file: KeyFile,
+        keys: KeyStore,
         *,
         name: str | None,
         enrolment_code: str | None,
         on_change: Callable[[], None],
     ) -> None:
-        self.key_file = key_file
+        self.keys = keys
         self._registry = registry
         self._name = name
         self._enrolment_code = enrolment_code
         self._on_change = on_change
         self._stored: Identity | None = None
-        self._signer: LocalSigner | None = None
+        self._signer: Signer | None = None
         self._renew_at = 0.0
         self._locks = Locks()
 
     def identity(self) -> Identity:
         """The stored identity; creates a key if there is none. Raises KeyFileError."""
         if self._stored is None:
-            stored = self.key_file.load(self._registry.url)
+            stored = self.keys.load(self._registry.url)
             if stored is None:
-                stored = self.key_file.create(Identity(self._registry.url, PrivateKey.generate()))
+                stored = self.keys.create(self.keys.make(self._registry.url))
             self._remember(stored)
         assert self._stored is not None
         return self._stored
 
     @property
-    def signer(self) -> LocalSigner:
+    def signer(self) -> Signer:
         """The present key. Raises KeyFileError."""
         self.identity()
         assert self._signer is not None
@@ -187,10 +188,13 @@ class AgentLife:
 
         Raises ManifestError, and what the registry refuses.
         """
+        wanted = (capabilities, description, model_origin)
+        if self.keys.fixed_manifest is not None and wanted != (None, None, None):
+            raise KeyFileError(self.keys.fixed_manifest)
         async with self._locks.of():
             self._reload()
             await self._finish()
-            return await self._renew(capabilities, description, model_origin)
+            return await self._renew(*wanted)
 
     async def _renew(
         self,
@@ -241,8 +245,11 @@ class AgentLife:
 
         1. The next key is stored; if another process was first, its key is used. 2. The registry
         swaps the keys. 3. The next key replaces the present one in the file. The manifest goes on;
-        the next one is signed by the new key. Raises what the registry refuses.
+        the next one is signed by the new key. Raises KeyFileError if the store cannot keep
+        another key, and what the registry refuses.
         """
+        if self.keys.fixed_key is not None:
+            raise KeyFileError(self.keys.fixed_key)
         self._known()
         agent = Agent.of(await self.get(_ME))
         if agent.status != "active":
@@ -347,7 +354,7 @@ class AgentLife:
             # The present key may still register, read and withdraw.
             logger.warning(
                 "The agent's next key stays in %s, because the change was refused: %s",
-                self.key_file.path,
+                self.keys.name,
                 error,
             )
 
@@ -377,13 +384,13 @@ class AgentLife:
 
     def _remember(self, identity: Identity) -> None:
         former, self._stored = self._signer, identity
-        self._signer = LocalSigner(identity.private_key)
+        self._signer = identity.signer
         if former is not None and former.kid != self._signer.kid:
             # Tokens are bound to the former key.
             self._on_change()
 
     def _update(self, change: Callable[[Identity], Identity]) -> None:
-        self._remember(self.key_file.update(self._registry.url, change))
+        self._remember(self.keys.update(self._registry.url, change))
 
 
 def _kid(key: PrivateKey | None) -> str | None:

@@ -24,7 +24,7 @@ _FOR_EVER: Final = float("inf")
 
 def is_usable(grant: Grant) -> bool:
     """Is it approved and not expired?"""
-    return grant.status == "approved" and _ends_at(grant) > time.time()
+    return grant.status == "approved" and ends_at(grant) > time.time()
 
 
 def waits_for_human(grant: Grant) -> bool:
@@ -150,7 +150,32 @@ def _shown(limit: object) -> str:
 
 def capabilities_of(grant: Grant) -> tuple[Capability, ...]:
     """The granted capabilities, or the requested ones before approval; skips unknown types."""
-    part = grant.answer.get("granted") or grant.answer.get("requested")
+    return _capabilities(grant.answer.get("granted") or grant.answer.get("requested"))
+
+
+def requested_capabilities(grant: Grant) -> tuple[Capability, ...]:
+    """The requested capabilities; skips unknown types."""
+    return _capabilities(grant.answer.get("requested"))
+
+
+def requested_envelope(grant: Grant) -> Envelope | None:
+    """The requested envelope; None if this version cannot read it."""
+    return _envelope(grant.answer.get("requested"))
+
+
+def granted_envelope(grant: Grant) -> Envelope | None:
+    """The granted envelope; None before approval, and if this version cannot read it."""
+    return _envelope(grant.answer.get("granted"))
+
+
+def _envelope(part: object) -> Envelope | None:
+    try:
+        return parse_envelope(part["envelope"]) if isinstance(part, dict) else None
+    except (AgentAuthError, KeyError):
+        return None
+
+
+def _capabilities(part: object) -> tuple[Capability, ...]:
     listed = part.get("capabilities") if isinstance(part, dict) else None
     found = []
     for entry in listed if isinstance(listed, list) else []:
@@ -186,9 +211,10 @@ def _terms(capabilities: Iterable[object], envelope: object) -> bytes:
     )
 
 
-def _ends_at(grant: Grant) -> float:
+def ends_at(grant: Grant) -> float:
+    """When the grant ends, in Unix seconds; infinity if it does not say."""
     return parse_timestamp(grant.valid_until).timestamp() if grant.valid_until else _FOR_EVER
 
 
 def _longest(grant: Grant) -> tuple[float, str]:
-    return (_ends_at(grant), grant.grant_id)
+    return (ends_at(grant), grant.grant_id)

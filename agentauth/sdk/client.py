@@ -1,51 +1,40 @@
-"""The agent's client: register, ask a human for a grant, sign calls to a service provider."""
+"""The agent's client: register, ask a human for a grant, sign calls to a service provider.
 
-import asyncio
-import time
+Thin: the work is done in `agent_lifecycle`, `agent_grants`, `waiting` and `calls`. `sync_client`
+offers the same names without `await`.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.envelope import Envelope, parse_envelope
-from agentauth.protocol.errors import InvalidGrantError
+from agentauth.protocol.envelope import Envelope
+from agentauth.protocol.errors import InvalidRequestError
 
-from .addresses import (
-    check_audience,
-    check_registry_url,
-    path_segment,
-    within_audience,
-    without_query,
-)
+from .addresses import check_registry_url
+from .agent_grants import UNSPECIFIED_ORIGIN, AgentGrants
 from .agent_lifecycle import AgentLife
-from .answers import Agent, Confirmation, Grant, ServiceProvider, results_of
-from .calls import send
-from .choosing import choose_grant, find_same, is_usable, waits_for_human
-from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
+from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .argument_checks import check_action, check_capabilities, read_envelope
+from .calls import Call, Conversation, send
 from .key_file import Identity, KeyFile, default_path
-from .manifests import check_within
-from .nonces import ServerNonce
-from .registry_client import Registry, new_jti
-from .tokens import Cache, Kept, looked_up, token_of
-
-POLL_SECONDS: Final = 25
-# The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
-UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
-_PAGE: Final = 100
-_PAGES: Final = 100
+from .key_store import KeyStore
+from .registry_client import Registry
+from .waiting import Callback, wait_for_confirmation, wait_for_grant
 
 
 class AgentAuthClient:
     """One agent at one registry. The key file is read or created at the first call, not before.
 
     `key_file` has the agent's private key and manifest; by default one per registry in the user's
-    configuration directory. With an `enrolment_code` the agent belongs to a human from the start;
-    without, a human claims it on the approval page. `name` is what that human sees.
+    configuration directory. `keys` is another store instead, see `key_store`. With an
+    `enrolment_code` the agent belongs to a human from the start; without, a human claims it on the
+    approval page. `name` is what that human sees.
     """
 
     def __init__(
@@ -53,25 +42,24 @@ class AgentAuthClient:
         registry_url: str,
         *,
         key_file: str | PathLike[str] | None = None,
+        keys: KeyStore | None = None,
         enrolment_code: str | None = None,
         name: str | None = None,
     ) -> None:
         self.registry_url = check_registry_url(registry_url)
-        self.key_file = KeyFile(Path(key_file) if key_file else default_path(self.registry_url))
-        self._name = name
+        if keys is not None and key_file is not None:
+            raise InvalidRequestError("keys: give key_file or keys, not both.")
+        path = Path(key_file) if key_file else default_path(self.registry_url)
+        self.keys: KeyStore = keys or KeyFile(path)
         self._registry = Registry(self.registry_url)
         self._life = AgentLife(
             self._registry,
-            self.key_file,
+            self.keys,
             name=name,
             enrolment_code=enrolment_code,
-            on_change=self._forget,
+            on_change=lambda: self._grants.forget(),  # noqa: PLW0108 — made below, from the life
         )
-        self._agent: Agent | None = None
-        self._tokens = Cache[str]()
-        self._grants = Cache[list[Grant]]()
-        self._providers = Cache[ServiceProvider]()
-        self._nonces: dict[str, ServerNonce] = {}
+        self._grants = AgentGrants(self._life, registry_url=self.registry_url, name=name)
 
     # ---- who the agent is
 
@@ -93,8 +81,8 @@ class AgentAuthClient:
         shown to the human as a claim. Raises ManifestError beyond the manifest, and the registry's
         refusals.
         """
-        self._agent = await self._life.register(capabilities, description, model_origin)
-        return self._agent
+        declared = check_capabilities(capabilities) if capabilities else ()
+        return await self._grants.register(declared, description, model_origin)
 
     async def renew_manifest(
         self,
@@ -109,7 +97,8 @@ class AgentAuthClient:
         all the agent may ask for from now on: grants they no longer cover are suspended until a
         human signs again. Raises ManifestError, and the registry's refusals.
         """
-        return await self._life.renew_manifest(capabilities, description, model_origin)
+        declared = None if capabilities is None else check_capabilities(capabilities)
+        return await self._life.renew_manifest(declared, description, model_origin)
 
     async def rotate_key(self) -> Agent:
         """Change to a new key. The old key is refused for ever; the SDK gets new tokens itself.
@@ -121,6 +110,32 @@ class AgentAuthClient:
         return await self._life.rotate_key()
 
     # ---- grants
+
+    async def ensure_grant(
+        self,
+        service: str,
+        capabilities: Sequence[Capability],
+        *,
+        envelope: Envelope | Mapping[str, object] | None = None,
+        reason: str = "",
+        ask_again: bool = False,
+    ) -> Grant:
+        """A grant that covers `capabilities` at a service provider (id or slug), or a request.
+
+        Returns an approved grant if approved grants cover all of them: the one that covers the
+        most. Otherwise returns what a person must decide first, with `approval_url`: a request
+        made before, also by an earlier process, or a new one for what is missing alone. After
+        `wait_for_decision`, call it again if several requests may be open. `envelope` are the
+        limits to ask for; a grant that was requested with tighter limits does not count. None
+        accepts any grant's limits. Raises NoGrantError with reason `denied` or `narrowed` if a
+        person already said no, unless `ask_again`; CooldownActiveError says when the registry takes
+        a request again. Raises ManifestError beyond the manifest, and the registry's refusals.
+        """
+        needed = check_capabilities(capabilities)
+        limits = None if envelope is None else read_envelope(envelope)
+        return await self._grants.ensure(
+            service, needed, limits, reason=reason, ask_again=ask_again
+        )
 
     async def request_grant(
         self,
@@ -137,72 +152,53 @@ class AgentAuthClient:
         `approval_url`, if any, and its `claim_code`. Raises ManifestError beyond the manifest, and
         the registry's refusals.
         """
-        # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
-        if self._agent is None or self._agent.claim_url is not None:
-            await self.register(capabilities)
-        assert self._agent is not None
-        known = self._life.manifest
-        assert known is not None
-        check_within(known, name=self._name, capabilities=capabilities)
-        limits = (
-            envelope if isinstance(envelope, Envelope) else parse_envelope(dict(envelope or {}))
-        )
-        provider = await self.service_provider(service_provider_id)
-        same = find_same(await self._grants_at(provider), capabilities, limits)
-        if same is not None:
-            code = self._agent.claim_code if same.status == "pending" else None
-            return replace(same, claim_code=code)
-        body: dict[str, object] = {
-            "service_provider": provider.id,
-            "capabilities": [capability.to_json() for capability in capabilities],
-            "envelope": limits.to_json(),
-            "reason": reason,
-        }
-        answer = await self._life.post("/v1/grants", body)
-        self._grants.forget()
-        return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
+        needed = check_capabilities(capabilities)
+        limits = read_envelope(envelope)
+        return await self._grants.request(service_provider_id, needed, limits, reason)
 
-    async def wait_for_decision(self, grant: Grant | str) -> Grant:
+    async def wait_for_decision(
+        self, grant: Grant | str, *, on_pending: Callback[Grant] | None = None
+    ) -> Grant:
         """Wait until a human has decided, without a time limit; `status` is the outcome.
 
-        Also waits for a suspended grant that needs a new signature. The caller sets a limit with
-        `async with asyncio.timeout(600): …`. Raises the registry's refusals.
+        `on_pending`, a function or coroutine function, gets the pending grant with its
+        `approval_url` and `claim_code`: once, and again whenever these change. Also waits for a
+        suspended grant that needs a new signature. The caller sets a limit with
+        `async with asyncio.timeout(600): …`, and may go on waiting later, also in another process
+        that knows the grant's id. Raises the registry's refusals.
         """
         grant_id = grant if isinstance(grant, str) else grant.grant_id
         code = None if isinstance(grant, str) else grant.claim_code
-        path = f"/v1/grants/{path_segment(grant_id)}"
-        while True:
-            asked_at = time.monotonic()
-            current = Grant.of(await self._life.get(path, wait=POLL_SECONDS), claim_code=code)
-            if not waits_for_human(current):
-                # The cached choice of grant is older than this decision.
-                self._forget()
-                return current
-            # Faster polls get slow_down; for a suspended grant the registry answers polls at once.
-            pace = current.interval if current.status == "pending" else POLL_SECONDS
-            await asyncio.sleep(max(0.0, pace - (time.monotonic() - asked_at)))
+        decided = await wait_for_grant(
+            self._life, grant_id, with_link=self._grants.with_link, on_pending=on_pending
+        )
+        # The cached choice of grant is older than this decision.
+        self._grants.forget()
+        return replace(decided, claim_code=code)
 
     async def get_grant(self, grant_id: str) -> Grant:
         """The grant's current state."""
-        return Grant.of(await self._life.get(f"/v1/grants/{path_segment(grant_id)}"))
+        return await self._grants.get(grant_id)
 
     async def withdraw_grant(self, grant: Grant | str) -> None:
         """Withdraw a pending request. Raises InvalidStateError once it was decided."""
-        await self._end(grant, "withdraw")
+        await self._grants.end(grant, "withdraw")
 
     async def revoke_grant(self, grant: Grant | str) -> None:
         """Revoke an approved grant permanently; its tokens are refused from now on."""
-        await self._end(grant, "revoke")
+        await self._grants.end(grant, "revoke")
 
-    async def wait_for_confirmation(self, confirmation_id: str) -> Confirmation:
-        """Wait until a human has confirmed or denied one transaction, or it expired."""
-        path = f"/v1/confirmations/{path_segment(confirmation_id)}"
-        while True:
-            asked_at = time.monotonic()
-            current = Confirmation.of(await self._life.get(path, wait=POLL_SECONDS))
-            if current.status != "pending":
-                return current
-            await asyncio.sleep(max(0.0, 2 - (time.monotonic() - asked_at)))
+    async def wait_for_confirmation(
+        self,
+        confirmation_id: str,
+        *,
+        on_pending: Callback[Confirmation] | None = None,
+    ) -> Confirmation:
+        """Wait until a human has confirmed or denied one transaction, or it expired.
+
+        `on_pending` gets the pending confirmation with its `approval_url`, once.
+        """
+        return await wait_for_confirmation(self._life, confirmation_id, on_pending=on_pending)
 
     # ---- tokens and calls
 
@@ -217,21 +213,15 @@ class AgentAuthClient:
         NoGrantError if none is usable, AmbiguousGrantError if the grants differ and nothing says
         which.
         """
+        check_action(action)
         if grant_id is not None:
-            return await self._token(service_provider_id, grant_id)
-        grant = await self._choose(service_provider_id, action)
-        try:
-            return await self._token(service_provider_id, grant.grant_id)
-        except InvalidGrantError:
-            # The grant ended or was suspended after the lookup.
-            self._grants.forget(grant.service_provider)
-        grant = await self._choose(service_provider_id, action)
-        return await self._token(service_provider_id, grant.grant_id)
+            return await self._grants.token(service_provider_id, grant_id)
+        token, _ = await self._grants.use(service_provider_id, action)
+        return token
 
     def forget_tokens(self, service_provider_id: str) -> None:
         """Drop cached tokens: after a grant changed, the next call gets a token of its version."""
-        self._tokens.forget(service_provider_id)
-        self._grants.forget()
+        self._grants.forget_tokens(service_provider_id)
 
     async def authenticate_headers(
         self,
@@ -249,19 +239,11 @@ class AgentAuthClient:
         grants. `nonce` is the `DPoP-Nonce` of its last answer; by default the one that `call` got
         last. Raises AudienceError outside the audience, and as `get_token`.
         """
-        provider = await self.service_provider(service_provider_id)
-        absolute = within_audience(url, check_audience(provider.audience))
-        token = await self.get_token(service_provider_id, action=action)
-        proof = make_proof(
-            self._life.signer,
-            method=method,
-            url=without_query(absolute),
-            iat=int(time.time()),
-            jti=new_jti(),
-            access_token=token,
-            nonce=nonce or self._nonce_of(provider).latest,
+        check_action(action)
+        signed = await self._grants.sign(
+            service_provider_id, method, url, action=action, nonce=nonce
         )
-        return {"Authorization": f"DPoP {token}", "DPoP": proof}
+        return dict(signed.headers)
 
     async def call(
         self,
@@ -272,147 +254,53 @@ class AgentAuthClient:
         action: Action | None = None,
         json: Any = None,
         idempotency_key: str | None = None,
+        ask_for: Sequence[Capability] = (),
+        on_pending: Callback[Grant] | None = None,
+        on_step_up: Callback[Confirmation] | None = None,
     ) -> httpx.Response:
         """Call a service provider and return its answer, whatever the status. Follows no redirect.
 
-        `action` selects the grant, as for `authenticate_headers`. Lost answers, 503 and a short
-        `Retry-After` are retried with a new proof and the same Idempotency-Key, so nothing is done
-        twice; a requested nonce is sent at once. Raises TemporarilyUnavailableError if no answer
-        comes, or none that can be decompressed. The answer may have any size while each part comes
-        within 10 s: to limit it, use `asyncio.timeout`, or `authenticate_headers` with another HTTP
-        client.
+        `action` selects the grant, as for `authenticate_headers`. A call waits until the rate of
+        its grant allows it. Lost answers, 503 and a short `Retry-After` are retried with a new
+        proof and the same Idempotency-Key, so nothing is done twice; a requested nonce is sent at
+        once. If no grant covers the call, `ask_for` is requested as by `ensure_grant`. With
+        `on_pending`, the call shows a pending grant and waits for the decision; with `on_step_up`,
+        it shows the confirmation that the service provider's answer names, waits, and repeats the
+        call under the same key. Raises as `authenticate_headers`, ClockError if this host's clock
+        is off, and TemporarilyUnavailableError if no answer comes, or none that can be
+        decompressed. The answer may have any size while each part comes within 10 s: to limit it,
+        use `asyncio.timeout`, or `authenticate_headers` with another HTTP client.
         """
-        provider = await self.service_provider(service_provider_id)
-        absolute = within_audience(url, check_audience(provider.audience))
-
-        async def sign(nonce: str | None, *, fresh_token: bool) -> dict[str, str]:
-            if fresh_token:
-                self.forget_tokens(service_provider_id)
-            return await self.authenticate_headers(
-                service_provider_id, method, absolute, action=action, nonce=nonce
+        check_action(action)
+        absolute = await self._grants.address(service_provider_id, url)
+        conversation = self.conversation(
+            Call(
+                service_provider_id,
+                method,
+                absolute,
+                action,
+                idempotency_key,
+                check_capabilities(ask_for) if ask_for else (),
+                on_pending,
+                on_step_up,
             )
-
-        return await send(
-            sign,
-            method,
-            absolute,
-            json=json,
-            idempotency_key=idempotency_key,
-            server_nonce=self._nonce_of(provider),
-            transport=self._registry.transport,
         )
+        return await send(conversation, absolute, json=json, transport=self._registry.transport)
+
+    def conversation(self, call: Call) -> Conversation:
+        """The tries of one call, for an HTTP client that sends them itself, such as `AgentAuth`."""
+        return Conversation(self._life, self._grants, call)
 
     # ---- what the registry knows
 
     async def service_provider(self, service_provider_id: str) -> ServiceProvider:
         """A service provider's audience and allow-list, cached for five minutes."""
-        path = f"/v1/service-providers/{path_segment(service_provider_id)}"
-
-        async def ask() -> Kept[ServiceProvider]:
-            return looked_up(ServiceProvider.of(await self._life.get(path)))
-
-        return await self._providers.get((service_provider_id,), ask)
+        return await self._grants.service_provider(service_provider_id)
 
     async def audit_events(self) -> list[Mapping[str, object]]:
         """The audit events about this agent in log order, those not yet numbered last."""
-        return await self._pages("/v1/audit/events")
+        return await self._grants.pages("/v1/audit/events")
 
     async def list_grants(self) -> list[Grant]:
         """Every grant this agent ever requested, oldest first."""
-        grants = [Grant.of(body) for body in await self._pages("/v1/grants")]
-        # Ids are UUIDv7, so they sort by time of request.
-        return sorted(grants, key=lambda grant: grant.grant_id)
-
-    # ---- inside
-
-    async def _pages(self, path: str) -> list[Mapping[str, object]]:
-        rows: list[Mapping[str, object]] = []
-        after: str | None = None
-        for _ in range(_PAGES):
-            answer = await self._life.get(
-                path, {"limit": _PAGE} | ({"after": after} if after else {})
-            )
-            rows += results_of(answer)
-            following = answer.get("next")
-            after = following if isinstance(following, str) and following else None
-            if after is None:
-                break
-        return rows
-
-    async def _end(self, grant: Grant | str, how: str) -> None:
-        grant_id = grant if isinstance(grant, str) else grant.grant_id
-        await self._life.post(f"/v1/grants/{path_segment(grant_id)}/{how}", {})
-        self._forget()
-
-    def _forget(self) -> None:
-        self._tokens.forget()
-        self._grants.forget()
-
-    async def _token(self, service_provider_id: str, grant_id: str) -> str:
-        return await self._tokens.get(
-            (service_provider_id, grant_id), lambda: self._issue(grant_id)
-        )
-
-    async def _issue(self, grant_id: str) -> Kept[str]:
-        asked_at = time.time()
-        try:
-            answer = await self._life.post("/v1/tokens", {"grant_id": grant_id})
-        except InvalidGrantError:
-            current = await self.get_grant(grant_id)
-            if waits_for_human(current):
-                raise await self._pending(current) from None
-            raise
-        return token_of(answer, asked_at=asked_at)
-
-    async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
-        return [
-            grant for grant in await self.list_grants() if grant.service_provider == provider.id
-        ]
-
-    async def _choose(self, service_provider_id: str, action: Action | None) -> Grant:
-        """The usable grant for the action among cached grants, else among the registry's."""
-        if self.identity().agent_id is None:
-            raise NoGrantError(
-                "This agent has not asked for anything yet. Call request_grant first."
-            )
-        provider = await self.service_provider(service_provider_id)
-        asked = False
-
-        async def ask() -> Kept[list[Grant]]:
-            nonlocal asked
-            asked = True
-            return looked_up(await self._grants_at(provider))
-
-        while True:
-            known = await self._grants.get((provider.id,), ask)
-            try:
-                grant = choose_grant(known, action, provider, called=service_provider_id)
-                if is_usable(grant):
-                    return grant
-                raise await self._pending(grant)
-            except (AmbiguousGrantError, GrantPendingError, NoGrantError):
-                self._grants.forget(provider.id)
-                if asked:
-                    raise
-
-    async def _pending(self, grant: Grant) -> GrantPendingError:
-        """The error that says where a human decides. Registering renews the claim link and code."""
-        agent = await self.register()
-        if agent.claim_url:
-            approval_url = f"{agent.claim_url}?grant={grant.grant_id}"
-        else:
-            approval_url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
-        # Without the code: exceptions reach logs, where the link alone must not be enough.
-        hint = (
-            " and to type this agent's claim code (register shows it)" if agent.claim_code else ""
-        )
-        return GrantPendingError(
-            f"A human has yet to decide. Ask them to open {approval_url}{hint}",
-            grant_id=grant.grant_id,
-            approval_url=approval_url,
-            claim_code=agent.claim_code,
-        )
-
-    def _nonce_of(self, provider: ServiceProvider) -> ServerNonce:
-        """Per audience, not per origin: two service providers may share an origin."""
-        return self._nonces.setdefault(provider.audience, ServerNonce())
+        return await self._grants.list_all()

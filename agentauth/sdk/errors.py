@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentauth.protocol import errors as protocol_errors
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, InvalidProofError
 
 from .nonces import read_nonce
 
@@ -35,6 +35,12 @@ class WitnessStateError(AgentAuthError):
     """
 
     code = "witness_state"
+
+
+class ClockError(InvalidProofError):
+    """A proof was refused because this host's clock is off; `fields["offset"]` is by how many
+    seconds (negative: behind).
+    """
 
 
 class NoGrantError(AgentAuthError):

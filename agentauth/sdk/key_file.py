@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.keys import PrivateKey
+from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 
 from .errors import KeyFileError
 from .private_files import MAX_BYTES, create_private, locked, read_private, replace_private
@@ -28,14 +28,24 @@ class Identity:
     `agent_id` is None until the registry has answered: the manifest is stored first, so that a
     crash or a lost answer in between leads back to the same agent. `next_key` and `next_manifest`
     are stored before the registry is asked to accept them, and replace the present ones afterwards.
+    `private_key` is None if the key is in a key management service; then `kms_signer` signs.
     """
 
     registry: str
-    private_key: PrivateKey = field(repr=False)
+    private_key: PrivateKey | None = field(repr=False)
     manifest: str | None = None
     agent_id: str | None = None
     next_key: PrivateKey | None = field(default=None, repr=False)
     next_manifest: str | None = None
+    kms_signer: Signer | None = field(default=None, repr=False)
+
+    @property
+    def signer(self) -> Signer:
+        """Signs with the present key."""
+        if self.kms_signer is not None:
+            return self.kms_signer
+        assert self.private_key is not None
+        return LocalSigner(self.private_key)
 
 
 def config_directory() -> Path:
@@ -60,31 +70,52 @@ def default_path(registry_url: str) -> Path:
 
 
 class KeyFile:
-    """One agent's identity on disk. Writes are atomic; no other user can ever read the file."""
+    """One agent's identity on disk. Writes are atomic; no other user can ever read the file.
 
-    def __init__(self, path: Path) -> None:
+    With a `signer`, whose key is elsewhere, the file has no key, only its thumbprint.
+    """
+
+    fixed_manifest: Final = None
+
+    def __init__(self, path: Path, signer: Signer | None = None) -> None:
         # Resolved, so that replacing the file keeps a symbolic link to it.
         self.path = path.expanduser().resolve()
+        self._signer = signer
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def fixed_key(self) -> str | None:
+        """Why the key cannot be rotated: it is not ours to make."""
+        if self._signer is None:
+            return None
+        return (
+            "This agent's key is in a key management service, so the SDK cannot make the next one. "
+            "Register a new agent with a new key there."
+        )
 
     def load(self, registry: str) -> Identity | None:
         """The stored identity, or None if there is no file. Raises KeyFileError."""
         data = read_private(self.path)
         if data is None:
             return None
-        identity = self._parse(data)
-        if identity.registry != registry:
-            raise KeyFileError(
-                f"{self.path} belongs to the registry {identity.registry}. Use another "
-                f"key_file for {registry}."
-            )
-        return identity
+        return parse_identity(data, where=self.name, registry=registry, signer=self._signer)
+
+    def make(self, registry: str) -> Identity:
+        """A new identity, not stored."""
+        if self._signer is not None:
+            return Identity(registry, None, kms_signer=self._signer)
+        return Identity(registry, PrivateKey.generate())
 
     def create(self, identity: Identity) -> Identity:
         """Store a new identity.
 
         If another process was first, returns its identity, and both use it. Raises KeyFileError.
         """
-        if create_private(self.path, _text(identity)):
+        if create_private(self.path, identity_text(identity)):
             return identity
         stored = self.load(identity.registry)
         if stored is None:
@@ -93,7 +124,7 @@ class KeyFile:
 
     def save(self, identity: Identity) -> None:
         """Replace the stored identity atomically. Raises KeyFileError."""
-        replace_private(self.path, _text(identity))
+        replace_private(self.path, identity_text(identity))
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` to the identity stored now, not to one read earlier. Raises KeyFileError.
@@ -115,34 +146,55 @@ class KeyFile:
             raise KeyFileError(f"{self.path} vanished.")
         return stored
 
-    def _parse(self, data: bytes) -> Identity:
-        try:
-            body = read_object(data, max_bytes=MAX_BYTES)
-            version = body["version"]
-            identity = Identity(
-                registry=str(body["registry"]),
-                private_key=PrivateKey.from_pem(str(body["private_key"]).encode()),
-                manifest=_text_or_none(body["manifest"]),
-                agent_id=_text_or_none(body["agent_id"]),
-                next_key=_key_or_none(body.get("next_private_key")),
-                next_manifest=_text_or_none(body.get("next_manifest")),
-            )
-        except (AgentAuthError, KeyError, ValueError):
-            # The file holds the key, so its content must not appear in the message.
-            raise KeyFileError(f"{self.path} is not a key file of this library.") from None
-        if version != VERSION:
-            raise KeyFileError(f"{self.path} was written by another version of this library.")
-        return identity
+
+def parse_identity(
+    data: bytes, *, where: str, registry: str, signer: Signer | None = None
+) -> Identity:
+    """Read what `identity_text` wrote. Raises KeyFileError, which names `where`."""
+    try:
+        body = read_object(data, max_bytes=MAX_BYTES)
+        version = body["version"]
+        pem, kid = _text_or_none(body["private_key"]), _text_or_none(body.get("kms_key"))
+        if pem is None and kid is None:
+            raise KeyError("private_key")  # noqa: TRY301 — as if it were missing
+        identity = Identity(
+            registry=str(body["registry"]),
+            private_key=None if pem is None else PrivateKey.from_pem(pem.encode()),
+            manifest=_text_or_none(body["manifest"]),
+            agent_id=_text_or_none(body["agent_id"]),
+            next_key=_key_or_none(body.get("next_private_key")),
+            next_manifest=_text_or_none(body.get("next_manifest")),
+            kms_signer=None if kid is None else signer,
+        )
+    except (AgentAuthError, KeyError, ValueError):
+        # The text holds the key, so it must not appear in the message.
+        raise KeyFileError(f"{where} is not a key file of this library.") from None
+    if version != VERSION:
+        raise KeyFileError(f"{where} was written by another version of this library.")
+    if kid != (None if signer is None else signer.kid):
+        raise KeyFileError(
+            f"{where} belongs to an agent with another key. Use another key_file for this one."
+        )
+    if identity.registry != registry:
+        raise KeyFileError(
+            f"{where} belongs to the registry {identity.registry}. Use another key_file for "
+            f"{registry}."
+        )
+    return identity
 
 
-def _text(identity: Identity) -> str:
+def identity_text(identity: Identity) -> str:
+    """The identity as JSON. It holds the private key."""
+    key = identity.private_key
     body: dict[str, object] = {
         "version": VERSION,
         "registry": identity.registry,
-        "private_key": identity.private_key.to_pem().decode("ascii"),
+        "private_key": None if key is None else key.to_pem().decode("ascii"),
         "manifest": identity.manifest,
         "agent_id": identity.agent_id,
     }
+    if identity.kms_signer is not None:
+        body["kms_key"] = identity.kms_signer.kid
     if identity.next_key is not None:
         body["next_private_key"] = identity.next_key.to_pem().decode("ascii")
     if identity.next_manifest is not None:

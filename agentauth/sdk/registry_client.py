@@ -20,12 +20,14 @@ from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import (
     AgentAuthError,
     EncodingError,
+    InvalidProofError,
     ProofNonceRequiredError,
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.keys import Signer
 
 from .addresses import is_loopback
+from .clocks import ClockWatch, clock_error
 from .errors import RegistryError, error_from
 from .exchange import MAX_ANSWER_BYTES, Params, ask
 from .nonces import ServerNonce
@@ -35,6 +37,8 @@ ATTEMPTS: Final = 4
 LONGEST_WAIT_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 10
 _JTI_BYTES: Final = 16
+# Characters of a media type that an error message quotes.
+_MEDIA_TYPE: Final = 60
 # 429 codes that no short wait resolves: a human has to act, or hours to pass.
 _NOT_HEALED_BY_WAITING: Final = frozenset({"too_many_pending_grants", "cooldown_active"})
 
@@ -96,6 +100,7 @@ class Registry:
         self.url = url
         self.transport = transport
         self.nonce = ServerNonce()
+        self._clock = ClockWatch()
 
     async def get(
         self, signer: Signer, path: str, params: Params | None = None, *, wait: int = 0
@@ -151,10 +156,11 @@ class Registry:
             except TemporarilyUnavailableError as lost:
                 error = lost
             else:
+                self._clock.see(registry_at(self.url), response.headers)
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
                     return _read(response)
-                error = refusal(response)
+                error = _explained(self.url, response)
                 refused = error.code == ProofNonceRequiredError.code
                 fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)
                 asked = retry_after(response.headers)
@@ -182,6 +188,22 @@ class Registry:
             body=body,
             nonce=nonce,
         )
+
+
+def _explained(url: str, response: httpx.Response) -> AgentAuthError:
+    """The refusal, with its cause if that is this host's clock or a wrong address."""
+    error = refusal(response)
+    if error.code == InvalidProofError.code and error.reason == "iat":
+        return clock_error(registry_at(url), response.headers) or error
+    media_type = response.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
+    if isinstance(error, RegistryError) and not error.error and not response.is_redirect:
+        return RegistryError(
+            f"{registry_at(url)} answered {response.status_code} with "
+            f"{media_type[:_MEDIA_TYPE] or 'no content type'} instead of JSON. Check that this is "
+            "the address of an AgentAuth registry.",
+            status=response.status_code,
+        )
+    return error
 
 
 def heals(status: int, error: AgentAuthError) -> bool:

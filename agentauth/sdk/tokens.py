@@ -86,6 +86,13 @@ class Cache(Generic[T]):
                 self._kept[name] = kept = fresh
             return kept.value
 
+    def drop(self, value: T) -> bool:
+        """Drop this value if it is cached; True if it was."""
+        names = [name for name, kept in self._kept.items() if kept.value == value]
+        for name in names:
+            del self._kept[name]
+        return bool(names)
+
     def forget(self, *first: str) -> None:
         """Drop the values whose names begin with these parts; without parts, all."""
         self._kept = {

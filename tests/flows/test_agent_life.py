@@ -237,10 +237,10 @@ def test_an_agent_takes_another_key(place: Place, started: Callable[[], AgentAut
     asyncio.run(client.register([READ, PAY]))
     reading, paying = place.granted(client, READ), place.granted(client, PAY)
     assert place.verified(client) == place.verified(other) == reading
-    former = client.identity().private_key
+    former = client.identity().signer
     asyncio.run(client.rotate_key())
     with pytest.raises(InvalidClientError):
-        asyncio.run(Registry(place.registry.url).get(LocalSigner(former), "/v1/agents/me"))
+        asyncio.run(Registry(place.registry.url).get(former, "/v1/agents/me"))
     # New tokens are issued, in a running process and after a restart.
     other.forget_tokens(place.slug)
     for each in (client, other, started()):

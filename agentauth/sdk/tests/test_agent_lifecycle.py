@@ -97,7 +97,7 @@ def test_after_its_end_the_refusal_is_raised(
     for _ in range(2):
         with pytest.raises(ManifestError):
             run(client.get_grant(GRANT_ID))
-    stored = client.key_file.load(client.registry_url)
+    stored = client.keys.load(client.registry_url)
     assert stored
     assert stored.next_manifest is None
 
@@ -115,7 +115,7 @@ def test_a_renewal_whose_answer_was_lost_is_sent_again_byte_for_byte(
     registry.script = lambda _request: None
     run(registry.client(tmp_path).get_grant(GRANT_ID))
     assert len({body["manifest"] for body in registry.bodies("POST", DECLARE)}) == 1
-    stored = client.key_file.load(client.registry_url)
+    stored = client.keys.load(client.registry_url)
     assert stored
     assert stored.next_manifest is None
     assert registry.manifest
@@ -152,13 +152,13 @@ def test_a_manifest_whose_answer_cannot_be_read_is_sent_again(
     with pytest.raises(RegistryError):
         run(client.renew_manifest(description="new"))
     [sent] = registry.bodies("POST", DECLARE)
-    stored = client.key_file.load(client.registry_url)
+    stored = client.keys.load(client.registry_url)
     assert stored
     assert (stored.manifest, stored.next_manifest) == (before, sent["manifest"])
     registry.script = lambda _request: None
     run(registry.client(tmp_path).get_grant(GRANT_ID))
     assert registry.bodies("POST", DECLARE) == [sent, sent]
-    stored = client.key_file.load(client.registry_url)
+    stored = client.keys.load(client.registry_url)
     assert stored
     assert (stored.manifest, stored.next_manifest) == (sent["manifest"], None)
 
@@ -183,10 +183,11 @@ def test_a_key_that_the_registry_refuses_is_not_replaced_by_a_new_one(
     registry.script = lambda _request: error(401, "invalid_client")
     with pytest.raises(InvalidClientError):
         run(client.get_grant(GRANT_ID))
-    client.key_file.path.unlink()
+    path = Path(client.keys.name)
+    path.unlink()
     with pytest.raises(KeyFileError, match="vanished"):
         run(client.get_grant(GRANT_ID))
-    assert not client.key_file.path.exists()
+    assert not path.exists()
 
 
 def test_an_agent_that_never_registered_has_nothing_to_renew_or_rotate(
@@ -208,19 +209,19 @@ def test_a_change_of_key_that_another_process_finished_first_is_done(
         if not request.url.path.startswith("/v1/agents/me"):
             return None
         if request.method == "POST":
-            client.key_file.update(
+            client.keys.update(
                 client.registry_url,
                 lambda stored: replace(stored, private_key=latest, next_key=None),
             )
-        stored = client.key_file.load(client.registry_url)
+        stored = client.keys.load(client.registry_url)
         assert stored
-        if registry.proofs[-1].jkt != stored.private_key.public.thumbprint:
+        if registry.proofs[-1].jkt != stored.signer.kid:
             return error(401, "invalid_client")
         return httpx.Response(200, json={"agent_id": AGENT_ID, "status": "active"})
 
     registry.script = other_process
     assert run(client.rotate_key()).status == "active"
-    assert client.identity().private_key.public == latest.public
+    assert client.identity().signer.public == latest.public
     assert client.identity().next_key is None
 
 

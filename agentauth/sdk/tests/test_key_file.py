@@ -26,7 +26,7 @@ def test_what_is_stored_comes_back(tmp_path: Path) -> None:
     loaded = file.load(URL)
     assert loaded is not None
     assert (loaded.manifest, loaded.agent_id) == ("a.b.c", "id")
-    assert loaded.private_key.public == identity.private_key.public
+    assert loaded.signer.public == identity.signer.public
 
 
 def test_missing_key_file_gives_no_identity(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
 def test_first_of_two_concurrent_new_keys_wins(tmp_path: Path) -> None:
     file, first = made(tmp_path)
     second = file.create(Identity(URL, PrivateKey.generate()))
-    assert second.private_key.public == first.private_key.public
+    assert second.signer.public == first.signer.public
 
 
 def test_nothing_is_left_beside_the_file(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_comes_next_is_stored_beside_what_is(tmp_path: Path) -> None:
     assert loaded is not None
     assert loaded.next_key is not None
     assert loaded.next_key.public == following.public
-    assert loaded.private_key.public == identity.private_key.public
+    assert loaded.signer.public == identity.signer.public
     assert loaded.next_manifest == "a.b.c"
     assert following.to_pem().decode().splitlines()[1] not in repr(loaded)
 
@@ -166,6 +166,7 @@ def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
 
 def test_no_message_and_no_repr_shows_the_key(tmp_path: Path) -> None:
     file, identity = made(tmp_path)
+    assert identity.private_key
     secret = identity.private_key.to_pem().decode().splitlines()[1]
     file.path.write_text(file.path.read_text().replace("-----BEGIN", "-----BEGUN"))
     with pytest.raises(KeyFileError) as refused:
