@@ -146,6 +146,7 @@ def test_DJ_19_no_refusal_raises_a_shared_exception_object() -> None:
 # settings' address.
 PRINTS = {
     "agentauth/cli/output.py",
+    "agentauth/sdk/approval_link.py",
     "agentauth/sdk/terminal.py",
     "agentauth/sdk/verify_log.py",
     "agentauth/sdk/verify_proof.py",

@@ -8,20 +8,19 @@ import httpx
 from agentauth.protocol.capability import parse_capability
 from agentauth.protocol.encoding import read_json, read_object
 from agentauth.protocol.errors import AgentAuthError, EncodingError
-from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.sdk.addresses import check_registry_url, path_segment
+from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.answers import Grant, optional
 from agentauth.sdk.choosing import waits_for_human
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.key_file import Identity
 from agentauth.sdk.manifests import read_manifest
-from agentauth.sdk.registry_client import Registry, new_key
+from agentauth.sdk.registry_client import Registry
 
 from .connection import Connection
 from .reading import read_action, read_capability, read_data
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
-from .waiting import limited, show_link, wait_for_decision
+from .waiting import limited, show_pending
 
 _SERVER_ERROR = 500
 
@@ -34,12 +33,12 @@ async def keygen(connection: Connection) -> Outcome:
         raise KeyFileError(
             f"{file.path} already contains a key. Move the file away to create a new agent."
         )
-    identity = file.create(Identity(registry, PrivateKey.generate()))
+    identity = file.create(file.make(registry))
     return Outcome(
         {
             "key_file": str(file.path),
             "registry": registry,
-            "jkt": identity.private_key.public.thumbprint,
+            "jkt": identity.signer.public.thumbprint,
         }
     )
 
@@ -50,10 +49,15 @@ async def register(
     name: str | None,
     enrolment_code: str | None,
     capabilities: Sequence[str],
+    renew: bool,
 ) -> Outcome:
-    """Register, or show the registered agent again."""
+    """Register, or show the registered agent again; `renew` declares other capabilities."""
     client = connection.client(name=name, enrolment_code=enrolment_code)
-    agent = await client.register([read_capability(text) for text in capabilities])
+    declared = [read_capability(text) for text in capabilities]
+    if renew:
+        agent = await client.renew_manifest(declared or None)
+    else:
+        agent = await client.register(declared)
     return Outcome(
         {
             "agent_id": agent.agent_id,
@@ -72,24 +76,24 @@ async def request(
     name: str | None,
     enrolment_code: str | None,
     capabilities: Sequence[str],
-    envelope: str,
+    envelope: str | None,
     reason: str,
+    ask_again: bool,
     wait: bool,
     timeout: float | None,  # noqa: ASYNC109 — the option --timeout
 ) -> Outcome:
-    """Request a grant; with `wait`, also wait for the decision."""
+    """A grant that covers the capabilities; otherwise, ask a person for what is missing."""
     client = connection.client(name=name, enrolment_code=enrolment_code)
-    grant = await client.request_grant(
+    grant = await client.ensure_grant(
         service_provider,
         [read_capability(text) for text in capabilities],
-        read_object(envelope),
-        reason,
+        envelope=None if envelope is None else read_object(envelope),
+        reason=reason,
+        ask_again=ask_again,
     )
-    if wait and waits_for_human(grant):
-        grant = await wait_for_decision(client, grant, timeout)
-    elif grant.status == "pending":
+    if waits_for_human(grant) and not wait:
         return Outcome(_grant(grant))
-    return _decided(grant)
+    return await _decision(client, grant, timeout)
 
 
 async def wait_for(
@@ -108,10 +112,15 @@ async def wait_for(
                 "one: agentauth wait GRANT_ID."
             )
         grant_id = waiting[0].grant_id
-    grant = await client.get_grant(grant_id)
+    return await _decision(client, await client.get_grant(grant_id), timeout)
+
+
+async def _decision(client: AgentAuthClient, grant: Grant, seconds: float | None) -> Outcome:
+    """Show the link, and wait until a person has decided."""
     if waits_for_human(grant):
-        grant = await wait_for_decision(client, grant, timeout)
-    return _decided(grant)
+        waited = client.wait_for_decision(grant, on_pending=show_pending)
+        grant = await limited(waited, seconds, what="the person's decision")
+    return Outcome(_grant(grant), DONE if grant.status == "approved" else REFUSED)
 
 
 async def token(
@@ -137,31 +146,27 @@ async def call(
 ) -> Outcome:
     """Call a service provider. The body is JSON if the strict reader accepts it, else text.
 
-    With `wait`, a call that a person must confirm is made again after the confirmation, under the
-    same Idempotency-Key.
+    With `wait`, it shows what a person must decide first, and waits: about the grant, or about this
+    one call, which is then repeated under the same Idempotency-Key.
     """
     client = connection.client()
-    key = idempotency_key or (new_key() if wait else None)
-
-    async def send() -> httpx.Response:
-        return await client.call(
+    response = await limited(
+        client.call(
             service_provider,
             method.upper(),
             url,
             action=read_action(action),
             json=read_data(data),
-            idempotency_key=key,
-        )
-
-    response = await send()
-    step_up = _step_up(response)
-    if step_up is not None and wait and await _confirmed(client, step_up, timeout):
-        response = await send()
-        step_up = _step_up(response)
-    code = WAITING if step_up is not None else _code(response)
+            idempotency_key=idempotency_key,
+            on_pending=show_pending if wait else None,
+            on_step_up=show_pending if wait else None,
+        ),
+        timeout,
+        what="the answer",
+    )
     return Outcome(
         {"status": response.status_code, "body": _content(response), "ok": response.is_success},
-        code,
+        _code(response),
     )
 
 
@@ -208,7 +213,7 @@ async def whoami(connection: Connection, *, offline: bool) -> Outcome:
     answer: dict[str, object] = {
         "key_file": str(file.path),
         "registry": registry,
-        "jkt": identity.private_key.public.thumbprint,
+        "jkt": identity.signer.public.thumbprint,
         "agent_id": identity.agent_id,
     }
     if known:
@@ -225,7 +230,7 @@ async def whoami(connection: Connection, *, offline: bool) -> Outcome:
 async def ask_about(connection: Connection, identity: Identity) -> Mapping[str, object]:
     """What the registry knows of the agent, asked with its key. Raises AgentAuthError."""
     registry = Registry(identity.registry, connection.client()._registry.transport)  # noqa: SLF001 — the seam of tests
-    return await registry.get(LocalSigner(identity.private_key), "/v1/agents/me")
+    return await registry.get(identity.signer, "/v1/agents/me")
 
 
 # ---- the members of an answer
@@ -241,10 +246,6 @@ def _grant(grant: Grant) -> CommandResult:
         "valid_until": grant.valid_until,
         "deny_reason": grant.deny_reason,
     }
-
-
-def _decided(grant: Grant) -> Outcome:
-    return Outcome(_grant(grant), DONE if grant.status == "approved" else REFUSED)
 
 
 def _provider(grant: Grant) -> str:
@@ -278,23 +279,8 @@ def _content(response: httpx.Response) -> object:
 def _code(response: httpx.Response) -> int:
     if response.is_success:
         return DONE
-    return UNAVAILABLE if response.status_code >= _SERVER_ERROR else REFUSED
-
-
-def _step_up(response: httpx.Response) -> Mapping[str, object] | None:
-    """The body of a refusal that a person can lift by confirming this one call."""
+    if response.status_code >= _SERVER_ERROR:
+        return UNAVAILABLE
     body = _content(response) if response.status_code == httpx.codes.FORBIDDEN else None
-    if isinstance(body, Mapping) and body.get("error") == "step_up_required":
-        return body if optional(body, "confirmation_id") else None
-    return None
-
-
-async def _confirmed(
-    client: AgentAuthClient, step_up: Mapping[str, object], seconds: float | None
-) -> bool:
-    # Not the address in the answer: a service provider could send the person to its own page.
-    confirmation = path_segment(str(step_up["confirmation_id"]))
-    address = f"{client.registry_url}/confirmations/{confirmation}/"
-    show_link(f"Open {address} to confirm this call. Waiting …", address)
-    waited = client.wait_for_confirmation(confirmation)
-    return (await limited(waited, seconds, "confirm this call")).status == "confirmed"
+    waits = isinstance(body, Mapping) and body.get("error") == "step_up_required"
+    return WAITING if waits else REFUSED

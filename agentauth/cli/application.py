@@ -145,6 +145,10 @@ def register(
     name: Name = None,
     enrolment_code: EnrolmentCode = None,
     capability: Capabilities = None,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Declare these capabilities instead of the earlier ones."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Register the agent at the registry, or show its claim link again."""
@@ -153,6 +157,7 @@ def register(
         name=name,
         enrolment_code=enrolment_code,
         capabilities=capability or [],
+        renew=renew,
     )
     return finish(done, as_json=as_json)
 
@@ -165,13 +170,16 @@ def request(
     name: Name = None,
     enrolment_code: EnrolmentCode = None,
     capability: Capabilities = None,
-    envelope: Annotated[str, typer.Option(help="Limits, as a JSON object.")] = "{}",
+    envelope: Annotated[str | None, typer.Option(help="Limits, as a JSON object.")] = None,
     reason: Annotated[str, typer.Option(help="The reason, in one sentence for the person.")] = "",
+    ask_again: Annotated[
+        bool, typer.Option("--ask-again", help="Ask although the person said no before.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
-    """Ask a person for a grant; with --wait, also wait for the decision."""
+    """Ask a person for a grant, unless one covers this already."""
     done = agent_commands.request(
         Connection(registry, key_file),
         service_provider,
@@ -180,6 +188,7 @@ def request(
         capabilities=capability or [],
         envelope=envelope,
         reason=reason,
+        ask_again=ask_again,
         wait=wait,
         timeout=timeout,
     )
@@ -230,7 +239,7 @@ def call(
         str | None, typer.Option(help="The key that names the operation, to retry it.")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait if a person must confirm this call.")
+        bool, typer.Option("--wait", help="Wait for what a person must decide first.")
     ] = False,
     timeout: Timeout = None,
     as_json: Json = False,

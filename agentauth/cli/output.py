@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.names import printable
@@ -16,7 +17,6 @@ from agentauth.sdk.terminal import encodable, tell
 from .result import NEEDS_EXTRA, Outcome, Table
 
 try:
-    import segno
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -24,8 +24,8 @@ try:
 except ImportError as error:
     raise ImportError(NEEDS_EXTRA) from error
 
-# Characters. A longer address makes a code that no terminal window holds.
-_LONGEST_CODE = 300
+# Columns of a table that is not read in a terminal: wide enough to break no cell.
+_WIDE: Final = 200
 
 
 def show(outcome: Outcome, *, as_json: bool) -> None:
@@ -65,7 +65,8 @@ def show_table(table: Table) -> None:
     for row in table.rows:
         # Text, since Rich reads markup in a plain string.
         drawn.add_row(*(Text(_cell(row.get(column))) for column in table.columns))
-    console = Console(highlight=False, legacy_windows=False)
+    width = None if sys.stdout.isatty() else _WIDE
+    console = Console(highlight=False, legacy_windows=False, width=width)
     with console.capture() as captured:
         console.print(drawn)
     for line in captured.get().splitlines():
@@ -80,17 +81,6 @@ def show_error(error: AgentAuthError, *, as_json: bool) -> None:
         return
     reason = f" ({error.code}/{error.reason})" if error.reason else f" ({error.code})"
     tell(f"error: {error.description}{reason}")
-
-
-def show_code(address: str) -> None:
-    """A QR code of `address` on stderr, if stderr is a terminal that can draw it."""
-    if not sys.stderr.isatty() or len(address) > _LONGEST_CODE:
-        return
-    try:
-        "█▀▄".encode(sys.stderr.encoding or "ascii")
-    except UnicodeEncodeError:
-        return
-    segno.make(address, micro=False).terminal(sys.stderr, compact=True)
 
 
 def spinner(text: str) -> AbstractContextManager[object]:

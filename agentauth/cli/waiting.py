@@ -1,41 +1,45 @@
 """Waiting for a person: the link and its QR code, a spinner, and a time limit."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from agentauth.sdk.answers import Grant
-from agentauth.sdk.client import AgentAuthClient
-from agentauth.sdk.terminal import tell
+from agentauth.sdk.addresses import is_loopback
+from agentauth.sdk.answers import Confirmation, Grant
+from agentauth.sdk.approval_link import link_text, qr_code
+from agentauth.sdk.terminal import encodable, tell
 
-from .output import show_code, spinner
+from .output import spinner
 from .result import TimeLimitError
 
 T = TypeVar("T")
 
 
-async def wait_for_decision(client: AgentAuthClient, grant: Grant, seconds: float | None) -> Grant:
-    """Show the link and wait until a person has decided. Raises TimeLimitError after `seconds`."""
-    code = f" Claim code: {grant.claim_code}." if grant.claim_code else ""
-    # On stderr, so that stdout has only the answer.
-    show_link(f"Open {grant.approval_url} to decide.{code} Waiting …", grant.approval_url)
-    return await limited(client.wait_for_decision(grant), seconds, "decide about the grant")
+def show_pending(pending: Grant | Confirmation) -> None:
+    """Where the person decides, on stderr, so that stdout has only the answer.
+
+    With a QR code if stderr is a terminal, and if a phone could open the link.
+    """
+    link = pending.approval_url
+    if link and sys.stderr.isatty() and not is_loopback(link):
+        drawn = qr_code(link)
+        # Escapes of the blocks would show nothing.
+        if drawn is not None and encodable(drawn, sys.stderr) == drawn:
+            for line in drawn.split("\n"):
+                tell(line)
+    for line in link_text(pending).split("\n"):
+        tell(line)
 
 
-def show_link(line: str, address: str | None) -> None:
-    """One line on stderr, and a QR code of the address if stderr is a terminal."""
-    tell(line)
-    if address:
-        show_code(address)
+async def limited(awaited: Awaitable[T], seconds: float | None, *, what: str) -> T:
+    """The result of `awaited`, with `what` beside a spinner.
 
-
-async def limited(awaited: Awaitable[T], seconds: float | None, what: str) -> T:
-    """The result of `awaited`. Raises TimeLimitError after `seconds`; None is no limit."""
+    Raises TimeLimitError after `seconds`; None is no limit.
+    """
     try:
-        with spinner(f"Waiting for the person to {what} …"):
+        with spinner(f"Waiting for {what} …"):
             async with asyncio.timeout(seconds):
                 return await awaited
     except TimeoutError:
-        raise TimeLimitError(
-            f"The person did not decide within {seconds:g} s. The request stays open: wait again."
-        ) from None
+        raise TimeLimitError(f"{what.capitalize()} did not come within {seconds:g} s.") from None

@@ -130,14 +130,23 @@ def test_the_action_chooses_the_grant(
     assert agent.bodies("POST", "/v1/tokens") == [{"grant_id": other}, {"grant_id": GRANT_ID}]
 
 
+def decides(status: str, **members: Any) -> Any:
+    """A script in which the person decides after the link was shown."""
+    told: list[str] = []
+
+    def script(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path != f"/v1/grants/{GRANT_ID}":
+            return None
+        told.append("pending" if not told else status)
+        return httpx.Response(200, json=grant(status=told[-1], **(members if told[1:] else {})))
+
+    return script
+
+
 def test_request_can_wait(
     agent: FakeRegistry, capsys: pytest.CaptureFixture[str], slept: list[float]
 ) -> None:
-    agent.script = lambda r: (
-        httpx.Response(200, json=grant(status="approved"))
-        if r.url.path == f"/v1/grants/{GRANT_ID}"
-        else None
-    )
+    agent.script = decides("approved")
     assert main(["request", SP_ID, "-c", "read:calendar", "--wait", "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["status"] == "approved"
