@@ -320,12 +320,15 @@ def serve_mcp(
     ] = False,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8765,
-    allowed_host: Annotated[
+    allow_host: Annotated[
         list[str] | None, typer.Option(help="A Host header that requests may have; repeatable.")
     ] = None,
-    allowed_origin: Annotated[
+    allow_origin: Annotated[
         list[str] | None, typer.Option(help="An Origin that requests may have; repeatable.")
     ] = None,
+    qr_code: Annotated[
+        bool, typer.Option("--qr-code", help="Add links for a person as QR codes too.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Let an MCP client use protected services as this agent."""
@@ -339,8 +342,9 @@ def serve_mcp(
             http=http,
             host=host,
             port=port,
-            allowed_hosts=allowed_host or [],
-            allowed_origins=allowed_origin or [],
+            allowed_hosts=allow_host or [],
+            allowed_origins=allow_origin or [],
+            qr_code=qr_code,
         )
     except AgentAuthError as error:
         show_error(error, as_json=as_json)

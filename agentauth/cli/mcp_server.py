@@ -22,12 +22,13 @@ def serve(
     port: int,
     allowed_hosts: Sequence[str],
     allowed_origins: Sequence[str],
+    qr_code: bool,
 ) -> None:
     """Serve until the client or the user ends it. Raises UsageError, AgentAuthError."""
     try:
-        run = import_module("agentauth.mcp").run
+        run = import_module("agentauth.mcp.server").run
         options = import_module("agentauth.mcp.options").Options
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         told = str(error) if "agentauth-sdk[mcp]" in str(error) else _MISSING
         raise UsageError(told) from None
     # Ctrl-C is how a person ends it.
@@ -44,5 +45,6 @@ def serve(
                 port=port,
                 allowed_hosts=tuple(allowed_hosts),
                 allowed_origins=tuple(allowed_origins),
+                qr_code=qr_code,
             )
         )

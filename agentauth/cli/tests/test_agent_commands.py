@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sys
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -264,3 +265,25 @@ def test_shells_complete_the_commands(
     with pytest.raises(SystemExit):
         main([])
     assert "whoami" in capsys.readouterr().out
+
+
+def test_mcp_runs_the_server_with_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, options = ModuleType("server"), ModuleType("options")
+    served: list[Any] = []
+    server.run = served.append  # type: ignore[attr-defined]
+    options.Options = lambda **given: given  # type: ignore[attr-defined]
+    package = ModuleType("agentauth.mcp")
+    for name, module in (("", package), (".server", server), (".options", options)):
+        monkeypatch.setitem(sys.modules, f"agentauth.mcp{name}", module)
+    assert main(["mcp", "--registry", URL, "--http", "--service", "a", "--port", "1"]) == 0
+    assert (
+        served[0]
+        | {
+            "registry_url": URL,
+            "transport": "http",
+            "services": ("a",),
+            "port": 1,
+            "host": "127.0.0.1",
+        }
+        == (served[0])
+    )
