@@ -183,6 +183,7 @@ class OneUse(httpx.Headers):
 
     def __init__(self, headers: httpx.Headers, signed: dict[str, str]) -> None:
         super().__init__(headers)
+        self._credentials = httpx.Headers()
         for name in CREDENTIALS:
             self.pop(name, None)
         if KEY in signed:

@@ -1,14 +1,18 @@
 """Keep an agent's calls within the rate of its grant, so that verify refuses none of them.
 
 The same algorithm (GCRA) as the registry's, for each grant, with the same arithmetic. The registry
-counts a use at some moment between our request and its answer, so the state here is never behind
-the registry's: it counts each use as of the moment of its answer. Other processes that use the
-grant are not seen; their uses cost a 429, after which this process waits as long as it says.
+counts a use at some moment between our request and its answer. So a use that was answered counts
+here as of its answer, which is never before the registry counted it, and a use in flight counts as
+of now; if it takes longer than `JUDGED_SECONDS`, as of then. A grant without a burst therefore has
+at most one request in flight within that time. Other processes that use the grant are not seen:
+their uses cost a 429, after which this process waits as long as it says.
 """
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentauth.protocol.limits import Rate
 
@@ -16,59 +20,86 @@ from .answers import Grant
 from .choosing import granted_envelope
 from .tokens import Locks
 
+# Seconds from a request until its service provider has asked the registry, at the latest.
+JUDGED_SECONDS: Final = 1
+_SECOND_US: Final = 1_000_000
+_JUDGED_US: Final = JUDGED_SECONDS * _SECOND_US
+
 
 @dataclass(slots=True)
 class _Pace:
     """The state of one grant; all times in microseconds of the monotonic clock."""
 
     rate: Rate
-    # GCRA's theoretical arrival time, an upper bound of the registry's.
+    # GCRA's theoretical arrival time after all uses that are no longer in flight.
     tat_us: int | None = None
-    in_flight: int = 0
-    # The longest time from a request to its answer since the last moment without requests.
-    lag_us: int = 0
+    # When each use in flight began, oldest first.
+    in_flight: list[int] = field(default_factory=list)
+    # Of the call whose turn is next: done when a use ends.
+    next_call: asyncio.Future[None] | None = None
 
     def wait_us(self, now_us: int) -> int:
-        # Several requests may be judged as late as the slowest was.
-        lag_us = self.lag_us if self.in_flight else 0
-        wait_us = self.rate.wait_us(self.tat_us, now_us)
-        return wait_us + lag_us if wait_us > 0 else wait_us
+        """Until the next use is allowed whenever the registry judges it; 0 or less means now."""
+        while self.in_flight and self.in_flight[0] + _JUDGED_US <= now_us:
+            judged_us = self.in_flight.pop(0) + _JUDGED_US
+            self.tat_us = self.rate.advance(self.tat_us, judged_us)
+        # All in flight may be judged together with the next one, as one burst.
+        too_many = len(self.in_flight) - (self.rate.burst - 1)
+        if too_many > 0:
+            return self.in_flight[too_many - 1] + _JUDGED_US - now_us
+        ahead_us = len(self.in_flight) * self.rate.interval_us
+        return 0 if self.tat_us is None else self.rate.wait_us(self.tat_us + ahead_us, now_us)
+
+    async def wait(self, wait_us: int) -> None:
+        """Wait that long, or until a use ends."""
+        self.next_call = asyncio.get_running_loop().create_future()
+        sleeping = asyncio.ensure_future(asyncio.sleep(wait_us / _SECOND_US))
+        try:
+            await asyncio.wait({sleeping, self.next_call}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.next_call = None
+            sleeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sleeping
 
 
 @dataclass(slots=True)
 class Turn:
-    """One use of a grant, from the request to its answer. Ends with one of its three methods."""
+    """One use of a grant, from the request to its answer. The first of its three methods counts."""
 
     _pace: _Pace
     _began_us: int
-    _is_over: bool = field(default=False)
+    _is_over: bool = False
 
     def count(self) -> None:
         """The registry counted this use, or may have."""
-        if not self._end():
-            return
-        pace, now_us = self._pace, _now_us()
-        pace.lag_us = max(pace.lag_us, now_us - self._began_us) if pace.in_flight else 0
-        pace.tat_us = max(pace.tat_us or 0, now_us + pace.rate.interval_us)
+        if not self._is_over and self._end():
+            self._pace.tat_us = self._pace.rate.advance(self._pace.tat_us, _now_us())
 
     def give_back(self) -> None:
         """The registry refused the call, so it counted nothing."""
-        if self._end() and self._pace.tat_us is not None:
-            self._pace.tat_us -= self._pace.rate.interval_us
+        pace = self._pace
+        if not self._is_over and not self._end() and pace.tat_us is not None:
+            pace.tat_us -= pace.rate.interval_us
 
     def wait_for(self, seconds: int) -> None:
         """The registry refused the call by its rate, and allows the next one after `seconds`."""
-        if self._end():
+        if not self._is_over:
+            self.give_back()
             pace = self._pace
-            allowed_us = _now_us() + seconds * 1_000_000
+            allowed_us = _now_us() + seconds * _SECOND_US
             pace.tat_us = max(pace.tat_us or 0, allowed_us + pace.rate.tolerance_us)
 
     def _end(self) -> bool:
-        if self._is_over:
-            return False
+        """End the turn; False if it was counted already, because it took so long."""
         self._is_over = True
-        self._pace.in_flight -= 1
-        return True
+        pace = self._pace
+        is_in_flight = self._began_us in pace.in_flight
+        if is_in_flight:
+            pace.in_flight.remove(self._began_us)
+        if pace.next_call is not None and not pace.next_call.done():
+            pace.next_call.set_result(None)
+        return is_in_flight
 
 
 class Pacing:
@@ -88,11 +119,10 @@ class Pacing:
         pace.rate = rate
         # Held while waiting, so that calls take their turns in order.
         async with self._locks.of(grant.grant_id):
-            while (wait_us := pace.wait_us(_now_us())) > 0:  # noqa: ASYNC110 — ends by the clock
-                await asyncio.sleep(wait_us / 1_000_000)
+            while (wait_us := pace.wait_us(_now_us())) > 0:
+                await pace.wait(wait_us)
             now_us = _now_us()
-            pace.tat_us = pace.rate.advance(pace.tat_us, now_us)
-            pace.in_flight += 1
+            pace.in_flight.append(now_us)
             return Turn(pace, now_us)
 
 

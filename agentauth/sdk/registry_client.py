@@ -159,7 +159,7 @@ class Registry:
                 self._clock.see(registry_at(self.url), response.headers)
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
-                    return _read(response)
+                    return _read_from(self.url, response)
                 error = _explained(self.url, response)
                 refused = error.code == ProofNonceRequiredError.code
                 fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)
@@ -195,15 +195,20 @@ def _explained(url: str, response: httpx.Response) -> AgentAuthError:
     error = refusal(response)
     if error.code == InvalidProofError.code and error.reason == "iat":
         return clock_error(registry_at(url), response.headers) or error
+    is_unknown = isinstance(error, RegistryError) and not error.error and not response.is_redirect
+    return (_wrong_address(url, response) or error) if is_unknown else error
+
+
+def _wrong_address(url: str, response: httpx.Response) -> RegistryError | None:
+    """The error for an answer that is not JSON, as another server's at a wrong address."""
     media_type = response.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
-    if isinstance(error, RegistryError) and not error.error and not response.is_redirect:
-        return RegistryError(
-            f"{registry_at(url)} answered {response.status_code} with "
-            f"{media_type[:_MEDIA_TYPE] or 'no content type'} instead of JSON. Check that this is "
-            "the address of an AgentAuth registry.",
-            status=response.status_code,
-        )
-    return error
+    if media_type in {"", "application/json"}:
+        return None
+    return RegistryError(
+        f"{registry_at(url)} answered {response.status_code} with {media_type[:_MEDIA_TYPE]} "
+        "instead of JSON. Check that this is the address of an AgentAuth registry.",
+        status=response.status_code,
+    )
 
 
 def heals(status: int, error: AgentAuthError) -> bool:
@@ -215,6 +220,13 @@ def heals(status: int, error: AgentAuthError) -> bool:
 def registry_at(url: str) -> str:
     """The subject of an error message about the registry at `url`."""
     return f"The registry at {url}"
+
+
+def _read_from(url: str, response: httpx.Response) -> dict[str, object]:
+    try:
+        return _read(response)
+    except RegistryError as error:
+        raise (_wrong_address(url, response) or error) from error.__cause__
 
 
 def _read(response: httpx.Response) -> dict[str, object]:

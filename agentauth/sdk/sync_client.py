@@ -1,6 +1,7 @@
 """The agent's client without `await`: the same names, on an event loop in a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -276,7 +277,7 @@ class Portal:
         future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
             return future.result()
-        except asyncio.CancelledError:
+        except concurrent.futures.CancelledError:
             raise _closed() from None
         except BaseException:
             # Ctrl-C in this thread must end the call in the other one too.
