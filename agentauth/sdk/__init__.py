@@ -10,7 +10,7 @@
   `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
   files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
-- The command line: `__main__`, `commands`, `terminal`.
+- `terminal` writes lines to a terminal; the command line is `agentauth.cli`.
 """
 
 from agentauth.protocol.capability import Action, Capability
@@ -30,6 +30,7 @@ from .errors import (
     RegistryError,
 )
 from .log_client import LogClient, ProvenEvent
+from .sync_client import SyncAgentAuthClient
 from .verifier import Allowed, UnknownOutcomeError, VerifierClient
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "RefusedError",
     "RegistryError",
     "ServiceProvider",
+    "SyncAgentAuthClient",
     "TemporarilyUnavailableError",
     "UnknownOutcomeError",
     "VerifierClient",

@@ -55,7 +55,7 @@ for module in pkgutil.walk_packages(agentauth.__path__, "agentauth.", onerror=la
     try:
         importlib.import_module(module.name)
     except ImportError as error:
-        if "pip install 'agentauth-sdk[" not in str(error):
+        if "agentauth-sdk[" not in str(error):
             print(module.name, error)
 """
 # What the types of the package promise an author with a strict type checker.
