@@ -1,8 +1,8 @@
 """Reads a tutorial as its reader does: runs its blocks in order, in a folder of their own.
 
 A block `sh` is run. Its title may be "keeps running", "exits with N", or "at the registry", where
-the operator runs it in the checkout. A block with a file name as its title is written to that file. A block `text` is what
-the block before it printed; `…` stands for anything.
+the operator runs it in the checkout. A block with a file name as its title is written to that file.
+A block `text` is what the block before it printed; `…` stands for anything.
 """
 
 import os
