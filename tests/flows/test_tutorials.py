@@ -89,6 +89,18 @@ def test_an_agent_in_ten_minutes(
             assert "revoked" in reader.printed
 
 
+def test_mcp_in_five_minutes(sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path) -> None:
+    with api(sqlite_registry, "Diary") as (slug, address):
+        names = {
+            "http://localhost:8000": sqlite_registry.url,
+            "http://localhost:9000": address,
+            "my-api": slug,
+        }
+        with Reader(tmp_path, wheel, names, sqlite_registry) as reader:
+            reader.follow(blocks("tutorial-mcp.md"))
+            assert "approved" in reader.printed
+
+
 @pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
 def test_protect_an_api_in_ten_minutes(
     sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path, framework: str
@@ -108,9 +120,5 @@ def test_protect_an_api_in_ten_minutes(
             assert found
             names[name.upper().replace("_", "-")] = found[1]
         reader.follow(page[2:])
-        sections = (
-            f"2. Protect it: {framework}",
-            "3. Call it",
-            "4. What is closed, and what is open",
-        )
-        reader.follow(blocks("tutorial-api.md", *sections))
+        for section in (f"2. Protect it: {framework}", "3. Call it", "4. What is closed and open"):
+            reader.follow(blocks("tutorial-api.md", section))

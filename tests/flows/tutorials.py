@@ -5,6 +5,7 @@ the operator runs it in the checkout. A block with a file name as its title is w
 A block `text` is what the block before it printed; `…` stands for anything.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ _INSTALL = re.compile(r"^pip install '(agentauth-sdk)\[([a-z,]+)\]'.*$", re.MULT
 _KEPT = re.compile(r"^(?:export |\. ).*$", re.MULTILINE)
 BACKGROUND = "keeps running"
 OPERATOR = "at the registry"
+# Commands of packages that a page installs beside the SDK.
+SERVERS = ("flask", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         for process in self._running:
-            with process:
+            with process, contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
     def follow(self, page: list[Block]) -> None:
@@ -144,6 +147,10 @@ class Reader:
         """Let the reader's environment find our packages: the page would download them."""
         for folder in self.folder.glob("*/lib/python*/site-packages"):
             (folder / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        for folder in self.folder.glob("*/bin"):
+            for name in SERVERS:
+                (folder / name).write_text(f'#!/bin/sh\nexec {folder}/python -m {name} "$@"\n')
+                (folder / name).chmod(0o755)
 
     def _wait_until_it_listens(self, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
