@@ -1,9 +1,12 @@
 """The client for agents and service providers, on the protocol, httpx and cryptography.
 
-- An agent: `client` is the interface, on `agent_lifecycle` (key, manifest, registration),
-  `choosing` (which grant), `tokens` (cache), `calls` (a call to a service provider) and
-  `registry_client` (the registry's API). Its key is in a `key_file`, made of `private_files`.
-  `manifests` makes what it declares.
+- An agent: `client` is the interface, and `sync_client` the same without `await`. They stand on
+  `agent_lifecycle` (key, manifest, registration), `agent_grants` (grants and tokens, with
+  `ensuring`, `choosing` and the cache of `tokens`), `waiting` (for a person), `calls` (a call to a
+  service provider, with `pacing`) and `registry_client` (the registry's API). `http_auth` and
+  `requests_auth` sign for other HTTP clients, `approval_link` shows a person the link. The key is
+  in a `key_file`, made of `private_files`, or in another `key_store` (`keyring_store`). `manifests`
+  makes what the agent declares; `argument_checks` and `clocks` explain mistakes.
 - A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
   the views of a Django project, and is the one module that imports Django.
 - Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in
@@ -23,12 +26,14 @@ from .errors import (
     AddressError,
     AmbiguousGrantError,
     AudienceError,
+    ClockError,
     GrantPendingError,
     KeyFileError,
     NoGrantError,
     RefusedError,
     RegistryError,
 )
+from .http_auth import AgentAuth
 from .log_client import LogClient, ProvenEvent
 from .sync_client import SyncAgentAuthClient
 from .verifier import Allowed, UnknownOutcomeError, VerifierClient
@@ -37,12 +42,14 @@ __all__ = [
     "Action",
     "AddressError",
     "Agent",
+    "AgentAuth",
     "AgentAuthClient",
     "AgentAuthError",
     "Allowed",
     "AmbiguousGrantError",
     "AudienceError",
     "Capability",
+    "ClockError",
     "Confirmation",
     "Grant",
     "GrantPendingError",

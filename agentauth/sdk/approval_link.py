@@ -41,7 +41,7 @@ def qr_code(link: str) -> str | None:
 
 
 def show_link(pending: Grant | Confirmation, stream: TextIO | None = None) -> None:
-    """Print where the person decides, on stderr unless told otherwise: fits `on_pending`.
+    """Write where the person decides, on stderr unless told otherwise: fits `on_pending`.
 
     With a QR code if the stream is a terminal, unless the link leads to this machine, which a
     phone could not open. The claim code is never in the QR code.
@@ -54,7 +54,8 @@ def show_link(pending: Grant | Confirmation, stream: TextIO | None = None) -> No
         encoding = getattr(out, "encoding", None) or "utf-8"
         if drawn is not None and _can_encode(drawn, encoding):
             text = f"{drawn}\n{text}"
-    print(text, file=out, flush=True)
+    out.write(f"{text}\n")
+    out.flush()
 
 
 def _can_encode(text: str, encoding: str) -> bool:

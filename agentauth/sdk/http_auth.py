@@ -39,7 +39,7 @@ class AgentAuth(httpx.Auth):
     not: httpx does not show them. A body that is not bytes (a generator, files) is sent once.
     Requests outside the audience raise AudienceError and are not sent. A redirect that httpx
     follows goes out without credentials; if that leads to a 401 within the audience, the request
-    is signed anew.
+    is signed again.
     """
 
     def __init__(

@@ -2,21 +2,15 @@
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import time_machine
 
-from agentauth import AgentAuthClient, Capability
+from agentauth import AgentAuthClient
 from agentauth.protocol.errors import InvalidClientError, ManifestError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.sdk import (
@@ -25,19 +19,13 @@ from agentauth.sdk import (
     GrantPendingError,
     Money,
     NoGrantError,
-    VerifierClient,
 )
 from agentauth.sdk.registry_client import Registry
-from tests import faketime
-from tests.live import ROOT, LiveRegistry
+from tests.flows.clocked import PAY, PAYING, READ, WRITE, Place, clocked_place
+from tests.live import ROOT
 
 pytestmark = [pytest.mark.flow, pytest.mark.faketime]
 
-READ = Capability.read("calendar")
-WRITE = Capability.write("files")
-PAY = Capability.transact("payments", max_amount=("50.00", "EUR"))
-READING = Action("read", "calendar/work")
-PAYING = Action("transact", "payments", Money.of("20.00", "EUR"))
 # Rotates the key, and is killed before its nth change to a file or connection.
 ROTATE = """
 import asyncio, os, signal, sys
@@ -58,99 +46,10 @@ asyncio.run(AgentAuthClient(url, key_file=key_file).rotate_key())
 """
 
 
-@dataclass
-class Place:
-    """A registry, a service provider, a user who decides, and their common clock."""
-
-    registry: LiveRegistry
-    provider: dict[str, str]
-    file: Path
-    clock: time_machine.Traveller
-    person: "subprocess.Popen[str]"
-    shifted: int = 0
-
-    @property
-    def slug(self) -> str:
-        return self.provider["slug"]
-
-    def later(self, by: timedelta) -> None:
-        self.shifted += int(by.total_seconds())
-        # Atomic: a process reading the clock at this moment finds the old file or the new one.
-        new = self.file.with_suffix(".new")
-        new.write_text(f"+{self.shifted}\n")
-        new.replace(self.file)
-        self.clock.shift(by)
-
-    def decide(self, act: str, grant_id: str, **wish: Any) -> None:
-        """What a user does on a page; see tests/decide.py."""
-        assert self.person.stdin
-        assert self.person.stdout
-        print(json.dumps({"act": act, "id": grant_id, **wish}), file=self.person.stdin, flush=True)
-        assert self.person.stdout.readline()
-
-    def granted(self, client: AgentAuthClient, *capabilities: Capability) -> str:
-        """The id of a grant that the agent asked for and the user approved."""
-        grant = asyncio.run(client.request_grant(self.slug, capabilities))
-        assert grant.status == "pending"
-        self.decide("approve", grant.grant_id)
-        return grant.grant_id
-
-    def verified(self, client: AgentAuthClient, action: Action = READING) -> str:
-        """The grant under which the service provider allows the action."""
-        headers = asyncio.run(
-            client.authenticate_headers(self.slug, "POST", "/api/events", action=action)
-        )
-        with VerifierClient(
-            self.registry.url, self.provider["client_id"], self.provider["client_secret"]
-        ) as verifier:
-            allowed = verifier.verify(
-                token=headers["Authorization"].removeprefix("DPoP "),
-                proof=headers["DPoP"],
-                method="POST",
-                url=f"{self.registry.services}/api/events",
-                action=action,
-                idempotency_key="payment" if action.amount else None,
-            )
-        return allowed.grant_id
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("registry")
-    clock = folder / "clock"
-    clock.write_text("+0\n")
-    env = {
-        "LD_PRELOAD": faketime.LIBRARY,
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
-    registry = LiveRegistry(folder, workers=2, env=env)
-    registry.prepare()
-    registry.start()
-    allowed = [capability.label for capability in (READ, WRITE, PAY)]
-    provider = registry.manage(
-        "create_service_provider",
-        "Acme",
-        "--audience",
-        f"{registry.services}/api",
-        "--allow",
-        *allowed,
-    )
-    person = subprocess.Popen(
-        [sys.executable, "-m", "tests.decide"],
-        cwd=ROOT,
-        env=registry.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with person, time_machine.travel(datetime.now(UTC), tick=True) as traveller:
-        yield Place(registry, provider, clock, traveller, person)
-        assert person.stdin
-        person.stdin.close()
-    registry.stop()
+    with clocked_place(tmp_path_factory.mktemp("registry")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -373,31 +272,3 @@ def test_calls_go_on_while_the_key_is_changed(
     for _ in range(2):
         asyncio.run(together())
     assert place.verified(client) == place.verified(other) == place.verified(started()) == reading
-
-
-def test_the_page_of_the_sdk_runs_as_printed(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.platform", "linux")
-    page = (ROOT / "docs" / "sdk.md").read_text()
-    source = "\n".join(re.findall(r"```python\n(.+?)```", page, re.DOTALL))
-    for placeholder, real in (
-        ("https://registry.example.com", place.registry.url),
-        ("my-api", place.slug),
-    ):
-        assert placeholder in source
-        source = source.replace(placeholder, real)
-    shown: list[str] = []
-
-    def show(approval_url: str, _claim_code: str) -> None:
-        shown.append(parse_qs(urlsplit(approval_url).query)["grant"][0])
-        place.decide("approve", shown[0])
-
-    names: dict[str, Any] = {"print": show}
-    page = f"async def page():\n{textwrap.indent(source, '    ')}    return locals()"
-    exec(compile(page, "sdk.md", "exec"), names)  # noqa: S102 — our own page, run as a reader would
-    made = asyncio.run(names["page"]())
-    assert made["headers"].keys() == {"Authorization", "DPoP"}
-    assert made["grant"].status == "pending"
-    assert place.verified(made["client"]) == shown[0]

@@ -233,7 +233,7 @@ def test_no_redirect_carries_credentials_outside_the_audience(
 
 
 @pytest.mark.parametrize(("status", "method"), [(302, "GET"), (303, "GET"), (307, "POST")])
-def test_a_redirect_within_the_audience_is_signed_anew(
+def test_a_redirect_within_the_audience_is_signed_again(
     kind: Kind, apis: tuple[Api, Api], status: int, method: str
 ) -> None:
     apis[0].answers = [(status, {"Location": "/v1/moved?x=1"}, {})]
