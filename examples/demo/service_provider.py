@@ -19,10 +19,10 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
+from agentauth.integrations.django import decision, protected, unprotected
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk import Action, Money
-from agentauth.sdk.django import decision, protected, unprotected
 
 CALENDAR = {"work": ["09:00 stand-up", "14:00 review"], "home": ["19:00 dinner"]}
 PAYMENTS: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def application() -> Any:
         SECRET_KEY=secrets.token_urlsafe(50),
         ROOT_URLCONF=__name__,
         # Refuses a view without a decorator instead of leaving it open.
-        MIDDLEWARE=["agentauth.sdk.django.AgentAuthMiddleware"],
+        MIDDLEWARE=["agentauth.integrations.django.AgentAuthMiddleware"],
         APPEND_SLASH=False,
         AGENTAUTH={
             "REGISTRY_URL": credentials["registry_url"],

@@ -50,7 +50,7 @@ FOLDERS = ("protocol", "sdk", "integrations", "mcp", "cli")
 IMPORT_ALL = """
 import importlib, pkgutil, agentauth
 for module in pkgutil.walk_packages(agentauth.__path__, "agentauth.", onerror=lambda name: None):
-    if module.name.endswith("__main__") or module.name == "agentauth.sdk.django":
+    if module.name.endswith("__main__"):
         continue
     try:
         importlib.import_module(module.name)

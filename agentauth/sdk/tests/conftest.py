@@ -1,6 +1,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,5 +46,11 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Every wait of the verifier's client, which ends at once."""
     made = Clock()
+
+    async def sleep(seconds: float) -> None:
+        made.sleep(seconds)
+
     monkeypatch.setattr("agentauth.sdk.verifier.time", made)
+    monkeypatch.setattr("agentauth.sdk.async_verifier.time", made)
+    monkeypatch.setattr("agentauth.sdk.async_verifier.asyncio", SimpleNamespace(sleep=sleep))
     return made

@@ -31,6 +31,7 @@ from agentauth.sdk import (
     UnknownOutcomeError,
     VerifierClient,
 )
+from agentauth.sdk.tests.both_clients import both
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     SP_ID,
@@ -52,6 +53,8 @@ from agentauth.sdk.tests.hostile_server import (
 from agentauth.sdk.tests.log_folders import LOG_KEY
 from agentauth.sdk.tests.test_verifier import ASK, YES
 from tests.nginx import self_signed
+
+__all__ = ["both"]
 
 # A drip takes twenty times as long.
 SECONDS: Final = 0.25
@@ -111,16 +114,25 @@ def agent_at(server: HostileServer, tmp_path: Path) -> AgentAuthClient:
     return AgentAuthClient(server.url, key_file=tmp_path / "agent.json", name="x")
 
 
-@broken
-@pytest.mark.usefixtures("clock")
-def test_VB_15_a_broken_answer_of_verify_is_an_unknown_outcome(serve: Serve, send: Sending) -> None:
-    server = serve(send)
+@pytest.mark.usefixtures("clock", "both")
+@pytest.mark.parametrize("name", sorted(BROKEN.keys() - {"a redirect to nowhere"}))
+def test_VB_15_a_broken_answer_of_verify_is_an_unknown_outcome(serve: Serve, name: str) -> None:
+    server = serve(BROKEN[name])
     client = VerifierClient(server.url, "id", "secret", timeout=SECONDS)
     with client, pytest.raises(UnknownOutcomeError):
         client.verify(**ASK)
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
+def test_a_redirect_of_verify_is_no_decision_and_is_not_followed(serve: Serve) -> None:
+    server = serve(BROKEN["a redirect to nowhere"])
+    client = VerifierClient(server.url, "id", "secret", timeout=SECONDS)
+    with client, pytest.raises(TemporarilyUnavailableError):
+        client.verify(**ASK)
+    assert len(server.heads) == 1
+
+
+@pytest.mark.usefixtures("clock", "both")
 @pytest.mark.parametrize(
     "url", ["https://a..b", f"https://{'a' * 64}.example", "https://☃.example"]
 )
@@ -147,7 +159,7 @@ def test_a_broken_answer_of_the_log_is_an_outage(serve: Serve, send: Sending) ->
         run(LogClient(server.url, [LOG_KEY.vkey]).checkpoint())
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
 def test_no_client_asks_for_a_compressed_answer(serve: Serve, tmp_path: Path) -> None:
     server = serve(whole(answer(GOOD)))
     with VerifierClient(server.url, "id", "secret", timeout=60) as client:
@@ -158,13 +170,14 @@ def test_no_client_asks_for_a_compressed_answer(serve: Serve, tmp_path: Path) ->
         assert re.findall(rb"(?i)accept-encoding: (.*)\r", head) == [b"identity"]
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
 def test_a_drip_within_TLS_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = self_signed(tmp_path)
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(certificate, tmp_path / "proxy.key")
     trusted = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr("agentauth.sdk.verifier.ssl_context", lambda: trusted)
+    for name in ("verifier", "async_verifier"):
+        monkeypatch.setattr(f"agentauth.sdk.{name}.ssl_context", lambda: trusted)
     with serving(whole(answer(json.dumps(YES).encode())), own) as server:
         with VerifierClient(server.url, "id", "secret", timeout=60) as client:
             assert client.verify(**ASK).grant_id == "g"
@@ -174,7 +187,7 @@ def test_a_drip_within_TLS_ends_in_time(tmp_path: Path, monkeypatch: pytest.Monk
             client.verify(**ASK)
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
 def test_a_proxy_is_held_to_the_same_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -197,7 +210,7 @@ def test_the_error_says_why_an_answer_was_not_read(
         run(agent_at(server, tmp_path).register(CALENDAR))
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
 def test_an_answer_of_verify_is_read_up_to_its_own_limit(serve: Serve) -> None:
     client = VerifierClient(serve(endless).url, "id", "secret", timeout=60)
     with client, pytest.raises(UnknownOutcomeError, match="sent more than 1,048,576 bytes"):
@@ -347,7 +360,7 @@ def test_a_long_description_is_cut(serve: Serve, tmp_path: Path, error: str) -> 
     assert len(command(server, tmp_path).stderr) < 2 * MAX_MESSAGE + 100
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "both")
 def test_so_is_one_of_verify(serve: Serve) -> None:
     no = {"valid": False, "error": "E" * 900_000, "reason": "R" * 900_000}
     for send in (long_refusal(error="x"), whole(answer(json.dumps(no | {"reason": "r"}).encode()))):

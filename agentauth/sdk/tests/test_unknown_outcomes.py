@@ -7,8 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from django.http import HttpRequest, HttpResponse
-from django.test import override_settings
 
 from agentauth.protocol.errors import (
     AgentAuthError,
@@ -17,16 +15,16 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.sdk import (
-    Action,
     RefusedError,
     RegistryError,
     UnknownOutcomeError,
     VerifierClient,
 )
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import protected
+from agentauth.sdk.tests.both_clients import both
 from agentauth.sdk.tests.conftest import Clock
-from agentauth.sdk.tests.test_django import SETTINGS, asking, served
+
+__all__ = ["both"]
+pytestmark = pytest.mark.usefixtures("both")
 
 URL = "https://registry.example.com"
 NAMED: dict[str, Any] = {
@@ -271,46 +269,3 @@ def test_neither_token_nor_proof_is_shown(clock: Clock, shown: Callable[[object]
     for text in (shown(unknown), shown(unknown.question), shown(unknown.fields)):
         assert "the-token" not in text
         assert "the-proof" not in text
-
-
-# ---- behind Django
-
-
-class StallsInCommit:
-    """A registry that decides and debits once, but answers 503 to the first call under each
-    idempotency key.
-    """
-
-    def __init__(self) -> None:
-        self.allowed_before = False
-        self.kept: dict[str, dict[str, Any]] = {}
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        name = request.headers["Idempotency-Key"]
-        if name in self.kept:
-            return httpx.Response(200, json=self.kept[name])
-        self.kept[name] = {"valid": True, "decision_id": "d", "limits": {}}
-        if self.allowed_before:
-            self.kept[name]["repeated"] = True
-        self.allowed_before = True
-        return unavailable()
-
-
-def test_a_payment_that_was_debited_behind_a_503_is_carried_out_once(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
-    acted: list[HttpRequest] = []
-
-    @served
-    @protected(Action("delete", "calendar"))
-    def pay(request: HttpRequest) -> HttpResponse:
-        acted.append(request)
-        return HttpResponse()
-
-    transport = httpx.MockTransport(StallsInCommit())
-    client = VerifierClient(URL, "id", "secret", transport=transport)
-    monkeypatch.setattr(guard, "_client", lambda *_arguments: client)
-    with override_settings(AGENTAUTH=SETTINGS):
-        assert pay(asking(HTTP_IDEMPOTENCY_KEY="k")).status_code == 200
-        assert pay(asking(HTTP_IDEMPOTENCY_KEY="k")).status_code == 409
-    assert len(acted) == 1

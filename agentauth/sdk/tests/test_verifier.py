@@ -13,6 +13,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.money import Money
 from agentauth.sdk import Action, AddressError, RefusedError, RegistryError, VerifierClient
+from agentauth.sdk.tests.both_clients import both
 
 URL = "https://registry.example.com"
 ASK: dict[str, Any] = {
@@ -33,7 +34,8 @@ YES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("clock")
+__all__ = ["both"]
+pytestmark = pytest.mark.usefixtures("clock", "both")
 
 
 def client(

@@ -1,6 +1,7 @@
 """The conformance suite's site in Django (sites.py)."""
 
 import asyncio
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import httpx
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
@@ -23,12 +23,29 @@ from django.views import View
 from django.views.decorators.cache import cache_page
 from django.views.decorators.http import condition
 
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import decision, protected, unprotected
+from agentauth.integrations.tests.conformance import (
+    AUDIENCE,
+    CALENDAR,
+    COROUTINE,
+    ERASE,
+    EVENTS,
+    FILES,
+    KEPT,
+    OPEN,
+    PAYMENTS,
+    RESOURCES,
+    SAYS,
+    SECRET,
+    UPLOAD,
+    Integration,
+    served_by_asgi,
+    served_by_wsgi,
+)
 from agentauth.sdk import Action
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import decision, protected, unprotected
-from agentauth.sdk.tests.sites import AUDIENCE, OPEN, RESOURCES, SAYS, SECRET, Integration
 
-READ = protected(Action("read", "calendar"))
+READ: Any = protected(Action("read", "calendar"))
 CHANGED = datetime(2026, 1, 1, tzinfo=UTC)
 # `cache_page` takes any duration; no test of the suite takes this long.
 cached = cache_page(3600)
@@ -68,7 +85,7 @@ def broken(request: HttpRequest) -> HttpResponse:
     raise RuntimeError(text(request))
 
 
-def dispatching(request: HttpRequest) -> HttpResponseBase:
+def dispatching(request: HttpRequest) -> Any:
     return READ(answer)(request)
 
 
@@ -102,6 +119,58 @@ VIEWS: dict[str, Callable[..., Any]] = {
 urlpatterns = [path(each.lstrip("/"), view) for each, view in VIEWS.items()]
 
 
+@protected(CALENDAR)
+def calendar(request: HttpRequest, name: str) -> HttpResponse:
+    return HttpResponse(f"{text(request)} {name}")
+
+
+@protected(FILES)
+def files(request: HttpRequest, name: str) -> HttpResponse:
+    return answer(request)
+
+
+@protected(PAYMENTS)
+def payments(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(f"{text(request)} {json.loads(request.body)['payee']}")
+
+
+@protected(KEPT)
+def kept(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("stored" if decision(request).repeated else "new")
+
+
+@protected(UPLOAD)
+def upload(request: HttpRequest) -> HttpResponse:
+    length = 0
+    while part := request.read(65_536):
+        length += len(part)
+    return HttpResponse(f"{text(request)} {length}")
+
+
+@protected(COROUTINE)
+async def coroutine(request: HttpRequest) -> HttpResponse:
+    await asyncio.sleep(0)
+    return answer(request)
+
+
+@unprotected
+async def open_coroutine(_request: HttpRequest) -> HttpResponse:
+    return HttpResponse()
+
+
+urlpatterns += [
+    path("calendar/<str:name>", calendar),
+    path("files/<path:name>", files),
+    path("payments", payments),
+    path("erase", protected(ERASE)(answer)),
+    path("kept", kept),
+    path("upload", upload),
+    path("v1/events", protected(EVENTS)(answer)),
+    path("coroutine", coroutine),
+    path("open-coroutine", open_coroutine),
+]
+
+
 @cached
 @unprotected
 def front(_request: HttpRequest) -> HttpResponse:
@@ -117,32 +186,16 @@ def disguised(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callab
     return lambda request: hidden(request)  # noqa: PLW0108 — a function, as the name says
 
 
-class AsgiTransport(httpx.BaseTransport):
-    """A synchronous client of an ASGI application."""
-
-    def __init__(self) -> None:
-        application: Any = ASGIHandler()
-        self._asked = httpx.ASGITransport(app=application, raise_app_exceptions=False)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            answer = await self._asked.handle_async_request(request)
-            assert isinstance(answer.stream, httpx.AsyncByteStream)
-            body = b"".join([part async for part in answer.stream])
-            return httpx.Response(answer.status_code, headers=answer.headers, content=body)
-
-        return asyncio.run(ask())
-
-
 @contextmanager
 def start(
     registry_url: str,
     *,
     middleware: str,
     asgi: bool = False,
+    urls: str = __name__,
     before: tuple[str, ...] = (),
     after: tuple[str, ...] = (),
-) -> Iterator[httpx.Client]:
+) -> Iterator[str]:
     """The site through Django's handler, with an empty cache of its own."""
     cache = {
         "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
@@ -154,10 +207,12 @@ def start(
         "django.middleware.common.CommonMiddleware",
     )
     with override_settings(
-        ROOT_URLCONF=__name__,
+        ROOT_URLCONF=urls,
         ALLOWED_HOSTS=["api.sp.example"],
+        APPEND_SLASH=False,
+        DEBUG_PROPAGATE_EXCEPTIONS=False,
         CACHES={"default": cache},
-        MIDDLEWARE=[*before, f"agentauth.sdk.django.{middleware}", *usual, *after],
+        MIDDLEWARE=[*before, f"agentauth.integrations.django.{middleware}", *usual, *after],
         AGENTAUTH={
             "REGISTRY_URL": registry_url,
             "CLIENT_ID": "id",
@@ -165,16 +220,16 @@ def start(
             "AUDIENCE": AUDIENCE,
         },
     ):
-        transport = AsgiTransport() if asgi else httpx.WSGITransport(app=WSGIHandler())
-        with httpx.Client(base_url=AUDIENCE, transport=transport) as client:
+        served = served_by_asgi(ASGIHandler()) if asgi else served_by_wsgi(WSGIHandler())
+        with served as url:
             try:
-                yield client
+                yield url
             finally:
                 guard._client(registry_url, "id", "secret").close()
                 guard._client.cache_clear()
 
 
-def starting(**arguments: Any) -> Callable[[str], AbstractContextManager[httpx.Client]]:
+def starting(**arguments: Any) -> Callable[[str], AbstractContextManager[str]]:
     return partial(start, **arguments)
 
 
@@ -182,12 +237,16 @@ CACHES = ("UpdateCacheMiddleware", "FetchFromCacheMiddleware", "CacheMiddleware"
 SITE_CACHE = {each: (f"django.middleware.cache.{each}",) for each in CACHES}
 
 
+OPEN_OTHERWISE = {"a forgotten route is closed": "this middleware leaves other views open"}
+
+
 def integration(middleware: str, resources: set[str], *, asgi: bool = False) -> Integration:
     made = partial(starting, middleware=middleware, asgi=asgi)
     in_front = {f"{each} first": made(before=SITE_CACHE[each]) for each in CACHES}
     in_front |= {f"{each} last": made(after=SITE_CACHE[each]) for each in CACHES}
     name = f"Django, {middleware}{', ASGI' if asgi else ''}"
-    return Integration(name, made(), frozenset(RESOURCES) & resources, in_front)
+    out = OPEN_OTHERWISE if middleware == "ProtectedMiddleware" else {}
+    return Integration(name, made(), frozenset(RESOURCES) & resources, in_front, out)
 
 
 EVERY = set(RESOURCES)

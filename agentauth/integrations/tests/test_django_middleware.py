@@ -5,27 +5,33 @@ arguments; behind no cache.
 import functools
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
+from django.test import override_settings
 
-from agentauth.sdk import Action, RefusedError
-from agentauth.sdk.django import decision, protected, unprotected
-from agentauth.sdk.tests.django_site import start
-from agentauth.sdk.tests.sites import Site, verifying
-from agentauth.sdk.tests.test_django import (
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import decision, protected, unprotected
+from agentauth.integrations.tests.conformance import Integration, running
+from agentauth.integrations.tests.django_site import start
+from agentauth.integrations.tests.test_django import (
     ALLOWED,
     READ,
+    SETTINGS,
     FakeVerifier,
     asking,
     served,
     verifier,
     view,
 )
+from agentauth.sdk import Action, RefusedError, VerifierClient
+from agentauth.sdk.tests.conftest import Clock, clock
 
-__all__ = ["verifier"]
+__all__ = ["clock", "verifier"]
 
 
 def test_a_forgotten_decorator_opens_no_door(verifier: FakeVerifier) -> None:
@@ -116,16 +122,13 @@ def test_a_check_within_an_open_view_is_made_there(verifier: FakeVerifier) -> No
 
 
 def test_SA_5_a_cache_that_is_not_seen_at_the_start_stops_each_request() -> None:
-    hidden = ("agentauth.sdk.tests.django_site.disguised",)
+    hidden = ("agentauth.integrations.tests.django_site.disguised",)
     for middleware in ("AgentAuthMiddleware", "ProtectedMiddleware"):
-        with (
-            verifying() as registry,
-            start(registry.url, middleware=middleware, before=hidden) as client,
-        ):
-            site = Site(client, registry, frozenset())
+        started = partial(start, middleware=middleware, before=hidden)
+        with running(Integration("hidden", started, frozenset())) as site:
             for _ in range(2):
                 assert site.ask_as("good", "GET", "/plain").status_code == 500
-            assert registry.asked == []
+            assert site.registry.asked == []
 
 
 def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
@@ -133,13 +136,14 @@ def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
     project = """if True:
         from django.conf import settings
         import sys
-        settings.configure(INSTALLED_APPS=["agentauth.sdk.django.Checks"], MIDDLEWARE=sys.argv[1:])
+        ours = ["agentauth.integrations.django.Checks"]
+        settings.configure(INSTALLED_APPS=ours, MIDDLEWARE=sys.argv[1:])
         import django
         from django.core.management import call_command
         django.setup()
         call_command("check")
     """
-    ours = "agentauth.sdk.django.AgentAuthMiddleware"
+    ours = "agentauth.integrations.django.AgentAuthMiddleware"
     cache = "django.middleware.cache.FetchFromCacheMiddleware"
 
     def checked(*middleware: str) -> subprocess.CompletedProcess[str]:
@@ -151,3 +155,46 @@ def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
     assert bad.returncode == 1
     assert "agentauth_sdk.E001" in bad.stderr
     assert cache in bad.stderr
+
+
+# ---- an answer of verify that was lost
+
+
+class StallsInCommit:
+    """A registry that decides and debits once, but answers 503 to the first call under each
+    idempotency key.
+    """
+
+    def __init__(self) -> None:
+        self.allowed_before = False
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        name = request.headers["Idempotency-Key"]
+        if name in self.kept:
+            return httpx.Response(200, json=self.kept[name])
+        self.kept[name] = {"valid": True, "decision_id": "d", "limits": {}}
+        if self.allowed_before:
+            self.kept[name]["repeated"] = True
+        self.allowed_before = True
+        return httpx.Response(503, json={"error": "temporarily_unavailable"})
+
+
+def test_a_payment_that_was_debited_behind_a_503_is_carried_out_once(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    acted: list[HttpRequest] = []
+
+    @served
+    @protected(Action("delete", "calendar"))
+    def pay(request: HttpRequest) -> HttpResponse:
+        acted.append(request)
+        return HttpResponse()
+
+    transport = httpx.MockTransport(StallsInCommit())
+    client = VerifierClient("https://registry.example.com", "id", "secret", transport=transport)
+    monkeypatch.setattr(guard, "_client", lambda *_arguments: client)
+    with override_settings(AGENTAUTH=SETTINGS):
+        assert pay(asking(HTTP_IDEMPOTENCY_KEY="k")).status_code == 200
+        assert pay(asking(HTTP_IDEMPOTENCY_KEY="k")).status_code == 409
+    assert len(acted) == 1

@@ -7,6 +7,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import AgentAuthMiddleware, decision, protected
 from agentauth.protocol.errors import (
     AgentAuthError,
     IdempotencyMismatchError,
@@ -14,8 +16,6 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.sdk import Action, Allowed, RefusedError, RegistryError, UnknownOutcomeError
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import AgentAuthMiddleware, decision, protected
 from agentauth.sdk.verifier import Asked
 
 TOKEN = "aaaa.bbbb.cccc"
@@ -375,14 +375,6 @@ def test_an_error_of_the_view_itself_is_not_swallowed(verifier: FakeVerifier) ->
 
     with pytest.raises(InvalidRequestError):
         broken(asking())
-
-
-def test_an_asynchronous_view_is_refused_at_import() -> None:
-    async def view_(_request: HttpRequest) -> HttpResponse:
-        return HttpResponse()
-
-    with pytest.raises(ImproperlyConfigured):
-        protected(READ)(view_)  # type: ignore[arg-type]
 
 
 def test_a_view_without_protection_has_no_decision() -> None:

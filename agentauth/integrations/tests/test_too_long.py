@@ -7,10 +7,10 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
+from agentauth.integrations import django as guard
+from agentauth.integrations.django import protected
+from agentauth.integrations.tests.test_django import SETTINGS, asking, body, served
 from agentauth.sdk import Action, VerifierClient
-from agentauth.sdk import django as guard
-from agentauth.sdk.django import protected
-from agentauth.sdk.tests.test_django import SETTINGS, asking, body, served
 
 LONG = "a" * 8_193
 

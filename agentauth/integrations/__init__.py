@@ -1,0 +1,7 @@
+"""Protect an API: one declarative form, and one module per framework that uses it.
+
+- `requirement` has what is common to all of them, without a framework: which act a route is
+  (`requires`), the question to verify, and the answer to a refusal.
+- `django`, `drf`, `asgi`, `fastapi` and `flask` protect the routes of a project. Each imports its
+  framework, so import only the one you use.
+"""
