@@ -50,7 +50,7 @@ class Asking:
 
     async def answer(self, context: Context[Any, Any], attempt: Attempt) -> Result:
         """Run the tool; if a person must act, bring the link and then run it again."""
-        if not _takes_links(context.client_capabilities):
+        if not takes_links(context.client_capabilities):
             return self.result(await attempt(None))
         if is_version_at_least(context.protocol_version or "", INPUT_REQUIRED_SINCE):
             return await self._in_rounds(context, attempt)
@@ -117,7 +117,7 @@ def qr_code(url: str) -> str:
     return drawn.getvalue()
 
 
-def _takes_links(capabilities: ClientCapabilities | None) -> bool:
+def takes_links(capabilities: ClientCapabilities | None) -> bool:
     elicitation = capabilities.elicitation if capabilities is not None else None
     return elicitation is not None and elicitation.url is not None
 
