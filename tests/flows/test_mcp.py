@@ -1,0 +1,148 @@
+"""The official Python MCP client uses the demo service through `python -m agentauth.mcp`.
+
+The demo service starts beside the test, so these flows run on a registry of their own.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from examples.demo.__main__ import listen, service_provider
+from tests.flows.mcp_person import Person, body_of
+from tests.live import ROOT, LiveRegistry
+
+pytestmark = pytest.mark.flow
+
+CAPABILITIES: list[Any] = [
+    "read:calendar/work",
+    {
+        "type": "transact",
+        "resource": "payments",
+        "max_amount": {"value": "100.00", "currency": "EUR"},
+    },
+]
+LIMITS = {"confirm_above": {"value": "50.00", "currency": "EUR"}}
+ERAS = ["legacy", "2026-07-28"]
+
+
+@pytest.fixture(scope="module")
+def service(sqlite_registry: LiveRegistry) -> Iterator[str]:
+    """The demo service, running; its slug."""
+    listening = listen("127.0.0.1", 0)
+    audience = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    made = sqlite_registry.manage("load_demo", "--audience", audience)
+    with service_provider(Path(made["file"]), listening):
+        yield str(made["slug"])
+
+
+def server(registry: LiveRegistry, key_file: Path) -> StdioServerParameters:
+    arguments = ["-m", "agentauth.mcp", "--registry", registry.url, "--key-file", str(key_file)]
+    return StdioServerParameters(command=sys.executable, args=arguments, cwd=str(ROOT))
+
+
+def payment(euros: str) -> dict[str, Any]:
+    amount = {"value": euros, "currency": "EUR"}
+    return {
+        "method": "POST",
+        "path": "/payments",
+        "body": {"amount": amount, "payee": "ACME"},
+        "action": {
+            "type": "transact",
+            "resource": "payments",
+            "amount": amount,
+            "arguments": {"payee": "ACME"},
+        },
+    }
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    return body_of(await client.call_tool(tool, arguments))
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_links_are_opened_and_each_call_goes_on_by_itself(
+    sqlite_registry: LiveRegistry, service: str, tmp_path: Path, era: str
+) -> None:
+    person = Person(sqlite_registry, ["approve", "confirm"])
+    asked = {"service": service, "capabilities": CAPABILITIES, "limits": LIMITS}
+
+    async def story() -> None:
+        process = server(sqlite_registry, tmp_path / "agent.json")
+        async with Client(process, mode=era, elicitation_callback=person) as client:
+            assert len((await client.list_tools()).tools) == 4
+            assert (await call(client, "request_access", **asked))["status"] == "approved"
+            read = await call(
+                client, "call_service", service=service, method="GET", path="/calendar/work"
+            )
+            assert (read["http_status"], read["body"]["calendar"]) == (200, "work")
+            beyond = await call(
+                client, "call_service", service=service, method="GET", path="/files/x"
+            )
+            assert (beyond["http_status"], beyond["body"]["error"]) == (403, "insufficient_scope")
+            paid = await call(client, "call_service", service=service, **payment("80.00"))
+            assert paid["http_status"] == 201
+            assert (await call(client, "revoke_access", service=service))["status"] == "revoked"
+            after = await call(
+                client, "call_service", service=service, method="GET", path="/calendar/work"
+            )
+            assert after["error"] == "no_grant"
+
+    asyncio.run(story())
+    kinds = [link.removeprefix(sqlite_registry.url).split("/")[1] for link in person.links]
+    assert kinds == ["claim", "confirmations"]
+    assert not person.decisions
+
+
+def test_a_client_without_links_shows_them_and_repeats_under_the_same_key(
+    sqlite_registry: LiveRegistry, service: str, tmp_path: Path
+) -> None:
+    person = Person(sqlite_registry, ["approve", "confirm"])
+    asked = {"service": service, "capabilities": CAPABILITIES, "limits": LIMITS}
+
+    async def story() -> str:
+        async with Client(server(sqlite_registry, tmp_path / "agent.json")) as client:
+            waiting = await call(client, "request_access", **asked)
+            assert waiting["status"] == "waiting_for_person"
+            assert waiting["claim_code"]
+            early = await call(
+                client, "call_service", service=service, method="GET", path="/calendar/work"
+            )
+            assert early["status"] == "waiting_for_person"
+            await person.decide(waiting["approval_url"])
+            state = await call(client, "access_status", service=service, wait_seconds=20)
+            assert [each["status"] for each in state["access"]] == ["approved"]
+            parked = await call(client, "call_service", service=service, **payment("70.00"))
+            assert parked["status"] == "waiting_for_person"
+            key = parked["idempotency_key"]
+            await person.decide(parked["approval_url"])
+            again = {**payment("70.00"), "service": service, "idempotency_key": key}
+            assert (await call(client, "call_service", **again))["http_status"] == 201
+            twice = await call(client, "call_service", **again)
+            assert (twice["http_status"], twice["body"]["error"]) == (409, "already_processed")
+            return json.dumps([waiting, state, parked, twice])
+
+    shown = asyncio.run(story())
+    assert "eyJ" not in shown, "no token, proof or key"
+
+
+def test_a_denial_reaches_the_client_and_is_not_asked_again(
+    sqlite_registry: LiveRegistry, service: str, tmp_path: Path
+) -> None:
+    person = Person(sqlite_registry, ["deny"])
+    asked = {"service": service, "capabilities": ["read:calendar/work"]}
+
+    async def story() -> tuple[dict[str, Any], dict[str, Any]]:
+        process = server(sqlite_registry, tmp_path / "agent.json")
+        async with Client(process, elicitation_callback=person) as client:
+            denied = await call(client, "request_access", **asked)
+            return denied, await call(client, "access_status")
+
+    denied, state = asyncio.run(story())
+    assert denied["error"] == "cooldown_active"
+    assert [each["status"] for each in state["access"]] == ["denied"]
