@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
@@ -31,6 +32,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.sdk.addresses import path_segment
 from agentauth.sdk.answers import Grant, ServiceProvider
+from agentauth.sdk.choosing import waits_for_human
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from agentauth.sdk.manifests import read_manifest
@@ -82,7 +84,16 @@ class Access:
             return _unknown(service)
         except AgentAuthError as error:
             return failure(error, hint=_hint(error))
-        return self._granted(grant, provider)
+        return self._granted(grant, provider.name)
+
+    async def decided(self, waited: Waiting) -> Outcome:
+        """The grant that was waited for. Does not ask again, whatever became of it."""
+        try:
+            grant = await self._client.get_grant(waited.id or "")
+        except AgentAuthError as error:
+            return failure(error)
+        service = _row(grant, None, None)["service"]
+        return self._granted(replace(grant, claim_code=waited.code), str(service), waited)
 
     async def status(self, service: str | None, wait_seconds: int) -> Outcome:
         """The agent's grants, newest first; waits for a pending one up to `wait_seconds`."""
@@ -232,24 +243,26 @@ class Access:
             if provider is None or grant.service_provider == provider.id
         ]
 
-    def _granted(self, grant: Grant, provider: ServiceProvider) -> Outcome:
+    def _granted(self, grant: Grant, service: str, waited: Waiting | None = None) -> Outcome:
         row = _row(grant, None, grant.claim_code)
         if grant.status == "approved":
             less = " The person granted less than requested." if grant.narrowed else ""
-            return Outcome(
-                f"Access to {provider.name} is approved.{less}", {**row, "status": "approved"}
-            )
+            return Outcome(f"Access to {service} is approved.{less}", row)
+        if waited is not None and waits_for_human(grant):
+            return self._waits(waited, {})
         if grant.approval_url is not None:
+            question = f"This agent asks for access to {service}."
             waiting = Waiting(
-                "grant",
-                grant.grant_id,
-                grant.approval_url,
-                f"This agent asks for access to {provider.name}.",
-                grant.claim_code,
+                "grant", grant.grant_id, grant.approval_url, question, grant.claim_code
             )
             return self._waits(waiting, {})
         why = f" The reason given: {grant.deny_reason}" if grant.deny_reason else ""
-        return Outcome(f"Access is {grant.status}.{why}", row, is_error=True)
+        return Outcome(
+            f"Access to {service} is {grant.status}.{why} Do not ask again unless the person "
+            "wants it.",
+            row,
+            is_error=True,
+        )
 
     def _waits(self, waiting: Waiting, more: Mapping[str, object]) -> Outcome:
         body: dict[str, object] = {
@@ -458,6 +471,8 @@ def _missing(error: AgentAuthError, service: str) -> str:
         return f"Several grants at {service} differ. Say what the call does in `action`."
     if error.reason == "constraint":
         return f"The access to {service} covers this only within limits that the call breaks."
+    if error.reason in {"denied", "revoked", "suspended"}:
+        return f"The access to {service} for this call is {error.reason}, by a person's decision."
     return f"No access to {service} covers this call. Call request_access first."
 
 

@@ -35,8 +35,8 @@ _MAX_LINKS: Final = 3
 _KEY: Final = "person"
 
 Result = CallToolResult | InputRequiredResult
-# One try of the tool; the argument is the operation's idempotency key of an earlier try.
-Attempt = Callable[[str | None], Awaitable[Outcome]]
+# One try of the tool. After another try: its idempotency key, and what it waited for.
+Attempt = Callable[[str | None, Waiting | None], Awaitable[Outcome]]
 Wait = Callable[[Waiting, float], Awaitable[bool]]
 
 
@@ -51,7 +51,7 @@ class Asking:
     async def answer(self, context: Context[Any, Any], attempt: Attempt) -> Result:
         """Run the tool; if a person must act, bring the link and then run it again."""
         if not takes_links(context.client_capabilities):
-            return self.result(await attempt(None))
+            return self.result(await attempt(None, None))
         if is_version_at_least(context.protocol_version or "", INPUT_REQUIRED_SINCE):
             return await self._in_rounds(context, attempt)
         return await self._in_one_call(context, attempt)
@@ -63,7 +63,7 @@ class Asking:
             if answer.action != "accept":
                 return self.result(_not_opened(state.waiting, state.key))
             await self.wait(state.waiting, self.seconds)
-        outcome = await attempt(state.key)
+        outcome = await attempt(state.key, state.waiting)
         following = outcome.waiting
         if following is None or following.id in state.seen or len(state.seen) >= _MAX_LINKS:
             return self.result(outcome)
@@ -77,7 +77,7 @@ class Asking:
 
     async def _in_one_call(self, context: Context[Any, Any], attempt: Attempt) -> Result:
         seen: list[str | None] = []
-        outcome = await attempt(None)
+        outcome = await attempt(None, None)
         while (waiting := outcome.waiting) and waiting.id not in seen and len(seen) < _MAX_LINKS:
             seen.append(waiting.id)
             name = secrets.token_urlsafe(16)
@@ -90,7 +90,7 @@ class Asking:
                 return self.result(_not_opened(waiting, _key_of(outcome)))
             if await self.wait(waiting, self.seconds):
                 await context.session.send_elicit_complete(name, context.request_id)
-            outcome = await attempt(_key_of(outcome))
+            outcome = await attempt(_key_of(outcome), waiting)
         return self.result(outcome)
 
     def result(self, outcome: Outcome) -> CallToolResult:

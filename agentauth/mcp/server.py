@@ -108,7 +108,12 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
     ) -> Result:
         """Ask a person to let you use a service. Asks once: the same request finds its answer."""
         return await asking.answer(
-            context, lambda _key: access.request(service, capabilities, limits, reason)
+            context,
+            lambda _key, waited: (
+                access.request(service, capabilities, limits, reason)
+                if waited is None
+                else access.decided(waited)
+            ),
         )
 
     async def access_status(
@@ -129,7 +134,9 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
         """Call a service that a person allowed. `action` chooses among several grants."""
         return await asking.answer(
             context,
-            lambda key: access.call(service, method, path, body, action, key or idempotency_key),
+            lambda key, _waited: access.call(
+                service, method, path, body, action, key or idempotency_key
+            ),
         )
 
     async def revoke_access(

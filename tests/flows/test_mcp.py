@@ -69,7 +69,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
 def test_links_are_opened_and_each_call_goes_on_by_itself(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path, era: str
 ) -> None:
-    person = Person(sqlite_registry, ["approve", "confirm"])
+    person: Any = Person(sqlite_registry, ["approve", "confirm"])
     asked = {"service": service, "capabilities": CAPABILITIES, "limits": LIMITS}
 
     async def story() -> None:
@@ -134,15 +134,19 @@ def test_a_client_without_links_shows_them_and_repeats_under_the_same_key(
 def test_a_denial_reaches_the_client_and_is_not_asked_again(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path
 ) -> None:
-    person = Person(sqlite_registry, ["deny"])
+    person: Any = Person(sqlite_registry, ["deny"])
     asked = {"service": service, "capabilities": ["read:calendar/work"]}
 
-    async def story() -> tuple[dict[str, Any], dict[str, Any]]:
+    async def story() -> list[dict[str, Any]]:
         process = server(sqlite_registry, tmp_path / "agent.json")
         async with Client(process, elicitation_callback=person) as client:
-            denied = await call(client, "request_access", **asked)
-            return denied, await call(client, "access_status")
+            return [
+                await call(client, "request_access", **asked),
+                await call(client, "access_status"),
+                await call(client, "request_access", **asked),
+            ]
 
-    denied, state = asyncio.run(story())
-    assert denied["error"] == "cooldown_active"
+    denied, state, again = asyncio.run(story())
+    assert denied["status"] == "denied"
     assert [each["status"] for each in state["access"]] == ["denied"]
+    assert again["error"] == "cooldown_active"
