@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 
 from agentauth.protocol.capability import (
+    MAX_CAPABILITIES,
     Action,
     Capability,
     narrows,
@@ -369,8 +370,10 @@ class Access:
 
 def _capabilities(entries: Sequence[object]) -> list[Capability]:
     """Each is a JSON object, or `read:calendar`. Raises InvalidRequestError."""
-    if not entries:
-        raise InvalidRequestError("capabilities: name at least one, for example read:calendar.")
+    if not 1 <= len(entries) <= MAX_CAPABILITIES:
+        raise InvalidRequestError(
+            f"capabilities: name 1 to {MAX_CAPABILITIES}, for example read:calendar."
+        )
     found = []
     for index, entry in enumerate(entries):
         where = f"capabilities[{index}]"
