@@ -5,5 +5,18 @@
   (what the client sees).
 - `protect`: checks each call of an MCP server's tools with verify. `rules` maps tools to actions,
   `messages` reads and writes the JSON-RPC of a call.
-- `client_auth`: signs the calls of a Python MCP client to a protected server.
+- `signing`: signs the calls of a Python MCP client to a protected server.
+
+Importing this package alone needs no further packages, so that a command line can offer `run`.
 """
+
+from .options import Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options | None = None) -> None:
+    """Run the MCP server, as `server.run`. Raises ImportError without the extra `mcp`."""
+    from .server import run as serve
+
+    serve(options)

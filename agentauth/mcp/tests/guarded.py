@@ -13,9 +13,9 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import Context, MCPServer
 
-from agentauth.mcp.client_auth import AgentAuth
 from agentauth.mcp.protect import Protected, decision
 from agentauth.mcp.rules import ToolAction
+from agentauth.mcp.signing import SigningTransport
 from agentauth.protocol.capability import Capability, choose, parse_action
 from agentauth.protocol.dpop import verify_proof
 from agentauth.sdk.tests.fake_registry import AUDIENCE, URL, FakeRegistry
@@ -126,11 +126,16 @@ class Site:
         return Protected(server or self.server(), tools, endpoint_url=ENDPOINT, verifier=verifier)
 
     @asynccontextmanager
-    async def http(self, **settings: Any) -> AsyncIterator[httpx2.AsyncClient]:
-        """An HTTP client at the protected application, without credentials."""
+    async def http(
+        self, *, signed: bool = False, **settings: Any
+    ) -> AsyncIterator[httpx2.AsyncClient]:
+        """An HTTP client at the protected application; `signed` as the fake registry's agent."""
         protected = self.protected()
         app = protected.streamable_http_app(streamable_http_path="/v1/mcp", **settings)
-        transport = httpx2.ASGITransport(app=app)
+        transport: httpx2.AsyncBaseTransport = httpx2.ASGITransport(app=app)
+        if signed:
+            agent = self.registry.client(self.tmp_path)
+            transport = SigningTransport(agent, "sp", inner=transport)
         async with (
             protected.server.session_manager.run(),
             httpx2.AsyncClient(transport=transport) as client,
@@ -142,9 +147,7 @@ class Site:
         self, *, era: str = "2026-07-28", person: Any = None, signed: bool = True
     ) -> AsyncIterator[Client]:
         """The official client; it signs as the agent of the fake registry."""
-        async with self.http() as http:
-            if signed:
-                http.auth = AgentAuth(self.registry.client(self.tmp_path), "sp")
+        async with self.http(signed=signed) as http:
             transport = streamable_http_client(ENDPOINT, http_client=http)
             async with Client(transport, mode=era, elicitation_callback=person) as client:
                 yield client

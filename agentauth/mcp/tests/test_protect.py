@@ -10,9 +10,10 @@ import pytest
 from mcp import Client, MCPError
 
 from agentauth.mcp.messages import OPERATION_KEY
+from agentauth.mcp.signing import SigningTransport
 from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site, Verify
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
-from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
+from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, grant, registered
 
 EVENT = {"name": "work", "title": "stand-up"}
 PAYMENT = {"payee": "ACME", "amount": {"value": "80.00", "currency": "EUR"}}
@@ -155,6 +156,44 @@ def test_a_revoked_token_is_an_http_refusal(site: Site) -> None:
 def test_the_nonce_that_is_asked_for_is_sent_at_once(site: Site) -> None:
     site.verify.nonce = "n-1"
     assert call(site, "add_event", EVENT).content[0].text == "added"
+
+
+def test_a_call_without_a_grant_is_an_error_with_the_link(site: Site) -> None:
+    site.registry.grants[:] = [grant(status="pending")]
+
+    async def both(client: Client) -> list[Any]:
+        errors = []
+        for _ in range(2):
+            with pytest.raises(MCPError) as caught:
+                await client.call_tool("add_event", EVENT)
+            errors.append(caught.value.error)
+        return errors
+
+    first, second = told(site, both)
+    assert first == second, "the session goes on"
+    assert first.data["error"] == "grant_pending"
+    assert first.data["approval_url"].startswith(URL)
+    assert not site.verify.asked
+
+
+def test_only_tool_calls_are_signed(site: Site) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def story() -> None:
+        async with site.session() as client:
+            await client.list_tools()
+            await client.call_tool("add_event", EVENT)
+
+    original = SigningTransport._try
+
+    async def recorded(self: Any, request: Any, content: bytes, call: Any) -> Any:
+        seen.append((call.name, "DPoP" in request.headers))
+        return await original(self, request, content, call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SigningTransport, "_try", recorded)
+        asyncio.run(story())
+    assert seen == [("add_event", False)]
 
 
 @pytest.mark.parametrize("era", ERAS)
