@@ -83,6 +83,8 @@ class Access:
             grant = await self._obtain(service, asked, envelope, reason)
         except NotFoundError:
             return _unknown(service)
+        except NoGrantError as error:
+            return _said_no(service, error)
         except AgentAuthError as error:
             return failure(error, hint=_hint(error))
         return self._granted(grant, provider.name)
@@ -210,11 +212,24 @@ class Access:
         self, service: str, asked: Sequence[Capability], envelope: Envelope, reason: str
     ) -> Grant:
         """The grant with these terms. The one place that asks the registry for one."""
-        try:
-            return await self._client.request_grant(service, asked, envelope, reason)
-        except ManifestError:
-            await self._client.renew_manifest(self._declared(asked))
-        return await self._client.request_grant(service, asked, envelope, reason)
+        client: Any = self._client
+        for declared in (False, True):
+            try:
+                # `ensure_grant` also reuses a grant that covers more, and asks only for the rest.
+                if hasattr(client, "ensure_grant"):
+                    limits = envelope if envelope != Envelope() else None
+                    found: Grant = await client.ensure_grant(
+                        service, asked, envelope=limits, reason=reason
+                    )
+                else:
+                    found = await client.request_grant(service, asked, envelope, reason)
+            except ManifestError:
+                if declared:
+                    raise
+                await client.renew_manifest(self._declared(asked))
+            else:
+                return found
+        raise AssertionError  # the second try returns or raises
 
     def _declared(self, asked: Sequence[Capability]) -> list[Capability]:
         """What the manifest declares, and `asked`: a person still approves each grant."""
@@ -477,6 +492,17 @@ def _missing(error: AgentAuthError, service: str) -> str:
     if error.reason in {"denied", "revoked", "suspended"}:
         return f"The access to {service} for this call is {error.reason}, by a person's decision."
     return f"No access to {service} covers this call. Call request_access first."
+
+
+def _said_no(service: str, error: NoGrantError) -> Outcome:
+    """A person decided before, and not for this."""
+    less = "The person granted less than this" if error.reason == "narrowed" else "A person said no"
+    return Outcome(
+        f"{less} at {service}. Do not ask again unless they want it; call access_status to see "
+        "what you may use.",
+        {"status": error.reason or "failed", "error": error.code},
+        is_error=True,
+    )
 
 
 def _hint(error: AgentAuthError) -> str:

@@ -85,14 +85,30 @@ def no(error: str, reason: str | None, **more: Any) -> dict[str, Any]:
     return {"valid": False, "error": error, **({"reason": reason} if reason else {}), **more}
 
 
+class Recording(httpx2.AsyncBaseTransport):
+    """What leaves the client. The first signed call may be redirected."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, site: "Site") -> None:
+        self._inner, self._site = inner, site
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self._site.sent.append(request)
+        if self._site.redirect_to is not None and "DPoP" in request.headers:
+            target, self._site.redirect_to = self._site.redirect_to, None
+            return httpx2.Response(307, headers={"Location": target})
+        return await self._inner.handle_async_request(request)
+
+
 @dataclass
 class Site:
-    """`ran` are the calls that reached a tool."""
+    """`ran` are the calls that reached a tool, `sent` what left the client."""
 
     verify: Verify
     registry: FakeRegistry
     tmp_path: Path
     ran: list[tuple[str, Any]] = field(default_factory=list)
+    sent: list[httpx2.Request] = field(default_factory=list)
+    redirect_to: str | None = None
 
     def server(self) -> MCPServer[Any]:
         server = MCPServer[Any]("calendar", log_level="WARNING")
@@ -135,7 +151,7 @@ class Site:
         transport: httpx2.AsyncBaseTransport = httpx2.ASGITransport(app=app)
         if signed:
             agent = self.registry.client(self.tmp_path)
-            transport = SigningTransport(agent, "sp", inner=transport)
+            transport = SigningTransport(agent, "sp", inner=Recording(transport, self))
         async with (
             protected.server.session_manager.run(),
             httpx2.AsyncClient(transport=transport) as client,

@@ -10,10 +10,15 @@ import pytest
 from mcp import Client, MCPError
 
 from agentauth.mcp.messages import OPERATION_KEY
-from agentauth.mcp.signing import SigningTransport
 from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site, Verify
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
-from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, grant, registered
+from agentauth.sdk.tests.fake_registry import (
+    AUDIENCE,
+    URL,
+    FakeRegistry,
+    grant,
+    registered,
+)
 
 EVENT = {"name": "work", "title": "stand-up"}
 PAYMENT = {"payee": "ACME", "amount": {"value": "80.00", "currency": "EUR"}}
@@ -177,23 +182,26 @@ def test_a_call_without_a_grant_is_an_error_with_the_link(site: Site) -> None:
 
 
 def test_only_tool_calls_are_signed(site: Site) -> None:
-    seen: list[tuple[str, bool]] = []
+    async def both(client: Client) -> None:
+        await client.list_tools()
+        await client.call_tool("add_event", EVENT)
 
-    async def story() -> None:
-        async with site.session() as client:
-            await client.list_tools()
-            await client.call_tool("add_event", EVENT)
+    told(site, both)
+    signed = {
+        (json.loads(request.content)["method"], "DPoP" in request.headers)
+        for request in site.sent
+        if request.content
+    }
+    assert ("tools/call", True) in signed
+    assert {method for method, proof in signed if proof} == {"tools/call"}
 
-    original = SigningTransport._try
 
-    async def recorded(self: Any, request: Any, content: bytes, call: Any) -> Any:
-        seen.append((call.name, "DPoP" in request.headers))
-        return await original(self, request, content, call)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SigningTransport, "_try", recorded)
-        asyncio.run(story())
-    assert seen == [("add_event", False)]
+@pytest.mark.parametrize("target", ["https://evil.example/v1/mcp", f"{AUDIENCE}0/mcp"])
+def test_a_redirect_out_of_the_audience_gets_no_credentials(site: Site, target: str) -> None:
+    site.redirect_to = target
+    assert isinstance(call(site, "add_event", EVENT), MCPError)
+    assert {str(each.url) for each in site.sent if "DPoP" in each.headers} == {ENDPOINT}
+    assert not [each for each in site.sent if str(each.url) == target]
 
 
 @pytest.mark.parametrize("era", ERAS)
