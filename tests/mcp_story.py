@@ -46,10 +46,13 @@ def arguments(registry: LiveRegistry, key_file: Path) -> list[str]:
 
 @contextlib.contextmanager
 def http_server(registry: LiveRegistry, key_file: Path) -> Iterator[str]:
-    """Our server over HTTP, running as long as the block; its URL."""
+    """Our server over HTTP, running as long as the block; its URL. Logs beside the key file."""
     port = free_port()
     command = [sys.executable, *arguments(registry, key_file), "--http", "--port", str(port)]
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    with (
+        key_file.with_suffix(".log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process,
+    ):
         try:
             _wait_for(port, process)
             yield f"http://127.0.0.1:{port}/mcp"

@@ -5,28 +5,17 @@ answers alone.
 """
 
 import asyncio
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import httpx
 
-from agentauth.protocol.capability import (
-    MAX_CAPABILITIES,
-    Action,
-    Capability,
-    narrows,
-    parse_action,
-    parse_allow_entry,
-    parse_capability,
-)
-from agentauth.protocol.encoding import read_json
+from agentauth.protocol.capability import Action, Capability, narrows, parse_action
 from agentauth.protocol.envelope import Envelope, parse_envelope
 from agentauth.protocol.errors import (
     AgentAuthError,
-    EncodingError,
+    CooldownActiveError,
     InvalidRequestError,
     ManifestError,
     NotFoundError,
@@ -39,16 +28,12 @@ from agentauth.sdk.errors import AmbiguousGrantError, GrantPendingError, NoGrant
 from agentauth.sdk.manifests import read_manifest
 from agentauth.sdk.registry_client import new_key
 
+from .arguments import check_call, read_capabilities
 from .options import Options
-from .results import MAX_SHOWN, Outcome, Waiting, failure, mistake, without_secrets
+from .results import Outcome, Waiting, failure, mistake, shown_content
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # Seconds. A service provider that sends slowly must not hold a tool call for ever.
 CALL_SECONDS: Final = 45
-MAX_PATH: Final = 2_048
-MAX_BODY_BYTES: Final = 1_048_576
-_PATH: Final = re.compile(r"[!-~]+")
-_KEY: Final = re.compile(r"[!-+\--~]{1,128}")
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _MAX_GRANTS: Final = 20
 _ENDABLE: Final = ("approved", "suspended", "pending")
@@ -74,19 +59,24 @@ class Access:
         capabilities: Sequence[object],
         limits: Mapping[str, object] | None,
         reason: str,
+        *,
+        ask_again: bool = False,
     ) -> Outcome:
-        """Ask a person for `capabilities` at `service`, unless they were granted before."""
+        """Ask a person for `capabilities` at `service`, unless they were granted before.
+
+        What a person denied is asked again only with `ask_again`.
+        """
         try:
-            asked = _capabilities(capabilities)
+            asked = read_capabilities(capabilities)
             envelope = parse_envelope(dict(limits or {}), "limits")
             provider = await self._provider(service)
-            grant = await self._obtain(service, asked, envelope, reason)
+            grant = await self._obtain(service, asked, envelope, reason, ask_again=ask_again)
         except NotFoundError:
             return _unknown(service)
-        except NoGrantError as error:
+        except (NoGrantError, CooldownActiveError) as error:
             return _said_no(service, error)
         except AgentAuthError as error:
-            return failure(error, hint=_hint(error))
+            return failure(error)
         return self._granted(grant, provider.name)
 
     async def decided(self, waited: Waiting) -> Outcome:
@@ -133,7 +123,7 @@ class Access:
     ) -> Outcome:
         """Call a service provider. A repetition with the same key is the same operation."""
         try:
-            method = _check_call(method, path, body, idempotency_key)
+            method = check_call(method, path, body, idempotency_key)
             act = parse_action(dict(action)) if action is not None else None
             await self._provider(service)
             if self._client.identity().agent_id is None:
@@ -160,7 +150,7 @@ class Access:
                 is_error=True,
             )
         except AgentAuthError as error:
-            return failure(error, hint=_hint(error))
+            return failure(error)
 
     async def revoke(self, service: str, grant_id: str | None) -> Outcome:
         """Give back every grant at `service`, or one; withdraws what is still pending."""
@@ -209,7 +199,13 @@ class Access:
     # ---- inside
 
     async def _obtain(
-        self, service: str, asked: Sequence[Capability], envelope: Envelope, reason: str
+        self,
+        service: str,
+        asked: Sequence[Capability],
+        envelope: Envelope,
+        reason: str,
+        *,
+        ask_again: bool,
     ) -> Grant:
         """The grant with these terms. The one place that asks the registry for one."""
         client: Any = self._client
@@ -219,7 +215,7 @@ class Access:
                 if hasattr(client, "ensure_grant"):
                     limits = envelope if envelope != Envelope() else None
                     found: Grant = await client.ensure_grant(
-                        service, asked, envelope=limits, reason=reason
+                        service, asked, envelope=limits, reason=reason, ask_again=ask_again
                     )
                 else:
                     found = await client.request_grant(service, asked, envelope, reason)
@@ -329,7 +325,7 @@ class Access:
         return self._answered(service, response, key)
 
     def _answered(self, service: str, response: httpx.Response, key: str | None) -> Outcome:
-        shown, truncated = _content(response)
+        shown, truncated = shown_content(response)
         body: dict[str, object] = {
             "status": "answered",
             "http_status": response.status_code,
@@ -381,65 +377,6 @@ class Access:
             return Waiting("confirmation", confirmation_id, url, question)
         question = f"A call to {service} needs you to be present at the registry."
         return Waiting("presence", None, f"{registry}/", question)
-
-
-def _capabilities(entries: Sequence[object]) -> list[Capability]:
-    """Each is a JSON object, or `read:calendar`. Raises InvalidRequestError."""
-    if not 1 <= len(entries) <= MAX_CAPABILITIES:
-        raise InvalidRequestError(
-            f"capabilities: name 1 to {MAX_CAPABILITIES}, for example read:calendar."
-        )
-    found = []
-    for index, entry in enumerate(entries):
-        where = f"capabilities[{index}]"
-        capability = (
-            parse_allow_entry(entry, where)
-            if isinstance(entry, str)
-            else parse_capability(entry, where)
-        )
-        if capability.type == "transact" and capability.max_amount is None:
-            raise InvalidRequestError(
-                f'{where}: a transact needs max_amount. Write {{"type": "transact", "resource": '
-                f'"{capability.resource}", "max_amount": {{"value": "100.00", "currency": "EUR"}}}}'
-            )
-        found.append(capability)
-    return found
-
-
-def _check_call(method: str, path: str, body: object, key: str | None) -> str:
-    """The method in capitals. Raises InvalidRequestError for arguments that cannot be sent."""
-    if method.upper() not in METHODS:
-        raise InvalidRequestError(f"method: must be one of {', '.join(METHODS)}.")
-    if len(path) > MAX_PATH or _PATH.fullmatch(path) is None or "#" in path:
-        raise InvalidRequestError(
-            f"path: must be 1 to {MAX_PATH} printable ASCII characters without spaces and #, and "
-            "start with a slash. Percent-encode other characters."
-        )
-    if key is not None and _KEY.fullmatch(key) is None:
-        raise InvalidRequestError(
-            "idempotency_key: must be 1 to 128 visible ASCII characters without a comma."
-        )
-    try:
-        sent = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, TypeError, RecursionError):
-        raise InvalidRequestError("body: must be JSON without NaN and infinities.") from None
-    if len(sent) > MAX_BODY_BYTES:
-        raise InvalidRequestError(f"body: must be at most {MAX_BODY_BYTES:,} bytes of JSON.")
-    return method.upper()
-
-
-def _content(response: httpx.Response) -> tuple[object, bool]:
-    """The answer's JSON or text as the client sees it, and whether it was cut."""
-    if not response.content:
-        return None, False
-    text = without_secrets(response.text)
-    if len(text) > MAX_SHOWN:
-        return text[:MAX_SHOWN], True
-    try:
-        # Strict: what is deep, or not JSON for every reader, is shown as text.
-        return read_json(text.encode(), max_bytes=4 * MAX_SHOWN), False
-    except (EncodingError, UnicodeEncodeError):
-        return text, False
 
 
 def _row(grant: Grant, claim_url: str | None, code: str | None) -> dict[str, object]:
@@ -494,16 +431,18 @@ def _missing(error: AgentAuthError, service: str) -> str:
     return f"No access to {service} covers this call. Call request_access first."
 
 
-def _said_no(service: str, error: NoGrantError) -> Outcome:
+def _said_no(service: str, error: NoGrantError | CooldownActiveError) -> Outcome:
     """A person decided before, and not for this."""
-    less = "The person granted less than this" if error.reason == "narrowed" else "A person said no"
+    status = "denied" if isinstance(error, CooldownActiveError) else error.reason or "failed"
+    less = "The person granted less than this" if status == "narrowed" else "A person said no"
+    after = error.fields.get("retry_after")
     return Outcome(
         f"{less} at {service}. Do not ask again unless they want it; call access_status to see "
         "what you may use.",
-        {"status": error.reason or "failed", "error": error.code},
+        {
+            "status": status,
+            "error": error.code,
+            **({"retry_after": after} if after is not None else {}),
+        },
         is_error=True,
     )
-
-
-def _hint(error: AgentAuthError) -> str:
-    return "Do not ask again before then." if error.code == "cooldown_active" else ""

@@ -21,7 +21,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -38,7 +38,7 @@ from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import AlreadyProcessedError, RefusedError
 from agentauth.sdk.refusals import HttpAnswer, answer_for
 from agentauth.sdk.registry_client import new_key
-from agentauth.sdk.verifier import Allowed, VerifierClient
+from agentauth.sdk.verifier import Allowed
 
 from .extra import (
     INVALID_PARAMS,
@@ -66,6 +66,23 @@ _UNAVAILABLE: Final = 503
 _HTTP_STATUSES: Final = frozenset({400, 401, _UNAVAILABLE})
 
 
+class Verifier(Protocol):
+    """A client of verify: `VerifierClient`, or one whose `verify` is a coroutine."""
+
+    def verify(
+        self,
+        *,
+        token: str,
+        proof: str,
+        method: str,
+        url: str,
+        action: Action | None = None,
+        idempotency_key: str | None = None,
+        dry_run: bool = False,
+    ) -> Any:
+        """`VerifierClient.verify`."""
+
+
 @dataclass(slots=True)
 class _Verdict:
     """The decision on one call: `allowed`, or the `answer` instead of the tool's."""
@@ -90,7 +107,7 @@ class Protected:
         tools: Mapping[str, ToolAction],
         *,
         endpoint_url: str,
-        verifier: VerifierClient,
+        verifier: Verifier,
     ) -> None:
         self.server = server
         self.tools = dict(tools)
@@ -186,9 +203,10 @@ class Protected:
         ask = self._verifier.verify
         if inspect.iscoroutinefunction(ask):
             decided: Allowed = await ask(**asked)
-            return decided
-        # A blocking call in its own thread: it would stall the event loop.
-        return await anyio.to_thread.run_sync(lambda: ask(**asked))
+        else:
+            # A blocking call in its own thread: it would stall the event loop.
+            decided = await anyio.to_thread.run_sync(lambda: ask(**asked))
+        return decided
 
     def _transport_security(self) -> TransportSecuritySettings:
         own = urlsplit(self.endpoint_url)

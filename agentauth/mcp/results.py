@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from agentauth.protocol.encoding import b64u_decode, read_object
-from agentauth.protocol.errors import AgentAuthError
+import httpx
+
+from agentauth.protocol.encoding import b64u_decode, read_json, read_object
+from agentauth.protocol.errors import AgentAuthError, EncodingError
 
 # Characters of one text of a service provider's answer that the client sees.
 MAX_SHOWN: Final = 65_536
@@ -46,15 +48,15 @@ class Outcome:
     waiting: Waiting | None = None
 
 
-def failure(error: AgentAuthError, *, hint: str = "") -> Outcome:
-    """An error of the SDK or the registry, with its stable code and a hint what to do next."""
+def failure(error: AgentAuthError) -> Outcome:
+    """An error of the SDK or the registry, with its stable code."""
     body: dict[str, object] = {"status": "failed", "error": error.code}
     if error.reason:
         body["reason"] = error.reason
     for name in ("retry_after", "violations", "deny_reason"):
         if (value := error.fields.get(name)) is not None:
             body[name] = value
-    return Outcome(f"{error.description} {hint}".strip(), body, is_error=True)
+    return Outcome(error.description, body, is_error=True)
 
 
 def mistake(sentence: str) -> Outcome:
@@ -80,3 +82,17 @@ def _is_secret(compact: str) -> bool:
 def as_json(body: Mapping[str, object]) -> str:
     """The body as one line of JSON."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+def shown_content(response: httpx.Response) -> tuple[object, bool]:
+    """The answer's JSON or text as the client sees it, and whether it was cut."""
+    if not response.content:
+        return None, False
+    text = without_secrets(response.text)
+    if len(text) > MAX_SHOWN:
+        return text[:MAX_SHOWN], True
+    try:
+        # Strict: what is deep, or not JSON for every reader, is shown as text.
+        return read_json(text.encode(), max_bytes=4 * MAX_SHOWN), False
+    except (EncodingError, UnicodeEncodeError):
+        return text, False

@@ -11,7 +11,8 @@ from pydantic import Field, WithJsonSchema
 
 from agentauth.sdk.client import AgentAuthClient
 
-from .access import METHODS, Access
+from .access import Access
+from .arguments import METHODS
 from .extra import Context, MCPServer, ToolAnnotations, TransportSecuritySettings
 from .options import LONGEST_WAIT, LOOPBACK_HOSTS, Options
 from .people import Asking, Result
@@ -105,12 +106,16 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
         capabilities: Capabilities,
         limits: Limits = None,
         reason: Annotated[str, Field(max_length=500)] = "",
+        *,
+        ask_again: Annotated[
+            bool, Field(description="only if the person wants to be asked after a denial")
+        ] = False,
     ) -> Result:
         """Ask a person to let you use a service. Asks once: the same request finds its answer."""
         return await asking.answer(
             context,
             lambda _key, waited: (
-                access.request(service, capabilities, limits, reason)
+                access.request(service, capabilities, limits, reason, ask_again=ask_again)
                 if waited is None
                 else access.decided(waited)
             ),

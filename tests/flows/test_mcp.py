@@ -126,4 +126,5 @@ def test_a_denial_reaches_the_client_and_is_not_asked_again(
     denied, state, again = asyncio.run(story())
     assert denied["status"] == "denied"
     assert [each["status"] for each in state["access"]] == ["denied"]
-    assert again["error"] == "cooldown_active"
+    assert again["status"] == "denied"
+    assert len(person.links) == 1

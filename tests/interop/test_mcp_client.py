@@ -145,6 +145,8 @@ def test_over_http_a_client_without_links_gets_them_as_text(
             person.decide(parked["approval_url"])
             again = payment(service, "80.00") | {"idempotency_key": parked["idempotency_key"]}
             assert session.call("call_service", **again)["http_status"] == 201
+    log = (tmp_path / "agent.log").read_text()
+    assert not [secret for secret in ("eyJ", "/claim/", "/payments") if secret in log], log
 
 
 @pytest.mark.usefixtures("_npm_packages")

@@ -13,13 +13,13 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import Context, MCPServer
 
-from agentauth.mcp.protect import Protected, decision
+from agentauth.mcp.protect import Protected, Verifier, decision
 from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.signing import SigningTransport
 from agentauth.protocol.capability import Capability, choose, parse_action
 from agentauth.protocol.dpop import verify_proof
 from agentauth.sdk.tests.fake_registry import AUDIENCE, URL, FakeRegistry
-from agentauth.sdk.verifier import VerifierClient
+from agentauth.sdk.verifier import Allowed, VerifierClient
 
 ENDPOINT = f"{AUDIENCE}/mcp"
 CONFIRM = f"{URL}/confirmations/c-1/"
@@ -85,6 +85,16 @@ def no(error: str, reason: str | None, **more: Any) -> dict[str, Any]:
     return {"valid": False, "error": error, **({"reason": reason} if reason else {}), **more}
 
 
+class Awaited:
+    """A verifier whose `verify` is a coroutine."""
+
+    def __init__(self, verifier: VerifierClient) -> None:
+        self._verifier = verifier
+
+    async def verify(self, **question: Any) -> Allowed:
+        return self._verifier.verify(**question)
+
+
 class Recording(httpx2.AsyncBaseTransport):
     """What leaves the client. The first signed call may be redirected."""
 
@@ -109,6 +119,7 @@ class Site:
     ran: list[tuple[str, Any]] = field(default_factory=list)
     sent: list[httpx2.Request] = field(default_factory=list)
     redirect_to: str | None = None
+    asynchronous: bool = False
 
     def server(self) -> MCPServer[Any]:
         server = MCPServer[Any]("calendar", log_level="WARNING")
@@ -139,7 +150,8 @@ class Site:
             "pay": ToolAction("transact", "payments", amount="amount"),
         }
         verifier = VerifierClient(URL, "sp", "secret", transport=httpx.MockTransport(self.verify))
-        return Protected(server or self.server(), tools, endpoint_url=ENDPOINT, verifier=verifier)
+        chosen: Verifier = Awaited(verifier) if self.asynchronous else verifier
+        return Protected(server or self.server(), tools, endpoint_url=ENDPOINT, verifier=chosen)
 
     @asynccontextmanager
     async def http(

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.mcp.access import MAX_BODY_BYTES
+from agentauth.mcp.arguments import MAX_BODY_BYTES
 from agentauth.mcp.results import MAX_SHOWN
 from agentauth.mcp.tests.sessions import Person, body_of
 from agentauth.mcp.tests.test_server import READ, called

@@ -64,6 +64,12 @@ def test_an_allowed_call_reaches_the_tool_with_its_decision(site: Site, era: str
     }
 
 
+def test_a_verifier_with_coroutines_decides_too(site: Site) -> None:
+    site.asynchronous = True
+    assert call(site, "add_event", EVENT).content[0].text == "added"
+    assert len(site.verify.asked) == 1
+
+
 @pytest.mark.parametrize("era", ERAS)
 def test_the_list_has_only_tools_with_an_act(site: Site, era: str) -> None:
     listed = told(site, lambda client: client.list_tools(), era=era, signed=False)
