@@ -128,7 +128,8 @@ class Protected:
         app = self.server.streamable_http_app(streamable_http_path=streamable_http_path, **settings)
 
         async def protected(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["path"] == streamable_http_path:
+            path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
+            if scope["type"] == "http" and path == streamable_http_path:
                 await self._http(app, scope, receive, send)
             else:
                 await app(scope, receive, send)
@@ -160,8 +161,8 @@ class Protected:
     async def _verdict(
         self, call: ToolCall, headers: Mapping[str, list[str]]
     ) -> _Verdict | HttpAnswer:
-        rule = self.tools.get(call.name)
-        if rule is None:
+        rule, known = self.tools.get(call.name), await self._known(call.name)
+        if rule is None or known is None:
             # The second layer closes it.
             return _Verdict(call)
         if call.declined_link:
@@ -173,7 +174,7 @@ class Protected:
         except AgentAuthError as error:
             return answer_for(error)
         try:
-            action = rule.action(call.arguments, await self._known(call.name))
+            action = rule.action(call.arguments, known)
         except InvalidRequestError as error:
             return _Verdict(call, answer=refusal(error, key))
         try:
@@ -184,12 +185,12 @@ class Protected:
             return _refused(call, error, key)
         return _Verdict(call, allowed)
 
-    async def _known(self, tool: str) -> list[str]:
-        """The arguments in the tool's schema."""
+    async def _known(self, tool: str) -> list[str] | None:
+        """The arguments in the tool's schema; None if the server has no such tool."""
         for each in await self.server.list_tools():
             if each.name == tool:
                 return list(each.input_schema.get("properties", {}))
-        return []
+        return None
 
     async def _verify(self, token: str, proof: str, action: Action, key: str | None) -> Allowed:
         asked: dict[str, Any] = {

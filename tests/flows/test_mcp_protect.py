@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import jwt
 import pytest
 import uvicorn
 from mcp import Client, MCPError
@@ -166,6 +167,24 @@ def test_a_payment_goes_on_by_itself_once_the_link_led_to_a_yes(
     paid = called(place, agent, "pay", PAYMENT, person=person)
     assert paid.content[0].text == "Paid 80.00 EUR to ACME."
     assert person.kinds == ["confirmations"]
+
+
+def test_a_stock_check_takes_our_bound_token_for_a_bearer_token(
+    place: Place, tmp_path: Path
+) -> None:
+    """What the page warns of: the claim `cnf` means nothing to it."""
+    agent, _ = place.approved(tmp_path / "agent.json")
+    token = asyncio.run(agent.get_token(place.slug))
+    keys = jwt.PyJWKSet(httpx.get(f"{place.registry.url}/.well-known/jwks.json").json()["keys"])
+    key = keys[jwt.get_unverified_header(token)["kid"]]
+    claims = jwt.decode(
+        token,
+        key,
+        algorithms=["EdDSA", "ES256"],
+        audience=place.endpoint.removesuffix("/mcp"),
+        issuer=place.registry.url,
+    )
+    assert claims["cnf"].keys() == {"jkt"}
 
 
 def test_our_token_under_bearer_is_refused_by_a_protected_server(

@@ -148,6 +148,7 @@ class Site:
         tools = {
             "add_event": ToolAction("write", "calendar/{name}"),
             "pay": ToolAction("transact", "payments", amount="amount"),
+            "missing": ToolAction("write", "calendar/work"),
         }
         verifier = VerifierClient(URL, "sp", "secret", transport=httpx.MockTransport(self.verify))
         chosen: Verifier = Awaited(verifier) if self.asynchronous else verifier
@@ -155,12 +156,13 @@ class Site:
 
     @asynccontextmanager
     async def http(
-        self, *, signed: bool = False, **settings: Any
+        self, *, signed: bool = False, prefix: str = "", **settings: Any
     ) -> AsyncIterator[httpx2.AsyncClient]:
         """An HTTP client at the protected application; `signed` as the fake registry's agent."""
         protected = self.protected()
-        app = protected.streamable_http_app(streamable_http_path="/v1/mcp", **settings)
-        transport: httpx2.AsyncBaseTransport = httpx2.ASGITransport(app=app)
+        path = "/v1/mcp".removeprefix(prefix)
+        app = protected.streamable_http_app(streamable_http_path=path, **settings)
+        transport: httpx2.AsyncBaseTransport = httpx2.ASGITransport(app=app, root_path=prefix)
         if signed:
             agent = self.registry.client(self.tmp_path)
             transport = SigningTransport(agent, "sp", inner=Recording(transport, self))

@@ -1,6 +1,8 @@
 """How the server is started, and what it says to an HTTP request from elsewhere."""
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from mcp import Client, StdioServerParameters
 
 from agentauth.mcp.__main__ import main
 from agentauth.mcp.options import Options
@@ -111,6 +114,25 @@ def test_a_link_is_also_a_qr_code_if_asked_for(registry: FakeRegistry, tmp_path:
     [_, code] = result.content
     assert code.text == qr_code(body_of(result)["approval_url"])
     assert "█" in code.text
+
+
+PAGE = (ROOT / "docs/mcp.md").read_text()
+
+
+def test_the_configuration_on_the_page_starts_the_server() -> None:
+    [written] = re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)
+    named = json.loads(written)["mcpServers"]["agentauth"]
+    assert named.pop("command") == "python"
+    process = StdioServerParameters(command=sys.executable, cwd=str(ROOT), **named)
+
+    async def story() -> dict[str, list[str]]:
+        async with Client(process) as client:
+            listed = await client.list_tools()
+            return {tool.name: [*tool.input_schema["properties"]] for tool in listed.tools}
+
+    tools = asyncio.run(story())
+    rows = re.findall(r"^\| `(\w+)\((.+?)\)` \|", PAGE, re.MULTILINE)
+    assert {name: arguments.split(", ") for name, arguments in rows} == tools
 
 
 def test_the_package_alone_needs_no_further_packages() -> None:

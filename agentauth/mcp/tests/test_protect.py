@@ -82,6 +82,11 @@ def test_a_tool_without_an_act_is_closed(site: Site, era: str) -> None:
     assert not site.ran
 
 
+def test_an_act_without_its_tool_asks_verify_nothing(site: Site) -> None:
+    assert "not allowed" in str(call(site, "missing", {}))
+    assert not site.verify.asked
+
+
 @pytest.mark.parametrize("era", ERAS)
 def test_resources_of_the_server_are_closed(site: Site, era: str) -> None:
     answer = told(site, lambda client: client.read_resource("note://all"), era=era)
@@ -224,11 +229,11 @@ def test_without_the_http_layer_no_protected_tool_runs(site: Site, era: str) -> 
     assert not site.ran
 
 
-def posted(site: Site, content: bytes | dict[str, Any], headers: Any = ()) -> Any:
+def posted(site: Site, content: bytes | dict[str, Any], headers: Any = (), prefix: str = "") -> Any:
     """A raw POST; a modern call unless `headers` say otherwise."""
 
     async def story() -> Any:
-        async with site.http(json_response=True) as http:
+        async with site.http(json_response=True, prefix=prefix) as http:
             usual = {
                 "Content-Type": "application/json",
                 "Accept": "application/json, text/event-stream",
@@ -262,6 +267,12 @@ def test_a_signed_call_is_kept_from_caches(site: Site) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.headers["Cache-Control"] == "private, no-store"
     assert site.ran
+
+
+def test_an_application_below_a_prefix_is_checked_too(site: Site) -> None:
+    answer = posted(site, raw(), asyncio.run(signed(site)), prefix="/v1")
+    assert answer.status_code == 200, answer.text
+    assert len(site.verify.asked) == len(site.ran) == 1
 
 
 @pytest.mark.parametrize(
