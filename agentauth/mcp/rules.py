@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentauth.protocol.capability import TYPES, Action, parse_allow_entry
+from agentauth.protocol.capability import Action, parse_allow_entry
 from agentauth.protocol.constraint import Scalar, check_argument, parse_scalar
 from agentauth.protocol.encoding import MAX_BODY_BYTES
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
@@ -45,8 +45,6 @@ class ToolAction:
     def __post_init__(self) -> None:
         """Check what can be checked before the first call."""
         kind = self.kind.partition(":")[0]
-        if kind not in TYPES:
-            raise InvalidRequestError(f"kind: must be one of {', '.join(TYPES)}.")
         if (kind == "transact") != (self.amount is not None):
             raise InvalidRequestError("amount: is required for transact, and only there.")
         parse_allow_entry(f"{self.kind}:{_PLACEHOLDER.sub('x', self.resource)}", "resource")

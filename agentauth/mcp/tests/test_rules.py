@@ -104,3 +104,8 @@ def test_an_amount_of_another_form_is_refused(amount: object) -> None:
 def test_an_argument_that_the_tool_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="has no argument 'Name'"):
         ToolAction("read", "calendar").action({"Name": "x"}, ["name"])
+
+
+def test_an_argument_whose_name_no_constraint_can_have_is_not_supplied() -> None:
+    action = ToolAction("read", "calendar").action({"a b": "x"}, ["a b"])
+    assert action.arguments == {}
