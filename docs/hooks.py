@@ -20,7 +20,22 @@ from mkdocs.structure.pages import Page
 OBJECTS: Final = {
     "agent": (
         "The agent's client",
-        ["agentauth.sdk.client.AgentAuthClient", "agentauth.sdk.answers"],
+        [
+            "agentauth.sdk.client.AgentAuthClient",
+            "agentauth.sdk.sync_client.SyncAgentAuthClient",
+            "agentauth.sdk.http_auth",
+            "agentauth.sdk.requests_auth",
+            "agentauth.sdk.approval_link",
+            "agentauth.sdk.answers",
+        ],
+    ),
+    "keys": (
+        "Key stores",
+        [
+            "agentauth.sdk.key_file",
+            "agentauth.sdk.key_store",
+            "agentauth.sdk.keyring_store",
+        ],
     ),
     "values": (
         "Capabilities, actions, money",
@@ -33,7 +48,36 @@ OBJECTS: Final = {
     ),
     "service-provider": (
         "The service provider's client",
-        ["agentauth.sdk.verifier", "agentauth.sdk.refusals"],
+        [
+            "agentauth.sdk.verifier",
+            "agentauth.sdk.async_verifier",
+            "agentauth.sdk.decisions",
+            "agentauth.sdk.refusals",
+        ],
+    ),
+    "integrations": (
+        "Integrations",
+        [
+            "agentauth.integrations.requirement",
+            "agentauth.integrations.provider",
+            "agentauth.integrations.incoming",
+            "agentauth.integrations.django",
+            "agentauth.integrations.drf",
+            "agentauth.integrations.asgi",
+            "agentauth.integrations.starlette",
+            "agentauth.integrations.fastapi",
+            "agentauth.integrations.flask",
+        ],
+    ),
+    "mcp": (
+        "MCP",
+        [
+            "agentauth.mcp.options",
+            "agentauth.mcp.server",
+            "agentauth.mcp.protect",
+            "agentauth.mcp.rules",
+            "agentauth.mcp.signing",
+        ],
     ),
     "auditor": ("The auditor's client", ["agentauth.sdk.log_client", "agentauth.sdk.receipts"]),
     "errors": ("Errors", ["agentauth.sdk.errors", "agentauth.protocol.errors"]),
