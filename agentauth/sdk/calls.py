@@ -287,12 +287,7 @@ async def send(
 
 def answer_of(response: httpx.Response) -> Answer:
     """An answer that httpx has read."""
-    content = response.content
-    return Answer(
-        response.status_code,
-        response.headers,
-        content if len(content) <= MAX_REFUSAL_BYTES else b"",
-    )
+    return Answer(response.status_code, response.headers, response.content)
 
 
 def _heals(answer: Answer) -> bool:

@@ -3,6 +3,7 @@ test says.
 """
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -57,6 +58,17 @@ class FakeRegistry:
         client = AgentAuthClient(URL, key_file=tmp_path / "agent.json", **arguments)
         client._registry.transport = httpx.MockTransport(self)
         return client
+
+    def interleaved(self, client: AgentAuthClient) -> None:
+        """From now on, calls at the same time take turns before each answer, as over a network."""
+        turns = itertools.cycle((3, 40, 9, 120, 1))
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            for _ in range(next(turns)):
+                await asyncio.sleep(0)
+            return self(request)
+
+        client._registry.transport = httpx.MockTransport(answer)
 
     def sent(self, method: str, path: str) -> list[httpx.Request]:
         return [r for r in self.requests if (r.method, r.url.path) == (method, path)]

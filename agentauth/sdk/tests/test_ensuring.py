@@ -243,6 +243,7 @@ def test_calls_at_once_ask_a_person_once(registry: FakeRegistry, client: AgentAu
     async def at_once() -> list[Grant]:
         return await asyncio.gather(*(client.ensure_grant(SP_ID, [READ]) for _ in range(20)))
 
+    registry.interleaved(client)
     assert len({each.grant_id for each in run(at_once())}) == 1
     assert len(registry.sent("POST", "/v1/grants")) == 1
 

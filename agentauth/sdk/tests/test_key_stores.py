@@ -98,7 +98,9 @@ def test_of_two_processes_with_a_new_key_in_the_keyring_one_wins(
 ) -> None:
     store = KeyringStore(lock_folder=tmp_path)
     first, second = store.create(store.make(URL)), store.create(store.make(URL))
-    assert first.signer.kid == second.signer.kid
+    stored = store.load(URL)
+    assert stored
+    assert first.signer.kid == second.signer.kid == stored.signer.kid
 
 
 def test_a_change_in_the_keyring_starts_from_what_is_stored_now(

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agentauth.protocol.errors import InvalidScopeError
 from agentauth.protocol.limits import Rate
 from agentauth.sdk.answers import Grant
 from agentauth.sdk.pacing import Pacing
@@ -139,6 +140,21 @@ def test_a_burst_goes_out_at_once(ticking: Clock) -> None:
     began = ticking.now_us
     asyncio.run(ticking.run(burst()))
     assert ticking.now_us == began
+
+
+def test_calls_take_turns_in_the_order_of_asking(ticking: Clock) -> None:
+    granted, pacing = limited(60, 1), Pacing()
+    order: list[int] = []
+
+    async def call(number: int) -> None:
+        turn = await pacing.take_turn(granted)
+        assert turn
+        order.append(number)
+        await ticking.sleep(0.1 * (number % 3))
+        turn.count()
+
+    asyncio.run(ticking.run(*(call(number) for number in range(9))))
+    assert order == list(range(9))
 
 
 def test_a_refused_call_gives_its_turn_back(ticking: Clock) -> None:
@@ -288,6 +304,47 @@ def test_a_rate_used_up_by_another_process_is_waited_for_once(
     asyncio.run(ticking.run(work()))
     assert answers == [200]
     assert 4 * SECOND <= ticking.now_us - began < 5 * SECOND
+
+
+def test_a_rate_that_allows_nothing_for_a_minute_holds_the_next_call(
+    registry: FakeRegistry, tmp_path: Path, ticking: Clock
+) -> None:
+    rated(registry, 60, 5)
+    trouble = [
+        error(429, "envelope_exceeded", {"Retry-After": "60"}, reason="rate", retry_after=60),
+    ]
+    registry.script = lambda request: (
+        trouble.pop() if request.url.host == "api.sp.example" and trouble else None
+    )
+    client = registered(registry, tmp_path)
+    began, answers = ticking.now_us, list[int]()
+
+    async def work() -> None:
+        for _ in range(2):
+            answers.append((await client.call(SP_ID, "GET", "/v1/x")).status_code)
+
+    asyncio.run(ticking.run(work()))
+    assert (answers, ticking.now_us - began) == ([429, 200], 60 * SECOND)
+
+
+def test_a_call_without_a_token_gives_its_turn_back(
+    registry: FakeRegistry, tmp_path: Path, ticking: Clock
+) -> None:
+    rated(registry, 1, 1)
+    trouble = [error(400, "invalid_scope")]
+    registry.script = lambda request: (
+        trouble.pop() if request.url.path == "/v1/tokens" and trouble else None
+    )
+    client = registered(registry, tmp_path)
+    began = ticking.now_us
+
+    async def work() -> None:
+        with pytest.raises(InvalidScopeError):
+            await client.call(SP_ID, "GET", "/v1/x")
+        await client.call(SP_ID, "GET", "/v1/x")
+
+    asyncio.run(ticking.run(work()))
+    assert ticking.now_us == began
 
 
 def test_headers_alone_are_not_paced(

@@ -14,6 +14,7 @@ import pytest
 
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.sdk import AgentAuthClient, Grant
+from agentauth.sdk.http_auth import AgentAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
@@ -108,6 +109,22 @@ def test_a_callback_may_call_the_client(
         registry.grants = [grant()]
 
     assert client.wait_for_decision(GRANT_ID, on_pending=on_pending).status == "approved"
+    assert seen == ["pending"]
+
+
+def test_a_callback_of_a_signing_adapter_may_call_the_client(
+    registry: FakeRegistry, client: SyncAgentAuthClient
+) -> None:
+    registry.grants = [grant("pending")]
+    seen: list[str] = []
+
+    def on_pending(pending: Grant) -> None:
+        seen.append(client.get_grant(pending.grant_id).status)
+        registry.grants = [grant()]
+
+    auth = AgentAuth(client, SP_ID, on_pending=on_pending)
+    with httpx.Client(transport=httpx.MockTransport(registry), auth=auth) as http:
+        assert http.get("https://api.sp.example/v1/x").status_code == 200
     assert seen == ["pending"]
 
 

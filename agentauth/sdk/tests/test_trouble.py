@@ -100,6 +100,7 @@ def test_a_wait_for_a_decision_can_go_on_in_another_process(
 
 
 def test_many_calls_share_one_renewal(registry: FakeRegistry, client: AgentAuthClient) -> None:
+    registry.interleaved(client)
     assert set(run(at_once(client))) == {200}
     assert len(registry.sent("POST", "/v1/tokens")) == 1
 
@@ -113,6 +114,7 @@ def test_many_calls_whose_token_was_revoked_share_one_renewal(
         if request.headers.get("Authorization") == "DPoP token-1"
         else None
     )
+    registry.interleaved(client)
     assert set(run(at_once(client))) == {200}
     assert len(registry.sent("POST", "/v1/tokens")) == 2
     # Each was sent once with each token: FakeRegistry refuses a proof that it saw before.

@@ -116,6 +116,40 @@ def test_the_callback_may_be_a_coroutine_and_gets_each_new_link(
     assert told == [f"{URL}/one/", f"{URL}/two/"]
 
 
+def test_a_link_that_stays_costs_no_further_registration(
+    registry: FakeRegistry, client: AgentAuthClient, slept: list[float]
+) -> None:
+    polls = [0]
+
+    def script(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path != f"/v1/grants/{GRANT_ID}":
+            return None
+        polls[0] += 1
+        return httpx.Response(200, json=grant("pending" if polls[0] < 9 else "approved"))
+
+    registry.script = script
+    before = len(registry.sent("POST", "/v1/agents"))
+    told: list[Grant] = []
+    run(client.wait_for_decision(GRANT_ID, on_pending=told.append))
+    assert len(registry.sent("POST", "/v1/agents")) == before + 1
+
+
+def test_a_claim_link_that_stays_is_shown_once(
+    registry: FakeRegistry, tmp_path: Path, slept: list[float]
+) -> None:
+    registry.agent_status = "unclaimed"
+    client = registered(registry, tmp_path)
+    answers = [grant("pending", approval_url=f"{URL}/{name}/") for name in "ab"] + [grant()]
+    registry.script = lambda request: (
+        httpx.Response(200, json=answers.pop(0))
+        if request.url.path == f"/v1/grants/{GRANT_ID}"
+        else None
+    )
+    told: list[Grant] = []
+    run(client.wait_for_decision(GRANT_ID, on_pending=told.append))
+    assert len(told) == 1
+
+
 def test_the_callback_of_an_unclaimed_agent_gets_the_code(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
@@ -285,6 +319,15 @@ def test_a_refused_scope_is_the_answer_unless_the_caller_chose_to_ask(
     scripted(registry, [error(403, "insufficient_scope")], ["pending"])
     assert run(client.call(SP_ID, "GET", "/v1/x")).status_code == 403
     assert registry.sent("POST", "/v1/grants") == []
+
+
+def test_a_refused_scope_that_a_grant_covers_already_is_the_answer(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    scripted(registry, [error(403, "insufficient_scope")], ["pending"])
+    told: list[Grant] = []
+    response = run(client.call(SP_ID, "GET", "/v1/x", ask_for=CALENDAR, on_pending=told.append))
+    assert (response.status_code, told, len(sp_calls(registry))) == (403, [], 1)
 
 
 def test_asking_without_a_callback_raises_with_the_link(
