@@ -33,7 +33,7 @@ try:
     from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
     from django.utils.module_loading import import_string
     from django.views.decorators.csrf import csrf_exempt
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(
         "agentauth.integrations.django needs Django: install agentauth-sdk[django]."
     ) from error

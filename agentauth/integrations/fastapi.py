@@ -16,7 +16,7 @@ from typing import Annotated
 
 try:
     from fastapi import Depends, Request
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(
         "agentauth.integrations.fastapi needs FastAPI: install agentauth-sdk[fastapi]."
     ) from error

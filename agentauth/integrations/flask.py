@@ -20,7 +20,7 @@ from typing import Any
 try:
     from flask import Flask, Request, Response, g, request
     from werkzeug.exceptions import RequestEntityTooLarge
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(
         "agentauth.integrations.flask needs Flask: install agentauth-sdk[flask]."
     ) from error

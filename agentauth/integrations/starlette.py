@@ -16,7 +16,7 @@ try:
     from starlette.applications import Starlette
     from starlette.requests import HTTPConnection
     from starlette.routing import BaseRoute, Host, Match, Mount
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(
         "agentauth.integrations.starlette needs Starlette: install agentauth-sdk[fastapi]."
     ) from error

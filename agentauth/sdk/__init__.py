@@ -7,8 +7,9 @@
   `requests_auth` sign for other HTTP clients, `approval_link` shows a person the link. The key is
   in a `key_file`, made of `private_files`, or in another `key_store` (`keyring_store`). `manifests`
   makes what the agent declares; `argument_checks` and `clocks` explain mistakes.
-- A service provider: `verifier` asks the registry; `refusals` answers the agent; `django` protects
-  the views of a Django project, and is the one module that imports Django.
+- A service provider: `verifier` and `async_verifier` ask the registry, by the rules of `decisions`,
+  over kept connections (`connections`, `async_connections`, `http1`); `refusals` answers the agent.
+  `agentauth.integrations` protects the routes of a framework.
 - Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in
   `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
@@ -21,7 +22,9 @@ from agentauth.protocol.errors import AgentAuthError, ManifestError, Temporarily
 from agentauth.protocol.money import Money
 
 from .answers import Agent, Confirmation, Grant, ServiceProvider
+from .async_verifier import AsyncVerifierClient
 from .client import AgentAuthClient
+from .decisions import Question
 from .errors import (
     AddressError,
     AmbiguousGrantError,
@@ -47,6 +50,7 @@ __all__ = [
     "AgentAuthError",
     "Allowed",
     "AmbiguousGrantError",
+    "AsyncVerifierClient",
     "AudienceError",
     "Capability",
     "ClockError",
@@ -59,6 +63,7 @@ __all__ = [
     "Money",
     "NoGrantError",
     "ProvenEvent",
+    "Question",
     "RefusedError",
     "RegistryError",
     "ServiceProvider",

@@ -48,11 +48,11 @@ class Connections:
     """Thread-safe. A process forked later opens connections of its own."""
 
     def __init__(self, url: str, client_id: str, client_secret: str, tls: Tls) -> None:
+        self._idle: deque[tuple[socket.socket, float]] = deque()
         self._who = registry_at(url)
         self._given = (url, client_id, client_secret)
         self._tls = tls
         self._target: Target | None = None
-        self._idle: deque[tuple[socket.socket, float]] = deque()
         self._process = os.getpid()
 
     def post(
@@ -87,6 +87,10 @@ class Connections:
         idle, self._idle = self._idle, deque()
         while idle:
             idle.pop()[0].close()
+
+    def __del__(self) -> None:
+        # Python warns of each socket that is left to it.
+        self.close()
 
     def _read_target(self) -> Target:
         self._target = Target.of(*self._given)

@@ -39,8 +39,19 @@ ROUTES: list[Line] = [
 ]
 
 
+async def body_of(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    return body
+
+
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
+        for _ in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
         return
     path, status, headers = scope["path"], 200, []
     if path == OPEN:
@@ -62,10 +73,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         elif path.startswith("/calendar/"):
             text += f" {path.removeprefix('/calendar/')}"
         elif path in {"/payments", "/upload"}:
-            body, more = b"", True
-            while more:
-                message = await receive()
-                body, more = body + message["body"], message["more_body"]
+            body = await body_of(receive)
             text += f" {json.loads(body)['payee'] if path == '/payments' else len(body)}"
         await asyncio.sleep(0)
     parts = [text[:9], text[9:]] if path == "/stream" else [text]

@@ -224,7 +224,11 @@ def running(integration: Integration) -> Iterator[Site]:
     with verifying() as registry, integration.start(registry.url) as url:
         # The name that the site is known by, at the address where it listens.
         headers = {"Host": "api.sp.example", "Accept-Encoding": "gzip"}
-        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
+        # uvicorn closes a connection after a failure of the application.
+        once = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(
+            base_url=url, headers=headers, trust_env=False, timeout=60, limits=once
+        ) as client:
             yield Site(url, client, registry, integration.resources)
 
 

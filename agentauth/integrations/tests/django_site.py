@@ -210,7 +210,8 @@ def start(
         ROOT_URLCONF=urls,
         ALLOWED_HOSTS=["api.sp.example"],
         APPEND_SLASH=False,
-        DEBUG_PROPAGATE_EXCEPTIONS=False,
+        # Not those of the project that the tests run in.
+        REST_FRAMEWORK={},
         CACHES={"default": cache},
         MIDDLEWARE=[*before, f"agentauth.integrations.django.{middleware}", *usual, *after],
         AGENTAUTH={

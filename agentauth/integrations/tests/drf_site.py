@@ -41,7 +41,7 @@ class Protected(APIView):
     authentication_classes = [AgentAuthentication]
     permission_classes = [AgentPermission]
     renderer_classes = [Plain]
-    headers: dict[str, str] = {}
+    stated: dict[str, str] = {}
 
     def text(self, request: Any) -> str:
         # As REST framework knows it.
@@ -49,7 +49,7 @@ class Protected(APIView):
         return f"{SECRET}: {request.auth.agent_id}"
 
     def get(self, request: Request, **_parameters: str) -> Response:
-        return Response(self.text(request), headers=self.headers)
+        return Response(self.text(request), headers=self.stated)
 
 
 class PlainView(Protected):
@@ -64,7 +64,7 @@ class Posted(Protected):
 
 
 class Tagged(PlainView):
-    headers = {"ETag": '"v1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+    stated = {"ETag": '"v1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
 
 
 class Missing(PlainView):
@@ -138,7 +138,7 @@ async def coroutine(request: HttpRequest) -> HttpResponse:
 
 
 def saying(stated: str) -> Any:
-    return type("Saying", (PlainView,), {"headers": {"Cache-Control": stated}}).as_view()  # type: ignore[attr-defined]
+    return type("Saying", (PlainView,), {"stated": {"Cache-Control": stated}}).as_view()  # type: ignore[attr-defined]
 
 
 VIEWS: dict[str, Any] = {

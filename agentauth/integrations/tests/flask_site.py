@@ -130,9 +130,11 @@ def application() -> Flask:
 @contextmanager
 def start(registry_url: str) -> Iterator[str]:
     app = application()
-    protect(app, provider_at(registry_url))
-    with served_by_wsgi(app) as url:
-        yield url
+    provider = provider_at(registry_url)
+    with provider.verifier() as verifier:
+        protect(app, provider, verifier=verifier)
+        with served_by_wsgi(app) as url:
+            yield url
 
 
 INTEGRATIONS = (Integration("Flask", start, RESOURCES),)

