@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--http", action="store_true", help="serve streamable HTTP instead of stdio")
     made.add_argument("--host", default=usual.host, help="default: %(default)s")
     made.add_argument("--port", type=int, default=usual.port, help="default: %(default)s")
-    made.add_argument("--allow-host", action="append", default=[], help="a Host header to take")
-    made.add_argument("--allow-origin", action="append", default=[], help="an Origin to take")
+    made.add_argument("--allowed-host", action="append", default=[], help="a Host header to take")
+    made.add_argument("--allowed-origin", action="append", default=[], help="an Origin to take")
     made.add_argument("--qr-code", action="store_true", help="add links as QR codes")
     return made
 
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             transport="http" if given.http else "stdio",
             host=given.host,
             port=given.port,
-            allowed_hosts=tuple(given.allow_host),
-            allowed_origins=tuple(given.allow_origin),
+            allowed_hosts=tuple(given.allowed_host),
+            allowed_origins=tuple(given.allowed_origin),
             qr_code=given.qr_code,
         )
     except AgentAuthError as error:

@@ -252,8 +252,15 @@ class Access:
         return [
             grant
             for grant in reversed(grants)
-            if provider is None or grant.service_provider == provider.id
+            if (provider is None or grant.service_provider == provider.id) and self._may_use(grant)
         ]
+
+    def _may_use(self, grant: Grant) -> bool:
+        """May the grant's service be used here? All may, unless the options name some."""
+        named: Any = grant.answer.get("service_provider")
+        provider = named if isinstance(named, Mapping) else {}
+        allowed = self._options.services
+        return not allowed or bool({provider.get("id"), provider.get("slug")} & set(allowed))
 
     def _granted(self, grant: Grant, service: str, waited: Waiting | None = None) -> Outcome:
         row = _row(grant, None, grant.claim_code)

@@ -29,11 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentauth.protocol.capability import Action
 from agentauth.protocol.dpop import authorization_header, single_header
-from agentauth.protocol.errors import (
-    AgentAuthError,
-    IdempotencyMismatchError,
-    InvalidRequestError,
-)
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import AlreadyProcessedError, RefusedError
 from agentauth.sdk.refusals import HttpAnswer, answer_for
@@ -63,7 +59,7 @@ _OPEN: Final = frozenset(
 )
 _UNAVAILABLE: Final = 503
 # Refusals of the credentials are HTTP's; the others are the tool's answer, which the model reads.
-_HTTP_STATUSES: Final = frozenset({400, 401, _UNAVAILABLE})
+_HTTP_STATUSES: Final = frozenset({401, _UNAVAILABLE})
 
 
 class Verifier(Protocol):
@@ -269,7 +265,7 @@ def _refused(call: ToolCall, error: AgentAuthError, key: str | None) -> _Verdict
     answer = answer_for(error)
     if answer.status == _UNAVAILABLE:
         logger.error("a call could not be checked: %s", error)
-    if answer.status in _HTTP_STATUSES and not isinstance(error, IdempotencyMismatchError):
+    if answer.status in _HTTP_STATUSES:
         return answer
     return _Verdict(call, answer=refusal(error, key))
 

@@ -15,7 +15,7 @@ from .access import Access
 from .arguments import METHODS
 from .extra import Context, MCPServer, ToolAnnotations, TransportSecuritySettings
 from .options import LONGEST_WAIT, LOOPBACK_HOSTS, Options
-from .people import Asking, Result
+from .people import Asking, Result, qr_code
 
 NAME: Final = "agentauth"
 INSTRUCTIONS: Final = (
@@ -89,8 +89,14 @@ Seconds = Annotated[int, Field(ge=0, le=LONGEST_WAIT)]
 def make_server(
     options: Options | None = None, *, client: AgentAuthClient | None = None
 ) -> MCPServer[Any]:
-    """The server, not yet running. `client` replaces the agent that `options` describe."""
+    """The server, not yet running. `client` replaces the agent that `options` describe.
+
+    Raises ImportError if the options ask for QR codes and `segno` is missing.
+    """
     settings = options or Options()
+    if settings.qr_code:
+        # Fails here rather than in a call.
+        qr_code(settings.registry_url)
     access = Access(settings, client)
     asking = Asking(access.wait, settings.wait_seconds, settings.qr_code)
     # Above INFO: the HTTP client logs each address it calls, and with it a service's query.

@@ -12,6 +12,8 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import Context, MCPServer
+from starlette.requests import Request
+from starlette.responses import Response
 
 from agentauth.mcp.protect import Protected, Verifier, decision
 from agentauth.mcp.rules import ToolAction
@@ -41,13 +43,15 @@ class Verify:
     done: set[str] = field(default_factory=set)
     spent: set[str] = field(default_factory=set)
     revoked: bool = False
+    next_nonce: str | None = None
     status: int = 200
+    error: str = "temporarily_unavailable"
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         question = json.loads(request.content)
         self.asked.append(question)
         if self.status != 200:
-            return httpx.Response(self.status, json={"error": "temporarily_unavailable"})
+            return httpx.Response(self.status, json={"error": self.error})
         return httpx.Response(200, json=self.decide(question))
 
     def decide(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +82,8 @@ class Verify:
             )
         repeated = key is not None and key in self.done
         self.done |= {key} if key else set()
-        return {"valid": True, "decision_id": "d", "subject": "s", "repeated": repeated}
+        yes = {"valid": True, "decision_id": "d", "subject": "s", "repeated": repeated}
+        return yes | ({"nonce": self.next_nonce} if self.next_nonce else {})
 
 
 def no(error: str, reason: str | None, **more: Any) -> dict[str, Any]:
@@ -123,6 +128,11 @@ class Site:
 
     def server(self) -> MCPServer[Any]:
         server = MCPServer[Any]("calendar", log_level="WARNING")
+
+        async def own(request: Request) -> Response:
+            return Response(await request.body())
+
+        server.custom_route("/own", methods=["POST"])(own)
 
         async def add_event(context: Context, name: str, title: str) -> str:
             self.ran.append(("add_event", (name, title, decision(context).decision_id)))

@@ -125,9 +125,22 @@ def test_an_unknown_service_is_named_as_such(agent: FakeRegistry, tmp_path: Path
 def test_a_service_that_is_not_named_in_the_options_is_closed(
     agent: FakeRegistry, tmp_path: Path
 ) -> None:
-    [result] = called(agent, tmp_path, ("call_service", READ), services=("another",))
+    result, state = called(
+        agent, tmp_path, ("call_service", READ), ("access_status", {}), services=("another",)
+    )
     assert "There is no service 'sp' here" in result.content[0].text
+    assert body_of(state)["access"] == []
     assert not to_service(agent)
+
+
+def test_a_service_that_is_named_in_the_options_may_be_used(
+    agent: FakeRegistry, tmp_path: Path
+) -> None:
+    result, state = called(
+        agent, tmp_path, ("call_service", READ), ("access_status", {}), services=("sp",)
+    )
+    assert body_of(result)["http_status"] == 200
+    assert len(body_of(state)["access"]) == 1
 
 
 @pytest.mark.parametrize("target", ["https://evil.example/", f"{AUDIENCE}/elsewhere"])

@@ -116,6 +116,14 @@ def test_a_link_is_also_a_qr_code_if_asked_for(registry: FakeRegistry, tmp_path:
     assert "█" in code.text
 
 
+def test_qr_codes_without_their_package_fail_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "segno", None)
+    with pytest.raises(ImportError, match="pip install segno"):
+        make_server(Options(registry_url=URL, qr_code=True))
+
+
 PAGE = (ROOT / "docs/mcp.md").read_text()
 
 

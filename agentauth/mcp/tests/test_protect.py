@@ -10,6 +10,7 @@ import pytest
 from mcp import Client, MCPError
 
 from agentauth.mcp.messages import OPERATION_KEY
+from agentauth.mcp.protect import _with_length
 from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site, Verify
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
 from agentauth.sdk.tests.fake_registry import (
@@ -229,21 +230,33 @@ def test_without_the_http_layer_no_protected_tool_runs(site: Site, era: str) -> 
     assert not site.ran
 
 
-def posted(site: Site, content: bytes | dict[str, Any], headers: Any = (), prefix: str = "") -> Any:
-    """A raw POST; a modern call unless `headers` say otherwise."""
+MODERN = {
+    "Mcp-Method": "tools/call",
+    "Mcp-Name": "add_event",
+    "MCP-Protocol-Version": "2026-07-28",
+}
+
+
+def posted(
+    site: Site,
+    content: bytes | dict[str, Any],
+    headers: Any = (),
+    *,
+    url: str = ENDPOINT,
+    modern: bool = True,
+    **settings: Any,
+) -> Any:
+    """A raw POST; of the handshake's era unless `modern`."""
 
     async def story() -> Any:
-        async with site.http(json_response=True, prefix=prefix) as http:
+        async with site.http(**{"json_response": True, **settings}) as http:
             usual = {
                 "Content-Type": "application/json",
                 "Accept": "application/json, text/event-stream",
-                "Mcp-Method": "tools/call",
-                "Mcp-Name": "add_event",
-                "MCP-Protocol-Version": "2026-07-28",
+                **(MODERN if modern else {}),
             }
             sent = json.dumps(content) if isinstance(content, dict) else content
-            lines = [*usual.items(), *headers]
-            return await http.post(ENDPOINT, content=sent, headers=lines)
+            return await http.post(url, content=sent, headers=[*usual.items(), *headers])
 
     return asyncio.run(story())
 
@@ -262,11 +275,59 @@ async def signed(site: Site, url: str = ENDPOINT, method: str = "POST") -> list[
     return [*(await client.authenticate_headers("sp", method, url)).items()]
 
 
-def test_a_signed_call_is_kept_from_caches(site: Site) -> None:
-    answer = posted(site, raw(), asyncio.run(signed(site)))
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("json_response", [True, False])
+def test_a_signed_call_is_kept_from_caches(
+    site: Site, *, modern: bool, json_response: bool
+) -> None:
+    site.verify.next_nonce = "n-2"
+    lines = asyncio.run(signed(site))
+    answer = posted(site, raw(), lines, modern=modern, json_response=json_response)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["Cache-Control"] == "private, no-store"
+    assert answer.headers.get_list("Cache-Control") == ["private, no-store"]
+    assert answer.headers["DPoP-Nonce"] == "n-2"
     assert site.ran
+
+
+def test_routes_of_the_server_itself_are_left_alone(site: Site) -> None:
+    answer = posted(site, b"no JSON", url="https://api.sp.example/own")
+    assert (answer.status_code, answer.content) == (200, b"no JSON")
+
+
+def test_no_session_is_opened_for_a_caller(site: Site) -> None:
+    message = raw() | {"method": "initialize"}
+    message["params"] = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    }
+    answer = posted(site, message, modern=False)
+    assert answer.status_code == 200
+    assert "Mcp-Session-Id" not in answer.headers
+
+
+def test_the_message_that_is_passed_on_has_its_own_length() -> None:
+    headers = [(b"Content-Length", b"9"), (b"transfer-encoding", b"chunked"), (b"a", b"b")]
+    assert _with_length({"headers": headers}, b"four")["headers"] == [
+        (b"a", b"b"),
+        (b"content-length", b"4"),
+    ]
+
+
+def test_a_tool_of_another_server_has_no_decision(site: Site) -> None:
+    async def story() -> Any:
+        async with Client(site.server()) as client:
+            return await client.call_tool("add_event", EVENT)
+
+    assert asyncio.run(story()).is_error
+    assert not site.ran
+
+
+def test_a_question_that_verify_cannot_answer_is_told_to_the_model(site: Site) -> None:
+    site.verify.status, site.verify.error = 400, "invalid_request"
+    body = body_of(call(site, "add_event", EVENT))
+    assert (body["status"], body["error"]) == ("refused", "invalid_request")
+    assert not site.ran
 
 
 def test_an_application_below_a_prefix_is_checked_too(site: Site) -> None:
@@ -303,13 +364,15 @@ def test_a_replayed_proof_is_refused_with_a_challenge(site: Site) -> None:
 
 
 def test_an_unreachable_verify_is_503_and_the_tool_does_not_run(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("agentauth.sdk.verifier.time.sleep", lambda _seconds: None)
     site.verify.status = 503
     answer = posted(site, raw(), asyncio.run(signed(site)))
     assert answer.status_code == 503
     assert not site.ran
+    assert "could not be checked" in caplog.text
+    assert "eyJ" not in caplog.text
 
 
 @pytest.mark.parametrize(
