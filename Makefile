@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check static unit coverage audit campaign screenshots bench lock
+.PHONY: help run demo test check static unit coverage audit campaign docs screenshots bench lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in adviso
 
 campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
 	CAMPAIGN=1 FAULTS_TABLE=tests/faults/RESULTS.md $(BIN)/python -m tests.run campaign
+
+docs: $(VENV)/dev.stamp ## the documentation site, into var/site; fetches nothing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 screenshots: $(VENV)/dev.stamp ## every page and state at 320 and 1280 px, light and dark, into screenshots/
 	$(BIN)/python -m tests.run screenshots

@@ -14,7 +14,7 @@
   `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
   files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
-- The command line: `__main__`, `commands`, `terminal`.
+- `terminal` writes lines to a terminal; the command line is `agentauth.cli`.
 """
 
 from agentauth.protocol.capability import Action, Capability

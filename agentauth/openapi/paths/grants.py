@@ -113,7 +113,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         {200: SuccessResponse("", "Receipt", _RECEIPT)},
         "For the agent, its human, and a service provider with the auditor right; all others "
         "get 404. "
-        "`python -m agentauth.sdk verify-receipt` checks it without any server.",
+        "`agentauth verify-receipt` checks it without any server.",
         errors=["not_found"],
     ),
 }

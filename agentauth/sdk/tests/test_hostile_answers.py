@@ -2,7 +2,6 @@
 errors of the SDK.
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -17,6 +16,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from agentauth.cli import main
+from agentauth.cli.connection import Connection
 from agentauth.protocol.errors import (
     MAX_MESSAGE,
     AgentAuthError,
@@ -29,9 +30,7 @@ from agentauth.sdk import (
     RegistryError,
     UnknownOutcomeError,
     VerifierClient,
-    commands,
 )
-from agentauth.sdk.__main__ import main
 from agentauth.sdk.tests.both_clients import both
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
@@ -277,10 +276,10 @@ def shell(
         registry.grants = [grant()]
         client._registry.transport = BesideRegistry(registry, serve(send))
 
-        def given(_options: argparse.Namespace) -> AgentAuthClient:
+        def given(_connection: Connection, **_options: Any) -> AgentAuthClient:
             return client
 
-        monkeypatch.setattr(commands, "_client", given)
+        monkeypatch.setattr(Connection, "client", given)
 
     return start
 
@@ -328,7 +327,7 @@ def command(
         str(tmp_path / "agent.json"),
     ]
     return subprocess.run(
-        [sys.executable, "-m", "agentauth.sdk", "register", *told],
+        [sys.executable, "-m", "agentauth.cli", "register", *told],
         env=os.environ | environment,
         capture_output=True,
         check=False,

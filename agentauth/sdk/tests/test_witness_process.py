@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from agentauth.cli import main
 from agentauth.protocol.keys import PrivateKey
 from agentauth.protocol.notes import (
     SignatureType,
@@ -22,7 +23,6 @@ from agentauth.protocol.notes import (
     parse_vkey,
     verify_signatures,
 )
-from agentauth.sdk.__main__ import main
 from agentauth.sdk.errors import KeyFileError, WitnessStateError
 from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log
 from agentauth.sdk.witness.files import read_logs, read_witness_key
@@ -53,7 +53,7 @@ def log(tmp_path: Path) -> Log:
 
 @contextmanager
 def started(files: dict[str, str], before: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m agentauth.sdk witness`, patched by `before`: the process, and
+    """`agentauth witness`, patched by `before`: the process, and
     its address.
     """
     logs = str(Path(files["key"]).parent / "logs")
@@ -68,10 +68,7 @@ def started(files: dict[str, str], before: str = "") -> Iterator[tuple[subproces
         "--port",
         "0",
     ]
-    program = (
-        f"import sys\n{before}\nfrom agentauth.sdk.__main__ import "
-        f"main\nsys.exit(main({arguments!r}))"
-    )
+    program = f"import sys\n{before}\nfrom agentauth.cli import main\nsys.exit(main({arguments!r}))"
     with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True
     ) as process:

@@ -11,10 +11,9 @@ import pytest
 
 from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.__main__ import main
+from agentauth.cli import main
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
-from agentauth.sdk.tests.test_command_line import agent
-
-__all__ = ["agent"]
 
 # Title and colour of a terminal, C1, a bell, a bidi override, invisible characters, a pile of
 # marks.

@@ -1,0 +1,26 @@
+"""The command line of an agent, an auditor and a witness: `agentauth --help`.
+
+`application` declares the commands with Typer. They are in `agent`, `log_checks`, `witnesses` and
+`doctor`; `output` prints their results, and `waiting` shows that a person must decide.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from agentauth.sdk.terminal import tell
+
+_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command with `arguments`, by default those of the process; returns the exit code.
+
+    0 done, 1 refused, 2 wrong usage, 3 a person must decide, 4 unavailable (docs/cli.md).
+    """
+    try:
+        from .application import run
+    except ImportError as error:
+        # An installation without the extra has the console script too.
+        tell(f"error: {error}")
+        return _USAGE
+    return run(sys.argv[1:] if arguments is None else arguments)

@@ -1,0 +1,136 @@
+"""Sign the calls of a Python MCP client to a protected server.
+
+    signing = SigningTransport(client, "calendar")
+    async with httpx2.AsyncClient(transport=signing) as http:
+        async with Client(streamable_http_client(url, http_client=http)) as session: …
+
+A transport, not an `httpx2.Auth`: an exception there would end the whole MCP session, while here
+the one call gets a JSON-RPC error.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentauth.protocol.capability import Action
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.sdk.client import AgentAuthClient
+
+try:
+    import httpx2
+except ImportError:
+    raise ImportError("For MCP, install the extra: pip install 'agentauth-sdk[mcp]'") from None
+
+ActionOf = Callable[[str, Mapping[str, Any]], Action | None]
+
+# A code of the range that JSON-RPC leaves to implementations.
+NOT_SIGNED: Final = -32_000
+_UNAUTHORIZED: Final = 401
+
+
+@dataclass(frozen=True, slots=True)
+class _ToolCall:
+    id: object
+    name: str
+    arguments: Mapping[str, Any]
+
+
+class SigningTransport(httpx2.AsyncBaseTransport):
+    """Signs each `tools/call` as one agent, each try with a fresh proof; signs nothing else.
+
+    `service` is the protected server's id or slug at the registry. `action_of` tells from tool and
+    arguments which of several grants to use. `inner` sends; by default over the network. If there
+    is no token for the call, it is not sent, and the client gets an error with the SDK's sentence;
+    its `data` has `error`, and `approval_url` and `claim_code` while a person must decide.
+    """
+
+    def __init__(
+        self,
+        client: AgentAuthClient,
+        service: str,
+        *,
+        action_of: ActionOf | None = None,
+        inner: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = client
+        self._service = service
+        self._action_of = action_of
+        self._inner = inner or httpx2.AsyncHTTPTransport()
+        self._nonce: str | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send; once more with the nonce or the new token that the answer asks for."""
+        content = await request.aread()
+        call = _tool_call(request.method, content)
+        if call is None:
+            return await self._inner.handle_async_request(request)
+        try:
+            response = await self._try(request, content, call)
+            if not self._may_retry(response):
+                return response
+            await response.aclose()
+            return await self._try(request, content, call)
+        except AgentAuthError as error:
+            return _not_sent(call, error)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._inner.aclose()
+
+    async def _try(
+        self, request: httpx2.Request, content: bytes, call: _ToolCall
+    ) -> httpx2.Response:
+        action = self._action_of(call.name, call.arguments) if self._action_of else None
+        signed = await self._client.authenticate_headers(
+            self._service, request.method, str(request.url), action=action, nonce=self._nonce
+        )
+        # A request of its own: the client copies the headers of the first to a redirect's target.
+        headers = httpx2.Headers(request.headers)
+        headers.update(signed)
+        return await self._inner.handle_async_request(
+            httpx2.Request(
+                request.method,
+                request.url,
+                headers=headers,
+                content=content,
+                extensions=request.extensions,
+            )
+        )
+
+    def _may_retry(self, response: httpx2.Response) -> bool:
+        fresh = response.headers.get("DPoP-Nonce")
+        self._nonce = fresh or self._nonce
+        if response.status_code != _UNAUTHORIZED:
+            return False
+        challenge = response.headers.get("WWW-Authenticate", "")
+        if 'error="invalid_token"' in challenge:
+            self._client.forget_tokens(self._service)
+            return True
+        return 'error="use_dpop_nonce"' in challenge and fresh is not None
+
+
+def _tool_call(method: str, content: bytes) -> _ToolCall | None:
+    try:
+        body = json.loads(content) if method == "POST" else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or body.get("method") != "tools/call":
+        return None
+    params = body.get("params")
+    given = params if isinstance(params, dict) else {}
+    arguments = given.get("arguments")
+    return _ToolCall(
+        body.get("id"),
+        str(given.get("name", "")),
+        arguments if isinstance(arguments, dict) else {},
+    )
+
+
+def _not_sent(call: _ToolCall, error: AgentAuthError) -> httpx2.Response:
+    """The answer to a call that could not be signed, as JSON-RPC."""
+    data = {"error": error.code, "reason": error.reason}
+    data |= {name: error.fields.get(name) for name in ("approval_url", "claim_code")}
+    shown = {name: value for name, value in data.items() if value is not None}
+    told = {"code": NOT_SIGNED, "message": error.description, "data": shown}
+    return httpx2.Response(200, json={"jsonrpc": "2.0", "id": call.id, "error": told})

@@ -1,0 +1,111 @@
+"""Which act a tool call is."""
+
+from typing import Any
+
+import pytest
+
+from agentauth.mcp.rules import ToolAction
+from agentauth.protocol.capability import Action, Capability, choose
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.money import Money
+
+EUROS = {"value": "5.00", "currency": "EUR"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "amount"),
+    [
+        ("fly", "moon", None),
+        ("read", "", None),
+        ("read", "calendar/../x", None),
+        ("read", "calendar/{a b}", None),
+        ("custom", "contacts", None),
+        ("custom:acme", "contacts", None),
+        ("transact", "payments", None),
+        ("write", "payments", "amount"),
+    ],
+)
+def test_a_rule_that_names_no_act_is_refused(kind: str, resource: str, amount: str | None) -> None:
+    with pytest.raises(InvalidRequestError):
+        ToolAction(kind, resource, amount)
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "action"),
+    [
+        (
+            ToolAction("read", "calendar/{name}"),
+            {"name": "work"},
+            Action("read", "calendar/work", arguments={"name": "work"}),
+        ),
+        (
+            ToolAction("delete", "notes/{id}"),
+            {"id": 7, "force": True},
+            Action("delete", "notes/7", arguments={"id": 7, "force": True}),
+        ),
+        (
+            ToolAction("transact", "payments", amount="amount"),
+            {"amount": EUROS, "payee": "ACME"},
+            Action("transact", "payments", Money.of("5.00", "EUR"), {"payee": "ACME"}),
+        ),
+        (
+            ToolAction("transact", "payments", amount=lambda given: Money.of(given["sum"], "EUR")),
+            {"sum": "5.00"},
+            Action("transact", "payments", Money.of("5.00", "EUR"), {"sum": "5.00"}),
+        ),
+        (
+            ToolAction("write", "files", arguments=["size"]),
+            {"size": 3, "text": "a"},
+            Action("write", "files", arguments={"size": 3}),
+        ),
+        (
+            ToolAction("write", "files", arguments=lambda given: {"size": len(given["text"])}),
+            {"text": "abc"},
+            Action("write", "files", arguments={"size": 3}),
+        ),
+        (
+            ToolAction("custom:acme.crm.merge", "contacts"),
+            {},
+            Action("custom", "contacts", namespace="acme.crm", name="merge"),
+        ),
+    ],
+)
+def test_a_call_becomes_its_act(
+    rule: ToolAction, arguments: dict[str, Any], action: Action
+) -> None:
+    known = ["name", "id", "force", "amount", "payee", "sum", "size", "text"]
+    assert rule.action(arguments, known) == action
+
+
+@pytest.mark.parametrize("value", [1.5, None, ["work"], {"a": 1}, 2**53, "a\0", "\ud800"])
+def test_a_value_that_no_constraint_can_judge_is_not_supplied(value: object) -> None:
+    action = ToolAction("write", "files").action({"size": value}, ["size"])
+    assert action.arguments == {}
+
+
+@pytest.mark.parametrize("value", ["", "..", "a/b", "a%2Fb", "a b", "ä", "x" * 300])
+def test_a_value_that_is_no_segment_is_covered_by_nothing(value: str) -> None:
+    action = ToolAction("read", "calendar/{name}").action({"name": value}, ["name"])
+    assert choose([Capability.read("calendar")], action).capability is None
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, ["work"], {}])
+def test_a_placeholder_needs_a_text(value: object) -> None:
+    with pytest.raises(InvalidRequestError, match="must be a text"):
+        ToolAction("read", "calendar/{name}").action({"name": value}, ["name"])
+
+
+@pytest.mark.parametrize("amount", [None, "5.00", 5, {"value": "5.00"}, {**EUROS, "x": 1}])
+def test_an_amount_of_another_form_is_refused(amount: object) -> None:
+    with pytest.raises(InvalidRequestError):
+        ToolAction("transact", "payments", "amount").action({"amount": amount}, ["amount"])
+
+
+def test_an_argument_that_the_tool_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="has no argument 'Name'"):
+        ToolAction("read", "calendar").action({"Name": "x"}, ["name"])
+
+
+def test_an_argument_whose_name_no_constraint_can_have_is_not_supplied() -> None:
+    action = ToolAction("read", "calendar").action({"a b": "x"}, ["a b"])
+    assert action.arguments == {}

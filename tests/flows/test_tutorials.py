@@ -1,0 +1,124 @@
+"""Each block of each tutorial runs as printed, with the wheel alone, at a live registry."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from agentauth.sdk import Action, AgentAuthError, VerifierClient
+from agentauth.sdk.refusals import answer_for
+from tests.flows.tutorials import Reader, blocks, build_wheel
+from tests.live import LiveRegistry
+from tests.postgres import free_port
+
+pytestmark = pytest.mark.flow
+
+ALLOW = ("read:calendar", "write:calendar")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@contextmanager
+def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
+    """An API that asks verify: its slug and its address."""
+    address = f"http://localhost:{free_port()}"
+    made = registry.manage(
+        "create_service_provider", name, "--audience", address, "--allow", *ALLOW
+    )
+    verifier = VerifierClient(registry.url, made["client_id"], made["client_secret"])
+
+    class Api(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            try:
+                verifier.verify(
+                    token=self.headers["Authorization"].removeprefix("DPoP "),
+                    proof=self.headers["DPoP"],
+                    method=self.command,
+                    url=address + self.path,
+                    action=Action("read" if self.command == "GET" else "write", "calendar"),
+                )
+                status, body = 200, json.dumps({"events": ["Lunch"]}).encode()
+            except AgentAuthError as error:
+                refusal = answer_for(error)
+                status, body = refusal.status, refusal.body
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer  # noqa: N815 — named by http.server
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on the test's output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", int(address.rpartition(":")[2])), Api)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield made["slug"], address
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        verifier.close()
+
+
+def test_an_agent_in_ten_minutes(
+    sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path
+) -> None:
+    with api(sqlite_registry, "Calendar") as (slug, address):
+        names = {
+            "http://localhost:8000": sqlite_registry.url,
+            "http://localhost:9000": address,
+            "my-api": slug,
+        }
+        with Reader(tmp_path, wheel, names, sqlite_registry) as reader:
+            page = blocks("tutorial-agent.md")
+            last = next(i for i, block in enumerate(page) if "revoke GRANT" in block.text)
+            reader.follow(page[:last])
+            names["GRANT"] = re.findall(r"[0-9a-f-]{36}", reader.printed)[-1]
+            reader.follow(page[last:])
+            assert "revoked" in reader.printed
+
+
+def test_mcp_in_five_minutes(sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path) -> None:
+    with api(sqlite_registry, "Diary") as (slug, address):
+        names = {
+            "http://localhost:8000": sqlite_registry.url,
+            "http://localhost:9000": address,
+            "my-api": slug,
+        }
+        with Reader(tmp_path, wheel, names, sqlite_registry) as reader:
+            reader.follow(blocks("tutorial-mcp.md"))
+            assert "approved" in reader.printed
+
+
+@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
+def test_protect_an_api_in_ten_minutes(
+    sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path, framework: str
+) -> None:
+    port = str(free_port())
+    names = {
+        "http://localhost:8000": sqlite_registry.url,
+        "9000": port,
+        "My API": f"My API {framework}",
+        "my-api": f"my-api-{framework.lower()}",
+    }
+    with Reader(tmp_path, wheel, names, sqlite_registry) as reader:
+        page = blocks("tutorial-api.md", "1. Register the API")
+        reader.follow(page[:2])
+        for name in ("client_id", "client_secret"):
+            found = re.search(rf"^{name}: (.+)$", reader.printed, re.MULTILINE)
+            assert found
+            names[name.upper().replace("_", "-")] = found[1]
+        reader.follow(page[2:])
+        for section in (f"2. Protect it: {framework}", "3. Call it", "4. What is closed and open"):
+            reader.follow(blocks("tutorial-api.md", section))
