@@ -205,6 +205,22 @@ def test_a_denied_request_is_refused_in_the_cool_down(
     assert body["retry_after"] == 3_600
 
 
+def test_a_refusal_of_the_registry_says_when_to_ask_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.script = lambda request: (
+        error(429, "too_many_pending_grants", retry_after=3_600)
+        if (request.method, request.url.path) == ("POST", "/v1/grants")
+        else None
+    )
+    [result] = called(registry, tmp_path, ("request_access", ASK))
+    assert body_of(result) == {
+        "status": "failed",
+        "error": "too_many_pending_grants",
+        "retry_after": 3_600,
+    }
+
+
 def test_an_unreachable_registry_is_a_failure_with_its_code(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
