@@ -3,8 +3,6 @@
 import sys
 from typing import TextIO
 
-from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.untrusted_text import printable
 from agentauth.protocol.untrusted_text import printable
 
 

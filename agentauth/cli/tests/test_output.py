@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.protocol.untrusted_text import printable
-from agentauth.sdk.__main__ import main
 from agentauth.cli import main
 from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant

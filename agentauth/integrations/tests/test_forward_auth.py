@@ -13,7 +13,7 @@ import pytest
 from agentauth.integrations import forward_auth
 from agentauth.integrations.forward_auth import TOLD, Configuration, ForwardAuth, application
 from agentauth.integrations.requirement import ConfigurationError
-from agentauth.integrations.tests.sites import AUDIENCE, Verify, verifying
+from agentauth.integrations.tests.conformance import AUDIENCE, Verify, verifying
 from agentauth.sdk.verifier import VerifierClient
 
 ROUTES = """

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.untrusted_text import printable
 from agentauth.cli import main
 from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk import verify_log

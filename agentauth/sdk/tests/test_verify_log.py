@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
 from agentauth.cli import main
 from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
 from agentauth.sdk import verify_log
