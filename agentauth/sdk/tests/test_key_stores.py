@@ -262,7 +262,11 @@ def test_the_file_of_one_key_is_not_used_with_another(tmp_path: Path) -> None:
         KeyFile(own.path, signer=KmsSigner(*ed())).load(URL)
 
 
-@pytest.mark.parametrize("wrong", [b"", b"short", b"\0" * 64, p256()[1](b"x"), b"\x30" * 70])
+@pytest.mark.parametrize(
+    "wrong",
+    [b"", b"short", b"\0" * 64, p256()[1](b"x"), b"\x30" * 70],
+    ids=["nothing", "short", "zeros", "another key's", "no DER"],
+)
 @pytest.mark.parametrize("service", [p256, ed])
 def test_a_signature_of_another_key_is_noticed(service: Callable[[], Any], wrong: bytes) -> None:
     pem, _ = service()
