@@ -114,6 +114,14 @@ def test_arguments_of_wrong_types_are_one_short_error(
     assert not to_service(agent)
 
 
+def test_a_transact_without_its_ceiling_is_told_the_right_form(
+    agent: FakeRegistry, tmp_path: Path
+) -> None:
+    asked = {"service": "sp", "capabilities": ["transact:payments"]}
+    [result] = called(agent, tmp_path, ("request_access", asked))
+    assert '"max_amount": {"value": "100.00", "currency": "EUR"}' in result.content[0].text
+
+
 def test_an_unknown_service_is_named_as_such(agent: FakeRegistry, tmp_path: Path) -> None:
     agent.script = lambda request: (
         error(404, "not_found") if "service-providers" in request.url.path else None

@@ -110,10 +110,13 @@ def test_a_public_address_takes_only_the_named_hosts() -> None:
 
 
 def test_a_link_is_also_a_qr_code_if_asked_for(registry: FakeRegistry, tmp_path: Path) -> None:
-    [result] = called(registry, tmp_path, ("request_access", ASK), qr_code=True)
+    result, state = called(
+        registry, tmp_path, ("request_access", ASK), ("access_status", {}), qr_code=True
+    )
     [_, code] = result.content
     assert code.text == qr_code(body_of(result)["approval_url"])
     assert "█" in code.text
+    assert len(state.content) == 1
 
 
 def test_qr_codes_without_their_package_fail_at_the_start(

@@ -1,11 +1,13 @@
 """The four tools: what they ask the registry, and what the client sees."""
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from mcp import MCPError
 
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of, session
 from agentauth.sdk.tests.fake_registry import (
@@ -203,6 +205,22 @@ def test_a_denied_request_is_refused_in_the_cool_down(
     assert body["retry_after"] == 3_600
 
 
+def test_a_refusal_of_the_registry_says_when_to_ask_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registry.script = lambda request: (
+        error(429, "too_many_pending_grants", retry_after=3_600)
+        if (request.method, request.url.path) == ("POST", "/v1/grants")
+        else None
+    )
+    [result] = called(registry, tmp_path, ("request_access", ASK))
+    assert body_of(result) == {
+        "status": "failed",
+        "error": "too_many_pending_grants",
+        "retry_after": 3_600,
+    }
+
+
 def test_an_unreachable_registry_is_a_failure_with_its_code(
     registry: FakeRegistry, tmp_path: Path, slept: list[float]
 ) -> None:
@@ -241,3 +259,37 @@ def test_a_call_that_waited_goes_on_under_the_same_key(
     assert (body["http_status"], body["body"]) == (201, {"paid": True})
     assert keys == [body["idempotency_key"]] * 2
     assert len(person.links) == 1
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_link_that_led_to_no_decision_is_brought_once(
+    registry: FakeRegistry, tmp_path: Path, era: str
+) -> None:
+    person = Person()
+    told = {"era": era, "person": person, "wait_seconds": 0}
+    [result] = called(registry, tmp_path, ("request_access", ASK), **told)
+    assert body_of(result)["status"] == "waiting_for_person"
+    assert len(person.links) == 1
+
+
+def test_the_state_of_a_round_is_only_for_the_same_call(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    async def story() -> tuple[Any, Any, list[str]]:
+        async with session(registry, tmp_path, person=Person()) as client:
+            ask = functools.partial(client.session.call_tool, allow_input_required=True)
+            first: Any = await ask("request_access", ASK)
+            state = first.request_state
+            again = await ask("request_access", ASK, request_state=state)
+            errors = []
+            for changed, sent in ((ASK, state[:-2]), (ASK | {"reason": "Another."}, state)):
+                with pytest.raises(MCPError) as caught:
+                    await ask("request_access", changed, request_state=sent)
+                errors.append(caught.value.error.message)
+            return first, again, errors
+
+    first, again, errors = asyncio.run(story())
+    assert URL not in first.request_state, "sealed"
+    assert body_of(again)["status"] == "waiting_for_person"
+    assert errors == ["Invalid or expired requestState"] * 2
+    assert len(registry.sent("POST", "/v1/grants")) == 1
