@@ -8,7 +8,7 @@ from typing import Final
 try:
     import keyring
     from keyring.errors import KeyringError
-except ImportError as missing:  # pragma: no cover — the tests have it
+except ImportError as missing:
     raise ImportError(
         "agentauth.sdk.keyring_store needs the package keyring: "
         "pip install 'agentauth-sdk[keyring]'"

@@ -10,6 +10,7 @@ their uses cost a 429, after which this process waits as long as it says.
 
 import asyncio
 import contextlib
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,6 +38,16 @@ class _Pace:
     in_flight: list[int] = field(default_factory=list)
     # Of the call whose turn is next: done when a use ends.
     next_call: asyncio.Future[None] | None = None
+    # A turn may end in another thread than that of the loop: see SyncAgentAuthClient.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def take(self, now_us: int) -> int:
+        """Begin a use if one is allowed now; else return the microseconds until then."""
+        with self.lock:
+            wait_us = self.wait_us(now_us)
+            if wait_us <= 0:
+                self.in_flight.append(now_us)
+            return wait_us
 
     def wait_us(self, now_us: int) -> int:
         """Until the next use is allowed whenever the registry judges it; 0 or less means now."""
@@ -73,22 +84,26 @@ class Turn:
 
     def count(self) -> None:
         """The registry counted this use, or may have."""
-        if not self._is_over and self._end():
-            self._pace.tat_us = self._pace.rate.advance(self._pace.tat_us, _now_us())
+        pace = self._pace
+        with pace.lock:
+            if not self._is_over and self._end():
+                pace.tat_us = pace.rate.advance(pace.tat_us, _now_us())
 
     def give_back(self) -> None:
         """The registry refused the call, so it counted nothing."""
         pace = self._pace
-        if not self._is_over and not self._end() and pace.tat_us is not None:
-            pace.tat_us -= pace.rate.interval_us
+        with pace.lock:
+            if not self._is_over and not self._end() and pace.tat_us is not None:
+                pace.tat_us -= pace.rate.interval_us
 
     def wait_for(self, seconds: int) -> None:
         """The registry refused the call by its rate, and allows the next one after `seconds`."""
-        if not self._is_over:
-            self.give_back()
-            pace = self._pace
-            allowed_us = _now_us() + seconds * _SECOND_US
-            pace.tat_us = max(pace.tat_us or 0, allowed_us + pace.rate.tolerance_us)
+        pace = self._pace
+        with pace.lock:
+            if not self._is_over:
+                self.give_back()
+                allowed_us = _now_us() + seconds * _SECOND_US
+                pace.tat_us = max(pace.tat_us or 0, allowed_us + pace.rate.tolerance_us)
 
     def _end(self) -> bool:
         """End the turn; False if it was counted already, because it took so long."""
@@ -97,8 +112,10 @@ class Turn:
         is_in_flight = self._began_us in pace.in_flight
         if is_in_flight:
             pace.in_flight.remove(self._began_us)
-        if pace.next_call is not None and not pace.next_call.done():
-            pace.next_call.set_result(None)
+        if pace.next_call is not None:
+            # A closed loop has no call left to wake.
+            with contextlib.suppress(RuntimeError):
+                pace.next_call.get_loop().call_soon_threadsafe(_wake, pace.next_call)
         return is_in_flight
 
 
@@ -119,11 +136,14 @@ class Pacing:
         pace.rate = rate
         # Held while waiting, so that calls take their turns in order.
         async with self._locks.of(grant.grant_id):
-            while (wait_us := pace.wait_us(_now_us())) > 0:
+            while (wait_us := pace.take(now_us := _now_us())) > 0:
                 await pace.wait(wait_us)
-            now_us = _now_us()
-            pace.in_flight.append(now_us)
             return Turn(pace, now_us)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _now_us() -> int:

@@ -12,7 +12,7 @@ import httpx
 try:
     import requests
     from requests.auth import AuthBase
-except ImportError as missing:  # pragma: no cover — the tests have it
+except ImportError as missing:
     raise ImportError(
         "agentauth.sdk.requests_auth needs the package requests: "
         "pip install 'agentauth-sdk[requests]'"

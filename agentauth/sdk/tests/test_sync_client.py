@@ -20,6 +20,7 @@ from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     GRANT_ID,
     SP_ID,
+    TERMS,
     URL,
     FakeRegistry,
     grant,
@@ -96,6 +97,36 @@ def test_threads_share_one_token(registry: FakeRegistry, client: SyncAgentAuthCl
         tokens = set(pool.map(lambda _: client.get_token(SP_ID), range(100)))
     assert len(tokens) == 1
     assert len(registry.sent("POST", "/v1/tokens")) == 1
+
+
+def test_a_request_that_never_arrived_frees_its_turn_for_other_threads(
+    registry: FakeRegistry, client: SyncAgentAuthClient
+) -> None:
+    """A turn that ends in the caller's thread wakes a call that waits in the client's."""
+    limits = {"max_requests_per_minute": 6_000, "max_burst": 1}
+    registry.grants = [grant(granted=TERMS | {"envelope": limits})]
+    arrived, may_fail = threading.Event(), threading.Event()
+
+    def unreachable(request: httpx.Request) -> httpx.Response:
+        arrived.set()
+        assert may_fail.wait(10)
+        raise httpx.ConnectError("refused", request=request)
+
+    def send() -> None:
+        auth = AgentAuth(client, SP_ID)
+        with (
+            httpx.Client(transport=httpx.MockTransport(unreachable), auth=auth) as http,
+            pytest.raises(httpx.ConnectError),
+        ):
+            http.get("https://api.sp.example/v1/x")
+
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(send)
+        assert arrived.wait(10)
+        waiting = pool.submit(client.call, SP_ID, "GET", "/v1/x")
+        may_fail.set()
+        failing.result(10)
+        assert waiting.result(10).status_code == 200
 
 
 def test_a_callback_may_call_the_client(
