@@ -41,7 +41,7 @@ from django.db.models import DateTimeField, Value
 from django.utils import timezone
 
 from agentauth.postgresql.base import SILENCE
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from kms.delegation import CHOSEN
 from kms.services import ensure_key
 from kms.signing_rate import SigningRateLimiter
@@ -50,7 +50,7 @@ from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from tests.vectors.shared import ABSENT, SECURITY
-from verifier.services import clocks, epochs
+from verifier.services import clocks, replay_epochs
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
@@ -134,10 +134,10 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     with the rows of the test before.
     """
     monkeypatch.setattr(
-        epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField())
+        replay_epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField())
     )
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     # Nothing outside is newer than a test's rows. Tests of a restore compare for themselves.
     monkeypatch.setattr(
         "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
@@ -145,8 +145,8 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     SILENCE.record_answer()
     monkeypatch.setattr(clocks.CLOCK, "_told", False)
     # Each refusal is an event, even of many within a second. Tests of floods use the real limits.
-    monkeypatch.setattr("verifier.checks._UNRECOGNISED", Batches(seconds=0))
-    monkeypatch.setattr("registry.services.keys._FLOODS", Batches(seconds=0))
+    monkeypatch.setattr("verifier.credential_checks._UNRECOGNISED", Batches(seconds=0))
+    monkeypatch.setattr("registry.services.agent_keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
     monkeypatch.setattr("kms.delegation.PACE", pace := SigningRateLimiter())

@@ -24,7 +24,7 @@ def main() -> None:
     if name not in _SERVERS:
         raise SystemExit("usage: python -m agentauth web|verifier --bind ADDRESS:PORT")
     # Refuses a malformed WEB_CONCURRENCY by name.
-    import_module("agentauth.server.serving")
+    import_module("agentauth.server.gunicorn_settings")
     from gunicorn.app.wsgiapp import run
 
     configuration, application = _SERVERS[name]

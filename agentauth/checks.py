@@ -9,12 +9,12 @@ from django.core.checks import Error, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.names import check_host
+from agentauth.protocol.untrusted_text import check_host
 from audit.archive import parquet
 from audit.stores import store_uris as stores
 from audit.stores.store_uris import store_error
 from audit.witness.cosigning import witnesses
-from kms.backends.key_locations import PLACES, package_error, place_error
+from kms.backends.backend_locations import PLACES, package_error, place_error
 from verifier.stores.redis_url import parse_redis_url
 
 MIN_SECRET_CHARACTERS = 50

@@ -39,12 +39,12 @@ from agentauth.protocol.errors import (
 )
 from agentauth.proxies import address_of
 from audit import kinds
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
-from registry.refusals import method_and_route, record_refused_request
-from verifier.services import epochs
+from registry.refusal_recording import method_and_route, record_refused_request
+from verifier.services import replay_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def record_http_refusal(request: HttpRequest | Request, error: AgentAuthError) -
     ):
         # No caller was refused, and an event for each poll of the log would make the log longer.
         return error
-    error = _limited(request, error)
+    error = _charge_refused_credentials(request, error)
     if error.recorded:
         return error
     stands_for = None
@@ -227,13 +227,15 @@ def record_strangers(route: str, count: int) -> None:
 def _unrecordable() -> AgentAuthError | None:
     """Why nothing may be recorded: in a restored database an event would begin a second history."""
     try:
-        halt = epochs.LEASE.halt()
+        halt = replay_epochs.LEASE.halt()
     except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
         return domain_error(error)
     return TemporarilyUnavailableError(halt.told) if halt else None
 
 
-def _limited(request: HttpRequest | Request, error: AgentAuthError) -> AgentAuthError:
+def _charge_refused_credentials(
+    request: HttpRequest | Request, error: AgentAuthError
+) -> AgentAuthError:
     """Count refused credentials against their address and all strangers.
 
     Returns the error to answer: RateLimitedError once an allowance is used up.

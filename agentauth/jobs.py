@@ -15,7 +15,7 @@ from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
 from approvals.services import expiry as approvals_expiry
-from approvals.services.notices import send_notices
+from approvals.services.recovery_mail import send_notices
 from audit.archive.archiving import archive_due
 from audit.db.partitions import create_partitions
 from audit.services import seal_audit
@@ -23,9 +23,9 @@ from audit.witness.checkpoints import checkpoint_log
 from audit.witness.cosigning import cosign_log
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
-from verifier.services import epochs, outbox
 from verifier.services import expiry as verifier_expiry
-from verifier.services.epoch_keeper import keep_home
+from verifier.services import outbox, replay_epochs
+from verifier.services.replay_epoch_keeper import keep_home
 from verifier.services.rollback_mark import holding, mark_history
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def may_act() -> bool:
     """Whether this process may act for the installation; at most 1 s old. False if unknown."""
     try:
         START.require()
-        return epochs.LEASE.halt() is None
+        return replay_epochs.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
         # No traceback: the database logs the rest.
         logger.error("jobs: not run, because it is unknown whether this process may act: %s", error)  # noqa: TRY400

@@ -29,7 +29,8 @@ from agentauth.startup import START
 from audit.identifiers import new_id_text
 from registry import rate_limits
 from registry.models import Human
-from verifier.services import epochs
+from verifier.paths import LEAN_PATHS
+from verifier.services import replay_epochs
 from verifier.services.clocks import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -225,10 +226,6 @@ class PlainRequestMiddleware:
         return self.get_response(request)
 
 
-# These check the clock themselves, and answer as the verifier's own processes do.
-_JUDGING = ("/v1/verify", "/v1/verify/batch", "/v1/introspect")
-
-
 # These need no database, so they are served in any case.
 _WITHOUT_DATABASE = ANY_HOST_PATHS | {"/v1/schema/", "/docs", "/docs/"}
 
@@ -249,7 +246,7 @@ class InstallationMiddleware:
             return self.get_response(request)
         try:
             START.require()
-            halt = epochs.LEASE.halt()
+            halt = replay_epochs.LEASE.halt()
         except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
             if START.pending or request.method not in SAFE_METHODS:
                 return error_response(request, domain_error(error))
@@ -268,7 +265,8 @@ class HostClockMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if request.method not in SAFE_METHODS and request.path not in _JUDGING:
+        # The verifier's views check the clock themselves, and answer as its own processes do.
+        if request.method not in SAFE_METHODS and request.path not in LEAN_PATHS:
             try:
                 CLOCK.check()
             except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:

@@ -25,9 +25,9 @@ from django.db import close_old_connections, connections
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
-from django.urls import URLPattern, get_resolver
 from django.utils.http import http_date
 
+from agentauth.endpoints import endpoints
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
 from agentauth.middleware import REGISTRATION, SecurityHeadersMiddleware
 from agentauth.observability import metrics
@@ -38,11 +38,11 @@ from agentauth.protocol.errors import (
 )
 from audit.identifiers import new_id_text
 from registry import rate_limits
-from registry.refusals import METHODS
-from registry.services.keys import callers_with
+from registry.refusal_recording import METHODS
+from registry.services.agent_keys import callers_with
 from registry.services.provider_authentication import find_by_credentials
 from verifier.endpoint import render_body
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Judged:
             if self.verdict is Verdict.REFUSED
             else 0.0
         )
-        head, body = _rendered(self.verdict, int(wait))
+        head, body = _render_refusal(self.verdict, int(wait))
         lines = (
             f"Date: {http_date()}\r\nConnection: {'keep-alive' if keeps else 'close'}\r\n"
             f"X-Request-Id: {new_id_text()}\r\n\r\n"
@@ -292,10 +292,12 @@ def through_middleware(answer: HttpResponse, path: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def _rendered(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
+def _render_refusal(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
     """Status line with constant headers, and the body, as in Django's own answers."""
     error = (
-        rate_limits.limited(wait) if verdict is Verdict.REFUSED else TemporarilyUnavailableError()
+        rate_limits.limit_error(wait)
+        if verdict is Verdict.REFUSED
+        else TemporarilyUnavailableError()
     )
     status = STATUSES[error.code]
     made = HttpResponse(
@@ -312,8 +314,7 @@ def _rendered(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=1)
 def _plain_paths() -> frozenset[str]:
     """Paths without a parameter, which are routes themselves. Any other is chosen by a caller."""
-    patterns = (each for each in get_resolver().url_patterns if isinstance(each, URLPattern))
-    return frozenset(f"/{each.pattern}" for each in patterns if "<" not in str(each.pattern))
+    return frozenset(each.route for each in endpoints() if not each.parameters)
 
 
 def _limits_of(call: Call) -> tuple[tuple[str, str], tuple[str, str]]:

@@ -22,7 +22,7 @@ from agentauth.environment import (
     subject_keys,
 )
 from agentauth.observability.log_lines import logging_config
-from agentauth.postgresql.address import read_database_url
+from agentauth.postgresql.database_url import read_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,7 @@ ISSUER, ORIGIN, RP_ID = PUBLIC_URL, PUBLIC_URL, _public.hostname or ""
 DEBUG = False
 # Only processes started with AGENTAUTH_TESTING=1, on a localhost PUBLIC_URL, are under test.
 TESTING = DEVELOPMENT and env("AGENTAUTH_TESTING") == "1"
-# Where a process under TESTING kills itself, e.g. "issue.after_commit" (audit/faults.py).
+# Where a process under TESTING kills itself, e.g. "issue.after_commit" (audit/fault_injection.py).
 FAULT_AT = env("FAULT_AT") if TESTING else ""
 
 VAR_DIR = Path(env("VAR_DIR", str(BASE_DIR / "var")))
@@ -131,7 +131,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "approvals.context.navigation",
+                "approvals.context_processors.navigation",
             ],
         },
     },
@@ -211,7 +211,7 @@ REST_FRAMEWORK = {
 COMMAND_GUARD = "agentauth.startup.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
 AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
-AUDIT_GRANTS = "registry.services.standing_grants.review"
+AUDIT_GRANTS = "registry.services.grant_review.review"
 AUDIT_OBSERVER = "agentauth.observability.metrics.count_events"
 KEY_OBSERVER = "agentauth.observability.metrics.observe_key_call"
 DECISION_OBSERVER = "agentauth.observability.metrics.count_decision"

@@ -17,14 +17,14 @@ from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableE
 from audit.db.roles import beyond_verifier, missing_rights
 from registry.models import Installation
 from registry.release import RELEASE
-from registry.services.installation import (
+from registry.services.settings_agreement import (
     Halt,
     disagreement,
     is_database_ahead,
     release_disagreement,
 )
 from verifier.services import rollback_detection
-from verifier.services.epochs import contradiction, read_or_create_row, read_row
+from verifier.services.replay_epochs import contradiction, read_or_create_row, read_row
 
 logger = logging.getLogger(__name__)
 

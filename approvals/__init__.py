@@ -2,10 +2,10 @@
 
 Start with `services/` (what a decision does) and `passkeys` (the only module that uses the WebAuthn
 library). `sentences` puts what is granted into words for pages, `consent_texts` and
-`sentences_resume` make the texts that the human signs of them. `models` has passkeys, setup codes,
-recoveries, challenges and receipts; `sessions` keeps who is signed in.
+`resume_consent_texts` make the texts that the human signs of them. `models` has passkeys, setup
+codes, recoveries, challenges and receipts; `sessions` keeps who is signed in.
 
-`views/` are the pages and `urls` their addresses, `context` is what every page shows, and `api`
-serves receipts. `admin_site` and `admin` are the pages of administrators. docs/protocol.md sections
-6 (what is signed) and 11 (the pages) are the contract.
+`views/` are the pages and `urls` their addresses, `context_processors` is what every page shows,
+and `receipts_api` serves receipts. `admin_site` and `admin` are the pages of administrators.
+docs/protocol.md sections 6 (what is signed) and 11 (the pages) are the contract.
 """

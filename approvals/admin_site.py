@@ -15,18 +15,18 @@ from django.views.decorators.http import require_safe
 from agentauth.protocol.errors import AgentAuthError, NotFoundError, TemporarilyUnavailableError
 from approvals.admin import ADMINS
 from approvals.models import Recovery
-from approvals.services.break_signing import unsigned_breaks
 from approvals.services.challenges import hold_human
-from approvals.services.people import create_setup_link
-from approvals.services.verification import acting
-from approvals.views.access import human_of
+from approvals.services.log_break_signing import unsigned_breaks
+from approvals.services.reauthentication import acting
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.views.log import log_page
-from approvals.views.verification import check_verification
+from approvals.views.page_requests import human_of
+from approvals.views.reauthentication import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
 from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
-from registry.refusals import record_refused_request
+from registry.refusal_recording import record_refused_request
 from registry.services.enrolment import create_enrolment_code
 from registry.services.service_providers import create_service_provider
 

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.envelope import Envelope
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 
 
@@ -44,7 +44,7 @@ def approval_text(
     lines = [*parties(agent, service_provider, audience), *warnings]
     lines += sentences.permissions(service_provider, capabilities, envelope)
     lines += sentences.limits(envelope)
-    lines += sentences.unasked(capabilities, envelope)
+    lines += sentences.unasked_total(capabilities, envelope)
     lines.append(_("This ends on %(end)s.") % {"end": sentences.moment(valid_until, zone)})
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from django.db import models
 from django.utils import timezone
 
 from audit.identifiers import new_id
-from kms.seals import Sealed
+from kms.row_seals import Sealed
 
 
 class Passkey(Sealed):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cbor2
 from django.contrib.auth import get_user_model
 from webauthn import verify_authentication_response, verify_registration_response
+from webauthn.authentication.verify_authentication_response import VerifiedAuthentication
 from webauthn.helpers.cose import COSEAlgorithmIdentifier
 from webauthn.helpers.structs import (
     AuthenticationCredential,
@@ -154,46 +155,36 @@ def verify_assertion(
     handle = None if response.get("userHandle") is None else _bytes(response, "userHandle", 64)
     # 2
     if credential_id != expected_credential_id:
-        raise _refused("another passkey")
+        raise _refusal("another passkey")
     if expected_user_handle is not None and handle not in (expected_user_handle, None):
-        raise _refused("another person's passkey")
+        raise _refusal("another person's passkey")
     # 3
     _check_client_data(
         client_data, kind="webauthn.get", challenge=expected_challenge, origin=origin
     )
     # 4
-    flags = _check_head(authenticator_data, rp_id)
-    if flags & _AT:
-        raise _refused("authenticator data")
-    backup_eligible = bool(flags & _BE)
-    if expected_backup_eligible not in (backup_eligible, None):
-        raise _refused("backup flags changed")
-    _extensions(authenticator_data[_HEAD_BYTES:], present=bool(flags & _ED))
+    backup_eligible = _check_authenticator_data(
+        authenticator_data, rp_id, expected_backup_eligible=expected_backup_eligible
+    )
     # 5
     _check_public_key(public_key)
     # 6
-    try:
-        verified = verify_authentication_response(
-            credential=AuthenticationCredential(
-                id=b64u_encode(credential_id),
-                raw_id=credential_id,
-                response=AuthenticatorAssertionResponse(
-                    client_data_json=client_data,
-                    authenticator_data=authenticator_data,
-                    signature=signature,
-                ),
+    verified = _verify_signature(
+        AuthenticationCredential(
+            id=b64u_encode(credential_id),
+            raw_id=credential_id,
+            response=AuthenticatorAssertionResponse(
+                client_data_json=client_data,
+                authenticator_data=authenticator_data,
+                signature=signature,
             ),
-            expected_challenge=expected_challenge,
-            expected_rp_id=rp_id,
-            expected_origin=origin,
-            credential_public_key=public_key,
-            credential_current_sign_count=sign_count,
-            require_user_verification=True,
-        )
-    except (
-        Exception
-    ) as error:  # the library raises its own classes, but also TypeError, KeyError and ValueError
-        raise _refused("signature or counter") from error
+        ),
+        challenge=expected_challenge,
+        rp_id=rp_id,
+        origin=origin,
+        public_key=public_key,
+        sign_count=sign_count,
+    )
     return VerifiedAssertion(
         credential_id=credential_id,
         user_handle=handle,
@@ -239,9 +230,9 @@ def verify_registration(
             supported_pub_key_algs=list(ALGORITHMS),
         )
     except Exception as error:  # see verify_assertion
-        raise _refused("attestation") from error
+        raise _refusal("attestation") from error
     if verified.credential_id != credential_id or verified.credential_public_key != public_key:
-        raise _refused("attestation")
+        raise _refusal("attestation")
     return VerifiedRegistration(
         credential_id=credential_id,
         public_key=public_key,
@@ -259,29 +250,29 @@ def credential_id_of(credential: object) -> bytes:
     assert isinstance(credential, Mapping)
     identifier = _bytes(credential, "id", MAX_CREDENTIAL_ID_BYTES)
     if credential.get("rawId") != credential["id"]:
-        raise _refused("two ids")
+        raise _refusal("two ids")
     return identifier
 
 
 def _response(credential: object) -> Mapping[str, object]:
     if not isinstance(credential, Mapping) or credential.get("type") != "public-key":
-        raise _refused("shape")
+        raise _refusal("shape")
     response = credential.get("response")
     if not isinstance(response, Mapping):
-        raise _refused("shape")
+        raise _refusal("shape")
     return response
 
 
 def _bytes(members: Mapping[Any, object], name: str, limit: int) -> bytes:
     text = members.get(name)
     if not isinstance(text, str) or not text or len(text) > limit * 4 // 3 + 3:
-        raise _refused(name)
+        raise _refusal(name)
     try:
         value = b64u_decode(text)
     except AgentAuthError as error:
-        raise _refused(name) from error
+        raise _refusal(name) from error
     if not 0 < len(value) <= limit:
-        raise _refused(name)
+        raise _refusal(name)
     return value
 
 
@@ -289,33 +280,33 @@ def _check_client_data(data: bytes, *, kind: str, challenge: bytes, origin: str)
     try:
         members = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
     except AgentAuthError as error:
-        raise _refused("client data") from error
+        raise _refusal("client data") from error
     if members.get("type") != kind:
-        raise _refused("client data type")
+        raise _refusal("client data type")
     # Compared as text: the library decodes leniently, so several texts would match one challenge.
     if members.get("challenge") != b64u_encode(challenge):
-        raise _refused("challenge")
+        raise _refusal("challenge")
     if members.get("origin") != origin:
-        raise _refused("origin")
+        raise _refusal("origin")
     # Strictly False or absent: an embedding page could cover what the human believes they sign.
     if members.get("crossOrigin", False) is not False or "topOrigin" in members:
-        raise _refused("embedded page")
+        raise _refusal("embedded page")
     binding = members.get("tokenBinding")
     if binding is not None and (
         not isinstance(binding, Mapping) or binding.get("status") != "supported"
     ):
-        raise _refused("token binding")
+        raise _refusal("token binding")
 
 
 def _check_head(data: bytes, rp_id: str) -> int:
     """Check rpIdHash and flags in the first 37 bytes. Returns the flags."""
     if len(data) < _HEAD_BYTES or data[_RP_HASH] != hashlib.sha256(rp_id.encode()).digest():
-        raise _refused("another site")
+        raise _refusal("another site")
     flags = data[_FLAGS]
     if not flags & _UP or not flags & _UV:
-        raise _refused("person not present and verified")
+        raise _refusal("person not present and verified")
     if flags & _BS and not flags & _BE:
-        raise _refused("backup flags")
+        raise _refusal("backup flags")
     return flags
 
 
@@ -323,22 +314,61 @@ def _attested_key(attestation: bytes, *, rp_id: str, credential_id: bytes) -> by
     """The COSE key in an attestation object. Raises InvalidAssertionError if anything is off."""
     document, rest = _read_cbor(attestation)
     if rest or not isinstance(document, dict) or document.get("fmt") not in FORMATS:
-        raise _refused("attestation")
+        raise _refusal("attestation")
     if not isinstance(document.get("attStmt"), dict):
-        raise _refused("attestation")
+        raise _refusal("attestation")
     data = document.get("authData")
     if not isinstance(data, bytes) or len(data) > MAX_AUTHENTICATOR_DATA_BYTES:
-        raise _refused("authenticator data")
+        raise _refusal("authenticator data")
     flags = _check_head(data, rp_id)
     if not flags & _AT:
-        raise _refused("no key")
+        raise _refusal("no key")
     start = _HEAD_BYTES + 16 + 2  # AAGUID and the length of the id
     end = start + int.from_bytes(data[start - 2 : start], "big")
     if data[start:end] != credential_id:
-        raise _refused("two ids")
+        raise _refusal("two ids")
     _, rest = _read_cbor(data[end:])
     _extensions(rest, present=bool(flags & _ED))
     return data[end : len(data) - len(rest)]
+
+
+def _check_authenticator_data(
+    data: bytes, rp_id: str, *, expected_backup_eligible: bool | None
+) -> bool:
+    """Check an assertion's authenticator data; return whether the passkey may be backed up."""
+    flags = _check_head(data, rp_id)
+    if flags & _AT:
+        raise _refusal("authenticator data")
+    backup_eligible = bool(flags & _BE)
+    if expected_backup_eligible not in (backup_eligible, None):
+        raise _refusal("backup flags changed")
+    _extensions(data[_HEAD_BYTES:], present=bool(flags & _ED))
+    return backup_eligible
+
+
+def _verify_signature(
+    credential: AuthenticationCredential,
+    *,
+    challenge: bytes,
+    rp_id: str,
+    origin: str,
+    public_key: bytes,
+    sign_count: int,
+) -> VerifiedAuthentication:
+    """The library's check of signature and counter, with any of its errors as a refusal."""
+    try:
+        return verify_authentication_response(
+            credential=credential,
+            expected_challenge=challenge,
+            expected_rp_id=rp_id,
+            expected_origin=origin,
+            credential_public_key=public_key,
+            credential_current_sign_count=sign_count,
+            require_user_verification=True,
+        )
+    # The library raises its own classes, but also TypeError, KeyError and ValueError.
+    except Exception as error:
+        raise _refusal("signature or counter") from error
 
 
 def _extensions(rest: bytes, *, present: bool) -> None:
@@ -346,9 +376,9 @@ def _extensions(rest: bytes, *, present: bool) -> None:
     if present:
         value, rest = _read_cbor(rest)
         if not isinstance(value, dict):
-            raise _refused("extensions")
+            raise _refusal("extensions")
     if rest:
-        raise _refused("leftover bytes")
+        raise _refusal("leftover bytes")
 
 
 def _read_cbor(data: bytes) -> tuple[object, bytes]:
@@ -356,7 +386,7 @@ def _read_cbor(data: bytes) -> tuple[object, bytes]:
     try:
         value = cbor2.CBORDecoder(stream, allow_duplicate_keys=False, read_size=1).decode()
     except Exception as error:  # untrusted input, before any signature check: never answer 500
-        raise _refused("CBOR") from error
+        raise _refusal("CBOR") from error
     return value, data[stream.tell() :]
 
 
@@ -368,7 +398,7 @@ def _check_public_key(cose: bytes) -> None:
     try:
         read_passkey(cose)
     except AgentAuthError as error:
-        raise _refused("public key") from error
+        raise _refusal("public key") from error
 
 
 def _transports(value: object) -> tuple[str, ...]:
@@ -376,7 +406,7 @@ def _transports(value: object) -> tuple[str, ...]:
     return tuple(name for name in known if isinstance(value, list) and name in value)
 
 
-def _refused(what: str) -> InvalidAssertionError:
+def _refusal(what: str) -> InvalidAssertionError:
     # `what` names the failed check for logs and tests. It reveals nothing that the code does not.
     return InvalidAssertionError(f"The passkey's answer was not accepted ({what}). Try again.")
 

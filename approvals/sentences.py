@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from agentauth.protocol.names import legible, quoted
+from agentauth.protocol.untrusted_text import legible, quoted
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
@@ -203,7 +203,7 @@ def limits(envelope: Envelope) -> list[str]:
     return lines
 
 
-def unasked(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
+def unasked_total(capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
     """Warn if a threshold has no budget: what several payments below it add up to, unasked."""
     each = _most_unasked(capabilities, envelope)
     count = min(envelope.max_uses or _EXAMPLE, _EXAMPLE)
@@ -297,7 +297,7 @@ def likeness(each: Likeness) -> str:
     return _("This agent’s name mixes letters of several alphabets and may imitate another name.")
 
 
-def recovered(at: datetime, zone: str) -> str:
+def recovery_sentence(at: datetime, zone: str) -> str:
     """The sentence about a recovered account, the same in signed texts, pages and activity."""
     return _("This account was recovered with a new passkey on %(at)s.") % {"at": moment(at, zone)}
 

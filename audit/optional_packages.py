@@ -1,7 +1,7 @@
 """Packages that only some settings need, and the sentence for an operator who lacks one.
 
 requirements-production.txt has them, requirements.txt does not: docs/adr/0037-optional-packages.md.
-kms/backends/key_locations.py, audit/stores/store_uris.py and audit/archive/parquet.py say which
+kms/backends/backend_locations.py, audit/stores/store_uris.py and audit/archive/parquet.py say which
 setting needs which package.
 """
 

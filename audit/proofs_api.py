@@ -12,9 +12,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.encoding import b64_encode
-from audit.parameters import query, read_id, read_number, required
-from audit.tile_paths import TilePlace
-from audit.verify import log_proofs
+from audit.query_parameters import query, read_id, read_number, read_required
+from audit.tile_url_converters import TilePlace
+from audit.verify import public_log
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
@@ -46,7 +46,7 @@ class CheckpointView(PublicView):
 
     def get(self, request: Request) -> HttpResponse:
         query(request)
-        return HttpResponse(log_proofs.signed_checkpoint(now=timezone.now()), content_type=TEXT)
+        return HttpResponse(public_log.signed_checkpoint(now=timezone.now()), content_type=TEXT)
 
 
 class InclusionView(PublicView):
@@ -54,8 +54,8 @@ class InclusionView(PublicView):
 
     def get(self, request: Request) -> Response:
         given = query(request, "event", "tree_size")
-        found = log_proofs.prove_inclusion(
-            event=read_id(required(given, "event")),
+        found = public_log.prove_inclusion(
+            event=read_id(read_required(given, "event")),
             tree_size=read_number(given["tree_size"], "tree_size")
             if "tree_size" in given
             else None,
@@ -77,8 +77,10 @@ class ConsistencyView(PublicView):
 
     def get(self, request: Request) -> Response:
         given = query(request, "first", "second")
-        first, second = (read_number(required(given, name), name) for name in ("first", "second"))
-        path = log_proofs.prove_consistency(first=first, second=second)
+        first, second = (
+            read_number(read_required(given, name), name) for name in ("first", "second")
+        )
+        path = public_log.prove_consistency(first=first, second=second)
         return Response(
             {
                 "first": first,
@@ -94,9 +96,9 @@ class BundleView(PublicView):
     content_negotiation_class = OneForm
 
     def get(self, request: Request) -> HttpResponse:
-        event = read_id(required(query(request, "event"), "event"))
+        event = read_id(read_required(query(request, "event"), "event"))
         return HttpResponse(
-            log_proofs.prove_event(event=event, now=timezone.now()), content_type=TEXT
+            public_log.prove_event(event=event, now=timezone.now()), content_type=TEXT
         )
 
 
@@ -107,8 +109,8 @@ class TileView(PublicView):
 
     def get(self, request: Request, level: int, tile: TilePlace) -> HttpResponse:
         query(request)
-        return _kept(
-            log_proofs.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
+        return _cacheable_response(
+            public_log.tile(level=level, number=tile.number, width=tile.width, now=timezone.now())
         )
 
 
@@ -119,10 +121,10 @@ class EntriesView(PublicView):
 
     def get(self, request: Request, tile: TilePlace) -> HttpResponse:
         query(request)
-        return _kept(
-            log_proofs.entry_bundle(number=tile.number, width=tile.width, now=timezone.now())
+        return _cacheable_response(
+            public_log.entry_bundle(number=tile.number, width=tile.width, now=timezone.now())
         )
 
 
-def _kept(content: bytes) -> HttpResponse:
+def _cacheable_response(content: bytes) -> HttpResponse:
     return HttpResponse(content, content_type=BYTES, headers={"Cache-Control": KEPT})

@@ -16,15 +16,14 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils.module_loading import import_string
 
-from agentauth.protocol.chain import SALT_BYTES, canonical_field_commitment
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.protocol.values import per_call
+from agentauth.protocol.fast_dataclass import per_call
+from agentauth.protocol.log_hashes import SALT_BYTES, canonical_field_commitment
 from audit import kinds
 from audit.db.partitions import ensure_partitions
 from audit.db.sql import Statement, fill_model
 from audit.identifiers import new_id
-from audit.log.backlog import check_backlog, check_backlog_of_many
 from audit.log.entries import data_text
 from audit.log.event_writing import (
     KINDS,
@@ -38,7 +37,8 @@ from audit.log.event_writing import (
     insert_events,
     insert_events_together,
 )
-from audit.log.refusals import count_refusal, summarise_refusals
+from audit.log.load_shedding import check_backlog, check_backlog_of_many
+from audit.log.refusal_counts import count_refusal, summarise_refusals
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event
 

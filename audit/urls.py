@@ -2,7 +2,7 @@
 
 from django.urls import path, register_converter
 
-from audit.api import EventsView
+from audit.events_api import EventsView
 from audit.proofs_api import (
     BundleView,
     CheckpointView,
@@ -11,7 +11,7 @@ from audit.proofs_api import (
     InclusionView,
     TileView,
 )
-from audit.tile_paths import LevelConverter, TileConverter
+from audit.tile_url_converters import LevelConverter, TileConverter
 
 register_converter(LevelConverter, "level")
 register_converter(TileConverter, "tile")

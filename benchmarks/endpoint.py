@@ -47,9 +47,9 @@ from agentauth.server.loop_worker import Connection, Worker
 from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint
-from verifier.services import epochs
-from verifier.services.elapsed import ClockReading
-from verifier.services.epochs import ReplayEpoch
+from verifier.services import replay_epochs
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
 from verifier.services.token_cache import CachedToken, known_of
 from verifier.services.verifier_process import VerifierProcess
@@ -208,7 +208,7 @@ async def measured(
 ) -> list[float]:
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     cached_state, tally = Knowing(place, known(place, now, windows)), Tally()
-    epochs.LEASE._last = epochs._Look(
+    replay_epochs.LEASE._last = replay_epochs._Look(
         ReplayEpoch(1, "redis", frozenset(), now),
         leaving=False,
         clock_off=None,
@@ -222,7 +222,7 @@ async def measured(
         )
         headers = verifier_application.standing_headers()
         return verifier, Edge(
-            cast("Any", None), verifier_application.failed, tally.request, headers
+            cast("Any", None), verifier_application.error_response, tally.request, headers
         )
 
     endpoint = Endpoint(start)

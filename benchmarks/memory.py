@@ -33,9 +33,9 @@ from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.nonces import nonces_of
 from registry.services.token_state import TokenState
-from verifier.checks import prepare
+from verifier.credential_checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, TaggedCache, known_of
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import StoreCall

@@ -49,9 +49,9 @@ from audit.services import Actor
 from registry.models import Agent, ServiceProvider
 from registry.services.nonces import nonces_of
 from verifier.answers import allowed_body
-from verifier.checks import prepare
+from verifier.credential_checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import StoreCall
 
 AUDIENCE = "https://api.service.example/v1"

@@ -6,8 +6,8 @@ hold the private keys; `signing_rate` limits token signing to what a throttling 
 
 So that a token need not wait for a backend, `certificates` lets a token key certify keys of single
 processes, and `delegation` makes and renews the one of this process. `state_publisher` tells
-verifiers of every change. `inspection` and `switching` serve operators, and `api` the key set.
+verifiers of every change. `inspection` and `key_switch` serve operators, and `api` the key set.
 
-`seals` and `sealing` prove with a MAC that our services wrote a row that gives a right, in this app
-and in the apps above.
+`row_seals` and `row_sealing` prove with a MAC that our services wrote a row that gives a right, in
+this app and in the apps above.
 """

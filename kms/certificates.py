@@ -117,7 +117,7 @@ def revoke_certificate(*, serial: str, actor: Actor, now: datetime) -> KeyCertif
 def token_keys(*, now: datetime) -> dict[str, TokenKey]:
     """The keys that verify tokens at `now`, by `kid`: token keys, and keys they certified."""
     keys = verification_keys(purpose=Key.Purpose.TOKEN, now=now)
-    return {kid: certified for kid, (certified, _) in _certified(keys, now).items()} | keys
+    return {kid: certified for kid, (certified, _) in _find_certified(keys, now).items()} | keys
 
 
 def token_jwks(*, now: datetime) -> dict[str, list[dict[str, str]]]:
@@ -129,24 +129,28 @@ def token_jwks(*, now: datetime) -> dict[str, list[dict[str, str]]]:
         + [
             certified.key.jwk
             | {"kid": kid, "use": "sig", "alg": certified.key.alg, "certificate": jws}
-            for kid, (certified, jws) in _certified(keys, now).items()
+            for kid, (certified, jws) in _find_certified(keys, now).items()
         ]
     }
 
 
-def _certified(keys: dict[str, PublicKey], now: datetime) -> dict[str, tuple[CertifiedKey, str]]:
+def _find_certified(
+    keys: dict[str, PublicKey], now: datetime
+) -> dict[str, tuple[CertifiedKey, str]]:
     rows = KeyCertificate.objects.filter(state=KeyCertificate.State.CERTIFIED, not_after__gt=now)
     found = {}
     for kid, by, jws in rows.order_by("serial").values_list("kid", "issuer__kid", "jws"):
         # A certificate counts no longer than the key that signed it.
-        certified = _verified(jws, by, keys[by], settings.ISSUER) if by in keys else None
+        certified = _verify_certificate(jws, by, keys[by], settings.ISSUER) if by in keys else None
         if certified is not None and certified.key.thumbprint == kid:
             found[kid] = (certified, jws)
     return found
 
 
 @lru_cache(maxsize=4096)
-def _verified(jws: str, by: str, issuer_key: PublicKey, issuer: str) -> CertifiedKey | None:
+def _verify_certificate(
+    jws: str, by: str, issuer_key: PublicKey, issuer: str
+) -> CertifiedKey | None:
     """Verify a certificate, once per text.
 
     The row alone proves nothing: others may have changed it.

@@ -51,7 +51,7 @@ _KEYS_AND_MINE: Final = SelectQuery(
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ProcessKey:
     """A certified key of this process and its limits. Its representation shows no secret."""
 
     signer: LocalSigner
@@ -80,17 +80,17 @@ class ProcessKeys:
     def forget(self) -> None:
         """Drop all keys: a forked child must not share a key with its parent."""
         self._lock = threading.Lock()
-        self._held: tuple[Held, ...] = ()
+        self._held: tuple[ProcessKey, ...] = ()
         self._renewing = False
         self._again_at: datetime | None = None
 
-    def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> Held | None:
+    def signer(self, *, issued_at: int, expires_at: int, now: datetime) -> ProcessKey | None:
         """The newest key that may sign a token with these times (Unix seconds) at `now`, or None.
 
         Whether its certificate still counts comes from the database, as for a token key.
         """
         seconds = int(now.timestamp())
-        found: Held | None = None
+        found: ProcessKey | None = None
         newest = self._held[0] if self._held else None
         due = newest is None or now >= newest.renew_at
         for held in self._held:
@@ -108,7 +108,7 @@ class ProcessKeys:
             self._renew(now)
         return found
 
-    def _drop(self, held: Held) -> None:
+    def _drop(self, held: ProcessKey) -> None:
         with self._lock:
             self._held = tuple(each for each in self._held if each is not held)
 
@@ -136,7 +136,7 @@ class ProcessKeys:
                 MAX_TOKEN_SECONDS,
             )
             renew_at = now + CERTIFIED_FOR * random.uniform(*_RENEW_AFTER)  # noqa: S311 — spreads load, keeps no secret
-            made = Held(LocalSigner(private_key), limits, row.usable_from, renew_at)
+            made = ProcessKey(LocalSigner(private_key), limits, row.usable_from, renew_at)
             with self._lock:
                 living = (each for each in self._held if each.limits.not_after > now.timestamp())
                 self._held = (made, *living)
@@ -233,7 +233,7 @@ def token_signer(*, issued_at: int, expires_at: int, now: datetime) -> Signer:
     return found
 
 
-def _standing(held: Held, now: datetime) -> tuple[bool, bool]:
+def _standing(held: ProcessKey, now: datetime) -> tuple[bool, bool]:
     """Whether the key may sign at `now`, and whether its issuer was replaced. One query."""
     rows = _KEYS_AND_MINE.ask(held.signer.kid, now)
     for (_, certified), life in zip(

@@ -5,7 +5,7 @@ from typing import Self
 from django.db import models
 
 from audit.identifiers import new_id
-from kms.seals import EndedSeal, Sealed, SealsPending
+from kms.row_seals import EndedSeal, Sealed, SealsPending
 
 __all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending"]
 

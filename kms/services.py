@@ -21,7 +21,7 @@ from audit.services import SYSTEM, Actor, record
 from kms import backends
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
-from kms.seals import ENDED, select_sealed
+from kms.row_seals import ENDED, select_sealed
 from kms.signing_rate import PACE, SigningRateLimiter
 from kms.state_publisher import Subject, publish_change
 
@@ -88,7 +88,7 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     try:
         # Pinned to the published key: a signature by any other key never leaves here.
         pace = PACE if purpose == Key.Purpose.TOKEN else None
-        return _KeySigner(_opened(key.uri, _public(key)), key.kid, pace)
+        return _KeySigner(_open_signer(key.uri, _public(key)), key.kid, pace)
     except backends.BackendError as error:
         raise _unavailable(error) from error
 
@@ -162,7 +162,7 @@ def rotate_key(
     first = not Key.objects.filter(purpose=purpose).exists()
     introducer = _introducer(purpose, now) if introduced else None
     # Made before its row: a crash in between leaves a key without a row, never a row without a key.
-    at, public = _made(uri, purpose)
+    at, public = _make_key(uri, purpose)
     with _named_if_in_vain(at, made=uri is None):
         key = Key(
             kid=public.thumbprint,
@@ -336,14 +336,14 @@ def _named_if_in_vain(at: str, *, made: bool) -> Iterator[None]:
         raise
 
 
-def _made(uri: str | None, purpose: str) -> tuple[str, PublicKey]:
+def _make_key(uri: str | None, purpose: str) -> tuple[str, PublicKey]:
     try:
-        return _adopted(uri, purpose) if uri else backends.create(purpose=purpose)
+        return _adopt_key(uri, purpose) if uri else backends.create(purpose=purpose)
     except backends.BackendError as error:
         raise _unavailable(error) from error
 
 
-def _adopted(uri: str, purpose: str) -> tuple[str, PublicKey]:
+def _adopt_key(uri: str, purpose: str) -> tuple[str, PublicKey]:
     """An existing key, tested to sign: without a permission, signing would stop at the switch."""
     public = backends.public_key(uri)
     if purpose == Key.Purpose.AUDIT and public.alg != "EdDSA":
@@ -398,17 +398,17 @@ def _record(
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
-def _opened(uri: str, public: PublicKey) -> Signer:
+def _open_signer(uri: str, public: PublicKey) -> Signer:
     # A URI names one key for ever, so this never goes stale. Failures are not cached.
     return backends.open_signer(uri, public)
 
 
 def _public(key: Key) -> PublicKey:
-    return _parsed(json.dumps(key.public_jwk, sort_keys=True))
+    return _parse_public_key(json.dumps(key.public_jwk, sort_keys=True))
 
 
 @lru_cache(maxsize=_CACHED_KEYS)
-def _parsed(jwk: str) -> PublicKey:
+def _parse_public_key(jwk: str) -> PublicKey:
     return parse_jwk(json.loads(jwk))
 
 

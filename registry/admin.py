@@ -16,7 +16,7 @@ from kms import services as keys
 from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, ServiceProvider
-from registry.refusals import record_refused_request
+from registry.refusal_recording import record_refused_request
 from registry.services import agents, grants, service_providers
 
 # Ids that fit into one URL.
@@ -54,19 +54,21 @@ def each(
 
 
 def ask_first(kind: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
-    """Redirect to the page that shows what would end, and asks. `left`: see `_named`."""
-    return HttpResponseRedirect(f"/endings/{kind}/?{urlencode(_named(rows, left), doseq=True)}")
+    """Redirect to the page that shows what would end, and asks. `left`: see `_name_parameters`."""
+    return HttpResponseRedirect(
+        f"/endings/{kind}/?{urlencode(_name_parameters(rows, left), doseq=True)}"
+    )
 
 
 def sign_each(place: str, rows: QuerySet[Any], left: Q) -> HttpResponse:
     """Redirect to where the administrator signs for each row; a session alone is not enough."""
-    named = _named(rows, left)
+    named = _name_parameters(rows, left)
     if len(named["id"]) == 1:
         return HttpResponseRedirect(f"{place}{named['id'][0]}/")
     return HttpResponseRedirect(f"{place}?{urlencode(named, doseq=True)}")
 
 
-def _named(rows: QuerySet[Any], left: Q) -> dict[str, Any]:
+def _name_parameters(rows: QuerySet[Any], left: Q) -> dict[str, Any]:
     """The query parameters that name the rows: at most MOST_AT_ONCE ids.
 
     Of more rows, it names the first for which the action is still outstanding (`left`), and adds

@@ -108,13 +108,13 @@ def wait(sort: str, key: str) -> float:
 def check(sort: str, key: str) -> None:
     """Raises RateLimitedError if `take` would; counts nothing."""
     if seconds := wait(sort, key):
-        raise limited(seconds)
+        raise limit_error(seconds)
 
 
 def take(sort: str, key: str) -> None:
     """Count one call. Raises RateLimitedError, and counts nothing, if the allowance is used up."""
     if settings.RATE_LIMITED and (seconds := limiter(sort).take(key, now=time.monotonic())):
-        raise limited(seconds)
+        raise limit_error(seconds)
 
 
 def charge(sort: str, key: str, calls: int) -> None:
@@ -129,7 +129,7 @@ def limiter(sort: str) -> Limiter:
     return Limiter(limits()[sort], share=settings.WEB_CONCURRENCY)
 
 
-def limited(seconds: float) -> RateLimitedError:
+def limit_error(seconds: float) -> RateLimitedError:
     """The error for a caller that may call again in `seconds`."""
     return RateLimitedError(
         "Too many calls. Wait, then call less often.", retry_after=int(seconds) + 1

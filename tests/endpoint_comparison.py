@@ -17,11 +17,11 @@ from agentauth.server.verifier_application import answered_by_django
 from audit.models import Event, RefusalCount
 from registry.tests.cast import basic
 from tests import endpoint_modes, redis_servers
+from verifier.paths import INTROSPECT, VERIFY
 from verifier.tests.scene import Scene
 
 # A Sunday noon.
 NOW = datetime(2027, 1, 10, 12, tzinfo=UTC)
-VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 # Different in each answer.
 _OWN = re.compile(

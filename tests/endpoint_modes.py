@@ -24,10 +24,11 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms.certificates import token_keys
 from tests import conformance
 from verifier.models import Home, StateChange
-from verifier.services import epochs, state_cache, verifier_process
-from verifier.services.elapsed import ClockReading
+from verifier.paths import LEAN_PATHS
+from verifier.services import replay_epochs, state_cache, verifier_process
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import present_position, state_since
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.stores import redis_decisions, redis_probe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
@@ -42,13 +43,13 @@ MODULES: Final = frozenset(
         "confirmations",
         "counters_outlive",
         "envelope",
-        "epochs",
+        "replay_epochs",
         "failures",
         "introspection",
         "named_reads",
         "nonces",
         "operations",
-        "presence",
+        "presence_leases",
         "verified_tokens",
         "stored_answers",
         "requests",
@@ -57,9 +58,6 @@ MODULES: Final = frozenset(
         "unrecognised",
     ]
 )
-
-SERVED = {"/v1/verify", "/v1/verify/batch", "/v1/introspect"}
-
 
 # Tests left out, by mode and prefix of the name, with the reason.
 LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
@@ -129,7 +127,7 @@ class LeanClient(Client):
 
     def request(self, **request: Any) -> Any:
         path = request["PATH_INFO"]
-        if path not in SERVED:
+        if path not in LEAN_PATHS:
             return super().request(**request)
         body = request["wsgi.input"].read() if "wsgi.input" in request else b""
         method = request["REQUEST_METHOD"]
@@ -164,7 +162,7 @@ class Looking:
 
     made: "list[Looking]" = []
 
-    def __init__(self, tell: Callable[[News], None]) -> None:
+    def __init__(self, tell: Callable[[StateNews], None]) -> None:
         self._tell = tell
         self._position: int | None = None
         self._newest: int | None = None
@@ -187,26 +185,29 @@ class Looking:
         began = ClockReading.now()
         # The decision itself checks whether the replay cache is here.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
-            epochs.LEASE.current()
+            replay_epochs.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
             keys = token_keys(now=timezone.now())
             # The lease decides whether the clocks agree; its view of the database's clock travels
             # with the tests.
-            off = epochs.LEASE._last and epochs.LEASE._last.clock_off
+            off = replay_epochs.LEASE._last and replay_epochs.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
-            self._tell(News(news.changes, news.everything, Look(began, keys, ahead)))
+            self._tell(StateNews(news.changes, news.everything, StateReading(began, keys, ahead)))
 
-    def _news(self) -> News:
+    def _news(self) -> StateNews:
         newest = StateChange.objects.order_by("-id").values_list("id", flat=True).first()
         if self._position is None:
-            news, self._position = News(everything=True), present_position()
+            news, self._position = StateNews(everything=True), present_position()
         elif newest == self._newest:
             # Report nothing twice: each of several parallel calls would make the others reread.
-            news = News()
+            news = StateNews()
         else:
             feed = state_since(self._position)
-            news, self._position = News(feed.changes, everything=not feed.complete), feed.position
+            news, self._position = (
+                StateNews(feed.changes, everything=not feed.complete),
+                feed.position,
+            )
         self._newest = newest
         return news
 
@@ -336,7 +337,7 @@ def use_redis_replay_cache(url: str) -> Iterator[None]:
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
         # Tests travel in time; Redis does not.
         patch.setattr(redis_decisions, "APART_US", 10**15)
-        row, _ = epochs.read_or_create_row()
+        row, _ = replay_epochs.read_or_create_row()
         with pytest.MonkeyPatch.context() as asking:
             asking.setattr(settings, "REDIS_URL", url)
             asking.setattr(redis_probe, "PROBE_SECONDS", 10.0)

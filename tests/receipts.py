@@ -21,7 +21,7 @@ from agentauth.protocol.signed_statements import Statement
 from agentauth.protocol.urls import split_url
 from approvals.models import Receipt
 from approvals.services.statements import approval, confirmation
-from approvals.services.terms import Terms
+from approvals.services.term_choices import Terms
 from approvals.tests.authenticator import UP, UV, Authenticator
 from audit.services import Actor
 from kms.services import ensure_key, signer
@@ -48,7 +48,7 @@ def approve(grant: Grant, human: Human, *, actor: Actor, now: datetime, **terms:
         sign(grant, now=now)
 
 
-def asked(grant: Grant, now: datetime) -> dict[str, Any]:
+def requested_columns(grant: Grant, now: datetime) -> dict[str, Any]:
     """What may be approved of a pending grant, as columns: for a `sign` before the row has them."""
     end = latest_end(grant, now)
     return {

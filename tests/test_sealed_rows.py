@@ -14,17 +14,17 @@ from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
-from approvals.services.passkey_registration import remove_passkey
-from approvals.services.people import create_setup_link, use_code
+from approvals.services.passkey_management import remove_passkey
 from approvals.services.recovery import cancel_recovery
+from approvals.services.setup_and_sign_in import create_setup_link, use_code
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from approvals.tests.conftest import admin, alice, bob, keys
 from approvals.tests.recovering import begun, link_of
 from audit.tests.tampering import as_table_owner
 from kms.models import Key
-from kms.sealing import sealed_models, unsealed_rows
-from kms.seals import Sealed
+from kms.row_sealing import sealed_models, unsealed_rows
+from kms.row_seals import Sealed
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key, signer
 from registry.models import Agent, BarredKey, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.service_providers import (

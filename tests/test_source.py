@@ -190,7 +190,7 @@ REACHES_OUT = {
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
     ("verifier/stores/redis_probe.py", "redis"),
-    ("verifier/stores/size_mark.py", "redis"),
+    ("verifier/stores/log_size_mark.py", "redis"),
     ("verifier/stores/redis_servers.py", "asyncio"),
     ("verifier/stores/redis_servers.py", "redis"),
     ("verifier/stores/redis_servers.py", "ssl"),
@@ -210,8 +210,8 @@ REACHES_OUT = {
     ("agentauth/server/loop_worker.py", "asyncio"),
     # Mail goes to the server EMAIL_HOST, which delivers to a person's address; smtplib is for its
     # errors.
-    ("approvals/services/notices.py", "django.core.mail"),
-    ("approvals/services/notices.py", "smtplib"),
+    ("approvals/services/recovery_mail.py", "django.core.mail"),
+    ("approvals/services/recovery_mail.py", "smtplib"),
     ("agentauth/server/http_exchange.py", "asyncio"),
     ("agentauth/observability/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
@@ -220,7 +220,7 @@ REACHES_OUT = {
     ("agentauth/server/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
     ("verifier/services/verifier_process.py", "asyncio"),
-    ("verifier/services/batch_order.py", "asyncio"),
+    ("verifier/services/batch_scheduling.py", "asyncio"),
     ("verifier/stores/group_commit.py", "asyncio"),
     ("verifier/services/state_cache.py", "asyncio"),
     ("verifier/services/batch_loader.py", "asyncio"),

@@ -3,7 +3,7 @@
 import pytest
 from django.db import connection
 
-from kms.sealing import sealed_models
+from kms.row_sealing import sealed_models
 
 STATE_MACHINES = {
     "registry_agent_status",

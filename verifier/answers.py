@@ -9,8 +9,8 @@ from django.conf import settings
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision import Refuse
-from agentauth.protocol.limits import Limits
 from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.usage_limits import Limits
 from audit.identifiers import id_text
 from verifier.stores import Permit
 

@@ -12,7 +12,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.json_fields import items
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from registry import rate_limits
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.tokens import presented_token
@@ -110,7 +110,7 @@ class ConfirmationsView(NativeView):
     """`GET /v1/confirmations`: the confirmations of the agent's own transactions, newest first."""
 
     def get(self, request: Request) -> Response:
-        return self.listed(asked_for(self.agent).order_by("-id"), render_confirmation)
+        return self.list_page(asked_for(self.agent).order_by("-id"), render_confirmation)
 
 
 class ConfirmationView(NativeView):

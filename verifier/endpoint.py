@@ -26,12 +26,13 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from agentauth.protocol.values import per_call
 from audit.identifiers import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.request_heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
@@ -128,9 +129,9 @@ class Endpoint:
         self._long_since = self._long_last = -_LASTING_SECONDS
         self._https_only = settings.SECURE_SSL_REDIRECT
         self._acts: dict[bytes, Callable[[Request], Awaitable[bytes]]] = {
-            b"/v1/verify": self._verify,
-            b"/v1/verify/batch": self._verify_batch,
-            b"/v1/introspect": self._introspect,
+            VERIFY.encode(): self._verify,
+            BATCH.encode(): self._verify_batch,
+            INTROSPECT.encode(): self._introspect,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,11 +189,11 @@ class Endpoint:
                     return Response(200, await act(request))
                 except Unusual:
                     pass
-            return await self._delegated(request)
+            return await self._delegate(request)
         except Exception as error:  # noqa: BLE001 — every error is answered; `failed` logs defects
             return self._edge.failed(error)
 
-    async def _delegated(self, request: Request) -> Response:
+    async def _delegate(self, request: Request) -> Response:
         path = request.scope["raw_path"]
         if path not in self._acts and path not in BESIDE:
             request = _nowhere(request)
@@ -214,7 +215,7 @@ class Endpoint:
                 authorization is None
                 or await self._verifier.cached_state.provider(authorization) is None
             ):
-                return await self._delegated(request)
+                return await self._delegate(request)
         finally:
             self._in_flight += 1
         return None

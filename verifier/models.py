@@ -216,7 +216,7 @@ class StateChange(models.Model):
 
 
 class Home(models.Model):
-    """The replay cache and its epoch: one row that all processes read (services/epochs.py)."""
+    """The one row of the replay cache, with its epoch; all processes read it (replay_epochs.py)."""
 
     ONLY = 1
 
@@ -247,7 +247,7 @@ class Home(models.Model):
     # and empty: not held.
     held_at = models.DateTimeField(null=True)
     held_because = models.TextField(blank=True, db_default="", default="")
-    # The log's name since the last restore (audit/witness/breaks.py). A change
+    # The log's name since the last restore (audit/witness/log_breaks.py). A change
     # invalidates every process's cache.
     history = models.CharField(max_length=14, blank=True, db_default="", default="")
 

@@ -6,8 +6,8 @@ from functools import lru_cache
 from agentauth.protocol.capability import Action, parse_action
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import members, text
-from agentauth.protocol.values import per_call
 from registry.services.idempotency import check_key
 from verifier.stores import ProviderKey
 

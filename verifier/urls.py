@@ -9,11 +9,12 @@ from verifier.api import (
     VerifyBatchView,
     VerifyView,
 )
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 
 urlpatterns = [
-    path("v1/verify", VerifyView.as_view()),
-    path("v1/verify/batch", VerifyBatchView.as_view()),
-    path("v1/introspect", IntrospectView.as_view()),
+    path(VERIFY[1:], VerifyView.as_view()),
+    path(BATCH[1:], VerifyBatchView.as_view()),
+    path(INTROSPECT[1:], IntrospectView.as_view()),
     path("v1/confirmations", ConfirmationsView.as_view()),
     path("v1/confirmations/<str:confirmation_id>", ConfirmationView.as_view()),
 ]

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.terminal import encodable, tell
 
 from .result import NEEDS_EXTRA, Outcome, Table

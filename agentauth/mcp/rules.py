@@ -9,7 +9,7 @@ from agentauth.protocol.capability import Action, parse_allow_entry
 from agentauth.protocol.constraint import Scalar, check_argument, parse_scalar
 from agentauth.protocol.encoding import MAX_BODY_BYTES
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
-from agentauth.protocol.json_fields import shown
+from agentauth.protocol.json_fields import quote_safely
 from agentauth.protocol.money import Money
 
 Arguments = Mapping[str, Any]
@@ -62,7 +62,7 @@ class ToolAction:
         """
         for name in arguments:
             if name not in known:
-                raise InvalidRequestError(f"The tool has no argument {shown(name)}.")
+                raise InvalidRequestError(f"The tool has no argument {quote_safely(name)}.")
         capability = parse_allow_entry(f"{self.kind}:x")
         return Action(
             capability.type,
@@ -95,7 +95,7 @@ def _segment(name: str, arguments: Arguments) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise InvalidRequestError(f"The argument {shown(name)} must be a text.")
+        raise InvalidRequestError(f"The argument {quote_safely(name)} must be a text.")
     # With a slash, the resource would be another than the one the tool acts on.
     return value if _SEGMENT.fullmatch(value) else _NO_RESOURCE
 

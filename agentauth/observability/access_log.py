@@ -10,7 +10,7 @@ from django.http.response import HttpResponseBase
 
 from agentauth.observability import metrics
 from registry.authentication import actor_of
-from registry.refusals import method_of
+from registry.refusal_recording import method_of
 
 logger = logging.getLogger("agentauth.requests")
 # All requests without a route of ours share one label, so that strangers create no series.

@@ -17,11 +17,11 @@ from agentauth.observability import metrics, write_check
 from agentauth.observability.write_check import NotWritableError
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup import START
-from audit.log.backlog import MAX_WAITING_EVENTS
+from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
-from verifier.services import epochs
+from verifier.services import replay_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ def database() -> None:
 
 def migrations() -> None:
     """The database's tables are those of this code."""
-    _migrated()
+    _check_migrations()
 
 
 @cache
-def _migrated() -> None:
+def _check_migrations() -> None:
     # Only success is cached: migrations are not undone under a running process.
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
@@ -80,7 +80,7 @@ def audit_queue() -> None:
 
 def clock() -> None:
     """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
-    if off := epochs.LEASE.clock_off(waits=False):
+    if off := replay_epochs.LEASE.clock_off(waits=False):
         raise NotReadyError(
             f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
         )
@@ -98,7 +98,7 @@ def history() -> None:
 
 
 def _not_halted(check: str) -> None:
-    halt = epochs.LEASE.halt(waits=False)
+    halt = replay_epochs.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 
@@ -172,13 +172,13 @@ class BackgroundProbe:
         finally:
             # Also after an unexpected error: the earlier result no longer holds.
             self._works = works
-            self._until = time.monotonic() + self.kept(works=works)
+            self._until = time.monotonic() + self.valid_seconds(works=works)
 
     def prepare(self) -> Callable[[], object]:
         """The action to try, prepared in the caller's thread."""
         raise NotImplementedError
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         """How long a result stays valid (s)."""
         raise NotImplementedError
 
@@ -189,7 +189,7 @@ class Signing(BackgroundProbe):
     def prepare(self) -> Callable[[], object]:
         return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
 
 
@@ -199,7 +199,7 @@ class Writing(BackgroundProbe):
     def prepare(self) -> Callable[[], object]:
         return write_check.try_to_write
 
-    def kept(self, *, works: bool) -> float:
+    def valid_seconds(self, *, works: bool) -> float:
         return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
 
 

@@ -20,9 +20,9 @@ from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
 from audit.db.roles import may_read_log
 from audit.identifiers import made_at
-from audit.log.backlog import MAX_WAITING_EVENTS
+from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import Event, QueueEntry
-from audit.verify.log_status import log_reach, log_standing
+from audit.verify.log_status import log_coverage, read_log_status
 from audit.witness.checkpoint_copies import store_name
 from audit.witness.cosigning import witnesses
 from kms.models import Key
@@ -207,20 +207,24 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
     """The state of the log. A verifier's role may not read it; the registry reports it instead."""
     if not may_read_log():
         return
-    standing, reach = log_standing(now=now), log_reach()
+    status, coverage = read_log_status(now=now), log_coverage()
     for name, text, value in (
-        ("leaves", "Events that have their number", standing.size),
-        ("signed_leaves", "Events that the newest checkpoint covers", standing.signed),
+        ("leaves", "Events that have their number", status.size),
+        ("signed_leaves", "Events that the newest checkpoint covers", status.signed),
         (
             "checkpoint_age_seconds",
             "How long the oldest event with a number has waited for a signature; 0 if none waits",
-            standing.unsigned_for.total_seconds(),
+            status.unsigned_for.total_seconds(),
         ),
-        ("archived_leaves", "Events in the archive that were read back and proved", reach.archived),
+        (
+            "archived_leaves",
+            "Events in the archive that were read back and proved",
+            coverage.archived,
+        ),
         (
             "consistent",
             "1 if the newest checkpoint and the head match the stored tree, else 0",
-            not standing.problem,
+            not status.problem,
         ),
     ):
         yield GaugeMetricFamily(f"agentauth_audit_{name}", text, value=value)
@@ -228,14 +232,14 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
         yield GaugeMetricFamily(
             "agentauth_audit_copied_leaves",
             "Events that a checkpoint in the external store covers",
-            value=reach.copied.get(store_name(), 0),
+            value=coverage.copied.get(store_name(), 0),
         )
     cosigned = GaugeMetricFamily(
         "agentauth_audit_cosigned_leaves", "Events that a witness cosigned", labels=["witness"]
     )
     # Only the configured witnesses: a removed one lacks nothing, a silent one everything.
     for name in (witness.verifier.name for witness in witnesses()):
-        cosigned.add_metric([name], reach.cosigned.get(name, 0))
+        cosigned.add_metric([name], coverage.cosigned.get(name, 0))
     yield cosigned
 
 

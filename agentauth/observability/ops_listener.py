@@ -43,7 +43,7 @@ def page(request: HttpRequest) -> HttpResponse:
     A refusal is counted but writes no event: a scraper would fill the log.
     """
     if not _may_read(request):
-        return _refused()
+        return _refuse_metrics()
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         # Under gunicorn each process writes its own files, and any process reads all of them
@@ -65,7 +65,7 @@ def _may_read(request: HttpRequest) -> bool:
     return bool(settings.DEVELOPMENT) and is_near
 
 
-def _refused() -> HttpResponse:
+def _refuse_metrics() -> HttpResponse:
     global _said_at  # noqa: PLW0603 — of this process
     error = NotFoundError()
     metrics.count_error(error)

@@ -1,13 +1,13 @@
 """Builds the OpenAPI document: paths and callers from the URLconf, the rest from `paths/`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from django.conf import settings
-from django.urls import URLPattern, URLResolver, get_resolver
 
+from agentauth.endpoints import endpoints
 from agentauth.openapi.endpoint_schemas import ANSWERS
 from agentauth.openapi.operations import (
     ALWAYS,
@@ -34,9 +34,7 @@ _DESCRIPTION: Final = (
     "here is refused with 400 `invalid_request`. Clients ignore members of answers that they do "
     "not know. A path with percent-encoding is answered with 404."
 )
-_CONVERTER: Final = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
 _BY_STATUS: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
-_METHODS: Final = ("get", "post", "put", "patch", "delete")
 _DESCRIBED: Final = ("/v1/", "/.well-known/")
 _CALLER_OF: Final = {
     "AgentProofAuthentication": "proof",
@@ -66,22 +64,13 @@ def openapi() -> dict[str, Any]:
 
 def routes() -> dict[str, Any]:
     """Each `METHOD /path` the URLconf serves under /v1/ and /.well-known/, with its view class."""
-    found: dict[str, Any] = {}
-    for path, callback in _patterns(get_resolver(), "/"):
-        if path.startswith(_DESCRIBED):
-            view = getattr(callback, "cls", None)
-            methods = [name for name in _METHODS if hasattr(view, name)] if view else ["get"]
-            found |= {f"{method.upper()} {path}": view for method in methods}
-    return found
-
-
-def _patterns(resolver: URLResolver, prefix: str) -> Iterator[tuple[str, Any]]:
-    for entry in resolver.url_patterns:
-        route = prefix + _CONVERTER.sub(r"{\1}", str(entry.pattern))
-        if isinstance(entry, URLPattern):
-            yield route, entry.callback
-        else:
-            yield from _patterns(entry, route)
+    return {
+        f"{method} {endpoint.path}": endpoint.view
+        for endpoint in endpoints()
+        if endpoint.path.startswith(_DESCRIBED)
+        # Of a function, which has no description, the methods are unknown.
+        for method in endpoint.methods or {"GET"}
+    }
 
 
 def _paths() -> dict[str, Any]:

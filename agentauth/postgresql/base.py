@@ -196,7 +196,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         with self.wrap_database_errors:
             (cursor,) = self._cursors(1)
             cursor.execute(sql, values, prepare=True)
-            return _told(cursor)
+            return _fetch_rows(cursor)
 
     def run_pipelined(
         self, statements: Sequence[tuple[str, Sequence[Any]]]
@@ -213,7 +213,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
             with self.connection.pipeline():
                 for cursor, (sql, values) in zip(cursors, statements, strict=True):
                     cursor.execute(sql, values, prepare=True)
-            return [_told(cursor) for cursor in cursors]
+            return [_fetch_rows(cursor) for cursor in cursors]
 
     def _be_ready(self) -> None:
         self.close_if_health_check_failed()
@@ -248,6 +248,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return True
 
 
-def _told(cursor: Any) -> tuple[list[tuple[Any, ...]], int]:
+def _fetch_rows(cursor: Any) -> tuple[list[tuple[Any, ...]], int]:
     # Not `cursor.description`: it is rebuilt on each access, column by column.
     return (cursor.fetchall() if cursor.pgresult.nfields else []), cursor.rowcount

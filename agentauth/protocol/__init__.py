@@ -1,14 +1,15 @@
 """The protocol: types, bytes, signatures and proofs. No I/O, no clock, no framework.
 
 - Bytes: `encoding` and `json_fields` (strict), `keys`, `jose` (the only parser of JWS), `cose`,
-  `urls`, `identifiers`, `names`; `errors` lists every refusal, `values` is for speed alone.
+  `urls`, `identifiers`, `untrusted_text`; `errors` lists every refusal, `fast_dataclass` is for
+  speed alone.
 - An agent: `manifest` (what it may ever ask for), `dpop` (its proofs), `key_change`.
 - What is granted: `capability` with `money` and `constraint`; `envelope` with `windows` and
-  `limits`.
-- What a person signs: `signed_statements` with `statement_fields`, `resuming` and `releasing`;
-  `receipt` proves it later.
+  `usage_limits`.
+- What a person signs: `signed_statements` with `statement_fields`, `resume_statement` and
+  `release_statement`; `receipt` proves it later.
 - A call: `token` (with `certificate` for delegated keys), then `decision`, the pure yes or no.
-- The log: `chain` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
+- The log: `log_hashes` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
   `tlog_texts` are its texts; `key_introduction` leads from one key to the next.
 
 Begin with `capability`, `token` and `decision`. docs/protocol.md is the contract.

@@ -19,9 +19,9 @@ from .constraint import (
 )
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
-from .json_fields import items, members, shown
+from .fast_dataclass import per_call
+from .json_fields import items, members, quote_safely
 from .money import Money
-from .values import per_call
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
 # Irreversible types: to grant one needs a second explicit step (docs/protocol.md section 6).
@@ -351,7 +351,7 @@ def _parse_arguments(obj: object, where: str) -> dict[str, Scalar]:
         )
     return {
         check_argument(name, where): parse_scalar(
-            value, f"{where}.{shown(str(name))}", max_text=_MAX_BODY
+            value, f"{where}.{quote_safely(str(name))}", max_text=_MAX_BODY
         )
         for name, value in obj.items()
     }

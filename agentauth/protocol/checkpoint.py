@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from .chain import HASH_BYTES, TreeHead
 from .encoding import b64_decode, b64_encode
 from .errors import EncodingError, NoteError, UntrustedNoteError
 from .keys import Signer
+from .log_hashes import HASH_BYTES, TreeHead
 from .notes import (
     Note,
     Signature,

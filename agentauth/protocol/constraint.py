@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidRequestError
-from .json_fields import INTEGER_LIMIT, integer, items, members, shown, text
+from .json_fields import INTEGER_LIMIT, integer, items, members, quote_safely, text
 
 Scalar = str | bool | int
 
@@ -148,7 +148,8 @@ def check_argument(name: object, where: str) -> str:
     """
     if not isinstance(name, str) or _ARGUMENT.fullmatch(name) is None:
         raise InvalidRequestError(
-            f"{where}: the argument name {shown(str(name))} must be 1 to 64 of A-Z a-z 0-9 . _ ~ -"
+            f"{where}: the argument name {quote_safely(str(name))} must be 1 to 64 of A-Z a-z 0-9 "
+            ". _ ~ -"
         )
     return name
 

@@ -16,8 +16,8 @@ from agentauth.protocol.envelope import (
     enforce,
     limits_left,
 )
-from agentauth.protocol.limits import Limits
-from agentauth.protocol.values import per_call
+from agentauth.protocol.fast_dataclass import per_call
+from agentauth.protocol.usage_limits import Limits
 
 
 class DecisionInput(Protocol):

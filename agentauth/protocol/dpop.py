@@ -19,11 +19,11 @@ from .errors import (
     InvalidTokenError,
     ProofNonceRequiredError,
 )
+from .fast_dataclass import per_call
 from .jose import proved_claims, read_header, sign_compact, split_compact
-from .json_fields import shown
+from .json_fields import quote_safely
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 from .urls import normalize_url, url_within
-from .values import per_call
 
 __all__ = [
     "SPEND_SECONDS",
@@ -304,7 +304,7 @@ def _check_url(url: str, expected_url: str) -> None:
         raise InvalidProofError(error.description, reason="url") from None
     if not same:
         raise InvalidProofError(
-            f"The proof was made for a URL other than {shown(expected)}.", reason="url"
+            f"The proof was made for a URL other than {quote_safely(expected)}.", reason="url"
         )
 
 

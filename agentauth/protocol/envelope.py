@@ -1,8 +1,8 @@
 """The behavioural envelope of a grant: its grammar, when one is narrower than another, and its pure
 enforcement.
 
-Wall time is in `windows.py`, the arithmetic of counters in `limits.py`; the verifier stores the
-ledger.
+Wall time is in `windows.py`, the arithmetic of counters in `usage_limits.py`; the verifier stores
+the ledger.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,10 @@ from typing import Final, Literal
 
 from .capability import Action, Capability
 from .errors import InvalidRequestError
+from .fast_dataclass import per_call
 from .json_fields import integer, items, members
-from .limits import (
+from .money import Money
+from .usage_limits import (
     Budget,
     BudgetLeft,
     Ledger,
@@ -25,8 +27,6 @@ from .limits import (
     microseconds,
     parse_budget,
 )
-from .money import Money
-from .values import per_call
 from .windows import TimeWindow, next_opening, parse_window, seconds_until, windows_narrow
 
 __all__ = [
@@ -335,7 +335,7 @@ def enforce(
     if above and confirmation != "confirmed":
         return StepUp()
     # 6. Only here is anything counted.
-    return _debited(envelope, ledger, action.amount, now)
+    return _allow_and_debit(envelope, ledger, action.amount, now)
 
 
 def _above_threshold(envelope: Envelope, action: Action) -> bool:
@@ -361,7 +361,9 @@ def _counted_refusal(
     return None
 
 
-def _debited(envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime) -> Allowed:
+def _allow_and_debit(
+    envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
+) -> Allowed:
     rate = envelope.rate
     after = Ledger(
         # Kept without a rate too: a rate in a later version of the grant then starts from it.

@@ -21,15 +21,15 @@ class AgentAuthError(Exception):
     recorded: bool = False
 
     def __init__(self, description: str = "", *, reason: str | None = None, **fields: Any) -> None:
-        self.description = _cut(description)
-        self.reason = None if reason is None else _cut(reason)
+        self.description = _shorten(description)
+        self.reason = None if reason is None else _shorten(reason)
         self.fields = fields
         super().__init__(
             f"{self.code}{'/' + self.reason if self.reason else ''}: {self.description}"
         )
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
 
 

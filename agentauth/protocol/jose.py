@@ -8,8 +8,8 @@ from typing import Final
 
 from .encoding import b64u_decode, b64u_encode, canonical_json, read_object
 from .errors import EncodingError
+from .fast_dataclass import per_call
 from .keys import ALGORITHM_NAMES, PublicKey, Signer
-from .values import per_call
 
 MAX_BYTES: Final = 8_192
 ALLOWED_ALGS: Final = ALGORITHM_NAMES
@@ -153,9 +153,9 @@ def sign_compact(
     Raises EncodingError, and what the signer raises. `header` is added beside `typ` and `alg`. The
     caller adds `kid`, since objects that carry their own `jwk` have none.
     """
-    return signed(signing_input(claims, typ=typ, alg=signer.alg, header=header), signer)
+    return sign_input(signing_input(claims, typ=typ, alg=signer.alg, header=header), signer)
 
 
-def signed(message: bytes, signer: Signer) -> str:
+def sign_input(message: bytes, signer: Signer) -> str:
     """Sign a `signing_input` and return the compact JWS. Raises what the signer raises."""
     return f"{message.decode('ascii')}.{b64u_encode(signer.sign(message))}"

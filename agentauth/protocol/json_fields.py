@@ -16,7 +16,7 @@ _SHOWN: Final = 40
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
-def shown(value: str) -> str:
+def quote_safely(value: str) -> str:
     """Make a caller's string safe for an error message: ASCII, short, quoted.
 
     Short because an error body stays below 1 kB for any input, escaped because messages reach
@@ -39,7 +39,7 @@ def members(
         # An unknown member may be a limit its sender relies on: to ignore it would widen what was
         # asked.
         if not isinstance(name, str) or (name not in required and name not in optional):
-            raise InvalidRequestError(f"{where}: the member {shown(str(name))} is unknown.")
+            raise InvalidRequestError(f"{where}: the member {quote_safely(str(name))} is unknown.")
     for name in required:
         if name not in obj:
             raise InvalidRequestError(f"{where}.{name}: is missing.")

@@ -125,7 +125,7 @@ def parse_jwk(value: object, *, registered: bool = False) -> PublicKey:
     if not isinstance(value, dict):
         raise InvalidKeyError("A key must be a JSON object.")
     if not _PRIVATE_MEMBERS.isdisjoint(value):
-        raise PrivateMemberError(_derived(value))
+        raise PrivateMemberError(_disclosed_key(value))
     return _parse_public(value, registered=registered)
 
 
@@ -320,7 +320,7 @@ def _coordinate(jwk: dict[str, object], name: str) -> bytes:
         raise InvalidKeyError(f"The key's {name} is not base64url.") from None
 
 
-def _derived(jwk: dict[str, object]) -> PublicKey | None:
+def _disclosed_key(jwk: dict[str, object]) -> PublicKey | None:
     """The public key derived from `d`, if the JWK names that same key; else None.
 
     Anyone can write an invented `d` beside another agent's public key. Only a matching one shows

@@ -20,7 +20,7 @@ from .errors import (
 from .jose import parse_compact, sign_compact, verify_jws
 from .json_fields import integer, members, text
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .names import check_description, check_display_name, check_host
+from .untrusted_text import check_description, check_display_name, check_host
 
 __all__ = [
     "MANIFEST_TYP",

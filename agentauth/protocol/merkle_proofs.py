@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
-from .chain import node_hash
 from .encoding import sha256
 from .errors import ChainError
+from .log_hashes import node_hash
 
 # (height, index) → root of full subtree number `index` of 2**height leaves; height 0 is a leaf
 # hash.

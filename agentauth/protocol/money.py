@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from .errors import InvalidRequestError
-from .json_fields import INTEGER_LIMIT, members, shown, text
+from .json_fields import INTEGER_LIMIT, members, quote_safely, text
 
 # ISO 4217 list one, active codes with a minor unit (2026), by number of decimal digits. Metals,
 # test codes and "no currency" are left out: nothing is paid in them.
@@ -69,7 +69,7 @@ class Money:
         digits = MINOR_DIGITS.get(code)
         if digits is None:
             raise InvalidRequestError(
-                f"{where}.currency: {shown(code)} is not an active ISO 4217 code."
+                f"{where}.currency: {quote_safely(code)} is not an active ISO 4217 code."
             )
         # A JSON number may have been rounded before it reaches us, so require a string.
         if not isinstance(value, str) or (match := _DECIMAL.fullmatch(value)) is None:

@@ -15,7 +15,7 @@ from .encoding import b64u_encode, canonical_json, sha256, timestamp
 from .envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
 from .errors import InvalidRequestError
 from .json_fields import INTEGER_LIMIT, integer, items, members, text
-from .names import MAX_NAME, check_host
+from .untrusted_text import MAX_NAME, check_host
 
 # Hashed before the statement, so that a signature over one kind cannot be shown as another.
 CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {

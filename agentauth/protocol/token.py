@@ -17,7 +17,7 @@ from .errors import (
     InvalidTokenError,
 )
 from .identifiers import is_id
-from .jose import UnverifiedJws, parse_compact, signed, signing_input, verify_jws
+from .jose import UnverifiedJws, parse_compact, sign_input, signing_input, verify_jws
 from .keys import PublicKey, Signer
 
 TYP: Final = "at+jwt"
@@ -164,7 +164,7 @@ def check_token_size(claims: Mapping[str, object], *, alg: str, kid: str) -> Non
 
 def sign_token(claims: Mapping[str, object], signer: Signer) -> str:
     """Sign the claims as a compact `at+jwt`. Raises GrantTooLargeError, and the signer's errors."""
-    return signed(_signing_input(claims, alg=signer.alg, kid=signer.kid), signer)
+    return sign_input(_signing_input(claims, alg=signer.alg, kid=signer.kid), signer)
 
 
 def _signing_input(claims: Mapping[str, object], *, alg: str, kid: str) -> bytes:
@@ -228,7 +228,7 @@ def verify_access_token(
     # 6.
     jti = _text(claims, "jti")
     if len(jti) > MAX_JTI_LENGTH:
-        raise _malformed("jti")
+        raise _malformed_error("jti")
     issued_at, expires_at = _seconds(claims, "iat"), _seconds(claims, "exp")
     not_before = _seconds(claims, "nbf") if "nbf" in claims else issued_at - NOT_BEFORE_SECONDS
     verified = VerifiedToken(
@@ -270,14 +270,14 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     version = claims.get("grant_version")
     scope = claims.get("scope")
     if not is_id(token.client_id) or not isinstance(grant_id, str) or not is_id(grant_id):
-        raise _malformed("client_id or grant_id")
+        raise _malformed_error("client_id or grant_id")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _malformed("grant_version")
+        raise _malformed_error("grant_version")
     if not isinstance(scope, str):
-        raise _malformed("scope")
+        raise _malformed_error("scope")
     # Only one value is defined. Another would be a condition we do not know, so it is refused.
     if claims.get("verify", "online") != "online":
-        raise _malformed("verify")
+        raise _malformed_error("verify")
     return TokenClaims(
         token.jti,
         token.subject,
@@ -331,7 +331,7 @@ def _key_id(jws: UnverifiedJws) -> str:
 def _text(claims: Mapping[str, object], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
-        raise _malformed(name)
+        raise _malformed_error(name)
     return value
 
 
@@ -339,7 +339,7 @@ def _seconds(claims: Mapping[str, object], name: str) -> int:
     value = claims.get(name)
     # In Python a bool is an int.
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _malformed(name)
+        raise _malformed_error(name)
     return value
 
 
@@ -349,10 +349,10 @@ def _key_thumbprint(claims: Mapping[str, object]) -> str:
     """
     cnf = claims.get("cnf")
     if not isinstance(cnf, dict) or cnf.keys() != {"jkt"}:
-        raise _malformed("cnf")
+        raise _malformed_error("cnf")
     jkt = cnf["jkt"]
     if not isinstance(jkt, str) or not _JKT.fullmatch(jkt):
-        raise _malformed("cnf")
+        raise _malformed_error("cnf")
     return jkt
 
 
@@ -361,15 +361,15 @@ def _capabilities(details: object) -> tuple[Capability, ...]:
     grant something we cannot read.
     """
     if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
-        raise _malformed("authorization_details")
+        raise _malformed_error("authorization_details")
     entry = details[0]
     if entry.keys() != {"type", "capabilities"} or entry["type"] != AUTHORIZATION_TYPE:
-        raise _malformed("authorization_details")
+        raise _malformed_error("authorization_details")
     try:
         return parse_capabilities(entry["capabilities"])
     except AgentAuthError:
-        raise _malformed("authorization_details") from None
+        raise _malformed_error("authorization_details") from None
 
 
-def _malformed(name: str) -> InvalidTokenError:
+def _malformed_error(name: str) -> InvalidTokenError:
     return InvalidTokenError(f"The token's {name} is missing or malformed.", reason="malformed")

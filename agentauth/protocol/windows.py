@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final
 
 from .errors import InvalidRequestError
-from .json_fields import items, members, shown
+from .json_fields import items, members, quote_safely
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PERIODS: Final = ("day", "week", "month", "total")
@@ -42,7 +42,7 @@ def parse_zone(obj: object, where: str) -> str:
     """Check the exact name of an IANA zone. Raises InvalidRequestError naming `where`."""
     # Look it up before it reaches the file system: zoneinfo opens a zone name as a path.
     if not isinstance(obj, str) or obj not in _zone_names():
-        raise InvalidRequestError(f"{where}: {shown(str(obj))} is not an IANA time zone.")
+        raise InvalidRequestError(f"{where}: {quote_safely(str(obj))} is not an IANA time zone.")
     return obj
 
 

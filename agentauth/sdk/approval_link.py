@@ -8,7 +8,7 @@ import io
 import sys
 from typing import Final, TextIO
 
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 
 from .addresses import is_loopback
 from .answers import Confirmation, Grant

@@ -6,7 +6,6 @@ from typing import Final
 
 import httpx
 
-from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import (
@@ -15,6 +14,7 @@ from agentauth.protocol.errors import (
     EncodingError,
     TemporarilyUnavailableError,
 )
+from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.notes import SignatureType, parse_vkey
 from agentauth.protocol.tlog_texts import parse_log_proof, verify_log_proof
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 
 from .answers import Grant
 from .choosing import granted_envelope

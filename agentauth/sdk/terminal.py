@@ -3,7 +3,7 @@
 import sys
 from typing import TextIO
 
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 
 
 def tell(line: str) -> None:

@@ -153,7 +153,7 @@ class Exchange:
             self.answered = True
             return
         self.keeps = self._head.keeps and self._may_keep()
-        head = _written(
+        head = _encode_head(
             self._head.version, started["status"], started["headers"], closes=not self.keeps
         )
         self.answered = True
@@ -163,7 +163,7 @@ class Exchange:
             self._transport.write(head + message["body"])
 
 
-def _written(
+def _encode_head(
     version: tuple[int, int], status: int, headers: list[tuple[bytes, bytes]], *, closes: bool
 ) -> bytes:
     # The last two headers, request id and length, differ per answer. The others mostly repeat:

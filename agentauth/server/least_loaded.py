@@ -31,7 +31,7 @@ _REST_SECONDS: Final = 0.5
 HEARD_SECONDS: Final = 2.0
 # Time of the report (monotonic clock, which all processes of a host share), and the number of
 # connections.
-_TOLD: Final = struct.Struct("dI4x")
+_REPORT: Final = struct.Struct("dI4x")
 
 
 class ConnectionCounts:
@@ -44,35 +44,37 @@ class ConnectionCounts:
 
     def __init__(self, processes: int) -> None:
         self._places = 2 * processes
-        self._memory = mmap.mmap(-1, self._places * _TOLD.size)
+        self._memory = mmap.mmap(-1, self._places * _REPORT.size)
 
     def report(self, place: int, count: int) -> None:
         """Report the count. A process that does not report for HEARD_SECONDS counts as gone."""
-        _TOLD.pack_into(self._memory, place % self._places * _TOLD.size, time.monotonic(), count)
+        _REPORT.pack_into(
+            self._memory, place % self._places * _REPORT.size, time.monotonic(), count
+        )
 
     def leave(self, place: int) -> None:
         """The process at this place accepts no more connections."""
-        _TOLD.pack_into(self._memory, place % self._places * _TOLD.size, 0.0, 0)
+        _REPORT.pack_into(self._memory, place % self._places * _REPORT.size, 0.0, 0)
 
     def has_fewest(self, place: int, count: int) -> bool:
         """Whether no other process has fewer than `count` connections."""
         since = time.monotonic() - HEARD_SECONDS
-        others = enumerate(_TOLD.iter_unpack(self._memory))
+        others = enumerate(_REPORT.iter_unpack(self._memory))
         return all(
-            own == place % self._places or told < since or has >= count
-            for own, (told, has) in others
+            own == place % self._places or reported_at < since or has >= count
+            for own, (reported_at, has) in others
         )
 
 
 # Made here, since a server's processes are forked after this module is loaded.
-_SHARES: Final = ConnectionCounts(number("WEB_CONCURRENCY", 2, least=1, most=512))
+_COUNTS: Final = ConnectionCounts(number("WEB_CONCURRENCY", 2, least=1, most=512))
 
 
 class Acceptor:
     """Accepts connections on the sockets that all processes share. One per process, in its loop.
 
-    `place`: the process's number. `made` creates a connection's protocol. `counts` returns how many
-    connections there are.
+    `place`: the process's number. `connection_factory` creates a connection's protocol. `counts`
+    returns how many connections there are.
     """
 
     def __init__(
@@ -81,13 +83,13 @@ class Acceptor:
         sockets: Sequence[socket.socket],
         *,
         loop: asyncio.AbstractEventLoop,
-        made: Callable[[], asyncio.Protocol],
+        connection_factory: Callable[[], asyncio.Protocol],
         counts: Callable[[], int],
         log: Logger,
     ) -> None:
         self._place, self._sockets, self._loop, self._log = place, sockets, loop, log
-        self._made, self._counts = made, counts
-        self._coming: set[asyncio.Task[None]] = set()
+        self._connection_factory, self._counts = connection_factory, counts
+        self._connecting: set[asyncio.Task[None]] = set()
         self._open, self._in_a_row = True, 0
 
     def listen(self, backlog: int) -> None:
@@ -97,15 +99,15 @@ class Acceptor:
             each.settimeout(0)
             self._watch(each)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Report the number of connections. Call it whenever that changes, and twice a second."""
         if self._open:
-            _SHARES.report(self._place, self._count())
+            _COUNTS.report(self._place, self._count())
 
     async def close(self) -> None:
         """Accept the queued connections, then stop: the kernel would reset the rest."""
         self._open = False
-        _SHARES.leave(self._place)
+        _COUNTS.leave(self._place)
         accepted = []
         for each in self._sockets:
             self._loop.remove_reader(each)
@@ -120,21 +122,23 @@ class Acceptor:
             each.close()
         for one in accepted:
             await self._connect(one)
-        await asyncio.gather(*self._coming)
+        await asyncio.gather(*self._connecting)
 
     def _watch(self, listening: socket.socket) -> None:
-        self._loop.add_reader(listening, self._offered, listening)
+        self._loop.add_reader(listening, self._accept_if_least_loaded, listening)
 
     def _count(self) -> int:
-        return self._counts() + len(self._coming)
+        return self._counts() + len(self._connecting)
 
-    def _offered(self, listening: socket.socket, waited: float = 0) -> None:
+    def _accept_if_least_loaded(self, listening: socket.socket, waited: float = 0) -> None:
         """A connection waits: the least-loaded process accepts it; after a moment, any."""
         if not self._open:
             return
         self._loop.remove_reader(listening)
-        if waited < _YIELD_SECONDS and not _SHARES.has_fewest(self._place, self._count()):
-            self._loop.call_later(_LOOK_SECONDS, self._offered, listening, waited + _LOOK_SECONDS)
+        if waited < _YIELD_SECONDS and not _COUNTS.has_fewest(self._place, self._count()):
+            self._loop.call_later(
+                _LOOK_SECONDS, self._accept_if_least_loaded, listening, waited + _LOOK_SECONDS
+            )
             return
         try:
             self._take_in(listening)
@@ -144,10 +148,10 @@ class Acceptor:
             self._watch(listening)
         except OSError:
             self._log.exception("cannot accept connections")
-            self._loop.call_later(_REST_SECONDS, self._offered, listening)
+            self._loop.call_later(_REST_SECONDS, self._accept_if_least_loaded, listening)
         else:
             self._watch(listening)
-        self.tell()
+        self.report()
 
     def _take_in(self, listening: socket.socket) -> None:
         """Accept one, more if the queue is long: a busy loop has few turns; refusals must be quick.
@@ -157,14 +161,14 @@ class Acceptor:
         for _ in range(min(1 + self._in_a_row // _LONG_LINE, MOST_AT_A_TURN)):
             accepted, _address = listening.accept()
             self._in_a_row += 1
-            self._coming.add(task := self._loop.create_task(self._connect(accepted)))
-            task.add_done_callback(self._coming.discard)
+            self._connecting.add(task := self._loop.create_task(self._connect(accepted)))
+            task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
             if accepted.family != socket.AF_UNIX:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(self._made, accepted)
+            await self._loop.connect_accepted_socket(self._connection_factory, accepted)
         except OSError:
             # The client has gone already.
             accepted.close()

@@ -61,14 +61,14 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
         transport.set_write_buffer_limits(high=HIGH_WATER_LIMIT)
         self._setup_callback_parser()
         self.worker.nr_conns += 1
-        self.worker.acceptor.tell()
+        self.worker.acceptor.report()
         self.worker.wait_for(self)
         self.worker.make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._gone.set()
-        self.worker.acceptor.tell()
+        self.worker.acceptor.report()
         self.worker.forget(self)
         self.hold(-self.held)
         # Wake an answer that waits in `drain`: there is no client left to read it.
@@ -347,7 +347,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
             self.age,
             [listener.sock for listener in self.sockets],
             loop=self.loop,
-            made=lambda: Connection(self),
+            connection_factory=lambda: Connection(self),
             counts=lambda: self.nr_conns,
             log=self.log.error_log,
         )
@@ -377,7 +377,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        self.acceptor.tell()
+        self.acceptor.report()
         if not self.alive and self._stopped_at > now:
             self._stopped_at = now
         for connection in list(self.waiting):

@@ -40,10 +40,11 @@ from agentauth.protocol.errors import (
 from agentauth.proxies import client_address
 from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
 from registry import rate_limits
-from registry.refusals import METHODS
+from registry.refusal_recording import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
+from verifier.paths import LEAN_PATHS, VERIFY
 from verifier.request_heads import Scope
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.state_cache import StateCache
 from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_servers import Servers
@@ -56,7 +57,7 @@ _THREADS: Final = {"handed on": 4, "probes": 2, "alive": 1}
 # How many requests may wait for or run in the threads of each kind.
 _MAX_WAITING: Final = 64
 # All that this process serves to authenticated callers.
-_JUDGING: Final = frozenset({b"/v1/verify", b"/v1/verify/batch", b"/v1/introspect"})
+_JUDGING: Final = frozenset(path.encode() for path in LEAN_PATHS)
 _NO_ROOM: Final = "Too many calls at once. Try again shortly."
 
 
@@ -84,9 +85,9 @@ class Delegate:
             threads.shutdown()
 
     async def __call__(self, request: Request) -> Response:
-        """Raises TemporarilyUnavailableError if too many wait, and RateLimitedError (`_judged`)."""
+        """Raises TemporarilyUnavailableError if too many wait, and RateLimitedError (`_judge`)."""
         kind = _kind(request.scope["raw_path"])
-        scope = await self._judged(request)
+        scope = await self._judge(request)
         if self._waiting[kind] >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
         # The request may be for the metrics.
@@ -100,7 +101,7 @@ class Delegate:
         finally:
             self._waiting[kind] -= 1
 
-    async def _judged(self, request: Request) -> Scope:
+    async def _judge(self, request: Request) -> Scope:
         """The request's scope if Django is to answer it, with COUNTED if a stranger was counted.
 
         Django's view takes ten times as long to refuse a stranger. Raises RateLimitedError if the
@@ -219,7 +220,7 @@ def environ(scope: Scope, body: bytes) -> dict[str, Any]:
     return made
 
 
-def failed(error: Exception) -> Response:
+def error_response(error: Exception) -> Response:
     """Any exception as its answer. Records nothing: the code that raised it has done so."""
     known = domain_error(error)
     if isinstance(known, ServerError):
@@ -229,21 +230,21 @@ def failed(error: Exception) -> Response:
     if isinstance(known, TemporarilyUnavailableError) and not known.reason and not known.fields:
         return _unavailable(known.description)
     if isinstance(known, RateLimitedError):
-        return _limited(known.description, known.fields["retry_after"])
-    return _told(known)
+        return _rate_limit_response(known.description, known.fields["retry_after"])
+    return _response_of(known)
 
 
 @lru_cache(maxsize=16)
 def _unavailable(description: str) -> Response:
-    return _told(TemporarilyUnavailableError(description))
+    return _response_of(TemporarilyUnavailableError(description))
 
 
 @lru_cache(maxsize=256)
-def _limited(description: str, retry_after: int) -> Response:
-    return _told(RateLimitedError(description, retry_after=retry_after))
+def _rate_limit_response(description: str, retry_after: int) -> Response:
+    return _response_of(RateLimitedError(description, retry_after=retry_after))
 
 
-def _told(error: AgentAuthError) -> Response:
+def _response_of(error: AgentAuthError) -> Response:
     status = STATUSES[error.code]
     headers = headers_of(error, status, HttpRequest())
     sent = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
@@ -261,7 +262,7 @@ def standing_headers() -> tuple[tuple[bytes, bytes], ...]:
     headers are not ours.
     """
     made = HttpResponse(content_type="application/json", headers={"Cache-Control": "no-store"})
-    through_middleware(made, "/v1/verify")
+    through_middleware(made, VERIFY)
     made["Allow"] = "POST, OPTIONS"
     # Each answer has its own.
     del made["Content-Length"]
@@ -290,7 +291,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
     # How long the loop waits for the GIL while a thread reads rows (s). Python's default: 0.005.
     sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
-    runs = lambda: epochs.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
+    runs = lambda: replay_epochs.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
     verifier = VerifierProcess(
@@ -300,7 +301,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
     tally.begin()
     return verifier, Edge(
         delegate=Delegate(tally, verifier.cached_state),
-        failed=failed,
+        failed=error_response,
         observe=tally.request,
         headers=standing_headers(),
     )

@@ -7,7 +7,7 @@ It speaks http, behind a proxy of ours that holds the certificate and passes thr
 import gc
 from typing import Any
 
-from agentauth.server.serving import (
+from agentauth.server.gunicorn_settings import (
     child_exit,
     control_socket_disable,
     empty,

@@ -4,7 +4,7 @@ import gc
 from typing import Any
 
 from agentauth.environment import number
-from agentauth.server.serving import (
+from agentauth.server.gunicorn_settings import (
     child_exit,
     control_socket_disable,
     empty,
@@ -61,7 +61,7 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     """When a process ends: store which decisions in Redis it answered for, for the drainer."""
     from django.db import connections
 
-    from verifier.stores.acknowledged import ACKNOWLEDGED
+    from verifier.stores.acknowledged_events import ACKNOWLEDGED
 
     try:
         ACKNOWLEDGED.save()

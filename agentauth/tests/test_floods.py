@@ -12,14 +12,14 @@ from django.test import Client
 
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP
-from agentauth.tests.test_public_urls import ROUTES, filled
 from audit import kinds
-from audit.log.refusals import RECORDED_PER_MINUTE
+from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from audit.models import Event, RefusalCount
 from audit.services import seal_audit
 from registry.models import BarredKey
 from registry.tests.cast import AgentClient, assert_refused
-from verifier.services.epochs import read_or_create_row
+from tests.endpoints import ROUTES, address
+from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ BESIDE = {
 @pytest.fixture
 def _few(monkeypatch: pytest.MonkeyPatch, now: datetime) -> Iterator[None]:
     """A minute that never ends, with a small allowance."""
-    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", ALLOWED)
+    monkeypatch.setattr("audit.log.refusal_counts.RECORDED_PER_MINUTE", ALLOWED)
     with time_machine.travel(now, tick=False):
         yield
 
@@ -70,16 +70,16 @@ def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
     read_or_create_row()
     before, first = rows(), Event.objects.latest("id").id
     client = Client(SERVER_NAME="localhost", SERVER_PORT="8000")
-    for path in {filled(route) for route in ROUTES} | {"/nothing/here"}:
+    for path in {address(route, {}) for route in ROUTES} | {"/nothing/here"}:
         for method in ("GET", "POST"):
             for number, headers in enumerate(strangers(method, path)):
                 client.cookies.clear()
-                address = f"203.0.{number}.{len(path) + len(headers)}"
+                remote = f"203.0.{number}.{len(path) + len(headers)}"
                 client.generic(
                     method,
                     path,
                     headers=headers | {"Origin": "http://localhost:8000"},
-                    REMOTE_ADDR=address,
+                    REMOTE_ADDR=remote,
                 )
     after = rows()
     assert {name for name, count in after.items() if count != before[name]} <= BESIDE
@@ -104,7 +104,7 @@ def test_SA_6_private_keys_that_no_agent_has_fill_no_table(now: datetime) -> Non
 
 @pytest.mark.usefixtures("_few")
 def test_SA_6_a_key_that_is_barred_already_uses_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 2)
+    monkeypatch.setattr("audit.log.refusal_counts.RECORDED_PER_MINUTE", 2)
     first, second = AgentClient(), AgentClient()
     for _ in range(3):
         first.register(manifest=first.disclosing("agent-manifest+jwt"))

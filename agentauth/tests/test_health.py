@@ -22,7 +22,7 @@ from kms import services
 from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
-from verifier.services import epochs
+from verifier.services import replay_epochs
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor("system", "test")
@@ -36,9 +36,9 @@ def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_writing", health.Writing("writable"))
     # By then the trial's thread has ended, or been told to.
     monkeypatch.setattr(health, "WAIT_SECONDS", 20.0)
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
     yield
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
 
 
 def ask(path: str = "/health/ready") -> Any:
@@ -91,9 +91,9 @@ def no_signature(
     """Keys are not where this process looks for them."""
     monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
     there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
     yield there
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
 
 
 def test_KM_14_a_key_that_does_not_sign_is_named_and_all_else_goes_on(
@@ -203,10 +203,10 @@ def test_a_host_whose_clock_is_off_is_not_ready(
 ) -> None:
     later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "database_clock", lambda: later)
+        patch.setattr(replay_epochs, "database_clock", lambda: later)
         assert failing(ask()) == ["clock"]
         assert REGISTRY.get_sample_value("agentauth_ready", {"check": "clock"}) == 0
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     assert failing(ask()) == []
 
 

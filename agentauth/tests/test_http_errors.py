@@ -14,8 +14,8 @@ from rest_framework.views import APIView
 
 from agentauth import http_errors
 from agentauth.protocol import errors
-from approvals.views.access import SignInRequiredError
-from audit.log.refusals import RECORDED_PER_MINUTE
+from approvals.views.page_requests import SignInRequiredError
+from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from audit.models import Event
 
 

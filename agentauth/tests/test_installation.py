@@ -16,7 +16,7 @@ from agentauth.startup import Start, StartRefusedError, settings_agree
 from audit.management.json_output import JsonCommand
 from audit.models import Event
 from registry.models import Installation
-from registry.services.installation import (
+from registry.services.settings_agreement import (
     different,
     disagreement,
     fingerprint,
@@ -26,9 +26,9 @@ from registry.services.installation import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import epochs, rollback_detection
-from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import Lease, read_or_create_row
+from verifier.services import replay_epochs, rollback_detection
+from verifier.services.replay_epoch_keeper import Keeper
+from verifier.services.replay_epochs import Lease, read_or_create_row
 
 pytestmark = pytest.mark.django_db
 NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
@@ -140,7 +140,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
 ) -> None:
     monkeypatch.setattr("agentauth.observability.health.KEPT_SECONDS", 0.0)
     monkeypatch.setattr("agentauth.observability.health._readiness", Readiness())
-    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_epochs, "FRESH_SECONDS", 0)
     record(now)
     client = Client()
     assert client.get("/v1/issuer-does-not-exist").status_code == 404

@@ -74,7 +74,7 @@ def acceptor(listening: Any) -> Acceptor:
         1,
         [listening],
         loop=asyncio.get_running_loop(),
-        made=Saying,
+        connection_factory=Saying,
         counts=lambda: 0,
         log=logging.getLogger(__name__),
     )
@@ -128,7 +128,7 @@ def test_delayed_accept_after_closing_does_nothing() -> None:
             made.listen(5)
             await made.close()
             # As it is called again after a moment.
-            made._offered(listening, 0.002)
+            made._accept_if_least_loaded(listening, 0.002)
 
     asyncio.run(run())
 
@@ -149,7 +149,7 @@ def test_RF_19_many_who_come_at_once_wait_for_few_turns_of_a_busy_loop() -> None
                 1,
                 [listening],
                 loop=loop,
-                made=Here,
+                connection_factory=Here,
                 counts=lambda: 0,
                 log=logging.getLogger(__name__),
             )
@@ -178,7 +178,7 @@ def test_connection_waits_briefly_for_a_less_loaded_process(
 ) -> None:
     shared = ConnectionCounts(32)
     shared.report(2, others)
-    monkeypatch.setattr(least_loaded, "_SHARES", shared)
+    monkeypatch.setattr(least_loaded, "_COUNTS", shared)
 
     async def run() -> float:
         loop = asyncio.get_running_loop()
@@ -188,7 +188,7 @@ def test_connection_waits_briefly_for_a_less_loaded_process(
                 1,
                 [listening],
                 loop=loop,
-                made=Saying,
+                connection_factory=Saying,
                 counts=lambda: 5,
                 log=logging.getLogger(__name__),
             )

@@ -113,7 +113,7 @@ def test_where_the_log_cannot_be_asked_the_rest_is_given(
     def away(*, now: datetime) -> None:
         raise OperationalError(str(now))
 
-    monkeypatch.setattr(metrics, "log_standing", away)
+    monkeypatch.setattr(metrics, "read_log_status", away)
     assert "audit_leaves" not in page()
     assert sample("queue_events") == 0
 

@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 from agentauth.middleware import ANY_HOST_PATHS
 from agentauth.observability import health, ops_listener
 from audit.models import Event
-from registry.services.installation import record_settings
+from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER
 from tests.postgres import free_port
 

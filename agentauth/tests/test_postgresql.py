@@ -25,7 +25,7 @@ from agentauth.postgresql.base import SILENCE, use_short_timeouts
 from agentauth.settings import database
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.time_limits import within
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 
 
 def test_what_the_url_says_of_the_connection_is_not_lost() -> None:

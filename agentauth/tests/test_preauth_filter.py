@@ -16,17 +16,18 @@ from pytest_django import Settings
 from agentauth import http_errors
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.server import verifier_application
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Event
 from registry import rate_limits
 from registry.services.provider_authentication import find_by_credentials
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
-from tests.endpoint_comparison import VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.time_limits import within
 from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.paths import VERIFY
 from verifier.services import state_cache
 from verifier.tests.scene import LOOK, Scene, scene
 

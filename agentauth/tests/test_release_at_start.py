@@ -9,14 +9,14 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from agentauth import deployment
+from agentauth import deployment_checks
 from agentauth.observability import health
 from agentauth.startup import Start
 from audit.services import Actor
 from registry.models import Installation
 from registry.release import RELEASE
-from registry.services.installation import record_settings
-from verifier.services import epochs
+from registry.services.settings_agreement import record_settings
+from verifier.services import replay_epochs
 
 pytestmark = pytest.mark.django_db
 keys = import_module("kms.migrations.0001_squashed_0005_keys")
@@ -25,10 +25,10 @@ keys = import_module("kms.migrations.0001_squashed_0005_keys")
 @pytest.fixture(autouse=True)
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_readiness", health.Readiness())
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
-    health._migrated.cache_clear()
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
+    health._check_migrations.cache_clear()
     yield
-    health._migrated.cache_clear()
+    health._check_migrations.cache_clear()
 
 
 def database_is_at(release: int) -> None:
@@ -76,8 +76,8 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
     ids=["all", "part of a squashed one"],
 )
 def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:
-    assert deployment._is_migrated()
+    assert deployment_checks._is_migrated()
     for app, name in waiting:
         MigrationRecorder(connection).record_unapplied(app, name)
     assert not migrations_hold()
-    assert not deployment._is_migrated()
+    assert not deployment_checks._is_migrated()

@@ -70,7 +70,7 @@ def test_OG_17_whether_a_process_lives_is_answered_beside_all_that_waits(
 
 def test_repeated_failure_answer_is_unchanged_and_counted_each_time() -> None:
     def told(**more: Any) -> tuple[int, Any, dict[bytes, bytes]]:
-        answer = verifier_application.failed(TemporarilyUnavailableError("Later.", **more))
+        answer = verifier_application.error_response(TemporarilyUnavailableError("Later.", **more))
         return answer.status, json.loads(answer.body), dict(answer.headers)
 
     plain = {"error": "temporarily_unavailable", "error_description": "Later."}

@@ -13,7 +13,7 @@ from tests.postgres import free_port
 from tests.redis_servers import Server
 from verifier.services.outbox import drain_redis
 from verifier.stores.scripts import MAX_STREAM
-from verifier.tests.streams import Verifier, taken
+from verifier.tests.streams import Verifier, logged_decisions
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -28,7 +28,7 @@ def test_the_job_drains_what_the_settings_name(
 ) -> None:
     written = verifier.write()
     jobs.Command().work(slow=False)
-    assert taken() == [written]
+    assert logged_decisions() == [written]
     # Numbered in the same run.
     assert Leaf.objects.filter(event_id=written).exists()
 

@@ -17,9 +17,9 @@ from agentauth.observability import metrics
 from agentauth.preauth_filter import Judged, PreauthFilter, Verdict
 from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Event
-from kms.seals import DEMAND
+from kms.row_seals import DEMAND
 from registry import rate_limits
 from registry.models import Human, ServiceProvider
 from registry.rate_limits import ADDRESS, CREDENTIALS, ENTRY, REGISTRATIONS, STRANGERS
@@ -280,14 +280,20 @@ def test_SA_10_who_is_refused_is_counted_in_log_and_metrics(
     judging.write_down()
     judging.look_up([own(AgentClient()) for _ in range(4)])
     judging.look_up([call("BREW /v1/made/up", "DPoP: x")])
+    judging.look_up([call("GET /v1/audit/events", "DPoP: x")])
     judging.write_down()
-    assert told.get() == before + 6
+    assert told.get() == before + 7
     monkeypatch.setattr(http_errors._batches, "_next_at", {})
     judging.look_up([own(AgentClient())])
     judging.write_down()
     events = Event.objects.filter(reason="rate_limited").order_by("id")
     said = [(event.data["route"], event.data.get("count", 1)) for event in events]
-    assert said == [("GET v1/agents/me", 1), ("other ", 1), ("GET v1/agents/me", 5)]
+    assert said == [
+        ("GET v1/agents/me", 1),
+        ("other ", 1),
+        ("GET v1/audit/events", 1),
+        ("GET v1/agents/me", 5),
+    ]
 
 
 def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
@@ -295,7 +301,7 @@ def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
 ) -> None:
     judging.look_up([own(AgentClient())])
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.epochs.Lease.halt", _away)
+        patch.setattr("verifier.services.replay_epochs.Lease.halt", _away)
         judging.write_down()
     assert not Event.objects.filter(reason="rate_limited").exists()
     judging.write_down()

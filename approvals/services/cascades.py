@@ -16,8 +16,8 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.protocol.names import quoted
 from agentauth.protocol.receipt import RECEIPT_TYP
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.models import Passkey, Receipt, SetupCode
 from audit.models import Checkpoint
@@ -65,11 +65,11 @@ def describe_agent(agent: Agent, now: datetime) -> Cascade:
         _("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)},
         _("Id: %(id)s.") % {"id": agent.pk},
     ]
-    held = _held(Q(agent=agent), now)
+    held = _living_grants(Q(agent=agent), now)
     n = held.count()
     return _loss(
         agent.pk,
-        _typed(agent.name, agent.pk),
+        _text_to_type(agent.name, agent.pk),
         quoted(agent.name),
         about,
         [*(_may(grant) for grant in held.select_related("service_provider")[:_NAMED]), *_more(n)],
@@ -85,7 +85,7 @@ def describe_grant(grant: Grant, now: datetime) -> Cascade:
     agent, provider = grant.agent, grant.service_provider
     about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
     title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
-    typed = _typed(agent.name, grant.pk)
+    typed = _text_to_type(agent.name, grant.pk)
     if grant.status_at(now) not in _HELD:
         refusal = _("It is not approved, or has ended, so it cannot be revoked.")
         return _loss(grant.pk, typed, title, about, (), refusal=refusal)
@@ -100,7 +100,7 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Casca
     Of many grants only the oldest are named and the rest are not counted, because approvals go on
     and each would change the page.
     """
-    held = _held(Q(service_provider=provider), now)
+    held = _living_grants(Q(service_provider=provider), now)
     n = held.count()
     facts = [
         _("Grant of agent %(agent)s") % {"agent": quoted(grant.agent.name)}
@@ -108,7 +108,7 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Casca
     ]
     return _loss(
         provider.pk,
-        _typed(provider.slug, provider.pk),
+        _text_to_type(provider.slug, provider.pk),
         quoted(provider.name),
         [_("Address: %(audience)s.") % {"audience": provider.audience}],
         [*facts, *([_("More grants")] if n > _NAMED else [])],
@@ -124,7 +124,7 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Casca
 def describe_human(human: Human, now: datetime) -> Cascade:
     """Their agents, each with its number of grants, and their passkeys."""
     agents = list(human.agents.exclude(status=Agent.Status.REVOKED).order_by("id"))
-    held = Counter(_held(Q(agent__human=human), now).values_list("agent_id", flat=True))
+    held = Counter(_living_grants(Q(agent__human=human), now).values_list("agent_id", flat=True))
     facts = [
         ngettext("Agent %(agent)s, with %(n)s grant", "Agent %(agent)s, with %(n)s grants", n)
         % {"agent": quoted(agent.name), "n": sentences.whole(n)}
@@ -146,7 +146,7 @@ def describe_human(human: Human, now: datetime) -> Cascade:
         grants=held.total(),
         tokens=_tokens(Q(grant__agent__human=human), now),
         waiting=_waiting(Q(agent__human=human), now),
-        refusal=_refused(lambda: refuse_to_delete(human)),
+        refusal=_refusal_of(lambda: refuse_to_delete(human)),
     )
 
 
@@ -174,7 +174,7 @@ def describe_key(key: Key, now: datetime) -> Cascade:
     about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
     facts = _SIGNED[key.purpose](key, now)
     keys = list(Key.objects.filter(purpose=key.purpose))
-    refusal = _refused(lambda: refuse_to_disable(key, keys, now=now))
+    refusal = _refusal_of(lambda: refuse_to_disable(key, keys, now=now))
     title = _("%(purpose)s key %(kid)s") % {"purpose": key.purpose, "kid": key.kid[:_KID_TYPED]}
     purpose = key.purpose
     tokens = _tokens(_issued_under(key), now) if purpose == Key.Purpose.TOKEN else 0
@@ -218,7 +218,9 @@ def _of_receipts(key: Key, now: datetime) -> Iterator[str]:
         n := Receipt.objects.filter(kid=key.kid).count() + unread.count(),
     ) % {"n": sentences.whole(n)}
     under = list(_approved_under(key, now))
-    for grant in _held(Q(pk__in=under[:_NAMED]), now).select_related("agent", "service_provider"):
+    for grant in _living_grants(Q(pk__in=under[:_NAMED]), now).select_related(
+        "agent", "service_provider"
+    ):
         yield _("Agent %(agent)s at %(at)s cannot act until its owner approves it again.") % {
             "agent": quoted(grant.agent.name),
             "at": quoted(grant.service_provider.name),
@@ -230,7 +232,7 @@ def _approved_under(key: Key, now: datetime) -> Iterator[uuid.UUID]:
     """The held grants whose newest approval this key signed, in id order, read a page at a time."""
     approvals = Receipt.objects.filter(kind="approval", decision="approve")
     signed = approvals.annotate(by=Coalesce("kid", Left("compact", len(_beginning(key)))))
-    held = _held(Q(), now).values_list("pk", flat=True)
+    held = _living_grants(Q(), now).values_list("pk", flat=True)
     last = uuid.UUID(int=0)
     while page := list(held.filter(pk__gt=last)[:_PAGE]):
         of_page = signed.filter(subject__in=[str(pk) for pk in page])
@@ -266,7 +268,7 @@ def _issued_under(key: Key) -> Q:
     return begun & Q(issued_at__lt=key.retired_at + TOKEN_OVERLAP) if key.retired_at else begun
 
 
-def _held(which: Q, now: datetime) -> Any:
+def _living_grants(which: Q, now: datetime) -> Any:
     """Approved and suspended grants in the order they were requested, without revoked agents'."""
     found = Grant.objects.filter(which, status__in=_HELD, valid_until__gt=now)
     return found.exclude(agent__status=Agent.Status.REVOKED).order_by("id")
@@ -295,7 +297,7 @@ def _owned_by(owner: Human | None) -> list[str]:
     return [_("Owner: %(name)s, %(email)s.") % {"name": quoted(owner.name), "email": owner.email}]
 
 
-def _typed(name: str, pk: object) -> str:
+def _text_to_type(name: str, pk: object) -> str:
     return name if len(name) <= _NAME_TYPED else str(pk)[-_ID_TYPED:]
 
 
@@ -332,7 +334,7 @@ def _date(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
-def _refused(ask: Callable[[], None]) -> str:
+def _refusal_of(ask: Callable[[], None]) -> str:
     try:
         ask()
     except InvalidStateError as error:

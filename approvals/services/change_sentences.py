@@ -2,11 +2,11 @@
 
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 
 
-def moved(name: str, old: object, new: object) -> str:
+def change_sentence(name: str, old: object, new: object) -> str:
     """A sentence about one member of what a decision rests on, with its old and new value."""
     if name == "agent_key":
         old, new = sentences.fingerprint(str(old)), sentences.fingerprint(str(new))

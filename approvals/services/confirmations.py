@@ -13,7 +13,7 @@ from agentauth.protocol.errors import (
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
-from approvals.services.likeness import name_warnings
+from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
 from approvals.services.recovery_notice import recovery_marks
 from approvals.services.signatures import accept_signature, ask_signature

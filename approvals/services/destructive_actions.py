@@ -210,7 +210,7 @@ def preview(
 
     Raises NotFoundError if a row is missing or not this party's.
     """
-    return _described(kind, _found(kind, ids, human, party), human, party, now)
+    return _describe(kind, _find_rows(kind, ids, human, party), human, party, now)
 
 
 def end_for_good(
@@ -237,10 +237,10 @@ def end_for_good(
     if kind == "key":
         promote_due_keys(now=now)
     with transaction.atomic():
-        chosen = _found(kind, ids, human, party)
+        chosen = _find_rows(kind, ids, human, party)
         KINDS[kind].lock(chosen, now)
         rows = list(chosen.select_for_update(no_key=True))
-        found = _described(kind, rows, human, party, now)
+        found = _describe(kind, rows, human, party, now)
         check_shown(found, shown)
         by_id = {str(row.pk): row for row in rows}
         for each in found.ends:
@@ -273,7 +273,7 @@ def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
+def _find_rows(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
     """The rows in id order, in which they are locked and ended. Raises NotFoundError."""
     if kind not in KINDS or (party == "administrator" and not human.is_administrator):
         raise NotFoundError
@@ -285,13 +285,11 @@ def _found(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> Q
     return rows.order_by("pk")
 
 
-def _described(
-    kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime
-) -> Preview:
+def _describe(kind: str, rows: Iterable[Any], human: Human, party: Party, now: datetime) -> Preview:
     each = [_unless_oneself(KINDS[kind].describe(row, now), human) for row in rows]
     ends = [loss for loss in each if not loss.refusal]
     stays = [loss for loss in each if loss.refusal]
-    return Preview(kind, tuple(ends), tuple(stays), _typed(kind, ends, party))
+    return Preview(kind, tuple(ends), tuple(stays), _text_to_type(kind, ends, party))
 
 
 def _unless_oneself(loss: Cascade, human: Human) -> Cascade:
@@ -301,7 +299,7 @@ def _unless_oneself(loss: Cascade, human: Human) -> Cascade:
     return replace(loss, refusal=refusal)
 
 
-def _typed(kind: str, ends: Sequence[Cascade], party: Party) -> str:
+def _text_to_type(kind: str, ends: Sequence[Cascade], party: Party) -> str:
     """What to type: the name of the single row, or the number of rows."""
     if not ends or (party == "owner" and kind == "grant"):
         return ""

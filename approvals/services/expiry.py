@@ -5,7 +5,7 @@ from datetime import datetime
 from django.contrib.sessions.models import Session
 
 from approvals.services.challenges import forget_challenges
-from approvals.services.receipt_keys import fill_kids
+from approvals.services.receipt_key_backfill import fill_kids
 from approvals.services.text_erasure import erase_again, forget_ended_invitations
 from registry.services.database_time import not_ahead
 from registry.services.expiry import forget

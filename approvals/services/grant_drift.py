@@ -7,13 +7,13 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
-from approvals.services.change_sentences import moved
-from approvals.services.offer import Lost
+from approvals.services.approvable_terms import LostPermission
+from approvals.services.change_sentences import change_sentence
 from approvals.services.signatures import receipt_of
 from registry.models import Grant
 
 
-def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
+def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[str]:
     """Sentences on how a suspended grant differs from what was last signed.
 
     A manifest that was only renewed says the same as before, so it is mentioned only if it took
@@ -21,7 +21,7 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
     """
     causes, lines = Grant.SuspensionCause, []
     agent, provider = grant.agent, grant.service_provider
-    if signed := _signed(grant):
+    if signed := _signed_statement(grant):
         was, at = signed["agent"], signed["service_provider"]
         pairs = [
             ("agent_key", was["jkt"], agent.jkt),
@@ -29,13 +29,13 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
             ("audience", at["audience"], provider.audience),
             ("service_name", at["name"], provider.name),
         ]
-        lines += [moved(name, old, new) for name, old, new in pairs if old != new]
+        lines += [change_sentence(name, old, new) for name, old, new in pairs if old != new]
     if grant.suspension_cause == causes.MANIFEST_CHANGED or any(each.by_manifest for each in lost):
-        lines.append(moved("manifest", None, None))
+        lines.append(change_sentence("manifest", None, None))
     if grant.suspension_cause == causes.ALLOWED_CHANGED or any(
         not each.by_manifest for each in lost
     ):
-        lines.append(moved("allowed", None, None))
+        lines.append(change_sentence("allowed", None, None))
     if grant.suspension_cause == causes.RECOVERY:
         lines.append(_("Your account was recovered."))
     if grant.suspension_cause == causes.RESTORED:
@@ -56,7 +56,7 @@ def moved_since_signed(grant: Grant, lost: tuple[Lost, ...]) -> list[str]:
     ]
 
 
-def _signed(grant: Grant) -> dict[str, Any] | None:
+def _signed_statement(grant: Grant) -> dict[str, Any] | None:
     """The statement of the last approval; None without a receipt.
 
     Its seal is not checked: the row that holds it is our own.

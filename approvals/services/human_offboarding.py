@@ -10,9 +10,9 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, RecoveryQuerySet, SetupCode
-from approvals.services.passkey_registration import remove_all_passkeys
-from approvals.services.people import end_invitations, invitations_of
+from approvals.services.passkey_management import remove_all_passkeys
 from approvals.services.recovery import cancel_all, taken_part_in
+from approvals.services.setup_and_sign_in import end_invitations, invitations_of
 from approvals.services.text_erasure import erase_texts
 from audit.services import Actor
 from registry.models import Human

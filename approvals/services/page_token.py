@@ -15,7 +15,7 @@ from django.core import signing
 
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from approvals.models import Challenge
-from approvals.services.change_sentences import moved
+from approvals.services.change_sentences import change_sentence
 
 _SALT = "approvals.page"
 
@@ -80,5 +80,5 @@ def check_drawn(page: Page, token: str) -> None:
     told = [name for name in differs if name != "text"] or differs
     raise GrantChangedError(
         "This page has changed since it was shown. Reload it and read it again.",
-        changes=[moved(name, old.get(name), new[name]) for name in told],
+        changes=[change_sentence(name, old.get(name), new[name]) for name in told],
     )

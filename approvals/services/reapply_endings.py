@@ -15,17 +15,17 @@ from django.db.models import QuerySet
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey
 from approvals.services.human_offboarding import delete_human, suspend_human
-from approvals.services.passkey_registration import remove_passkey_for_good
+from approvals.services.passkey_management import remove_passkey_for_good
 from audit import kinds
 from audit.services import Actor
-from audit.witness.endings import Ending
+from audit.witness.ending_copies import Ending
 from kms.certificates import revoke_certificate
 from kms.services import disable_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
+from registry.services.agent_keys import DISCLOSED, bar_key
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
-from registry.services.keys import DISCLOSED, bar_key
-from registry.services.rotation import ROTATED
+from registry.services.key_rotation import ROTATED
 from registry.services.service_providers import (
     end_secret,
     revoke_service_provider,

@@ -25,15 +25,15 @@ from agentauth.protocol.errors import (
 from approvals.models import Challenge, Recovery, RecoveryQuerySet
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
-from approvals.services.passkey_registration import (
+from approvals.services.passkey_management import (
     add_passkey,
     hold_passkeys,
     remove_all_passkeys,
     user_handle_of,
     verify_new,
 )
-from approvals.services.people import SETUP_CODE_BYTES, SetupLink, setup_digest
 from approvals.services.recovery_notice import RECENT, recent_recovery
+from approvals.services.setup_and_sign_in import SETUP_CODE_BYTES, SetupLink, setup_digest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human

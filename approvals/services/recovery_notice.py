@@ -38,4 +38,4 @@ def recovery_marks(human: Human, *, now: datetime) -> list[str]:
 def recovery_mark(row: Recovery, *, zone: str) -> str:
     """The sentence about a used recovery."""
     assert row.used_at is not None
-    return sentences.recovered(row.used_at, zone)
+    return sentences.recovery_sentence(row.used_at, zone)

@@ -8,14 +8,14 @@ from typing import Any, Literal
 from django.db.models import Q, QuerySet
 
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
-from agentauth.protocol.resuming import Subject, resume_statement
-from approvals import sentences_resume as texts
+from agentauth.protocol.resume_statement import Subject, resume_statement
+from approvals import resume_consent_texts as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony, hold_human, void
 from approvals.services.page_token import Page
-from approvals.services.people import end_invitations
 from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in
 from approvals.services.recovery_notice import recovery_marks
+from approvals.services.setup_and_sign_in import end_invitations
 from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor

@@ -25,7 +25,7 @@ from approvals.services.challenges import (
     take,
 )
 from approvals.services.page_token import Page, check_drawn
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from kms.services import signer
 from registry.models import Human
 
@@ -80,7 +80,7 @@ def accept_signature(
     """
     row = latest(ceremony)
     fingerprint = _fingerprint(credential)
-    if (repeated := _repeated(row, fingerprint)) is not None:
+    if (repeated := _find_repeated(row, fingerprint)) is not None:
         return repeated
     try:
         with transaction.atomic():
@@ -96,7 +96,7 @@ def accept_signature(
     except AgentAuthError:
         # If the same assertion came in twice at once, the other request has stored its receipt by
         # now.
-        if (repeated := _repeated(row, fingerprint)) is not None:
+        if (repeated := _find_repeated(row, fingerprint)) is not None:
             return repeated
         spend(row, now=now)
         raise
@@ -144,7 +144,7 @@ def receipt_of(kind: str, subject: str) -> Receipt | None:
     return found.order_by("-created_at", "-id").first()
 
 
-def _repeated(row: Challenge, fingerprint: bytes) -> Receipt | None:
+def _find_repeated(row: Challenge, fingerprint: bytes) -> Receipt | None:
     receipt = Receipt.objects.filter(challenge=bytes(row.challenge)).first()
     if receipt is None or not hmac.compare_digest(bytes(receipt.assertion), fingerprint):
         return None

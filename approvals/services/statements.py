@@ -18,7 +18,7 @@ from agentauth.protocol.signed_statements import (
     confirmation_statement,
 )
 from agentauth.protocol.statement_fields import NONCE_BYTES
-from approvals.services.terms import Terms
+from approvals.services.term_choices import Terms
 from registry.models import Agent, Grant, Human, ServiceProvider
 from verifier.models import Confirmation
 

@@ -24,9 +24,9 @@ from audit.log.erasure import erase_invitation, erase_openings
 from audit.models import Event
 from audit.services import SYSTEM, Actor, record
 from registry.models import Grant, Human
-from registry.services import forgetting as registry_forgetting
+from registry.services import text_erasure as registry_forgetting
 from verifier.models import Confirmation
-from verifier.services import forgetting as verifier_forgetting
+from verifier.services import text_erasure as verifier_forgetting
 
 # A call that runs during a deletion may leave a text behind: look for such texts this long.
 AGAIN_FOR: Final = timedelta(days=1)
@@ -92,7 +92,7 @@ def erase_texts(
         verifier_forgetting.erase_texts(agent_ids=agents)
         events = erase_openings(human_id=human.pk, agent_ids=agents, email=email, since=since)
         if since is None or events or receipts:
-            for data in _told(agents, events, receipts):
+            for data in _event_data(agents, events, receipts):
                 if late:
                     data["late"] = True
                 record(kind=kinds.HUMAN_ERASED, actor=actor, at=now, human_id=human.pk, data=data)
@@ -151,7 +151,7 @@ def forget_ended_invitations(*, now: datetime) -> int:
     return len(rows)
 
 
-def _told(
+def _event_data(
     agents: Collection[uuid.UUID], events: Collection[str], receipts: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """Data of the events that record what was erased: at least one, TOLD_AT_ONCE ids in each."""

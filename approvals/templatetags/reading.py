@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.names import legible
-from agentauth.protocol.names import quoted as in_quotes
+from agentauth.protocol.untrusted_text import legible
+from agentauth.protocol.untrusted_text import quoted as in_quotes
 from approvals import sentences
 
 register = template.Library()

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connection
 from pyarrow import parquet
 
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import Person, browser
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider

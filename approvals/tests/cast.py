@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,14 +12,24 @@ from typing import Any
 from django.conf import settings
 from django.test import Client
 
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
 
 ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
-__all__ = ["DELETE", "ORIGIN", "PAY", "READ_CALENDAR", "Person", "browser", "drawn_on", "invited"]
+__all__ = [
+    "DELETE",
+    "ORIGIN",
+    "PAY",
+    "READ_CALENDAR",
+    "Person",
+    "browser",
+    "drawn_on",
+    "invited",
+    "signed_in",
+]
 
 
 def browser(**headers: str) -> Client:
@@ -182,6 +194,15 @@ class Person:
             return asked
         credential = self.device.assertion(asked.json()["publicKey"])
         return self.post(f"{path}decide", {"credential": credential})
+
+
+@contextmanager
+def signed_in(*people: Person) -> Iterator[None]:
+    """Their cookies are afterwards those of before, even if a test signs them out."""
+    cookies = [deepcopy(person.client.cookies) for person in people]
+    yield
+    for person, kept in zip(people, cookies, strict=True):
+        person.client.cookies = kept
 
 
 def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 
 from approvals.models import Recovery
-from approvals.services.people import SetupLink
 from approvals.services.recovery import create_recovery_link, start_recovery
+from approvals.services.setup_and_sign_in import SetupLink
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from registry.models import Human

@@ -57,7 +57,7 @@ STOPS: Mapping[str, Stop] = {
 }
 
 
-def asked(shop: Scene, operation: str) -> str:
+def ask_confirmation(shop: Scene, operation: str) -> str:
     answer = shop.pay("90.00", operation)
     assert answer["reason"] == "confirm_above"
     return str(answer["confirmation_id"])
@@ -74,10 +74,10 @@ def test_EN_11_a_yes_from_before_a_suspension_is_not_used_after_it(
     what: str, shop: Scene, alice: Person, admin: Person
 ) -> None:
     operation = key()
-    first = asked(shop, operation)
+    first = ask_confirmation(shop, operation)
     assert say_yes(alice, first).status_code == 200
     STOPS[what](shop, alice, admin)
-    second = asked(shop, operation)
+    second = ask_confirmation(shop, operation)
     assert second != first
     # A new confirmation, made afterwards, is used once.
     alice.sign_in()
@@ -90,7 +90,7 @@ def test_EN_11_only_what_was_suspended_loses_its_yes(
 ) -> None:
     other = approved(enrolled(alice.human, now=now), shop.provider, now=now)
     operation = key()
-    assert say_yes(alice, asked(shop, operation)).status_code == 200
+    assert say_yes(alice, ask_confirmation(shop, operation)).status_code == 200
     assert alice.client.post(f"/agents/{other.agent_id}/suspend").status_code == 302
     assert alice.resume(f"/agents/{other.agent_id}/resume/").status_code == 200
     assert shop.pay("90.00", operation)["valid"]
@@ -100,7 +100,7 @@ def test_EN_11_only_what_was_suspended_loses_its_yes(
 def test_EN_11_a_yes_begun_before_a_suspension_is_not_finished_after_it(
     what: str, shop: Scene, alice: Person, admin: Person
 ) -> None:
-    confirmation = asked(shop, key())
+    confirmation = ask_confirmation(shop, key())
     path = f"/confirmations/{confirmation}/"
     options = alice.press_on(path, decision="confirm").json()["publicKey"]
     STOPS[what](shop, alice, admin)

@@ -4,7 +4,7 @@ import pytest
 from django.db import transaction
 
 from approvals.tests.cast import Person
-from approvals.tests.test_after_suspension import asked, shop
+from approvals.tests.test_after_suspension import ask_confirmation, shop
 from approvals.tests.test_ending_races import Press
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Grant
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 def test_EN_11_a_yes_under_way_is_judged_before_the_suspension_is_lifted(
     shop: Scene, alice: Person, admin: Person
 ) -> None:
-    confirmation, resume = asked(shop, key()), f"/resume/agent/{shop.agent.pk}/"
+    confirmation, resume = ask_confirmation(shop, key()), f"/resume/agent/{shop.agent.pk}/"
     path, answers = f"/confirmations/{confirmation}/", list[int]()
     options = alice.press_on(path, decision="confirm").json()["publicKey"]
     said = {"credential": alice.device.assertion(options)}

@@ -14,7 +14,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
-from approvals.services import break_signing, claims, confirmations, decisions, releasing, resuming
+from approvals.services import (
+    claims,
+    confirmations,
+    grant_decisions,
+    grant_release,
+    log_break_signing,
+    resuming,
+)
 from approvals.services.page_token import Page, drawn_token
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import restored
@@ -94,7 +101,7 @@ def approval(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.statement(grant, drawn=drawn),
     )
@@ -105,7 +112,7 @@ def second_step(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.ask(grant, "second-step", drawn=drawn),
     )
@@ -169,7 +176,7 @@ def log_break(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.admin,
         path,
-        lambda: break_signing.break_page(LogBreak.objects.get(), cast.admin.human),
+        lambda: log_break_signing.break_page(LogBreak.objects.get(), cast.admin.human),
         cast.admin.drawn_at(path),
         lambda drawn: cast.admin.post(f"{path}statement", {"drawn": drawn}),
     )
@@ -186,7 +193,7 @@ def release(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.admin,
         path,
-        lambda: releasing.release_page(row, list(Grant.objects.all()), 0),
+        lambda: grant_release.release_page(row, list(Grant.objects.all()), 0),
         drawn_on(page),
         lambda drawn: cast.admin.post(
             f"{path}statement", {"grants": str(grant.pk), "drawn": drawn}

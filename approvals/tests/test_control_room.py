@@ -13,10 +13,10 @@ from pytest_django import Settings
 from agentauth.protocol.keys import PrivateKey
 from approvals.admin_site import site
 from approvals.models import SetupCode
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import Person, browser
 from audit import kinds
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 from kms.certificates import certify
 from kms.models import Key, KeyCertificate

@@ -45,7 +45,7 @@ def earlier_words() -> Iterator[None]:
     with (
         patch("approvals.consent_texts.approval_text", lambda **_terms: APPROVAL),
         patch("approvals.consent_texts.denial_text", lambda **_terms: DENIAL),
-        patch("approvals.sentences_resume.agent_text", lambda *_terms, **_more: RESUMPTION),
+        patch("approvals.resume_consent_texts.agent_text", lambda *_terms, **_more: RESUMPTION),
     ):
         yield
 

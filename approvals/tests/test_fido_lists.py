@@ -15,7 +15,7 @@ import pytest
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from approvals.models import Passkey
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import AT, BE, BS, UP, UV, Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from audit.models import Event
@@ -64,7 +64,7 @@ def approve(alice: Person, grant: Grant) -> tuple[str, Json]:
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test causes more refusals than an outsider may have recorded in a minute."""
-    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 1000)
+    monkeypatch.setattr("audit.log.refusal_counts.RECORDED_PER_MINUTE", 1000)
 
 
 DOORS = {"sign-in": sign_in, "approval": approve}

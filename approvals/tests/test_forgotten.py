@@ -28,7 +28,7 @@ from audit.stores import store_at
 from audit.verify.verification import verify_log
 from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Grant, Human
-from registry.services.standing_grants import ALIVE, UNKNOWN, UNTOLD, review
+from registry.services.grant_review import ALIVE, UNKNOWN, UNTOLD, review
 from registry.tests.cast import TESTER, AgentClient, assert_refused
 from verifier.models import Confirmation
 

@@ -17,7 +17,7 @@ from approvals.tests import canary_texts as words
 from approvals.tests.canary_texts import Planted, in_database, in_files, listed, word
 from approvals.tests.cast import Person
 from audit.archive import archiving
-from audit.archive.proving import prove_archive
+from audit.archive.archive_verification import prove_archive
 from audit.db.roles import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit

@@ -3,21 +3,21 @@
 import pytest
 
 from agentauth.protocol.capability import Capability
-from approvals.services.change_sentences import moved
+from approvals.services.approvable_terms import LostPermission
+from approvals.services.change_sentences import change_sentence
 from approvals.services.grant_drift import moved_since_signed
-from approvals.services.offer import Lost
 from registry.models import Grant
 
 pytestmark = pytest.mark.django_db
 
 CAUSES = Grant.SuspensionCause
-MANIFEST, ALLOWED = moved("manifest", None, None), moved("allowed", None, None)
+MANIFEST, ALLOWED = change_sentence("manifest", None, None), change_sentence("allowed", None, None)
 
 
 def said(grant: Grant, cause: str, *by_manifest: bool) -> list[str]:
     grant.suspension_cause = cause
     return moved_since_signed(
-        grant, tuple(Lost(Capability.read("calendar"), each) for each in by_manifest)
+        grant, tuple(LostPermission(Capability.read("calendar"), each) for each in by_manifest)
     )
 
 

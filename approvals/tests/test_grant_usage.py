@@ -12,7 +12,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from approvals import sentences
 from approvals.models import Receipt
-from approvals.sentences_resume import grant_text
+from approvals.resume_consent_texts import grant_text
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from approvals.views.grant_usage import load_usage
 from registry.models import Grant, ServiceProvider
@@ -244,8 +244,10 @@ def test_a_threshold_without_a_budget_is_flagged(
         }
     pay = PAY | {"max_amount": {"value": "100.00", "currency": "EUR"}}
     capabilities = parse_capabilities([READ_CALENDAR, pay])
-    assert sentences.unasked(capabilities, parse_envelope(envelope)) == expected
-    assert sentences.unasked(parse_capabilities([READ_CALENDAR]), parse_envelope(envelope)) == []
+    assert sentences.unasked_total(capabilities, parse_envelope(envelope)) == expected
+    assert (
+        sentences.unasked_total(parse_capabilities([READ_CALENDAR]), parse_envelope(envelope)) == []
+    )
 
 
 def test_warning_is_on_the_page_and_in_the_signed_text(

@@ -28,7 +28,7 @@ from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
 from registry.services.people import resume_human, suspend_human
 from registry.services.token_state import token_state
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue, pending
-from verifier.services.presence import is_online
+from verifier.services.presence_leases import is_online
 
 pytestmark = pytest.mark.django_db
 

@@ -8,7 +8,7 @@ from pytest_django.fixtures import Settings
 
 from approvals.tests.cast import Person
 from audit import kinds
-from audit.log import backlog
+from audit.log import load_shedding
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Segment
 from audit.services import record, seal_audit
 from audit.tests.tampering import as_table_owner
@@ -50,7 +50,7 @@ def test_a_log_that_fits_is_verified_and_each_event_offers_its_proof(
 ) -> None:
     answer = alice.get("/activity/")
     lines = answer.context["lines"]
-    assert {line["stand"].place for line in lines} == {"proved"}
+    assert {line["position"].status for line in lines} == {"proved"}
     text = answer.content.decode()
     assert "Verified just now" in text
     assert f"It covers {signed.size} of {signed.size} events." in text
@@ -99,7 +99,7 @@ def test_an_event_that_was_changed_is_named_and_nothing_is_called_verified(
     assert "Verified" not in text
     assert f"event={changed.pk}" not in text
     assert [
-        line["event"] for line in answer.context["lines"] if line["stand"].place == "wrong"
+        line["event"] for line in answer.context["lines"] if line["position"].status == "wrong"
     ] == [changed]
 
 
@@ -147,7 +147,7 @@ def test_RF_21_the_control_room_says_when_too_many_wait(
     assert "At 100,000 the registry refuses" not in page(admin, "/admin/log/")
     monkeypatch.setattr("approvals.views.log.MAX_WAITING_EVENTS", 1)
     assert "At 1 the registry refuses" in page(admin, "/admin/log/")
-    assert backlog.MAX_WAITING_EVENTS == 100_000
+    assert load_shedding.MAX_WAITING_EVENTS == 100_000
 
 
 def test_the_log_is_shown_to_admins_alone_and_does_nothing(alice: Person, admin: Person) -> None:

@@ -336,7 +336,7 @@ def test_what_waits_for_a_new_signature_is_counted_with_the_rest(
 
 
 def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person) -> None:
-    from verifier.services.presence import is_online
+    from verifier.services.presence_leases import is_online
 
     human = alice.human
     assert_refused(alice.post("/presence/renew"), 409, "invalid_state")

@@ -10,7 +10,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Passkey
-from approvals.services.passkey_registration import remove_passkey
+from approvals.services.passkey_management import remove_passkey
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.database_rollback import restored
@@ -22,7 +22,7 @@ from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
-from verifier.services.presence import is_online
+from verifier.services.presence_leases import is_online
 from verifier.tests.scene import LOOK, Scene
 
 pytestmark = pytest.mark.django_db

@@ -17,9 +17,9 @@ from agentauth.protocol.errors import (
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.destructive_actions import end_for_good
 from approvals.services.human_offboarding import delete_human, suspend_human
-from approvals.services.passkey_registration import finish_passkey
-from approvals.services.people import find_setup_code
+from approvals.services.passkey_management import finish_passkey
 from approvals.services.recovery import cancel_recovery, finish_recovery
+from approvals.services.setup_and_sign_in import find_setup_code
 from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from approvals.models import Recovery, SetupCode
-from approvals.services.people import SetupLink
+from approvals.services.setup_and_sign_in import SetupLink
 from approvals.tests.cast import Person
 from approvals.tests.recovering import begun, recovered
 from audit.models import Event

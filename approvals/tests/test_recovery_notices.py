@@ -14,8 +14,8 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Recovery
 from approvals.services.human_offboarding import delete_human, suspend_human
-from approvals.services.notices import send_notices
 from approvals.services.recovery import cancel_recovery, confirm_recovery
+from approvals.services.recovery_mail import send_notices
 from approvals.tests.cast import Person
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
@@ -120,7 +120,9 @@ def test_WR_15_a_mail_that_fails_is_on_record_once_and_tried_again(
         for at in tries:
             assert send_notices(now=at) == 0
     lines = [
-        each.getMessage() for each in caplog.records if each.name == "approvals.services.notices"
+        each.getMessage()
+        for each in caplog.records
+        if each.name == "approvals.services.recovery_mail"
     ]
     # At 0, then 2, 4 and 8 minutes after the previous try.
     assert len(lines) == 4

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from agentauth.protocol.errors import InvalidStateError
-from approvals import sentences_resume
+from approvals import resume_consent_texts
 from approvals.services.resuming import Party, Row, find_suspension
 from approvals.tests.cast import Person
 from registry.models import Grant, ServiceProvider
@@ -51,4 +51,4 @@ def test_an_agent_has_expired_at_the_moment_of_its_end(grant: Grant, now: dateti
     agent = grant.agent
     suspend_agent(agent=agent, actor=TESTER, now=now)
     agent.expires_at = now
-    assert sentences_resume.has_expired() in find_suspension(agent, party="owner", now=now).text
+    assert resume_consent_texts.has_expired() in find_suspension(agent, party="owner", now=now).text

@@ -14,7 +14,7 @@ from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.tests.cast import assert_refused
 from verifier.models import PresenceLease
-from verifier.services.presence import is_online
+from verifier.services.presence_leases import is_online
 
 pytestmark = pytest.mark.django_db
 BACKGROUND = {"X-Background": "1"}

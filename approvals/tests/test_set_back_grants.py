@@ -9,8 +9,8 @@ from agentauth.protocol.envelope import parse_envelope
 from approvals.models import Receipt
 from approvals.tests.cast import Person
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.grant_review import review
 from registry.services.grants import resume_grant, suspend_grant
-from registry.services.standing_grants import review
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,

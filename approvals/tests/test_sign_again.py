@@ -15,7 +15,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
-from approvals.services import decisions
+from approvals.services import grant_decisions
 from approvals.tests.cast import Person
 from audit import kinds
 from audit.models import Event
@@ -41,12 +41,12 @@ def paid(alice: Person, paying: Grant) -> Grant:
 
 def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Receipt:
     human, chosen = alice.human, KEEP | choices
-    drawn = decisions.draw_approval(grant, human, now=now).drawn
-    drawn = decisions.review_choices(
+    drawn = grant_decisions.draw_approval(grant, human, now=now).drawn
+    drawn = grant_decisions.review_choices(
         grant=grant, human=human, choices=chosen, drawn=drawn, now=now
     ).drawn
     actor = Actor("human", str(human.pk))
-    decisions.take_second_step(
+    grant_decisions.take_second_step(
         grant=grant,
         human=human,
         session_key=SESSION,
@@ -55,10 +55,10 @@ def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Re
         actor=actor,
         now=now,
     )
-    options = decisions.begin_approval(
+    options = grant_decisions.begin_approval(
         grant=grant, human=human, session_key=SESSION, choices=chosen, drawn=drawn, now=now
     )
-    return decisions.decide(
+    return grant_decisions.decide(
         grant=grant,
         human=human,
         session_key=SESSION,
@@ -105,10 +105,10 @@ def test_it_may_be_narrowed_again_and_never_widened_back(
 def test_a_page_drawn_before_the_suspension_signs_nothing(
     alice: Person, paid: Grant, now: datetime
 ) -> None:
-    drawn = decisions.draw_approval(paid, alice.human, now=now).drawn
+    drawn = grant_decisions.draw_approval(paid, alice.human, now=now).drawn
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="manifest_changed")
     with pytest.raises(GrantChangedError):
-        decisions.begin_approval(
+        grant_decisions.begin_approval(
             grant=paid, human=alice.human, session_key=SESSION, choices=KEEP, drawn=drawn, now=now
         )
 
@@ -128,11 +128,11 @@ def test_a_suspended_grant_is_revoked_and_not_denied(
 ) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="recovery")
     with pytest.raises(InvalidStateError):
-        decisions.begin_denial(
+        grant_decisions.begin_denial(
             grant=paid,
             human=alice.human,
             session_key=SESSION,
             reason="",
-            drawn=decisions.draw_approval(paid, alice.human, now=now).drawn,
+            drawn=grant_decisions.draw_approval(paid, alice.human, now=now).drawn,
             now=now,
         )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import parse_action
-from agentauth.protocol.names import quoted
-from agentauth.protocol.tests.test_names import code_points
+from agentauth.protocol.tests.test_untrusted_text import code_points
+from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Receipt
 from approvals.templatetags.reading import set_apart, spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person

@@ -9,13 +9,13 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Passkey
-from approvals.services import challenges, continuing
+from approvals.services import challenges, restore_continuation
 from approvals.tests.cast import Person
 from kms.models import Key
 from registry.tests.cast import TESTER
 from verifier.models import Home
 from verifier.services import rollback_detection
-from verifier.services.epochs import read_or_create_row
+from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
 
@@ -56,12 +56,12 @@ def test_SA_13_of_two_operators_who_continue_one_succeeds(
     before = list(Key.objects.order_by("kid"))
     after(
         monkeypatch,
-        continuing,
-        "_lost",
+        restore_continuation,
+        "_read_lost_history",
         lambda: Home.objects.update(history="20261129021500", held_at=None),
     )
     with pytest.raises(InvalidStateError, match="Another operator"):
-        continuing.continue_after_restore(
+        restore_continuation.continue_after_restore(
             operator="alice", undetected=False, actor=TESTER, now=timezone.now()
         )
     assert list(Key.objects.order_by("kid")) == before

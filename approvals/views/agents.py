@@ -13,13 +13,13 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
-from agentauth.protocol.names import quoted
-from approvals.services.likeness import name_warnings
+from agentauth.protocol.untrusted_text import quoted
+from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.signatures import receipt_of
-from approvals.views.access import human_of, require_sign_in
-from approvals.views.described import describe_grant, describe_permissions
 from approvals.views.event_sentences import describe_events
+from approvals.views.grant_descriptions import describe_grant, describe_permissions
 from approvals.views.grant_usage import load_usage
+from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
 from audit.models import Event
 from registry.authentication import actor_of
@@ -53,7 +53,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
-    held, used = _held(agent, now), load_usage(agent)
+    held, used = _living_grants(agent, now), load_usage(agent)
     context = {
         "agent": agent,
         "status": agent.status_at(now),
@@ -82,7 +82,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     return render(request, "agent.html", context)
 
 
-def _held(agent: Agent, now: datetime) -> list[Grant]:
+def _living_grants(agent: Agent, now: datetime) -> list[Grant]:
     """Grants in force now or once resumed; none if it is revoked, as its grants permit nothing."""
     if agent.status == Agent.Status.REVOKED:
         return []

@@ -15,24 +15,30 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals import sentences
-from approvals.services import decisions
+from approvals.services import grant_decisions
+from approvals.services.approvable_terms import offer
 from approvals.services.grant_drift import moved_since_signed
-from approvals.services.likeness import name_warnings
-from approvals.services.offer import offer
-from approvals.services.people import session_key_of
+from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.services.terms import offered_terms, read_choices
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import (
+from approvals.services.term_choices import offered_terms, read_choices
+from approvals.views.grant_descriptions import (
     describe_grant,
     describe_limits,
     describe_lost,
     describe_rows,
     elsewhere,
-    standing,
+    grant_status,
 )
 from approvals.views.grant_usage import load_usage
-from audit.faults import fault_point
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
+from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
 
@@ -57,7 +63,7 @@ def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     grant = find_own_grant(grant_id, human)
-    status = standing(grant, now)
+    status = grant_status(grant, now)
     anew = grant.waits_for_signature(now)
     context: dict[str, Any] = {
         "grant": grant,
@@ -69,7 +75,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
         context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
-    asked, terms = decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
+    asked, terms = grant_decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
     context |= {
         "drawn": asked.drawn,
         "anew": anew,
@@ -77,10 +83,10 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "lost": describe_lost(grant),
         "rows": describe_rows(grant, now),
         "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
-        "unasked": sentences.unasked(terms.capabilities, terms.envelope),
+        "unasked": sentences.unasked_total(terms.capabilities, terms.envelope),
         "limits": describe_limits(grant, human, now),
         "summary": asked.sentences,
-        "denial": decisions.draw_denial(grant, "", now=now),
+        "denial": grant_decisions.draw_denial(grant, "", now=now),
         "elsewhere": elsewhere(grant, now),
         "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
@@ -100,8 +106,8 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 @require_POST
 @require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
-    found = decisions.review_choices(
+    body, human = read_posted_json(request), human_of(request)
+    found = grant_decisions.review_choices(
         grant=find_own_grant(grant_id, human),
         human=human,
         choices=read_choices(body.get("choices")),
@@ -119,8 +125,8 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    grant, body = find_own_grant(grant_id, human_of(request)), posted(request)
-    found = decisions.review_denial(
+    grant, body = find_own_grant(grant_id, human_of(request)), read_posted_json(request)
+    found = grant_decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
@@ -129,8 +135,8 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
-    decisions.take_second_step(
+    body, human = read_posted_json(request), human_of(request)
+    grant_decisions.take_second_step(
         grant=find_own_grant(grant_id, human),
         human=human,
         session_key=session_key_of(request),
@@ -145,17 +151,17 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = posted(request), human_of(request), timezone.now()
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
     grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
     session_key, drawn = session_key_of(request), member(body, "drawn")
     decision = member(body, "decision")
     if decision == "approve":
-        options = decisions.begin_approval(
+        options = grant_decisions.begin_approval(
             grant=grant, human=human, session_key=session_key, choices=choices, drawn=drawn, now=now
         )
     elif decision == "deny":
         reason = choices.get("reason", "")
-        options = decisions.begin_denial(
+        options = grant_decisions.begin_denial(
             grant=grant, human=human, session_key=session_key, reason=reason, drawn=drawn, now=now
         )
     else:
@@ -166,8 +172,8 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = posted(request), human_of(request)
-    receipt = decisions.decide(
+    body, human = read_posted_json(request), human_of(request)
+    receipt = grant_decisions.decide(
         grant=find_own_grant(grant_id, human),
         human=human,
         session_key=session_key_of(request),

@@ -8,9 +8,15 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.identifiers import parse_id
 from approvals.services import claims
 from approvals.services.page_token import drawn_token
-from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import describe_kinds
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.grant_descriptions import describe_kinds
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from registry.authentication import actor_of
 from registry.services.agents import find_claim
 
@@ -34,7 +40,7 @@ def page(request: HttpRequest, secret: str) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, secret: str) -> HttpResponse:
-    now, human, body = timezone.now(), human_of(request), posted(request)
+    now, human, body = timezone.now(), human_of(request), read_posted_json(request)
     options = claims.begin_claim(
         agent=find_claim(secret, now=now),
         human=human,
@@ -57,7 +63,7 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
         agent=agent,
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=now,
     )

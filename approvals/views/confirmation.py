@@ -11,9 +11,15 @@ from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
 from approvals.services.page_token import drawn_token
-from approvals.services.people import session_key_of
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signatures import receipt_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from registry.authentication import actor_of
 from verifier.services.confirmations import find_for_human, obstacle
 
@@ -44,7 +50,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
-    human, body = human_of(request), posted(request)
+    human, body = human_of(request), read_posted_json(request)
     options = confirmations.begin_confirmation(
         row=find_for_human(confirmation_id, human),
         human=human,
@@ -64,7 +70,7 @@ def decide(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
         row=find_for_human(confirmation_id, human),
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

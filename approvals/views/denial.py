@@ -9,10 +9,16 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from approvals.services import decisions
-from approvals.services.people import session_key_of
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
-from approvals.views.described import describe_grant
+from approvals.services import grant_decisions
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.grant_descriptions import describe_grant
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -67,7 +73,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         "agent": grant.agent,
         "provider": grant.service_provider,
         "lines": describe_grant(grant),
-        "denial": decisions.draw_denial(grant, reason, now=timezone.now()),
+        "denial": grant_decisions.draw_denial(grant, reason, now=timezone.now()),
         "reason": reason,
     }
     return render(request, "denial.html", context)
@@ -77,8 +83,8 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human_of(request)), posted(request)
-    found = decisions.review_denial(
+    grant, body = find_request(request_id, human_of(request)), read_posted_json(request)
+    found = grant_decisions.review_denial(
         grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
@@ -89,8 +95,8 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human), posted(request)
-    options = decisions.begin_denial(
+    grant, body = find_request(request_id, human), read_posted_json(request)
+    options = grant_decisions.begin_denial(
         grant=grant,
         human=human,
         session_key=session_key_of(request),
@@ -106,11 +112,11 @@ def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     grant = find_request(request_id, human)
-    decisions.decide(
+    grant_decisions.decide(
         grant=grant,
         human=human,
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

@@ -7,10 +7,10 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from agentauth.protocol.names import quoted
+from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
 from approvals.services.recovery_notice import RECENT, recovery_mark
-from approvals.views.described import sentence
+from approvals.views.grant_descriptions import sentence
 from audit import kinds
 from audit.models import Event
 from registry.models import Agent, Human, ServiceProvider
@@ -93,7 +93,7 @@ _WORDS: Final = {
 }
 
 
-def _named(form: str, name: str | None) -> str:
+def _name_after(form: str, name: str | None) -> str:
     """A quoted name after the word for what it names, so that no name can change the sentence."""
     return form % {"name": quoted(name)} if name else ""
 
@@ -116,8 +116,8 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
     lines = []
     for event in events:
         names = {
-            "agent": _named(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
-            "at": _named(_("service %(name)s"), providers.get(event.service_provider_id))
+            "agent": _name_after(_("agent %(name)s"), agents.get(event.agent_id)) or _("an agent"),
+            "at": _name_after(_("service %(name)s"), providers.get(event.service_provider_id))
             or _("a service"),
         }
         text = (
@@ -130,7 +130,7 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             {
                 "event": event,
                 "text": sentence(text % names if "%(" in text else text),
-                "who": _named("%(name)s", people.get(event.actor_id))
+                "who": _name_after("%(name)s", people.get(event.actor_id))
                 or who.get(event.actor_kind, _("someone")),
                 "mark": marks.get(event.pk, ""),
                 "reason": (event.reason or "").replace("_", " "),

@@ -10,8 +10,8 @@ from django.utils.translation import ngettext
 
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import Budget, Envelope, Ledger, parse_envelope
-from agentauth.protocol.limits import spent_beside
 from agentauth.protocol.money import Money
+from agentauth.protocol.usage_limits import spent_beside
 from approvals import sentences
 from registry.models import Agent, Grant
 from verifier.models import GrantLedger
@@ -69,11 +69,11 @@ class GrantUsage:
                     budget, [self.rows[each.pk] for each in ended if each.pk in self.rows]
                 )
                 continue
-            lines += self._spent(budget, ended, _under_ended, zone, now)
-            lines += self._spent(budget, in_force, _under_others, zone, now)
+            lines += self._spent_sentences(budget, ended, _under_ended, zone, now)
+            lines += self._spent_sentences(budget, in_force, _under_others, zone, now)
         if _moves_money(grant):
-            lines += self._uncounted(envelope, ended, _under_ended, zone, now)
-            lines += self._uncounted(envelope, in_force, _under_others, zone, now)
+            lines += self._uncounted_sentences(envelope, ended, _under_ended, zone, now)
+            lines += self._uncounted_sentences(envelope, in_force, _under_others, zone, now)
         return lines + self._uses(envelope, ended, zone) + _at_once(envelope, in_force)
 
     def under(self, grant: Grant, now: datetime) -> list[str]:
@@ -99,7 +99,7 @@ class GrantUsage:
         at = [each for each in self.grants if (each.agent_id, each.service_provider_id) == there]
         return [each for each in at if each.pk != grant.pk]
 
-    def _spent(
+    def _spent_sentences(
         self, budget: Budget, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
         parts = self._parts(budget, grants, under, zone, now) | {
@@ -111,7 +111,7 @@ class GrantUsage:
         )
         return [words % parts] if "spent" in parts else []
 
-    def _uncounted(
+    def _uncounted_sentences(
         self, envelope: Envelope, grants: Sequence[Grant], under: _Under, zone: str, now: datetime
     ) -> list[str]:
         """What these grants spent that no budget counts, in the shortest period that has any."""

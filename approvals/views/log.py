@@ -5,64 +5,73 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from audit.log.backlog import ALARM_AT, MAX_WAITING_EVENTS
+from audit.log.load_shedding import ALARM_AT, MAX_WAITING_EVENTS
 from audit.models import Checkpoint, Event, QueueEntry, Segment
-from audit.verify.log_status import EventStatus, LogStatus, Stand, log_reach, log_standing
+from audit.verify.log_status import (
+    EventPosition,
+    EventStatus,
+    LogStatus,
+    log_coverage,
+    read_log_status,
+)
 
 SHOWN = 10
 
 
-def describe_log(standing: LogStatus, stands: Mapping[UUID, Stand] | None = None) -> dict[str, Any]:
-    """What was checked of the log and, in `stands`, of a page's events; claims no more."""
-    places = [stand.place for stand in (stands or {}).values()]
-    counts = {place.value: places.count(place) for place in EventStatus}
+def describe_log(
+    status: LogStatus, positions: Mapping[UUID, EventPosition] | None = None
+) -> dict[str, Any]:
+    """What was checked of the log and, in `positions`, of a page's events; claims no more."""
+    statuses = [position.status for position in (positions or {}).values()]
+    counts = {each.value: statuses.count(each) for each in EventStatus}
     return {
-        "state": _state(
-            standing, fits=not counts[EventStatus.WRONG] + counts[EventStatus.UNPROVED]
-        ),
-        "standing": standing,
-        "checkpoint": standing.checkpoint,
-        "newer": standing.size - standing.signed,
-        "shown": len(places),
+        "state": _state(status, fits=not counts[EventStatus.WRONG] + counts[EventStatus.UNPROVED]),
+        "status": status,
+        "checkpoint": status.checkpoint,
+        "newer": status.size - status.signed,
+        "shown": len(statuses),
         "counts": counts,
     }
 
 
-def _state(standing: LogStatus, *, fits: bool) -> str:
+def _state(status: LogStatus, *, fits: bool) -> str:
     """One word for the state of the log; the worst applies."""
-    if standing.problem or not fits:
+    if status.problem or not fits:
         return "wrong"
-    if standing.disabled_at:
+    if status.disabled_at:
         return "disabled"
-    if standing.is_late:
+    if status.is_late:
         return "late"
-    if standing.checkpoint is None:
-        return "unsigned" if standing.size else "empty"
+    if status.checkpoint is None:
+        return "unsigned" if status.size else "empty"
     return "good"
 
 
 def log_page(now: datetime) -> dict[str, Any]:
     """All that the control room's page of the log shows."""
-    standing, reach = log_standing(now=now), log_reach()
+    status, coverage = read_log_status(now=now), log_coverage()
     queue = QueueEntry.objects.order_by("pk")[:MAX_WAITING_EVENTS].count()
     oldest = (
         Event.objects.filter(queue_entry__isnull=False).order_by("pk").values_list("at", flat=True)
     )
     newest = Checkpoint.objects.order_by("-size").prefetch_related("copies", "cosignatures")
-    return describe_log(standing) | {
+    return describe_log(status) | {
         "queue": queue,
         "queue_bound": MAX_WAITING_EVENTS,
         "queue_is_high": queue >= ALARM_AT * MAX_WAITING_EVENTS,
         "oldest": oldest.first() if queue else None,
         "places": [
-            *(("store", name, size, standing.signed - size) for name, size in reach.copied.items()),
             *(
-                ("witness", name, size, standing.signed - size)
-                for name, size in reach.cosigned.items()
+                ("store", name, size, status.signed - size)
+                for name, size in coverage.copied.items()
+            ),
+            *(
+                ("witness", name, size, status.signed - size)
+                for name, size in coverage.cosigned.items()
             ),
         ],
-        "archived": reach.archived,
-        "unarchived": standing.size - reach.archived,
+        "archived": coverage.archived,
+        "unarchived": status.size - coverage.archived,
         "checkpoints": newest[:SHOWN],
         "segments": Segment.objects.order_by("-first")[:SHOWN],
     }

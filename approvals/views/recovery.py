@@ -15,12 +15,12 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import Recovery
 from approvals.services import recovery as recoveries
-from approvals.services.notices import mail_is_sent
-from approvals.services.people import SetupLink, session_key_of, setup_digest
+from approvals.services.recovery_mail import mail_is_sent
 from approvals.services.recovery_notice import recovery_news
+from approvals.services.setup_and_sign_in import SetupLink, session_key_of, setup_digest
 from approvals.sessions import start_session
-from approvals.views.access import HOME, answer, human_of, posted, require_sign_in
-from approvals.views.verification import check_verification
+from approvals.views.page_requests import HOME, answer, human_of, read_posted_json, require_sign_in
+from approvals.views.reauthentication import check_verification
 from registry.authentication import actor_of
 from registry.models import Human
 
@@ -127,7 +127,7 @@ def link_options(request: HttpRequest, code: str) -> HttpResponse:
 def link_finish(request: HttpRequest, code: str) -> HttpResponse:
     human = recoveries.finish_recovery(
         recovery=_find_by_code(code),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         session_key=session_key_of(request),
         actor=actor_of(request),
         now=timezone.now(),

@@ -12,9 +12,15 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import resuming
 from approvals.services.page_token import drawn_token
-from approvals.services.people import session_key_of
 from approvals.services.resuming import Party
-from approvals.views.access import answer, human_of, member, posted, require_sign_in
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
 from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant
@@ -69,7 +75,7 @@ def statement(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID
     options = resuming.begin_resume(
         found=found,
         human=human_of(request),
-        drawn=member(posted(request), "drawn"),
+        drawn=member(read_posted_json(request), "drawn"),
         session_key=session_key_of(request),
         now=now,
     )
@@ -86,7 +92,7 @@ def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -
         party=party,
         human=human_of(request),
         session_key=session_key_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )

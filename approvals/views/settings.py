@@ -11,12 +11,12 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
-from approvals.services import exporting, passkey_registration
-from approvals.services.people import session_key_of
+from approvals.services import data_export, passkey_management
 from approvals.services.recovery_notice import recovery_news
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
-from approvals.views.access import answer, human_of, posted, require_sign_in
-from approvals.views.verification import check_verification, require_verification
+from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
+from approvals.views.reauthentication import check_verification, require_verification
 from registry.authentication import actor_of
 from registry.services.enrolment import create_enrolment_code
 from registry.services.people import change_time_zone, end_sessions
@@ -32,7 +32,7 @@ def page(request: HttpRequest) -> HttpResponse:
 @require_sign_in
 @require_verification
 def passkey_options(request: HttpRequest) -> HttpResponse:
-    found = passkey_registration.begin_passkey(
+    found = passkey_management.begin_passkey(
         human=human_of(request), session_key=session_key_of(request), now=timezone.now()
     )
     return answer(publicKey=found)
@@ -41,9 +41,9 @@ def passkey_options(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_sign_in
 def passkey_finish(request: HttpRequest) -> HttpResponse:
-    passkey_registration.finish_passkey(
+    passkey_management.finish_passkey(
         human=human_of(request),
-        credential=posted(request).get("credential"),
+        credential=read_posted_json(request).get("credential"),
         session_key=session_key_of(request),
         actor=actor_of(request),
         now=timezone.now(),
@@ -57,7 +57,7 @@ def passkey_remove(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
     """Remove a passkey. This session goes on if another passkey signed for the removal."""
     signed_by = check_verification(request)
     human, actor = human_of(request), actor_of(request)
-    passkey_registration.remove_passkey(
+    passkey_management.remove_passkey(
         human=human, passkey_id=str(passkey_id), actor=actor, now=timezone.now()
     )
     if signed_by != passkey_id:
@@ -93,7 +93,7 @@ def time_zone(request: HttpRequest) -> HttpResponse:
 def data(request: HttpRequest) -> StreamingHttpResponse:
     """Everything kept about the human, as one file."""
     human, now = human_of(request), timezone.now()
-    lines = exporting.export_data(human=human, actor=actor_of(request), now=now)
+    lines = data_export.export_data(human=human, actor=actor_of(request), now=now)
     name = f"attachment; filename=agentauth-{human.pk}-{now:%Y-%m-%d}.json"
     headers = {"Content-Disposition": name, "Cache-Control": "no-store"}
     return StreamingHttpResponse(lines, content_type="application/json", headers=headers)

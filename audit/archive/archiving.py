@@ -17,19 +17,19 @@ from django.db import IntegrityError, transaction
 
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
-from audit.archive.layout import ArchiveError, Manifest, manifest_key
+from audit.archive.archive_format import ArchiveError, Manifest, manifest_key
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import package_error
 from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.staging import leaves, prove, stage, tiles_at
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError, Store
-from audit.witness.anchors import anchor_of
-from audit.witness.breaks import log_store
 from audit.witness.checkpoint_copies import ContradictedError, check_place
 from audit.witness.checkpoints import MOST_BETWEEN
+from audit.witness.log_breaks import log_store
+from audit.witness.trusted_checkpoints import anchor_of
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def archive_audit(*, now: datetime, store: Store) -> Range | None:
         _prove(store, proved, previous)
         fault_point("archive.after_proof")
         with suppress(ImmutableError):
-            store.put_once(manifest_key(first), proved.encoded())
+            store.put_once(manifest_key(first), proved.encode())
         fault_point("archive.after_manifest")
         # 3. Use the manifest that is stored now; another process may have written it first.
         found = read_manifest(store, first)

@@ -9,7 +9,7 @@ from typing import Any
 from agentauth.protocol.checkpoint import Checkpoint, parse_checkpoint
 from agentauth.protocol.errors import EncodingError, NoteError
 from agentauth.protocol.notes import parse_note
-from audit.archive.layout import ArchiveError, Line, Manifest, StoredObject, manifest_key
+from audit.archive.archive_format import ArchiveError, Line, Manifest, StoredObject, manifest_key
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import ROWS, row_of, same_rows
 from audit.archive.scratch import scratch

@@ -11,7 +11,7 @@ from django.db import transaction
 
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.errors import EncodingError
-from audit.archive.layout import ArchiveError, Line
+from audit.archive.archive_format import ArchiveError, Line
 from audit.archive.reading import download, noted_manifest, read_lines
 from audit.archive.scratch import scratch
 from audit.archive.staging import PAGE, leaves, prove

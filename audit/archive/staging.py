@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentauth.protocol.chain import leaf_hash
 from agentauth.protocol.encoding import canonical_json
-from audit.archive.layout import ArchiveError, Line, StoredObject
+from agentauth.protocol.log_hashes import leaf_hash
+from audit.archive.archive_format import ArchiveError, Line, StoredObject
 from audit.archive.parquet import Writer, row_of
 from audit.archive.tiles import Tile, Tiles, widths
 from audit.log.entries import COLUMNS, event_body
@@ -48,8 +48,8 @@ def stage(first: int, end: int, folder: Path) -> Staged:
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
         Writer(parquet) as rows,
     ):
-        for line, body in _proved(first, end):
-            compressed.write(line.encoded())
+        for line, body in _prove_lines(first, end):
+            compressed.write(line.encode())
             rows.add(row_of(line.index, body))
             for full in tree.add(line.entry):
                 keep(full)
@@ -91,7 +91,7 @@ def prove(line: Line, leaf: Leaf) -> None:
         )
 
 
-def _proved(first: int, end: int) -> Iterator[tuple[Line, dict[str, object]]]:
+def _prove_lines(first: int, end: int) -> Iterator[tuple[Line, dict[str, object]]]:
     page: list[Leaf] = []
     for leaf in leaves(first, end):
         page.append(leaf)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
+from agentauth.protocol.log_hashes import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
 
 WIDTH: Final = 1 << TILE_HEIGHT
 _GROUP: Final = 1_000
@@ -45,13 +45,13 @@ class Tiles:
         if len(self._entries) == WIDTH:
             yield self._bundle()
             self._entries.clear()
-        for level, hashes in enumerate(self._levels):
-            if len(hashes) < WIDTH:
-                return
+        level = 0
+        while len(hashes := self._levels[level]) == WIDTH:
             yield self._tile(level)
-            if level + 1 == len(self._levels):
+            level += 1
+            if level == len(self._levels):
                 self._levels.append([])
-            self._levels[level + 1].append(_root(hashes))
+            self._levels[level].append(_root(hashes))
             hashes.clear()
 
     def partial(self) -> Iterator[Tile]:

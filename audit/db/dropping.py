@@ -102,26 +102,25 @@ def drop_month(*, month: Month, now: datetime, prove: Callable[[int, int], objec
         raise DroppingError(f"{month} is not a month of the log, or too recent to be dropped.")
     # 2. Read the size first: step 4 looks for leaves that were numbered after this.
     size = _size()
-    dropped = _archived(month)
+    dropped = _check_archived(month)
     # 3
     if dropped.events:
         prove(dropped.first_leaf, dropped.last_leaf)
     kept_from = _kept_from(month)
     # 4
-    for attempt in range(1, _ATTEMPTS + 1):
+    for _ in range(_ATTEMPTS - 1):
         try:
             _drop(dropped, size, kept_from, now)
         except OperationalError:
             # A long-running query holds the table for longer than the lock timeout.
-            if attempt == _ATTEMPTS:
-                raise
             time.sleep(_PAUSE_SECONDS)
         else:
             return dropped
-    raise AssertionError("unreachable")
+    _drop(dropped, size, kept_from, now)
+    return dropped
 
 
-def _archived(month: Month) -> Dropped:
+def _check_archived(month: Month) -> Dropped:
     end, after, events, leaves = archived_end(), _FIRST, 0, list[int]()
     while True:
         found, safe, first, last, last_id = _ask(

@@ -83,9 +83,11 @@ class SelectQuery:
 
     def of(self, *values: Any) -> Statement:
         """The same, for `run_together`."""
-        return Statement(self._sql, values, partial(self._made, connections[DEFAULT_DB_ALIAS]))
+        return Statement(
+            self._sql, values, partial(self._convert_row, connections[DEFAULT_DB_ALIAS])
+        )
 
-    def _made(self, own: Any, row: Sequence[Any]) -> tuple[Any, ...]:
+    def _convert_row(self, own: Any, row: Sequence[Any]) -> tuple[Any, ...]:
         values = list(row)
         for place, convert, column in self._converters:
             values[place] = convert(values[place], column, own)

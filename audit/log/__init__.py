@@ -2,5 +2,5 @@
 
 An event goes through `event_writing` (the insert), `entries` (its canonical bytes) and `sequencer`
 (its number, in the Merkle tree of `tree`). `listing` reads events back. `erasure` deletes personal
-values, `backlog` sheds load, and `refusals` counts what strangers were refused.
+values, `load_shedding` sheds load, and `refusal_counts` counts what strangers were refused.
 """

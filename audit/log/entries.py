@@ -4,9 +4,9 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_encode, canonical_json, timestamp
 from agentauth.protocol.errors import AgentAuthError, EncodingError
+from agentauth.protocol.log_hashes import entry_hash, field_commitment
 
 if TYPE_CHECKING:
     from audit.models import Event, Opening
@@ -27,7 +27,7 @@ MAX_LINE_BYTES: Final = 1024 * 1024
 MAX_DATA_BYTES: Final = MAX_LINE_BYTES - 4_096
 
 
-class Shown(Protocol):
+class EventFields(Protocol):
     """An event's columns without its salt: an Event, a row of COLUMNS, or an unwritten event."""
 
     @property
@@ -60,7 +60,7 @@ class Shown(Protocol):
     def data(self) -> Any: ...
 
 
-class Columns(Shown, Protocol):
+class Columns(EventFields, Protocol):
     """With its salt: an `audit.models.Event`, or a row of COLUMNS, which costs a tenth of that."""
 
     @property
@@ -69,7 +69,7 @@ class Columns(Shown, Protocol):
     def salt(self) -> Any: ...
 
 
-def event_body(event: Shown) -> dict[str, Any]:
+def event_body(event: EventFields) -> dict[str, Any]:
     """The event's JSON (docs/protocol.md section 9); members without a value are left out."""
     body: dict[str, Any] = {
         "id": str(event.id),

@@ -14,14 +14,18 @@ from typing import Any, NamedTuple, Protocol, Self
 import orjson
 from django.db import DatabaseError, connection, transaction
 
-from agentauth.protocol.chain import SALT_BYTES, canonical_entry_hash, canonical_field_commitment
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import (
+    SALT_BYTES,
+    canonical_entry_hash,
+    canonical_field_commitment,
+)
 from audit import kinds
 from audit.db.bulk_copy import NULL, binary, copy_in, escape, line
 from audit.db.partitions import ensure_partitions
 from audit.db.sql import Insert, Statement, execute, run_together
-from audit.identifiers import new_id
+from audit.identifiers import new_id, new_id_text
 from audit.log.entries import COLUMN_TYPES, COLUMNS, data_text, event_body
 from audit.log.sequencer import Numberable, number_at_once
 from audit.models import Event, Opening, QueueEntry
@@ -262,7 +266,7 @@ def insert_event(
     )
 
 
-class Drafted(Protocol):
+class EventDraft(Protocol):
     """An `audit.services.Draft`."""
 
     @property
@@ -282,7 +286,7 @@ _ADD_OPENINGS = (
 )
 
 
-def insert_events_together(drafts: Sequence[Drafted], acts: Sequence[Statement] = ()) -> None:
+def insert_events_together(drafts: Sequence[EventDraft], acts: Sequence[Statement] = ()) -> None:
     """Run `acts` and insert several events as `insert_event` does, in a few pipelined statements.
 
     Runs in the caller's transaction. Raises django.db errors.
@@ -304,7 +308,7 @@ def insert_events_together(drafts: Sequence[Drafted], acts: Sequence[Statement] 
     run_together([*statements, _QUEUED.of([(each.event.id,) for each in drafts])])
 
 
-def _row(drafted: Drafted) -> list[Any]:
+def _row(drafted: EventDraft) -> list[Any]:
     columns = [getattr(drafted.event, name) for name in COLUMNS]
     columns[_DATA] = drafted.text.decode()
     return columns
@@ -317,7 +321,7 @@ def _write_openings(openings: Sequence[tuple[uuid.UUID | str, OpeningValue]]) ->
                 _COPY_OPENINGS,
                 (
                     line(
-                        str(new_id()),
+                        new_id_text(),
                         str(event_id),
                         each.member,
                         binary(each.salt),
@@ -335,7 +339,7 @@ def _write_openings(openings: Sequence[tuple[uuid.UUID | str, OpeningValue]]) ->
     )
 
 
-class _Made(NamedTuple):
+class _PreparedEvent(NamedTuple):
     """An event ready to write: `at` as in its JSON; `hashed` is its log entry."""
 
     entry: NewEvent
@@ -344,7 +348,7 @@ class _Made(NamedTuple):
     hashed: bytes
 
 
-def _prepare_events(entries: Sequence[NewEvent]) -> Iterator[_Made]:
+def _prepare_events(entries: Sequence[NewEvent]) -> Iterator[_PreparedEvent]:
     salts = os.urandom(SALT_BYTES * len(entries))
     for start, entry in zip(range(0, len(salts), SALT_BYTES), entries, strict=True):
         salt = salts[start : start + SALT_BYTES]
@@ -353,15 +357,15 @@ def _prepare_events(entries: Sequence[NewEvent]) -> Iterator[_Made]:
         # already.
         body["data"] = orjson.Fragment(entry.data.text)
         text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-        yield _Made(entry, body["at"], salt, canonical_entry_hash(text, salt))
+        yield _PreparedEvent(entry, body["at"], salt, canonical_entry_hash(text, salt))
 
 
-def _numberable(made: _Made) -> Numberable:
+def _numberable(made: _PreparedEvent) -> Numberable:
     event = made.entry
     return Numberable(event.id, made.hashed, event.agent_id, event.human_id, event.kind)
 
 
-def _copy(made: Sequence[_Made]) -> None:
+def _copy(made: Sequence[_PreparedEvent]) -> None:
     copy_in(
         _COPY_EVENTS,
         (
@@ -387,7 +391,7 @@ def _copy(made: Sequence[_Made]) -> None:
     )
 
 
-def _insert(made: Sequence[_Made]) -> None:
+def _insert(made: Sequence[_PreparedEvent]) -> None:
     Event.objects.bulk_create(
         Event(
             id=entry.id,
@@ -410,7 +414,7 @@ def _insert(made: Sequence[_Made]) -> None:
     )
 
 
-def _queue(made: Sequence[_Made]) -> None:
+def _queue(made: Sequence[_PreparedEvent]) -> None:
     if connection.vendor == "postgresql":
         copy_in(_COPY_QUEUE, (line(each.entry.id) for each in made))
     else:

@@ -70,8 +70,8 @@ def page_of_log(*, wanted: Sequence[tuple[str, Any]], after: Cursor, limit: int)
         return Page([], None)
     # Read the queue first: an event numbered between the two queries is then in both, never in
     # neither.
-    waiting = _waiting(columns, _queued(after.waiting), limit + 1)
-    numbered = _numbered(columns, _leaves(max(after.leaf_index, kept_from() - 1)), limit + 1)
+    waiting = _waiting(columns, _queue_after(after.waiting), limit + 1)
+    numbered = _find_numbered(columns, _leaves(max(after.leaf_index, kept_from() - 1)), limit + 1)
     shown = numbered.events[:limit]
     reached = shown[-1][1] if len(numbered.events) > limit else numbered.reached
     if reached is not None:
@@ -100,14 +100,14 @@ def page_newest_first(
         return Page([], None)
     events: list[tuple[Event, int | None]] = []
     if after.leaf_index is None:
-        waiting = _waiting(columns, _queued(after.waiting, descending=True), limit + 1)
+        waiting = _waiting(columns, _queue_after(after.waiting, descending=True), limit + 1)
         events = [(event, None) for event, _ in waiting.events[:limit]]
         if len(events) == limit:
             return Page(events, Descent(waiting=events[-1][0].pk))
         if waiting.reached is not None:
             return Page(events, Descent(waiting=waiting.reached))
     ids = {event.pk for event, _ in events}
-    numbered = _numbered(columns, _leaves(after.leaf_index, descending=True), limit + 1)
+    numbered = _find_numbered(columns, _leaves(after.leaf_index, descending=True), limit + 1)
     # An event numbered between the two queries is in both: show it once, as waiting.
     later = [(event, at) for event, at in numbered.events if event.pk not in ids]
     shown = later[: limit - len(events)]
@@ -132,7 +132,7 @@ def _leaves(after: int | None, *, descending: bool = False) -> QuerySet[Leaf]:
     return kept if after is None else kept.filter(leaf_index__lt=after)
 
 
-def _queued(after: uuid.UUID | None, *, descending: bool = False) -> QuerySet[QueueEntry]:
+def _queue_after(after: uuid.UUID | None, *, descending: bool = False) -> QuerySet[QueueEntry]:
     """The waiting events after one of them, in the requested direction."""
     entries = QueueEntry.objects.order_by("-event_id" if descending else "event_id")
     if after is None:
@@ -140,7 +140,7 @@ def _queued(after: uuid.UUID | None, *, descending: bool = False) -> QuerySet[Qu
     return entries.filter(event_id__lt=after) if descending else entries.filter(event_id__gt=after)
 
 
-def _numbered(columns: Mapping[str, Any], leaves: QuerySet[Leaf], number: int) -> _Found:
+def _find_numbered(columns: Mapping[str, Any], leaves: QuerySet[Leaf], number: int) -> _Found:
     leader = next((name for name in _LED_BY if name in columns), None)
     rest = {name: value for name, value in columns.items() if name != leader}
     if leader is not None:

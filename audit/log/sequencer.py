@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from django.db import connection, transaction
 
-from agentauth.protocol.chain import (
+from agentauth.protocol.log_hashes import (
     EMPTY_LINK,
     HASH_BYTES,
     TILE_HEIGHT,
@@ -22,7 +22,7 @@ from agentauth.protocol.chain import (
     link,
 )
 from audit.db.bulk_copy import NULL, binary, copy_in, line
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.log.entries import COLUMNS, Columns, entry_of
 from audit.models import Event, Head, Leaf, Node, QueueEntry
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from django.db.models import Q
 
 from agentauth.protocol import merkle_proofs
-from agentauth.protocol.chain import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import EMPTY_LINK, TILE_HEIGHT, CompactTree, node_hash
 from audit.models import Leaf, Node
 
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
@@ -60,7 +60,7 @@ def tile(level: int, number: int, width: int = TILE_WIDTH) -> list[bytes]:
     if level == 0:
         return _leaves("leaf_hash", start, width)
     nodes = Node.objects.filter(level=level, index__gte=start, index__lt=start + width)
-    return _unbroken(nodes.order_by("index").values_list("index", "hash"), start)
+    return _unbroken_prefix(nodes.order_by("index").values_list("index", "hash"), start)
 
 
 def entries(number: int, width: int = TILE_WIDTH) -> list[bytes]:
@@ -70,10 +70,10 @@ def entries(number: int, width: int = TILE_WIDTH) -> list[bytes]:
 
 def _leaves(column: str, start: int, width: int) -> list[bytes]:
     leaves = Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=start + width)
-    return _unbroken(leaves.order_by("leaf_index").values_list("leaf_index", column), start)
+    return _unbroken_prefix(leaves.order_by("leaf_index").values_list("leaf_index", column), start)
 
 
-def _unbroken(rows: Iterable[tuple[int, Any]], start: int) -> list[bytes]:
+def _unbroken_prefix(rows: Iterable[tuple[int, Any]], start: int) -> list[bytes]:
     """The values up to the first gap: past a gap, each value would be taken for its neighbour."""
     return [bytes(value) for place, (index, value) in enumerate(rows, start) if place == index]
 
@@ -118,7 +118,7 @@ class _Reader:
             for index, hashed in _hashes(level, numbers):
                 found[index >> TILE_HEIGHT].append((index, hashed))
             for number, hashes in found.items():
-                self._tiles[level, number] = _rows(_unbroken(hashes, number << TILE_HEIGHT))
+                self._tiles[level, number] = _rows(_unbroken_prefix(hashes, number << TILE_HEIGHT))
 
 
 def _hashes(level: int, numbers: Iterable[int]) -> Iterable[tuple[int, bytes]]:

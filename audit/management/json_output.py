@@ -13,7 +13,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils.module_loading import import_string
 
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from audit.services import Actor
 
 # The actor of commands that extend no rights; the shell's own records say who ran them.
@@ -22,7 +22,7 @@ OPERATOR = Actor("system", "command")
 _MAX_OPERATOR = 56
 
 
-def _told(error: AgentAuthError) -> str:
+def _operator_message(error: AgentAuthError) -> str:
     """The message for the operator, who also sees a failed dependency's own error."""
     cause = error.__cause__ if isinstance(error, TemporarilyUnavailableError) else None
     return str(cause).partition("\n")[0] if cause else error.description
@@ -46,7 +46,7 @@ class JsonCommand(BaseCommand):
             result = self.act(**options)
             lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
-            raise CommandError(printable(_told(error))) from error
+            raise CommandError(printable(_operator_message(error))) from error
         except UnicodeEncodeError as error:
             # A shell passes bytes; Python decodes invalid UTF-8 to lone surrogates, which cannot be
             # encoded.

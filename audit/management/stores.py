@@ -3,7 +3,7 @@
 from django.core.management.base import CommandError
 
 from audit.stores import Store
-from audit.witness.breaks import log_store
+from audit.witness.log_breaks import log_store
 
 
 def the_store() -> Store:

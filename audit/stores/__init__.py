@@ -1,7 +1,8 @@
 """Write-once stores for copies of the log outside the database; all have the same four methods.
 
-The scheme of a store's URI names its kind; a new kind is a module here and a branch in `_opened`. A
-put that failed may have been stored nevertheless: a retry with the same bytes succeeds.
+The scheme of a store's URI names its kind; a new kind is a module here and a branch in
+`_open_store`. A put that failed may have been stored nevertheless: a retry with the same bytes
+succeeds.
 """
 
 import hashlib
@@ -67,11 +68,11 @@ def store_at(uri: str) -> Store:
     Does not contact it. Raises InvalidRequestError for another URI, InvalidStateError if its
     library is not installed.
     """
-    return _opened(uri)
+    return _open_store(uri)
 
 
 @lru_cache(maxsize=8)
-def _opened(uri: str) -> Store:
+def _open_store(uri: str) -> Store:
     scheme, _, rest = uri.partition(":")
     if scheme == "file" and rest:
         from audit.stores.folder import FolderStore

@@ -14,8 +14,8 @@ from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner
 from audit import kinds
+from audit.archive.archive_verification import prove_archive
 from audit.archive.archiving import Range, archive_audit
-from audit.archive.proving import prove_archive
 from audit.identifiers import new_id_text
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree import root_at

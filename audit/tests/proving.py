@@ -19,8 +19,8 @@ from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Cosignature, Leaf
 from audit.services import NewEvent, check_data, record_many
 from audit.tests.signing import verifier
-from audit.witness.breaks import origin
 from audit.witness.checkpoints import checkpoint_log, newest_checkpoint
+from audit.witness.log_breaks import origin
 
 TILE = 256
 WITNESS = LocalSigner(PrivateKey.generate("EdDSA"))

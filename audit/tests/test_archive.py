@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import CompactTree, canonical_entry_hash, leaf_hash
 from agentauth.protocol.encoding import b64u_decode, parse_timestamp
+from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
 from audit.archive import archiving
+from audit.archive.archive_format import ArchiveError, Manifest, manifest_key
+from audit.archive.archive_verification import prove_archive
 from audit.archive.archiving import EVERY, archive_audit, archive_due
-from audit.archive.layout import ArchiveError, Manifest, manifest_key
 from audit.archive.parquet import ROWS
-from audit.archive.proving import prove_archive
 from audit.log.entries import MAX_DATA_BYTES
 from audit.models import Checkpoint, Event, Leaf, Segment
 from audit.stores.folder import FolderStore

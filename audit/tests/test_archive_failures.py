@@ -10,13 +10,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.archive import archiving
-from audit.archive.archiving import archive_audit
-from audit.archive.layout import ArchiveError, manifest_key
-from audit.models import Segment
+from audit.archive.archive_format import ArchiveError, manifest_key
+from audit.archive.archiving import archive_audit, prove_again
+from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError
 from audit.stores.folder import FolderStore
 from audit.tests.archived import FailingStore, Log, broken_into, signed
 from audit.tests.conftest import MakeEvent
+from audit.tests.test_archive import manifest_of
 
 pytestmark = pytest.mark.django_db
 
@@ -209,3 +210,51 @@ def test_two_archivers_at_once_make_one_archive(log: Log, monkeypatch: pytest.Mo
     assert inner == [(0, 8)]
     assert [(each.first, each.end) for each in Segment.objects.all()] == [(0, 8)]
     assert log.prove().ok
+
+
+def test_AU_31_a_manifest_that_the_store_lost_counts_for_nothing(log: Log) -> None:
+    class Forgetful(FolderStore):
+        def put_once(self, key: str, data: bytes | Path) -> None:
+            if key != manifest_key(0):
+                super().put_once(key, data)
+
+    log.grown(5)
+    with pytest.raises(ArchiveError, match=r"was written to .* but is not there"):
+        archive_audit(now=log.now, store=Forgetful(log.folder))
+    assert not Segment.objects.exists()
+    assert log.archive() == [(0, 5)]
+
+
+def test_AU_31_another_segment_recorded_meanwhile_is_an_error(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtake(name: str) -> None:
+        if name == "archive.after_manifest":
+            Segment.objects.create(first=0, end=5, manifest_sha256=bytes(32), at=log.now)
+
+    log.grown(5)
+    monkeypatch.setattr(archiving, "fault_point", overtake)
+    with pytest.raises(ArchiveError, match="records another segment at leaf 0"):
+        archive_audit(now=log.now, store=log.store)
+
+
+def test_AU_31_leaves_without_the_signed_root_are_not_archived(log: Log) -> None:
+    """The store is written once, so nothing may be written before the root is compared."""
+    log.grow(5)
+    Checkpoint.objects.create(size=5, root=bytes(32), note=signed(5, bytes(32)), at=log.now)
+    with pytest.raises(ArchiveError, match="do not lead to the root that was signed"):
+        archive_audit(now=log.now, store=log.store)
+    assert list(log.store.keys()) == []
+
+
+def test_AU_31_every_segment_of_the_leaves_is_proved_again(log: Log) -> None:
+    """As before a month is dropped."""
+    for count in (5, 3, 2):
+        log.grown(count)
+        log.archive()
+    prove_again(0, 9, store=log.store)
+    path = log.folder / manifest_of(log, 8).lines.key
+    with broken_into(path, None):
+        prove_again(0, 7, store=log.store)
+        with pytest.raises(ArchiveError):
+            prove_again(0, 8, store=log.store)

@@ -23,6 +23,10 @@ def left(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir())
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def die_inside() -> None:
     with scratch() as folder:
         (folder / "lines.gz").write_bytes(b"half")
@@ -58,6 +62,32 @@ def test_cleanup_keeps_anything_but_our_own_scratch_folders(
         with scratch():
             pass
     assert left(place) == sorted((f"{PREFIX}file", f"{PREFIX}link", f"{PREFIX}theirs", "elsewhere"))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_folder_swept_before_it_is_locked_is_replaced(
+    place: Path, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    open_folder, swept = scratches._open, list[Path]()
+
+    def overtaken(folder: Path) -> int:
+        if swept:
+            return open_folder(folder)
+        swept.append(folder)
+        if not is_open:
+            folder.rmdir()
+            return open_folder(folder)
+        held = open_folder(folder)
+        folder.rmdir()
+        return held
+
+    monkeypatch.setattr(scratches, "_open", overtaken)
+    held = open_files()
+    with scratch() as folder:
+        assert folder.is_dir()
+        assert [folder] != swept
+    assert open_files() == held
+    assert left(place) == []
 
 
 def test_so_many_are_looked_at_in_one_go(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from agentauth.sdk import verify_log as alone
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
-from audit.archive.layout import Line
+from audit.archive.archive_format import Line
 from audit.log.entries import event_body
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Leaf
@@ -28,13 +28,13 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import signer, verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import forge_an_event, write_anew
+from audit.tests.test_trusted_checkpoints import forge_an_event, write_anew
 from audit.verify.verification import verify_log
-from audit.witness.anchors import stored_anchors
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.witness.cosigning import cosign_log
+from audit.witness.log_breaks import origin
+from audit.witness.trusted_checkpoints import stored_anchors
 
 pytestmark = pytest.mark.django_db
 SIZE = 8
@@ -122,7 +122,7 @@ class Place:
             (leaf.leaf_index, events[leaf.event_id]) for leaf in leaves if leaf.event_id in events
         ]
         lines = [
-            Line(index, bytes(event.salt), canonical_json(event_body(event))).encoded()
+            Line(index, bytes(event.salt), canonical_json(event_body(event))).encode()
             for index, event in shown
         ]
         (export / "lines.gz").write_bytes(gzip.compress(b"".join(lines), mtime=0))

@@ -19,8 +19,8 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import Signature, parse_note, parse_signatures
 from agentauth.sdk.tests.witness_cast import NAME
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, http, size_is
-from audit.witness import witnesses
-from audit.witness.witnesses import MAX_ANSWER_BYTES, Outcome, Result, Witness
+from audit.witness import witness_client
+from audit.witness.witness_client import MAX_ANSWER_BYTES, Outcome, Result, Witness
 from tests.time_limits import within
 
 LINE = cosign_checkpoint(LOG.checkpoint(5), name=NAME, signer=KEY, at=1_700_000_000).line
@@ -181,7 +181,7 @@ def certificate(host: str) -> tuple[bytes, bytes]:
 def test_who_takes_too_long_is_given_up_also_while_bytes_come(
     monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(witnesses, "TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(witness_client, "TIMEOUT_SECONDS", 0.5)
     over = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -203,7 +203,7 @@ def test_who_takes_too_long_is_given_up_also_while_bytes_come(
 
 
 def test_a_name_that_is_not_resolved_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witnesses, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(witness_client, "TIMEOUT_SECONDS", 0.3)
     over = threading.Event()
 
     def slow(*_arguments: object, **_more: object) -> list[object]:

@@ -20,11 +20,11 @@ from audit.stores import ImmutableError, Store, store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness import breaks, checkpoints, log_signer
-from audit.witness.breaks import check_records, origin
+from audit.witness import checkpoints, log_breaks, log_signer
 from audit.witness.checkpoint_copies import ContradictedError, key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.witness.log_position import check_history
+from audit.witness.log_breaks import check_records, origin
+from audit.witness.rollback_check import check_history
 
 pytestmark = pytest.mark.django_db
 
@@ -130,7 +130,7 @@ def test_AU_12_copy_reported_as_failed_is_made_at_the_next_run(
 ) -> None:
     grow(2)
     with monkeypatch.context() as patch:
-        patch.setattr(breaks, "store_at", lambda uri: Failing(store_at(uri), done=done))
+        patch.setattr(log_breaks, "store_at", lambda uri: Failing(store_at(uri), done=done))
         with pytest.raises(TemporarilyUnavailableError):
             checkpoint_log(now=now)
     assert (folder / key_of(2)).exists() is done
@@ -157,7 +157,7 @@ def test_where_the_store_cannot_be_asked_nothing_is_signed(
         return Away()
 
     grow(1)
-    monkeypatch.setattr(breaks, "store_at", away)
+    monkeypatch.setattr(log_breaks, "store_at", away)
     with pytest.raises(TemporarilyUnavailableError):
         checkpoint_log(now=now)
     assert newest_checkpoint() is None

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from audit.management.json_output import JsonCommand
 
 pytestmark = pytest.mark.django_db

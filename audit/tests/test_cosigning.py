@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
+from agentauth.protocol.notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
@@ -18,10 +19,12 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness.breaks import origin
+from audit.witness import cosigning
 from audit.witness.checkpoint_copies import ContradictedError
 from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
 from audit.witness.cosigning import cosign_log, witnesses
+from audit.witness.log_breaks import origin
+from audit.witness.witness_client import Outcome, Result
 
 pytestmark = pytest.mark.django_db
 
@@ -112,3 +115,43 @@ def test_a_witness_that_cannot_be_asked_is_not_named(named: str, settings: Setti
     settings.AUDIT_WITNESSES = [named.format(witness=VERIFIER.vkey, log=verifier().vkey)]
     with pytest.raises(InvalidRequestError):
         witnesses()
+
+
+AWAY = Outcome(Result.UNREACHABLE, detail="ConnectError")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "said"),
+    [
+        (Outcome(Result.CONTRADICTED, detail="Status 422."), ContradictedError, "a different log"),
+        # A larger tree than any that we signed.
+        (Outcome(Result.AHEAD, size=5), ContradictedError, "size 5"),
+        # Another process has signed it since, and asked the witness first.
+        (Outcome(Result.AHEAD, size=4), TemporarilyUnavailableError, "ahead"),
+        (Outcome(Result.MOVED, size=1), TemporarilyUnavailableError, "moved"),
+        (AWAY, TemporarilyUnavailableError, "unreachable ConnectError"),
+    ],
+)
+def test_AU_9_only_a_tree_that_is_not_ours_is_a_contradiction(
+    make_event: MakeEvent,
+    now: datetime,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    signing: None,
+    outcome: Outcome,
+    error: type[Exception],
+    said: str,
+) -> None:
+    """Each witness is asked before one of them is reported."""
+    others = [Verifier(name, KEY.public, SignatureType.COSIGNATURE) for name in ("a", "z")]
+    settings.AUDIT_WITNESSES = [
+        f"{each.vkey} https://witness.example" for each in (others[0], VERIFIER, others[1])
+    ]
+    answers = {VERIFIER.name: outcome, "a": AWAY, "z": Outcome(Result.COSIGNED, "line\n", 1, 4)}
+    monkeypatch.setattr(
+        cosigning, "cosign", lambda _note, *, witness, **_: answers[witness.verifier.name]
+    )
+    grow(make_event, 4, now)
+    with pytest.raises(error, match=said):
+        cosign_log(now=now)
+    assert [each.witness for each in Cosignature.objects.all()] == ["z"]

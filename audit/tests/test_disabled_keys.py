@@ -14,7 +14,7 @@ from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import SignatureType, Verifier
-from audit.archive.proving import prove_archive
+from audit.archive.archive_verification import prove_archive
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree import root_at
 from audit.models import Checkpoint, Event
@@ -22,14 +22,14 @@ from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
-from audit.tests.test_anchors import command, forge_an_event, write_anew
-from audit.verify.log_proofs import signed_checkpoint
-from audit.verify.log_status import log_standing
+from audit.tests.test_trusted_checkpoints import command, forge_an_event, write_anew
+from audit.verify.log_status import read_log_status
+from audit.verify.public_log import signed_checkpoint
 from audit.verify.verification import Verdict, verify_log
-from audit.witness.anchors import stored_anchors
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import key_of
 from audit.witness.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed
+from audit.witness.log_breaks import origin
+from audit.witness.trusted_checkpoints import stored_anchors
 
 pytestmark = pytest.mark.django_db
 DISABLED_AT = datetime(2026, 11, 29, 7, 5, tzinfo=UTC)
@@ -144,6 +144,16 @@ def test_unsigned_checkpoint_row_is_skipped(
     assert get("tile/0/000.p/11").status_code == 404
 
 
+def test_checkpoint_that_only_a_disabled_key_signed_is_not_copied(log: Path, now: datetime) -> None:
+    """A copy stays for years, and this one would prove nothing."""
+    forged(9, root_at(9), LOST, now)
+    assert checkpoint_log(now=now + EVERY) is None
+    assert not (log / key_of(9)).exists()
+    keys.disabled = False
+    assert checkpoint_log(now=now + EVERY) is None
+    assert (log / key_of(9)).exists()
+
+
 def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
     checkpoint_log(now=now + EVERY)
     with transaction.atomic():
@@ -153,18 +163,18 @@ def test_only_so_many_rows_are_looked_through(log: Path, now: datetime) -> None:
     assert newest_signed(now=now) is None
 
 
-def test_SA_8_log_standing_does_not_report_a_disabled_key_as_tampering(
+def test_SA_8_log_status_does_not_report_a_disabled_key_as_tampering(
     log: Path, now: datetime
 ) -> None:
-    found = log_standing(now=now)
+    found = read_log_status(now=now)
     assert (found.problem, found.disabled_at) == ("", DISABLED_AT)
     assert checkpoint_log(now=now + EVERY) == 9
-    assert log_standing(now=now + EVERY).disabled_at is None
+    assert read_log_status(now=now + EVERY).disabled_at is None
     # A contradiction is a problem, whichever key signed it.
     with as_table_owner():
         forge_an_event()
         write_anew(9)
-        assert log_standing(now=now + EVERY).problem
+        assert read_log_status(now=now + EVERY).problem
 
 
 def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetime) -> None:

@@ -36,13 +36,16 @@ def log(
     """Three events each of five months ago, four months ago and today, numbered in order."""
     made = []
     for ahead in (-5, -4, 0):
-        with monkeypatch.context() as patch:
-            set_clock(patch, months_on(ahead).start if ahead else now)
-            made += [
-                make_event(agent_id=months_on(0).first_id, personal={"n": n}) for n in range(3)
-            ]
+        made += record_in(months_on(ahead).start if ahead else now, make_event, monkeypatch)
         sequence_until_empty(now=now)
     return sorted(made, key=lambda event: event.pk)
+
+
+def record_in(at: datetime, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Record three events as if it were `at`."""
+    with monkeypatch.context() as patch:
+        set_clock(patch, at)
+        return [make_event(agent_id=months_on(0).first_id, personal={"n": n}) for n in range(3)]
 
 
 def archive(end: int, now: datetime, first: int = 0) -> None:
@@ -82,6 +85,32 @@ def test_a_month_that_is_archived_goes_and_the_log_still_proves_itself(
     drop(months_on(-4))
     assert verify_log().ok
     assert listed() == [6, 7, 8]
+
+
+def test_a_month_without_events_is_dropped_unasked(log: list[Event], now: datetime) -> None:
+    """As after a drop whose month was created again."""
+    archive(3, now)
+    drop()
+    execute("SELECT agentauth_add_event_month(%s)", OLD.start)
+    asked: list[tuple[int, int]] = []
+    done = drop(prove=lambda first, last: asked.append((first, last)))
+    assert (done.events, asked) == (0, [])
+    assert OLD.partition not in standing()
+
+
+def test_a_log_of_dropped_months_alone_begins_at_its_end(
+    months: set[str], make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch, now: datetime
+) -> None:
+    """The first kept leaf is looked for page by page, and there is none."""
+    monkeypatch.setattr(dropping, "BATCH", 2)
+    for ahead in (-5, -4):
+        record_in(months_on(ahead).start, make_event, monkeypatch)
+    sequence_until_empty(now=now)
+    archive(6, now)
+    for month, kept_from in ((OLD, 3), (months_on(-4), 6)):
+        drop(month)
+        assert DroppedMonth.objects.latest("pk").kept_from == kept_from
+    assert listed() == []
 
 
 def test_what_is_not_archived_as_a_whole_stays(log: list[Event], now: datetime) -> None:

@@ -3,16 +3,18 @@
 import gzip
 import uuid
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import verify_inclusion
+from agentauth.protocol.log_hashes import verify_inclusion
 from audit import kinds
+from audit.archive.archive_verification import prove_archive
 from audit.archive.archiving import archive_audit
-from audit.archive.proving import prove_archive
 from audit.log.entries import entry_of
 from audit.log.erasure import erase_openings
 from audit.log.sequencer import sequence_until_empty
@@ -126,3 +128,34 @@ def test_an_erasure_of_a_person_who_was_not_deleted_excuses_nothing(
 
 def readable(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def test_verify_audit_says_how_many_texts_were_erased(
+    settings: Settings, make_event: MakeEvent, now: datetime
+) -> None:
+    # The registry has no row of these people and agents.
+    settings.AUDIT_GRANTS = f"{__name__}.no_grants"
+    human, agent = uuid.uuid4(), uuid.uuid4()
+    make_event(kind=kinds.AGENT_REGISTERED, agent_id=agent, human_id=human)
+    for _ in range(2):
+        # These name the agent alone.
+        make_event(agent_id=agent, personal={"details": NAME})
+    make_event(human_id=human, personal={"name": NAME, "email": EMAIL})
+    sequence_until_empty(now=now)
+    assert "erased" not in _verified()
+    erase_openings(human_id=human, agent_ids=[agent], email=EMAIL)
+    make_event(kind=kinds.HUMAN_DELETED, human_id=human)
+    data = {"agents": [str(agent)], "events": [], "receipts": {}}
+    make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
+    sequence_until_empty(now=now)
+    assert "4 texts that events committed to were erased" in _verified()
+
+
+def no_grants(*, now: datetime) -> list[object]:
+    return []
+
+
+def _verified() -> str:
+    out = StringIO()
+    call_command("verify_audit", stdout=out)
+    return out.getvalue()

@@ -12,10 +12,10 @@ from rest_framework.permissions import BasePermission
 from rest_framework.response import Response
 from rest_framework.test import APIRequestFactory, force_authenticate
 
-from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import InvalidRequestError
-from audit.api import EventsView
+from agentauth.protocol.log_hashes import entry_hash, field_commitment
+from audit.events_api import EventsView
 from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Opening
 from audit.tests.conftest import MakeEvent

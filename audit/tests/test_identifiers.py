@@ -115,6 +115,18 @@ def test_forked_processes_continue_the_parents_ids_and_share_none(
     assert len(set(every)) == len(every)
 
 
+def test_child_with_a_stopped_clock_continues_past_the_parent(
+    set_clock: Callable[[int], None],
+) -> None:
+    set_clock(0)
+    child = identifiers._Mint()
+    # Forked before the parent minted anything.
+    child.begin_anew()
+    last = child.next()
+    child.begin_anew()
+    assert child.next() >> identifiers._RANDOM_BITS > last >> identifiers._RANDOM_BITS
+
+
 def test_a_child_forked_while_a_thread_mints_can_mint() -> None:
     with identifiers._mint._lock:
         assert len(_in_a_child(3)) == 3

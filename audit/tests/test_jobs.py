@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db

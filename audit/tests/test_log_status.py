@@ -16,7 +16,14 @@ from audit.services import record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_record_many import entry
-from audit.verify.log_status import LATE, EventStatus, LogStatus, Stand, log_standing, stands_of
+from audit.verify.log_status import (
+    LATE,
+    EventPosition,
+    EventStatus,
+    LogStatus,
+    event_positions,
+    read_log_status,
+)
 from audit.witness.checkpoints import checkpoint_log
 
 pytestmark = pytest.mark.django_db
@@ -42,16 +49,16 @@ def log(now: datetime, make_event: MakeEvent) -> list[Event]:
 
 
 def test_empty_log_is_not_a_contradiction(now: datetime) -> None:
-    assert log_standing(now=now) == LogStatus(0, None, "", timedelta(0))
+    assert read_log_status(now=now) == LogStatus(0, None, "", timedelta(0))
 
 
 def test_a_log_that_fits_says_what_is_signed(log: list[Event], now: datetime) -> None:
-    found = log_standing(now=now + timedelta(seconds=30))
+    found = read_log_status(now=now + timedelta(seconds=30))
     assert (found.size, found.signed, found.problem, found.is_late) == (7, 5, "", False)
     assert found.unsigned_for == timedelta(seconds=30)
-    assert log_standing(now=now + LATE + timedelta(seconds=1)).is_late
+    assert read_log_status(now=now + LATE + timedelta(seconds=1)).is_late
     checkpoint_log(now=now + timedelta(hours=1))
-    found = log_standing(now=now + timedelta(hours=9))
+    found = read_log_status(now=now + timedelta(hours=9))
     assert (found.signed, found.unsigned_for, found.is_late) == (7, timedelta(0), False)
 
 
@@ -62,7 +69,7 @@ def test_after_a_silence_the_first_news_is_not_late(
     later = now + timedelta(hours=9)
     make_event(at=later)
     sequence_until_empty(now=later)
-    assert log_standing(now=later).unsigned_for == timedelta(0)
+    assert read_log_status(now=later).unsigned_for == timedelta(0)
 
 
 def _forget_the_head() -> None:
@@ -87,14 +94,14 @@ def _forget_the_head() -> None:
 def test_what_does_not_fit_is_said(log: list[Event], now: datetime, tamper: Tamper) -> None:
     with as_table_owner():
         tamper()
-        assert log_standing(now=now).problem
+        assert read_log_status(now=now).problem
 
 
 def test_a_checkpoint_that_another_key_signed_does_not_count(
     log: list[Event], now: datetime, settings: Settings
 ) -> None:
     settings.AUDIT_KEYS = "audit.tests.test_log_status.other_keys"
-    assert "was changed" in log_standing(now=now).problem
+    assert "was changed" in read_log_status(now=now).problem
 
 
 def other_keys(*, purpose: str, now: datetime) -> dict[str, object]:
@@ -107,24 +114,26 @@ def test_each_event_is_found_where_it_is(
     log: list[Event], now: datetime, make_event: MakeEvent
 ) -> None:
     events = [*log, make_event()]
-    found = stands_of(events, log_standing(now=now).checkpoint)
+    found = event_positions(events, read_log_status(now=now).checkpoint)
     assert [found[event.pk] for event in events] == [
-        *(Stand(EventStatus.PROVED, number) for number in range(5)),
-        *(Stand(EventStatus.NUMBERED, number) for number in (5, 6)),
-        Stand(EventStatus.WAITING, None),
+        *(EventPosition(EventStatus.PROVED, number) for number in range(5)),
+        *(EventPosition(EventStatus.NUMBERED, number) for number in (5, 6)),
+        EventPosition(EventStatus.WAITING, None),
     ]
-    assert {stand.place for stand in stands_of(log, None).values()} == {EventStatus.NUMBERED}
+    assert {position.status for position in event_positions(log, None).values()} == {
+        EventStatus.NUMBERED
+    }
 
 
 def test_an_event_that_was_changed_is_named(log: list[Event], now: datetime) -> None:
-    checkpoint = log_standing(now=now).checkpoint
+    checkpoint = read_log_status(now=now).checkpoint
     with as_table_owner():
         Event.objects.filter(pk=log[1].pk).update(reason="another")
         Event.objects.filter(pk=log[6].pk).update(kind="another")
-        found = stands_of([Event.objects.get(pk=event.pk) for event in log], checkpoint)
-    wrong = [event for event in log if found[event.pk].place == EventStatus.WRONG]
+        found = event_positions([Event.objects.get(pk=event.pk) for event in log], checkpoint)
+    wrong = [event for event in log if found[event.pk].status == EventStatus.WRONG]
     assert wrong == [log[1], log[6]]
-    assert {found[event.pk].place for event in log[2:5]} == {EventStatus.PROVED}
+    assert {found[event.pk].status for event in log[2:5]} == {EventStatus.PROVED}
 
 
 def test_an_event_that_nothing_accounts_for_is_wrong(
@@ -133,7 +142,7 @@ def test_an_event_that_nothing_accounts_for_is_wrong(
     event = make_event()
     with as_table_owner():
         QueueEntry.objects.filter(pk=event.pk).delete()
-        assert stands_of([event], None) == {event.pk: Stand(EventStatus.WRONG, None)}
+        assert event_positions([event], None) == {event.pk: EventPosition(EventStatus.WRONG, None)}
 
 
 @pytest.mark.parametrize(
@@ -146,11 +155,11 @@ def test_an_event_that_nothing_accounts_for_is_wrong(
 def test_where_another_leaf_is_wrong_nothing_is_proved(
     log: list[Event], now: datetime, tamper: Tamper
 ) -> None:
-    checkpoint = log_standing(now=now).checkpoint
+    checkpoint = read_log_status(now=now).checkpoint
     with as_table_owner():
         tamper()
-        found = stands_of(log[:2], checkpoint)
-    assert {stand.place for stand in found.values()} == {EventStatus.UNPROVED}
+        found = event_positions(log[:2], checkpoint)
+    assert {position.status for position in found.values()} == {EventStatus.UNPROVED}
 
 
 @pytest.fixture
@@ -168,17 +177,17 @@ def test_it_takes_a_handful_of_queries(
     long_log: int, now: datetime, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
     with django_assert_max_num_queries(7):
-        checkpoint = log_standing(now=now).checkpoint
+        checkpoint = read_log_status(now=now).checkpoint
     events = list(Event.objects.filter(leaf__leaf_index__in=range(5, 800, 50)))
     with django_assert_max_num_queries(4):
-        found = stands_of(events, checkpoint)
-    assert {stand.place for stand in found.values()} == {EventStatus.PROVED}
+        found = event_positions(events, checkpoint)
+    assert {position.status for position in found.values()} == {EventStatus.PROVED}
 
 
 def test_a_node_that_was_changed_is_noticed(long_log: int, now: datetime) -> None:
     with as_table_owner():
         Node.objects.filter(index=1).update(hash=bytes(32))
-        assert log_standing(now=now).problem
+        assert read_log_status(now=now).problem
 
 
 def test_proofs_of_several_leaves_are_those_of_each(long_log: int) -> None:
@@ -191,4 +200,4 @@ def test_proofs_of_several_leaves_are_those_of_each(long_log: int) -> None:
 
 def test_an_event_of_another_database_has_no_place(now: datetime) -> None:
     stranger = Event(id=uuid4(), kind="x", at=now, data={}, salt=bytes(32))
-    assert stands_of([stranger], None)[stranger.pk].place == EventStatus.WRONG
+    assert event_positions([stranger], None)[stranger.pk].status == EventStatus.WRONG

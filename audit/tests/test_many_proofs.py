@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.chain import verify_consistency, verify_inclusion
 from agentauth.protocol.encoding import b64u_encode, canonical_json
+from agentauth.protocol.log_hashes import verify_consistency, verify_inclusion
 from agentauth.sdk import verify_proof
 from audit.log.entries import event_body
 from audit.models import Checkpoint, Event

@@ -12,7 +12,7 @@ import pytest
 import time_machine
 from django.db import connection
 
-from agentauth.protocol.chain import leaf_hash, verify_consistency, verify_inclusion
+from agentauth.protocol.log_hashes import leaf_hash, verify_consistency, verify_inclusion
 from agentauth.protocol.tlog_texts import verify_log_proof
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree import root_at
@@ -33,8 +33,8 @@ from audit.tests.proving import (
     unbase64,
 )
 from audit.tests.signing import verifier
-from audit.witness.breaks import origin
 from audit.witness.checkpoints import EVERY
+from audit.witness.log_breaks import origin
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 

@@ -8,8 +8,8 @@ import pytest
 from django.contrib.auth.models import Group
 from django.db import Error, IntegrityError, connection, transaction
 
-from agentauth.protocol.chain import entry_hash, field_commitment
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
+from agentauth.protocol.log_hashes import entry_hash, field_commitment
 from audit import kinds
 from audit.db.sql import Statement
 from audit.log.entries import MAX_DATA_BYTES, entry_of, event_body

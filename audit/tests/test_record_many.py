@@ -9,8 +9,8 @@ from django.db import connection, transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import EMPTY_LINK
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
+from agentauth.protocol.log_hashes import EMPTY_LINK
 from audit import kinds
 from audit.identifiers import new_id
 from audit.log import sequencer

@@ -19,7 +19,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
-from audit.archive.layout import ArchiveError, StoredObject
+from audit.archive.archive_format import ArchiveError, StoredObject
 from audit.archive.reading import download
 from audit.stores import (
     CHUNK_BYTES,
@@ -128,6 +128,18 @@ def test_a_bucket_without_object_lock_is_refused_until_it_has_it(bucket: Bucket)
     ):
         with pytest.raises(TemporarilyUnavailableError, match="NoSuchBucket"):
             call()
+
+
+def test_AU_31_object_that_another_process_still_writes_is_no_conflict(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server refused ours for the other's sake, but does not list the other yet."""
+    bucket.store.put_once("objects/a", b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.S3Store, "_fetch", lambda *_: None)
+        with pytest.raises(TemporarilyUnavailableError, match="is just being written"):
+            bucket.store.put_once("objects/a", b"first")
+    bucket.store.put_once("objects/a", b"first")
 
 
 def test_stores_of_one_bucket_keep_apart(bucket: Bucket) -> None:

@@ -6,8 +6,8 @@ from datetime import datetime
 import pytest
 from django.db import IntegrityError, transaction
 
-from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
 from agentauth.protocol.identifiers import uuid7_text
+from agentauth.protocol.log_hashes import EMPTY_LINK, leaf_hash, link
 from audit.log import sequencer
 from audit.log.entries import entry_of
 from audit.log.sequencer import sequence_pending, sequence_until_empty

@@ -14,6 +14,7 @@ import pytest
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from audit.stores import MAX_SMALL_BYTES, Digest, ImmutableError, Store, digest_of, store_at
 from audit.stores.folder import DRAFT_SECONDS, FolderStore
+from audit.stores.store_uris import store_error
 from audit.tests.conftest import Bucket
 
 KEY = "objects/0a1b.lines.gz"
@@ -152,6 +153,25 @@ def test_an_address_of_another_form_is_refused_and_not_repeated(uri: str) -> Non
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file:/srv/log", ""),
+        ("file:", "must be file:<path> or s3://"),
+        ("/srv/log", "must be file:<path> or s3://"),
+        ("https://log.example", "must be file:<path> or s3://"),
+        ("s3://log-bucket/log?lock_days=30", ""),
+        ("s3://log-bucket/log?lock_days=0", "without credentials"),
+        ("s3://key:secret@log-bucket", "without credentials"),
+    ],
+)
+def test_check_at_startup_says_what_is_wrong_with_a_store(uri: str, said: str) -> None:
+    error = store_error(uri)
+    assert said in error
+    assert bool(error) is bool(said)
+    assert "secret" not in error
+
+
 def test_a_store_says_where_it_is_and_no_more(tmp_path: Path) -> None:
     assert repr(store_at(f"file:{tmp_path}")) == f"file:{tmp_path}"
     assert (
@@ -261,6 +281,14 @@ def test_every_put_reaches_the_disk_with_its_folders(
     # An earlier writer may have died between the link and this sync.
     folder.put_once("a/b", b"1")
     assert synced[-1] == "store/a"
+
+
+def test_a_file_in_place_of_a_folder_is_not_an_empty_store(folder: FolderStore) -> None:
+    """Else a damaged store would look as if the log had never been copied."""
+    folder.put_once("checkpoints", b"")
+    with pytest.raises(TemporarilyUnavailableError):
+        list(folder.keys("checkpoints/"))
+    assert list(folder.keys("segments/")) == []
 
 
 def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from django.db import transaction
 
-from agentauth.protocol.chain import TILE_HEIGHT, CompactTree, Subtree
+from agentauth.protocol.log_hashes import TILE_HEIGHT, CompactTree, Subtree
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Head, Leaf, Node
 from audit.services import record_many

@@ -5,18 +5,22 @@ import io
 import json
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
+from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import CompactTree, leaf_hash, link
+from agentauth.protocol.log_hashes import CompactTree, leaf_hash, link
 from audit.log.entries import entry_of
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
+from audit.verify import leaf_checks
 from audit.verify.verification import Verdict, verify_log
 
 pytestmark = pytest.mark.django_db
@@ -368,6 +372,88 @@ def test_a_value_that_cannot_be_read_is_named_and_not_a_crash(
         sql = f"UPDATE audit_event SET {column} = %s WHERE token_jti = %s"  # noqa: S608
         execute(sql, garbage, log[3].token_jti)
         assert verify_log().first_bad in {3, str(log[3].id)}
+
+
+def test_a_row_that_cannot_be_read_is_named(
+    log: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any database: the columns of a later Django or driver may hold what these do not."""
+    read = leaf_checks._join_events
+
+    def garbled(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
+        if start <= 3 < end:
+            raise ValueError("not a timestamp")
+        return read(start, end)
+
+    monkeypatch.setattr(leaf_checks, "_join_events", garbled)
+    verdict = verify_log()
+    assert (verdict.ok, verdict.first_bad, verdict.tree_size) == (False, 3, 3)
+    assert "cannot be read" in verdict.problem
+
+
+def test_an_unavailable_database_is_not_taken_for_tampering(
+    log: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_start: int, _end: int) -> list[tuple[Leaf, Event | None]]:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(leaf_checks, "_join_events", away)
+    with pytest.raises(OperationalError):
+        verify_log()
+
+
+def test_openings_of_waiting_events_that_match_pass(
+    log: list[Event], make_event: MakeEvent
+) -> None:
+    for name in ("Bob", "Carol", "Dan"):
+        make_event(personal={"name": name})
+    assert verify_log(batch=2).ok
+
+
+class Found(NamedTuple):
+    """As `settings.AUDIT_GRANTS` reports a grant or row; audit imports no registry."""
+
+    grant_id: str
+    problem: str = ""
+    disabled_at: str = ""
+    table: str = ""
+
+
+FOUND: list[Found] = []
+
+
+def found(*, now: datetime) -> list[Found]:
+    return FOUND
+
+
+@pytest.mark.parametrize(
+    ("finding", "line", "code"),
+    [
+        (Found("g1", "its receipt is missing"), "GRANT g1 WAS CHANGED: its receipt is missing.", 1),
+        (
+            Found("7", "its seal is not ours", table="registry_human"),
+            "ROW registry_human 7 WAS CHANGED: its seal is not ours.",
+            1,
+        ),
+        (Found("g2", disabled_at="2026-11-29"), "Grant g2 permits nothing", 0),
+    ],
+)
+def test_the_command_names_what_contradicts_its_receipt(
+    log: list[Event],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    finding: Found,
+    line: str,
+    code: int,
+) -> None:
+    """A disabled key is not tampering."""
+    settings.AUDIT_GRANTS = f"{__name__}.found"
+    monkeypatch.setattr(f"{__name__}.FOUND", [finding])
+    out = io.StringIO()
+    with pytest.raises(SystemExit) if code else nullcontext():
+        call_command("verify_audit", stdout=out)
+    assert line in out.getvalue()
+    assert f"The log is whole: {SIZE} events" in out.getvalue()
 
 
 def test_the_command_prints_one_json_object_and_exits_0(log: list[Event]) -> None:

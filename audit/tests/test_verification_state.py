@@ -11,21 +11,23 @@ import pytest
 from django.core.management import CommandError
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.chain import leaf_hash, link
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.log_hashes import leaf_hash, link
 from audit.log.entries import entry_of
 from audit.log.tree import root_at
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests import proving, signing
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import command, write_anew
+from audit.tests.test_trusted_checkpoints import command, write_anew
+from audit.verify import verification
+from audit.verify.leaf_checks import BadError
 from audit.verify.verification import Part, Point, prove_log
-from audit.witness.breaks import origin
 from audit.witness.checkpoint_copies import key_of
 from audit.witness.checkpoints import EVERY, checkpoint_log
+from audit.witness.log_breaks import origin
 
 pytestmark = pytest.mark.django_db
 # More than a tile, so that there are nodes; PROVED are proved before the test.
@@ -320,3 +322,53 @@ def test_AU_3_a_part_rewritten_to_fit_itself_leads_to_no_signed_root(state: Path
         proof = prove_log(since=point, again=Part(0, 60))
     assert (proof.verdict.ok, proof.verdict.first_bad) == (False, 0)
     assert "does not lead to the root that was signed" in proof.verdict.problem
+
+
+@pytest.mark.parametrize("together", [1, 256])
+def test_AU_3_each_stored_node_is_compared(
+    signed_log: Checkpoint, now: datetime, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """Nodes are compared in groups, so that memory does not grow with the log."""
+    monkeypatch.setattr(verification, "_NODES", together)
+    proving.grow(300, now=now)
+    assert verification.verify_log().ok
+    for index in (0, 1):
+        with as_table_owner():
+            Node.objects.filter(level=1, index=index).update(hash=bytes(32))
+            assert verification.verify_log().first_bad == index * 256
+
+
+def test_nodes_of_leaves_added_since_the_run_began_are_accepted(
+    signed_log: Checkpoint, now: datetime
+) -> None:
+    proving.grow(300, now=now)
+    verification._check_no_nodes_beyond(400)
+    with as_table_owner():
+        Node.objects.create(level=1, index=2, hash=bytes(32))
+        with pytest.raises(BadError, match="lies outside the head"):
+            verification._check_no_nodes_beyond(400)
+
+
+def test_AU_4_a_leaf_missing_before_the_part_checked_again_is_named(state: Path) -> None:
+    """The stored node replaces it in the tree, but the next leaf continues from its link."""
+    point = Point(PROVED, root_at(PROVED), bytes(Leaf.objects.get(leaf_index=PROVED - 1).link))
+    with as_table_owner():
+        Leaf.objects.filter(leaf_index=255).delete()
+        proof = prove_log(since=point, again=Part(256, 290))
+    assert (proof.verdict.ok, proof.verdict.first_bad) == (False, 255)
+
+
+def test_AU_7_a_state_outlives_the_row_of_its_checkpoint(state: Path) -> None:
+    """The file has the signed note itself, so a deleted row does not undo what was proved."""
+    kept = json.loads(state.read_text())
+    with as_table_owner():
+        Checkpoint.objects.all().delete()
+        found = go_on()
+        assert (found["ok"], found["checked_from"], found["state_kept"]) == (True, PROVED, True)
+        assert json.loads(state.read_text())["checkpoint"] == kept["checkpoint"]
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "x"])
+def test_the_number_of_runs_must_be_positive(runs: str) -> None:
+    with pytest.raises(CommandError, match="--runs"):
+        command("--runs", runs)

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import DatabaseError
 from django.db.models import Exists, OuterRef
 
-from agentauth.protocol.chain import EMPTY_LINK, leaf_hash, link
+from agentauth.protocol.log_hashes import EMPTY_LINK, leaf_hash, link
 from audit.db.dropping import DroppedEvents
 from audit.log.entries import entry_of, is_committed
 from audit.log.erasure import ErasedOpenings
@@ -74,12 +74,12 @@ def leaf_hash_of(event: Event) -> bytes | None:
 
 def read_leaves(start: int, end: int) -> Iterator[tuple[Leaf, Event | None]]:
     """Leaves start ≤ index < end with their events. Raises BadError for an unreadable row."""
-    rows = readable(lambda: _joined(start, end))
+    rows = readable(lambda: _join_events(start, end))
     if rows is not None:
         yield from rows
         return
     for index in range(start, end):
-        row = readable(lambda at=index: _joined(at, at + 1))  # type: ignore[misc]  # bound now, on purpose
+        row = readable(lambda at=index: _join_events(at, at + 1))  # type: ignore[misc]  # bound now, on purpose
         if row is None:
             raise BadError(
                 index,
@@ -88,7 +88,7 @@ def read_leaves(start: int, end: int) -> Iterator[tuple[Leaf, Event | None]]:
         yield from row
 
 
-def _joined(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
+def _join_events(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
     leaves = list(
         Leaf.objects.filter(leaf_index__gte=start, leaf_index__lt=end).order_by("leaf_index")
     )
@@ -115,7 +115,7 @@ def check_openings_of(events: Sequence[Event], erased: ErasedOpenings) -> None:
         _check_opening(opening, by_id.get(opening.event_id))
         found.add((opening.event_id, opening.member))
     for event in events:
-        for member in _hidden(event):
+        for member in _committed_members(event):
             if (event.pk, member) not in found and not erased.allows(event):
                 raise BadError(
                     str(event.pk),
@@ -139,7 +139,7 @@ def check_other_openings(batch: int) -> None:
         last = page[-1].id
 
 
-def _hidden(event: Event) -> list[str]:
+def _committed_members(event: Event) -> list[str]:
     """The members of its data that are commitments."""
     return [
         name

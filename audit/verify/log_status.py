@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from django.db.models import Max, QuerySet
 
-from agentauth.protocol.chain import verify_inclusion
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import verify_inclusion
 from audit.log.sequencer import tree_of
 from audit.log.tree import inclusion_proofs, root_at
 from audit.models import (
@@ -29,9 +29,9 @@ from audit.models import (
     Segment,
 )
 from audit.verify.leaf_checks import leaf_hash_of
-from audit.witness.anchors import any_anchor_of
 from audit.witness.checkpoint_copies import ContradictedError
 from audit.witness.checkpoints import newest_checkpoint
+from audit.witness.trusted_checkpoints import any_anchor_of
 
 # Three times the interval at which a growing log is signed (60 s).
 LATE = timedelta(seconds=180)
@@ -79,14 +79,14 @@ class EventStatus(StrEnum):
     WRONG = "wrong"
 
 
-class Stand(NamedTuple):
-    """An event's place, and its leaf index if it has one."""
+class EventPosition(NamedTuple):
+    """An event's status, and its leaf index if it has one."""
 
-    place: EventStatus
+    status: EventStatus
     number: int | None
 
 
-class Reach(NamedTuple):
+class LogCoverage(NamedTuple):
     """How many events, from the first on, each store and witness covers; absent ones cover none."""
 
     copied: Mapping[str, int]
@@ -94,10 +94,10 @@ class Reach(NamedTuple):
     archived: int
 
 
-def log_reach() -> Reach:
+def log_coverage() -> LogCoverage:
     """How many events the stores, the witnesses and the archive cover. Raises django.db errors."""
     last = Segment.objects.order_by("-first").values_list("end", flat=True).first()
-    return Reach(
+    return LogCoverage(
         copied=_newest(CheckpointCopy.objects.all(), "store"),
         cosigned=_newest(Cosignature.objects.all(), "witness"),
         archived=last or 0,
@@ -110,7 +110,7 @@ def _newest(rows: QuerySet[Any], whose: str) -> dict[str, int]:
     return dict(recent.values_list(whose).annotate(Max("checkpoint_id")).order_by(whose))
 
 
-def log_standing(*, now: datetime) -> LogStatus:
+def read_log_status(*, now: datetime) -> LogStatus:
     """Check the newest checkpoint and the head against the log's keys and the stored tree.
 
     1. A key of the log, possibly disabled since, signed the checkpoint, and its row matches its
@@ -137,7 +137,9 @@ def log_standing(*, now: datetime) -> LogStatus:
     )
 
 
-def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uuid.UUID, Stand]:
+def event_positions(
+    events: Sequence[Event], checkpoint: Checkpoint | None
+) -> dict[uuid.UUID, EventPosition]:
     """Where each event is: hashed, compared with its leaf, and proved against `checkpoint`.
 
     Some events may wait for their number. The number of queries grows only with the height of the
@@ -153,31 +155,33 @@ def stands_of(events: Sequence[Event], checkpoint: Checkpoint | None) -> dict[uu
         if (leaf := leaves.get(event.pk)) is not None
         and leaf_hash_of(event) == bytes(leaf.leaf_hash)
     ]
-    places = _proved(right, checkpoint)
+    statuses = _prove_statuses(right, checkpoint)
     found = {}
     for pk in ids:
         if leaf := leaves.get(pk):
-            found[pk] = Stand(places.get(pk, EventStatus.WRONG), leaf.leaf_index)
+            found[pk] = EventPosition(statuses.get(pk, EventStatus.WRONG), leaf.leaf_index)
         else:
-            found[pk] = Stand(EventStatus.WAITING if pk in waiting else EventStatus.WRONG, None)
+            found[pk] = EventPosition(
+                EventStatus.WAITING if pk in waiting else EventStatus.WRONG, None
+            )
     return found
 
 
-def _proved(
+def _prove_statuses(
     leaves: Iterable[Leaf], checkpoint: Checkpoint | None
 ) -> Mapping[uuid.UUID, EventStatus]:
     """NUMBERED for leaves beyond the checkpoint; PROVED or UNPROVED for the others."""
     size = checkpoint.size if checkpoint else 0
-    places = {leaf.event_id: EventStatus.NUMBERED for leaf in leaves}
+    statuses = {leaf.event_id: EventStatus.NUMBERED for leaf in leaves}
     if checkpoint is None:
-        return places
+        return statuses
     old = [leaf for leaf in leaves if leaf.leaf_index < size]
-    places |= {leaf.event_id: EventStatus.UNPROVED for leaf in old}
+    statuses |= {leaf.event_id: EventStatus.UNPROVED for leaf in old}
     try:
         paths = inclusion_proofs((leaf.leaf_index for leaf in old), size)
     except ChainError:
         # Parts of the tree are missing, so nothing can be proved.
-        return places
+        return statuses
     for leaf in old:
         try:
             verify_inclusion(
@@ -189,8 +193,8 @@ def _proved(
             )
         except ChainError:
             continue
-        places[leaf.event_id] = EventStatus.PROVED
-    return places
+        statuses[leaf.event_id] = EventStatus.PROVED
+    return statuses
 
 
 def _check(size: int, root: bytes, head: Head, what: str) -> None:

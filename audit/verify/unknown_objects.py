@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from audit.stores import Store
-from audit.witness import breaks, checkpoint_copies, endings
+from audit.witness import checkpoint_copies, ending_copies, log_breaks
 
 # The prefixes that the log lists, and which names below them are its own. Other objects it reads by
 # name.
 _OURS: Final[Mapping[str, Callable[[str], bool]]] = {
     checkpoint_copies.PREFIX: lambda key: checkpoint_copies.size_of(key) is not None,
-    breaks.PREFIX: lambda key: bool(breaks.break_of(key)),
-    endings.PREFIX: endings.is_ending,
+    log_breaks.PREFIX: lambda key: bool(log_breaks.break_of(key)),
+    ending_copies.PREFIX: ending_copies.is_ending,
 }
 
 
@@ -21,5 +21,5 @@ def strange_keys(store: Store, *, since: int = 0) -> Iterator[str]:
     Skips keys that sort before the checkpoint or ending of `since` events.
     """
     for prefix, is_ours in _OURS.items():
-        begin = "" if prefix == breaks.PREFIX or not since else f"{prefix}{since:020d}"
+        begin = "" if prefix == log_breaks.PREFIX or not since else f"{prefix}{since:020d}"
         yield from (key for key in store.keys(prefix, after=begin) if not is_ours(key))

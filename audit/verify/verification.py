@@ -17,15 +17,15 @@ from django.conf import settings
 from django.db.models import Exists, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
-from agentauth.protocol.chain import (
+from agentauth.protocol.encoding import timestamp
+from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import (
     EMPTY_LINK,
     TILE_HEIGHT,
     CompactTree,
     Subtree,
     verify_consistency,
 )
-from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import ChainError
 from audit.db.dropping import DroppedEvents
 from audit.log.erasure import ErasedOpenings
 from audit.log.tree import consistency_proof, tree_at
@@ -39,8 +39,8 @@ from audit.verify.leaf_checks import (
     missing,
     read_leaves,
 )
-from audit.witness.anchors import Anchor
 from audit.witness.checkpoint_copies import ContradictedError
+from audit.witness.trusted_checkpoints import Anchor
 
 BATCH: Final = 500
 # This many nodes are compared in one query per level.

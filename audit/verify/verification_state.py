@@ -27,7 +27,7 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Checkpoint, Event
 from audit.verify.verification import START, Part, Point, Proof, Verdict, prove_log
-from audit.witness.anchors import Anchor, anchor_of, read_anchor
+from audit.witness.trusted_checkpoints import Anchor, anchor_of, read_anchor
 
 VERSION: Final = 1
 # Each older event is checked again once in this many runs.
@@ -135,7 +135,7 @@ def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
         return None, ""
     except OSError as error:
         return None, f"{state} cannot be read, so everything is checked: {error.strerror}."
-    note, link, around = _parsed(state, text)
+    note, link, around = _parse_state(state, text)
     try:
         anchor = read_anchor(note, place=str(state), now=now)
     except UntrustedNoteError:
@@ -148,7 +148,7 @@ def _read(state: Path, now: datetime) -> tuple[Verified | None, str]:
     return Verified(Point(anchor.size, anchor.root, link), note, around), ""
 
 
-def _parsed(state: Path, text: bytes) -> tuple[str, bytes, Round]:
+def _parse_state(state: Path, text: bytes) -> tuple[str, bytes, Round]:
     try:
         value: dict[str, Any] = json.loads(text)
         if value["version"] != VERSION:

@@ -16,13 +16,11 @@ from django.conf import settings
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.log.sequencer import tree_of
 from audit.log.tree import root_at
 from audit.models import Checkpoint, CheckpointCopy, Head
 from audit.stores import Store
-from audit.witness.anchors import anchor_of, any_anchor_of
-from audit.witness.breaks import copy_break, log_store, origin
 from audit.witness.checkpoint_copies import (
     PREFIX,
     ContradictedError,
@@ -31,8 +29,10 @@ from audit.witness.checkpoint_copies import (
     size_of,
     store_name,
 )
-from audit.witness.endings import copy_endings, ended_since
+from audit.witness.ending_copies import copy_endings, ended_since
+from audit.witness.log_breaks import copy_break, log_store, origin
 from audit.witness.log_signer import audit_signer
+from audit.witness.trusted_checkpoints import anchor_of, any_anchor_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     """
     store = log_store()
     newest, head = newest_checkpoint(), Head.objects.filter(id=Head.ONLY).first()
-    uncopied = store is not None and newest is not None and not _copied(newest)
+    uncopied = store is not None and newest is not None and not _is_copied(newest)
     head = head or Head(size=0)
     due = _due(head, newest, now, timedelta(0) if at_once else EVERY)
     if not due and not uncopied:
@@ -116,7 +116,7 @@ def _sizes(signed: int, size: int) -> Iterator[int]:
 
 def _is_signed(checkpoint: Checkpoint, now: datetime) -> bool:
     """Whether a valid key signed it. Copies stay, so an inserted row must not become one."""
-    if _copied(checkpoint):
+    if _is_copied(checkpoint):
         return True
     try:
         anchor = any_anchor_of(checkpoint, now=now)
@@ -219,12 +219,12 @@ def checkpoints_in(store: Store, *, after: int = 0) -> Iterator[tuple[str, int]]
             yield key, size
 
 
-def _copied(checkpoint: Checkpoint) -> bool:
+def _is_copied(checkpoint: Checkpoint) -> bool:
     return checkpoint.copies.filter(store=store_name()).exists()
 
 
 def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
-    if _copied(checkpoint):
+    if _is_copied(checkpoint):
         return
     copy_break(store)
     # Endings first, so that a copied checkpoint implies copied endings; also those of earlier

@@ -9,7 +9,7 @@ from audit.log.tree import consistency_proof
 from audit.models import Checkpoint, Cosignature
 from audit.witness.checkpoint_copies import ContradictedError
 from audit.witness.checkpoints import newest_signed
-from audit.witness.witnesses import Outcome, Result, Witness, cosign, parse_witness
+from audit.witness.witness_client import Outcome, Result, Witness, cosign, parse_witness
 
 
 def witnesses() -> list[Witness]:

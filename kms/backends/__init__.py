@@ -1,10 +1,10 @@
 """Backends that hold private keys, behind one small interface.
 
 A key's URI scheme names its backend. A backend is one file here that wraps a library, one line in
-`BACKENDS`, its location and its package in `key_locations`, one page in docs/keys, and one entry in
-the contract suite that all of them pass (kms/tests/test_backends.py). It converts every error of
-its library to BackendError, and fails closed. The message of a BackendError is for the operator's
-log, never for a caller: no secret, no credentials, no address that contains either.
+`BACKENDS`, its location and its package in `backend_locations`, one page in docs/keys, and one
+entry in the contract suite that all of them pass (kms/tests/test_backends.py). It converts every
+error of its library to BackendError, and fails closed. The message of a BackendError is for the
+operator's log, never for a caller: no secret, no credentials, no address that contains either.
 """
 
 from functools import lru_cache
@@ -18,6 +18,7 @@ from agentauth.protocol.keys import Algorithm, PublicKey, Signer
 from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from kms.backends.backend_calls import call_backend, convert_errors
+from kms.backends.backend_locations import package_error, place_error
 from kms.backends.errors import (
     BackendError,
     BusyError,
@@ -26,7 +27,6 @@ from kms.backends.errors import (
     ThrottledError,
     TooLongError,
 )
-from kms.backends.key_locations import package_error, place_error
 
 __all__ = [
     "Backend",
@@ -82,7 +82,7 @@ class Backend(Protocol):
         """Make a non-exportable key, durably, and return its URI. Raises BackendError.
 
         `place` is the rest of KEY_BACKEND after its scheme (a mount, a region, a key ring): see
-        `key_locations`.
+        `backend_locations`.
         """
 
     def open(self, uri: str) -> HeldKey:
@@ -112,7 +112,7 @@ def public_key(uri: str) -> PublicKey:
 
     Raises BackendError, also if the key could not sign.
     """
-    return call_backend(_scheme(uri), _held(uri).public)
+    return call_backend(_scheme(uri), _open_key(uri).public)
 
 
 def open_signer(uri: str, public: PublicKey) -> Signer:
@@ -120,7 +120,7 @@ def open_signer(uri: str, public: PublicKey) -> Signer:
 
     No request; `sign` raises BackendError too.
     """
-    return PinnedSigner(uri, _held(uri), public)
+    return PinnedSigner(uri, _open_key(uri), public)
 
 
 def prove(uri: str, public: PublicKey, *, purpose: str) -> None:
@@ -175,7 +175,7 @@ def _scheme(uri: str) -> str:
     return uri.partition(":")[0]
 
 
-def _held(uri: str) -> HeldKey:
+def _open_key(uri: str) -> HeldKey:
     return _home(_scheme(uri)).open(uri)
 
 

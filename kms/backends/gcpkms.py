@@ -28,8 +28,8 @@ from agentauth.protocol.keys import Algorithm, PublicKey
 from audit.identifiers import new_id
 from kms.backends import der
 from kms.backends.backend_calls import CREATION_SECONDS
+from kms.backends.backend_locations import HARDWARE, RING
 from kms.backends.errors import BackendError, BusyError, ThrottledError
-from kms.backends.key_locations import HARDWARE, RING
 
 SCHEME: Final = "gcpkms"
 TIMEOUT_SECONDS: Final = 2.0
@@ -197,10 +197,10 @@ def _client() -> KeyManagementServiceClient:
     client = _clients.get(os.getpid())
     # No lock, which a fork could leave held. Concurrent threads each make a client, and one is
     # kept.
-    return client or _clients.setdefault(os.getpid(), _connected())
+    return client or _clients.setdefault(os.getpid(), _connect())
 
 
-def _connected() -> KeyManagementServiceClient:
+def _connect() -> KeyManagementServiceClient:
     """A client with Google's standard settings. It looks for credentials, but makes no call yet."""
     global _without_credentials_until  # noqa: PLW0603 — one process has one set of credentials
     if time.monotonic() < _without_credentials_until:

@@ -17,8 +17,8 @@ from pkcs11 import exceptions as failures
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key, p256_public_key
 from audit.identifiers import new_id
+from kms.backends.backend_locations import LABEL
 from kms.backends.errors import BackendError, BusyError
-from kms.backends.key_locations import LABEL
 
 SCHEME: Final = "pkcs11"
 # How long a caller waits for its turn (s). The library's own calls cannot be interrupted.
@@ -227,12 +227,12 @@ class _Module:
 _module = _Module()
 
 
-def _forked() -> None:
+def _reload_after_fork() -> None:
     global _module  # noqa: PLW0603 — one library, one process
     _module = _Module(inherited=_module.library)
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_reload_after_fork)
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key
 from audit.identifiers import new_id
 from kms.backends import der
+from kms.backends.backend_locations import MOUNT
 from kms.backends.errors import BackendError, BusyError, ThrottledError
-from kms.backends.key_locations import MOUNT
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class _TransitKey:
         return _ask(self._read)
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
-        return _ask(lambda transit: self._signed(transit, message, alg))
+        return _ask(lambda transit: self._request_signature(transit, message, alg))
 
     def _read(self, transit: Any) -> PublicKey:
         found = transit.read_key(name=self._name, mount_point=self._mount)["data"]
@@ -100,7 +100,7 @@ class _TransitKey:
             raise BackendError(f"The key {self._name} must be Ed25519 or P-256.")
         return public
 
-    def _signed(self, transit: Any, message: bytes, alg: Algorithm) -> bytes:
+    def _request_signature(self, transit: Any, message: bytes, alg: Algorithm) -> bytes:
         if alg == "EdDSA":
             asked: dict[str, Any] = {"hash_input": message}
         else:

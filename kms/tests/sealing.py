@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from django.db.models import QuerySet
 
-from kms.seals import Sealed
+from kms.row_seals import Sealed
 
 _S = TypeVar("_S", bound=Sealed)
 

@@ -273,7 +273,7 @@ def test_a_failing_backend_is_unavailability_and_its_words_stay_in_the_log(
 ) -> None:
     key = _rotate()
     (key_directory / key.uri.removeprefix("file:")).chmod(0o644)
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
     with pytest.raises(TemporarilyUnavailableError) as refused:
         signer(purpose="token", now=NOW).sign(b"m")
     assert str(key_directory) not in str(refused.value)
@@ -309,11 +309,11 @@ def test_a_key_file_that_was_exchanged_signs_nothing() -> None:
 
 def test_the_opened_key_is_kept_and_its_state_is_not() -> None:
     key = _rotate()
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
     for _ in range(3):
         _kid(NOW)
-    assert services._opened.cache_info().misses == 1
-    assert services._opened.cache_info().maxsize == services._CACHED_KEYS
+    assert services._open_signer.cache_info().misses == 1
+    assert services._open_signer.cache_info().maxsize == services._CACHED_KEYS
     disable_key(kid=key.kid, actor=ACTOR, now=NOW, even_last=True)
     with pytest.raises(TemporarilyUnavailableError):
         signer(purpose="token", now=NOW)

@@ -77,7 +77,7 @@ def test_current_key_that_cannot_sign_stops_rotation_unless_overridden(
 ) -> None:
     first = rotated()
     (key_directory / first.uri.removeprefix("file:")).unlink()
-    services._opened.cache_clear()
+    services._open_signer.cache_clear()
     with pytest.raises(TemporarilyUnavailableError):
         rotated()
     assert Key.objects.count() == 1

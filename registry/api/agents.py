@@ -16,18 +16,18 @@ from agentauth.protocol.json_fields import text
 from agentauth.protocol.key_change import VerifiedKeyChange, verify_key_change
 from agentauth.protocol.keys import PrivateMemberError
 from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from registry.api.views import NativeView, empty
 from registry.authentication import forget_caller, judge_nonce, read_proof, spend
 from registry.models import Agent
+from registry.services.agent_keys import bar_disclosed_key
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
 from registry.services.codes import claim_codes
 from registry.services.enrolment import count_failure
 from registry.services.idempotency import IdempotentAnswer
-from registry.services.keys import bar_disclosed_key
+from registry.services.key_rotation import rotate_agent_key
 from registry.services.manifests import replace_manifest
 from registry.services.registration import register_agent
-from registry.services.rotation import rotate_agent_key
 
 MAX_MANIFEST_CHARACTERS = 8 * 1024
 MAX_CODE_CHARACTERS = 64

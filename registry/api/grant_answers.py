@@ -13,7 +13,7 @@ from registry.services.grants import narrowed_members
 from registry.services.idempotency import IdempotentAnswer
 
 
-def accepted(grant: Grant, *, now: datetime, status: int) -> IdempotentAnswer:
+def accepted_answer(grant: Grant, *, now: datetime, status: int) -> IdempotentAnswer:
     """The answer to a request, as stored; an unclaimed agent's link is derived at rendering."""
     body: dict[str, Any] = {
         "grant_id": str(grant.id),

@@ -9,8 +9,8 @@ from rest_framework.response import Response
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.json_fields import integer, text
-from audit.faults import fault_point
-from registry.api.grant_answers import accepted, render_grant, render_request
+from audit.fault_injection import fault_point
+from registry.api.grant_answers import accepted_answer, render_grant, render_request
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.views import NativeView, empty, query_integer
 from registry.models import Grant
@@ -23,7 +23,7 @@ from registry.services.grant_requests import (
 )
 from registry.services.grants import find_grant, revoke_grant, withdraw_grant
 from registry.services.idempotency import IdempotentAnswer
-from registry.services.polling import note_poll
+from registry.services.poll_interval import note_poll
 from registry.services.service_providers import find_service_provider
 
 MAX_REASON_CHARACTERS = 500
@@ -38,15 +38,15 @@ class GrantsView(NativeView):
             required=["service_provider", "capabilities"],
             optional=["envelope", "reason", "lifetime_seconds"],
         )
-        asked = self._asked(body)
+        asked = self._read_request(body)
         answer = self.once(lambda: self._request(asked))
         return Response(render_request(answer), status=answer.status)
 
     def get(self, request: Request) -> Response:
         grants = self.agent.grants.select_related("agent", "service_provider").order_by("-id")
-        return self.listed(grants, lambda grant: render_grant(grant, self.now))
+        return self.list_page(grants, lambda grant: render_grant(grant, self.now))
 
-    def _asked(self, body: dict[str, Any]) -> GrantRequest:
+    def _read_request(self, body: dict[str, Any]) -> GrantRequest:
         reference = text(
             body["service_provider"], "service_provider", maximum=MAX_REFERENCE_CHARACTERS
         )
@@ -67,7 +67,7 @@ class GrantsView(NativeView):
         grant, created = request_grant(
             agent=self.agent, asked=asked, actor=self.actor, now=self.now
         )
-        return accepted(grant, now=self.now, status=201 if created else 200)
+        return accepted_answer(grant, now=self.now, status=201 if created else 200)
 
 
 class GrantView(NativeView):

@@ -11,7 +11,7 @@ from agentauth.protocol.dpop import VerifiedProof
 from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.json_fields import text
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from kms.delegation import turn_to_sign
 from registry.api.views import NativeView
 from registry.authentication import (

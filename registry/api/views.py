@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.json_fields import members
-from audit import parameters
+from audit import query_parameters
 from audit.services import Actor
 from registry.authentication import AgentProofAuthentication, actor_of, caller_of
 from registry.models import Agent
@@ -73,9 +73,9 @@ class NativeView(APIView):
 
     def query(self, *names: str) -> dict[str, str]:
         """The query parameters: each at most once, and only these names."""
-        return parameters.query(self.request, *names)
+        return query_parameters.query(self.request, *names)
 
-    def listed(
+    def list_page(
         self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]
     ) -> Response:
         """One page of rows, by `-id`. `?after=`: the last page's cursor; `?limit=`: 1 to 100."""

@@ -3,16 +3,16 @@
 Read them in this order: `people` (who approves), `agents` (whose program acts, with its enrolment
 codes and barred keys), `service_providers` (whose API it calls, with their secrets), `grants` (what
 was asked and approved) and `tokens` (what was issued). `subjects` keeps a person's `sub` at a
-service provider, `requests` spent proofs and idempotent answers, and `installation` the settings
-that all processes must share. Constraints and triggers enforce what a row may become; services
-change rows, and no other app does.
+service provider, `replay_protection` spent proofs and idempotent answers, and `installation` the
+settings that all processes must share. Constraints and triggers enforce what a row may become;
+services change rows, and no other app does.
 """
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.grants import Grant
 from registry.models.installation import Installation
 from registry.models.people import Human
-from registry.models.requests import IdempotencyRecord, SpentProof
+from registry.models.replay_protection import IdempotencyRecord, SpentProof
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
 from registry.models.subjects import PairwiseSubject
 from registry.models.tokens import Token

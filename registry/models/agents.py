@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 
 from audit.identifiers import new_id
-from kms.seals import Sealed
+from kms.row_seals import Sealed
 
 
 class Agent(Sealed):

@@ -6,7 +6,7 @@ from registry.release import RELEASE
 
 
 class Installation(models.Model):
-    """The one row that every process compares itself with (registry/services/installation.py)."""
+    """The one row that each process compares itself with (registry.services.settings_agreement)."""
 
     ONLY = 1
 

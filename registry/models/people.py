@@ -10,7 +10,7 @@ from django.utils.crypto import salted_hmac
 from django.utils.functional import cached_property
 
 from audit.identifiers import new_id
-from kms.seals import Sealed
+from kms.row_seals import Sealed
 
 
 class Human(Sealed, AbstractBaseUser):

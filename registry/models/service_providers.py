@@ -5,7 +5,7 @@ from typing import Self
 from django.db import models
 
 from audit.identifiers import new_id
-from kms.seals import Sealed
+from kms.row_seals import Sealed
 
 
 class ServiceProvider(Sealed):

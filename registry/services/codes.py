@@ -25,7 +25,7 @@ def read_code(text: str) -> str:
     return text.strip().upper().translate(_FORGIVEN)
 
 
-def derived(label: str, *parts: str) -> tuple[bytes, ...]:
+def derive_macs(label: str, *parts: str) -> tuple[bytes, ...]:
     """HMAC-SHA-256 over `label` and `parts`, by each SECRET_KEY (docs/protocol.md section 5).
 
     The first, by SECRET_KEY, is the one to give out. Accept the others too, by
@@ -39,13 +39,13 @@ def derived(label: str, *parts: str) -> tuple[bytes, ...]:
 
 def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:
     """The 128 secret bits of a claim link: those to give out, then older ones to accept."""
-    made = derived("agentauth/claim-secret/v1", str(agent_id), str(claim_number))
+    made = derive_macs("agentauth/claim-secret/v1", str(agent_id), str(claim_number))
     return tuple(each[:CLAIM_SECRET_BYTES] for each in made)
 
 
 def claim_codes(agent_id: uuid.UUID, claim_number: int) -> tuple[str, ...]:
     """The 8 characters to type on the claim page: those to show, then older ones to accept."""
-    made = derived("agentauth/claim-code/v1", str(agent_id), str(claim_number))
+    made = derive_macs("agentauth/claim-code/v1", str(agent_id), str(claim_number))
     return tuple(
         "".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made
     )

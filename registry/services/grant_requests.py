@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TooManyPendingGrantsError,
 )
-from agentauth.protocol.json_fields import shown
+from agentauth.protocol.json_fields import quote_safely
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -128,7 +128,12 @@ def _beyond(asked: Sequence[Capability], limits: Iterable[Capability]) -> str:
     """The first capability that goes beyond all `limits`, as text; empty if none does."""
     wide = tuple(limits)
     return next(
-        (shown(f"{each.type}:{each.resource}") for each in asked if not narrows([each], wide)), ""
+        (
+            quote_safely(f"{each.type}:{each.resource}")
+            for each in asked
+            if not narrows([each], wide)
+        ),
+        "",
     )
 
 

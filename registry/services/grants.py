@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.identifiers import parse_id
 from audit import kinds
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -98,7 +98,7 @@ def approve_grant(
             capabilities=[capability.to_json() for capability in capabilities],
             envelope=envelope.to_json(),
         )
-        data = _asked(grant) | _given(grant)
+        data = _requested_fields(grant) | _granted_fields(grant)
         personal = _texts(grant) | {"capabilities": grant.capabilities}
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
@@ -125,7 +125,9 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
             deny_reason=reason,
         )
         personal = _texts(grant) | ({"deny_reason": reason} if reason else {})
-        _record(kinds.GRANT_DENIED, grant, actor, now, data=_asked(grant), personal=personal)
+        _record(
+            kinds.GRANT_DENIED, grant, actor, now, data=_requested_fields(grant), personal=personal
+        )
 
 
 def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
@@ -390,7 +392,7 @@ def _end(
             transaction.on_commit(lambda: fault_point("revoke.after_commit"))
 
 
-def _asked(grant: Grant) -> dict[str, Any]:
+def _requested_fields(grant: Grant) -> dict[str, Any]:
     return {
         "version": grant.version,
         "requested_envelope": grant.requested_envelope,
@@ -402,7 +404,7 @@ def _texts(grant: Grant) -> dict[str, Any]:
     return {"requested_capabilities": grant.requested_capabilities}
 
 
-def _given(grant: Grant) -> dict[str, Any]:
+def _granted_fields(grant: Grant) -> dict[str, Any]:
     return {
         "envelope": grant.envelope,
         "valid_until": timestamp(grant.valid_until) if grant.valid_until else None,

@@ -83,7 +83,7 @@ def run_once(
             # The row may have expired, or expiry may be deleting it: then the key is free.
             IdempotencyRecord.objects.filter(**scope, expires_at__lte=now).delete()
             if not _claim(caller, route, key, body_sha256, now):
-                return _remembered(IdempotencyRecord.objects.get(**scope), body_sha256)
+                return _recall_answer(IdempotencyRecord.objects.get(**scope), body_sha256)
         answer = act()
         IdempotencyRecord.objects.filter(**scope).update(
             status=answer.status, body=dict(answer.body), token_jti=answer.token_jti
@@ -119,7 +119,7 @@ def waited_too_long(error: OperationalError) -> bool:
     return getattr(error.__cause__, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
-def _remembered(row: IdempotencyRecord, body_sha256: bytes) -> IdempotentAnswer:
+def _recall_answer(row: IdempotencyRecord, body_sha256: bytes) -> IdempotentAnswer:
     if bytes(row.body_sha256) != body_sha256:
         raise IdempotencyMismatchError("This Idempotency-Key was used with another request body.")
     return IdempotentAnswer(status=row.status, body=row.body, token_jti=row.token_jti)

@@ -4,7 +4,7 @@ from django.utils import timezone
 
 from agentauth.protocol.notes import verifier_key
 from audit.models import LogBreak
-from audit.witness.breaks import origin
+from audit.witness.log_breaks import origin
 from kms.models import Key
 from kms.services import verification_keys
 

@@ -17,11 +17,11 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent
-from registry.services.grant_changes import follow_new_manifest
+from registry.services.dependent_grants import follow_new_manifest
 from registry.services.lookalikes import check_is_no_word
 
 

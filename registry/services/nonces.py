@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode
-from registry.services.codes import derived
+from registry.services.codes import derive_macs
 
 # One nonce per step of the clock. It is accepted in its step, in the one after, and in the one
 # before, since the process that issued it may have a clock ahead of ours. So it lives 90 to 180 s,
@@ -66,5 +66,5 @@ def _nonces(server: str, step: int) -> Nonces:
 
 def _nonce(server: str, step: int) -> tuple[str, ...]:
     """The nonce by SECRET_KEY, which is issued, then one by each of SECRET_KEY_FALLBACKS."""
-    made = derived("agentauth/dpop-nonce/v1", server, str(step))
+    made = derive_macs("agentauth/dpop-nonce/v1", server, str(step))
     return tuple(b64u_encode(each[:NONCE_BYTES]) for each in made)

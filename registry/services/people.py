@@ -116,7 +116,7 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     that was suspended before.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    # In id order, as in every change of many grants (grant_changes.py), so that none deadlock.
+    # In id order, as in every change of many grants (dependent_grants.py), so that none deadlock.
     grants = (
         Grant.objects.filter(agent__human=human, status__in=held)
         .select_related("agent")

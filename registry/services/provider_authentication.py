@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from agentauth.protocol.errors import InvalidClientError
 from agentauth.protocol.identifiers import parse_id
-from kms.seals import select_sealed
+from kms.row_seals import select_sealed
 from registry.models import ServiceProvider, ServiceProviderSecret
 
 _UNKNOWN = "The client id or the secret is wrong."

@@ -10,10 +10,10 @@ from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent
+from registry.services.agent_keys import is_barred
 from registry.services.agents import CLAIM_LIFE, claim_is_live
 from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
 from registry.services.grant_requests import check_claim_fits
-from registry.services.keys import is_barred
 from registry.services.manifests import (
     check_name,
     check_origin,

@@ -42,7 +42,7 @@ def pairwise_subject(
     key = settings.SUBJECT_KEYS.get(version)
     if key is None:
         # Unlikely: such a process does not match the recorded settings and does not serve
-        # (`installation.py`).
+        # (`settings_agreement.py`).
         logger.error(
             "SUBJECT_KEY lacks the version %s, which existing pairs use: add its line", version
         )

@@ -13,7 +13,7 @@ from agentauth.protocol.token import TokenClaims
 from audit.db.sql import SelectQuery, Statement, all_but
 from audit.identifiers import id_text
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
+from registry.services.approval_coverage import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 
 # (time, reason): from when on a token is refused, and why. Time None: refused at any time.
 Ends = tuple[tuple[datetime | None, str], ...]
@@ -28,7 +28,7 @@ class TokenState:
     agent: Agent
     human: Human | None
     service_provider: ServiceProvider
-    # Key of the receipt that covers the grant's terms (`registry.services.proved_grants`), or None.
+    # Key of the receipt that covers the grant's terms (`approval_coverage`), or None.
     receipt_kid: str | None
 
     def refusal(self, now: datetime) -> str | None:

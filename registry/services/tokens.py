@@ -26,15 +26,15 @@ from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
 from audit.db.sql import Columns, SelectQuery, Statement
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.identifiers import new_id
 from audit.services import Actor, record, record_refusal
 from kms.certificates import token_keys
 from kms.delegation import token_signer
 from kms.state_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.keys import may_call
-from registry.services.proved_grants import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
+from registry.services.agent_keys import may_call
+from registry.services.approval_coverage import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 from registry.services.subjects import pairwise_subject
 from registry.services.token_state import TokenState, token_state
 
@@ -69,7 +69,7 @@ class GrantRows(NamedTuple):
 
     `subject_version` is the version of the subject key that makes the human's `sub` there; None
     before their first token. `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and
-    DISABLED_KEYS of `registry.services.proved_grants`.
+    DISABLED_KEYS of `registry.services.approval_coverage`.
     """
 
     agent: Agent
@@ -93,7 +93,7 @@ class IssuedToken:
 
 
 def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, GrantRows | None]:
-    """The agent that may call with this key (`keys.holder_of`), and its grant with this id."""
+    """The agent that may call with this key (`agent_keys.holder_of`), and this grant of it."""
     try:
         own = parse_id(grant_id)
     except ValueError:
@@ -256,7 +256,7 @@ def _claims(basis: GrantRows, now: datetime) -> tuple[dict[str, Any], datetime]:
         raise InvalidGrantError(_REFUSED)
     assert grant.valid_until is not None
     assert human is not None
-    capabilities, envelope = _granted(*granted)
+    capabilities, envelope = _parse_terms(*granted)
     issued_at = int(now.timestamp())
     life = min(MAX_TOKEN_SECONDS, envelope.max_session_seconds or MAX_TOKEN_SECONDS)
     end = min(
@@ -295,7 +295,7 @@ def _is_covered(basis: GrantRows) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _granted(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], Envelope]:
+def _parse_terms(capabilities: str, envelope: str) -> tuple[tuple[Capability, ...], Envelope]:
     return parse_capabilities(json.loads(capabilities)), parse_envelope(json.loads(envelope))
 
 

@@ -174,7 +174,7 @@ def enrolled(human: Human, *, now: datetime, days: int = 60, alg: Any = "EdDSA")
     return client
 
 
-def asked(
+def grant_request(
     service_provider: ServiceProvider,
     *,
     capabilities: Sequence[Mapping[str, Any]] = (READ_CALENDAR,),
@@ -195,7 +195,7 @@ def pending(
     client: AgentClient, service_provider: ServiceProvider, *, now: datetime, **terms: Any
 ) -> Grant:
     grant, _ = request_grant(
-        agent=client.agent(), asked=asked(service_provider, **terms), actor=TESTER, now=now
+        agent=client.agent(), asked=grant_request(service_provider, **terms), actor=TESTER, now=now
     )
     return Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk)
 

@@ -29,6 +29,7 @@ from registry.services.service_providers import (
     resume_service_provider,
     suspend_service_provider,
 )
+from registry.services.tokens import revoke_token
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,
@@ -308,6 +309,54 @@ def test_a_repeated_call_gives_no_token_once_the_grant_ended(
     issue(agent, grant, key="one")
     revoke_grant(grant=grant, actor=TESTER, now=now)
     assert_refused(issue(agent, grant, key="one"), 400, "invalid_grant")
+
+
+def test_a_repeated_call_gives_no_token_while_another_party_is_suspended(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    first = issue(agent, grant, key="one").json()
+    suspend_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+    assert_refused(issue(agent, grant, key="one"), 400, "invalid_grant")
+    resume_service_provider(service_provider=service_provider, actor=TESTER, now=now)
+    again, audience = issue(agent, grant, key="one").json(), service_provider.audience
+    assert claims_of(again["access_token"], audience, now) == claims_of(
+        first["access_token"], audience, now
+    )
+
+
+def test_a_repeated_call_gives_no_token_for_a_replaced_key(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """A call with a new Idempotency-Key is decided by the present state."""
+    grant = approved(agent, service_provider, now=now)
+    issue(agent, grant, key="one")
+    assert agent.rotate().status_code == 200
+    assert_refused(issue(agent, grant, key="one"), 400, "invalid_grant")
+    assert issue(agent, grant, key="two").status_code == 201
+
+
+def test_a_repeated_call_gives_no_token_of_an_earlier_grant_version(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    grant = approved(agent, service_provider, now=now)
+    issue(agent, grant, key="one")
+    Token.objects.update(grant_version=grant.version + 1)
+    assert_refused(issue(agent, grant, key="one"), 400, "invalid_grant")
+    assert issue(agent, grant, key="two").status_code == 201
+
+
+def test_a_repeated_call_for_a_revoked_token_is_idempotency_expired(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """Also if the grant has ended: a new key then gets the reason."""
+    grant = approved(agent, service_provider, now=now)
+    issue(agent, grant, key="one")
+    revoke_token(jti=Token.objects.get().jti, actor=TESTER, now=now)
+    assert_refused(issue(agent, grant, key="one"), 409, "idempotency_expired")
+    revoke_grant(grant=grant, actor=TESTER, now=now)
+    assert_refused(issue(agent, grant, key="one"), 409, "idempotency_expired")
+    assert_refused(issue(agent, grant, key="two"), 400, "invalid_grant")
 
 
 def test_OG_12_each_call_is_a_new_token(

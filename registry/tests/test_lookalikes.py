@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.names import check_display_name
+from agentauth.protocol.untrusted_text import check_display_name
 from registry.models import Agent, Human, ServiceProvider
 from registry.services.agents import revoke_agent
 from registry.services.lookalikes import (

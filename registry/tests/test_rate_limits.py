@@ -12,7 +12,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from agentauth.protocol.errors import RateLimitedError
-from audit.log.refusals import Batches
+from audit.log.refusal_counts import Batches
 from audit.models import Event, RefusalCount
 from registry import rate_limits
 from registry.models import Human, ServiceProvider, SpentProof

@@ -9,8 +9,8 @@ from audit.services import Actor
 from registry import release
 from registry.models import Installation
 from registry.release import RELEASE, disagreement, raise_release
-from registry.services import installation
-from registry.services.installation import halt, looked_at, record_settings
+from registry.services import settings_agreement
+from registry.services.settings_agreement import halt, looked_at, record_settings
 
 OPERATOR = Actor("system", "test")
 
@@ -62,8 +62,8 @@ def test_settings_are_recorded_without_a_word_of_the_release(
     """Recorded by an earlier release, running beside the next one."""
     record_settings(actor=OPERATOR, now=timezone.now())
     Installation.objects.update(release=RELEASE + 1)
-    elsewhere = installation.fingerprint() | {"PUBLIC_URL": "elsewhere"}
-    monkeypatch.setattr(installation, "fingerprint", lambda: elsewhere)
+    elsewhere = settings_agreement.fingerprint() | {"PUBLIC_URL": "elsewhere"}
+    monkeypatch.setattr(settings_agreement, "fingerprint", lambda: elsewhere)
     record_settings(change=["PUBLIC_URL"], actor=OPERATOR, now=timezone.now())
     assert Installation.objects.get().release == RELEASE + 1
 

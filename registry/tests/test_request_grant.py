@@ -30,9 +30,9 @@ from registry.tests.cast import (
     TESTER,
     AgentClient,
     approve,
-    asked,
     assert_refused,
     enrolled,
+    grant_request,
     issue,
     minutes,
     pending,
@@ -367,5 +367,5 @@ def test_the_service_counts_the_manifest_end(
     grant = approve(pending(client, service_provider, now=now), alice, now=now)
     assert grant.valid_until == client.agent().expires_at
     assert request_grant(
-        agent=client.agent(), asked=asked(service_provider), actor=TESTER, now=now
+        agent=client.agent(), asked=grant_request(service_provider), actor=TESTER, now=now
     )[1]

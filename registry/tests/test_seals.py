@@ -9,13 +9,13 @@ from django.core.management import call_command
 
 from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
-from kms import seals
+from kms import row_seals
 from kms.models import EndedSeal, SealsPending
-from kms.sealing import seal_rows, unsealed_rows
-from kms.seals import select_sealed
+from kms.row_sealing import seal_rows, unsealed_rows
+from kms.row_seals import select_sealed
 from registry.models import ServiceProvider
-from registry.services.installation import record_settings
 from registry.services.service_providers import change_allowed
+from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER
 
 pytestmark = pytest.mark.django_db
@@ -26,7 +26,7 @@ NEW = "another-secret-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
 def pending(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation from before seals, as its migration left it."""
     SealsPending.objects.create()
-    monkeypatch.setattr(seals, "DEMAND", seals._Demand())
+    monkeypatch.setattr(row_seals, "DEMAND", row_seals._Demand())
 
 
 def read(provider: ServiceProvider) -> ServiceProvider:

@@ -14,12 +14,12 @@ from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit.models import Event
 from audit.tests.waiting import wait_for_lock_waiters
 from kms.models import Key
-from kms.sealing import seal_rows, unsealed_rows
+from kms.row_sealing import seal_rows, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
-from registry.services.installation import record_settings
+from registry.services.grant_review import review
 from registry.services.service_providers import end_secret, revoke_service_provider
-from registry.services.standing_grants import review
+from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER, AgentClient, approve, approved, issue
 from registry.tests.cast import pending as asked_for
 from registry.tests.test_seals import NEW, pending

@@ -18,9 +18,9 @@ from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableE
 from registry.models import Grant, Human, Installation, PairwiseSubject, ServiceProvider, Token
 from registry.services.agents import check_claim_code, find_claim
 from registry.services.codes import is_one_of
-from registry.services.installation import record_settings
 from registry.services.nonces import REGISTRY, _nonces, nonces_of
 from registry.services.service_providers import create_service_provider
+from registry.services.settings_agreement import record_settings
 from registry.services.subjects import pairwise_subject
 from registry.tests.cast import TESTER, AgentClient, approved, claim_link, issue
 

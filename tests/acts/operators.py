@@ -12,7 +12,7 @@ from django.conf import settings
 from django.test import override_settings
 
 from agentauth.protocol.keys import PrivateKey
-from approvals.services.people import INVITATION_LIFE
+from approvals.services.setup_and_sign_in import INVITATION_LIFE
 from approvals.services.text_erasure import INVITATION_KEPT
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
@@ -28,7 +28,7 @@ from registry.tests.cast import TESTER
 from tests.acts.administrators import unused_invitation
 from tests.acts.world import Act, World, act, command, task
 from verifier.models import Home
-from verifier.services.epoch_keeper import KEEPER, keep_home
+from verifier.services.replay_epoch_keeper import KEEPER, keep_home
 
 
 @act("manage.py create_service_provider", kinds.SERVICE_PROVIDER_CREATED)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from approvals.models import Passkey
-from approvals.services.continuing import continue_after_restore
-from approvals.services.people import create_setup_link
+from approvals.services.restore_continuation import continue_after_restore
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person
 from approvals.tests.recovering import begun, path_of, ready_link

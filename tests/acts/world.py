@@ -19,7 +19,7 @@ from registry.models import Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import PAY, TESTER, AgentClient, approved, basic, enrolled, issue, pending
 from verifier.models import Confirmation
-from verifier.services.epochs import read_or_create_row
+from verifier.services.replay_epochs import read_or_create_row
 
 Act = Callable[[], Any]
 FORM = "application/x-www-form-urlencoded"

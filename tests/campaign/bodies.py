@@ -30,9 +30,9 @@ from tests.campaign.mutants import broken_json, changed_text
 from tests.campaign.signed import Mutant
 from tests.vectors import generate
 from tests.vectors.generate import AUDIENCE, ISSUER, NOW, URL
-from verifier.checks import prepare
+from verifier.credential_checks import prepare
 from verifier.requests import parse_verify_request
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import EarlyRefusal
 
 SOMEBODY = Actor("service_provider", generate.identifier("service provider"))

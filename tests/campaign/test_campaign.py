@@ -18,9 +18,9 @@ from agentauth.protocol import (
     json_fields,
     keys,
     manifest,
-    names,
     receipt,
     token,
+    untrusted_text,
 )
 from agentauth.protocol.errors import InvalidRequestError, InvalidSignatureError
 from agentauth.protocol.keys import PublicKey
@@ -159,7 +159,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "members that are not known": ("body", json_fields, "members", _any_members),
     "life of a token": ("token", token, "MAX_TOKEN_SECONDS", 10**12),
     "cnf": ("token", token, "_key_thumbprint", lambda _: "x" * 43),
-    "characters of a name": ("manifest", names, "_check_readable", _first),
+    "characters of a name": ("manifest", untrusted_text, "_check_readable", _first),
     "life of a manifest": ("manifest", manifest, "_check_times", _nothing),
     "client data of a receipt": ("receipt", receipt, "_check_client_data", _nothing),
     "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),

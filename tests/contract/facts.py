@@ -16,24 +16,24 @@ from agentauth.protocol import (
     encoding,
     jose,
     manifest,
-    names,
     token,
+    untrusted_text,
     urls,
 )
 from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from approvals import sessions
 from approvals.services.challenges import CHALLENGE_LIFE
-from audit import api as audit_api
-from audit.log.refusals import RECORDED_PER_MINUTE
+from audit import events_api as audit_api
+from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from registry import rate_limits
 from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.api.views import DEFAULT_PAGE, MAX_PAGE
-from registry.services import agents, enrolment, grant_requests, idempotency, nonces, polling
+from registry.services import agents, enrolment, grant_requests, idempotency, nonces, poll_interval
 from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
-from verifier.services import batch, confirmations, epochs
+from verifier.services import batch, confirmations, replay_epochs
 from verifier.stores import decision_batch, group_commit, stored_answers
 
 # The module is gunicorn's configuration and changes the environment, which must not leak into this
@@ -88,7 +88,7 @@ FACTS: Final = [
     f"at most {dpop.WINDOW_SECONDS} s from the server's clock, either way",
     f"is remembered until `iat` + {dpop.SPEND_SECONDS} s",
     f"It is taken for {nonces.STEP_SECONDS} to {2 * nonces.STEP_SECONDS} s",
-    f"For {epochs.CAREFUL_SECONDS} s after the verifier has begun",
+    f"For {replay_epochs.CAREFUL_SECONDS} s after the verifier has begun",
     f"more than {urls.MAX_URL_LENGTH:,} characters",
     # 3
     (
@@ -117,8 +117,8 @@ FACTS: Final = [
         f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most "
         f"{manifest.MAX_MANIFEST_SECONDS // 86_400} days"
     ),
-    f"| 1 to {names.MAX_NAME} characters: NFC",
-    f"at most {names.MAX_DESCRIPTION} characters under the same rules",
+    f"| 1 to {untrusted_text.MAX_NAME} characters: NFC",
+    f"at most {untrusted_text.MAX_DESCRIPTION} characters under the same rules",
     f"one agent, {minutes(enrolment.LIFE)} minutes, made for a human",
     # 6
     f'"lifetime_seconds": {grant_requests.MIN_SECONDS} to {grant_requests.MAX_SECONDS}?}}',
@@ -132,7 +132,10 @@ FACTS: Final = [
         f"{_COOL[0]} h after the first denial, {_COOL[1]} h after the second in a row, {_COOL[2]} "
         "h after the third"
     ),
-    f"each time adds {polling.SLOWER_BY_SECONDS} s, up to {polling.MAX_INTERVAL_SECONDS}",
+    (
+        f"each time adds {poll_interval.SLOWER_BY_SECONDS} s, "
+        f"up to {poll_interval.MAX_INTERVAL_SECONDS}"
+    ),
     f"`GET /v1/grants?after=&limit=1..{MAX_PAGE}`: newest first, {DEFAULT_PAGE} a page",
     f"`GET /v1/grants/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
     f"stays at the server, for {minutes(CHALLENGE_LIFE)} minutes and one use",

@@ -16,7 +16,7 @@ from psycopg.errors import LockNotAvailable
 from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operations import FORM
 from agentauth.protocol.keys import LocalSigner
-from audit.verify import log_proofs
+from audit.verify import public_log
 from registry import rate_limits
 from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent
@@ -151,7 +151,7 @@ def of_an_unknown_id(stage: Stage, call: Call) -> Any:
 
 def before_it_is_signed(stage: Stage, call: Call) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log_proofs, "newest_signed", lambda **_: None)
+        patch.setattr(public_log, "newest_signed", lambda **_: None)
         return stage.send(call)
 
 

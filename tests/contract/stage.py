@@ -1,6 +1,7 @@
 """Where scenarios begin: one caller of each kind, and per operation a call that would succeed."""
 
 import json
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,10 +35,13 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from tests.endpoints import BODIES, OPERATIONS, needed
 from verifier.models import Confirmation
+from verifier.paths import BATCH
 from verifier.services.confirmations import request_confirmation
 
 NOBODY, AGENT, PROVIDER = "nobody", "agent", "provider"
+REGISTER = "POST /v1/agents"
 PAYMENT: dict[str, Any] = {
     "type": "transact",
     "resource": "payments",
@@ -104,6 +108,43 @@ class Stage:
         """The id of an event that the newest checkpoint covers."""
         return str(Leaf.objects.get(leaf_index=0).event_id)
 
+    def newcomer(self) -> str:
+        self.stranger = AgentClient()
+        return self.stranger.manifest()
+
+    def renewal(self) -> str:
+        return self.agent.manifest(later=5)
+
+    def new_key(self) -> str:
+        return self.agent.key_change(LocalSigner(PrivateKey.generate()))
+
+    def wish(self) -> dict[str, Any]:
+        return {"service_provider": self.provider.slug, "capabilities": [READ_CALENDAR]}
+
+    def grant(self) -> str:
+        return str(self.approved().pk)
+
+    def signed(self) -> Grant:
+        """A grant that Alice approved with her passkey."""
+        grant = self.pending()
+        assert self.person.approve(grant).status_code == 200
+        return grant
+
+    def parameter(self, name: str, operation: str) -> str:
+        """A value of a parameter with which the operation succeeds."""
+        grant: Callable[[Stage], Grant] = GRANTS.get(operation, Stage.pending)
+        values: dict[str, Callable[[], str]] = {
+            "grant_id": lambda: str(grant(self).pk),
+            "confirmation_id": lambda: str(self.confirmation().pk),
+            "reference": lambda: str(self.provider.slug),
+            "event": self.logged,
+            "first": lambda: "1",
+            "second": lambda: "2",
+            "level": lambda: "0",
+            "tile": lambda: "000.p/1",
+        }
+        return values[name]()
+
     def pending(self, **terms: Any) -> Grant:
         return pending(self.agent, self.provider, now=self.now, **terms)
 
@@ -169,95 +210,37 @@ class Stage:
         )
 
 
+# Operations on a grant that does not wait.
+GRANTS: dict[str, Callable[..., Grant]] = {
+    "POST /v1/grants/{grant_id}/revoke": Stage.approved,
+    "GET /v1/grants/{grant_id}/receipt": Stage.signed,
+}
+
+
 def form(**parameters: str) -> bytes:
     return urlencode(parameters).encode()
 
 
-def newcomer(stage: Stage) -> Call:
-    one = AgentClient()
-    return of("POST", "/v1/agents", {"manifest": one.manifest()}, signer=one)
-
-
-def receipt(stage: Stage) -> Call:
-    grant = stage.pending()
-    assert stage.person.approve(grant).status_code == 200
-    return of("GET", f"/v1/grants/{grant.pk}/receipt")
-
-
-def wish(stage: Stage) -> Call:
-    return of(
-        "POST",
-        "/v1/grants",
-        {"service_provider": stage.provider.slug, "capabilities": [READ_CALENDAR]},
-    )
-
-
-def key_change(stage: Stage) -> Call:
-    return of(
-        "POST",
-        "/v1/agents/me/key",
-        {"new_key": stage.agent.key_change(LocalSigner(PrivateKey.generate()))},
-    )
-
-
 def batch(stage: Stage, *questions: object) -> Call:
-    return of(
-        "POST", "/v1/verify/batch", {"requests": list(questions) or [stage.question()]}, by=PROVIDER
+    return of("POST", BATCH, {"requests": list(questions) or [stage.question()]}, by=PROVIDER)
+
+
+def good(stage: Stage, operation: str) -> Call:
+    """A call of the operation that succeeds."""
+    described = OPERATIONS[operation]
+    method, path = operation.split(" ")
+    query = {name: stage.parameter(name, operation) for name in needed(operation)}
+    body, media = b"", JSON
+    if operation in BODIES:
+        [media], members = described["requestBody"]["content"], BODIES[operation](stage)
+        body = form(**members) if media == FORM else json.dumps(members).encode()
+    who = [name for each in described["security"] for name in each]
+    return Call(
+        method,
+        re.sub(r"\{(\w+)\}", lambda found: stage.parameter(found[1], operation), path),
+        body,
+        media,
+        by=AGENT if "proof" in who else PROVIDER if who else NOBODY,
+        query=f"?{urlencode(query)}" if query else "",
+        signer=stage.stranger if operation == REGISTER else None,
     )
-
-
-# Operation → a call that succeeds.
-GOOD: dict[str, Callable[[Stage], Call]] = {
-    "GET /.well-known/agentauth": lambda _: of("GET", "/.well-known/agentauth", by=NOBODY),
-    "GET /.well-known/oauth-authorization-server": lambda _: of(
-        "GET", "/.well-known/oauth-authorization-server", by=NOBODY
-    ),
-    "GET /.well-known/jwks.json": lambda _: of("GET", "/.well-known/jwks.json", by=NOBODY),
-    "GET /v1/schema/": lambda _: of("GET", "/v1/schema/", by=NOBODY),
-    "GET /v1/service-providers/{reference}": lambda s: of(
-        "GET", f"/v1/service-providers/{s.provider.slug}"
-    ),
-    "POST /v1/agents": newcomer,
-    "GET /v1/agents/me": lambda _: of("GET", "/v1/agents/me"),
-    "DELETE /v1/agents/me": lambda _: of("DELETE", "/v1/agents/me"),
-    "POST /v1/agents/me/manifest": lambda s: of(
-        "POST", "/v1/agents/me/manifest", {"manifest": s.agent.manifest(later=5)}
-    ),
-    "POST /v1/agents/me/key": key_change,
-    "POST /v1/grants": wish,
-    "GET /v1/grants": lambda _: of("GET", "/v1/grants"),
-    "GET /v1/grants/{grant_id}": lambda s: of("GET", f"/v1/grants/{s.pending().pk}"),
-    "POST /v1/grants/{grant_id}/withdraw": lambda s: of(
-        "POST", f"/v1/grants/{s.pending().pk}/withdraw"
-    ),
-    "POST /v1/grants/{grant_id}/revoke": lambda s: of(
-        "POST", f"/v1/grants/{s.approved().pk}/revoke"
-    ),
-    "GET /v1/grants/{grant_id}/receipt": receipt,
-    "POST /v1/tokens": lambda s: of("POST", "/v1/tokens", {"grant_id": str(s.approved().pk)}),
-    "POST /v1/revoke": lambda s: Call("POST", "/v1/revoke", form(token=s.token()), FORM),
-    "POST /v1/introspect": lambda s: Call(
-        "POST", "/v1/introspect", form(token=s.token()), FORM, PROVIDER
-    ),
-    "POST /v1/verify": lambda s: of("POST", "/v1/verify", s.question(), by=PROVIDER),
-    "POST /v1/verify/batch": batch,
-    "GET /v1/confirmations": lambda _: of("GET", "/v1/confirmations"),
-    "GET /v1/confirmations/{confirmation_id}": lambda s: of(
-        "GET", f"/v1/confirmations/{s.confirmation().pk}"
-    ),
-    "GET /v1/audit/events": lambda _: of("GET", "/v1/audit/events"),
-    "GET /v1/audit/checkpoint": lambda _: of("GET", "/v1/audit/checkpoint", by=NOBODY),
-    "GET /v1/audit/proof/inclusion": lambda s: of(
-        "GET", "/v1/audit/proof/inclusion", by=NOBODY, query=f"?event={s.logged()}"
-    ),
-    "GET /v1/audit/proof/consistency": lambda _: of(
-        "GET", "/v1/audit/proof/consistency", by=NOBODY, query="?first=1&second=2"
-    ),
-    "GET /v1/audit/proof/bundle": lambda s: of(
-        "GET", "/v1/audit/proof/bundle", by=NOBODY, query=f"?event={s.logged()}"
-    ),
-    "GET /v1/audit/tile/entries/{tile}": lambda _: of(
-        "GET", "/v1/audit/tile/entries/000.p/1", by=NOBODY
-    ),
-    "GET /v1/audit/tile/{level}/{tile}": lambda _: of("GET", "/v1/audit/tile/0/000.p/1", by=NOBODY),
-}

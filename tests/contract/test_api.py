@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import transaction
 from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
-from agentauth.openapi.document import openapi
-from agentauth.openapi.paths import OPERATIONS
 from tests import conformance
 from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS
 from tests.contract.scenarios import OWN, SHARED
-from tests.contract.stage import GOOD, Stage
+from tests.contract.stage import Stage, good
 from tests.contract.test_page import NOT_OVER_HTTP, VERIFY_REFUSALS
+from tests.endpoints import BODIES, OPERATIONS
+from tests.rows import rows_of_a_module
 
 pytestmark = pytest.mark.django_db
 
@@ -29,28 +28,19 @@ pytestmark = pytest.mark.django_db
 FIRST = {"POST /v1/agents": "201", "POST /v1/grants": "201"}
 
 
-def described() -> list[tuple[str, int, str]]:
-    """(operation, status, error code); the code is empty for success."""
-    found = []
-    for path, methods in openapi()["paths"].items():
-        for method, operation in methods.items():
-            for status, answer in operation["responses"].items():
-                refused = answer.get("content", {}).get("application/json", {}).get("examples", {})
-                found += [
-                    (f"{method.upper()} {path}", int(status), code) for code in refused or [""]
-                ]
-    return found
-
-
-CASES = described()
+# (operation, status, error code); the code is empty for success.
+CASES = [
+    (operation, int(status), code)
+    for operation, described in OPERATIONS.items()
+    for status, answer in described["responses"].items()
+    for code in answer.get("content", {}).get("application/json", {}).get("examples", {}) or [""]
+]
 
 
 @pytest.fixture(scope="module")
 def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Stage]:
-    """Built once: each test rolls back to it, since its own transaction is nested in this one."""
-    with django_db_blocker.unblock(), transaction.atomic():
+    with rows_of_a_module(django_db_blocker):
         yield Stage()
-        transaction.set_rollback(True)
 
 
 def scenario_of(operation: str, status: int, code: str) -> Any:
@@ -63,10 +53,10 @@ def scenario_of(operation: str, status: int, code: str) -> Any:
 def test_each_answer_that_is_described_is_given(
     stage: Stage, operation: str, status: int, code: str
 ) -> None:
-    answer = scenario_of(operation, status, code)(stage, GOOD[operation](stage))
+    answer = scenario_of(operation, status, code)(stage, good(stage, operation))
     asked = conformance.described(answer.request["REQUEST_METHOD"], answer.request["PATH_INFO"])
     assert asked is not None
-    assert asked["operationId"] == OPERATIONS[operation].name
+    assert asked["operationId"] == OPERATIONS[operation]["operationId"]
     body = answer.json() if answer.headers.get("Content-Type") == "application/json" else {}
     assert (answer.status_code, body.get("error", "")) == (status, code), body
     if code:
@@ -83,12 +73,16 @@ def test_no_scenario_is_for_an_answer_that_is_not_described() -> None:
     known |= {(operation, str(status)) for operation, status, code in CASES if not code}
     assert set(OWN) <= known
     assert set(SHARED) <= {code for _, _, code in CASES}
-    assert set(GOOD) == {operation for operation, _, _ in CASES}
 
 
-@pytest.mark.parametrize("operation", GOOD)
+def test_each_operation_that_takes_a_body_has_one_that_it_accepts() -> None:
+    taking = {key for key, each in OPERATIONS.items() if "requestBody" in each}
+    assert set(BODIES) == taking, "BODIES of tests/endpoints.py has one for each"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_other_method_is_taken(stage: Stage, operation: str) -> None:
-    call = GOOD[operation](stage)
+    call = good(stage, operation)
     for method in ("PUT", "OPTIONS"):
         answer = stage.send(call, method=method)
         assert (answer.status_code, answer.json()["error"]) == (405, "method_not_allowed")

@@ -44,7 +44,10 @@ def reckon(
     yes = [answer for answer in (*log.answers, *log.replays, *log.watched) if answer.yes]
     light = {str(each.body["decision_id"]) for each in yes if each.kind not in KEYED}
     counted = Count(before.missing + len(light - _on_record(stage, light)), _stated(stage))
-    broken = [*told(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS), *oracle(stage, log)]
+    broken = [
+        *check_answers(log, bound=CUT_OFF_SECONDS if cut_off else BOUND_SECONDS),
+        *oracle(stage, log),
+    ]
     broken += [*bursts(log, _moves(stage)), *unheard(log, _debited(stage, _names(log)))]
     if counted.missing > counted.stated:
         broken.append(
@@ -57,7 +60,7 @@ def reckon(
     return counted, broken
 
 
-def told(log: Log, *, bound: float) -> Iterator[str]:
+def check_answers(log: Log, *, bound: float) -> Iterator[str]:
     """Checks without the database: no proof or operation passes twice, no answer is unexpected."""
     everything = [*log.answers, *log.replays, *log.watched]
     proofs = Counter(answer.question["proof"] for answer in everything if answer.yes)

@@ -20,7 +20,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from tests.actors import LivePerson, Scene
 from tests.faults import clients, people
 from tests.faults.clients import Agent, Answer, Load, Log
-from tests.faults.outcome_checks import bursts, told, unheard
+from tests.faults.outcome_checks import bursts, check_answers, unheard
 from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
 from tests.faults.table import totals
 
@@ -75,24 +75,34 @@ def test_a_no_for_another_reason_than_the_grants_own_limits_is_found() -> None:
         no("spender", "rate"),
     ]
     fine += [no("confirmed", "confirm_above"), no("reader", "replayed", again=True)]
-    assert list(told(Log(answers=fine), bound=1)) == []
+    assert list(check_answers(Log(answers=fine), bound=1)) == []
     for wrong in (
         no("reader", "rate"),
         no("payer", "unknown"),
         no("named", "replayed"),
         no("paced", "revoked"),
     ):
-        assert len(list(told(Log(answers=[wrong]), bound=1))) == 1
+        assert len(list(check_answers(Log(answers=[wrong]), bound=1))) == 1
 
 
 def test_a_no_before_a_revocation_has_begun_is_found() -> None:
     assert (
-        list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking={"grant": 4.9}), bound=1))
+        list(
+            check_answers(
+                Log(watched=[no("grant", "revoked", 5.0)], revoking={"grant": 4.9}), bound=1
+            )
+        )
         == []
     )
     for begun in ({}, {"grant": 6.0}):
         assert (
-            len(list(told(Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1)))
+            len(
+                list(
+                    check_answers(
+                        Log(watched=[no("grant", "revoked", 5.0)], revoking=begun), bound=1
+                    )
+                )
+            )
             == 1
         )
 
@@ -225,8 +235,8 @@ def test_a_provider_asks_again_under_its_key_until_it_knows_or_gives_up(
 @pytest.mark.parametrize("status", [500, 501, 502, 504])
 def test_U1_a_defect_of_the_registry_is_found_and_503_is_none(status: int) -> None:
     fine = [("POST /v1/tokens", each) for each in (201, 401, 409, 429, 503)]
-    assert list(told(Log(registry=fine), bound=1)) == []
-    found = list(told(Log(registry=[*fine, *[("POST /v1/tokens", status)] * 2]), bound=1))
+    assert list(check_answers(Log(registry=fine), bound=1)) == []
+    found = list(check_answers(Log(registry=[*fine, *[("POST /v1/tokens", status)] * 2]), bound=1))
     assert found == [f"POST /v1/tokens was answered {status}, 2 times"]
 
 
@@ -301,7 +311,7 @@ def test_RF_5_after_load_young_proofs_are_replayed_and_doubles_found(
         "not known",
         "taken",
     ]
-    assert list(told(load.log, bound=1)) == ["a proof passed 2 times"]
+    assert list(check_answers(load.log, bound=1)) == ["a proof passed 2 times"]
 
 
 def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
@@ -319,7 +329,7 @@ def test_what_is_broken_is_counted_by_what_it_comes_to() -> None:
         revoking={"grant": 1.0},
         revoked={"grant": 2.0},
     )
-    broken = [*told(log, bound=1), *found(*[0.0] * 6)]
+    broken = [*check_answers(log, bound=1), *found(*[0.0] * 6)]
     assert (
         totals(broken)
         == "acknowledged acts lost 0, doubled 1, wrongly accepted 3, other broken promises 1"

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +96,7 @@ class Known:
     def path_parameters(self) -> Mapping[str, list[str]]:
         """Path parameter → ids that exist, created when first needed."""
         if not self._things:
-            pending = self.scene.api("POST", "/v1/grants", self.request()).json()["grant_id"]
+            pending = self.scene.api("POST", "/v1/grants", self.wish()).json()["grant_id"]
             asked = self.scene.ask(
                 self.scene.question(self.scene.token(), PAYMENT, idempotency_key="first")
             )
@@ -122,32 +122,29 @@ class Known:
             "tree_size": ["256"],
         }
 
-    def request(self) -> dict[str, Any]:
+    def wish(self) -> dict[str, Any]:
         return {
             "service_provider": self.scene.client_id,
             "capabilities": [READ, PAY],
             "reason": secrets.token_hex(4),
         }
 
-    def body(self, key: str) -> Any:
-        """A body this operation accepts."""
-        makers: dict[str, Callable[[], Any]] = {
-            "POST /v1/agents": lambda: {"manifest": self.manifest(self.next_key)},
-            "POST /v1/agents/me/manifest": lambda: {"manifest": self.manifest(self.scene.signer)},
-            "POST /v1/agents/me/key": lambda: {"new_key": self.new_key()},
-            "POST /v1/grants": self.request,
-            "POST /v1/tokens": lambda: {"grant_id": self.scene.grant_id},
-            "POST /v1/revoke": lambda: {"token": self.scene.token()},
-            "POST /v1/introspect": lambda: {"token": self.scene.token()},
-            "POST /v1/verify": self.question,
-            "POST /v1/verify/batch": lambda: {"requests": [self.question(), {"token": "x"}]},
-        }
-        return makers[key]() if key in makers else {}
+    def newcomer(self) -> str:
+        return self._manifest(self.next_key)
+
+    def renewal(self) -> str:
+        return self._manifest(self.scene.signer)
+
+    def grant(self) -> str:
+        return self.scene.grant_id
+
+    def token(self) -> str:
+        return self.scene.token()
 
     def question(self) -> dict[str, Any]:
-        return self.scene.question(self.scene.token(), READ)
+        return self.scene.question(self.token(), READ)
 
-    def manifest(self, signer: LocalSigner) -> str:
+    def _manifest(self, signer: LocalSigner) -> str:
         now = int(time.time())
         return sign_manifest(
             signer,

@@ -14,8 +14,8 @@ from tests.actors import Scene, scene
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveServer
 from tests.production.registry import ProductionRegistry
+from verifier.paths import INTROSPECT, VERIFY
 
-VERIFY, BATCH, INTROSPECT = "/v1/verify", "/v1/verify/batch", "/v1/introspect"
 FORM = "application/x-www-form-urlencoded"
 READ = {"type": "read", "resource": "calendar"}
 PAY = {

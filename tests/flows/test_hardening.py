@@ -12,18 +12,18 @@ import pytest
 from django.db import OperationalError, ProgrammingError
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver
 from pytest_django import Settings
 from rest_framework.views import APIView
 
 from kms.backends import BackendError
+from tests.endpoints import API, ENDPOINTS, ROUTES, address
 from tests.flows import test_sweep as sweep
-from tests.flows.test_sweep import ROUTES, Scene, address
+from tests.flows.test_sweep import Scene
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 # The same users and agents as in the sweep.
-alice_at, receipt_key = sweep.alice_at, sweep.receipt_key
+alice_at, users = sweep.alice_at, sweep.users
 
 LEAK = "SELECT secret FROM registry_agent; host=10.0.0.7 password=hunter2"
 FAULTS = [
@@ -35,14 +35,7 @@ FAULTS = [
 ]
 # The first two are answered differently, so each view gets both; every tenth view gets the others.
 THOROUGH = FAULTS[:2]
-
-
-def patterns(found: Any = None) -> Iterator[URLPattern]:
-    for entry in (found or get_resolver()).url_patterns:
-        if isinstance(entry, URLResolver):
-            yield from patterns(entry)
-        else:
-            yield entry
+PATTERNS = [each.pattern for each in ENDPOINTS]
 
 
 def raising(error: Exception, like: Any) -> Callable[..., HttpResponse]:
@@ -71,7 +64,7 @@ def generic(answer: Any, status: int, code: str, place: str) -> None:
 def test_DJ_19_OG_23_an_exception_in_any_view_is_one_generic_answer(
     error: Exception, status: int, code: str, alice_at: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for pattern in patterns():
+    for pattern in PATTERNS:
         monkeypatch.setattr(pattern, "callback", raising(error, pattern.callback))
     client = Client(raise_request_exception=False, headers={"Origin": "http://localhost:8000"})
     client.force_login(alice_at.person.human)
@@ -92,7 +85,7 @@ def test_DJ_19_OG_23_nor_does_the_api_s_own_handler_tell_more(
         raise error.with_traceback(None)  # or the traceback would grow with each raise
 
     monkeypatch.setattr(APIView, "initial", initial)
-    for route in (route for route in ROUTES if route.startswith(("/v1/", "/.well-known/"))):
+    for route in (route for route in ROUTES if route.startswith(API)):
         path = address(route, alice_at.ids)
         answer = Client(raise_request_exception=False).get(path)
         generic(answer, status, code, path)
@@ -154,7 +147,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int, Any]]:
     )
     with monkeypatch.context() as patch:
         patch.setattr("agentauth.observability.health.live", None)
-        for pattern in patterns():
+        for pattern in PATTERNS:
             patch.setattr(pattern, "callback", raising(RuntimeError(LEAK), pattern.callback))
         yield "500", 500, get("/health/live")
         patch.setattr("django.contrib.auth.middleware.get_user", raising(RuntimeError(LEAK), None))
@@ -202,12 +195,11 @@ def test_DJ_18_probed_paths_are_404_and_reveal_no_framework(path: str) -> None:
 def test_DJ_34_only_api_views_skip_csrf_and_none_accepts_a_cookie(
     alice_at: Scene,
 ) -> None:
-    exempt = [pattern for pattern in patterns() if getattr(pattern.callback, "csrf_exempt", False)]
+    exempt = [each for each in ENDPOINTS if getattr(each.pattern.callback, "csrf_exempt", False)]
     assert exempt
-    for pattern in exempt:
-        view = getattr(pattern.callback, "cls", None)
-        assert view is not None, pattern
-        assert issubclass(view, APIView), pattern
+    for each in exempt:
+        assert each.view is not None, each
+        assert issubclass(each.view, APIView), each
     client = alice_at.person.client
     for route in ROUTES:
         if not route.startswith("/v1/"):

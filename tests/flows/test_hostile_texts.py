@@ -22,7 +22,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.jose import sign_compact
 from approvals.admin_site import site
 from approvals.models import Receipt
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.services import ensure_key
@@ -39,7 +39,7 @@ from registry.tests.cast import (
     claim_link,
     pending,
 )
-from tests.flows.test_sweep import ROUTES, address
+from tests.endpoints import FOR_PROGRAMS, ROUTES, address
 from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -54,12 +54,8 @@ TEXTS = [
 ]
 # Every field an outsider writes, by the first word of its text.
 FIELDS = {"agent", "about", "reason", "service", "human", "value", "memo", "key", "why", "mail"}
-# The routes that are pages; the others answer programs, in JSON.
-PAGES = [
-    route
-    for route in ROUTES
-    if not re.match(r"/(v1|\.well-known|health|metrics|docs|admin)", route)
-]
+# The routes that are pages with texts of others.
+PAGES = [route for route in ROUTES if not route.startswith((*FOR_PROGRAMS, "/docs", "/admin"))]
 LINKS = (
     "href",
     "src",

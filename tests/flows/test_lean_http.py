@@ -21,12 +21,13 @@ import pytest
 from agentauth.server import request_bytes
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.flows.pair import READ, VERIFY, Pair, wait_for_replay_cache
+from tests.flows.pair import READ, Pair, wait_for_replay_cache
 from tests.flows.test_slow_senders import has_ended, rest
 from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
+from verifier.paths import BATCH, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -55,7 +56,7 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert "Traceback" not in lean.log.read_text()
 
 
-def asked(pair: Pair, action: dict[str, Any] = READ, **more: Any) -> bytes:
+def verify_question(pair: Pair, action: dict[str, Any] = READ, **more: Any) -> bytes:
     """A question that spends its proof, so that a second decision would show."""
     return json.dumps(pair.place.question(pair.token, action, **more)).encode()
 
@@ -65,7 +66,7 @@ def bodies(answers: bytes) -> list[Any]:
     return [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 ")[1:]]
 
 
-def answered(pair: Pair, sent: bytes) -> Any:
+def answer_to(pair: Pair, sent: bytes) -> Any:
     """The answer to one request; retried while the machine is too busy for Redis' 50 ms limit."""
     for _ in range(20):
         [told] = bodies(exchange(pair.lean, sent))
@@ -75,17 +76,17 @@ def answered(pair: Pair, sent: bytes) -> Any:
     return told
 
 
-def decided(pair: Pair, question: bytes) -> bool:
+def was_decided(pair: Pair, question: bytes) -> bool:
     """Whether it was decided before: asking properly now gives a yes, or a replay if it was."""
-    told = answered(pair, pair.send(question))
+    told = answer_to(pair, pair.send(question))
     assert told["valid"] or told["reason"] == "replayed", told
     return not told["valid"]
 
 
-@pytest.mark.parametrize("path", [VERIFY, "/v1/verify/batch"])
+@pytest.mark.parametrize("path", [VERIFY, BATCH])
 def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
     """Neither a compression bomb nor a compressed valid question is unpacked."""
-    before, question = memory(pair.lean), asked(pair)
+    before, question = memory(pair.lean), verify_question(pair)
     bomb = gzip.compress(question + b" " * 30_000_000)
     assert len(bomb) < 65_536
     for packed in (bomb, gzip.compress(question)):
@@ -93,7 +94,7 @@ def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path:
         assert statuses(answer) == [400]
         assert bodies(answer)[0]["error"] == "invalid_request"
     assert memory(pair.lean) - before < MOST_GROWTH
-    assert not decided(pair, question)
+    assert not was_decided(pair, question)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept_by_the_endpoint(
 
 def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> None:
     """Slow heads and bodies and silent connections, while questions are answered beside them."""
-    whole = pair.send(asked(pair))
+    whole = pair.send(verify_question(pair))
     kinds = [whole[:40], whole[:-5], b""]
     with ExitStack() as opened, httpx.Client(timeout=10) as client:
         slow = [
@@ -134,7 +135,7 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
             credentials = (pair.place.client_id, pair.place.client_secret)
             answer = client.post(
                 pair.lean.url + VERIFY,
-                content=asked(pair),
+                content=verify_question(pair),
                 auth=credentials,
                 headers={"Content-Type": "application/json"},
             )
@@ -162,7 +163,7 @@ def test_RF_18_DJ_7_what_is_under_way_at_sigterm_is_answered(pair: Pair) -> None
     paying = pair.send(
         json.dumps(pair.place.question(pair.token, PAID, idempotency_key="at-the-end")).encode()
     )
-    half = pair.send(asked(pair), connection="keep-alive")
+    half = pair.send(verify_question(pair), connection="keep-alive")
     try:
         with (
             psycopg.connect(pair.web.env["DATABASE_URL"]) as held,

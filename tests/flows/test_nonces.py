@@ -18,8 +18,8 @@ from agentauth.protocol.dpop import make_proof
 from approvals.tests.cast import browser
 from tests.actors import scene
 from tests.conftest import CAMPAIGN
+from tests.endpoints import ROUTES, address
 from tests.flows.test_sdk_service_provider import CHALLENGE, Place
-from tests.flows.test_sweep import ROUTES, address
 from tests.live import LiveRegistry
 
 pytestmark = pytest.mark.flow

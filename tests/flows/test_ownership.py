@@ -5,18 +5,18 @@ in this process.
 """
 
 import json
-import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.core import signing
+from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
@@ -32,7 +32,9 @@ from registry.tests.cast import (
     issue,
     pending,
 )
-from tests.flows.test_sweep import ROUTES, address, refused_shape, rows
+from tests.endpoints import ENDPOINTS, address
+from tests.flows.test_sweep import refused_shape
+from tests.rows import rows, rows_of_a_module
 from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
@@ -41,7 +43,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 @pytest.fixture(autouse=True)
 def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test causes more refusals than an outsider may have recorded in a minute."""
-    monkeypatch.setattr("audit.log.refusals.RECORDED_PER_MINUTE", 1000)
+    monkeypatch.setattr("audit.log.refusal_counts.RECORDED_PER_MINUTE", 1000)
 
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -51,9 +53,10 @@ SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
-# On staff pages with tests of their own (approvals/tests/test_continuing.py, test_resuming.py,
-# test_denials.py, test_destructive_actions.py, test_recovery_administrators.py). The account's
-# owner may cancel a recovery too (test_recovery.py).
+# On staff pages with tests of their own (approvals/tests/test_restore_continuation.py,
+# test_resuming.py, test_denials.py, test_destructive_actions.py,
+# test_recovery_administrators.py). The account's owner may cancel a recovery too
+# (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),
@@ -67,29 +70,21 @@ ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
 SIGNED_FOR = ("/settings/",)
 
 
-def names(route: str) -> set[str]:
-    return {found.split(":")[-1] for found in re.findall(r"<([\w:]+)>", route)}
-
-
-OWNED_ROUTES = [route for route in ROUTES if names(route) & OWNED]
+OWNED_ROUTES = sorted({each.route for each in ENDPOINTS if each.parameters & OWNED})
 
 
 def test_DJ_14_every_parameter_of_the_urlconf_is_known_to_the_sweep() -> None:
-    found = {name: route for route in ROUTES for name in names(route)}
-    unknown = (
-        found.keys()
-        - OWNED
-        - SECRETS
-        - KNOWN_TO_ALL_AGENTS
-        - OPEN_TO_ALL
-        - STAFF_ONLY.keys()
-        - ADMIN_ONLY
-    )
-    assert not unknown, {name: found[name] for name in unknown}
-    assert found.keys() >= OWNED | SECRETS
-    assert all(found[name].startswith(place) for name, place in STAFF_ONLY.items())
-    # The admin's parameters occur only in the admin site, which opens to staff only.
-    assert all(found[name].startswith("/admin/") for name in ADMIN_ONLY & found.keys())
+    # The admin site opens to staff only.
+    places = STAFF_ONLY | dict.fromkeys(ADMIN_ONLY, ("/admin/",))
+    anywhere = OWNED | SECRETS | KNOWN_TO_ALL_AGENTS | OPEN_TO_ALL
+    unknown = {
+        (name, each.route)
+        for each in ENDPOINTS
+        for name in each.parameters - anywhere
+        if not each.route.startswith(places.get(name, ()))
+    }
+    assert not unknown, "add the parameter to a list of this module"
+    assert {name for each in ENDPOINTS for name in each.parameters} == anywhere | places.keys()
 
 
 @dataclass
@@ -108,8 +103,19 @@ class Cast:
     things: list[dict[str, str]]
 
 
+@pytest.fixture(scope="module")
+def parties(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Cast]:
+    with rows_of_a_module(django_db_blocker):
+        yield _parties(datetime.now(UTC))
+
+
 @pytest.fixture
-def cast(db: None, now: datetime) -> Cast:
+def cast(parties: Cast) -> Iterator[Cast]:
+    with signed_in(parties.alice, parties.bob, parties.ada):
+        yield parties
+
+
+def _parties(now: datetime) -> Cast:
     for purpose in ("token", "receipt"):
         ensure_key(purpose=purpose, actor=TESTER, now=now)
     allowed = ("read:calendar", "write:files", "transact:payments")
@@ -217,11 +223,10 @@ def page_body(person: Person, path: str) -> str:
 @pytest.mark.parametrize("route", OWNED_ROUTES)
 def test_DJ_14_another_owners_id_is_answered_like_an_unknown_id(route: str, cast: Cast) -> None:
     """U3, U4: nothing changes, and each refusal is one event, of the same kind in both cases."""
-    nobody = address(route, {})
+    nobody, before = address(route, {}), rows()
     for things in cast.things:
         theirs = address(route, things)
         for method in METHODS:
-            before = rows()
             known = [_asked(each, theirs) for each in _each_alone(cast, method, theirs)]
             unknown = [_asked(each, nobody) for each in _each_alone(cast, method, nobody)]
             assert known == unknown, f"{method} {route}"
@@ -230,6 +235,38 @@ def test_DJ_14_another_owners_id_is_answered_like_an_unknown_id(route: str, cast
                 assert status in ({404, 405} if takes else {401, 403, 404, 405}), place
                 assert len(events) == (status != 405), place
             assert rows() == before, f"{method} {route}"
+
+
+STAFF_PAGES = [
+    each.route
+    for each in ENDPOINTS
+    if each.parameters & (STAFF_ONLY.keys() | {"code"}) and not each.route.startswith("/setup/")
+]
+
+
+@pytest.mark.parametrize("route", STAFF_PAGES)
+def test_DJ_14_pages_of_staff_and_of_others_links_are_unknown_to_users(
+    route: str, cast: Cast
+) -> None:
+    ids, before = cast.things[1], rows()
+    ids = ids | {
+        "kind": "agent",
+        "row_id": ids["agent_id"],
+        "request_id": ids["grant_id"],
+        "human_id": str(cast.alice.human.pk),
+    }
+    for method in METHODS:
+        answers = [
+            cast.bob.client.generic(
+                method, path, page_body(cast.bob, path), content_type="application/json"
+            )
+            for path in (address(route, ids), address(route, {}))
+        ]
+        for answer in answers:
+            refused_shape(answer, route)
+            assert answer.status_code in {404, 405}, f"{method} {route}"
+        assert answers[0].content == answers[1].content, f"{method} {route}"
+    assert rows() == before
 
 
 def _each_alone(cast: Cast, method: str, path: str) -> Iterator[tuple[str, bool, Any, list[Any]]]:

@@ -20,10 +20,11 @@ from tests import redis_servers
 from tests.actors import scene
 from tests.conftest import CAMPAIGN, PRODUCTION, fresh_database
 from tests.faults.clients import question_of
-from tests.flows.pair import INTROSPECT, READ, VERIFY, InstalledPair, Pair, wait_for_replay_cache
+from tests.flows.pair import READ, InstalledPair, Pair, wait_for_replay_cache
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveVerifier
 from tests.production.registry import ProductionRegistry
+from verifier.paths import INTROSPECT, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres]
 

@@ -23,6 +23,7 @@ from agentauth.openapi.document import openapi
 from tests import conformance
 from tests.actors import scenes, seeded
 from tests.conftest import CAMPAIGN
+from tests.endpoints import BODIES, OPERATIONS
 from tests.flows.fuzzing import LIMITS, PAY, READ, Known
 from tests.live import LiveRegistry
 
@@ -41,11 +42,6 @@ CALLERS = {"proof": "agent", "basic": "provider", "nobody": "nobody"}
 CONFIG = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
 # Closed, so that an undescribed member of an answer fails the test.
 SCHEMA = from_dict(conformance.closed(copy.deepcopy(openapi())), config=CONFIG)
-FOUND = {
-    f"{method.upper()} {path}": SCHEMA[path][method.upper()]
-    for path, methods in openapi()["paths"].items()
-    for method in methods
-}
 # What the jobs would do within a minute.
 SIGN_THE_LOG = """
 from django.utils import timezone
@@ -57,15 +53,15 @@ checkpoint_log(now=timezone.now(), at_once=True)
 @pytest.fixture(scope="module")
 def known(sqlite_registry: LiveRegistry) -> dict[str, Known]:
     """Operation → an agent, a user and a service provider of its own, so it may end any of them."""
-    wishes = [{"capabilities": [READ, PAY], "envelope": LIMITS}] * len(FOUND)
-    found = dict(zip(FOUND, map(Known, scenes(sqlite_registry, wishes)), strict=True))
+    wishes = [{"capabilities": [READ, PAY], "envelope": LIMITS}] * len(OPERATIONS)
+    found = dict(zip(OPERATIONS, map(Known, scenes(sqlite_registry, wishes)), strict=True))
     # Enough events for a full tile.
     seeded(sqlite_registry, "events", 300)
     sqlite_registry.run("shell", "-v", "0", "-c", SIGN_THE_LOG)
     return found
 
 
-@pytest.mark.parametrize("key", FOUND)
+@pytest.mark.parametrize("key", OPERATIONS)
 def test_DJ_8_what_the_description_generates_is_answered_as_described(
     key: str, known: dict[str, Known]
 ) -> None:
@@ -73,11 +69,11 @@ def test_DJ_8_what_the_description_generates_is_answered_as_described(
     # A public operation has no specific caller.
     owners = {
         CALLERS.get(name)
-        for each in described(key)["security"] or [{"nobody": []}]
+        for each in OPERATIONS[key]["security"] or [{"nobody": []}]
         for name in each
     }
     # An operation without parameters or body has no invalid variant.
-    varies = described(key)["parameters"] or "requestBody" in described(key)
+    varies = OPERATIONS[key]["parameters"] or "requestBody" in OPERATIONS[key]
     statuses: set[int] = set()
     for caller in CALLERS.values():
         for mode in GenerationMode if varies else [GenerationMode.POSITIVE]:
@@ -92,6 +88,7 @@ def asked(key: str, mine: Known, caller: str, mode: GenerationMode, examples: in
     """Send generated requests; returns the statuses, each of which the description names."""
     statuses: set[int] = set()
     connections = requests.Session()
+    method, path = key.split(" ")
 
     @seed(SEED)
     @settings(
@@ -101,7 +98,7 @@ def asked(key: str, mine: Known, caller: str, mode: GenerationMode, examples: in
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(FOUND[key].as_strategy(generation_mode=mode), st.data())
+    @given(SCHEMA[path][method].as_strategy(generation_mode=mode), st.data())
     def ask(case: Case[Any], data: st.DataObject) -> None:
         varied(case, data, key, mine)
         answer = case.call(
@@ -128,11 +125,6 @@ def asked(key: str, mine: Known, caller: str, mode: GenerationMode, examples: in
     return statuses
 
 
-def described(key: str) -> Any:
-    method, path = key.split(" ")
-    return openapi()["paths"][path][method.lower()]
-
-
 def varied(case: Case[Any], data: st.DataObject, key: str, mine: Known) -> None:
     """Now and then an existing id, and a valid body, whole or with one generated member."""
     for name, values in mine.path_parameters().items():
@@ -146,7 +138,7 @@ def varied(case: Case[Any], data: st.DataObject, key: str, mine: Known) -> None:
     if str(case.query.get("wait", "")).isdigit():
         case.query["wait"] = "0"
     if isinstance(case.body, dict):
-        good = mine.body(key)
+        good = BODIES[key](mine)
         share = data.draw(st.sampled_from(["generated", "mixed", "good"]))
         if share == "mixed" and case.body:
             name = data.draw(st.sampled_from(sorted(case.body)))

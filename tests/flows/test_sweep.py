@@ -6,97 +6,28 @@ allows.
 """
 
 import json
-import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from django.apps import apps
-from django.core import signing
-from django.db.models import Model
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver
+from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
-from approvals.services.people import create_setup_link
-from approvals.tests.cast import Person, browser, invited
-from audit.models import Event
+from approvals.services.setup_and_sign_in import create_setup_link
+from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.services import seal_audit
 from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, approved, basic, enrolled, issue, pending
+from tests.endpoints import METHODS, OPERATIONS, PUBLIC_PATHS, ROUTES, address, allowed
+from tests.rows import rows, rows_of_a_module
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
-
-# Readable without credentials. An address joins this list by decision, never by accident.
-PUBLIC = {
-    "/",
-    "/health/live",
-    "/health/ready",
-    "/health/startup",
-    "/.well-known/agentauth",
-    "/.well-known/oauth-authorization-server",
-    "/.well-known/jwks.json",
-    "/v1/schema/",
-    "/docs/",
-    "/sign-in/",
-    "/recovered/",
-    "/v1/audit/checkpoint",
-    "/v1/audit/tile/0/000.p/1",
-    "/v1/audit/tile/entries/000.p/1",
-}
-# Open to posts: the start of each ceremony, and registration, whose body proves itself.
-PUBLIC_POSTS = {"/sign-in/options"}
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "MKCOL")
-UNTOUCHED = ("registry", "approvals", "verifier", "kms")
-# Rows a request leaves by being made, not by what it does.
-TRACES = {"approvals.challenge", "registry.spentproof", "registry.idempotencyrecord"}
-
-
-def patterns(found: Any = None, prefix: str = "/") -> Iterator[str]:
-    """Every route of the URLconf, the admin site's too."""
-    for entry in (found or get_resolver()).url_patterns:
-        route = prefix + str(entry.pattern).removeprefix("^").removesuffix("$")
-        if isinstance(entry, URLResolver):
-            yield from patterns(entry, route)
-        elif isinstance(entry, URLPattern):
-            yield route
-
-
-ROUTES = sorted(set(patterns()))
-# Not ids: the address of a tile of the log.
-SPELT = {"level": "0", "tile": "000"}
-
-
-def address(route: str, ids: dict[str, str]) -> str:
-    """The route with its parameters filled in; a parameter not in `ids` gets an unknown id."""
-    parts = []
-    for part in route.split("/"):
-        if "<" in part:
-            name = part.strip("<>").split(":")[-1].split(">")[0]
-            parts.append(ids.get(name) or SPELT.get(name, str(uuid.UUID(int=7))))
-        else:
-            parts.append(part)
-    return "/".join(parts).replace("(?P", "").replace(".*)$", "x")
-
-
-def rows() -> dict[str, list[Any]]:
-    """Every row of ours, except the traces."""
-    return {
-        model._meta.label_lower: sorted(map(str, model._default_manager.values_list(*_kept(model))))
-        for label in UNTOUCHED
-        for model in apps.get_app_config(label).get_models()
-        if model._meta.label_lower not in TRACES
-    }
-
-
-def _kept(model: type[Model]) -> list[str]:
-    """Its columns, except those in which a passkey counts its signatures."""
-    moving = {"sign_count", "last_used_at"} if model is Passkey else set()
-    return [field.attname for field in model._meta.concrete_fields if field.attname not in moving]
 
 
 def refused_shape(answer: Any, place: str) -> None:
@@ -107,7 +38,7 @@ def refused_shape(answer: Any, place: str) -> None:
         assert body["error"], place
         assert body["error_description"], place
         assert len(answer.content) <= 1024, place
-    if answer.request["PATH_INFO"] not in PUBLIC:
+    if answer.request["PATH_INFO"] not in PUBLIC_PATHS or answer.status_code >= 400:
         assert (
             answer["Cache-Control"].find("no-store") >= 0 or "private" in answer["Cache-Control"]
         ), place
@@ -129,22 +60,11 @@ def test_DJ_15_without_credentials_nothing_opens_but_the_listed(
             answer = browser().generic(method, path, "{}", content_type="application/json")
             place = f"{method} {path} {answer.status_code}"
             refused_shape(answer, place)
-            assert answer.status_code in allowed(method, path), place
+            assert answer.status_code in allowed(method, route), place
             if answer.status_code == 302:
                 # To the sign-in and nowhere else; the admin site redirects twice.
                 assert answer["Location"].startswith(("/sign-in/?next=%2F", "/admin/")), place
         assert rows() == before, route
-
-
-def allowed(method: str, path: str) -> set[int]:
-    if path in PUBLIC and method in {"GET", "HEAD", "OPTIONS"}:
-        return {200, 405}
-    if path in {"/admin", "/docs"} and method in {"GET", "HEAD", "OPTIONS"}:
-        # To the same address with its slash.
-        return {301, 405}
-    if path in PUBLIC_POSTS and method == "POST":
-        return {200}
-    return {302, 400, 401, 403, 404, 405, 415}
 
 
 class Scene:
@@ -161,74 +81,48 @@ class Scene:
             "grant_id": str(self.grant.pk),
             "agent_id": str(self.client.agent().pk),
             "passkey_id": str(Passkey.objects.get(human=person.human).pk),
-            # What the log shows has no owner.
-            "level": "0",
-            "tile": "000.p/1",
         }
 
 
-@pytest.fixture
-def receipt_key(db: None, now: datetime) -> None:
-    for purpose in ("token", "receipt", "audit"):
-        ensure_key(purpose=purpose, actor=TESTER, now=now)
+@dataclass(frozen=True)
+class Users:
+    """Alice and Bob, and the service provider of their grants with its secret."""
+
+    alice: Scene
+    bob: Scene
+    provider: tuple[ServiceProvider, str]
 
 
-@pytest.fixture
-def alice_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
-    return Scene(now, invited("alice@a.example", "Alice", now=now), service_provider)
-
-
-@pytest.fixture
-def bob_at(receipt_key: None, service_provider: ServiceProvider, now: datetime) -> Scene:
-    return Scene(now, invited("bob@b.example", "Bob", now=now), service_provider)
-
-
-# Behind a secret, for staff, known to every agent, or public.
-OTHERWISE_GUARDED = ("/admin/", "/setup/", "/claim/", "/v1/service-providers/", "/v1/audit/tile/")
-NAMED = [route for route in ROUTES if "<" in route and not route.startswith(OTHERWISE_GUARDED)]
-
-
-@pytest.mark.parametrize("waiting", [False, True])
-def test_DJ_14_another_owners_id_is_as_unknown_as_none(
-    waiting: bool, alice_at: Scene, bob_at: Scene
-) -> None:
-    """Bob in his browser and his agent with its key, at every address that names alice's things."""
-    ids, before = alice_at.ids | ({"grant_id": str(alice_at.waiting.pk)} if waiting else {}), rows()
-    for route in NAMED:
-        theirs, nobodys = address(route, ids), address(route, {})
-        for method in ("GET", "POST", "DELETE"):
-            answers = [answer for path in (theirs, nobodys) for answer in _as(bob_at, method, path)]
-            found = {(answer.status_code, answer.content) for answer in answers}
-            assert len(found) == 1, f"{method} {theirs}: {found}"
-            assert answers[0].status_code in {404, 405}, f"{method} {theirs}"
-            refused_shape(answers[0], theirs)
-        assert rows() == before, route
-
-
-def _as(bob: Scene, method: str, path: str) -> Iterator[Any]:
-    if path.startswith("/v1/"):
-        yield bob.client.call(method, path, {} if method != "GET" else None)
-    if not path.startswith("/v1/") or path.endswith("/receipt"):
-        # Signed where that is required first: the id behind it is still unknown.
-        signed = bob.person.verification(path) if path.startswith("/settings/") else None
-        yield bob.person.client.generic(
-            method, path, _choices(signed), content_type="application/json"
+@pytest.fixture(scope="module")
+def users(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Users]:
+    now = datetime.now(UTC)
+    with rows_of_a_module(django_db_blocker):
+        for purpose in ("token", "receipt", "audit"):
+            ensure_key(purpose=purpose, actor=TESTER, now=now)
+        provider, secret = create_service_provider(
+            name="Acme",
+            audience="http://127.0.0.1:8001",
+            allowed=("read:calendar", "write:files"),
+            actor=TESTER,
+            now=now,
         )
+        alice, bob = (
+            Scene(now, invited(f"{name}@x.example", name, now=now), provider)
+            for name in ("Alice", "Bob")
+        )
+        yield Users(alice, bob, (provider, secret))
 
 
-def _choices(verification: object) -> str:
-    drawn = signing.dumps({"grant": ""}, salt="approvals.drawn")
-    body = {"choices": {}, "drawn": drawn, "decision": "approve", "credential": {}}
-    return json.dumps(body | {"verification": verification})
+@pytest.fixture
+def alice_at(users: Users) -> Iterator[Scene]:
+    with signed_in(users.alice.person):
+        yield users.alice
 
 
-def test_DJ_14_a_grant_of_anothers_agent_is_not_revoked_through_ones_own(
-    alice_at: Scene, bob_at: Scene
-) -> None:
-    before = rows()
-    path = f"/approvals/{alice_at.ids['grant_id']}/revoke/x"
-    assert bob_at.person.client.post(path).status_code == 404
-    assert rows() == before
+@pytest.fixture
+def bob_at(users: Users) -> Iterator[Scene]:
+    with signed_in(users.bob.person):
+        yield users.bob
 
 
 def test_DJ_14_another_service_provider_learns_nothing_of_a_token(
@@ -339,7 +233,7 @@ TYPES = (
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.startswith("/admin/")])
 def test_DJ_8_no_body_makes_any_address_fail(
-    route: str, alice_at: Scene, provider_and_secret: tuple[ServiceProvider, str], now: datetime
+    route: str, alice_at: Scene, users: Users, now: datetime
 ) -> None:
     """As the rightful caller: others are refused before the body is read."""
     code = create_setup_link(email="new@n.example", actor=TESTER, now=now).url.split("/")[-2]
@@ -347,7 +241,7 @@ def test_DJ_8_no_body_makes_any_address_fail(
     path = address(route, ids)
     for name, body in HOSTILE.items():
         for kind in TYPES if name in {"not json", "nul", "nothing"} else TYPES[:1]:
-            for answer in _asked(path, body, kind, alice_at, provider_and_secret):
+            for answer in _asked(path, body, kind, alice_at, users.provider):
                 place = f"{path} {name} {kind} {answer.status_code} {answer.content[:200]!r}"
                 assert answer.status_code < 500, place
                 if answer.status_code >= 400:
@@ -367,37 +261,17 @@ def _asked(
 
 
 def test_DJ_7_a_body_of_many_megabytes_is_not_read_to_its_end(
-    provider_and_secret: tuple[ServiceProvider, str],
+    users: Users,
 ) -> None:
     """A service provider authenticates by header, so its body meets the parser first."""
-    for path, kind in (
-        ("/v1/verify", TYPES[0]),
-        ("/v1/verify/batch", TYPES[0]),
-        ("/v1/revoke", TYPES[3]),
-    ):
+    taking = [
+        (key.split(" "), kind)
+        for key, operation in OPERATIONS.items()
+        if {"basic": []} in operation["security"]
+        for kind in operation.get("requestBody", {}).get("content", ())
+    ]
+    assert len(taking) >= 4
+    for (_, path), kind in taking:
         body = b"token=" + b"x" * 3_000_000
-        answer = Client().post(path, body, content_type=kind, headers=basic(*provider_and_secret))
+        answer = Client().post(path, body, content_type=kind, headers=basic(*users.provider))
         assert (answer.status_code, answer.json()["error"]) == (413, "request_too_large")
-
-
-def test_DJ_13_no_member_beyond_the_named_is_taken(
-    alice_at: Scene, service_provider: ServiceProvider
-) -> None:
-    """Mass assignment: an agent that sets its own state, owner or version."""
-    for extra in (
-        {"status": "approved"},
-        {"human_id": "x"},
-        {"jkt": "x"},
-        {"valid_until": "x"},
-        {"version": 9},
-    ):
-        assert alice_at.client.ask(service_provider, **extra).status_code == 400
-        token = {"grant_id": str(alice_at.grant.pk)} | extra
-        assert alice_at.client.call("POST", "/v1/tokens", token).status_code == 400
-
-
-def test_U4_each_refusal_of_the_sweep_is_an_event(bob_at: Scene, alice_at: Scene) -> None:
-    before = Event.objects.count()
-    bob_at.person.get(f"/approvals/{alice_at.waiting.pk}/")
-    bob_at.client.call("GET", f"/v1/grants/{alice_at.waiting.pk}")
-    assert Event.objects.count() == before + 2

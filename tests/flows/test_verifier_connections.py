@@ -21,7 +21,7 @@ import pytest
 
 from agentauth.server import request_bytes
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
-from tests.flows.test_verifier_http import END, POST, Verifier, line, statuses, told
+from tests.flows.test_verifier_http import END, POST, Verifier, line, read_echo, statuses
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveServer
@@ -142,7 +142,7 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(connect: Connect) -> None:
     for start in range(0, size, 65_536):
         connection.sendall(b"x" * min(65_536, size - start))
         time.sleep(0.01)
-    assert told(rest(connection))["body"] == size
+    assert read_echo(rest(connection))["body"] == size
 
 
 def test_DJ_7_requests_in_one_packet_are_answered_in_turn(connect: Connect) -> None:

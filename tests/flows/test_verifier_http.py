@@ -60,7 +60,7 @@ def statuses(answers: bytes) -> list[int]:
     return [int(each) for each in STATUS.findall(answers)]
 
 
-def told(answer: bytes) -> dict[str, Any]:
+def read_echo(answer: bytes) -> dict[str, Any]:
     """What the application received."""
     found: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
     return found
@@ -75,7 +75,7 @@ def test_DJ_2_two_lines_of_a_name_arrive_as_two(verifier: LiveServer) -> None:
         b"dpop: d",
         b"Idempotency-Key: e",
     ]
-    headers = told(exchange(verifier, line(*given)))["headers"]
+    headers = read_echo(exchange(verifier, line(*given)))["headers"]
     assert headers[1:-1] == [
         ["authorization", "a"],
         ["authorization", "b"],
@@ -92,7 +92,7 @@ def test_DJ_4_a_name_with_an_underscore_never_arrives(verifier: LiveServer) -> N
         b"SCRIPT_NAME: /a",
         b"X-Forwarded-Proto: https",
     ]
-    names = [name for name, _ in told(exchange(verifier, line(*given)))["headers"]]
+    names = [name for name, _ in read_echo(exchange(verifier, line(*given)))["headers"]]
     assert names == ["host", "x-forwarded-proto", "connection"]
 
 
@@ -102,4 +102,4 @@ def test_DJ_4_a_name_with_an_underscore_never_arrives(verifier: LiveServer) -> N
 def test_DJ_3_an_address_arrives_as_it_was_sent(verifier: LiveServer, target: str) -> None:
     """Only the raw path has a single spelling; the other is decoded."""
     sent = line(first=f"GET {target} HTTP/1.1\r\nHost: localhost\r\n".encode())
-    assert told(exchange(verifier, sent))["raw_path"] == target
+    assert read_echo(exchange(verifier, sent))["raw_path"] == target

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flows.pair import BATCH, INTROSPECT, OWN_LINES, POST, VERIFY, InstalledPair, Pair, parts
+from tests.flows.pair import OWN_LINES, POST, InstalledPair, Pair, parts
 from tests.flows.test_web_server import exchange
 from tests.live import LiveServer
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
 pytestmark = pytest.mark.production
@@ -210,7 +211,7 @@ def limited(server: LiveServer) -> tuple[dict[bytes, bytes], Any]:
 @pytest.mark.parametrize("name", UNREAD)
 def test_what_no_application_sees_has_the_same_status(pair: InstalledPair, name: str) -> None:
     make, status = UNREAD[name]
-    for path in (VERIFY, BATCH, INTROSPECT):
+    for path in PATHS:
         web, lean = pair.both(make(pair, path))
         assert [int(first.split(b" ")[1]) for first, _, _ in web + lean] == [status, status]
 

@@ -12,7 +12,8 @@ from agentauth.openapi.decisions import IN_PLACE, REASONS
 from tests.contract import test_api as contract
 from tests.contract.decisions import DECISIONS
 from tests.contract.edges import PAGES
-from tests.contract.stage import GOOD, Stage
+from tests.contract.stage import Stage
+from tests.endpoints import OPERATIONS
 from tests.production.headers import PLACES, table
 from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
@@ -61,7 +62,7 @@ def test_SA_12_each_answer_is_given_in_production(
     contract.test_each_answer_that_is_described_is_given(stage, operation, status, code)
 
 
-@pytest.mark.parametrize("operation", GOOD)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_SA_12_no_other_method_is_taken_in_production(stage: Stage, operation: str) -> None:
     contract.test_no_other_method_is_taken(stage, operation)
 

@@ -4,11 +4,12 @@ import time
 
 import pytest
 
-from tests.flows.pair import VERIFY, InstalledPair
-from tests.flows.test_lean_http import answered, asked, bodies, decided
+from tests.flows.pair import InstalledPair
+from tests.flows.test_lean_http import answer_to, bodies, verify_question, was_decided
 from tests.flows.test_verifier_http import END, GET, line, statuses
 from tests.flows.test_web_server import exchange
 from tests.time_limits import within
+from verifier.paths import VERIFY
 
 pytestmark = pytest.mark.production
 
@@ -159,19 +160,19 @@ def test_DJ_7_headers_without_number_are_refused(pair: InstalledPair) -> None:
 def test_DJ_2_two_lines_of_a_name_decide_nothing(
     pair: InstalledPair, lines: list[str], status: int
 ) -> None:
-    question = asked(pair)
+    question = verify_question(pair)
     assert statuses(exchange(pair.lean, pair.send(question, VERIFY, *lines))) == [status]
-    assert not decided(pair, question)
+    assert not was_decided(pair, question)
 
 
 def test_DJ_3_who_names_another_host_or_scheme_is_refused_or_not_heard(pair: InstalledPair) -> None:
-    question = asked(pair)
+    question = verify_question(pair)
     assert statuses(exchange(pair.lean, pair.send(question, host="evil.example"))) == [400]
     assert statuses(
         exchange(pair.lean, pair.send(question, first="POST /v1/%76erify HTTP/1.1"))
     ) == [404]
     lines = ["X-Forwarded-Host: evil.example", "X-Forwarded-Prefix: /a"]
-    assert answered(pair, pair.send(question, VERIFY, *lines))["valid"]
+    assert answer_to(pair, pair.send(question, VERIFY, *lines))["valid"]
 
 
 @pytest.mark.parametrize(
@@ -185,9 +186,9 @@ def test_DJ_4_header_name_with_an_underscore_is_ignored(
     """If it were the idempotency key, the second question would be a mismatch."""
     for _ in range(2):
         lines = ["Idempotency_Key: one", "Content_Length: 1", "X_Forwarded_For: 10.0.0.1"]
-        assert answered(pair, pair.send(asked(pair), VERIFY, *lines, content_type=media_type)).get(
-            "valid"
-        )
+        assert answer_to(
+            pair, pair.send(verify_question(pair), VERIFY, *lines, content_type=media_type)
+        ).get("valid")
 
 
 @pytest.mark.parametrize("size", [9_000, 70_000])
@@ -195,10 +196,10 @@ def test_DJ_4_header_name_with_an_underscore_is_ignored(
 def test_DJ_6_a_header_beyond_its_limit_decides_nothing(
     pair: InstalledPair, name: str, size: int
 ) -> None:
-    question = asked(pair)
+    question = verify_question(pair)
     answer = exchange(pair.lean, pair.send(question, VERIFY, f"{name}: {'x' * size}"))
     assert statuses(answer) == [431]
-    assert not decided(pair, question)
+    assert not was_decided(pair, question)
 
 
 SMUGGLED: dict[str, tuple[dict[str, str | None], bytes]] = {
@@ -224,20 +225,20 @@ def test_DJ_7_a_question_behind_a_body_without_a_clear_end_is_not_heard(
 ) -> None:
     """On a proxy's connection it would become the next client's request."""
     changes, ends = SMUGGLED[how]
-    question = asked(pair)
+    question = verify_question(pair)
     first = pair.send(b"", VERIFY, first=FIRST, **{"connection": "keep-alive", **changes})
     answer = exchange(pair.lean, first + ends + pair.send(question))
     assert statuses(answer) in ([400], [413])
     assert b"connection: close" in answer.lower()
-    assert not decided(pair, question)
+    assert not was_decided(pair, question)
 
 
 def test_DJ_7_questions_in_one_packet_are_answered_in_turn_each_by_its_own(
     pair: InstalledPair,
 ) -> None:
     keep: dict[str, str | None] = {"connection": "keep-alive"}
-    good = [asked(pair, dry_run=True) for _ in range(4)]
-    wrong = asked(pair, dry_run=True, action={"type": "write", "resource": "files"})
+    good = [verify_question(pair, dry_run=True) for _ in range(4)]
+    wrong = verify_question(pair, dry_run=True, action={"type": "write", "resource": "files"})
     sent = [
         pair.send(each, VERIFY, first=FIRST, **keep)
         for each in (good[0], b"{", good[1], wrong, good[2])

@@ -8,7 +8,6 @@ counts as a failure.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agentauth.protocol.chain import verify_consistency, verify_inclusion
 from agentauth.protocol.dpop import (
     authorization_header,
     check_binding,
@@ -20,6 +19,7 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import AgentAuthError, InvalidKeyError, InvalidProofError
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, ed25519_public_key, parse_jwk
+from agentauth.protocol.log_hashes import verify_consistency, verify_inclusion
 from agentauth.protocol.token import TokenClaims, verify_token
 
 Case = Mapping[str, Any]
@@ -117,10 +117,11 @@ class ReplayMemory:
 
 def present(doc: Case, case: Case, memory: ReplayMemory) -> None:
     """One request at a service provider: the headers as the SDK reads them, then as
-    `verifier.checks.prepare` does: token, URL, proof, nonce, binding. The proof is spent last.
+    `verifier.credential_checks.prepare` does: token, URL, proof, nonce, binding. The proof is spent
+    last.
     """
     # Late, so that the other vectors run without Django.
-    from verifier.checks import _check_url
+    from verifier.credential_checks import _check_url
 
     access_token = authorization_header(case["authorization"])
     compact = single_header(case["dpop"])

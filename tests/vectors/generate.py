@@ -14,7 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from agentauth.protocol.capability import Capability, parse_action
-from agentauth.protocol.chain import (
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.encoding import b64u_encode, sha256
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.identifiers import uuid7_text
+from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
+from agentauth.protocol.log_hashes import (
     EMPTY_LINK,
     CompactTree,
     entry_hash,
@@ -22,11 +27,6 @@ from agentauth.protocol.chain import (
     leaf_hash,
     link,
 )
-from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.encoding import b64u_encode, sha256
-from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.identifiers import uuid7_text
-from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
 from agentauth.protocol.manifest import sign_manifest
 from agentauth.protocol.signed_statements import (
     AgentRef,

@@ -8,10 +8,10 @@ from typing import Any
 
 from agentauth.openapi.story import ASKED_AT
 from agentauth.protocol import merkle_proofs
-from agentauth.protocol.chain import entry_hash, field_commitment, leaf_hash, node_hash
 from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64_encode, b64u_encode
 from agentauth.protocol.key_change import sign_key_change
+from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash, node_hash
 from agentauth.protocol.notes import format_note, parse_note, verifier_key
 from agentauth.protocol.tlog_texts import LogProof
 

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.chain import (
+from agentauth.protocol.dpop import verify_proof
+from agentauth.protocol.encoding import b64u_decode, b64u_encode
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.keys import parse_jwk
+from agentauth.protocol.log_hashes import (
     EMPTY_LINK,
     CompactTree,
     entry_hash,
@@ -13,10 +17,6 @@ from agentauth.protocol.chain import (
     leaf_hash,
     link,
 )
-from agentauth.protocol.dpop import verify_proof
-from agentauth.protocol.encoding import b64u_decode, b64u_encode
-from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.keys import parse_jwk
 from agentauth.protocol.manifest import verify_manifest
 from agentauth.protocol.signed_statements import parse_statement
 

@@ -14,7 +14,7 @@ from agentauth.protocol.encoding import b64u_encode
 from approvals.models import Passkey
 from approvals.passkeys import FORMATS
 from approvals.services import challenges
-from approvals.services.people import create_setup_link
+from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.tests.sealing import create
 from registry.models import Human

@@ -7,9 +7,9 @@ from typing import Any, Final
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import ServiceProvider
-from verifier.flow import VerifierRuntime, record_error, verify
 from verifier.requests import parse_verify_request
-from verifier.services.batch_order import BatchSlot, Faults
+from verifier.services.batch_scheduling import BatchSlot, FaultCount
+from verifier.verification import VerifierRuntime, record_error, verify
 
 MAX_REQUESTS: Final = 256
 _ROUTE: Final = "POST v1/verify/batch"
@@ -24,7 +24,7 @@ async def answer_one(
     actor: Actor,
     now: datetime,
     turn: BatchSlot,
-    faults: Faults,
+    faults: FaultCount,
 ) -> Mapping[str, Any]:
     """The result of one request of a batch (docs/protocol.md section 8): one `verify`, one event.
 
@@ -50,7 +50,7 @@ async def answer_one(
     except AgentAuthError as error:
         return error_body(await _record_error(runtime, error, service_provider, actor, now, turn))
     finally:
-        faults.ended(fault=fault)
+        faults.count_answer(fault=fault)
     return answer.body
 
 

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_changes import Change
 
 logger = logging.getLogger(__name__)
@@ -171,13 +171,13 @@ class BatchLoader(Generic[K, V]):
         use_own_connection("agentauth-loads")
         try:
             while (batch := self._jobs.get()) is not None:
-                fetched = self._fetched(batch)
+                fetched = self._fetch_or_error(batch)
                 if not self._loop.is_closed():
                     self._loop.call_soon_threadsafe(self._take, batch, fetched)
         finally:
             connections.close_all()
 
-    def _fetched(self, batch: _Batch[K]) -> Mapping[K, V | Exception] | Exception:
+    def _fetch_or_error(self, batch: _Batch[K]) -> Mapping[K, V | Exception] | Exception:
         try:
             # Drops a broken connection, so that the query opens a new one.
             close_old_connections()

@@ -48,7 +48,7 @@ def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
 
 def find_for_human(confirmation_id: uuid.UUID, human: Human) -> Confirmation:
     """The confirmation that asks `human`. Raises NotFoundError if unknown or another human's."""
-    return _found(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
+    return _require_row(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
 
 
 def asked_for(agent: Agent) -> QuerySet[Confirmation]:
@@ -58,7 +58,7 @@ def asked_for(agent: Agent) -> QuerySet[Confirmation]:
 
 def find_for_agent(confirmation_id: uuid.UUID, agent: Agent) -> Confirmation:
     """The confirmation for a grant of `agent`. Raises NotFoundError if unknown or another's."""
-    return _found(asked_for(agent).filter(pk=confirmation_id))
+    return _require_row(asked_for(agent).filter(pk=confirmation_id))
 
 
 def confirm(
@@ -205,7 +205,7 @@ def _asks(row: Confirmation, grant: Grant, action_digest: bytes) -> bool:
     )
 
 
-def _found(rows: QuerySet[Confirmation]) -> Confirmation:
+def _require_row(rows: QuerySet[Confirmation]) -> Confirmation:
     row = rows.select_related("grant__agent__human", "grant__service_provider").first()
     if row is None:
         raise NotFoundError

@@ -3,10 +3,10 @@
 from typing import Final
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.values import per_call
-from verifier.services import epochs
-from verifier.services.elapsed import ClockReading
-from verifier.services.epochs import ReplayEpoch
+from agentauth.protocol.fast_dataclass import per_call
+from verifier.services import replay_epochs
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.replay_epochs import ReplayEpoch
 
 # State older than this (s) decides nothing and answers nothing: it may miss a revocation.
 STALE_SECONDS: Final = 5.0
@@ -22,7 +22,7 @@ class DecisionBasis:
     def check(self, spare: float = 0) -> None:
         """Raise TemporarilyUnavailableError if this is outdated, or will be in `spare` seconds."""
         check_age(self.began, spare)
-        held = epochs.LEASE.last_epoch(spare)
+        held = replay_epochs.LEASE.last_epoch(spare)
         if held is not self.replay_epoch and held != self.replay_epoch:
             raise TemporarilyUnavailableError("The replay cache has moved. Try again.")
 

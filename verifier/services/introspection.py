@@ -10,8 +10,8 @@ from django.conf import settings
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
 from registry.models import ServiceProvider
-from verifier.flow import VerifierRuntime, check_key
 from verifier.services.freshness import check_age
+from verifier.verification import VerifierRuntime, check_key
 
 # The claims that the answer repeats (docs/protocol.md section 8).
 _CLAIMS = (

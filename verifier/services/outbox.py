@@ -22,15 +22,15 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.identifiers import new_id
 from audit.models import Event
 from audit.services import SYSTEM, NewEvent, check_data, find_recorded, record_many
-from kms.seals import DEMAND
+from kms.row_seals import DEMAND
 from registry.models import Agent, Grant, Human
 from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
-from verifier.services.epochs import read_or_create_row
+from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.scripts import SHARDS, events_key
 from verifier.stores.stream_events import debits

@@ -2,7 +2,7 @@
 
 A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
 start of the database, which no backup can hold (`instance`). If it names another start than the
-current one, the history is compared with what is known outside (`audit.witness.log_position`).
+current one, the history is compared with what is known outside (`audit.witness.rollback_check`).
 Until that is done, and while the database is held, every process answers 503. `manage.py
 continue_after_restore` lifts the hold (docs/restore.md).
 """
@@ -21,9 +21,9 @@ from django.utils import timezone
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from audit.db.roles import may_read_log
 from audit.witness.checkpoint_copies import StoreChangedError
-from audit.witness.log_position import Mark, check_history
-from registry.services import installation
-from registry.services.installation import Halt
+from audit.witness.rollback_check import Mark, check_history
+from registry.services import settings_agreement
+from registry.services.settings_agreement import Halt
 from verifier.models import Home
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class HistoryComparison:
                 return True
             # With deviating settings this process might compare with another
             # registry's Redis or store.
-            if time.monotonic() < self._next or installation.halt(row) or not may_read_log():  # type: ignore[arg-type]  # annotated
+            if time.monotonic() < self._next or settings_agreement.halt(row) or not may_read_log():  # type: ignore[arg-type]  # annotated
                 return False
             self._next = time.monotonic() + RETRY_SECONDS
             self._compare(row)
@@ -179,8 +179,8 @@ class HistoryComparison:
         """
         if not settings.REDIS_URL:
             return None
-        # Imported late: the stores import `epochs`, which imports this module.
-        from verifier.stores.size_mark import read_mark
+        # Imported late: the stores import `replay_epochs`, which imports this module.
+        from verifier.stores.log_size_mark import read_mark
 
         try:
             return read_mark()

@@ -8,9 +8,9 @@ from datetime import datetime
 from django.conf import settings
 
 from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.witness.log_position import check_mark, present_mark
-from verifier.services import epochs, rollback_detection
-from verifier.stores.size_mark import advance_mark, read_mark
+from audit.witness.rollback_check import check_mark, present_mark
+from verifier.services import replay_epochs, rollback_detection
+from verifier.stores.log_size_mark import advance_mark, read_mark
 
 
 def mark_history(*, now: datetime) -> None:
@@ -40,8 +40,8 @@ def holding() -> Iterator[None]:
         raise
     except ContradictedError as error:
         began = time.monotonic()
-        row, database_now = epochs.read_or_create_row()
+        row, database_now = replay_epochs.read_or_create_row()
         rollback_detection.hold(row, error.description)
         # Stops this process now; the others notice within a second.
-        epochs.LEASE.renew(row, database_now, began)
+        replay_epochs.LEASE.renew(row, database_now, began)
         raise

@@ -17,11 +17,11 @@ from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import find_by_credentials
 from verifier.services.batch_loader import BatchLoader
-from verifier.services.elapsed import CLOCK_SECONDS, ClockReading
-from verifier.services.epochs import CLOCK_WRONG
+from verifier.services.elapsed_time import CLOCK_SECONDS, ClockReading
 from verifier.services.freshness import check_age
+from verifier.services.replay_epochs import CLOCK_WRONG
 from verifier.services.state_changes import Change
-from verifier.services.state_watcher import News, Watcher
+from verifier.services.state_watcher import StateNews, Watcher
 from verifier.services.token_cache import CachedToken, TaggedCache, load_tokens
 
 # The watcher reads twice a second. If its last read is older than this (s), the process stalled or
@@ -130,7 +130,7 @@ class StateCache:
 
         Raises TemporarilyUnavailableError if that is too long ago, or this host's clock is off.
         """
-        began = self._checked()
+        began = self._check_clock()
         check_age(began)
         return began
 
@@ -140,7 +140,10 @@ class StateCache:
         If the database does not answer, only one call waits; the state is then as old as
         `state_read_at` says.
         """
-        began, loop = self._checked(), asyncio.get_running_loop()
+        began = self._check_clock()
+        if began.age() <= _LATE_SECONDS:
+            return began
+        loop = asyncio.get_running_loop()
         until = loop.time() + _CATCH_UP_SECONDS
         while began.age() > _LATE_SECONDS and began is not self._last_before_gap:
             if loop.time() >= until:
@@ -150,10 +153,10 @@ class StateCache:
                 self._next_look = loop.create_future()
             await asyncio.wait([self._next_look], timeout=until - loop.time())
             # That read may have begun before the stall, so check again.
-            began = self._checked()
+            began = self._check_clock()
         return self.state_read_at()
 
-    def _checked(self) -> ClockReading:
+    def _check_clock(self) -> ClockReading:
         if abs(self._clock_ahead) > CLOCK_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         if self._began is None:
@@ -204,7 +207,7 @@ class StateCache:
             held = await self._state_loads.get(jti)
         return held
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, news: StateNews) -> None:
         """Pass news on to the loop's thread. The watcher calls this in its own thread."""
         if self._looked.is_set():
             assert self._loop is not None
@@ -215,7 +218,7 @@ class StateCache:
             self._hear(news)
             self._looked.set()
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: StateNews) -> None:
         """Invalidate first, then update the state's age: at worst that causes a needless load."""
         self._refused.clear()
         if news.everything:

@@ -13,10 +13,10 @@ from django.utils import timezone
 from agentauth.protocol.token import TokenKey
 from kms.certificates import token_keys
 from kms.state_publisher import Subject
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.clocks import CLOCK
-from verifier.services.connecting import use_own_connection
-from verifier.services.elapsed import ClockReading
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_changes import CHANNEL, Change, present_position, state_since
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _LISTEN: Final = f"LISTEN {CHANNEL}"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StateReading:
     """The result of one read of the database."""
 
     began: ClockReading
@@ -42,19 +42,19 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class StateNews:
     """Changes, or perhaps `everything`. With a `look`, all changes committed before it are told."""
 
     changes: tuple[Change, ...] = ()
     everything: bool = False
-    look: Look | None = None
+    look: StateReading | None = None
 
 
 class Watcher:
     """A thread that calls `tell` with all news.
 
-    Each read also renews the process's lease (`verifier.services.epochs.LEASE`) and records a wrong
-    clock of this host.
+    Each read also renews the process's lease (`verifier.services.replay_epochs.LEASE`) and records
+    a wrong clock of this host.
 
     It listens before it reads, and invalidates everything with each new connection. It cannot ask
     for the changes missed in between, since a server that crashed may reuse the number of a rolled
@@ -62,7 +62,7 @@ class Watcher:
     cached state ages.
     """
 
-    def __init__(self, tell: Callable[[News], None]) -> None:
+    def __init__(self, tell: Callable[[StateNews], None]) -> None:
         self._tell = tell
         self._stopping = threading.Event()
         self._failing = False
@@ -108,7 +108,7 @@ class Watcher:
             if any(change.subject == Subject.KEY for change in changes):
                 return changes
             if changes:
-                self._tell(News(changes))
+                self._tell(StateNews(changes))
         return ()
 
     def _wait(self, seconds: float) -> tuple[Change, ...]:
@@ -130,14 +130,14 @@ class Watcher:
             else:
                 feed = state_since(position)
                 changes, complete, position = feed.changes, feed.complete, feed.position
-            look = Look(began, token_keys(now=timezone.now()), *_look_home())
+            look = StateReading(began, token_keys(now=timezone.now()), *_renew_lease())
         except Exception:
             # The notified changes hold even if the read failed.
-            self._tell(News(heard))
+            self._tell(StateNews(heard))
             raise
         # After a restore of the database, the feed may seem to continue.
         complete, self._history = complete and look.history == self._history, look.history
-        self._tell(News(heard + changes, not complete, look))
+        self._tell(StateNews(heard + changes, not complete, look))
         self._failing = False
         return position
 
@@ -148,12 +148,12 @@ def _listen() -> None:
             cursor.execute(_LISTEN)
 
 
-def _look_home() -> tuple[float, str]:
-    """Renew this process's lease; return `Look.clock_ahead` and `Look.history`."""
+def _renew_lease() -> tuple[float, str]:
+    """Renew this process's lease; return `clock_ahead` and `history` of a StateReading."""
     began, before = monotonic(), timezone.now()
-    row, database_now = epochs.read_or_create_row()
+    row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
-    epochs.LEASE.renew(row, database_now, began)
-    CLOCK.tell(epochs.LEASE.clock_off())
+    replay_epochs.LEASE.renew(row, database_now, began)
+    CLOCK.tell(replay_epochs.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

@@ -14,8 +14,8 @@ import orjson
 from agentauth.protocol.capability import Action, Capability, parse_capabilities
 from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.limits import Rate
 from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.usage_limits import Rate
 from audit.identifiers import id_text
 from kms.state_publisher import Subject
 from registry.services.token_state import Ends, TokenState, refusal_at, token_states
@@ -25,7 +25,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Shown(NamedTuple):
+class ShownAgent(NamedTuple):
     """The agent as an answer shows it."""
 
     id: uuid.UUID
@@ -60,7 +60,7 @@ class CachedToken:
     grant_id: str
     grant_version: int
     service_provider_id: uuid.UUID
-    agent: Shown
+    agent: ShownAgent
     human_id: uuid.UUID | None
     # When the grant was approved, if it follows another one.
     follows_at: datetime | None
@@ -121,7 +121,7 @@ def known_of(state: TokenState) -> CachedToken:
         grant_id=id_text(grant.pk),
         grant_version=state.token.grant_version,
         service_provider_id=state.service_provider.pk,
-        agent=Shown(agent.pk, agent.name, agent.model_origin),
+        agent=ShownAgent(agent.pk, agent.name, agent.model_origin),
         human_id=human_id,
         follows_at=grant.follows_at,
         expires_at=state.token.expires_at,

@@ -9,24 +9,24 @@ from typing import Any, Final, TypeVar
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from audit.services import Actor
 from registry.models import ServiceProvider
-from verifier import flow
-from verifier.flow import VerifyAnswer
+from verifier import verification
 from verifier.requests import VerifyRequest
-from verifier.services import epochs, introspection
+from verifier.services import introspection, replay_epochs
 from verifier.services.batch import answer_one, error_body
-from verifier.services.batch_order import NOT_TRIED, BatchLimiter, Faults, Turns
-from verifier.services.elapsed import ClockReading
-from verifier.services.epoch_keeper import EpochKeeperThread
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.batch_scheduling import NOT_TRIED, BatchLimiter, BatchOrder, FaultCount
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.replay_epoch_keeper import EpochKeeperThread
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
 from verifier.services.token_cache import CachedToken
 from verifier.stores import ProviderKey
-from verifier.stores.acknowledged import read_acknowledged
+from verifier.stores.acknowledged_events import read_acknowledged
 from verifier.stores.database import DecisionRequest, Outcome
 from verifier.stores.group_commit import GroupCommitter
 from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Reply, Script
+from verifier.verification import VerifyAnswer
 
 # Requests of a batch started without yielding to the event loop: half a millisecond.
 _AT_A_TIME: Final = 8
@@ -58,8 +58,8 @@ class VerifierProcess:
         actor: Actor,
         now: datetime,
     ) -> VerifyAnswer:
-        """`verifier.flow.verify`."""
-        return await flow.verify(
+        """`verifier.verification.verify`."""
+        return await verification.verify(
             self,
             service_provider=service_provider,
             request=request,
@@ -81,8 +81,8 @@ class VerifierProcess:
         Requests of one agent are sent one after the other. One that goes to the database delays
         that agent's next one until it is answered.
         """
-        faults, asked = Faults(), []
-        turns = Turns(self._gate, faults)
+        faults, asked = FaultCount(), []
+        turns = BatchOrder(self._gate, faults)
         for number, each in enumerate(requests, 1):
             # Do not await between taking a place and creating the task that releases it: if the
             # client disconnects, this may be cancelled.
@@ -128,21 +128,21 @@ class VerifierProcess:
         now: datetime,
         route: str,
     ) -> AgentAuthError:
-        """`verifier.flow.record_error`."""
-        return await flow.record_error(self, error, service_provider, actor, now, route)
+        """`verifier.verification.record_error`."""
+        return await verification.record_error(self, error, service_provider, actor, now, route)
 
     # The methods of `VerifierRuntime`.
 
     def state_read_at(self) -> ClockReading:
-        epochs.LEASE.check_halt()
+        replay_epochs.LEASE.check_halt()
         return self.cached_state.state_read_at()
 
     async def wait_for_fresh_state(self) -> ClockReading:
-        epochs.LEASE.check_halt()
+        replay_epochs.LEASE.check_halt()
         return await self.cached_state.wait_for_fresh_state()
 
     def replay_epoch(self) -> ReplayEpoch:
-        return epochs.LEASE.last_epoch()
+        return replay_epochs.LEASE.last_epoch()
 
     async def cached_token(self, jti: str) -> CachedToken | None:
         return self.cached_state.held_state(jti) or await self.cached_state.state(jti)

@@ -17,22 +17,22 @@ from audit.services import Actor
 from kms.certificates import token_keys
 from registry.models import ServiceProvider
 from registry.services.token_state import token_state
-from verifier import flow
-from verifier.flow import VerifyAnswer
+from verifier import verification
 from verifier.requests import VerifyRequest
-from verifier.services import epochs, introspection
+from verifier.services import introspection, replay_epochs
 from verifier.services.batch import answer_one
-from verifier.services.batch_order import ALONE, Faults
+from verifier.services.batch_scheduling import ALONE, FaultCount
 from verifier.services.clocks import CLOCK
-from verifier.services.elapsed import ClockReading
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores import ProviderKey
-from verifier.stores.acknowledged import ACKNOWLEDGED, read_acknowledged
+from verifier.stores.acknowledged_events import ACKNOWLEDGED, read_acknowledged
 from verifier.stores.database import DecisionRequest, Outcome, decide_one
 from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.scripts import Reply, Script
+from verifier.verification import VerifyAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ def verify(
     actor: Actor,
     now: datetime,
 ) -> VerifyAnswer:
-    """`verifier.flow.verify`."""
+    """`verifier.verification.verify`."""
     return run_to_end(
-        flow.verify(
+        verification.verify(
             WebProcess(now),
             service_provider=service_provider,
             request=request,
@@ -68,7 +68,7 @@ def verify_batch(
     clock: Callable[[], datetime],
 ) -> list[Mapping[str, Any]]:
     """Answer the requests one after the other, in their order."""
-    faults, answers = Faults(), []
+    faults, answers = FaultCount(), []
     for each in requests:
         now = clock()
         one = answer_one(
@@ -110,7 +110,7 @@ class WebProcess:
         self._keys: Mapping[str, TokenKey] | None = None
 
     def state_read_at(self) -> ClockReading:
-        epochs.LEASE.check_halt()
+        replay_epochs.LEASE.check_halt()
         # All state is read after this moment.
         return ClockReading.now()
 
@@ -119,7 +119,7 @@ class WebProcess:
 
     def replay_epoch(self) -> ReplayEpoch:
         with _or_unavailable():
-            replay_epoch = epochs.LEASE.current()
+            replay_epoch = replay_epochs.LEASE.current()
             # After a change of epoch, record which decisions of the old
             # one this process acknowledged.
             ACKNOWLEDGED.save(before=replay_epoch.number)
@@ -186,4 +186,4 @@ def _or_unavailable() -> Iterator[None]:
 
 @cache
 def _servers(url: str) -> SyncServers:
-    return SyncServers(url, expected_runs=lambda: epochs.LEASE.last_epoch().servers)
+    return SyncServers(url, expected_runs=lambda: replay_epochs.LEASE.last_epoch().servers)

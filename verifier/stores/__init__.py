@@ -24,12 +24,12 @@ before. Every store guarantees:
 - If the store cannot guarantee this, it raises, and no caller is told yes.
 
 Durable calls: `database` decides, over `decision_batch` (its reads and writes); `group_commit` lets
-calls share a commit; `stored_answers` answers a lost call again; `events` is the event of each
-decision. Light calls: `redis_decisions` decides, `scripts` run inside Redis, and `stream_entries`
-(with `entry_macs`) carry the event until the outbox reads it with `stream_reader` and
-`stream_events`. `acknowledged` counts what a lost Redis takes along. Connections to Redis:
-`redis_url`, `sentinels`, `redis_connection`, `redis_servers` (an event loop), `redis_for_threads`,
-`redis_probe`. `size_mark` reveals a restored database.
+calls share a commit; `stored_answers` answers a lost call again; `decision_events` is the event of
+each decision. Light calls: `redis_decisions` decides, `scripts` run inside Redis, and
+`stream_entries` (with `entry_macs`) carry the event until the outbox reads it with `stream_reader`
+and `stream_events`. `acknowledged_events` counts what a lost Redis takes along. Connections to
+Redis: `redis_url`, `sentinels`, `redis_connection`, `redis_servers` (an event loop),
+`redis_for_threads`, `redis_probe`. `log_size_mark` reveals a restored database.
 """
 
 import uuid
@@ -42,11 +42,11 @@ from agentauth.protocol.capability import Action
 from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.values import per_call
 from audit.services import Actor
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.replay_epochs import ReplayEpoch
 
 # The digest of "no action". No canonical JSON object hashes to it.
 _NO_ACTION: Final = sha256(b"agentauth/no-action/v1")
@@ -88,6 +88,7 @@ class StoreCall:
     replay_epoch: ReplayEpoch
     # The nonce the agent should use next, if its own is about to expire. Sent with a yes.
     fresh_nonce: str | None = None
+    # None for a dry run: it consumes nothing, so its answer is not kept but decided again.
     provider_key: ProviderKey | None = None
 
     @property

@@ -17,21 +17,21 @@ from agentauth.protocol.decision import Allow, AskHuman, Refuse, Repeat, Snapsho
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger, parse_envelope
 from agentauth.protocol.envelope import Confirmation as ConfirmationState
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from audit.db.sql import select
-from audit.faults import fault_point
+from audit.fault_injection import fault_point
 from audit.services import record_drafts
-from registry.services.keys import Disclosed, bar_disclosed_keys
+from registry.services.agent_keys import Disclosed, bar_disclosed_keys
 from registry.services.spent_proofs import spend_proofs, spent_proofs
 from registry.services.token_state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
 from verifier.models import Confirmation, Home
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.confirmations import confirmation_state, request_confirmation
-from verifier.services.elapsed import ClockReading
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.freshness import DecisionBasis, check_age
-from verifier.services.presence import is_online
+from verifier.services.presence_leases import is_online
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import (
     EarlyRefusal,
     Permit,
@@ -40,7 +40,7 @@ from verifier.stores import (
     StoreCall,
     StoredAnswer,
     check_in_time,
-    events,
+    decision_events,
 )
 from verifier.stores.decision_batch import DecisionBatch
 from verifier.stores.stored_answers import recall_answer
@@ -93,7 +93,7 @@ def decide_together(
     """
     _bar_leaked_keys(asked)
     # A kept yes also needs a valid lease before it is repeated.
-    replay_epoch, decided = epochs.LEASE.current(), False
+    replay_epoch, decided = replay_epochs.LEASE.current(), False
     try:
         with transaction.atomic():
             # SQLite: the wait for its single writer lock is over, and nothing has been read yet.
@@ -205,7 +205,7 @@ def _check_call(asked: DecisionRequest, replay_epoch: ReplayEpoch) -> None:
 
 def _judge_all(asked: Sequence[DecisionRequest], work: DecisionBatch) -> list[Outcome | Exception]:
     """Decide calls whose locks are held, and write the outcomes."""
-    rows = [work.kept(each.call) for each in asked]
+    rows = [work.kept_answer(each.call) for each in asked]
     known = [
         row is not None and row.expires_at > each.call.now
         for each, row in zip(asked, rows, strict=True)
@@ -250,7 +250,7 @@ def _spend(asked: Sequence[DecisionRequest]) -> list[SpendResult]:
 
 def _judge(call: Prepared, spent: SpendResult, work: DecisionBatch) -> Permit | Refuse:
     if isinstance(call, EarlyRefusal):
-        work.record(events.early_refusal(call))
+        work.record(decision_events.early_refusal(call))
         return call.refuse
     state = work.state_of(call)
     # 6. Before 7, the state: an attacker who replays a captured proof learns nothing about it.
@@ -273,7 +273,9 @@ def _judge(call: Prepared, spent: SpendResult, work: DecisionBatch) -> Permit | 
     if isinstance(outcome, Refuse):
         return _refuse(call, outcome, state, work)
     if isinstance(outcome, Repeat):
-        work.record(events.decision(call, state, repeats=outcome.answer.get("decision_id")))
+        work.record(
+            decision_events.decision(call, state, repeats=outcome.answer.get("decision_id"))
+        )
         body = repeated_body(outcome.answer, claims=call.claims, now_seconds=_seconds(call))
         return Permit(body, repeated=True)
     return _allow(call, state, outcome, ledger, work)
@@ -285,7 +287,7 @@ def _withhold(asked: Sequence[DecisionRequest], outcomes: Sequence[Outcome | Exc
     Calls with a name find theirs on a retry.
     """
     withheld = [
-        events.withheld(each.call, outcome.answer["decision_id"])
+        decision_events.withheld(each.call, outcome.answer["decision_id"])
         for each, outcome in zip(asked, outcomes, strict=True)
         if isinstance(each.call, StoreCall) and each.call.provider_key is None
         if isinstance(outcome, Permit) and not outcome.repeated
@@ -347,7 +349,7 @@ def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
 def _refuse(
     call: StoreCall, refuse: Refuse, state: TokenState | None, work: DecisionBatch
 ) -> Refuse:
-    work.record(events.refusal(call, refuse, state))
+    work.record(decision_events.refusal(call, refuse, state))
     return refuse
 
 
@@ -356,7 +358,7 @@ def _allow(
 ) -> Permit:
     confirmation_id = _consume(call, state) if allow.uses_confirmation else None
     work.count(call, before, allow.ledger)
-    made = events.decision(
+    made = decision_events.decision(
         call, state, capability=allow.capability, confirmation_id=confirmation_id
     )
     work.record(made)

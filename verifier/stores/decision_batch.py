@@ -192,7 +192,7 @@ class DecisionBatch:
             take(rows)
         self.held_up: Mapping[int, HeldUpError] = locks.held_up()
 
-    def kept(self, call: Prepared) -> ProviderCall | None:
+    def kept_answer(self, call: Prepared) -> ProviderCall | None:
         """The kept answer under the call's name, even if it has expired."""
         return self._kept.get(call.provider_key.digest) if call.provider_key else None
 

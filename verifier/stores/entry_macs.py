@@ -9,6 +9,8 @@ import hmac
 from functools import lru_cache
 from typing import Final
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from django.conf import settings
 
 _LABEL: Final = b"agentauth/decision-entry/v1"
@@ -24,15 +26,18 @@ def mac_of(base: bytes) -> bytes:
 
 def is_ours(base: bytes, mac: bytes) -> bool:
     """Whether `mac` fits `base` under SECRET_KEY or one of SECRET_KEY_FALLBACKS."""
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return any(hmac.compare_digest(mac, _mac(each, base)) for each in keys)
+    return hmac.compare_digest(mac, mac_of(base)) or any(
+        hmac.compare_digest(mac, _mac(each, base)) for each in settings.SECRET_KEY_FALLBACKS
+    )
 
 
 def _mac(secret: str, base: bytes) -> bytes:
-    return hmac.digest(_derived(secret), base, "sha256")[:_BYTES]
+    made = _derive_key(secret).copy()
+    made.update(base)
+    return made.finalize()[:_BYTES]
 
 
-# Django's salted_hmac derives the key on every call, which takes longer than the MAC itself.
+# Deriving the key, and setting up OpenSSL's HMAC, takes several times as long as the MAC itself.
 @lru_cache(maxsize=8)
-def _derived(secret: str) -> bytes:
-    return hmac.digest(secret.encode(), _LABEL, "sha256")
+def _derive_key(secret: str) -> HMAC:
+    return HMAC(hmac.digest(secret.encode(), _LABEL, "sha256"), SHA256())

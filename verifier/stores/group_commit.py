@@ -22,7 +22,7 @@ from django.db import (
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
-from verifier.services.connecting import STATEMENT_SECONDS, use_own_connection
+from verifier.services.short_timeout_connection import STATEMENT_SECONDS, use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, busy
 from verifier.stores.database import DecisionRequest, Outcome, UncertainError, decide_together
 
@@ -38,8 +38,8 @@ _TOGETHER_SECONDS: Final = 0.2
 MAX_WAITING: Final = 512
 # Load shedding: a job that would wait longer than this (s), at the recent rate, is refused at once.
 MOST_SECONDS: Final = 0.6
-# No caller waits longer (s), whatever its statements may take (`connecting.STATEMENT_SECONDS`
-# each). The outcome of the call is then unknown.
+# No caller waits longer (s), whatever its statements may take
+# (`short_timeout_connection.STATEMENT_SECONDS` each). The outcome of the call is then unknown.
 WAIT_SECONDS: Final = 5
 # The lock timeout for rows (s): enough for a short transaction, well below PostgreSQL's
 # deadlock_timeout of 1 s.
@@ -107,7 +107,7 @@ class _JobQueue:
             self._number_taken += len(jobs)
             return jobs
 
-    def done(self, jobs: list[_Job], again: list[_Job]) -> None:
+    def release(self, jobs: list[_Job], again: list[_Job]) -> None:
         """Release the queues of `jobs`. `again`: those of them that are to be retried."""
         with self._changed:
             self._taken.difference_update(job.order for job in jobs)
@@ -186,7 +186,7 @@ class GroupCommitter:
 
         Raises the call's own errors, and as `run`.
         """
-        outcome: Outcome = await self._done_for(_Job(asked.call.queue, asked, _answer()))
+        outcome: Outcome = await self._outcome_of(_Job(asked.call.queue, asked, _answer()))
         return outcome
 
     async def run(self, unit: Callable[[], T], *, queue: str = "") -> T:
@@ -195,10 +195,10 @@ class GroupCommitter:
         Raises what `unit` raises, and TemporarilyUnavailableError; NotDoneError if it was
         certainly not begun.
         """
-        outcome: T = await self._done_for(_Job(queue, unit, _answer()))
+        outcome: T = await self._outcome_of(_Job(queue, unit, _answer()))
         return outcome
 
-    async def _done_for(self, job: _Job) -> Any:
+    async def _outcome_of(self, job: _Job) -> Any:
         if not self._line.put(job):
             raise NotDoneError("Too many decisions are waiting. Try again shortly.")
         try:
@@ -237,7 +237,7 @@ class GroupCommitter:
                         if job is held_up[0] or job.order == held_up[0].order != ""
                     ]
             finally:
-                self._done(
+                self._release_jobs(
                     [job for job in jobs if job not in mine],
                     [job for job in held_up if job not in mine],
                 )
@@ -253,16 +253,16 @@ class GroupCommitter:
             )
         finally:
             self._patience.release()
-            self._done(jobs, held_up)
+            self._release_jobs(jobs, held_up)
 
     def _went(self, count: int, seconds: float) -> None:
         # An exponential average: the last four commits count most.
         self._each += (min(seconds, WAIT_SECONDS) / count - self._each) / 4
 
-    def _done(self, jobs: list[_Job], again: list[_Job]) -> None:
+    def _release_jobs(self, jobs: list[_Job], again: list[_Job]) -> None:
         for job in again:
             job.rests_until = time.monotonic() + _REST_SECONDS
-        self._line.done(jobs, again)
+        self._line.release(jobs, again)
 
 
 def _answer() -> asyncio.Future[Any]:

@@ -224,12 +224,12 @@ class Node:
             return await self._probe(command, due, expected)
         line = self._line
         if line is None:
-            line = await self._opened(due)
-        reply = await self._asked(line, command, due, expected)
+            line = await self._ensure_open(due)
+        reply = await self._ask_expected_server(line, command, due, expected)
         self._failures = 0
         return reply
 
-    async def _asked(
+    async def _ask_expected_server(
         self, line: RedisConnection, command: bytes, due: float, expected: frozenset[str]
     ) -> Any:
         """Ask, and discard the answer if the server has become another one meanwhile."""
@@ -249,10 +249,10 @@ class Node:
             raise RedisAwayError("it failed a moment ago")
         self._probing = True
         try:
-            line = self._line or await self._opened(due)
-            reply = await self._asked(line, command, due, expected)
+            line = self._line or await self._ensure_open(due)
+            reply = await self._ask_expected_server(line, command, due, expected)
         except RedisAwayError:
-            self._failed()
+            self._count_failure()
             raise
         finally:
             self._probing = False
@@ -265,7 +265,7 @@ class Node:
         if self._line is line:
             self._line = None
             if failed:
-                self._failed()
+                self._count_failure()
                 self.log(why)
 
     def close(self) -> None:
@@ -275,7 +275,7 @@ class Node:
         if self._line is not None:
             self._line.drop("closed")
 
-    def refused(self, error: ReplyError) -> RedisAwayError:
+    def refusal_error(self, error: ReplyError) -> RedisAwayError:
         """The error for a server's refusal. Drops the connection if the server is a replica."""
         why = f"it refused: {error}"
         self.log(why)
@@ -290,7 +290,7 @@ class Node:
             self._logged_at = now
             logger.warning("Redis %s: %s", self.address, why)
 
-    def _failed(self) -> None:
+    def _count_failure(self) -> None:
         now = asyncio.get_running_loop().time()
         # A call that fails during the pause began before it.
         if now < self._rests_until:
@@ -305,10 +305,10 @@ class Node:
         if not line.busy:
             # The next connection may lead to the right server; the pause limits how often.
             line.drop("another server")
-        self._failed()
+        self._count_failure()
         return ForgetfulServerError(f"another server at {self.address}")
 
-    async def _opened(self, due: float) -> RedisConnection:
+    async def _ensure_open(self, due: float) -> RedisConnection:
         """The connection, opened once for all callers; each waits until its own deadline."""
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
@@ -318,7 +318,7 @@ class Node:
         await asyncio.wait([opening], timeout=max(remaining, 0))
         if not opening.done() or opening.cancelled():
             if asyncio.get_running_loop().time() - self._failed_at >= TOGETHER_SECONDS:
-                self._failed()
+                self._count_failure()
             raise RedisAwayError("the connection timed out")
         return opening.result()
 
@@ -341,7 +341,7 @@ class Node:
                 )
                 await self._greet(line, loop.time() + OPEN_SECONDS)
         except (OSError, TimeoutError, RedisAwayError) as error:
-            self._failed()
+            self._count_failure()
             why = error.why if isinstance(error, RedisAwayError) else "no connection"
             raise RedisAwayError(why) from error
         else:

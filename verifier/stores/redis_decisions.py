@@ -15,11 +15,11 @@ from django.utils import timezone
 from agentauth.protocol.decision import Allow, Refuse, Snapshot, decide
 from agentauth.protocol.envelope import EMPTY, Envelope, Ledger
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.limits import Limits, microseconds
+from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.values import per_call
+from agentauth.protocol.usage_limits import Limits, microseconds
 from verifier.answers import allowed_again, allowed_body, refusal_body
-from verifier.services.elapsed import CLOCK_SECONDS
+from verifier.services.elapsed_time import CLOCK_SECONDS
 from verifier.services.token_cache import CachedToken
 from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
 from verifier.stores.entry_macs import mac_of
@@ -61,11 +61,6 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
         return True
     named = call.operation_key is not None
     return known.terms.light and not named and not (call.action is not None and call.action.lasts)
-
-
-def is_kept(call: StoreCall) -> bool:
-    """Whether Redis keeps the answer under the proof's key. A dry run spends no proof."""
-    return call.provider_key is not None and not call.dry_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,7 @@ def _judge_call(
         b"1" if acts else b"0",
         APART_US,
         EARLY_MS,
-        mark_of(call.provider_key) if call.provider_key and is_kept(call) else b"",
+        mark_of(call.provider_key) if call.provider_key else b"",
         *more,
     )
     return place.shard, keys, arguments

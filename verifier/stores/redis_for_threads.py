@@ -98,10 +98,10 @@ class SyncServers:
             loop.call_soon_threadsafe(loop.stop)
 
     def _run(self, work: Callable[[Servers], Coroutine[Any, Any, _T]]) -> _T:
-        loop, servers = self._started()
+        loop, servers = self._ensure_started()
         return asyncio.run_coroutine_threadsafe(work(servers), loop).result()
 
-    def _started(self) -> tuple[asyncio.AbstractEventLoop, Servers]:
+    def _ensure_started(self) -> tuple[asyncio.AbstractEventLoop, Servers]:
         with self._lock:
             if self._loop is None or self._servers is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()

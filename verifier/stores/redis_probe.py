@@ -43,13 +43,13 @@ class RefusingServersError(ServersAwayError):
 
 
 class RedisProbe:
-    """`verifier.services.epoch_keeper.Probe` of the servers that REDIS_URL names."""
+    """`verifier.services.replay_epoch_keeper.Probe` of the servers that REDIS_URL names."""
 
     def __init__(self) -> None:
         self._client: Redis | RedisCluster | None = None
 
     def run_ids(self) -> frozenset[str]:
-        with self._asked() as client:
+        with self._asking() as client:
             if isinstance(client, RedisCluster):
                 nodes = client.get_primaries()  # type: ignore[no-untyped-call]  # the library's own
                 told = [client.info(*IDENTIFY[1:], target_nodes=node) for node in nodes]
@@ -63,7 +63,7 @@ class RedisProbe:
             raise ServersAwayError(error.why) from error
 
     def times(self) -> list[datetime]:
-        with self._asked() as client:
+        with self._asking() as client:
             if isinstance(client, RedisCluster):
                 nodes = client.get_primaries()  # type: ignore[no-untyped-call]  # the library's own
                 told = [client.time(target_nodes=node) for node in nodes]
@@ -72,7 +72,7 @@ class RedisProbe:
         return [datetime.fromtimestamp(seconds + micros / 1e6, UTC) for seconds, micros in told]
 
     def mark(self, epoch: int) -> None:
-        with self._asked() as client:
+        with self._asking() as client:
             mark = client.register_script(MARK.source)
             for shard in range(SHARDS):
                 reply = read_reply(mark(keys=[epoch_key(shard), count_key(shard)], args=[epoch]))
@@ -82,7 +82,7 @@ class RedisProbe:
                         f"Redis has the mark of a later epoch, {reply.number}: empty it."
                     )
 
-    def marked(self, epoch: int) -> bool:
+    def is_marked(self, epoch: int) -> bool:
         return self._marks() == {str(epoch).encode()}
 
     def latest_mark(self) -> int:
@@ -90,12 +90,12 @@ class RedisProbe:
         return max((int(mark) for mark in self._marks() if mark is not None), default=0)
 
     def _marks(self) -> set[bytes | str | None]:
-        with self._asked() as client:
+        with self._asking() as client:
             marker = client.register_script(MARKER.source)
             return {marker(keys=[epoch_key(shard), absent_key(shard)]) for shard in range(SHARDS)}
 
     @contextmanager
-    def _asked(self) -> Iterator[Redis | RedisCluster]:
+    def _asking(self) -> Iterator[Redis | RedisCluster]:
         try:
             if self._client is None:
                 self._client = sync_client(PROBE_SECONDS)

@@ -122,10 +122,10 @@ class Servers:
             self._start_learning(node)
         else:
             self._doubt()
-            raise node.refused(error)
+            raise node.refusal_error(error)
         reply = await node.ask(command, due, expected=expected)
         if isinstance(reply, ReplyError):
-            raise node.refused(reply)
+            raise node.refusal_error(reply)
         return reply
 
     def _serving(self, shard: int) -> Node:

@@ -9,8 +9,8 @@ All keys of one call carry the hash tag of the grant's shard, so they are on one
                       then, for a hold, the time, and `tat before` and `tat after` if a use was
                       reserved; otherwise `=`, its event's letter, the time, `tat after`, `wait` and
                       the answer
-    aa:{07}:r:<16 B>  text: a grant's theoretical arrival time (agentauth.protocol.limits.Rate), µs
-                      since 1970
+    aa:{07}:r:<16 B>  text: a grant's theoretical arrival time
+                      (agentauth.protocol.usage_limits.Rate), µs since 1970
     aa:{07}:events    stream: `e` epoch, `n` number, `o` outcome (a allowed, v as in the base, r
                       replayed, l rate), `b` base JSON, `m` its MAC (entry_macs.py; release 3 writes
                       none), and `f`, the entry's format if that is not 1 (stream_reader.py)
@@ -67,7 +67,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from agentauth.protocol.values import per_call
+from agentauth.protocol.fast_dataclass import per_call
 
 SHARDS: Final = 16
 # Events that may wait in one shard's stream for the log.

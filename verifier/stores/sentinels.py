@@ -20,14 +20,14 @@ def find_primary(place: RedisLocation) -> Address:
     """
     password = {"username": place.user or None, "password": place.password}
     try:
-        return _asked(place, {})
+        return _ask(place, {})
     except MasterNotFoundError:
         if not place.password:
             raise
-    return _asked(place, password)
+    return _ask(place, password)
 
 
-def _asked(place: RedisLocation, credentials: dict[str, Any]) -> Address:
+def _ask(place: RedisLocation, credentials: dict[str, Any]) -> Address:
     options = {
         "socket_timeout": SENTINEL_SECONDS,
         "socket_connect_timeout": SENTINEL_SECONDS,

@@ -36,7 +36,14 @@ from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError
 from verifier.answers import body_of
 from verifier.models import ProviderCall
-from verifier.stores import EarlyRefusal, Prepared, ProviderKey, StoreCall, StoredAnswer, events
+from verifier.stores import (
+    EarlyRefusal,
+    Prepared,
+    ProviderKey,
+    StoreCall,
+    StoredAnswer,
+    decision_events,
+)
 
 if TYPE_CHECKING:
     from verifier.stores.decision_batch import DecisionBatch
@@ -82,7 +89,7 @@ def _present_refusal(prepared: Prepared, work: "DecisionBatch") -> Refuse | None
     """
     if isinstance(prepared, EarlyRefusal) and prepared.claims is None:
         # The token itself is refused by now: it expired, or its key was disabled.
-        work.record(events.early_refusal(prepared))
+        work.record(decision_events.early_refusal(prepared))
         return prepared.refuse
     state = work.state_of(prepared)
     reason = "unknown" if state is None else state.refusal(prepared.now)
@@ -90,7 +97,7 @@ def _present_refusal(prepared: Prepared, work: "DecisionBatch") -> Refuse | None
         return None
     refuse = Refuse("invalid_token", reason)
     if isinstance(prepared, StoreCall):
-        work.record(events.refusal(prepared, refuse, state))
+        work.record(decision_events.refusal(prepared, refuse, state))
     else:
-        work.record(events.early_refusal(replace(prepared, refuse=refuse)))
+        work.record(decision_events.early_refusal(replace(prepared, refuse=refuse)))
     return refuse

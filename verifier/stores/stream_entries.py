@@ -1,6 +1,6 @@
 """A decision's event on its way through Redis: base JSON, and the letter that the script adds.
 
-`verifier.services.outbox` moves it to the log, the same event as `verifier.stores.events`
+`verifier.services.outbox` moves it to the log, the same event as `verifier.stores.decision_events`
 would write.
 """
 
@@ -11,10 +11,10 @@ import orjson
 
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision import Refuse
-from agentauth.protocol.limits import microseconds
+from agentauth.protocol.usage_limits import microseconds
 from audit.identifiers import id_text, new_id_text
 from verifier.stores import EarlyRefusal, StoreCall
-from verifier.stores.events import decision_data
+from verifier.stores.decision_events import decision_data
 
 
 def yes_frame(call: StoreCall, human_id: uuid.UUID | None, capability: Capability | None) -> bytes:

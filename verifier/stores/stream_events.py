@@ -1,4 +1,4 @@
-"""Reads a stream entry back into the event that `verifier.stores.events` would write."""
+"""Reads a stream entry back into the event that `verifier.stores.decision_events` would write."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -11,7 +11,7 @@ from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.models import Event
 from audit.services import CommitmentTemplate, Data, NewEvent, OpeningValue, check_data
-from verifier.stores.events import split
+from verifier.stores.decision_events import split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMBERS = (
@@ -86,7 +86,7 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
         raise TypeError("the name of a capability must be a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
-    made, hidden = _sealed(orjson.dumps(data), capability, kept=agent is not None)
+    made, hidden = _seal_data(orjson.dumps(data), capability, kept=agent is not None)
     return NewEvent(
         id=own,
         kind=kind,
@@ -106,7 +106,9 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
     )
 
 
-def _sealed(text: bytes, capability: str | None, *, kept: bool) -> tuple[Data, OpeningValue | None]:
+def _seal_data(
+    text: bytes, capability: str | None, *, kept: bool
+) -> tuple[Data, OpeningValue | None]:
     made = _data(text, capability, kept)
     return made.seal() if isinstance(made, CommitmentTemplate) else (made, None)
 

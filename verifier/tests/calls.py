@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.time_limits import within
-from verifier.flow import judge
-from verifier.services import epochs
-from verifier.services.batch_order import ALONE
-from verifier.services.elapsed import ClockReading
+from verifier.services import replay_epochs
+from verifier.services.batch_scheduling import ALONE
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.web_process import WebProcess, run_to_end
 from verifier.stores import StoreCall, scripts
 from verifier.stores.database import Outcome
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
+from verifier.verification import judge
 
 T = TypeVar("T")
 NOW = 1_764_118_000_000_000
@@ -42,7 +42,10 @@ def on_loop(url: str, work: Callable[[Servers], Awaitable[T]], **given: Any) -> 
 
 def decided(call: StoreCall) -> Outcome:
     """Decide a prepared call as the web process does."""
-    web, basis = WebProcess(call.now), DecisionBasis(ClockReading.now(), epochs.LEASE.current())
+    web, basis = (
+        WebProcess(call.now),
+        DecisionBasis(ClockReading.now(), replay_epochs.LEASE.current()),
+    )
     return run_to_end(judge(web, call, basis, ALONE, lambda: None))
 
 

@@ -15,7 +15,7 @@ from audit.models import Event
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
@@ -52,31 +52,31 @@ def time(db: None) -> Iterator[Passing]:
         time_machine.travel(timezone.now(), tick=False) as travel,
     ):
         passing = Passing(travel)
-        patch.setattr(epochs, "database_clock", passing.database_clock)
-        patch.setattr(epochs, "LEASE", epochs.Lease(passing))
+        patch.setattr(replay_epochs, "database_clock", passing.database_clock)
+        patch.setattr(replay_epochs, "LEASE", replay_epochs.Lease(passing))
         yield passing
 
 
 def leave(kind: str = "") -> bool:
     """Leave the current cache for `kind`, by default the one that the settings choose."""
-    row, _database_now = epochs.read_or_create_row()
-    kind = kind or epochs.configured_cache()
-    return epochs.end_epoch(
+    row, _database_now = replay_epochs.read_or_create_row()
+    kind = kind or replay_epochs.configured_cache()
+    return replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
 
 
 def begin(servers: frozenset[str] = frozenset()) -> bool:
     """Mark a configured Redis and begin the next epoch in the row's target; False if not due."""
-    row, _database_now = epochs.read_or_create_row()
-    if epochs.configured_cache() == row.target == Home.Kind.REDIS and not servers:
+    row, _database_now = replay_epochs.read_or_create_row()
+    if replay_epochs.configured_cache() == row.target == Home.Kind.REDIS and not servers:
         servers = RedisProbe().run_ids()
         RedisProbe().mark(row.epoch + 1)
     with transaction.atomic():
-        began_at = epochs.next_epoch_start(row)
+        began_at = replay_epochs.next_epoch_start(row)
         if row.leaving_at is None or began_at is None:
             return False
-        epochs.start_epoch(
+        replay_epochs.start_epoch(
             row,
             following=row.epoch + 1,
             servers=servers,
@@ -90,7 +90,7 @@ def begin(servers: frozenset[str] = frozenset()) -> bool:
 def move(time: Passing, kind: str = "", servers: frozenset[str] = frozenset()) -> Home:
     """Leave, wait and begin the next epoch. This process has not read the returned row yet."""
     assert leave(kind)
-    time.shift(epochs.LEASE_SECONDS + epochs.MARGIN_SECONDS)
+    time.shift(replay_epochs.LEASE_SECONDS + replay_epochs.MARGIN_SECONDS)
     assert begin(servers)
     return Home.objects.get()
 

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from verifier.stores import scripts
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe

@@ -15,7 +15,7 @@ from verifier.models import StateChange
 from verifier.services import state_watcher
 from verifier.services.state_cache import StateCache, credentials_digest
 from verifier.services.state_changes import state_since
-from verifier.services.state_watcher import News
+from verifier.services.state_watcher import StateNews
 from verifier.services.token_cache import CachedToken
 from verifier.tests.scene import Scene
 
@@ -33,7 +33,7 @@ class _Told(StateCache):
         super().__init__(loop)
         self.hooks: list[Callable[[str, str], None]] = []
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: StateNews) -> None:
         super()._hear(news)
         told = [(EVERYTHING, "")] if news.everything else []
         for subject, subject_id in [

@@ -104,7 +104,7 @@ def verifier(redis: Redis, place: Scene) -> Verifier:
     return Verifier(redis, place)
 
 
-def taken() -> list[str]:
+def logged_decisions() -> list[str]:
     events = Event.objects.filter(kind__startswith="verifier.decision.").order_by("id")
     return [str(pk) for pk in events.values_list("pk", flat=True)]
 

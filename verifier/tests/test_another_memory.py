@@ -10,13 +10,13 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
-from agentauth.protocol.limits import microseconds
+from agentauth.protocol.usage_limits import microseconds
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.redis_servers import Server
 from verifier.models import Home
-from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import read_or_create_row
+from verifier.services.replay_epoch_keeper import Keeper
+from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores import redis_decisions
 from verifier.stores.redis_connection import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_decisions import APART_US

@@ -12,7 +12,7 @@ from django.conf import settings
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from audit.models import Event
 from tests import endpoint_modes
 from verifier import stores
@@ -253,9 +253,9 @@ def test_other_bodies_under_one_key_never_give_back_uses_of_the_rate() -> None:
 def test_yes_that_a_repeat_finds_is_not_recorded_as_withheld(
     dry_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A named dry run keeps nothing, so its repeat is a new yes."""
+    """A dry run has no name in the store and keeps nothing, so its repeat is a new yes."""
     place, check = scene(READ), DecisionBasis.check
-    mine = replace(call(place, dry_run=dry_run), provider_key=named(place))
+    mine = replace(call(place, dry_run=dry_run), provider_key=None if dry_run else named(place))
 
     def too_late(self: DecisionBasis, spare: float = 0) -> None:
         check(self, spare)

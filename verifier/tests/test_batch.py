@@ -14,7 +14,7 @@ from audit.models import Event
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
-from verifier.services.batch_order import MAX_UNDER_WAY
+from verifier.services.batch_scheduling import MAX_UNDER_WAY
 from verifier.stores import StoreCall, database
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 

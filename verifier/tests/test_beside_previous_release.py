@@ -17,7 +17,7 @@ from redis import Redis
 from tests import previous_release, redis_servers
 from verifier.models import GrantLedger
 from verifier.tests.scene import PAY, READ, Scene, key, pay, scene
-from verifier.tests.streams import Verifier, assert_whole, losses, taken
+from verifier.tests.streams import Verifier, assert_whole, logged_decisions, losses
 from verifier.tests.test_counters_outlive import asked_again, budget, left
 from verifier.tests.test_two_grants import second, verdict
 
@@ -113,7 +113,7 @@ def test_the_version_before_takes_over_decisions_that_carry_a_mac(
     one = Verifier(redis, scene(READ))
     written = [one.write(), one.write("r")]
     assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.url) == [2]
-    assert taken() == written
+    assert logged_decisions() == written
     assert losses() == []
     assert GrantLedger.objects.get().uses == 1
     assert_whole(now)

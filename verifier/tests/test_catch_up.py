@@ -11,20 +11,21 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.grants import revoke_grant
-from tests.endpoint_comparison import INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.services import elapsed, state_cache
-from verifier.services.elapsed import ClockReading
+from verifier.paths import INTROSPECT, VERIFY
+from verifier.services import elapsed_time, state_cache
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_cache import StateCache
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
 
 def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database is frozen, cached state is good for 5 s, and only the first call waits."""
     at = [1_000.0]
-    monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
+    monkeypatch.setattr(elapsed_time, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 0.05)
 
     async def waits(cached_state: StateCache) -> bool:
@@ -39,7 +40,7 @@ def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPat
         with pytest.raises(TemporarilyUnavailableError):
             await cached_state.wait_for_fresh_state()
         for _ in range(2):
-            cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+            cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
             at[0] += 0.9
             assert not await waits(cached_state)
             at[0] += 0.2
@@ -53,23 +54,23 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
 ) -> None:
     """Its query ran before the stop, so it missed revocations made during the stop."""
     at = [1_000.0]
-    monkeypatch.setattr(elapsed, "monotonic", lambda: at[0])
+    monkeypatch.setattr(elapsed_time, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
 
     async def work() -> None:
         cached_state = StateCache()
-        cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+        cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
         at[0] += 0.5
-        under_way = Look(ClockReading.now(), {}, 0.0)
+        under_way = StateReading(ClockReading.now(), {}, 0.0)
         at[0] += 3
         task = asyncio.create_task(cached_state.wait_for_fresh_state())
         await asyncio.sleep(0)
-        cached_state._hear(News(look=under_way))
+        cached_state._hear(StateNews(look=under_way))
         for _ in range(5):
             await asyncio.sleep(0)
         assert not task.done()
-        later = Look(ClockReading.now(), {}, 0.0)
-        cached_state._hear(News(look=later))
+        later = StateReading(ClockReading.now(), {}, 0.0)
+        cached_state._hear(StateNews(look=later))
         assert await task is later.began
 
     asyncio.run(work())
@@ -116,7 +117,7 @@ def test_RV_3_halted_process_learns_of_changes_before_it_answers(
         return bool(body["active" if path == INTROSPECT else "valid"])
 
     assert good(both._lean(question()))
-    monkeypatch.setattr(elapsed, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(elapsed_time, "monotonic", lambda: monotonic() + slept[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     slept[0] += 3

@@ -14,7 +14,7 @@ from audit import kinds
 from audit.models import Event
 from registry.models import Agent
 from registry.tests.cast import AgentClient
-from verifier.services import clocks, epochs
+from verifier.services import clocks, replay_epochs
 from verifier.services.clocks import CLOCK
 from verifier.tests.epoch_moves import Passing
 
@@ -100,26 +100,26 @@ def test_what_could_not_be_recorded_is_said_the_next_time(
 def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
     time: Passing, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any
 ) -> None:
-    epochs.read_or_create_row()
+    replay_epochs.read_or_create_row()
     with django_assert_num_queries(1):
         for _ in range(10):
             CLOCK.check()
             time.shift(0.1)
-    monkeypatch.setattr(epochs, "read_row", away)
+    monkeypatch.setattr(replay_epochs, "read_row", away)
     time.shift(1)
     with pytest.raises(OperationalError):
         CLOCK.check()
     # Another thread is reading the database's clock at this moment.
-    assert epochs.LEASE._looking.acquire()
-    monkeypatch.setattr(epochs, "LEASE_SECONDS", 0.01)
+    assert replay_epochs.LEASE._looking.acquire()
+    monkeypatch.setattr(replay_epochs, "LEASE_SECONDS", 0.01)
     with pytest.raises(TemporarilyUnavailableError):
         CLOCK.check()
 
 
 def test_where_the_home_is_being_left_other_things_go_on(time: Passing) -> None:
-    row, database_now = epochs.read_or_create_row()
+    row, database_now = replay_epochs.read_or_create_row()
     row.leaving_at = timezone.now() - timedelta(seconds=1)
-    epochs.LEASE.renew(row, database_now, time())
+    replay_epochs.LEASE.renew(row, database_now, time())
     CLOCK.check()
 
 

@@ -27,12 +27,19 @@ from registry.services import tokens
 from tests import postgres
 from tests.time_limits import within
 from verifier.models import Home
-from verifier.services import batch_loader, elapsed, epochs, freshness, state_cache, state_watcher
-from verifier.services.connecting import use_own_connection
-from verifier.services.elapsed import ClockReading
+from verifier.services import (
+    batch_loader,
+    elapsed_time,
+    freshness,
+    replay_epochs,
+    state_cache,
+    state_watcher,
+)
+from verifier.services.elapsed_time import ClockReading
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_cache import StateCache
 from verifier.services.state_changes import Change, Changes
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import SYSTEM, scene
 from verifier.tests.state_cache_harness import EVERYTHING, Followed, followed, until
@@ -196,10 +203,10 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     cached_state, began = StateCache(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
         cached_state.state_read_at()
-    monkeypatch.setattr(elapsed, "monotonic", lambda: began)
-    cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+    monkeypatch.setattr(elapsed_time, "monotonic", lambda: began)
+    cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
-        monkeypatch.setattr(elapsed, "monotonic", lambda passed=passed: began + passed)
+        monkeypatch.setattr(elapsed_time, "monotonic", lambda passed=passed: began + passed)
         if good:
             cached_state.state_read_at()
         else:
@@ -212,9 +219,9 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
     cached_state, at = StateCache(), [5_000.0]
-    monkeypatch.setattr(elapsed, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(elapsed, "time", lambda: at[0])
-    cached_state._hear(News(look=Look(began := ClockReading.now(), {}, 0.0)))
+    monkeypatch.setattr(elapsed_time, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(elapsed_time, "time", lambda: at[0])
+    cached_state._hear(StateNews(look=StateReading(began := ClockReading.now(), {}, 0.0)))
     # A correction within the allowed clock error changes nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):
         cached_state.state_read_at()
@@ -223,10 +230,10 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
             cached_state.state_read_at()
     at[0] = 5_005.1
     # Nor is a read enough that began before the correction and ended after it.
-    cached_state._hear(News(look=Look(began, {}, 0.0)))
+    cached_state._hear(StateNews(look=StateReading(began, {}, 0.0)))
     with pytest.raises(TemporarilyUnavailableError):
         cached_state.state_read_at()
-    cached_state._hear(News(look=Look(ClockReading.now(), {}, 0.0)))
+    cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
     cached_state.state_read_at()
 
 
@@ -234,13 +241,13 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 def test_nothing_is_decided_by_a_clock_that_is_wrong(
     seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, off = epochs.read_row, [seconds]
+    look, off = replay_epochs.read_row, [seconds]
 
     def skewed() -> tuple[Home, datetime]:
         row, database_now = look()
         return row, database_now + timedelta(seconds=off[0])
 
-    monkeypatch.setattr(epochs, "read_row", skewed)
+    monkeypatch.setattr(replay_epochs, "read_row", skewed)
     with followed(monkeypatch) as process:
         assert not is_fresh(process)
         # Recorded once. A process that only verifies has no other request that would record it.
@@ -254,14 +261,14 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(
 
 
 def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     with followed(monkeypatch):
-        assert epochs.LEASE.last_epoch().number == 1
+        assert replay_epochs.LEASE.last_epoch().number == 1
         Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
 
         def left() -> bool:
             try:
-                epochs.LEASE.last_epoch()
+                replay_epochs.LEASE.last_epoch()
             except TemporarilyUnavailableError:
                 return True
             return False
@@ -284,7 +291,7 @@ def test_a_key_change_whose_keys_cannot_be_read_leaves_none(
     with followed(monkeypatch) as process:
         assert process.call(process.cached_state.token_keys)
         change = Change(Subject.KEY, "x")
-        process.call(process.cached_state._hear, News((change,)))
+        process.call(process.cached_state._hear, StateNews((change,)))
         # No keys until the next poll.
         with pytest.raises(TemporarilyUnavailableError):
             process.call(process.cached_state.token_keys)

@@ -16,11 +16,11 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
-from registry.services.installation import Halt
+from registry.services.settings_agreement import Halt
 from verifier.models import Home
-from verifier.services import epochs
-from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS, Lease, read_or_create_row
-from verifier.services.epochs import database_clock as true_database_clock
+from verifier.services import replay_epochs
+from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, Lease, read_or_create_row
+from verifier.services.replay_epochs import database_clock as true_database_clock
 from verifier.tests.epoch_moves import Passing, begin, leave, unavailable, with_nonce
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
@@ -47,7 +47,7 @@ def test_a_look_is_one_query(django_assert_num_queries: Any) -> None:
 
 
 def test_the_time_is_the_databases_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "database_clock", true_database_clock)
+    monkeypatch.setattr(replay_epochs, "database_clock", true_database_clock)
     before = timezone.now()
     first, second = read_or_create_row()[1], read_or_create_row()[1]
     # Also within one transaction, where PostgreSQL's now() stands still.
@@ -71,11 +71,11 @@ def test_a_process_looks_at_most_once_a_second(
     read_or_create_row()
     with django_assert_num_queries(1):
         for _ in range(10):
-            epochs.LEASE.current()
+            replay_epochs.LEASE.current()
             time.shift(0.1)
     time.shift(0.1)
     with django_assert_num_queries(1):
-        epochs.LEASE.current()
+        replay_epochs.LEASE.current()
 
 
 def away(*_args: object) -> Any:
@@ -85,13 +85,13 @@ def away(*_args: object) -> Any:
 def test_a_lease_lapses_five_seconds_after_its_last_look(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert epochs.LEASE.current().number == 1
-    monkeypatch.setattr(epochs, "read_row", away)
+    assert replay_epochs.LEASE.current().number == 1
+    monkeypatch.setattr(replay_epochs, "read_row", away)
     time.shift(LEASE_SECONDS)
-    assert epochs.LEASE.last_epoch().number == 1
+    assert replay_epochs.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        epochs.LEASE.last_epoch()
+        replay_epochs.LEASE.last_epoch()
     with pytest.raises(TemporarilyUnavailableError):
         Lease(time).last_epoch()
 
@@ -100,33 +100,41 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
     awake = timezone.now().timestamp()
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "read_row", away)
-        patch.setattr(epochs, "wall", lambda: awake + LEASE_SECONDS + 0.1)
-        for asked in (epochs.LEASE.last_epoch, epochs.LEASE.clock_off, epochs.LEASE.current):
+        patch.setattr(replay_epochs, "read_row", away)
+        patch.setattr(replay_epochs, "wall", lambda: awake + LEASE_SECONDS + 0.1)
+        for asked in (
+            replay_epochs.LEASE.last_epoch,
+            replay_epochs.LEASE.clock_off,
+            replay_epochs.LEASE.current,
+        ):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
         # A correction smaller than the allowed clock error.
-        patch.setattr(epochs, "wall", lambda: awake - 4.9)
-        assert epochs.LEASE.last_epoch().number == 1
-    assert epochs.LEASE.current().number == 1
+        patch.setattr(replay_epochs, "wall", lambda: awake - 4.9)
+        assert replay_epochs.LEASE.last_epoch().number == 1
+    assert replay_epochs.LEASE.current().number == 1
 
 
 def test_RF_12_clock_set_back_stops_decisions_until_the_next_check(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its clock, an expired token would be valid, with a proof that no cache remembers."""
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
     former = timezone.now().timestamp() - 180
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "read_row", away)
-        patch.setattr(epochs, "wall", lambda: former)
-        for asked in (epochs.LEASE.last_epoch, epochs.LEASE.clock_off, epochs.LEASE.current):
+        patch.setattr(replay_epochs, "read_row", away)
+        patch.setattr(replay_epochs, "wall", lambda: former)
+        for asked in (
+            replay_epochs.LEASE.last_epoch,
+            replay_epochs.LEASE.clock_off,
+            replay_epochs.LEASE.current,
+        ):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
 
 
 def test_a_home_that_cannot_be_looked_at_is_503(
@@ -134,37 +142,37 @@ def test_a_home_that_cannot_be_looked_at_is_503(
 ) -> None:
     place = scene()
     body = place.body(LOOK)
-    monkeypatch.setattr(epochs, "read_row", away)
+    monkeypatch.setattr(replay_epochs, "read_row", away)
     unavailable(place, body)
 
 
 def test_the_lease_counts_from_when_the_look_began(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow: Callable[[], tuple[Home, datetime]] = epochs.read_row
+    slow: Callable[[], tuple[Home, datetime]] = replay_epochs.read_row
 
     def four_seconds() -> tuple[Home, datetime]:
         seen = slow()
         time.shift(4)
         return seen
 
-    monkeypatch.setattr(epochs, "read_row", four_seconds)
-    assert epochs.LEASE.current().number == 1
+    monkeypatch.setattr(replay_epochs, "read_row", four_seconds)
+    assert replay_epochs.LEASE.current().number == 1
     time.shift(1)
-    assert epochs.LEASE.last_epoch().number == 1
+    assert replay_epochs.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        epochs.LEASE.last_epoch()
+        replay_epochs.LEASE.last_epoch()
 
 
 def test_an_older_look_does_not_replace_a_younger(time: Passing) -> None:
     row, database_now = read_or_create_row()
-    epochs.LEASE.renew(row, database_now, time())
+    replay_epochs.LEASE.renew(row, database_now, time())
     row.epoch = 7
-    epochs.LEASE.renew(row, database_now, time() - 1)
-    assert epochs.LEASE.last_epoch().number == 1
-    epochs.LEASE.renew(row, database_now, time() + 1)
-    assert epochs.LEASE.last_epoch().number == 7
+    replay_epochs.LEASE.renew(row, database_now, time() - 1)
+    assert replay_epochs.LEASE.last_epoch().number == 1
+    replay_epochs.LEASE.renew(row, database_now, time() + 1)
+    assert replay_epochs.LEASE.last_epoch().number == 7
 
 
 def test_one_thread_looks_and_the_others_go_on_or_wait(
@@ -179,10 +187,10 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         assert answer.wait(10)
         return seen
 
-    monkeypatch.setattr(epochs, "read_row", slowly)
+    monkeypatch.setattr(replay_epochs, "read_row", slowly)
     with ThreadPoolExecutor(3) as pool:
         # Nothing is cached yet, so all three wait for one read.
-        first = [pool.submit(epochs.LEASE.current) for _ in range(3)]
+        first = [pool.submit(replay_epochs.LEASE.current) for _ in range(3)]
         assert asked.wait(10)
         assert not any(each.done() for each in first)
         answer.set()
@@ -191,9 +199,9 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         time.shift(2)
         asked.clear()
         answer.clear()
-        looking = pool.submit(epochs.LEASE.current)
+        looking = pool.submit(replay_epochs.LEASE.current)
         assert asked.wait(10)
-        assert pool.submit(epochs.LEASE.current).result(3).number == 1
+        assert pool.submit(replay_epochs.LEASE.current).result(3).number == 1
         assert not looking.done()
         answer.set()
         assert (looking.result().number, looks["all"]) == (1, 2)
@@ -222,8 +230,8 @@ def test_a_slow_look_does_not_make_a_clock_wrong(time: Passing) -> None:
     time.set_ahead(2)
     began = time()
     time.shift(4)
-    epochs.LEASE.renew(*seen, began)
-    assert epochs.LEASE.last_epoch().number == 1
+    replay_epochs.LEASE.renew(*seen, began)
+    assert replay_epochs.LEASE.last_epoch().number == 1
 
 
 # ---- leaving and beginning
@@ -244,7 +252,7 @@ def test_no_decision_is_made_while_the_home_is_being_left(time: Passing) -> None
 def test_nothing_begins_before_every_lease_has_run_out(time: Passing) -> None:
     assert not begin()
     names: Any = {"reason": "test", "actor": SYSTEM, "now": timezone.now()}
-    assert not epochs.end_epoch(epoch=2, for_kind="redis", **names)
+    assert not replay_epochs.end_epoch(epoch=2, for_kind="redis", **names)
     assert leave()
     time.shift(LEASE_SECONDS + MARGIN_SECONDS - 0.001)
     assert not begin()
@@ -345,7 +353,7 @@ def test_of_many_at_once_one_leaves_and_one_begins(time: Passing) -> None:
     read_or_create_row()
     for epoch in (1, 2, 3):
         names: Any = {"epoch": epoch, "reason": "test", "actor": SYSTEM, "now": now}
-        assert at_once(partial(epochs.end_epoch, for_kind="database", **names)) == 1
+        assert at_once(partial(replay_epochs.end_epoch, for_kind="database", **names)) == 1
         time.shift(6)
         assert at_once(begin) == 1
     assert Home.objects.get().epoch == 4

@@ -12,13 +12,13 @@ import pytest
 
 from agentauth.protocol.capability import Action, parse_action
 from agentauth.protocol.decision import Refuse
-from agentauth.protocol.limits import microseconds
 from agentauth.protocol.token import TokenClaims
+from agentauth.protocol.usage_limits import microseconds
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.token_state import TokenState
 from verifier.requests import _action
-from verifier.services.epochs import ReplayEpoch
+from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores import Permit, StoreCall, redis_decisions
 from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision

@@ -10,7 +10,15 @@ from verifier.models import GrantLedger, Home, StreamCursor
 from verifier.services.outbox import count_waiting, drain
 from verifier.stores import stream_reader as waits
 from verifier.tests.scene import Scene
-from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
+from verifier.tests.streams import (
+    Verifier,
+    assert_whole,
+    decided,
+    encoded,
+    logged_decisions,
+    losses,
+    proved,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -34,7 +42,7 @@ def test_an_entry_of_a_later_release_stays_and_blocks_only_its_shard(
     for _ in range(2):
         with pytest.raises(TemporarilyUnavailableError):
             drain(redis, now=now)
-        assert taken() == sorted([before, elsewhere])
+        assert logged_decisions() == sorted([before, elsewhere])
         assert count_waiting(redis)[:2] == [2, 0]
         assert losses() == []
     assert GrantLedger.objects.get().uses == 2
@@ -52,7 +60,7 @@ def test_the_later_release_takes_over_what_the_earlier_one_left(
         drain(redis, now=now)
     monkeypatch.setattr(waits, "FORMAT", 2)
     drain(redis, now=now)
-    assert taken() == [after]
+    assert logged_decisions() == [after]
     assert [loss["reason"] for loss in losses()] == ["unreadable"]
     assert count_waiting(redis)[0] == 0
 
@@ -80,4 +88,4 @@ def test_what_names_no_later_format_is_read_as_ours(
     base = decided(place.grant)
     one.put(f=form, e=1, n=1, o="a", **proved(encoded(base)))
     assert drain(redis, now=now) == 1
-    assert taken() == [base["id"]]
+    assert logged_decisions() == [base["id"]]

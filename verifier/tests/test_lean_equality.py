@@ -18,12 +18,13 @@ from registry.services.nonces import STEP_SECONDS
 from registry.services.people import suspend_human
 from registry.services.tokens import revoke_token
 from tests.contract.scenarios import one_call_a_minute
-from tests.endpoint_comparison import BATCH, FORM, INTROSPECT, NOW, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import FORM, NOW, Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.forging import changed_signature
 from verifier.answers import _SENTENCES as SENTENCES
 from verifier.models import Confirmation
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.services.confirmations import deny
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
 

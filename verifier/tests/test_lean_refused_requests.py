@@ -16,11 +16,12 @@ from registry import rate_limits
 from registry.services import provider_authentication
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
-from tests.endpoint_comparison import BATCH, INTROSPECT, VERIFY, Ask, Both, ask
+from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
+from verifier.paths import BATCH, INTROSPECT, VERIFY
 from verifier.requests import parse_delivery
-from verifier.services import epochs, introspection, state_cache
+from verifier.services import introspection, replay_epochs, state_cache
 from verifier.services.clocks import CLOCK
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import database, group_commit
@@ -230,22 +231,22 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
 def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]:
     with pytest.MonkeyPatch.context() as patch:
         later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
-        patch.setattr(epochs, "database_clock", lambda: later)
+        patch.setattr(replay_epochs, "database_clock", lambda: later)
         # View and endpoint share this process, which reports it once.
         patch.setattr(CLOCK, "_told", True)
-        epochs.LEASE._last = None
+        replay_epochs.LEASE._last = None
         yield lambda: good(place, path)
-    epochs.LEASE._last = None
+    replay_epochs.LEASE._last = None
 
 
 @of(503, "temporarily_unavailable", VERIFY)
 def a_home_that_is_being_left(both: Both, place: Scene, path: str) -> Iterator[Make]:
     """Runs last, because a move cannot be undone."""
-    row, _ = epochs.read_or_create_row()
-    epochs.end_epoch(
+    row, _ = replay_epochs.read_or_create_row()
+    replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    epochs.LEASE._last = None
+    replay_epochs.LEASE._last = None
     yield lambda: good(place, path)
 
 

@@ -16,10 +16,11 @@ from tests.campaign.mutants import broken_json, changed_bytes
 from tests.campaign.signed import Original
 from tests.campaign.stage import body_of
 from tests.campaign.test_over_http import CAMPAIGN, mutated
-from tests.endpoint_comparison import BATCH, INTROSPECT, NOW, Ask, Both, ask
+from tests.endpoint_comparison import NOW, Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.vectors.generate import OWN
+from verifier.paths import BATCH, INTROSPECT
 from verifier.tests.scene import LOOK, Scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]

@@ -20,7 +20,7 @@ from audit.models import Event
 from registry.models import SpentProof
 from tests.time_limits import within
 from verifier.models import GrantLedger, ProviderCall
-from verifier.services.connecting import use_own_connection
+from verifier.services.short_timeout_connection import use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, ProviderKey, StoreCall, database
 from verifier.stores.database import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all

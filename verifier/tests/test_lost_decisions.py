@@ -8,7 +8,15 @@ from redis import Redis
 
 from verifier.models import StreamCursor
 from verifier.services.outbox import count_waiting, drain
-from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
+from verifier.tests.streams import (
+    Verifier,
+    assert_whole,
+    decided,
+    encoded,
+    logged_decisions,
+    losses,
+    proved,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
@@ -23,7 +31,7 @@ def test_missing_numbers_are_recorded_and_later_events_taken_over(
     second = verifier.write()
     third = verifier.write()
     assert drain(redis, now=now) == 3
-    assert taken() == sorted([first, second, third])
+    assert logged_decisions() == sorted([first, second, third])
     assert losses() == [
         {"reason": "missing", "epoch": 1, "shard": 0, "first": 1, "count": 2},
         {"reason": "missing", "epoch": 1, "shard": 0, "first": 4, "count": 5},
@@ -39,7 +47,7 @@ def test_what_cannot_be_read_is_stated_and_holds_up_nothing(
     verifier.write(base=base)
     after = verifier.write()
     assert drain(redis, now=now) == 3
-    assert taken() == sorted([before, after])
+    assert logged_decisions() == sorted([before, after])
     assert losses() == [{"reason": "unreadable", "epoch": 1, "shard": 0, "first": 2, "count": 1}]
     assert "cannot be read" in caplog.text
     assert count_waiting(redis)[0] == 0
@@ -63,7 +71,7 @@ def test_an_entry_without_a_number_is_stated_and_moves_no_cursor(
     verifier.put(**fields, **proved(b"{}"))
     after = verifier.write()
     assert drain(redis, now=now) == 3
-    assert taken() == sorted([before, after])
+    assert logged_decisions() == sorted([before, after])
     assert losses() == [{"reason": "unreadable", "epoch": 0, "shard": 0, "first": 0, "count": 1}]
     assert StreamCursor.objects.get().number == 2
 
@@ -75,7 +83,7 @@ def test_each_epoch_has_its_own_numbers(verifier: Verifier, redis: Redis, now: d
     verifier.epoch, verifier.number = 2, 0
     written += [verifier.write(), verifier.write()]
     assert drain(redis, now=now) == 3
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert losses() == []
     assert set(StreamCursor.objects.values_list("epoch", "number")) == {(1, 3), (2, 2)}
     assert_whole(now)
@@ -91,7 +99,7 @@ def test_an_event_that_comes_twice_is_written_once_and_the_second_stated(
     verifier.write("r", base=base)
     after = verifier.write()
     drain(redis, now=now)
-    assert taken() == sorted([base["id"], after])
+    assert logged_decisions() == sorted([base["id"], after])
     assert [(loss["reason"], loss["first"]) for loss in losses()] == [
         ("repeated", 2),
         ("repeated", 3),
@@ -106,6 +114,6 @@ def test_numbers_given_twice_lose_nothing(verifier: Verifier, redis: Redis, now:
     verifier.number = 1
     written += [verifier.write(), verifier.write(), verifier.write()]
     assert drain(redis, now=now) == 3
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert losses() == []
     assert_whole(now)

@@ -24,7 +24,7 @@ from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_servers import SLOT_OF_SHARD
 from verifier.stores.scripts import SHARDS
 from verifier.tests.scene import LOOK, Scene, scene
-from verifier.tests.streams import Verifier, assert_whole, decided, losses, taken
+from verifier.tests.streams import Verifier, assert_whole, decided, logged_decisions, losses
 
 FULL = "NEW.request_id = 'full'"
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
@@ -41,7 +41,7 @@ def test_what_waits_is_taken_over_in_order_and_gone_from_redis(
         written += [one.write(), one.write("r"), one.write("l"), one.write(kind="rehearsed")]
     assert count_waiting(redis) == [4] * 16
     assert drain(redis, now=now) == 64
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert count_waiting(redis) == [0] * 16
     assert GrantLedger.objects.get().uses == 16
     assert set(StreamCursor.objects.values_list("epoch", "shard", "number")) == {
@@ -88,7 +88,7 @@ def test_an_event_that_comes_twice_in_two_shards_is_written_once(
         ("repeated", 5),
         ("repeated", 9),
     ]
-    assert taken() == sorted([base["id"], *written])
+    assert logged_decisions() == sorted([base["id"], *written])
     assert GrantLedger.objects.get().uses == 3
     assert count_waiting(redis) == [0] * 16
     assert_whole(now)
@@ -104,7 +104,7 @@ def test_more_than_a_batch_is_taken_over_in_one_run(
     assert drain(redis, now=now) == 11
     # Shards take turns: one of each of sixteen, then the rest of one: four, four and two.
     assert commits.count("drain.after_commit") == 4
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert GrantLedger.objects.get().uses == 11
     assert_whole(now)
 
@@ -176,13 +176,13 @@ def test_a_drainer_that_dies_leaves_each_decision_to_be_written_once(
         patch.setattr(outbox, "fault_point", die)
         with pytest.raises(DeathError):
             drain(redis, now=now)
-    assert len(taken()) == written_before
+    assert len(logged_decisions()) == written_before
     assert count_waiting(redis)[0] == 3
     written.append(verifier.write())
     assert drain(redis, now=now) == 4 - written_before
     # Numbers below the cursor are looked up first, so the database reports no duplicate.
     assert not caplog.records
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert GrantLedger.objects.get().uses == 4
     assert count_waiting(redis)[0] == 0
     assert losses() == []
@@ -219,7 +219,7 @@ def test_of_several_drainers_at_once_one_takes_each_decision(
         thread.join()
     assert failures == []
     assert sum(counts) == 160
-    assert taken() == sorted(written)
+    assert logged_decisions() == sorted(written)
     assert GrantLedger.objects.get().uses == 160
     assert losses() == []
     assert_whole(now)
@@ -277,7 +277,7 @@ def test_AU_2_RF_21_refused_event_waits_and_blocks_no_other_shard(
         for _ in range(2):
             with pytest.raises(TemporarilyUnavailableError):
                 drain(redis, now=now)
-        assert taken() == passed
+        assert logged_decisions() == passed
         assert count_waiting(redis)[3:5] == [2, 0]
         assert GrantLedger.objects.get().uses == 1
     finally:
@@ -285,7 +285,7 @@ def test_AU_2_RF_21_refused_event_waits_and_blocks_no_other_shard(
             "DROP TRIGGER broken" + (" ON audit_event" if connection.vendor == "postgresql" else "")
         )
     assert drain(redis, now=now) == 2
-    assert taken() == sorted(passed + refused)
+    assert logged_decisions() == sorted(passed + refused)
     assert GrantLedger.objects.get().uses == 3
     assert losses() == []
     assert_whole(now)
@@ -314,7 +314,7 @@ def test_locked_grant_blocks_no_other_shard_and_not_the_log(
     try:
         with pytest.raises(TemporarilyUnavailableError):
             drain(redis, now=now)
-        assert taken() == [passed]
+        assert logged_decisions() == [passed]
         # The log's head is not locked.
         seal_audit(now=now)
     finally:
@@ -322,7 +322,7 @@ def test_locked_grant_blocks_no_other_shard_and_not_the_log(
         over.set()
         thread.join()
     assert drain(redis, now=now) == 1
-    assert taken() == sorted([passed, kept])
+    assert logged_decisions() == sorted([passed, kept])
     assert_whole(now)
 
 
@@ -369,7 +369,7 @@ def test_unconfigured_redis_loses_acknowledged_events_of_past_epochs(
     ]
     assert drain_redis(now=now) == 0
     drain(redis, now=now)
-    assert set(written) <= set(taken())
+    assert set(written) <= set(logged_decisions())
 
 
 @pytest.mark.parametrize("which", range(3))
@@ -389,12 +389,12 @@ def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
         try:
             with pytest.raises(TemporarilyUnavailableError):
                 drain_redis(now=now)
-            assert set(taken()) == {written[shard] for shard in here}
+            assert set(logged_decisions()) == {written[shard] for shard in here}
         finally:
             gone.thaw()
         # It may believe for a moment that the other nodes are away.
         until = monotonic() + 30
-        while set(taken()) != set(written.values()):
+        while set(logged_decisions()) != set(written.values()):
             assert monotonic() < until
             with contextlib.suppress(TemporarilyUnavailableError):
                 drain_redis(now=now)

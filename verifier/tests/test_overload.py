@@ -13,13 +13,13 @@ from agentauth.protocol.decision import Refuse
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
-from verifier import flow
+from verifier import verification
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
-from verifier.flow import VerifyAnswer
-from verifier.services import epochs
+from verifier.services import replay_epochs
 from verifier.services.verifier_process import VerifierProcess
 from verifier.stores import EarlyRefusal, ProviderKey
 from verifier.stores.database import DecisionRequest
+from verifier.verification import VerifyAnswer
 
 BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).encode()
 
@@ -218,7 +218,7 @@ def test_RF_19_call_for_the_database_is_shed_before_signature_check(
         checked.append(request)
         raise TemporarilyUnavailableError
 
-    monkeypatch.setattr(flow, "prepare", prepared)
+    monkeypatch.setattr(verification, "prepare", prepared)
     with pytest.raises(TemporarilyUnavailableError):
         asked(monkeypatch, SimpleNamespace(check_room=check_room), operation_key, provider_key)
     # A call without the agent's key may be decided by Redis alone, so it is still prepared.
@@ -239,7 +239,7 @@ def test_RF_19_refused_named_call_takes_no_place_in_the_full_queue(
         return Refuse("invalid_token", "unknown")
 
     provider_key = ProviderKey(b"digest", b"body")
-    monkeypatch.setattr(flow, "prepare", refused)
+    monkeypatch.setattr(verification, "prepare", refused)
     with pytest.raises(TemporarilyUnavailableError):
         asked(
             monkeypatch, SimpleNamespace(check_room=check_room, decide=decide), None, provider_key
@@ -273,7 +273,7 @@ def test_recorded_refusal_is_returned_even_if_recording_would_wait() -> None:
     error.recorded = True
     given: Any = (ServiceProvider(), None, datetime.now(UTC), "POST v1/verify")
     assert (
-        asyncio.run(flow.record_error(cast("Any", SimpleNamespace(run=run)), error, *given))
+        asyncio.run(verification.record_error(cast("Any", SimpleNamespace(run=run)), error, *given))
         is error
     )
 
@@ -288,9 +288,11 @@ def asked(
     replay_epoch = SimpleNamespace(
         nonce_server=lambda _: "", requires_nonce=lambda _: False, kind="redis"
     )
-    monkeypatch.setattr(flow, "nonces_of", lambda *_: None)
+    monkeypatch.setattr(verification, "nonces_of", lambda *_: None)
     monkeypatch.setattr(
-        epochs, "LEASE", SimpleNamespace(last_epoch=lambda: replay_epoch, check_halt=lambda: None)
+        replay_epochs,
+        "LEASE",
+        SimpleNamespace(last_epoch=lambda: replay_epoch, check_halt=lambda: None),
     )
     cached_state = SimpleNamespace(token_keys=dict, wait_for_fresh_state=lambda: asyncio.sleep(0))
     verifier = VerifierProcess(

@@ -22,22 +22,22 @@ from kms.models import Key
 from kms.state_publisher import Subject
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
 from registry.services import (
+    agent_keys,
     agents,
+    dependent_grants,
     enrolment,
     expiry,
-    grant_changes,
     grant_requests,
     grants,
-    installation,
-    keys,
+    key_rotation,
     manifests,
     people,
     registration,
-    rotation,
     service_providers,
+    settings_agreement,
     tokens,
 )
-from registry.tests.cast import asked, claim_link
+from registry.tests.cast import claim_link, grant_request
 from verifier.models import StateChange
 from verifier.tests.change_arguments import World
 from verifier.tests.scene import READ, SYSTEM, scene
@@ -108,7 +108,7 @@ ARGUMENTS: dict[str, Callable[[World, Any], object]] = {
     "caller": lambda world, _made: world.place.provider,
     "jti": lambda world, _made: world.jti,
     "grant_id": lambda world, _made: str(world.place.grant.pk),
-    "asked": lambda world, _made: asked(world.place.provider),
+    "asked": lambda world, _made: grant_request(world.place.provider),
     "key": lambda world, _made: world.place.signer.public,
     "jkt": lambda world, _made: world.place.signer.public.thumbprint,
     "reason": lambda _world, _made: "restored",
@@ -234,10 +234,10 @@ SERVICES = [
         "grant",
         {"cause": constant("manifest_changed")},
     ),
-    Row(grant_changes.follow_new_key, the_grant),
-    Row(grant_changes.follow_new_manifest, the_grant),
-    Row(grant_changes.follow_new_audience, the_grant),
-    Row(grant_changes.follow_new_allow_list, None),
+    Row(dependent_grants.follow_new_key, the_grant),
+    Row(dependent_grants.follow_new_manifest, the_grant),
+    Row(dependent_grants.follow_new_audience, the_grant),
+    Row(dependent_grants.follow_new_allow_list, None),
     Row(grants.resume_grant, the_grant, suspended_by_a_person, "grant"),
     Row(grants.release_grant, the_grant, suspended_by_a_restore, "grant", {"data": constant({})}),
     Row(grants.expire_grant, the_grant, World.over, "grant"),
@@ -254,9 +254,9 @@ SERVICES = [
     Row(agents.suspend_agent, the_agent),
     Row(agents.resume_agent, the_agent, suspended_agent),
     Row(agents.revoke_agent, the_agent),
-    Row(keys.bar_disclosed_key, the_agent),
-    Row(keys.bar_key, the_agent),
-    Row(rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
+    Row(agent_keys.bar_disclosed_key, the_agent),
+    Row(agent_keys.bar_key, the_agent),
+    Row(key_rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
     Row(manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"),
     Row(expiry.expire_everything, the_agent, agent_past_its_end),
     Row(
@@ -267,7 +267,7 @@ SERVICES = [
         {"enrolment_code": constant(None)},
     ),
     Row(enrolment.create_enrolment_code, None),
-    Row(installation.record_settings, None),
+    Row(settings_agreement.record_settings, None),
     Row(enrolment.count_failure, None, World.wrong_code, "code"),
     Row(
         people.create_human,

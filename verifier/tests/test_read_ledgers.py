@@ -12,7 +12,7 @@ from audit.db.sql import select
 from audit.tests.tampering import execute
 from registry.models import Grant
 from verifier.models import AgentOperation, GrantLedger
-from verifier.services.connecting import STATEMENT_SECONDS
+from verifier.services.short_timeout_connection import STATEMENT_SECONDS
 from verifier.stores.decision_batch import DecisionBatch
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment

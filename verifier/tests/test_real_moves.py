@@ -13,8 +13,8 @@ from audit.models import Event
 from tests import endpoint_modes, redis_servers
 from tests.redis_servers import Server
 from verifier.models import Home
-from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import LEASE_SECONDS, MARGIN_SECONDS
+from verifier.services.replay_epoch_keeper import Keeper
+from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS
 from verifier.stores import redis_decisions
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.redis_probe import RedisProbe

@@ -30,7 +30,7 @@ def servers(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Runn
 
 
 def asks(probe: RedisProbe) -> list[Callable[[], object]]:
-    return [probe.run_ids, lambda: probe.mark(3), lambda: probe.marked(3)]
+    return [probe.run_ids, lambda: probe.mark(3), lambda: probe.is_marked(3)]
 
 
 def marked_again(probe: RedisProbe) -> bool:
@@ -38,7 +38,7 @@ def marked_again(probe: RedisProbe) -> bool:
     until = monotonic() + 20
     while True:
         try:
-            return probe.marked(3)
+            return probe.is_marked(3)
         except ServersAwayError:
             assert monotonic() < until
 
@@ -49,12 +49,12 @@ def test_a_slot_that_is_half_moved_is_away(settings: Settings) -> None:
         settings.REDIS_URL = cluster.url
         probe = RedisProbe()
         probe.mark(3)
-        assert probe.marked(3)
+        assert probe.is_marked(3)
         slot = SLOT_OF_SHARD[7]
         target = next(node for node in cluster.nodes if node is not cluster.owner(slot))
         cluster.migrate(slot, target, half=True)
         with pytest.raises(ServersAwayError):
-            probe.marked(3)
+            probe.is_marked(3)
 
 
 def test_the_run_ids_are_of_every_server_that_holds_keys(servers: Running) -> None:
@@ -65,10 +65,10 @@ def test_the_run_ids_are_of_every_server_that_holds_keys(servers: Running) -> No
 
 def test_a_marked_epoch_is_known_in_every_shard_and_begins_its_count(servers: Running) -> None:
     probe = RedisProbe()
-    assert not probe.marked(3)
+    assert not probe.is_marked(3)
     probe.mark(3)
-    assert probe.marked(3)
-    assert not probe.marked(2)
+    assert probe.is_marked(3)
+    assert not probe.is_marked(2)
     clients = [node.client() for node in servers.nodes]
     keys = [(client, key) for client in clients for key in client.keys("*:epoch")]
     assert len(keys) == 16
@@ -81,7 +81,7 @@ def test_a_marked_epoch_is_known_in_every_shard_and_begins_its_count(servers: Ru
     # One of sixteen markers missing is enough.
     client, key = keys[9]
     client.delete(key)
-    assert not probe.marked(4)
+    assert not probe.is_marked(4)
 
 
 def test_a_later_marker_is_not_written_over(servers: Running) -> None:
@@ -89,7 +89,7 @@ def test_a_later_marker_is_not_written_over(servers: Running) -> None:
     probe.mark(9)
     with pytest.raises(ServersAwayError, match="later epoch, 9"):
         probe.mark(8)
-    assert probe.marked(9)
+    assert probe.is_marked(9)
 
 
 def test_RF_5_killed_server_is_away_and_then_a_new_server_without_data(servers: Running) -> None:
@@ -137,11 +137,11 @@ def test_EN_7_a_server_that_takes_nothing_in_is_away(
         probe = RedisProbe()
         probe.mark(3)
         server.client().execute_command(*hurt)
-        for ask in (lambda: probe.marked(3), lambda: probe.mark(4)):
+        for ask in (lambda: probe.is_marked(3), lambda: probe.mark(4)):
             with pytest.raises(ServersAwayError):
                 ask()
         server.client().execute_command(*heal)
-        assert probe.marked(3)
+        assert probe.is_marked(3)
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1", "redis://:word@127.0.0.1:1,127.0.0.1:2"])

@@ -23,11 +23,11 @@ from audit.tests.test_roles import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
 from verifier.services.clocks import HostClock
-from verifier.services.epochs import ClockOff, end_epoch
-from verifier.services.epochs import start_epoch as begin_epoch
+from verifier.services.replay_epochs import ClockOff, end_epoch
+from verifier.services.replay_epochs import start_epoch as begin_epoch
 from verifier.services.state_changes import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
-from verifier.tests.test_presence import begin
+from verifier.tests.test_presence_leases import begin
 from verifier.tests.test_token_and_proof import leaking
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]

@@ -17,12 +17,12 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event, RefusalCount
 from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.witness.log_position import Mark
+from audit.witness.rollback_check import Mark
 from verifier.models import Home
-from verifier.services import epochs, rollback_detection, rollback_mark
-from verifier.services.epochs import ReplayEpoch, halt_of, read_or_create_row
+from verifier.services import replay_epochs, rollback_detection, rollback_mark
+from verifier.services.replay_epochs import ReplayEpoch, halt_of, read_or_create_row
 from verifier.services.rollback_mark import mark_history
-from verifier.services.state_watcher import News, Watcher
+from verifier.services.state_watcher import StateNews, Watcher
 
 pytestmark = pytest.mark.django_db
 
@@ -73,7 +73,7 @@ def test_SA_13_a_database_that_fits_is_compared_once(
 ) -> None:
     asked = finds(monkeypatch, None)
     assert may_work()
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
     assert may_work()
     assert asked == [None]
 
@@ -84,13 +84,13 @@ def test_SA_13_a_database_that_was_set_back_is_held_and_stays_so(
     finds(monkeypatch, ContradictedError("It was set back."))
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="restored from a backup"):
-        epochs.LEASE.current()
+        replay_epochs.LEASE.current()
     # Another process, which learns nothing from outside any more.
     finds(monkeypatch, None)
     monkeypatch.setattr(
         rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
     )
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     assert not may_work()
     for path in ("/v1/tokens", "/v1/agents", "/v1/verify", "/v1/introspect"):
         answer = Client().post(path)
@@ -113,7 +113,7 @@ def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     finds(monkeypatch, error)
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-        epochs.LEASE.current()
+        replay_epochs.LEASE.current()
     assert Home.objects.get().held_at is None
     finds(monkeypatch, None)
     assert may_work()
@@ -220,7 +220,7 @@ def test_SA_13_of_two_processes_that_hold_it_the_first_says_why() -> None:
 
 def test_SA_13_another_history_is_news_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that was set back with its database may look as if it continued."""
-    news: list[News] = []
+    news: list[StateNews] = []
     watcher = Watcher(news.append)
     position = watcher._look(None, ())
     position = watcher._look(position, ())
@@ -235,21 +235,21 @@ def test_SA_13_while_one_thread_compares_all_others_stop(
 ) -> None:
     """A lagging replica took over, so what this process knew about the database is void."""
     finds(monkeypatch, None)
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
     Home.objects.update(vouched_for="an earlier start")
     monkeypatch.setattr(
         rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
     )
-    monkeypatch.setattr(epochs, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_epochs, "FRESH_SECONDS", 0)
     seen: list[bool] = []
 
     def check(_mark: Mark | None) -> None:
         with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-            epochs.LEASE.last_epoch()
+            replay_epochs.LEASE.last_epoch()
         seen.append(True)
 
     monkeypatch.setattr(rollback_detection, "check_history", check)
-    assert epochs.LEASE.current().number == 1
+    assert replay_epochs.LEASE.current().number == 1
     assert seen == [True]
 
 
@@ -257,16 +257,16 @@ def test_SA_13_a_call_beside_the_first_waits_for_its_comparison(
     vouched: rollback_detection.HistoryComparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that just started waits for its comparison instead of refusing calls."""
-    monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
     beside: list[Future[ReplayEpoch]] = []
 
     def check(_mark: Mark | None) -> None:
-        beside.append(pool.submit(epochs.LEASE.current))
+        beside.append(pool.submit(replay_epochs.LEASE.current))
         wait(beside, timeout=0.2)
 
     monkeypatch.setattr(rollback_detection, "check_history", check)
     with ThreadPoolExecutor(1) as pool:
-        assert epochs.LEASE.current().number == 1
+        assert replay_epochs.LEASE.current().number == 1
         assert [each.result().number for each in beside] == [1]
 
 
@@ -276,7 +276,7 @@ def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(
     def fails() -> None:
         raise OperationalError("the connection was lost")
 
-    monkeypatch.setattr(epochs.LEASE, "halt", fails)
+    monkeypatch.setattr(replay_epochs.LEASE, "halt", fails)
     assert Client().get("/v1/audit/checkpoint").status_code == 503
     assert Client().get("/.well-known/jwks.json").status_code == 503
     assert Client().get("/health/live").status_code == 200

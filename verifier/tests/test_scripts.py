@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from tests import redis_servers
 from verifier.stores import scripts
 from verifier.stores.redis_for_threads import sync_client

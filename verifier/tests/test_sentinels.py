@@ -14,8 +14,8 @@ from tests import redis_servers
 from tests.postgres import free_port
 from tests.redis_servers import Watched
 from verifier.models import Home
-from verifier.services.epoch_keeper import Keeper
-from verifier.services.epochs import read_or_create_row
+from verifier.services.replay_epoch_keeper import Keeper
+from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores import scripts
 from verifier.stores.redis_connection import ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_for_threads import sync_client

@@ -25,9 +25,9 @@ from registry.services.token_state import TokenState, token_state
 from tests.time_limits import within
 from verifier.services import batch_loader, state_cache
 from verifier.services.batch_loader import MOST_LOADS
-from verifier.services.elapsed import ClockReading
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import Changes
-from verifier.services.state_watcher import Look, News
+from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
 from verifier.tests.state_cache_harness import EVERYTHING, Followed, basic, followed, until
@@ -262,7 +262,7 @@ def test_never_issued_token_has_no_owner_and_is_looked_up_each_time(
 
 def test_tokens_that_are_over_are_given_up(world: World, process: Followed) -> None:
     late = timezone.now() + timedelta(hours=1)
-    news = News(look=Look(ClockReading.now(), process.cached_state.token_keys(), 0.0))
+    news = StateNews(look=StateReading(ClockReading.now(), process.cached_state.token_keys(), 0.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timezone, "now", lambda: late)
         process.call(process.cached_state._hear, news)

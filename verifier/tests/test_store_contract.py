@@ -19,7 +19,7 @@ from django.utils import timezone
 from agentauth.protocol.decision import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
-from agentauth.protocol.limits import Rate, microseconds
+from agentauth.protocol.usage_limits import Rate, microseconds
 from audit import kinds
 from audit.models import Event
 from audit.tests.event_openings import opened
@@ -31,10 +31,10 @@ from registry.services.tokens import revoke_token
 from tests import endpoint_modes, receipts, redis_servers
 from tests.oracle import counters as owed
 from verifier.answers import body_of
-from verifier.checks import prepare
+from verifier.credential_checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
-from verifier.services import epochs, presence
+from verifier.services import presence_leases, replay_epochs
 from verifier.stores import EarlyRefusal, Permit, ProviderKey, StoreCall, StoredAnswer
 from verifier.stores import redis_decisions as light_decisions
 from verifier.stores.database import decide_one
@@ -104,7 +104,7 @@ def decisions() -> list[Event]:
 
 def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreCall | EarlyRefusal:
     """A request after the checks that need no store."""
-    now, replay_epoch = timezone.now(), epochs.LEASE.current()
+    now, replay_epoch = timezone.now(), replay_epochs.LEASE.current()
     return prepare(
         parse_verify_request(place.body(action, **more)),
         service_provider=place.provider,
@@ -226,11 +226,11 @@ def test_an_operation_is_remembered_with_its_debit(kept: Kept) -> None:
 def test_no_yes_is_given_in_another_epoch(kept: Kept, ask: Callable[..., StoreCall]) -> None:
     place = scene(READ, PAY)
     mine = ask(place)
-    row, _ = epochs.read_or_create_row()
-    epochs.end_epoch(
+    row, _ = replay_epochs.read_or_create_row()
+    replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    epochs.LEASE._last = None
+    replay_epochs.LEASE._last = None
     with pytest.raises(TemporarilyUnavailableError):
         kept.apply(mine)
     # A light one may be in the log without an answer: the marker in Redis outlives the lease by 1
@@ -390,9 +390,9 @@ def test_a_human_who_must_be_there_is_looked_for_each_time(
     assert words(kept.apply(ask(place))) == "human_offline"
     session = SessionStore()
     session.create()
-    presence.begin(
+    presence_leases.begin(
         human=place.human, session_key=str(session.session_key), actor=SYSTEM, now=timezone.now()
     )
     assert words(kept.apply(ask(place))) == "yes"
-    presence.end(human=place.human, actor=SYSTEM, now=timezone.now())
+    presence_leases.end(human=place.human, actor=SYSTEM, now=timezone.now())
     assert words(kept.apply(ask(place))) == "human_offline"

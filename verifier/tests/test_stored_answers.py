@@ -25,7 +25,7 @@ from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.expiry import expire_everything
 from verifier.services.web_process import verify
 from verifier.stores import database, decision_batch
-from verifier.tests.scene import PAY, SYSTEM, Scene, assert_refused, counters, key, pay, scene
+from verifier.tests.scene import LOOK, PAY, SYSTEM, Scene, assert_refused, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
 
@@ -389,17 +389,31 @@ def test_an_answer_that_came_there_since_it_was_looked_for_is_503(
 ) -> None:
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with monkeypatch.context() as patch:
-        patch.setattr(decision_batch.DecisionBatch, "kept", lambda *_: None)
+        patch.setattr(decision_batch.DecisionBatch, "kept_answer", lambda *_: None)
         assert shop.post(body, call_key=call_key).status_code == 200
         again = shop.body(pay("5.00"), idempotency_key=key())
         assert shop.post(again, call_key=call_key).status_code == 503
     assert GrantLedger.objects.get().uses == 1
 
 
-def test_a_dry_run_is_answered_again_without_consuming(shop: Scene) -> None:
-    body, call_key = shop.body(pay("5.00"), idempotency_key=key(), dry_run=True), key()
-    first = shop.post(body, call_key=call_key).content
-    assert json.loads(first)["valid"]
-    assert shop.post(body, call_key=call_key).content == first
-    assert not SpentProof.objects.exists()
-    assert not AgentOperation.objects.exists()
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_dry_run_is_judged_again_and_keeps_nothing(shop: Scene, counted: bool) -> None:
+    """Whatever its key: it may be of another body, too."""
+    place = shop if counted else scene()
+    ask = {"idempotency_key": key()} if counted else {}
+    dry = place.body(pay("5.00") if counted else LOOK, dry_run=True, **ask)
+    call_key, given = key(), []
+    for body in (dry, dry, dry | {"idempotency_key": key()}):
+        answer = json.loads(place.post(body, call_key=call_key).content)
+        assert answer["valid"]
+        given.append(answer["decision_id"])
+    assert len(set(given)) == 3
+    for kept in (SpentProof, AgentOperation, ProviderCall, GrantLedger):
+        assert not kept.objects.exists()
+    # Its refusals are not kept either.
+    assert not json.loads(
+        place.post(dry | {"url": "https://x.example/"}, call_key=call_key).content
+    )["valid"]
+    assert not ProviderCall.objects.exists()
+    revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
+    assert assert_refused(place, dry, call_key=call_key)["reason"] == "grant_inactive"

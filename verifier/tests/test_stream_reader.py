@@ -25,9 +25,9 @@ from kms.services import disable_key
 from tests import endpoint_modes, redis_servers
 from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
 from tests.time_limits import within
-from verifier import checks, flow, stores
+from verifier import credential_checks, stores, verification
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import batch_order, epochs, state_cache
+from verifier.services import batch_scheduling, replay_epochs, state_cache
 from verifier.services.state_cache import StateCache
 from verifier.services.token_cache import CachedToken
 from verifier.stores import NotDoneError
@@ -51,7 +51,7 @@ def disable_the_token_key() -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
     with redis_servers.server() as made:
-        monkeypatch.setattr(epochs, "LEASE", epochs.Lease())
+        monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
         monkeypatch.setattr(settings, "REDIS_URL", made.url)
         yield made
 
@@ -178,7 +178,7 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
 
     assert told()["valid"]
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(checks, "verify_proof", too_old)
+        patch.setattr(credential_checks, "verify_proof", too_old)
         assert told()["valid"]
         hold_up(running, 2.5)
         asked = pool.submit(apart, told)
@@ -227,12 +227,12 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
         time.sleep(0.1)
-        assert gate._begun._value == batch_order.MAX_BEGUN - 1
+        assert gate._begun._value == batch_scheduling.MAX_BEGUN - 1
         batch.cancel()
         time.sleep(0.1)
     assert (gate._begun._value, gate._under_way._value) == (
-        batch_order.MAX_BEGUN,
-        batch_order.MAX_UNDER_WAY,
+        batch_scheduling.MAX_BEGUN,
+        batch_scheduling.MAX_UNDER_WAY,
     )
 
 
@@ -294,17 +294,19 @@ def test_questions_of_batches_leave_room_for_others(
     question = place.body(LOOK)
     with monkeypatch.context() as patch:
         for road in ("_decide_in_redis", "_decide_in_database"):
-            patch.setattr(flow, road, judged)
+            patch.setattr(verification, road, judged)
         # As if each request were about another grant.
         patch.setattr(
-            batch_order._OneOfMany, "wait_for_previous", batch_order.BatchSlot.wait_for_previous
+            batch_scheduling._OneOfMany,
+            "wait_for_previous",
+            batch_scheduling.BatchSlot.wait_for_previous,
         )
         with ThreadPoolExecutor(3) as pool:
             for each in [
                 pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)
             ]:
                 assert verdicts(each.result()) == ["unknown"] * 256
-    assert most == batch_order.MAX_UNDER_WAY
+    assert most == batch_scheduling.MAX_UNDER_WAY
 
 
 def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
@@ -312,7 +314,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
 ) -> None:
     verifier = running.app._verifier
     held, free = scene(max_uses=500), scene(max_uses=5)
-    lowest, tried = batch_order.MAX_UNDER_WAY, 0
+    lowest, tried = batch_scheduling.MAX_UNDER_WAY, 0
 
     async def durably(_: object, call: Any, *__: object) -> Any:
         nonlocal lowest, tried
@@ -324,7 +326,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "_decide_in_database", durably)
+        patch.setattr(verification, "_decide_in_database", durably)
         with ThreadPoolExecutor(1) as pool:
             question, other = held.body(LOOK), free.body(LOOK)
             stuck = pool.submit(apart, lambda: ask(held, *[question] * 200))
@@ -332,7 +334,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
             assert verdicts(ask(free, other)) == ["unknown"]
             answers = stuck.result()
     assert verdicts(answers) == ["temporarily_unavailable"] * 200
-    assert lowest >= batch_order.MAX_UNDER_WAY - 2
+    assert lowest >= batch_scheduling.MAX_UNDER_WAY - 2
     # After three failures in a row, the rest is not tried.
     assert tried == 3
 
@@ -346,11 +348,11 @@ def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_order.BatchLimiter, "enter", full)
+        patch.setattr(batch_scheduling.BatchLimiter, "enter", full)
         told = ask(place, {}, place.body(LOOK))
     assert verdicts(told) == ["temporarily_unavailable"] * 2
     assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
-    assert running.app._verifier._gate._under_way._value == batch_order.MAX_UNDER_WAY
+    assert running.app._verifier._gate._under_way._value == batch_scheduling.MAX_UNDER_WAY
 
 
 def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
@@ -360,7 +362,7 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     monkeypatch.setattr(running.app._verifier._committer, "has_room", lambda _=1.0: False)
     began = time.monotonic()
     assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
-    assert time.monotonic() - began < within(batch_order._ROOM_SECONDS)
+    assert time.monotonic() - began < within(batch_scheduling._ROOM_SECONDS)
 
 
 def test_RF_19_a_batch_alone_is_not_too_many(

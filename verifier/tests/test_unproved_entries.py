@@ -6,14 +6,22 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from kms import seals
+from kms import row_seals
 from kms.models import SealsPending
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services import outbox
 from verifier.services.outbox import count_waiting, drain
 from verifier.stores.entry_macs import mac_of
 from verifier.tests.scene import Scene
-from verifier.tests.streams import Verifier, assert_whole, decided, encoded, losses, proved, taken
+from verifier.tests.streams import (
+    Verifier,
+    assert_whole,
+    decided,
+    encoded,
+    logged_decisions,
+    losses,
+    proved,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 UNPROVED = {"reason": "unproved", "epoch": 0, "shard": 0, "first": 0, "count": 1}
@@ -22,7 +30,7 @@ UNPROVED = {"reason": "unproved", "epoch": 0, "shard": 0, "first": 0, "count": 1
 @pytest.fixture
 def release_3_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     SealsPending.objects.create()
-    monkeypatch.setattr(outbox, "DEMAND", seals._Demand())
+    monkeypatch.setattr(outbox, "DEMAND", row_seals._Demand())
 
 
 def forged(place: Scene, mac: bytes | None) -> dict[str, Any]:
@@ -45,7 +53,7 @@ def test_a_forged_decision_counts_nothing_and_is_stated(
     verifier.put(**forged(verifier.place, mac))
     after = verifier.write()
     assert drain(redis, now=now) == 3
-    assert taken() == sorted([before, after])
+    assert logged_decisions() == sorted([before, after])
     assert losses() == [UNPROVED]
     assert "has no MAC of this installation" in caplog.text
     assert GrantLedger.objects.get().uses == 2
@@ -64,7 +72,7 @@ def test_a_changed_decision_is_stated_and_so_is_the_missing_number(
     verifier.number = 1
     after = verifier.write()
     drain(redis, now=now)
-    assert taken() == [after]
+    assert logged_decisions() == [after]
     assert losses() == [
         UNPROVED,
         {"reason": "missing", "epoch": 1, "shard": 0, "first": 1, "count": 1},
@@ -79,7 +87,7 @@ def test_while_release_3_may_run_a_wrong_mac_is_refused_and_none_is_taken(
     verifier.write()
     verifier.put(**forged(verifier.place, mac))
     drain(redis, now=now)
-    assert len(taken()) == (2 if mac is None else 1)
+    assert len(logged_decisions()) == (2 if mac is None else 1)
     assert losses() == ([] if mac is None else [UNPROVED])
 
 
@@ -89,7 +97,7 @@ def test_a_decision_under_a_former_secret_key_counts(
     written = verifier.write()
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another", [settings.SECRET_KEY]
     drain(redis, now=now)
-    assert taken() == [written]
+    assert logged_decisions() == [written]
     settings.SECRET_KEY_FALLBACKS = []
     verifier.write()
     drain(redis, now=now)
@@ -97,5 +105,5 @@ def test_a_decision_under_a_former_secret_key_counts(
     verifier.write()
     settings.SECRET_KEY = "another"
     drain(redis, now=now)
-    assert len(taken()) == 2
+    assert len(logged_decisions()) == 2
     assert losses() == [UNPROVED]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from audit.log.refusals import RECORDED_PER_MINUTE, Batches
+from audit.log.refusal_counts import RECORDED_PER_MINUTE, Batches
 from audit.models import Event
-from verifier import checks
+from verifier import credential_checks
 from verifier.tests.scene import LOOK, Scene
 
 pytestmark = pytest.mark.django_db
@@ -18,9 +18,11 @@ TIMES = 30
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The real pace, on a stopped clock."""
     moment = {"now": 100.0}
-    monkeypatch.setattr(checks, "_UNRECOGNISED", Batches(seconds=60 / RECORDED_PER_MINUTE))
+    monkeypatch.setattr(
+        credential_checks, "_UNRECOGNISED", Batches(seconds=60 / RECORDED_PER_MINUTE)
+    )
     # Only this module's clock: the event loop's timers would stop too.
-    monkeypatch.setattr(checks, "time", SimpleNamespace(monotonic=lambda: moment["now"]))
+    monkeypatch.setattr(credential_checks, "time", SimpleNamespace(monotonic=lambda: moment["now"]))
     return moment
 
 

@@ -17,8 +17,8 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier import stores
 from verifier.models import ProviderCall
-from verifier.services import elapsed, epochs, freshness
-from verifier.services.elapsed import ClockReading
+from verifier.services import elapsed_time, freshness, replay_epochs
+from verifier.services.elapsed_time import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.stores import EarlyRefusal, HeldUpError, StoredAnswer, database
 from verifier.stores.database import DecisionRequest, decide_one, decide_together
@@ -35,11 +35,11 @@ def grows_old() -> None:
 
 def is_left() -> None:
     """Another process starts leaving the cache, and this one reads the row."""
-    row, _ = epochs.read_or_create_row()
-    epochs.end_epoch(
+    row, _ = replay_epochs.read_or_create_row()
+    replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    epochs.LEASE._last = None
+    replay_epochs.LEASE._last = None
 
 
 @pytest.fixture(params=[grows_old, is_left])
@@ -63,7 +63,7 @@ def test_what_others_of_its_commit_take_counts_too(
     )
     for asked in ([DecisionRequest(mine)], [DecisionRequest(mine), DecisionRequest(other)]):
         assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
-        epochs.LEASE._last = None
+        replay_epochs.LEASE._last = None
     assert Event.objects.count() == known
     assert not SpentProof.objects.exists()
 
@@ -140,7 +140,7 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
         database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
     )
     for refusal in (late, replace(late, provider_key=None)):
-        epochs.LEASE._last = None
+        replay_epochs.LEASE._last = None
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(refusal)
     assert Event.objects.count() == known
@@ -153,7 +153,7 @@ def test_without_leave_to_decide_no_yes_is_given_again() -> None:
     mine = replace(call(place), provider_key=named(place))
     assert words(decide_one(mine)) == "yes"
     late = replace(early(place), claims=mine.claims, provider_key=mine.provider_key)
-    epochs.read_or_create_row()
+    replay_epochs.read_or_create_row()
     is_left()
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(late)
@@ -200,12 +200,12 @@ def test_same_named_call_is_judged_once_in_one_commit() -> None:
 def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [1000.0]
     for clock in ("monotonic", "time"):
-        monkeypatch.setattr(elapsed, clock, lambda: at[0])
-    held = DecisionBasis(ClockReading.now(), epochs.LEASE.current())
+        monkeypatch.setattr(elapsed_time, clock, lambda: at[0])
+    held = DecisionBasis(ClockReading.now(), replay_epochs.LEASE.current())
     at[0] += freshness.STALE_SECONDS - 0.5
     # A later read of the same epoch does not invalidate the basis.
-    epochs.LEASE._last = None
-    assert epochs.LEASE.current() is not held.replay_epoch
+    replay_epochs.LEASE._last = None
+    assert replay_epochs.LEASE.current() is not held.replay_epoch
     held.check()
     freshness.check_age(held.began)
     with pytest.raises(TemporarilyUnavailableError):

@@ -13,7 +13,7 @@ import pytest
 
 from agentauth.cli import main
 from agentauth.cli.tests.test_commands import answer
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.tests.fake_registry import AGENT_ID, URL, FakeRegistry
 
 Found = dict[str, tuple[str, str]]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agentauth.cli import main
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
 
 # Title and colour of a terminal, C1, a bell, a bidi override, invisible characters, a pile of

@@ -22,7 +22,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.server.orphans import end_with_parent
 from audit.management.json_output import OPERATOR
-from registry.services.installation import fingerprint, record_settings
+from registry.services.settings_agreement import fingerprint, record_settings
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30

@@ -6,7 +6,7 @@ from typing import Any, Final
 from agentauth.openapi.operations import Operation, SuccessResponse
 from agentauth.openapi.shapes import integer, one_of, string
 from agentauth.openapi.story import ID, STORY
-from audit.api import DEFAULT_LIMIT, MAX_LIMIT
+from audit.events_api import DEFAULT_LIMIT, MAX_LIMIT
 
 _LOG: Final[dict[str, Any]] = STORY["log"]
 _EVENT: Final[dict[str, Any]] = _LOG["event"] | {"openings": {"name": STORY["opening"]}}

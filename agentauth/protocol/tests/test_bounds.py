@@ -4,7 +4,7 @@ import pytest
 
 from agentauth.protocol.capability import Capability, parse_action, parse_allow_list
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.json_fields import shown, text
+from agentauth.protocol.json_fields import quote_safely, text
 
 
 def test_names_of_a_custom_capability_have_up_to_64_characters() -> None:
@@ -47,8 +47,8 @@ def test_what_moves_money_or_destroys_lasts(kind: str, *, lasts: bool) -> None:
 
 
 def test_a_foreign_text_is_shown_up_to_40_characters() -> None:
-    assert shown("x" * 40) == repr("x" * 40)
-    assert shown("x" * 41) == repr("x" * 40 + "...")
+    assert quote_safely("x" * 40) == repr("x" * 40)
+    assert quote_safely("x" * 41) == repr("x" * 40 + "...")
 
 
 def test_the_characters_of_a_text_are_counted() -> None:

@@ -24,8 +24,8 @@ from agentauth.protocol.envelope import (
     narrows_envelope,
     parse_envelope,
 )
-from agentauth.protocol.limits import Rate
 from agentauth.protocol.money import Money
+from agentauth.protocol.usage_limits import Rate
 
 from .strategies import envelopes, tightened_envelope
 

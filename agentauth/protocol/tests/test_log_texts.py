@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentauth.protocol.chain import CompactTree, leaf_hash, node_hash
 from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64_decode, b64_encode, sha256
 from agentauth.protocol.errors import ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.log_hashes import CompactTree, leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_inclusion
 from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
 from agentauth.protocol.tlog_texts import (

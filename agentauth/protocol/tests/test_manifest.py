@@ -17,7 +17,7 @@ from agentauth.protocol.manifest import (
     sign_manifest,
     verify_manifest,
 )
-from agentauth.protocol.names import check_description, check_host
+from agentauth.protocol.untrusted_text import check_description, check_host
 
 ISSUER = "https://registry.example"
 NOW = 1_795_000_000

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentauth.protocol.chain import CompactTree, node_hash, verify_consistency, verify_inclusion
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import (
+    CompactTree,
+    node_hash,
+    verify_consistency,
+    verify_inclusion,
+)
 from agentauth.protocol.merkle_proofs import (
     consistency_nodes,
     full_subtrees,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentauth.protocol.envelope import Allowed, Ledger, enforce, limits_left, parse_envelope
-from agentauth.protocol.limits import Spent
 from agentauth.protocol.money import Money
+from agentauth.protocol.usage_limits import Spent
 from agentauth.protocol.windows import period_start
 
 from .test_enforce import budget, pay

@@ -15,8 +15,8 @@ from agentauth.protocol.envelope import (
     limits_left,
     parse_envelope,
 )
-from agentauth.protocol.limits import Budget, spent_beside
 from agentauth.protocol.money import Money
+from agentauth.protocol.usage_limits import Budget, spent_beside
 from agentauth.protocol.windows import reaches_into
 
 from .test_enforce import NOON, budget, pay

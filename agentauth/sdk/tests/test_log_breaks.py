@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentauth.cli import main
-from agentauth.protocol.names import printable
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk import verify_log
 from agentauth.sdk.tests.log_case import LOG, REWRITTEN
 from agentauth.sdk.tests.log_folders import LOG_KEY, ORIGIN, Folder, Key, MadeLog, b64, jcs

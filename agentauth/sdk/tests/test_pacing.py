@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agentauth.protocol.errors import InvalidScopeError
-from agentauth.protocol.limits import Rate
+from agentauth.protocol.usage_limits import Rate
 from agentauth.sdk.answers import Grant
 from agentauth.sdk.pacing import Pacing
 from agentauth.sdk.tests.fake_registry import (

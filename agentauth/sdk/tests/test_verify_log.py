@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from agentauth.cli import main
-from agentauth.protocol.chain import CompactTree, canonical_entry_hash, leaf_hash
+from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
 from agentauth.sdk import verify_log
 from agentauth.sdk.tests.log_case import CHECKPOINTS, ENDS, LOG, SIZE, Case
 from agentauth.sdk.tests.log_cases import BAD, GOOD

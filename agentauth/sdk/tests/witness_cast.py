@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from agentauth.protocol.chain import leaf_hash, node_hash
 from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.log_hashes import leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_consistency, root
 from agentauth.protocol.notes import SignatureType, Verifier, parse_note, verify_signatures
 from agentauth.protocol.tlog_texts import AddCheckpoint

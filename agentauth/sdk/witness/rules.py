@@ -10,7 +10,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from agentauth.protocol.chain import verify_consistency
 from agentauth.protocol.checkpoint import (
     Checkpoint,
     OpenedCheckpoint,
@@ -21,6 +20,7 @@ from agentauth.protocol.checkpoint import (
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import AgentAuthError, ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import Signer
+from agentauth.protocol.log_hashes import verify_consistency
 from agentauth.protocol.notes import (
     MAX_SIGNATURES,
     Note,

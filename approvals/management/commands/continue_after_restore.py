@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from approvals.services.continuing import continue_after_restore
+from approvals.services.restore_continuation import continue_after_restore
 from audit.management.json_output import OPERATOR, JsonCommand
 
 _QUESTION = (

@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
 from approvals.models import Recovery
-from approvals.services.people import SetupLink, admin_exists, create_setup_link
 from approvals.services.recovery import create_recovery_link, start_recovery
+from approvals.services.setup_and_sign_in import SetupLink, admin_exists, create_setup_link
 from audit.management.json_output import OperatorCommand, operator_of
 from registry.models import Human
 
@@ -50,7 +50,7 @@ class Command(OperatorCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         if options["first_start"] and admin_exists():
             return {}
-        link = _recovered(options) if options["recover"] else _made(options)
+        link = _recover(options) if options["recover"] else _make_link(options)
         if isinstance(link, Recovery):
             return {
                 "case": link.case,
@@ -62,7 +62,7 @@ class Command(OperatorCommand):
         if not result:
             return
         if "url" not in result:
-            yield from _begun(result, options)
+            yield from _describe_recovery(result, options)
             return
         end = datetime.fromisoformat(result["expires_at"])
         until = f"{end:%H:%M} UTC"
@@ -88,7 +88,7 @@ def _address(text: str) -> str:
     return text
 
 
-def _made(options: dict[str, Any]) -> SetupLink:
+def _make_link(options: dict[str, Any]) -> SetupLink:
     if options["stolen"]:
         raise CommandError("--stolen can only be used with --recover.")
     return create_setup_link(
@@ -99,7 +99,7 @@ def _made(options: dict[str, Any]) -> SetupLink:
     )
 
 
-def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
+def _recover(options: dict[str, Any]) -> SetupLink | Recovery:
     """A link for the open recovery, or a new recovery, which has to wait."""
     now, actor = timezone.now(), operator_of(options)
     if options["email"] or options["admin"]:
@@ -122,7 +122,7 @@ def _recovered(options: dict[str, Any]) -> SetupLink | Recovery:
     return create_recovery_link(recovery=row, admin=None, actor=actor, now=now)
 
 
-def _begun(result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+def _describe_recovery(result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
     stolen = " --stolen" if options["stolen"] else ""
     if result["ready_at"]:
         ready = datetime.fromisoformat(result["ready_at"])

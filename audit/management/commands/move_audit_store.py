@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.archive.moving import move_store
+from audit.archive.store_move import move_store
 from audit.management.json_output import OPERATOR, JsonCommand
 
 

@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from audit.management.json_output import OperatorCommand, operator_of
-from kms.sealing import seal_rows
+from kms.row_sealing import seal_rows
 
 
 class Command(OperatorCommand):

@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from audit.management.json_output import OPERATOR, JsonCommand
-from registry.services.installation import fingerprint, record_settings
+from registry.services.settings_agreement import fingerprint, record_settings
 
 
 class Command(JsonCommand):

@@ -7,7 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from audit.management.json_output import OPERATOR, JsonCommand
-from verifier.services.closing import close_history
+from verifier.services.registry_closing import close_history
 
 _QUESTION = (
     "From now on, this database answers no calls, because a backup is about to replace it. Close "

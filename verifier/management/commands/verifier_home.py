@@ -11,7 +11,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidStateError
 from audit.management.json_output import OPERATOR, JsonCommand
 from verifier.models import Home
-from verifier.services.epochs import configured_cache, end_epoch, read_or_create_row
+from verifier.services.replay_epochs import configured_cache, end_epoch, read_or_create_row
 
 
 class Command(JsonCommand):
@@ -26,7 +26,7 @@ class Command(JsonCommand):
     def act(self, **options: Any) -> Mapping[str, Any]:
         row, _database_now = read_or_create_row()
         if options["move_to"] is not None:
-            row = _left(row, options["move_to"])
+            row = _leave_epoch(row, options["move_to"])
         return {
             "epoch": row.epoch,
             "kind": row.kind,
@@ -37,7 +37,7 @@ class Command(JsonCommand):
         }
 
 
-def _left(row: Home, for_kind: str) -> Home:
+def _leave_epoch(row: Home, for_kind: str) -> Home:
     if for_kind != configured_cache():
         raise InvalidStateError(
             f"REDIS_URL is {'' if settings.REDIS_URL else 'not '}set here: "

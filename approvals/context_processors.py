@@ -1,0 +1,34 @@
+"""Template context of every page: waiting items, presence, an open recovery, the command prefix."""
+
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils import timezone
+
+from approvals.models import Recovery
+from registry.models import Grant, Human
+from verifier.services import presence_leases
+from verifier.services.confirmations import pending_for
+
+
+def navigation(request: HttpRequest) -> dict[str, Any]:
+    """Context of every template.
+
+    The signed-in human, how many items wait for them, their presence, the open recovery of their
+    account, and `command`, the prefix to type before a management command.
+    """
+    human = getattr(request, "user", None)
+    if not isinstance(human, Human):
+        return {"me": None, "command": settings.COMMAND}
+    now = timezone.now()
+    mine = Grant.objects.filter(agent__human=human)
+    waiting = mine.waiting(now).count() + mine.to_sign_again(now).count()
+    return {
+        "me": human,
+        "command": settings.COMMAND,
+        "waiting_count": waiting + pending_for(human, now).count(),
+        "is_here": presence_leases.is_online(human.pk, now),
+        "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
+        "section": request.path.split("/")[1],
+    }

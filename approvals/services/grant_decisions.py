@@ -1,0 +1,381 @@
+"""Approving and denying: the drawn page, the second step, the statement, the signed decision."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.encoding import canonical_json, parse_timestamp
+from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.errors import (
+    ConfirmationRequiredError,
+    ExpiredError,
+    GrantChangedError,
+    InvalidStateError,
+)
+from agentauth.protocol.signed_statements import MAX_REASON
+from approvals import consent_texts, sentences
+from approvals.models import Challenge, Receipt
+from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
+from approvals.services.recovery_notice import recovery_marks
+from approvals.services.signatures import accept_signature, ask_signature
+from approvals.services.statements import approval
+from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
+from audit import kinds
+from audit.services import Actor, record
+from registry.models import Grant, Human
+from registry.services.grants import approve_grant, deny_grant
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What the current choices would grant, in words."""
+
+    sentences: list[str]
+    changes: list[str]
+    dangerous: list[str]
+    drawn: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnApproval:
+    """The approval page as first drawn: its token, and the lines that approving all of it signs."""
+
+    drawn: str
+    sentences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """The lines a denial with the current reason signs, and the token of the page showing them."""
+
+    drawn: str
+    sentences: list[str]
+
+
+def approval_page(grant: Grant, text: str | None = None) -> Page:
+    """Everything on the approval page that a decision rests on; `text` is what would be signed."""
+    agent, provider = grant.agent, grant.service_provider
+    shown = {
+        "version": grant.version,
+        "status": grant.status,
+        "capabilities": grant.capabilities or grant.requested_capabilities,
+        "envelope": grant.requested_envelope if grant.envelope is None else grant.envelope,
+        "agent_name": agent.name,
+        "agent_key": agent.jkt,
+        "manifest": agent.manifest_sha256,
+        "agent_status": agent.status,
+        "service_name": provider.name,
+        "audience": provider.audience,
+        "allowed": provider.allowed,
+        "service_status": provider.status,
+        "likenesses": name_warnings(agent, agent.human),
+    }
+    # Only its digest, because the token travels with every request of the page.
+    signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
+    return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed)
+
+
+def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
+    """Check that the request is still the one on the page and still waits for a decision.
+
+    Raises ExpiredError, InvalidStateError if it was decided, and what `check_drawn` raises.
+    """
+    page = _undecided_page(grant, now)
+    check_drawn(page, drawn)
+    return read_drawn(drawn, page.purpose, page.subject)
+
+
+def draw_approval(grant: Grant, human: Human, *, now: datetime) -> DrawnApproval:
+    """What the approval page shows of the text to sign, and its token.
+
+    The text is empty if manifest and allow-list no longer cover any of it.
+    """
+    terms = offered_terms(grant, now)
+    text = _text(grant, human, terms, now) if terms.capabilities else ""
+    return DrawnApproval(
+        drawn=drawn_token(approval_page(grant, text), now=now),
+        sentences=text.splitlines(),
+    )
+
+
+def draw_denial(grant: Grant, reason: str, *, now: datetime) -> Denial:
+    """The text that denies the request for this reason, as a page shows it."""
+    text = _denial(grant, _plain(reason))
+    return Denial(drawn_token(approval_page(grant, text), now=now), text.splitlines())
+
+
+def review_denial(*, grant: Grant, reason: str, drawn: str, now: datetime) -> Denial:
+    """As `draw_denial`, for a reason typed on the page with the token `drawn`. Changes nothing.
+
+    Raises what `check_unchanged` raises.
+    """
+    return draw_denial(grant, reason, now=check_unchanged(grant, drawn, now=now).at)
+
+
+def review_choices(
+    *, grant: Grant, human: Human, choices: Mapping[str, str], drawn: str, now: datetime
+) -> Review:
+    """What these choices would grant and how that differs from the request. Changes nothing.
+
+    Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms`
+    raise.
+    """
+    at = check_unchanged(grant, drawn, now=now).at
+    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
+    text = _text(grant, human, terms, now)
+    return Review(
+        sentences=text.splitlines(),
+        changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
+        dangerous=_dangerous(grant, terms),
+        drawn=drawn_token(approval_page(grant, text), now=at),
+    )
+
+
+def take_second_step(
+    *,
+    grant: Grant,
+    human: Human,
+    session_key: str,
+    choices: Mapping[str, str],
+    drawn: str,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    """Record that the human saw exactly these dangerous permissions and went on.
+
+    Valid for five minutes. Raises what `review_choices` raises.
+    """
+    terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now)
+    with transaction.atomic():
+        begin(_second(grant, human, session_key), now=now, challenge=_danger_digest(grant, terms))
+        record(
+            kind=kinds.SECOND_STEP_TAKEN,
+            actor=actor,
+            at=now,
+            agent_id=grant.agent_id,
+            human_id=human.id,
+            service_provider_id=grant.service_provider_id,
+            grant_id=grant.id,
+            personal={"capabilities": [each.to_json() for each in terms.dangerous]},
+        )
+
+
+def begin_approval(
+    *,
+    grant: Grant,
+    human: Human,
+    session_key: str,
+    choices: Mapping[str, str],
+    drawn: str,
+    now: datetime,
+) -> dict[str, Any]:
+    """Make the statement of an approval from the choices, and ask for its signature.
+
+    Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) if
+    the second step for exactly these permissions was not taken in this session.
+    """
+    terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now)
+    if terms.dangerous:
+        _use_second_step(grant, human, session_key, terms, now)
+    statement = approval(
+        grant=grant,
+        human=human,
+        decision="approve",
+        terms=terms,
+        second_step=bool(terms.dangerous),
+        consent_text=text,
+        now=now,
+    )
+    return ask_signature(
+        _ceremony(grant, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=text,
+        page=approval_page(grant, text),
+        drawn=drawn,
+        now=now,
+    )
+
+
+def begin_denial(
+    *, grant: Grant, human: Human, session_key: str, reason: str, drawn: str, now: datetime
+) -> dict[str, Any]:
+    """Make the statement of a denial, and ask for its signature.
+
+    Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason;
+    InvalidStateError if the grant is not pending.
+    """
+    check_unchanged(grant, drawn, now=now)
+    if grant.status != Grant.Status.PENDING:
+        raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
+    reason = _plain(reason)
+    text = _denial(grant, reason)
+    statement = approval(
+        grant=grant,
+        human=human,
+        decision="deny",
+        terms=asked_terms(grant, now),
+        second_step=False,
+        consent_text=text,
+        deny_reason=reason or None,
+        now=now,
+    )
+    return ask_signature(
+        _ceremony(grant, human, session_key),
+        human=human,
+        statement=statement,
+        consent_text=text,
+        page=approval_page(grant, text),
+        drawn=drawn,
+        now=now,
+    )
+
+
+def decide(
+    *, grant: Grant, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+) -> Receipt:
+    """Carry out the signed decision. Posting the same assertion again returns the same receipt.
+
+    Raises InvalidAssertionError; GrantChangedError, ExpiredError, InvalidStateError if the request
+    changed between the statement and the signature.
+    """
+
+    def act(row: Challenge) -> None:
+        body = row.statement
+        if body["decision"] == "deny":
+            reason = body["deny_reason"] or ""
+            deny_grant(grant=grant, human=human, reason=reason, actor=actor, now=now)
+            return
+        approve_grant(
+            grant=grant,
+            human=human,
+            capabilities=parse_capabilities(body["capabilities"]),
+            envelope=parse_envelope(body["envelope"]),
+            valid_until=parse_timestamp(body["valid_until"]),
+            actor=actor,
+            now=now,
+        )
+
+    return accept_signature(
+        _ceremony(grant, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda _row: _undecided_page(grant, now),
+        act=act,
+    )
+
+
+def _plain(reason: str) -> str:
+    """The reason on one line, as it is signed."""
+    return " ".join(reason.split())[:MAX_REASON]
+
+
+def _undecided_page(grant: Grant, now: datetime) -> Page:
+    status = grant.status_at(now)
+    if status == Grant.Status.EXPIRED:
+        raise ExpiredError("This request has expired. The agent may ask again.")
+    if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
+        raise InvalidStateError("This request was already decided.")
+    return approval_page(grant)
+
+
+def _ceremony(grant: Grant, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.APPROVAL, session_key, human, str(grant.pk))
+
+
+def _second(grant: Grant, human: Human, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, human, str(grant.pk))
+
+
+def _use_second_step(
+    grant: Grant, human: Human, session_key: str, terms: Terms, now: datetime
+) -> None:
+    ceremony = _second(grant, human, session_key)
+    row = (
+        Challenge.objects.open(now)
+        .filter(
+            purpose=ceremony.purpose,
+            session=ceremony.session,
+            human=human,
+            subject=ceremony.subject,
+        )
+        .order_by("-created_at", "-id")
+        .first()
+    )
+    if row is None or not hmac.compare_digest(bytes(row.challenge), _danger_digest(grant, terms)):
+        raise ConfirmationRequiredError(
+            "Check the high-risk permissions once more, then continue.",
+            dangerous=_dangerous(grant, terms),
+        )
+    take(row, now=now)
+
+
+def _danger_digest(grant: Grant, terms: Terms) -> bytes:
+    """A digest of what the second step covers: other permissions or amounts need another one."""
+    body = {
+        "grant": str(grant.pk),
+        "version": grant.version,
+        "dangerous": [each.to_json() for each in terms.dangerous],
+    }
+    return hashlib.sha256(canonical_json(body)).digest()
+
+
+def _dangerous(grant: Grant, terms: Terms) -> list[str]:
+    return sentences.permissions(grant.service_provider.name, terms.dangerous, terms.envelope)
+
+
+def _terms_of_choices(
+    grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime
+) -> Terms:
+    """The terms of these choices, their life counted from `at`, when the page was drawn.
+
+    So the end that is signed is the end that was shown.
+    """
+    terms = chosen_terms(grant, choices, zone=human.time_zone, now=at)
+    if terms.valid_until <= now:
+        raise GrantChangedError(
+            "The end date on this page has passed. Reload the page.", changes=[]
+        )
+    return terms
+
+
+def _shown_terms(
+    grant: Grant, human: Human, choices: Mapping[str, str], *, drawn: str, now: datetime
+) -> tuple[Terms, str]:
+    """The terms of these choices and their text, checked against the one the page shows."""
+    at = check_unchanged(grant, drawn, now=now).at
+    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
+    text = _text(grant, human, terms, now)
+    check_drawn(approval_page(grant, text), drawn)
+    return terms, text
+
+
+def _denial(grant: Grant, reason: str) -> str:
+    return consent_texts.denial_text(
+        agent=grant.agent.name,
+        service_provider=grant.service_provider.name,
+        audience=grant.service_provider.audience,
+        reason=reason,
+    )
+
+
+def _text(grant: Grant, human: Human, terms: Terms, now: datetime) -> str:
+    return consent_texts.approval_text(
+        agent=grant.agent.name,
+        service_provider=grant.service_provider.name,
+        audience=grant.service_provider.audience,
+        capabilities=terms.capabilities,
+        envelope=terms.envelope,
+        valid_until=terms.valid_until,
+        zone=human.time_zone,
+        warnings=[*name_warnings(grant.agent, human), *recovery_marks(human, now=now)],
+    )

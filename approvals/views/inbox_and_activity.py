@@ -1,0 +1,65 @@
+"""The inbox and the activity feed."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from agentauth.protocol.capability import parse_action
+from approvals import sentences
+from approvals.services.recovery_notice import recovery_news
+from approvals.views.event_sentences import describe_events
+from approvals.views.grant_descriptions import describe_permissions, grant_status
+from approvals.views.log import describe_log
+from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.paging import id_or_none_of_ours, page_of
+from audit.models import Event
+from audit.verify.log_status import event_positions, read_log_status
+from registry.models import Grant
+from verifier.services.confirmations import pending_for
+
+
+@require_safe
+@require_sign_in
+def inbox(request: HttpRequest) -> HttpResponse:
+    human, now = human_of(request), timezone.now()
+    mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
+    waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
+    anew = mine.filter(pk__in=Grant.objects.to_sign_again(now))
+    confirmations = [
+        {
+            "row": row,
+            "act": sentences.act(parse_action(row.action), row.grant.service_provider.name),
+        }
+        for row in pending_for(human, now)
+    ]
+    history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
+    context: dict[str, Any] = {
+        # Riskiest first: the page shortens this list and must not leave out the dangerous.
+        "waiting": [
+            {"grant": each, "permits": describe_permissions(each, riskiest_first=True)}
+            for each in [*waiting, *anew]
+        ],
+        "confirmations": confirmations,
+        "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
+        "recovery": recovery_news(human, now=now),
+    } | paging
+    return render(request, "inbox.html", context)
+
+
+@require_safe
+@require_sign_in
+def activity(request: HttpRequest) -> HttpResponse:
+    human = human_of(request)
+    events = Event.objects.filter(human_id=human.pk)
+    if agent := request.GET.get("agent", ""):
+        events = events.filter(agent_id=id_or_none_of_ours(agent))
+    page, paging = page_of(events, request)
+    # Before the events are looked up, so that they are compared with the log as it is now.
+    log_status = read_log_status(now=timezone.now())
+    positions = event_positions(page, log_status.checkpoint)
+    lines = [line | {"position": positions[line["event"].pk]} for line in describe_events(page)]
+    context = {"lines": lines, "agent": agent, "log": describe_log(log_status, positions)} | paging
+    return render(request, "activity.html", context)

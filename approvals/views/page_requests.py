@@ -1,0 +1,71 @@
+"""Shared by page views: who is signed in, who acts, how posted JSON is read and answered."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
+from django.http.response import HttpResponseBase
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from agentauth.protocol.encoding import read_object
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from registry.models import Human
+
+P = ParamSpec("P")
+HOME = "/approvals/"
+
+
+class SignInRequiredError(AgentAuthError):
+    code = "sign_in_required"
+
+
+def require_sign_in(
+    view: Callable[Concatenate[HttpRequest, P], HttpResponseBase],
+) -> Callable[Concatenate[HttpRequest, P], HttpResponseBase]:
+    """Require a signed-in human: a page redirects to the sign-in and back, a script gets 401."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        if isinstance(request.user, Human):
+            return view(request, *args, **kwargs)
+        if request.method not in {"GET", "HEAD"}:
+            raise SignInRequiredError("You are signed out. Sign in again, then repeat this.")
+        return HttpResponseRedirect(f"/sign-in/?{urlencode({'next': request.get_full_path()})}")
+
+    return wrapped
+
+
+def human_of(request: HttpRequest) -> Human:
+    """The signed-in human of a `require_sign_in` view."""
+    assert isinstance(request.user, Human)
+    return request.user
+
+
+def read_posted_json(request: HttpRequest) -> dict[str, object]:
+    """The JSON object a script of ours posted. Raises InvalidRequestError."""
+    # CSRF: another site's form can send text that reads as JSON, but not with this media type.
+    if request.content_type != "application/json":
+        raise InvalidRequestError("Send the body as application/json.")
+    return read_object(request.body)
+
+
+def member(body: dict[str, object], name: str, default: str | None = None) -> str:
+    """A text member of posted JSON. Raises InvalidRequestError if it is absent or not text."""
+    value = body.get(name, default)
+    if not isinstance(value, str):
+        raise InvalidRequestError(f"`{name}` is missing or is not text.")
+    return value
+
+
+def answer(**members: Any) -> JsonResponse:
+    """A JSON answer to a script of ours."""
+    return JsonResponse(members, headers={"Cache-Control": "no-store"})
+
+
+def safe_next(request: HttpRequest) -> str:
+    """Where to go after the sign-in: a path on this site, never another site (open redirect)."""
+    target = request.GET.get("next", "")
+    inside = url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/")
+    return target if inside else HOME

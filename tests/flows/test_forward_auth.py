@@ -1,0 +1,254 @@
+"""Forward auth behind a real nginx and a real Traefik, with the configurations that we publish.
+
+No Envoy can be installed here: what it sends is tested by hand-made requests alone
+(agentauth/integrations/tests/test_forward_auth.py).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agentauth import AgentAuthClient, Capability
+from agentauth.integrations.forward_auth import SECRET_VARIABLE, TOLD
+from tests.flows.test_sdk_client import decide
+from tests.live import ROOT, LiveRegistry
+from tests.nginx import nginx
+from tests.postgres import free_port
+
+pytestmark = [pytest.mark.flow, pytest.mark.nginx]
+
+EXAMPLES = ROOT / "examples/forward-auth"
+# What a caller may try to make the API believe.
+FORGED = dict.fromkeys(TOLD, "forged")
+
+
+class Api(BaseHTTPRequestHandler):
+    """The API behind the proxy: answers what it was asked, path and headers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        told = {name: self.headers.get(name, "") for name in TOLD}
+        body = json.dumps({"path": self.path, **told}).encode()
+        self.send_response(403 if self.path == "/calendar/forbidden" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+@dataclass
+class Place:
+    """A protected API: its address, an agent with a grant there, and the check beside it."""
+
+    url: str
+    slug: str
+    client: AgentAuthClient
+    check: subprocess.Popen[bytes]
+    registry: LiveRegistry
+    grant_id: str
+
+    def headers(self, method: str, path: str) -> dict[str, str]:
+        return asyncio.run(self.client.authenticate_headers(self.slug, method, path))
+
+    def ask(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.get(self.url + path, headers=headers, trust_env=False, timeout=30)
+
+
+@contextlib.contextmanager
+def api() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def running(command: list[str], directory: Path, port: int, **env: str) -> Iterator[Any]:
+    """A process that listens on `port`, until the end of the block."""
+    with (directory / f"{Path(command[0]).name}-{port}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=log, stderr=log)
+    try:
+        wait_for(process, port)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+    """Until it accepts connections. Raises AssertionError if it ends first or takes a minute."""
+    until = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, process.args
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def with_ports(text: str, check: int, behind: int) -> str:
+    """The published configuration, at the ports of this test instead of 9000 and 8080."""
+    made, count = re.subn(
+        r"127\.0\.0\.1:(9000|8080)\b",
+        lambda found: f"127.0.0.1:{check if found[1] == '9000' else behind}",
+        re.sub(r"(?m)^ *#.*$", "", text),
+    )
+    assert count == 2
+    return made
+
+
+@contextlib.contextmanager
+def proxied(kind: str, directory: Path, port: int, check: int, behind: int) -> Iterator[str]:
+    if kind == "nginx":
+        site = with_ports((EXAMPLES / "nginx.conf").read_text(), check, behind)
+        with nginx(site, directory / "nginx", port=port) as server:
+            yield f"http://127.0.0.1:{server.port}"
+        return
+    routes = directory / "traefik.yaml"
+    routes.write_text(with_ports((EXAMPLES / "traefik.yaml").read_text(), check, behind))
+    command = [
+        shutil.which("traefik", path=Path(sys.executable).parent) or "traefik",
+        f"--entryPoints.web.address=127.0.0.1:{port}",
+        f"--providers.file.filename={routes}",
+        "--global.checkNewVersion=false",
+        "--global.sendAnonymousUsage=false",
+    ]
+    with running(command, directory, port):
+        url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+        # It listens before it has read its routes.
+        while httpx.get(f"{url}/health", trust_env=False).status_code == 404:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield url
+
+
+@pytest.fixture(scope="module", params=["nginx", "traefik"])
+def place(
+    request: pytest.FixtureRequest,
+    sqlite_registry: LiveRegistry,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp(request.param)
+    port, check = free_port(), free_port()
+    audience = f"http://127.0.0.1:{port}"
+    made = sqlite_registry.manage(
+        "create_service_provider", f"Behind {request.param}", "--audience", audience,
+        "--allow", "read:calendar",
+    )  # fmt: skip
+    client = AgentAuthClient(sqlite_registry.url, key_file=directory / "agent.json")
+    read = [Capability.read("calendar/work"), Capability.read("calendar/forbidden")]
+    grant = asyncio.run(client.request_grant(made["slug"], read))
+    decide(sqlite_registry, "approve", grant.grant_id)
+    settings = {
+        "https://registry.example.com": sqlite_registry.url,
+        "the service provider's id": made["client_id"],
+        "https://api.example.com": audience,
+        'proxy = "nginx"': f'proxy = "{request.param}"',
+    }
+    text = (EXAMPLES / "agentauth.toml").read_text()
+    for old, new in settings.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = directory / "agentauth.toml"
+    file.write_text(text)
+    command = [
+        sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{check}", "--threads", "4",
+        f'agentauth.integrations.forward_auth:application("{file}")',
+    ]  # fmt: skip
+    secret = {SECRET_VARIABLE: made["client_secret"]}
+    with (
+        api() as behind,
+        running(command, directory, check, **secret) as process,
+        proxied(request.param, directory, port, check, behind) as url,
+    ):
+        yield Place(url, made["slug"], client, process, sqlite_registry, grant.grant_id)
+
+
+def test_allowed_request_reaches_the_api_with_the_agent_s_name(place: Place) -> None:
+    path = "/calendar/work?day=1"
+    answer = place.ask(path, place.headers("GET", path) | FORGED)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    identity = place.client.identity()
+    assert (told["path"], told["X-AgentAuth-Agent"]) == (path, identity.agent_id)
+    assert told["X-AgentAuth-Grant"] == place.grant_id
+    assert "forged" not in told.values()
+
+
+def test_open_route_passes_on_no_forged_name(place: Place) -> None:
+    answer = place.ask("/health", FORGED)
+    assert answer.status_code == 200
+    assert not set(answer.json().values()) & {"forged"}
+
+
+def test_api_s_own_refusal_reaches_the_agent(place: Place) -> None:
+    path = "/calendar/forbidden"
+    answer = place.ask(path, place.headers("GET", path))
+    assert (answer.status_code, answer.json()["path"]) == (403, path)
+
+
+def test_refusals_reach_the_agent_with_status_headers_and_body(place: Place) -> None:
+    stranger = place.ask("/calendar/work")
+    assert stranger.status_code == 401
+    assert stranger.headers["WWW-Authenticate"].startswith('DPoP error="invalid_token"')
+    assert stranger.headers["Cache-Control"] == "no-store"
+    assert stranger.json()["error"] == "invalid_token"
+    headers = place.headers("GET", "/calendar/work")
+    assert place.ask("/calendar/work", headers).status_code == 200
+    again = place.ask("/calendar/work", headers)
+    assert (again.status_code, again.json()["reason"]) == (401, "replayed")
+    elsewhere = place.ask("/calendar/home", place.headers("GET", "/calendar/home"))
+    assert (elsewhere.status_code, elsewhere.json()["reason"]) == (403, "no_capability")
+    double = place.ask(
+        "/calendar/work",
+        place.headers("GET", "/calendar/work") | {"Idempotency-Key": "two words, and a comma"},
+    )
+    assert (double.status_code, double.json()["error"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("path", ["/other", "/calendar/work/more", "/calendar/a%2Fb", "/calendar"])
+def test_SA_5_no_other_path_passes(place: Place, path: str) -> None:
+    answer = place.ask(path, place.headers("GET", path))
+    assert answer.status_code in {400, 403}
+    assert "path" not in answer.json()
+
+
+def test_revoked_grant_is_refused_at_once(place: Place) -> None:
+    path = "/calendar/work"
+    headers = place.headers("GET", path)
+    decide(place.registry, "revoke", place.grant_id)
+    assert place.ask(path, headers).status_code == 401
+
+
+def test_nothing_passes_without_the_check(place: Place) -> None:
+    """Runs last: it stops the check."""
+    place.check.terminate()
+    place.check.wait(20)
+    answer = place.ask("/health")
+    assert answer.status_code >= 500
+    assert "path" not in answer.text
