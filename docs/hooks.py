@@ -67,6 +67,7 @@ OBJECTS: Final = {
             "agentauth.integrations.starlette",
             "agentauth.integrations.fastapi",
             "agentauth.integrations.flask",
+            "agentauth.integrations.forward_auth",
         ],
     ),
     "mcp": (

@@ -90,7 +90,8 @@ def run(arguments: Sequence[str]) -> int:
         if "--json" in arguments:
             show_json({"error": "usage", "error_description": message, "reason": None})
         elif message:
-            tell(f"error: {' '.join(message.split())} (usage). See agentauth --help.")
+            sentence = " ".join(message.split()).removesuffix(".")
+            tell(f"error: {sentence}. See agentauth --help.")
         return USAGE
     return code if isinstance(code, int) else 0
 

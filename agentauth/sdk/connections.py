@@ -176,7 +176,8 @@ def is_readable(descriptor: int) -> bool:
     if descriptor < 0:
         return True
     if not hasattr(select, "poll"):
-        return bool(select.select([descriptor], [], [], 0)[0])
+        wait = select.select
+        return bool(wait([descriptor], [], [], 0)[0])
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))

@@ -144,13 +144,14 @@ signed = {"Authorization": "DPoP good", "DPoP": "a.b.c"}
 client = Client(headers={"Host": "api.example.com"})
 for headers in (signed, {}):
     answer = client.get("/calendar/work", headers=headers)
-    print(answer.status_code, answer.text, answer.headers["Cache-Control"])
+    print(answer.status_code, answer.text, answer.headers.get("Cache-Control"))
 """
 
 
-def test_the_rest_framework_site_of_the_page_is_protected(registry: Verify) -> None:
+def rest_site(registry: Verify, **others: Any) -> list[str]:
+    """Status, text and Cache-Control of an agent's request, and of one without credentials."""
     rest, views = BLOCKS["Django REST framework"]
-    settings = django_settings(registry) | {"REST_FRAMEWORK": run(rest).REST_FRAMEWORK}
+    settings = django_settings(registry) | {"REST_FRAMEWORK": run(rest).REST_FRAMEWORK} | others
     # Models that REST framework imports.
     settings["INSTALLED_APPS"] += ["django.contrib.contenttypes", "django.contrib.auth"]
     done = subprocess.run(
@@ -161,11 +162,20 @@ def test_the_rest_framework_site_of_the_page_is_protected(registry: Verify) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    allowed, refused = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_the_rest_framework_site_of_the_page_is_protected(registry: Verify) -> None:
+    allowed, refused = rest_site(registry)
     assert allowed == '200 {"calendar":"work","for":"s"} private, no-store'
     assert refused.startswith('401 {"error": "invalid_token"')
     [asked] = registry.asked
     assert asked["action"]["resource"] == "calendar/work"
+
+
+def test_rest_framework_without_the_middleware_lets_nothing_through(registry: Verify) -> None:
+    assert [line[:3] for line in rest_site(registry, MIDDLEWARE=[])] == ["401", "401"]
+    assert registry.asked == []
 
 
 @contextmanager
