@@ -18,12 +18,15 @@ try:
         ToolAnnotations,
     )
     from mcp_types.version import is_version_at_least
+    from pydantic import Field, WithJsonSchema
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError:
     raise ImportError("For MCP, install the extra: pip install 'agentauth-sdk[mcp]'") from None
 
 __all__ = [
     "INVALID_PARAMS",
     "METHOD_NOT_FOUND",
+    "ASGIApp",
     "CallNext",
     "CallToolResult",
     "ClientCapabilities",
@@ -31,13 +34,19 @@ __all__ = [
     "ElicitRequest",
     "ElicitRequestURLParams",
     "ElicitResult",
+    "Field",
     "HandlerResult",
     "InputRequiredResult",
     "MCPError",
     "MCPServer",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
     "ServerRequestContext",
     "TextContent",
     "ToolAnnotations",
     "TransportSecuritySettings",
+    "WithJsonSchema",
     "is_version_at_least",
 ]

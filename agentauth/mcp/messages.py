@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from starlette.types import Receive
-
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.sdk.errors import RefusedError
@@ -21,6 +19,7 @@ from .extra import (
     ElicitRequest,
     ElicitRequestURLParams,
     InputRequiredResult,
+    Receive,
     ServerRequestContext,
     TextContent,
     is_version_at_least,

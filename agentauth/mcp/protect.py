@@ -25,7 +25,6 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import anyio.to_thread
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentauth.protocol.capability import Action
 from agentauth.protocol.dpop import authorization_header, single_header
@@ -39,11 +38,16 @@ from agentauth.sdk.verifier import Allowed
 from .extra import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
+    ASGIApp,
     CallNext,
     Context,
     HandlerResult,
     MCPError,
     MCPServer,
+    Message,
+    Receive,
+    Scope,
+    Send,
     ServerRequestContext,
     TransportSecuritySettings,
 )

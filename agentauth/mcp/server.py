@@ -7,13 +7,18 @@ proof. Over HTTP, every client that reaches the port acts as this agent.
 import functools
 from typing import Annotated, Any, Final
 
-from pydantic import Field, WithJsonSchema
-
 from agentauth.sdk.client import AgentAuthClient
 
 from .access import Access
 from .arguments import METHODS
-from .extra import Context, MCPServer, ToolAnnotations, TransportSecuritySettings
+from .extra import (
+    Context,
+    Field,
+    MCPServer,
+    ToolAnnotations,
+    TransportSecuritySettings,
+    WithJsonSchema,
+)
 from .options import LONGEST_WAIT, LOOPBACK_HOSTS, Options
 from .people import Asking, Result, qr_code
 
