@@ -70,6 +70,7 @@ def test_the_wheel_holds_the_sdk_and_the_protocol_alone(wheel: Path) -> None:
     allowed = (
         "agentauth/__init__.py",
         "agentauth/py.typed",
+        "agentauth/integrations/",
         "agentauth/protocol/",
         "agentauth/sdk/",
     )
