@@ -77,7 +77,7 @@ class Place:
 def api() -> Iterator[int]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server.server_address[1]

@@ -60,7 +60,7 @@ def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
             """Nothing on the test's output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", int(address.rpartition(":")[2])), Api)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield made["slug"], address

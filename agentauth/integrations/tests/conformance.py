@@ -143,7 +143,7 @@ def verifying() -> Iterator[Verify]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         registry.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield registry
@@ -271,7 +271,7 @@ def served_by_wsgi(application: Any) -> AbstractContextManager[str]:
             server.shutdown()
 
         def serve() -> None:
-            server.serve_forever()
+            server.serve_forever(0.01)
             server.server_close()
 
         return serve, stop

@@ -85,12 +85,15 @@ def server() -> Iterator[Server]:
 Ask = Callable[..., str]
 
 
-async def several(url: str, tokens: list[str], between: Callable[[], Any]) -> list[str]:
+async def several(
+    url: str, tokens: list[str], between: Callable[[], Any], *, blocking: bool
+) -> list[str]:
+    """`blocking`: the event loop sees nothing of what arrives between two questions."""
     found = []
     async with AsyncVerifierClient(url, "id", "secret") as client:
         for token in tokens:
             found.append((await client.verify(**ASK | {"token": token})).agent_id)
-            await asyncio.to_thread(between)
+            between() if blocking else await asyncio.to_thread(between)
     return found
 
 
@@ -103,7 +106,7 @@ def several_blocking(url: str, tokens: list[str], between: Callable[[], Any]) ->
     return found
 
 
-@pytest.fixture(params=["sync", "async", "uvloop"])
+@pytest.fixture(params=["sync", "async", "blocked", "uvloop"])
 def ask_in_turn(request: pytest.FixtureRequest) -> Callable[..., list[str]]:
     """Ask about these tokens, one after the other, on one client; the ids that were answered."""
 
@@ -111,8 +114,8 @@ def ask_in_turn(request: pytest.FixtureRequest) -> Callable[..., list[str]]:
         if request.param == "sync":
             return several_blocking(url, tokens, between)
         if request.param == "uvloop":
-            return uvloop.run(several(url, tokens, between))
-        return asyncio.run(several(url, tokens, between))
+            return uvloop.run(several(url, tokens, between, blocking=False))
+        return asyncio.run(several(url, tokens, between, blocking=request.param == "blocked"))
 
     return ask
 
@@ -137,16 +140,22 @@ def test_an_answer_that_nothing_asked_for_is_not_taken_for_the_next(
 ) -> None:
     """A yes to another request, sent in advance."""
     body = json.dumps(YES | {"agent": {"id": "evil"}}).encode()
-    sent = threading.Semaphore(0)
+    taken, sent = threading.Semaphore(0), threading.Semaphore(0)
 
     def send(connection: socket.socket) -> None:
+        # Not together with the answer before, which the client would notice at once.
+        taken.acquire()
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with contextlib.suppress(OSError):
             connection.sendall(head + body)
         sent.release()
 
+    def wait() -> None:
+        taken.release()
+        sent.acquire()
+
     server.after = send
-    assert ask_in_turn(server.url, TOKENS, sent.acquire) == TOKENS
+    assert ask_in_turn(server.url, TOKENS, wait) == TOKENS
     assert server.opened == 3
 
 
