@@ -31,7 +31,8 @@ LONGEST = {
         "faults/test_kills", "faults/test_two_versions", "faults/test_statements",
         "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
         "flows/test_slow_senders", "flows/test_log_story",
-        "flows/test_sdk_demo", "flows/test_partition",
+        "flows/test_sdk_demo", "flows/test_partition", "flows/test_tutorials",
+        "flows/test_agent_client",
     )
 }  # fmt: skip
 # One more than the cores, since some tests wait, but no more: each process collects all tests and
