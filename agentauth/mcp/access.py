@@ -209,16 +209,13 @@ class Access:
     ) -> Grant:
         """The grant with these terms. The one place that asks the registry for one."""
         client: Any = self._client
+        limits = envelope if envelope != Envelope() else None
         for declared in (False, True):
             try:
                 # `ensure_grant` also reuses a grant that covers more, and asks only for the rest.
-                if hasattr(client, "ensure_grant"):
-                    limits = envelope if envelope != Envelope() else None
-                    found: Grant = await client.ensure_grant(
-                        service, asked, envelope=limits, reason=reason, ask_again=ask_again
-                    )
-                else:
-                    found = await client.request_grant(service, asked, envelope, reason)
+                found: Grant = await client.ensure_grant(
+                    service, asked, envelope=limits, reason=reason, ask_again=ask_again
+                )
             except ManifestError:
                 if declared:
                     raise
