@@ -157,7 +157,7 @@ def run(
 
 def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
     """Have the script decide this many calls of all agents in turn, as the verifier does."""
-    from verifier.stores.redis_decisions import plan_light_decision
+    from verifier.stores.light_decisions import plan_light_decision
     from verifier.stores.scripts import JUDGE
 
     sha1 = client.script_load(JUDGE.source.decode())

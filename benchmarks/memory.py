@@ -39,7 +39,7 @@ from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, TaggedCache, known_of
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import StoreCall
-from verifier.stores.redis_decisions import plan_light_decision
+from verifier.stores.light_decisions import plan_light_decision
 
 REGISTRY: Final = LocalSigner(PrivateKey.generate())
 KEYS: Final = {REGISTRY.kid: REGISTRY.public}

@@ -29,7 +29,7 @@ from verifier.services import replay_epochs, state_cache, verifier_process
 from verifier.services.elapsed_time import ClockReading
 from verifier.services.state_changes import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.stores import redis_decisions, redis_probe
+from verifier.stores import light_decisions, redis_probe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
@@ -336,7 +336,7 @@ def use_redis_replay_cache(url: str) -> Iterator[None]:
         for each in (Servers, SyncServers):
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
         # Tests travel in time; Redis does not.
-        patch.setattr(redis_decisions, "APART_US", 10**15)
+        patch.setattr(light_decisions, "APART_US", 10**15)
         row, _ = replay_epochs.read_or_create_row()
         with pytest.MonkeyPatch.context() as asking:
             asking.setattr(settings, "REDIS_URL", url)

@@ -12,11 +12,11 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from agentauth.protocol.approval_receipt import build_receipt
 from agentauth.protocol.capability import GRAVE_TYPES, parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, sha256
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.keys import Signer
-from agentauth.protocol.receipt import build_receipt
 from agentauth.protocol.signed_statements import Statement
 from agentauth.protocol.urls import split_url
 from approvals.models import Receipt

@@ -55,7 +55,7 @@ from verifier.stores import (
     decision_events,
 )
 from verifier.stores.database import DecisionRequest, Outcome
-from verifier.stores.redis_decisions import (
+from verifier.stores.light_decisions import (
     LightDecision,
     ScriptCall,
     check_reply,

@@ -1,7 +1,7 @@
 """The command line of an agent, an auditor and a witness: `agentauth --help`.
 
 `application` declares the commands with Typer. They are in `agent`, `log_checks`, `witnesses` and
-`doctor`; `output` prints their results, and `waiting` shows that a person must decide.
+`doctor`; `output` prints their results, and `wait_display` shows that a person must decide.
 """
 
 import sys

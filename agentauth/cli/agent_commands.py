@@ -20,7 +20,7 @@ from agentauth.sdk.registry_client import Registry
 from .connection import Connection
 from .reading import read_action, read_capability, read_data
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
-from .waiting import limited, show_pending
+from .wait_display import limited, show_pending
 
 _SERVER_ERROR = 500
 

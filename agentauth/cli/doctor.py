@@ -20,7 +20,7 @@ from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.answers import optional
-from agentauth.sdk.exchange import ask
+from agentauth.sdk.http_exchange import ask
 from agentauth.sdk.key_file import Identity
 from agentauth.sdk.manifests import is_due, read_manifest
 from agentauth.sdk.registry_client import TIMEOUT_SECONDS, open_client, registry_at

@@ -6,7 +6,7 @@ from pathlib import Path
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.receipts import read_file
 from agentauth.sdk.terminal import tell
-from agentauth.sdk.witness.files import create_witness_key, read_logs, read_witness_key
+from agentauth.sdk.witness.configuration import create_witness_key, read_logs, read_witness_key
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.server import WitnessServer
 from agentauth.sdk.witness.state import State

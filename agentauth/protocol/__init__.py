@@ -10,7 +10,7 @@
   `release_statement`; `receipt` proves it later.
 - A call: `token` (with `certificate` for delegated keys), then `decision`, the pure yes or no.
 - The log: `log_hashes` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
-  `tlog_texts` are its texts; `key_introduction` leads from one key to the next.
+  `proof_texts` are its texts; `key_introduction` leads from one key to the next.
 
 Begin with `capability`, `token` and `decision`. docs/protocol.md is the contract.
 """

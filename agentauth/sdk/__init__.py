@@ -10,8 +10,8 @@
 - A service provider: `verifier` and `async_verifier` ask the registry, by the rules of `decisions`,
   over kept connections (`connections`, `async_connections`, `http1`); `refusals` answers the agent.
   `agentauth.integrations` protects the routes of a framework.
-- Both: `exchange` makes one HTTP exchange, with `nonces` and `addresses`; its result is in
-  `answers` and `errors`.
+- Both: `http_exchange` makes one HTTP exchange, with `server_nonces` and `addresses`; its result is
+  in `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
   files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
 - `terminal` writes lines to a terminal; the command line is `agentauth.cli`.

@@ -17,9 +17,9 @@ from .choosing import choose_grant, find_same, is_usable, waits_for_human
 from .ensuring import held, plan, with_time
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .manifests import check_within
-from .nonces import ServerNonce
 from .pacing import Pacing, Turn
 from .registry_client import new_jti
+from .server_nonces import ServerNonce
 from .tokens import Cache, Kept, Locks, looked_up, token_of
 
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.

@@ -28,7 +28,7 @@ from agentauth.protocol.manifest import VerifiedManifest
 
 from .answers import Agent
 from .errors import KeyFileError, RegistryError
-from .exchange import Params
+from .http_exchange import Params
 from .key_file import Identity
 from .key_store import KeyStore
 from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest

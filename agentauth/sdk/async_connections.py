@@ -21,8 +21,8 @@ from .connections import (
     headers_of,
     is_readable,
 )
-from .exchange import ask
 from .http1 import Answer, AnswerReader, Target
+from .http_exchange import ask
 from .registry_client import registry_at
 
 

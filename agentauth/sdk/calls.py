@@ -22,7 +22,7 @@ from .answers import Confirmation, Grant
 from .choosing import is_usable, waits_for_human
 from .clocks import clock_error
 from .errors import ClockError, GrantPendingError, NoGrantError
-from .exchange import answering
+from .http_exchange import answering
 from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
 from .waiting import Callback, tell, wait_for_confirmation, wait_for_grant
 

@@ -21,8 +21,8 @@ import httpx
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
 from .addresses import is_loopback
-from .exchange import answering, ask_blocking, hold_to_time
 from .http1 import Answer, AnswerReader, Target
+from .http_exchange import answering, ask_blocking, hold_to_time
 from .registry_client import registry_at
 
 PATHS: Final = {False: "/v1/verify", True: "/v1/verify/batch"}

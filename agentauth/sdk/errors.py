@@ -6,7 +6,7 @@ from typing import Any
 from agentauth.protocol import errors as protocol_errors
 from agentauth.protocol.errors import AgentAuthError, InvalidProofError
 
-from .nonces import read_nonce
+from .server_nonces import read_nonce
 
 
 class AddressError(AgentAuthError):

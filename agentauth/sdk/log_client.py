@@ -16,10 +16,10 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.notes import SignatureType, parse_vkey
-from agentauth.protocol.tlog_texts import parse_log_proof, verify_log_proof
+from agentauth.protocol.proof_texts import parse_log_proof, verify_log_proof
 
 from .addresses import check_registry_url
-from .exchange import ask
+from .http_exchange import ask
 from .registry_client import (
     ATTEMPTS,
     LONGEST_WAIT_SECONDS,

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES, VerifiedReceipt, verify_receipt
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidReceiptError, InvalidRequestError
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, parse_jwk
-from agentauth.protocol.receipt import MAX_RECEIPT_BYTES, VerifiedReceipt, verify_receipt
 
 _MAX_FILE_BYTES: Final = 1_048_576
 

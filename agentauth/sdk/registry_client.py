@@ -29,8 +29,8 @@ from agentauth.protocol.keys import Signer
 from .addresses import is_loopback
 from .clocks import ClockWatch, clock_error
 from .errors import RegistryError, error_from
-from .exchange import MAX_ANSWER_BYTES, Params, ask
-from .nonces import ServerNonce
+from .http_exchange import MAX_ANSWER_BYTES, Params, ask
+from .server_nonces import ServerNonce
 
 ATTEMPTS: Final = 4
 # Seconds. If the server asks for a longer wait, the caller gets its answer instead.

@@ -12,11 +12,11 @@ from django.db.models.functions import Coalesce, Left
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from agentauth.protocol.approval_receipt import RECEIPT_TYP
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.protocol.receipt import RECEIPT_TYP
 from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.models import Passkey, Receipt, SetupCode

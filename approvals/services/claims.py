@@ -8,8 +8,8 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
+from approvals.services.passkey_signing import accept_signature, ask_signature
 from approvals.services.recovery_notice import recovery_marks
-from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import claim
 from audit.services import Actor
 from registry.models import Agent, Human

@@ -24,8 +24,8 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
+from approvals.services.passkey_signing import accept_signature, ask_signature
 from approvals.services.recovery_notice import recovery_marks
-from approvals.services.signatures import accept_signature, ask_signature
 from approvals.services.statements import approval
 from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
 from audit import kinds

@@ -4,12 +4,12 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
-from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from approvals.services.approvable_terms import LostPermission
 from approvals.services.change_sentences import change_sentence
-from approvals.services.signatures import receipt_of
+from approvals.services.passkey_signing import receipt_of
 from registry.models import Grant
 
 

@@ -20,7 +20,7 @@ from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.page_token import Page, check_drawn
-from approvals.services.signatures import accept_signature, ask_signature
+from approvals.services.passkey_signing import accept_signature, ask_signature
 from approvals.services.statements import signing
 from approvals.services.unused_grants import prove_end, read_present
 from audit import kinds

@@ -12,7 +12,7 @@ from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
-from approvals.services.signatures import accept_signature, ask_signature, receipt_of
+from approvals.services.passkey_signing import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit import kinds
 from audit.models import LogBreak

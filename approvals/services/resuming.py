@@ -13,10 +13,10 @@ from approvals import resume_consent_texts as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony, hold_human, void
 from approvals.services.page_token import Page
+from approvals.services.passkey_signing import accept_signature, ask_signature, receipt_of
 from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in
 from approvals.services.recovery_notice import recovery_marks
 from approvals.services.setup_and_sign_in import end_invitations
-from approvals.services.signatures import accept_signature, ask_signature, receipt_of
 from approvals.services.statements import signing
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider

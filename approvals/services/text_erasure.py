@@ -13,11 +13,11 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
+from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.encoding import b64u_encode, read_object
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
-from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from approvals.models import Challenge, Receipt, SetupCode
 from audit import kinds
 from audit.log.erasure import erase_invitation, erase_openings

@@ -10,9 +10,9 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import InvalidReceiptError
-from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Challenge, Receipt
 from approvals.tests.authenticator import UP
 from approvals.tests.cast import PAY, READ_CALENDAR, Person

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 from django.conf import settings
 
-from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.tests.authenticator import UP
 from approvals.tests.cast import Person

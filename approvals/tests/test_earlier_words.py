@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from django.conf import settings
 
-from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.tests.cast import Person, drawn_on
 from kms.services import verification_keys

@@ -3,7 +3,7 @@
 import pytest
 from django.utils import timezone
 
-from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Challenge, Receipt
 from approvals.services.human_offboarding import delete_human
 from approvals.tests.cast import Person

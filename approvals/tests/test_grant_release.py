@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.receipt import verify_receipt
+from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.services.grant_release import find_unused
 from approvals.services.unused_grants import ContraryEvents, PresentLog

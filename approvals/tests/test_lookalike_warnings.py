@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 from django.conf import settings
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.capability import parse_action
-from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.tests.cast import PAY, Person
 from kms.services import verification_keys

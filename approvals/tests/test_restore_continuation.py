@@ -8,9 +8,9 @@ import pytest
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Challenge, Passkey, Receipt, Recovery, SetupCode
 from approvals.services import log_break_signing
 from approvals.services.restore_continuation import Continued, continue_after_restore

@@ -11,8 +11,8 @@ import pytest
 from django.conf import settings
 from django.db.models import Model
 
+from agentauth.protocol.approval_receipt import VerifiedReceipt, verify_receipt
 from agentauth.protocol.errors import GrantChangedError
-from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
 from approvals.models import Receipt
 from approvals.tests.authenticator import UP
 from approvals.tests.cast import Person, invited

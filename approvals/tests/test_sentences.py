@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.approval_receipt import MAX_CONSENT_TEXT
 from agentauth.protocol.capability import MAX_TRANSACT, parse_action, parse_capability
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.receipt import MAX_CONSENT_TEXT
 from agentauth.protocol.untrusted_text import MAX_NAME
 from approvals.consent_texts import approval_text, confirmation_text
 from approvals.sentences import (

@@ -7,13 +7,13 @@ from datetime import datetime
 import pytest
 from django.conf import settings
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.errors import (
     AgentAuthError,
     GrantChangedError,
     InvalidRequestError,
     InvalidStateError,
 )
-from agentauth.protocol.receipt import verify_receipt
 from approvals.models import Receipt
 from approvals.services import grant_decisions
 from approvals.tests.cast import Person

@@ -15,7 +15,7 @@ from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.untrusted_text import quoted
 from approvals.services.lookalike_warnings import name_warnings
-from approvals.services.signatures import receipt_of
+from approvals.services.passkey_signing import receipt_of
 from approvals.views.event_sentences import describe_events
 from approvals.views.grant_descriptions import describe_grant, describe_permissions
 from approvals.views.grant_usage import load_usage

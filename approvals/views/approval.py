@@ -19,8 +19,8 @@ from approvals.services import grant_decisions
 from approvals.services.approvable_terms import offer
 from approvals.services.grant_drift import moved_since_signed
 from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.passkey_signing import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.services.signatures import receipt_of
 from approvals.services.term_choices import offered_terms, read_choices
 from approvals.views.grant_descriptions import (
     describe_grant,

@@ -11,8 +11,8 @@ from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
 from approvals.services.page_token import drawn_token
+from approvals.services.passkey_signing import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.services.signatures import receipt_of
 from approvals.views.page_requests import (
     answer,
     human_of,

@@ -13,7 +13,7 @@ import time_machine
 from django.db import connection
 
 from agentauth.protocol.log_hashes import leaf_hash, verify_consistency, verify_inclusion
-from agentauth.protocol.tlog_texts import verify_log_proof
+from agentauth.protocol.proof_texts import verify_log_proof
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree import root_at
 from audit.models import Checkpoint, Cosignature, Event, Leaf

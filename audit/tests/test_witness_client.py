@@ -8,7 +8,7 @@ import pytest
 
 from agentauth.protocol.checkpoint import cosign_checkpoint, open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.tlog_texts import SIZE_TYPE, parse_add_checkpoint
+from agentauth.protocol.proof_texts import SIZE_TYPE, parse_add_checkpoint
 from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log, Served, new_witness, serving
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, size_is
 from audit.witness import http_post

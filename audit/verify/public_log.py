@@ -15,7 +15,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.log_hashes import TILE_HEIGHT
 from agentauth.protocol.notes import MAX_SIGNATURES
-from agentauth.protocol.tlog_texts import LogProof
+from agentauth.protocol.proof_texts import LogProof
 from audit.log import tree
 from audit.models import Checkpoint, Head, Leaf, QueueEntry
 from audit.witness.checkpoints import EVERY, newest_signed

@@ -24,7 +24,7 @@ from agentauth.protocol.notes import (
     parse_vkey,
     verify_signatures,
 )
-from agentauth.protocol.tlog_texts import SIZE_TYPE, AddCheckpoint, parse_size_answer
+from agentauth.protocol.proof_texts import SIZE_TYPE, AddCheckpoint, parse_size_answer
 from agentauth.protocol.urls import normalize_url
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.errors import InvalidSignatureError
 from agentauth.protocol.keys import Algorithm, PublicKey, Signer
-from agentauth.protocol.receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from kms.backends.backend_calls import call_backend, convert_errors
 from kms.backends.backend_locations import package_error, place_error

@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 from django.conf import settings
 from django.db import connection
 
+from agentauth.protocol.approval_receipt import VerifiedReceipt, verify_receipt
 from agentauth.protocol.capability import GRAVE_TYPES
 from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256, timestamp
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.receipt import VerifiedReceipt, verify_receipt
 from audit.db.roles import may_read_log
 from audit.db.sql import select
 from kms.row_seals import DEMAND, ENDED

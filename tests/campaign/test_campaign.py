@@ -11,6 +11,7 @@ import pytest
 
 import approvals.passkeys
 from agentauth.protocol import (
+    approval_receipt,
     certificate,
     dpop,
     encoding,
@@ -18,7 +19,6 @@ from agentauth.protocol import (
     json_fields,
     keys,
     manifest,
-    receipt,
     token,
     untrusted_text,
 )
@@ -150,7 +150,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "typ of a proof": ("proof", dpop, "proved_claims", _any_typ_of_parts),
     "typ of a token": ("token", token, "verify_jws", _any_typ),
     "typ of a manifest": ("manifest", manifest, "verify_jws", _any_typ),
-    "typ of a receipt": ("receipt", receipt, "verify_jws", _any_typ),
+    "typ of a receipt": ("receipt", approval_receipt, "verify_jws", _any_typ),
     "the signature itself": ("token", PublicKey, "verify", _any_signature),
     "base64url in one form": ("token", jose, "b64u_decode", _lax_base64),
     "crit, b64 and zip": ("token", jose, "_REFUSED_HEADERS", frozenset()),
@@ -161,7 +161,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "cnf": ("token", token, "_key_thumbprint", lambda _: "x" * 43),
     "characters of a name": ("manifest", untrusted_text, "_check_readable", _first),
     "life of a manifest": ("manifest", manifest, "_check_times", _nothing),
-    "client data of a receipt": ("receipt", receipt, "_check_client_data", _nothing),
+    "client data of a receipt": ("receipt", approval_receipt, "_check_client_data", _nothing),
     "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),
     "life of certified tokens": ("certificate", certificate, "MAX_TOKEN_SECONDS", 10**12),
     "one form of a certificate": (
@@ -180,7 +180,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     ),
     "serial of a certificate": ("certificate", certificate, "is_id", bool),
     "the certificate of a key": ("key set", certificate, "verify_certificate", _any_certificate),
-    "the text that was read": ("receipt", receipt, "consent_sha256", lambda _: _SAME),
+    "the text that was read": ("receipt", approval_receipt, "consent_sha256", lambda _: _SAME),
     "client data": ("assertion", approvals.passkeys, "_check_client_data", _nothing),
     "client data of a registration": (
         "registration",

@@ -15,7 +15,7 @@ from agentauth.http_errors import STATUSES
 from agentauth.openapi.decisions import IN_PLACE, REASONS
 from agentauth.openapi.document import openapi
 from agentauth.openapi.operations import REFUSALS
-from agentauth.protocol import key_change, receipt, signed_statements
+from agentauth.protocol import approval_receipt, key_change, signed_statements
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.jose import parse_compact
@@ -239,7 +239,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     told = set(re.findall(r"^\| `(\w+)` \|", resumed, re.MULTILINE))
     assert told == set(signed_statements._MEMBERS["resume"]) - set(signed_statements._WHO)
     sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]
-    assert set(re.findall(r"`(\w+)`", sealed)) == set(receipt._MEMBERS)
+    assert set(re.findall(r"`(\w+)`", sealed)) == set(approval_receipt._MEMBERS)
 
 
 @pytest.mark.parametrize("status", [Agent.Status, Grant.Status, Confirmation.Status])

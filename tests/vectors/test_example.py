@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.certificate import read_key_set
 from agentauth.protocol.keys import LocalSigner
-from agentauth.protocol.receipt import verify_receipt
 from agentauth.protocol.token import CertifiedKey
 from audit.services import Actor
 from kms.models import Key

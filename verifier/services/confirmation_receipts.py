@@ -12,11 +12,11 @@ from typing import Final
 
 from django.conf import settings
 
+from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.receipt import verify_receipt
 from audit.db.sql import select
 from kms.services import evidence_keys
 from registry.models import Grant

@@ -71,7 +71,7 @@ class CachedToken:
     # only invalidates too early.
     rests_on: tuple[int, ...]
     # By action, the constant parts of its yes
-    # (`verifier.stores.redis_decisions`), invalidated with this.
+    # (`verifier.stores.light_decisions`), invalidated with this.
     yeses: dict[Action | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def refusal(self, now: datetime) -> str | None:

@@ -23,7 +23,7 @@ from verifier.stores import ProviderKey
 from verifier.stores.acknowledged_events import read_acknowledged
 from verifier.stores.database import DecisionRequest, Outcome
 from verifier.stores.group_commit import GroupCommitter
-from verifier.stores.redis_decisions import ScriptCall
+from verifier.stores.light_decisions import ScriptCall
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Reply, Script
 from verifier.verification import VerifyAnswer

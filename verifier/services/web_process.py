@@ -29,7 +29,7 @@ from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores import ProviderKey
 from verifier.stores.acknowledged_events import ACKNOWLEDGED, read_acknowledged
 from verifier.stores.database import DecisionRequest, Outcome, decide_one
-from verifier.stores.redis_decisions import ScriptCall
+from verifier.stores.light_decisions import ScriptCall
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.scripts import Reply, Script
 from verifier.verification import VerifyAnswer

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import transaction
 
 from verifier.models import StreamCursor
-from verifier.stores.redis_decisions import ScriptCall, epoch_of
+from verifier.stores.light_decisions import ScriptCall, epoch_of
 from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
 
 

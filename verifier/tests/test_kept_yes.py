@@ -20,8 +20,8 @@ from registry.services.token_state import TokenState
 from verifier.requests import _action
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, known_of
-from verifier.stores import Permit, StoreCall, redis_decisions
-from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
+from verifier.stores import Permit, StoreCall, light_decisions
+from verifier.stores.light_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
 from verifier.stores.scripts import Code, Reply
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -31,7 +31,7 @@ READ, WRITE = Action("read", "calendar"), Action("write", "calendar")
 
 @pytest.fixture(autouse=True)
 def _in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_decisions, "check_in_time", lambda _call: None)
+    monkeypatch.setattr(light_decisions, "check_in_time", lambda _call: None)
 
 
 def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> CachedToken:
@@ -88,7 +88,7 @@ def call(held: CachedToken, **more: Any) -> StoreCall:
     return replace(asked, **more)
 
 
-def event(made: redis_decisions.LightDecision) -> dict[str, Any]:
+def event(made: light_decisions.LightDecision) -> dict[str, Any]:
     read = json.loads(
         next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{")
     )

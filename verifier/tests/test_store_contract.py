@@ -35,8 +35,14 @@ from verifier.credential_checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
 from verifier.services import presence_leases, replay_epochs
-from verifier.stores import EarlyRefusal, Permit, ProviderKey, StoreCall, StoredAnswer
-from verifier.stores import redis_decisions as light_decisions
+from verifier.stores import (
+    EarlyRefusal,
+    Permit,
+    ProviderKey,
+    StoreCall,
+    StoredAnswer,
+    light_decisions,
+)
 from verifier.stores.database import decide_one
 from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.redis_probe import RedisProbe

@@ -23,7 +23,7 @@ from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import CachedToken
 from verifier.services.verifier_process import VerifierProcess
 from verifier.services.web_process import WebProcess
-from verifier.stores.redis_decisions import ScriptCall
+from verifier.stores.light_decisions import ScriptCall
 from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, key, scene
 from verifier.verification import SPARE_SECONDS

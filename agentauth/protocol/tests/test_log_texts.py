@@ -13,7 +13,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_inclusion
 from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
-from agentauth.protocol.tlog_texts import (
+from agentauth.protocol.proof_texts import (
     MAX_HASHES,
     AddCheckpoint,
     LogProof,

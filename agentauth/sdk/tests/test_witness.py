@@ -24,7 +24,7 @@ from agentauth.protocol.notes import (
     sign_text,
     verify_signatures,
 )
-from agentauth.protocol.tlog_texts import AddCheckpoint
+from agentauth.protocol.proof_texts import AddCheckpoint
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
 from agentauth.sdk.witness.rules import Witness, WitnessAnswer

@@ -31,7 +31,7 @@ from agentauth.protocol.notes import (
     parse_note,
     verify_signatures,
 )
-from agentauth.protocol.tlog_texts import (
+from agentauth.protocol.proof_texts import (
     SIZE_TYPE,
     AddCheckpoint,
     format_size_answer,

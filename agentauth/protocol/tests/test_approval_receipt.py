@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.approval_receipt import (
+    RECEIPT_TYP,
+    VerifiedReceipt,
+    build_receipt,
+    verify_receipt,
+)
 from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import (
@@ -18,7 +24,6 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.receipt import RECEIPT_TYP, VerifiedReceipt, build_receipt, verify_receipt
 from agentauth.protocol.signed_statements import (
     Statement,
     claim_statement,

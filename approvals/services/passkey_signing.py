@@ -8,9 +8,9 @@ from typing import Any
 
 from django.db import transaction
 
+from agentauth.protocol.approval_receipt import build_receipt
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.receipt import build_receipt
 from agentauth.protocol.signed_statements import Statement, parse_statement
 from approvals.models import Challenge, Passkey, Receipt
 from approvals.passkeys import VerifiedAssertion
