@@ -245,7 +245,8 @@ def test_mcp_without_its_packages_names_the_extra(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The extra `cli` is the subject of tests/flows/test_sdk_wheel.py.
-    monkeypatch.setitem(sys.modules, "agentauth.mcp", None)
+    for name in ("agentauth.mcp", "agentauth.mcp.server"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert main(["mcp"]) == 2
     assert "pip install 'agentauth-sdk[mcp]'" in capsys.readouterr().err
 
