@@ -37,7 +37,8 @@ WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
 # A trial that takes longer than this (s) counts as failed before it ends: the database's limit for
 # an answer, 3 s, and a margin.
 OVERDUE_SECONDS = 4.0
-# META key: this process signs nothing, and need not be allowed to.
+# Key in request.META, set by processes that issue no tokens (the verifier, jobs, Celery): they skip
+# the check `signing`, so they need no right to use the token key.
 SIGNS_NOTHING = "agentauth.signs_nothing"
 
 
@@ -107,10 +108,10 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
 }
-# Reported without changing the status: pages and most decisions work without any of them, and
-# revoking without the first two. If this process cannot write, neither can any other: a load
-# balancer without backends would give a worse answer than our 503.
-TOLD_ONLY = {"audit_queue", "signing", "writable"}
+# Reported without changing the status. Pages and most decisions work without any of them, and
+# revoking without `audit_queue` or `signing`. If this process cannot write, neither can any other:
+# a load balancer without backends would give a worse answer than our 503.
+INFORMATIONAL_CHECKS = {"audit_queue", "signing", "writable"}
 
 
 class Readiness:
@@ -223,11 +224,10 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """200 if everything it needs is there, else 503.
+    """200 if every check outside INFORMATIONAL_CHECKS passes, else 503.
 
-    Checked on each call, so it recovers by itself.
-
-    A failing check in TOLD_ONLY changes nothing but its own state.
+    A check runs again when its result is older than KEPT_SECONDS (`signing` and `writable`: after
+    their own intervals), so a recovery shows without a restart.
     """
     states = _readiness.states() | {"writable": _writing.holds()}
     if SIGNS_NOTHING not in request.META:
@@ -235,7 +235,7 @@ def ready(request: HttpRequest) -> JsonResponse:
     for name, holds in states.items():
         metrics.CHECKS.labels(name).set(holds)
     checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
-    if all(holds for name, holds in states.items() if name not in TOLD_ONLY):
+    if all(holds for name, holds in states.items() if name not in INFORMATIONAL_CHECKS):
         return JsonResponse({"status": "ok", "checks": checks})
     return JsonResponse(
         {

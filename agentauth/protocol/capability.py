@@ -1,4 +1,4 @@
-"""Capabilities and actions: their grammar, and the questions covers, choose and narrows.
+"""Capabilities and actions: their grammar, and the functions choose, narrows and intersect.
 
 Money is in `money.py`, constraints in `constraint.py`, behavioural limits in `envelope.py`.
 """
@@ -63,8 +63,8 @@ _MONEY_PARTS: Final = 2
 class Capability:
     """One permitted kind of act on a resource and everything below it (docs/protocol.md section 3).
 
-    `max_amount` is set for every `transact`; in an allow-list None means unlimited. Build with the
-    class methods or `parse_capability`: they check.
+    `max_amount` is set for every `transact`, except in an allow-list entry: there None sets no
+    ceiling, and the grant sets one. Build with the class methods or `parse_capability`: they check.
     """
 
     type: str
@@ -416,7 +416,7 @@ def _narrows_one(new: Capability, old: Capability) -> bool:
     return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)
 
 
-def common(left: Capability, right: Capability) -> Capability | None:
+def intersect(left: Capability, right: Capability) -> Capability | None:
     """What both permit: the deeper resource, the lower ceiling, every constraint.
 
     None if they share nothing, or nothing that one capability can express. The result narrows both.

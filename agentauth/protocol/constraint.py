@@ -53,10 +53,10 @@ class Constraint:
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def allows(self, supplied: object) -> bool:
-        """Does `supplied` satisfy this constraint? Total: takes any Python value.
+        """Whether `supplied` satisfies this constraint. Never raises, whatever the value.
 
-        A value of another type never satisfies it. Strings compare by code point, without
-        normalisation.
+        Values of different types are never equal, so `not_in ["a"]` allows 5 and `eq 1` does not
+        allow `true`. Strings compare by code point, without normalisation.
         """
         match self.operator:
             case "eq" | "in":

@@ -181,8 +181,9 @@ def timestamp(at: datetime) -> str:
 def parse_timestamp(text: object) -> datetime:
     """Read RFC 3339 in UTC: `2026-01-31T09:30:00Z`, at most six digits of fraction.
 
-    Offsets and lower-case letters are refused (section 0 requires `Z`): they would allow two texts
-    for one instant. Raises EncodingError.
+    Offsets and lower-case letters are refused (docs/protocol.md section 0 requires `Z`). One
+    instant still has several texts here (`.5Z`, `.500000Z`): where a text is signed, compare it
+    with `timestamp(parse_timestamp(text))`. Raises EncodingError.
     """
     if not isinstance(text, str) or not _TIMESTAMP.fullmatch(text):
         raise EncodingError("A time must look like 2026-01-31T09:30:00Z.")

@@ -180,10 +180,10 @@ def verify_consistency(
     with every tree, so the proof would show nothing. Raises ChainError.
     """
     if not 0 < first <= second:
-        raise ChainError("The sizes are not those of an older and a newer tree.")
+        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
     if first == second:
         if path or first_root != second_root:
-            raise ChainError("Two trees of the same size must have the same root.")
+            raise ChainError("For equal sizes, the roots must be equal and the proof empty.")
         return
     # If the first tree is a full subtree, its proof omits its root.
     hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)

@@ -78,7 +78,7 @@ def latest(ceremony: Ceremony) -> Challenge:
 def take(row: Challenge, *, now: datetime) -> None:
     """Use up the challenge.
 
-    Raises InvalidAssertionError if it was used before or is older than five minutes.
+    Raises InvalidAssertionError if it was used before or is older than CHALLENGE_LIFE.
     """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
         raise InvalidAssertionError(
@@ -132,11 +132,11 @@ def passkey_options(row: Challenge, human: Human) -> dict[str, Any]:
 def check_signature(
     row: Challenge, *, credential: object, human: Human | None, now: datetime
 ) -> tuple[Passkey, VerifiedAssertion]:
-    """Verify an assertion over the challenge by a passkey of `human` (None: anyone's).
+    """Verify an assertion over the challenge by a passkey of `human` (None at a sign-in: anyone's).
 
-    `human` is None at a sign-in. Runs in the caller's transaction, so that the counter moves only
-    together with the signed act. Raises InvalidAssertionError, the same for an unknown passkey,
-    another human's, and one that none of our ceremonies sealed.
+    Runs in the caller's transaction, so that the counter moves only together with the signed act.
+    Raises InvalidAssertionError, the same for an unknown passkey, another human's, and one whose
+    row has no valid seal (`kms.row_seals`).
     """
     passkeys = Passkey.objects.select_related("human").filter(
         credential_id=credential_id_of(credential)

@@ -126,7 +126,10 @@ class _KmsKey:
                 or found["KeySpec"] != _SPECS[public.alg]
                 or _SIGNING[public.alg] not in found["SigningAlgorithms"]
             ):
-                raise BackendError(f"AWS KMS, {self._name}: the key has an unsupported type.")
+                raise BackendError(
+                    f"AWS KMS, {self._name}: the answer is for another key, or the key has an "
+                    "unsupported type."
+                )
         return public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
