@@ -25,17 +25,19 @@ from verifier.services import replay_epochs
 
 logger = logging.getLogger(__name__)
 
-# Results are kept this long (s), so that frequent probes do not load the database.
+# Results are cached this long (s), so that frequent requests do not load the database.
 KEPT_SECONDS = 1.0
+# `Retry-After` of a 503 (s).
 RETRY_SECONDS = 5
-# Interval of the test signature (s), since key backends may charge per call; shorter after a
-# failure. A probe waits for a trial at most WAIT_SECONDS.
-SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
+# Time from one test signature to the next (s): long, since key backends may charge per call;
+# shorter after a failure, to notice the recovery.
+SIGN_INTERVAL_SECONDS, SIGN_RETRY_SECONDS = 30.0, 5.0
+# The same for the test write.
+WRITE_INTERVAL_SECONDS, WRITE_RETRY_SECONDS = 5.0, 2.0
+# A health request waits at most this long (s) for a trial (test signature or write) it started.
 WAIT_SECONDS = 0.2
-# Interval of the test write (s), shorter after a failure.
-WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
-# A trial that takes longer than this (s) counts as failed before it ends: the database's limit for
-# an answer, 3 s, and a margin.
+# A trial that runs longer than this (s) counts as failed: the database client waits 3 s for an
+# answer, a key backend's caller 2 s, and 1 s is a margin.
 OVERDUE_SECONDS = 4.0
 # Key in request.META, set by processes that issue no tokens (the verifier, jobs, Celery): they skip
 # the check `signing`, so they need no right to use the token key.
@@ -53,7 +55,7 @@ def database() -> None:
 
 
 def migrations() -> None:
-    """The database's tables are those of this code."""
+    """Every migration of this code has been applied."""
     _check_migrations()
 
 
@@ -66,7 +68,7 @@ def _check_migrations() -> None:
 
 
 def token_key() -> None:
-    """There is a key to sign tokens with. `signing` tells whether it works: verify needs none."""
+    """There is a token key. `signing` tests whether it signs: verifying a token needs none."""
     if not may_sign(purpose="token", now=timezone.now()):
         raise NotReadyError(
             f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`"
@@ -74,13 +76,13 @@ def token_key() -> None:
 
 
 def audit_queue() -> None:
-    """Events get their numbers. If not, acts that end something go on, and need this process."""
+    """The queue of events is below its limit. Above it, revoking works: the status stays ok."""
     if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
         raise NotReadyError("too many events are waiting for their number")
 
 
 def clock() -> None:
-    """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
+    """This host's clock agrees with the database's; if not, changes and decisions get 503."""
     if off := replay_epochs.LEASE.clock_off(waits=False):
         raise NotReadyError(
             f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
@@ -94,7 +96,7 @@ def configuration() -> None:
 
 
 def history() -> None:
-    """The database is not older than what is known outside it, or an operator has continued."""
+    """The database is not behind the records outside it, or `continue_after_restore` was run."""
     _not_halted(history.__name__)
 
 
@@ -131,7 +133,7 @@ class Readiness:
 
 
 class BackgroundProbe:
-    """Try something that may hang, in a thread of its own so that it blocks no probe."""
+    """Try something that may hang, in its own thread: a request waits at most WAIT_SECONDS."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -191,7 +193,7 @@ class Signing(BackgroundProbe):
         return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
 
     def valid_seconds(self, *, works: bool) -> float:
-        return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
+        return SIGN_INTERVAL_SECONDS if works else SIGN_RETRY_SECONDS
 
 
 class Writing(BackgroundProbe):
@@ -201,7 +203,7 @@ class Writing(BackgroundProbe):
         return write_check.try_to_write
 
     def valid_seconds(self, *, works: bool) -> float:
-        return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
+        return WRITE_INTERVAL_SECONDS if works else WRITE_RETRY_SECONDS
 
 
 _readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writable")

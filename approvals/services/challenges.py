@@ -28,7 +28,10 @@ CHALLENGE_LIFE = timedelta(seconds=CEREMONY_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """The key under which a challenge is stored: purpose, session, human and subject."""
+    """The key under which a challenge is stored: purpose, session, human and subject.
+
+    `session` is SHA-256 of `session_key`, as in the table.
+    """
 
     purpose: Challenge.Purpose
     session_key: str
@@ -49,7 +52,10 @@ def begin(
     consent_text: str = "",
     data: Mapping[str, Any] | None = None,
 ) -> Challenge:
-    """Store a new challenge, random unless it is a statement's hash, in place of an unused one."""
+    """Store a new challenge in place of an unused one of the ceremony.
+
+    `challenge` is a hash of what the human signs or confirms; by default it is random.
+    """
     _rows(ceremony).filter(used_at=None).delete()
     return Challenge.objects.create(
         purpose=ceremony.purpose,
@@ -92,7 +98,7 @@ def answering(
 ) -> Iterator[None]:
     """Use up the challenge and judge its answer in one transaction; a wrong answer uses it up too.
 
-    `first` takes the locks that every act takes before a challenge.
+    `first` runs before the challenge is locked: an act that locks other rows locks them there.
     """
     try:
         with transaction.atomic():
@@ -175,7 +181,7 @@ def check_signature(
 def hold_human(human: Human, *subjects: Human) -> None:
     """Check that the human may still act, and lock them until the caller commits.
 
-    Comes last: humans are locked after passkeys, agents and grants. `subjects`, the humans the act
+    Call it last: the lock order is passkeys, agents, grants, humans. `subjects`, the humans the act
     is about, are locked by the same statement, so that all humans are locked in one order. Raises
     NotFoundError if the human was suspended or their sessions were ended.
     """

@@ -29,15 +29,17 @@ from kms.backends.backend_locations import REGION
 from kms.backends.errors import BackendError, BusyError, OrphanedKeyError, ThrottledError
 
 SCHEME: Final = "awskms"
+# Together below DEADLINE_SECONDS, after which `backend_calls` gives up.
 CONNECT_SECONDS: Final = 0.5
 READ_SECONDS: Final = 1.0
 CONNECTIONS: Final = 64
 # For Ed25519 the service takes the message itself, and at most this many bytes.
 MAX_MESSAGE_BYTES: Final = 4_096
-# A new key may be unknown for a moment (s) to the server that gets the next request.
+# KMS is eventually consistent: wait at most this long (s) until a new key can be used.
 SEEN_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.2
-# Credentials that were refused or not found are not looked for again for every caller (s).
+# A client whose credentials were refused or not found is replaced only once it is this old (s):
+# looking for credentials may take seconds, and must not happen for every call.
 _CREDENTIALS_SECONDS: Final = 30.0
 
 # No alias: it could be pointed at another key. `mrk-`: a multi-Region key, same id in each region.
@@ -76,12 +78,12 @@ for _name in ("botocore", "urllib3"):
 
 
 class AwskmsBackend:
-    """The `awskms:` backend. A URI is `awskms:` and the key's ARN; a place is a region."""
+    """The `awskms:` backend. A key's URI is `awskms:` and its ARN; `place` is an AWS region."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key, and wait up to SEEN_SECONDS until it is known.
+        """Make a key, and wait up to SEEN_SECONDS until KMS knows it.
 
-        A receipt's is always P-256.
+        A receipt key is always P-256.
         """
         if purpose == "receipt":
             # A receipt holds the text that the human read, which may exceed MAX_MESSAGE_BYTES.
@@ -226,7 +228,7 @@ def _client(region: str, read_seconds: float) -> Any:
     place = os.getpid(), region, read_seconds
     if (made := _clients.get(place)) is not None:
         return made.client
-    # Looking for credentials may take seconds. Other callers wait only as long as for a connection.
+    # Looking for credentials may take seconds. Other callers wait CONNECT_SECONDS at most.
     if not _making.acquire(timeout=CONNECT_SECONDS):
         raise BusyError("AWS KMS: still looking for credentials.")
     try:
@@ -246,7 +248,7 @@ def _new_client(region: str, read_seconds: float) -> Any:
         tcp_keepalive=True,
     )
     session = botocore.session.get_session()
-    # Also for the client by which the library gets credentials from STS.
+    # botocore makes its own client for STS to get credentials: it gets the same limits.
     session.set_default_client_config(limits)
     client = session.create_client("kms", region_name=region)
     parts = urlsplit(client.meta.endpoint_url)
