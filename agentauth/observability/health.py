@@ -127,7 +127,7 @@ class Readiness:
     def states(self) -> dict[str, bool]:
         with self._lock:
             if time.monotonic() >= self._until:
-                self._found = {name: _holds(name, check) for name, check in CHECKS.items()}
+                self._found = {name: _run_check(name, check) for name, check in CHECKS.items()}
                 self._until = time.monotonic() + KEPT_SECONDS
             return self._found
 
@@ -209,7 +209,7 @@ class Writing(BackgroundProbe):
 _readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writable")
 
 
-def _holds(name: str, check: Callable[[], None]) -> bool:
+def _run_check(name: str, check: Callable[[], None]) -> bool:
     try:
         check()
     except Exception as error:  # noqa: BLE001 — any error means not ready

@@ -197,9 +197,10 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
         return body
 
     @property
-    def lasts(self) -> bool:
-        """Does it move money or destroy something? Then its decision is stored before the answer is
-        sent, so that a crash cannot forget it.
+    def needs_durable_decision(self) -> bool:
+        """Whether it moves money or destroys something.
+
+        Then its decision is stored before the answer is sent, so that a crash cannot forget it.
         """
         return self.type in {"transact", "delete"} or self.amount is not None
 
@@ -249,7 +250,7 @@ def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None
 def _check_dotted(value: object, grammar: re.Pattern[str], where: str) -> None:
     if not isinstance(value, str) or len(value) > _MAX_NAME or grammar.fullmatch(value) is None:
         raise InvalidRequestError(
-            f"{where}: must be 1 to {_MAX_NAME} of a-z 0-9 _ - beginning with a letter"
+            f"{where}: must be 1 to {_MAX_NAME} characters from a-z 0-9 _ - beginning with a letter"
             f"{', in parts joined by dots.' if grammar is _NAMESPACE else '.'}"
         )
 

@@ -149,8 +149,8 @@ def check_argument(name: object, where: str) -> str:
     """
     if not isinstance(name, str) or _ARGUMENT.fullmatch(name) is None:
         raise InvalidRequestError(
-            f"{where}: the argument name {quote_safely(str(name))} must be 1 to 64 of A-Z a-z 0-9 "
-            ". _ ~ -"
+            f"{where}: the argument name {quote_safely(str(name))} must be 1 to 64 characters from "
+            "A-Z a-z 0-9 . _ ~ -"
         )
     return name
 

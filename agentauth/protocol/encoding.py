@@ -92,7 +92,7 @@ def canonical_json(value: object) -> bytes:
     Raises EncodingError for anything else. RFC 8785 defines floats, but no statement, event or
     manifest of ours has one: a float here is a mistake about to be signed.
     """
-    if _plain(value):
+    if _is_plain(value):
         # For these types the standard library writes the same bytes, many times faster: ASCII names
         # sort the same in UTF-16 (RFC 8785 section 3.2.3) and in Unicode, and both escape the same
         # characters alike.
@@ -232,14 +232,14 @@ def _check_depth(text: str, limit: int) -> None:
         if bracket in "[{":
             depth += 1
             if depth > limit:
-                raise EncodingError("The JSON is nested too deeply.")
+                raise EncodingError(f"The JSON is nested more than {limit} levels deep.")
         else:
             depth -= 1
 
 
-def _plain(value: object) -> bool:
-    """Is it built only of text, booleans, None, integers in bounds, lists, and dicts with ASCII
-    names?
+def _is_plain(value: object) -> bool:
+    """Whether it holds only text, booleans, None, integers within ±MAX_INTEGER, lists, and dicts
+    with ASCII names.
     """
     stack = [value]
     while stack:
@@ -289,7 +289,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _integer(digits: str) -> int:
     # Length first: converting a million digits takes quadratic time.
     if len(digits) > _MAX_INTEGER_DIGITS or abs(number := int(digits)) > MAX_INTEGER:
-        raise EncodingError("A number is too large.")
+        raise EncodingError("An integer's magnitude must be below 2^53.")
     return number
 
 

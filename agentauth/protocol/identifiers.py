@@ -22,7 +22,7 @@ def uuid7_text(unix_ms: int, entropy: bytes) -> str:
     EncodingError.
     """
     if not 0 <= unix_ms <= _MAX_MS:
-        raise EncodingError("A time lies outside what an identifier can hold.")
+        raise EncodingError("An identifier's time must be 0 to 2^48 - 1 ms since 1970.")
     if len(entropy) != ENTROPY_BYTES:
         raise EncodingError("An identifier needs 10 bytes of entropy.")
     random = int.from_bytes(entropy, "big")
@@ -44,7 +44,7 @@ def is_id(value: object) -> bool:
 
 
 def parse_id(text: str) -> uuid.UUID:
-    """Parse an identifier. Raises ValueError for anything `is_id` refuses."""
+    """Parse an identifier. Raises ValueError unless `is_id` holds."""
     if not is_id(text):
-        raise ValueError("not an identifier")
+        raise ValueError("not a lower-case UUIDv7")
     return uuid.UUID(text)

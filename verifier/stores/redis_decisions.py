@@ -61,7 +61,8 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
     if known is None or known.refusal(call.now) is not None:
         return True
     named = call.operation_key is not None
-    return known.terms.light and not named and not (call.action is not None and call.action.lasts)
+    durable = call.action is not None and call.action.needs_durable_decision
+    return known.terms.light and not named and not durable
 
 
 @dataclass(frozen=True, slots=True)
