@@ -25,19 +25,22 @@ from verifier.services import replay_epochs
 
 logger = logging.getLogger(__name__)
 
-# Results are kept this long (s), so that frequent probes do not load the database.
+# Results are cached this long (s), so that frequent requests do not load the database.
 KEPT_SECONDS = 1.0
+# `Retry-After` of a 503 (s).
 RETRY_SECONDS = 5
-# Interval of the test signature (s), since key backends may charge per call; shorter after a
-# failure. A probe waits for a trial at most WAIT_SECONDS.
-SIGNED_SECONDS, NOT_SIGNED_SECONDS = 30.0, 5.0
+# Time from one test signature to the next (s): long, since key backends may charge per call;
+# shorter after a failure, to notice the recovery.
+SIGN_INTERVAL_SECONDS, SIGN_RETRY_SECONDS = 30.0, 5.0
+# The same for the test write.
+WRITE_INTERVAL_SECONDS, WRITE_RETRY_SECONDS = 5.0, 2.0
+# A health request waits at most this long (s) for a trial (test signature or write) it started.
 WAIT_SECONDS = 0.2
-# Interval of the test write (s), shorter after a failure.
-WRITTEN_SECONDS, NOT_WRITTEN_SECONDS = 5.0, 2.0
-# A trial that takes longer than this (s) counts as failed before it ends: the database's limit for
-# an answer, 3 s, and a margin.
+# A trial that runs longer than this (s) counts as failed: the database client waits 3 s for an
+# answer, a key backend's caller 2 s, and 1 s is a margin.
 OVERDUE_SECONDS = 4.0
-# META key: this process signs nothing, and need not be allowed to.
+# Key in request.META, set by processes that issue no tokens (the verifier, jobs, Celery): they skip
+# the check `signing`, so they need no right to use the token key.
 SIGNS_NOTHING = "agentauth.signs_nothing"
 
 
@@ -52,7 +55,7 @@ def database() -> None:
 
 
 def migrations() -> None:
-    """The database's tables are those of this code."""
+    """Every migration of this code has been applied."""
     _check_migrations()
 
 
@@ -65,7 +68,7 @@ def _check_migrations() -> None:
 
 
 def token_key() -> None:
-    """There is a key to sign tokens with. `signing` tells whether it works: verify needs none."""
+    """There is a token key. `signing` tests whether it signs: verifying a token needs none."""
     if not may_sign(purpose="token", now=timezone.now()):
         raise NotReadyError(
             f"no key may sign tokens now; run `{settings.COMMAND} rotate_key token`"
@@ -73,13 +76,13 @@ def token_key() -> None:
 
 
 def audit_queue() -> None:
-    """Events get their numbers. If not, acts that end something go on, and need this process."""
+    """The queue of events is below its limit. Above it, revoking works: the status stays ok."""
     if QueueEntry.objects.order_by("pk")[max(0, MAX_WAITING_EVENTS - 1) :][:1].exists():
         raise NotReadyError("too many events are waiting for their number")
 
 
 def clock() -> None:
-    """This host's clock agrees with the database's; otherwise it changes and decides nothing."""
+    """This host's clock agrees with the database's; if not, changes and decisions get 503."""
     if off := replay_epochs.LEASE.clock_off(waits=False):
         raise NotReadyError(
             f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
@@ -93,7 +96,7 @@ def configuration() -> None:
 
 
 def history() -> None:
-    """The database is not older than what is known outside it, or an operator has continued."""
+    """The database is not behind the records outside it, or `continue_after_restore` was run."""
     _not_halted(history.__name__)
 
 
@@ -107,10 +110,10 @@ CHECKS: dict[str, Callable[[], None]] = {
     check.__name__: check
     for check in (database, migrations, configuration, history, token_key, audit_queue, clock)
 }
-# Reported without changing the status: pages and most decisions work without any of them, and
-# revoking without the first two. If this process cannot write, neither can any other: a load
-# balancer without backends would give a worse answer than our 503.
-TOLD_ONLY = {"audit_queue", "signing", "writable"}
+# Reported without changing the status. Pages and most decisions work without any of them, and
+# revoking without `audit_queue` or `signing`. If this process cannot write, neither can any other:
+# a load balancer without backends would give a worse answer than our 503.
+INFORMATIONAL_CHECKS = {"audit_queue", "signing", "writable"}
 
 
 class Readiness:
@@ -124,13 +127,13 @@ class Readiness:
     def states(self) -> dict[str, bool]:
         with self._lock:
             if time.monotonic() >= self._until:
-                self._found = {name: _holds(name, check) for name, check in CHECKS.items()}
+                self._found = {name: _run_check(name, check) for name, check in CHECKS.items()}
                 self._until = time.monotonic() + KEPT_SECONDS
             return self._found
 
 
 class BackgroundProbe:
-    """Try something that may hang, in a thread of its own so that it blocks no probe."""
+    """Try something that may hang, in its own thread: a request waits at most WAIT_SECONDS."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -190,7 +193,7 @@ class Signing(BackgroundProbe):
         return partial(signer(purpose="token", now=timezone.now()).sign, TRIAL)
 
     def valid_seconds(self, *, works: bool) -> float:
-        return SIGNED_SECONDS if works else NOT_SIGNED_SECONDS
+        return SIGN_INTERVAL_SECONDS if works else SIGN_RETRY_SECONDS
 
 
 class Writing(BackgroundProbe):
@@ -200,13 +203,13 @@ class Writing(BackgroundProbe):
         return write_check.try_to_write
 
     def valid_seconds(self, *, works: bool) -> float:
-        return WRITTEN_SECONDS if works else NOT_WRITTEN_SECONDS
+        return WRITE_INTERVAL_SECONDS if works else WRITE_RETRY_SECONDS
 
 
 _readiness, _signing, _writing = Readiness(), Signing("signing"), Writing("writable")
 
 
-def _holds(name: str, check: Callable[[], None]) -> bool:
+def _run_check(name: str, check: Callable[[], None]) -> bool:
     try:
         check()
     except Exception as error:  # noqa: BLE001 — any error means not ready
@@ -223,11 +226,10 @@ def live(_request: HttpRequest) -> JsonResponse:
 
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """200 if everything it needs is there, else 503.
+    """200 if every check outside INFORMATIONAL_CHECKS passes, else 503.
 
-    Checked on each call, so it recovers by itself.
-
-    A failing check in TOLD_ONLY changes nothing but its own state.
+    A check runs again when its result is older than KEPT_SECONDS (`signing` and `writable`: after
+    their own intervals), so a recovery shows without a restart.
     """
     states = _readiness.states() | {"writable": _writing.holds()}
     if SIGNS_NOTHING not in request.META:
@@ -235,7 +237,7 @@ def ready(request: HttpRequest) -> JsonResponse:
     for name, holds in states.items():
         metrics.CHECKS.labels(name).set(holds)
     checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
-    if all(holds for name, holds in states.items() if name not in TOLD_ONLY):
+    if all(holds for name, holds in states.items() if name not in INFORMATIONAL_CHECKS):
         return JsonResponse({"status": "ok", "checks": checks})
     return JsonResponse(
         {

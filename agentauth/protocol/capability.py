@@ -1,4 +1,4 @@
-"""Capabilities and actions: their grammar, and the questions covers, choose and narrows.
+"""Capabilities and actions: their grammar, and the functions choose, narrows and intersect.
 
 Money is in `money.py`, constraints in `constraint.py`, behavioural limits in `envelope.py`.
 """
@@ -29,14 +29,16 @@ GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
-# Bytes of canonical JSON. A human may have to read all of it, each character as `\x7f`.
+# Bytes of canonical JSON. A human may have to read all of it, and a page shows an invisible
+# character as an escape such as `\x7f`.
 MAX_TRANSACT: Final = 2_048
-# Bounded by the request body: an action's texts are compared, never stored in a token.
+# Characters of a text in an action: as many as the request body allows, since these texts are
+# compared but never stored in a token.
 _MAX_BODY: Final = 65_536
 
 _RESOURCE: Final = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
 # Only namespaces have dots, so `custom:namespace.name:resource` splits in one way. Lower case only:
-# names that sound alike must not differ.
+# a human reads names that differ only in case as one name.
 _NAMESPACE: Final = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z][a-z0-9_-]*)*")
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _MAX_NAME: Final = 64
@@ -63,8 +65,8 @@ _MONEY_PARTS: Final = 2
 class Capability:
     """One permitted kind of act on a resource and everything below it (docs/protocol.md section 3).
 
-    `max_amount` is set for every `transact`; in an allow-list None means unlimited. Build with the
-    class methods or `parse_capability`: they check.
+    `max_amount` is set for every `transact`, except in an allow-list entry: there None sets no
+    ceiling, and the grant sets one. Build with the class methods or `parse_capability`: they check.
     """
 
     type: str
@@ -162,7 +164,7 @@ class Capability:
 
 @per_call(frozen=True, slots=True)
 class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the arguments
-    """What a service provider asks about. A malformed `resource` is kept; nothing covers it."""
+    """What a service provider asks about. No capability covers a malformed `resource`."""
 
     type: str
     resource: str
@@ -171,7 +173,7 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
     namespace: str | None = None
     name: str | None = None
 
-    # Written by hand: the generated one would take `true` and `1` for the same argument.
+    # Written by hand: the generated one would treat the arguments `true` and `1` as equal.
     def __eq__(self, other: object) -> bool:
         return self is other or (
             isinstance(other, Action) and self._identity() == other._identity()
@@ -195,9 +197,10 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
         return body
 
     @property
-    def lasts(self) -> bool:
-        """Does it move money or destroy something? Then its decision is stored before the answer is
-        sent, so that a crash cannot forget it.
+    def needs_durable_decision(self) -> bool:
+        """Whether it moves money or destroys something.
+
+        Then its decision is stored before the answer is sent, so that a crash cannot forget it.
         """
         return self.type in {"transact", "delete"} or self.amount is not None
 
@@ -247,7 +250,7 @@ def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None
 def _check_dotted(value: object, grammar: re.Pattern[str], where: str) -> None:
     if not isinstance(value, str) or len(value) > _MAX_NAME or grammar.fullmatch(value) is None:
         raise InvalidRequestError(
-            f"{where}: must be 1 to {_MAX_NAME} of a-z 0-9 _ - beginning with a letter"
+            f"{where}: must be 1 to {_MAX_NAME} characters from a-z 0-9 _ - beginning with a letter"
             f"{', in parts joined by dots.' if grammar is _NAMESPACE else '.'}"
         )
 
@@ -320,10 +323,10 @@ def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...
 def parse_action(obj: object, where: str = "action") -> Action:
     """Read the `action` of a verify request (docs/protocol.md sections 3 and 8).
 
-    A malformed resource is kept and covered by nothing (`insufficient_scope`): the path may come
-    from the agent, while the service provider's call is valid. All other errors are the caller's
-    and raise InvalidRequestError: an unknown type, a `transact` without a positive amount or longer
-    than a human can read, an amount on another type.
+    A malformed resource is accepted, but no capability covers it (`insufficient_scope`): the path
+    may come from the agent, while the service provider's call is valid. All other errors are the
+    service provider's and raise InvalidRequestError: an unknown type, a `transact` without a
+    positive amount or longer than a human can read, an amount on another type.
     """
     optional = ("arguments", "amount", "namespace", "name")
     body = members(obj, where, required=("type", "resource"), optional=optional)
@@ -378,8 +381,8 @@ def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
 def choose(granted: Sequence[Capability], action: Action) -> Choice:
     """The first capability that covers `action`; no other code says yes (section 3).
 
-    One must suffice alone. Total. If none does, the violations are those of the first that matches
-    type and resource.
+    One must suffice alone. Never raises. If none does, the violations are those of the first that
+    matches type and resource.
     """
     # Match kind and resource first: an agent must not learn limits on resources it was not granted.
     matching = [
@@ -399,8 +402,8 @@ def choose(granted: Sequence[Capability], action: Action) -> Choice:
 def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
     """Does `old` permit everything that `new` does? Each new capability must lie under one old one.
 
-    Total, reflexive and transitive; an empty `new` narrows everything. May say no to a list that is
-    in fact narrower (old capabilities are never combined), never yes to a wider one.
+    Never raises; reflexive and transitive; an empty `new` narrows everything. May say no to a list
+    that is in fact narrower (old capabilities are never combined), never yes to a wider one.
     """
     return all(any(_narrows_one(each, wide) for wide in old) for each in new)
 
@@ -408,7 +411,7 @@ def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
 def _narrows_one(new: Capability, old: Capability) -> bool:
     if not _same_kind(new, old) or not lies_under(new.resource, old.resource):
         return False
-    # Only an allow-list entry has no ceiling; without one, the new capability would lift the old.
+    # A `transact` without a ceiling (only an allow-list entry) does not narrow one that has one.
     if old.max_amount is not None and (
         new.max_amount is None or not new.max_amount.within(old.max_amount)
     ):
@@ -416,7 +419,7 @@ def _narrows_one(new: Capability, old: Capability) -> bool:
     return all(any(mine.implies(kept) for mine in new.constraints) for kept in old.constraints)
 
 
-def common(left: Capability, right: Capability) -> Capability | None:
+def intersect(left: Capability, right: Capability) -> Capability | None:
     """What both permit: the deeper resource, the lower ceiling, every constraint.
 
     None if they share nothing, or nothing that one capability can express. The result narrows both.

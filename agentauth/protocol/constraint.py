@@ -14,7 +14,7 @@ Scalar = str | bool | int
 OPERATORS: Final = ("eq", "in", "not_in", "min", "max", "prefix", "max_length")
 MAX_CONSTRAINTS: Final = 16
 MAX_ITEMS: Final = 64
-# Far above what fits into a token. Bounds what a page must show.
+# Characters of a text operand. Far more than fits into a token: it bounds what a page must show.
 MAX_TEXT: Final = 1024
 # The alphabet of a resource segment: safe in logs, pages and tokens without escaping.
 _ARGUMENT: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
@@ -33,7 +33,7 @@ class Constraint:
     operator: str
     value: Scalar | tuple[Scalar, ...]
 
-    # Written by hand: the generated one would take `eq true` and `eq 1` for the same constraint.
+    # Written by hand: the generated one would treat `eq true` and `eq 1` as equal.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Constraint) and self._identity() == other._identity()
 
@@ -53,17 +53,17 @@ class Constraint:
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def allows(self, supplied: object) -> bool:
-        """Does `supplied` satisfy this constraint? Total: takes any Python value.
+        """Whether `supplied` satisfies this constraint. Never raises, whatever the value.
 
-        A value of another type never satisfies it. Strings compare by code point, without
-        normalisation.
+        Values of different types are never equal, so `not_in ["a"]` allows 5 and `eq 1` does not
+        allow `true`. Strings compare by code point, without normalisation.
         """
         match self.operator:
             case "eq" | "in":
                 return any(same(supplied, value) for value in self.values)
             case "not_in":
-                # A value of a type that cannot be listed is not thereby allowed: null or a list
-                # satisfies nothing.
+                # Values that cannot be listed (null, lists, fractions) would always pass: refuse
+                # them.
                 return isinstance(supplied, Scalar) and not any(
                     same(supplied, value) for value in self.values
                 )
@@ -101,6 +101,7 @@ class Constraint:
     def _tightens(self, old: "Constraint") -> bool:
         match self.operator:
             case "not_in":
+                # Every value that the old constraint excludes is still excluded.
                 return all(any(same(value, kept) for kept in self.values) for value in old.values)
             case "min" | "max" | "prefix":
                 # A higher minimum satisfies the old minimum; a longer prefix begins with the old
@@ -148,8 +149,8 @@ def check_argument(name: object, where: str) -> str:
     """
     if not isinstance(name, str) or _ARGUMENT.fullmatch(name) is None:
         raise InvalidRequestError(
-            f"{where}: the argument name {quote_safely(str(name))} must be 1 to 64 of A-Z a-z 0-9 "
-            ". _ ~ -"
+            f"{where}: the argument name {quote_safely(str(name))} must be 1 to 64 characters from "
+            "A-Z a-z 0-9 . _ ~ -"
         )
     return name
 

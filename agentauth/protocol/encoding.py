@@ -23,13 +23,12 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 _MAX_INTEGER_DIGITS = len(str(MAX_INTEGER)) + 1  # and a sign
 
-# The library knows base64 with "+" and "/". Only these letters are mapped; all others pass through
-# and are caught below.
+# binascii reads only the standard alphabet, so `-` and `_` are mapped to `+` and `/`. Every other
+# character passes through and fails the check in `b64u_decode`.
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _FROM_STANDARD = bytes.maketrans(b"+/", b"-_")
 _JSON_SPACE = " \t\n\r"
-# Matches runs of plain characters at once: one at a time would take as long as the rest of reading
-# a batch.
+# Matches runs of plain characters at once: one at a time would double the time to read a batch.
 _STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _BRACKETS = re.compile(r"[\[\]{}]")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)
@@ -53,7 +52,7 @@ def b64u_decode(text: str) -> bytes:
     """Decode canonical base64url: no padding, no other alphabet, trailing bits zero.
 
     Raises EncodingError. With a lenient reader one signature would have many spellings, and so many
-    cache keys, `ath` values and log entries for the same bytes (section 1).
+    cache keys, `ath` values and log entries for the same bytes (docs/protocol.md section 1).
     """
     try:
         raw = text.encode("ascii")
@@ -93,7 +92,7 @@ def canonical_json(value: object) -> bytes:
     Raises EncodingError for anything else. RFC 8785 defines floats, but no statement, event or
     manifest of ours has one: a float here is a mistake about to be signed.
     """
-    if _plain(value):
+    if _is_plain(value):
         # For these types the standard library writes the same bytes, many times faster: ASCII names
         # sort the same in UTF-16 (RFC 8785 section 3.2.3) and in Unicode, and both escape the same
         # characters alike.
@@ -110,7 +109,8 @@ def canonical_json(value: object) -> bytes:
         if isinstance(part, str):
             _check_text(part)
     try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]  # its type names only JSON shapes; it raises on others
+        # Its type names only JSON shapes; it raises on others.
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
     except (rfc8785.CanonicalizationError, UnicodeError, RecursionError, TypeError, ValueError):
         raise EncodingError("A value has no canonical JSON form.") from None
 
@@ -123,10 +123,10 @@ def read_json(
 ) -> object:
     """Read one JSON text that every strict reader understands in the same way.
 
-    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refused beyond RFC 8259:
-    a byte order mark, duplicate member names, NaN and Infinity (also a float that overflows), lone
-    surrogates, NUL in text, integers beyond ±(2^53 − 1). Floats are returned as float: the caller
-    decides whether one is allowed. Raises EncodingError.
+    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refuses what other
+    readers accept: a byte order mark, duplicate member names, NaN and Infinity (also a float that
+    overflows), lone surrogates, NUL in text, integers beyond ±(2^53 − 1). Floats are returned as
+    float: the caller decides whether one is allowed. Raises EncodingError.
     """
     text = _decode(data, max_bytes)
     # Count first: the usual body has few brackets and skips the exact scan. The check must precede
@@ -181,8 +181,9 @@ def timestamp(at: datetime) -> str:
 def parse_timestamp(text: object) -> datetime:
     """Read RFC 3339 in UTC: `2026-01-31T09:30:00Z`, at most six digits of fraction.
 
-    Offsets and lower-case letters are refused (section 0 requires `Z`): they would allow two texts
-    for one instant. Raises EncodingError.
+    Offsets and lower-case letters are refused (docs/protocol.md section 0 requires `Z`). One
+    instant still has several texts here (`.5Z`, `.500000Z`): where a text is signed, compare it
+    with `timestamp(parse_timestamp(text))`. Raises EncodingError.
     """
     if not isinstance(text, str) or not _TIMESTAMP.fullmatch(text):
         raise EncodingError("A time must look like 2026-01-31T09:30:00Z.")
@@ -215,10 +216,9 @@ def _utf8_length(text: str) -> int:
 
 
 def _check_text(text: str) -> None:
+    # PostgreSQL cannot store NUL, and C readers stop at it.
     if "\0" in text:
-        raise EncodingError(
-            "A text contains a NUL character."
-        )  # PostgreSQL cannot store it, C readers stop at it
+        raise EncodingError("A text contains a NUL character.")
     if not text.isascii():
         _utf8_length(text)
 
@@ -232,14 +232,14 @@ def _check_depth(text: str, limit: int) -> None:
         if bracket in "[{":
             depth += 1
             if depth > limit:
-                raise EncodingError("The JSON is nested too deeply.")
+                raise EncodingError(f"The JSON is nested more than {limit} levels deep.")
         else:
             depth -= 1
 
 
-def _plain(value: object) -> bool:
-    """Is it built only of text, booleans, None, integers in bounds, lists, and dicts with ASCII
-    names?
+def _is_plain(value: object) -> bool:
+    """Whether it holds only text, booleans, None, integers within ±MAX_INTEGER, lists, and dicts
+    with ASCII names.
     """
     stack = [value]
     while stack:
@@ -289,7 +289,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _integer(digits: str) -> int:
     # Length first: converting a million digits takes quadratic time.
     if len(digits) > _MAX_INTEGER_DIGITS or abs(number := int(digits)) > MAX_INTEGER:
-        raise EncodingError("A number is too large.")
+        raise EncodingError("An integer's magnitude must be below 2^53.")
     return number
 
 

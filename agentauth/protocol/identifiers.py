@@ -1,6 +1,6 @@
-"""Identifiers: UUID version 7, made from a time and entropy of the caller.
+"""Identifiers: UUID version 7, made from a time and entropy that the caller passes in.
 
-Reads no clock and no random source.
+Reads no clock and no random source. `audit.identifiers` does, and makes the ids of rows.
 """
 
 import re
@@ -17,12 +17,12 @@ def uuid7_text(unix_ms: int, entropy: bytes) -> str:
     """Make a UUIDv7 (RFC 9562 section 5.7) from milliseconds since 1970 and exactly 10 bytes of
     entropy, of which 74 bits are used.
 
-    Ids sort by creation time, which keeps database pages warm. They are names, never secrets: the
+    Ids sort by creation time, so inserts touch few index pages. They are names, never secrets: the
     time is readable in them, and RFC 9562 section 8 forbids their use as capabilities. Raises
     EncodingError.
     """
     if not 0 <= unix_ms <= _MAX_MS:
-        raise EncodingError("A time lies outside what an identifier can hold.")
+        raise EncodingError("An identifier's time must be 0 to 2^48 - 1 ms since 1970.")
     if len(entropy) != ENTROPY_BYTES:
         raise EncodingError("An identifier needs 10 bytes of entropy.")
     random = int.from_bytes(entropy, "big")
@@ -35,16 +35,16 @@ def uuid7_text(unix_ms: int, entropy: bytes) -> str:
 
 
 def is_id(value: object) -> bool:
-    """Is `value` a lower-case UUIDv7 text, as section 0 writes it?
+    """Whether `value` is a lower-case UUIDv7 text (docs/protocol.md section 0).
 
     `uuid.UUID()` also takes braces, capitals and `urn:uuid:`: one object would have several names,
-    and a comparison of texts would miss it.
+    and a comparison of texts would not find it.
     """
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def parse_id(text: str) -> uuid.UUID:
-    """Parse an identifier. Raises ValueError for anything `is_id` refuses."""
+    """Parse an identifier. Raises ValueError unless `is_id` holds."""
     if not is_id(text):
-        raise ValueError("not an identifier")
+        raise ValueError("not a lower-case UUIDv7")
     return uuid.UUID(text)

@@ -1,6 +1,8 @@
 """The log's hashes: event entries, leaves, links, and RFC 9162 Merkle trees with their proofs.
 
-Storage is elsewhere.
+An event's entry is its salted hash. A leaf hashes an entry; the tree is built of leaves, and each
+link hashes the previous link and a leaf. `merkle_proofs` makes the proofs that are verified here.
+Sections without an RFC number are those of docs/protocol.md.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,8 +71,8 @@ def link(previous: bytes, leaf: bytes) -> bytes:
     """link_n = SHA-256(0x02 ‖ link_{n−1} ‖ leaf_hash_n), EMPTY_LINK before the first (section 9).
 
     32 bytes. A changed, dropped or inserted leaf changes every later link. Raises ChainError unless
-    both are 32 bytes: with free lengths, bytes could move from one to the other under the same
-    hash.
+    both are 32 bytes: if lengths could vary, two different pairs could concatenate to the same
+    bytes, and so have the same hash.
     """
     return sha256(_LINK + _hash(previous) + _hash(leaf))
 
@@ -84,7 +86,7 @@ class TreeHead:
 
 
 class Subtree(NamedTuple):
-    """The root of the full subtree `number` of 2**`height` leaves."""
+    """The root of one full subtree of 2**`height` leaves; `number` counts them from the left."""
 
     height: int
     number: int
@@ -118,10 +120,11 @@ class CompactTree:
         """The roots of the full subtrees, largest first."""
         return tuple(self._peaks)
 
-    def append(self, leaf: bytes, full: list[Subtree] | None = None) -> None:
+    def append(self, leaf: bytes, completed: list[Subtree] | None = None) -> None:
         """Append one leaf hash (32 bytes).
 
-        Subtrees of whole tiles that it completes are added to `full`. Raises ChainError.
+        Adds to `completed` each subtree that this leaf completes and whose height is a multiple of
+        TILE_HEIGHT. Raises ChainError.
         """
         node = _hash(leaf)
         # Adding one to the size carries over its trailing one bits; each carry joins two subtrees
@@ -132,8 +135,8 @@ class CompactTree:
             node = node_hash(self._peaks.pop(), node)
             size >>= 1
             height += 1
-            if full is not None and height % TILE_HEIGHT == 0:
-                full.append(Subtree(height, (self._size >> height) - 1, node))
+            if completed is not None and height % TILE_HEIGHT == 0:
+                completed.append(Subtree(height, (self._size >> height) - 1, node))
         self._peaks.append(node)
 
     def root(self) -> bytes:
@@ -180,10 +183,10 @@ def verify_consistency(
     with every tree, so the proof would show nothing. Raises ChainError.
     """
     if not 0 < first <= second:
-        raise ChainError("The sizes are not those of an older and a newer tree.")
+        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
     if first == second:
         if path or first_root != second_root:
-            raise ChainError("Two trees of the same size must have the same root.")
+            raise ChainError("For equal sizes, the roots must be equal and the proof empty.")
         return
     # If the first tree is a full subtree, its proof omits its root.
     hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
@@ -231,8 +234,8 @@ def _hash(value: bytes) -> bytes:
 
 
 def _salt(value: bytes) -> bytes:
-    # A fixed length: salt and value are joined without a separator, so bytes could otherwise move
-    # from one to the other under the same hash.
+    # A fixed length: salt and value are joined without a separator, so two different pairs could
+    # otherwise concatenate to the same bytes, and so have the same hash.
     if len(value) != SALT_BYTES:
         raise ChainError("A salt must be 32 bytes.")
     return value

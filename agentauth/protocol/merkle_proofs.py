@@ -43,7 +43,7 @@ def consistency_nodes(first: int, second: int) -> list[Leaves]:
     `verify_consistency` refuses both.
     """
     if not 0 < first <= second:
-        raise ChainError("The sizes are not those of an older and a newer tree.")
+        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
     path, start, end = [], 0, second
     while end != first:
         split = _split(start, end)

@@ -89,7 +89,7 @@ def no_signature(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
 ) -> Iterator[Path]:
     """Keys are not where this process looks for them."""
-    monkeypatch.setattr(health, "NOT_SIGNED_SECONDS", 0.0)
+    monkeypatch.setattr(health, "SIGN_RETRY_SECONDS", 0.0)
     there, settings.KEY_DIRECTORY = Path(settings.KEY_DIRECTORY), tmp_path
     services._open_signer.cache_clear()
     yield there

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from agentauth.protocol.capability import (
     MAX_CAPABILITIES,
     Capability,
-    common,
+    intersect,
     narrows,
     parse_allow_entry,
     parse_capabilities,
@@ -60,7 +60,10 @@ def offer(grant: Grant) -> Offer:
 def _grantable_parts(
     each: Capability, manifest: tuple[Capability, ...], allowed: list[Capability]
 ) -> list[Capability]:
-    declared = [both for mine in manifest if (both := common(each, mine)) is not None]
+    declared = [both for mine in manifest if (both := intersect(each, mine)) is not None]
     return [
-        both for mine in declared for entry in allowed if (both := common(mine, entry)) is not None
+        both
+        for mine in declared
+        for entry in allowed
+        if (both := intersect(mine, entry)) is not None
     ]

@@ -28,7 +28,10 @@ CHALLENGE_LIFE = timedelta(seconds=CEREMONY_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """The key under which a challenge is stored: purpose, session, human and subject."""
+    """The key under which a challenge is stored: purpose, session, human and subject.
+
+    `session` is SHA-256 of `session_key`, as in the table.
+    """
 
     purpose: Challenge.Purpose
     session_key: str
@@ -49,7 +52,10 @@ def begin(
     consent_text: str = "",
     data: Mapping[str, Any] | None = None,
 ) -> Challenge:
-    """Store a new challenge, random unless it is a statement's hash, in place of an unused one."""
+    """Store a new challenge in place of an unused one of the ceremony.
+
+    `challenge` is a hash of what the human signs or confirms; by default it is random.
+    """
     _rows(ceremony).filter(used_at=None).delete()
     return Challenge.objects.create(
         purpose=ceremony.purpose,
@@ -78,7 +84,7 @@ def latest(ceremony: Ceremony) -> Challenge:
 def take(row: Challenge, *, now: datetime) -> None:
     """Use up the challenge.
 
-    Raises InvalidAssertionError if it was used before or is older than five minutes.
+    Raises InvalidAssertionError if it was used before or is older than CHALLENGE_LIFE.
     """
     if not Challenge.objects.open(now).filter(pk=row.pk).update(used_at=now):
         raise InvalidAssertionError(
@@ -92,7 +98,7 @@ def answering(
 ) -> Iterator[None]:
     """Use up the challenge and judge its answer in one transaction; a wrong answer uses it up too.
 
-    `first` takes the locks that every act takes before a challenge.
+    `first` runs before the challenge is locked: an act that locks other rows locks them there.
     """
     try:
         with transaction.atomic():
@@ -132,11 +138,11 @@ def passkey_options(row: Challenge, human: Human) -> dict[str, Any]:
 def check_signature(
     row: Challenge, *, credential: object, human: Human | None, now: datetime
 ) -> tuple[Passkey, VerifiedAssertion]:
-    """Verify an assertion over the challenge by a passkey of `human` (None: anyone's).
+    """Verify an assertion over the challenge by a passkey of `human` (None at a sign-in: anyone's).
 
-    `human` is None at a sign-in. Runs in the caller's transaction, so that the counter moves only
-    together with the signed act. Raises InvalidAssertionError, the same for an unknown passkey,
-    another human's, and one that none of our ceremonies sealed.
+    Runs in the caller's transaction, so that the counter moves only together with the signed act.
+    Raises InvalidAssertionError, the same for an unknown passkey, another human's, and one whose
+    row has no valid seal (`kms.row_seals`).
     """
     passkeys = Passkey.objects.select_related("human").filter(
         credential_id=credential_id_of(credential)
@@ -175,7 +181,7 @@ def check_signature(
 def hold_human(human: Human, *subjects: Human) -> None:
     """Check that the human may still act, and lock them until the caller commits.
 
-    Comes last: humans are locked after passkeys, agents and grants. `subjects`, the humans the act
+    Call it last: the lock order is passkeys, agents, grants, humans. `subjects`, the humans the act
     is about, are locked by the same statement, so that all humans are locked in one order. Raises
     NotFoundError if the human was suspended or their sessions were ended.
     """

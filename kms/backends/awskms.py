@@ -29,15 +29,17 @@ from kms.backends.backend_locations import REGION
 from kms.backends.errors import BackendError, BusyError, OrphanedKeyError, ThrottledError
 
 SCHEME: Final = "awskms"
+# Together below DEADLINE_SECONDS, after which `backend_calls` gives up.
 CONNECT_SECONDS: Final = 0.5
 READ_SECONDS: Final = 1.0
 CONNECTIONS: Final = 64
 # For Ed25519 the service takes the message itself, and at most this many bytes.
 MAX_MESSAGE_BYTES: Final = 4_096
-# A new key may be unknown for a moment (s) to the server that gets the next request.
+# KMS is eventually consistent: wait at most this long (s) until a new key can be used.
 SEEN_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.2
-# Credentials that were refused or not found are not looked for again for every caller (s).
+# A client whose credentials were refused or not found is replaced only once it is this old (s):
+# looking for credentials may take seconds, and must not happen for every call.
 _CREDENTIALS_SECONDS: Final = 30.0
 
 # No alias: it could be pointed at another key. `mrk-`: a multi-Region key, same id in each region.
@@ -62,7 +64,7 @@ _REFUSED: Final = {
     "InvalidKeyUsageException": "the key is not for signing",
     "UnsupportedOperationException": "the key has an unsupported type",
 }
-_UNKNOWN_CALLER: Final = {
+_BAD_CREDENTIALS: Final = {
     "ExpiredTokenException",
     "InvalidClientTokenId",
     "InvalidSignatureException",
@@ -76,12 +78,12 @@ for _name in ("botocore", "urllib3"):
 
 
 class AwskmsBackend:
-    """The `awskms:` backend. A URI is `awskms:` and the key's ARN; a place is a region."""
+    """The `awskms:` backend. A key's URI is `awskms:` and its ARN; `place` is an AWS region."""
 
     def create(self, *, place: str, purpose: str, algorithm: Algorithm) -> str:
-        """Make a key, and wait up to SEEN_SECONDS until it is known.
+        """Make a key, and wait up to SEEN_SECONDS until KMS knows it.
 
-        A receipt's is always P-256.
+        A receipt key is always P-256.
         """
         if purpose == "receipt":
             # A receipt holds the text that the human read, which may exceed MAX_MESSAGE_BYTES.
@@ -126,7 +128,10 @@ class _KmsKey:
                 or found["KeySpec"] != _SPECS[public.alg]
                 or _SIGNING[public.alg] not in found["SigningAlgorithms"]
             ):
-                raise BackendError(f"AWS KMS, {self._name}: the key has an unsupported type.")
+                raise BackendError(
+                    f"AWS KMS, {self._name}: the answer is for another key, or the key has an "
+                    "unsupported type."
+                )
         return public
 
     def sign(self, message: bytes, alg: Algorithm) -> bytes:
@@ -165,7 +170,7 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
     try:
         yield _client(region, read_seconds)
     except ClientError as error:
-        raise _refusal(error, region, what) from None
+        raise _convert_client_error(error, region, what) from None
     except (NoConnectionError, HTTPClientError) as error:
         raise BusyError(
             f"AWS KMS, {what}: the service cannot be reached ({type(error).__name__}): check "
@@ -174,10 +179,11 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
     except ResponseParserError:
         raise BackendError(f"AWS KMS, {what}: the service sent an unexpected answer.") from None
     except BotoCoreError as error:
-        # What is left are credentials and settings: missing, incomplete or not available.
-        _forget(region)
+        # The remaining errors are about credentials and settings: missing, incomplete, unavailable.
+        _drop_old_clients(region)
         raise BackendError(
-            f"AWS KMS, {what}: no credentials, or wrong settings: {type(error).__name__}."
+            f"AWS KMS, {what}: no credentials, or wrong settings ({type(error).__name__}): check "
+            "the AWS variables, profile or role of this process."
         ) from None
     except (InvalidKeyError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise BackendError(
@@ -185,7 +191,7 @@ def _service(region: str, what: str, *, read_seconds: float = READ_SECONDS) -> I
         ) from None
 
 
-def _refusal(error: ClientError, region: str, what: str) -> BackendError:
+def _convert_client_error(error: ClientError, region: str, what: str) -> BackendError:
     answer: dict[str, Any] = error.response
     code = re.sub(r"[^A-Za-z0-9]", "", str(answer.get("Error", {}).get("Code", "")))[:64]
     status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -193,8 +199,8 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
         return ThrottledError(f"AWS KMS, {what}: {code}.")
     if code in _BUSY or status >= 500:  # noqa: PLR2004 — codes of HTTP
         return BusyError(f"AWS KMS, {what}: {code}.")
-    if code in _UNKNOWN_CALLER:
-        _forget(region)
+    if code in _BAD_CREDENTIALS:
+        _drop_old_clients(region)
         return BackendError(
             f"AWS KMS, {what}: the credentials were refused or have expired: {code}."
         )
@@ -207,29 +213,30 @@ def _refusal(error: ClientError, region: str, what: str) -> BackendError:
     return kind(f"AWS KMS, {what}: {_REFUSED.get(code, code or 'refused')}.")
 
 
-class _Made(NamedTuple):
-    """A client, shared by threads, and when it was made."""
+class _CachedClient(NamedTuple):
+    """A client, shared by threads, and when it was made (monotonic seconds)."""
 
     client: Any
-    at: float
+    made_at: float
 
 
 # By process, region and read timeout. A forked child cannot use its parent's connections.
-_clients: dict[tuple[int, str, float], _Made] = {}
+_clients: dict[tuple[int, str, float], _CachedClient] = {}
 _making: Final = threading.Lock()
 
 
 def _client(region: str, read_seconds: float) -> Any:
-    place = os.getpid(), region, read_seconds
-    if (made := _clients.get(place)) is not None:
-        return made.client
-    # Looking for credentials may take seconds. Other callers wait only as long as for a connection.
+    key = os.getpid(), region, read_seconds
+    if (cached := _clients.get(key)) is not None:
+        return cached.client
+    # Looking for credentials may take seconds. Other callers wait CONNECT_SECONDS at most.
     if not _making.acquire(timeout=CONNECT_SECONDS):
         raise BusyError("AWS KMS: still looking for credentials.")
     try:
-        if (made := _clients.get(place)) is None:
-            made = _clients[place] = _Made(_new_client(region, read_seconds), time.monotonic())
-        return made.client
+        if (cached := _clients.get(key)) is None:
+            new = _CachedClient(_new_client(region, read_seconds), time.monotonic())
+            cached = _clients[key] = new
+        return cached.client
     finally:
         _making.release()
 
@@ -243,17 +250,20 @@ def _new_client(region: str, read_seconds: float) -> Any:
         tcp_keepalive=True,
     )
     session = botocore.session.get_session()
-    # Also for the client by which the library gets credentials from STS.
+    # botocore makes its own client for STS to get credentials: it gets the same limits.
     session.set_default_client_config(limits)
     client = session.create_client("kms", region_name=region)
     parts = urlsplit(client.meta.endpoint_url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise BackendError("AWS_ENDPOINT_URL_KMS must be https, or on this host.")
+        raise BackendError(
+            "AWS_ENDPOINT_URL_KMS must be an https URL; http is allowed only for this host."
+        )
     return client
 
 
-def _forget(region: str) -> None:
+def _drop_old_clients(region: str) -> None:
     """Drop clients older than _CREDENTIALS_SECONDS: the credentials may have been replaced."""
-    for place, made in list(_clients.items()):
-        if place[:2] == (os.getpid(), region) and time.monotonic() - made.at > _CREDENTIALS_SECONDS:
-            _clients.pop(place, None)
+    now = time.monotonic()
+    for key, cached in list(_clients.items()):
+        if key[:2] == (os.getpid(), region) and now - cached.made_at > _CREDENTIALS_SECONDS:
+            _clients.pop(key, None)

@@ -44,7 +44,7 @@ ROOM_SECONDS: Final = 0.1
 def call_backend(scheme: str, call: Callable[[], T]) -> T:
     """Call a backend with deadline, retries and breaker; return what it returns.
 
-    Raises BackendError, also if it did not answer in time, and NotAskedError if it was not called.
+    Raises BackendError, also if it did not answer in time; CallRejectedError if it was not called.
     """
     if scheme in AT_HAND:
         return convert_errors(scheme, call)
@@ -137,7 +137,7 @@ class Threads:
     def run(self, call: Callable[[], T], deadline: float) -> T:
         """The call's result by `deadline` (monotonic).
 
-        Raises NotAskedError, BusyError, the call's errors.
+        Raises CallRejectedError, BusyError, the call's errors.
         """
         if not self._room.acquire(timeout=ROOM_SECONDS):
             raise CallRejectedError(

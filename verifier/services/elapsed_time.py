@@ -6,22 +6,24 @@ from typing import Final, NamedTuple, Self
 
 from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
 
-# How far (s) a host's clock may differ from the database's.
-CLOCK_SECONDS: Final = SPEND_SECONDS - WINDOW_SECONDS
-# A difference (s) between the two clocks up to this is rounding or time
-# correction, not a suspension.
-_ALIKE: Final = 0.1
+# A host's clock may differ from the database's by at most this (s): the replay cache remembers a
+# proof for this much longer than any verifier accepts it.
+CLOCK_SKEW_SECONDS: Final = SPEND_SECONDS - WINDOW_SECONDS
+# If the two clocks disagree by at most this (s), it is rounding or a time correction; if by more,
+# the host was suspended.
+_CLOCK_JITTER_SECONDS: Final = 0.1
 
 
-def elapsed_seconds(passed: float, by_wall: float) -> float:
-    """The seconds that passed, given those by the monotonic clock and by the wall clock.
+def elapsed_seconds(by_monotonic: float, by_wall: float) -> float:
+    """The seconds elapsed, given those by the monotonic clock and those by the wall clock.
 
-    The larger counts, since the monotonic clock stops while a host is suspended. If the wall clock
-    was set back by more than CLOCK_SECONDS, the current time is unknown, so the result is infinite.
+    The monotonic clock stops while a host is suspended, so the wall clock counts if it is clearly
+    ahead. If the wall clock was set back by more than CLOCK_SKEW_SECONDS, the true time is unknown:
+    the result is infinite, so that callers treat their state as stale.
     """
-    if by_wall < passed - CLOCK_SECONDS:
+    if by_wall < by_monotonic - CLOCK_SKEW_SECONDS:
         return inf
-    return by_wall if by_wall > passed + _ALIKE else passed
+    return by_wall if by_wall > by_monotonic + _CLOCK_JITTER_SECONDS else by_monotonic
 
 
 class ClockReading(NamedTuple):

@@ -20,7 +20,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import Actor
 from verifier.models import Home
 from verifier.services import replay_epochs
-from verifier.services.elapsed_time import CLOCK_SECONDS
+from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, halt_of, is_unused
 from verifier.services.short_timeout_connection import use_own_connection
 from verifier.stores.acknowledged_events import ACKNOWLEDGED
@@ -171,18 +171,19 @@ class Keeper:
         replay_epochs.LEASE.renew(*replay_epochs.read_row(), began)
 
     def _check_clocks(self, probe: Probe, read: tuple[datetime, float, float]) -> None:
-        """Raise ClocksApartError if a server's clock is off by more than CLOCK_SECONDS.
+        """Raise ClocksApartError if a server's clock is off by more than CLOCK_SKEW_SECONDS.
 
         `read` is the database's time and our clock before and after it was read.
         """
         database_now, began, ended = read
         asked = self.clock()
         told = probe.times()
-        earliest = database_now + timedelta(seconds=asked - ended - CLOCK_SECONDS)
-        latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SECONDS)
+        earliest = database_now + timedelta(seconds=asked - ended - CLOCK_SKEW_SECONDS)
+        latest = database_now + timedelta(seconds=self.clock() - began + CLOCK_SKEW_SECONDS)
         if not all(earliest <= each <= latest for each in told):
             raise ClocksApartError(
-                f"its clock differs by more than {CLOCK_SECONDS} s from the database's: correct it"
+                f"its clock differs by more than {CLOCK_SKEW_SECONDS} s from the database's: "
+                "correct it"
             )
 
 

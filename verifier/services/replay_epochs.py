@@ -41,7 +41,7 @@ from registry.services import settings_agreement
 from registry.services.settings_agreement import Halt
 from verifier.models import GrantLedger, Home
 from verifier.services import rollback_detection
-from verifier.services.elapsed_time import CLOCK_SECONDS, elapsed_seconds
+from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS, elapsed_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ LEASE = Lease()
 
 def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> ClockOff | None:
     """How far our clock is off, given that `database_now` lies between `earliest` and `latest`."""
-    allowed = timedelta(seconds=CLOCK_SECONDS)
+    allowed = timedelta(seconds=CLOCK_SKEW_SECONDS)
     if earliest - allowed <= database_now <= latest + allowed:
         return None
     ahead = earliest + (latest - earliest) / 2 - database_now

@@ -17,7 +17,7 @@ from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import find_by_credentials
 from verifier.services.batch_loader import BatchLoader
-from verifier.services.elapsed_time import CLOCK_SECONDS, ClockReading
+from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS, ClockReading
 from verifier.services.freshness import check_age
 from verifier.services.replay_epochs import CLOCK_WRONG
 from verifier.services.state_changes import Change
@@ -157,7 +157,7 @@ class StateCache:
         return self.state_read_at()
 
     def _check_clock(self) -> ClockReading:
-        if abs(self._clock_ahead) > CLOCK_SECONDS:
+        if abs(self._clock_ahead) > CLOCK_SKEW_SECONDS:
             raise TemporarilyUnavailableError(CLOCK_WRONG)
         if self._began is None:
             raise TemporarilyUnavailableError

@@ -19,7 +19,7 @@ from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.usage_limits import Limits, microseconds
 from verifier.answers import allowed_again, allowed_body, refusal_body
-from verifier.services.elapsed_time import CLOCK_SECONDS
+from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS
 from verifier.services.token_cache import CachedToken
 from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
 from verifier.stores.entry_macs import mac_of
@@ -36,16 +36,17 @@ from verifier.stores.scripts import (
 from verifier.stores.stored_answers import AGAIN_US, mark_of
 from verifier.stores.stream_entries import no_entry, yes_entry, yes_frame
 
-# How far (s) Redis' clock may be from the time of a call, or the script does nothing: CLOCK_SECONDS
-# each for Redis' and the host's clock against the database's, and 2 s for the call's wait.
-_APART_SECONDS: Final = 2 * CLOCK_SECONDS + 2
+# How far (s) the clock of Redis may be from the time of a call; beyond it, the script does nothing.
+# CLOCK_SKEW_SECONDS each for the clocks of Redis and of the host against the database's, and 2 s
+# for the wait of the call.
+_APART_SECONDS: Final = 2 * CLOCK_SKEW_SECONDS + 2
 APART_US: Final = _APART_SECONDS * 1_000_000
 # How much longer (ms) Redis keeps a key, because it expires keys by its own clock. A key that was
 # written while that clock was _APART_SECONDS behind and is read while it is as far ahead would
 # expire 2 × _APART_SECONDS early. One second is spare.
 EARLY_MS: Final = (2 * _APART_SECONDS + 1) * 1000
-# The same for a spent proof, whose lifetime already allows for CLOCK_SECONDS.
-SLACK_MS: Final = EARLY_MS - CLOCK_SECONDS * 1000
+# The same for a spent proof, whose lifetime already allows for CLOCK_SKEW_SECONDS.
+SLACK_MS: Final = EARLY_MS - CLOCK_SKEW_SECONDS * 1000
 _NOTHING_USED: Final = Ledger()
 _UNSURE: Final = "The result of the first try is no longer known. Have the agent send a new proof."
 # How many actions per token are cached as allowed. Actions with arguments are not, so each takes at
@@ -60,7 +61,8 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
     if known is None or known.refusal(call.now) is not None:
         return True
     named = call.operation_key is not None
-    return known.terms.light and not named and not (call.action is not None and call.action.lasts)
+    durable = call.action is not None and call.action.needs_durable_decision
+    return known.terms.light and not named and not durable
 
 
 @dataclass(frozen=True, slots=True)

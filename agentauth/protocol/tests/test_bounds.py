@@ -43,7 +43,7 @@ def test_an_allow_list_has_up_to_64_entries() -> None:
 )
 def test_what_moves_money_or_destroys_lasts(kind: str, *, lasts: bool) -> None:
     amount = {"amount": {"value": "1", "currency": "EUR"}} if kind == "transact" else {}
-    assert parse_action({"type": kind, "resource": "a", **amount}).lasts is lasts
+    assert parse_action({"type": kind, "resource": "a", **amount}).needs_durable_decision is lasts
 
 
 def test_a_foreign_text_is_shown_up_to_40_characters() -> None:

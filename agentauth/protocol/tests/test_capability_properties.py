@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Capability, choose, common, narrows, parse_capability
+from agentauth.protocol.capability import Capability, choose, intersect, narrows, parse_capability
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.money import Money
 
@@ -125,7 +125,7 @@ def test_money_survives_its_own_text_unless_it_is_too_long(minor: int, currency:
 def test_what_two_have_in_common_narrows_both_and_covers_no_more(data: st.DataObject) -> None:
     left = data.draw(capabilities())
     right = data.draw(st.one_of(capabilities(), tightened(left)))
-    both = common(left, right)
+    both = intersect(left, right)
     if both is None:
         # The overlap is not empty if one lies within the other.
         assert not narrows([left], [right])

@@ -8,7 +8,7 @@ import pytest
 
 from agentauth.protocol.capability import (
     Capability,
-    common,
+    intersect,
     narrows,
     parse_allow_entry,
     parse_capability,
@@ -93,18 +93,18 @@ def test_what_two_have_in_common_has_the_tighter_of_each_limit() -> None:
     [left] = c({"x": {"max": 10}, "y": {"max": 3}})
     [right] = c({"x": {"max": 5}, "y": {"max": 4}, "z": {"eq": 1}})
     assert (
-        [common(left, right)]
+        [intersect(left, right)]
         == c({"x": {"max": 5}, "y": {"max": 3}, "z": {"eq": 1}})
-        == [common(right, left)]
+        == [intersect(right, left)]
     )
     [left], [right] = c({"x": {"in": [1, 2]}}), c({"x": {"in": [2, 3]}})
-    assert common(left, right) is None
+    assert intersect(left, right) is None
 
 
 def test_what_two_have_in_common_has_at_most_16_limits() -> None:
     [left], [right] = (c({f"{name}{each}": {"eq": 1} for each in range(8)}) for name in "ab")
-    both = common(left, right)
+    both = intersect(left, right)
     assert both is not None
     assert len(both.constraints) == 16
     [right] = c({f"b{each}": {"eq": 1} for each in range(9)})
-    assert common(left, right) is None
+    assert intersect(left, right) is None

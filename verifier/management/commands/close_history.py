@@ -1,4 +1,7 @@
-"""`close_history`: end the log before a planned restore, to prove outside what did not happen."""
+"""`close_history`: end the log before a planned restore, so that its copies outside are complete.
+
+Without the closing event, something may have been committed after the last copy.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,22 +19,30 @@ _QUESTION = (
 
 
 class Command(JsonCommand):
-    help = "Close the registry before a planned restore. Read docs/restore.md first."
-    # Unguarded, so that after a failure it can run again on the database that it holds itself.
+    help = "Close this database before a planned restore. Read docs/restore.md first."
+    # COMMAND_GUARD refuses a held database. This command holds it, and must be able to run again
+    # after a failure.
     guarded = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--operator", required=True, help="who decides; it is recorded in the log"
+            "--operator",
+            required=True,
+            help="the name of the person who decides; recorded in the log",
         )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         if not options["operator"].strip():
-            raise CommandError("Name the operator who decides: it is recorded in the log.")
+            raise CommandError(
+                "--operator is empty: give the name of the person who decides. It is recorded "
+                "in the log."
+            )
         if not options["yes"] and not self.agrees(_QUESTION):
-            raise CommandError("Nothing was changed.")
+            raise CommandError(
+                "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
+            )
         return {
             "size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())
         }
