@@ -1,7 +1,9 @@
 """Protect an API: one declarative form, and one module per framework that uses it.
 
-- `requirement` has what is common to all of them, without a framework: which act a route is
-  (`requires`), the question to verify, and the answer to a refusal.
-- `django`, `drf`, `asgi`, `fastapi` and `flask` protect the routes of a project. Each imports its
-  framework, so import only the one you use.
+- Common to all, without a framework: `requirement` says which act a route is (`requires`),
+  `incoming` makes the question to verify, `answers` the answer to a refusal, and `provider` holds
+  the settings and the client.
+- `django`, `drf`, `asgi`, `starlette`, `fastapi` and `flask` protect the routes of a project. Each
+  imports its framework, so import only the one you use.
+- `forward_auth` answers a reverse proxy that asks before it passes a request on.
 """
