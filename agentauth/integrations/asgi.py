@@ -158,9 +158,13 @@ def table(lines: Sequence[Line]) -> RouteOf:
     compiled = [_compiled(line) for line in lines]
 
     def route(scope: Scope) -> Route:
+        path, asked = scope["path"], scope.get("method", "WEBSOCKET")
+        # The path of a scope includes the prefix that the application is served under.
+        root = scope.get("root_path", "").rstrip("/")
+        path = path[len(root) :] if root and path.startswith(root + "/") else path
         for method, pattern, wanted in compiled:
-            match = pattern.fullmatch(scope["path"])
-            if match is not None and scope.get("method", "WEBSOCKET") == method:
+            match = pattern.fullmatch(path)
+            if match is not None and asked in {method, "HEAD" if method == "GET" else method}:
                 if isinstance(wanted, Requirement):
                     return Route(wanted, parameters=match.groupdict())
                 return Route(is_open=True)

@@ -193,7 +193,9 @@ def decision(request: HttpRequest) -> Allowed:
     return allowed
 
 
-def required_act(kind: type, actions: Mapping[str, str] | None, method: str) -> Requirement | None:
+def required_act(
+    kind: type, actions: Mapping[str, str] | None, method: str, given: object = None
+) -> Requirement | None:
     """What the attribute `requirement` of a class-based view of REST framework says of a method;
     None if there is no such attribute, or the class does not answer this method.
 
@@ -201,7 +203,7 @@ def required_act(kind: type, actions: Mapping[str, str] | None, method: str) -> 
     one. `actions`: method in lower case → name of the action. Raises ImproperlyConfigured for a
     method that the class answers and the mapping leaves out.
     """
-    declared = getattr(kind, "requirement", None)
+    declared = getattr(kind, "requirement", None) if given is None else given
     if declared is None or isinstance(declared, Requirement):
         return declared
     if not isinstance(declared, Mapping):
@@ -228,7 +230,9 @@ def _declared(view: View, request: HttpRequest) -> Requirement | None:
     kind = getattr(view, "cls", None)
     if kind is None or getattr(view, OPEN, False):
         return None
-    return required_act(kind, getattr(view, "actions", None), str(request.method))
+    # `as_view(requirement=…)` and `@action(requirement=…)` set it on the instance.
+    given = getattr(view, "initkwargs", {}).get("requirement")
+    return required_act(kind, getattr(view, "actions", None), str(request.method), given)
 
 
 class ProtectedMiddleware:

@@ -89,5 +89,7 @@ class AgentPermission(BasePermission):
         if not isinstance(getattr(request, "agentauth", None), Allowed):
             return False
         actions = getattr(view, "action_map", None)
-        wanted = required_act(type(view), actions, str(request.method))
+        wanted = required_act(
+            type(view), actions, str(request.method), getattr(view, "requirement", None)
+        )
         return wanted is None or checked_act(request) is wanted

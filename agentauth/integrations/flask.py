@@ -141,6 +141,8 @@ def decision() -> Allowed:
 
 def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None:
     """The refusal; None if the view may run."""
+    # An application context that is open around several requests keeps `g`.
+    g.pop("agentauth", None)
     view = app.view_functions.get(request.endpoint) if request.endpoint else None
     handler = _handler(view)
     if getattr(view, OPEN, False) or getattr(handler, OPEN, False):

@@ -48,7 +48,7 @@ from agentauth.sdk.refusals import HttpAnswer
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 from .answers import PRIVATE, once, refusal
-from .incoming import Incoming, question, wsgi_headers, wsgi_target
+from .incoming import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target
 from .requirement import ConfigurationError, Requirement, requires
 
 logger = logging.getLogger(__name__)
@@ -176,6 +176,9 @@ class ForwardAuth:
     def _allowed(self, incoming: Incoming) -> HttpAnswer:
         """Raises AgentAuthError for everything but a yes."""
         segments = _segments(incoming.target)
+        if incoming.lines("Upgrade"):
+            # Through a tunnel, requests would pass that nothing checks; an open route has none.
+            raise InvalidRequestError(WEBSOCKET)
         for route in self._configuration.routes:
             found = route.parameters(incoming.method, segments)
             if found is None:
@@ -238,9 +241,10 @@ def _segments(target: str) -> list[str]:
 
     Raises InvalidRequestError for a path that the API behind might read as another one.
     """
-    path = target.partition("#")[0].partition("?")[0]
-    if not path.startswith("/"):
-        raise InvalidRequestError("The request's target must be a path.")
+    path = target.partition("?")[0]
+    # nginx passes a fragment on, and an API may take what follows it for a part of the path.
+    if not path.startswith("/") or "#" in target:
+        raise InvalidRequestError("The request's target must be a path without a fragment.")
     try:
         segments = [unquote(each, errors="strict") for each in path[1:].split("/")]
     except UnicodeDecodeError:

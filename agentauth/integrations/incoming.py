@@ -14,6 +14,8 @@ from agentauth.protocol.encoding import MAX_BODY_BYTES, read_object
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 
 MAX_IDEMPOTENCY_KEY: Final = 128
+# A longer Content-Length is too long, whatever it says.
+_LENGTH_DIGITS: Final = 9
 # Also the reason of a WebSocket's close, which may have 123 bytes.
 WEBSOCKET: Final = (
     "WebSockets are not supported, since a proof is for one request: send a plain HTTP request."
@@ -58,7 +60,7 @@ class Incoming:
 
         Readers differ on which of two values counts.
         """
-        query = self.target.partition("#")[0].partition("?")[2]
+        query = self.target.partition("?")[2]
         values = [value for each, value in parse_qsl(query, keep_blank_values=True) if each == name]
         if len(values) != 1:
             raise InvalidRequestError(f"{name}: must be in the query exactly once.")
@@ -104,9 +106,10 @@ def request_url(audience: str, target: str) -> str:
 
     Raises InvalidRequestError for a target that is no path.
     """
-    path = target.split("#", 1)[0].split("?", 1)[0]
-    if not path.startswith("/"):
-        raise InvalidRequestError("The request's target must be a path.")
+    path = target.split("?", 1)[0]
+    # RFC 9112 has no fragment in a target, and servers differ on whether it belongs to the path.
+    if not path.startswith("/") or "#" in target:
+        raise InvalidRequestError("The request's target must be a path without a fragment.")
     origin = urlsplit(audience)
     return f"{origin.scheme}://{origin.netloc}{path}"
 
@@ -167,7 +170,9 @@ def asgi_headers(scope: Mapping[str, Any]) -> list[tuple[str, str]]:
 def check_length(lines: Sequence[str]) -> None:
     """Raises InvalidRequestError if `Content-Length` announces a body too long to be read here."""
     for each in lines:
-        if each.strip().isdigit() and int(each) > MAX_BODY_BYTES:
+        digits = each.strip().lstrip("0")
+        is_number = digits.isascii() and digits.isdigit()
+        if is_number and (len(digits) > _LENGTH_DIGITS or int(digits) > MAX_BODY_BYTES):
             raise too_long()
 
 

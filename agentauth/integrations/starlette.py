@@ -84,12 +84,12 @@ def protected(requirement: Requirement) -> Callable[[Endpoint], Endpoint]:
 
         @functools.wraps(endpoint)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            _use(requirement, kwargs)
+            _use(requirement, args, kwargs)
             return endpoint(*args, **kwargs)
 
         @functools.wraps(endpoint)
         async def guarded_coroutine(*args: Any, **kwargs: Any) -> Any:
-            _use(requirement, kwargs)
+            _use(requirement, args, kwargs)
             return await endpoint(*args, **kwargs)
 
         made = guarded_coroutine if inspect.iscoroutinefunction(endpoint) else guarded
@@ -131,7 +131,7 @@ def checked_for(requirement: Requirement) -> Checked:
     return checked
 
 
-def _use(requirement: Requirement, arguments: dict[str, Any]) -> None:
+def _use(requirement: Requirement, args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
     checked = checked_for(requirement)
     if checked.used:
         # A second run needs a decision of its own.
@@ -139,6 +139,12 @@ def _use(requirement: Requirement, arguments: dict[str, Any]) -> None:
     for name in requirement.placeholders & arguments.keys():
         value, judged = arguments[name], checked.route.parameters.get(name)
         if isinstance(value, str) and isinstance(judged, str) and value != judged:
+            raise ConfigurationError(_NOT_CHECKED)
+    for each in (*args, *arguments.values()):
+        if isinstance(each, HTTPConnection) and any(
+            each.path_params.get(name) != checked.route.parameters.get(name)
+            for name in requirement.placeholders
+        ):
             raise ConfigurationError(_NOT_CHECKED)
     checked.used = True
 
@@ -175,11 +181,18 @@ def _of(route: BaseRoute, scope: dict[str, Any], method: str, context: object = 
     if inspect.isclass(endpoint):
         names = ("head", "get") if method == "HEAD" else (method.lower(),)
         handlers = [getattr(endpoint, name) for name in names if hasattr(endpoint, name)]
-        endpoint = handlers[0] if handlers and not getattr(endpoint, OPEN, False) else endpoint
-    if getattr(endpoint, OPEN, False):
+        endpoint = handlers[0] if handlers and not _is_open(endpoint) else endpoint
+    if _is_open(endpoint):
         return Route(is_open=True)
     requirement = _requirement(context or route, endpoint)
     return Route(requirement, parameters=scope.get("path_params", {}))
+
+
+def _is_open(endpoint: object) -> bool:
+    # A subclass is not open because its base is.
+    if inspect.isclass(endpoint):
+        return bool(vars(endpoint).get(OPEN))
+    return bool(getattr(endpoint, OPEN, False))
 
 
 def _requirement(route: object, endpoint: object) -> Requirement | None:

@@ -163,7 +163,8 @@ class AnswerReader:
         self._closing = old or connection not in {"", "keep-alive"}
         self._chunked = coding is not None
         if status in _WITHOUT_BODY:
-            self._chunked, self._missing = False, 0
+            # Not reused: a server that sends a body all the same would answer the next question.
+            self._chunked, self._missing, self._closing = False, 0, True
         elif length is not None:
             self._missing = int(length)
             self._check_size(self._missing)

@@ -36,6 +36,16 @@ pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 EXAMPLES = ROOT / "examples/forward-auth"
 # What a caller may try to make the API believe.
 FORGED = dict.fromkeys(TOLD, "forged")
+# Spellings that CGI-like servers take for the same names.
+UNDERSCORES = {
+    spelling: "forged"
+    for name in TOLD
+    for spelling in (
+        name.replace("-", "_"),
+        name.replace("-", "_", 1),
+        "_".join(name.rsplit("-", 1)),
+    )
+}
 
 
 class Api(BaseHTTPRequestHandler):
@@ -45,7 +55,9 @@ class Api(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         told = {name: self.headers.get(name, "") for name in TOLD}
-        body = json.dumps({"path": self.path, **told}).encode()
+        seen = sorted(name.lower() for name in self.headers.keys() if "_" in name)
+        seen += [name.lower() for name in self.headers.keys() if name.lower() == "upgrade"]
+        body = json.dumps({"path": self.path, "seen": seen, **told}).encode()
         self.send_response(403 if self.path == "/calendar/forbidden" else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -201,9 +213,21 @@ def test_allowed_request_reaches_the_api_with_the_agent_s_name(place: Place) -> 
 
 
 def test_open_route_passes_on_no_forged_name(place: Place) -> None:
-    answer = place.ask("/health", FORGED)
+    answer = place.ask("/health", FORGED | UNDERSCORES)
     assert answer.status_code == 200
-    assert not set(answer.json().values()) & {"forged"}
+    told = answer.json()
+    assert told.pop("seen") == []
+    assert "forged" not in told.values()
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_no_tunnel_opens_through_the_proxy(place: Place, protocol: str) -> None:
+    for path in ("/health", "/calendar/work"):
+        asks = {"Connection": "Upgrade", "Upgrade": protocol}
+        answer = place.ask(path, place.headers("GET", path) | asks if path != "/health" else asks)
+        assert answer.status_code in {200, 400}
+        # The API never sees the header, so it cannot answer 101.
+        assert answer.status_code == 400 or answer.json()["seen"] == []
 
 
 def test_api_s_own_refusal_reaches_the_agent(place: Place) -> None:
@@ -236,6 +260,17 @@ def test_SA_5_no_other_path_passes(place: Place, path: str) -> None:
     answer = place.ask(path, place.headers("GET", path))
     assert answer.status_code in {400, 403}
     assert "path" not in answer.json()
+
+
+def test_fragment_leads_to_no_other_path(place: Place) -> None:
+    """As sent on the wire: HTTP clients cut a fragment off."""
+    for target in ("/health#/../calendar/work", "/calendar/work#/../home"):
+        with socket.create_connection(("127.0.0.1", int(place.url.rsplit(":", 1)[1]))) as line:
+            line.settimeout(20)
+            line.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            told = b"".join(iter(lambda: line.recv(65_536), b""))
+        assert told.split(b" ", 2)[1] in {b"400", b"403"}, told
+        assert b'"path"' not in told
 
 
 def test_revoked_grant_is_refused_at_once(place: Place) -> None:

@@ -129,6 +129,7 @@ def test_open_route_asks_nothing_and_names_no_agent(proxy: Proxy) -> None:
         "/calendar/%2e%2e", "/health/../calendar/1", "/calendar/a%5Cb", "/calendar/a\\b",
         "/calendar/1;x=2", "/calendar/1%3B", "/calendar/%00", "/calendar/a%0Ab", "/calendar/%FF",
         "/./health", "calendar/1", "http://api.sp.example/calendar/1",
+        "/health#/../calendar/1", "/calendar/1#/../2", "/calendar/1?a=b#/../2",
     ],
 )  # fmt: skip
 def test_path_that_can_be_read_in_two_ways_is_refused(proxy: Proxy, target: str) -> None:
@@ -157,6 +158,14 @@ def test_refusal_has_the_status_and_headers_for_the_agent(
     assert answer.headers["Cache-Control"] == "no-store"
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
     assert "error" in answer.json()
+
+
+@pytest.mark.parametrize("target", ["/health", "/calendar/1"])
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+def test_no_tunnel_opens_through_any_route(proxy: Proxy, target: str, protocol: str) -> None:
+    answer = proxy.ask("GET", target, {**GOOD, "Upgrade": protocol})
+    assert answer.status_code == 400
+    assert proxy.registry.asked == []
 
 
 def test_proof_works_once(proxy: Proxy) -> None:

@@ -9,6 +9,7 @@ from agentauth.integrations.incoming import (
     Incoming,
     encoded_path,
     question,
+    request_url,
     wsgi_headers,
     wsgi_target,
 )
@@ -37,7 +38,7 @@ def test_the_question_has_one_token_one_proof_and_the_audience_s_url() -> None:
         ("X-Forwarded-Prefix", "/evil"),
         ("X-Original-URL", "/evil"),
         ("Idempotency-Key", "k"),
-        target="/v1/a%2Fb?x=1#y",
+        target="/v1/a%2Fb?x=1",
     ) == {
         "token": "aaaa.bbbb.cccc",
         "proof": "dddd.eeee.ffff",
@@ -120,3 +121,10 @@ def test_wsgi_headers_have_their_names_again() -> None:
 )
 def test_a_protected_answer_is_private_unless_its_route_says_public(stated: str, sent: str) -> None:
     assert kept_private(stated) == sent
+
+
+@pytest.mark.parametrize("target", ["/v1/x#y", "/v1/x?a=1#&a=2", "/open#/../closed", "#"])
+def test_target_with_a_fragment_is_refused(target: str) -> None:
+    """Servers differ on whether what follows belongs to the path or the query."""
+    with pytest.raises(InvalidRequestError):
+        request_url(AUDIENCE, target)
