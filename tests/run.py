@@ -136,7 +136,7 @@ def unit(absent: dict[str, str], *arguments: str) -> bool:
         *UNIT_FOLDERS,
         *BY_TEST,
         "-m",
-        "not slow and not postgres and not redis and not flow" + without,
+        "not slow and not postgres and not redis and not flow and not long" + without,
     )
 
 
@@ -194,7 +194,7 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "--dist",
         "worksteal",
         "-m",
-        "not slow and not flow" + without,
+        "not slow and not flow and not long" + without,
         database_url=url,
     )
 

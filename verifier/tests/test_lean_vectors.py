@@ -122,6 +122,7 @@ class Mutants:
         return made
 
 
+@pytest.mark.long
 def test_mutants_are_the_same(both: Both, place: Scene) -> None:
     """2,000 mutants in the full campaign."""
     mutants = Mutants(place, Random(20270110))
