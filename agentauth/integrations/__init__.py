@@ -4,4 +4,7 @@
   (`requires`), the question to verify, and the answer to a refusal.
 - `django`, `drf`, `asgi`, `fastapi` and `flask` protect the routes of a project. Each imports its
   framework, so import only the one you use.
+
+The other way round, `agent_tool` makes a call to an API a tool for a model, without a framework;
+`langchain`, `autogen` and `openai_agents` make it a tool of theirs.
 """

@@ -76,7 +76,7 @@ def test_a_tool_that_asks_for_nothing_requests_nothing(stage: Stage) -> None:
 
 
 def test_the_limits_and_the_reason_are_requested(stage: Stage) -> None:
-    limits = {"max_rpm": 10}
+    limits = {"max_requests_per_minute": 10}
     parked(stage.reader(envelope=limits, reason="to plan lunch"), {"day": "monday"})
     [asked] = stage.registry.bodies("POST", "/v1/grants")
     assert (asked["envelope"], asked["reason"]) == (limits, "to plan lunch")
