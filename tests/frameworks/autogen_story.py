@@ -112,12 +112,18 @@ def test_a_call_that_waited_too_long_continues_as_one_payment(stage: Stage) -> N
     assert len(stage.paid) == len(set(stage.keys)) == 1
 
 
-def test_a_cancelled_agent_ends_the_wait(stage: Stage) -> None:
+def test_a_cancelled_call_ends_the_wait(stage: Stage) -> None:
     stage.approve()
     token = CancellationToken()
     tool = AutoGenTool(stage.payer(), show=lambda _needed: token.cancel())
+
+    async def call() -> None:
+        made = asyncio.ensure_future(tool.run_json(LARGE, token))
+        token.link_future(made)
+        await made
+
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(_run(tool, Scripted("pay", LARGE), token))
+        asyncio.run(call())
     assert not stage.paid
 
 

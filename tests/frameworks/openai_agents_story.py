@@ -39,8 +39,9 @@ class Scripted(Model):
         )
         self.seen: list[Any] = []
 
-    async def get_response(self, _system: Any, input: Any, *_: Any, **__: Any) -> ModelResponse:  # noqa: A002
-        self.seen = input if isinstance(input, list) else [input]
+    async def get_response(self, *_: Any, **given: Any) -> ModelResponse:
+        given_input = given["input"]
+        self.seen = given_input if isinstance(given_input, list) else [given_input]
         done = ResponseOutputMessage(
             id="message",
             content=[ResponseOutputText(annotations=[], text="done", type="output_text")],

@@ -131,7 +131,7 @@ class Stage:
             return error(409, "already_processed")
         if float(body["amount"]["value"]) > 50 and self.confirmation != "confirmed":
             reason = "confirmation_denied" if self.confirmation == "denied" else "confirm_above"
-            members = {"confirmation_id": CONFIRMATION_ID, "approval_url": EVIL}
+            members: dict[str, Any] = {"confirmation_id": CONFIRMATION_ID, "approval_url": EVIL}
             return error(403, "step_up_required", reason=reason, **members)
         self.paid[key] = body
         return httpx.Response(201, json={"paid": body["amount"]})
