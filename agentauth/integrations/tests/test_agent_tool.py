@@ -1,7 +1,9 @@
 """The core of the tools for agent frameworks: requests, people, and what the model reads."""
 
 import asyncio
+import importlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -302,3 +304,19 @@ def test_a_tool_that_cannot_work_is_refused_when_made(
     with pytest.raises(ConfigurationError) as raised:
         AgentTool(stage.client, **(right | wrong))
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("langchain", "langchain_core", "langchain"),
+        ("autogen", "autogen_core", "autogen"),
+        ("openai_agents", "agents", "openai-agents"),
+    ],
+)
+def test_a_missing_framework_is_named_with_its_extra(
+    module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"pip install 'agentauth-sdk\[{extra}\]'"):
+        importlib.import_module(f"agentauth.integrations.{module}")
