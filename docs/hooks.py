@@ -59,6 +59,7 @@ OBJECTS: Final = {
         "Integrations",
         [
             "agentauth.integrations.requirement",
+            "agentauth.integrations.agent_tool",
             "agentauth.integrations.provider",
             "agentauth.integrations.incoming",
             "agentauth.integrations.django",

@@ -7,7 +7,7 @@
 - `browser/`: real Chromium. `interop/`: clients and verifiers in other languages. `production/`:
   the system that docs/install.md installs.
 - `faults/`: what is killed, frozen or cut off. `campaign/`: mutated input. `mutation/`: tests for
-  the tests.
+  the tests. `frameworks/`: agent frameworks, each run by the campaign in its own environment.
 - To stand on: `live` starts a registry, `actors` are an agent and a service provider, `seed`,
   `receipts` and `decide` make grants without pages, `oracle` finds broken promises. `postgres`,
   `redis_servers`, `nginx` and others start the real thing; `through` runs tests at the other

@@ -1,17 +1,12 @@
 """A private S3 and KMS server for tests, in memory, with Object Lock and Ed25519 keys, on loopback.
 
-The program pins other versions of libraries that we use, so it has its own environment inside ours,
-made from tests/ministack.txt by the first process that needs it.
+The program has an environment of its own, made from tests/ministack.txt.
 """
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import subprocess
-import sys
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ from typing import Any
 import boto3
 import httpx
 
+from tests import pinned
 from tests.postgres import free_port
 
 LOCK = Path(__file__).with_name("ministack.txt")
@@ -62,26 +58,8 @@ def make_bucket(url: str, name: str) -> Any:
 
 
 def installed() -> Path:
-    """The program, installed once per content of its lock file; other processes wait meanwhile."""
-    folder = Path(sys.prefix) / "ministack" / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
-    folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / "lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            venv.create(folder, with_pip=True, clear=True)
-            install = [
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--disable-pip-version-check",
-                "--require-hashes",
-                "-r",
-                str(LOCK),
-            ]
-            subprocess.run([folder / "bin/python", *install], check=True)
-            (folder / "complete").touch()
-    return folder / "bin/ministack"
+    """The program."""
+    return pinned.environment("ministack", LOCK) / "bin/ministack"
 
 
 def _wait(url: str) -> None:

@@ -24,6 +24,11 @@ TOP_LEVEL = {
 }  # fmt: skip
 # Each holds the one before it.
 LOCKS = ("requirements", "requirements-production", "requirements-dev")
+# Those of environments of their own.
+APART = (
+    "tests/ministack", "tests/frameworks/autogen", "tests/frameworks/langchain",
+    "tests/frameworks/openai-agents",
+)  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
 # The marks that tests/run.py selects by name after the unit tests.
 STAGES = {"sweep", "production", "flow", "node", "slow", "browser", "faults"}
@@ -205,7 +210,7 @@ def test_settings_stay_one_short_file() -> None:
 
 
 def test_each_direct_dependency_has_its_reason() -> None:
-    for name in [*(f"{each}.in" for each in LOCKS), "tests/ministack.in"]:
+    for name in [*(f"{each}.in" for each in LOCKS), *(f"{each}.in" for each in APART)]:
         lines = [
             line
             for line in (ROOT / name).read_text().splitlines()
@@ -216,7 +221,7 @@ def test_each_direct_dependency_has_its_reason() -> None:
 
 
 def test_locks_carry_hashes_and_no_address() -> None:
-    for name in [*(f"{each}.txt" for each in LOCKS), "tests/ministack.txt"]:
+    for name in [*(f"{each}.txt" for each in LOCKS), *(f"{each}.txt" for each in APART)]:
         text = (ROOT / name).read_text()
         assert "--hash=sha256:" in text
         assert not re.search(r"https?://|--index|--find-links", text)

@@ -1,9 +1,11 @@
-"""Protect an API: one declarative form, and one module per framework that uses it.
+"""Protect an API, or equip an agent: one module per framework.
 
-- Common to all, without a framework: `requirement` says which act a route is (`requires`),
-  `incoming` makes the question to verify, `answers` the answer to a refusal, and `provider` holds
-  the settings and the client.
+- Common to all that protect, without a framework: `requirement` says which act a route is
+  (`requires`), `incoming` makes the question to verify, `answers` the answer to a refusal, and
+  `provider` holds the settings and the client.
 - `django`, `drf`, `asgi`, `starlette`, `fastapi` and `flask` protect the routes of a project. Each
   imports its framework, so import only the one you use.
 - `forward_auth` answers a reverse proxy that asks before it passes a request on.
+- For agents: `agent_tool` makes a call to an API a tool for a model, and `langchain`, `autogen` and
+  `openai_agents` make it a tool of theirs.
 """

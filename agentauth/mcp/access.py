@@ -27,10 +27,11 @@ from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from agentauth.sdk.manifests import read_manifest
 from agentauth.sdk.registry_client import new_key
+from agentauth.sdk.shown_content import shown_content
 
 from .arguments import check_call, read_capabilities
 from .options import Options
-from .results import Outcome, Waiting, failure, mistake, shown_content
+from .results import Outcome, Waiting, failure, mistake
 
 # Seconds. A service provider that sends slowly must not hold a tool call for ever.
 CALL_SECONDS: Final = 45

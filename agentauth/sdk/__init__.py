@@ -14,6 +14,7 @@
   in `answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_proof` also run as plain
   files, without this package; `receipts` checks approvals offline, `witness/` cosigns checkpoints.
+- `shown_content` is a service provider's answer as a model may see it.
 - `terminal` writes lines to a terminal; the command line is `agentauth.cli`.
 """
 

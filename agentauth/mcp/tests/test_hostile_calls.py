@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from agentauth.mcp.arguments import MAX_BODY_BYTES
-from agentauth.mcp.results import MAX_SHOWN
 from agentauth.mcp.tests.sessions import Person, body_of
 from agentauth.mcp.tests.test_server import READ, called
 from agentauth.protocol.encoding import b64u_encode
+from agentauth.sdk.shown_content import MAX_SHOWN
 from agentauth.sdk.tests.fake_registry import (
     AUDIENCE,
     URL,
