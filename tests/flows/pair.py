@@ -39,9 +39,10 @@ class Pair:
         self.token = self.place.token()
 
     def question(self, **more: Any) -> bytes:
-        """A question that may be asked twice, with a fresh proof."""
+        """A question that may be asked twice, a dry run unless `more` says else; a fresh proof."""
+        told = {"dry_run": True, **more}
         return json.dumps(
-            self.place.question(self.token, more.pop("action", READ), dry_run=True, **more)
+            self.place.question(self.token, told.pop("action", READ), **told)
         ).encode()
 
     def both(self, sent: bytes) -> tuple[Any, Any]:

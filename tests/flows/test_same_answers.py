@@ -110,7 +110,11 @@ def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
         assert again == [given, given]
         # An operation the agent named is found in the database under its own name.
         one, other = (
-            pair.send(pair.question(idempotency_key="mine"), VERIFY, f"Idempotency-Key: {key}-2")
+            pair.send(
+                pair.question(dry_run=False, idempotency_key=f"mine-{first.port}"),
+                VERIFY,
+                f"Idempotency-Key: {key}-2",
+            )
             for _ in range(2)
         )
         assert json.loads(exchange(first, one).partition(b"\r\n\r\n")[2])["valid"]
@@ -120,7 +124,8 @@ def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
 
 def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
     """Another session holds the row of the call and does not commit."""
-    question, key = pair.question(idempotency_key="running"), "still-running"
+    question = pair.question(dry_run=False, idempotency_key="running")
+    key = "still-running"
     digest = hashlib.sha256(f"{pair.place.client_id}\0{key}".encode()).digest()
     row = (digest, hashlib.sha256(question).digest(), datetime.now(UTC) + timedelta(minutes=1))
     with psycopg.connect(pair.web.env["DATABASE_URL"]) as connection:
