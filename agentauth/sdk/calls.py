@@ -94,7 +94,7 @@ class Conversation:
     _had_nonce: bool = False
     _had_fresh_token: bool = False
     _had_asked: bool = False
-    _confirmed: set[str] = field(default_factory=set)
+    _had_confirmation: bool = False
     _online_until: float | None = None
 
     def __post_init__(self) -> None:
@@ -220,9 +220,10 @@ class Conversation:
         if body.get("reason") == "human_offline":
             return await self._comes_online()
         confirmation_id = body.get("confirmation_id")
-        if not isinstance(confirmation_id, str) or confirmation_id in self._confirmed:
+        # Once: a service provider could otherwise ask the person again and again.
+        if not isinstance(confirmation_id, str) or self._had_confirmation:
             return False
-        self._confirmed.add(confirmation_id)
+        self._had_confirmation = True
         # The link is the registry's: one from the service provider could lead anywhere.
         decided = await wait_for_confirmation(
             self.life, confirmation_id, on_pending=self.call.on_step_up
