@@ -239,9 +239,19 @@ def test_a_resumed_request_of_an_unclaimed_agent_has_link_and_code(
     assert again.approval_url == f"{URL}/claim/secret/?grant={again.grant_id}"
 
 
-def test_calls_at_once_ask_a_person_once(registry: FakeRegistry, client: AgentAuthClient) -> None:
+@pytest.mark.parametrize("ask", [AgentAuthClient.ensure_grant, AgentAuthClient.request_grant])
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_calls_at_once_ask_a_person_once(
+    registry: FakeRegistry, tmp_path: Path, ask: Any, is_registered: bool
+) -> None:
+    """Whether they name the service provider by its id or by its slug."""
+    client = registry.client(tmp_path)
+    if is_registered:
+        run(client.register([READ]))
+
     async def at_once() -> list[Grant]:
-        return await asyncio.gather(*(client.ensure_grant(SP_ID, [READ]) for _ in range(20)))
+        named = (SP_ID, "sp") * 10
+        return await asyncio.gather(*(ask(client, each, [READ]) for each in named))
 
     registry.interleaved(client)
     assert len({each.grant_id for each in run(at_once())}) == 1
