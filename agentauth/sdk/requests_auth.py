@@ -5,7 +5,7 @@ that a redirect never carries them to another address.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, Self
 
 import httpx
 
@@ -29,9 +29,15 @@ from .http_auth import CREDENTIALS, KEY, MAX_REDIRECTS, is_short_refusal
 from .sync_client import SyncAgentAuthClient
 from .waiting import Callback
 
+_PROOF: Final = CREDENTIALS[1]
+
 
 class RequestsAuth(AuthBase):
-    """Signs each attempt of a request to one service provider (id or slug), as `AgentAuth` does."""
+    """Signs each attempt of a request to one service provider (id or slug), as `AgentAuth` does.
+
+    A proof is sent once. If an adapter with `max_retries` or a second `Session.send` of a prepared
+    request would send it again, InvalidRequestError is raised instead.
+    """
 
     def __init__(
         self,
@@ -79,6 +85,30 @@ class RequestsAuth(AuthBase):
         )
 
 
+class OneProof(str):
+    """A proof that can be sent once: http.client encodes each header value when it sends it."""
+
+    __slots__ = ("_is_sent",)
+    _is_sent: bool
+
+    def __new__(cls, proof: str) -> Self:
+        """A proof that was not sent yet."""
+        made = super().__new__(cls, proof)
+        made._is_sent = False
+        return made
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """The bytes to send. Raises InvalidRequestError the second time."""
+        # No OSError: urllib3 would take it for a lost connection, and try again.
+        if self._is_sent:
+            raise InvalidRequestError(
+                "This proof was sent already. RequestsAuth retries by itself: leave max_retries of "
+                "the adapter at 0, and prepare a new request instead of sending one twice."
+            )
+        self._is_sent = True
+        return super().encode(encoding, errors)
+
+
 class _Attempts:
     """The attempts of one request, through the redirects that requests follows."""
 
@@ -95,13 +125,14 @@ class _Attempts:
     def sign(self, request: requests.PreparedRequest) -> None:
         if self._conversation is None:
             self._conversation = self._begin(request)
-        request.headers.update(self._client.run(self._conversation.headers()))
+        signed = self._client.run(self._conversation.headers())
+        request.headers.update(signed | {_PROOF: OneProof(signed[_PROOF])})
 
     def follow(self, response: requests.Response, **sending: Any) -> requests.Response:
         """What requests calls with each answer; returns the one to go on with."""
         while True:
             request = response.request
-            is_signed = CREDENTIALS[1] in request.headers
+            is_signed = _PROOF in request.headers
             for name in CREDENTIALS:
                 request.headers.pop(name, None)
             if not is_signed:

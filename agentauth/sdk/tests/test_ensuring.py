@@ -251,7 +251,7 @@ def test_calls_at_once_ask_a_person_once(
 
     async def at_once() -> list[Grant]:
         named = (SP_ID, "sp") * 10
-        return await asyncio.gather(*(ask(client, each, [READ]) for each in named))
+        return list(await asyncio.gather(*(ask(client, each, [READ]) for each in named)))
 
     registry.interleaved(client)
     assert len({each.grant_id for each in run(at_once())}) == 1

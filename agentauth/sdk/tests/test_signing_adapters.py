@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import InvalidRequestError
@@ -343,6 +345,33 @@ def test_the_caller_s_own_operation_key_is_kept(kind: Kind, apis: tuple[Api, Api
     key = {"Idempotency-Key": "payment-7"}
     kind.send("POST", f"{apis[0].url}/v1/pay", content=b"1", headers=key)
     assert [headers["idempotency-key"] for headers in apis[0].signed] == ["payment-7"]
+
+
+def test_no_proof_is_sent_twice_below_the_auth_of_requests(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    apis: tuple[Api, Api],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = f"{apis[0].url}/v1"
+    monkeypatch.setattr("agentauth.sdk.tests.fake_registry.AUDIENCE", url)
+    run(registry.client(tmp_path).register(CALENDAR))
+    registry.grants = [grant()]
+    apis[0].answers = [(503, {}, {})]
+    retrying = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    with sync_client(registry, tmp_path / "agent.json") as client, requests.Session() as session:
+        session.trust_env = False
+        session.auth = RequestsAuth(client, SP_ID)
+        session.mount(f"{url}/pay", HTTPAdapter(max_retries=retrying))
+        with pytest.raises(InvalidRequestError, match="max_retries"):
+            session.post(f"{url}/pay", data=b"1", timeout=10)
+        prepared = session.prepare_request(requests.Request("POST", f"{url}/lost", data=b"1"))
+        # The hook that removes the credentials of an answered request never runs.
+        prepared.hooks = {"response": []}
+        assert session.send(prepared).status_code == 200
+        with pytest.raises(InvalidRequestError, match="sent already"):
+            session.send(prepared)
+    assert [path for _, path, _, _ in apis[0].seen] == ["/v1/pay", "/v1/lost"]
 
 
 def test_each_http_client_says_which_agent_client_it_needs(
