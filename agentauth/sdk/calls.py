@@ -52,6 +52,8 @@ class Call:
     ask_for: Sequence[Capability] = ()
     on_pending: Callback[Grant] | None = None
     on_step_up: Callback[Confirmation] | None = None
+    # False for a body that can be sent once. No person is then asked for its repetition.
+    is_repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,11 @@ class Conversation:
         self._end_turn(signed, answer)
         if answer is not None:
             if await self._asks_for_more(signed, answer):
-                return True
+                return self.call.is_repeatable
             if not _heals(answer):
                 return False
+        if not self.call.is_repeatable:
+            return False
         self.tries += 1
         if self.tries >= ATTEMPTS:
             return False
@@ -180,7 +184,7 @@ class Conversation:
             off = clock_error("The service provider", answer.headers)
             if off is not None:
                 raise off
-        if answer.status == httpx.codes.FORBIDDEN:
+        if answer.status == httpx.codes.FORBIDDEN and self.call.is_repeatable:
             return await self._consents(answer.body())
         return False
 

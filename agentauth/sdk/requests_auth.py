@@ -81,6 +81,7 @@ class RequestsAuth(AuthBase):
                 self._ask_for,
                 self._on_pending,
                 self._on_step_up,
+                _is_repeatable(request),
             )
         )
 
@@ -142,7 +143,7 @@ class _Attempts:
                 if self._redirects > MAX_REDIRECTS or not _is_repeatable(request):
                     return response
                 self._end()
-            elif not self._is_to_be_repeated(response) or not _is_repeatable(request):
+            elif not self._is_to_be_repeated(response):
                 return response
             repeated = request.copy()
             try:
@@ -155,8 +156,7 @@ class _Attempts:
                 if self._conversation is not None and self._conversation.is_answered:
                     return response
                 raise
-            # Frees the connection.
-            _ = response.content
+            # Unread, unless it was a short refusal: the body could be endless.
             response.close()
             former, response = response, response.connection.send(repeated, **sending)
             response.history = [*former.history, former]

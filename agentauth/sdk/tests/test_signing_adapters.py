@@ -1,7 +1,9 @@
 """httpx.Auth and the auth of requests: a fresh proof for each attempt, no credentials elsewhere."""
 
 import asyncio
+import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ from agentauth.sdk.answers import Confirmation
 from agentauth.sdk.http_auth import AgentAuth
 from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
+from agentauth.sdk.tests import hostile_server as hostile
 from agentauth.sdk.tests.fake_registry import CALENDAR, SP_ID, FakeRegistry, grant, run
+from agentauth.sdk.tests.hostile_server import answer, dripping
 
 CREDENTIALS = ("authorization", "dpop")
 NONCE = 'DPoP error="use_dpop_nonce", algs="EdDSA"'
@@ -276,17 +280,58 @@ def test_no_other_refusal_is_retried(kind: Kind, apis: tuple[Api, Api], status: 
 
 
 def test_a_body_that_is_a_stream_is_sent_once(kind: Kind, apis: tuple[Api, Api]) -> None:
-    apis[0].answers = [(401, {"WWW-Authenticate": STALE}, {})]
-    stream: Any = agen() if isinstance(kind, AsyncHttpx) else iter([b"hello"])
-    if isinstance(kind, Requests):
-        return  # http.server reads no chunked body
-    length = {"Content-Length": "5"}
-    assert kind.send("POST", f"{apis[0].url}/v1/x", content=stream, headers=length)[0] == 401
-    assert len(apis[0].seen) == 1
+    refusals: list[Said] = [
+        (401, {"WWW-Authenticate": STALE}, {}),
+        (503, {"Retry-After": "0"}, {}),
+    ]
+    for refusal in refusals:
+        apis[0].answers = [refusal]
+        assert send_stream(kind, f"{apis[0].url}/v1/x")[0] == refusal[0]
+    assert [body for _, _, _, body in apis[0].seen] == [b"hello"] * 2
+
+
+def test_no_person_is_asked_about_a_body_that_cannot_be_repeated(
+    kind: Kind, apis: tuple[Api, Api]
+) -> None:
+    told: list[Confirmation] = []
+    apis[0].answers = [(403, {}, {"error": "step_up_required", "confirmation_id": "c-1"})]
+    assert send_stream(kind, f"{apis[0].url}/v1/x", on_step_up=told.append)[0] == 403
+    assert told == []
+    assert kind.registry.sent("GET", "/v1/confirmations/c-1") == []
+
+
+def send_stream(kind: Kind, url: str, **more: Any) -> tuple[int, Any]:
+    body: Any = iter([b"hello"])
+    if isinstance(kind, AsyncHttpx):
+        body = agen()
+    elif isinstance(kind, Requests):
+        body = io.BytesIO(b"hello")
+    # http.server reads no chunked body.
+    return kind.send("POST", url, content=body, headers={"Content-Length": "5"}, **more)
 
 
 async def agen() -> Any:
     yield b"hello"
+
+
+def test_the_body_of_an_answer_that_is_not_the_last_is_not_waited_for(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_first, drained = [True], []
+    head = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nConnection: close\r\n\r\n"
+
+    def send(connection: socket.socket) -> None:
+        if not is_first.pop():
+            connection.sendall(answer(b"{}"))
+            return
+        is_first.append(False)
+        dripping(head, b"x", b"x")(connection)
+        drained.append("all of it")
+
+    with hostile.serving(send) as server:
+        monkeypatch.setattr("agentauth.sdk.tests.fake_registry.AUDIENCE", f"{server.url}/v1")
+        assert kind.send("GET", f"{server.url}/v1/x") == (200, {})
+        assert drained == []
 
 
 def test_a_call_that_no_grant_covers_is_not_sent(kind: Kind, apis: tuple[Api, Api]) -> None:
