@@ -266,15 +266,26 @@ def test_a_need_beyond_the_manifest_is_refused_before_it_is_asked(
     assert registry.sent("POST", "/v1/grants") == []
 
 
-def test_a_cooldown_says_when_to_ask_again(registry: FakeRegistry, client: AgentAuthClient) -> None:
+@pytest.mark.parametrize(("seconds", "year"), [(3_600, "20.."), (2**53 - 1, "9999")])
+def test_a_cooldown_says_when_to_ask_again(
+    registry: FakeRegistry, client: AgentAuthClient, seconds: int, year: str
+) -> None:
     registry.script = lambda request: (
-        error(429, "cooldown_active", {"Retry-After": "3600"}, retry_after=3600)
+        error(429, "cooldown_active", {"Retry-After": "3600"}, retry_after=seconds)
         if (request.method, request.url.path) == ("POST", "/v1/grants")
         else None
     )
-    with pytest.raises(CooldownActiveError, match=r"Ask again from 20.. *.*UTC") as cooling:
+    with pytest.raises(CooldownActiveError, match=rf"Ask again from {year}-.*UTC") as cooling:
         run(client.ensure_grant(SP_ID, [READ]))
-    assert cooling.value.fields["retry_after"] == 3600
+    assert cooling.value.fields["retry_after"] == seconds
+
+
+def test_a_denial_at_the_end_of_time_can_be_told(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    registry.grants = [grant("denied", decided_at="9999-12-31T23:59:59Z", granted=None)]
+    with pytest.raises(NoGrantError, match="from 9999-12-31"):
+        run(client.ensure_grant(SP_ID, CALENDAR))
 
 
 @pytest.mark.parametrize(
