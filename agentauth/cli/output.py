@@ -5,8 +5,10 @@ All output of `agentauth` goes through here or `sdk/terminal.py`, except Typer's
 """
 
 import json
+import re
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
@@ -18,6 +20,7 @@ from .result import NEEDS_EXTRA, Outcome, Table
 
 try:
     from rich.box import SIMPLE
+    from rich.cells import chop_cells
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -26,6 +29,9 @@ except ImportError as error:
 
 # Columns of a table that is not read in a terminal: wide enough to break no cell.
 _WIDE: Final = 200
+# Columns beside the indent; a terminal with fewer is not read.
+_NARROW: Final = 8
+_ONE_WORD: Final = re.compile(r"[!-~]+")
 
 
 def show(outcome: Outcome, *, as_json: bool) -> None:
@@ -46,15 +52,30 @@ def show_json(answer: Mapping[str, object]) -> None:
 def show_lines(answer: Mapping[str, object]) -> None:
     """Aligned `name value` lines.
 
-    Values that are not text are JSON; further lines of a text are indented, so that none looks like
-    a name.
+    Values that are not text are JSON; further lines of a text are indented, also those that the
+    terminal would break, so that none looks like a name.
     """
     shown = {name: value for name, value in answer.items() if value not in (None, "")}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
         text = value.replace("\r\n", "\n") if isinstance(value, str) else json.dumps(value)
-        lines = f"\n{'':<{width}}  ".join(map(printable, text.split("\n")))
-        print(encodable(f"{name.replace('_', ' '):<{width}}  {lines}", sys.stdout))
+        lines = [encodable(printable(line), sys.stdout) for line in text.split("\n")]
+        broken = f"\n{'':<{width}}  ".join(_broken(lines, width + 2))
+        print(f"{name.replace('_', ' '):<{width}}  {broken}")
+
+
+def _broken(lines: Sequence[str], indent: int) -> Iterator[str]:
+    """The lines, those that a terminal would break in pieces that fit beside the indent.
+
+    One without a blank cannot look like a name and its value: links and tokens stay whole, to be
+    copied.
+    """
+    columns = shutil.get_terminal_size().columns - indent
+    for line in lines:
+        if _ONE_WORD.fullmatch(line) or columns < _NARROW or not sys.stdout.isatty():
+            yield line
+        else:
+            yield from chop_cells(line, columns) or [""]
 
 
 def show_table(table: Table) -> None:

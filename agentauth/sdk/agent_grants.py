@@ -1,5 +1,6 @@
 """An agent's grants and tokens at its registry: asked for, chosen, cached, and used to sign."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,15 +95,14 @@ class AgentGrants:
         ask_again: bool,
     ) -> Grant:
         """`AgentAuthClient.ensure_grant`."""
-        # One at a time: two calls of one process must not ask a person twice.
-        async with self._locks.of(service):
-            if self._life.identity().agent_id is not None:
-                provider = await self.service_provider(service)
-                known = await self._grants.get((provider.id,), self._look_up(provider))
-                if (grant := held(known, capabilities, envelope)) is not None:
-                    return grant
+        if self._life.identity().agent_id is None:
             await self._known_to_cover(capabilities)
-            provider = await self.service_provider(service)
+        provider = await self.service_provider(service)
+        async with self._asking(provider):
+            known = await self._grants.get((provider.id,), self._look_up(provider))
+            if (grant := held(known, capabilities, envelope)) is not None:
+                return grant
+            await self._known_to_cover(capabilities)
             self._grants.forget(provider.id)
             known = await self._grants.get((provider.id,), self._look_up(provider))
             planned = plan(known, capabilities, envelope, ask_again=ask_again)
@@ -120,17 +120,26 @@ class AgentGrants:
         """`AgentAuthClient.request_grant`."""
         agent = await self._known_to_cover(capabilities)
         provider = await self.service_provider(service)
-        same = find_same(await self._grants_at(provider), capabilities, envelope)
-        if same is not None:
-            code = agent.claim_code if same.status == "pending" else None
-            return replace(same, claim_code=code)
-        return await self._ask(provider, capabilities, envelope, reason)
+        async with self._asking(provider):
+            same = find_same(await self._grants_at(provider), capabilities, envelope)
+            if same is not None:
+                code = agent.claim_code if same.status == "pending" else None
+                return replace(same, claim_code=code)
+            return await self._ask(provider, capabilities, envelope, reason)
+
+    def _asking(self, provider: ServiceProvider) -> asyncio.Lock:
+        """Held from the lookup to the request: calls at once must not ask a person twice.
+
+        By id: one call may name the service provider by its slug, another by its id.
+        """
+        return self._locks.of("ask", provider.id)
 
     async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
         """Register if needed. Raises ManifestError beyond the manifest."""
-        # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
-        if self._agent is None or self._agent.claim_url is not None:
-            await self.register(capabilities)
+        async with self._locks.of("register"):
+            # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
+            if self._agent is None or self._agent.claim_url is not None:
+                await self.register(capabilities)
         assert self._agent is not None
         known = self._life.manifest
         assert known is not None

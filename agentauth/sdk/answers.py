@@ -22,7 +22,7 @@ class Agent:
     status: str
     expires_at: str | None = None
     claim_url: str | None = None
-    claim_code: str | None = None
+    claim_code: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, body: Mapping[str, object]) -> Self:
@@ -48,7 +48,7 @@ class Grant:
     status: str
     service_provider: str
     approval_url: str | None = None
-    claim_code: str | None = None
+    claim_code: str | None = field(default=None, repr=False)
     deny_reason: str | None = None
     valid_until: str | None = None
     interval: int = 2

@@ -22,7 +22,7 @@ from .answers import Confirmation, Grant
 from .choosing import is_usable, waits_for_human
 from .clocks import clock_error
 from .errors import ClockError, GrantPendingError, NoGrantError
-from .http_exchange import answering
+from .http_exchange import UnreadAnswerError, ask_service
 from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
 from .waiting import Callback, tell, wait_for_confirmation, wait_for_grant
 
@@ -52,6 +52,8 @@ class Call:
     ask_for: Sequence[Capability] = ()
     on_pending: Callback[Grant] | None = None
     on_step_up: Callback[Confirmation] | None = None
+    # False for a body that can be sent once. No person is then asked for its repetition.
+    is_repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Conversation:
     _had_nonce: bool = False
     _had_fresh_token: bool = False
     _had_asked: bool = False
-    _confirmed: set[str] = field(default_factory=set)
+    _had_confirmation: bool = False
     _online_until: float | None = None
 
     def __post_init__(self) -> None:
@@ -135,9 +137,11 @@ class Conversation:
         self._end_turn(signed, answer)
         if answer is not None:
             if await self._asks_for_more(signed, answer):
-                return True
+                return self.call.is_repeatable
             if not _heals(answer):
                 return False
+        if not self.call.is_repeatable:
+            return False
         self.tries += 1
         if self.tries >= ATTEMPTS:
             return False
@@ -180,7 +184,7 @@ class Conversation:
             off = clock_error("The service provider", answer.headers)
             if off is not None:
                 raise off
-        if answer.status == httpx.codes.FORBIDDEN:
+        if answer.status == httpx.codes.FORBIDDEN and self.call.is_repeatable:
             return await self._consents(answer.body())
         return False
 
@@ -220,9 +224,10 @@ class Conversation:
         if body.get("reason") == "human_offline":
             return await self._comes_online()
         confirmation_id = body.get("confirmation_id")
-        if not isinstance(confirmation_id, str) or confirmation_id in self._confirmed:
+        # Once: a service provider could otherwise ask the person again and again.
+        if not isinstance(confirmation_id, str) or self._had_confirmation:
             return False
-        self._confirmed.add(confirmation_id)
+        self._had_confirmation = True
         # The link is the registry's: one from the service provider could lead anywhere.
         decided = await wait_for_confirmation(
             self.life, confirmation_id, on_pending=self.call.on_step_up
@@ -242,13 +247,17 @@ class Conversation:
 
 
 async def send(
-    conversation: Conversation, url: str, *, json: Any, transport: httpx.AsyncBaseTransport | None
+    conversation: Conversation,
+    url: str,
+    *,
+    json: Any,
+    max_bytes: int,
+    transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
     """Send until there is a final answer.
 
-    Raises TemporarilyUnavailableError if none came, or none that can be decompressed. The service
-    provider's answer may have any size: httpx reads it whole, decompresses it, and waits 10 s for
-    each part.
+    Raises TemporarilyUnavailableError if none came, or if one came that is compressed or exceeds
+    `max_bytes`: that one is not asked for again.
     """
     response: httpx.Response | None = None
     while True:
@@ -263,14 +272,18 @@ async def send(
                 raise
             return response
         try:
-            with answering("The service provider"):
-                async with open_client(url, transport) as client:
-                    response = await client.request(
-                        conversation.call.method,
-                        url,
-                        json=json,
-                        headers={"Accept": "application/json", **headers},
-                    )
+            async with open_client(url, transport) as client:
+                response = await ask_service(
+                    client,
+                    conversation.call.method,
+                    url,
+                    max_bytes=max_bytes,
+                    headers={"Accept": "application/json", **headers},
+                    json=json,
+                )
+        except UnreadAnswerError:
+            conversation.cancel()
+            raise
         except TemporarilyUnavailableError as error:
             response, lost = None, error
         except BaseException:

@@ -30,6 +30,8 @@ from .errors import NoGrantError
 # Seconds, docs/protocol.md section 6: after the first denial at a service provider, after the
 # second in a row, and after each further one.
 COOLDOWN_SECONDS: Final = (3_600, 14_400, 86_400)
+# 9999-12-31T23:59:59Z.
+_LAST: Final = 253_402_300_799
 _AGAIN: Final = "call ensure_grant with ask_again=True"
 
 
@@ -191,4 +193,5 @@ def _decided_at(grant: Grant) -> float | None:
 
 
 def _shown(when: float) -> str:
-    return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """`when`, in unix seconds; a later time than datetime knows is shown as its last one."""
+    return datetime.fromtimestamp(min(when, _LAST), UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -71,9 +71,14 @@ class AgentAuth(httpx.Auth):
             )
         steps = self._steps(request)
         step = next(steps, None)
+        response: httpx.Response | None = None
         try:
             while step is not None:
                 if isinstance(step, httpx.Request):
+                    if response is not None and not response.is_closed:
+                        assert isinstance(response.stream, httpx.AsyncByteStream)
+                        await response.stream.aclose()
+                        response.stream = httpx.ByteStream(b"")
                     response = yield step
                     if is_short_refusal(response.status_code, response.headers):
                         await response.aread()
@@ -98,9 +103,16 @@ class AgentAuth(httpx.Auth):
             )
         steps = self._steps(request)
         step = next(steps, None)
+        response: httpx.Response | None = None
         try:
             while step is not None:
                 if isinstance(step, httpx.Request):
+                    if response is not None and not response.is_closed:
+                        # httpx reads the body of an answer that is not the last: it could be
+                        # endless.
+                        assert isinstance(response.stream, httpx.SyncByteStream)
+                        response.stream.close()
+                        response.stream = httpx.ByteStream(b"")
                     response = yield step
                     if is_short_refusal(response.status_code, response.headers):
                         response.read()
@@ -150,7 +162,7 @@ class AgentAuth(httpx.Auth):
                         return
                     continue
                 again: bool = yield conversation.is_to_be_repeated(_answer_of(response))
-                if not again or not isinstance(request.stream, httpx.ByteStream):
+                if not again:
                     return
         finally:
             if conversation is not None:
@@ -169,6 +181,7 @@ class AgentAuth(httpx.Auth):
                 self._ask_for,
                 self._on_pending,
                 self._on_step_up,
+                isinstance(request.stream, httpx.ByteStream),
             )
         )
 

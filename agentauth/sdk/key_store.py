@@ -160,8 +160,11 @@ class KmsSigner:
 
     def sign(self, message: bytes) -> bytes:
         """64 raw signature bytes over `message`. Raises KeyFileError, and what `sign` raises."""
-        signature = self._sign(message)
+        given: object = self._sign(message)
         try:
+            if not isinstance(given, bytes | bytearray):
+                raise InvalidSignatureError  # noqa: TRY301 — one error for every wrong signature
+            signature = bytes(given)
             raw = signature if len(signature) == SIGNATURE_BYTES else _raw(signature)
             self.public.verify(message, raw, alg=self.alg)
         except (InvalidSignatureError, ValueError, OverflowError):

@@ -23,6 +23,8 @@ from .tokens import Locks
 
 # Seconds from a request until its service provider has asked the registry, at the latest.
 JUDGED_SECONDS: Final = 1
+# Seconds. The slowest rate, one call per minute, asks for no longer wait.
+LONGEST_WAIT_SECONDS: Final = 60
 _SECOND_US: Final = 1_000_000
 _JUDGED_US: Final = JUDGED_SECONDS * _SECOND_US
 
@@ -97,11 +99,17 @@ class Turn:
                 pace.tat_us -= pace.rate.interval_us
 
     def wait_for(self, seconds: int) -> None:
-        """The registry refused the call by its rate, and allows the next one after `seconds`."""
+        """The registry refused the call by its rate, and allows the next one after `seconds`.
+
+        The service provider passes this on. More than a rate can ask for is not believed: the call
+        is only given back.
+        """
         pace = self._pace
         with pace.lock:
             if not self._is_over:
                 self.give_back()
+                if seconds > LONGEST_WAIT_SECONDS:
+                    return
                 allowed_us = _now_us() + seconds * _SECOND_US
                 pace.tat_us = max(pace.tat_us or 0, allowed_us + pace.rate.tolerance_us)
 

@@ -70,6 +70,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the file's lock, one process at a time; it ends with it. Raises KeyFileError."""
     # A separate lock file, since the locked file itself gets replaced.
     lock = path.with_name(f".{path.name}.lock")
+    owner = os.getpid()
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
@@ -79,7 +80,13 @@ def locked(path: Path) -> Iterator[None]:
             _lock(descriptor)
         except OSError as error:
             raise KeyFileError(f"{lock} cannot be locked: {error.strerror}.") from None
-        yield
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has the descriptor too: closing ours would leave
+            # the lock with it, and it must not end ours.
+            if os.getpid() == owner:
+                _unlock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -93,6 +100,18 @@ def _lock(descriptor: int) -> None:
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _unlock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

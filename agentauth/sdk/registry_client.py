@@ -36,6 +36,9 @@ ATTEMPTS: Final = 4
 # Seconds. If the server asks for a longer wait, the caller gets its answer instead.
 LONGEST_WAIT_SECONDS: Final = 30
 TIMEOUT_SECONDS: Final = 10
+_OK: Final = 200
+# Members of an answer that a person opens.
+LINKS: Final = ("approval_url", "claim_url")
 _JTI_BYTES: Final = 16
 # Characters of a media type that an error message quotes.
 _MEDIA_TYPE: Final = 60
@@ -159,7 +162,7 @@ class Registry:
                 self._clock.see(registry_at(self.url), response.headers)
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
-                    return _read_from(self.url, response)
+                    return _with_own_links(self.url, _read_from(self.url, response))
                 error = _explained(self.url, response)
                 refused = error.code == ProofNonceRequiredError.code
                 fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)
@@ -220,6 +223,24 @@ def heals(status: int, error: AgentAuthError) -> bool:
 def registry_at(url: str) -> str:
     """The subject of an error message about the registry at `url`."""
     return f"The registry at {url}"
+
+
+def _with_own_links(url: str, body: dict[str, object]) -> dict[str, object]:
+    """The answer. Raises RegistryError if a link for a person leads anywhere but to the registry.
+
+    A registry has one address, for agents and for people: proofs name it.
+    """
+    rows = body.get("results")
+    for row in (body, *(rows if isinstance(rows, list) else ())):
+        for name in LINKS:
+            link = row.get(name) if isinstance(row, dict) else None
+            if isinstance(link, str) and link and not link.startswith(f"{url}/"):
+                raise RegistryError(
+                    f"{registry_at(url)} named a link at another address: {name} must begin with "
+                    f"{url}/. Check the address of the registry, and its PUBLIC_URL.",
+                    status=_OK,
+                )
+    return body
 
 
 def _read_from(url: str, response: httpx.Response) -> dict[str, object]:

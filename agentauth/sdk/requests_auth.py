@@ -5,7 +5,7 @@ that a redirect never carries them to another address.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, Self
 
 import httpx
 
@@ -29,9 +29,15 @@ from .http_auth import CREDENTIALS, KEY, MAX_REDIRECTS, is_short_refusal
 from .sync_client import SyncAgentAuthClient
 from .waiting import Callback
 
+_PROOF: Final = CREDENTIALS[1]
+
 
 class RequestsAuth(AuthBase):
-    """Signs each attempt of a request to one service provider (id or slug), as `AgentAuth` does."""
+    """Signs each attempt of a request to one service provider (id or slug), as `AgentAuth` does.
+
+    A proof is sent once. If an adapter with `max_retries` or a second `Session.send` of a prepared
+    request would send it again, InvalidRequestError is raised instead.
+    """
 
     def __init__(
         self,
@@ -75,8 +81,33 @@ class RequestsAuth(AuthBase):
                 self._ask_for,
                 self._on_pending,
                 self._on_step_up,
+                _is_repeatable(request),
             )
         )
+
+
+class OneProof(str):
+    """A proof that can be sent once: http.client encodes each header value when it sends it."""
+
+    __slots__ = ("_is_sent",)
+    _is_sent: bool
+
+    def __new__(cls, proof: str) -> Self:
+        """A proof that was not sent yet."""
+        made = super().__new__(cls, proof)
+        made._is_sent = False
+        return made
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """The bytes to send. Raises InvalidRequestError the second time."""
+        # No OSError: urllib3 would take it for a lost connection, and try again.
+        if self._is_sent:
+            raise InvalidRequestError(
+                "This proof was sent already. RequestsAuth retries by itself: leave max_retries of "
+                "the adapter at 0, and prepare a new request instead of sending one twice."
+            )
+        self._is_sent = True
+        return super().encode(encoding, errors)
 
 
 class _Attempts:
@@ -95,13 +126,14 @@ class _Attempts:
     def sign(self, request: requests.PreparedRequest) -> None:
         if self._conversation is None:
             self._conversation = self._begin(request)
-        request.headers.update(self._client.run(self._conversation.headers()))
+        signed = self._client.run(self._conversation.headers())
+        request.headers.update(signed | {_PROOF: OneProof(signed[_PROOF])})
 
     def follow(self, response: requests.Response, **sending: Any) -> requests.Response:
         """What requests calls with each answer; returns the one to go on with."""
         while True:
             request = response.request
-            is_signed = CREDENTIALS[1] in request.headers
+            is_signed = _PROOF in request.headers
             for name in CREDENTIALS:
                 request.headers.pop(name, None)
             if not is_signed:
@@ -111,7 +143,7 @@ class _Attempts:
                 if self._redirects > MAX_REDIRECTS or not _is_repeatable(request):
                     return response
                 self._end()
-            elif not self._is_to_be_repeated(response) or not _is_repeatable(request):
+            elif not self._is_to_be_repeated(response):
                 return response
             repeated = request.copy()
             try:
@@ -124,8 +156,7 @@ class _Attempts:
                 if self._conversation is not None and self._conversation.is_answered:
                     return response
                 raise
-            # Frees the connection.
-            _ = response.content
+            # Unread, unless it was a short refusal: the body could be endless.
             response.close()
             former, response = response, response.connection.send(repeated, **sending)
             response.history = [*former.history, former]

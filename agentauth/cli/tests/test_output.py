@@ -3,13 +3,16 @@ does not show as itself.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from rich.cells import cell_len
 
 from agentauth.cli import main
+from agentauth.cli.output import show_lines
 from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
 
@@ -36,7 +39,7 @@ def registered(request: httpx.Request) -> httpx.Response | None:
 
 def decided(request: httpx.Request) -> httpx.Response | None:
     if request.url.path == "/v1/grants" and request.method == "POST":
-        asked = grant(status="pending", approval_url=LINES)
+        asked = grant(status="pending", approval_url=f"{URL}/{LINES}")
         return httpx.Response(201, json=asked | {"interval": 2})
     if request.url.path == f"/v1/grants/{GRANT_ID}":
         return httpx.Response(200, json=grant(status="denied", granted=None, deny_reason=LINES))
@@ -111,6 +114,24 @@ def test_no_check_of_a_file_prints_what_does_not_show_as_itself(
     assert printed.out + printed.err
     assert_shows_as_text(printed.out)
     assert_shows_as_text(printed.err)
+
+
+@pytest.mark.parametrize("letter", ["p", "漢"])
+def test_no_line_that_a_terminal_breaks_looks_like_a_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    forged = letter + "ok  true".join([" " * columns for columns in (71, 70, 72, 73)])
+    link = f"{URL}/{'x' * 100}"
+    show_lines({"status": 403, "body": forged, "approval_url": link, "ok": False, "said": ["a b"]})
+    lines = capsys.readouterr().out.splitlines()
+    assert f"approval url  {link}" in lines
+    names = ("status", "body", "approval url", "ok", "said", "")
+    for line in lines:
+        assert cell_len(line) <= 80 or link in line
+        assert line.startswith(tuple(f"{name:<12}  " for name in names))
+    assert len([line for line in lines if line.startswith("ok ")]) == 1
 
 
 def test_the_lines_of_a_text_are_kept_and_taken_for_no_other(

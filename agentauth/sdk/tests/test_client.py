@@ -97,6 +97,8 @@ def test_an_unclaimed_agent_s_grant_carries_the_claim_code(
     registry.agent_status = "unclaimed"
     asked = run(registry.client(tmp_path).request_grant(SP_ID, CALENDAR))
     assert asked.claim_code == "ABCD2345"
+    # Logs show a repr, and the link alone must not be enough.
+    assert "ABCD2345" not in repr(asked) + repr(run(registry.client(tmp_path).register()))
 
 
 def test_an_enrolment_code_goes_along(registry: FakeRegistry, tmp_path: Path) -> None:

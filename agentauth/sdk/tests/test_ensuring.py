@@ -239,9 +239,19 @@ def test_a_resumed_request_of_an_unclaimed_agent_has_link_and_code(
     assert again.approval_url == f"{URL}/claim/secret/?grant={again.grant_id}"
 
 
-def test_calls_at_once_ask_a_person_once(registry: FakeRegistry, client: AgentAuthClient) -> None:
+@pytest.mark.parametrize("ask", [AgentAuthClient.ensure_grant, AgentAuthClient.request_grant])
+@pytest.mark.parametrize("is_registered", [True, False])
+def test_calls_at_once_ask_a_person_once(
+    registry: FakeRegistry, tmp_path: Path, ask: Any, is_registered: bool
+) -> None:
+    """Whether they name the service provider by its id or by its slug."""
+    client = registry.client(tmp_path)
+    if is_registered:
+        run(client.register([READ]))
+
     async def at_once() -> list[Grant]:
-        return await asyncio.gather(*(client.ensure_grant(SP_ID, [READ]) for _ in range(20)))
+        named = (SP_ID, "sp") * 10
+        return list(await asyncio.gather(*(ask(client, each, [READ]) for each in named)))
 
     registry.interleaved(client)
     assert len({each.grant_id for each in run(at_once())}) == 1
@@ -256,15 +266,26 @@ def test_a_need_beyond_the_manifest_is_refused_before_it_is_asked(
     assert registry.sent("POST", "/v1/grants") == []
 
 
-def test_a_cooldown_says_when_to_ask_again(registry: FakeRegistry, client: AgentAuthClient) -> None:
+@pytest.mark.parametrize(("seconds", "year"), [(3_600, "20.."), (2**53 - 1, "9999")])
+def test_a_cooldown_says_when_to_ask_again(
+    registry: FakeRegistry, client: AgentAuthClient, seconds: int, year: str
+) -> None:
     registry.script = lambda request: (
-        error(429, "cooldown_active", {"Retry-After": "3600"}, retry_after=3600)
+        error(429, "cooldown_active", {"Retry-After": "3600"}, retry_after=seconds)
         if (request.method, request.url.path) == ("POST", "/v1/grants")
         else None
     )
-    with pytest.raises(CooldownActiveError, match=r"Ask again from 20.. *.*UTC") as cooling:
+    with pytest.raises(CooldownActiveError, match=rf"Ask again from {year}-.*UTC") as cooling:
         run(client.ensure_grant(SP_ID, [READ]))
-    assert cooling.value.fields["retry_after"] == 3600
+    assert cooling.value.fields["retry_after"] == seconds
+
+
+def test_a_denial_at_the_end_of_time_can_be_told(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    registry.grants = [grant("denied", decided_at="9999-12-31T23:59:59Z", granted=None)]
+    with pytest.raises(NoGrantError, match="from 9999-12-31"):
+        run(client.ensure_grant(SP_ID, CALENDAR))
 
 
 @pytest.mark.parametrize(

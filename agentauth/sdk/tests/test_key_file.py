@@ -1,8 +1,10 @@
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.key_file import Identity, KeyFile, config_directory, default_path
+from agentauth.sdk.private_files import locked
 
 URL = "http://localhost:8000"
 
@@ -42,6 +45,38 @@ def test_file_is_0600_and_directory_0700_whatever_the_umask(tmp_path: Path) -> N
         os.umask(previous)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
+
+
+def test_a_process_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "agent.json"
+    reading, writing = os.pipe()
+    with locked(path):
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            # Lives until the parent closes its end.
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with (tmp_path / ".agent.json.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+def test_a_forked_process_does_not_end_the_lock_of_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "agent.json"
+    with ExitStack() as held:
+        held.enter_context(locked(path))
+        child = os.fork()
+        if not child:
+            held.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        with (tmp_path / ".agent.json.lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610, 0o777])

@@ -264,11 +264,11 @@ def test_the_file_of_one_key_is_not_used_with_another(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [b"", b"short", b"\0" * 64, p256()[1](b"x"), b"\x30" * 70],
-    ids=["nothing", "short", "zeros", "another key's", "no DER"],
+    [b"", b"short", b"\0" * 64, p256()[1](b"x"), b"\x30" * 70, None, "x" * 64],
+    ids=["nothing", "short", "zeros", "another key's", "no DER", "none", "text"],
 )
 @pytest.mark.parametrize("service", [p256, ed])
-def test_a_signature_of_another_key_is_noticed(service: Callable[[], Any], wrong: bytes) -> None:
+def test_a_signature_of_another_key_is_noticed(service: Callable[[], Any], wrong: Any) -> None:
     pem, _ = service()
     with pytest.raises(KeyFileError, match="not of this agent's key"):
         KmsSigner(pem, lambda _: wrong).sign(b"message")

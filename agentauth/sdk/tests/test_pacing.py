@@ -327,6 +327,26 @@ def test_a_rate_that_allows_nothing_for_a_minute_holds_the_next_call(
     assert (answers, ticking.now_us - began) == ([429, 200], 60 * SECOND)
 
 
+@pytest.mark.parametrize("asked", ["61", "999999999"])
+def test_a_wait_that_no_rate_asks_for_holds_no_other_call(
+    registry: FakeRegistry, tmp_path: Path, ticking: Clock, asked: str
+) -> None:
+    rated(registry, 60, 5)
+    trouble = [error(429, "envelope_exceeded", {"Retry-After": asked}, reason="rate")]
+    registry.script = lambda request: (
+        trouble.pop() if request.url.host == "api.sp.example" and trouble else None
+    )
+    client = registered(registry, tmp_path)
+    began, answers = ticking.now_us, list[int]()
+
+    async def work() -> None:
+        for _ in range(2):
+            answers.append((await client.call(SP_ID, "GET", "/v1/x")).status_code)
+
+    asyncio.run(ticking.run(work()))
+    assert (answers, ticking.now_us - began) == ([429, 200], 0)
+
+
 def test_a_call_without_a_token_gives_its_turn_back(
     registry: FakeRegistry, tmp_path: Path, ticking: Clock
 ) -> None:

@@ -1,7 +1,9 @@
 """httpx.Auth and the auth of requests: a fresh proof for each attempt, no credentials elsewhere."""
 
 import asyncio
+import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import InvalidRequestError
@@ -21,7 +25,9 @@ from agentauth.sdk.answers import Confirmation
 from agentauth.sdk.http_auth import AgentAuth
 from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
+from agentauth.sdk.tests import hostile_server as hostile
 from agentauth.sdk.tests.fake_registry import CALENDAR, SP_ID, FakeRegistry, grant, run
+from agentauth.sdk.tests.hostile_server import answer, dripping
 
 CREDENTIALS = ("authorization", "dpop")
 NONCE = 'DPoP error="use_dpop_nonce", algs="EdDSA"'
@@ -274,17 +280,58 @@ def test_no_other_refusal_is_retried(kind: Kind, apis: tuple[Api, Api], status: 
 
 
 def test_a_body_that_is_a_stream_is_sent_once(kind: Kind, apis: tuple[Api, Api]) -> None:
-    apis[0].answers = [(401, {"WWW-Authenticate": STALE}, {})]
-    stream: Any = agen() if isinstance(kind, AsyncHttpx) else iter([b"hello"])
-    if isinstance(kind, Requests):
-        return  # http.server reads no chunked body
-    length = {"Content-Length": "5"}
-    assert kind.send("POST", f"{apis[0].url}/v1/x", content=stream, headers=length)[0] == 401
-    assert len(apis[0].seen) == 1
+    refusals: list[Said] = [
+        (401, {"WWW-Authenticate": STALE}, {}),
+        (503, {"Retry-After": "0"}, {}),
+    ]
+    for refusal in refusals:
+        apis[0].answers = [refusal]
+        assert send_stream(kind, f"{apis[0].url}/v1/x")[0] == refusal[0]
+    assert [body for _, _, _, body in apis[0].seen] == [b"hello"] * 2
+
+
+def test_no_person_is_asked_about_a_body_that_cannot_be_repeated(
+    kind: Kind, apis: tuple[Api, Api]
+) -> None:
+    told: list[Confirmation] = []
+    apis[0].answers = [(403, {}, {"error": "step_up_required", "confirmation_id": "c-1"})]
+    assert send_stream(kind, f"{apis[0].url}/v1/x", on_step_up=told.append)[0] == 403
+    assert told == []
+    assert kind.registry.sent("GET", "/v1/confirmations/c-1") == []
+
+
+def send_stream(kind: Kind, url: str, **more: Any) -> tuple[int, Any]:
+    body: Any = iter([b"hello"])
+    if isinstance(kind, AsyncHttpx):
+        body = agen()
+    elif isinstance(kind, Requests):
+        body = io.BytesIO(b"hello")
+    # http.server reads no chunked body.
+    return kind.send("POST", url, content=body, headers={"Content-Length": "5"}, **more)
 
 
 async def agen() -> Any:
     yield b"hello"
+
+
+def test_the_body_of_an_answer_that_is_not_the_last_is_not_waited_for(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_first, drained = [True], []
+    head = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nConnection: close\r\n\r\n"
+
+    def send(connection: socket.socket) -> None:
+        if not is_first.pop():
+            connection.sendall(answer(b"{}"))
+            return
+        is_first.append(False)
+        dripping(head, b"x", b"x")(connection)
+        drained.append("all of it")
+
+    with hostile.serving(send) as server:
+        monkeypatch.setattr("agentauth.sdk.tests.fake_registry.AUDIENCE", f"{server.url}/v1")
+        assert kind.send("GET", f"{server.url}/v1/x") == (200, {})
+        assert drained == []
 
 
 def test_a_call_that_no_grant_covers_is_not_sent(kind: Kind, apis: tuple[Api, Api]) -> None:
@@ -343,6 +390,33 @@ def test_the_caller_s_own_operation_key_is_kept(kind: Kind, apis: tuple[Api, Api
     key = {"Idempotency-Key": "payment-7"}
     kind.send("POST", f"{apis[0].url}/v1/pay", content=b"1", headers=key)
     assert [headers["idempotency-key"] for headers in apis[0].signed] == ["payment-7"]
+
+
+def test_no_proof_is_sent_twice_below_the_auth_of_requests(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    apis: tuple[Api, Api],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = f"{apis[0].url}/v1"
+    monkeypatch.setattr("agentauth.sdk.tests.fake_registry.AUDIENCE", url)
+    run(registry.client(tmp_path).register(CALENDAR))
+    registry.grants = [grant()]
+    apis[0].answers = [(503, {}, {})]
+    retrying = Retry(3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    with sync_client(registry, tmp_path / "agent.json") as client, requests.Session() as session:
+        session.trust_env = False
+        session.auth = RequestsAuth(client, SP_ID)
+        session.mount(f"{url}/pay", HTTPAdapter(max_retries=retrying))
+        with pytest.raises(InvalidRequestError, match="max_retries"):
+            session.post(f"{url}/pay", data=b"1", timeout=10)
+        prepared = session.prepare_request(requests.Request("POST", f"{url}/lost", data=b"1"))
+        # The hook that removes the credentials of an answered request never runs.
+        prepared.hooks = {"response": []}
+        assert session.send(prepared).status_code == 200
+        with pytest.raises(InvalidRequestError, match="sent already"):
+            session.send(prepared)
+    assert [path for _, path, _, _ in apis[0].seen] == ["/v1/pay", "/v1/lost"]
 
 
 def test_each_http_client_says_which_agent_client_it_needs(

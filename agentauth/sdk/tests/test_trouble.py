@@ -10,13 +10,14 @@ import pytest
 
 from agentauth import Capability
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.sdk import AgentAuthClient, NoGrantError
+from agentauth.sdk import AgentAuthClient, NoGrantError, RegistryError
 from agentauth.sdk.answers import Grant
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     GRANT_ID,
     SP_ID,
     TERMS,
+    URL,
     FakeRegistry,
     error,
     grant,
@@ -221,6 +222,23 @@ REFUSALS: list[httpx.Response] = [
         headers={"WWW-Authenticate": 'DPoP error="invalid_dpop_proof"', "Date": "x" * 500},
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["https://evil.example/", f"{URL}.evil.example/", f"{URL}@evil.example/", "javascript:x"],
+)
+def test_a_link_for_a_person_leads_to_the_registry(
+    registry: FakeRegistry, client: AgentAuthClient, link: str
+) -> None:
+    registry.grants = [grant("pending", approval_url=link)]
+    for ask in (client.get_grant(GRANT_ID), client.list_grants(), client.get_token(SP_ID)):
+        with pytest.raises(RegistryError, match=f"approval_url must begin with {URL}/"):
+            run(ask)
+    body = {"agent_id": "a", "status": "unclaimed", "claim_url": link, "claim_code": "ABCD2345"}
+    registry.script = lambda _request: httpx.Response(200, json=body)
+    with pytest.raises(RegistryError, match=f"claim_url must begin with {URL}/"):
+        run(client.register())
 
 
 @pytest.mark.parametrize("index", range(len(REFUSALS)))

@@ -205,13 +205,16 @@ def test_a_payment_that_was_not_confirmed_is_not_repeated(
     assert len(sp_calls(registry)) == 1
 
 
-def test_a_service_provider_cannot_have_one_confirmation_waited_for_twice(
-    registry: FakeRegistry, client: AgentAuthClient, slept: list[float]
+@pytest.mark.parametrize("ids", [[CONFIRMATION_ID] * 9, [f"c-{n}" for n in range(9)]])
+def test_one_call_asks_a_person_for_a_confirmation_once(
+    registry: FakeRegistry, client: AgentAuthClient, slept: list[float], ids: list[str]
 ) -> None:
-    scripted(registry, [step_up() for _ in range(9)], ["confirmed"])
+    states = ["pending", "confirmed"] * 9
+    scripted(registry, [step_up(confirmation_id=each) for each in ids], states)
     told: list[Confirmation] = []
-    assert run(client.call(SP_ID, "POST", "/v1/pay", on_step_up=told.append)).status_code == 403
-    assert len(sp_calls(registry)) == 2
+    answered = run(client.call(SP_ID, "POST", "/v1/pay", on_step_up=told.append))
+    assert (answered.status_code, answered.json()["confirmation_id"]) == (403, ids[1])
+    assert (len(told), len(sp_calls(registry))) == (1, 2)
 
 
 def test_without_a_callback_the_step_up_is_the_answer(
