@@ -53,6 +53,7 @@ from .extra import (
 )
 from .messages import Answer, ToolCall, link_not_opened, read_body, refusal, take_call, waiting
 from .rules import ToolAction
+from .tool_schema import ToolSchema
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +162,8 @@ class Protected:
     async def _verdict(
         self, call: ToolCall, headers: Mapping[str, list[str]]
     ) -> _Verdict | HttpAnswer:
-        rule, known = self.tools.get(call.name), await self._known(call.name)
-        if rule is None or known is None:
+        rule, schema = self.tools.get(call.name), await self._schema(call.name)
+        if rule is None or schema is None:
             # The second layer closes it.
             return _Verdict(call)
         if call.declined_link:
@@ -174,7 +175,7 @@ class Protected:
         except AgentAuthError as error:
             return answer_for(error)
         try:
-            action = rule.action(call.arguments, known)
+            action = rule.action(call.arguments, schema)
         except InvalidRequestError as error:
             return _Verdict(call, answer=refusal(error, key))
         try:
@@ -185,11 +186,11 @@ class Protected:
             return _refused(call, error, key)
         return _Verdict(call, allowed)
 
-    async def _known(self, tool: str) -> list[str] | None:
-        """The arguments in the tool's schema; None if the server has no such tool."""
+    async def _schema(self, tool: str) -> ToolSchema | None:
+        """The tool's schema; None if the server has no such tool."""
         for each in await self.server.list_tools():
             if each.name == tool:
-                return list(each.input_schema.get("properties", {}))
+                return ToolSchema(each.input_schema)
         return None
 
     async def _verify(self, token: str, proof: str, action: Action, key: str | None) -> Allowed:
