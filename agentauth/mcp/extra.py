@@ -4,7 +4,10 @@ try:
     from jsonschema import Draft202012Validator, FormatChecker
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.server.mcpserver import Context, MCPServer
-    from mcp.server.transport_security import TransportSecuritySettings
+    from mcp.server.transport_security import (
+        TransportSecurityMiddleware,
+        TransportSecuritySettings,
+    )
     from mcp.shared.exceptions import MCPError
     from mcp_types import (
         INVALID_PARAMS,
@@ -21,6 +24,7 @@ try:
     from mcp_types.version import is_version_at_least
     from pydantic import Field, WithJsonSchema
     from referencing import Registry as SchemaRegistry
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError:
     raise ImportError("For MCP, install the extra: pip install 'agentauth-sdk[mcp]'") from None
@@ -45,12 +49,14 @@ __all__ = [
     "MCPServer",
     "Message",
     "Receive",
+    "Request",
     "SchemaRegistry",
     "Scope",
     "Send",
     "ServerRequestContext",
     "TextContent",
     "ToolAnnotations",
+    "TransportSecurityMiddleware",
     "TransportSecuritySettings",
     "WithJsonSchema",
     "is_version_at_least",

@@ -51,6 +51,7 @@ from .extra import (
     ServerRequestContext,
     TransportSecuritySettings,
 )
+from .http_checks import HttpChecks
 from .messages import Answer, ToolCall, link_not_opened, read_body, refusal, take_call, waiting
 from .rules import ToolAction
 from .tool_schema import ToolSchema
@@ -126,12 +127,13 @@ class Protected:
         """
         settings.setdefault("stateless_http", True)
         settings.setdefault("transport_security", self._transport_security())
+        checks = HttpChecks(settings)
         app = self.server.streamable_http_app(streamable_http_path=streamable_http_path, **settings)
 
         async def protected(scope: Scope, receive: Receive, send: Send) -> None:
             path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
             if scope["type"] == "http" and path == streamable_http_path:
-                await self._http(app, scope, receive, send)
+                await self._http(app, checks, scope, receive, send)
             else:
                 await app(scope, receive, send)
 
@@ -139,7 +141,9 @@ class Protected:
 
     # ---- first layer: HTTP
 
-    async def _http(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(
+        self, app: ASGIApp, checks: HttpChecks, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["method"] != "POST":
             await app(scope, receive, send)
             return
@@ -151,7 +155,9 @@ class Protected:
             return
         if call is not None:
             content = call.content
-            verdict = await self._verdict(call, _headers(scope))
+            verdict = await checks.refusal(scope, body) or await self._verdict(
+                call, _headers(scope)
+            )
             if isinstance(verdict, HttpAnswer):
                 await _send(send, verdict)
                 return
@@ -234,7 +240,8 @@ class Protected:
         self, context: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         params = context.params or {}
-        if params.get("name") not in self.tools:
+        name = params.get("name")
+        if not isinstance(name, str) or name not in self.tools:
             raise MCPError(INVALID_PARAMS, "There is no such tool here.")
         scope = getattr(context.request, "scope", {})
         verdict = scope.get(_VERDICT)
