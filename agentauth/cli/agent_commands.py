@@ -141,6 +141,7 @@ async def call(
     action: str | None,
     data: str | None,
     idempotency_key: str | None,
+    max_bytes: int,
     wait: bool,
     timeout: float | None,  # noqa: ASYNC109 — the option --timeout
 ) -> Outcome:
@@ -160,6 +161,7 @@ async def call(
             idempotency_key=idempotency_key,
             on_pending=show_pending if wait else None,
             on_step_up=show_pending if wait else None,
+            max_bytes=max_bytes,
         ),
         timeout,
         what="the answer",

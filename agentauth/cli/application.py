@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.sdk.http_exchange import MAX_ANSWER_BYTES
 from agentauth.sdk.terminal import tell
 
 from . import agent_commands, checks, mcp_server, witnesses
@@ -239,6 +240,9 @@ def call(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The key that names the operation, to retry it.")
     ] = None,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, metavar="BYTES", help="Refuse an answer that is longer.")
+    ] = MAX_ANSWER_BYTES,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for what a person must decide first.")
     ] = False,
@@ -254,6 +258,7 @@ def call(
         action=action,
         data=data,
         idempotency_key=idempotency_key,
+        max_bytes=max_bytes,
         wait=wait,
         timeout=timeout,
     )

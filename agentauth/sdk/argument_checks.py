@@ -56,6 +56,12 @@ def check_action(action: object) -> None:
         )
 
 
+def check_max_bytes(value: object) -> None:
+    """Raises InvalidRequestError unless it is a positive integer."""
+    if type(value) is not int or value < 1:
+        raise InvalidRequestError("max_bytes: must be a positive integer, such as 1_000_000.")
+
+
 def read_envelope(envelope: Envelope | Mapping[str, object] | None) -> Envelope:
     """The envelope of a request; None and `{}` limit nothing. Raises InvalidRequestError."""
     if isinstance(envelope, Envelope):

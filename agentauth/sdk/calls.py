@@ -22,7 +22,7 @@ from .answers import Confirmation, Grant
 from .choosing import is_usable, waits_for_human
 from .clocks import clock_error
 from .errors import ClockError, GrantPendingError, NoGrantError
-from .http_exchange import answering
+from .http_exchange import UnreadAnswerError, ask_service
 from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
 from .waiting import Callback, tell, wait_for_confirmation, wait_for_grant
 
@@ -242,13 +242,17 @@ class Conversation:
 
 
 async def send(
-    conversation: Conversation, url: str, *, json: Any, transport: httpx.AsyncBaseTransport | None
+    conversation: Conversation,
+    url: str,
+    *,
+    json: Any,
+    max_bytes: int,
+    transport: httpx.AsyncBaseTransport | None,
 ) -> httpx.Response:
     """Send until there is a final answer.
 
-    Raises TemporarilyUnavailableError if none came, or none that can be decompressed. The service
-    provider's answer may have any size: httpx reads it whole, decompresses it, and waits 10 s for
-    each part.
+    Raises TemporarilyUnavailableError if none came, or if one came that is compressed or exceeds
+    `max_bytes`: that one is not asked for again.
     """
     response: httpx.Response | None = None
     while True:
@@ -263,14 +267,18 @@ async def send(
                 raise
             return response
         try:
-            with answering("The service provider"):
-                async with open_client(url, transport) as client:
-                    response = await client.request(
-                        conversation.call.method,
-                        url,
-                        json=json,
-                        headers={"Accept": "application/json", **headers},
-                    )
+            async with open_client(url, transport) as client:
+                response = await ask_service(
+                    client,
+                    conversation.call.method,
+                    url,
+                    max_bytes=max_bytes,
+                    headers={"Accept": "application/json", **headers},
+                    json=json,
+                )
+        except UnreadAnswerError:
+            conversation.cancel()
+            raise
         except TemporarilyUnavailableError as error:
             response, lost = None, error
         except BaseException:

@@ -20,8 +20,9 @@ from .addresses import check_registry_url
 from .agent_grants import UNSPECIFIED_ORIGIN, AgentGrants
 from .agent_lifecycle import AgentLife
 from .answers import Agent, Confirmation, Grant, ServiceProvider
-from .argument_checks import check_action, check_capabilities, read_envelope
+from .argument_checks import check_action, check_capabilities, check_max_bytes, read_envelope
 from .calls import Call, Conversation, send
+from .http_exchange import MAX_ANSWER_BYTES
 from .key_file import Identity, KeyFile, default_path
 from .key_store import KeyStore
 from .registry_client import Registry
@@ -257,6 +258,7 @@ class AgentAuthClient:
         ask_for: Sequence[Capability] = (),
         on_pending: Callback[Grant] | None = None,
         on_step_up: Callback[Confirmation] | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> httpx.Response:
         """Call a service provider and return its answer, whatever the status. Follows no redirect.
 
@@ -267,11 +269,12 @@ class AgentAuthClient:
         `on_pending`, the call shows a pending grant and waits for the decision; with `on_step_up`,
         it shows the confirmation that the service provider's answer names, waits, and repeats the
         call under the same key. Raises as `authenticate_headers`, ClockError if this host's clock
-        is off, and TemporarilyUnavailableError if no answer comes, or none that can be
-        decompressed. The answer may have any size while each part comes within 10 s: to limit it,
-        use `asyncio.timeout`, or `authenticate_headers` with another HTTP client.
+        is off, and TemporarilyUnavailableError if no answer comes, or one that is compressed
+        (none is asked for) or longer than `max_bytes`: the call may have been done. Each part may
+        take 10 s; `asyncio.timeout` limits the whole.
         """
         check_action(action)
+        check_max_bytes(max_bytes)
         absolute = await self._grants.address(service_provider_id, url)
         conversation = self.conversation(
             Call(
@@ -285,7 +288,13 @@ class AgentAuthClient:
                 on_step_up,
             )
         )
-        return await send(conversation, absolute, json=json, transport=self._registry.transport)
+        return await send(
+            conversation,
+            absolute,
+            json=json,
+            max_bytes=max_bytes,
+            transport=self._registry.transport,
+        )
 
     def conversation(self, call: Call) -> Conversation:
         """The tries of one call, for an HTTP client that sends them itself, such as `AgentAuth`."""

@@ -1,7 +1,7 @@
 """One HTTP exchange.
 
-Every answer of the registry is read here: within a time limit, up to a size limit, never
-decompressed. Exceptions of httpx become TemporarilyUnavailableError here and nowhere else.
+Every answer is read here: up to a size limit, never decompressed, and the registry's also within a
+time limit. Exceptions of httpx become TemporarilyUnavailableError here and nowhere else.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any, Final
 
 import httpcore
@@ -33,6 +34,10 @@ Params = Mapping[str, str | int]
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
 # time.monotonic() at which this thread's exchange must end.
 _ends_at: ContextVar[float] = ContextVar("_ends_at")
+
+
+class UnreadAnswerError(TemporarilyUnavailableError):
+    """An answer came but was not read: it is compressed or too long, and would be so again."""
 
 
 @contextmanager
@@ -69,6 +74,32 @@ async def ask(
             async for part in response.aiter_bytes():
                 body.add(part)
             return body.whole()
+
+
+async def ask_service(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    max_bytes: int,
+    headers: Mapping[str, str],
+    json: Any,
+) -> httpx.Response:
+    """Send one request to a service provider and read its answer, at most `max_bytes`.
+
+    Raises UnreadAnswerError, else TemporarilyUnavailableError if no whole answer came.
+    """
+    who = "The service provider"
+    sent = {**headers, **_IDENTITY}
+    began = time.monotonic()
+    with answering(who):
+        async with client.stream(method, url, headers=sent, json=json) as response:
+            body = _Body(who, response, max_bytes)
+            async for part in response.aiter_bytes():
+                body.add(part)
+        whole = body.whole()
+        whole.elapsed = timedelta(seconds=time.monotonic() - began)
+        return whole
 
 
 def ask_blocking(
@@ -110,31 +141,35 @@ def hold_to_time(client: httpx.Client) -> httpx.Client:
 class _Body:
     """The bytes of one answer as they arrive.
 
-    Raises TemporarilyUnavailableError for compression or excess length.
+    Raises UnreadAnswerError for compression or excess length.
     """
 
     def __init__(self, who: str, response: httpx.Response, max_bytes: int) -> None:
         self._who, self._response, self._max_bytes = who, response, max_bytes
         self._received = bytearray()
-        if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding != "identity" and not _is_bodiless(response):
             # A few bytes could decompress to gigabytes.
-            raise TemporarilyUnavailableError(
-                f"{who} sent a compressed answer, which was not asked for."
-            )
+            raise UnreadAnswerError(f"{who} sent a compressed answer, which was not asked for.")
 
     def add(self, part: bytes) -> None:
         self._received += part
         if len(self._received) > self._max_bytes:
-            raise TemporarilyUnavailableError(
-                f"{self._who} sent more than {self._max_bytes:,} bytes."
-            )
+            raise UnreadAnswerError(f"{self._who} sent more than {self._max_bytes:,} bytes.")
 
     def whole(self) -> httpx.Response:
         return httpx.Response(
             self._response.status_code,
             headers=self._response.headers,
             content=bytes(self._received),
+            request=self._response.request,
+            extensions=self._response.extensions,
         )
+
+
+def _is_bodiless(response: httpx.Response) -> bool:
+    """Do the headers describe a body that is not sent?"""
+    return response.request.method == "HEAD" or response.status_code in {204, 304}
 
 
 def _why(failure: Exception) -> str:

@@ -20,6 +20,7 @@ from .agent_grants import UNSPECIFIED_ORIGIN
 from .answers import Agent, Confirmation, Grant, ServiceProvider
 from .calls import Call, Conversation
 from .client import AgentAuthClient
+from .http_exchange import MAX_ANSWER_BYTES
 from .key_file import Identity
 from .key_store import KeyStore
 from .waiting import Callback, tell
@@ -216,6 +217,7 @@ class SyncAgentAuthClient:
         ask_for: Sequence[Capability] = (),
         on_pending: Callback[Grant] | None = None,
         on_step_up: Callback[Confirmation] | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> httpx.Response:
         """Call a service provider and return its answer, whatever the status."""
         return self.run(
@@ -229,6 +231,7 @@ class SyncAgentAuthClient:
                 ask_for=ask_for,
                 on_pending=_in_a_thread(on_pending),
                 on_step_up=_in_a_thread(on_step_up),
+                max_bytes=max_bytes,
             )
         )
 

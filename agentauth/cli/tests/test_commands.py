@@ -96,6 +96,8 @@ def test_register_request_token_and_call(
     assert (request.method, str(request.url)) == ("POST", f"{AUDIENCE}/events")
     assert request.headers["Idempotency-Key"] == "k"
     assert json.loads(request.content) == {"a": 1}
+    code, refused = answer(capsys, "call", SP_ID, "GET", "/v1/events", "--max-bytes", "5")
+    assert (code, refused["error"]) == (4, "temporarily_unavailable")
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ class BesideRegistry(httpx.AsyncBaseTransport):
         await self._sockets.aclose()
 
 
-@pytest.mark.parametrize("name", ["unzippable", "no HTTP", "cut off", "a redirect to nowhere"])
+@pytest.mark.parametrize("name", ["no HTTP", "cut off", "a redirect to nowhere"])
 def test_a_broken_answer_to_a_call_is_an_outage(
     registry: FakeRegistry, tmp_path: Path, slept: list[float], serve: Serve, name: str
 ) -> None:
@@ -256,13 +256,62 @@ def test_a_broken_answer_to_a_call_is_an_outage(
     )
 
 
-def test_a_compressed_answer_to_a_call_is_unpacked_for_the_caller(
-    registry: FakeRegistry, tmp_path: Path, serve: Serve
+@pytest.mark.parametrize(
+    ("send", "limits", "said"),
+    [
+        (whole(ZIPPED), {}, "sent a compressed answer"),
+        (whole(answer(b"", "Content-Encoding: gzip, gzip", status=403)), {}, "sent a compressed"),
+        (endless, {}, "sent more than 16,777,216 bytes"),
+        (whole(answer(b"x" * 101)), {"max_bytes": 100}, "sent more than 100 bytes"),
+    ],
+    ids=["compressed", "twice", "endless", "too long for this call"],
+)
+def test_an_answer_that_a_call_does_not_read_is_asked_for_once(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    serve: Serve,
+    send: Sending,
+    limits: Any,
+    said: str,
 ) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant()]
-    client._registry.transport = BesideRegistry(registry, serve(whole(ZIPPED)))
-    assert run(client.call(SP_ID, "GET", "/v1/x")).content == GOOD
+    server = serve(send)
+    client._registry.transport = BesideRegistry(registry, server)
+    with pytest.raises(TemporarilyUnavailableError, match=f"The service provider {said}"):
+        run(client.call(SP_ID, "POST", "/v1/x", **limits))
+    (head,) = server.heads
+    assert re.findall(rb"(?i)accept-encoding: (\w+)", head) == [b"identity"]
+
+
+@pytest.mark.parametrize(
+    ("method", "send"),
+    [
+        ("GET", whole(answer(b"x" * 100))),
+        ("HEAD", whole(OK + b"Content-Encoding: gzip\r\nContent-Length: 9000\r\n\r\n")),
+        ("GET", whole(OK.replace(b"200", b"304") + b"Content-Encoding: gzip\r\n\r\n")),
+    ],
+    ids=["at the limit", "without a body", "not modified"],
+)
+def test_every_other_answer_to_a_call_is_given_to_the_caller(
+    registry: FakeRegistry, tmp_path: Path, serve: Serve, method: str, send: Sending
+) -> None:
+    client = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    client._registry.transport = BesideRegistry(registry, serve(send))
+    found = run(client.call(SP_ID, method, "/v1/x", max_bytes=100))
+    assert found.content == (b"" if "Content-Encoding" in found.headers else b"x" * 100)
+    assert (found.request.method, found.http_version) == (method, "HTTP/1.1")
+    assert found.elapsed.total_seconds() > 0
+
+
+@pytest.mark.parametrize("given", [0, -1, True, "100", None, 1.5])
+def test_a_limit_that_is_no_size_is_refused(
+    registry: FakeRegistry, tmp_path: Path, given: Any
+) -> None:
+    client = registered(registry, tmp_path)
+    with pytest.raises(InvalidRequestError, match="max_bytes"):
+        run(client.call(SP_ID, "GET", "/v1/x", max_bytes=given))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.sdk import AgentAuthClient, Grant
 from agentauth.sdk.http_auth import AgentAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
@@ -87,6 +87,8 @@ def test_every_method_does_what_the_other_client_does(
     client.forget_tokens(SP_ID)
     assert client.authenticate_headers(SP_ID, "GET", "/v1/x").keys() == {"Authorization", "DPoP"}
     assert client.call(SP_ID, "GET", "/v1/x").status_code == 200
+    with pytest.raises(TemporarilyUnavailableError, match="more than 5 bytes"):
+        client.call(SP_ID, "GET", "/v1/x", max_bytes=5)
     assert client.service_provider(SP_ID).id == SP_ID
     assert [each.grant_id for each in client.list_grants()] == [GRANT_ID]
     assert client.renew_manifest().status == "active"
