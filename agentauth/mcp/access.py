@@ -30,6 +30,7 @@ from agentauth.sdk.manifests import read_manifest
 from .arguments import check_call, read_capabilities
 from .options import Options
 from .results import (
+    MAX_ANSWER_BYTES,
     Outcome,
     Waiting,
     failure,
@@ -313,7 +314,13 @@ class Access:
         idempotency_key: str | None,
     ) -> Outcome:
         response = await self._client.call(
-            service, method, path, action=action, json=body, idempotency_key=idempotency_key
+            service,
+            method,
+            path,
+            action=action,
+            json=body,
+            idempotency_key=idempotency_key,
+            max_bytes=MAX_ANSWER_BYTES,
         )
         return self._answered(service, response, idempotency_key)
 

@@ -12,11 +12,14 @@ from agentauth.protocol.encoding import b64u_decode, read_json, read_object
 from agentauth.protocol.errors import AgentAuthError, EncodingError
 from agentauth.protocol.untrusted_text import printable
 
+# Bytes of a service provider's answer that are read; a longer one is refused.
+MAX_ANSWER_BYTES: Final = 1_048_576
 # Characters of one text of a service provider's answer that the client sees.
 MAX_SHOWN: Final = 65_536
 # Characters of a text of a service provider or the registry within a sentence of ours.
 MAX_QUOTED: Final = 300
-_JWS: Final = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+# A row of segments, each read once: the time grows with the length alone.
+_JWS: Final = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]{8,}+){2,}+")
 _SECRET_TYPES: Final = frozenset({"at+jwt", "dpop+jwt"})
 _MAX_HEADER: Final = 8_192
 # An ASCII character as JSON may write it.
@@ -88,8 +91,11 @@ def without_secrets(text: str) -> str:
     return text if filtered == plain else filtered
 
 
-def _is_secret(compact: str) -> bool:
-    header = compact.split(".", 1)[0]
+def _is_secret(row: str) -> bool:
+    return any(_is_header(each) for each in row.split("."))
+
+
+def _is_header(header: str) -> bool:
     if len(header) > _MAX_HEADER:
         return False
     try:

@@ -1,8 +1,9 @@
 """What a service provider or the registry answers ends no session and forges nothing."""
 
 import asyncio
+import gzip
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from agentauth.mcp import people
-from agentauth.mcp.results import MAX_QUOTED
+from agentauth.mcp.results import MAX_ANSWER_BYTES, MAX_QUOTED, MAX_SHOWN
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
 from agentauth.mcp.tests.test_server import ASK, PAY, called
 from agentauth.protocol.encoding import b64u_encode
@@ -217,6 +218,55 @@ def test_an_echoed_token_is_removed_in_each_spelling(
     assert "[removed]" in shown
     assert TOKEN.rsplit(".", 1)[1] not in shown
     assert b"\\\\u00" not in shown.encode()
+
+
+def test_an_echoed_token_after_another_text_with_dots_is_removed(
+    agent: FakeRegistry, tmp_path: Path
+) -> None:
+    result = answered(agent, tmp_path, 200, f"api.example-host.{TOKEN}".encode())
+    assert body_of(result)["body"] == "api.[removed]"
+
+
+class Stream(httpx.AsyncByteStream):
+    """An answer without end; `sent` counts its bytes."""
+
+    sent = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self.sent += 65_536
+            yield b"a" * 65_536
+
+
+def test_an_endless_answer_is_read_to_its_limit(agent: FakeRegistry, tmp_path: Path) -> None:
+    stream = Stream()
+    body = body_of(paid(agent, tmp_path, lambda _: httpx.Response(200, stream=stream)))
+    assert (body["status"], body["idempotency_key"]) == ("failed", "pay-1")
+    assert stream.sent <= MAX_ANSWER_BYTES + 65_536
+
+
+def test_an_answer_of_the_longest_length_is_read_in_time(
+    agent: FakeRegistry, tmp_path: Path
+) -> None:
+    body = body_of(answered(agent, tmp_path, 200, b"a" * MAX_ANSWER_BYTES))
+    assert (body["http_status"], len(body["body"])) == (200, MAX_SHOWN)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
+def test_a_compressed_answer_is_not_unpacked(
+    agent: FakeRegistry, tmp_path: Path, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = gzip.compress(bytes(1_000_000))
+
+    def unpacked(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("httpx._decoders.GZipDecoder.decode", unpacked)
+    headers = {"Content-Encoding": coding}
+    stream = httpx.ByteStream(bomb)
+    answer = paid(agent, tmp_path, lambda _: httpx.Response(200, headers=headers, stream=stream))
+    body = body_of(answer)
+    assert (body["error"], body["idempotency_key"]) == ("temporarily_unavailable", "pay-1")
 
 
 def test_a_token_in_the_content_type_is_removed(agent: FakeRegistry, tmp_path: Path) -> None:
