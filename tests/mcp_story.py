@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def payment(service: str, euros: str) -> dict[str, Any]:
         "service": service,
         "method": "POST",
         "path": "/payments",
+        "idempotency_key": secrets.token_urlsafe(12),
         "body": {"amount": amount, "payee": "ACME"},
         "action": {
             "type": "transact",

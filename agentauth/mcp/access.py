@@ -26,16 +26,12 @@ from agentauth.sdk.choosing import waits_for_human
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from agentauth.sdk.manifests import read_manifest
-from agentauth.sdk.registry_client import new_key
-from agentauth.sdk.shown_content import shown_content
+from agentauth.sdk.shown_content import MAX_ANSWER_BYTES, shown_content, without_secrets
 
 from .arguments import check_call, read_capabilities
 from .options import Options
-from .results import Outcome, Waiting, failure, mistake
+from .results import Outcome, Waiting, failure, mistake, shortened
 
-# Seconds. A service provider that sends slowly must not hold a tool call for ever.
-CALL_SECONDS: Final = 45
-_SAFE: Final = frozenset({"GET", "HEAD"})
 _MAX_GRANTS: Final = 20
 _ENDABLE: Final = ("approved", "suspended", "pending")
 
@@ -109,7 +105,7 @@ class Access:
         claim = agent.claim_url if agent else None
         rows = [_row(grant, claim, code) for grant in grants[:_MAX_GRANTS]]
         where = f" at {service}" if service else ""
-        counted = ", ".join(f"{row['service']}: {row['status']}" for row in rows)
+        counted = ", ".join(shortened(f"{row['service']}: {row['status']}") for row in rows)
         text = f"Access{where}: {counted}." if rows else f"Nothing was requested{where} yet."
         return Outcome(text, {"status": "ok", "access": rows})
 
@@ -261,7 +257,7 @@ class Access:
         return not allowed or bool({provider.get("id"), provider.get("slug")} & set(allowed))
 
     def _granted(self, grant: Grant, service: str, waited: Waiting | None = None) -> Outcome:
-        row = _row(grant, None, grant.claim_code)
+        row, service = _row(grant, None, grant.claim_code), shortened(service)
         if grant.status == "approved":
             less = " The person granted less than requested." if grant.narrowed else ""
             return Outcome(f"Access to {service} is approved.{less}", row)
@@ -273,7 +269,7 @@ class Access:
                 "grant", grant.grant_id, grant.approval_url, question, grant.claim_code
             )
             return self._waits(waiting, {})
-        why = f" The reason given: {grant.deny_reason}" if grant.deny_reason else ""
+        why = f" The reason given: {shortened(grant.deny_reason)}" if grant.deny_reason else ""
         return Outcome(
             f"Access to {service} is {grant.status}.{why} Do not ask again unless the person "
             "wants it.",
@@ -309,32 +305,23 @@ class Access:
         action: Action | None,
         idempotency_key: str | None,
     ) -> Outcome:
-        # Made here and shown, so that the client can name the operation again.
-        key = idempotency_key or (None if method in _SAFE else new_key())
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                response = await self._client.call(
-                    service, method, path, action=action, json=body, idempotency_key=key
-                )
-        except TimeoutError:
-            return Outcome(
-                f"The service did not answer within {CALL_SECONDS} s. The call may have been done: "
-                "repeat it with the same idempotency_key.",
-                {
-                    "status": "failed",
-                    "error": "temporarily_unavailable",
-                    **_shown_key(key),
-                },
-                is_error=True,
-            )
-        return self._answered(service, response, key)
+        response = await self._client.call(
+            service,
+            method,
+            path,
+            action=action,
+            json=body,
+            idempotency_key=idempotency_key,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+        return self._answered(service, response, idempotency_key)
 
     def _answered(self, service: str, response: httpx.Response, key: str | None) -> Outcome:
         shown, truncated = shown_content(response)
         body: dict[str, object] = {
             "status": "answered",
             "http_status": response.status_code,
-            "content_type": response.headers.get("Content-Type", "")[:200],
+            "content_type": without_secrets(response.headers.get("Content-Type", ""))[:200],
             "body": shown,
             **({"truncated": True} if truncated else {}),
             **_shown_key(key),
@@ -354,7 +341,7 @@ class Access:
             why = refused.get("error_description")
             return Outcome(
                 f"The service answered {response.status_code}."
-                f"{' ' + why if isinstance(why, str) else ''}",
+                f"{' ' + shortened(why) if isinstance(why, str) else ''}",
                 body,
                 is_error=True,
             )

@@ -14,6 +14,7 @@ from agentauth.protocol.capability import (
 from agentauth.protocol.errors import InvalidRequestError
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_SAFE: Final = frozenset({"GET", "HEAD"})
 MAX_PATH: Final = 2_048
 MAX_BODY_BYTES: Final = 1_048_576
 _PATH: Final = re.compile(r"[!-~]+")
@@ -52,7 +53,14 @@ def check_call(method: str, path: str, body: object, key: str | None) -> str:
             f"path: must be 1 to {MAX_PATH} printable ASCII characters without spaces and #, and "
             "start with a slash. Percent-encode other characters."
         )
-    if key is not None and _KEY.fullmatch(key) is None:
+    if key is None and method.upper() not in _SAFE:
+        # Not made here: a client that gives up on the call would never learn it.
+        raise InvalidRequestError(
+            f"idempotency_key: is required for {method.upper()}. Choose a new one for each "
+            "operation, for example pay-invoice-17, and repeat the operation only with the same "
+            "one: it is then done once."
+        )
+    if key is not None and not is_key(key):
         raise InvalidRequestError(
             "idempotency_key: must be 1 to 128 visible ASCII characters without a comma."
         )
@@ -63,3 +71,8 @@ def check_call(method: str, path: str, body: object, key: str | None) -> str:
     if len(sent) > MAX_BODY_BYTES:
         raise InvalidRequestError(f"body: must be at most {MAX_BODY_BYTES:,} bytes of JSON.")
     return method.upper()
+
+
+def is_key(key: str) -> bool:
+    """May this name an operation?"""
+    return _KEY.fullmatch(key) is not None

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.errors import RefusedError
 from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.shown_content import in_each_text
 
 from .extra import (
     CallToolResult,
@@ -25,7 +27,7 @@ from .extra import (
     is_version_at_least,
 )
 from .people import INPUT_REQUIRED_SINCE, takes_links
-from .results import as_json
+from .results import as_json, shortened, whole
 
 # The verifier reads at most 65,536 bytes of arguments; other tools' texts may be longer.
 MAX_BODY_BYTES: Final = 1_048_576
@@ -72,14 +74,15 @@ class Answer:
             and is_version_at_least(context.protocol_version, INPUT_REQUIRED_SINCE)
             and takes_links(context.session.client_capabilities)
         ):
-            params = ElicitRequestURLParams(message=self.text, url=self.link)
+            params = ElicitRequestURLParams(message=printable(self.text), url=self.link)
             return InputRequiredResult(
                 input_requests={f"{_LINK}{self.operation_key or ''}": ElicitRequest(params=params)}
             )
-        text = f"{self.text}\n{as_json(self.body)}"
+        body: Any = in_each_text(self.body, whole)
+        text = f"{printable(whole(self.text))}\n{as_json(body)}"
         return CallToolResult(
             content=[TextContent(type="text", text=text)],
-            structured_content=dict(self.body),
+            structured_content=body,
             is_error=True,
         )
 
@@ -180,7 +183,7 @@ def refusal(error: AgentAuthError, key: str | None) -> Answer:
     else:
         body = read_object(answer_for(error).body)
     more = {"idempotency_key": key} if key else {}
-    return Answer(str(body["error_description"]), {"status": "refused", **body, **more})
+    return Answer(shortened(str(body["error_description"])), {"status": "refused", **body, **more})
 
 
 def link_not_opened(key: str | None) -> Answer:

@@ -5,16 +5,21 @@ of 2025-11-25 gets the request `elicitation/create` during the call. Both answer
 person agreed to open the link: the decision itself is the registry's.
 """
 
+import asyncio
 import io
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.untrusted_text import printable
+from agentauth.sdk.shown_content import in_each_text
 
+from .arguments import is_key
 from .extra import (
     CallToolResult,
     ClientCapabilities,
@@ -27,8 +32,14 @@ from .extra import (
     TextContent,
     is_version_at_least,
 )
-from .results import Outcome, Waiting, as_json
+from .results import Outcome, Waiting, as_json, whole
 
+logger = logging.getLogger(__name__)
+
+# Seconds. Clients give up on a call after 60 s unless told otherwise, and then have no answer.
+LONGEST_CALL: Final = 54
+# Of these, kept for the call itself after a person was waited for.
+_KEPT: Final = 10
 INPUT_REQUIRED_SINCE: Final = "2026-07-28"
 # A call may need access first and a confirmation then. More links in one call are a mistake.
 _MAX_LINKS: Final = 3
@@ -48,21 +59,42 @@ class Asking:
     seconds: float
     qr_code: bool = False
 
-    async def answer(self, context: Context[Any, Any], attempt: Attempt) -> Result:
-        """Run the tool; if a person must act, bring the link and then run it again."""
-        if not takes_links(context.client_capabilities):
-            return self.result(await attempt(None, None))
-        if is_version_at_least(context.protocol_version or "", INPUT_REQUIRED_SINCE):
-            return await self._in_rounds(context, attempt)
-        return await self._in_one_call(context, attempt)
+    async def answer(
+        self, context: Context[Any, Any], attempt: Attempt, named: str | None = None
+    ) -> Result:
+        """Run the tool; if a person must act, bring the link and then run it again.
 
-    async def _in_rounds(self, context: Context[Any, Any], attempt: Attempt) -> Result:
+        `named` is the idempotency key in the arguments. There is an answer within `LONGEST_CALL`.
+        """
+        until = asyncio.get_running_loop().time() + LONGEST_CALL
+
+        async def bounded(key: str | None, waited: Waiting | None) -> Outcome:
+            return await outcome_until(until, attempt(key, waited), key or named)
+
+        if not takes_links(context.client_capabilities):
+            return self.result(await bounded(None, None))
+        if is_version_at_least(context.protocol_version or "", INPUT_REQUIRED_SINCE):
+            return await self._in_rounds(context, bounded, until)
+        return await self._in_one_call(context, bounded, until)
+
+    async def once(self, attempt: Awaitable[Outcome]) -> CallToolResult:
+        """The result of a tool that waits for no link. There is one within `LONGEST_CALL`."""
+        until = asyncio.get_running_loop().time() + LONGEST_CALL
+        return self.result(await outcome_until(until, attempt, None))
+
+    async def _wait(self, waiting: Waiting, until: float) -> bool:
+        left = until - _KEPT - asyncio.get_running_loop().time()
+        return await self.wait(waiting, max(0, min(self.seconds, left)))
+
+    async def _in_rounds(
+        self, context: Context[Any, Any], attempt: Attempt, until: float
+    ) -> Result:
         state = _read_state(context.request_state)
         answer = (context.input_responses or {}).get(_KEY)
         if isinstance(answer, ElicitResult) and state.waiting is not None:
             if answer.action != "accept":
                 return self.result(_not_opened(state.waiting, state.key))
-            await self.wait(state.waiting, self.seconds)
+            await self._wait(state.waiting, until)
         outcome = await attempt(state.key, state.waiting)
         following = outcome.waiting
         if following is None or following.id in state.seen or len(state.seen) >= _MAX_LINKS:
@@ -75,35 +107,63 @@ class Asking:
             request_state=_state_text(following, _key_of(outcome), state.seen),
         )
 
-    async def _in_one_call(self, context: Context[Any, Any], attempt: Attempt) -> Result:
+    async def _in_one_call(
+        self, context: Context[Any, Any], attempt: Attempt, until: float
+    ) -> Result:
         seen: list[str | None] = []
         outcome = await attempt(None, None)
         while (waiting := outcome.waiting) and waiting.id not in seen and len(seen) < _MAX_LINKS:
             seen.append(waiting.id)
             name = secrets.token_urlsafe(16)
             try:
-                answer = await context.elicit_url(waiting.message, waiting.url, name)
-            except MCPError:
-                # The client declared links but cannot take one now.
+                async with asyncio.timeout_at(until - _KEPT):
+                    answer = await context.elicit_url(waiting.message, waiting.url, name)
+            except (MCPError, TimeoutError):
+                # The client declared links but cannot take one now, or the person takes their time.
                 break
             if answer.action != "accept":
                 return self.result(_not_opened(waiting, _key_of(outcome)))
-            if await self.wait(waiting, self.seconds):
+            if await self._wait(waiting, until):
                 await context.session.send_elicit_complete(name, context.request_id)
             outcome = await attempt(_key_of(outcome), waiting)
         return self.result(outcome)
 
     def result(self, outcome: Outcome) -> CallToolResult:
         """The outcome as MCP: a sentence and JSON as text, and the JSON as structured content."""
-        text = f"{outcome.text}\n{as_json(outcome.body)}" if outcome.body else outcome.text
+        body: Any = in_each_text({"status": "failed", **outcome.body}, whole)
+        text = f"{printable(whole(outcome.text))}\n{as_json(body)}"
         content = [TextContent(type="text", text=text)]
         if self.qr_code and outcome.waiting is not None:
             content.append(TextContent(type="text", text=qr_code(outcome.waiting.url)))
         return CallToolResult(
             content=[*content],
-            structured_content=dict(outcome.body) or None,
+            structured_content=body,
             is_error=outcome.is_error,
         )
+
+
+async def outcome_until(until: float, attempt: Awaitable[Outcome], key: str | None) -> Outcome:
+    """The outcome of `attempt`, with the operation's key whatever happens."""
+    try:
+        async with asyncio.timeout_at(until):
+            outcome = await attempt
+    except TimeoutError:
+        outcome = _unfinished("There was no answer in time.", "temporarily_unavailable")
+    except Exception as error:  # noqa: BLE001 — the client must learn the key
+        # Only the class: the message may have what a service sent.
+        logger.error("a tool failed: %s", type(error).__name__)  # noqa: TRY400 — as above
+        outcome = _unfinished("This server made a mistake.", "server_error")
+    shown = {"idempotency_key": key} if key is not None and is_key(key) else {}
+    return replace(outcome, body={**shown, **outcome.body})
+
+
+def _unfinished(why: str, code: str) -> Outcome:
+    return Outcome(
+        f"{why} It may have been done. Repeat a call that has an idempotency_key with the same "
+        "one: it is done once. After another call, call access_status first.",
+        {"status": "failed", "error": code},
+        is_error=True,
+    )
 
 
 def qr_code(url: str) -> str:

@@ -51,8 +51,10 @@ from .extra import (
     ServerRequestContext,
     TransportSecuritySettings,
 )
+from .http_checks import HttpChecks
 from .messages import Answer, ToolCall, link_not_opened, read_body, refusal, take_call, waiting
 from .rules import ToolAction
+from .tool_schema import ToolSchema
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +127,13 @@ class Protected:
         """
         settings.setdefault("stateless_http", True)
         settings.setdefault("transport_security", self._transport_security())
+        checks = HttpChecks(settings)
         app = self.server.streamable_http_app(streamable_http_path=streamable_http_path, **settings)
 
         async def protected(scope: Scope, receive: Receive, send: Send) -> None:
             path = str(scope.get("path", "")).removeprefix(scope.get("root_path", ""))
             if scope["type"] == "http" and path == streamable_http_path:
-                await self._http(app, scope, receive, send)
+                await self._http(app, checks, scope, receive, send)
             else:
                 await app(scope, receive, send)
 
@@ -138,7 +141,9 @@ class Protected:
 
     # ---- first layer: HTTP
 
-    async def _http(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(
+        self, app: ASGIApp, checks: HttpChecks, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["method"] != "POST":
             await app(scope, receive, send)
             return
@@ -150,7 +155,9 @@ class Protected:
             return
         if call is not None:
             content = call.content
-            verdict = await self._verdict(call, _headers(scope))
+            verdict = await checks.refusal(scope, body) or await self._verdict(
+                call, _headers(scope)
+            )
             if isinstance(verdict, HttpAnswer):
                 await _send(send, verdict)
                 return
@@ -161,8 +168,8 @@ class Protected:
     async def _verdict(
         self, call: ToolCall, headers: Mapping[str, list[str]]
     ) -> _Verdict | HttpAnswer:
-        rule, known = self.tools.get(call.name), await self._known(call.name)
-        if rule is None or known is None:
+        rule, schema = self.tools.get(call.name), await self._schema(call.name)
+        if rule is None or schema is None:
             # The second layer closes it.
             return _Verdict(call)
         if call.declined_link:
@@ -174,7 +181,7 @@ class Protected:
         except AgentAuthError as error:
             return answer_for(error)
         try:
-            action = rule.action(call.arguments, known)
+            action = rule.action(call.arguments, schema)
         except InvalidRequestError as error:
             return _Verdict(call, answer=refusal(error, key))
         try:
@@ -185,11 +192,11 @@ class Protected:
             return _refused(call, error, key)
         return _Verdict(call, allowed)
 
-    async def _known(self, tool: str) -> list[str] | None:
-        """The arguments in the tool's schema; None if the server has no such tool."""
+    async def _schema(self, tool: str) -> ToolSchema | None:
+        """The tool's schema; None if the server has no such tool."""
         for each in await self.server.list_tools():
             if each.name == tool:
-                return list(each.input_schema.get("properties", {}))
+                return ToolSchema(each.input_schema)
         return None
 
     async def _verify(self, token: str, proof: str, action: Action, key: str | None) -> Allowed:
@@ -233,7 +240,8 @@ class Protected:
         self, context: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         params = context.params or {}
-        if params.get("name") not in self.tools:
+        name = params.get("name")
+        if not isinstance(name, str) or name not in self.tools:
             raise MCPError(INVALID_PARAMS, "There is no such tool here.")
         scope = getattr(context.request, "scope", {})
         verdict = scope.get(_VERDICT)

@@ -3,9 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.untrusted_text import printable
+
+# Characters of a text of a service provider or the registry within a sentence of ours.
+MAX_QUOTED: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Waiting:
     @property
     def message(self) -> str:
         """What the person reads before opening the link."""
-        code = f" The page asks for this code: {self.code}." if self.code else ""
+        code = f" The page asks for this code: {shortened(self.code)}." if self.code else ""
         return f"{self.question} Open the link to decide.{code}"
 
 
@@ -46,7 +50,7 @@ def failure(error: AgentAuthError) -> Outcome:
     for name in ("retry_after", "violations", "deny_reason"):
         if (value := error.fields.get(name)) is not None:
             body[name] = value
-    return Outcome(error.description, body, is_error=True)
+    return Outcome(shortened(error.description), body, is_error=True)
 
 
 def mistake(sentence: str) -> Outcome:
@@ -54,6 +58,18 @@ def mistake(sentence: str) -> Outcome:
     return Outcome(sentence, {"status": "failed", "error": "invalid_request"}, is_error=True)
 
 
+def shortened(text: str) -> str:
+    """What others wrote, for a sentence of ours: one line, so that it forges no line of JSON."""
+    shown = printable(whole(text)[: MAX_QUOTED + 1])
+    return shown if len(shown) <= MAX_QUOTED else f"{shown[: MAX_QUOTED - 1]}…"
+
+
+def whole(text: str) -> str:
+    """`text` without lone surrogates, which no transport can encode."""
+    return text.encode(errors="replace").decode()
+
+
 def as_json(body: Mapping[str, object]) -> str:
-    """The body as one line of JSON."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    """The body as one line of JSON; what is not displayed as itself is escaped."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)

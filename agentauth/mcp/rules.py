@@ -12,6 +12,8 @@ from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.protocol.json_fields import quote_safely
 from agentauth.protocol.money import Money
 
+from .tool_schema import ToolSchema
+
 Arguments = Mapping[str, Any]
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -30,7 +32,9 @@ class ToolAction:
 
     `arguments` are those that constraints may name: every text, boolean and integer the tool takes
     (None), only these names, or a function of the arguments. What is not sent, or is another JSON
-    value, is not supplied, so a constraint on it is not satisfied.
+    value, is not supplied, so a constraint on it is not satisfied. Nor is what the tool may get as
+    another value: an argument of several types, or of a format other than `date`. Such an argument
+    in `resource` is refused.
 
     With `handles_repeats`, the tool looks at `decision(context).repeated` and does not act again.
     Raises InvalidRequestError.
@@ -54,21 +58,15 @@ class ToolAction:
         """Must the operation have a name? Verify requires one for a transact."""
         return self.kind == "transact"
 
-    def action(self, arguments: Arguments, known: Sequence[str]) -> Action:
-        """The act of a call; `known` are the arguments of the tool's schema.
-
-        Raises InvalidRequestError for an argument that the tool does not have: under another
-        spelling of a checked one, the tool could read what the verifier did not see.
-        """
-        for name in arguments:
-            if name not in known:
-                raise InvalidRequestError(f"The tool has no argument {quote_safely(name)}.")
+    def action(self, arguments: Arguments, schema: ToolSchema) -> Action:
+        """The act of a call. Raises InvalidRequestError for arguments that are not of `schema`."""
+        schema.check(arguments)
         capability = parse_allow_entry(f"{self.kind}:x")
         return Action(
             capability.type,
-            _PLACEHOLDER.sub(lambda found: _segment(found[1], arguments), self.resource),
+            _PLACEHOLDER.sub(lambda found: _segment(found[1], arguments, schema), self.resource),
             self._amount(arguments),
-            self._arguments(arguments),
+            self._arguments(arguments, schema),
             capability.namespace,
             capability.name,
         )
@@ -78,7 +76,7 @@ class ToolAction:
             return Money.parse(arguments.get(self.amount), self.amount)
         return None if self.amount is None else self.amount(arguments)
 
-    def _arguments(self, arguments: Arguments) -> dict[str, Scalar]:
+    def _arguments(self, arguments: Arguments, schema: ToolSchema) -> dict[str, Scalar]:
         if callable(self.arguments):
             return {
                 check_argument(name, "arguments"): parse_scalar(
@@ -87,11 +85,20 @@ class ToolAction:
                 for name, value in self.arguments(arguments).items()
             }
         names = arguments if self.arguments is None else self.arguments
-        return {name: arguments[name] for name in names if _is_scalar(name, arguments.get(name))}
+        return {
+            name: arguments[name]
+            for name in names
+            if _is_scalar(name, arguments.get(name)) and schema.is_exact(name)
+        }
 
 
-def _segment(name: str, arguments: Arguments) -> str:
+def _segment(name: str, arguments: Arguments, schema: ToolSchema) -> str:
     value = arguments.get(name)
+    if name in arguments and not schema.is_exact(name):
+        raise InvalidRequestError(
+            f"The argument {quote_safely(name)} names the resource, so the tool must declare it as "
+            "a text or an integer alone."
+        )
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):

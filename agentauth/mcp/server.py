@@ -86,7 +86,10 @@ Limits = Annotated[dict[str, Any] | None, WithJsonSchema(_LIMITS)]
 ActionOf = Annotated[dict[str, Any] | None, WithJsonSchema(_ACTION)]
 Key = Annotated[
     str | None,
-    Field(description="names the operation: a repetition with the same key is done once"),
+    Field(
+        description="required unless GET or HEAD. A new text for each operation; a repetition with "
+        "the same one is done once"
+    ),
 ]
 Seconds = Annotated[int, Field(ge=0, le=LONGEST_WAIT)]
 
@@ -136,7 +139,7 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
         context: Context, service: Service | None = None, wait_seconds: Seconds = 0
     ) -> Result:
         """What you may use now, what waits for a person, and what was denied."""
-        return asking.result(await access.status(service, wait_seconds))
+        return await asking.once(access.status(service, wait_seconds))
 
     async def call_service(
         context: Context,
@@ -153,13 +156,14 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
             lambda key, _waited: access.call(
                 service, method, path, body, action, key or idempotency_key
             ),
+            idempotency_key,
         )
 
     async def revoke_access(
         context: Context, service: Service, grant_id: str | None = None
     ) -> Result:
         """Give back your access to a service, or one grant of it. You must ask to get it again."""
-        return asking.result(await access.revoke(service, grant_id))
+        return await asking.once(access.revoke(service, grant_id))
 
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=True)
     acts = ToolAnnotations(destructive_hint=True, open_world_hint=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.client import AgentAuthClient
+from agentauth.sdk.server_nonces import read_nonce
 
 try:
     import httpx2
@@ -99,7 +100,7 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         )
 
     def _may_retry(self, response: httpx2.Response) -> bool:
-        fresh = response.headers.get("DPoP-Nonce")
+        fresh = read_nonce(response.headers.get("DPoP-Nonce"))
         self._nonce = fresh or self._nonce
         if response.status_code != _UNAUTHORIZED:
             return False
@@ -118,13 +119,11 @@ def _tool_call(method: str, content: bytes) -> _ToolCall | None:
     if not isinstance(body, dict) or body.get("method") != "tools/call":
         return None
     params = body.get("params")
-    given = params if isinstance(params, dict) else {}
-    arguments = given.get("arguments")
-    return _ToolCall(
-        body.get("id"),
-        str(given.get("name", "")),
-        arguments if isinstance(arguments, dict) else {},
-    )
+    name = params.get("name") if isinstance(params, dict) else None
+    if not isinstance(params, dict) or not isinstance(name, str):
+        return None
+    arguments = params.get("arguments")
+    return _ToolCall(body.get("id"), name, arguments if isinstance(arguments, dict) else {})
 
 
 def _not_sent(call: _ToolCall, error: AgentAuthError) -> httpx2.Response:

@@ -21,7 +21,7 @@ from agentauth.sdk.tests.fake_registry import (
     registered,
 )
 
-POST = {**READ, "method": "POST"}
+POST = {**READ, "method": "POST", "idempotency_key": "k-1"}
 
 
 @pytest.fixture
@@ -30,6 +30,16 @@ def agent(registry: FakeRegistry, tmp_path: Path) -> FakeRegistry:
     registry.grants.append(grant())
     registered(registry, tmp_path)
     return registry
+
+
+@pytest.mark.parametrize("method", ["POST", "post", "PUT", "PATCH", "DELETE"])
+def test_an_operation_without_a_name_reaches_no_service(
+    agent: FakeRegistry, tmp_path: Path, method: str
+) -> None:
+    [result] = called(agent, tmp_path, ("call_service", READ | {"method": method}))
+    assert (result.is_error, body_of(result)["error"]) == (True, "invalid_request")
+    assert f"idempotency_key: is required for {method.upper()}" in result.content[0].text
+    assert not to_service(agent)
 
 
 def answering(registry: FakeRegistry, response: httpx.Response) -> None:
@@ -78,7 +88,7 @@ def to_service(registry: FakeRegistry) -> list[httpx.Request]:
 def test_a_call_with_hostile_arguments_reaches_no_service(
     agent: FakeRegistry, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    [result] = called(agent, tmp_path, ("call_service", READ | changes))
+    [result] = called(agent, tmp_path, ("call_service", READ | {"idempotency_key": "k"} | changes))
     assert result.is_error
     assert body_of(result)["status"] == "failed"
     assert len(result.content[0].text) < 3_000

@@ -22,7 +22,13 @@ from agentauth.sdk.tests.fake_registry import (
 
 ASK = {"service": "sp", "capabilities": ["read:calendar"], "reason": "To plan the week."}
 READ = {"service": "sp", "method": "GET", "path": "/v1/calendar"}
-PAY = {"service": "sp", "method": "POST", "path": "/v1/payments", "body": {"payee": "ACME"}}
+PAY = {
+    "service": "sp",
+    "method": "POST",
+    "path": "/v1/payments",
+    "body": {"payee": "ACME"},
+    "idempotency_key": "pay-1",
+}
 
 
 def approve(registry: FakeRegistry) -> None:
@@ -257,7 +263,7 @@ def test_a_call_that_waited_goes_on_under_the_same_key(
     [result] = called(registry, tmp_path, ("call_service", PAY), era=era, person=person)
     body = body_of(result)
     assert (body["http_status"], body["body"]) == (201, {"paid": True})
-    assert keys == [body["idempotency_key"]] * 2
+    assert keys == [body["idempotency_key"]] * 2 == ["pay-1"] * 2
     assert len(person.links) == 1
 
 
