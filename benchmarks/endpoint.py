@@ -169,7 +169,7 @@ def worker(endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> Worker:
         nr=0, nr_conns=0,
         max_requests=sys.maxsize, worker_connections=CONNECTIONS, max_head=100_000, waiting={},
         stuck=set(), held=0,
-        acceptor=SimpleNamespace(tell=lambda: None),
+        acceptor=SimpleNamespace(report=lambda: None),
     )  # fmt: skip
     return made
 

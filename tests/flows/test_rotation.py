@@ -27,6 +27,7 @@ from kms.services import disable_key, promote_due_keys, rotate_key
 from registry.tests.cast import AgentClient, basic
 from tests.flows.test_ownership import Cast
 from tests.flows.test_ownership import cast as cast  # noqa: PLC0414 — a fixture
+from tests.flows.test_ownership import parties as parties  # noqa: PLC0414 — a fixture
 
 pytestmark = [pytest.mark.django_db, pytest.mark.flow]
 
