@@ -40,7 +40,7 @@ LONGEST = {
 CORES = min(os.cpu_count() or 1, 7)
 BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
 # The SDK against a live server, without the demo.
-SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider", "rotation")]
+SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 
 
