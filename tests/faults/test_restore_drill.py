@@ -159,7 +159,7 @@ def tells_the_truth(place: RestoreStage, done: dict[str, Any]) -> None:
     alone = [
         sys.executable,
         "-m",
-        "agentauth.sdk",
+        "agentauth.cli",
         "verify-log",
         str(place.store),
         "--trusted-keys",
