@@ -257,7 +257,7 @@ def _provider(grant: Grant) -> str:
 
 
 def _labels(grant: Grant) -> list[str]:
-    """The granted capabilities, or the requested ones while nobody has decided."""
+    """The granted capabilities, or the requested ones while the request waits for a person."""
     terms = grant.answer.get("granted") or grant.answer.get("requested")
     rows = terms.get("capabilities") if isinstance(terms, Mapping) else None
     return [_label(row) for row in rows] if isinstance(rows, list) else []

@@ -92,7 +92,10 @@ def run(arguments: Sequence[str]) -> int:
             show_json({"error": "usage", "error_description": message, "reason": None})
         elif message:
             sentence = " ".join(message.split()).removesuffix(".")
-            tell(f"error: {sentence}. See agentauth --help.")
+            # Which command it was, so that its own help shows the right form.
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "agentauth"
+            tell(f"error: {sentence}. See {path} --help.")
         return USAGE
     return code if isinstance(code, int) else 0
 

@@ -61,7 +61,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "array": (list,),
     "null": (type(None),),
 }
-# Seconds that a tool waits for a person, before the model is told to come back.
+# How long (s) a tool waits for a person before its result asks the model to call again later.
 WAIT_SECONDS: Final = 600
 # Operations that wait for the model to come back. Older ones are forgotten.
 _MAX_PARKED: Final = 1_000

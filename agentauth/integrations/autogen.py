@@ -26,8 +26,8 @@ class _Arguments(BaseModel):
 class AutoGenTool(BaseTool[_Arguments, str]):
     """A tool for `AssistantAgent(tools=[…])`. `show` gets the link when a person must decide.
 
-    If the person does not decide within the tool's `wait_seconds`, the model is told so, and its
-    next call with the same arguments continues the same operation.
+    If the person does not decide within the tool's `wait_seconds`, the result says so, and the
+    model's next call with the same arguments continues the same operation.
     """
 
     def __init__(self, tool: AgentTool, *, show: Callback[PersonNeeded]) -> None:

@@ -16,7 +16,7 @@ from .extra import Draft202012Validator, FormatChecker, SchemaRegistry
 # Types of which a value reaches the tool as it was sent, if the schema has no other.
 _EXACT: Final = frozenset({"string", "integer", "boolean"})
 _DEFINITIONS: Final = "#/$defs/"
-# Of the formats that the SDK converts, the one that has a single spelling.
+# The SDK converts texts of several formats; only a date has a single spelling.
 _DATE: Final = "date"
 _CONVERTED: Final = ("format", "contentEncoding", "contentMediaType", "contentSchema")
 _MAX_REFERENCES: Final = 8

@@ -27,7 +27,7 @@ from .registry_client import registry_at
 
 
 class AsyncConnections:
-    """For the tasks of one event loop at a time; in another one it opens connections anew."""
+    """For the tasks of one event loop at a time; in another loop it opens new connections."""
 
     def __init__(self, url: str, client_id: str, client_secret: str, tls: Tls) -> None:
         self._who = registry_at(url)

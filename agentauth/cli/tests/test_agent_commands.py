@@ -288,3 +288,12 @@ def test_mcp_runs_the_server_with_the_options(monkeypatch: pytest.MonkeyPatch) -
         }
         == (served[0])
     )
+
+
+def test_wrong_argument_names_the_command_whose_help_to_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["request", "my-api", "calendar"]) == 2
+    assert "See agentauth request --help." in capsys.readouterr().err
+    assert main(["nothing"]) == 2
+    assert "See agentauth --help." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Forward auth: what a reverse proxy is told about each request."""
+"""Forward auth: the answer that a reverse proxy gets about each request."""
 
 import json
 import socket

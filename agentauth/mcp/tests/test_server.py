@@ -107,7 +107,7 @@ def test_a_call_with_access_returns_the_answer(registry: FakeRegistry, tmp_path:
 
 
 def ending(registry: FakeRegistry) -> None:
-    """The registry ends a grant when it is told to."""
+    """The registry ends a grant at the agent's request."""
 
     def script(request: httpx.Request) -> httpx.Response | None:
         way = request.url.path.rsplit("/", 1)[1]

@@ -42,7 +42,7 @@ def schema_of(kind: Any) -> ToolSchema:
 
 
 def supplied(kind: Any, value: object) -> dict[str, Any]:
-    """The arguments that verify is told."""
+    """The arguments that verify receives."""
     return dict(ToolAction("write", "folder").action({"value": value}, schema_of(kind)).arguments)
 
 
