@@ -59,12 +59,12 @@ screenshots: $(VENV)/dev.stamp ## every page and state at 320 and 1280 px, light
 
 bench: $(VENV)/dev.stamp ## measure; alone on the machine
 	$(BIN)/python -m benchmarks.verify
-	$(BIN)/python -m benchmarks.sdk
-	$(BIN)/python -m benchmarks.share
+	$(BIN)/python -m benchmarks.sdk_verifier
+	$(BIN)/python -m benchmarks.postgresql_share
 	$(BIN)/python -m benchmarks.events
-	$(BIN)/python -m benchmarks.endpoint
+	$(BIN)/python -m benchmarks.verification_cpu
 	$(BIN)/python -m benchmarks.log
-	$(BIN)/python -m benchmarks.history
+	$(BIN)/python -m benchmarks.log_queries
 	$(BIN)/python -m benchmarks.verify_log
 	$(BIN)/python -m benchmarks.verify_audit
 

@@ -42,15 +42,15 @@ from django.utils import timezone
 
 from agentauth.postgresql.base import SILENCE
 from audit.log.refusal_counts import Batches
-from kms.delegation import CHOSEN
 from kms.services import ensure_key
 from kms.signing_rate import SigningRateLimiter
+from kms.token_signer import CHOSEN
 from registry.models import Human, ServiceProvider
-from registry.services.people import create_human
+from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from tests.vectors.shared import ABSENT, SECURITY
-from verifier.services import clocks, replay_epochs
+from verifier.services import host_clock, replay_epochs
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
@@ -143,13 +143,13 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
         "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
     )
     SILENCE.record_answer()
-    monkeypatch.setattr(clocks.CLOCK, "_told", False)
+    monkeypatch.setattr(host_clock.CLOCK, "_told", False)
     # Each refusal is an event, even of many within a second. Tests of floods use the real limits.
     monkeypatch.setattr("verifier.credential_checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.agent_keys._FLOODS", Batches(seconds=0))
     CHOSEN.forget()
     monkeypatch.setattr("kms.services._ROTATION_FAILED", {})
-    monkeypatch.setattr("kms.delegation.PACE", pace := SigningRateLimiter())
+    monkeypatch.setattr("kms.token_signer.PACE", pace := SigningRateLimiter())
     monkeypatch.setattr("kms.services.PACE", pace)
 
 

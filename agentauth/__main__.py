@@ -1,6 +1,6 @@
 """The servers: `python -m agentauth web|verifier [OPTIONS]`.
 
-gunicorn with `agentauth/server/web_server.py` or `verifier_server.py`. gunicorn itself reads
+gunicorn with `agentauth/server/web_gunicorn.py` or `verifier_gunicorn.py`. gunicorn itself reads
 WEB_CONCURRENCY when it is imported, and ends with a traceback if it is not a number. So our own
 reader comes first.
 """
@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Final
 
 _SERVERS: Final = {
-    "web": ("web_server", "agentauth.wsgi"),
-    "verifier": ("verifier_server", "agentauth.server.verifier_application"),
+    "web": ("web_gunicorn", "agentauth.wsgi"),
+    "verifier": ("verifier_gunicorn", "agentauth.server.verifier_application"),
 }
 
 

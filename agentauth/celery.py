@@ -14,9 +14,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup(set_prefix=False)
 
 from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
-from agentauth.jobs import JOBS, Job  # noqa: E402
+from agentauth.job_table import JOBS, Job  # noqa: E402
 from agentauth.observability.ops_listener import listen  # noqa: E402
-from agentauth.startup import check_start  # noqa: E402
+from agentauth.startup_checks import check_start  # noqa: E402
 
 app = Celery("agentauth")
 # All that Celery gets. It copies a whole settings module into its own configuration, secrets

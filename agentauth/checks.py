@@ -11,10 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.untrusted_text import check_host
 from audit.archive import parquet
+from audit.checkpoints.cosigning import witnesses
 from audit.stores import store_uris as stores
 from audit.stores.store_uris import store_error
-from audit.witness.cosigning import witnesses
-from kms.backends.backend_locations import PLACES, package_error, place_error
+from kms.backends.key_backend_setting import PLACES, package_error, place_error
 from verifier.stores.redis_url import parse_redis_url
 
 MIN_SECRET_CHARACTERS = 50

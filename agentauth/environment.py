@@ -39,7 +39,7 @@ _KNOWN: Final = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
 _MAX_FILE_BYTES: Final = 64 * 1024
 _MIN_SUBJECT_KEY_BYTES: Final = 32
 _SUBJECT_KEY: Final = re.compile(r"([a-z0-9-]{1,16}):([A-Za-z0-9_-]+)")
-# The key of every `sub` made before subject keys existed (registry/services/subjects.py).
+# The key of every `sub` made before subject keys existed (registry/services/pairwise_subjects.py).
 _LEGACY: Final = "legacy"
 
 

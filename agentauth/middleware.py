@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
-from agentauth.observability.log_lines import request_id
+from agentauth.observability.logging_config import request_id
 from agentauth.protocol.errors import (
     CsrfFailedError,
     InvalidRequestError,
@@ -25,13 +25,13 @@ from agentauth.protocol.errors import (
 )
 from agentauth.proxies import address_of
 from agentauth.server.request_bytes import WAITED
-from agentauth.startup import START
-from audit.identifiers import new_id_text
+from agentauth.startup_checks import START
+from audit.row_ids import new_id_text
 from registry import rate_limits
 from registry.models import Human
-from verifier.paths import LEAN_PATHS
+from verifier.endpoint_paths import LEAN_PATHS
 from verifier.services import replay_epochs
-from verifier.services.clocks import CLOCK
+from verifier.services.host_clock import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 

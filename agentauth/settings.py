@@ -21,7 +21,7 @@ from agentauth.environment import (
     section,
     subject_keys,
 )
-from agentauth.observability.log_lines import logging_config
+from agentauth.observability.logging_config import logging_config
 from agentauth.postgresql.database_url import read_database_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -77,7 +77,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
-    "agentauth.observability.access_log.ObservingMiddleware",
+    "agentauth.observability.request_observation.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.middleware.SecurityHeadersMiddleware",
     "agentauth.middleware.OverloadMiddleware",
@@ -198,8 +198,8 @@ REST_FRAMEWORK = {
         "registry.authentication.ServiceProviderAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["registry.permissions.DenyAll"],
-    "DEFAULT_PARSER_CLASSES": ["agentauth.http_json.StrictJSONParser"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "agentauth.http_json.Negotiation",
+    "DEFAULT_PARSER_CLASSES": ["agentauth.drf_json.StrictJSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "agentauth.drf_json.Negotiation",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "EXCEPTION_HANDLER": "agentauth.http_errors.handle_exception",
     "UNAUTHENTICATED_USER": None,
@@ -208,10 +208,10 @@ REST_FRAMEWORK = {
 }
 
 # Links from lower to higher apps at run time (docs/architecture.md), by dotted path.
-COMMAND_GUARD = "agentauth.startup.check_command"
+COMMAND_GUARD = "agentauth.startup_checks.check_command"
 AUDIT_SIGNER, AUDIT_KEYS = "kms.services.signer", "kms.services.verification_keys"
 AUDIT_DISABLED_KEYS = "kms.services.disabled_keys"
-AUDIT_GRANTS = "registry.services.grant_review.review"
+AUDIT_GRANTS = "registry.services.grant_verification.review"
 AUDIT_OBSERVER = "agentauth.observability.metrics.count_events"
 KEY_OBSERVER = "agentauth.observability.metrics.observe_key_call"
 DECISION_OBSERVER = "agentauth.observability.metrics.count_decision"
@@ -221,7 +221,7 @@ AUDIT_STORE = env("AUDIT_STORE") or (
 )
 # Witnesses of the log's checkpoints: comma-separated `vkey url` (c2sp.org/tlog-witness).
 AUDIT_WITNESSES = [text for text in env("AUDIT_WITNESSES").split(",") if text.strip()]
-STATE_PUBLISHER = "verifier.services.state_changes.publish"
+STATE_PUBLISHER = "verifier.services.state_change_feed.publish"
 
 # Hours in which a person can cancel a recovery of their account, and the server that mails them.
 RECOVERY_WAIT_HOURS = number("RECOVERY_WAIT_HOURS", 24, least=24, most=336)

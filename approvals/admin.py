@@ -8,11 +8,11 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
 from approvals.models import SetupCode
-from approvals.services.human_offboarding import suspend_human
+from approvals.services.human_suspension_and_erasure import suspend_human
 from audit.admin import ReadOnlyAdmin
 from registry.admin import ask_first, each, sign_each
 from registry.models import Human
-from registry.services.people import end_sessions
+from registry.services.humans import end_sessions
 
 
 class HumanAdmin(ReadOnlyAdmin[Human]):

@@ -19,7 +19,7 @@ from approvals.services.challenges import hold_human
 from approvals.services.log_break_signing import unsigned_breaks
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.views.log import log_page
+from approvals.views.log_status import log_page
 from approvals.views.page_requests import human_of
 from approvals.views.reauthentication import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
@@ -27,7 +27,7 @@ from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.refusal_recording import record_refused_request
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import create_service_provider
 
 PENDING_SHOWN = 25

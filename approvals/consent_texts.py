@@ -5,8 +5,8 @@ from datetime import datetime
 
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 

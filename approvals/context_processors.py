@@ -9,7 +9,7 @@ from django.utils import timezone
 from approvals.models import Recovery
 from registry.models import Grant, Human
 from verifier.services import presence_leases
-from verifier.services.confirmations import pending_for
+from verifier.services.confirmation_lifecycle import pending_for
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:

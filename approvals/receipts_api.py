@@ -9,8 +9,8 @@ from rest_framework.views import APIView
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.identifiers import parse_id
-from approvals.services.passkey_signing import receipt_of
-from registry.api.views import NativeView
+from approvals.services.signed_acts import receipt_of
+from registry.api.base_view import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.untrusted_text import quoted
 from approvals import consent_texts, sentences
 from registry.models import Agent, Grant, Human, ServiceProvider

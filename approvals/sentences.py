@@ -8,9 +8,9 @@ from django.utils import formats
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
-from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from agentauth.protocol.untrusted_text import legible, quoted
 from registry.services.lookalikes import Likeness, Whose

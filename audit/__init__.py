@@ -1,7 +1,7 @@
 """The append-only, provable log of events. It imports no other app.
 
 Read `services` first (what other apps call), then `kinds` and `models`. `log/` writes, numbers and
-lists events; `witness/` signs checkpoints and keeps them outside; `verify/` proves the log;
+lists events; `checkpoints/` signs checkpoints and keeps them outside; `verify/` proves the log;
 `archive/` writes months into a store of `stores/` and restores them; `db/` holds statements,
 partitions, triggers and rights. docs/protocol.md section 9 is the contract.
 """

@@ -10,7 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from agentauth.protocol.errors import InvalidRequestError
-from audit.log.entries import event_with_openings
+from audit.log.event_encoding import event_with_openings
 from audit.log.listing import Cursor, Descent, Page, page_newest_first, page_of_log
 from audit.query_parameters import query, read_id
 

@@ -2,16 +2,16 @@
 
 from django.db import models
 
-from audit.identifiers import new_id
 from audit.kinds import DECISION_ALLOWED
+from audit.row_ids import new_id
 
 
 class Event(models.Model):
     """One event. People and actors are text and ids, never foreign keys: the log outlives them.
 
     Every column except `salt` is in the event's JSON (docs/protocol.md section 9); `salt` is hashed
-    before it. Add a new column to `audit.log.entries.event_body`, or the hash does not cover it and
-    a change stays undetected.
+    before it. Add a new column to `audit.log.event_encoding.event_body`, or the hash does not cover
+    it and a change stays undetected.
     """
 
     class Outcome(models.TextChoices):

@@ -21,10 +21,9 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.log_hashes import SALT_BYTES, canonical_field_commitment
 from audit import kinds
-from audit.db.partitions import ensure_partitions
-from audit.db.sql import Statement, fill_model
-from audit.identifiers import new_id
-from audit.log.entries import data_text
+from audit.db.partition_creation import ensure_partitions
+from audit.db.prebuilt_sql import Statement, fill_model
+from audit.log.event_encoding import data_text
 from audit.log.event_writing import (
     KINDS,
     CommitmentTemplate,
@@ -41,6 +40,7 @@ from audit.log.load_shedding import check_backlog, check_backlog_of_many
 from audit.log.refusal_counts import count_refusal, summarise_refusals
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event
+from audit.row_ids import new_id
 
 __all__ = [
     "SYSTEM",

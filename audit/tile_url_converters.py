@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from audit.log.tree import TILE_WIDTH
+from audit.log.tree_reader import TILE_WIDTH
 
 _ELEMENT = 1000
 

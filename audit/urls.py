@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 
 from audit.events_api import EventsView
-from audit.proofs_api import (
+from audit.public_log_api import (
     BundleView,
     CheckpointView,
     ConsistencyView,

@@ -24,8 +24,8 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.places import ENV, machine, postmaster
-from benchmarks.processes import cpu_seconds
+from benchmarks.cpu_time import cpu_seconds
+from benchmarks.measured_system import ENV, machine, postmaster
 from benchmarks.verify import READ
 from tests import postgres, redis_servers
 from tests.actors import seeded
@@ -125,7 +125,7 @@ def run(
     from django.utils import timezone
 
     from audit.services import seal_audit
-    from verifier.services.outbox import drain_redis
+    from verifier.services.outbox_drain import drain_redis
     from verifier.stores.redis_for_threads import sync_client
 
     root = {"postgres": postmaster(database)}
@@ -157,7 +157,7 @@ def run(
 
 def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
     """Have the script decide this many calls of all agents in turn, as the verifier does."""
-    from verifier.stores.light_decisions import plan_light_decision
+    from verifier.stores.redis_decisions import plan_light_decision
     from verifier.stores.scripts import JUDGE
 
     sha1 = client.script_load(JUDGE.source.decode())

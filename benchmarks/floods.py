@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from benchmarks.flood_requests import FLOODS, READ, Flood, Target, own_data
 from benchmarks.load import Question, requests_in, write_requests
+from benchmarks.measured_system import WORKERS, MeasuredSystem, machine, place
 from benchmarks.open_loop import open_loop
-from benchmarks.places import WORKERS, MeasuredSystem, machine, place
-from benchmarks.strangers import FLOODS, READ, Flood, Target, own_data
 
 AGENTS = 100
 CONNECTIONS, STRANGERS = 8, 128

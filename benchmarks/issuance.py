@@ -25,11 +25,11 @@ import httpx
 
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from benchmarks.checking import Checker
+from benchmarks.cpu_time import check_us, cpu_seconds
 from benchmarks.load import Crowd, Tally
+from benchmarks.measured_system import WORKERS, MeasuredSystem, machine, place
 from benchmarks.open_loop import open_loop, percentile
-from benchmarks.places import WORKERS, MeasuredSystem, machine, place
-from benchmarks.processes import check_us, cpu_seconds
+from benchmarks.token_checker import Checker
 from tests.live import ROOT
 from tests.postgres import free_port
 
@@ -147,7 +147,9 @@ def key_service(limit: int, latency_ms: float) -> Iterator[tuple[str, int]]:
     """The fake key service, running; its address and process id."""
     port = free_port()
     options = [f"--port={port}", f"--limit={limit}", f"--latency-ms={latency_ms}"]
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.key_service", *options], cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.fake_key_service", *options], cwd=ROOT
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 10

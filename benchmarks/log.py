@@ -18,9 +18,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu_time import cpu_seconds
+from benchmarks.measured_system import ENV, machine, postmaster
 from benchmarks.open_loop import percentile
-from benchmarks.places import ENV, machine, postmaster
-from benchmarks.processes import cpu_seconds
 from tests import postgres
 from tests.live import LiveRegistry
 
@@ -85,8 +85,8 @@ def write_until(size: int, ids: list[str]) -> int:
     from django.utils import timezone
 
     from audit import kinds
-    from audit.identifiers import new_id_text
     from audit.log.sequencer import sequence_until_empty
+    from audit.row_ids import new_id_text
     from audit.services import NewEvent, check_data, record_many
 
     data = check_data(
@@ -130,10 +130,10 @@ def asked(size: int, ids: list[str]) -> list[str]:
     from django.utils import timezone
 
     from audit.archive.tiles import WIDTH, tile_key
-    from audit.witness import checkpoints
+    from audit.checkpoints import signing
 
-    checkpoints.EVERY, settings.RATE_LIMITED = timedelta(0), False
-    checkpoints.checkpoint_log(now=timezone.now())
+    signing.EVERY, settings.RATE_LIMITED = timedelta(0), False
+    signing.checkpoint_log(now=timezone.now())
     client, dice = Client(), random.Random(size)
     questions: list[Callable[[], str]] = [
         lambda: f"proof/inclusion?event={dice.choice(ids)}",

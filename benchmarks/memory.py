@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 # It sets Django up.
-from benchmarks import steps  # isort: split
+from benchmarks import verification_steps  # isort: split
 
 from django.conf import settings
 from django.utils import timezone
@@ -28,7 +28,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import build_claims, sign_token
-from audit.identifiers import new_id
+from audit.row_ids import new_id
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.nonces import nonces_of
@@ -39,14 +39,16 @@ from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, TaggedCache, known_of
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import StoreCall
-from verifier.stores.light_decisions import plan_light_decision
+from verifier.stores.redis_decisions import plan_light_decision
 
 REGISTRY: Final = LocalSigner(PrivateKey.generate())
 KEYS: Final = {REGISTRY.kid: REGISTRY.public}
 NOW: Final = timezone.now()
 SECONDS: Final = int(NOW.timestamp())
 TENURE: Final = ReplayEpoch(1, "redis", frozenset(), NOW)
-PROVIDER: Final = ServiceProvider(id=new_id(), audience=steps.AUDIENCE, status="active")
+PROVIDER: Final = ServiceProvider(
+    id=new_id(), audience=verification_steps.AUDIENCE, status="active"
+)
 ACTOR: Final = Actor("service_provider", str(PROVIDER.pk), "request")
 NONCES: Final = nonces_of(str(PROVIDER.pk), NOW)
 # Timed calls; each checks a signature.
@@ -79,14 +81,14 @@ class Caller:
             status=Grant.Status.APPROVED,
             version=1,
             valid_until=later,
-            capabilities=[steps.CAPABILITY],
-            envelope=steps.ENVELOPE,
+            capabilities=[verification_steps.CAPABILITY],
+            envelope=verification_steps.ENVELOPE,
         )
         row = Token(jti=str(uuid.uuid4()), jkt=jkt, grant=grant, grant_version=1, expires_at=later)
         self.state = TokenState(row, grant, agent, human, PROVIDER, receipt_kid="a receipt key")
         claims = build_claims(
             issuer=settings.ISSUER,
-            audience=steps.AUDIENCE,
+            audience=verification_steps.AUDIENCE,
             subject=uuid.uuid4().hex,
             agent_id=str(agent.pk),
             jti=row.jti,
@@ -95,7 +97,7 @@ class Caller:
             jkt=jkt,
             grant_id=str(grant.pk),
             grant_version=1,
-            capabilities=parse_capabilities([steps.CAPABILITY]),
+            capabilities=parse_capabilities([verification_steps.CAPABILITY]),
             has_envelope=True,
         )
         self.token = sign_token(claims, REGISTRY)
@@ -105,7 +107,7 @@ class Caller:
         proof = make_proof(
             self.signer,
             method="GET",
-            url=steps.URL,
+            url=verification_steps.URL,
             iat=int(time.time()),
             jti=str(uuid.uuid4()),
             access_token=self.token,
@@ -114,8 +116,8 @@ class Caller:
             "token": self.token,
             "proof": proof,
             "method": "GET",
-            "url": steps.URL,
-            "action": steps.ACTION,
+            "url": verification_steps.URL,
+            "action": verification_steps.ACTION,
         }
 
 

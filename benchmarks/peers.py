@@ -24,9 +24,9 @@ from pathlib import Path
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks import verify
+from benchmarks.cpu_time import check_us, cpu_seconds
 from benchmarks.load import VALID, framed, with_wrk
-from benchmarks.places import MeasuredSystem, machine, place
-from benchmarks.processes import check_us, cpu_seconds
+from benchmarks.measured_system import MeasuredSystem, machine, place
 from tests.postgres import free_port
 
 PACKAGES = ("oidc-provider@8.8.1", "jose@6.2.18", "redis@6.3.1")

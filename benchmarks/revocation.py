@@ -19,8 +19,8 @@ from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from benchmarks.load import BodyWriter, Crowd, Question, Tally, requests_in, write_requests
+from benchmarks.measured_system import MeasuredSystem, machine, place
 from benchmarks.open_loop import open_loop, percentile
-from benchmarks.places import MeasuredSystem, machine, place
 from benchmarks.verify import READ
 from tests.live import LiveVerifier
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.cpu_time import pids_of
 from benchmarks.load import Question, Tally, requests_in, write_requests
+from benchmarks.measured_system import MeasuredSystem, machine, place
 from benchmarks.open_loop import open_loop
-from benchmarks.places import MeasuredSystem, machine, place
-from benchmarks.processes import pids_of
 from benchmarks.verify import READ
 
 AGENTS = 1000

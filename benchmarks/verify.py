@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from agentauth.protocol.dpop import WINDOW_SECONDS
-from agentauth.protocol.windows import DAYS
+from agentauth.protocol.hours_and_periods import DAYS
+from benchmarks.cpu_time import check_us
 from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
+from benchmarks.measured_system import WORKERS, MeasuredSystem, machine, place
 from benchmarks.open_loop import open_loop
-from benchmarks.places import WORKERS, MeasuredSystem, machine, place
-from benchmarks.processes import check_us
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}
@@ -74,7 +74,7 @@ EVERY_CORE = os.sched_getaffinity(0)
 class Part:
     """One thing to measure. `cold`: a freshly started server is asked about each agent once.
 
-    `bulk`: benchmarks/many.py creates agents and tokens.
+    `bulk`: benchmarks/many_agents.py creates agents and tokens.
     """
 
     database: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.log import write_until
-from benchmarks.places import ENV, machine
+from benchmarks.measured_system import ENV, machine
 from tests import postgres
 from tests.live import LiveRegistry
 

@@ -23,10 +23,10 @@ OBJECTS: Final = {
         [
             "agentauth.sdk.client.AgentAuthClient",
             "agentauth.sdk.sync_client.SyncAgentAuthClient",
-            "agentauth.sdk.http_auth",
+            "agentauth.sdk.httpx_auth",
             "agentauth.sdk.requests_auth",
-            "agentauth.sdk.approval_link",
-            "agentauth.sdk.answers",
+            "agentauth.sdk.link_display",
+            "agentauth.sdk.registry_answers",
         ],
     ),
     "keys": (
@@ -43,7 +43,7 @@ OBJECTS: Final = {
             "agentauth.protocol.capability.Capability",
             "agentauth.protocol.capability.Action",
             "agentauth.protocol.money.Money",
-            "agentauth.protocol.envelope.Envelope",
+            "agentauth.protocol.behavioural_envelope.Envelope",
         ],
     ),
     "service-provider": (
@@ -51,8 +51,8 @@ OBJECTS: Final = {
         [
             "agentauth.sdk.verifier",
             "agentauth.sdk.async_verifier",
-            "agentauth.sdk.decisions",
-            "agentauth.sdk.refusals",
+            "agentauth.sdk.verifier_core",
+            "agentauth.sdk.refusal_responses",
         ],
     ),
     "integrations": (
@@ -60,7 +60,7 @@ OBJECTS: Final = {
         [
             "agentauth.integrations.requirement",
             "agentauth.integrations.agent_tool",
-            "agentauth.integrations.provider",
+            "agentauth.integrations.provider_settings",
             "agentauth.integrations.incoming",
             "agentauth.integrations.django",
             "agentauth.integrations.drf",
@@ -81,7 +81,10 @@ OBJECTS: Final = {
             "agentauth.mcp.signing",
         ],
     ),
-    "auditor": ("The auditor's client", ["agentauth.sdk.log_client", "agentauth.sdk.receipts"]),
+    "auditor": (
+        "The auditor's client",
+        ["agentauth.sdk.log_client", "agentauth.sdk.approval_receipts"],
+    ),
     "errors": ("Errors", ["agentauth.sdk.errors", "agentauth.protocol.errors"]),
 }
 _HTTP_API: Final = "reference/http-api.md"

@@ -4,10 +4,11 @@ Start with `models` (a key's record; no private key is in the database) and `ser
 signs, which verify, rotation). `lifetimes` computes what a key may do from its times. `backends/`
 hold the private keys; `signing_rate` limits token signing to what a throttling one accepts.
 
-So that a token need not wait for a backend, `certificates` lets a token key certify keys of single
-processes, and `delegation` makes and renews the one of this process. `state_publisher` tells
-verifiers of every change. `inspection` and `key_switch` serve operators, and `api` the key set.
+So that a token need not wait for a backend, `process_key_certificates` lets a token key certify
+keys of single processes, and `token_signer` makes and renews the one of this process.
+`change_notices` tells verifiers of every change. `key_health` and `immediate_rotation` serve
+operators, and `jwks_view` the key set.
 
-`row_seals` and `row_sealing` prove with a MAC that our services wrote a row that gives a right, in
-this app and in the apps above.
+`row_seals` and `seal_backfill` prove with a MAC that our services wrote a row that gives a right,
+in this app and in the apps above.
 """

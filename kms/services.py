@@ -16,14 +16,14 @@ from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.key_introduction import sign_introduction
 from agentauth.protocol.keys import PublicKey, Signer, parse_jwk
 from audit import kinds
-from audit.db.sql import Columns, SelectQuery
+from audit.db.prebuilt_sql import Columns, SelectQuery
 from audit.services import SYSTEM, Actor, record
 from kms import backends
+from kms.change_notices import Subject, publish_change
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
 from kms.row_seals import ENDED, select_sealed
 from kms.signing_rate import PACE, SigningRateLimiter
-from kms.state_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     """The key that signs for `purpose` (token, audit, receipt) at `now`.
 
     The choice is read from the database each time, so that no rotated or disabled key is used
-    (tokens cache it: `kms.delegation.KNOWN_FOR`); only the opened key is cached. Raises
+    (tokens cache it: `kms.token_signer.KNOWN_FOR`); only the opened key is cached. Raises
     TemporarilyUnavailableError if no key signs or its backend fails, here or in `sign`.
     """
     key = _present(purpose, now)

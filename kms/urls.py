@@ -2,6 +2,6 @@
 
 from django.urls import path
 
-from kms.api import JwksView
+from kms.jwks_view import JwksView
 
 urlpatterns = [path(".well-known/jwks.json", JwksView.as_view(), name="jwks")]

@@ -5,7 +5,7 @@ from django.urls import path
 from registry.api.agents import KeyView, ManifestView, OwnAgentView, RegisterView
 from registry.api.discovery import AgentAuthDiscoveryView, AuthorizationServerView
 from registry.api.grants import GrantsView, GrantView, RevokeGrantView, WithdrawGrantView
-from registry.api.service_providers import ServiceProviderView
+from registry.api.service_provider_lookup import ServiceProviderView
 from registry.api.tokens import IssueTokenView, RevokeTokenView
 
 urlpatterns = [

@@ -24,8 +24,8 @@ def run_command(act: str, told: dict[str, Any]) -> dict[str, Any]:
 
 def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â€” the wire's own word
     """One decision by alice, who first claims an agent that has no owner."""
+    from agentauth.protocol.behavioural_envelope import parse_envelope
     from agentauth.protocol.capability import parse_capabilities
-    from agentauth.protocol.envelope import parse_envelope
     from audit.services import Actor
     from registry.models import Grant
     from registry.services import grants
@@ -65,11 +65,11 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
 def adopted_by(agent: Any, now: datetime) -> Any:
     """The agent's owner; a new alice if it has none yet."""
     from audit.services import Actor
-    from registry.services import agents, people
+    from registry.services import agents, humans
 
     if agent.human is None:
         actor = Actor(kind="system", id="decide")
-        alice = people.create_human(
+        alice = humans.create_human(
             email=f"alice-{agent.pk}@example.org", name="Alice", actor=actor, now=now
         )
         agents.claim_agent(

@@ -17,7 +17,7 @@ from agentauth.server.verifier_application import answered_by_django
 from audit.models import Event, RefusalCount
 from registry.tests.cast import basic
 from tests import endpoint_modes, redis_servers
-from verifier.paths import INTROSPECT, VERIFY
+from verifier.endpoint_paths import INTROSPECT, VERIFY
 from verifier.tests.scene import Scene
 
 # A Sunday noon.

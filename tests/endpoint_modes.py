@@ -21,17 +21,17 @@ from django.test import Client
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from kms.certificates import token_keys
+from kms.process_key_certificates import token_keys
 from tests import conformance
+from verifier.endpoint_paths import LEAN_PATHS
 from verifier.models import Home, StateChange
-from verifier.paths import LEAN_PATHS
-from verifier.services import replay_epochs, state_cache, verifier_process
-from verifier.services.elapsed_time import ClockReading
-from verifier.services.state_changes import present_position, state_since
+from verifier.services import loop_verification, replay_epochs, state_cache
+from verifier.services.clock_readings import ClockReading
+from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.stores import light_decisions, redis_probe
+from verifier.stores import epoch_probe, redis_decisions
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
-from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
 
 # The modules of verifier/tests that call an endpoint; the others test what is behind it.
@@ -40,7 +40,7 @@ MODULES: Final = frozenset(
         "batch",
         "certified_keys",
         "concurrency",
-        "confirmations",
+        "confirmation_lifecycle",
         "counters_outlive",
         "envelope",
         "replay_epochs",
@@ -150,7 +150,7 @@ class LeanClient(Client):
 
 def drain_redis_to_log() -> None:
     """Drain the decisions in Redis into the log."""
-    from verifier.services.outbox import drain
+    from verifier.services.outbox_drain import drain
 
     # One at a time: two drainers would skip each other's shards.
     with _DRAINING, sync_client() as client:
@@ -321,7 +321,7 @@ def running(redis_url: str) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "REDIS_URL", redis_url)
         patch.setattr(state_cache, "Watcher", Looking)
-        patch.setattr(verifier_process, "EpochKeeperThread", NoKeeping)
+        patch.setattr(loop_verification, "EpochKeeperThread", NoKeeping)
         made = Running()
         try:
             yield made
@@ -336,11 +336,11 @@ def use_redis_replay_cache(url: str) -> Iterator[None]:
         for each in (Servers, SyncServers):
             patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
         # Tests travel in time; Redis does not.
-        patch.setattr(light_decisions, "APART_US", 10**15)
+        patch.setattr(redis_decisions, "APART_US", 10**15)
         row, _ = replay_epochs.read_or_create_row()
         with pytest.MonkeyPatch.context() as asking:
             asking.setattr(settings, "REDIS_URL", url)
-            asking.setattr(redis_probe, "PROBE_SECONDS", 10.0)
+            asking.setattr(epoch_probe, "PROBE_SECONDS", 10.0)
             probe = RedisProbe()
             probe.mark(row.epoch)
             Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(probe.run_ids()))

@@ -1,4 +1,5 @@
-"""What tests add to the table of endpoints (agentauth/endpoints.py): addresses, bodies, publicity.
+"""What tests add to the table of endpoints (agentauth/urlconf_endpoints.py): addresses, bodies,
+publicity.
 
 Every suite that visits endpoints takes them from here: acts, contract, sweeps, fuzzing,
 conformance, production. A new endpoint is in all of them, or a test names the list that lacks it.
@@ -12,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from django.urls import URLPattern
 
-from agentauth.endpoints import endpoints
 from agentauth.openapi.document import openapi
+from agentauth.urlconf_endpoints import endpoints
 from approvals.admin_site import ControlRoom, site
 
 ENDPOINTS: Final = endpoints()

@@ -25,7 +25,7 @@ from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60
-# Each registry sets its own; importing agentauth/server/web_server.py sets the second in this
+# Each registry sets its own; importing agentauth/server/web_gunicorn.py sets the second in this
 # process.
 OWN = ("DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR")
 SQLITE = "agentauth.sqlite3"

@@ -82,7 +82,7 @@ def find_violations(log: dict[str, list[str]]) -> Iterator[str]:
 
 def counters(allowed: list[Any]) -> Iterator[str]:
     """Uses and spending in each ledger equal the sum of the events, within the grant's limits."""
-    from agentauth.protocol.envelope import parse_envelope
+    from agentauth.protocol.behavioural_envelope import parse_envelope
     from verifier.models import GrantLedger
 
     by_grant: dict[Any, list[Any]] = {}
@@ -108,8 +108,8 @@ def spending(ledger: Any, own: list[Any], ceilings: dict[str, int]) -> Iterator[
 
     That of the running period is not above the limit.
     """
+    from agentauth.protocol.hours_and_periods import period_start
     from agentauth.protocol.money import Money
-    from agentauth.protocol.windows import period_start
 
     debits = [event for event in own if "amount" in event.data["action"]]
     for name, (start, minor) in ledger.spent.items():

@@ -1,6 +1,6 @@
 """A small ASGI application for tests: answers like the registry, and reports what it received.
 
-`gunicorn -c python:agentauth.server.verifier_server tests.plain_app:application`.
+`gunicorn -c python:agentauth.server.verifier_gunicorn tests.plain_app:application`.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import django
 
 from agentauth.server.request_bytes import MAX_BODY_BYTES
 
-# Its server's startup checks (agentauth/startup.py) use models.
+# Its server's startup checks (agentauth/startup_checks.py) use models.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
 django.setup()
 

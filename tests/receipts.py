@@ -13,14 +13,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.approval_receipt import build_receipt
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import GRAVE_TYPES, parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, sha256
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.keys import Signer
-from agentauth.protocol.signed_statements import Statement
+from agentauth.protocol.passkey_statements import Statement
 from agentauth.protocol.urls import split_url
 from approvals.models import Receipt
-from approvals.services.statements import approval, confirmation
+from approvals.services.statement_builders import approval, confirmation
 from approvals.services.term_choices import Terms
 from approvals.tests.authenticator import UP, UV, Authenticator
 from audit.services import Actor
@@ -28,7 +28,7 @@ from kms.services import ensure_key, signer
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.grants import approve_grant, latest_end
 from verifier.models import Confirmation
-from verifier.services import confirmations
+from verifier.services import confirmation_lifecycle
 
 CONSENT = "Yes, exactly this."
 
@@ -102,7 +102,7 @@ def _statement(
 def confirm(row: Confirmation, human: Human, *, actor: Actor, now: datetime) -> Confirmation:
     """Confirm one transaction, as a user's signed decision does."""
     with transaction.atomic():
-        row = confirmations.confirm(confirmation=row, human=human, actor=actor, now=now)
+        row = confirmation_lifecycle.confirm(confirmation=row, human=human, actor=actor, now=now)
         sign_confirmation(row, human, now=now)
     return row
 

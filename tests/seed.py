@@ -115,7 +115,7 @@ def redis_home() -> dict[str, Any]:
     A move would make all callers wait: for leases, and then for nonces.
     """
     from verifier.models import Home
-    from verifier.stores.redis_probe import RedisProbe
+    from verifier.stores.epoch_probe import RedisProbe
 
     probe = RedisProbe()
     servers = sorted(probe.run_ids())
@@ -136,7 +136,7 @@ def events(count: int) -> None:
 
 def _human() -> Any:
     from audit.services import Actor
-    from registry.services import people
+    from registry.services import humans as people
 
     system = Actor(kind="system", id="seed")
     email = f"alice-{secrets.token_hex(4)}@example.org"
@@ -177,12 +177,12 @@ def _granted(
     """An active agent of `human` with a grant at `provider`, approved unless `pending`."""
     from django.conf import settings
 
+    from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
+    from agentauth.protocol.behavioural_envelope import parse_envelope
     from agentauth.protocol.capability import parse_capabilities
-    from agentauth.protocol.envelope import parse_envelope
     from agentauth.protocol.keys import LocalSigner, PrivateKey
-    from agentauth.protocol.manifest import sign_manifest, verify_manifest
     from audit.services import Actor
-    from registry.services import enrolment, grant_requests, registration
+    from registry.services import enrolment_codes, grant_requests, registration
     from tests import receipts
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
@@ -202,7 +202,7 @@ def _granted(
     verified = verify_manifest(
         manifest, expected_audience=settings.ISSUER, now=int(now.timestamp())
     )
-    _, code = enrolment.create_enrolment_code(human=human, actor=system, now=now)
+    _, code = enrolment_codes.create_enrolment_code(human=human, actor=system, now=now)
     agent = registration.register_agent(
         manifest=verified, enrolment_code=code, actor=system, now=now
     ).agent

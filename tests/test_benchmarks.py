@@ -14,14 +14,14 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from agentauth.sdk.verifier import VerifierClient
-from benchmarks import sdk, share, verify
-from benchmarks.check import by_open_loop, difference
+from benchmarks import postgresql_share, sdk_verifier, verify
+from benchmarks.driver_check import by_open_loop, difference
+from benchmarks.fake_key_service import KeyService
+from benchmarks.flood_requests import FLOODS, Target
 from benchmarks.issuance import Answers, key_service, signed
-from benchmarks.key_service import KeyService
 from benchmarks.load import Crowd, Question, Tally, parse_tally, requests_in, write_requests
+from benchmarks.measured_system import place
 from benchmarks.open_loop import open_loop, percentile
-from benchmarks.places import place
-from benchmarks.strangers import FLOODS, Target
 from kms.backends import vault
 
 pytestmark = pytest.mark.flow
@@ -193,7 +193,7 @@ def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> Non
 
 
 def test_benchmark_endpoint_in_one_process_allows_every_request() -> None:
-    command = [sys.executable, "-m", "benchmarks.endpoint", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.verification_cpu", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = [row.split(" | ")[0] for row in done.stdout.splitlines()[-5:]]
@@ -218,7 +218,7 @@ LOG = """@7@ LOG:  statement: BEGIN
 
 
 def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
-    assert list(share.transactions(LOG)) == [
+    assert list(postgresql_share.transactions(LOG)) == [
         [
             "BEGIN",
             (
@@ -239,7 +239,7 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
         for number in (1, 2, 3)
     }
     odd = {"k-000000000004": "SELECT 1;"}
-    text, rows = share.script(payments | odd, since=0x019F00000000)
+    text, rows = postgresql_share.script(payments | odd, since=0x019F00000000)
     assert rows == [
         ["019f0000-0000-7000-8000-<tail>", "k-<tail>", f"it's {number}"] for number in (1, 2, 3)
     ]
@@ -251,7 +251,7 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
         ),
     ]
     # An older id belongs to an existing row.
-    _, [row, *_] = share.script(payments, since=0x019F00000001)
+    _, [row, *_] = postgresql_share.script(payments, since=0x019F00000001)
     assert row[0] == "019f0000-0000-7000-8000-000000000001"
 
 
@@ -260,9 +260,9 @@ def test_pgbench_run_with_failed_transactions_gives_no_figure() -> None:
         "number of transactions actually processed: 30\nnumber of failed transactions: {} "
         "(0.000%)\ntps = 15.5 (x)\n"
     )
-    assert share.counted(printed.format(0)) == (30, 15.5)
+    assert postgresql_share.counted(printed.format(0)) == (30, 15.5)
     with pytest.raises(ValueError, match="some failed"):
-        share.counted(printed.format(1))
+        postgresql_share.counted(printed.format(1))
 
 
 def test_cpu_is_reported_in_signature_checks_of_the_same_minute() -> None:
@@ -297,13 +297,15 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
             with VerifierClient(
                 there.server.url, there.people().client_id, there.people().client_secret
             ) as client:
-                answers = sdk.ask(client, there.people(), sdk.signed(there.people(), 3), threads=2)
+                answers = sdk_verifier.ask(
+                    client, there.people(), sdk_verifier.signed(there.people(), 3), threads=2
+                )
             assert (len(answers.times), answers.failed) == (3 * agents, 0)
         if name == "hot":
             file = there.directory / "payment.sql"
-            file.write_text(share.written(there))
+            file.write_text(postgresql_share.written(there))
             # Its CPU is counted in ticks of 10 ms; a run of one second may have none.
-            rate, _ = share.pgbench(there, file, 2, 1)
+            rate, _ = postgresql_share.pgbench(there, file, 2, 1)
             assert rate > 0
 
 
@@ -352,7 +354,12 @@ def test_every_command_that_is_printed_parses() -> None:
     )
     measured = re.findall(r"^\| `([^`]+)`", latest, re.MULTILINE)
     measured += re.findall(r"^\| [^|]* \| [^|]* \| `([^`]+)`", history, re.MULTILINE)
-    assert {command.split()[0] for command in found} >= {"verify", "sdk", "share", "peers"}
+    assert {command.split()[0] for command in found} >= {
+        "verify",
+        "sdk_verifier",
+        "postgresql_share",
+        "peers",
+    }
     assert len(measured) > 40
     done = subprocess.run(
         [sys.executable, "-c", PARSE],

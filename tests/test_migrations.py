@@ -16,7 +16,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import NOT_PROVIDED
 
 from audit.db.triggers import append_only
-from registry.release import RELEASE
+from registry.release_compatibility import RELEASE
 from tests import previous_release
 
 ROOT = Path(__file__).resolve().parent.parent

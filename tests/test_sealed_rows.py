@@ -23,8 +23,8 @@ from approvals.tests.conftest import admin, alice, bob, keys
 from approvals.tests.recovering import begun, link_of
 from audit.tests.tampering import as_table_owner
 from kms.models import Key
-from kms.row_sealing import sealed_models, unsealed_rows
 from kms.row_seals import Sealed
+from kms.seal_backfill import sealed_models, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key, signer
 from registry.models import Agent, BarredKey, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.service_providers import (

@@ -128,7 +128,7 @@ def test_DJ_30_nothing_is_unpickled_evaluated_or_read_as_xml() -> None:
         ):
             found.add((place, name))
     # The one text marked safe is escaped in the same expression.
-    assert found == {("agentauth/openapi/page.py", "mark_safe")}
+    assert found == {("agentauth/openapi/page_context.py", "mark_safe")}
 
 
 def test_DJ_19_no_refusal_raises_a_shared_exception_object() -> None:
@@ -146,10 +146,10 @@ def test_DJ_19_no_refusal_raises_a_shared_exception_object() -> None:
 # settings' address.
 PRINTS = {
     "agentauth/cli/output.py",
-    "agentauth/sdk/terminal.py",
+    "agentauth/sdk/stderr_output.py",
     "agentauth/sdk/verify_log.py",
-    "agentauth/sdk/verify_proof.py",
-    "audit/management/json_output.py",
+    "agentauth/sdk/verify_log_proof.py",
+    "audit/management/base_commands.py",
     "agentauth/management/commands/serve.py",
     "agentauth/management/commands/jobs.py",
 }
@@ -178,9 +178,9 @@ NETWORK = {
 # operator set, and our own processes. A Redis cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
-    ("audit/witness/http_post.py", "asyncio"),
-    ("audit/witness/http_post.py", "httpx"),
-    ("audit/witness/http_post.py", "ssl"),
+    ("audit/checkpoints/bounded_http_post.py", "asyncio"),
+    ("audit/checkpoints/bounded_http_post.py", "httpx"),
+    ("audit/checkpoints/bounded_http_post.py", "ssl"),
     ("audit/stores/s3.py", "boto3"),
     ("audit/stores/s3.py", "botocore"),
     ("kms/backends/awskms.py", "botocore"),
@@ -189,17 +189,17 @@ REACHES_OUT = {
     ("kms/backends/pkcs11.py", "pkcs11"),
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
-    ("verifier/stores/redis_probe.py", "redis"),
+    ("verifier/stores/epoch_probe.py", "redis"),
     ("verifier/stores/log_size_mark.py", "redis"),
     ("verifier/stores/redis_servers.py", "asyncio"),
     ("verifier/stores/redis_servers.py", "redis"),
     ("verifier/stores/redis_servers.py", "ssl"),
-    ("verifier/stores/redis_connection.py", "asyncio"),
-    ("verifier/stores/redis_connection.py", "ssl"),
+    ("verifier/stores/redis_client.py", "asyncio"),
+    ("verifier/stores/redis_client.py", "ssl"),
     ("verifier/stores/redis_for_threads.py", "asyncio"),
     ("verifier/stores/redis_for_threads.py", "redis"),
     ("verifier/stores/sentinels.py", "redis"),
-    ("verifier/services/outbox.py", "redis"),
+    ("verifier/services/outbox_drain.py", "redis"),
     ("agentauth/server/thread_worker.py", "socket"),
     ("agentauth/server/thread_worker.py", "ssl"),
     # The kind of address it listens on.
@@ -210,17 +210,17 @@ REACHES_OUT = {
     ("agentauth/server/loop_worker.py", "asyncio"),
     # Mail goes to the server EMAIL_HOST, which delivers to a person's address; smtplib is for its
     # errors.
-    ("approvals/services/recovery_mail.py", "django.core.mail"),
-    ("approvals/services/recovery_mail.py", "smtplib"),
-    ("agentauth/server/http_exchange.py", "asyncio"),
+    ("approvals/services/recovery_alert_mail.py", "django.core.mail"),
+    ("approvals/services/recovery_alert_mail.py", "smtplib"),
+    ("agentauth/server/asgi_exchange.py", "asyncio"),
     ("agentauth/observability/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
     # Only the event loop: what these read arrives over Django's connections.
     ("agentauth/server/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
-    ("verifier/services/verifier_process.py", "asyncio"),
-    ("verifier/services/batch_scheduling.py", "asyncio"),
+    ("verifier/services/loop_verification.py", "asyncio"),
+    ("verifier/services/batch_fairness.py", "asyncio"),
     ("verifier/stores/group_commit.py", "asyncio"),
     ("verifier/services/state_cache.py", "asyncio"),
     ("verifier/services/batch_loader.py", "asyncio"),
@@ -304,13 +304,13 @@ RUNS_SQL = {"raw", "execute", "run_prepared", "select", "SelectQuery", "Insert",
 TABLE_NAMES_ONLY = {
     # Runs the SQL it is given, like the two below.
     "agentauth/postgresql/base.py",
-    "audit/db/dropping.py",
+    "audit/db/partition_dropping.py",
     "audit/log/event_writing.py",
-    "audit/db/roles.py",
-    "audit/db/sql.py",
+    "audit/db/role_rights.py",
+    "audit/db/prebuilt_sql.py",
     "audit/db/triggers.py",
     "registry/services/token_state.py",
-    "verifier/services/state_changes.py",
+    "verifier/services/state_change_feed.py",
 }
 
 

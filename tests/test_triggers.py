@@ -3,7 +3,7 @@
 import pytest
 from django.db import connection
 
-from kms.row_sealing import sealed_models
+from kms.seal_backfill import sealed_models
 
 STATE_MACHINES = {
     "registry_agent_status",

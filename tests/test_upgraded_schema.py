@@ -19,7 +19,7 @@ import pytest
 from django.db.migrations.loader import MigrationLoader
 from psycopg.rows import dict_row
 
-from registry.release import RELEASE
+from registry.release_compatibility import RELEASE
 from tests import postgres, previous_release
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +31,10 @@ Rows = dict[str, list[dict[str, Any]]]
 MIGRATE = "call_command('migrate', verbosity=1, no_color=True)"
 RECORD = "call_command('record_settings')"
 FILL = f"{MIGRATE}; call_command('ensure_keys'); call_command('setup_link'); {RECORD}"
-# What a process checks before it serves, and the plan that readiness asks for.
+# What a process checks before it serves, and the plan that readiness asks for. The previous release
+# has `check_start` in another module.
 START = """
-from agentauth.startup import check_start
+from agentauth.{module} import check_start
 check_start()
 call_command("migrate", check_unapplied=True)
 """
@@ -184,5 +185,5 @@ def test_upgraded_database_equals_a_new_one_and_serves_both_releases(
     for each in installations:
         assert [row["release"] for row in each.rows()["registry_installation"]] == [RELEASE]
         # Readiness compares names of migrations, so those of the previous release are recorded.
-        each.run(earlier, START)
-        each.run(ROOT, START)
+        each.run(earlier, START.format(module="startup"))
+        each.run(ROOT, START.format(module="startup_checks"))

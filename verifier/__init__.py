@@ -3,9 +3,9 @@
 Start with `verification`: one verification, step by step. `requests` parses, `credential_checks`
 verifies token, proof and binding, `stores/` decides and records, and `answers` writes the body. A
 call comes in through `endpoint`, the verifier process's own ASGI callable (`request_heads` parses
-its heads, `accept_header` its Accept), or through `api`, the Django view with the same meaning.
+its heads, `json_acceptance` its Accept), or through `api`, the Django view with the same meaning.
 
 `services/` holds what a decision rests on: cached state, the replay cache's epochs and the outbox
 that moves decisions from Redis into the log; and what people do: confirm, and be present. `models`
-are its tables. The decision itself is pure, in `agentauth.protocol.decision`.
+are its tables. The decision itself is pure, in `agentauth.protocol.decision_rules`.
 """

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from django.conf import settings
 
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.usage_limits import Limits
-from audit.identifiers import id_text
+from agentauth.protocol.usage_counters import Limits
+from audit.row_ids import id_text
 from verifier.stores import Permit
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.

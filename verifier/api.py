@@ -14,17 +14,17 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.json_fields import items
 from audit.fault_injection import fault_point
 from registry import rate_limits
+from registry.api.base_view import NativeView, query_integer
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.api.tokens import presented_token
-from registry.api.views import NativeView, query_integer
 from registry.authentication import ServiceProviderAuthentication
 from registry.models import ServiceProvider
 from registry.permissions import IsServiceProvider
 from verifier.models import Confirmation
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
-from verifier.services.confirmations import approval_url, asked_for, find_for_agent
-from verifier.services.web_process import introspect, verify, verify_batch
+from verifier.services.confirmation_lifecycle import approval_url, asked_for, find_for_agent
+from verifier.services.web_verification import introspect, verify, verify_batch
 
 
 class VerifyView(NativeView):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django.conf import settings
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.dpop import (
     LeakedKeyError,
     check_binding,

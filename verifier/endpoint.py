@@ -28,15 +28,15 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from audit.identifiers import id_text, new_id_text
+from audit.row_ids import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
-from verifier.paths import BATCH, INTROSPECT, VERIFY
+from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.request_heads import MAX_BATCH_BYTES, Head, Scope, head_of
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.batch import MAX_REQUESTS
-from verifier.services.verifier_process import VerifierProcess
+from verifier.services.loop_verification import VerifierProcess
 
 logger = logging.getLogger(__name__)
 

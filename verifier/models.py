@@ -8,8 +8,8 @@ from django.contrib.sessions.models import Session
 from django.db import models
 from django.db.models import F, Q
 
-from agentauth.protocol.envelope import Ledger
-from audit.identifiers import new_id
+from agentauth.protocol.behavioural_envelope import Ledger
+from audit.row_ids import new_id
 from registry.models import Grant, Human
 
 
@@ -17,7 +17,7 @@ class GrantLedger(models.Model):
     """What one grant has used, across all its versions.
 
     Budgets of a period also count what the agent's other grants at the service provider have used
-    (`verifier.stores.decision_batch`).
+    (`verifier.stores.transaction_batch`).
     """
 
     grant = models.OneToOneField(
@@ -205,7 +205,8 @@ class StateChange(models.Model):
     """A change of state that verification rests on, committed together with the change itself."""
 
     id = models.BigAutoField(primary_key=True)
-    # The number of the transaction that made the change; see verifier/services/state_changes.py.
+    # The number of the transaction that made the change; see
+    # verifier/services/state_change_feed.py.
     position = models.BigIntegerField(db_index=True)
     subject = models.CharField(max_length=16)
     subject_id = models.CharField(max_length=64)
@@ -231,7 +232,7 @@ class Home(models.Model):
     # When the epoch began, by the database's clock or that of the host that began
     # it, whichever was later.
     began_at = models.DateTimeField()
-    # Identities of the Redis servers when the epoch began (verifier/stores/redis_connection.py,
+    # Identities of the Redis servers when the epoch began (verifier/stores/redis_client.py,
     # `identity`). A server with another identity may have lost something.
     servers = models.JSONField(default=list)
     # Set while the epoch ends: nothing is decided, and the next begins once
@@ -247,7 +248,7 @@ class Home(models.Model):
     # and empty: not held.
     held_at = models.DateTimeField(null=True)
     held_because = models.TextField(blank=True, db_default="", default="")
-    # The log's name since the last restore (audit/witness/log_breaks.py). A change
+    # The log's name since the last restore (audit/checkpoints/log_breaks.py). A change
     # invalidates every process's cache.
     history = models.CharField(max_length=14, blank=True, db_default="", default="")
 

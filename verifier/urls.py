@@ -9,7 +9,7 @@ from verifier.api import (
     VerifyBatchView,
     VerifyView,
 )
-from verifier.paths import BATCH, INTROSPECT, VERIFY
+from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 
 urlpatterns = [
     path(VERIFY[1:], VerifyView.as_view()),

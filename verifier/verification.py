@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.errors import (
     AgentAuthError,
     IdempotencyMismatchError,
@@ -39,8 +39,8 @@ from verifier.answers import body_of
 from verifier.credential_checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
-from verifier.services.batch_scheduling import ALONE, BatchSlot
-from verifier.services.elapsed_time import ClockReading
+from verifier.services.batch_fairness import ALONE, BatchSlot
+from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken
@@ -52,10 +52,10 @@ from verifier.stores import (
     SpendResult,
     StoreCall,
     StoredAnswer,
-    decision_events,
+    decision_audit_events,
 )
-from verifier.stores.database import DecisionRequest, Outcome
-from verifier.stores.light_decisions import (
+from verifier.stores.database_decisions import DecisionRequest, Outcome
+from verifier.stores.redis_decisions import (
     LightDecision,
     ScriptCall,
     check_reply,
@@ -70,7 +70,7 @@ from verifier.stores.light_decisions import (
 )
 from verifier.stores.redis_servers import DEADLINE_SECONDS
 from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script, shard_of
-from verifier.stores.stream_entries import no_entry
+from verifier.stores.stream_entry_encoding import no_entry
 
 logger = logging.getLogger(__name__)
 
@@ -144,9 +144,10 @@ async def verify(
     9. The agent's idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and
     uses. 15. Record.
 
-    `prepare` does 3 to 5, `agentauth.protocol.decision.decide` 7 to 14, and the Redis script or the
-    database transaction 2, 6 and 15. So 2 runs after 3 to 5, but its answer outranks theirs. The
-    event of a refusal is written before the answer is given. `turn` orders the requests of a batch.
+    `prepare` does 3 to 5, `agentauth.protocol.decision_rules.decide` 7 to 14, and the Redis script
+    or the database transaction 2, 6 and 15. So 2 runs after 3 to 5, but its answer outranks theirs.
+    The event of a refusal is written before the answer is given. `turn` orders the requests of a
+    batch.
 
     Raises IdempotencyMismatchError (already recorded if it comes from step 9) and
     IdempotencyInProgressError. Raises TemporarilyUnavailableError if it cannot decide; it never
@@ -366,7 +367,7 @@ def _withhold(
     """Record that a yes, whose event the script wrote, is withheld. Raises django.db errors."""
     if isinstance(outcome, Permit) and known is not None:
         with transaction.atomic():
-            record_drafts([decision_events.withheld(call, made.event_id, known.human_id)])
+            record_drafts([decision_audit_events.withheld(call, made.event_id, known.human_id)])
 
 
 def _set_free(

@@ -1,13 +1,14 @@
 """The command line of an agent, an auditor and a witness: `agentauth --help`.
 
-`application` declares the commands with Typer. They are in `agent`, `log_checks`, `witnesses` and
-`doctor`; `output` prints their results, and `wait_display` shows that a person must decide.
+`application` declares the commands with Typer. They are in `agent_commands`, `auditor_commands`,
+`witness_commands` and `doctor`; `output` prints their results, and `waiting` shows that a person
+must decide.
 """
 
 import sys
 from collections.abc import Sequence
 
-from agentauth.sdk.terminal import tell
+from agentauth.sdk.stderr_output import tell
 
 _USAGE = 2
 

@@ -9,18 +9,18 @@ from agentauth.protocol.capability import parse_capability
 from agentauth.protocol.encoding import read_json, read_object
 from agentauth.protocol.errors import AgentAuthError, EncodingError
 from agentauth.sdk.addresses import check_registry_url
-from agentauth.sdk.answers import Grant, optional
-from agentauth.sdk.choosing import waits_for_human
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
+from agentauth.sdk.grant_choice import waits_for_human
 from agentauth.sdk.key_file import Identity
-from agentauth.sdk.manifests import read_manifest
+from agentauth.sdk.own_manifest import read_manifest
+from agentauth.sdk.registry_answers import Grant, optional
 from agentauth.sdk.registry_client import Registry
 
+from .arguments import read_action, read_capability, read_data
 from .connection import Connection
-from .reading import read_action, read_capability, read_data
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
-from .wait_display import limited, show_pending
+from .waiting import limited, show_pending
 
 _SERVER_ERROR = 500
 

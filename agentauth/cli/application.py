@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.sdk.http_exchange import MAX_ANSWER_BYTES
-from agentauth.sdk.terminal import tell
+from agentauth.sdk.bounded_http import MAX_ANSWER_BYTES
+from agentauth.sdk.stderr_output import tell
 
-from . import agent_commands, checks, mcp_server, witnesses
+from . import agent_commands, auditor_commands, mcp_server, witness_commands
 from .connection import Connection
 from .doctor import doctor
 from .output import show, show_error, show_json
@@ -372,7 +372,7 @@ def verify_receipt(
     as_json: Json = False,
 ) -> int:
     """Check an approval receipt, without any server."""
-    done = checks.check_approval(file=file, trusted_keys=trusted_keys, issuer=issuer)
+    done = auditor_commands.check_approval(file=file, trusted_keys=trusted_keys, issuer=issuer)
     return finish(done, as_json=as_json)
 
 
@@ -390,7 +390,7 @@ def verify_log(
     as_json: Json = False,
 ) -> int:
     """Check an export or archive of the audit log, without any server."""
-    done = checks.check_log(
+    done = auditor_commands.check_log(
         folder=folder,
         trusted_keys=trusted_keys,
         old_checkpoint=old_checkpoint or [],
@@ -416,7 +416,7 @@ def verify_proof(
     Give --inclusion with --checkpoint, --bundle with --event, or --consistency with --first and
     --second.
     """
-    done = checks.check_proof(
+    done = auditor_commands.check_proof(
         trusted_keys=trusted_keys,
         inclusion=inclusion,
         checkpoint=checkpoint,
@@ -442,7 +442,7 @@ def witness_keygen(
     as_json: Json = False,
 ) -> int:
     """Create a witness's key and empty state, and print its vkey."""
-    return finish(witnesses.witness_keygen(name=name, key=key, state=state), as_json=as_json)
+    return finish(witness_commands.witness_keygen(name=name, key=key, state=state), as_json=as_json)
 
 
 @app.command()
@@ -461,5 +461,5 @@ def witness(
     as_json: Json = False,
 ) -> int:
     """Cosign the checkpoints of logs that have only grown."""
-    done = witnesses.witness(key=key, state=state, logs=logs, host=host, port=port)
+    done = witness_commands.witness(key=key, state=state, logs=logs, host=host, port=port)
     return finish(done, as_json=as_json)

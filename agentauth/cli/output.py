@@ -1,7 +1,7 @@
 """Output of the command line, with unprintable characters escaped: most of the text is untrusted.
 
-All output of `agentauth` goes through here or `sdk/terminal.py`, except Typer's help.
-`verify_log` and `verify_proof`, run as programs of their own, print their own JSON.
+All output of `agentauth` goes through here or `sdk/stderr_output.py`, except Typer's help.
+`verify_log` and `verify_log_proof`, run as programs of their own, print their own JSON.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.untrusted_text import printable
-from agentauth.sdk.terminal import encodable, tell
+from agentauth.sdk.stderr_output import encodable, tell
 
 from .result import NEEDS_EXTRA, Outcome, Table
 

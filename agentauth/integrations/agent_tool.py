@@ -27,9 +27,9 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.encoding import MAX_BODY_BYTES, read_object
-from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.errors import (
     AgentAuthError,
     CooldownActiveError,
@@ -37,11 +37,11 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     TemporarilyUnavailableError,
 )
-from agentauth.sdk.answers import Confirmation, Grant
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import NoGrantError
+from agentauth.sdk.redacted_response import shown_content
+from agentauth.sdk.registry_answers import Confirmation, Grant
 from agentauth.sdk.registry_client import new_key
-from agentauth.sdk.shown_content import shown_content
 from agentauth.sdk.waiting import Callback, tell
 
 from .incoming import Incoming

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.sdk.async_verifier import AsyncVerifierClient
-from agentauth.sdk.refusals import HttpAnswer
+from agentauth.sdk.refusal_responses import HttpAnswer
 from agentauth.sdk.verifier import Allowed
 
-from . import answers
+from . import provider_responses
 from .incoming import (
     WEBSOCKET,
     Incoming,
@@ -32,7 +32,7 @@ from .incoming import (
     check_length,
     question,
 )
-from .provider import Provider
+from .provider_settings import Provider
 from .requirement import ConfigurationError, Requirement
 
 Scope = MutableMapping[str, Any]
@@ -124,7 +124,7 @@ class AgentAuthMiddleware:
         try:
             allowed, receive = await self._check(route, scope, receive)
         except AgentAuthError as error:
-            await send_answer(answers.refusal(error), send)
+            await send_answer(provider_responses.refusal(error), send)
             return
         except DisconnectedError:
             return
@@ -150,7 +150,7 @@ class AgentAuthMiddleware:
         allowed = await self._verifier.verify(**asked, action=act)
         # A route without a requirement handles repeated operations itself.
         repeats = needed is None or needed.handles_repeats
-        return answers.once(allowed, handles_repeats=repeats), receive
+        return provider_responses.once(allowed, handles_repeats=repeats), receive
 
 
 def table(lines: Sequence[Line]) -> RouteOf:
@@ -248,7 +248,7 @@ def _headers(lines: Iterable[tuple[bytes, bytes]], allowed: Allowed) -> list[tup
     given = [(bytes(name), bytes(value)) for name, value in lines]
     stated = [value for name, value in given if name.lower() == b"cache-control"]
     kept = [each for each in given if each[0].lower() != b"cache-control"]
-    private = answers.kept_private(b", ".join(stated).decode("latin-1"))
+    private = provider_responses.kept_private(b", ".join(stated).decode("latin-1"))
     kept.append((b"cache-control", private.encode("latin-1")))
     if allowed.nonce is not None:
         kept = [each for each in kept if each[0].lower() != b"dpop-nonce"]
@@ -257,7 +257,7 @@ def _headers(lines: Iterable[tuple[bytes, bytes]], allowed: Allowed) -> list[tup
 
 
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = answers.refusal(InvalidRequestError(WEBSOCKET))
+    answer = provider_responses.refusal(InvalidRequestError(WEBSOCKET))
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": _POLICY, "reason": WEBSOCKET})

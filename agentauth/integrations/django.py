@@ -42,7 +42,7 @@ from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from . import answers
+from . import provider_responses
 from .incoming import (
     Incoming,
     asgi_headers,
@@ -97,7 +97,7 @@ class _Check:
             act = act(request, *args, **kwargs)
         client = _client(_setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET"))
         allowed = client.verify(**asked, action=act)
-        return answers.once(allowed, handles_repeats=self.handles_repeats)
+        return provider_responses.once(allowed, handles_repeats=self.handles_repeats)
 
 
 # A view without `protected` is checked without an act, and handles repeated operations itself.
@@ -317,7 +317,7 @@ def refusal(error: AgentAuthError) -> HttpResponse:
 
     A fault on our side is logged with its cause, which the agent does not see.
     """
-    answer = answers.refusal(error)
+    answer = provider_responses.refusal(error)
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
@@ -375,7 +375,7 @@ async def _awaited(response: Any) -> HttpResponseBase:
 
 def _private(response: HttpResponseBase) -> HttpResponseBase:
     """Keep the answer out of caches, which would skip the check, unless the view says otherwise."""
-    response["Cache-Control"] = answers.kept_private(response.get("Cache-Control", ""))
+    response["Cache-Control"] = provider_responses.kept_private(response.get("Cache-Control", ""))
     return response
 
 

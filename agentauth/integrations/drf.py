@@ -31,7 +31,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.refusal_responses import answer_for
 from agentauth.sdk.verifier import Allowed
 
 from .django import checked_act, decision, protected, required_act, unprotected

@@ -29,7 +29,7 @@ from agentauth.protocol.encoding import MAX_BODY_BYTES
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from . import answers
+from . import provider_responses
 from .incoming import (
     Incoming,
     bounded,
@@ -39,7 +39,7 @@ from .incoming import (
     wsgi_headers,
     wsgi_target,
 )
-from .provider import Provider
+from .provider_settings import Provider
 from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
 
 __all__ = [
@@ -163,9 +163,9 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
         act = None if needed is None else needed.action(incoming)
         allowed = client.verify(**asked, action=act)
         # A view without a requirement handles repeated operations itself.
-        answers.once(allowed, handles_repeats=needed is None or needed.handles_repeats)
+        provider_responses.once(allowed, handles_repeats=needed is None or needed.handles_repeats)
     except AgentAuthError as error:
-        answer = answers.refusal(error)
+        answer = provider_responses.refusal(error)
         return Response(answer.body, answer.status, dict(answer.headers))
     g.agentauth = _Checked(allowed, needed, parameters)
     return None
@@ -212,7 +212,7 @@ def _private(response: Response) -> Response:
     checked = g.get("agentauth")
     if isinstance(checked, _Checked):
         stated = ", ".join(response.headers.getlist("Cache-Control"))
-        response.headers["Cache-Control"] = answers.kept_private(stated)
+        response.headers["Cache-Control"] = provider_responses.kept_private(stated)
         if checked.allowed.nonce is not None:
             response.headers["DPoP-Nonce"] = checked.allowed.nonce
     return response

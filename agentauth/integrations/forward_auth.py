@@ -44,11 +44,11 @@ from agentauth.protocol.errors import (
 )
 from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import RefusedError
-from agentauth.sdk.refusals import HttpAnswer
+from agentauth.sdk.refusal_responses import HttpAnswer
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from .answers import PRIVATE, once, refusal
 from .incoming import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target
+from .provider_responses import PRIVATE, once, refusal
 from .requirement import ConfigurationError, Requirement, requires
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from agentauth.sdk.verifier import Allowed
 
 from . import asgi
 from .asgi import AgentAuthMiddleware, Checked, Route, Scope
-from .provider import Provider
+from .provider_settings import Provider
 from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
 
 __all__ = [

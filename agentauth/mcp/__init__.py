@@ -1,10 +1,10 @@
 """AgentAuth and the Model Context Protocol, on the official SDK (`mcp`, extra `mcp`).
 
 - `server`: an MCP server through which any MCP client uses protected services. It is made of
-  `options` (how it runs), `access` (what its tools do), `arguments` (checked before anything is
-  sent), `people` (links for a person) and `results` (what the client sees).
+  `options` (how it runs), `agent_tools` (what its tools do), `argument_checks` (checked before
+  anything is sent), `url_elicitation` (links for a person) and `outcomes` (what the client sees).
 - `protect`: checks each call of an MCP server's tools with verify. `rules` maps tools to actions,
-  `messages` reads and writes the JSON-RPC of a call.
+  `tool_call_messages` reads and writes the JSON-RPC of a call.
 - `signing`: signs the calls of a Python MCP client to a protected server.
 
 Importing this package alone needs no further packages, so that a command line can offer `run`.

@@ -31,10 +31,11 @@ from agentauth.protocol.dpop import authorization_header, single_header
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import AlreadyProcessedError, RefusedError
-from agentauth.sdk.refusals import HttpAnswer, answer_for
+from agentauth.sdk.refusal_responses import HttpAnswer, answer_for
 from agentauth.sdk.registry_client import new_key
 from agentauth.sdk.verifier import Allowed
 
+from .exact_arguments import ToolSchema
 from .extra import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -51,10 +52,17 @@ from .extra import (
     ServerRequestContext,
     TransportSecuritySettings,
 )
-from .http_checks import HttpChecks
-from .messages import Answer, ToolCall, link_not_opened, read_body, refusal, take_call, waiting
 from .rules import ToolAction
-from .tool_schema import ToolSchema
+from .tool_call_messages import (
+    Answer,
+    ToolCall,
+    link_not_opened,
+    read_body,
+    refusal,
+    take_call,
+    waiting,
+)
+from .transport_checks import HttpChecks
 
 logger = logging.getLogger(__name__)
 

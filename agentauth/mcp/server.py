@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 
 from agentauth.sdk.client import AgentAuthClient
 
-from .access import Access
-from .arguments import METHODS
+from .agent_tools import Access
+from .argument_checks import METHODS
 from .extra import (
     Context,
     Field,
@@ -20,7 +20,7 @@ from .extra import (
     WithJsonSchema,
 )
 from .options import LONGEST_WAIT, LOOPBACK_HOSTS, Options
-from .people import Asking, Result, qr_code
+from .url_elicitation import Asking, Result, qr_code
 
 NAME: Final = "agentauth"
 INSTRUCTIONS: Final = (

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from agentauth.observability import metrics, write_check
 from agentauth.observability.write_check import NotWritableError
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.startup import START
+from agentauth.startup_checks import START
 from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL

@@ -18,16 +18,16 @@ from prometheus_client.registry import Collector
 
 from agentauth.protocol.errors import AgentAuthError
 from audit import kinds
-from audit.db.roles import may_read_log
-from audit.identifiers import made_at
+from audit.checkpoints.copy_locations import store_name
+from audit.checkpoints.cosigning import witnesses
+from audit.db.role_rights import may_read_log
 from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import Event, QueueEntry
+from audit.row_ids import made_at
 from audit.verify.log_status import log_coverage, read_log_status
-from audit.witness.checkpoint_copies import store_name
-from audit.witness.cosigning import witnesses
 from kms.models import Key
 from registry.models import Grant
-from verifier.services import outbox
+from verifier.services import outbox_drain
 from verifier.stores.scripts import MAX_STREAM
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 35)
@@ -244,7 +244,7 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _streams() -> Iterator[GaugeMetricFamily]:
-    waiting = outbox.count_waiting_in_redis()
+    waiting = outbox_drain.count_waiting_in_redis()
     if waiting is None:
         # Redis is unavailable: leave the series out, as with the database.
         return

@@ -47,7 +47,7 @@ def page(request: HttpRequest) -> HttpResponse:
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         # Under gunicorn each process writes its own files, and any process reads all of them
-        # (agentauth/server/web_server.py).
+        # (agentauth/server/web_gunicorn.py).
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
         registry.register(metrics.StateCollector())
         return _text(generate_latest(registry))

@@ -5,8 +5,8 @@ from typing import Any, Final
 from django.db import OperationalError, connection, transaction
 
 from agentauth.postgresql.base import answer_soon_here
-from agentauth.startup import START
-from audit.db.roles import missing_rights
+from agentauth.startup_checks import START
+from audit.db.role_rights import missing_rights
 
 # One process commits at a time. A commit that waits for a synchronous replica keeps the lock, and
 # cannot be cancelled (PostgreSQL would acknowledge it): the others time out at the lock, so that

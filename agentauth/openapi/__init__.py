@@ -2,7 +2,8 @@
 
 Start with `document`, which builds the whole from the URLconf and `paths/` (one module per group of
 addresses). `operations` has the types that describe an operation, and the refusals they share.
-`shapes` are the schemas of the protocol's values, `answers` and `decisions` those of endpoints. The
-values of examples come from `story`. `views` serves the document and `page` renders it for people.
-To describe a new endpoint, add it to `paths/`; its address and callers come from the URLconf.
+`value_schemas` are the schemas of the protocol's values, `answers` and `verify_schemas` those of
+endpoints. The values of examples come from `example_values`. `views` serves the document and
+`page_context` renders it for people. To describe a new endpoint, add it to `paths/`; its address
+and callers come from the URLconf.
 """

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from agentauth.endpoints import endpoints
 from agentauth.openapi.endpoint_schemas import ANSWERS
 from agentauth.openapi.operations import (
     ALWAYS,
@@ -25,7 +24,8 @@ from agentauth.openapi.operations import (
     status_of,
 )
 from agentauth.openapi.paths import GROUPS
-from agentauth.openapi.shapes import SHAPES, Schema, ref
+from agentauth.openapi.value_schemas import SHAPES, Schema, ref
+from agentauth.urlconf_endpoints import endpoints
 
 VERSION: Final = "1"
 _DESCRIPTION: Final = (

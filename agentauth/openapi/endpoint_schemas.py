@@ -1,4 +1,4 @@
-"""JSON Schemas of what single endpoints read and answer; their parts are in `shapes.py`.
+"""JSON Schemas of what single endpoints read and answer; their parts are in `value_schemas.py`.
 
 Answers stay open (no `additionalProperties: false`): clients must skip members they do not know.
 The tests close them.
@@ -7,8 +7,7 @@ The tests close them.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.decisions import VERIFY
-from agentauth.openapi.shapes import (
+from agentauth.openapi.value_schemas import (
     SECONDS,
     URL,
     Schema,
@@ -22,8 +21,9 @@ from agentauth.openapi.shapes import (
     ref,
     string,
 )
+from agentauth.openapi.verify_schemas import VERIFY
+from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.capability import TYPES
-from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from registry.api.agents import MAX_CODE_CHARACTERS, MAX_MANIFEST_CHARACTERS
 from registry.api.discovery import ALGORITHMS
 from registry.api.grants import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS

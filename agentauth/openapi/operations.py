@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.shapes import LEVEL, TILE, Schema
+from agentauth.openapi.value_schemas import LEVEL, TILE, Schema
 from agentauth.protocol.errors import NotFoundError
 
 JSON: Final = "application/json"

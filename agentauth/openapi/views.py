@@ -7,7 +7,7 @@ from django.views.decorators.http import require_safe
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from agentauth.openapi import page
+from agentauth.openapi import page_context
 from agentauth.openapi.document import openapi
 from registry.api.discovery import PublicView
 
@@ -25,9 +25,9 @@ class SchemaView(PublicView):
 def docs(request: HttpRequest) -> HttpResponse:
     """`GET /docs/`: the same as a page for people; works without JavaScript."""
     shown = {
-        "groups": page.groups(),
-        "types": page.types(),
-        "errors": page.errors(),
+        "groups": page_context.groups(),
+        "types": page_context.types(),
+        "errors": page_context.errors(),
         "url": settings.PUBLIC_URL,
     }
     return render(request, "docs.html", shown)

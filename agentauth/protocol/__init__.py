@@ -3,14 +3,15 @@
 - Bytes: `encoding` and `json_fields` (strict), `keys`, `jose` (the only parser of JWS), `cose`,
   `urls`, `identifiers`, `untrusted_text`; `errors` lists every refusal, `fast_dataclass` is for
   speed alone.
-- An agent: `manifest` (what it may ever ask for), `dpop` (its proofs), `key_change`.
-- What is granted: `capability` with `money` and `constraint`; `envelope` with `windows` and
-  `usage_limits`.
-- What a person signs: `signed_statements` with `statement_fields`, `resume_statement` and
-  `release_statement`; `receipt` proves it later.
-- A call: `token` (with `certificate` for delegated keys), then `decision`, the pure yes or no.
+- An agent: `agent_manifest` (what it may ever ask for), `dpop` (its proofs), `key_change`.
+- What is granted: `capability` with `money` and `constraint`; `behavioural_envelope` with
+  `hours_and_periods` and `usage_counters`.
+- What a person signs: `passkey_statements` with `statement_fields`, `resume_statement` and
+  `grant_release_statement`; `approval_receipt` proves it later.
+- A call: `token` (with `certificate` for delegated keys), then `decision_rules`, the pure yes or
+  no.
 - The log: `log_hashes` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
-  `proof_texts` are its texts; `key_introduction` leads from one key to the next.
+  `checkpoint_proofs` are its texts; `key_introduction` leads from one key to the next.
 
-Begin with `capability`, `token` and `decision`. docs/protocol.md is the contract.
+Begin with `capability`, `token` and `decision_rules`. docs/protocol.md is the contract.
 """

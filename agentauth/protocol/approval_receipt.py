@@ -14,7 +14,7 @@ from .errors import AgentAuthError, InvalidReceiptError
 from .jose import parse_compact, sign_compact, verify_jws
 from .json_fields import members, text
 from .keys import PublicKey, Signer
-from .signed_statements import Statement, consent_sha256, parse_statement
+from .passkey_statements import Statement, consent_sha256, parse_statement
 from .urls import split_url
 
 RECEIPT_TYP: Final = "approval-receipt+jwt"

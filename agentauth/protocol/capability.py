@@ -1,6 +1,7 @@
 """Capabilities and actions: their grammar, and the functions choose, narrows and intersect.
 
-Money is in `money.py`, constraints in `constraint.py`, behavioural limits in `envelope.py`.
+Money is in `money.py`, constraints in `constraint.py`, behavioural limits in
+`behavioural_envelope.py`.
 """
 
 import re

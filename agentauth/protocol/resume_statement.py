@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .signed_statements import Signing, Statement, common_members, parse_statement
+from .passkey_statements import Signing, Statement, common_members, parse_statement
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Final
 
 import httpx
 
+from agentauth.protocol.agent_manifest import VerifiedManifest
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import (
@@ -24,16 +25,15 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
-from agentauth.protocol.manifest import VerifiedManifest
 
-from .answers import Agent
+from .bounded_http import Params
+from .client_cache import Locks
 from .errors import KeyFileError, RegistryError
-from .http_exchange import Params
 from .key_file import Identity
 from .key_store import KeyStore
-from .manifests import check_within, is_due, new_manifest, next_manifest, read_manifest
+from .own_manifest import check_within, is_due, new_manifest, next_manifest, read_manifest
+from .registry_answers import Agent
 from .registry_client import Registry, new_jti
-from .tokens import Locks
 
 logger = logging.getLogger(__name__)
 

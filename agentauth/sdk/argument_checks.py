@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.envelope import Envelope, parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 

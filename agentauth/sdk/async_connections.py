@@ -1,4 +1,4 @@
-"""Kept connections to one registry, for asyncio: as `connections`, with the same rules and
+"""Kept connections to one registry, for asyncio: as `thread_connections`, with the same rules and
 reader.
 """
 
@@ -11,7 +11,10 @@ import httpx
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
 from .addresses import is_loopback
-from .connections import (
+from .bounded_http import ask
+from .http1 import Answer, AnswerReader, Target
+from .registry_client import registry_at
+from .thread_connections import (
     IDLE_SECONDS,
     MAX_IDLE,
     PATHS,
@@ -21,9 +24,6 @@ from .connections import (
     headers_of,
     is_readable,
 )
-from .http1 import Answer, AnswerReader, Target
-from .http_exchange import ask
-from .registry_client import registry_at
 
 
 class AsyncConnections:

@@ -1,6 +1,6 @@
 """The service provider's client for asyncio: `VerifierClient` with coroutines.
 
-It has the same rules (`decisions`), the same limits and the same errors.
+It has the same rules (`verifier_core`), the same limits and the same errors.
 """
 
 import asyncio
@@ -15,8 +15,10 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 
 from .addresses import check_registry_url
 from .async_connections import AsyncConnections, AsyncHttpxExchanges
-from .connections import uses_proxy
-from .decisions import (
+from .http1 import Answer
+from .registry_client import ssl_context
+from .thread_connections import uses_proxy
+from .verifier_core import (
     MAX_ANSWER_BYTES,
     MAX_BATCH_ANSWER_BYTES,
     TIMEOUT_SECONDS,
@@ -29,8 +31,6 @@ from .decisions import (
     asked,
     check_in_time,
 )
-from .http1 import Answer
-from .registry_client import ssl_context
 
 
 class _Exchanges(Protocol):

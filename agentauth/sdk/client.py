@@ -1,7 +1,7 @@
 """The agent's client: register, ask a human for a grant, sign calls to a service provider.
 
-Thin: the work is done in `agent_lifecycle`, `agent_grants`, `waiting` and `calls`. `sync_client`
-offers the same names without `await`.
+Thin: the work is done in `agent_lifecycle`, `grants_and_tokens`, `waiting` and `service_calls`.
+`sync_client` offers the same names without `await`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,20 @@ from typing import Any
 
 import httpx
 
+from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.errors import InvalidRequestError
 
 from .addresses import check_registry_url
-from .agent_grants import UNSPECIFIED_ORIGIN, AgentGrants
 from .agent_lifecycle import AgentLife
-from .answers import Agent, Confirmation, Grant, ServiceProvider
 from .argument_checks import check_action, check_capabilities, check_max_bytes, read_envelope
-from .calls import Call, Conversation, send
-from .http_exchange import MAX_ANSWER_BYTES
+from .bounded_http import MAX_ANSWER_BYTES
+from .grants_and_tokens import UNSPECIFIED_ORIGIN, AgentGrants
 from .key_file import Identity, KeyFile, default_path
 from .key_store import KeyStore
+from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
 from .registry_client import Registry
+from .service_calls import Call, Conversation, send
 from .waiting import Callback, wait_for_confirmation, wait_for_grant
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import httpx
 
 from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
+from agentauth.protocol.checkpoint_proofs import parse_log_proof, verify_log_proof
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import (
     AgentAuthError,
@@ -16,10 +17,9 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash
 from agentauth.protocol.notes import SignatureType, parse_vkey
-from agentauth.protocol.proof_texts import parse_log_proof, verify_log_proof
 
 from .addresses import check_registry_url
-from .http_exchange import ask
+from .bounded_http import ask
 from .registry_client import (
     ATTEMPTS,
     LONGEST_WAIT_SECONDS,

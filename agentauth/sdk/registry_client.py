@@ -27,9 +27,9 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.keys import Signer
 
 from .addresses import is_loopback
-from .clocks import ClockWatch, clock_error
+from .bounded_http import MAX_ANSWER_BYTES, Params, ask
+from .clock_check import ClockWatch, clock_error
 from .errors import RegistryError, error_from
-from .http_exchange import MAX_ANSWER_BYTES, Params, ask
 from .server_nonces import ServerNonce
 
 ATTEMPTS: Final = 4

@@ -21,11 +21,11 @@ except ImportError as missing:
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 
-from .answers import Confirmation, Grant
 from .argument_checks import check_action, check_capabilities
-from .calls import Answer, Call, Conversation
 from .errors import AudienceError
-from .http_auth import CREDENTIALS, KEY, MAX_REDIRECTS, is_short_refusal
+from .httpx_auth import CREDENTIALS, KEY, MAX_REDIRECTS, is_short_refusal
+from .registry_answers import Confirmation, Grant
+from .service_calls import Answer, Call, Conversation
 from .sync_client import SyncAgentAuthClient
 from .waiting import Callback
 

@@ -12,17 +12,17 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.errors import InvalidStateError
 
-from .agent_grants import UNSPECIFIED_ORIGIN
-from .answers import Agent, Confirmation, Grant, ServiceProvider
-from .calls import Call, Conversation
+from .bounded_http import MAX_ANSWER_BYTES
 from .client import AgentAuthClient
-from .http_exchange import MAX_ANSWER_BYTES
+from .grants_and_tokens import UNSPECIFIED_ORIGIN
 from .key_file import Identity
 from .key_store import KeyStore
+from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
+from .service_calls import Call, Conversation
 from .waiting import Callback, tell
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
 """The service provider's client: asks the registry whether one request may pass.
 
-Synchronous; independent of any framework. `async_verifier` is its twin for asyncio, `decisions` has
-the rules of both.
+Synchronous; independent of any framework. `async_verifier` is its twin for asyncio, `verifier_core`
+has the rules of both.
 """
 
 import threading
@@ -15,8 +15,10 @@ from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 
 from .addresses import check_registry_url
-from .connections import Connections, Exchanges, HttpxExchanges, uses_proxy
-from .decisions import (
+from .http1 import Answer
+from .registry_client import ssl_context
+from .thread_connections import Connections, Exchanges, HttpxExchanges, uses_proxy
+from .verifier_core import (
     MAX_ANSWER_BYTES,
     MAX_BATCH_ANSWER_BYTES,
     TIMEOUT_SECONDS,
@@ -29,8 +31,6 @@ from .decisions import (
     asked,
     check_in_time,
 )
-from .http1 import Answer
-from .registry_client import ssl_context
 
 __all__ = ["Allowed", "Asked", "Question", "UnknownOutcomeError", "VerifierClient"]
 

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 
 from .addresses import path_segment
 from .agent_lifecycle import AgentLife
-from .answers import Confirmation, Grant
-from .choosing import waits_for_human
+from .grant_choice import waits_for_human
+from .registry_answers import Confirmation, Grant
 
 POLL_SECONDS: Final = 25
 # The registry answers `wait` polls of a confirmation sooner if it holds too many: at least this.

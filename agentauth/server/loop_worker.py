@@ -1,7 +1,7 @@
 """gunicorn's ASGI worker with our own connections: the application only ever sees whole requests.
 
 What it changes and why: docs/adr/0012-whole-requests-for-the-loop.md. gunicorn still parses
-requests; answers leave through agentauth/server/http_exchange.py.
+requests; answers leave through agentauth/server/asgi_exchange.py.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from gunicorn.asgi.lifespan import LifespanManager
 from gunicorn.asgi.protocol import HIGH_WATER_LIMIT, ASGIProtocol, FlowControl
 from gunicorn.workers.gasgi import ASGIWorker
 
-from agentauth.server.http_exchange import Exchange, Head
+from agentauth.server.asgi_exchange import Exchange, Head
 from agentauth.server.least_loaded import Acceptor
 from agentauth.server.request_bytes import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
 

@@ -27,7 +27,7 @@ from agentauth.server.request_bytes import (
 )
 
 if TYPE_CHECKING:
-    from agentauth.preauth_filter import Judged, PreauthFilter
+    from agentauth.flood_filter import Judged, PreauthFilter
 
 _READ_BYTES: Final = 65_536
 _SEND_BYTES: Final = 262_144
@@ -125,7 +125,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         """As gunicorn's, with the judge of strangers, created once the application is loaded."""
         # Imported here, since it needs loaded models.
-        from agentauth.preauth_filter import PreauthFilter
+        from agentauth.flood_filter import PreauthFilter
 
         self._strangers = PreauthFilter(lambda judged: self.method_queue.defer(self._go_on, judged))
         try:

@@ -18,6 +18,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 
+from agentauth.flood_filter import through_middleware
 from agentauth.http_errors import (
     COUNTED,
     STATUSES,
@@ -30,7 +31,6 @@ from agentauth.http_errors import (
 )
 from agentauth.observability import health, metrics
 from agentauth.observability.metrics_buffer import Tally
-from agentauth.preauth_filter import through_middleware
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidStateError,
@@ -38,15 +38,15 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import client_address
-from agentauth.startup import START, StartRefusedError, verifier_role_is_bounded
+from agentauth.startup_checks import START, StartRefusedError, verifier_role_is_bounded
 from registry import rate_limits
 from registry.refusal_recording import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
-from verifier.paths import LEAN_PATHS, VERIFY
+from verifier.endpoint_paths import LEAN_PATHS, VERIFY
 from verifier.request_heads import Scope
 from verifier.services import replay_epochs
+from verifier.services.loop_verification import VerifierProcess
 from verifier.services.state_cache import StateCache
-from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_servers import Servers
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from django.core.management import CommandError, call_command, get_commands, loa
 
 from agentauth.protocol.keys import PrivateKey
 from kms.backends import create as create_key
-from kms.certificates import certify
 from kms.models import Key
+from kms.process_key_certificates import certify
 from kms.services import ensure_key, rotate_key
 from registry.models import Human, ServiceProvider
 from registry.services.service_providers import create_service_provider
@@ -33,9 +33,9 @@ APPS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals")
 PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
 # These run until stopped, so in a process of their own.
 LASTING = {"serve", "jobs"}
-# These need PostgreSQL: audit/tests/test_roles.py and verifier/tests/test_role.py check their
+# These need PostgreSQL: audit/tests/test_role_rights.py and verifier/tests/test_role.py check their
 # answers.
-ELSEWHERE = {"close_history", "grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
+ELSEWHERE = {"close_log", "grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
 
 
 def retired(now: datetime) -> str:
@@ -116,7 +116,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "continue_after_restore": [lambda _provider, now: continuing(now)],
     "expire": [lambda _provider, _now: []],
     "load_demo": [lambda _provider, _now: []],
-    "verifier_home": [
+    "replay_cache": [
         lambda _provider, _now: [],
         lambda _provider, _now: ["--move-to", "database"],
     ],
@@ -256,7 +256,7 @@ BAD = {
     "archive_audit": [["more"]],
     "restore_audit": [["--first"], ["--first", "x"], ["more"]],
     # The database is not held.
-    "close_history": [[], ["--operator"], ["--operator", " ", "--yes"], ["more"]],
+    "close_log": [[], ["--operator"], ["--operator", " ", "--yes"], ["more"]],
     "continue_after_restore": [
         [],
         ["--operator"],
@@ -268,7 +268,7 @@ BAD = {
     "expire": [["more"]],
     "load_demo": [["more"]],
     # No REDIS_URL is set.
-    "verifier_home": [["--move-to"], ["--move-to", "nowhere"], ["--move-to", "redis"], ["more"]],
+    "replay_cache": [["--move-to"], ["--move-to", "nowhere"], ["--move-to", "redis"], ["more"]],
     "make_subject_key": [[], ["/nowhere/at/all"], ["one", "two"]],
     "record_settings": [["--change"], ["--change", "DEBUG"], ["more"]],
     "seal_rows": [["--operator", " "], ["more"]],

@@ -9,7 +9,7 @@ from django.db import connection
 from django.test import Client
 
 from agentauth.observability import health
-from audit.witness.rollback_check import Mark
+from audit.checkpoints.rollback_check import Mark
 from verifier.services import replay_epochs, rollback_detection
 from verifier.services.replay_epochs import ReplayEpoch
 

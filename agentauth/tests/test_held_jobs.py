@@ -7,14 +7,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
-from agentauth.jobs import JOBS
+from agentauth.job_table import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.rollback_check import Mark
 from audit.models import Head, Leaf, QueueEntry
 from audit.stores import store_at
 from audit.tests import proving
 from audit.tests.tampering import as_table_owner
-from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
-from audit.witness.rollback_check import Mark
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
@@ -58,7 +58,7 @@ def test_SA_13_the_jobs_hold_what_the_store_knows_more_of(
     settings.AUDIT_STORE = f"file:{tmp_path / 'another'}"
     proving.grow(1, now=now)
     ensure_key(purpose="token", actor=TESTER, now=now)
-    monkeypatch.setattr("audit.witness.checkpoints.EVERY", timedelta(0))
+    monkeypatch.setattr("audit.checkpoints.signing.EVERY", timedelta(0))
     with pytest.raises(StoreChangedError):
         job.do()
     assert Home.objects.get().held_at is None
@@ -80,7 +80,7 @@ def test_the_jobs_hold_a_database_whose_log_was_rewritten(
 ) -> None:
     [job] = [job for job in JOBS if job.name == "audit.checkpoint_log"]
     monkeypatch.setattr(job, "_rests_until", 0.0)
-    monkeypatch.setattr("audit.witness.checkpoints.EVERY", timedelta(0))
+    monkeypatch.setattr("audit.checkpoints.signing.EVERY", timedelta(0))
     settings.AUDIT_STORE = ""
     ensure_key(purpose="audit", actor=TESTER, now=now)
     proving.grow(3, now=now)

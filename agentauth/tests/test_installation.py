@@ -12,8 +12,8 @@ from django.test import Client
 
 from agentauth.observability.health import Readiness
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from agentauth.startup import Start, StartRefusedError, settings_agree
-from audit.management.json_output import JsonCommand
+from agentauth.startup_checks import Start, StartRefusedError, settings_agree
+from audit.management.base_commands import JsonCommand
 from audit.models import Event
 from registry.models import Installation
 from registry.services.settings_agreement import (
@@ -37,7 +37,7 @@ NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
 @pytest.fixture(autouse=True)
 def _connection_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     # A start closes the connection before forking; here it holds the test's transaction.
-    monkeypatch.setattr("agentauth.startup.connection", SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr("agentauth.startup_checks.connection", SimpleNamespace(close=lambda: None))
 
 
 def record(now: datetime, *change: str) -> list[str]:
@@ -244,7 +244,7 @@ def our_commands() -> dict[str, JsonCommand]:
 # They only read, manage roles, or check for themselves whether the database is held.
 FREE = {
     "check_keys",
-    "close_history",
+    "close_log",
     "continue_after_restore",
     "grant_serving_role",
     "grant_verifier_role",

@@ -12,11 +12,11 @@ from pytest_django.fixtures import Settings
 
 from agentauth.observability import metrics
 from audit import kinds
+from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.models import Checkpoint, Cosignature, Leaf, Segment
 from audit.services import SYSTEM, record, seal_audit
 from audit.tests.fake_witness import VERIFIER
 from audit.tests.tampering import as_table_owner
-from audit.witness.checkpoints import EVERY, checkpoint_log
 from kms.models import Key
 from kms.services import disable_key, ensure_key
 

@@ -18,7 +18,7 @@ from agentauth.server.loop_worker import Connection, Worker
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth.server import verifier_server
+    from agentauth.server import verifier_gunicorn
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
@@ -67,9 +67,9 @@ class Scene:
         self.may_answer = asyncio.Event()
         self.answered = 0
         config = Config()
-        for name in vars(verifier_server):
+        for name in vars(verifier_gunicorn):
             if name.startswith("limit_") or name in {"header_map", "http_parser", "keepalive"}:
-                config.set(name, getattr(verifier_server, name))
+                config.set(name, getattr(verifier_gunicorn, name))
         self.worker = Worker(1, os.getppid(), [], None, 30, config, Logger(config))
         self.worker.tmp.close()
         self.worker.loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ async def a_kept_connection_has_its_time_from_the_first_byte_of_the_next_request
     look(connection, request_bytes.REQUEST_SECONDS)
     assert line.acts == ["200"]
     # ... and was, when the next request began.
-    connection.incoming.begun -= verifier_server.keepalive - 1
+    connection.incoming.begun -= verifier_gunicorn.keepalive - 1
     connection.data_received(GET[:5])
     look(connection, request_bytes.HEAD_SECONDS - 1)
     assert line.acts == ["200"]

@@ -9,12 +9,12 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from agentauth import deployment_checks
+from agentauth import installation_steps
 from agentauth.observability import health
-from agentauth.startup import Start
+from agentauth.startup_checks import Start
 from audit.services import Actor
 from registry.models import Installation
-from registry.release import RELEASE
+from registry.release_compatibility import RELEASE
 from registry.services.settings_agreement import record_settings
 from verifier.services import replay_epochs
 
@@ -76,8 +76,8 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
     ids=["all", "part of a squashed one"],
 )
 def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:
-    assert deployment_checks._is_migrated()
+    assert installation_steps._is_migrated()
     for app, name in waiting:
         MigrationRecorder(connection).record_unapplied(app, name)
     assert not migrations_hold()
-    assert not deployment_checks._is_migrated()
+    assert not installation_steps._is_migrated()

@@ -86,8 +86,8 @@ def test_AU_27_production_verifier_refuses_an_overprivileged_role(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     beyond = ["UPDATE on registry_human", "a", "b", "c"]
-    monkeypatch.setattr("agentauth.startup.is_database_ahead", lambda: False)
-    monkeypatch.setattr("agentauth.startup.beyond_verifier", lambda **_: beyond)
+    monkeypatch.setattr("agentauth.startup_checks.is_database_ahead", lambda: False)
+    monkeypatch.setattr("agentauth.startup_checks.beyond_verifier", lambda **_: beyond)
     settings.DEVELOPMENT = True
     verifier_application.check_role()
     settings.DEVELOPMENT = False

@@ -12,10 +12,10 @@ from django.db import DatabaseError
 from django.test import Client
 from pytest_django import Settings
 
-from agentauth import http_errors, preauth_filter
+from agentauth import flood_filter, http_errors
+from agentauth.flood_credentials import Call, read_call
+from agentauth.flood_filter import Judged, PreauthFilter, Verdict
 from agentauth.observability import metrics
-from agentauth.preauth_filter import Judged, PreauthFilter, Verdict
-from agentauth.presented_credentials import Call, read_call
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.log.refusal_counts import Batches
 from audit.models import Event
@@ -90,7 +90,7 @@ def test_SA_10_strangers_stay_out_for_ten_seconds_more(
     judging: PreauthFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 50.0
-    monkeypatch.setattr(preauth_filter, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(flood_filter, "time", SimpleNamespace(monotonic=lambda: now))
     assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is WAITS
     rate_limits.limiter.cache_clear()
     for now, expected in ((59.9, WAITS), (60.0, ALLOWED)):  # noqa: B007 — the clock reads it
@@ -170,7 +170,7 @@ def test_SA_10_what_held_is_looked_up_again_after_a_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 50.0
-    monkeypatch.setattr(preauth_filter, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(flood_filter, "time", SimpleNamespace(monotonic=lambda: now))
     lines = (
         f"DPoP: {agent.proof('GET', OWN)}",
         f"Authorization: {basic(*provider_and_secret)['Authorization']}",
@@ -188,7 +188,7 @@ def test_SA_10_what_is_known_is_bounded(
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preauth_filter, "_MOST_KNOWN", 1)
+    monkeypatch.setattr(flood_filter, "_MOST_KNOWN", 1)
     judging.look_up([own(agent), own(enrolled(bob, now=now))])
     assert len(judging._known) == 1
 
@@ -319,7 +319,7 @@ def test_SA_10_waiting_callers_get_503_without_a_database(monkeypatch: pytest.Mo
     def away(*_: object) -> Any:
         raise DatabaseError
 
-    monkeypatch.setattr(preauth_filter, "callers_with", away)
+    monkeypatch.setattr(flood_filter, "callers_with", away)
     judging._waiting.append(("connection", own(AgentClient())))
     judging._judge_waiting()
     [judged] = heard

@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.services.destructive_actions import KINDS
-from audit.management.json_output import JsonCommand
+from audit.management.base_commands import JsonCommand
 
 
 def ask(command: JsonCommand, kind: str, **named: str) -> None:

@@ -13,9 +13,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from agentauth.protocol.approval_receipt import RECEIPT_TYP
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, canonical_json
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
@@ -25,7 +25,7 @@ from kms.lifetimes import TOKEN_OVERLAP
 from kms.models import Key, KeyCertificate
 from kms.services import refuse_to_disable
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.people import refuse_to_delete
+from registry.services.humans import refuse_to_delete
 
 # Grants, agents or services named per row; the others are counted.
 _NAMED = 20

@@ -15,13 +15,13 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
-from approvals.services.passkey_signing import accept_signature, ask_signature
-from approvals.services.recovery_notice import recovery_marks
-from approvals.services.statements import confirmation as confirmation_statement
+from approvals.services.recent_recovery import recovery_marks
+from approvals.services.signed_acts import accept_signature, ask_signature
+from approvals.services.statement_builders import confirmation as confirmation_statement
 from audit.services import Actor
 from registry.models import Human
 from verifier.models import Confirmation
-from verifier.services.confirmations import confirm, deny, obstacle
+from verifier.services.confirmation_lifecycle import confirm, deny, obstacle
 
 DECISIONS = ("confirm", "deny")
 

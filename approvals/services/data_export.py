@@ -15,7 +15,7 @@ from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
 from approvals.models import Challenge, Passkey, Receipt
 from approvals.services.text_erasure import receipts_about
 from audit import kinds
-from audit.log.entries import event_with_openings
+from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human

@@ -29,12 +29,12 @@ from approvals.models import Challenge, Passkey, SetupCode
 from approvals.services import cascades
 from approvals.services.cascades import Cascade
 from approvals.services.challenges import hold_human
-from approvals.services.human_offboarding import delete_human, hold_ways_in
+from approvals.services.human_suspension_and_erasure import delete_human, hold_ways_in
 from approvals.services.recovery import check_taken_part_in
 from approvals.services.text_erasure import forget_invitation
 from audit.services import Actor
-from kms.certificates import revoke_certificate
 from kms.models import Key, KeyCertificate
+from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key, promote_due_keys
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent

@@ -9,24 +9,24 @@ from typing import Any
 
 from django.db import transaction
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import (
     ConfirmationRequiredError,
     ExpiredError,
     GrantChangedError,
     InvalidStateError,
 )
-from agentauth.protocol.signed_statements import MAX_REASON
+from agentauth.protocol.passkey_statements import MAX_REASON
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
-from approvals.services.passkey_signing import accept_signature, ask_signature
-from approvals.services.recovery_notice import recovery_marks
-from approvals.services.statements import approval
+from approvals.services.recent_recovery import recovery_marks
+from approvals.services.signed_acts import accept_signature, ask_signature
+from approvals.services.statement_builders import approval
 from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
 from audit import kinds
 from audit.services import Actor, record

@@ -7,18 +7,18 @@ from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from agentauth.protocol.signed_statements import break_statement
+from agentauth.protocol.passkey_statements import break_statement
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
-from approvals.services.passkey_signing import accept_signature, ask_signature, receipt_of
-from approvals.services.statements import signing
+from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
+from approvals.services.statement_builders import signing
 from audit import kinds
+from audit.checkpoints.log_breaks import folder_of, origin
 from audit.models import LogBreak
 from audit.services import Actor, record
 from audit.stores import store_at
-from audit.witness.log_breaks import folder_of, origin
 from registry.models import Human
 from registry.services.log_keys import audit_vkeys
 

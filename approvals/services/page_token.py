@@ -15,7 +15,7 @@ from django.core import signing
 
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from approvals.models import Challenge
-from approvals.services.change_sentences import change_sentence
+from approvals.services.changes_since_shown import change_sentence
 
 _SALT = "approvals.page"
 

@@ -17,7 +17,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.row_seals import DEMAND
 from registry.models import Human
-from registry.services.people import end_sessions
+from registry.services.humans import end_sessions
 
 USER_HANDLE_BYTES = 32
 

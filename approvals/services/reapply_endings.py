@@ -14,12 +14,12 @@ from django.db.models import QuerySet
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.passkey_management import remove_passkey_for_good
 from audit import kinds
+from audit.checkpoints.ending_copies import Ending
 from audit.services import Actor
-from audit.witness.ending_copies import Ending
-from kms.certificates import revoke_certificate
+from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
 from registry.services.agent_keys import DISCLOSED, bar_key

@@ -32,13 +32,13 @@ from approvals.services.passkey_management import (
     user_handle_of,
     verify_new,
 )
-from approvals.services.recovery_notice import RECENT, recent_recovery
+from approvals.services.recent_recovery import RECENT, recent_recovery
 from approvals.services.setup_and_sign_in import SETUP_CODE_BYTES, SetupLink, setup_digest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
 from registry.services.database_time import not_ahead, not_behind
-from registry.services.people import recover_human
+from registry.services.humans import recover_human
 
 # Counted from when it is ready, or starts to wait for the second administrator.
 RECOVERY_LIFE = timedelta(days=7)

@@ -13,19 +13,19 @@ from approvals import resume_consent_texts as texts
 from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony, hold_human, void
 from approvals.services.page_token import Page
-from approvals.services.passkey_signing import accept_signature, ask_signature, receipt_of
+from approvals.services.recent_recovery import recovery_marks
 from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in
-from approvals.services.recovery_notice import recovery_marks
 from approvals.services.setup_and_sign_in import end_invitations
-from approvals.services.statements import signing
+from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
+from approvals.services.statement_builders import signing
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import resume_agent
 from registry.services.grants import not_yours_to_resume, resume_grant
-from registry.services.people import resume_human
+from registry.services.humans import resume_human
 from registry.services.service_providers import resume_service_provider
 from verifier.models import Confirmation
-from verifier.services.confirmations import end_unused
+from verifier.services.confirmation_lifecycle import end_unused
 
 KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider

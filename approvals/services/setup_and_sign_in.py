@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from agentauth.protocol.agent_manifest import check_display_name
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import (
     ExpiredError,
@@ -19,19 +20,18 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
-from agentauth.protocol.manifest import check_display_name
 from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
 from approvals.services.passkey_management import USER_HANDLE_BYTES, add_passkey, verify_new
-from approvals.services.presence_switch import end_presence
+from approvals.services.presence_lease import end_presence
 from approvals.sessions import stored_key
 from audit import kinds
 from audit.models import Event
 from audit.services import Actor, record
 from registry.models import Human
+from registry.services.humans import check_email, create_human
 from registry.services.lookalikes import check_is_no_word
-from registry.services.people import check_email, create_human
 
 SETUP_CODE_BYTES = 16
 FIRST_ADMIN_LIFE = timedelta(minutes=15)

@@ -7,12 +7,17 @@ from datetime import datetime, timedelta
 
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.behavioural_envelope import (
+    Budget,
+    Envelope,
+    narrows_envelope,
+    parse_envelope,
+)
 from agentauth.protocol.capability import Capability, narrows
-from agentauth.protocol.envelope import Budget, Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences
-from approvals.services.approvable_terms import offer, whole
+from approvals.services.offered_capabilities import offer, whole
 from registry.models import Grant
 from registry.services.grants import latest_end
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from django.db import transaction
 from django.utils import timezone
 
-from approvals.services.restore_continuation import continue_after_restore
+from approvals.services.continue_after_restore import continue_after_restore
 from audit.models import LogBreak
 from audit.services import seal_audit
 from registry.tests.cast import TESTER
 from verifier.services import rollback_detection
-from verifier.services.registry_closing import close_history
+from verifier.services.closing_before_restore import close_history
 from verifier.services.replay_epochs import read_or_create_row
 
 

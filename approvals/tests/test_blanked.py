@@ -8,7 +8,7 @@ from django.db import transaction
 
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import Receipt
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.test_forgotten import named
 from approvals.tests.test_forgotten_receipts import BLANK, paying, receipt
@@ -17,7 +17,7 @@ from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.grant_review import UNTOLD
+from registry.services.grant_verification import UNTOLD
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from verifier.models import Confirmation
 

@@ -15,11 +15,11 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
 from approvals.services import (
-    claims,
+    agent_claiming,
     confirmations,
     grant_decisions,
-    grant_release,
     log_break_signing,
+    restore_grant_release,
     resuming,
 )
 from approvals.services.page_token import Page, drawn_token
@@ -131,7 +131,7 @@ def claim(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: claims.claim_page(stray.agent(), cast.alice.human, now=timezone.now()),
+        lambda: agent_claiming.claim_page(stray.agent(), cast.alice.human, now=timezone.now()),
         cast.alice.drawn_at(path),
         lambda drawn: cast.alice.post(f"{path}statement", {"code": code, "drawn": drawn}),
     )
@@ -193,7 +193,7 @@ def release(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.admin,
         path,
-        lambda: grant_release.release_page(row, list(Grant.objects.all()), 0),
+        lambda: restore_grant_release.release_page(row, list(Grant.objects.all()), 0),
         drawn_on(page),
         lambda drawn: cast.admin.post(
             f"{path}statement", {"grants": str(grant.pk), "drawn": drawn}

@@ -18,8 +18,8 @@ from approvals.tests.cast import Person, browser
 from audit import kinds
 from audit.log.refusal_counts import Batches
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
-from kms.certificates import certify
 from kms.models import Key, KeyCertificate
+from kms.process_key_certificates import certify
 from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry import rate_limits
 from registry.models import Agent, Grant, Human, ServiceProvider

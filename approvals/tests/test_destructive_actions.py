@@ -21,7 +21,7 @@ from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent
 from registry.services.grants import suspend_grant
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.tests.cast import (
     TESTER,
     AgentClient,

@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 from agentauth.protocol.keys import PrivateKey
 from approvals.tests.cast import Person
 from approvals.tests.test_destructive_actions import replaced
-from kms.certificates import certify
 from kms.models import Key, KeyCertificate
+from kms.process_key_certificates import certify
 from registry.models import Grant
 
 pytestmark = pytest.mark.django_db

@@ -12,23 +12,23 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import Receipt
-from approvals.services.expiry import expire_everything
-from approvals.services.human_offboarding import delete_human
+from approvals.services.cleanup import expire_everything
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.text_erasure import AGAIN_FOR
 from approvals.tests import canary_texts as words
 from approvals.tests.canary_texts import Planted, found, in_database, in_files, listed, word
 from approvals.tests.cast import Person, invited
-from approvals.tests.test_human_offboarding import everything
+from approvals.tests.test_human_suspension_and_erasure import everything
 from audit import kinds
-from audit.archive.archiving import archive_audit
+from audit.archive.segment_writing import archive_audit
+from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
 from audit.stores import store_at
 from audit.verify.verification import verify_log
-from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Grant, Human
-from registry.services.grant_review import ALIVE, UNKNOWN, UNTOLD, review
+from registry.services.grant_verification import ALIVE, UNKNOWN, UNTOLD, review
 from registry.tests.cast import TESTER, AgentClient, assert_refused
 from verifier.models import Confirmation
 
@@ -221,7 +221,7 @@ def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(
         ).delete()
 
     with monkeypatch.context() as patch:
-        patch.setattr("approvals.services.human_offboarding.erase_texts", erase_little)
+        patch.setattr("approvals.services.human_suspension_and_erasure.erase_texts", erase_little)
         delete_human(human=planted.person.human, actor=TESTER, now=now)
     assert len(in_database()) > 10
     later = now + AGAIN_FOR * 2

@@ -13,7 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from approvals.models import Receipt
 from approvals.services import text_erasure
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person
 from audit import kinds
 from audit.models import Event
@@ -21,7 +21,7 @@ from audit.services import seal_audit
 from audit.tests.tampering import execute
 from audit.verify.verification import verify_log
 from registry.models import Human
-from registry.services.grant_review import review
+from registry.services.grant_verification import review
 from registry.tests.cast import TESTER
 from verifier.models import Confirmation
 from verifier.tests.scene import PAY, Scene, scene
@@ -32,7 +32,7 @@ BLANK = {"compact": "", "consent_text": "", "passkey_name": ""}
 
 
 def receipt(kind: str, subject: object, human: Human, *, compact: str = "a.b.c") -> Receipt:
-    """As `approvals.services.passkey_signing` stores it; no test reads the text."""
+    """As `approvals.services.signed_acts` stores it; no test reads the text."""
     return Receipt.objects.create(
         kind=kind,
         decision="approve",

@@ -5,15 +5,15 @@ from django.utils import timezone
 
 from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Challenge, Receipt
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.database_rollback import restored
-from approvals.tests.test_grant_release import decide, grant, outside, reviewed, statement
+from approvals.tests.test_restore_grant_release import decide, grant, outside, reviewed, statement
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant
-from registry.services.grant_review import review
+from registry.services.grant_verification import review
 from registry.tests.cast import TESTER
 
 pytestmark = pytest.mark.django_db

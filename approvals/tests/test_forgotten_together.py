@@ -11,23 +11,23 @@ from django.db import connection, transaction
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError
-from approvals.services.expiry import expire_everything
-from approvals.services.human_offboarding import delete_human
+from approvals.services.cleanup import expire_everything
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests import canary_texts as words
 from approvals.tests.canary_texts import Planted, in_database, in_files, listed, word
 from approvals.tests.cast import Person
-from audit.archive import archiving
+from audit.archive import segment_writing
 from audit.archive.archive_verification import prove_archive
-from audit.db.roles import grant_serving_role
+from audit.checkpoints.signing import checkpoint_log
+from audit.db.role_rights import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores import store_at
 from audit.tests.tampering import execute
 from audit.tests.waiting import wait_for_lock_waiters
 from audit.verify.verification import verify_log
-from audit.witness.checkpoints import checkpoint_log
 from registry.models import Agent, Human
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import TESTER, AgentClient
 from verifier.tests.scene import Scene
 
@@ -166,10 +166,10 @@ def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
     def archive() -> None:
         sequence_until_empty(now=now)
         checkpoint_log(now=now, at_once=True)
-        archiving.archive_audit(now=now, store=outside)
+        segment_writing.archive_audit(now=now, store=outside)
 
     with monkeypatch.context() as patch:
-        patch.setattr(archiving, "fault_point", reached)
+        patch.setattr(segment_writing, "fault_point", reached)
         archive()
     archive()
     human.refresh_from_db()

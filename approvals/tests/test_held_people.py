@@ -14,7 +14,7 @@ from pytest_django.fixtures import Settings
 from approvals.tests.test_ending_races import Press
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Human
-from registry.services.people import end_sessions, suspend_human
+from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER
 from tests.acts.test_acts import SAYINGS, known, written
 from tests.acts.test_effects import signed, table

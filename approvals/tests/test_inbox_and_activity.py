@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from approvals.templatetags.reading import when
+from approvals.templatetags.display_filters import when
 from approvals.tests.cast import Person
 from approvals.views import paging
 from audit.models import Event

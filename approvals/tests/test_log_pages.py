@@ -8,12 +8,12 @@ from pytest_django.fixtures import Settings
 
 from approvals.tests.cast import Person
 from audit import kinds
+from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log import load_shedding
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Head, Segment
 from audit.services import record, seal_audit
 from audit.tests.tampering import as_table_owner
 from audit.verify.log_status import LATE
-from audit.witness.checkpoints import EVERY, checkpoint_log
 from kms.models import Key
 from kms.services import disable_key, ensure_key, rotate_key
 from registry.models import Grant
@@ -145,7 +145,7 @@ def test_RF_21_the_control_room_says_when_too_many_wait(
     admin: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "At 100,000 the registry refuses" not in page(admin, "/admin/log/")
-    monkeypatch.setattr("approvals.views.log.MAX_WAITING_EVENTS", 1)
+    monkeypatch.setattr("approvals.views.log_status.MAX_WAITING_EVENTS", 1)
     assert "At 1 the registry refuses" in page(admin, "/admin/log/")
     assert load_shedding.MAX_WAITING_EVENTS == 100_000
 

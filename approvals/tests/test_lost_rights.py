@@ -15,13 +15,13 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
 from approvals.services import grant_decisions
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
-from registry.services.people import end_sessions, suspend_human
+from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
 from tests.endpoints import writing
 from verifier.models import Confirmation

@@ -6,7 +6,7 @@ import pytest
 import time_machine
 from django.utils import timezone
 
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from audit import kinds
 from audit.models import Event, Opening
 from verifier.tests.scene import READ, SYSTEM, scene

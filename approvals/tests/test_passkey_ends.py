@@ -16,9 +16,9 @@ from approvals.tests.cast import Person, browser, invited
 from approvals.tests.database_rollback import restored
 from approvals.tests.recovering import link_of, ready_link, recovered
 from audit import kinds
+from audit.checkpoints.signing import checkpoint_log
 from audit.models import Event
 from audit.services import seal_audit
-from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused

@@ -10,26 +10,26 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.keys import PrivateKey
+from approvals.services.continue_after_restore import continue_after_restore
 from approvals.services.reapply_endings import ENDS, end_again
-from approvals.services.restore_continuation import continue_after_restore
 from approvals.tests.cast import Person
 from approvals.tests.database_rollback import restored, set_back
 from audit import kinds
 from audit.archive.store_move import move_store
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
+from audit.checkpoints.ending_copies import ENDINGS, Ending
+from audit.checkpoints.rollback_check import check_history
+from audit.checkpoints.signing import checkpoint_log
 from audit.models import Event
 from audit.services import seal_audit
-from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.witness.checkpoints import checkpoint_log
-from audit.witness.ending_copies import ENDINGS, Ending
-from audit.witness.rollback_check import check_history
-from kms.certificates import certify, revoke_certificate
 from kms.models import KeyCertificate
+from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agent_keys import bar_disclosed_key, is_barred
 from registry.services.agents import find_claim
 from registry.services.grants import revoke_grant, suspend_grant
-from registry.services.people import create_human, suspend_human
+from registry.services.humans import create_human, suspend_human
 from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
     end_previous_secrets,

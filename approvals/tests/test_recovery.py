@@ -16,7 +16,7 @@ from agentauth.protocol.errors import (
 )
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.destructive_actions import end_for_good
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.passkey_management import finish_passkey
 from approvals.services.recovery import cancel_recovery, finish_recovery
 from approvals.services.setup_and_sign_in import find_setup_code
@@ -27,7 +27,7 @@ from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link,
 from audit.models import Event
 from audit.services import Actor
 from registry.models import Grant, Human
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grants import suspend_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 

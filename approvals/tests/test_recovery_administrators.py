@@ -10,15 +10,15 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey, Receipt, Recovery
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.recovery import confirm_recovery, create_recovery_link, start_recovery
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
 from kms.tests.sealing import change
 from registry.models import Grant, Human
-from registry.services.enrolment import create_enrolment_code
-from registry.services.people import end_sessions
+from registry.services.enrolment_codes import create_enrolment_code
+from registry.services.humans import end_sessions
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 
 pytestmark = pytest.mark.django_db

@@ -13,9 +13,9 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Recovery
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.recovery import cancel_recovery, confirm_recovery
-from approvals.services.recovery_mail import send_notices
+from approvals.services.recovery_alert_mail import send_notices
 from approvals.tests.cast import Person
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event

@@ -7,7 +7,7 @@ import pytest
 from django.db import transaction
 
 from approvals.models import Recovery
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press

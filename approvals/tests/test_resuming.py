@@ -22,7 +22,7 @@ from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import resume_agent, suspend_agent
 from registry.services.grants import suspend_grant
-from registry.services.people import end_sessions, suspend_human
+from registry.services.humans import end_sessions, suspend_human
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 

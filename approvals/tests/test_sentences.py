@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.approval_receipt import MAX_CONSENT_TEXT
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import MAX_TRANSACT, parse_action, parse_capability
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.untrusted_text import MAX_NAME
 from approvals.consent_texts import approval_text, confirmation_text
 from approvals.sentences import (
@@ -21,7 +21,7 @@ from approvals.sentences import (
 )
 from registry.services.lookalikes import Likeness, Whose
 from registry.tests.cast import minutes
-from verifier.services.confirmations import USABLE_LIFE
+from verifier.services.confirmation_lifecycle import USABLE_LIFE
 
 EURO = {"value": "1240.00", "currency": "EUR"}
 AT = "https://acme.example"

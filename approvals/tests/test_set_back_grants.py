@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from approvals.models import Receipt
 from approvals.tests.cast import Person
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.grant_review import review
+from registry.services.grant_verification import review
 from registry.services.grants import resume_grant, suspend_grant
 from registry.tests.cast import (
     PAY,

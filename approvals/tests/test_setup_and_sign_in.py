@@ -20,7 +20,7 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
 from registry.models import Human
-from registry.services.people import create_human, suspend_human
+from registry.services.humans import create_human, suspend_human
 from registry.tests.cast import TESTER, assert_refused
 
 pytestmark = pytest.mark.django_db

@@ -9,7 +9,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.tests.test_untrusted_text import code_points
 from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Receipt
-from approvals.templatetags.reading import set_apart, spoken
+from approvals.templatetags.display_filters import set_apart, spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider

@@ -10,16 +10,16 @@ from django.db import transaction
 from django.utils import timezone
 
 from approvals.models import Recovery, SetupCode
-from approvals.services import human_offboarding
+from approvals.services import human_suspension_and_erasure
 from approvals.services.destructive_actions import end_for_good, preview
-from approvals.services.human_offboarding import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press
 from audit.models import Event
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import EnrolmentCode, Human
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import TESTER
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
@@ -73,7 +73,7 @@ def test_WR_15_invitation_made_while_its_admin_is_ended_ends(
 def test_WR_15_an_end_that_never_finds_all_of_it_ends_nothing(
     admin: Person, second: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(human_offboarding, "_TRIES", 1)
+    monkeypatch.setattr(human_suspension_and_erasure, "_TRIES", 1)
     human, answers = second.human, list[int]()
     invite = posting(second, "/admin/invite/", answers, email="zoe@example.org")
     suspend = partial(suspend_human, human=human, actor=TESTER, now=now)

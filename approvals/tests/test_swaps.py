@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Passkey
-from approvals.services import challenges, restore_continuation
+from approvals.services import challenges, continue_after_restore
 from approvals.tests.cast import Person
 from kms.models import Key
 from registry.tests.cast import TESTER
@@ -56,12 +56,12 @@ def test_SA_13_of_two_operators_who_continue_one_succeeds(
     before = list(Key.objects.order_by("kid"))
     after(
         monkeypatch,
-        restore_continuation,
+        continue_after_restore,
         "_read_lost_history",
         lambda: Home.objects.update(history="20261129021500", held_at=None),
     )
     with pytest.raises(InvalidStateError, match="Another operator"):
-        restore_continuation.continue_after_restore(
+        continue_after_restore.continue_after_restore(
             operator="alice", undetected=False, actor=TESTER, now=timezone.now()
         )
     assert list(Key.objects.order_by("kid")) == before

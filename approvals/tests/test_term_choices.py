@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals.services.grant_decisions import draw_approval, review_choices

@@ -2,10 +2,11 @@
 
 Start with `page_requests`, which all share: who is signed in, and how posted JSON is read and
 answered. `setup_and_sign_in` is the front page, setup and sign-in; `inbox_and_activity` the inbox
-and the activity feed. What a human decides: `claim`, `approval`, `confirmation`, `resume`, and for
-administrators `denial`. What exists: `agents`, with `grant_descriptions` and `grant_usage` (grants
-and their use in words), `event_sentences` (events in words) and `log` (the state of the log);
-`paging` cuts long lists. Acts on oneself: `settings`, `presence_switch`, `recovery`.
-`reauthentication` asks for the signature of a sensitive act, `destructive_actions` before anything
-irreversible. After a restore, administrators use `log_break` and `grant_release`.
+and the activity feed. What a human decides: `claim`, `grant_decision`, `transaction_confirmation`,
+`resume`, and for administrators `admin_denial`. What exists: `agents`, with `grant_descriptions`
+and `usage_descriptions` (grants and their use in words), `event_sentences` (events in words) and
+`log_status` (the state of the log); `paging` cuts long lists. Acts on oneself: `settings`,
+`presence_lease`, `recovery`. `reauthentication` asks for the signature of a sensitive act,
+`destructive_actions` before anything irreversible. After a restore, administrators use `log_break`
+and `release_after_restore`.
 """

@@ -11,16 +11,16 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
-from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
 from agentauth.protocol.untrusted_text import quoted
 from approvals.services.lookalike_warnings import name_warnings
-from approvals.services.passkey_signing import receipt_of
+from approvals.services.signed_acts import receipt_of
 from approvals.views.event_sentences import describe_events
 from approvals.views.grant_descriptions import describe_grant, describe_permissions
-from approvals.views.grant_usage import load_usage
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
+from approvals.views.usage_descriptions import load_usage
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human

@@ -6,7 +6,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.identifiers import parse_id
-from approvals.services import claims
+from approvals.services import agent_claiming
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_kinds
@@ -25,7 +25,7 @@ from registry.services.agents import find_claim
 @require_sign_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     agent = find_claim(secret, now=timezone.now())
-    shown = claims.claim_page(agent, human_of(request), now=timezone.now())
+    shown = agent_claiming.claim_page(agent, human_of(request), now=timezone.now())
     context = {
         "agent": agent,
         "grant": _grant(request),
@@ -41,7 +41,7 @@ def page(request: HttpRequest, secret: str) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, secret: str) -> HttpResponse:
     now, human, body = timezone.now(), human_of(request), read_posted_json(request)
-    options = claims.begin_claim(
+    options = agent_claiming.begin_claim(
         agent=find_claim(secret, now=now),
         human=human,
         code=member(body, "code"),
@@ -59,7 +59,7 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
     now, human = timezone.now(), human_of(request)
     # `owner`: a double click or a retry finds the agent already claimed and gets the first answer.
     agent = find_claim(secret, now=now, owner=human)
-    claims.finish_claim(
+    agent_claiming.finish_claim(
         agent=agent,
         human=human,
         session_key=session_key_of(request),

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
-from approvals.services.recovery_notice import RECENT, recovery_mark
+from approvals.services.recent_recovery import RECENT, recovery_mark
 from approvals.views.grant_descriptions import sentence
 from audit import kinds
 from audit.models import Event

@@ -6,10 +6,10 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import Envelope, parse_envelope
 from approvals import sentences
-from approvals.services.approvable_terms import offer
+from approvals.services.offered_capabilities import offer
 from approvals.services.term_choices import currency_of, offered_terms, whole_days
 from registry.models import Agent, Grant, Human
 

@@ -9,16 +9,16 @@ from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
-from approvals.services.recovery_notice import recovery_news
+from approvals.services.recent_recovery import recovery_news
 from approvals.views.event_sentences import describe_events
 from approvals.views.grant_descriptions import describe_permissions, grant_status
-from approvals.views.log import describe_log
+from approvals.views.log_status import describe_log
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import id_or_none_of_ours, page_of
 from audit.models import Event
 from audit.verify.log_status import event_positions, read_log_status
 from registry.models import Grant
-from verifier.services.confirmations import pending_for
+from verifier.services.confirmation_lifecycle import pending_for
 
 
 @require_safe

@@ -7,8 +7,8 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import log_break_signing
 from approvals.services.page_token import drawn_token
-from approvals.services.passkey_signing import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
+from approvals.services.signed_acts import receipt_of
 from approvals.views.page_requests import (
     answer,
     human_of,
@@ -16,7 +16,7 @@ from approvals.views.page_requests import (
     read_posted_json,
     require_sign_in,
 )
-from audit.witness.log_breaks import origin, shown_break
+from audit.checkpoints.log_breaks import origin, shown_break
 from registry.authentication import actor_of
 
 

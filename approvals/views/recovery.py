@@ -15,8 +15,8 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import Recovery
 from approvals.services import recovery as recoveries
-from approvals.services.recovery_mail import mail_is_sent
-from approvals.services.recovery_notice import recovery_news
+from approvals.services.recent_recovery import recovery_news
+from approvals.services.recovery_alert_mail import mail_is_sent
 from approvals.services.setup_and_sign_in import SetupLink, session_key_of, setup_digest
 from approvals.sessions import start_session
 from approvals.views.page_requests import HOME, answer, human_of, read_posted_json, require_sign_in

@@ -12,14 +12,14 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
 from approvals.services import data_export, passkey_management
-from approvals.services.recovery_notice import recovery_news
+from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
 from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
 from approvals.views.reauthentication import check_verification, require_verification
 from registry.authentication import actor_of
-from registry.services.enrolment import create_enrolment_code
-from registry.services.people import change_time_zone, end_sessions
+from registry.services.enrolment_codes import create_enrolment_code
+from registry.services.humans import change_time_zone, end_sessions
 
 
 @require_safe

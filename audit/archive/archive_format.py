@@ -10,7 +10,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json
 from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
 from agentauth.protocol.json_fields import integer, members, text
 from agentauth.protocol.log_hashes import SALT_BYTES, canonical_entry_hash
-from audit.log.entries import MAX_LINE_BYTES
+from audit.log.event_encoding import MAX_LINE_BYTES
 from audit.stores import MAX_OBJECT_BYTES, MAX_SMALL_BYTES, digest_of
 
 VERSION: Final = 1

@@ -13,10 +13,10 @@ from agentauth.protocol.errors import ChainError, NoteError
 from audit.archive.archive_format import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
+from audit.checkpoints.anchors import Anchor, read_any_anchor
+from audit.checkpoints.copy_locations import PREFIX, key_of
 from audit.stores import Store
 from audit.verify.verification import Verdict
-from audit.witness.checkpoint_copies import PREFIX, key_of
-from audit.witness.trusted_checkpoints import Anchor, read_any_anchor
 
 
 class _Proved(NamedTuple):

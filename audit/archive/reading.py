@@ -14,7 +14,7 @@ from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import ROWS, row_of, same_rows
 from audit.archive.scratch import scratch
 from audit.archive.tiles import Tile, Tiles
-from audit.log.entries import MAX_LINE_BYTES
+from audit.log.event_encoding import MAX_LINE_BYTES
 from audit.models import Segment
 from audit.stores import Digest, Store, digest_of
 

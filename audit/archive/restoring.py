@@ -14,9 +14,9 @@ from agentauth.protocol.errors import EncodingError
 from audit.archive.archive_format import ArchiveError, Line
 from audit.archive.reading import download, noted_manifest, read_lines
 from audit.archive.scratch import scratch
-from audit.archive.staging import PAGE, leaves, prove
-from audit.db.partitions import ensure_partitions
-from audit.log.entries import event_body
+from audit.archive.segment_building import PAGE, leaves, prove
+from audit.db.partition_creation import ensure_partitions
+from audit.log.event_encoding import event_body
 from audit.models import Event, Leaf, Segment
 from audit.stores import Store
 

@@ -16,11 +16,7 @@ from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.scratch import scratch
-from audit.fault_injection import fault_point
-from audit.models import Checkpoint, CheckpointCopy
-from audit.services import Actor, record
-from audit.stores import Store, is_key, store_at
-from audit.witness.checkpoint_copies import (
+from audit.checkpoints.copy_locations import (
     MOVED,
     check_place,
     key_of,
@@ -28,9 +24,13 @@ from audit.witness.checkpoint_copies import (
     store_left_behind,
     store_name,
 )
-from audit.witness.checkpoints import checkpoints_in, compare_outside, newest_checkpoint
-from audit.witness.ending_copies import copy_endings
-from audit.witness.log_breaks import check_records, copy_break, seen_store
+from audit.checkpoints.ending_copies import copy_endings
+from audit.checkpoints.log_breaks import check_records, copy_break, seen_store
+from audit.checkpoints.signing import checkpoints_in, compare_outside, newest_checkpoint
+from audit.fault_injection import fault_point
+from audit.models import Checkpoint, CheckpointCopy
+from audit.services import Actor, record
+from audit.stores import Store, is_key, store_at
 
 
 class MovingError(ChainError):

@@ -8,8 +8,8 @@ from typing import Any, Final
 from django.db.models import Q, QuerySet
 
 from audit import kinds
-from audit.db.dropping import dropped_months
-from audit.db.partitions import Month, month_of
+from audit.db.partition_creation import Month, month_of
+from audit.db.partition_dropping import dropped_months
 from audit.models import Event, Leaf, Opening
 
 PAGE: Final = 1_000

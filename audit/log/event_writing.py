@@ -23,12 +23,12 @@ from agentauth.protocol.log_hashes import (
 )
 from audit import kinds
 from audit.db.bulk_copy import NULL, binary, copy_in, escape, line
-from audit.db.partitions import ensure_partitions
-from audit.db.sql import Insert, Statement, execute, run_together
-from audit.identifiers import new_id, new_id_text
-from audit.log.entries import COLUMN_TYPES, COLUMNS, data_text, event_body
+from audit.db.partition_creation import ensure_partitions
+from audit.db.prebuilt_sql import Insert, Statement, execute, run_together
+from audit.log.event_encoding import COLUMN_TYPES, COLUMNS, data_text, event_body
 from audit.log.sequencer import Numberable, number_at_once
 from audit.models import Event, Opening, QueueEntry
+from audit.row_ids import new_id, new_id_text
 
 logger = logging.getLogger(__name__)
 

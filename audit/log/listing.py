@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from django.db.models import QuerySet
 
-from audit.db.dropping import kept_from
+from audit.db.partition_dropping import kept_from
 from audit.models import Event, Leaf, QueueEntry
 
 # If no index covers the filters, a page examines at most this many leaves, or waiting events.

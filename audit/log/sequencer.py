@@ -23,7 +23,7 @@ from agentauth.protocol.log_hashes import (
 )
 from audit.db.bulk_copy import NULL, binary, copy_in, line
 from audit.fault_injection import fault_point
-from audit.log.entries import COLUMNS, Columns, entry_of
+from audit.log.event_encoding import COLUMNS, Columns, entry_of
 from audit.models import Event, Head, Leaf, Node, QueueEntry
 
 # At this size, the fixed cost of a batch is a twentieth of the cost of its events.

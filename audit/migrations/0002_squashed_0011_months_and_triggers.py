@@ -1,7 +1,7 @@
 """The log's rows never change, and on PostgreSQL its events are in monthly partitions.
 
-An archived month can then be dropped as a whole (audit/db/dropping.py). Two more partitions hold
-the ids of clocks that are decades off.
+An archived month can then be dropped as a whole (audit/db/partition_dropping.py). Two more
+partitions hold the ids of clocks that are decades off.
 """
 
 from typing import Any
@@ -122,7 +122,7 @@ SELECT
         'audit_event_late',
         format('FROM (%L) TO (MAXVALUE)', agentauth_first_id('2100-01-01')))
 """
-# This month and the three after it. The jobs continue (audit/db/partitions.py).
+# This month and the three after it. The jobs continue (audit/db/partition_creation.py).
 _MONTHS = """
 SELECT agentauth_add_event_month(now() + ahead * interval '1 month')
 FROM generate_series(0, 3) ahead

@@ -15,11 +15,11 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner
 from audit import kinds
 from audit.archive.archive_verification import prove_archive
-from audit.archive.archiving import Range, archive_audit
-from audit.identifiers import new_id_text
+from audit.archive.segment_writing import Range, archive_audit
 from audit.log.sequencer import sequence_until_empty
-from audit.log.tree import root_at
+from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event, Head
+from audit.row_ids import new_id_text
 from audit.services import NewEvent, check_data, record_many
 from audit.stores import Sink, Store
 from audit.stores.folder import FolderStore

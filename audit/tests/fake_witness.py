@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import NAME, Log
-from audit.witness.witness_client import Outcome, Witness, cosign
+from audit.checkpoints.witness_client import Outcome, Witness, cosign
 
 KEY = LocalSigner(PrivateKey.generate())
 VERIFIER = Verifier(NAME, KEY.public, SignatureType.COSIGNATURE)

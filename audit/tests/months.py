@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from audit import identifiers
-from audit.db import partitions
-from audit.db.partitions import Month, month_at
+from audit import row_ids
+from audit.db import partition_creation
+from audit.db.partition_creation import Month, month_at
 from audit.tests.tampering import execute
 
 _ALL = """
@@ -45,12 +45,12 @@ def months_on(number: int) -> Month:
 def set_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
     """Make ids as if it were `at`; the database's clock is unchanged."""
     clock = SimpleNamespace(time_ns=lambda: int(at.timestamp() * 1000) * 1_000_000)
-    monkeypatch.setattr(identifiers, "time", clock)
+    monkeypatch.setattr(row_ids, "time", clock)
 
 
 def empty_cache() -> None:
     """As in a process that has just started."""
-    partitions.KNOWN = partitions._Known()
+    partition_creation.KNOWN = partition_creation._Known()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def months(transactional_db: None) -> Iterator[set[str]]:
     They are dropped before, too: a test on a clock years ahead commits the month of its events.
     """
     ours = {"audit_event_early", "audit_event_late"} | {
-        months_on(by).partition for by in range(partitions.AHEAD + 1)
+        months_on(by).partition for by in range(partition_creation.AHEAD + 1)
     }
     for extra in standing() - ours:
         execute(f"DROP TABLE {extra}")

@@ -14,13 +14,13 @@ from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import SignatureType, Verifier, cosign_text
 from audit import kinds
-from audit.identifiers import new_id_text
+from audit.checkpoints.log_breaks import origin
+from audit.checkpoints.signing import checkpoint_log, newest_checkpoint
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Cosignature, Leaf
+from audit.row_ids import new_id_text
 from audit.services import NewEvent, check_data, record_many
 from audit.tests.signing import verifier
-from audit.witness.checkpoints import checkpoint_log, newest_checkpoint
-from audit.witness.log_breaks import origin
 
 TILE = 256
 WITNESS = LocalSigner(PrivateKey.generate("EdDSA"))

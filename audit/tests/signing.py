@@ -4,7 +4,7 @@ from datetime import datetime
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import Verifier
-from audit.witness.log_breaks import origin
+from audit.checkpoints.log_breaks import origin
 
 _SIGNER = LocalSigner(PrivateKey.generate())
 

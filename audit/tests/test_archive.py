@@ -14,12 +14,12 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import b64u_decode, parse_timestamp
 from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
-from audit.archive import archiving
+from audit.archive import segment_writing
 from audit.archive.archive_format import ArchiveError, Manifest, manifest_key
 from audit.archive.archive_verification import prove_archive
-from audit.archive.archiving import EVERY, archive_audit, archive_due
 from audit.archive.parquet import ROWS
-from audit.log.entries import MAX_DATA_BYTES
+from audit.archive.segment_writing import EVERY, archive_audit, archive_due
+from audit.log.event_encoding import MAX_DATA_BYTES
 from audit.models import Checkpoint, Event, Leaf, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log
@@ -169,7 +169,7 @@ def test_AU_31_no_personal_value_goes_there(log: Log) -> None:
 def test_segments_follow_each_other_and_end_at_checkpoints(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 10)
+    monkeypatch.setattr(segment_writing, "SEGMENT_LEAVES", 10)
     log.grown(3, 5, 4, 28)
     log.grow(2)
     # Each ends at the last checkpoint within ten leaves, or at the first one after them.
@@ -299,7 +299,7 @@ def test_a_checkpoint_that_is_not_what_its_note_says_ends_no_segment(log: Log) -
 def test_the_jobs_archive_hourly_and_a_full_segment_at_once(
     log: Log, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 10)
+    monkeypatch.setattr(segment_writing, "SEGMENT_LEAVES", 10)
     settings.AUDIT_STORE = f"file:{log.folder}"
     now = log.now
     assert archive_due(now=now) is None

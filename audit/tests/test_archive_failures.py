@@ -9,9 +9,9 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.archive import archiving
+from audit.archive import segment_writing
 from audit.archive.archive_format import ArchiveError, manifest_key
-from audit.archive.archiving import archive_audit, prove_again
+from audit.archive.segment_writing import archive_audit, prove_again
 from audit.models import Checkpoint, Segment
 from audit.stores import ImmutableError
 from audit.stores.folder import FolderStore
@@ -55,7 +55,7 @@ def test_AU_31_archiving_continues_after_a_crash_at_any_point(
 
     log.grown(5)
     with monkeypatch.context() as patch:
-        patch.setattr(archiving, "fault_point", die)
+        patch.setattr(segment_writing, "fault_point", die)
         with pytest.raises(DeathError):
             archive_audit(now=log.now, store=log.store)
     assert Segment.objects.exists() == (place == "archive.after_row")
@@ -103,14 +103,14 @@ def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
 
     with monkeypatch.context() as patch:
         # First run without a record, to learn the keys.
-        patch.setattr(archiving, "_note", lambda *_: None)
+        patch.setattr(segment_writing, "_note", lambda *_: None)
         archive_audit(now=log.now, store=log.store)
     keys = [key for key in log.store.keys() if key != manifest_key(0)]
     assert len(keys) == 7
     while keys:
         (log.folder / manifest_key(0)).unlink(missing_ok=True)
         with broken_into(log.folder / keys[0], None), monkeypatch.context() as patch:
-            patch.setattr(archiving, "fault_point", change)
+            patch.setattr(segment_writing, "fault_point", change)
             with pytest.raises(ArchiveError, match=keys[0]):
                 archive_audit(now=log.now, store=log.store)
             # Afterwards it cannot even be written.
@@ -127,7 +127,7 @@ def test_AU_31_a_manifest_whose_objects_are_not_there_is_not_taken_over(
 ) -> None:
     log.grown(300)
     with monkeypatch.context() as patch:
-        patch.setattr(archiving, "_note", lambda *_: None)
+        patch.setattr(segment_writing, "_note", lambda *_: None)
         archive_audit(now=log.now, store=log.store)
     for key in list(log.store.keys()):
         if key == manifest_key(0):
@@ -175,7 +175,7 @@ def test_AU_31_a_manifest_that_is_not_ours_is_refused(
 ) -> None:
     log.grown(5)
     with monkeypatch.context() as patch:
-        patch.setattr(archiving, "_note", lambda *_: None)
+        patch.setattr(segment_writing, "_note", lambda *_: None)
         archive_audit(now=log.now, store=log.store)
     path = log.folder / manifest_key(0)
     body = json.loads(path.read_bytes())
@@ -205,7 +205,7 @@ def test_two_archivers_at_once_make_one_archive(log: Log, monkeypatch: pytest.Mo
             log.grown(3)
             inner[0] = archive_audit(now=log.now, store=log.store)
 
-    monkeypatch.setattr(archiving, "fault_point", overtake)
+    monkeypatch.setattr(segment_writing, "fault_point", overtake)
     assert archive_audit(now=log.now, store=log.store) == (0, 8)
     assert inner == [(0, 8)]
     assert [(each.first, each.end) for each in Segment.objects.all()] == [(0, 8)]
@@ -233,7 +233,7 @@ def test_AU_31_another_segment_recorded_meanwhile_is_an_error(
             Segment.objects.create(first=0, end=5, manifest_sha256=bytes(32), at=log.now)
 
     log.grown(5)
-    monkeypatch.setattr(archiving, "fault_point", overtake)
+    monkeypatch.setattr(segment_writing, "fault_point", overtake)
     with pytest.raises(ArchiveError, match="records another segment at leaf 0"):
         archive_audit(now=log.now, store=log.store)
 

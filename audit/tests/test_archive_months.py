@@ -7,7 +7,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from audit.archive.restoring import Restored, restore_audit
-from audit.db.dropping import drop_month
+from audit.db.partition_dropping import drop_month
 from audit.models import Event
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log
@@ -15,7 +15,7 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, set_clock, standing
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_trusted_checkpoints import command
+from audit.tests.test_anchors import command
 from audit.verify.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]

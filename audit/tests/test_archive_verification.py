@@ -19,10 +19,11 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
-from audit.archive import archiving
+from audit.archive import segment_writing
 from audit.archive.archive_format import ArchiveError, manifest_key
 from audit.archive.archive_verification import prove_archive
 from audit.archive.restoring import Restored, restore_audit
+from audit.checkpoints.anchors import Anchor
 from audit.models import Checkpoint, Event, Leaf, QueueEntry, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log, broken_into, signed
@@ -30,7 +31,6 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_archive import ODD
 from audit.verify.verification import verify_log
-from audit.witness.trusted_checkpoints import Anchor
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def log(
 ) -> Log:
     """Two segments, and a checkpoint beyond them."""
     settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    monkeypatch.setattr(archiving, "SEGMENT_LEAVES", 260)
+    monkeypatch.setattr(segment_writing, "SEGMENT_LEAVES", 260)
     log = Log(make_event, now, FolderStore(tmp_path / "archive"), tmp_path / "archive")
     log.grown(4, 254, 7, 3)
     # The checkpoints at 4 and 258 are within the first segment.

@@ -21,20 +21,20 @@ from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
 from audit.archive.archive_format import Line
-from audit.log.entries import event_body
+from audit.checkpoints.anchors import stored_anchors
+from audit.checkpoints.copy_locations import key_of
+from audit.checkpoints.cosigning import cosign_log
+from audit.checkpoints.log_breaks import origin
+from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint
+from audit.log.event_encoding import event_body
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Leaf
 from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import signer, verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_trusted_checkpoints import forge_an_event, write_anew
+from audit.tests.test_anchors import forge_an_event, write_anew
 from audit.verify.verification import verify_log
-from audit.witness.checkpoint_copies import key_of
-from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.witness.cosigning import cosign_log
-from audit.witness.log_breaks import origin
-from audit.witness.trusted_checkpoints import stored_anchors
 
 pytestmark = pytest.mark.django_db
 SIZE = 8

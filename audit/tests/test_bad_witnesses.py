@@ -18,9 +18,9 @@ from agentauth.protocol.checkpoint import cosign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.notes import Signature, parse_note, parse_signatures
 from agentauth.sdk.tests.witness_cast import NAME
+from audit.checkpoints import witness_client
+from audit.checkpoints.witness_client import MAX_ANSWER_BYTES, Outcome, Result, Witness
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, http, size_is
-from audit.witness import witness_client
-from audit.witness.witness_client import MAX_ANSWER_BYTES, Outcome, Result, Witness
 from tests.time_limits import within
 
 LINE = cosign_checkpoint(LOG.checkpoint(5), name=NAME, signer=KEY, at=1_700_000_000).line

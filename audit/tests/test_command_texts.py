@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.untrusted_text import printable
-from audit.management.json_output import JsonCommand
+from audit.management.base_commands import JsonCommand
 
 pytestmark = pytest.mark.django_db
 

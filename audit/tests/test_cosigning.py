@@ -13,18 +13,18 @@ from agentauth.protocol.notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State
+from audit.checkpoints import cosigning
+from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.cosigning import cosign_log, witnesses
+from audit.checkpoints.log_breaks import origin
+from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint
+from audit.checkpoints.witness_client import Outcome, Result
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Cosignature, Head
 from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness import cosigning
-from audit.witness.checkpoint_copies import ContradictedError
-from audit.witness.checkpoints import EVERY, checkpoint_log, newest_checkpoint
-from audit.witness.cosigning import cosign_log, witnesses
-from audit.witness.log_breaks import origin
-from audit.witness.witness_client import Outcome, Result
 
 pytestmark = pytest.mark.django_db
 

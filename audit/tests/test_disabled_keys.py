@@ -15,21 +15,21 @@ from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.notes import SignatureType, Verifier
 from audit.archive.archive_verification import prove_archive
+from audit.checkpoints.anchors import stored_anchors
+from audit.checkpoints.copy_locations import key_of
+from audit.checkpoints.log_breaks import origin
+from audit.checkpoints.proofs_and_tiles import signed_checkpoint
+from audit.checkpoints.signing import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.log.sequencer import sequence_until_empty
-from audit.log.tree import root_at
+from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
-from audit.tests.test_trusted_checkpoints import command, forge_an_event, write_anew
+from audit.tests.test_anchors import command, forge_an_event, write_anew
 from audit.verify.log_status import read_log_status
-from audit.verify.public_log import signed_checkpoint
 from audit.verify.verification import Verdict, verify_log
-from audit.witness.checkpoint_copies import key_of
-from audit.witness.checkpoints import EVERY, LOOK, checkpoint_log, newest_signed
-from audit.witness.log_breaks import origin
-from audit.witness.trusted_checkpoints import stored_anchors
 
 pytestmark = pytest.mark.django_db
 DISABLED_AT = datetime(2026, 11, 29, 7, 5, tzinfo=UTC)

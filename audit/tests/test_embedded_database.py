@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from audit.db import dropping, partitions, roles
-from audit.db.dropping import DroppingError, droppable_months
-from audit.db.partitions import create_partitions
-from audit.db.roles import (
+from audit.db import partition_creation, partition_dropping, role_rights
+from audit.db.partition_creation import create_partitions
+from audit.db.partition_dropping import DroppingError, droppable_months
+from audit.db.role_rights import (
     RoleError,
     beyond_verifier,
     grant_serving_role,
@@ -21,7 +21,7 @@ from audit.db.roles import (
 @pytest.fixture(autouse=True)
 def _sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that can run no statement."""
-    for module in (dropping, partitions, roles):
+    for module in (partition_dropping, partition_creation, role_rights):
         monkeypatch.setattr(module, "connection", SimpleNamespace(vendor="sqlite"))
 
 

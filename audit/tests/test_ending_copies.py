@@ -13,14 +13,14 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import canonical_json
 from audit import kinds
+from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.ending_copies import ENDINGS, Ending, read_endings
+from audit.checkpoints.signing import EVERY, EVERY_ENDING, checkpoint_log
 from audit.log.event_writing import KINDS
 from audit.log.sequencer import sequence_until_empty
 from audit.stores import Store, store_at
 from audit.tests import proving
 from audit.tests.conftest import MakeEvent
-from audit.witness.checkpoint_copies import ContradictedError
-from audit.witness.checkpoints import EVERY, EVERY_ENDING, checkpoint_log
-from audit.witness.ending_copies import ENDINGS, Ending, read_endings
 
 pytestmark = pytest.mark.django_db
 _BODY = {

@@ -14,17 +14,17 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.log_hashes import verify_inclusion
 from audit import kinds
 from audit.archive.archive_verification import prove_archive
-from audit.archive.archiving import archive_audit
-from audit.log.entries import entry_of
+from audit.archive.segment_writing import archive_audit
+from audit.checkpoints.signing import checkpoint_log, newest_checkpoint
 from audit.log.erasure import erase_openings
+from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_until_empty
-from audit.log.tree import inclusion_proof
+from audit.log.tree_reader import inclusion_proof
 from audit.models import Event, Opening
 from audit.services import Actor
 from audit.stores import store_at
 from audit.tests.conftest import MakeEvent
 from audit.verify.verification import verify_log
-from audit.witness.checkpoints import checkpoint_log, newest_checkpoint
 
 pytestmark = pytest.mark.django_db
 NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"

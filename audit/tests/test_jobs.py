@@ -54,7 +54,7 @@ def test_the_command_of_a_whole_log_says_so_to_a_person(
 
 def test_granting_a_role_where_there_are_none_says_so() -> None:
     if connection.vendor == "postgresql":
-        return  # test_roles.py has the real thing
+        return  # test_role_rights.py has the real thing
     for command in (["grant_serving_role"], ["grant_verifier_role", "verifier"]):
         with pytest.raises(CommandError, match="Only PostgreSQL has roles"):
             call_command(*command)

@@ -11,13 +11,8 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.notes import parse_note
 from agentauth.sdk import verify_log as alone
-from audit.log.sequencer import tree_of
-from audit.models import Checkpoint, Head, LogBreak
-from audit.stores import Store, store_at
-from audit.tests import proving
-from audit.witness.checkpoint_copies import MOVED, ContradictedError, key_of
-from audit.witness.checkpoints import EVERY, checkpoint_log
-from audit.witness.log_breaks import (
+from audit.checkpoints.copy_locations import MOVED, ContradictedError, key_of
+from audit.checkpoints.log_breaks import (
     break_record,
     check_breaks,
     copy_break,
@@ -29,6 +24,11 @@ from audit.witness.log_breaks import (
     seen_from_log,
     shown_break,
 )
+from audit.checkpoints.signing import EVERY, checkpoint_log
+from audit.log.sequencer import tree_of
+from audit.models import Checkpoint, Head, LogBreak
+from audit.stores import Store, store_at
+from audit.tests import proving
 
 pytestmark = pytest.mark.django_db
 

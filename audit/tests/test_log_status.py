@@ -9,8 +9,9 @@ from django.db import transaction
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
+from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
-from audit.log.tree import inclusion_proof, inclusion_proofs
+from audit.log.tree_reader import inclusion_proof, inclusion_proofs
 from audit.models import Checkpoint, Event, Head, Leaf, Node, QueueEntry
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
@@ -24,7 +25,6 @@ from audit.verify.log_status import (
     event_positions,
     read_log_status,
 )
-from audit.witness.checkpoints import checkpoint_log
 
 pytestmark = pytest.mark.django_db
 Tamper = Callable[[], object]

@@ -13,12 +13,12 @@ import pytest
 
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.log_hashes import verify_consistency, verify_inclusion
-from agentauth.sdk import verify_proof
-from audit.log.entries import event_body
+from agentauth.sdk import verify_log_proof
+from audit.checkpoints.signing import EVERY
+from audit.log.event_encoding import event_body
 from audit.models import Checkpoint, Event
 from audit.tests.proving import good, grow, path_of, sign, unbase64
 from audit.tests.signing import verifier
-from audit.witness.checkpoints import EVERY
 from tests.conftest import CAMPAIGN
 from tests.interop.verifying import asking
 
@@ -57,7 +57,7 @@ def both(tmp_path: Path) -> Iterator[Check]:
             given = dict.fromkeys(GIVEN) | {name: tmp_path / name for name in files}
             for name, content in files.items():
                 (tmp_path / name).write_bytes(content)
-            python = verify_proof.check(Namespace(trusted_keys=keys, **given))
+            python = verify_log_proof.check(Namespace(trusted_keys=keys, **given))
             options = [part for name in files for part in (f"--{name}", str(tmp_path / name))]
             javascript = ask("--trusted-keys", str(keys), *options)
             # Their descriptions of a problem may differ.

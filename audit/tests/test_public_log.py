@@ -9,7 +9,14 @@ from pytest_django import DjangoAssertNumQueries
 from agentauth.protocol.errors import ChainError
 from agentauth.protocol.log_hashes import CompactTree, verify_consistency, verify_inclusion
 from audit.log.sequencer import sequence_until_empty
-from audit.log.tree import TILE_WIDTH, consistency_proof, entries, inclusion_proof, root_at, tile
+from audit.log.tree_reader import (
+    TILE_WIDTH,
+    consistency_proof,
+    entries,
+    inclusion_proof,
+    root_at,
+    tile,
+)
 from audit.models import Leaf
 from audit.services import record_many
 from audit.tests.tampering import as_table_owner

@@ -11,8 +11,8 @@ from django.db import Error, IntegrityError, connection, transaction
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from agentauth.protocol.log_hashes import entry_hash, field_commitment
 from audit import kinds
-from audit.db.sql import Statement
-from audit.log.entries import MAX_DATA_BYTES, entry_of, event_body
+from audit.db.prebuilt_sql import Statement
+from audit.log.event_encoding import MAX_DATA_BYTES, entry_of, event_body
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Opening, QueueEntry
 from audit.services import Actor, record

@@ -12,10 +12,10 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import EncodingError, TemporarilyUnavailableError
 from agentauth.protocol.log_hashes import EMPTY_LINK
 from audit import kinds
-from audit.identifiers import new_id
 from audit.log import sequencer
 from audit.log.sequencer import BATCH, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
+from audit.row_ids import new_id
 from audit.services import Actor, NewEvent, check_data, find_recorded, record, record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute

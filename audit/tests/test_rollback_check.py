@@ -7,14 +7,14 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.checkpoints import log_breaks
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.log_breaks import break_record, key_of_break
+from audit.checkpoints.rollback_check import Mark, check_history, present_mark
+from audit.checkpoints.signing import checkpoint_log
 from audit.models import Checkpoint, CheckpointCopy, LogBreak
 from audit.stores import Store, store_at
 from audit.tests import proving
-from audit.witness import log_breaks
-from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError, key_of
-from audit.witness.checkpoints import checkpoint_log
-from audit.witness.log_breaks import break_record, key_of_break
-from audit.witness.rollback_check import Mark, check_history, present_mark
 
 pytestmark = pytest.mark.django_db
 

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.log_hashes import EMPTY_LINK, leaf_hash, link
 from audit.log import sequencer
-from audit.log.entries import entry_of
+from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
 from audit.tests.conftest import MakeEvent

@@ -16,18 +16,18 @@ from pytest_django.fixtures import Settings
 from audit import kinds
 from audit.archive import store_move
 from audit.archive.archive_verification import prove_archive
-from audit.archive.archiving import archive_audit, archive_due
+from audit.archive.segment_writing import archive_audit, archive_due
+from audit.checkpoints import signing as checkpoints
+from audit.checkpoints.anchors import read_stores
+from audit.checkpoints.copy_locations import MOVED, ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.ending_copies import Ending, read_endings
+from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.stores import Sink, store_at
 from audit.stores.folder import FolderStore
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.witness import checkpoints
-from audit.witness.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
-from audit.witness.checkpoints import EVERY, checkpoint_log
-from audit.witness.ending_copies import Ending, read_endings
-from audit.witness.trusted_checkpoints import read_stores
 
 pytestmark = pytest.mark.django_db
 Grow = Callable[[int], None]

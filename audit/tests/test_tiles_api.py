@@ -5,10 +5,10 @@ from datetime import datetime
 import pytest
 
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash
+from audit.checkpoints.signing import EVERY
 from audit.models import Checkpoint, Node
 from audit.tests.proving import TILE, assert_refused, get, good, grow, opened, sign
 from audit.tile_url_converters import TileConverter, TilePlace
-from audit.witness.checkpoints import EVERY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("signing")]
 

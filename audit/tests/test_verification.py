@@ -15,12 +15,12 @@ from django.db import OperationalError
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash, link
-from audit.log.entries import entry_of
+from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.verify import leaf_checks
+from audit.verify import entry_checks
 from audit.verify.verification import Verdict, verify_log
 
 pytestmark = pytest.mark.django_db
@@ -378,14 +378,14 @@ def test_a_row_that_cannot_be_read_is_named(
     log: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On any database: the columns of a later Django or driver may hold what these do not."""
-    read = leaf_checks._join_events
+    read = entry_checks._join_events
 
     def garbled(start: int, end: int) -> list[tuple[Leaf, Event | None]]:
         if start <= 3 < end:
             raise ValueError("not a timestamp")
         return read(start, end)
 
-    monkeypatch.setattr(leaf_checks, "_join_events", garbled)
+    monkeypatch.setattr(entry_checks, "_join_events", garbled)
     verdict = verify_log()
     assert (verdict.ok, verdict.first_bad, verdict.tree_size) == (False, 3, 3)
     assert "cannot be read" in verdict.problem
@@ -397,7 +397,7 @@ def test_an_unavailable_database_is_not_taken_for_tampering(
     def away(_start: int, _end: int) -> list[tuple[Leaf, Event | None]]:
         raise OperationalError("the connection is lost")
 
-    monkeypatch.setattr(leaf_checks, "_join_events", away)
+    monkeypatch.setattr(entry_checks, "_join_events", away)
     with pytest.raises(OperationalError):
         verify_log()
 

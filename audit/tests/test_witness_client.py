@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from agentauth.protocol.checkpoint import cosign_checkpoint, open_checkpoint
+from agentauth.protocol.checkpoint_proofs import SIZE_TYPE, parse_add_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.proof_texts import SIZE_TYPE, parse_add_checkpoint
 from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log, Served, new_witness, serving
+from audit.checkpoints import bounded_http_post
+from audit.checkpoints.bounded_http_post import Answer, NoAnswerError
+from audit.checkpoints.witness_client import Outcome, Result, Witness, cosign, parse_witness
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, size_is
-from audit.witness import http_post
-from audit.witness.http_post import Answer, NoAnswerError
-from audit.witness.witness_client import Outcome, Result, Witness, cosign, parse_witness
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_only_a_witness_on_this_host_is_asked_past_the_proxy(
             return None
         raise NoAnswerError("ConnectTimeout")
 
-    monkeypatch.setattr(http_post, "post", answer)
+    monkeypatch.setattr(bounded_http_post, "post", answer)
     witness = Witness(url, VERIFIER)
     outcome = ask(witness, 5)
     assert (outcome.result, outcome.line, outcome.size) == (Result.COSIGNED, cosigned(5), 5)

@@ -1,7 +1,7 @@
 """The log's current state, for pages: what is signed, whether it matches, and where events are.
 
 Cheap enough to run for each page, so it checks only what it reads: other parts of the tree may be
-wrong. `audit.verify.verification` checks the whole log, `audit.witness.checkpoints` the external
+wrong. `audit.verify.verification` checks the whole log, `audit.checkpoints.signing` the external
 store.
 """
 
@@ -16,8 +16,11 @@ from django.db.models import Max, QuerySet
 
 from agentauth.protocol.errors import ChainError
 from agentauth.protocol.log_hashes import verify_inclusion
+from audit.checkpoints.anchors import any_anchor_of
+from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.signing import newest_checkpoint
 from audit.log.sequencer import tree_of
-from audit.log.tree import inclusion_proofs, root_at
+from audit.log.tree_reader import inclusion_proofs, root_at
 from audit.models import (
     Checkpoint,
     CheckpointCopy,
@@ -28,10 +31,7 @@ from audit.models import (
     QueueEntry,
     Segment,
 )
-from audit.verify.leaf_checks import leaf_hash_of
-from audit.witness.checkpoint_copies import ContradictedError
-from audit.witness.checkpoints import newest_checkpoint
-from audit.witness.trusted_checkpoints import any_anchor_of
+from audit.verify.entry_checks import leaf_hash_of
 
 # Three times the interval at which a growing log is signed (60 s).
 LATE = timedelta(seconds=180)

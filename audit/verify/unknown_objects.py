@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from audit.checkpoints import copy_locations, ending_copies, log_breaks
 from audit.stores import Store
-from audit.witness import checkpoint_copies, ending_copies, log_breaks
 
 # The prefixes that the log lists, and which names below them are its own. Other objects it reads by
 # name.
 _OURS: Final[Mapping[str, Callable[[str], bool]]] = {
-    checkpoint_copies.PREFIX: lambda key: checkpoint_copies.size_of(key) is not None,
+    copy_locations.PREFIX: lambda key: copy_locations.size_of(key) is not None,
     log_breaks.PREFIX: lambda key: bool(log_breaks.break_of(key)),
     ending_copies.PREFIX: ending_copies.is_ending,
 }

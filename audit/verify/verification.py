@@ -26,11 +26,13 @@ from agentauth.protocol.log_hashes import (
     Subtree,
     verify_consistency,
 )
-from audit.db.dropping import DroppedEvents
+from audit.checkpoints.anchors import Anchor
+from audit.checkpoints.copy_locations import ContradictedError
+from audit.db.partition_dropping import DroppedEvents
 from audit.log.erasure import ErasedOpenings
-from audit.log.tree import consistency_proof, tree_at
+from audit.log.tree_reader import consistency_proof, tree_at
 from audit.models import Event, Head, Leaf, Node, QueueEntry
-from audit.verify.leaf_checks import (
+from audit.verify.entry_checks import (
     BadError,
     FaultLocation,
     check_leaf,
@@ -39,8 +41,6 @@ from audit.verify.leaf_checks import (
     missing,
     read_leaves,
 )
-from audit.witness.checkpoint_copies import ContradictedError
-from audit.witness.trusted_checkpoints import Anchor
 
 BATCH: Final = 500
 # This many nodes are compared in one query per level.

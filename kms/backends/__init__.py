@@ -1,7 +1,7 @@
 """Backends that hold private keys, behind one small interface.
 
 A key's URI scheme names its backend. A backend is one file here that wraps a library, one line in
-`BACKENDS`, its location and its package in `backend_locations`, one page in docs/keys, and one
+`BACKENDS`, its location and its package in `key_backend_setting`, one page in docs/keys, and one
 entry in the contract suite that all of them pass (kms/tests/test_backends.py). It converts every
 error of its library to BackendError, and fails closed. The message of a BackendError is for the
 operator's log, never for a caller: no secret, no credentials, no address that contains either.
@@ -18,7 +18,6 @@ from agentauth.protocol.errors import InvalidSignatureError
 from agentauth.protocol.keys import Algorithm, PublicKey, Signer
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from kms.backends.backend_calls import call_backend, convert_errors
-from kms.backends.backend_locations import package_error, place_error
 from kms.backends.errors import (
     BackendError,
     BusyError,
@@ -27,6 +26,7 @@ from kms.backends.errors import (
     ThrottledError,
     TooLongError,
 )
+from kms.backends.key_backend_setting import package_error, place_error
 
 __all__ = [
     "Backend",
@@ -82,7 +82,7 @@ class Backend(Protocol):
         """Make a non-exportable key, durably, and return its URI. Raises BackendError.
 
         `place` is the rest of KEY_BACKEND after its scheme (a mount, a region, a key ring): see
-        `backend_locations`.
+        `key_backend_setting`.
         """
 
     def open(self, uri: str) -> HeldKey:

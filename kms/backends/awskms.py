@@ -25,8 +25,8 @@ from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
 from kms.backends import der
 from kms.backends.backend_calls import CREATION_SECONDS
-from kms.backends.backend_locations import REGION
 from kms.backends.errors import BackendError, BusyError, OrphanedKeyError, ThrottledError
+from kms.backends.key_backend_setting import REGION
 
 SCHEME: Final = "awskms"
 # Together below DEADLINE_SECONDS, after which `backend_calls` gives up.

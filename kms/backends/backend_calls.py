@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from kms.backends.breaker import Breaker, Budget
+from kms.backends.breaker_and_retries import Breaker, Budget
 from kms.backends.errors import BackendError, BusyError, CallRejectedError, ThrottledError
 
 T = TypeVar("T")

@@ -25,11 +25,11 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
-from audit.identifiers import new_id
+from audit.row_ids import new_id
 from kms.backends import der
 from kms.backends.backend_calls import CREATION_SECONDS
-from kms.backends.backend_locations import HARDWARE, RING
 from kms.backends.errors import BackendError, BusyError, ThrottledError
+from kms.backends.key_backend_setting import HARDWARE, RING
 
 SCHEME: Final = "gcpkms"
 TIMEOUT_SECONDS: Final = 2.0

@@ -16,9 +16,9 @@ from pkcs11 import exceptions as failures
 
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key, p256_public_key
-from audit.identifiers import new_id
-from kms.backends.backend_locations import LABEL
+from audit.row_ids import new_id
 from kms.backends.errors import BackendError, BusyError
+from kms.backends.key_backend_setting import LABEL
 
 SCHEME: Final = "pkcs11"
 # How long a caller waits for its turn (s). The library's own calls cannot be interrupted.

@@ -26,7 +26,7 @@ from kms.backends import (
     PinnedSigner,
     ThrottledError,
     backend_calls,
-    breaker,
+    breaker_and_retries,
 )
 from kms.backends.backend_calls import call_backend
 from kms.services import rotate_key, signer
@@ -95,7 +95,7 @@ def test_a_key_is_asked_for_once_however_long_it_takes(
     """A second try would make a second key, and hardware modules need seconds."""
     maker, settings.KEY_BACKEND = Maker(fails=fails), "vault"
     monkeypatch.setattr(backends, "_home", lambda _scheme: maker)
-    for _ in range(2 * breaker.RETRY_COSTS):
+    for _ in range(2 * breaker_and_retries.RETRY_COSTS):
         # Fill the retry budget, so that only the rule can prevent a retry.
         call_backend("vault", maker.public)
     if fails:
@@ -116,7 +116,7 @@ def once(monkeypatch: pytest.MonkeyPatch) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The breaker's clock, which moves only when the test moves it."""
     moved = [1000.0]
-    monkeypatch.setattr(breaker, "time", SimpleNamespace(monotonic=lambda: moved[0]))
+    monkeypatch.setattr(breaker_and_retries, "time", SimpleNamespace(monotonic=lambda: moved[0]))
     return moved
 
 
@@ -274,7 +274,7 @@ def test_of_many_at_once_one_tries(home: Home, clock: list[float], gate: threadi
 
 
 def test_calls_that_began_before_say_nothing_of_how_it_is_now(clock: list[float]) -> None:
-    tested = breaker.Breaker("there")
+    tested = breaker_and_retries.Breaker("there")
     for _ in range(4):
         assert tested.admit() is False
     for _ in range(3):

@@ -27,7 +27,7 @@ from audit.services import SYSTEM
 from kms.backends import BACKENDS, BackendError, BusyError, awskms, create, open_signer, public_key
 from kms.backends import gcpkms as gcpkms_backend
 from kms.backends import pkcs11 as pkcs11_backend
-from kms.backends.backend_locations import PLACES
+from kms.backends.key_backend_setting import PLACES
 from kms.services import public_jwks, rotate_key, signer
 from kms.tests.conftest import AWS_CREDENTIALS
 from tests import gcp_kms, openbao, softhsm

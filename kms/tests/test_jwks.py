@@ -15,7 +15,7 @@ from rest_framework.test import APIRequestFactory
 from agentauth.protocol.keys import parse_jwk
 from audit.models import Event
 from audit.services import Actor
-from kms.api import JwksView
+from kms.jwks_view import JwksView
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from kms.models import Key
 from kms.services import disable_key, promote_due_keys, rotate_key, signer

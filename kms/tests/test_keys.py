@@ -320,7 +320,7 @@ def test_the_opened_key_is_kept_and_its_state_is_not() -> None:
 
 
 def test_the_audit_signer_is_found_by_its_path() -> None:
-    from audit.witness.log_signer import audit_signer
+    from audit.checkpoints.signer_lookup import audit_signer
 
     key = _rotate(purpose="audit")
     found = audit_signer(now=NOW)

@@ -10,23 +10,23 @@ from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth.protocol.agent_manifest import VerifiedManifest, verify_manifest
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidProofError
 from agentauth.protocol.json_fields import text
 from agentauth.protocol.key_change import VerifiedKeyChange, verify_key_change
 from agentauth.protocol.keys import PrivateMemberError
-from agentauth.protocol.manifest import VerifiedManifest, verify_manifest
 from audit.fault_injection import fault_point
-from registry.api.views import NativeView, empty
+from registry.api.base_view import NativeView, empty
 from registry.authentication import forget_caller, judge_nonce, read_proof, spend
 from registry.models import Agent
 from registry.services.agent_keys import bar_disclosed_key
+from registry.services.agent_manifests import replace_manifest
 from registry.services.agents import claim_is_live, claim_url, revoke_agent
 from registry.services.codes import claim_codes
-from registry.services.enrolment import count_failure
+from registry.services.enrolment_codes import count_failure
 from registry.services.idempotency import IdempotentAnswer
 from registry.services.key_rotation import rotate_agent_key
-from registry.services.manifests import replace_manifest
 from registry.services.registration import register_agent
 
 MAX_MANIFEST_CHARACTERS = 8 * 1024

@@ -10,8 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA, Envelope
 from agentauth.protocol.capability import TYPES
-from agentauth.protocol.envelope import DEFAULT_MAXIMA, Envelope
 from kms.models import Key
 from kms.services import introductions, public_jwks
 from registry.services.log_keys import audit_vkeys

@@ -6,13 +6,13 @@ from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.json_fields import integer, text
 from audit.fault_injection import fault_point
+from registry.api.base_view import NativeView, empty, query_integer
 from registry.api.grant_answers import accepted_answer, render_grant, render_request
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
-from registry.api.views import NativeView, empty, query_integer
 from registry.models import Grant
 from registry.services.grant_requests import (
     DEFAULT_SECONDS,

@@ -12,8 +12,8 @@ from agentauth.protocol.encoding import read_json
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.json_fields import text
 from audit.fault_injection import fault_point
-from kms.delegation import turn_to_sign
-from registry.api.views import NativeView
+from kms.token_signer import turn_to_sign
+from registry.api.base_view import NativeView
 from registry.authentication import (
     AgentProofAuthentication,
     ServiceProviderAuthentication,

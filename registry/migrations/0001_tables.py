@@ -5,7 +5,7 @@ import django.db.models.functions.text
 from django.conf import settings
 from django.db import migrations, models
 
-import audit.identifiers
+import audit.row_ids
 
 
 class Migration(migrations.Migration):
@@ -36,7 +36,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -81,7 +81,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -162,7 +162,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -226,7 +226,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -269,7 +269,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -437,7 +437,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.identifiers.new_id,
+                        default=audit.row_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -473,7 +473,8 @@ class Migration(migrations.Migration):
                 ),
                 ("fingerprint", models.JSONField(default=dict)),
                 ("recorded_at", models.DateTimeField()),
-                # The release of the tables (registry/release.py), so only `migrate` changes it.
+                # The release of the tables (registry/release_compatibility.py), so only `migrate`
+                # changes it.
                 ("release", models.PositiveIntegerField(db_default=4)),
             ],
             options={

@@ -1,20 +1,20 @@
 """The registry's rows, one module per subject.
 
-Read them in this order: `people` (who approves), `agents` (whose program acts, with its enrolment
+Read them in this order: `humans` (who approves), `agents` (whose program acts, with its enrolment
 codes and barred keys), `service_providers` (whose API it calls, with their secrets), `grants` (what
-was asked and approved) and `tokens` (what was issued). `subjects` keeps a person's `sub` at a
-service provider, `replay_protection` spent proofs and idempotent answers, and `installation` the
-settings that all processes must share. Constraints and triggers enforce what a row may become;
-services change rows, and no other app does.
+was asked and approved) and `tokens` (what was issued). `pairwise_subjects` keeps a person's `sub`
+at a service provider, `replay_protection` spent proofs and idempotent answers, and
+`recorded_settings` the settings that all processes must share. Constraints and triggers enforce
+what a row may become; services change rows, and no other app does.
 """
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.grants import Grant
-from registry.models.installation import Installation
-from registry.models.people import Human
+from registry.models.humans import Human
+from registry.models.pairwise_subjects import PairwiseSubject
+from registry.models.recorded_settings import Installation
 from registry.models.replay_protection import IdempotencyRecord, SpentProof
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
-from registry.models.subjects import PairwiseSubject
 from registry.models.tokens import Token
 
 __all__ = [

@@ -1,13 +1,15 @@
 """What the registry does. An act writes its rows and its audit event in one transaction.
 
-- People and service providers: `people`, `service_providers`, `provider_authentication` (id and
-  secret), `subjects` (a person's `sub` at a service provider), `lookalikes` (names that imitate
-  others).
-- Agents, in the order of their life: `enrolment`, `registration`, `agents`, `manifests`,
-  `key_rotation`; `agent_keys` says which key may call, and which are barred permanently.
-- Grants: `grant_requests`, then `grants`. `dependent_grants` follows a change of key, manifest,
-  audience or allow-list. `approval_coverage` finds the human's signed approval,
-  `grant_contradictions` what the log says against a grant, and `grant_review` checks them all.
+- People and service providers: `humans`, `service_providers`, `provider_authentication` (id and
+  secret), `pairwise_subjects` (a person's `sub` at a service provider), `lookalikes` (names that
+  imitate others).
+- Agents, in the order of their life: `enrolment_codes`, `registration`, `agents`,
+  `agent_manifests`, `key_rotation`; `agent_keys` says which key may call, and which are barred
+  permanently.
+- Grants: `grant_requests`, then `grants`. `grants_after_change` follows a change of key, manifest,
+  audience or allow-list. `approval_receipt_check` finds the human's signed approval,
+  `grant_contradictions` what the log says against a grant, and `grant_verification` checks them
+  all.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
 - Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`, `codes`.
 - The installation: `settings_agreement` (settings all processes share), `database_time`,

@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.keys import PublicKey
 from audit import kinds
-from audit.db.sql import SelectQuery, all_but
+from audit.db.prebuilt_sql import SelectQuery, all_but
 from audit.log.refusal_counts import RECORDED_PER_MINUTE, Batches, count_refusal
 from audit.services import Actor, record
 from registry.models import Agent, BarredKey

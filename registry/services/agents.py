@@ -17,7 +17,7 @@ from agentauth.protocol.errors import (
 )
 from audit import kinds
 from audit.services import Actor, record
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.codes import (
     CLAIM_SECRET_BYTES,

@@ -10,7 +10,7 @@ from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.log.erasure import erase_of_agent
 from audit.services import Actor, record
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
 from registry.services.database_time import not_ahead
 from registry.services.grants import expire_grant

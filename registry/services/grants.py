@@ -8,9 +8,9 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
+from agentauth.protocol.behavioural_envelope import Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.envelope import Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.errors import (
     GrantChangedError,
     InvalidRequestError,
@@ -21,7 +21,7 @@ from agentauth.protocol.identifiers import parse_id
 from audit import kinds
 from audit.fault_injection import fault_point
 from audit.services import Actor, record
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.token_size import check_token_fits
 

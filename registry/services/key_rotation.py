@@ -14,10 +14,10 @@ from agentauth.protocol.key_change import VerifiedKeyChange
 from audit import kinds
 from audit.fault_injection import fault_point
 from audit.services import Actor, record
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
 from registry.models import Agent, BarredKey
 from registry.services.agent_keys import is_barred
-from registry.services.dependent_grants import follow_new_key
+from registry.services.grants_after_change import follow_new_key
 
 ROTATED = "rotated"
 

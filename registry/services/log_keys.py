@@ -3,8 +3,8 @@
 from django.utils import timezone
 
 from agentauth.protocol.notes import verifier_key
+from audit.checkpoints.log_breaks import origin
 from audit.models import LogBreak
-from audit.witness.log_breaks import origin
 from kms.models import Key
 from kms.services import verification_keys
 

@@ -5,16 +5,13 @@ from datetime import datetime
 
 from django.db import IntegrityError, transaction
 
+from agentauth.protocol.agent_manifest import VerifiedManifest
 from agentauth.protocol.errors import InvalidClientError, KeyInUseError, ManifestConflictError
-from agentauth.protocol.manifest import VerifiedManifest
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent
 from registry.services.agent_keys import is_barred
-from registry.services.agents import CLAIM_LIFE, claim_is_live
-from registry.services.enrolment import find_enrolment_code, use_enrolment_code, was_used_by
-from registry.services.grant_requests import check_claim_fits
-from registry.services.manifests import (
+from registry.services.agent_manifests import (
     check_name,
     check_origin,
     manifest_facts,
@@ -22,6 +19,9 @@ from registry.services.manifests import (
     manifest_texts,
     says_the_same,
 )
+from registry.services.agents import CLAIM_LIFE, claim_is_live
+from registry.services.enrolment_codes import find_enrolment_code, use_enrolment_code, was_used_by
+from registry.services.grant_requests import check_claim_fits
 
 
 @dataclass(frozen=True, slots=True)

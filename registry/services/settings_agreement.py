@@ -2,9 +2,9 @@
 
 A process with another SECRET_KEY, PUBLIC_URL or Redis would give answers that contradict the
 others. So one row holds a fingerprint of the settings that must agree. Each process compares its
-own settings with it before it serves (agentauth/startup.py) and at every read of the replay cache's
-row, at most a second apart (`verifier.services.replay_epochs.read_or_create_row`). One command
-changes the record, with an event in the log.
+own settings with it before it serves (agentauth/startup_checks.py) and at every read of the replay
+cache's row, at most a second apart (`verifier.services.replay_epochs.read_or_create_row`). One
+command changes the record, with an event in the log.
 
 The row names settings by their variables. It holds a secret as an id: a keyed hash that shows only
 whether two are equal.
@@ -26,10 +26,15 @@ from django.db.models import Subquery
 from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
-from kms.row_sealing import unsealed_rows
-from registry import release
+from kms.seal_backfill import unsealed_rows
+from registry import release_compatibility
 from registry.models import Installation, Token
-from registry.services.subjects import LEGACY, check_not_needed, pairwise_subject, pin_to_legacy
+from registry.services.pairwise_subjects import (
+    LEGACY,
+    check_not_needed,
+    pairwise_subject,
+    pin_to_legacy,
+)
 
 # The columns that every read of the replay cache's row also returns, each as `installation_<name>`.
 # Add any other column that may stop a process.
@@ -83,12 +88,14 @@ def halt(row: _Row) -> Halt | None:
 
 def is_database_ahead() -> bool:
     """Whether the database is at a later release than this code. Raises django.db errors."""
-    return Installation.objects.filter(pk=Installation.ONLY, release__gt=release.RELEASE).exists()
+    return Installation.objects.filter(
+        pk=Installation.ONLY, release__gt=release_compatibility.RELEASE
+    ).exists()
 
 
 def release_disagreement(recorded: int | None) -> str | None:
     """Why this code may not run on the database's release; None if it may or none is recorded."""
-    return None if recorded is None else release.disagreement(recorded)
+    return None if recorded is None else release_compatibility.disagreement(recorded)
 
 
 def disagreement(recorded: Fingerprint | None) -> str | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from django.db import connection
 
-from audit.db.sql import Insert, execute, select
+from audit.db.prebuilt_sql import Insert, execute, select
 
 _INSERT = (
     "INSERT INTO registry_spentproof (digest, expires_at) VALUES (%s, %s) ON CONFLICT (digest) DO "

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from django.conf import settings
 
+from agentauth.protocol.behavioural_envelope import EMPTY, Envelope
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.envelope import EMPTY, Envelope
 from agentauth.protocol.token import build_claims, check_token_size
 from registry.models import ServiceProvider
 

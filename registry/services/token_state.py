@@ -10,10 +10,10 @@ from django.db.models import Model
 
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
-from audit.db.sql import SelectQuery, Statement, all_but
-from audit.identifiers import id_text
+from audit.db.prebuilt_sql import SelectQuery, Statement, all_but
+from audit.row_ids import id_text
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.approval_coverage import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
+from registry.services.approval_receipt_check import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 
 # (time, reason): from when on a token is refused, and why. Time None: refused at any time.
 Ends = tuple[tuple[datetime | None, str], ...]
@@ -28,7 +28,7 @@ class TokenState:
     agent: Agent
     human: Human | None
     service_provider: ServiceProvider
-    # Key of the receipt that covers the grant's terms (`approval_coverage`), or None.
+    # Key of the receipt that covers the grant's terms (`approval_receipt_check`), or None.
     receipt_kid: str | None
 
     def refusal(self, now: datetime) -> str | None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db import transaction
 
+from agentauth.protocol.behavioural_envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.capability import Capability, parse_capabilities
-from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import (
     EncodingError,
     IdempotencyExpiredError,
@@ -25,17 +25,17 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.jose import parse_compact, verify_jws
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
 from audit import kinds
-from audit.db.sql import Columns, SelectQuery, Statement
+from audit.db.prebuilt_sql import Columns, SelectQuery, Statement
 from audit.fault_injection import fault_point
-from audit.identifiers import new_id
+from audit.row_ids import new_id
 from audit.services import Actor, record, record_refusal
-from kms.certificates import token_keys
-from kms.delegation import token_signer
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
+from kms.process_key_certificates import token_keys
+from kms.token_signer import token_signer
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.agent_keys import may_call
-from registry.services.approval_coverage import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
-from registry.services.subjects import pairwise_subject
+from registry.services.approval_receipt_check import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
+from registry.services.pairwise_subjects import pairwise_subject
 from registry.services.token_state import TokenState, token_state
 
 _REFUSED = "You have no active grant with this id."
@@ -69,7 +69,7 @@ class GrantRows(NamedTuple):
 
     `subject_version` is the version of the subject key that makes the human's `sub` there; None
     before their first token. `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and
-    DISABLED_KEYS of `registry.services.approval_coverage`.
+    DISABLED_KEYS of `registry.services.approval_receipt_check`.
     """
 
     agent: Agent

@@ -13,19 +13,19 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
 from django.test import Client
 
+from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_encode
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.manifest import sign_manifest, verify_manifest
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import claim_agent, claim_url
 from registry.services.codes import claim_codes
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.registration import register_agent
 from tests import receipts

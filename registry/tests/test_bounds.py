@@ -3,7 +3,7 @@
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from registry.services.people import check_email
+from registry.services.humans import check_email
 from registry.services.service_providers import check_audience
 
 

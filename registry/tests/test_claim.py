@@ -14,9 +14,9 @@ from agentauth.protocol.errors import (
 from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import check_claim_code, claim_agent, find_claim, revoke_agent
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grants import withdraw_grant
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.tests.cast import (
     TESTER,
     AgentClient,

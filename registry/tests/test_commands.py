@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from registry.models import Human, ServiceProvider
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.services.provider_authentication import authenticate_service_provider
 from registry.tests.cast import TESTER, AgentClient
 

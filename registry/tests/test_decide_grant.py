@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.errors import (
     AgentAuthError,
     GrantChangedError,
@@ -27,7 +27,7 @@ from registry.services.grants import (
     suspend_grant,
     withdraw_grant,
 )
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import (
     PAY,

@@ -20,7 +20,7 @@ from registry.models import (
 )
 from registry.services import expiry
 from registry.services.database_time import database_time
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.expiry import expire_everything
 from registry.services.grants import expire_grant, suspend_grant
 from registry.services.spent_proofs import spend_proof

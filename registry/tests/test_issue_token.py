@@ -23,7 +23,7 @@ from registry.models import (
 )
 from registry.services.agents import suspend_agent
 from registry.services.grants import deny_grant, revoke_grant, suspend_grant, withdraw_grant
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.services.service_providers import (
     create_service_provider,
     resume_service_provider,
@@ -375,7 +375,7 @@ def test_KM_2_nothing_is_spent_or_written_if_key_service_is_throttled(
 ) -> None:
     grant = approved(agent, service_provider, now=now)
     pace = throttled_at(Clock(), 20)
-    monkeypatch.setattr("kms.delegation.PACE", pace)
+    monkeypatch.setattr("kms.token_signer.PACE", pace)
     before = SpentProof.objects.count(), Token.objects.count()
     answers = [agent.call("POST", "/v1/tokens", {"grant_id": str(grant.pk)}) for _ in range(5)]
     late = [each for each in answers if each.status_code == 503]
@@ -395,7 +395,7 @@ def test_OG_1_unauthenticated_calls_use_no_key_service_capacity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grant = approved(agent, service_provider, now=now)
-    monkeypatch.setattr("kms.delegation.PACE", throttled_at(Clock(), 20))
+    monkeypatch.setattr("kms.token_signer.PACE", throttled_at(Clock(), 20))
     stranger, body = AgentClient(), {"grant_id": str(grant.pk)}
     replayed = agent.proof("POST", "/v1/tokens", json.dumps(body).encode())
     assert agent.call("POST", "/v1/tokens", body, proof=replayed).status_code == 201

@@ -8,8 +8,8 @@ from django.db import connection, transaction
 
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
-from registry.services.enrolment import create_enrolment_code
-from registry.services.people import delete_human
+from registry.services.enrolment_codes import create_enrolment_code
+from registry.services.humans import delete_human
 from registry.tests.cast import TESTER, AgentClient, approved
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]

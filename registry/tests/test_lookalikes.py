@@ -9,6 +9,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.untrusted_text import check_display_name
 from registry.models import Agent, Human, ServiceProvider
 from registry.services.agents import revoke_agent
+from registry.services.humans import create_human
 from registry.services.lookalikes import (
     Likeness,
     Whose,
@@ -17,7 +18,6 @@ from registry.services.lookalikes import (
     look_alike,
     mixes_alphabets,
 )
-from registry.services.people import create_human
 from registry.services.service_providers import create_service_provider, revoke_service_provider
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled
 

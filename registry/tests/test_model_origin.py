@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from registry.models import Agent, Human
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled
 
 pytestmark = pytest.mark.django_db

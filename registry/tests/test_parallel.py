@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from agentauth.protocol.agent_manifest import VerifiedManifest
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.manifest import VerifiedManifest
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
-from registry.services import manifests
+from registry.services import agent_manifests
 from registry.services.agents import check_claim_code, suspend_agent
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grants import deny_grant
 from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending
 
@@ -178,7 +178,7 @@ def test_suspension_during_a_renewal_is_kept(
         # It waits for the row. Without that lock it would have finished by now.
         suspension.join(timeout=0.3)
 
-    monkeypatch.setattr(manifests, "check_origin", suspended_meanwhile)
+    monkeypatch.setattr(agent_manifests, "check_origin", suspended_meanwhile)
     assert agent.replace().status_code == 200
     suspension.join()
     assert agent.agent().status == "suspended"

@@ -8,7 +8,7 @@ import pytest
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
-from registry.services.people import (
+from registry.services.humans import (
     change_time_zone,
     create_human,
     delete_human,

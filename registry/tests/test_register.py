@@ -14,12 +14,12 @@ from agentauth.protocol.jose import sign_compact
 from audit.models import Event
 from registry.models import Agent, BarredKey, EnrolmentCode, Human
 from registry.services.agents import revoke_agent, suspend_agent
-from registry.services.enrolment import (
+from registry.services.enrolment_codes import (
     create_enrolment_code,
     find_enrolment_code,
     use_enrolment_code,
 )
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, assert_refused, claim, enrolled
 from tests.forging import changed_signature
 

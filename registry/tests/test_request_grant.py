@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from django.conf import settings
 
+from agentauth.protocol.behavioural_envelope import EMPTY
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import EMPTY
 from agentauth.protocol.errors import (
     CooldownActiveError,
     GrantTooLargeError,

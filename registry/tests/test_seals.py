@@ -11,8 +11,8 @@ from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from kms import row_seals
 from kms.models import EndedSeal, SealsPending
-from kms.row_sealing import seal_rows, unsealed_rows
 from kms.row_seals import select_sealed
+from kms.seal_backfill import seal_rows, unsealed_rows
 from registry.models import ServiceProvider
 from registry.services.service_providers import change_allowed
 from registry.services.settings_agreement import record_settings

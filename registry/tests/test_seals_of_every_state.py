@@ -14,10 +14,10 @@ from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit.models import Event
 from audit.tests.waiting import wait_for_lock_waiters
 from kms.models import Key
-from kms.row_sealing import seal_rows, unsealed_rows
+from kms.seal_backfill import seal_rows, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
-from registry.services.grant_review import review
+from registry.services.grant_verification import review
 from registry.services.service_providers import end_secret, revoke_service_provider
 from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER, AgentClient, approve, approved, issue

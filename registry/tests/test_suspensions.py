@@ -11,7 +11,7 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import resume_agent, revoke_agent, suspend_agent
 from registry.services.expiry import expire_everything
 from registry.services.grants import resume_grant, suspend_grant
-from registry.services.people import resume_human, suspend_human
+from registry.services.humans import resume_human, suspend_human
 from registry.services.service_providers import resume_service_provider, suspend_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 

@@ -10,7 +10,7 @@ from agentauth.protocol.errors import InvalidTokenError
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.agents import resume_agent, revoke_agent, suspend_agent
 from registry.services.grants import resume_grant, revoke_grant, suspend_grant
-from registry.services.people import resume_human, suspend_human
+from registry.services.humans import resume_human, suspend_human
 from registry.services.service_providers import (
     create_service_provider,
     resume_service_provider,

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from approvals.models import SetupCode
-from approvals.services.human_offboarding import suspend_human
+from approvals.services.human_suspension_and_erasure import suspend_human
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.recovering import DAY, begun
 from audit import kinds

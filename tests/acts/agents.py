@@ -8,9 +8,9 @@ from django.db.models import DateTimeField, Value
 from django.test import override_settings
 
 from audit import kinds
-from kms.delegation import ProcessKeys
+from kms.token_signer import ProcessKeys
 from registry.models import Agent
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
 from tests.acts.world import Act, World, act, task
 from verifier.services.replay_epochs import Lease
@@ -175,7 +175,7 @@ def an_agent_is_given_a_token_by_a_process_that_has_a_key_certified(world: World
         delegate = ProcessKeys(lambda work: work())
         with (
             override_settings(TOKEN_SIGNING="delegated"),
-            patch("kms.delegation.DELEGATE", delegate),
+            patch("kms.token_signer.DELEGATE", delegate),
         ):
             return issue(agent, grant)
 

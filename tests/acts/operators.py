@@ -16,10 +16,10 @@ from approvals.services.setup_and_sign_in import INVITATION_LIFE
 from approvals.services.text_erasure import INVITATION_KEPT
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
+from audit.checkpoints.signing import checkpoint_log
 from audit.models import RefusalCount
-from audit.witness.checkpoints import checkpoint_log
-from kms.certificates import certify
 from kms.models import Key, KeyCertificate, SealsPending
+from kms.process_key_certificates import certify
 from kms.services import ensure_key, promote_due_keys, rotate_key
 from registry.models import Grant, ServiceProvider
 from registry.services.grants import suspend_grant
@@ -166,10 +166,10 @@ def an_operator_adopts_a_row(world: World) -> Act:
     return command("seal_rows", "--adopt")
 
 
-@act("manage.py verifier_home", kinds.HOME_LEFT)
+@act("manage.py replay_cache", kinds.HOME_LEFT)
 def an_operator_has_the_verifier_move(world: World) -> Act:
     assert world.now
-    return command("verifier_home", "--move-to", "database")
+    return command("replay_cache", "--move-to", "database")
 
 
 @act("manage.py continue_after_restore", kinds.KEY_ACTIVATED, kinds.HISTORY_CONTINUED)
@@ -180,7 +180,7 @@ def an_operator_continues_after_a_restore(world: World) -> Act:
 
 @act("task verifier.keep_home", kinds.HOME_BEGAN)
 def the_verifiers_move_comes_to_its_end(world: World) -> Act:
-    command("verifier_home", "--move-to", "database")()
+    command("replay_cache", "--move-to", "database")()
     Home.objects.update(leaving_at=world.past())
     # The keeper saw it leaving a minute ago.
     with patch.object(KEEPER, "clock", lambda: monotonic() - 60):

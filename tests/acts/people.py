@@ -3,7 +3,7 @@
 from typing import Any
 
 from approvals.models import Passkey
-from approvals.services.restore_continuation import continue_after_restore
+from approvals.services.continue_after_restore import continue_after_restore
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person

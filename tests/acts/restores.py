@@ -15,10 +15,10 @@ from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act, command
 
 
-@act("manage.py close_history", kinds.HISTORY_CLOSED, kinds.HISTORY_CLOSED)
+@act("manage.py close_log", kinds.HISTORY_CLOSED, kinds.HISTORY_CLOSED)
 def an_operator_closes_the_registry(world: World) -> Act:
     """Waits for the verifiers' leases."""
-    name = "close_history"
+    name = "close_log"
     ensure_key(purpose="audit", actor=TESTER, now=world.now)
 
     def run() -> Any:

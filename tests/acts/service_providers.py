@@ -9,7 +9,7 @@ from audit import kinds
 from registry.tests.cast import READ_CALENDAR
 from tests.acts.world import Act, World, act, task
 from verifier.models import Confirmation
-from verifier.services import outbox
+from verifier.services import outbox_drain
 from verifier.tests.streams import OneStream, decided, encoded
 
 DENIED = (kinds.DECISION_DENIED, kinds.CONFIRMATION_REQUESTED)
@@ -184,7 +184,7 @@ def _drained(base: bytes) -> Act:
     def run() -> Any:
         with (
             override_settings(REDIS_URL="redis://localhost"),
-            patch.object(outbox, "sync_client", lambda: OneStream(base)),
+            patch.object(outbox_drain, "sync_client", lambda: OneStream(base)),
         ):
             return task(name)()
 

@@ -39,8 +39,9 @@ SAYINGS = {
     kinds.SECOND_STEP_TAKEN,
     kinds.CLOCK_OFF,
 }
-# Done on the occasion of a request, which succeeds without it: kms/tests/test_certificates.py. A
-# mail leaves before it is recorded, and is sent again: approvals/tests/test_recovery_notices.py.
+# Done on the occasion of a request, which succeeds without it:
+# kms/tests/test_process_key_certificates.py. A mail leaves before it is recorded, and is sent
+# again: approvals/tests/test_recovery_notices.py.
 BESIDE = {kinds.KEY_CERTIFIED, kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED}
 # Commands that only read, that run an act listed here under another name, or that write a file
 # outside the database.

@@ -12,7 +12,7 @@ from django.core.management import get_commands, load_command_class
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from audit.management.json_output import OperatorCommand
+from audit.management.base_commands import OperatorCommand
 from tests.acts.test_acts import OURS, state, tasks
 from tests.acts.world import ROWS, Row, World
 from tests.endpoints import writing

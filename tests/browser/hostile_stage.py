@@ -53,7 +53,7 @@ def set_up_hostile(email: str) -> dict[str, str]:
     from registry.tests.cast import claim_link
     from tests.browser.stage import MANY, MANY_LIMITS, PAY, READ, Stage, euros
     from verifier.models import Confirmation
-    from verifier.services.confirmations import request_confirmation
+    from verifier.services.confirmation_lifecycle import request_confirmation
 
     stage = Stage(email)
     provider = stage.service_provider("M" * 79 + "1", "https://m.example")

@@ -8,9 +8,9 @@ def sign_log(email: str) -> dict[str, str]:
     from django.db import transaction
 
     from audit import kinds
+    from audit.checkpoints.signing import checkpoint_log
     from audit.models import Checkpoint, CheckpointCopy, Cosignature, Segment
     from audit.services import record, seal_audit
-    from audit.witness.checkpoints import checkpoint_log
     from tests.browser.stage import Stage
 
     stage = Stage(email)

@@ -14,7 +14,7 @@ def recoveries(email: str) -> dict[str, str]:
     from approvals.services.recovery import create_recovery_link, start_recovery
     from audit.services import Actor
     from registry.models import Human
-    from registry.services.people import create_human, suspend_human
+    from registry.services.humans import create_human, suspend_human
     from tests.browser.hostile_stage import LONG_ADDRESS, NAME, PERSON
 
     now, system = datetime.now(UTC), Actor("system", "stage")

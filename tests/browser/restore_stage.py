@@ -7,8 +7,8 @@ def restore(email: str) -> dict[str, str]:
 
     from approvals.tests.database_rollback import restored
     from audit import kinds
+    from audit.checkpoints.signing import checkpoint_log
     from audit.services import record, seal_audit
-    from audit.witness.checkpoints import checkpoint_log
     from registry.models import Grant
     from tests.browser.stage import Stage
 

@@ -121,10 +121,10 @@ class Stage:
         """An agent that registered `ago`; the pause keeps ids in chronological order."""
         from django.conf import settings
 
+        from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
         from agentauth.protocol.capability import parse_capabilities
         from agentauth.protocol.keys import LocalSigner, PrivateKey
-        from agentauth.protocol.manifest import sign_manifest, verify_manifest
-        from registry.services import enrolment, registration
+        from registry.services import enrolment_codes, registration
 
         time.sleep(0.002)
         at = self.now - ago
@@ -142,7 +142,7 @@ class Stage:
         )
         verified = verify_manifest(manifest, expected_audience=settings.ISSUER, now=seconds)
         code = (
-            enrolment.create_enrolment_code(human=self.human, actor=self.alice, now=at)[1]
+            enrolment_codes.create_enrolment_code(human=self.human, actor=self.alice, now=at)[1]
             if owned
             else None
         )
@@ -153,8 +153,8 @@ class Stage:
     def request(
         self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any
     ) -> Any:
+        from agentauth.protocol.behavioural_envelope import parse_envelope
         from agentauth.protocol.capability import parse_capabilities
-        from agentauth.protocol.envelope import parse_envelope
         from audit.services import Actor
         from registry.services.grant_requests import GrantRequest, request_grant
 
@@ -172,8 +172,8 @@ class Stage:
     def approved(
         self, agent: Any, at: Any, ago: timedelta, terms: Sequence[Json], **more: Any
     ) -> Any:
+        from agentauth.protocol.behavioural_envelope import parse_envelope
         from agentauth.protocol.capability import parse_capabilities
-        from agentauth.protocol.envelope import parse_envelope
         from tests import receipts
 
         grant = self.request(agent, at, ago + 5 * MINUTE, terms, **more)
@@ -193,7 +193,7 @@ class Stage:
         from agentauth.protocol.capability import parse_action
         from audit.services import Actor
         from verifier.models import Confirmation
-        from verifier.services.confirmations import request_confirmation
+        from verifier.services.confirmation_lifecycle import request_confirmation
 
         action = parse_action(
             {
@@ -269,7 +269,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     """A grant in use: part of the day's budget spent, one payment waiting, three answered."""
     from audit import kinds
     from verifier.models import Confirmation, GrantLedger
-    from verifier.services import confirmations
+    from verifier.services import confirmation_lifecycle
 
     grant = stage.approved(
         agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices."
@@ -283,11 +283,11 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     )
     expired = stage.confirmation(grant, "81.00", 3 * DAY)
     denied = stage.confirmation(grant, "99.00", DAY)
-    confirmations.deny(
+    confirmation_lifecycle.deny(
         confirmation=denied, human=stage.human, actor=stage.alice, now=stage.now - DAY + MINUTE
     )
     confirmed = stage.confirmation(grant, "64.90", 9 * MINUTE)
-    confirmations.confirm(
+    confirmation_lifecycle.confirm(
         confirmation=confirmed, human=stage.human, actor=stage.alice, now=stage.now - 4 * MINUTE
     )
     stage.decision(grant, 30 * MINUTE, kinds.DECISION_ALLOWED, "success")

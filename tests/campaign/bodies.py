@@ -9,9 +9,9 @@ from typing import Any
 
 from django.test import override_settings
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_action, parse_capabilities
 from agentauth.protocol.encoding import read_object
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from audit.services import Actor
 from registry.models import ServiceProvider

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.approval_receipt import build_receipt, verify_receipt
 from agentauth.protocol.dpop import WINDOW_SECONDS, make_proof, verify_proof
 from agentauth.protocol.errors import (
@@ -16,8 +17,7 @@ from agentauth.protocol.errors import (
     ManifestError,
 )
 from agentauth.protocol.keys import PrivateMemberError, Signer
-from agentauth.protocol.manifest import sign_manifest, verify_manifest
-from agentauth.protocol.signed_statements import Statement, parse_statement
+from agentauth.protocol.passkey_statements import Statement, parse_statement
 from agentauth.protocol.tests.passkey import Passkey
 from agentauth.protocol.token import verify_token
 from tests.campaign.grammar import break_capabilities

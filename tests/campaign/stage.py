@@ -12,13 +12,13 @@ from typing import Any
 from django.conf import settings
 from django.test import Client
 
+from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import Signer
-from agentauth.protocol.manifest import sign_manifest, verify_manifest
 from approvals.tests.cast import Person, invited
 from kms.services import ensure_key, signer
 from registry.models import Grant, ServiceProvider
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.registration import register_agent
 from registry.services.service_providers import create_service_provider
 from registry.services.tokens import issue_token, sign_issued

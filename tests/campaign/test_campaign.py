@@ -11,6 +11,7 @@ import pytest
 
 import approvals.passkeys
 from agentauth.protocol import (
+    agent_manifest,
     approval_receipt,
     certificate,
     dpop,
@@ -18,7 +19,6 @@ from agentauth.protocol import (
     jose,
     json_fields,
     keys,
-    manifest,
     token,
     untrusted_text,
 )
@@ -149,7 +149,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "bh": ("proof", dpop, "_check_body", _nothing),
     "typ of a proof": ("proof", dpop, "proved_claims", _any_typ_of_parts),
     "typ of a token": ("token", token, "verify_jws", _any_typ),
-    "typ of a manifest": ("manifest", manifest, "verify_jws", _any_typ),
+    "typ of a manifest": ("manifest", agent_manifest, "verify_jws", _any_typ),
     "typ of a receipt": ("receipt", approval_receipt, "verify_jws", _any_typ),
     "the signature itself": ("token", PublicKey, "verify", _any_signature),
     "base64url in one form": ("token", jose, "b64u_decode", _lax_base64),
@@ -160,7 +160,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "life of a token": ("token", token, "MAX_TOKEN_SECONDS", 10**12),
     "cnf": ("token", token, "_key_thumbprint", lambda _: "x" * 43),
     "characters of a name": ("manifest", untrusted_text, "_check_readable", _first),
-    "life of a manifest": ("manifest", manifest, "_check_times", _nothing),
+    "life of a manifest": ("manifest", agent_manifest, "_check_times", _nothing),
     "client data of a receipt": ("receipt", approval_receipt, "_check_client_data", _nothing),
     "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),
     "life of certified tokens": ("certificate", certificate, "MAX_TOKEN_SECONDS", 10**12),

@@ -14,12 +14,12 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from registry.models import Token
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.services.tokens import revoke_token
 from tests.contract.scenarios import database_fails
 from tests.contract.stage import PAYMENT, Stage, batch
 from verifier.models import Confirmation
-from verifier.services.confirmations import deny
+from verifier.services.confirmation_lifecycle import deny
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
 
 Verdict = dict[str, Any]

@@ -9,37 +9,44 @@ from django.conf import settings
 
 from agentauth.postgresql.base import SHORT_SECONDS, DatabaseWrapper
 from agentauth.protocol import (
+    agent_manifest,
     capability,
     certificate,
     constraint,
     dpop,
     encoding,
     jose,
-    manifest,
     token,
     untrusted_text,
     urls,
 )
-from agentauth.protocol.envelope import DEFAULT_MAXIMA
+from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from approvals import sessions
 from approvals.services.challenges import CHALLENGE_LIFE
 from audit import events_api as audit_api
 from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from registry import rate_limits
+from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
-from registry.api.views import DEFAULT_PAGE, MAX_PAGE
-from registry.services import agents, enrolment, grant_requests, idempotency, nonces, poll_interval
+from registry.services import (
+    agents,
+    enrolment_codes,
+    grant_requests,
+    idempotency,
+    nonces,
+    poll_interval,
+)
 from registry.services.expiry import UNCLAIMED_KEPT_FOR
 from verifier import requests
 from verifier.api import VerifyBatchView
-from verifier.services import batch, confirmations, replay_epochs
-from verifier.stores import decision_batch, group_commit, stored_answers
+from verifier.services import batch, confirmation_lifecycle, replay_epochs
+from verifier.stores import group_commit, stored_answers, transaction_batch
 
 # The module is gunicorn's configuration and changes the environment, which must not leak into this
 # process.
 with patch.dict(os.environ):
-    from agentauth.server import request_bytes, web_server
+    from agentauth.server import request_bytes, web_gunicorn
 
 _LIMITS: Final = rate_limits.limits()
 
@@ -66,8 +73,9 @@ FACTS: Final = [
     f"at most {encoding.MAX_BODY_BYTES:,} bytes and {encoding.MAX_DEPTH} levels deep",
     f"at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes and",
     (
-        f"One header line may have {web_server.limit_request_field_size:,} bytes, a request line "
-        f"{web_server.limit_request_line:,}, a request {web_server.limit_request_fields} headers"
+        f"One header line may have {web_gunicorn.limit_request_field_size:,} bytes, a request line "
+        f"{web_gunicorn.limit_request_line:,}, a request "
+        f"{web_gunicorn.limit_request_fields} headers"
     ),
     (
         f"has not arrived within {request_bytes.REQUEST_SECONDS} s, or its head within "
@@ -114,12 +122,12 @@ FACTS: Final = [
     f"now ≥ `nbf` − {token.NOT_BEFORE_SECONDS}, now < `exp`",
     # 5
     (
-        f"`iat` at most {manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most "
-        f"{manifest.MAX_MANIFEST_SECONDS // 86_400} days"
+        f"`iat` at most {agent_manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most "
+        f"{agent_manifest.MAX_MANIFEST_SECONDS // 86_400} days"
     ),
     f"| 1 to {untrusted_text.MAX_NAME} characters: NFC",
     f"at most {untrusted_text.MAX_DESCRIPTION} characters under the same rules",
-    f"one agent, {minutes(enrolment.LIFE)} minutes, made for a human",
+    f"one agent, {minutes(enrolment_codes.LIFE)} minutes, made for a human",
     # 6
     f'"lifetime_seconds": {grant_requests.MIN_SECONDS} to {grant_requests.MAX_SECONDS}?}}',
     f"The life is {grant_requests.DEFAULT_SECONDS // 86_400} days if not named",
@@ -145,15 +153,15 @@ FACTS: Final = [
     # 8
     f"| 1 to {requests.MAX_KEY} characters; the agent's name",
     f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
-    f"others {hours(decision_batch.OPERATION_LIFE)} h",
+    f"others {hours(transaction_batch.OPERATION_LIFE)} h",
     f"kept for {seconds(stored_answers.KEPT_FOR)} s",
     (
         f'{{"requests": [1 to {batch.MAX_REQUESTS} bodies as above]}}`, at most '
         f"{VerifyBatchView.max_body_bytes:,} bytes and "
         f"{encoding.MAX_DEPTH} levels"
     ),
-    f"usable for {minutes(confirmations.USABLE_LIFE)} minutes once signed",
-    f"At most {confirmations.MAX_PENDING} wait per grant",
+    f"usable for {minutes(confirmation_lifecycle.USABLE_LIFE)} minutes once signed",
+    f"At most {confirmation_lifecycle.MAX_PENDING} wait per grant",
     f"`GET /v1/confirmations/{{id}}?wait=0..{MAX_WAIT_SECONDS}`",
     (
         f"`GET /v1/confirmations?after=&limit=1..{MAX_PAGE}`: all of the agent's own, newest "
@@ -171,11 +179,11 @@ FACTS: Final = [
 assert (timedelta(hours=1), 5, 5) == (
     agents.CLAIM_LIFE,
     agents.MAX_CLAIM_FAILURES,
-    enrolment.MAX_FAILURES,
+    enrolment_codes.MAX_FAILURES,
 )
 assert (timedelta(hours=1), timedelta(hours=1)) == (
     grant_requests.PENDING_LIFE,
-    confirmations.PENDING_LIFE,
+    confirmation_lifecycle.PENDING_LIFE,
 )
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
 # One limit for waiting on an Idempotency-Key, at the native API and at verify.

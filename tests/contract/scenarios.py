@@ -16,15 +16,15 @@ from psycopg.errors import LockNotAvailable
 from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operations import FORM
 from agentauth.protocol.keys import LocalSigner
-from audit.verify import public_log
+from audit.checkpoints import proofs_and_tiles
 from registry import rate_limits
 from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grant_requests import MAX_PENDING_PER_AGENT, MAX_PENDING_PER_HUMAN
 from registry.services.grants import deny_grant
+from registry.services.humans import create_human
 from registry.services.idempotency import IdempotentAnswer, run_once
-from registry.services.people import create_human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, enrolled, pending
 from tests.contract.stage import AGENT, NOBODY, PROVIDER, Call, Stage, form, of
 
@@ -151,7 +151,7 @@ def of_an_unknown_id(stage: Stage, call: Call) -> Any:
 
 def before_it_is_signed(stage: Stage, call: Call) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(public_log, "newest_signed", lambda **_: None)
+        patch.setattr(proofs_and_tiles, "newest_signed", lambda **_: None)
         return stage.send(call)
 
 

@@ -17,9 +17,9 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.cast import Person, invited
+from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Leaf
-from audit.witness.checkpoints import checkpoint_log
 from kms.models import Key
 from kms.services import ensure_key
 from registry.models import Grant
@@ -36,9 +36,9 @@ from registry.tests.cast import (
     pending,
 )
 from tests.endpoints import BODIES, OPERATIONS, needed
+from verifier.endpoint_paths import BATCH
 from verifier.models import Confirmation
-from verifier.paths import BATCH
-from verifier.services.confirmations import request_confirmation
+from verifier.services.confirmation_lifecycle import request_confirmation
 
 NOBODY, AGENT, PROVIDER = "nobody", "agent", "provider"
 REGISTER = "POST /v1/agents"

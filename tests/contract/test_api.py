@@ -12,7 +12,7 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.decisions import IN_PLACE, REASONS
+from agentauth.openapi.verify_schemas import IN_PLACE, REASONS
 from tests import conformance
 from tests.contract.decisions import BATCH, DECISIONS
 from tests.contract.edges import PAGES, PROOFS

@@ -12,12 +12,12 @@ from django.db.models import TextChoices
 from django.test import Client
 
 from agentauth.http_errors import STATUSES
-from agentauth.openapi.decisions import IN_PLACE, REASONS
 from agentauth.openapi.document import openapi
 from agentauth.openapi.operations import REFUSALS
-from agentauth.protocol import approval_receipt, key_change, signed_statements
+from agentauth.openapi.verify_schemas import IN_PLACE, REASONS
+from agentauth.protocol import approval_receipt, key_change, passkey_statements
+from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.encoding import read_object
-from agentauth.protocol.envelope import Envelope
 from agentauth.protocol.jose import parse_compact
 from registry.models import Agent, Grant
 from registry.tests.cast import AgentClient
@@ -224,7 +224,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     common = set(
         re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", statement, re.MULTILINE)))
     )
-    assert common == set(signed_statements._COMMON)
+    assert common == set(passkey_statements._COMMON)
     table = [
         line.strip("|").split("|")
         for line in added.partition("`resume` lifts")[0].splitlines()
@@ -234,10 +234,10 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     for column, kind in enumerate(("approval", "confirmation")):
         told = {name for cells in table[1:] for name in re.findall(r"`(\w+)`", cells[column])}
         # The service provider has these of them.
-        assert told - {"id", "name", "audience"} == set(signed_statements._MEMBERS[kind]) - common
+        assert told - {"id", "name", "audience"} == set(passkey_statements._MEMBERS[kind]) - common
     resumed = added.partition("`resume` lifts")[2].partition("An owner resumes")[0]
     told = set(re.findall(r"^\| `(\w+)` \|", resumed, re.MULTILINE))
-    assert told == set(signed_statements._MEMBERS["resume"]) - set(signed_statements._WHO)
+    assert told == set(passkey_statements._MEMBERS["resume"]) - set(passkey_statements._WHO)
     sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]
     assert set(re.findall(r"`(\w+)`", sealed)) == set(approval_receipt._MEMBERS)
 

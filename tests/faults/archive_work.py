@@ -22,11 +22,11 @@ from django.db import OperationalError  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from agentauth.protocol.errors import TemporarilyUnavailableError  # noqa: E402
-from audit.archive.archiving import archive_audit  # noqa: E402
+from audit.archive.segment_writing import archive_audit  # noqa: E402
+from audit.checkpoints import signing  # noqa: E402
 from audit.models import Segment  # noqa: E402
 from audit.services import seal_audit  # noqa: E402
 from audit.stores import store_at  # noqa: E402
-from audit.witness import checkpoints  # noqa: E402
 
 POINTS: Final = tuple(
     f"archive.after_{place}" for place in ("stage", "object", "objects", "proof", "manifest", "row")
@@ -40,7 +40,7 @@ def sign() -> None:
     while True:
         try:
             seal_audit(now=timezone.now())
-            checkpoints.checkpoint_log(now=timezone.now())
+            signing.checkpoint_log(now=timezone.now())
         except (OperationalError, TemporarilyUnavailableError):
             continue
         time.sleep(0.05)
@@ -96,5 +96,5 @@ def segments() -> None:
 ACTS: dict[str, Callable[..., None]] = {"sign": sign, "archive": archive, "segments": segments}
 if __name__ == "__main__":
     # A checkpoint whenever there are new leaves.
-    checkpoints.EVERY = timedelta(0)
+    signing.EVERY = timedelta(0)
     ACTS[sys.argv[1]](*sys.argv[2:])

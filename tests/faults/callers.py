@@ -29,7 +29,7 @@ from agentauth.protocol.keys import PrivateKey
 from agentauth.protocol.money import Money
 from agentauth.sdk import Allowed, RefusedError, VerifierClient
 from agentauth.sdk.key_file import Identity, KeyFile
-from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.refusal_responses import answer_for
 from tests.actors import Scene
 
 READ = Action("read", "calendar")

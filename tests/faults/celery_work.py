@@ -13,11 +13,11 @@ import redis
 from django.conf import settings
 
 from agentauth.celery import app as app  # noqa: PLC0414 - what celery is told to serve; it sets Django up
-from audit.archive import archiving
-from audit.witness import checkpoints
+from audit.archive import segment_writing
+from audit.checkpoints import signing
 
-checkpoints.EVERY = timedelta(0)
-archiving.EVERY = timedelta(0)  # type: ignore[misc]
+signing.EVERY = timedelta(0)
+segment_writing.EVERY = timedelta(0)  # type: ignore[misc]
 TASKS: Final = ("audit.seal_audit", "audit.checkpoint_log", "audit.archive_due")
 # More would only be a backlog that the next worker starts with.
 MOST_WAITING: Final = 2 * len(TASKS)

@@ -22,10 +22,10 @@ from django.utils import timezone  # noqa: E402
 from agentauth.protocol.errors import TemporarilyUnavailableError  # noqa: E402
 from agentauth.protocol.identifiers import uuid7_text  # noqa: E402
 from audit import kinds  # noqa: E402
+from audit.checkpoints import signing  # noqa: E402
 from audit.models import Event, Leaf  # noqa: E402
 from audit.services import SYSTEM, record, record_many, seal_audit  # noqa: E402
 from audit.tests.test_record_many import entry  # noqa: E402
-from audit.witness import checkpoints  # noqa: E402
 from registry.services.log_keys import audit_vkeys  # noqa: E402
 
 
@@ -65,7 +65,7 @@ def _number_for_ever() -> None:
         while True:
             try:
                 seal_audit(now=timezone.now())
-                checkpoints.checkpoint_log(now=timezone.now())
+                signing.checkpoint_log(now=timezone.now())
             except (OperationalError, TemporarilyUnavailableError):
                 # The other process held the lock for too long; try again.
                 continue
@@ -76,8 +76,8 @@ def _number_for_ever() -> None:
 def finish() -> None:
     """Number and sign the rest."""
     seal_audit(now=timezone.now())
-    checkpoints.checkpoint_log(now=timezone.now())
-    newest = checkpoints.newest_checkpoint()
+    signing.checkpoint_log(now=timezone.now())
+    newest = signing.newest_checkpoint()
     print(
         json.dumps(
             {
@@ -130,5 +130,5 @@ ACTS: dict[str, Callable[..., None]] = {
 }
 if __name__ == "__main__":
     # A checkpoint whenever there are new leaves.
-    checkpoints.EVERY = timedelta(0)
+    signing.EVERY = timedelta(0)
     ACTS[sys.argv[1]](*sys.argv[2:])

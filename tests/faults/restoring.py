@@ -255,7 +255,7 @@ def go_on_after_backup(stage: RestoreStage, story: Story) -> None:
         stage,
         f"""
 from audit.services import Actor
-from approvals.services.human_offboarding import delete_human
+from approvals.services.human_suspension_and_erasure import delete_human
 from registry.models import Grant, Human
 from registry.services.grants import revoke_grant
 actor = Actor("human", "{story.reader.human_id}")

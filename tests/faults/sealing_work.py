@@ -19,7 +19,7 @@ from django.utils import timezone  # noqa: E402
 from audit.models import Event  # noqa: E402
 from audit.services import SYSTEM  # noqa: E402
 from kms.models import Key, SealsPending  # noqa: E402
-from kms.row_sealing import seal_rows, unsealed_rows  # noqa: E402
+from kms.seal_backfill import seal_rows, unsealed_rows  # noqa: E402
 from registry.models import Agent  # noqa: E402
 from tests.faults.dying import Dying  # noqa: E402
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.processes import children
+from benchmarks.cpu_time import children
 from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
@@ -143,7 +143,7 @@ class Stage:
 
     def begin_an_epoch(self) -> None:
         """Begin an epoch with the operator's command."""
-        self.registry.manage("verifier_home", "--move-to", "redis", check=False)
+        self.registry.manage("replay_cache", "--move-to", "redis", check=False)
 
     def workers_of(self, server: LiveServer) -> list[int]:
         assert server.process

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from benchmarks.processes import machine
+from benchmarks.cpu_time import machine
 from tests.conftest import CAMPAIGN
 
 # Chooses the faults CI runs beside the fixed ones: new ones each day, the same ones if set. Written

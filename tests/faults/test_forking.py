@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.processes import children
+from benchmarks.cpu_time import children
 from tests import postgres, redis_servers
 from tests.faults.stage import is_alive, until
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
@@ -57,8 +57,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]
 @pytest.mark.parametrize(
     ("server", "application"),
     [
-        ("agentauth.server.verifier_server", "agentauth.server.verifier_application"),
-        ("agentauth.server.web_server", "agentauth.wsgi"),
+        ("agentauth.server.verifier_gunicorn", "agentauth.server.verifier_application"),
+        ("agentauth.server.web_gunicorn", "agentauth.wsgi"),
     ],
 )
 def test_what_is_loaded_before_the_fork_starts_nothing(
@@ -77,7 +77,7 @@ def test_what_is_loaded_before_the_fork_starts_nothing(
 
 
 @pytest.mark.parametrize(
-    "server", ["agentauth.server.verifier_server", "agentauth.server.web_server"]
+    "server", ["agentauth.server.verifier_gunicorn", "agentauth.server.web_gunicorn"]
 )
 def test_RF_4_no_server_waits_long_for_the_database(registry: LiveRegistry, server: str) -> None:
     ask = f"""

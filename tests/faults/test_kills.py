@@ -167,7 +167,7 @@ def at_home_in_redis(
             stack.callback(server.stop)
             server.start()
         end = time.monotonic() + 60
-        while web.manage("verifier_home")["kind"] != "redis":
+        while web.manage("replay_cache")["kind"] != "redis":
             assert time.monotonic() < end
             time.sleep(0.2)
         yield {"drf": web, "lean": lean}

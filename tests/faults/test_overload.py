@@ -8,8 +8,8 @@ from statistics import median
 
 import pytest
 
+from benchmarks.cpu_time import children
 from benchmarks.open_loop import percentile
-from benchmarks.processes import children
 from tests import redis_servers
 from tests.actors import scenes
 from tests.conftest import CAMPAIGN

@@ -220,7 +220,7 @@ def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: Restore
     dump = place.back_up()
     paid = pay(place, story, story.key)
     assert paid.json().get("valid") is True, paid.text
-    running = place.command("close_history", "--yes", "--operator", "alice")
+    running = place.command("close_log", "--yes", "--operator", "alice")
     assert running.returncode == 1
     assert "other connections" in running.stderr
     for server in (*place.servers.values(), *place.jobs):

@@ -41,7 +41,7 @@ def registry(
 ) -> Iterator[LiveRegistry]:
     made = LiveRegistry(tmp_path_factory.mktemp("dying"), database_url=database_url)
     made.command = [
-        *(sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_server"),
+        *(sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.web_gunicorn"),
         *("--bind", f"127.0.0.1:{made.port}", "tests.faults.dying:application"),
     ]
     made.prepare()

@@ -10,12 +10,12 @@ from typing import Any
 from requests import PreparedRequest
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.manifest import sign_manifest
 from tests.actors import Scene
 
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}

@@ -14,7 +14,7 @@ from tests.actors import Scene, scene
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveServer
 from tests.production.registry import ProductionRegistry
-from verifier.paths import INTROSPECT, VERIFY
+from verifier.endpoint_paths import INTROSPECT, VERIFY
 
 FORM = "application/x-www-form-urlencoded"
 READ = {"type": "read", "resource": "calendar"}

@@ -19,8 +19,8 @@ import requests
 
 from agentauth.protocol.errors import AgentAuthError, CooldownActiveError, ManifestError
 from agentauth.sdk import Action, Confirmation, Grant, Money, NoGrantError, VerifierClient
-from agentauth.sdk.http_auth import AgentAuth
-from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.httpx_auth import AgentAuth
+from agentauth.sdk.refusal_responses import answer_for
 from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from tests.flows.clocked import PAY, PAYING, READ, READING, WRITE, Place, clocked_place

@@ -22,8 +22,8 @@ import time_machine
 
 from agentauth.protocol.certificate import read_key_set
 from agentauth.protocol.token import verify_token
-from kms.certificates import CERTIFIED_FOR, MOST_PER_PROCESS
 from kms.lifetimes import PUBLISHED_BEFORE_USE
+from kms.process_key_certificates import CERTIFIED_FOR, MOST_PER_PROCESS
 from tests import faketime
 from tests.actors import Scene, scenes
 from tests.conftest import CAMPAIGN

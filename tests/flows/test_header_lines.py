@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.manifest import sign_manifest
 from registry.tests.cast import AgentClient
 from tests.live import LiveRegistry
 

@@ -27,7 +27,7 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.services import ensure_key
 from registry.models import Grant
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import change_audience, create_service_provider
 from registry.tests.cast import (
     PAY,

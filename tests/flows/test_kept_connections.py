@@ -22,7 +22,7 @@ from tests.live import LiveRegistry, LiveServer
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth.server import verifier_server, web_server
+    from agentauth.server import verifier_gunicorn, web_gunicorn
 
 pytestmark = pytest.mark.flow
 LARGE = b"x" * 100_000
@@ -189,7 +189,7 @@ def test_SA_11_a_slow_sender_gets_408_and_connection_close(
 def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(
     web: LiveServer, verifier: LiveServer
 ) -> None:
-    assert min(web_server.keepalive, verifier_server.keepalive) > NGINX_IDLE_SECONDS
+    assert min(web_gunicorn.keepalive, verifier_gunicorn.keepalive) > NGINX_IDLE_SECONDS
     with connected(web, verifier) as connections:
         for _ in range(3):
             for connection in connections:
@@ -203,7 +203,7 @@ def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(
 
 
 def test_SA_11_beyond_a_quarter_idle_the_next_answer_says_close(web: LiveServer) -> None:
-    most = web_server.worker_connections // 4
+    most = web_gunicorn.worker_connections // 4
     with ExitStack() as opened:
         answers = []
         for _ in range(most + 40):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import pids_of
+from benchmarks.cpu_time import pids_of
 from tests.faults.stage import until
 from tests.flows.test_slow_senders import LIVE, rest
 from tests.flows.test_verifier_http import Verifier

@@ -27,7 +27,7 @@ from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
-from verifier.paths import BATCH, VERIFY
+from verifier.endpoint_paths import BATCH, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

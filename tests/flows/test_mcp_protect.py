@@ -19,8 +19,8 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from agentauth import AgentAuthClient, Capability
-from agentauth.mcp.messages import OPERATION_KEY
 from agentauth.mcp.signing import SigningTransport
+from agentauth.mcp.tool_call_messages import OPERATION_KEY
 from tests.live import ROOT, START_SECONDS, LiveRegistry
 from tests.mcp_story import Person, body_of
 from tests.postgres import free_port

@@ -53,7 +53,7 @@ SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
 OPEN_TO_ALL = {"level", "tile", "shown"}
-# On staff pages with tests of their own (approvals/tests/test_restore_continuation.py,
+# On staff pages with tests of their own (approvals/tests/test_continue_after_restore.py,
 # test_resuming.py, test_denials.py, test_destructive_actions.py,
 # test_recovery_administrators.py). The account's owner may cancel a recovery too
 # (test_recovery.py).

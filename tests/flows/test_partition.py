@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 
-from benchmarks.processes import children
+from benchmarks.cpu_time import children
 from tests import redis_servers
 from tests.actors import Scene, scenes
 from tests.conftest import fresh_database

@@ -21,7 +21,7 @@ from approvals.models import Passkey
 from approvals.tests.cast import Person, browser
 from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.people import create_human
+from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
 from tests.contract.stage import Stage, good

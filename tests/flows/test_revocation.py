@@ -125,7 +125,7 @@ def by_operator(line: str) -> Act:
     def act(place: Scene, _token: str) -> float:
         script = (
             "import time; from django.utils import timezone; from audit.services import SYSTEM;"
-            "from registry.models import *; from registry.services import people, "
+            "from registry.models import *; from registry.services import humans, "
             "service_providers;"
             "said = {'actor': SYSTEM, 'now': timezone.now()};"
             + line.format(place=place)
@@ -145,7 +145,7 @@ LEVELS: dict[str, Act] = {
     "grant": by_agent("POST", "/v1/grants/{grant}/revoke"),
     "agent": by_agent("DELETE", "/v1/agents/me"),
     "human": by_operator(
-        "people.suspend_human(human=Human.objects.get(pk='{place.human_id}'), **said)"
+        "humans.suspend_human(human=Human.objects.get(pk='{place.human_id}'), **said)"
     ),
     "service provider": by_operator(
         "service_providers.revoke_service_provider("

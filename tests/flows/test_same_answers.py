@@ -24,7 +24,7 @@ from tests.flows.pair import READ, InstalledPair, Pair, wait_for_replay_cache
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveVerifier
 from tests.production.registry import ProductionRegistry
-from verifier.paths import INTROSPECT, VERIFY
+from verifier.endpoint_paths import INTROSPECT, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres]
 

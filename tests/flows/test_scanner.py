@@ -23,7 +23,7 @@ from approvals.tests.recovering import begun, ready_link
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
-from registry.services.people import create_human
+from registry.services.humans import create_human
 from registry.tests.cast import TESTER, AgentClient, approve, claim_link, enrolled, pending
 from tests.endpoints import FOR_PROGRAMS, ROUTES, address
 from tests.rows import read

@@ -45,7 +45,7 @@ SCHEMA = from_dict(conformance.closed(copy.deepcopy(openapi())), config=CONFIG)
 # What the jobs would do within a minute.
 SIGN_THE_LOG = """
 from django.utils import timezone
-from audit.witness.checkpoints import checkpoint_log
+from audit.checkpoints.signing import checkpoint_log
 checkpoint_log(now=timezone.now(), at_once=True)
 """
 

@@ -167,7 +167,7 @@ def test_the_types_of_the_wheel_are_checked(python: Path, tmp_path: Path) -> Non
         "snippet.py",
         cwd=tmp_path,
     )
-    assert "Coroutine[Any, Any, agentauth.sdk.answers.Grant]" in told
+    assert "Coroutine[Any, Any, agentauth.sdk.registry_answers.Grant]" in told
 
 
 def test_the_command_needs_its_extra_and_then_runs(python: Path, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.manifest import sign_manifest
 from approvals.tests.authenticator import Authenticator
 from tests.actors import Scene, drawn_in, shown_in
 from tests.live import LiveRegistry

@@ -37,7 +37,7 @@ VERIFIER = [
     "-m",
     "gunicorn",
     "-c",
-    "python:agentauth.server.verifier_server",
+    "python:agentauth.server.verifier_gunicorn",
     "agentauth.server.verifier_application:application",
 ]
 

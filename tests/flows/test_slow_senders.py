@@ -26,7 +26,7 @@ from tests.time_limits import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth.server import web_server
+    from agentauth.server import web_gunicorn
 
 # They wait for deadlines of ten and twenty seconds.
 pytestmark = [pytest.mark.flow, pytest.mark.long]
@@ -203,7 +203,7 @@ def test_DJ_7_an_answer_taken_in_pieces_arrives_whole_and_so_does_the_next(
 def test_DJ_7_too_many_senders_cost_the_first_of_them(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
-    most = web_server.worker_connections // 2
+    most = web_gunicorn.worker_connections // 2
     opened = [connect(b"GET /health/live HTTP/1.1\r\n") for _ in range(most + 50)]
     assert longest_wait(registry) < HELD_UP_SECONDS
     cut = [has_ended(each) for each in opened]
@@ -226,8 +226,8 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
 
 
 def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
-    longest = web_server.limit_request_line + web_server.limit_request_fields * (
-        web_server.limit_request_field_size + 2
+    longest = web_gunicorn.limit_request_line + web_gunicorn.limit_request_fields * (
+        web_gunicorn.limit_request_field_size + 2
     )
     assert status_of(rest(connect(b"GET / HTTP/1.1\r\nX: " + b"x" * longest))) == 431
 

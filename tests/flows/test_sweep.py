@@ -18,8 +18,8 @@ from pytest_django.plugin import DjangoDbBlocker
 from approvals.models import Passkey
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import Person, browser, invited, signed_in
+from audit.checkpoints.signing import checkpoint_log
 from audit.services import seal_audit
-from audit.witness.checkpoints import checkpoint_log
 from kms.services import ensure_key
 from registry.models import ServiceProvider
 from registry.services.service_providers import create_service_provider

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentauth.sdk import Action, AgentAuthError, VerifierClient
-from agentauth.sdk.refusals import answer_for
+from agentauth.sdk.refusal_responses import answer_for
 from tests.flows.tutorials import Reader, blocks, build_wheel
 from tests.live import LiveRegistry
 from tests.postgres import free_port

@@ -29,7 +29,7 @@ from tests.time_limits import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth.server import least_loaded, verifier_server
+    from agentauth.server import least_loaded, verifier_gunicorn
 
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
@@ -91,7 +91,7 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
     assert worst < within(5)
     # Capacity is limited, so the first connections were closed. Those accepted in one turn are in
     # no order.
-    first = opened[: 1000 - verifier_server.worker_connections - least_loaded.MOST_AT_A_TURN]
+    first = opened[: 1000 - verifier_gunicorn.worker_connections - least_loaded.MOST_AT_A_TURN]
     rest_of_them = opened[-400:]
     assert all(ends[connection] < within(10) for connection, _, _ in first)
     for connection, _, patience in rest_of_them:

@@ -30,7 +30,13 @@ class Verifier(LiveServer):
         self.log = directory / "server.log"
         self.env = {name: value for name, value in os.environ.items() if name not in OWN}
         self.env |= {"VAR_DIR": str(directory), "WEB_CONCURRENCY": str(workers)}
-        server = [sys.executable, "-m", "gunicorn", "-c", "python:agentauth.server.verifier_server"]
+        server = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "python:agentauth.server.verifier_gunicorn",
+        ]
         self.command = [*server, "--bind", f"127.0.0.1:{self.port}", APPLICATION]
 
 

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from agentauth.middleware import MOST_WAIT_SECONDS
-from benchmarks.processes import children
+from benchmarks.cpu_time import children
 from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveServer
 

@@ -14,7 +14,7 @@ from agentauth.sdk.tests.log_case import CHECKPOINTS, ENDS, LOG, SIZE, Case
 from agentauth.sdk.tests.log_edits import anything
 from agentauth.sdk.tests.log_folders import Folder, b64
 from agentauth.sdk.tests.test_verify_log import verdict as log_verdict
-from agentauth.sdk.tests.test_verify_proof import verdict as proof_verdict
+from agentauth.sdk.tests.test_verify_log_proof import verdict as proof_verdict
 from tests.interop.verifying import HERE, Ask, Verdict, asking
 
 pytestmark = pytest.mark.node

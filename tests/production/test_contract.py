@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentauth.openapi.decisions import IN_PLACE, REASONS
+from agentauth.openapi.verify_schemas import IN_PLACE, REASONS
 from tests.contract import test_api as contract
 from tests.contract.decisions import DECISIONS
 from tests.contract.edges import PAGES

@@ -9,7 +9,7 @@ from tests.flows.test_lean_http import answer_to, bodies, verify_question, was_d
 from tests.flows.test_verifier_http import END, GET, line, statuses
 from tests.flows.test_web_server import exchange
 from tests.time_limits import within
-from verifier.paths import VERIFY
+from verifier.endpoint_paths import VERIFY
 
 pytestmark = pytest.mark.production
 

@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from agentauth.protocol.agent_manifest import sign_manifest
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability, parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_encode, sha256
-from agentauth.protocol.envelope import parse_envelope
 from agentauth.protocol.identifiers import uuid7_text
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey, Signer
 from agentauth.protocol.log_hashes import (
@@ -27,8 +28,7 @@ from agentauth.protocol.log_hashes import (
     leaf_hash,
     link,
 )
-from agentauth.protocol.manifest import sign_manifest
-from agentauth.protocol.signed_statements import (
+from agentauth.protocol.passkey_statements import (
     AgentRef,
     ServiceProviderRef,
     Signing,

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agentauth.openapi.story import ASKED_AT
+from agentauth.openapi.example_values import ASKED_AT
 from agentauth.protocol import merkle_proofs
 from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint
+from agentauth.protocol.checkpoint_proofs import LogProof
 from agentauth.protocol.encoding import b64_encode, b64u_encode
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash, node_hash
 from agentauth.protocol.notes import format_note, parse_note, verifier_key
-from agentauth.protocol.proof_texts import LogProof
 
 from . import example
 from .generate import AGENT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed

@@ -15,7 +15,7 @@ from kms.tests.sealing import create
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from tests import receipts
 from verifier.requests import parse_verify_request
-from verifier.services.web_process import verify
+from verifier.services.web_verification import verify
 
 from . import example
 from .generate import AGENT, AT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.agent_manifest import verify_manifest
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import AgentAuthError
@@ -17,8 +18,7 @@ from agentauth.protocol.log_hashes import (
     leaf_hash,
     link,
 )
-from agentauth.protocol.manifest import verify_manifest
-from agentauth.protocol.signed_statements import parse_statement
+from agentauth.protocol.passkey_statements import parse_statement
 
 from . import adapter
 from .generate import OWN, documents

@@ -1,17 +1,17 @@
 """What decisions rest on, and what people do about them.
 
-- A verification: `verifier_process` and `web_process` give `verifier.verification` its means.
-  `batch` and `batch_scheduling` handle many requests in one call, `introspection` the question
+- A verification: `loop_verification` and `web_verification` give `verifier.verification` its means.
+  `batch` and `batch_fairness` handle many requests in one call, `introspection` the question
   about a token.
-- State: `state_changes` publishes, `state_watcher` listens, `state_cache` keeps `token_cache`,
+- State: `state_change_feed` publishes, `state_watcher` listens, `state_cache` keeps `token_cache`,
   `batch_loader` loads what is missing, `verified_tokens` remembers checked signatures, and
   `freshness` bounds how old all this may be.
 - The replay cache: `replay_epochs` (the lease to use it) and `replay_epoch_keeper` (begins the next
   one).
-- Clocks and connections: `clocks`, `elapsed_time`, `short_timeout_connection`.
-- Redis to log: `outbox`.
-- People: `confirmations` (with `confirmation_receipts`) and `presence_leases`.
+- Clocks and connections: `host_clock`, `clock_readings`, `short_timeout_connection`.
+- Redis to log: `outbox_drain`.
+- People: `confirmation_lifecycle` (with `signed_confirmations`) and `presence_leases`.
 - A database that was set back: `rollback_detection` detects it at start, `rollback_mark` while
-  running, and `registry_closing` prepares a planned restore.
+  running, and `closing_before_restore` prepares a planned restore.
 - Cleaning up: `expiry`, `text_erasure`.
 """

@@ -8,7 +8,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
-from verifier.services.batch_scheduling import BatchSlot, FaultCount
+from verifier.services.batch_fairness import BatchSlot, FaultCount
 from verifier.verification import VerifierRuntime, record_error, verify
 
 MAX_REQUESTS: Final = 256

@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.services.short_timeout_connection import use_own_connection
-from verifier.services.state_changes import Change
+from verifier.services.state_change_feed import Change
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from datetime import datetime
 from registry.services.database_time import not_ahead
 from registry.services.expiry import forget
 from verifier.models import AgentOperation, PresenceLease, ProviderCall
-from verifier.services.confirmations import expire_confirmations
-from verifier.services.state_changes import forget_old_changes
+from verifier.services.confirmation_lifecycle import expire_confirmations
+from verifier.services.state_change_feed import forget_old_changes
 
 
 def expire_everything(*, now: datetime) -> dict[str, int]:

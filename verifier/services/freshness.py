@@ -5,7 +5,7 @@ from typing import Final
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.fast_dataclass import per_call
 from verifier.services import replay_epochs
-from verifier.services.elapsed_time import ClockReading
+from verifier.services.clock_readings import ClockReading
 from verifier.services.replay_epochs import ReplayEpoch
 
 # State older than this (s) decides nothing and answers nothing: it may miss a revocation.

@@ -20,11 +20,11 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import Actor
 from verifier.models import Home
 from verifier.services import replay_epochs
-from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS
+from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, halt_of, is_unused
 from verifier.services.short_timeout_connection import use_own_connection
-from verifier.stores.acknowledged_events import ACKNOWLEDGED
-from verifier.stores.redis_probe import EvictingServersError, RedisProbe, ServersAwayError
+from verifier.stores.answered_events import ACKNOWLEDGED
+from verifier.stores.epoch_probe import EvictingServersError, RedisProbe, ServersAwayError
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from django.utils import timezone
 
 from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.usage_limits import microseconds
+from agentauth.protocol.usage_counters import microseconds
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import SpentProof
@@ -41,7 +41,7 @@ from registry.services import settings_agreement
 from registry.services.settings_agreement import Halt
 from verifier.models import GrantLedger, Home
 from verifier.services import rollback_detection
-from verifier.services.elapsed_time import CLOCK_SKEW_SECONDS, elapsed_seconds
+from verifier.services.clock_readings import CLOCK_SKEW_SECONDS, elapsed_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +280,7 @@ def contradiction(row: Home) -> str | None:
     return (
         f"the replay cache is {row.target}, but REDIS_URL is "
         f"{'' if settings.REDIS_URL else 'not '}set. Correct this environment,"
-        f" or move the cache: `{settings.COMMAND} verifier_home --move-to {configured_cache()}`"
+        f" or move the cache: `{settings.COMMAND} replay_cache --move-to {configured_cache()}`"
     )
 
 

@@ -2,9 +2,9 @@
 
 A row cannot show that it is old, since a backup holds whatever the row held. So the row names a
 start of the database, which no backup can hold (`instance`). If it names another start than the
-current one, the history is compared with what is known outside (`audit.witness.rollback_check`).
-Until that is done, and while the database is held, every process answers 503. `manage.py
-continue_after_restore` lifts the hold (docs/restore.md).
+current one, the history is compared with what is known outside
+(`audit.checkpoints.rollback_check`). Until that is done, and while the database is held, every
+process answers 503. `manage.py continue_after_restore` lifts the hold (docs/restore.md).
 """
 
 import logging
@@ -19,9 +19,9 @@ from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit.db.roles import may_read_log
-from audit.witness.checkpoint_copies import StoreChangedError
-from audit.witness.rollback_check import Mark, check_history
+from audit.checkpoints.copy_locations import StoreChangedError
+from audit.checkpoints.rollback_check import Mark, check_history
+from audit.db.role_rights import may_read_log
 from registry.services import settings_agreement
 from registry.services.settings_agreement import Halt
 from verifier.models import Home

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from django.conf import settings
 
-from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.witness.rollback_check import check_mark, present_mark
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
+from audit.checkpoints.rollback_check import check_mark, present_mark
 from verifier.services import replay_epochs, rollback_detection
 from verifier.stores.log_size_mark import advance_mark, read_mark
 

@@ -11,13 +11,13 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from agentauth.protocol.token import TokenKey
-from kms.certificates import token_keys
-from kms.state_publisher import Subject
+from kms.change_notices import Subject
+from kms.process_key_certificates import token_keys
 from verifier.services import replay_epochs
-from verifier.services.clocks import CLOCK
-from verifier.services.elapsed_time import ClockReading
+from verifier.services.clock_readings import ClockReading
+from verifier.services.host_clock import CLOCK
 from verifier.services.short_timeout_connection import use_own_connection
-from verifier.services.state_changes import CHANNEL, Change, present_position, state_since
+from verifier.services.state_change_feed import CHANNEL, Change, present_position, state_since
 
 logger = logging.getLogger(__name__)
 

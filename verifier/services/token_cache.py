@@ -11,15 +11,15 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import orjson
 
+from agentauth.protocol.behavioural_envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.capability import Action, Capability, parse_capabilities
-from agentauth.protocol.envelope import EMPTY, Envelope, parse_envelope
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.usage_limits import Rate
-from audit.identifiers import id_text
-from kms.state_publisher import Subject
+from agentauth.protocol.usage_counters import Rate
+from audit.row_ids import id_text
+from kms.change_notices import Subject
 from registry.services.token_state import Ends, TokenState, refusal_at, token_states
-from verifier.services.state_changes import Change
+from verifier.services.state_change_feed import Change
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -71,7 +71,7 @@ class CachedToken:
     # only invalidates too early.
     rests_on: tuple[int, ...]
     # By action, the constant parts of its yes
-    # (`verifier.stores.light_decisions`), invalidated with this.
+    # (`verifier.stores.redis_decisions`), invalidated with this.
     yeses: dict[Action | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def refusal(self, now: datetime) -> str | None:

@@ -1,7 +1,7 @@
 """The interface of a decision store, so that a verification does not depend on where it is decided.
 
 A store gets a `StoreCall`, whose token, proof and binding have been checked. It spends the proof,
-applies `agentauth.protocol.decision.decide`, writes the outcome and records the event:
+applies `agentauth.protocol.decision_rules.decide`, writes the outcome and records the event:
 
 - A light call: `decide` runs first, on cached state. Then one Redis script spends the proof, checks
   the rate and records the event, atomically.
@@ -23,13 +23,14 @@ before. Every store guarantees:
   again; a yes only while its token may still act.
 - If the store cannot guarantee this, it raises, and no caller is told yes.
 
-Durable calls: `database` decides, over `decision_batch` (its reads and writes); `group_commit` lets
-calls share a commit; `stored_answers` answers a lost call again; `decision_events` is the event of
-each decision. Light calls: `redis_decisions` decides, `scripts` run inside Redis, and
-`stream_entries` (with `entry_macs`) carry the event until the outbox reads it with `stream_reader`
-and `stream_events`. `acknowledged_events` counts what a lost Redis takes along. Connections to
-Redis: `redis_url`, `sentinels`, `redis_connection`, `redis_servers` (an event loop),
-`redis_for_threads`, `redis_probe`. `log_size_mark` reveals a restored database.
+Durable calls: `database_decisions` decides, over `transaction_batch` (its reads and writes);
+`group_commit` lets calls share a commit; `stored_answers` answers a lost call again;
+`decision_audit_events` is the event of each decision. Light calls: `redis_decisions` decides,
+`scripts` run inside Redis, and `stream_entry_encoding` (with `entry_macs`) carry the event until
+the outbox reads it with `decision_stream_reader` and `stream_entry_decoding`. `answered_events`
+counts what a lost Redis takes along. Connections to Redis: `redis_url`, `sentinels`,
+`redis_client`, `redis_servers` (an event loop), `redis_for_threads`, `epoch_probe`. `log_size_mark`
+reveals a restored database.
 """
 
 import uuid
@@ -39,7 +40,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from agentauth.protocol.capability import Action
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.fast_dataclass import per_call

@@ -24,7 +24,12 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services.idempotency import waited_too_long
 from verifier.services.short_timeout_connection import STATEMENT_SECONDS, use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, busy
-from verifier.stores.database import DecisionRequest, Outcome, UncertainError, decide_together
+from verifier.stores.database_decisions import (
+    DecisionRequest,
+    Outcome,
+    UncertainError,
+    decide_together,
+)
 
 logger = logging.getLogger(__name__)
 

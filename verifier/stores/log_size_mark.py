@@ -1,8 +1,8 @@
 """The mark of the log's size in Redis (`aa:mark`), which reveals that the database was restored.
 
-It is an `audit.witness.rollback_check.Mark` as text and a MAC under SECRET_KEY. Without the MAC, an
-attacker who can write into Redis could halt the registry with one key. No decision reads it, and it
-may be lost: the audit store outside has the same size a minute later.
+It is an `audit.checkpoints.rollback_check.Mark` as text and a MAC under SECRET_KEY. Without the
+MAC, an attacker who can write into Redis could halt the registry with one key. No decision reads
+it, and it may be lost: the audit store outside has the same size a minute later.
 """
 
 import hmac
@@ -15,7 +15,7 @@ from django.utils.crypto import salted_hmac
 from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.witness.rollback_check import Mark
+from audit.checkpoints.rollback_check import Mark
 from verifier.stores.redis_for_threads import sync_client
 
 logger = logging.getLogger(__name__)

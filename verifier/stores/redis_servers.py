@@ -9,7 +9,7 @@ from typing import Any, Final
 from hiredis import ReplyError
 from redis.exceptions import RedisError
 
-from verifier.stores.redis_connection import ForgetfulServerError, Node, RedisAwayError, pack
+from verifier.stores.redis_client import ForgetfulServerError, Node, RedisAwayError, pack
 from verifier.stores.redis_url import Address, parse_redis_url
 from verifier.stores.scripts import SHARDS, Script, tag_of
 from verifier.stores.sentinels import find_primary

@@ -2,19 +2,18 @@
 
 All keys of one call carry the hash tag of the grant's shard, so they are on one node of a cluster:
 
-    aa:{07}:epoch     text: the epoch of this replay cache, written when it begins. Missing: all is
-                      forgotten
-    aa:{07}:p:<16 B>  a spent proof, the first half of SHA-256 over `jkt NUL jti`; expires with the
-                      proof. Empty, or for a call with a name (an Idempotency-Key) its mark, 32 B;
-                      then, for a hold, the time, and `tat before` and `tat after` if a use was
-                      reserved; otherwise `=`, its event's letter, the time, `tat after`, `wait` and
-                      the answer
-    aa:{07}:r:<16 B>  text: a grant's theoretical arrival time
-                      (agentauth.protocol.usage_limits.Rate), µs since 1970
-    aa:{07}:events    stream: `e` epoch, `n` number, `o` outcome (a allowed, v as in the base, r
-                      replayed, l rate), `b` base JSON, `m` its MAC (entry_macs.py; release 3 writes
-                      none), and `f`, the entry's format if that is not 1 (stream_reader.py)
-    aa:{07}:count     the number of the epoch's last event in that stream: 1, 2, 3 …
+    aa:{07}:epoch text: the epoch of this replay cache, written when it begins. Missing: all is
+                      forgotten aa:{07}:p:<16 B> a spent proof, the first half of SHA-256 over `jkt
+                      NUL jti`; expires with the proof. Empty, or for a call with a name (an
+                      Idempotency-Key) its mark, 32 B; then, for a hold, the time, and `tat before`
+                      and `tat after` if a use was reserved; otherwise `=`, its event's letter, the
+                      time, `tat after`, `wait` and the answer aa:{07}:r:<16 B> text: a grant's
+                      theoretical arrival time (agentauth.protocol.usage_counters.Rate), µs since
+                      1970 aa:{07}:events stream: `e` epoch, `n` number, `o` outcome (a allowed, v
+                      as in the base, r replayed, l rate), `b` base JSON, `m` its MAC
+                      (entry_macs.py; release 3 writes none), and `f`, the entry's format if that is
+                      not 1 (decision_stream_reader.py) aa:{07}:count the number of the epoch's last
+                      event in that stream: 1, 2, 3 …
 
 Every script answers `[code, tat after, wait, number, tat before]`, all integers or nil, and AGAIN a
 sixth (`read_reply`). Times are µs: a Lua number is exact below 2^53. Numeric arguments are decimal

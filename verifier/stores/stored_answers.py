@@ -1,8 +1,8 @@
 """Answers to service providers' calls, kept for 60 s in case the caller never received them.
 
-A call's name is its `Idempotency-Key`. While `verifier.stores.database` holds the lock of that
-name, it looks for a kept answer, and decides the call if there is none. It writes the answer with
-everything else the decision changes: after a crash there are both, or neither and the call is
+A call's name is its `Idempotency-Key`. While `verifier.stores.database_decisions` holds the lock of
+that name, it looks for a kept answer, and decides the call if there is none. It writes the answer
+with everything else the decision changes: after a crash there are both, or neither and the call is
 decided again. Refusals are kept too; an error rolls everything back.
 
 A proof that was spent in Redis stays spent, but `judge.lua` lets the same call pass again. No
@@ -31,7 +31,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError
 from verifier.answers import body_of
@@ -42,11 +42,11 @@ from verifier.stores import (
     ProviderKey,
     StoreCall,
     StoredAnswer,
-    decision_events,
+    decision_audit_events,
 )
 
 if TYPE_CHECKING:
-    from verifier.stores.decision_batch import DecisionBatch
+    from verifier.stores.transaction_batch import DecisionBatch
 
 # Long enough to retry after a broken connection or a timeout; too short to be a second replay
 # cache.
@@ -89,7 +89,7 @@ def _present_refusal(prepared: Prepared, work: "DecisionBatch") -> Refuse | None
     """
     if isinstance(prepared, EarlyRefusal) and prepared.claims is None:
         # The token itself is refused by now: it expired, or its key was disabled.
-        work.record(decision_events.early_refusal(prepared))
+        work.record(decision_audit_events.early_refusal(prepared))
         return prepared.refuse
     state = work.state_of(prepared)
     reason = "unknown" if state is None else state.refusal(prepared.now)
@@ -97,7 +97,7 @@ def _present_refusal(prepared: Prepared, work: "DecisionBatch") -> Refuse | None
         return None
     refuse = Refuse("invalid_token", reason)
     if isinstance(prepared, StoreCall):
-        work.record(decision_events.refusal(prepared, refuse, state))
+        work.record(decision_audit_events.refusal(prepared, refuse, state))
     else:
-        work.record(decision_events.early_refusal(replace(prepared, refuse=refuse)))
+        work.record(decision_audit_events.early_refusal(replace(prepared, refuse=refuse)))
     return refuse

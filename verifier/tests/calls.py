@@ -10,12 +10,12 @@ import pytest
 
 from tests.time_limits import within
 from verifier.services import replay_epochs
-from verifier.services.batch_scheduling import ALONE
-from verifier.services.elapsed_time import ClockReading
+from verifier.services.batch_fairness import ALONE
+from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
-from verifier.services.web_process import WebProcess, run_to_end
+from verifier.services.web_verification import WebProcess, run_to_end
 from verifier.stores import StoreCall, scripts
-from verifier.stores.database import Outcome
+from verifier.stores.database_decisions import Outcome
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.verification import judge

@@ -5,12 +5,12 @@ from datetime import datetime
 
 from django.conf import settings
 
+from agentauth.protocol.agent_manifest import VerifiedManifest, sign_manifest, verify_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.key_change import VerifiedKeyChange, sign_key_change, verify_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.manifest import VerifiedManifest, sign_manifest, verify_manifest
 from registry.models import Agent, Grant
-from registry.services import enrolment, grants, tokens
+from registry.services import enrolment_codes, grants, tokens
 from registry.tests.cast import AgentClient, enrolled, pending
 from verifier.tests.scene import READ, SYSTEM, Scene
 
@@ -93,9 +93,9 @@ class World:
         return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)
 
     def wrong_code(self) -> str:
-        code = enrolment.create_enrolment_code(human=self.place.human, actor=SYSTEM, now=self.now)[
-            1
-        ]
+        code = enrolment_codes.create_enrolment_code(
+            human=self.place.human, actor=SYSTEM, now=self.now
+        )[1]
         return code[:-1] + ("A" if code[-1] != "A" else "B")
 
     def token(self) -> str:

@@ -16,7 +16,7 @@ from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
 from verifier.services import replay_epochs
-from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
 

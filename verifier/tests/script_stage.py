@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 from redis.cluster import RedisCluster
 
-from agentauth.protocol.usage_limits import Rate
+from agentauth.protocol.usage_counters import Rate
 from verifier.stores import scripts
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
-from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import Reply, read_reply
 
 NOW = 1_764_118_000_123_457

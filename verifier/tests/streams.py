@@ -10,8 +10,8 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from audit import kinds
-from audit.identifiers import new_id
 from audit.models import Event
+from audit.row_ids import new_id
 from audit.services import seal_audit
 from audit.verify.verification import verify_log
 from registry.models import Grant

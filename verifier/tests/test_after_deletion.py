@@ -8,12 +8,12 @@ from django.utils import timezone
 from audit import kinds
 from audit.models import Event
 from registry.models import Grant
-from registry.services.people import delete_human
+from registry.services.humans import delete_human
 from registry.services.text_erasure import agents_of, erase_texts
 from tests.endpoint_comparison import Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.paths import BATCH, INTROSPECT
+from verifier.endpoint_paths import BATCH, INTROSPECT
 from verifier.tests.scene import LOOK, SYSTEM, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]

@@ -10,18 +10,18 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
-from agentauth.protocol.usage_limits import microseconds
+from agentauth.protocol.usage_counters import microseconds
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
-from verifier.stores import light_decisions
-from verifier.stores.light_decisions import APART_US
-from verifier.stores.redis_connection import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
+from verifier.stores import redis_decisions
+from verifier.stores.epoch_probe import RedisProbe
+from verifier.stores.redis_client import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
+from verifier.stores.redis_decisions import APART_US
 from verifier.stores.redis_for_threads import SyncServers, sync_client
-from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import Code
 from verifier.tests.epoch_moves import Passing
 from verifier.tests.script_stage import Stage
@@ -79,11 +79,11 @@ def test_by_a_clock_that_is_off_nothing_is_judged(stage: Stage, late: float) -> 
 
 def test_proof_is_remembered_while_valid_by_the_worst_clocks() -> None:
     """Worst case: Redis's clock is slow when the proof is spent and fast when it comes again."""
-    remembered = SPEND_SECONDS + light_decisions.SLACK_MS / 1000
+    remembered = SPEND_SECONDS + redis_decisions.SLACK_MS / 1000
     assert remembered - 2 * APART_US / 1_000_000 > WINDOW_SECONDS
     # A rate must also be remembered until the latest possible call.
-    assert light_decisions.EARLY_MS > 2 * APART_US / 1000
-    assert (APART_US, light_decisions.SLACK_MS, light_decisions.EARLY_MS) == (
+    assert redis_decisions.EARLY_MS > 2 * APART_US / 1000
+    assert (APART_US, redis_decisions.SLACK_MS, redis_decisions.EARLY_MS) == (
         12_000_000,
         20_000,
         25_000,
@@ -171,7 +171,7 @@ def test_RF_5_connection_that_survives_failover_passes_no_proof_twice(
 ) -> None:
     """The proof was spent after the copy was made. From then on, the connection must fail."""
     # No periodic check may help, however fast the test runs.
-    monkeypatch.setattr("verifier.stores.redis_connection.KNOWN_SECONDS", 600)
+    monkeypatch.setattr("verifier.stores.redis_client.KNOWN_SECONDS", 600)
     with redis_servers.server(server.program) as other:
         replica_of(other, server)
         with staged(server) as stage:

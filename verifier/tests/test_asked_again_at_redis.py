@@ -12,13 +12,13 @@ from django.conf import settings
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
-from agentauth.protocol.usage_limits import Rate
+from agentauth.protocol.usage_counters import Rate
 from audit.models import Event
 from tests import endpoint_modes
 from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.freshness import DecisionBasis
-from verifier.stores import SpendResult, StoreCall, database, scripts
+from verifier.stores import SpendResult, StoreCall, database_decisions, scripts
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, READ, key, pay, scene
@@ -173,7 +173,7 @@ def fail(one: StoreCall, patch: pytest.MonkeyPatch) -> None:
         raise TemporarilyUnavailableError
 
     with patch.context() as broken:
-        broken.setattr(database, "check_committable", aborted)
+        broken.setattr(database_decisions, "check_committable", aborted)
         with pytest.raises(TemporarilyUnavailableError):
             decided(one)
 
@@ -277,9 +277,9 @@ def test_named_call_that_waited_too_long_is_not_decided() -> None:
     late, named_one = (
         replace(each, now=each.now - stores._MOST_WAIT) for each in (payment(place), payment(place))
     )
-    assert words(database.decide_one(late, spent)) == "yes"
+    assert words(database_decisions.decide_one(late, spent)) == "yes"
     with pytest.raises(TemporarilyUnavailableError):
-        database.decide_one(replace(named_one, provider_key=named(place)), spent)
+        database_decisions.decide_one(replace(named_one, provider_key=named(place)), spent)
 
 
 @pytest.mark.postgres

@@ -9,13 +9,13 @@ import pytest
 from django.db import OperationalError
 from django.http import HttpResponse
 
-from agentauth.protocol.decision import Decision, decide
+from agentauth.protocol.decision_rules import Decision, decide
 from audit.models import Event
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
 from verifier.models import GrantLedger
-from verifier.services.batch_scheduling import MAX_UNDER_WAY
-from verifier.stores import StoreCall, database
+from verifier.services.batch_fairness import MAX_UNDER_WAY
+from verifier.stores import StoreCall, database_decisions
 from verifier.tests.scene import LOOK, PAY, READ, Scene, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
@@ -252,7 +252,7 @@ def test_batch_question_hit_by_a_fault_fails_alone(monkeypatch: pytest.MonkeyPat
         return decide(call, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(database, "decide", failing)
+        patch.setattr(database_decisions, "decide", failing)
         answers = ask(place, *questions)
     assert verdicts(answers) == ["valid", "temporarily_unavailable", "valid"]
     assert answers[1].keys() == {"error", "error_description"}
@@ -286,7 +286,7 @@ def test_a_database_that_stays_away_is_not_asked_256_times(monkeypatch: pytest.M
 
     questions = [place.body(LOOK)] * 20
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.web_process.token_keys", failing)
+        patch.setattr("verifier.services.web_verification.token_keys", failing)
         answers = ask(place, *questions)
     assert set(verdicts(answers)) == {"temporarily_unavailable"}
     assert len(tries) == 3

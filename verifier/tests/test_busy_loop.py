@@ -11,8 +11,8 @@ import pytest
 
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
-from verifier.stores import redis_connection
-from verifier.stores.redis_connection import GRACE_SECONDS, Node, RedisAwayError, RedisConnection
+from verifier.stores import redis_client
+from verifier.stores.redis_client import GRACE_SECONDS, Node, RedisAwayError, RedisConnection
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import begin, on_loop, use
@@ -114,7 +114,7 @@ class _Transport:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Loop]:
     made = _Loop()
-    monkeypatch.setattr(redis_connection, "monotonic", lambda: made.clock)
+    monkeypatch.setattr(redis_client, "monotonic", lambda: made.clock)
     monkeypatch.setattr("asyncio.get_running_loop", lambda: made)
     yield made
     made.close()

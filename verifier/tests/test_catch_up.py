@@ -14,9 +14,9 @@ from registry.services.grants import revoke_grant
 from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.paths import INTROSPECT, VERIFY
-from verifier.services import elapsed_time, state_cache
-from verifier.services.elapsed_time import ClockReading
+from verifier.endpoint_paths import INTROSPECT, VERIFY
+from verifier.services import clock_readings, state_cache
+from verifier.services.clock_readings import ClockReading
 from verifier.services.state_cache import StateCache
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.tests.scene import LOOK, SYSTEM, scene
@@ -25,7 +25,7 @@ from verifier.tests.scene import LOOK, SYSTEM, scene
 def test_where_no_look_comes_it_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the database is frozen, cached state is good for 5 s, and only the first call waits."""
     at = [1_000.0]
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: at[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 0.05)
 
     async def waits(cached_state: StateCache) -> bool:
@@ -54,7 +54,7 @@ def test_catch_up_ignores_a_poll_begun_before_the_halt(
 ) -> None:
     """Its query ran before the stop, so it missed revocations made during the stop."""
     at = [1_000.0]
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: at[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: at[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
 
     async def work() -> None:
@@ -117,7 +117,7 @@ def test_RV_3_halted_process_learns_of_changes_before_it_answers(
         return bool(body["active" if path == INTROSPECT else "valid"])
 
     assert good(both._lean(question()))
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: monotonic() + slept[0])
     monkeypatch.setattr(state_cache, "_CATCH_UP_SECONDS", 20)
     revoke_grant(grant=place.grant, actor=SYSTEM, now=timezone.now())
     slept[0] += 3

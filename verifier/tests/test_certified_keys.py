@@ -12,8 +12,8 @@ from agentauth.protocol.certificate import CERTIFICATE_TYP, sign_certificate
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
-from kms.certificates import certify, revoke_certificate
 from kms.models import Key, KeyCertificate
+from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import disable_key, signer
 from registry.models import Token
 from verifier.models import StateChange

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.paths import BATCH, INTROSPECT, VERIFY
+from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.tests.scene import LOOK, READ, Scene, scene
 
 pytestmark = [

@@ -10,7 +10,7 @@ from agentauth.protocol.errors import GrantChangedError
 from registry.models import Grant, Human
 from registry.services.agents import suspend_agent
 from verifier.models import Confirmation
-from verifier.services.confirmations import confirm
+from verifier.services.confirmation_lifecycle import confirm
 from verifier.tests.scene import PAY, SYSTEM, key, pay, scene
 from verifier.tests.test_shared_commits import until, waits_for_a_lock
 

@@ -7,7 +7,7 @@ import pytest
 import time_machine
 from django.utils import timezone
 
-from agentauth.protocol.envelope import parse_envelope
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.errors import InvalidRequestError
 from registry.services.tokens import issue_token, sign_issued
 from verifier.models import GrantLedger

@@ -10,9 +10,9 @@ from django.db import DatabaseError, InterfaceError, OperationalError
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import AgentOperation, GrantLedger
-from verifier.services import elapsed_time, freshness
-from verifier.services.elapsed_time import ClockReading
-from verifier.stores import database, decision_events
+from verifier.services import clock_readings, freshness
+from verifier.services.clock_readings import ClockReading
+from verifier.stores import database_decisions, decision_audit_events
 from verifier.tests.scene import PAY, Scene, key, pay, scene
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -37,7 +37,7 @@ def test_a_fault_is_503_and_leaves_nothing(
 ) -> None:
     body, events = shop.body(pay("5.00"), idempotency_key=key()), Event.objects.count()
     with monkeypatch.context() as patch:
-        patch.setattr(database, place_of_fault, failing(error))
+        patch.setattr(database_decisions, place_of_fault, failing(error))
         response = shop.post(body)
     assert response.status_code == 503
     assert response["Retry-After"]
@@ -68,8 +68,8 @@ def test_decision_whose_state_went_stale_is_503_and_leaves_nothing(
 
 def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Suspension stops the monotonic clock; after a wall clock was set back, the age is unknown."""
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(elapsed_time, "time", lambda: 5_000.0)
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(clock_readings, "time", lambda: 5_000.0)
     then = ClockReading.now()
     for monotonic, wall, age in (
         (1_002.0, 5_001.0, 2.0),
@@ -77,8 +77,8 @@ def test_of_two_clocks_the_one_that_says_more_counts(monkeypatch: pytest.MonkeyP
         (1_001.0, 4_996.0, 1.0),
         (1_001.0, 4_000.0, inf),
     ):
-        monkeypatch.setattr(elapsed_time, "monotonic", lambda monotonic=monotonic: monotonic)
-        monkeypatch.setattr(elapsed_time, "time", lambda wall=wall: wall)
+        monkeypatch.setattr(clock_readings, "monotonic", lambda monotonic=monotonic: monotonic)
+        monkeypatch.setattr(clock_readings, "time", lambda wall=wall: wall)
         assert then.age() == age
 
 
@@ -87,11 +87,11 @@ def test_a_refusal_whose_event_cannot_be_written_is_503(
 ) -> None:
     body, spent = shop.body(pay("501.00"), idempotency_key=key()), SpentProof.objects.count()
     with monkeypatch.context() as patch:
-        patch.setattr(decision_events, "refusal", failing(OperationalError))
+        patch.setattr(decision_audit_events, "refusal", failing(OperationalError))
         assert shop.post(body).status_code == 503
     assert SpentProof.objects.count() == spent
     with monkeypatch.context() as patch:
-        patch.setattr(decision_events, "early_refusal", failing(OperationalError))
+        patch.setattr(decision_audit_events, "early_refusal", failing(OperationalError))
         assert shop.post(body | {"proof": None}).status_code == 503
 
 
@@ -102,7 +102,7 @@ def test_a_decision_written_but_reported_failed_is_503_and_then_a_repeat(
     with monkeypatch.context() as patch:
         # After the commit: the answer is lost, the debit stays.
         patch.setattr(
-            database,
+            database_decisions,
             "fault_point",
             lambda name: failing(OperationalError)() if name == "verify.after_commit" else None,
         )

@@ -22,23 +22,23 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.kinds import CLOCK_OFF
 from audit.models import Event
-from kms.state_publisher import Subject
+from kms.change_notices import Subject
 from registry.services import tokens
 from tests import postgres
 from tests.time_limits import within
 from verifier.models import Home
 from verifier.services import (
     batch_loader,
-    elapsed_time,
+    clock_readings,
     freshness,
     replay_epochs,
     state_cache,
     state_watcher,
 )
-from verifier.services.elapsed_time import ClockReading
+from verifier.services.clock_readings import ClockReading
 from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_cache import StateCache
-from verifier.services.state_changes import Change, Changes
+from verifier.services.state_change_feed import Change, Changes
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import SYSTEM, scene
@@ -203,10 +203,10 @@ def test_RF_25_nothing_is_decided_by_a_look_of_more_than_five_seconds_ago(
     cached_state, began = StateCache(), 1_000.0
     with pytest.raises(TemporarilyUnavailableError):
         cached_state.state_read_at()
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: began)
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: began)
     cached_state._hear(StateNews(look=StateReading(ClockReading.now(), {}, 0.0)))
     for passed, good in ((0.0, True), (4.99, True), (5.0, True), (5.01, False), (3_600.0, False)):
-        monkeypatch.setattr(elapsed_time, "monotonic", lambda passed=passed: began + passed)
+        monkeypatch.setattr(clock_readings, "monotonic", lambda passed=passed: began + passed)
         if good:
             cached_state.state_read_at()
         else:
@@ -219,8 +219,8 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
     cached_state, at = StateCache(), [5_000.0]
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: 1_000.0)
-    monkeypatch.setattr(elapsed_time, "time", lambda: at[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: 1_000.0)
+    monkeypatch.setattr(clock_readings, "time", lambda: at[0])
     cached_state._hear(StateNews(look=StateReading(began := ClockReading.now(), {}, 0.0)))
     # A correction within the allowed clock error changes nothing.
     for at[0] in (5_000.0, 5_005.0, 4_995.0):

@@ -14,7 +14,7 @@ from tests.endpoint_comparison import Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.time_limits import within
-from verifier.paths import VERIFY
+from verifier.endpoint_paths import VERIFY
 from verifier.stores import scripts
 from verifier.stores.redis_servers import DEADLINE_SECONDS, RedisAwayError, Servers
 from verifier.tests.calls import begin, judge_arguments, on_loop, use

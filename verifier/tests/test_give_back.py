@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from agentauth.protocol.usage_limits import Rate
+from agentauth.protocol.usage_counters import Rate
 from verifier.stores import scripts
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.script_stage import GRANT, NOW, RATE, SHARD, Stage

@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.db.sql import select
+from audit.db.prebuilt_sql import select
 from tests.conftest import CAMPAIGN
 from verifier.stores import HeldUpError, NotDoneError
 from verifier.stores import group_commit as lanes
-from verifier.stores.database import DecisionRequest
+from verifier.stores.database_decisions import DecisionRequest
 from verifier.stores.group_commit import GroupCommitter
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import Action, parse_action
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.token import TokenClaims
-from agentauth.protocol.usage_limits import microseconds
+from agentauth.protocol.usage_counters import microseconds
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.token_state import TokenState
 from verifier.requests import _action
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.token_cache import CachedToken, known_of
-from verifier.stores import Permit, StoreCall, light_decisions
-from verifier.stores.light_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
+from verifier.stores import Permit, StoreCall, redis_decisions
+from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
 from verifier.stores.scripts import Code, Reply
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -31,7 +31,7 @@ READ, WRITE = Action("read", "calendar"), Action("write", "calendar")
 
 @pytest.fixture(autouse=True)
 def _in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(light_decisions, "check_in_time", lambda _call: None)
+    monkeypatch.setattr(redis_decisions, "check_in_time", lambda _call: None)
 
 
 def known(*, envelope: Mapping[str, Any] | None = None, **changed: Any) -> CachedToken:
@@ -88,7 +88,7 @@ def call(held: CachedToken, **more: Any) -> StoreCall:
     return replace(asked, **more)
 
 
-def event(made: light_decisions.LightDecision) -> dict[str, Any]:
+def event(made: redis_decisions.LightDecision) -> dict[str, Any]:
     read = json.loads(
         next(each for each in made.called[2] if isinstance(each, bytes) and each[:1] == b"{")
     )

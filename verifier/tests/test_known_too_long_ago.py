@@ -14,9 +14,9 @@ from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
 from tests.endpoint_modes import Running
 from verifier import stores
-from verifier.services import elapsed_time
+from verifier.services import clock_readings
 from verifier.services.state_cache import StateCache
-from verifier.stores.database import DecisionRequest
+from verifier.stores.database_decisions import DecisionRequest
 from verifier.stores.group_commit import GroupCommitter
 from verifier.tests.scene import LOOK, scene
 from verifier.tests.test_stream_reader import apart
@@ -47,7 +47,7 @@ def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
         asked = pool.submit(apart, lambda: place.post(place.body(LOOK)))
         assert waits.wait(20)
         patch.setattr(StateCache, "_hear", lambda _follower, _news: None)
-        patch.setattr(elapsed_time, "monotonic", lambda: time.monotonic() + 6)
+        patch.setattr(clock_readings, "monotonic", lambda: time.monotonic() + 6)
         free.set()
         assert asked.result().status_code == 503
     assert not Event.objects.filter(kind=DECISION_ALLOWED).exists()

@@ -14,8 +14,8 @@ from agentauth.protocol.token import sign_token
 from registry.models import Agent, ServiceProvider, Token
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
+from registry.services.humans import suspend_human
 from registry.services.nonces import STEP_SECONDS
-from registry.services.people import suspend_human
 from registry.services.tokens import revoke_token
 from tests.contract.scenarios import one_call_a_minute
 from tests.endpoint_comparison import FORM, NOW, Ask, Both, ask
@@ -23,9 +23,9 @@ from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixtur
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.forging import changed_signature
 from verifier.answers import _SENTENCES as SENTENCES
+from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.models import Confirmation
-from verifier.paths import BATCH, INTROSPECT, VERIFY
-from verifier.services.confirmations import deny
+from verifier.services.confirmation_lifecycle import deny
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, key, pay, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]

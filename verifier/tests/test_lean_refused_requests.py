@@ -19,13 +19,13 @@ from tests.contract.scenarios import one_call_a_minute
 from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.paths import BATCH, INTROSPECT, VERIFY
+from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.requests import parse_delivery
 from verifier.services import introspection, replay_epochs, state_cache
-from verifier.services.clocks import CLOCK
+from verifier.services.host_clock import CLOCK
 from verifier.services.verified_tokens import ProvedTokens
-from verifier.stores import database, group_commit
-from verifier.stores.redis_probe import RedisProbe
+from verifier.stores import database_decisions, group_commit
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -222,7 +222,7 @@ def a_fault_in_the_store(both: Both, place: Scene, path: str) -> Iterator[Make]:
         raise OperationalError
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (database, group_commit):
+        for module in (database_decisions, group_commit):
             patch.setattr(module, "decide_together", fails)
         yield lambda: paying(place, path, "call-1")
 

@@ -20,7 +20,7 @@ from tests.endpoint_comparison import NOW, Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.vectors.generate import OWN
-from verifier.paths import BATCH, INTROSPECT
+from verifier.endpoint_paths import BATCH, INTROSPECT
 from verifier.tests.scene import LOOK, Scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.capability import Action
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.protocol.usage_limits import Rate, microseconds
+from agentauth.protocol.usage_counters import Rate, microseconds
 from verifier.answers import refusal_body
 from verifier.stores import ProviderKey, SpendResult, StoreCall, StoredAnswer
-from verifier.stores.light_decisions import (
+from verifier.stores.redis_decisions import (
     SLACK_MS,
     conclude,
     epoch_of,
@@ -109,7 +109,7 @@ def test_what_is_given_back_is_what_was_set_aside(
     rated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = NOW + timedelta(seconds=3)
-    monkeypatch.setattr("verifier.stores.light_decisions.timezone.now", lambda: later)
+    monkeypatch.setattr("verifier.stores.redis_decisions.timezone.now", lambda: later)
     grant = known() if rated else known(envelope=UNRATED)
     interval = RATE.interval_us if rated else 0
     for spent, told in (

@@ -21,8 +21,8 @@ from registry.models import SpentProof
 from tests.time_limits import within
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.short_timeout_connection import use_own_connection
-from verifier.stores import HeldUpError, NotDoneError, ProviderKey, StoreCall, database
-from verifier.stores.database import DecisionRequest, decide_one
+from verifier.stores import HeldUpError, NotDoneError, ProviderKey, StoreCall, database_decisions
+from verifier.stores.database_decisions import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, READ, Scene, scene
 from verifier.tests.test_shared_commits import atomically, handed_in, until, waits_for_a_lock
@@ -117,7 +117,7 @@ def test_two_concurrent_first_uses_and_a_replay_do_not_deadlock(
         told.append(words(decide_one(mine)))
         connection.close()
 
-    monkeypatch.setattr(database, "fault_point", meanwhile)
+    monkeypatch.setattr(database_decisions, "fault_point", meanwhile)
     asked = [
         threading.Thread(target=asks, args=[mine], name=name)
         for mine, name in ((first, "first"), (second, "second"), (first, "replay"))

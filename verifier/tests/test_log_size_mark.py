@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django.fixtures import Settings
 
-from audit.witness.rollback_check import Mark
+from audit.checkpoints.rollback_check import Mark
 from tests import redis_servers
 from verifier.stores.log_size_mark import KEY, advance_mark, read_mark
 

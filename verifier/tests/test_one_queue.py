@@ -7,8 +7,8 @@ import pytest
 from django.db import connection, transaction
 
 from verifier.models import GrantLedger
-from verifier.stores import database
-from verifier.stores.database import DecisionRequest, decide_one
+from verifier.stores import database_decisions
+from verifier.stores.database_decisions import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_counters_outlive import asked_again, budget
@@ -29,7 +29,7 @@ class Payment(threading.Thread):
         self._call = payment(place, value)
         self._debited, self._go = threading.Event(), threading.Event()
         self.told = ""
-        patch.setattr(database, "fault_point", self._stand_still)
+        patch.setattr(database_decisions, "fault_point", self._stand_still)
 
     def _stand_still(self, name: str) -> None:
         if name == "verify.after_debit" and threading.current_thread() is self:

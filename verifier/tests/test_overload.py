@@ -9,16 +9,16 @@ from typing import Any, cast
 
 import pytest
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
 from verifier import verification
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
 from verifier.services import replay_epochs
-from verifier.services.verifier_process import VerifierProcess
+from verifier.services.loop_verification import VerifierProcess
 from verifier.stores import EarlyRefusal, ProviderKey
-from verifier.stores.database import DecisionRequest
+from verifier.stores.database_decisions import DecisionRequest
 from verifier.verification import VerifyAnswer
 
 BODY = json.dumps({"token": "t", "method": "GET", "url": "http://localhost/"}).encode()

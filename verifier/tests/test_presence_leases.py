@@ -13,7 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import InvalidStateError
 from audit.models import Event
 from registry.models import Human
-from registry.services.people import end_sessions
+from registry.services.humans import end_sessions
 from verifier.services import presence_leases
 from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, scene
 

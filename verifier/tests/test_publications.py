@@ -16,22 +16,22 @@ from django.utils import timezone
 
 import kms.services
 import registry.services
+from agentauth.protocol.behavioural_envelope import EMPTY
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import EMPTY
+from kms.change_notices import Subject
 from kms.models import Key
-from kms.state_publisher import Subject
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
 from registry.services import (
     agent_keys,
+    agent_manifests,
     agents,
-    dependent_grants,
-    enrolment,
+    enrolment_codes,
     expiry,
     grant_requests,
     grants,
+    grants_after_change,
+    humans,
     key_rotation,
-    manifests,
-    people,
     registration,
     service_providers,
     settings_agreement,
@@ -180,7 +180,7 @@ def suspended_agent(world: World) -> None:
 
 
 def suspended_human(world: World) -> None:
-    people.suspend_human(human=world.place.human, actor=SYSTEM, now=world.now)
+    humans.suspend_human(human=world.place.human, actor=SYSTEM, now=world.now)
 
 
 def suspended_provider(world: World) -> None:
@@ -234,10 +234,10 @@ SERVICES = [
         "grant",
         {"cause": constant("manifest_changed")},
     ),
-    Row(dependent_grants.follow_new_key, the_grant),
-    Row(dependent_grants.follow_new_manifest, the_grant),
-    Row(dependent_grants.follow_new_audience, the_grant),
-    Row(dependent_grants.follow_new_allow_list, None),
+    Row(grants_after_change.follow_new_key, the_grant),
+    Row(grants_after_change.follow_new_manifest, the_grant),
+    Row(grants_after_change.follow_new_audience, the_grant),
+    Row(grants_after_change.follow_new_allow_list, None),
     Row(grants.resume_grant, the_grant, suspended_by_a_person, "grant"),
     Row(grants.release_grant, the_grant, suspended_by_a_restore, "grant", {"data": constant({})}),
     Row(grants.expire_grant, the_grant, World.over, "grant"),
@@ -257,7 +257,9 @@ SERVICES = [
     Row(agent_keys.bar_disclosed_key, the_agent),
     Row(agent_keys.bar_key, the_agent),
     Row(key_rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
-    Row(manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"),
+    Row(
+        agent_manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"
+    ),
     Row(expiry.expire_everything, the_agent, agent_past_its_end),
     Row(
         registration.register_agent,
@@ -266,21 +268,21 @@ SERVICES = [
         "manifest",
         {"enrolment_code": constant(None)},
     ),
-    Row(enrolment.create_enrolment_code, None),
+    Row(enrolment_codes.create_enrolment_code, None),
     Row(settings_agreement.record_settings, None),
-    Row(enrolment.count_failure, None, World.wrong_code, "code"),
+    Row(enrolment_codes.count_failure, None, World.wrong_code, "code"),
     Row(
-        people.create_human,
+        humans.create_human,
         None,
         more={"email": constant("new@example.org"), "name": constant("New")},
     ),
-    Row(people.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
-    Row(people.suspend_human, the_human),
-    Row(people.resume_human, the_human, suspended_human),
+    Row(humans.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
+    Row(humans.suspend_human, the_human),
+    Row(humans.resume_human, the_human, suspended_human),
     # Their presence ends with them.
-    Row(people.end_sessions, the_human),
-    Row(people.recover_human, the_human_and_the_grant),
-    Row(people.delete_human, the_human_and_all_of_theirs),
+    Row(humans.end_sessions, the_human),
+    Row(humans.recover_human, the_human_and_the_grant),
+    Row(humans.delete_human, the_human_and_all_of_theirs),
     Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
     Row(service_providers.change_audience, the_provider_and_its_grant),
     # Grants beyond the new list are suspended. The list itself is read only at approval.
@@ -361,7 +363,7 @@ def test_a_change_that_cannot_be_published_is_not_made(
         return [list(model._default_manager.order_by("pk").values()) for model in models]
 
     before = state()
-    monkeypatch.setattr("verifier.services.state_changes.publish", failing)
+    monkeypatch.setattr("verifier.services.state_change_feed.publish", failing)
     with pytest.raises(OperationalError):
         row.call(world, made)
     assert state() == before

@@ -8,12 +8,12 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from audit.db.sql import select
+from audit.db.prebuilt_sql import select
 from audit.tests.tampering import execute
 from registry.models import Grant
 from verifier.models import AgentOperation, GrantLedger
 from verifier.services.short_timeout_connection import STATEMENT_SECONDS
-from verifier.stores.decision_batch import DecisionBatch
+from verifier.stores.transaction_batch import DecisionBatch
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_store_contract import payment
 from verifier.tests.test_two_grants import second

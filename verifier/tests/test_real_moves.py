@@ -15,9 +15,9 @@ from tests.redis_servers import Server
 from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS
-from verifier.stores import light_decisions
+from verifier.stores import redis_decisions
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers
-from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
 from verifier.tests.epoch_moves import Passing, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, assert_refused, scene
@@ -41,7 +41,7 @@ def server(
     """A server with ample deadlines, whose clock is not checked."""
     for each in (Servers, SyncServers):
         monkeypatch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
-    monkeypatch.setattr(light_decisions, "APART_US", 10**15)
+    monkeypatch.setattr(redis_decisions, "APART_US", 10**15)
     with redis_servers.server(request.param) as running:
         settings.REDIS_URL = running.url
         yield running

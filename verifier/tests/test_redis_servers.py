@@ -14,7 +14,7 @@ from tests import redis_servers
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
 from verifier.stores import scripts
-from verifier.stores.redis_connection import MOST_IN_FLIGHT, RedisConnection
+from verifier.stores.redis_client import MOST_IN_FLIGHT, RedisConnection
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.calls import (

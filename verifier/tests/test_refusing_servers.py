@@ -8,8 +8,8 @@ from time import monotonic, sleep
 import pytest
 
 from tests import redis_servers
-from verifier.stores import redis_connection, scripts
-from verifier.stores.redis_connection import KNOWN_SECONDS
+from verifier.stores import redis_client, scripts
+from verifier.stores.redis_client import KNOWN_SECONDS
 from verifier.stores.redis_servers import SLOT_OF_SHARD, ForgetfulServerError, Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, use
@@ -87,7 +87,7 @@ def test_calls_that_wait_in_vain_together_are_one_failure(
     server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However slow this machine is.
-    monkeypatch.setattr(redis_connection, "TOGETHER_SECONDS", 60)
+    monkeypatch.setattr(redis_client, "TOGETHER_SECONDS", 60)
     server.freeze()
 
     async def work(servers: Servers) -> None:

@@ -17,7 +17,7 @@ from verifier.models import GrantLedger, Home
 from verifier.services import replay_epoch_keeper, replay_epochs
 from verifier.services.replay_epoch_keeper import EpochKeeperThread, Keeper
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
-from verifier.stores.redis_probe import EvictingServersError, RedisProbe, ServersAwayError
+from verifier.stores.epoch_probe import EvictingServersError, RedisProbe, ServersAwayError
 from verifier.tests.epoch_moves import Passing, begin, leave, move
 from verifier.tests.scene import scene
 

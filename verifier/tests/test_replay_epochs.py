@@ -16,7 +16,7 @@ from verifier.services.replay_epochs import (
     MARGIN_SECONDS,
     ReplayEpoch,
 )
-from verifier.stores.database import decide_one
+from verifier.stores.database_decisions import decide_one
 from verifier.tests.epoch_moves import Passing, begin, leave, move, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, assert_refused, scene
 from verifier.tests.test_store_contract import call

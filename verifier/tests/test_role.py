@@ -15,17 +15,17 @@ from django.db import Error, connection, transaction
 from django.utils import timezone
 
 from audit import kinds
-from audit.db.roles import RoleError, grant_verifier_role
+from audit.db.role_rights import RoleError, grant_verifier_role
 from audit.models import Event
 from audit.services import SYSTEM
 from audit.tests.tampering import execute
-from audit.tests.test_roles import MONTHS
+from audit.tests.test_role_rights import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
-from verifier.services.clocks import HostClock
+from verifier.services.host_clock import HostClock
 from verifier.services.replay_epochs import ClockOff, end_epoch
 from verifier.services.replay_epochs import start_epoch as begin_epoch
-from verifier.services.state_changes import publish, state_since
+from verifier.services.state_change_feed import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence_leases import begin
 from verifier.tests.test_token_and_proof import leaking

@@ -5,7 +5,7 @@ See `agentauth.server.verifier_application`.
 
 import pytest
 
-from audit.db.roles import beyond_verifier
+from audit.db.role_rights import beyond_verifier
 from audit.tests.tampering import execute
 from verifier.tests.test_role import QUOTED, _as_verifier
 from verifier.tests.test_role import bound as bound  # noqa: PLC0414 — a fixture

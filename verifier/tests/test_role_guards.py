@@ -11,8 +11,8 @@ from django.core.management import call_command
 from django.db import Error, connection, transaction
 
 from audit import kinds
-from audit.db.roles import grant_serving_role, grant_verifier_role
-from audit.identifiers import new_id
+from audit.db.role_rights import grant_serving_role, grant_verifier_role
+from audit.row_ids import new_id
 from audit.tests.tampering import execute
 from kms.models import EndedSeal
 from verifier.tests.scene import Scene

@@ -15,9 +15,9 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
+from audit.checkpoints.rollback_check import Mark
 from audit.models import Event, RefusalCount
-from audit.witness.checkpoint_copies import ContradictedError, StoreChangedError
-from audit.witness.rollback_check import Mark
 from verifier.models import Home
 from verifier.services import replay_epochs, rollback_detection, rollback_mark
 from verifier.services.replay_epochs import ReplayEpoch, halt_of, read_or_create_row

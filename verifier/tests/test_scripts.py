@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.usage_limits import Rate
+from agentauth.protocol.usage_counters import Rate
 from tests import redis_servers
 from verifier.stores import scripts
+from verifier.stores.epoch_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_for_threads import sync_client
-from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.tests.script_stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage

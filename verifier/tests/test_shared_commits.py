@@ -25,14 +25,14 @@ from django.db import (
 )
 from django.utils import timezone
 
-from agentauth.protocol.decision import decide
+from agentauth.protocol.decision_rules import decide
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.spent_proofs import spend_proof
 from verifier.models import GrantLedger
-from verifier.stores import Permit, StoreCall, database
+from verifier.stores import Permit, StoreCall, database_decisions
 from verifier.stores import group_commit as module
-from verifier.stores.database import DecisionRequest, UncertainError
+from verifier.stores.database_decisions import DecisionRequest, UncertainError
 from verifier.stores.group_commit import GroupCommitter
 from verifier.tests.scene import PAY, scene
 from verifier.tests.test_store_contract import payment, words
@@ -111,7 +111,7 @@ def test_one_that_fails_is_rolled_back_alone_and_hears_its_own_error(
             raise error
         return decide(call, *more)
 
-    monkeypatch.setattr(database, "decide", decides)
+    monkeypatch.setattr(database_decisions, "decide", decides)
     first, second, third = handed_in([*calls])
     assert (words(first), words(third)) == ("yes", "yes")
     assert second is error or (
@@ -134,7 +134,7 @@ def test_where_the_connection_ends_in_a_shared_commit_each_is_decided_once(
             with closing(connection.copy()) as other, other.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(%s)", ended)
 
-    monkeypatch.setattr(database, "fault_point", terminates)
+    monkeypatch.setattr(database_decisions, "fault_point", terminates)
     told = handed_in([*payments(3)])
     assert len(ended) == 1
     assert [type(each) for each in told].count(Permit) == debits() == spent()
@@ -150,7 +150,7 @@ def test_statement_failure_outside_a_savepoint_gives_no_yes(
             with contextlib.suppress(DatabaseError), connection.cursor() as cursor:
                 cursor.execute("SELECT 1 / 0")
 
-    monkeypatch.setattr(database, "fault_point", divides)
+    monkeypatch.setattr(database_decisions, "fault_point", divides)
     told = handed_in([*payments(2)])
     assert [type(each) for each in told] == [TemporarilyUnavailableError] * 2
     assert spent() == 0

@@ -13,20 +13,20 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
+from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.protocol.manifest import sign_manifest, verify_manifest
+from kms.change_notices import Subject, publish_change
 from kms.models import Key
 from kms.services import disable_key, rotate_key
-from kms.state_publisher import Subject, publish_change
 from registry.models import Grant
-from registry.services import agents, grants, manifests, people, service_providers, tokens
+from registry.services import agent_manifests, agents, grants, humans, service_providers, tokens
 from registry.services.token_state import TokenState, token_state
 from tests.time_limits import within
 from verifier.services import batch_loader, state_cache
 from verifier.services.batch_loader import MOST_LOADS
-from verifier.services.elapsed_time import ClockReading
-from verifier.services.state_changes import Changes
+from verifier.services.clock_readings import ClockReading
+from verifier.services.state_change_feed import Changes
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
@@ -99,7 +99,7 @@ def another_manifest(world: World) -> None:
         capabilities=parse_capabilities([READ]),
     )
     verified = verify_manifest(compact, expected_audience=settings.ISSUER, now=now)
-    manifests.replace_manifest(
+    agent_manifests.replace_manifest(
         agent=world.mine.agent, manifest=verified, actor=SYSTEM, now=timezone.now()
     )
 
@@ -131,7 +131,7 @@ ACTS: dict[str, tuple[Callable[[World], None], set[str], str | None]] = {
         BOTH,
         "agent_inactive",
     ),
-    "human": (doing(people.suspend_human, human=lambda w: w.mine.human), BOTH, "human_inactive"),
+    "human": (doing(humans.suspend_human, human=lambda w: w.mine.human), BOTH, "human_inactive"),
     "manifest": (another_manifest, BOTH, "grant_inactive"),
     "audience": (
         doing(

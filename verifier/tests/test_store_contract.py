@@ -16,10 +16,10 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 from django.utils import timezone
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
-from agentauth.protocol.usage_limits import Rate, microseconds
+from agentauth.protocol.usage_counters import Rate, microseconds
 from audit import kinds
 from audit.models import Event
 from audit.tests.event_openings import opened
@@ -41,11 +41,11 @@ from verifier.stores import (
     ProviderKey,
     StoreCall,
     StoredAnswer,
-    light_decisions,
+    redis_decisions,
 )
-from verifier.stores.database import decide_one
+from verifier.stores.database_decisions import decide_one
+from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers
-from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.scripts import MAX_STREAM
 from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
@@ -265,7 +265,7 @@ def test_no_yes_is_given_if_no_event_can_be_kept(
 ) -> None:
     assert MAX_STREAM > 3
     monkeypatch.setattr(settings, "REDIS_URL", redis_url)
-    monkeypatch.setattr(light_decisions, "MAX_STREAM", 3)
+    monkeypatch.setattr(redis_decisions, "MAX_STREAM", 3)
     place, servers = scene(READ), SyncServers(redis_url)
     with endpoint_modes.use_redis_replay_cache(redis_url):
         kept = Kept(decided, redis=True)

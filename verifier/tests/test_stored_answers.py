@@ -23,8 +23,8 @@ from registry.services.tokens import revoke_token
 from verifier.models import AgentOperation, GrantLedger, ProviderCall
 from verifier.requests import parse_delivery, parse_verify_request
 from verifier.services.expiry import expire_everything
-from verifier.services.web_process import verify
-from verifier.stores import database, decision_batch
+from verifier.services.web_verification import verify
+from verifier.stores import database_decisions, transaction_batch
 from verifier.tests.scene import LOOK, PAY, SYSTEM, Scene, assert_refused, counters, key, pay, scene
 
 pytestmark = pytest.mark.django_db
@@ -246,12 +246,12 @@ def test_a_yes_given_again_brings_the_nonce_of_now(shop: Scene) -> None:
 @pytest.mark.parametrize(
     ("module", "place_of_fault"),
     [
-        (database, "spend_proofs"),
-        (database, "DecisionBatch"),
-        (database, "decide"),
-        (database, "body_of"),
-        (decision_batch, "record_drafts"),
-        (database, "fault_point"),
+        (database_decisions, "spend_proofs"),
+        (database_decisions, "DecisionBatch"),
+        (database_decisions, "decide"),
+        (database_decisions, "body_of"),
+        (transaction_batch, "record_drafts"),
+        (database_decisions, "fault_point"),
     ],
 )
 def test_503_is_never_stored_and_the_retry_is_judged_again(
@@ -273,11 +273,11 @@ def test_503_is_never_stored_and_the_retry_is_judged_again(
 @pytest.mark.parametrize(
     ("module", "place_of_fault"),
     [
-        (database, "DecisionBatch"),
-        (database, "decide"),
-        (database, "body_of"),
-        (decision_batch, "record_drafts"),
-        (database, "fault_point"),
+        (database_decisions, "DecisionBatch"),
+        (database_decisions, "decide"),
+        (database_decisions, "body_of"),
+        (transaction_batch, "record_drafts"),
+        (database_decisions, "fault_point"),
     ],
 )
 def test_fault_after_spending_a_proof_does_not_make_a_retry_a_replay(
@@ -307,7 +307,9 @@ def test_an_answer_committed_but_reported_lost_is_had_again(
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with monkeypatch.context() as patch:
         patch.setattr(
-            database, "fault_point", lambda name: fails() if name == "verify.after_commit" else None
+            database_decisions,
+            "fault_point",
+            lambda name: fails() if name == "verify.after_commit" else None,
         )
         assert shop.post(body, call_key=call_key).status_code == 503
     answer = json.loads(shop.post(body, call_key=call_key).content)
@@ -324,7 +326,7 @@ def test_a_refusal_whose_answer_cannot_be_kept_is_503_and_no_event(
     known = Event.objects.count()
     for body in (bodies[0], {**bodies[1], "idempotency_key": key()}):
         with monkeypatch.context() as patch:
-            patch.setattr(database, "body_of", fails)
+            patch.setattr(database_decisions, "body_of", fails)
             assert shop.post(body, call_key=key()).status_code == 503
     assert Event.objects.count() == known
 
@@ -389,7 +391,7 @@ def test_an_answer_that_came_there_since_it_was_looked_for_is_503(
 ) -> None:
     body, call_key = shop.body(pay("5.00"), idempotency_key=key()), key()
     with monkeypatch.context() as patch:
-        patch.setattr(decision_batch.DecisionBatch, "kept_answer", lambda *_: None)
+        patch.setattr(transaction_batch.DecisionBatch, "kept_answer", lambda *_: None)
         assert shop.post(body, call_key=call_key).status_code == 200
         again = shop.body(pay("5.00"), idempotency_key=key())
         assert shop.post(again, call_key=call_key).status_code == 503

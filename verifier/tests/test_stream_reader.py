@@ -14,12 +14,12 @@ from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
-from agentauth.protocol.decision import Refuse
+from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.dpop import SPEND_SECONDS
 from agentauth.protocol.errors import InvalidProofError, TemporarilyUnavailableError
-from audit.identifiers import id_text
 from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
+from audit.row_ids import id_text
 from kms.models import Key
 from kms.services import disable_key
 from tests import endpoint_modes, redis_servers
@@ -27,7 +27,7 @@ from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
 from tests.time_limits import within
 from verifier import credential_checks, stores, verification
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import batch_scheduling, replay_epochs, state_cache
+from verifier.services import batch_fairness, replay_epochs, state_cache
 from verifier.services.state_cache import StateCache
 from verifier.services.token_cache import CachedToken
 from verifier.stores import NotDoneError
@@ -227,12 +227,12 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
         time.sleep(0.1)
-        assert gate._begun._value == batch_scheduling.MAX_BEGUN - 1
+        assert gate._begun._value == batch_fairness.MAX_BEGUN - 1
         batch.cancel()
         time.sleep(0.1)
     assert (gate._begun._value, gate._under_way._value) == (
-        batch_scheduling.MAX_BEGUN,
-        batch_scheduling.MAX_UNDER_WAY,
+        batch_fairness.MAX_BEGUN,
+        batch_fairness.MAX_UNDER_WAY,
     )
 
 
@@ -297,16 +297,16 @@ def test_questions_of_batches_leave_room_for_others(
             patch.setattr(verification, road, judged)
         # As if each request were about another grant.
         patch.setattr(
-            batch_scheduling._OneOfMany,
+            batch_fairness._OneOfMany,
             "wait_for_previous",
-            batch_scheduling.BatchSlot.wait_for_previous,
+            batch_fairness.BatchSlot.wait_for_previous,
         )
         with ThreadPoolExecutor(3) as pool:
             for each in [
                 pool.submit(apart, lambda: ask(place, *[question] * 256)) for _ in range(3)
             ]:
                 assert verdicts(each.result()) == ["unknown"] * 256
-    assert most == batch_scheduling.MAX_UNDER_WAY
+    assert most == batch_fairness.MAX_UNDER_WAY
 
 
 def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
@@ -314,7 +314,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
 ) -> None:
     verifier = running.app._verifier
     held, free = scene(max_uses=500), scene(max_uses=5)
-    lowest, tried = batch_scheduling.MAX_UNDER_WAY, 0
+    lowest, tried = batch_fairness.MAX_UNDER_WAY, 0
 
     async def durably(_: object, call: Any, *__: object) -> Any:
         nonlocal lowest, tried
@@ -334,7 +334,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
             assert verdicts(ask(free, other)) == ["unknown"]
             answers = stuck.result()
     assert verdicts(answers) == ["temporarily_unavailable"] * 200
-    assert lowest >= batch_scheduling.MAX_UNDER_WAY - 2
+    assert lowest >= batch_fairness.MAX_UNDER_WAY - 2
     # After three failures in a row, the rest is not tried.
     assert tried == 3
 
@@ -348,11 +348,11 @@ def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch_scheduling.BatchLimiter, "enter", full)
+        patch.setattr(batch_fairness.BatchLimiter, "enter", full)
         told = ask(place, {}, place.body(LOOK))
     assert verdicts(told) == ["temporarily_unavailable"] * 2
     assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
-    assert running.app._verifier._gate._under_way._value == batch_scheduling.MAX_UNDER_WAY
+    assert running.app._verifier._gate._under_way._value == batch_fairness.MAX_UNDER_WAY
 
 
 def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
@@ -362,7 +362,7 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
     monkeypatch.setattr(running.app._verifier._committer, "has_room", lambda _=1.0: False)
     began = time.monotonic()
     assert verdicts(ask(place, place.body(LOOK), place.body(LOOK))) == ["valid"] * 2
-    assert time.monotonic() - began < within(batch_scheduling._ROOM_SECONDS)
+    assert time.monotonic() - began < within(batch_fairness._ROOM_SECONDS)
 
 
 def test_RF_19_a_batch_alone_is_not_too_many(

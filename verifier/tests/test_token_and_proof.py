@@ -23,7 +23,7 @@ from kms.services import disable_key
 from registry.models import Agent, BarredKey, Grant, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant
-from registry.services.people import suspend_human
+from registry.services.humans import suspend_human
 from registry.services.service_providers import revoke_service_provider
 from registry.services.tokens import revoke_token
 from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, change, scene

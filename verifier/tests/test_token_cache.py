@@ -2,7 +2,7 @@
 
 import random
 
-from verifier.services.state_changes import Change
+from verifier.services.state_change_feed import Change
 from verifier.services.token_cache import TaggedCache
 
 Value = tuple[str, ...]

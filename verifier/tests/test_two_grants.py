@@ -8,9 +8,9 @@ import time_machine
 from django.db import transaction
 from django.utils import timezone
 
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.envelope import parse_envelope
-from kms.state_publisher import Subject, publish_change
+from kms.change_notices import Subject, publish_change
 from registry.models import Grant, Token
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.grants import revoke_grant

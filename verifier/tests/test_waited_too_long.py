@@ -17,11 +17,11 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier import stores
 from verifier.models import ProviderCall
-from verifier.services import elapsed_time, freshness, replay_epochs
-from verifier.services.elapsed_time import ClockReading
+from verifier.services import clock_readings, freshness, replay_epochs
+from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
-from verifier.stores import EarlyRefusal, HeldUpError, StoredAnswer, database
-from verifier.stores.database import DecisionRequest, decide_one, decide_together
+from verifier.stores import EarlyRefusal, HeldUpError, StoredAnswer, database_decisions
+from verifier.stores.database_decisions import DecisionRequest, decide_one, decide_together
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import LOOK, SYSTEM, scene
 from verifier.tests.test_store_contract import call, named, prepared, words
@@ -59,7 +59,9 @@ def test_what_others_of_its_commit_take_counts_too(
     mine, other = call(place), call(place)
     known = Event.objects.count()
     monkeypatch.setattr(
-        database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
+        database_decisions,
+        "fault_point",
+        lambda name: meanwhile() if name == "verify.after_debit" else None,
     )
     for asked in ([DecisionRequest(mine)], [DecisionRequest(mine), DecisionRequest(other)]):
         assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
@@ -76,7 +78,9 @@ def test_RF_4_late_commit_gives_503_and_a_named_retry_gets_the_answer(
     with monkeypatch.context() as patch:
         patch.setattr(freshness, "STALE_SECONDS", 1.0)
         patch.setattr(
-            database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
+            database_decisions,
+            "fault_point",
+            lambda name: time.sleep(1.2 * (name == "verify.after_commit")),
         )
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(mine)
@@ -91,7 +95,9 @@ def test_RF_4_late_commit_of_an_unnamed_yes_is_recorded_as_withheld(
     mine = call(place)
     monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
     monkeypatch.setattr(
-        database, "fault_point", lambda name: time.sleep(1.2 * (name == "verify.after_commit"))
+        database_decisions,
+        "fault_point",
+        lambda name: time.sleep(1.2 * (name == "verify.after_commit")),
     )
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(mine)
@@ -116,9 +122,11 @@ def test_commit_is_not_decided_again_if_withholding_cannot_be_logged(
     place = scene()
     asked = [DecisionRequest(call(place)), DecisionRequest(call(place))]
     monkeypatch.setattr(freshness, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(database, "record_drafts", fails)
+    monkeypatch.setattr(database_decisions, "record_drafts", fails)
     monkeypatch.setattr(
-        database, "fault_point", lambda name: grows_old() if name == "verify.after_commit" else None
+        database_decisions,
+        "fault_point",
+        lambda name: grows_old() if name == "verify.after_commit" else None,
     )
     assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
     told = Event.objects.filter(kind__startswith="verifier.decision").values_list("kind", flat=True)
@@ -137,7 +145,9 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
     known = Event.objects.count()
 
     monkeypatch.setattr(
-        database, "fault_point", lambda name: meanwhile() if name == "verify.after_debit" else None
+        database_decisions,
+        "fault_point",
+        lambda name: meanwhile() if name == "verify.after_debit" else None,
     )
     for refusal in (late, replace(late, provider_key=None)):
         replay_epochs.LEASE._last = None
@@ -170,7 +180,7 @@ def test_proof_whose_time_ends_before_the_commit_is_not_spent(
         if name == "verify.after_debit":
             monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(0))
 
-    monkeypatch.setattr(database, "fault_point", halted)
+    monkeypatch.setattr(database_decisions, "fault_point", halted)
     with pytest.raises(TemporarilyUnavailableError):
         decide_one(mine)
     assert (Event.objects.count(), SpentProof.objects.count()) == (known, 0)
@@ -200,7 +210,7 @@ def test_same_named_call_is_judged_once_in_one_commit() -> None:
 def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [1000.0]
     for clock in ("monotonic", "time"):
-        monkeypatch.setattr(elapsed_time, clock, lambda: at[0])
+        monkeypatch.setattr(clock_readings, clock, lambda: at[0])
     held = DecisionBasis(ClockReading.now(), replay_epochs.LEASE.current())
     at[0] += freshness.STALE_SECONDS - 0.5
     # A later read of the same epoch does not invalidate the basis.

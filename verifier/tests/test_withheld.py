@@ -14,16 +14,16 @@ from tests import endpoint_modes
 from tests.endpoint_comparison import Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
-from verifier.paths import INTROSPECT
-from verifier.services import elapsed_time, freshness
-from verifier.services.elapsed_time import ClockReading
+from verifier.endpoint_paths import INTROSPECT
+from verifier.services import clock_readings, freshness
+from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
+from verifier.services.loop_verification import VerifierProcess
 from verifier.services.replay_epochs import Lease
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.token_cache import CachedToken
-from verifier.services.verifier_process import VerifierProcess
-from verifier.services.web_process import WebProcess
-from verifier.stores.light_decisions import ScriptCall
+from verifier.services.web_verification import WebProcess
+from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, key, scene
 from verifier.verification import SPARE_SECONDS
@@ -108,7 +108,7 @@ def test_RV_3_state_from_before_a_halt_stays_unusable_after_a_refresh(
     both: Both, at: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept, of_web, evaluate = [0.0], WebProcess.evaluate, VerifierProcess.evaluate
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: monotonic() + slept[0])
 
     async def halted_web(self: WebProcess, script: Script, called: ScriptCall) -> Reply:
         reply = await of_web(self, script, called)
@@ -157,7 +157,7 @@ def test_RV_3_nor_is_a_token_said_to_be_active_by_what_was_known_before(
     both.running.look()
     question = ask(place, f"token={place.token()}".encode(), INTROSPECT)
     assert json.loads(both._lean(question)[2])["active"]
-    monkeypatch.setattr(elapsed_time, "monotonic", lambda: monotonic() + slept[0])
+    monkeypatch.setattr(clock_readings, "monotonic", lambda: monotonic() + slept[0])
 
     async def halted(self: VerifierProcess, jti: str) -> CachedToken | None:
         known = await read(self, jti)

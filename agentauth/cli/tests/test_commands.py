@@ -6,12 +6,12 @@ import httpx
 import pytest
 
 from agentauth.cli import main
-from agentauth.cli.reading import read_action, read_capability
+from agentauth.cli.arguments import read_action, read_capability
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from agentauth.protocol.tests.test_approval_receipt import ISSUER, SIGNER, receipt
-from agentauth.protocol.tests.test_signed_statements import ALL, CONSENT
+from agentauth.protocol.tests.test_passkey_statements import ALL, CONSENT
 from agentauth.sdk.tests.fake_registry import AUDIENCE, GRANT_ID, SP_ID, URL, FakeRegistry, grant
 
 

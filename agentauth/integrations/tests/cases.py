@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import httpx
 
-from agentauth.sdk.refusals import ALGORITHMS
+from agentauth.sdk.refusal_responses import ALGORITHMS
 
 from .conformance import AUDIENCE, OPEN, SECRET, Lines, Site
 

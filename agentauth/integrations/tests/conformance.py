@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from agentauth.integrations.incoming import Incoming
-from agentauth.integrations.provider import Provider
+from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import requires
 
 AUDIENCE: Final = "https://api.sp.example"

@@ -18,7 +18,7 @@ from agentauth.integrations.agent_tool import (
 )
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.sdk.shown_content import MAX_SHOWN
+from agentauth.sdk.redacted_response import MAX_SHOWN
 from agentauth.sdk.tests.fake_registry import URL
 from tests.frameworks.stage import (
     CONFIRMATION_URL,

@@ -15,7 +15,7 @@ from agentauth.integrations.asgi import (
     Send,
     decision,
 )
-from agentauth.integrations.provider import Provider
+from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.sdk import Allowed
 

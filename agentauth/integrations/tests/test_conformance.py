@@ -48,7 +48,12 @@ APPLICABLE = [
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """The traceback of the view that fails, and of verify when it is down, is not logged."""
-    for name in ("django.request", "uvicorn.error", "agentauth.integrations.answers", "flask_site"):
+    for name in (
+        "django.request",
+        "uvicorn.error",
+        "agentauth.integrations.provider_responses",
+        "flask_site",
+    ):
         caplog.set_level(logging.CRITICAL + 1, name)
 
 

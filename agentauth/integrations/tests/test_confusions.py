@@ -19,7 +19,7 @@ from starlette.routing import Route
 from agentauth.integrations import asgi, drf, flask, starlette
 from agentauth.integrations import django as ours
 from agentauth.integrations.incoming import check_length
-from agentauth.integrations.provider import Provider
+from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk import Allowed

@@ -4,7 +4,6 @@ path.
 
 import pytest
 
-from agentauth.integrations.answers import kept_private
 from agentauth.integrations.incoming import (
     Incoming,
     encoded_path,
@@ -13,6 +12,7 @@ from agentauth.integrations.incoming import (
     wsgi_headers,
     wsgi_target,
 )
+from agentauth.integrations.provider_responses import kept_private
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidProofError,

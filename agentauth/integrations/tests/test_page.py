@@ -16,7 +16,7 @@ from django.test import override_settings
 
 from agentauth.integrations import django as guard
 from agentauth.integrations.asgi import Receive, Scope, Send
-from agentauth.integrations.provider import ENVIRONMENT
+from agentauth.integrations.provider_settings import ENVIRONMENT
 from agentauth.integrations.tests import table
 from agentauth.integrations.tests.conformance import (
     Verify,

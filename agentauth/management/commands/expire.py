@@ -5,8 +5,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from approvals.services import expiry as approvals_expiry
-from audit.management.json_output import JsonCommand
+from approvals.services import cleanup as approvals_expiry
+from audit.management.base_commands import JsonCommand
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
 

@@ -12,10 +12,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
-from agentauth.jobs import EACH_SECOND, JOBS, Job
+from agentauth.job_table import EACH_SECOND, JOBS, Job
 from agentauth.observability.ops_listener import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from agentauth.startup import check_start
+from agentauth.startup_checks import check_start
 
 logger = logging.getLogger(__name__)
 SECONDS = EACH_SECOND

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.server.orphans import end_with_parent
-from audit.management.json_output import OPERATOR
+from audit.management.base_commands import OPERATOR
 from registry.services.settings_agreement import fingerprint, record_settings
 
 POLL_SECONDS = 0.2

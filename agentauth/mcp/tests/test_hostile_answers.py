@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.mcp import people
-from agentauth.mcp.results import MAX_QUOTED
+from agentauth.mcp import url_elicitation
+from agentauth.mcp.outcomes import MAX_QUOTED
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
 from agentauth.mcp.tests.test_server import ASK, PAY, called
 from agentauth.protocol.encoding import b64u_encode
-from agentauth.sdk.shown_content import MAX_ANSWER_BYTES, MAX_SHOWN
+from agentauth.sdk.redacted_response import MAX_ANSWER_BYTES, MAX_SHOWN
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, error, grant, registered
 
 TOKEN = b64u_encode(b'{"typ": "at+jwt"}') + ".eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
@@ -76,7 +76,7 @@ def test_a_mistake_of_this_server_tells_the_key(
     def fails(_response: httpx.Response) -> None:
         raise LookupError(TOKEN)
 
-    monkeypatch.setattr("agentauth.mcp.access.shown_content", fails)
+    monkeypatch.setattr("agentauth.mcp.agent_tools.shown_content", fails)
     result = paid(agent, tmp_path, lambda _: httpx.Response(201), era=era, person=person)
     body = body_of(result)
     assert (body["status"], body["error"], body["idempotency_key"]) == (
@@ -107,7 +107,7 @@ def test_a_call_ends_before_the_client_gives_up(
     async def never(*_args: Any, **_more: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(people, "LONGEST_CALL", 0.05)
+    monkeypatch.setattr(url_elicitation, "LONGEST_CALL", 0.05)
     for name in ("call", "service_provider", "list_grants"):
         monkeypatch.setattr(f"agentauth.sdk.client.AgentAuthClient.{name}", never)
     known: dict[str, dict[str, Any]] = {"call_service": PAY, "request_access": ASK}
@@ -128,12 +128,12 @@ def test_a_wait_for_a_person_leaves_time_for_the_call(
         waits.append(seconds)
         return False
 
-    monkeypatch.setattr("agentauth.mcp.access.Access.wait", wait)
+    monkeypatch.setattr("agentauth.mcp.agent_tools.Access.wait", wait)
     told = {"era": era, "person": Person(), "wait_seconds": 50}
     [result] = called(registry, tmp_path, ("request_access", ASK), **told)
     assert body_of(result)["status"] == "waiting_for_person"
     assert len(waits) == 1
-    assert 0 < waits[0] <= people.LONGEST_CALL - 10
+    assert 0 < waits[0] <= url_elicitation.LONGEST_CALL - 10
 
 
 def test_a_link_that_is_not_opened_in_time_is_told_as_text(
@@ -143,7 +143,7 @@ def test_a_link_that_is_not_opened_in_time_is_told_as_text(
         async def __call__(self, *_: Any) -> Any:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(people, "LONGEST_CALL", 10.5)
+    monkeypatch.setattr(url_elicitation, "LONGEST_CALL", 10.5)
     [result] = called(registry, tmp_path, ("request_access", ASK), era="legacy", person=Slow())
     assert body_of(result)["status"] == "waiting_for_person"
 

@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.mcp.arguments import MAX_BODY_BYTES
+from agentauth.mcp.argument_checks import MAX_BODY_BYTES
 from agentauth.mcp.tests.sessions import Person, body_of
 from agentauth.mcp.tests.test_server import READ, called
 from agentauth.protocol.encoding import b64u_encode
-from agentauth.sdk.shown_content import MAX_SHOWN
+from agentauth.sdk.redacted_response import MAX_SHOWN
 from agentauth.sdk.tests.fake_registry import (
     AUDIENCE,
     URL,

@@ -14,10 +14,10 @@ from mcp import Client, StdioServerParameters
 
 from agentauth.mcp.__main__ import main
 from agentauth.mcp.options import Options
-from agentauth.mcp.people import qr_code
 from agentauth.mcp.server import make_server, transport_security
 from agentauth.mcp.tests.sessions import body_of
 from agentauth.mcp.tests.test_server import ASK, called
+from agentauth.mcp.url_elicitation import qr_code
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry
 

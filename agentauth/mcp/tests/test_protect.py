@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 
-from agentauth.mcp.messages import OPERATION_KEY
 from agentauth.mcp.protect import _with_length
 from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site, Verify
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
+from agentauth.mcp.tool_call_messages import OPERATION_KEY
 from agentauth.sdk.tests.fake_registry import (
     AUDIENCE,
     URL,

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from agentauth.openapi.example_values import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
 from agentauth.openapi.operations import Body, Operation, SuccessResponse
-from agentauth.openapi.story import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
 
 _REGISTRATION: Final[dict[str, Any]] = {
     "agent_id": ID["agent"],

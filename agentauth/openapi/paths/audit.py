@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from agentauth.openapi.example_values import ID, STORY
 from agentauth.openapi.operations import Operation, SuccessResponse
-from agentauth.openapi.shapes import integer, one_of, string
-from agentauth.openapi.story import ID, STORY
+from agentauth.openapi.value_schemas import integer, one_of, string
 from audit.events_api import DEFAULT_LIMIT, MAX_LIMIT
 
 _LOG: Final[dict[str, Any]] = STORY["log"]

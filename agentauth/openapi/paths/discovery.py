@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
+from agentauth.openapi.example_values import ISSUER, PROVIDER, STORY
 from agentauth.openapi.operations import Operation, SuccessResponse
-from agentauth.openapi.story import ISSUER, PROVIDER, STORY
+from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.capability import TYPES
-from agentauth.protocol.envelope import DEFAULT_MAXIMA
 from registry.api.discovery import ALGORITHMS
 
 _AGENTAUTH: Final = {

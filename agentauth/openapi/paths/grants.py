@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.openapi.operations import Body, Operation, SuccessResponse
-from agentauth.openapi.shapes import integer, string
-from agentauth.openapi.story import (
+from agentauth.openapi.example_values import (
     ASKED_AT,
     DECIDED_AT,
     GRANT_PAGE,
@@ -15,8 +13,10 @@ from agentauth.openapi.story import (
     STORY,
     VALID_UNTIL,
 )
+from agentauth.openapi.operations import Body, Operation, SuccessResponse
+from agentauth.openapi.value_schemas import integer, string
+from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
-from registry.api.views import DEFAULT_PAGE, MAX_PAGE
 
 WAIT: Final = integer(
     "How many seconds to wait for a decision; fewer if the server is busy.", 0, MAX_WAIT_SECONDS

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from agentauth.openapi.example_values import ID, STORY
 from agentauth.openapi.operations import FORM, Body, Operation, SuccessResponse
-from agentauth.openapi.story import ID, STORY
 
 _TOKEN: Final = {
     "access_token": STORY["token"],

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from agentauth.openapi.example_values import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
 from agentauth.openapi.operations import Body, Operation, SuccessResponse
 from agentauth.openapi.paths.grants import PAGE, WAIT
-from agentauth.openapi.story import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
 
 _CONFIRMATION: Final[dict[str, Any]] = {
     "confirmation_id": ID["confirmation"],

@@ -14,12 +14,12 @@ from jsonschema_rs import meta
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.document import example_of, openapi, routes
+from agentauth.openapi.example_values import STORY
 from agentauth.openapi.operations import REFUSALS
-from agentauth.openapi.shapes import SHAPES, TILE, ref
-from agentauth.openapi.story import STORY
+from agentauth.openapi.value_schemas import SHAPES, TILE, ref
+from agentauth.protocol.agent_manifest import verify_manifest
+from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import is_resource, parse_capabilities
-from agentauth.protocol.envelope import parse_envelope
-from agentauth.protocol.manifest import verify_manifest
 from audit.tile_url_converters import TileConverter
 from kms.models import Key
 from kms.services import ensure_key

@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import Action, Capability, choose, parse_capability
 from agentauth.protocol.constraint import Constraint
-from agentauth.protocol.envelope import Budget, Envelope, TimeWindow
+from agentauth.protocol.hours_and_periods import DAYS, PERIODS
 from agentauth.protocol.money import Money
-from agentauth.protocol.windows import DAYS, PERIODS
 
 # Values that a careless comparison confuses: true and 1, "1" and 1, composed and decomposed
 # letters, surrogate order.

@@ -24,7 +24,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.signed_statements import (
+from agentauth.protocol.passkey_statements import (
     Statement,
     claim_statement,
     consent_sha256,
@@ -32,7 +32,7 @@ from agentauth.protocol.signed_statements import (
 )
 
 from .passkey import Passkey, cbor
-from .test_signed_statements import ALL, CONSENT, SIGNING, approval
+from .test_passkey_statements import ALL, CONSENT, SIGNING, approval
 
 ISSUER = "https://registry.example"
 SIGNER = LocalSigner(PrivateKey.generate(), "receipt-1")

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Action, parse_action
-from agentauth.protocol.envelope import (
+from agentauth.protocol.behavioural_envelope import (
     Allowed,
     Confirmation,
     Envelope,
@@ -24,8 +23,9 @@ from agentauth.protocol.envelope import (
     narrows_envelope,
     parse_envelope,
 )
+from agentauth.protocol.capability import Action, parse_action
 from agentauth.protocol.money import Money
-from agentauth.protocol.usage_limits import Rate
+from agentauth.protocol.usage_counters import Rate
 
 from .strategies import envelopes, tightened_envelope
 

@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
-from agentauth.protocol.encoding import b64_decode, b64_encode, sha256
-from agentauth.protocol.errors import ChainError, NoteError, UntrustedNoteError
-from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.log_hashes import CompactTree, leaf_hash, node_hash
-from agentauth.protocol.merkle_proofs import prove_inclusion
-from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
-from agentauth.protocol.proof_texts import (
+from agentauth.protocol.checkpoint_proofs import (
     MAX_HASHES,
     AddCheckpoint,
     LogProof,
@@ -23,6 +17,12 @@ from agentauth.protocol.proof_texts import (
     parse_size_answer,
     verify_log_proof,
 )
+from agentauth.protocol.encoding import b64_decode, b64_encode, sha256
+from agentauth.protocol.errors import ChainError, NoteError, UntrustedNoteError
+from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.log_hashes import CompactTree, leaf_hash, node_hash
+from agentauth.protocol.merkle_proofs import prove_inclusion
+from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
 
 # The example of c2sp.org/tlog-witness.
 PUBLISHED_REQUEST = """old 20852014

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import cbor2
 import pytest
 
+from agentauth.protocol.agent_manifest import MANIFEST_TYP, verify_manifest
 from agentauth.protocol.certificate import CERTIFICATE_TYP, read_key_set, verify_certificate
 from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.dpop import make_proof, verify_proof
@@ -15,9 +16,8 @@ from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.key_introduction import INTRODUCTION_TYP, verify_introduction
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer, ed25519_public_key, parse_jwk
-from agentauth.protocol.manifest import MANIFEST_TYP, verify_manifest
 from agentauth.protocol.notes import parse_vkey, verifier_key
-from agentauth.protocol.tests import test_certificate, test_key_change, test_manifest
+from agentauth.protocol.tests import test_agent_manifest, test_certificate, test_key_change
 from agentauth.protocol.tests.mixed_order import SMALL, MixedSigner, Point, encoded, mixed
 
 ISSUER = "https://registry.example"
@@ -30,8 +30,8 @@ def jwk(key: Signer) -> None:
 
 def manifest(key: Signer) -> None:
     header = {"jwk": key.public.jwk}
-    compact = sign_compact(test_manifest.CLAIMS, key, typ=MANIFEST_TYP, header=header)
-    verify_manifest(compact, expected_audience=ISSUER, now=test_manifest.NOW)
+    compact = sign_compact(test_agent_manifest.CLAIMS, key, typ=MANIFEST_TYP, header=header)
+    verify_manifest(compact, expected_audience=ISSUER, now=test_agent_manifest.NOW)
 
 
 def key_change(key: Signer) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.passkey_statements import Statement, parse_statement
 from agentauth.protocol.resume_statement import Subject, resume_statement
-from agentauth.protocol.signed_statements import Statement, parse_statement
-from agentauth.protocol.tests.test_signed_statements import ID, SIGNING
+from agentauth.protocol.tests.test_passkey_statements import ID, SIGNING
 
 
 def resume(**changes: Any) -> Statement:

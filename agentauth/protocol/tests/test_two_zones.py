@@ -5,10 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from agentauth.protocol.envelope import Allowed, Ledger, enforce, limits_left, parse_envelope
+from agentauth.protocol.behavioural_envelope import (
+    Allowed,
+    Ledger,
+    enforce,
+    limits_left,
+    parse_envelope,
+)
+from agentauth.protocol.hours_and_periods import period_start
 from agentauth.protocol.money import Money
-from agentauth.protocol.usage_limits import Spent
-from agentauth.protocol.windows import period_start
+from agentauth.protocol.usage_counters import Spent
 
 from .test_enforce import budget, pay
 

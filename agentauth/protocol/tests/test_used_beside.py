@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agentauth.protocol.envelope import (
+from agentauth.protocol.behavioural_envelope import (
     Allowed,
     Ledger,
     Refused,
@@ -15,9 +15,9 @@ from agentauth.protocol.envelope import (
     limits_left,
     parse_envelope,
 )
+from agentauth.protocol.hours_and_periods import reaches_into
 from agentauth.protocol.money import Money
-from agentauth.protocol.usage_limits import Budget, spent_beside
-from agentauth.protocol.windows import reaches_into
+from agentauth.protocol.usage_counters import Budget, spent_beside
 
 from .test_enforce import NOON, budget, pay
 

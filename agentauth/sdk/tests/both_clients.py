@@ -6,7 +6,7 @@ from typing import Any, Self
 import pytest
 
 from agentauth.sdk.async_verifier import AsyncVerifierClient
-from agentauth.sdk.decisions import Allowed, UnknownOutcomeError
+from agentauth.sdk.verifier_core import Allowed, UnknownOutcomeError
 
 
 class Blocking:

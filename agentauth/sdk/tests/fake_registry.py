@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 
+from agentauth.protocol.agent_manifest import VerifiedManifest
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.dpop import VerifiedProof, verify_proof
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.manifest import VerifiedManifest
 from agentauth.sdk.client import AgentAuthClient
-from agentauth.sdk.manifests import read_manifest
+from agentauth.sdk.own_manifest import read_manifest
 
 URL = "https://registry.example.com"
 AUDIENCE = "https://api.sp.example/v1"

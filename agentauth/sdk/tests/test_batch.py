@@ -13,9 +13,9 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.sdk import Action, Allowed, RefusedError, RegistryError, VerifierClient
-from agentauth.sdk.decisions import Question
 from agentauth.sdk.tests.both_clients import both
 from agentauth.sdk.tests.test_verifier import YES
+from agentauth.sdk.verifier_core import Question
 
 __all__ = ["both"]
 pytestmark = pytest.mark.usefixtures("both")

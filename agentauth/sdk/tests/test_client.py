@@ -14,8 +14,9 @@ from agentauth.protocol.errors import (
     ManifestError,
     TemporarilyUnavailableError,
 )
+from agentauth.sdk.client_cache import Cache, Kept
 from agentauth.sdk.errors import GrantPendingError, NoGrantError
-from agentauth.sdk.manifests import read_manifest
+from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.tests.fake_registry import (
     AGENT_ID,
     CALENDAR,
@@ -28,7 +29,6 @@ from agentauth.sdk.tests.fake_registry import (
     registered,
     run,
 )
-from agentauth.sdk.tokens import Cache, Kept
 
 # ---- registration and grants
 

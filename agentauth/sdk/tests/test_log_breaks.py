@@ -249,7 +249,7 @@ def test_AU_33_a_malformed_archive_is_one_line_and_exit_code_1(
         assert json.loads(capsys.readouterr().out)["problem"] == problem
 
 
-@pytest.mark.parametrize("name", ["verify_log.py", "verify_proof.py"])
+@pytest.mark.parametrize("name", ["verify_log.py", "verify_log_proof.py"])
 def test_keys_that_are_none_are_one_line_that_a_terminal_can_show(
     name: str, tmp_path: Path
 ) -> None:

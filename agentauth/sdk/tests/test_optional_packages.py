@@ -25,7 +25,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 def test_the_sdk_imports_no_optional_package() -> None:
     program = (
-        "import sys, agentauth.sdk, agentauth.sdk.approval_link\n"
+        "import sys, agentauth.sdk, agentauth.sdk.link_display\n"
         "print(*sorted({'keyring', 'requests', 'segno', 'django'} & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -21,8 +21,8 @@ from urllib3.util.retry import Retry
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk import Action, AgentAuthClient, AudienceError, NoGrantError
-from agentauth.sdk.answers import Confirmation
-from agentauth.sdk.http_auth import AgentAuth
+from agentauth.sdk.httpx_auth import AgentAuth
+from agentauth.sdk.registry_answers import Confirmation
 from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from agentauth.sdk.tests import hostile_server as hostile

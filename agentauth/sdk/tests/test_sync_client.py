@@ -14,7 +14,7 @@ import pytest
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.sdk import AgentAuthClient, Grant
-from agentauth.sdk.http_auth import AgentAuth
+from agentauth.sdk.httpx_auth import AgentAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,

@@ -11,7 +11,7 @@ import pytest
 from agentauth import Capability
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.sdk import AgentAuthClient, NoGrantError, RegistryError
-from agentauth.sdk.answers import Grant
+from agentauth.sdk.registry_answers import Grant
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     GRANT_ID,

@@ -56,7 +56,7 @@ def test_AU_33_a_bad_folder_is_refused_and_the_place_is_named(case: Case, tmp_pa
         assert answer["first_bad"] == case.leaf, answer
 
 
-@pytest.mark.parametrize("name", ["verify_log", "verify_proof"])
+@pytest.mark.parametrize("name", ["verify_log", "verify_log_proof"])
 def test_AU_33_verifier_is_one_short_file_needing_only_cryptography(name: str) -> None:
     source = (SDK / f"{name}.py").read_text()
     assert len(source.splitlines()) <= 400
@@ -66,7 +66,7 @@ def test_AU_33_verifier_is_one_short_file_needing_only_cryptography(name: str) -
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add("." * node.level + (node.module or ""))
-    beside = {".", "verify_log"} if name == "verify_proof" else set()
+    beside = {".", "verify_log"} if name == "verify_log_proof" else set()
     strange = {each for each in imported if each.partition(".")[0] not in sys.stdlib_module_names}
     assert strange - beside <= {
         "cryptography.exceptions",
@@ -90,7 +90,7 @@ def scripts(tmp_path: Path) -> Path:
     """The two files alone, in a folder of their own."""
     target = tmp_path / "scripts"
     target.mkdir()
-    for name in ("verify_log.py", "verify_proof.py"):
+    for name in ("verify_log.py", "verify_log_proof.py"):
         shutil.copy(SDK / name, target)
     return target
 
@@ -124,7 +124,7 @@ def test_AU_33_verifiers_run_as_plain_scripts_without_django(scripts: Path, tmp_
     proof = folder.write("proof", json.dumps(LOG.inclusion(3, 9)))
     note = folder.write("note", LOG.note(9))
     given = ("--inclusion", str(proof), "--checkpoint", str(note))
-    code, out, imported = script(scripts / "verify_proof.py", *keys, *given)
+    code, out, imported = script(scripts / "verify_log_proof.py", *keys, *given)
     assert (code, json.loads(out)["ok"]) == (0, True)
     assert not imported & {"django", "agentauth", "audit", "httpx"}
 

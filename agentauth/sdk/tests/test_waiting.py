@@ -9,7 +9,7 @@ import pytest
 
 from agentauth import Capability
 from agentauth.sdk import Action, AgentAuthClient, Confirmation, GrantPendingError, NoGrantError
-from agentauth.sdk.answers import Grant
+from agentauth.sdk.registry_answers import Grant
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     GRANT_ID,

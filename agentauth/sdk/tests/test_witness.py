@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from agentauth.protocol.checkpoint import Checkpoint, cosign_checkpoint, sign_checkpoint
+from agentauth.protocol.checkpoint_proofs import AddCheckpoint
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
@@ -24,7 +25,6 @@ from agentauth.protocol.notes import (
     sign_text,
     verify_signatures,
 )
-from agentauth.protocol.proof_texts import AddCheckpoint
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
 from agentauth.sdk.witness.rules import Witness, WitnessAnswer

@@ -25,7 +25,7 @@ from agentauth.protocol.notes import (
 )
 from agentauth.sdk.errors import KeyFileError, WitnessStateError
 from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log
-from agentauth.sdk.witness.configuration import read_logs, read_witness_key
+from agentauth.sdk.witness.key_and_logs import read_logs, read_witness_key
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 
 from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
+from agentauth.protocol.checkpoint_proofs import AddCheckpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_consistency, root
 from agentauth.protocol.notes import SignatureType, Verifier, parse_note, verify_signatures
-from agentauth.protocol.proof_texts import AddCheckpoint
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.server import WitnessServer
 from agentauth.sdk.witness.state import State

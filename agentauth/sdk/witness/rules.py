@@ -17,6 +17,12 @@ from agentauth.protocol.checkpoint import (
     open_checkpoint,
     parse_checkpoint,
 )
+from agentauth.protocol.checkpoint_proofs import (
+    SIZE_TYPE,
+    AddCheckpoint,
+    format_size_answer,
+    parse_add_checkpoint,
+)
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import AgentAuthError, ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import Signer
@@ -31,13 +37,7 @@ from agentauth.protocol.notes import (
     parse_note,
     verify_signatures,
 )
-from agentauth.protocol.proof_texts import (
-    SIZE_TYPE,
-    AddCheckpoint,
-    format_size_answer,
-    parse_add_checkpoint,
-)
-from agentauth.sdk.terminal import tell
+from agentauth.sdk.stderr_output import tell
 
 from .state import Latest, State
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.notes import MAX_NOTE_BYTES
-from agentauth.sdk.terminal import tell
+from agentauth.sdk.stderr_output import tell
 
 from .rules import Witness, WitnessAnswer
 

@@ -8,8 +8,8 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from approvals.services.restore_continuation import continue_after_restore
-from audit.management.json_output import OPERATOR, JsonCommand
+from approvals.services.continue_after_restore import continue_after_restore
+from audit.management.base_commands import OPERATOR, JsonCommand
 
 _QUESTION = (
     (

@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from approvals.management.asking import ask
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand
 from kms.services import disable_key
 
 _KID = re.compile(r"-[A-Za-z0-9_-]{42}")

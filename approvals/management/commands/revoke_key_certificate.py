@@ -7,8 +7,8 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from approvals.management.asking import ask
-from audit.management.json_output import OPERATOR, JsonCommand
-from kms.certificates import revoke_certificate
+from audit.management.base_commands import OPERATOR, JsonCommand
+from kms.process_key_certificates import revoke_certificate
 
 
 class Command(JsonCommand):

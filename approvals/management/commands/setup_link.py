@@ -13,7 +13,7 @@ from agentauth.protocol.encoding import timestamp
 from approvals.models import Recovery
 from approvals.services.recovery import create_recovery_link, start_recovery
 from approvals.services.setup_and_sign_in import SetupLink, admin_exists, create_setup_link
-from audit.management.json_output import OperatorCommand, operator_of
+from audit.management.base_commands import OperatorCommand, operator_of
 from registry.models import Human
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from django.utils import timezone
 
-from audit.archive.archiving import archive_audit
-from audit.management.json_output import JsonCommand
-from audit.management.stores import the_store
-from audit.witness.checkpoint_copies import check_place
+from audit.archive.segment_writing import archive_audit
+from audit.checkpoints.copy_locations import check_place
+from audit.management.base_commands import JsonCommand
+from audit.management.command_store import the_store
 
 
 class Command(JsonCommand):

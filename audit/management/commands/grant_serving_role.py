@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from audit.db.roles import RoleError, grant_serving_role, temporary_left
-from audit.management.json_output import JsonCommand
+from audit.db.role_rights import RoleError, grant_serving_role, temporary_left
+from audit.management.base_commands import JsonCommand
 
 
 class Command(JsonCommand):

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from audit.db.roles import RoleError, grant_verifier_role, temporary_left
-from audit.management.json_output import JsonCommand
+from audit.db.role_rights import RoleError, grant_verifier_role, temporary_left
+from audit.management.base_commands import JsonCommand
 
 
 class Command(JsonCommand):

@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from audit.archive.store_move import move_store
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand
 
 
 class Command(JsonCommand):

@@ -7,9 +7,9 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from agentauth.protocol.errors import AgentAuthError
-from audit.management.json_output import JsonCommand
+from audit.checkpoints.signing import checkpoint_log, newest_signed
+from audit.management.base_commands import JsonCommand
 from audit.services import seal_audit
-from audit.witness.checkpoints import checkpoint_log, newest_signed
 
 
 class Command(JsonCommand):

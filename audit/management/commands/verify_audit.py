@@ -14,21 +14,27 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from audit.archive.archive_verification import prove_archive
-from audit.management.json_output import JsonCommand
-from audit.models import LogBreak, QueueEntry
-from audit.stores import store_at
-from audit.verify.unknown_objects import strange_keys
-from audit.verify.verification import Verdict
-from audit.verify.verification_state import RUNS, verify_on
-from audit.witness.checkpoint_copies import ContradictedError
-from audit.witness.log_breaks import check_breaks, lineage, seen_from_log, seen_store, shown_break
-from audit.witness.trusted_checkpoints import (
+from audit.checkpoints.anchors import (
     Anchor,
     read_any_anchor,
     read_stores,
     stored_anchors,
     stores_not_read,
 )
+from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.log_breaks import (
+    check_breaks,
+    lineage,
+    seen_from_log,
+    seen_store,
+    shown_break,
+)
+from audit.management.base_commands import JsonCommand
+from audit.models import LogBreak, QueueEntry
+from audit.stores import store_at
+from audit.verify.incremental_verification import RUNS, verify_on
+from audit.verify.unknown_objects import strange_keys
+from audit.verify.verification import Verdict
 
 # In VAR_DIR.
 STATE = "audit-verified.json"

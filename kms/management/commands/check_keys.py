@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from audit.management.json_output import JsonCommand
-from kms.inspection import inspect_keys
+from audit.management.base_commands import JsonCommand
+from kms.key_health import inspect_keys
 
 
 class Command(JsonCommand):

@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand
 from kms.models import Key
 from kms.services import rotate_key
 

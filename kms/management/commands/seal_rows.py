@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.management.json_output import OperatorCommand, operator_of
-from kms.row_sealing import seal_rows
+from audit.management.base_commands import OperatorCommand, operator_of
+from kms.seal_backfill import seal_rows
 
 
 class Command(OperatorCommand):

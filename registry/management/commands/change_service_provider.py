@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidRequestError
-from audit.management.json_output import OperatorCommand, operator_of
+from audit.management.base_commands import OperatorCommand, operator_of
 from registry.services.service_providers import (
     change_allowed,
     change_audience,

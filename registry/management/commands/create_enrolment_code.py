@@ -7,9 +7,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.encoding import timestamp
-from audit.management.json_output import OperatorCommand, operator_of
+from audit.management.base_commands import OperatorCommand, operator_of
 from registry.models import Human
-from registry.services.enrolment import create_enrolment_code
+from registry.services.enrolment_codes import create_enrolment_code
 
 
 class Command(OperatorCommand):

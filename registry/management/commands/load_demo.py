@@ -14,7 +14,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidClientError
-from audit.management.json_output import OperatorCommand, operator_of
+from audit.management.base_commands import OperatorCommand, operator_of
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (

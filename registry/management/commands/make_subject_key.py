@@ -11,7 +11,7 @@ from django.core.management.base import CommandParser
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError
-from audit.management.json_output import JsonCommand
+from audit.management.base_commands import JsonCommand
 
 KEY_BYTES = 32
 

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.management.json_output import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand
 from registry.services.settings_agreement import fingerprint, record_settings
 
 

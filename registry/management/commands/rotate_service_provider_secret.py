@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from audit.management.json_output import OperatorCommand, operator_of
+from audit.management.base_commands import OperatorCommand, operator_of
 from registry.services.service_providers import (
     end_previous_secrets,
     find_any_service_provider,

@@ -1,0 +1,244 @@
+"""`check --deploy`: the steps that an installation still lacks, in the order to do them."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — Django's
+from django.db import DatabaseError, InterfaceError, ProgrammingError, connection
+from django.db.migrations.exceptions import NodeNotFoundError
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from audit.db.role_rights import missing_rights
+from audit.models import QueueEntry
+from audit.row_ids import made_at
+from kms.key_health import inspect_keys
+from kms.models import Key, SealsPending
+from kms.services import may_sign
+from registry.models import Human, Installation
+from registry.services.pairwise_subjects import LEGACY
+from registry.services.settings_agreement import disagreement
+from verifier.stores.epoch_probe import (
+    EvictingServersError,
+    RedisProbe,
+    RefusingServersError,
+    ServersAwayError,
+)
+
+# PostgreSQL's insufficient_privilege.
+_NO_RIGHT: Final = "42501"
+# The jobs number events each second. This is longer than they need after a restart, and shorter
+# than an operator waits before looking.
+_NUMBERED_SECONDS: Final = 30
+
+
+def _may_create() -> bool:
+    """Whether the owner may create tables. Needs no password: any role may ask about another."""
+    if connection.vendor != "postgresql":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT has_schema_privilege(rolname, 'public', 'CREATE') FROM pg_roles WHERE "
+            "rolname = %s",
+            [_owner()],
+        )
+        return bool((cursor.fetchone() or [False])[0])
+
+
+def _owner() -> str:
+    return urlsplit(settings.DATABASE_OWNER_URL).username or ""
+
+
+def _is_migrated() -> bool:
+    try:
+        executor = MigrationExecutor(connection)
+    except NodeNotFoundError:
+        # Too old for a squashed migration, which `migrate` explains.
+        return False
+    except ProgrammingError as error:
+        if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
+            # The migration was begun. Only a role with rights can see whether it is done, and
+            # granting them is the next step.
+            return True
+        raise
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def _may_serve() -> bool:
+    # Without tables, no right on them is reported as missing.
+    return _is_migrated() and not missing_rights("serving")[1]
+
+
+def _is_recorded() -> bool:
+    rows = Installation.objects.filter(pk=Installation.ONLY)
+    return disagreement(rows.values_list("fingerprint", flat=True).first()) is None
+
+
+def _seals_are_pending() -> bool:
+    try:
+        return SealsPending.objects.exists()
+    except (DatabaseError, InterfaceError):
+        # An earlier step is missing, and reported.
+        return False
+
+
+def _has_keys() -> bool:
+    return all(may_sign(purpose=purpose, now=timezone.now()) for purpose in Key.Purpose.values)
+
+
+def _has_admin() -> bool:
+    return Human.objects.filter(is_staff=True, status=Human.Status.ACTIVE).exists()
+
+
+# Django sorts messages by id, so the numbers order the steps. `_missing` fills in the {names}.
+_STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
+    (
+        "E041",
+        _may_create,
+        (
+            "The role {role} of DATABASE_OWNER_URL cannot create tables: as a superuser, run "
+            "`ALTER DATABASE {database} OWNER TO {role}`."
+        ),
+    ),
+    ("E043", _is_migrated, "The database is not migrated: run `{owner} migrate`."),
+    (
+        "E044",
+        _may_serve,
+        (
+            "The role of DATABASE_URL lacks rights: run `{owner} grant_serving_role` and `{owner} "
+            "grant_verifier_role ROLE`."
+        ),
+    ),
+    (
+        "E045",
+        _is_recorded,
+        (
+            "The settings of this process differ from those recorded for all processes: run "
+            "`{command} record_settings`."
+        ),
+    ),
+    ("E047", _has_keys, "A signing key is missing: run `{command} ensure_keys`."),
+    (
+        "E049",
+        _has_admin,
+        "There is no administrator: run `{command} setup_link`, and open the link it prints.",
+    ),
+)
+
+
+@register(deploy=True)
+def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
+    """The missing steps, if any. Empty in development, where `serve` does each step."""
+    if settings.DEVELOPMENT:
+        return []
+    return [*_redis(), *_missing(), *_advice()]
+
+
+def _missing() -> Iterator[CheckMessage]:
+    try:
+        connection.ensure_connection()
+    except (DatabaseError, InterfaceError):
+        yield Error(
+            "The database does not answer: check that it runs and that DATABASE_URL is "
+            "correct. The steps in the database can"
+            " only be checked after that.",
+            id="agentauth.E040",
+        )
+        return
+    told = {
+        "command": settings.COMMAND,
+        "owner": settings.OWNER_COMMAND,
+        "role": _owner(),
+        "database": settings.DATABASES["default"]["NAME"],
+    }
+    for number, holds, message in _STEPS:
+        try:
+            done = holds()
+        except (DatabaseError, InterfaceError):
+            # The check needs what an earlier step creates.
+            done = False
+        if not done:
+            yield Error(message.format(**told), id=f"agentauth.{number}")
+    try:
+        yield from _running()
+    except (DatabaseError, InterfaceError):
+        # There is no table yet, or no right to read it, as reported above.
+        return
+
+
+def _redis() -> Iterator[CheckMessage]:
+    if not settings.REDIS_URL:
+        return
+    try:
+        RedisProbe().run_ids()
+    except EvictingServersError as error:
+        problem = str(error)
+    except RefusingServersError:
+        problem = "Redis refuses the user or the password: correct REDIS_URL."
+    except ServersAwayError as error:
+        problem = (
+            f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+        )
+    else:
+        return
+    yield Error(problem, id="agentauth.E042")
+
+
+def _running() -> Iterator[CheckMessage]:
+    """What else must run: the key backend, and the jobs, whose numbering shows in the database."""
+    # Only the first: an unavailable key backend would be reported for each key.
+    if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
+        yield Error(
+            f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} "
+            "check_keys` checks every key.",
+            id="agentauth.E046",
+        )
+    oldest = QueueEntry.objects.order_by("pk").first()
+    if oldest is not None and made_at(oldest.pk) < time.time() - _NUMBERED_SECONDS:
+        yield Error(
+            f"An event has waited for its number for more than {_NUMBERED_SECONDS} s: start "
+            "`jobs`, or Celery's worker and beat, or look at their logs.",
+            id="agentauth.E048",
+        )
+
+
+def _advice() -> Iterator[CheckMessage]:
+    if _seals_are_pending():
+        yield Warning(
+            "Rows from before the upgrade grant rights, although nothing proves that this "
+            "registry wrote them: once no process of the previous release runs or will be started "
+            f"again, run `{settings.COMMAND} seal_rows`.",
+            id="agentauth.W054",
+        )
+    if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
+        yield Warning(
+            "SUBJECT_KEY is not set, so the `sub` of people is made with SECRET_KEY, and "
+            "SECRET_KEY cannot be rotated: see Rotating secrets in docs/operations.md.",
+            id="agentauth.W050",
+        )
+    if settings.AUDIT_STORE.startswith("file:"):
+        yield Warning(
+            "AUDIT_STORE is a folder: unless it is on a write-once file system, an attacker "
+            "who takes over this host can rewrite"
+            " the copies of the log. Name a bucket with Object Lock: see The log's store in "
+            "docs/operations.md.",
+            id="agentauth.W051",
+        )
+    if not settings.EMAIL_HOST:
+        yield Warning(
+            "EMAIL_HOST is not set, so people learn of a recovery of their account only from "
+            "their pages: set EMAIL_HOST and EMAIL_FROM, see Recovering an account in "
+            "docs/operations.md.",
+            id="agentauth.W053",
+        )
+    if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
+        yield Warning(
+            "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so "
+            "a restore of the database from a"
+            " backup cannot be detected: set one of them, or follow docs/restore.md after "
+            "every restore.",
+            id="agentauth.W052",
+        )

@@ -1,0 +1,122 @@
+"""The table of periodic jobs. `manage.py jobs` runs them in one process; Celery over a broker."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Final
+
+from django.db import Error, close_old_connections
+from django.utils import timezone
+
+from agentauth.observability import metrics
+from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.startup_checks import START
+from approvals.services import cleanup as approvals_expiry
+from approvals.services.recovery_alert_mail import send_notices
+from audit.archive.segment_writing import archive_due
+from audit.checkpoints.cosigning import cosign_log
+from audit.checkpoints.signing import checkpoint_log
+from audit.db.partition_creation import create_partitions
+from audit.services import seal_audit
+from kms.services import promote_due_keys, rotate_due_keys
+from registry.services import expiry as registry_expiry
+from verifier.services import expiry as verifier_expiry
+from verifier.services import outbox_drain, replay_epochs
+from verifier.services.replay_epoch_keeper import keep_home
+from verifier.services.rollback_mark import holding, mark_history
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two runs of a job. Slow jobs may run late: the clock decides what has expired.
+EACH_SECOND: Final = 1.0
+SLOWLY: Final = 30.0
+# A failed job that waits for other systems rests this long (s), to not log an error each second.
+REST_SECONDS: Final = 30.0
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A periodic job: `run(now=…)`, due every `seconds`, goes on where the last run ended anywhere.
+
+    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread.
+    `holds`: if it finds that the log is not what was signed, nothing is decided until an operator
+    continues.
+    """
+
+    run: Callable[..., object]
+    seconds: float
+    waits: bool = False
+    holds: bool = False
+    _running: threading.Lock = field(default_factory=threading.Lock)
+    _rests_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """App and service, as in `audit.seal_audit`: the Celery task's name, also used in logs."""
+        return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
+
+    def do(self) -> bool:
+        """Run it once, unless it is still running here, rests after a failure, or may not run now.
+
+        Returns whether it ran: False also if this process may not act for the installation. Raises
+        what the job raises.
+        """
+        if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
+            return False
+        try:
+            # Writing into a restored database would begin a second history.
+            if not may_act():
+                return False
+            self._run()
+        except Exception:
+            if self.waits:
+                self._rests_until = time.monotonic() + REST_SECONDS
+            raise
+        finally:
+            self._running.release()
+        return True
+
+    def _run(self) -> None:
+        begun, outcome = time.monotonic(), "failed"
+        try:
+            with holding() if self.holds else nullcontext():
+                self.run(now=timezone.now())
+            outcome = "ok"
+        finally:
+            took = time.monotonic() - begun
+            metrics.observe_job(job=self.name, outcome=outcome, seconds=took, ended_at=time.time())
+
+
+def may_act() -> bool:
+    """Whether this process may act for the installation; at most 1 s old. False if unknown."""
+    try:
+        START.require()
+        return replay_epochs.LEASE.halt() is None
+    except (Error, TemporarilyUnavailableError) as error:
+        # No traceback: the database logs the rest.
+        logger.error("jobs: not run, because it is unknown whether this process may act: %s", error)  # noqa: TRY400
+        close_old_connections()
+        return False
+
+
+JOBS: Final = (
+    Job(keep_home, EACH_SECOND),
+    Job(mark_history, EACH_SECOND),
+    Job(outbox_drain.drain_redis, EACH_SECOND),
+    Job(seal_audit, EACH_SECOND),
+    Job(create_partitions, SLOWLY),
+    Job(promote_due_keys, SLOWLY),
+    Job(registry_expiry.expire_everything, SLOWLY),
+    Job(verifier_expiry.expire_everything, SLOWLY),
+    Job(approvals_expiry.expire_everything, SLOWLY),
+    Job(send_notices, SLOWLY, waits=True),
+    Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),
+    Job(cosign_log, EACH_SECOND, waits=True),
+    # One segment per run: a backlog takes several runs.
+    Job(archive_due, EACH_SECOND, waits=True),
+    # Due every few months; creating a key may take a minute.
+    Job(rotate_due_keys, SLOWLY, waits=True),
+)

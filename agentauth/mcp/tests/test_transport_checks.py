@@ -1,0 +1,144 @@
+"""What the official SDK refuses is refused before verify counts the operation."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from agentauth.mcp.signing import SigningTransport
+from agentauth.mcp.tests.guarded import ENDPOINT, Site, Verify
+from agentauth.mcp.tool_call_messages import OPERATION_KEY
+from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
+
+PAY = {"payee": "ACME", "amount": {"value": "20.00", "currency": "EUR"}}
+USUAL = {
+    "Accept": "application/json, text/event-stream",
+    "Content-Type": "application/json",
+    "MCP-Protocol-Version": "2025-11-25",
+}
+
+
+@pytest.fixture
+def site(registry: FakeRegistry, tmp_path: Path) -> Site:
+    registry.grants.append(grant())
+    registered(registry, tmp_path)
+    return Site(Verify(registry.now), registry, tmp_path)
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    params = {"name": "pay", "arguments": PAY, "_meta": {OPERATION_KEY: "k-1"}}
+    told = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params} | changes
+    return {name: value for name, value in told.items() if value is not ...}
+
+
+def posted(site: Site, *calls: tuple[dict[str, Any], dict[str, str]], **settings: Any) -> list[Any]:
+    """The answers to signed calls, each a message and what differs in its headers."""
+
+    async def story() -> list[Any]:
+        async with site.http(signed=True, **settings) as http:
+            return [
+                await http.post(ENDPOINT, content=json.dumps(body), headers=USUAL | headers)
+                for body, headers in calls
+            ]
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Accept": "text/html"}, 406),
+        ({"Accept": "application/json"}, 406),
+        ({"Accept": "text/event-stream"}, 406),
+        ({"Accept": ""}, 406),
+        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": "application/jsonx"}, 415),
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+    ],
+    ids=str,
+)
+def test_a_call_with_refused_headers_can_be_corrected_under_its_key(
+    site: Site, headers: dict[str, str], status: int
+) -> None:
+    refused, corrected = posted(site, (message(), headers), (message(), {}))
+    assert (refused.status_code, refused.json()["error"]) == (status, "invalid_request")
+    assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    assert len(site.verify.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": ...}, {"id": None}, {"id": True}, {"id": 1.5}, {"id": [1]}, {"jsonrpc": "1.0"}],
+    ids=str,
+)
+def test_a_call_that_gets_no_answer_is_not_counted(site: Site, changes: dict[str, Any]) -> None:
+    refused, corrected = posted(site, (message(**changes), {}), (message(), {}))
+    assert refused.status_code == 400
+    assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    assert len(site.verify.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"amount": PAY["amount"]}, PAY | {"payee": 5}, PAY | {"payee": None}, {}]
+)
+def test_a_call_with_wrong_arguments_can_be_corrected_under_its_key(
+    site: Site, arguments: dict[str, Any]
+) -> None:
+    wrong = message()
+    wrong["params"] = wrong["params"] | {"arguments": arguments}
+    refused, corrected = posted(site, (wrong, {}), (message(), {}))
+    assert "invalid_request" in refused.text
+    assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    assert len(site.verify.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "accept", ["*/*", "application/*, text/*;q=0.5", "TEXT/EVENT-STREAM, Application/JSON"]
+)
+def test_a_call_that_accepts_both_kinds_is_run(site: Site, accept: str) -> None:
+    [answer] = posted(site, (message(), {"Accept": accept}))
+    assert (answer.status_code, len(site.ran)) == (200, 1)
+
+
+def test_a_server_that_answers_json_needs_no_other_kind(site: Site) -> None:
+    [answer] = posted(site, (message(), {"Accept": "application/json"}), json_response=True)
+    assert (answer.status_code, len(site.ran)) == (200, 1)
+
+
+@pytest.mark.parametrize("name", [["pay"], {"pay": 1}, 5, None])
+def test_a_tool_name_that_is_no_text_is_not_signed_and_not_run(site: Site, name: object) -> None:
+    wrong = message()
+    wrong["params"] = wrong["params"] | {"name": name}
+    [answer] = posted(site, (wrong, {}))
+    assert "error" in answer.text
+    assert "Internal" not in answer.text
+    assert not [each for each in site.sent if "DPoP" in each.headers]
+    assert not site.ran
+
+
+@pytest.mark.parametrize("nonce", ["n" * 513, 'a"b', "a, b", ""])
+def test_a_nonce_of_another_form_is_in_no_proof(
+    registry: FakeRegistry, tmp_path: Path, nonce: str
+) -> None:
+    registry.grants.append(grant())
+    registered(registry, tmp_path)
+    sent: list[httpx2.Request] = []
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        headers = {"DPoP-Nonce": nonce, "WWW-Authenticate": 'DPoP error="use_dpop_nonce"'}
+        return httpx2.Response(401, headers=headers)
+
+    async def story() -> None:
+        agent = registry.client(tmp_path)
+        signing = SigningTransport(agent, "sp", inner=httpx2.MockTransport(answer))
+        async with httpx2.AsyncClient(transport=signing) as http:
+            await http.post(ENDPOINT, json=message())
+        assert signing._nonce is None
+
+    asyncio.run(story())
+    assert len(sent) == 1

@@ -1,0 +1,408 @@
+"""The statements a person signs with a passkey: their exact members, and the challenge of each.
+
+The approvals app decides who may sign what; the proof of the signature is in `approval_receipt.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from . import statement_fields as fields
+from .behavioural_envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
+from .capability import GRAVE_TYPES, Action, Capability, parse_action, parse_capabilities
+from .encoding import b64u_encode, canonical_json, sha256, timestamp
+from .errors import InvalidRequestError
+from .json_fields import INTEGER_LIMIT, integer, items, members, text
+from .untrusted_text import MAX_NAME, check_host
+
+# Hashed before the statement, so that a signature over one kind cannot be shown as another.
+CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
+    "approval": b"agentauth/approval/v1",
+    "confirmation": b"agentauth/confirmation/v1",
+    "claim": b"agentauth/claim/v1",
+    "break": b"agentauth/break/v1",
+    "release": b"agentauth/release/v1",
+    "resume": b"agentauth/resume/v1",
+}
+# Denials are signed too: the server alone could have invented an unsigned one.
+DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "approval": ("approve", "deny"),
+    "confirmation": ("confirm", "deny"),
+    "claim": ("claim",),
+    "break": ("continue",),
+    "release": ("release",),
+    "resume": ("resume",),
+}
+MAX_REASON: Final = 500
+MAX_RELEASED: Final = 100
+# What can be suspended, and who lifts their own suspension; only agents and grants have an owner.
+RESUMED: Final = ("agent", "grant", "human", "service_provider")
+PARTIES: Final = ("owner", "administrator")
+
+# The agent's name, key and manifest: a rename or key change makes it another statement. The text's
+# digest ties the words the person read to the terms a machine enforces.
+_WHO: Final = (
+    "kind", "decision", "issuer", "rp_id", "human_id", "issued_at", "nonce", "consent_sha256",
+    "language",
+)  # fmt: skip
+_COMMON: Final = (*_WHO, "agent")
+_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "approval": (
+        *_COMMON, "grant_id", "grant_version", "service_provider", "capabilities", "envelope",
+        "valid_until",
+        "second_step", "deny_reason",
+    ),
+    "confirmation": (
+        *_COMMON, "confirmation_id", "grant_id", "grant_version", "service_provider", "action",
+        "idempotency_key",
+    ),
+    "claim": _COMMON,
+    # About the log, not about an agent (section 9).
+    "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
+    "release": (*_WHO, "name", "size", "root", "grants"),
+    "resume": (*_WHO, "subject", "party", "suspension"),
+}  # fmt: skip
+
+# Receipts are kept for ever: a registry that tightens its limits must still read old ones.
+_ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRef:
+    """The agent as shown. `jkt` is base64url, `manifest_sha256` hex of the compact manifest."""
+
+    id: str
+    name: str
+    jkt: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProviderRef:
+    """The service provider as shown to the person."""
+
+    id: str
+    name: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What all statements share: where, when and by whom each is signed, and with which text.
+
+    `issued_at` is aware, `nonce` 32 fresh random bytes, `consent_text` plain text with one sentence
+    per line, `language` its BCP 47 tag.
+    """
+
+    issuer: str
+    rp_id: str
+    human_id: str
+    # None for a statement about no agent.
+    agent: AgentRef | None
+    issued_at: datetime
+    nonce: bytes
+    consent_text: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A checked statement. Only the builders and `parse_statement` make it."""
+
+    body: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        """`approval`, `confirmation`, `claim`, `break`, `release` or `resume`."""
+        return str(self.body["kind"])
+
+    @property
+    def decision(self) -> str:
+        """`approve`, `confirm`, `claim`, `continue`, `release`, `resume` or `deny`."""
+        return str(self.body["decision"])
+
+    def canonical(self) -> bytes:
+        """The RFC 8785 bytes: one statement, one spelling."""
+        return canonical_json(self.to_json())
+
+    def challenge(self) -> bytes:
+        """The 32 bytes the passkey signs: `SHA-256(tag ‖ 0x00 ‖ canonical)` (section 6)."""
+        return sha256(CHALLENGE_TAGS[self.kind] + b"\x00" + self.canonical())
+
+    def to_json(self) -> dict[str, object]:
+        """The wire form."""
+        return deepcopy(dict(self.body))
+
+
+def consent_sha256(consent_text: str) -> str:
+    """Lower-case hex SHA-256 of the UTF-8 text. Raises InvalidRequestError for a lone surrogate."""
+    try:
+        return sha256(consent_text.encode()).hex()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            "consent_text: must not contain half of a surrogate pair."
+        ) from None
+
+
+def approval_statement(
+    signing: Signing,
+    *,
+    decision: Literal["approve", "deny"],
+    grant_id: str,
+    grant_version: int,
+    service_provider: ServiceProviderRef,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    valid_until: datetime,
+    second_step: bool,
+    deny_reason: str | None = None,
+) -> Statement:
+    """Approve or deny a grant (section 6): the terms as granted; when denied, as requested.
+
+    `second_step`: the person took the second explicit step; without it no approval of `transact` or
+    `delete` is valid. Raises InvalidRequestError naming the member.
+    """
+    # Through the parser: a term that only the builder accepts would be signed but never verify.
+    return parse_statement(
+        common_members(signing, "approval", decision)
+        | {
+            "grant_id": grant_id,
+            "grant_version": grant_version,
+            "service_provider": _provider_json(service_provider),
+            "capabilities": [capability.to_json() for capability in capabilities],
+            "envelope": envelope.to_json(),
+            "valid_until": timestamp(valid_until),
+            "second_step": second_step,
+            "deny_reason": deny_reason,
+        }
+    )
+
+
+def confirmation_statement(
+    signing: Signing,
+    *,
+    decision: Literal["confirm", "deny"],
+    confirmation_id: str,
+    grant_id: str,
+    grant_version: int,
+    service_provider: ServiceProviderRef,
+    action: Action,
+    idempotency_key: str,
+) -> Statement:
+    """Confirm or deny one transaction: the whole action and the agent's key of this operation.
+
+    Raises InvalidRequestError naming the member.
+    """
+    # Action and key in full, not as digests: the receipt alone says what was confirmed.
+    return parse_statement(
+        common_members(signing, "confirmation", decision)
+        | {
+            "confirmation_id": confirmation_id,
+            "grant_id": grant_id,
+            "grant_version": grant_version,
+            "service_provider": _provider_json(service_provider),
+            "action": action.to_json(),
+            "idempotency_key": idempotency_key,
+        }
+    )
+
+
+def claim_statement(signing: Signing) -> Statement:
+    """A person adopts an unclaimed agent. Raises InvalidRequestError naming the member."""
+    return parse_statement(common_members(signing, "claim", "claim"))
+
+
+def break_statement(
+    signing: Signing,
+    *,
+    name: str,
+    origin: str,
+    previous_origin: str,
+    size: int,
+    root: bytes,
+    vkeys: Sequence[str],
+) -> Statement:
+    """After a restore, an administrator confirms that the log goes on as `origin`, with these keys.
+
+    Its first `size` leaves, with root `root` (32 bytes), are those of `previous_origin`. Raises
+    InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        common_members(signing, "break", "continue")
+        | {
+            "name": name,
+            "origin": origin,
+            "previous_origin": previous_origin,
+            "size": size,
+            "root": b64u_encode(root),
+            "vkeys": list(vkeys),
+        }
+    )
+
+
+def common_members(signing: Signing, kind: str, decision: str) -> dict[str, object]:
+    """The members that every statement has."""
+    agent = signing.agent
+    about = agent and {
+        "agent": {
+            "id": agent.id,
+            "name": agent.name,
+            "jkt": agent.jkt,
+            "manifest_sha256": agent.manifest_sha256,
+        }
+    }
+    return {
+        "kind": kind,
+        "decision": decision,
+        "issuer": signing.issuer,
+        "rp_id": signing.rp_id,
+        "human_id": signing.human_id,
+        **(about or {}),
+        "issued_at": timestamp(signing.issued_at),
+        "nonce": b64u_encode(signing.nonce),
+        "consent_sha256": consent_sha256(signing.consent_text),
+        "language": signing.language,
+    }
+
+
+def _provider_json(provider: ServiceProviderRef) -> dict[str, object]:
+    return {"id": provider.id, "name": provider.name, "audience": provider.audience}
+
+
+def parse_statement(obj: object) -> Statement:
+    """Read a statement strictly: exactly the members of its kind, each in its one form.
+
+    Builders call this too, so nothing is signed that could not be read back. Raises
+    InvalidRequestError naming the member (docs/protocol.md section 6).
+    """
+    kind = obj.get("kind") if isinstance(obj, dict) else None
+    if not isinstance(kind, str) or kind not in _MEMBERS:
+        raise InvalidRequestError(f"statement.kind: must be one of {', '.join(_MEMBERS)}.")
+    body = members(obj, "statement", required=_MEMBERS[kind])
+    if body["decision"] not in DECISIONS[kind]:
+        raise InvalidRequestError(
+            f"statement.decision: must be one of {', '.join(DECISIONS[kind])}."
+        )
+    _check_common(body)
+    if check := _CHECKS.get(kind):
+        check(body)
+    # A deep copy: what was checked must not change between challenge and receipt.
+    return Statement(deepcopy(body))
+
+
+def _check_common(body: Mapping[str, object]) -> None:
+    # A passkey signs only for the pages' own origin, whose host is the rp_id.
+    origin = fields.origin(body["issuer"], "statement.issuer")
+    host = check_host(body["rp_id"], "statement.rp_id")
+    if body["issuer"] != origin or origin.split("//")[1].split(":")[0] != host:
+        raise InvalidRequestError(
+            "statement.rp_id: must be the host of the issuer, which must be an origin."
+        )
+    fields.matching(body["human_id"], fields.UUID, "statement.human_id")
+    if "agent" in body:
+        _check_agent(body)
+    fields.time(body["issued_at"], "statement.issued_at")
+    # Without it, an old signature could be shown for a new, equal decision.
+    fields.bytes32(body["nonce"], "statement.nonce")
+    fields.matching(body["consent_sha256"], fields.HEX_SHA256, "statement.consent_sha256")
+    fields.matching(body["language"], fields.LANGUAGE, "statement.language")
+
+
+def _check_agent(body: Mapping[str, object]) -> None:
+    # Only the length is checked: names that registration once accepted must stay readable.
+    agent = members(
+        body["agent"], "statement.agent", required=("id", "name", "jkt", "manifest_sha256")
+    )
+    fields.matching(agent["id"], fields.UUID, "statement.agent.id")
+    text(agent["name"], "statement.agent.name", maximum=MAX_NAME)
+    fields.bytes32(agent["jkt"], "statement.agent.jkt")
+    fields.matching(agent["manifest_sha256"], fields.HEX_SHA256, "statement.agent.manifest_sha256")
+
+
+def _check_break(body: Mapping[str, object]) -> None:
+    fields.matching(body["name"], fields.BREAK, "statement.name")
+    for name in ("origin", "previous_origin"):
+        text(body[name], f"statement.{name}", maximum=512)
+    integer(body["size"], "statement.size", minimum=0)
+    fields.bytes32(body["root"], "statement.root")
+    for vkey in items(body["vkeys"], "statement.vkeys", maximum=16):
+        text(vkey, "statement.vkeys", maximum=1024)
+
+
+def _check_release(body: Mapping[str, object]) -> None:
+    fields.matching(body["name"], fields.BREAK, "statement.name")
+    integer(body["size"], "statement.size", minimum=1)
+    fields.bytes32(body["root"], "statement.root")
+    for each in items(body["grants"], "statement.grants", maximum=MAX_RELEASED):
+        grant = members(each, "statement.grants", required=("id", "version"))
+        fields.matching(grant["id"], fields.UUID, "statement.grants.id")
+        integer(grant["version"], "statement.grants.version", minimum=1)
+
+
+def _check_grant(body: Mapping[str, object]) -> None:
+    fields.matching(body["grant_id"], fields.UUID, "statement.grant_id")
+    # A signature is for one version: after any change the grant must be signed again.
+    integer(body["grant_version"], "statement.grant_version", minimum=1)
+    where = "statement.service_provider"
+    provider = members(body["service_provider"], where, required=("id", "name", "audience"))
+    fields.matching(provider["id"], fields.UUID, f"{where}.id")
+    text(provider["name"], f"{where}.name", maximum=MAX_NAME)
+    fields.origin(provider["audience"], f"{where}.audience")
+
+
+def _check_approval(body: Mapping[str, object]) -> None:
+    _check_grant(body)
+    capabilities = parse_capabilities(body["capabilities"], "statement.capabilities")
+    parse_envelope(body["envelope"], "statement.envelope", maxima=_ANY_MAXIMA)
+    fields.time(body["valid_until"], "statement.valid_until")
+    second_step, reason = body["second_step"], body["deny_reason"]
+    if not isinstance(second_step, bool):
+        raise InvalidRequestError("statement.second_step: must be true or false.")
+    if reason is not None:
+        text(reason, "statement.deny_reason", maximum=MAX_REASON)
+    approves = body["decision"] == "approve"
+    if approves and reason is not None:
+        raise InvalidRequestError("statement.deny_reason: is allowed only in a denial.")
+    # Part of what is signed, so no server can forget to ask for the second step.
+    if approves and not second_step and any(each.type in GRAVE_TYPES for each in capabilities):
+        raise InvalidRequestError(
+            "statement.second_step: transact and delete need the second step."
+        )
+
+
+def _check_confirmation(body: Mapping[str, object]) -> None:
+    _check_grant(body)
+    fields.matching(body["confirmation_id"], fields.UUID, "statement.confirmation_id")
+    parse_action(body["action"], "statement.action")
+    # The key too: otherwise one yes could serve two equal transactions.
+    text(body["idempotency_key"], "statement.idempotency_key", maximum=128)
+
+
+def _check_resume(body: Mapping[str, object]) -> None:
+    where, given = "statement.subject", body["subject"]
+    # A person is named by id alone: the receipt outlives their name.
+    named = () if isinstance(given, dict) and given.get("type") == "human" else ("name",)
+    subject = members(given, where, required=("type", "id", *named))
+    if subject["type"] not in RESUMED:
+        raise InvalidRequestError(f"{where}.type: must be one of {', '.join(RESUMED)}.")
+    fields.matching(subject["id"], fields.UUID, f"{where}.id")
+    for name in named:
+        text(subject[name], f"{where}.{name}", maximum=MAX_NAME)
+    owned = subject["type"] in {"agent", "grant"}
+    if body["party"] not in (PARTIES if owned else PARTIES[1:]):
+        raise InvalidRequestError(
+            "statement.party: must be owner (of an agent or grant) or administrator."
+        )
+    # Otherwise one signature could lift later suspensions too.
+    integer(body["suspension"], "statement.suspension", minimum=0)
+
+
+_CHECKS: Final = {
+    "approval": _check_approval,
+    "confirmation": _check_confirmation,
+    "break": _check_break,
+    "release": _check_release,
+    "resume": _check_resume,
+}

@@ -1,0 +1,335 @@
+"""An agent's grants and tokens at its registry: asked for, chosen, cached, and used to sign."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from agentauth.protocol.behavioural_envelope import EMPTY, Envelope
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.dpop import make_proof
+from agentauth.protocol.errors import CooldownActiveError, InvalidGrantError
+
+from .addresses import check_audience, path_segment, within_audience, without_query
+from .agent_lifecycle import AgentLife
+from .client_cache import Cache, Kept, Locks, looked_up, token_of
+from .ensure_plan import held, plan, with_time
+from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
+from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
+from .own_manifest import check_within
+from .rate_pacing import Pacing, Turn
+from .registry_answers import Agent, Grant, ServiceProvider, results_of
+from .registry_client import new_jti
+from .server_nonces import ServerNonce
+
+# The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
+UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
+_PAGE: Final = 100
+_PAGES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The headers that authenticate one request, what they were made of, and its turn."""
+
+    headers: Mapping[str, str] = field(repr=False)
+    token: str = field(repr=False)
+    turn: Turn | None
+    sent_nonce: str | None
+    server_nonce: ServerNonce
+
+
+class AgentGrants:
+    """The grants of one agent. Methods raise what the registry refuses."""
+
+    def __init__(self, life: AgentLife, *, registry_url: str, name: str | None) -> None:
+        self._life = life
+        self.registry_url = registry_url
+        self._name = name
+        self._agent: Agent | None = None
+        self._tokens = Cache[str]()
+        self._grants = Cache[list[Grant]]()
+        self._providers = Cache[ServiceProvider]()
+        self._locks = Locks()
+        self._nonces: dict[str, ServerNonce] = {}
+        self.pacing = Pacing()
+
+    def forget(self) -> None:
+        """Drop all cached tokens and grants."""
+        self._tokens.forget()
+        self._grants.forget()
+
+    def forget_tokens(self, service: str) -> None:
+        """Drop the cached tokens of one service provider, and the cached choice of grants."""
+        self._tokens.forget(service)
+        self._grants.forget()
+
+    def drop_token(self, service: str, token: str) -> None:
+        """Drop this token if it is still the cached one.
+
+        Of many calls whose token was refused at once, the first drops it, and one renews it.
+        """
+        if self._tokens.drop(token):
+            self.forget_tokens(service)
+
+    # ---- asking
+
+    async def register(
+        self,
+        capabilities: Sequence[Capability] = (),
+        description: str = "",
+        model_origin: str = UNSPECIFIED_ORIGIN,
+    ) -> Agent:
+        """`AgentAuthClient.register`."""
+        self._agent = await self._life.register(capabilities, description, model_origin)
+        return self._agent
+
+    async def ensure(
+        self,
+        service: str,
+        capabilities: Sequence[Capability],
+        envelope: Envelope | None,
+        *,
+        reason: str,
+        ask_again: bool,
+    ) -> Grant:
+        """`AgentAuthClient.ensure_grant`."""
+        if self._life.identity().agent_id is None:
+            await self._known_to_cover(capabilities)
+        provider = await self.service_provider(service)
+        async with self._asking(provider):
+            known = await self._grants.get((provider.id,), self._look_up(provider))
+            if (grant := held(known, capabilities, envelope)) is not None:
+                return grant
+            await self._known_to_cover(capabilities)
+            self._grants.forget(provider.id)
+            known = await self._grants.get((provider.id,), self._look_up(provider))
+            planned = plan(known, capabilities, envelope, ask_again=ask_again)
+            if planned.grant is not None:
+                waits = waits_for_human(planned.grant)
+                return await self.with_link(planned.grant) if waits else planned.grant
+            try:
+                return await self._ask(provider, planned.missing, envelope or EMPTY, reason)
+            except CooldownActiveError as error:
+                raise with_time(error) from None
+
+    async def request(
+        self, service: str, capabilities: Sequence[Capability], envelope: Envelope, reason: str
+    ) -> Grant:
+        """`AgentAuthClient.request_grant`."""
+        agent = await self._known_to_cover(capabilities)
+        provider = await self.service_provider(service)
+        async with self._asking(provider):
+            same = find_same(await self._grants_at(provider), capabilities, envelope)
+            if same is not None:
+                code = agent.claim_code if same.status == "pending" else None
+                return replace(same, claim_code=code)
+            return await self._ask(provider, capabilities, envelope, reason)
+
+    def _asking(self, provider: ServiceProvider) -> asyncio.Lock:
+        """Held from the lookup to the request: calls at once must not ask a person twice.
+
+        By id: one call may name the service provider by its slug, another by its id.
+        """
+        return self._locks.of("ask", provider.id)
+
+    async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
+        """Register if needed. Raises ManifestError beyond the manifest."""
+        async with self._locks.of("register"):
+            # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
+            if self._agent is None or self._agent.claim_url is not None:
+                await self.register(capabilities)
+        assert self._agent is not None
+        known = self._life.manifest
+        assert known is not None
+        check_within(known, name=self._name, capabilities=capabilities)
+        return self._agent
+
+    async def _ask(
+        self,
+        provider: ServiceProvider,
+        capabilities: Sequence[Capability],
+        envelope: Envelope,
+        reason: str,
+    ) -> Grant:
+        assert self._agent is not None
+        body: dict[str, object] = {
+            "service_provider": provider.id,
+            "capabilities": [capability.to_json() for capability in capabilities],
+            "envelope": envelope.to_json(),
+            "reason": reason,
+        }
+        answer = await self._life.post("/v1/grants", body)
+        self._grants.forget()
+        return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
+
+    async def end(self, grant: Grant | str, how: str) -> None:
+        """Withdraw or revoke a grant."""
+        grant_id = grant if isinstance(grant, str) else grant.grant_id
+        await self._life.post(f"/v1/grants/{path_segment(grant_id)}/{how}", {})
+        self.forget()
+
+    async def with_link(self, grant: Grant) -> Grant:
+        """The grant with the present link and claim code, which registering renews."""
+        agent = await self.register()
+        url = grant.approval_url or f"{self.registry_url}/approvals/{grant.grant_id}/"
+        if agent.claim_url:
+            url = f"{agent.claim_url}?grant={grant.grant_id}"
+        return replace(grant, approval_url=url, claim_code=agent.claim_code)
+
+    async def pending(self, grant: Grant) -> GrantPendingError:
+        """The error that says where a human decides."""
+        shown = await self.with_link(grant)
+        assert shown.approval_url is not None
+        # Without the code: exceptions reach logs, where the link alone must not be enough.
+        hint = (
+            " and to type this agent's claim code (register shows it)" if shown.claim_code else ""
+        )
+        return GrantPendingError(
+            f"A human has yet to decide. Ask them to open {shown.approval_url}{hint}",
+            grant_id=grant.grant_id,
+            approval_url=shown.approval_url,
+            claim_code=shown.claim_code,
+        )
+
+    # ---- looking up
+
+    async def get(self, grant_id: str) -> Grant:
+        """The grant's current state."""
+        return Grant.of(await self._life.get(f"/v1/grants/{path_segment(grant_id)}"))
+
+    async def list_all(self) -> list[Grant]:
+        """Every grant this agent ever requested, oldest first."""
+        grants = [Grant.of(body) for body in await self.pages("/v1/grants")]
+        # Ids are UUIDv7, so they sort by time of request.
+        return sorted(grants, key=lambda grant: grant.grant_id)
+
+    async def service_provider(self, service: str) -> ServiceProvider:
+        """A service provider's audience and allow-list, cached for five minutes."""
+        path = f"/v1/service-providers/{path_segment(service)}"
+
+        async def ask() -> Kept[ServiceProvider]:
+            return looked_up(ServiceProvider.of(await self._life.get(path)))
+
+        return await self._providers.get((service,), ask)
+
+    async def pages(self, path: str) -> list[Mapping[str, object]]:
+        """The rows of all pages of a list."""
+        rows: list[Mapping[str, object]] = []
+        after: str | None = None
+        for _ in range(_PAGES):
+            answer = await self._life.get(
+                path, {"limit": _PAGE} | ({"after": after} if after else {})
+            )
+            rows += results_of(answer)
+            following = answer.get("next")
+            after = following if isinstance(following, str) and following else None
+            if after is None:
+                break
+        return rows
+
+    async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
+        return [grant for grant in await self.list_all() if grant.service_provider == provider.id]
+
+    def _look_up(self, provider: ServiceProvider) -> Callable[[], Awaitable[Kept[list[Grant]]]]:
+        async def ask() -> Kept[list[Grant]]:
+            return looked_up(await self._grants_at(provider))
+
+        return ask
+
+    async def _choose(self, service: str, action: Action | None) -> Grant:
+        """The usable grant for the action among cached grants, else among the registry's."""
+        if self._life.identity().agent_id is None:
+            raise NoGrantError(
+                "This agent has not asked for anything yet. Call request_grant first."
+            )
+        provider = await self.service_provider(service)
+        look_up, asked = self._look_up(provider), False
+
+        async def ask() -> Kept[list[Grant]]:
+            nonlocal asked
+            asked = True
+            return await look_up()
+
+        while True:
+            known = await self._grants.get((provider.id,), ask)
+            try:
+                grant = choose_grant(known, action, provider, called=service)
+                if is_usable(grant):
+                    return grant
+                raise await self.pending(grant)
+            except (AmbiguousGrantError, GrantPendingError, NoGrantError):
+                self._grants.forget(provider.id)
+                if asked:
+                    raise
+
+    # ---- tokens and proofs
+
+    async def token(self, service: str, grant_id: str) -> str:
+        """The token of one grant, cached and renewed before it expires."""
+        return await self._tokens.get((service, grant_id), lambda: self._issue(grant_id))
+
+    async def _issue(self, grant_id: str) -> Kept[str]:
+        asked_at = time.time()
+        try:
+            answer = await self._life.post("/v1/tokens", {"grant_id": grant_id})
+        except InvalidGrantError:
+            current = await self.get(grant_id)
+            if waits_for_human(current):
+                raise await self.pending(current) from None
+            raise
+        return token_of(answer, asked_at=asked_at)
+
+    async def use(
+        self, service: str, action: Action | None, *, paced: bool = False
+    ) -> tuple[str, Turn | None]:
+        """A token that may do the action; if `paced`, when it is this call's turn."""
+        is_last = False
+        while True:
+            grant = await self._choose(service, action)
+            turn = await self.pacing.take_turn(grant) if paced else None
+            try:
+                return await self.token(service, grant.grant_id), turn
+            except BaseException as error:
+                if turn is not None:
+                    turn.give_back()
+                if is_last or not isinstance(error, InvalidGrantError):
+                    raise
+                # The grant ended or was suspended after the lookup.
+                self._grants.forget(grant.service_provider)
+                is_last = True
+
+    async def address(self, service: str, url: str) -> str:
+        """`url` as an absolute one within the audience. Raises AudienceError, AddressError."""
+        provider = await self.service_provider(service)
+        return within_audience(url, check_audience(provider.audience))
+
+    async def sign(
+        self,
+        service: str,
+        method: str,
+        url: str,
+        *,
+        action: Action | None,
+        nonce: str | None = None,
+        paced: bool = False,
+    ) -> Signed:
+        """Headers for one request, never used twice. Raises AudienceError, and as `use`."""
+        absolute = await self.address(service, url)
+        # Per audience, not per origin: two service providers may share an origin.
+        provider = await self.service_provider(service)
+        server_nonce = self._nonces.setdefault(provider.audience, ServerNonce())
+        token, turn = await self.use(service, action, paced=paced)
+        sent = nonce or server_nonce.latest
+        proof = make_proof(
+            self._life.signer,
+            method=method,
+            url=without_query(absolute),
+            iat=int(time.time()),
+            jti=new_jti(),
+            access_token=token,
+            nonce=sent,
+        )
+        headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
+        return Signed(headers, token, turn, sent, server_nonce)

@@ -1,0 +1,78 @@
+"""`check --deploy` about parts that do not run; tests/flows/test_shared_settings.py has steps."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import hvac
+import pytest
+import time_machine
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from agentauth.installation_steps import installation_is_complete
+from audit.services import seal_audit
+from kms.services import ensure_key
+from registry.services.humans import create_human
+from registry.tests.cast import TESTER
+from tests import openbao, redis_servers
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _in_production(settings: Settings) -> None:
+    settings.DEVELOPMENT = False
+
+
+def said(number: str) -> str:
+    """The message with this id, or an empty text."""
+    return "".join(
+        str(each.msg) for each in installation_is_complete() if each.id == f"agentauth.{number}"
+    )
+
+
+def test_unnumbered_events_mean_that_no_jobs_run(now: datetime) -> None:
+    create_human(name="Ada", email="ada@example.org", actor=TESTER, now=now)
+    assert not said("E048")
+    with time_machine.travel(timezone.now() + timedelta(minutes=1)):
+        assert "start `jobs`" in said("E048")
+        seal_audit(now=timezone.now())
+        assert not said("E048")
+
+
+def test_a_store_on_this_host_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+    settings.AUDIT_STORE = "s3://bucket/log"
+    assert not said("W051")
+    settings.AUDIT_STORE = f"file:{tmp_path}"
+    assert "rewrite the copies" in said("W051")
+
+
+@pytest.fixture
+def bao(settings: Settings, tmp_path: Path) -> Iterator[Any]:
+    with openbao.server(tmp_path) as url:
+        settings.KEY_BACKEND, settings.VAULT = "vault", {"ADDR": url, "TOKEN": openbao.ROOT_TOKEN}
+        yield hvac.Client(url=url, token=openbao.ROOT_TOKEN)
+
+
+def test_a_sealed_home_of_keys_is_named(bao: Any, now: datetime) -> None:
+    ensure_key(purpose="token", actor=TESTER, now=now)
+    assert not said("E046")
+    bao.sys.seal()
+    assert "Vault or OpenBao is sealed: unseal it" in said("E046")
+
+
+@pytest.mark.redis
+def test_redis_is_named_with_what_is_wrong_there(settings: Settings) -> None:
+    with redis_servers.server(requirepass="right") as server:
+        settings.REDIS_URL = server.url.replace("redis://", "redis://:right@")
+        assert not said("E042")
+        settings.REDIS_URL = server.url.replace("redis://", "redis://:wrong@")
+        assert said("E042") == "Redis refuses the user or the password: correct REDIS_URL."
+        settings.REDIS_URL = server.url
+        assert said("E042") == "Redis refuses the user or the password: correct REDIS_URL."
+        server.client().config_set("maxmemory-policy", "allkeys-lru")
+        settings.REDIS_URL = server.url.replace("redis://", "redis://:right@")
+        assert "noeviction" in said("E042")
+    assert "Redis does not answer" in said("E042")

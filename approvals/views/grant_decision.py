@@ -1,0 +1,206 @@
+"""The approval page, the requests of its script and the receipt.
+
+The script asks for: review, second step, statement, decision.
+"""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
+
+from agentauth.protocol.behavioural_envelope import parse_envelope
+from agentauth.protocol.errors import InvalidRequestError, NotFoundError
+from approvals import sentences
+from approvals.services import grant_decisions
+from approvals.services.differences_since_signing import moved_since_signed
+from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.offered_capabilities import offer
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.services.signed_acts import receipt_of
+from approvals.services.term_choices import offered_terms, read_choices
+from approvals.views.grant_descriptions import (
+    describe_grant,
+    describe_limits,
+    describe_lost,
+    describe_rows,
+    elsewhere,
+    grant_status,
+)
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
+from approvals.views.usage_descriptions import load_usage
+from audit.fault_injection import fault_point
+from registry.authentication import actor_of
+from registry.models import Grant, Human
+
+WORDS = {"approve": "Approved", "deny": "Denied"}
+NEW_AGENT_SECONDS = 86_400
+
+
+def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
+    """A grant requested of this human. Raises NotFoundError, whether unknown or another's."""
+    grant = (
+        Grant.objects.select_related("agent", "agent__human", "service_provider")
+        .filter(pk=grant_id, agent__human=human)
+        .first()
+    )
+    if grant is None:
+        raise NotFoundError
+    return grant
+
+
+@require_safe
+@require_sign_in
+def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    human, now = human_of(request), timezone.now()
+    grant = find_own_grant(grant_id, human)
+    status = grant_status(grant, now)
+    anew = grant.waits_for_signature(now)
+    context: dict[str, Any] = {
+        "grant": grant,
+        "agent": grant.agent,
+        "provider": grant.service_provider,
+    }
+    if status != Grant.Status.PENDING and not anew:
+        receipt = receipt_of("approval", str(grant.pk))
+        context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
+        context |= _use(grant, human, status, now)
+        return render(request, "decided.html", context)
+    asked, terms = grant_decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
+    context |= {
+        "drawn": asked.drawn,
+        "anew": anew,
+        "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
+        "lost": describe_lost(grant),
+        "rows": describe_rows(grant, now),
+        "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
+        "unasked": sentences.unasked_total(terms.capabilities, terms.envelope),
+        "limits": describe_limits(grant, human, now),
+        "summary": asked.sentences,
+        "denial": grant_decisions.draw_denial(grant, "", now=now),
+        "elsewhere": elsewhere(grant, now),
+        "warnings": name_warnings(grant.agent, human),
+        "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
+    }
+    return render(request, "approval.html", context)
+
+
+def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, Any]:
+    """What a decided grant has used, and what else its limits count."""
+    used = load_usage(grant.agent)
+    if status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
+        return {"before": used.under(grant, now)}
+    before = used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
+    return {"use": used.bars(grant, now), "before": before}
+
+
+@require_POST
+@require_sign_in
+def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = read_posted_json(request), human_of(request)
+    found = grant_decisions.review_choices(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        choices=read_choices(body.get("choices")),
+        drawn=member(body, "drawn"),
+        now=timezone.now(),
+    )
+    return answer(
+        sentences=found.sentences,
+        changes=found.changes,
+        dangerous=found.dangerous,
+        drawn=found.drawn,
+    )
+
+
+@require_POST
+@require_sign_in
+def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    grant, body = find_own_grant(grant_id, human_of(request)), read_posted_json(request)
+    found = grant_decisions.review_denial(
+        grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
+    )
+    return answer(sentences=found.sentences, drawn=found.drawn)
+
+
+@require_POST
+@require_sign_in
+def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = read_posted_json(request), human_of(request)
+    grant_decisions.take_second_step(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        session_key=session_key_of(request),
+        choices=read_choices(body.get("choices")),
+        drawn=member(body, "drawn"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="Continue")
+
+
+@require_POST
+@require_sign_in
+def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
+    grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
+    session_key, drawn = session_key_of(request), member(body, "drawn")
+    decision = member(body, "decision")
+    if decision == "approve":
+        options = grant_decisions.begin_approval(
+            grant=grant, human=human, session_key=session_key, choices=choices, drawn=drawn, now=now
+        )
+    elif decision == "deny":
+        reason = choices.get("reason", "")
+        options = grant_decisions.begin_denial(
+            grant=grant, human=human, session_key=session_key, reason=reason, drawn=drawn, now=now
+        )
+    else:
+        raise InvalidRequestError("The decision must be approve or deny.")
+    return answer(publicKey=options)
+
+
+@require_POST
+@require_sign_in
+def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    body, human = read_posted_json(request), human_of(request)
+    receipt = grant_decisions.decide(
+        grant=find_own_grant(grant_id, human),
+        human=human,
+        session_key=session_key_of(request),
+        credential=body.get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    fault_point("approve.before_delivery")
+    return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")
+
+
+@require_safe
+@require_sign_in
+def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
+    grant = find_own_grant(grant_id, human_of(request))
+    found = receipt_of("approval", str(grant.pk))
+    if found is None:
+        raise NotFoundError("There is no receipt for this request.")
+    if request.GET.get("format") == "jws":
+        name = f"attachment; filename=receipt-{grant.pk}.jws"
+        return HttpResponse(
+            found.compact, content_type="application/jose", headers={"Content-Disposition": name}
+        )
+    context = {
+        "grant": grant,
+        "agent": grant.agent,
+        "provider": grant.service_provider,
+        "receipt": found,
+    }
+    return render(request, "receipt.html", context | {"word": WORDS[found.decision]})

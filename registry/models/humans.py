@@ -1,0 +1,96 @@
+"""Humans: the people who approve. They have passkeys (approvals app) and never a password."""
+
+from typing import Any, ClassVar, Self
+
+from django.conf import settings
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils.crypto import salted_hmac
+from django.utils.functional import cached_property
+
+from audit.row_ids import new_id
+from kms.row_seals import Sealed
+
+
+class Human(Sealed, AbstractBaseUser):
+    """A person. `status` decides whether they may sign in and whether their agents may act.
+
+    Only administrators have a seal: check `is_administrator`, because the column proves nothing.
+    """
+
+    SEALED = ("id", "is_staff")
+
+    class Status(models.TextChoices):
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+        DELETED = "deleted"
+
+    # Django's base class has both. Humans have no password here, and sign-ins are audit events.
+    password: ClassVar[None] = None  # type: ignore[assignment, misc]  # how Django takes a field away
+    last_login: ClassVar[None] = None  # type: ignore[misc]  # as above
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=80)
+    status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    is_staff = models.BooleanField(default=False)
+    time_zone = models.CharField(max_length=64, default="UTC")
+    # Raised to end all sessions of this human at once.
+    session_epoch = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(Lower("email"), name="human_email_unique_in_any_case"),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["active", "suspended", "deleted"]),
+                name="human_status",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_active(self) -> bool:  # type: ignore[override]  # a field there, derived here
+        return self.status == self.Status.ACTIVE
+
+    @classmethod
+    def giving(cls) -> models.QuerySet[Self]:
+        return super().giving().filter(is_staff=True)
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether a service of ours made this human an administrator.
+
+        One query per loaded row, and only if its column says so.
+        """
+        return self.is_staff and self._is_sealed_as_read
+
+    @cached_property
+    def _is_sealed_as_read(self) -> bool:
+        return self.is_sealed()
+
+    def get_session_auth_hash(self) -> str:
+        return self._session_hash(None)
+
+    def get_session_auth_fallback_hash(self) -> list[str]:
+        # Keeps sessions alive that began before SECRET_KEY was rotated.
+        return [self._session_hash(key) for key in settings.SECRET_KEY_FALLBACKS]
+
+    def _session_hash(self, secret: str | None) -> str:
+        value = f"{self.pk}/{self.session_epoch}"
+        return salted_hmac(
+            "registry.human.session", value, secret=secret, algorithm="sha256"
+        ).hexdigest()
+
+    # The admin site asks these. Staff is the only right, and every admin row is read-only.
+    def has_perm(self, perm: str, obj: Any = None) -> bool:
+        return self.is_active and self.is_administrator
+
+    def has_module_perms(self, app_label: str) -> bool:
+        return self.is_active and self.is_administrator

@@ -1,0 +1,235 @@
+"""Humans: created, suspended, resumed, recovered, deleted. Approvals has passkeys and sessions."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q
+
+from agentauth.protocol.agent_manifest import check_display_name
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
+from agentauth.protocol.hours_and_periods import parse_zone
+from audit import kinds
+from audit.services import Actor, record
+from kms.change_notices import Subject, publish_change
+from registry.models import Agent, EnrolmentCode, Grant, Human
+from registry.services.agents import revoke_agent
+from registry.services.grants import revoke_grant, suspend_grant
+from registry.services.lookalikes import check_is_no_word
+
+MAX_EMAIL_CHARACTERS = 254
+_ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
+
+
+def create_human(
+    *, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime
+) -> Human:
+    """A new active human, without a passkey yet.
+
+    Raises InvalidRequestError for a bad name, or a bad or taken address.
+    """
+    check_email(email)
+    check_display_name(name)
+    check_is_no_word(name)
+    with transaction.atomic():
+        try:
+            # A savepoint, so that the refusal leaves the caller's transaction usable.
+            with transaction.atomic():
+                human = Human(email=email, name=name, is_staff=is_staff, created_at=now)
+                if is_staff:
+                    human.set_seal()
+                human.save(force_insert=True)
+        except IntegrityError as error:
+            raise InvalidRequestError("This e-mail address is already in use.") from error
+        record(
+            kind=kinds.HUMAN_CREATED,
+            actor=actor,
+            at=now,
+            human_id=human.id,
+            data={"is_staff": is_staff},
+            personal={"email": email, "name": name},
+        )
+    return human
+
+
+def check_email(email: str) -> None:
+    """Check that it is an e-mail address and fits the column. Raises InvalidRequestError."""
+    try:
+        validate_email(email)
+    except ValidationError as error:
+        raise InvalidRequestError("This is not an e-mail address.") from error
+    if len(email) > MAX_EMAIL_CHARACTERS:
+        raise InvalidRequestError("This is not an e-mail address.")
+
+
+def suspend_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
+    """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
+
+    The caller ends whatever else they began. Raises InvalidStateError if the human is not active,
+    or is the last admin who can sign in: then only an admin whom an operator invites
+    (`manage.py setup_link`) could resume them.
+    """
+    with transaction.atomic():
+        if not even_last_admin:
+            _keep_an_admin(human, "suspended")
+        _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
+        _end_enrolment_codes(human, now)
+
+
+def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """Lift the suspension that the caller read; sessions that were ended stay ended.
+
+    Approvals calls this with a verified signature over exactly this suspension. Raises
+    InvalidStateError.
+    """
+    read = human.session_epoch
+    _move(
+        human,
+        Human.Status.SUSPENDED,
+        Human.Status.ACTIVE,
+        kinds.HUMAN_RESUMED,
+        actor,
+        now,
+        session_epoch=read,
+    )
+
+
+def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
+    """Sign the human out everywhere at once."""
+    with transaction.atomic():
+        Human.objects.filter(pk=human.pk).update(session_epoch=F("session_epoch") + 1)
+        # The human's presence ends with the sessions.
+        publish_change(Subject.HUMAN, human.pk, now=now)
+        record(kind=kinds.HUMAN_SESSIONS_ENDED, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
+
+
+def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
+    """End what depends on lost or stolen passkeys, in the caller's transaction that adds new ones.
+
+    Sessions and unspent enrolment codes end. Every grant needs a new signature, even one
+    that was suspended before.
+    """
+    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
+    # In id order, as in every change of many grants (grants_after_change.py), so that none
+    # deadlock.
+    grants = (
+        Grant.objects.filter(agent__human=human, status__in=held)
+        .select_related("agent")
+        .order_by("id")
+    )
+    for grant in grants:
+        # Past its end, or already waiting for a signature.
+        with suppress(InvalidStateError):
+            suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=actor, now=now)
+    # Lock order: humans after agents and grants.
+    end_sessions(human=human, actor=actor, now=now)
+    _end_enrolment_codes(human, now)
+
+
+def delete_human(
+    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+) -> None:
+    """Delete the human permanently: end agents, grants, codes and sessions, blank name and address.
+
+    The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
+    and openings of events, in the same transaction. Raises InvalidStateError if the human is
+    deleted already, is the last admin who can sign in, or got another agent meanwhile.
+    """
+    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
+    with transaction.atomic():
+        # Lock order: agent, grants, human, as in requests, approvals and rotations: no deadlock.
+        for agent in (
+            Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id")
+        ):
+            for grant in agent.grants.filter(status__in=held).order_by("id"):
+                revoke_grant(grant=grant, actor=actor, now=now)
+            revoke_agent(agent=agent, actor=actor, now=now)
+        if not even_last_admin:
+            _keep_an_admin(human, "deleted")
+        gone = (
+            Human.objects.filter(pk=human.pk)
+            .exclude(status=Human.Status.DELETED)
+            .update(
+                status=Human.Status.DELETED,
+                email=f"{human.pk}@deleted.invalid",
+                name="Deleted human",
+                is_staff=False,
+                seal=None,
+                time_zone="UTC",
+                session_epoch=F("session_epoch") + 1,
+            )
+        )
+        if not gone:
+            raise InvalidStateError("This human is deleted already.")
+        EnrolmentCode.objects.filter(human=human).delete()
+        # An agent enrolled or claimed after the agents were locked would keep its texts. No other
+        # can be added now: the codes are gone, and a claim waits for the human's row.
+        if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
+            raise InvalidStateError(
+                "An agent was added to this account meanwhile. Nothing was deleted: try again."
+            )
+        publish_change(Subject.HUMAN, human.pk, now=now)
+        record(kind=kinds.HUMAN_DELETED, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
+
+
+def refuse_to_delete(human: Human) -> None:
+    """Raises InvalidStateError if `delete_human` would, as the rows are now. Locks nothing."""
+    if human.status == Human.Status.DELETED:
+        raise InvalidStateError("This human is deleted already.")
+    _refuse_last_admin(human, Human.objects.filter(_ACTIVE_ADMIN), "deleted")
+
+
+def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
+    """Show times in another IANA zone from now on. Raises InvalidRequestError."""
+    parse_zone(zone, "time_zone")
+    with transaction.atomic():
+        Human.objects.filter(pk=human.pk).update(time_zone=zone)
+        record(
+            kind=kinds.HUMAN_CHANGED,
+            actor=actor,
+            at=now,
+            human_id=human.id,
+            data={"time_zone": zone},
+        )
+    human.refresh_from_db()
+
+
+def _end_enrolment_codes(human: Human, now: datetime) -> None:
+    """Needs the human's row locked: then a code that was just being made is visible."""
+    EnrolmentCode.objects.filter(human=human, used_at=None, expires_at__gt=now).update(
+        expires_at=now
+    )
+
+
+def _keep_an_admin(human: Human, what: str) -> None:
+    # Lock all admins: two who end each other in parallel would leave none. Lock the human in the
+    # same query, because humans are locked in id order.
+    chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_ADMIN).order_by("id")
+    held = chosen.select_for_update(no_key=True)
+    _refuse_last_admin(human, [each for each in held if each.is_staff and each.is_active], what)
+
+
+def _refuse_last_admin(human: Human, admins: Iterable[Human], what: str) -> None:
+    if [admin.pk for admin in admins] == [human.pk]:
+        raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
+
+
+def _move(
+    human: Human, old: str, new: str, kind: str, actor: Actor, now: datetime, **as_read: int
+) -> None:
+    with transaction.atomic():
+        moved = Human.objects.filter(pk=human.pk, status=old, **as_read).update(
+            status=new, session_epoch=F("session_epoch") + 1
+        )
+        if not moved:
+            raise InvalidStateError(f"Only a human who is {old} can become {new}.")
+        publish_change(Subject.HUMAN, human.pk, now=now)
+        record(kind=kind, actor=actor, at=now, human_id=human.id)
+    human.refresh_from_db()
