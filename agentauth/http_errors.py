@@ -44,7 +44,7 @@ from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusal_recording import method_and_route, record_refused_request
-from verifier.services import replay_epochs
+from verifier.services import process_lease
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def record_strangers(route: str, count: int) -> None:
 def _unrecordable() -> AgentAuthError | None:
     """Why nothing may be recorded: in a restored database an event would begin a second history."""
     try:
-        halt = replay_epochs.LEASE.halt()
+        halt = process_lease.LEASE.halt()
     except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
         return domain_error(error)
     return TemporarilyUnavailableError(halt.told) if halt else None

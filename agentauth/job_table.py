@@ -14,7 +14,7 @@ from django.utils import timezone
 from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup_checks import START
-from approvals.services import cleanup as approvals_expiry
+from approvals.services import cleanup
 from approvals.services.recovery_alert_mail import send_notices
 from audit.archive.segment_writing import archive_due
 from audit.checkpoints.cosigning import cosign_log
@@ -24,9 +24,10 @@ from audit.services import seal_audit
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
-from verifier.services import outbox_drain, replay_epochs
+from verifier.services import outbox_drain, process_lease
 from verifier.services.replay_epoch_keeper import keep_home
-from verifier.services.rollback_mark import holding, mark_history
+from verifier.services.rollback_detection import holding
+from verifier.services.rollback_mark import mark_history
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def may_act() -> bool:
     """Whether this process may act for the installation; at most 1 s old. False if unknown."""
     try:
         START.require()
-        return replay_epochs.LEASE.halt() is None
+        return process_lease.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
         # No traceback: the database logs the rest.
         logger.error("jobs: not run, because it is unknown whether this process may act: %s", error)  # noqa: TRY400
@@ -111,7 +112,7 @@ JOBS: Final = (
     Job(promote_due_keys, SLOWLY),
     Job(registry_expiry.expire_everything, SLOWLY),
     Job(verifier_expiry.expire_everything, SLOWLY),
-    Job(approvals_expiry.expire_everything, SLOWLY),
+    Job(cleanup.expire_everything, SLOWLY),
     Job(send_notices, SLOWLY, waits=True),
     Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),
     Job(cosign_log, EACH_SECOND, waits=True),

@@ -30,7 +30,7 @@ from audit.row_ids import new_id_text
 from registry import rate_limits
 from registry.models import Human
 from verifier.endpoint_paths import LEAN_PATHS
-from verifier.services import replay_epochs
+from verifier.services import process_lease
 from verifier.services.host_clock import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
@@ -246,7 +246,7 @@ class InstallationMiddleware:
             return self.get_response(request)
         try:
             START.require()
-            halt = replay_epochs.LEASE.halt()
+            halt = process_lease.LEASE.halt()
         except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
             if START.pending or request.method not in SAFE_METHODS:
                 return error_response(request, domain_error(error))

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 import registry.urls
 import verifier.urls
-from agentauth.observability import health, ops_listener
+from agentauth.observability import health, metrics_page
 from agentauth.openapi.views import SchemaView, docs
 from approvals.admin_site import site
 
@@ -43,7 +43,7 @@ urlpatterns = [
     path("v1/schema/", SchemaView.as_view()),
     path("docs/", docs),
     path("docs", without_slash("/docs/")),
-    path("metrics", ops_listener.page),
+    path("metrics", metrics_page.page),
     path("admin/", site.urls),
     path("admin", without_slash("/admin/")),
     path("", include("kms.urls")),

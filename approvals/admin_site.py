@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 from agentauth.protocol.errors import AgentAuthError, NotFoundError, TemporarilyUnavailableError
 from approvals.admin import ADMINS
 from approvals.models import Recovery
-from approvals.services.challenges import hold_human
+from approvals.services.human_locking import hold_human
 from approvals.services.log_break_signing import unsigned_breaks
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link

@@ -112,7 +112,7 @@ def servers(agents: int) -> Iterator[tuple[str, list[Any]]]:
 
         django.setup()
         from registry.models import Token
-        from verifier.services.token_cache import load_tokens
+        from verifier.services.cached_token import load_tokens
 
         tokens = Token.objects.in_bulk(field_name="jti")
         yield url, [(tokens[jti], known) for jti, known in load_tokens(list(tokens)).items()]
@@ -176,7 +176,7 @@ def call_of(token: Any, known: Any, number: int) -> Any:
     from agentauth.protocol.capability import Action
     from agentauth.protocol.token import TokenClaims
     from audit.services import Actor
-    from verifier.services.replay_epochs import LEASE
+    from verifier.services.process_lease import LEASE
     from verifier.stores import StoreCall
 
     now, claims = timezone.now(), token.claims

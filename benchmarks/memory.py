@@ -35,8 +35,9 @@ from registry.services.nonces import nonces_of
 from registry.services.token_state import TokenState
 from verifier.credential_checks import prepare
 from verifier.requests import parse_verify_request
+from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.replay_epochs import ReplayEpoch
-from verifier.services.token_cache import CachedToken, TaggedCache, known_of
+from verifier.services.tagged_cache import TaggedCache
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import StoreCall
 from verifier.stores.redis_decisions import plan_light_decision

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agentauth.protocol.certificate import read_key_set
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.token import TokenKey, verify_token
 from benchmarks.load import TIMEOUT_SECONDS, BodyWriter, Crowd, Question
 

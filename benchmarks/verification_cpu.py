@@ -47,12 +47,12 @@ from agentauth.server.loop_worker import Connection, Worker
 from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint
-from verifier.services import replay_epochs
+from verifier.services import process_lease
+from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.clock_readings import ClockReading
 from verifier.services.loop_verification import VerifierProcess
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
-from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores.redis_client import pack
 from verifier.stores.redis_servers import Servers
 from verifier.stores.scripts import Script
@@ -211,7 +211,7 @@ async def measured(
 ) -> list[float]:
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     cached_state, tally = Knowing(place, known(place, now, windows)), Tally()
-    replay_epochs.LEASE._last = replay_epochs._Look(
+    process_lease.LEASE._last = process_lease._Look(
         ReplayEpoch(1, "redis", frozenset(), now),
         leaving=False,
         clock_off=None,

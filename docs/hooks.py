@@ -35,6 +35,8 @@ OBJECTS: Final = {
             "agentauth.sdk.key_file",
             "agentauth.sdk.key_store",
             "agentauth.sdk.keyring_store",
+            "agentauth.sdk.kms_signer",
+            "agentauth.sdk.identity",
         ],
     ),
     "values": (

@@ -30,7 +30,8 @@ from agentauth.protocol.errors import (
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import Agent, Human, ServiceProvider
-from registry.services.agent_keys import bar_disclosed_key, holder_of
+from registry.services.agent_keys import holder_of
+from registry.services.barred_keys import bar_disclosed_key
 from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.spent_proofs import spend_proof

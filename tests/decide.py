@@ -65,14 +65,14 @@ def decide(*, act: str, id: str, **wish: Any) -> dict[str, Any]:  # noqa: A002 â
 def adopted_by(agent: Any, now: datetime) -> Any:
     """The agent's owner; a new alice if it has none yet."""
     from audit.services import Actor
-    from registry.services import agents, humans
+    from registry.services import agent_claims, humans
 
     if agent.human is None:
         actor = Actor(kind="system", id="decide")
         alice = humans.create_human(
             email=f"alice-{agent.pk}@example.org", name="Alice", actor=actor, now=now
         )
-        agents.claim_agent(
+        agent_claims.claim_agent(
             agent=agent, human=alice, actor=Actor(kind="human", id=str(alice.pk)), now=now
         )
         agent.refresh_from_db()

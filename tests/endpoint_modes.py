@@ -25,7 +25,7 @@ from kms.process_key_certificates import token_keys
 from tests import conformance
 from verifier.endpoint_paths import LEAN_PATHS
 from verifier.models import Home, StateChange
-from verifier.services import loop_verification, replay_epochs, state_cache
+from verifier.services import loop_verification, process_lease, replay_epochs, state_cache
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
@@ -185,13 +185,13 @@ class Looking:
         began = ClockReading.now()
         # The decision itself checks whether the replay cache is here.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
-            replay_epochs.LEASE.current()
+            process_lease.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
             keys = token_keys(now=timezone.now())
             # The lease decides whether the clocks agree; its view of the database's clock travels
             # with the tests.
-            off = replay_epochs.LEASE._last and replay_epochs.LEASE._last.clock_off
+            off = process_lease.LEASE._last and process_lease.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
             self._tell(StateNews(news.changes, news.everything, StateReading(began, keys, ahead)))
 

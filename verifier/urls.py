@@ -2,13 +2,8 @@
 
 from django.urls import path
 
-from verifier.api import (
-    ConfirmationsView,
-    ConfirmationView,
-    IntrospectView,
-    VerifyBatchView,
-    VerifyView,
-)
+from verifier.api import IntrospectView, VerifyBatchView, VerifyView
+from verifier.confirmations_api import ConfirmationsView, ConfirmationView
 from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 
 urlpatterns = [

@@ -40,10 +40,10 @@ from verifier.credential_checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
 from verifier.services.batch_fairness import ALONE, BatchSlot
+from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.replay_epochs import ReplayEpoch
-from verifier.services.token_cache import CachedToken
 from verifier.stores import (
     EarlyRefusal,
     NotDoneError,
@@ -68,8 +68,9 @@ from verifier.stores.redis_decisions import (
     read_hold,
     recall_refusal,
 )
+from verifier.stores.redis_keys import shard_of
 from verifier.stores.redis_servers import DEADLINE_SECONDS
-from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script, shard_of
+from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script
 from verifier.stores.stream_entry_encoding import no_entry
 
 logger = logging.getLogger(__name__)

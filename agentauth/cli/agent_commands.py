@@ -12,7 +12,7 @@ from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.grant_choice import waits_for_human
-from agentauth.sdk.key_file import Identity
+from agentauth.sdk.identity import Identity
 from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.registry_answers import Grant, optional
 from agentauth.sdk.registry_client import Registry

@@ -20,7 +20,7 @@ from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.bounded_http import ask
-from agentauth.sdk.key_file import Identity
+from agentauth.sdk.identity import Identity
 from agentauth.sdk.own_manifest import is_due, read_manifest
 from agentauth.sdk.registry_answers import optional
 from agentauth.sdk.registry_client import TIMEOUT_SECONDS, open_client, registry_at

@@ -21,7 +21,7 @@ from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
-from verifier.services import replay_epochs
+from verifier.services import process_lease
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def audit_queue() -> None:
 
 def clock() -> None:
     """This host's clock agrees with the database's; if not, changes and decisions get 503."""
-    if off := replay_epochs.LEASE.clock_off(waits=False):
+    if off := process_lease.LEASE.clock_off(waits=False):
         raise NotReadyError(
             f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
         )
@@ -101,7 +101,7 @@ def history() -> None:
 
 
 def _not_halted(check: str) -> None:
-    halt = replay_epochs.LEASE.halt(waits=False)
+    halt = process_lease.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 

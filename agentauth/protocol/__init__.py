@@ -8,9 +8,9 @@
   `hours_and_periods` and `usage_counters`.
 - What a person signs: `passkey_statements` with `statement_fields`, `resume_statement` and
   `grant_release_statement`; `approval_receipt` proves it later.
-- A call: `token` (with `certificate` for delegated keys), then `decision_rules`, the pure yes or
-  no.
-- The log: `log_hashes` hashes and verifies, `merkle_proofs` makes proofs; `notes`, `checkpoint` and
+- A call: `token` (with `certificate` for delegated keys, and `key_set`), then `decision_rules`, the
+  pure yes or no.
+- The log: `log_hashes` hashes, `merkle_proofs` makes and verifies proofs; `notes`, `checkpoint` and
   `checkpoint_proofs` are its texts; `key_introduction` leads from one key to the next.
 
 Begin with `capability`, `token` and `decision_rules`. docs/protocol.md is the contract.

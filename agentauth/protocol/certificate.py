@@ -13,16 +13,14 @@ from typing import Final
 from .errors import EncodingError, InvalidKeyError, InvalidRequestError, InvalidSignatureError
 from .identifiers import is_id
 from .jose import parse_compact, sign_compact, signing_input, verify_jws
-from .json_fields import integer, items, members
-from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .token import MAX_TOKEN_SECONDS, CertifiedKey, TokenKey
+from .json_fields import integer, members
+from .keys import PublicKey, Signer, parse_jwk
+from .token import MAX_TOKEN_SECONDS, CertifiedKey
 
 CERTIFICATE_TYP: Final = "key-certificate+jwt"
 CERTIFIED_PURPOSE: Final = "token"
 MAX_CERTIFICATE_SECONDS: Final = 86_400
 MAX_CERTIFICATE_BYTES: Final = 2_048
-# More than any registry publishes. Bounds the work that a key set can cause.
-MAX_KEYS: Final = 10_000
 _CLAIMS: Final = (
     "iss",
     "sub",
@@ -112,57 +110,6 @@ def verify_certificate(
     except (EncodingError, InvalidSignatureError) as error:
         raise InvalidRequestError(f"certificate: {error.description}") from None
     return _read(claims, issuer_key, expected_issuer)  # 5
-
-
-def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey]:
-    """Read `/.well-known/jwks.json` (RFC 7517 section 5): keys by `kid`, ready for
-    `token.verify_access_token`.
-
-    A key with a `certificate` counts only if a key of the same set without one certified it. A key
-    that fails this, or that we cannot read, is left out; the others still count. Raises
-    InvalidRequestError for what is not a key set, has a `kid` twice or shows a private member.
-    """
-    body = key_set.get("keys") if isinstance(key_set, Mapping) else None
-    own: dict[str, PublicKey] = {}
-    certified: list[tuple[PublicKey, object]] = []
-    names: set[str] = set()
-    for jwk in items(body, "keys", minimum=0, maximum=MAX_KEYS):
-        key = _key(jwk)
-        if key is None:
-            continue
-        assert isinstance(jwk, dict)
-        kid = jwk.get("kid")
-        # Readers differ in which of two equal kids wins.
-        if not isinstance(kid, str) or kid in names:
-            raise InvalidRequestError("keys: a kid is missing or appears twice.")
-        names.add(kid)
-        if "certificate" not in jwk:
-            own[kid] = key
-        elif kid == key.thumbprint:
-            certified.append((key, jwk["certificate"]))
-        else:
-            raise InvalidRequestError("keys: the kid of a certified key is not its thumbprint.")
-    found: dict[str, TokenKey] = dict(own)
-    for key, compact in certified:
-        try:
-            under = verify_certificate(str(compact), keys=own, expected_issuer=expected_issuer).key
-        except InvalidRequestError:
-            continue
-        # A certificate copied from another key of the set gives this one nothing.
-        if under.key == key:
-            found[key.thumbprint] = under
-    return found
-
-
-def _key(jwk: object) -> PublicKey | None:
-    try:
-        return parse_jwk(jwk)
-    except PrivateMemberError as error:
-        raise InvalidRequestError("keys: must not contain a private member.") from error
-    except InvalidKeyError:
-        # A key type of a later version (RFC 7517 section 5 says to ignore it). Its tokens are
-        # `unknown` here.
-        return None
 
 
 def _read(claims: dict[str, object], issuer_key: PublicKey, expected_issuer: str) -> Certificate:

@@ -9,7 +9,7 @@ from typing import Final
 from .checkpoint import OpenedCheckpoint, open_checkpoint, parse_checkpoint, parse_hash, parse_size
 from .encoding import b64_decode, b64_encode
 from .errors import EncodingError, NoteError
-from .log_hashes import verify_inclusion
+from .merkle_proofs import verify_inclusion
 from .notes import Verifier, check_text, parse_note, read_text
 
 # A tree of 2^63 leaves needs no more, and c2sp.org/tlog-witness allows no more.

@@ -1,11 +1,11 @@
-"""The log's hashes: event entries, leaves, links, and RFC 9162 Merkle trees with their proofs.
+"""The log's hashes: event entries, leaves, links, and RFC 9162 Merkle trees.
 
 An event's entry is its salted hash. A leaf hashes an entry; the tree is built of leaves, and each
-link hashes the previous link and a leaf. `merkle_proofs` makes the proofs that are verified here.
-Sections without an RFC number are those of docs/protocol.md.
+link hashes the previous link and a leaf. `merkle_proofs` makes and verifies proofs. Sections
+without an RFC number are those of docs/protocol.md.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -74,7 +74,7 @@ def link(previous: bytes, leaf: bytes) -> bytes:
     both are 32 bytes: if lengths could vary, two different pairs could concatenate to the same
     bytes, and so have the same hash.
     """
-    return sha256(_LINK + _hash(previous) + _hash(leaf))
+    return sha256(_LINK + check_hash(previous) + check_hash(leaf))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class CompactTree:
     def __init__(self, size: int = 0, peaks: Iterable[bytes] = ()) -> None:
         """Continue a tree. Raises ChainError if the number of peaks does not fit the size."""
         self._size = size
-        self._peaks = [_hash(peak) for peak in peaks]
+        self._peaks = [check_hash(peak) for peak in peaks]
         if size < 0 or size.bit_count() != len(self._peaks):
             raise ChainError("The stored tree does not match its size.")
 
@@ -126,7 +126,7 @@ class CompactTree:
         Adds to `completed` each subtree that this leaf completes and whose height is a multiple of
         TILE_HEIGHT. Raises ChainError.
         """
-        node = _hash(leaf)
+        node = check_hash(leaf)
         # Adding one to the size carries over its trailing one bits; each carry joins two subtrees
         # of equal size.
         size, height = self._size, 0
@@ -156,78 +156,8 @@ class CompactTree:
         return TreeHead(self._size, self.root())
 
 
-def verify_inclusion(
-    index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes
-) -> None:
-    """Verify that `leaf` (a leaf hash) has number `index` in the tree of `size` leaves with `root`
-    (RFC 9162 section 2.1.3.2).
-
-    `path` goes from the leaf upward. Raises ChainError.
-    """
-    if not 0 <= index < size:
-        raise ChainError("The leaf lies outside the tree.")
-    node = _hash(leaf)
-    for sibling, on_left in _climb(index, size - 1, path):
-        node = node_hash(sibling, node) if on_left else node_hash(node, sibling)
-    if node != root:
-        raise ChainError("The inclusion proof does not lead to the root.")
-
-
-def verify_consistency(
-    first: int, second: int, path: Sequence[bytes], first_root: bytes, second_root: bytes
-) -> None:
-    """Verify that the tree of `second` leaves only appends to that of `first` leaves (RFC 9162
-    section 2.1.4.2). Without this, a log could rewrite or drop entries between two signed trees.
-
-    Equal sizes need equal roots and an empty path. An empty first tree is refused: it is consistent
-    with every tree, so the proof would show nothing. Raises ChainError.
-    """
-    if not 0 < first <= second:
-        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
-    if first == second:
-        if path or first_root != second_root:
-            raise ChainError("For equal sizes, the roots must be equal and the proof empty.")
-        return
-    # If the first tree is a full subtree, its proof omits its root.
-    hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
-    if not hashes:
-        raise ChainError("The consistency proof is empty.")
-    position, last = first - 1, second - 1
-    while position & 1:
-        position, last = position >> 1, last >> 1
-    old = new = _hash(hashes[0])
-    for part, on_left in _climb(position, last, hashes[1:]):
-        # What lies to the left was in both trees; what lies to the right is only in the newer one.
-        if on_left:
-            old, new = node_hash(part, old), node_hash(part, new)
-        else:
-            new = node_hash(new, part)
-    if old != first_root or new != second_root:
-        raise ChainError("The consistency proof does not lead to both roots.")
-
-
-def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each hash of a path from node `position` of a level that ends at `last`, and whether it
-    is the left sibling.
-
-    The sizes determine the length of a proof; with a free length one proof could be read in two
-    ways. Raises ChainError if the path ends below the root or continues above it.
-    """
-    for sibling in path:
-        if last == 0:
-            raise ChainError("The proof is too long.")
-        on_left = bool(position & 1) or position == last
-        yield _hash(sibling), on_left
-        if on_left:
-            # The last node of a level without a sibling rises until it has one.
-            while not position & 1 and position:
-                position, last = position >> 1, last >> 1
-        position, last = position >> 1, last >> 1
-    if last != 0:
-        raise ChainError("The proof is too short.")
-
-
-def _hash(value: bytes) -> bytes:
+def check_hash(value: bytes) -> bytes:
+    """Return the hash. Raises ChainError unless it has 32 bytes."""
     if len(value) != HASH_BYTES:
         raise ChainError("A hash must be 32 bytes.")
     return value

@@ -1,11 +1,11 @@
-"""Make inclusion and consistency proofs (RFC 9162). The caller stores the hashes."""
+"""Make and verify inclusion and consistency proofs (RFC 9162). The caller stores the hashes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from .encoding import sha256
 from .errors import ChainError
-from .log_hashes import node_hash
+from .log_hashes import check_hash, node_hash
 
 # (height, index) → root of full subtree number `index` of 2**height leaves; height 0 is a leaf
 # hash.
@@ -113,3 +113,74 @@ def prove_consistency(first: int, second: int, subtree: Subtree) -> list[bytes]:
 def _split(start: int, end: int) -> int:
     """Where a range of two or more leaves splits: after the largest power of two below its size."""
     return start + (1 << ((end - start - 1).bit_length() - 1))
+
+
+def verify_inclusion(
+    index: int, size: int, leaf: bytes, path: Sequence[bytes], root: bytes
+) -> None:
+    """Verify that `leaf` (a leaf hash) has number `index` in the tree of `size` leaves with `root`
+    (RFC 9162 section 2.1.3.2).
+
+    `path` goes from the leaf upward. Raises ChainError.
+    """
+    if not 0 <= index < size:
+        raise ChainError("The leaf lies outside the tree.")
+    node = check_hash(leaf)
+    for sibling, on_left in _climb(index, size - 1, path):
+        node = node_hash(sibling, node) if on_left else node_hash(node, sibling)
+    if node != root:
+        raise ChainError("The inclusion proof does not lead to the root.")
+
+
+def verify_consistency(
+    first: int, second: int, path: Sequence[bytes], first_root: bytes, second_root: bytes
+) -> None:
+    """Verify that the tree of `second` leaves only appends to that of `first` leaves (RFC 9162
+    section 2.1.4.2). Without this, a log could rewrite or drop entries between two signed trees.
+
+    Equal sizes need equal roots and an empty path. An empty first tree is refused: it is consistent
+    with every tree, so the proof would show nothing. Raises ChainError.
+    """
+    if not 0 < first <= second:
+        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
+    if first == second:
+        if path or first_root != second_root:
+            raise ChainError("For equal sizes, the roots must be equal and the proof empty.")
+        return
+    # If the first tree is a full subtree, its proof omits its root.
+    hashes = [first_root, *path] if first & (first - 1) == 0 else list(path)
+    if not hashes:
+        raise ChainError("The consistency proof is empty.")
+    position, last = first - 1, second - 1
+    while position & 1:
+        position, last = position >> 1, last >> 1
+    old = new = check_hash(hashes[0])
+    for part, on_left in _climb(position, last, hashes[1:]):
+        # What lies to the left was in both trees; what lies to the right is only in the newer one.
+        if on_left:
+            old, new = node_hash(part, old), node_hash(part, new)
+        else:
+            new = node_hash(new, part)
+    if old != first_root or new != second_root:
+        raise ChainError("The consistency proof does not lead to both roots.")
+
+
+def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each hash of a path from node `position` of a level that ends at `last`, and whether it
+    is the left sibling.
+
+    The sizes determine the length of a proof; with a free length one proof could be read in two
+    ways. Raises ChainError if the path ends below the root or continues above it.
+    """
+    for sibling in path:
+        if last == 0:
+            raise ChainError("The proof is too long.")
+        on_left = bool(position & 1) or position == last
+        yield check_hash(sibling), on_left
+        if on_left:
+            # The last node of a level without a sibling rises until it has one.
+            while not position & 1 and position:
+                position, last = position >> 1, last >> 1
+        position, last = position >> 1, last >> 1
+    if last != 0:
+        raise ChainError("The proof is too short.")

@@ -29,7 +29,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from .bounded_http import Params
 from .client_cache import Locks
 from .errors import KeyFileError, RegistryError
-from .key_file import Identity
+from .identity import Identity
 from .key_store import KeyStore
 from .own_manifest import check_within, is_due, new_manifest, next_manifest, read_manifest
 from .registry_answers import Agent

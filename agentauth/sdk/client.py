@@ -21,7 +21,8 @@ from .agent_lifecycle import AgentLife
 from .argument_checks import check_action, check_capabilities, check_max_bytes, read_envelope
 from .bounded_http import MAX_ANSWER_BYTES
 from .grants_and_tokens import UNSPECIFIED_ORIGIN, AgentGrants
-from .key_file import Identity, KeyFile, default_path
+from .identity import Identity
+from .key_file import KeyFile, default_path
 from .key_store import KeyStore
 from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
 from .registry_client import Registry

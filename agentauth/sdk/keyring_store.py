@@ -17,7 +17,8 @@ except ImportError as missing:
 from agentauth.protocol.keys import PrivateKey
 
 from .errors import KeyFileError
-from .key_file import Identity, config_directory, identity_text, parse_identity
+from .identity import Identity, identity_text, parse_identity
+from .key_file import config_directory
 from .private_files import locked
 
 SERVICE: Final = "agentauth"

@@ -19,7 +19,7 @@ from agentauth.protocol.errors import InvalidStateError
 from .bounded_http import MAX_ANSWER_BYTES
 from .client import AgentAuthClient
 from .grants_and_tokens import UNSPECIFIED_ORIGIN
-from .key_file import Identity
+from .identity import Identity
 from .key_store import KeyStore
 from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
 from .service_calls import Call, Conversation

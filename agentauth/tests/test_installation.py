@@ -26,9 +26,10 @@ from registry.services.settings_agreement import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import replay_epochs, rollback_detection
+from verifier.services import process_lease, rollback_detection
+from verifier.services.process_lease import Lease
 from verifier.services.replay_epoch_keeper import Keeper
-from verifier.services.replay_epochs import Lease, read_or_create_row
+from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
 NEW = "n3w-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFGHIJ"
@@ -140,7 +141,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
 ) -> None:
     monkeypatch.setattr("agentauth.observability.health.KEPT_SECONDS", 0.0)
     monkeypatch.setattr("agentauth.observability.health._readiness", Readiness())
-    monkeypatch.setattr(replay_epochs, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 0)
     record(now)
     client = Client()
     assert client.get("/v1/issuer-does-not-exist").status_code == 404

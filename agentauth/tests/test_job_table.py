@@ -20,7 +20,7 @@ from django.core.management import call_command
 from django.db import OperationalError
 from prometheus_client import REGISTRY
 
-from agentauth import job_table as jobs_table
+from agentauth import job_table
 from agentauth.celery import app
 from agentauth.job_table import JOBS
 from agentauth.management.commands import jobs
@@ -34,7 +34,7 @@ BY_NAME = {job.name: job for job in JOBS}
 
 @pytest.fixture(autouse=True)
 def _none_rests_or_is_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(jobs_table, "may_act", lambda: True)
+    monkeypatch.setattr(job_table, "may_act", lambda: True)
     yield
     for job in JOBS:
         job._rests_until = 0.0
@@ -122,10 +122,10 @@ def test_runs_are_counted_by_their_outcome_and_held_ones_are_none(
     ok, failed = counted("ok"), counted("failed")
     monkeypatch.setattr(job, "run", noted([], job.name))
     job.do()
-    monkeypatch.setattr(jobs_table, "may_act", lambda: False)
+    monkeypatch.setattr(job_table, "may_act", lambda: False)
     job.do()
     assert (counted("ok"), counted("failed")) == (ok + 1, failed)
-    monkeypatch.setattr(jobs_table, "may_act", lambda: True)
+    monkeypatch.setattr(job_table, "may_act", lambda: True)
     monkeypatch.setattr(job, "run", raising(OSError("away"), job.name))
     with pytest.raises(OSError, match="away"):
         job.do()
@@ -166,7 +166,7 @@ def test_a_job_that_failed_at_a_store_rests_before_it_is_tried_again(
     with pytest.raises(OSError, match="away"):
         job.do()
     assert job.do() is False
-    monkeypatch.setattr(jobs_table, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(job_table, "REST_SECONDS", 0.0)
     job._rests_until = 0.0
     for _ in range(2):
         with pytest.raises(OSError, match="away"):
@@ -255,7 +255,7 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
 def loop_with(*, hangs: bool, then: str) -> None:
     """`manage.py jobs` in this process with stub jobs. Ends the process, or should."""
     loop: Any = jobs
-    table: Any = jobs_table
+    table: Any = job_table
     hanging = threading.Event()
 
     def hang(**_named: object) -> None:

@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.observability import metrics
+from agentauth.observability import database_metrics
 from audit import kinds
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.models import Checkpoint, Cosignature, Leaf, Segment
@@ -102,7 +102,7 @@ def test_an_empty_log_is_consistent(db: None) -> None:
 def test_a_role_that_may_not_read_the_log_gives_everything_else(
     log: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "may_read_log", lambda: False)
+    monkeypatch.setattr(database_metrics, "may_read_log", lambda: False)
     assert "audit_leaves" not in page()
     assert sample("queue_events") == 0
 
@@ -113,7 +113,7 @@ def test_where_the_log_cannot_be_asked_the_rest_is_given(
     def away(*, now: datetime) -> None:
         raise OperationalError(str(now))
 
-    monkeypatch.setattr(metrics, "read_log_status", away)
+    monkeypatch.setattr(database_metrics, "read_log_status", away)
     assert "audit_leaves" not in page()
     assert sample("queue_events") == 0
 

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
 from agentauth.middleware import ANY_HOST_PATHS
-from agentauth.observability import health, ops_listener
+from agentauth.observability import health, metrics_page, ops_listener
 from audit.models import Event
 from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER
@@ -63,7 +63,7 @@ def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(ops_listener, "_said_at", -ops_listener._SAID_EVERY)
+    monkeypatch.setattr(metrics_page, "_said_at", -metrics_page._SAID_EVERY)
 
     def counted() -> float:
         return (

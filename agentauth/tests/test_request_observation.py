@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from agentauth.http_errors import STATUSES
-from agentauth.observability import metrics
+from agentauth.observability import database_metrics, metrics
 from agentauth.protocol import errors
 from audit import kinds
 from audit.models import Event
@@ -164,7 +164,7 @@ def test_without_its_database_the_page_still_has_its_counters(
     def away() -> None:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(metrics, "_grants", away)
+    monkeypatch.setattr(database_metrics, "_grants", away)
     page = read().content.decode()
     assert "agentauth_http_request_seconds" in page
     assert "agentauth_grants" not in page

@@ -1,7 +1,7 @@
 """Services behind the pages. They call the services of the registry and the verifier.
 
 - Every signature takes one path: `page_token` (what the page showed), `statement_builders` (what is
-  signed), `challenges` (made and used once), `signed_acts` (all of them in order).
+  signed), `challenges` (made and used once), `human_locking`, `signed_acts` (all of them in order).
 - Requests: `grant_decisions` approves and denies, with `offered_capabilities` and `term_choices`
   (what may be approved and what was chosen). `agent_claiming` takes an agent, `confirmations`
   answers for one transaction, `presence_lease` is the "I'm here" switch. `lookalike_warnings` warns

@@ -13,7 +13,7 @@ from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import claim
 from audit.services import Actor
 from registry.models import Agent, Human
-from registry.services.agents import check_claim_code, claim_agent
+from registry.services.agent_claims import check_claim_code, claim_agent
 
 
 def claim_page(agent: Agent, human: Human, *, now: datetime) -> Page:

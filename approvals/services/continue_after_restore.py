@@ -34,10 +34,12 @@ from audit.fault_injection import fault_point
 from audit.log.sequencer import tree_of
 from audit.models import Checkpoint, Head, LogBreak, Segment
 from audit.services import Actor, record
-from audit.stores import Store, store_at
+from audit.stores import Store
+from audit.stores.opening import store_at
 from kms.immediate_rotation import switch_key
 from registry.models import Agent, EnrolmentCode, Grant, Human
-from registry.services.grants import suspend_grant, withdraw_grant
+from registry.services.grant_requests import withdraw_grant
+from registry.services.grants import suspend_grant
 from verifier.models import Home
 from verifier.services import rollback_detection
 from verifier.services.replay_epochs import configured_cache, database_clock, read_or_create_row

@@ -28,7 +28,7 @@ from approvals import sentences
 from approvals.models import Challenge, Passkey, SetupCode
 from approvals.services import cascades
 from approvals.services.cascades import Cascade
-from approvals.services.challenges import hold_human
+from approvals.services.human_locking import hold_human
 from approvals.services.human_suspension_and_erasure import delete_human, hold_ways_in
 from approvals.services.recovery import check_taken_part_in
 from approvals.services.text_erasure import forget_invitation

@@ -18,7 +18,7 @@ from audit import kinds
 from audit.checkpoints.log_breaks import folder_of, origin
 from audit.models import LogBreak
 from audit.services import Actor, record
-from audit.stores import store_at
+from audit.stores.opening import store_at
 from registry.models import Human
 from registry.services.log_keys import audit_vkeys
 

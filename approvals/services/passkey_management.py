@@ -12,7 +12,8 @@ from django.utils.crypto import salted_hmac
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
 from approvals.models import Challenge, Passkey
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
-from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
+from approvals.services.challenges import Ceremony, answering, begin, latest
+from approvals.services.human_locking import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from kms.row_seals import DEMAND

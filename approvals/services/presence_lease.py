@@ -11,11 +11,11 @@ from approvals.services.challenges import (
     answering,
     begin,
     check_signature,
-    hold_human,
     latest,
     passkey_options,
     void,
 )
+from approvals.services.human_locking import hold_human
 from audit.services import Actor
 from registry.models import Human
 from verifier.services import presence_leases

@@ -22,8 +22,8 @@ from audit.services import Actor
 from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
-from registry.services.agent_keys import DISCLOSED, bar_key
 from registry.services.agents import revoke_agent, suspend_agent
+from registry.services.barred_keys import DISCLOSED, bar_key
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.key_rotation import ROTATED
 from registry.services.service_providers import (

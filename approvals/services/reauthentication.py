@@ -15,10 +15,10 @@ from approvals.services.challenges import (
     answering,
     begin,
     check_signature,
-    hold_human,
     latest,
     passkey_options,
 )
+from approvals.services.human_locking import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human

@@ -24,7 +24,8 @@ from agentauth.protocol.errors import (
 )
 from approvals.models import Challenge, Recovery, RecoveryQuerySet
 from approvals.passkeys import creation_options
-from approvals.services.challenges import Ceremony, answering, begin, hold_human, latest
+from approvals.services.challenges import Ceremony, answering, begin, latest
+from approvals.services.human_locking import hold_human
 from approvals.services.passkey_management import (
     add_passkey,
     hold_passkeys,

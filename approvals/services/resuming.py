@@ -11,7 +11,8 @@ from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, 
 from agentauth.protocol.resume_statement import Subject, resume_statement
 from approvals import resume_consent_texts as texts
 from approvals.models import Challenge, Receipt, Recovery
-from approvals.services.challenges import Ceremony, hold_human, void
+from approvals.services.challenges import Ceremony, void
+from approvals.services.human_locking import hold_human
 from approvals.services.page_token import Page
 from approvals.services.recent_recovery import recovery_marks
 from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in

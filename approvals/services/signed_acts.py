@@ -18,12 +18,12 @@ from approvals.services.challenges import (
     Ceremony,
     begin,
     check_signature,
-    hold_human,
     latest,
     passkey_options,
     spend,
     take,
 )
+from approvals.services.human_locking import hold_human
 from approvals.services.page_token import Page, check_drawn
 from audit.fault_injection import fault_point
 from kms.services import signer

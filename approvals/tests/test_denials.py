@@ -13,7 +13,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant, ServiceProvider
-from registry.services.grants import withdraw_grant
+from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused
 
 pytestmark = pytest.mark.django_db

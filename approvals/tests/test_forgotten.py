@@ -25,7 +25,7 @@ from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
-from audit.stores import store_at
+from audit.stores.opening import store_at
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
 from registry.services.grant_verification import ALIVE, UNKNOWN, UNTOLD, review

@@ -22,7 +22,7 @@ from audit.checkpoints.signing import checkpoint_log
 from audit.db.role_rights import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
-from audit.stores import store_at
+from audit.stores.opening import store_at
 from audit.tests.tampering import execute
 from audit.tests.waiting import wait_for_lock_waiters
 from audit.verify.verification import verify_log

@@ -11,7 +11,7 @@ from approvals.tests.cast import Person
 from approvals.views import paging
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
-from registry.services.grants import withdraw_grant
+from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
 
 pytestmark = pytest.mark.django_db

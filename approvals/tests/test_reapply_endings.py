@@ -26,8 +26,8 @@ from kms.models import KeyCertificate
 from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.agent_keys import bar_disclosed_key, is_barred
-from registry.services.agents import find_claim
+from registry.services.agent_claims import find_claim
+from registry.services.barred_keys import bar_disclosed_key, is_barred
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.humans import create_human, suspend_human
 from registry.services.provider_authentication import authenticate_service_provider

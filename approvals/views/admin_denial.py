@@ -14,12 +14,13 @@ from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_grant
 from approvals.views.page_requests import (
     answer,
+    chosen_ids,
+    chosen_of,
     human_of,
     member,
     read_posted_json,
     require_sign_in,
 )
-from approvals.views.paging import chosen_ids, chosen_of
 from registry.authentication import actor_of
 from registry.models import Grant, Human
 

@@ -18,7 +18,7 @@ from approvals.views.page_requests import (
     require_sign_in,
 )
 from registry.authentication import actor_of
-from registry.services.agents import find_claim
+from registry.services.agent_claims import find_claim
 
 
 @require_safe

@@ -14,8 +14,8 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import destructive_actions
 from approvals.services.destructive_actions import Party, Preview
-from approvals.views.page_requests import human_of, require_sign_in
-from approvals.views.paging import chosen_ids, chosen_of, id_or_none_of_ours
+from approvals.views.page_requests import chosen_ids, chosen_of, human_of, require_sign_in
+from approvals.views.paging import id_or_none_of_ours
 from approvals.views.reauthentication import check_verification
 from registry.admin import MOST_AT_ONCE
 from registry.authentication import actor_of

@@ -1,5 +1,6 @@
 """Shared by page views: who is signed in, who acts, how posted JSON is read and answered."""
 
+import uuid
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
@@ -11,6 +12,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from approvals.views.paging import id_or_none_of_ours
+from registry.admin import MOST_AT_ONCE
 from registry.models import Human
 
 P = ParamSpec("P")
@@ -69,3 +72,14 @@ def safe_next(request: HttpRequest) -> str:
     target = request.GET.get("next", "")
     inside = url_has_allowed_host_and_scheme(target, allowed_hosts=None) and target.startswith("/")
     return target if inside else HOME
+
+
+def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
+    """The ids that a list passes on in `?id=`, each once, in their order."""
+    return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MOST_AT_ONCE])))
+
+
+def chosen_of(request: HttpRequest) -> str:
+    """How many rows were chosen in a list, if these are only the first of them; otherwise empty."""
+    number = request.GET.get("of", "")
+    return number if number.isascii() and number.isdecimal() else ""

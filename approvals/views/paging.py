@@ -7,7 +7,6 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
 from agentauth.protocol.identifiers import parse_id
-from registry.admin import MOST_AT_ONCE
 
 Row = TypeVar("Row", bound=Model)
 PAGE = 50
@@ -24,17 +23,6 @@ def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[
     found = list(rows.order_by("-pk")[: PAGE + 1])
     more = len(found) > PAGE
     return found[:PAGE], {"next": found[PAGE - 1].pk if more else None, "first_page": after is None}
-
-
-def chosen_ids(request: HttpRequest) -> list[uuid.UUID]:
-    """The ids that a list passes on in `?id=`, each once, in their order."""
-    return list(dict.fromkeys(map(id_or_none_of_ours, request.GET.getlist("id")[:MOST_AT_ONCE])))
-
-
-def chosen_of(request: HttpRequest) -> str:
-    """How many rows were chosen in a list, if these are only the first of them; otherwise empty."""
-    number = request.GET.get("of", "")
-    return number if number.isascii() and number.isdecimal() else ""
 
 
 def id_or_none_of_ours(text: str) -> uuid.UUID:

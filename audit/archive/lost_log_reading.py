@@ -14,7 +14,8 @@ from audit.checkpoints.anchors import Anchor, read_anchor
 from audit.checkpoints.copy_locations import PREFIX, ContradictedError, key_of, size_of
 from audit.checkpoints.log_breaks import seen_from_log
 from audit.models import LogBreak
-from audit.stores import Store, store_at
+from audit.stores import Store
+from audit.stores.opening import store_at
 
 
 def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) -> Anchor:

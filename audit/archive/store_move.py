@@ -30,7 +30,8 @@ from audit.checkpoints.signing import checkpoints_in, compare_outside, newest_ch
 from audit.fault_injection import fault_point
 from audit.models import Checkpoint, CheckpointCopy
 from audit.services import Actor, record
-from audit.stores import Store, is_key, store_at
+from audit.stores import Store, is_key
+from audit.stores.opening import store_at
 
 
 class MovingError(ChainError):

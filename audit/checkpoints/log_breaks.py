@@ -22,7 +22,8 @@ from agentauth.protocol.json_fields import integer, items, text
 from audit.checkpoints.copy_locations import MOVED, ContradictedError
 from audit.log.tree_reader import root_at
 from audit.models import LogBreak
-from audit.stores import MAX_SMALL_BYTES, Sink, Store, store_at
+from audit.stores import MAX_SMALL_BYTES, Sink, Store
+from audit.stores.opening import store_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1

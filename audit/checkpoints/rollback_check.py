@@ -14,7 +14,7 @@ from audit.checkpoints.copy_locations import ContradictedError, check_place
 from audit.checkpoints.log_breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints.signing import check_outside, check_signed, newest_checkpoint
 from audit.models import Head, Leaf
-from audit.stores import store_at
+from audit.stores.opening import store_at
 
 
 class Mark(NamedTuple):

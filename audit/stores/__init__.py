@@ -1,18 +1,17 @@
 """Write-once stores for copies of the log outside the database; all have the same four methods.
 
-The scheme of a store's URI names its kind; a new kind is a module here and a branch in
-`_open_store`. A put that failed may have been stored nevertheless: a retry with the same bytes
+The scheme of a store's URI names its kind; a new kind is a module here and a branch in `opening`.
+A put that failed may have been stored nevertheless: a retry with the same bytes
 succeeds.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol
 
-from agentauth.protocol.errors import ChainError, InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import ChainError
 
 # The most that `get` reads into memory; larger objects are read with `fetch`.
 MAX_SMALL_BYTES: Final = 1024 * 1024
@@ -60,34 +59,6 @@ class Store(Protocol):
 
     def keys(self, prefix: str = "", after: str = "") -> Iterator[str]:
         """Every key that begins with `prefix` and sorts after `after`, in byte order."""
-
-
-def store_at(uri: str) -> Store:
-    """The store at `file:<path>` or `s3://<bucket>[/<prefix>][?…]`.
-
-    Does not contact it. Raises InvalidRequestError for another URI, InvalidStateError if its
-    library is not installed.
-    """
-    return _open_store(uri)
-
-
-@lru_cache(maxsize=8)
-def _open_store(uri: str) -> Store:
-    scheme, _, rest = uri.partition(":")
-    if scheme == "file" and rest:
-        from audit.stores.folder import FolderStore
-
-        return FolderStore(Path(rest))
-    if scheme == "s3":
-        # Imported late: an installation that keeps the log in a folder does not need boto3.
-        from audit.stores.store_uris import package_error
-
-        if wrong := package_error(uri, needed_by="A store at s3:"):
-            raise InvalidStateError(wrong)
-        from audit.stores.s3 import S3Store
-
-        return S3Store.at(uri)
-    raise InvalidRequestError("A store of the log must be file:<path> or s3://<bucket>/<prefix>.")
 
 
 def is_key(key: str) -> bool:

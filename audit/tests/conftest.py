@@ -15,7 +15,8 @@ from pytest_django.fixtures import Settings
 from audit import kinds
 from audit.models import Checkpoint, Event
 from audit.services import Actor, record
-from audit.stores import Store, store_at
+from audit.stores import Store
+from audit.stores.opening import store_at
 from audit.tests import proving
 from tests import ministack
 

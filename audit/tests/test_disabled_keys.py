@@ -23,7 +23,7 @@ from audit.checkpoints.signing import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event
-from audit.stores import store_at
+from audit.stores.opening import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner

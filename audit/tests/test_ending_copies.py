@@ -18,7 +18,8 @@ from audit.checkpoints.ending_copies import ENDINGS, Ending, read_endings
 from audit.checkpoints.signing import EVERY, EVERY_ENDING, checkpoint_log
 from audit.log.event_writing import KINDS
 from audit.log.sequencer import sequence_until_empty
-from audit.stores import Store, store_at
+from audit.stores import Store
+from audit.stores.opening import store_at
 from audit.tests import proving
 from audit.tests.conftest import MakeEvent
 

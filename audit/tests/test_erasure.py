@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.log_hashes import verify_inclusion
+from agentauth.protocol.merkle_proofs import verify_inclusion
 from audit import kinds
 from audit.archive.archive_verification import prove_archive
 from audit.archive.segment_writing import archive_audit
@@ -22,7 +22,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import inclusion_proof
 from audit.models import Event, Opening
 from audit.services import Actor
-from audit.stores import store_at
+from audit.stores.opening import store_at
 from audit.tests.conftest import MakeEvent
 from audit.verify.verification import verify_log
 

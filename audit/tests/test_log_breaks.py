@@ -27,7 +27,8 @@ from audit.checkpoints.log_breaks import (
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import tree_of
 from audit.models import Checkpoint, Head, LogBreak
-from audit.stores import Store, store_at
+from audit.stores import Store
+from audit.stores.opening import store_at
 from audit.tests import proving
 
 pytestmark = pytest.mark.django_db

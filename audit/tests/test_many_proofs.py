@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.encoding import b64u_encode, canonical_json
-from agentauth.protocol.log_hashes import verify_consistency, verify_inclusion
+from agentauth.protocol.merkle_proofs import verify_consistency, verify_inclusion
 from agentauth.sdk import verify_log_proof
 from audit.checkpoints.signing import EVERY
 from audit.log.event_encoding import event_body

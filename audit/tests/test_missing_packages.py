@@ -17,8 +17,8 @@ from audit.archive.restoring import Restored, restore_audit
 from audit.archive.segment_writing import archive_due
 from audit.missing_packages import install_command
 from audit.models import Segment
-from audit.stores import store_at
 from audit.stores.folder import FolderStore
+from audit.stores.opening import store_at
 from audit.tests.archived import Log
 from audit.tests.conftest import MakeEvent
 

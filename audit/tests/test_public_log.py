@@ -7,7 +7,8 @@ from django.db import transaction
 from pytest_django import DjangoAssertNumQueries
 
 from agentauth.protocol.errors import ChainError
-from agentauth.protocol.log_hashes import CompactTree, verify_consistency, verify_inclusion
+from agentauth.protocol.log_hashes import CompactTree
+from agentauth.protocol.merkle_proofs import verify_consistency, verify_inclusion
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import (
     TILE_WIDTH,

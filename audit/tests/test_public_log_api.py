@@ -13,7 +13,8 @@ import time_machine
 from django.db import connection
 
 from agentauth.protocol.checkpoint_proofs import verify_log_proof
-from agentauth.protocol.log_hashes import leaf_hash, verify_consistency, verify_inclusion
+from agentauth.protocol.log_hashes import leaf_hash
+from agentauth.protocol.merkle_proofs import verify_consistency, verify_inclusion
 from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.signing import EVERY
 from audit.log.sequencer import sequence_until_empty

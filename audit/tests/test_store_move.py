@@ -24,8 +24,9 @@ from audit.checkpoints.ending_copies import Ending, read_endings
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
-from audit.stores import Sink, store_at
+from audit.stores import Sink
 from audit.stores.folder import FolderStore
+from audit.stores.opening import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 

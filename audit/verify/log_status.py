@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from django.db.models import Max, QuerySet
 
 from agentauth.protocol.errors import ChainError
-from agentauth.protocol.log_hashes import verify_inclusion
+from agentauth.protocol.merkle_proofs import verify_inclusion
 from audit.checkpoints.anchors import any_anchor_of
 from audit.checkpoints.copy_locations import ContradictedError
 from audit.checkpoints.signing import newest_checkpoint

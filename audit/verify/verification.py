@@ -19,13 +19,8 @@ from django.db.models.functions import Coalesce
 
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
-from agentauth.protocol.log_hashes import (
-    EMPTY_LINK,
-    TILE_HEIGHT,
-    CompactTree,
-    Subtree,
-    verify_consistency,
-)
+from agentauth.protocol.log_hashes import EMPTY_LINK, TILE_HEIGHT, CompactTree, Subtree
+from agentauth.protocol.merkle_proofs import verify_consistency
 from audit.checkpoints.anchors import Anchor
 from audit.checkpoints.copy_locations import ContradictedError
 from audit.db.partition_dropping import DroppedEvents

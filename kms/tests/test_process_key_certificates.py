@@ -11,8 +11,8 @@ from django.db import IntegrityError, OperationalError, transaction
 from pytest_django.fixtures import Settings
 from rest_framework.test import APIRequestFactory
 
-from agentauth.protocol.certificate import read_key_set
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, TemporarilyUnavailableError
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import PrivateKey
 from agentauth.protocol.token import CertifiedKey
 from audit.models import Event

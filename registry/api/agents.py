@@ -20,9 +20,10 @@ from audit.fault_injection import fault_point
 from registry.api.base_view import NativeView, empty
 from registry.authentication import forget_caller, judge_nonce, read_proof, spend
 from registry.models import Agent
-from registry.services.agent_keys import bar_disclosed_key
+from registry.services.agent_claims import claim_is_live, claim_url
 from registry.services.agent_manifests import replace_manifest
-from registry.services.agents import claim_is_live, claim_url, revoke_agent
+from registry.services.agents import revoke_agent
+from registry.services.barred_keys import bar_disclosed_key
 from registry.services.codes import claim_codes
 from registry.services.enrolment_codes import count_failure
 from registry.services.idempotency import IdempotentAnswer

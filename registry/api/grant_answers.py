@@ -8,7 +8,7 @@ from django.conf import settings
 
 from agentauth.protocol.encoding import timestamp
 from registry.models import Grant
-from registry.services.agents import claim_is_live, claim_url
+from registry.services.agent_claims import claim_is_live, claim_url
 from registry.services.grants import narrowed_members
 from registry.services.idempotency import IdempotentAnswer
 

@@ -20,8 +20,9 @@ from registry.services.grant_requests import (
     MIN_SECONDS,
     GrantRequest,
     request_grant,
+    withdraw_grant,
 )
-from registry.services.grants import find_grant, revoke_grant, withdraw_grant
+from registry.services.grants import find_grant, revoke_grant
 from registry.services.idempotency import IdempotentAnswer
 from registry.services.poll_interval import note_poll
 from registry.services.service_providers import find_service_provider

@@ -3,7 +3,7 @@
 Read them in this order: `humans` (who approves), `agents` (whose program acts, with its enrolment
 codes and barred keys), `service_providers` (whose API it calls, with their secrets), `grants` (what
 was asked and approved) and `tokens` (what was issued). `pairwise_subjects` keeps a person's `sub`
-at a service provider, `replay_protection` spent proofs and idempotent answers, and
+at a service provider, `replay_protection` spent proofs, `idempotency` answers, and
 `recorded_settings` the settings that all processes must share. Constraints and triggers enforce
 what a row may become; services change rows, and no other app does.
 """
@@ -11,9 +11,10 @@ what a row may become; services change rows, and no other app does.
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.grants import Grant
 from registry.models.humans import Human
+from registry.models.idempotency import IdempotencyRecord
 from registry.models.pairwise_subjects import PairwiseSubject
 from registry.models.recorded_settings import Installation
-from registry.models.replay_protection import IdempotencyRecord, SpentProof
+from registry.models.replay_protection import SpentProof
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
 from registry.models.tokens import Token
 

@@ -3,15 +3,16 @@
 - People and service providers: `humans`, `service_providers`, `provider_authentication` (id and
   secret), `pairwise_subjects` (a person's `sub` at a service provider), `lookalikes` (names that
   imitate others).
-- Agents, in the order of their life: `enrolment_codes`, `registration`, `agents`,
-  `agent_manifests`, `key_rotation`; `agent_keys` says which key may call, and which are barred
-  permanently.
+- Agents, in the order of their life: `enrolment_codes`, `registration`, `agent_claims`, `agents`,
+  `agent_manifests`, `key_rotation`; `agent_keys` says which key may call, `barred_keys` which may
+  not, permanently.
 - Grants: `grant_requests`, then `grants`. `grants_after_change` follows a change of key, manifest,
   audience or allow-list. `approval_receipt_check` finds the human's signed approval,
   `grant_contradictions` what the log says against a grant, and `grant_verification` checks them
   all.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
-- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`, `codes`.
+- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`, `codes`,
+  `secret_key_macs`.
 - The installation: `settings_agreement` (settings all processes share), `database_time`,
   `log_keys`.
 - Cleaning up: `expiry` records what has ended, `text_erasure` erases a deleted human's texts.

@@ -1,12 +1,11 @@
 """Codes and links that people carry: made, parsed and derived here. Callers store and check."""
 
-import hashlib
 import hmac
 import secrets
 import uuid
 from collections.abc import Iterable
 
-from django.conf import settings
+from registry.services.secret_key_macs import derive_macs
 
 # Base32 without the letters people confuse with others. `read_code` accepts those letters too.
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -23,18 +22,6 @@ def random_code(characters: int) -> str:
 def read_code(text: str) -> str:
     """A code as a person typed it, normalised: capitals, no gaps, O as 0, I and L as 1."""
     return text.strip().upper().translate(_FORGIVEN)
-
-
-def derive_macs(label: str, *parts: str) -> tuple[bytes, ...]:
-    """HMAC-SHA-256 over `label` and `parts`, by each SECRET_KEY (docs/protocol.md section 5).
-
-    The first, by SECRET_KEY, is the one to give out. Accept the others too, by
-    SECRET_KEY_FALLBACKS, so that what was given out before a rotation still works. Each use has its
-    own label, so that its values are not valid for another use.
-    """
-    message = "\x00".join((label, *parts)).encode()
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return tuple(hmac.new(key.encode(), message, hashlib.sha256).digest() for key in keys)
 
 
 def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:

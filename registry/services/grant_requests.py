@@ -1,4 +1,4 @@
-"""Requests for grants: every limit on what, how much and how often an agent may ask."""
+"""Requests for grants: every limit on what, how much and how often to ask; their withdrawal."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,7 @@ from agentauth.protocol.errors import (
     CooldownActiveError,
     InvalidClientError,
     InvalidScopeError,
+    InvalidStateError,
     RateLimitedError,
     TooManyPendingGrantsError,
 )
@@ -23,7 +24,7 @@ from agentauth.protocol.json_fields import quote_safely
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.grants import expire_grant
+from registry.services.grants import end_grant, expire_grant
 from registry.services.token_size import check_token_fits
 
 PENDING_LIFE = timedelta(hours=1)
@@ -231,3 +232,15 @@ def _too_many(next_to_end: Grant | None, now: datetime) -> TooManyPendingGrantsE
     return TooManyPendingGrantsError(
         "Too many requests are waiting for a decision. Withdraw one or wait.", retry_after=left
     )
+
+
+def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
+    """Withdraw a pending request; again changes nothing. `reason`: why, unless the agent asked.
+
+    Raises InvalidStateError if it was decided or has ended.
+    """
+    if grant.status == Grant.Status.WITHDRAWN:
+        return
+    if grant.status_at(now) != Grant.Status.PENDING:
+        raise InvalidStateError("Only a pending request can be withdrawn.")
+    end_grant(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now, reason=reason)

@@ -1,4 +1,4 @@
-"""A grant's life: decided, withdrawn, revoked, suspended, resumed. Requests: grant_requests.py."""
+"""A grant's life: decided, revoked, suspended, resumed. Requests: grant_requests.py."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -130,18 +130,6 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
         )
 
 
-def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
-    """Withdraw a pending request; again changes nothing. `reason`: why, unless the agent asked.
-
-    Raises InvalidStateError if it was decided or has ended.
-    """
-    if grant.status == Grant.Status.WITHDRAWN:
-        return
-    if grant.status_at(now) != Grant.Status.PENDING:
-        raise InvalidStateError("Only a pending request can be withdrawn.")
-    _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now, reason=reason)
-
-
 def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     """End an approved or suspended grant permanently; if it has ended already, change nothing.
 
@@ -154,7 +142,7 @@ def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
         return
     if grant.status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
         raise InvalidStateError("Only an approved grant can be revoked.")
-    _end(grant, Grant.Status.REVOKED, kinds.GRANT_REVOKED, actor, now)
+    end_grant(grant, Grant.Status.REVOKED, kinds.GRANT_REVOKED, actor, now)
 
 
 def suspend_grant(
@@ -276,14 +264,14 @@ def end_pending_grants(*, agent: Agent, actor: Actor, now: datetime) -> None:
     """
     for grant in agent.grants.filter(status=Grant.Status.PENDING).select_related("agent"):
         with suppress(InvalidStateError):
-            _end(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
+            end_grant(grant, Grant.Status.WITHDRAWN, kinds.GRANT_WITHDRAWN, actor, now)
 
 
 def expire_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
     """Record that the grant is past its end. Raises InvalidStateError if not, or if changed."""
     if grant.status == Grant.Status.EXPIRED or grant.status_at(now) != Grant.Status.EXPIRED:
         raise InvalidStateError("This grant has not expired yet.")
-    _end(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
+    end_grant(grant, Grant.Status.EXPIRED, kinds.GRANT_EXPIRED, actor, now)
 
 
 def narrowed_members(grant: Grant) -> list[str]:
@@ -378,9 +366,10 @@ def _swap(grant: Grant, **changes: Any) -> None:
     grant.refresh_from_db(fields=[*changes])
 
 
-def _end(
+def end_grant(
     grant: Grant, status: str, kind: str, actor: Actor, now: datetime, *, reason: str | None = None
 ) -> None:
+    """Give the grant its last status and record it. Raises InvalidStateError if it changed."""
     with transaction.atomic():
         try:
             _swap(grant, status=status, ended_at=now)

@@ -15,7 +15,8 @@ from agentauth.protocol.errors import InvalidStateError
 from audit.services import Actor
 from registry.models import Agent, Grant, ServiceProvider
 from registry.models.grants import GrantQuerySet
-from registry.services.grants import raise_version, suspend_grant, withdraw_grant
+from registry.services.grant_requests import withdraw_grant
+from registry.services.grants import raise_version, suspend_grant
 
 _CAUSES = Grant.SuspensionCause
 

@@ -16,7 +16,7 @@ from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, BarredKey
-from registry.services.agent_keys import is_barred
+from registry.services.barred_keys import is_barred
 from registry.services.grants_after_change import follow_new_key
 
 ROTATED = "rotated"

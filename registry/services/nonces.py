@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode
-from registry.services.codes import derive_macs
+from registry.services.secret_key_macs import derive_macs
 
 # One nonce per step of the clock. It is accepted in its step, in the one after, and in the one
 # before, since the process that issued it may have a clock ahead of ours. So it lives 90 to 180 s,

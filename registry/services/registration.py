@@ -10,7 +10,7 @@ from agentauth.protocol.errors import InvalidClientError, KeyInUseError, Manifes
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent
-from registry.services.agent_keys import is_barred
+from registry.services.agent_claims import CLAIM_LIFE, claim_is_live
 from registry.services.agent_manifests import (
     check_name,
     check_origin,
@@ -19,7 +19,7 @@ from registry.services.agent_manifests import (
     manifest_texts,
     says_the_same,
 )
-from registry.services.agents import CLAIM_LIFE, claim_is_live
+from registry.services.barred_keys import is_barred
 from registry.services.enrolment_codes import find_enrolment_code, use_enrolment_code, was_used_by
 from registry.services.grant_requests import check_claim_fits
 

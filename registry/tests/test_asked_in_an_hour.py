@@ -10,7 +10,7 @@ from agentauth.protocol.errors import RateLimitedError
 from audit.models import Event
 from registry.models import Grant, Human, ServiceProvider
 from registry.services.agents import revoke_agent
-from registry.services.grants import withdraw_grant
+from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
 
 pytestmark = pytest.mark.django_db

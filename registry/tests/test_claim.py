@@ -13,9 +13,10 @@ from agentauth.protocol.errors import (
 )
 from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider
-from registry.services.agents import check_claim_code, claim_agent, find_claim, revoke_agent
+from registry.services.agent_claims import check_claim_code, claim_agent, find_claim
+from registry.services.agents import revoke_agent
 from registry.services.enrolment_codes import create_enrolment_code
-from registry.services.grants import withdraw_grant
+from registry.services.grant_requests import withdraw_grant
 from registry.services.humans import suspend_human
 from registry.tests.cast import (
     TESTER,

@@ -18,6 +18,7 @@ from audit.tests.event_openings import opened
 from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
+from registry.services.grant_requests import withdraw_grant
 from registry.services.grants import (
     deny_grant,
     latest_end,
@@ -25,7 +26,6 @@ from registry.services.grants import (
     resume_grant,
     revoke_grant,
     suspend_grant,
-    withdraw_grant,
 )
 from registry.services.humans import suspend_human
 from registry.services.service_providers import suspend_service_provider

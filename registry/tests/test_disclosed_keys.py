@@ -11,8 +11,8 @@ from agentauth.protocol.keys import PrivateKey
 from audit.log.refusal_counts import RECORDED_PER_MINUTE, Batches
 from audit.models import RefusalCount
 from registry.models import Agent, BarredKey
-from registry.services import agent_keys
-from registry.services.agent_keys import Disclosed, bar_disclosed_keys
+from registry.services import barred_keys
+from registry.services.barred_keys import Disclosed, bar_disclosed_keys
 from registry.tests.cast import TESTER, AgentClient
 
 pytestmark = pytest.mark.django_db
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_keys, "_FLOODS", Batches(seconds=60))
+    monkeypatch.setattr(barred_keys, "_FLOODS", Batches(seconds=60))
 
 
 def made(number: int, now: datetime) -> list[Disclosed]:
@@ -49,7 +49,7 @@ def test_what_waited_is_counted_with_the_next(
     for each in made(2 * RECORDED_PER_MINUTE, now):
         bar_disclosed_keys([each])
     passed = monotonic() + 61
-    monkeypatch.setattr(agent_keys, "monotonic", lambda: passed)
+    monkeypatch.setattr(barred_keys, "monotonic", lambda: passed)
     bar_disclosed_keys(made(1, now))
     assert RefusalCount.objects.get().count == 2 * RECORDED_PER_MINUTE + 1
 

@@ -22,7 +22,8 @@ from registry.models import (
     Token,
 )
 from registry.services.agents import suspend_agent
-from registry.services.grants import deny_grant, revoke_grant, suspend_grant, withdraw_grant
+from registry.services.grant_requests import withdraw_grant
+from registry.services.grants import deny_grant, revoke_grant, suspend_grant
 from registry.services.humans import suspend_human
 from registry.services.service_providers import (
     create_service_provider,

@@ -15,7 +15,8 @@ from agentauth.protocol.errors import AgentAuthError
 from audit.models import Event
 from registry.models import Agent, Grant, Human, IdempotencyRecord, ServiceProvider, Token
 from registry.services import agent_manifests
-from registry.services.agents import check_claim_code, suspend_agent
+from registry.services.agent_claims import check_claim_code
+from registry.services.agents import suspend_agent
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grants import deny_grant
 from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending

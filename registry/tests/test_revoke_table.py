@@ -12,7 +12,8 @@ from django.db import InterfaceError, OperationalError
 from audit.kinds import AGENT_REVOKED
 from audit.models import Event
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.grants import deny_grant, expire_grant, suspend_grant, withdraw_grant
+from registry.services.grant_requests import withdraw_grant
+from registry.services.grants import deny_grant, expire_grant, suspend_grant
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import (
     TESTER,

@@ -110,12 +110,12 @@ def test_RV_2_agent_cannot_stop_its_revocation_by_a_timed_withdrawal(
 ) -> None:
     """The agent withdraws a request between the read and the swap: revoking goes on."""
     grant = pending(agent, service_provider, now=now)
-    ending = grants._end
+    ending = grants.end_grant
 
     def withdrawn_first(stale: Grant, *rest: Any, **named: Any) -> None:
         Grant.objects.filter(pk=grant.pk).update(status=Grant.Status.WITHDRAWN, ended_at=now)
         ending(stale, *rest, **named)
 
-    monkeypatch.setattr(grants, "_end", withdrawn_first)
+    monkeypatch.setattr(grants, "end_grant", withdrawn_first)
     revoke_agent(agent=agent.agent(), actor=TESTER, now=now)
     assert agent.agent().status == Agent.Status.REVOKED

@@ -13,7 +13,7 @@ from registry.models import Agent
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
 from tests.acts.world import Act, World, act, task
-from verifier.services.replay_epochs import Lease
+from verifier.services.process_lease import Lease
 
 REFUSED = (kinds.REQUEST_REFUSED,)
 
@@ -234,7 +234,7 @@ def an_agent_asks_a_host_whose_clock_is_off_for_a_token(world: World) -> Act:
         later = Value(world.now + timedelta(seconds=10), output_field=DateTimeField())
         with (
             patch("verifier.services.replay_epochs.database_clock", lambda: later),
-            patch("verifier.services.replay_epochs.LEASE", Lease()),
+            patch("verifier.services.process_lease.LEASE", Lease()),
         ):
             return issue(client, grant)
 

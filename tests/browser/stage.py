@@ -239,7 +239,7 @@ class Stage:
 
 def decided_grants(stage: Stage, agent: Any, calendar: Any, files: Any) -> None:
     """One request in each state that needs no receipt."""
-    from registry.services import grants
+    from registry.services import grant_requests, grants
 
     scene = {
         "expired": stage.request(
@@ -254,7 +254,7 @@ def decided_grants(stage: Stage, agent: Any, calendar: Any, files: Any) -> None:
             agent, files, 5 * DAY, [MANY[1], MANY[5]], envelope={"max_uses": 40}
         ),
     }
-    grants.withdraw_grant(
+    grant_requests.withdraw_grant(
         grant=scene["withdrawn"], actor=stage.system, now=stage.now - 8 * DAY + 4 * MINUTE
     )
     grants.revoke_grant(grant=scene["revoked"], actor=stage.alice, now=stage.now - 2 * DAY)
@@ -418,7 +418,7 @@ def withdraw(grant_id: str) -> dict[str, str]:
     """The agent withdraws its request while the approval page is open."""
     from audit.services import Actor
     from registry.models import Grant
-    from registry.services.grants import withdraw_grant
+    from registry.services.grant_requests import withdraw_grant
 
     grant = Grant.objects.get(pk=grant_id)
     withdraw_grant(grant=grant, actor=Actor("agent", str(grant.agent_id)), now=datetime.now(UTC))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from agentauth.protocol.certificate import read_key_set, sign_certificate, verify_certificate
+from agentauth.protocol.certificate import sign_certificate, verify_certificate
 from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import Signer
 from agentauth.protocol.token import CertifiedKey, TokenKey
 from tests.campaign.mutants import confused

@@ -18,6 +18,7 @@ from agentauth.protocol import (
     encoding,
     jose,
     json_fields,
+    key_set,
     keys,
     token,
     untrusted_text,
@@ -179,7 +180,7 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
         re.compile(r".*", re.DOTALL),
     ),
     "serial of a certificate": ("certificate", certificate, "is_id", bool),
-    "the certificate of a key": ("key set", certificate, "verify_certificate", _any_certificate),
+    "the certificate of a key": ("key set", key_set, "verify_certificate", _any_certificate),
     "the text that was read": ("receipt", approval_receipt, "consent_sha256", lambda _: _SAME),
     "client data": ("assertion", approvals.passkeys, "_check_client_data", _nothing),
     "client data of a registration": (

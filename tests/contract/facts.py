@@ -30,7 +30,7 @@ from registry import rate_limits
 from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.services import (
-    agents,
+    agent_claims,
     enrolment_codes,
     grant_requests,
     idempotency,
@@ -177,8 +177,8 @@ FACTS: Final = [
 ]
 # Spelled out in words on the page, so compared by hand.
 assert (timedelta(hours=1), 5, 5) == (
-    agents.CLAIM_LIFE,
-    agents.MAX_CLAIM_FAILURES,
+    agent_claims.CLAIM_LIFE,
+    agent_claims.MAX_CLAIM_FAILURES,
     enrolment_codes.MAX_FAILURES,
 )
 assert (timedelta(hours=1), timedelta(hours=1)) == (

@@ -28,7 +28,8 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.protocol.keys import PrivateKey
 from agentauth.protocol.money import Money
 from agentauth.sdk import Allowed, RefusedError, VerifierClient
-from agentauth.sdk.key_file import Identity, KeyFile
+from agentauth.sdk.identity import Identity
+from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.refusal_responses import answer_for
 from tests.actors import Scene
 

@@ -20,7 +20,7 @@ import httpx
 import pytest
 import time_machine
 
-from agentauth.protocol.certificate import read_key_set
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.token import verify_token
 from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.process_key_certificates import CERTIFIED_FOR, MOST_PER_PROCESS

@@ -19,7 +19,7 @@ from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import AgentAuthError, InvalidKeyError, InvalidProofError
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.keys import PublicKey, ed25519_public_key, parse_jwk
-from agentauth.protocol.log_hashes import verify_consistency, verify_inclusion
+from agentauth.protocol.merkle_proofs import verify_consistency, verify_inclusion
 from agentauth.protocol.token import TokenClaims, verify_token
 
 Case = Mapping[str, Any]

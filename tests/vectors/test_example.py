@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.approval_receipt import verify_receipt
-from agentauth.protocol.certificate import read_key_set
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import LocalSigner
 from agentauth.protocol.token import CertifiedKey
 from audit.services import Actor

@@ -3,11 +3,11 @@
 - A verification: `loop_verification` and `web_verification` give `verifier.verification` its means.
   `batch` and `batch_fairness` handle many requests in one call, `introspection` the question
   about a token.
-- State: `state_change_feed` publishes, `state_watcher` listens, `state_cache` keeps `token_cache`,
-  `batch_loader` loads what is missing, `verified_tokens` remembers checked signatures, and
-  `freshness` bounds how old all this may be.
-- The replay cache: `replay_epochs` (the lease to use it) and `replay_epoch_keeper` (begins the next
-  one).
+- State: `state_change_feed` publishes, `state_watcher` listens, `state_cache` keeps each
+  `cached_token` in a `tagged_cache`, `batch_loader` loads what is missing, `verified_tokens`
+  remembers checked signatures, and `freshness` bounds how old all this may be.
+- The replay cache: `replay_epochs`, `process_lease` (to use it) and `replay_epoch_keeper` (begins
+  the next one).
 - Clocks and connections: `host_clock`, `clock_readings`, `short_timeout_connection`.
 - Redis to log: `outbox_drain`.
 - People: `confirmation_lifecycle` (with `signed_confirmations`) and `presence_leases`.

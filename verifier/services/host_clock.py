@@ -1,7 +1,7 @@
 """Refuses to act on a host whose clock differs from the database's, and records that once.
 
 The answering host's clock decides when a token expires, in which day a budget counts and whether a
-passkey challenge is over. The read that renews the lease (`replay_epochs.py`) compares it with the
+passkey challenge is over. The read that renews the lease (`process_lease.py`) compares it with the
 database's clock, at most once a second.
 """
 
@@ -14,7 +14,7 @@ from django.db import transaction
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.services import Actor, record
-from verifier.services import replay_epochs
+from verifier.services import process_lease, replay_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ class HostClock:
 
         Also if the process may not act for the installation. Raises django.db errors.
         """
-        if halt := replay_epochs.LEASE.halt():
+        if halt := process_lease.LEASE.halt():
             raise TemporarilyUnavailableError(halt.told)
-        off = replay_epochs.LEASE.clock_off()
+        off = process_lease.LEASE.clock_off()
         self.tell(off)
         if off is not None:
-            raise TemporarilyUnavailableError(replay_epochs.CLOCK_WRONG)
+            raise TemporarilyUnavailableError(process_lease.CLOCK_WRONG)
 
     def tell(self, off: replay_epochs.ClockOff | None) -> None:
         """Record a wrong clock, once until it is right again. Raises as `audit.services.record`.

@@ -11,14 +11,14 @@ from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier import verification
 from verifier.requests import VerifyRequest
-from verifier.services import introspection, replay_epochs
+from verifier.services import introspection, process_lease
 from verifier.services.batch import answer_one, error_body
 from verifier.services.batch_fairness import NOT_TRIED, BatchLimiter, BatchOrder, FaultCount
+from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import ClockReading
 from verifier.services.replay_epoch_keeper import EpochKeeperThread
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
-from verifier.services.token_cache import CachedToken
 from verifier.stores import ProviderKey
 from verifier.stores.answered_events import read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome
@@ -134,15 +134,15 @@ class VerifierProcess:
     # The methods of `VerifierRuntime`.
 
     def state_read_at(self) -> ClockReading:
-        replay_epochs.LEASE.check_halt()
+        process_lease.LEASE.check_halt()
         return self.cached_state.state_read_at()
 
     async def wait_for_fresh_state(self) -> ClockReading:
-        replay_epochs.LEASE.check_halt()
+        process_lease.LEASE.check_halt()
         return await self.cached_state.wait_for_fresh_state()
 
     def replay_epoch(self) -> ReplayEpoch:
-        return replay_epochs.LEASE.last_epoch()
+        return process_lease.LEASE.last_epoch()
 
     async def cached_token(self, jti: str) -> CachedToken | None:
         return self.cached_state.held_state(jti) or await self.cached_state.state(jti)

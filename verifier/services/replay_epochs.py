@@ -1,12 +1,13 @@
-"""The replay cache of spent proofs and rates, and the lease under which a process may use it.
+"""The replay cache of spent proofs and rates, and its epochs.
 
 Settings choose the cache (`configured_cache`): Redis if REDIS_URL is set, else the database. An
 epoch is the time in one cache without a gap. The next epoch may not know the proofs spent in this
 one, so a new epoch must keep three promises (docs/adr/0011-one-replay-cache-in-epochs.md):
 
-1. A process decides under a lease that ends LEASE_SECONDS after its last read of the row *began*. A
-   move to another cache waits until every lease has expired. A new epoch in the same Redis does not
-   wait: only a server that the others have lost could answer a process under an old lease.
+1. A process decides under a lease (`process_lease`) that ends LEASE_SECONDS after its last read of
+   the row *began*. A move to another cache waits until every lease has expired. A new epoch in the
+   same Redis does not wait: only a server that the others have lost could answer a process under an
+   old lease.
 2. No proof passes in two epochs. For CAREFUL_SECONDS after an epoch began, a proof must carry a
    nonce of that epoch, so it was made after the start; afterwards older proofs have expired. The
    worst case: the old epoch accepts its last proof LEASE_SECONDS + MARGIN_SECONDS after the new one
@@ -19,12 +20,8 @@ None of this applies to the first epoch. `replay_epoch_keeper.py` begins epochs.
 """
 
 import logging
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from time import time as wall
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -32,16 +29,14 @@ from django.db.models import DateTimeField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.dpop import SPEND_SECONDS, WINDOW_SECONDS
-from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.usage_counters import microseconds
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import SpentProof
 from registry.services import settings_agreement
-from registry.services.settings_agreement import Halt
 from verifier.models import GrantLedger, Home
 from verifier.services import rollback_detection
-from verifier.services.clock_readings import CLOCK_SKEW_SECONDS, elapsed_seconds
+from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +45,7 @@ LEASE_SECONDS = 5
 MARGIN_SECONDS = 1
 # A proof's `iat` is at most a window ahead and valid for a window; add clock error and old leases.
 CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS + LEASE_SECONDS + MARGIN_SECONDS
-# A younger read (s) is reused: each process makes at most one query a second.
-FRESH_SECONDS = 1
-# How long (s) a thread waits while another compares the history, which usually takes milliseconds.
-COMPARE_SECONDS = 1
-# How long (s) a readiness probe waits for the comparison that it starts.
-PROBE_SECONDS = 0.5
 _WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
-# The error of every endpoint, in both servers, while this host's clock is off.
-CLOCK_WRONG = "The clock of this host is wrong."
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,171 +84,15 @@ class ClockOff:
     database_now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """One read of the row. The lease counts from its start: `began` (monotonic), `at` (wall)."""
-
-    replay_epoch: ReplayEpoch
-    leaving: bool
-    clock_off: ClockOff | None
-    began: float
-    at: float
-    halt: Halt | None = None
-
-
-class Lease:
-    """One process's permission to decide, for all its threads. `clock` is monotonic, in seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last: _Look | None = None
-        self._taking = threading.Lock()
-        self._looking = threading.Lock()
-
-    def current(self) -> ReplayEpoch:
-        """The epoch, after a new read if the last is older than FRESH_SECONDS.
-
-        One thread reads; the others use the last read, and wait only if the lease has expired.
-        Raises as `last_epoch`, and django.db errors in the thread that reads.
-        """
-        self._look_again()
-        return self.last_epoch()
-
-    def clock_off(self, *, waits: bool = True) -> ClockOff | None:
-        """How far this host's clock is off, None if it may be right; reads as `current` does.
-
-        Without `waits`, it does not wait for other threads. Raises TemporarilyUnavailableError if
-        the last read is too old to tell, and django.db errors in the thread that reads.
-        """
-        self._look_again(waits=waits)
-        last = self._last
-        if last is None or self._age_of(last) > LEASE_SECONDS:
-            raise TemporarilyUnavailableError(
-                "This process cannot tell right now whether the clock of this host is right."
-            )
-        return last.clock_off
-
-    def halt(self, *, waits: bool = True) -> Halt | None:
-        """Why this process may not act for the installation, if so; otherwise as `clock_off`."""
-        self._look_again(waits=waits)
-        last = self._last
-        if last is None or self._age_of(last) > LEASE_SECONDS:
-            raise TemporarilyUnavailableError(
-                "This process cannot check now whether it may act. Try again shortly."
-            )
-        return last.halt
-
-    def check_halt(self) -> None:
-        """Raise TemporarilyUnavailableError if by the last read, however old, it may not act."""
-        last = self._last
-        if last is not None and last.halt:
-            raise TemporarilyUnavailableError(last.halt.told)
-
-    def _look_again(self, *, waits: bool = True) -> None:
-        """Read if the last read is stale. Wait for a comparison, or other calls would get 503."""
-        age, comparing = self._age(), self._comparing()
-        if age <= FRESH_SECONDS and not comparing:
-            return
-        patience: float = (
-            COMPARE_SECONDS if comparing else LEASE_SECONDS if age > LEASE_SECONDS else 0
-        )
-        if self._looking.acquire(timeout=patience if waits else 0):
-            try:
-                # After a wait for another thread's read, do not repeat it
-                # unless it was inconclusive.
-                if self._age() > FRESH_SECONDS or self._comparing():
-                    self._look(waits=waits)
-            finally:
-                self._looking.release()
-
-    def _look(self, *, waits: bool) -> None:
-        began = self._clock()
-        row, database_now = read_row()
-        # Take this first: if no process has compared the database yet, all threads must stop now.
-        self.renew(row, database_now, began)
-        if not waits:
-            compared = rollback_detection.HISTORY_COMPARISON.ask_aside(
-                row, read_or_create_row, patience=PROBE_SECONDS
-            )
-        else:
-            compared = rollback_detection.HISTORY_COMPARISON.ask(row, patience=COMPARE_SECONDS)
-        if compared:
-            began = self._clock()
-            self.renew(*read_row(), began)
-
-    def _comparing(self) -> bool:
-        """Whether at the last read no process had compared the database's history yet."""
-        last = self._last
-        return bool(last and last.halt and last.halt.passes)
-
-    def last_epoch(self, spare: float = 0) -> ReplayEpoch:
-        """The epoch by the last read, for a process with a thread that reads; never reads itself.
-
-        With `spare`, it must hold for that many more seconds. Raises TemporarilyUnavailableError if
-        the last read began more than LEASE_SECONDS ago, the process may not act for the
-        installation, the epoch is ending, or this host's clock is off.
-        """
-        last = self._last
-        if last is None or self._age_of(last) > LEASE_SECONDS - spare:
-            raise TemporarilyUnavailableError(
-                "This process has not been able to look up the replay cache lately."
-            )
-        if last.halt:
-            raise TemporarilyUnavailableError(last.halt.told)
-        if last.leaving:
-            raise TemporarilyUnavailableError(
-                "An epoch of the replay cache is about to begin. Try again in a few seconds."
-            )
-        if last.clock_off:
-            raise TemporarilyUnavailableError(CLOCK_WRONG)
-        return last.replay_epoch
-
-    def renew(self, row: Home, database_now: datetime, looked_at: float) -> None:
-        """Use a read that *began* at `looked_at` (monotonic): it renews the lease."""
-        latest, passed = timezone.now(), self._clock() - looked_at
-        earliest = latest - timedelta(seconds=passed)
-        taken = _Look(
-            ReplayEpoch(row.epoch, row.kind, frozenset(row.servers), row.began_at),
-            # Decide nothing in a cache that the settings do not name, not even before
-            # the first epoch begins.
-            leaving=row.leaving_at is not None or row.kind != configured_cache(),
-            clock_off=_clock_off(database_now, earliest, latest),
-            began=looked_at,
-            at=wall() - passed,
-            halt=halt_of(row),
-        )
-        with self._taking:
-            if self._last is None or self._last.began < looked_at:
-                before, self._last = self._last, taken
-                _tell_halt(before.halt if before else None, taken.halt)
-
-    def _age(self) -> float:
-        return float("inf") if self._last is None else self._age_of(self._last)
-
-    def _age_of(self, last: _Look) -> float:
-        return elapsed_seconds(self._clock() - last.began, wall() - last.at)
-
-
-# One for the process.
-LEASE = Lease()
-
-
-def _clock_off(database_now: datetime, earliest: datetime, latest: datetime) -> ClockOff | None:
-    """How far our clock is off, given that `database_now` lies between `earliest` and `latest`."""
+def host_clock_error(
+    database_now: datetime, earliest: datetime, latest: datetime
+) -> ClockOff | None:
+    """How far this host is off, given that `database_now` is between `earliest` and `latest`."""
     allowed = timedelta(seconds=CLOCK_SKEW_SECONDS)
     if earliest - allowed <= database_now <= latest + allowed:
         return None
     ahead = earliest + (latest - earliest) / 2 - database_now
     return ClockOff(round(ahead.total_seconds()), database_now)
-
-
-def halt_of(row: Home) -> Halt | None:
-    """Why this process may not act, given the row; None if it may."""
-    if halt := settings_agreement.halt(row):  # type: ignore[arg-type]  # annotated
-        return halt
-    if reason := contradiction(row):
-        return Halt("This process has other settings than the rest of the installation.", reason)
-    return rollback_detection.halt(row)
 
 
 def configured_cache() -> Home.Kind:
@@ -282,17 +113,6 @@ def contradiction(row: Home) -> str | None:
         f"{'' if settings.REDIS_URL else 'not '}set. Correct this environment,"
         f" or move the cache: `{settings.COMMAND} replay_cache --move-to {configured_cache()}`"
     )
-
-
-def _tell_halt(before: Halt | None, halt: Halt | None) -> None:
-    """Log each time this process stops acting or may act again."""
-    if halt is not None and halt != before:
-        if halt.passes:
-            logger.info("this process does not answer yet: %s", halt.reason)
-        else:
-            logger.error("this process does not answer until an operator acts: %s", halt.reason)
-    elif halt is None and before is not None and not before.passes:
-        logger.warning("this process may act again")
 
 
 def read_or_create_row() -> tuple[Home, datetime]:
@@ -364,7 +184,7 @@ def next_epoch_start(seen: Home) -> datetime | None:
     if row.leaving_at is not None and row.leaving_at + _WAIT > row.database_now:
         return None
     latest = timezone.now()
-    off = _clock_off(row.database_now, earliest, latest)
+    off = host_clock_error(row.database_now, earliest, latest)
     if off is not None:
         logger.error(
             "not starting an epoch: this host is %s s ahead of the database", off.seconds_ahead

@@ -10,7 +10,8 @@ process answers 503. `manage.py continue_after_restore` lifts the hold (docs/res
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from django.conf import settings
@@ -19,7 +20,7 @@ from django.db.models import CharField, Func, Value
 from django.utils import timezone
 
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
-from audit.checkpoints.copy_locations import StoreChangedError
+from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
 from audit.checkpoints.rollback_check import Mark, check_history
 from audit.db.role_rights import may_read_log
 from registry.services import settings_agreement
@@ -218,3 +219,23 @@ def hold(row: Home, because: str) -> None:
             "(docs/restore.md): %s",
             because,
         )
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Hold the database if the body raises ContradictedError; passes all errors on."""
+    try:
+        yield
+    except StoreChangedError:
+        # A replaced store says nothing about this database.
+        raise
+    except ContradictedError as error:
+        # Imported late: both import this module.
+        from verifier.services import process_lease, replay_epochs
+
+        began = time.monotonic()
+        row, database_now = replay_epochs.read_or_create_row()
+        hold(row, error.description)
+        # Stops this process now; the others notice within a second.
+        process_lease.LEASE.renew(row, database_now, began)
+        raise

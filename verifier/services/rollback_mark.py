@@ -1,15 +1,11 @@
 """How running jobs detect a database that was set back: by the mark in Redis and by the store."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
 from django.conf import settings
 
-from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
 from audit.checkpoints.rollback_check import check_mark, present_mark
-from verifier.services import replay_epochs, rollback_detection
+from verifier.services.rollback_detection import holding
 from verifier.stores.log_size_mark import advance_mark, read_mark
 
 
@@ -28,20 +24,3 @@ def mark_history(*, now: datetime) -> None:
             check_mark(there)
     if mine is not None:
         advance_mark(mine, instead_of=there if there and there.name != mine.name else None)
-
-
-@contextmanager
-def holding() -> Iterator[None]:
-    """Hold the database if the body raises ContradictedError; passes all errors on."""
-    try:
-        yield
-    except StoreChangedError:
-        # A replaced store says nothing about this database.
-        raise
-    except ContradictedError as error:
-        began = time.monotonic()
-        row, database_now = replay_epochs.read_or_create_row()
-        rollback_detection.hold(row, error.description)
-        # Stops this process now; the others notice within a second.
-        replay_epochs.LEASE.renew(row, database_now, began)
-        raise

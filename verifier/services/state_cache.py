@@ -17,12 +17,13 @@ from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import find_by_credentials
 from verifier.services.batch_loader import BatchLoader
+from verifier.services.cached_token import CachedToken, load_tokens
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS, ClockReading
 from verifier.services.freshness import check_age
-from verifier.services.replay_epochs import CLOCK_WRONG
+from verifier.services.process_lease import CLOCK_WRONG
 from verifier.services.state_change_feed import Change
 from verifier.services.state_watcher import StateNews, Watcher
-from verifier.services.token_cache import CachedToken, TaggedCache, load_tokens
+from verifier.services.tagged_cache import TaggedCache
 
 # The watcher reads twice a second. If its last read is older than this (s), the process stalled or
 # the database is slow.

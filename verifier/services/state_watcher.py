@@ -13,7 +13,7 @@ from django.utils import timezone
 from agentauth.protocol.token import TokenKey
 from kms.change_notices import Subject
 from kms.process_key_certificates import token_keys
-from verifier.services import replay_epochs
+from verifier.services import process_lease, replay_epochs
 from verifier.services.clock_readings import ClockReading
 from verifier.services.host_clock import CLOCK
 from verifier.services.short_timeout_connection import use_own_connection
@@ -53,7 +53,7 @@ class StateNews:
 class Watcher:
     """A thread that calls `tell` with all news.
 
-    Each read also renews the process's lease (`verifier.services.replay_epochs.LEASE`) and records
+    Each read also renews the process's lease (`verifier.services.process_lease.LEASE`) and records
     a wrong clock of this host.
 
     It listens before it reads, and invalidates everything with each new connection. It cannot ask
@@ -153,7 +153,7 @@ def _renew_lease() -> tuple[float, str]:
     began, before = monotonic(), timezone.now()
     row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
-    replay_epochs.LEASE.renew(row, database_now, began)
-    CLOCK.tell(replay_epochs.LEASE.clock_off())
+    process_lease.LEASE.renew(row, database_now, began)
+    CLOCK.tell(process_lease.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

@@ -21,12 +21,12 @@ from agentauth.protocol.usage_counters import Rate
 from audit.db.prebuilt_sql import select
 from audit.fault_injection import fault_point
 from audit.services import record_drafts
-from registry.services.agent_keys import Disclosed, bar_disclosed_keys
+from registry.services.barred_keys import Disclosed, bar_disclosed_keys
 from registry.services.spent_proofs import spend_proofs, spent_proofs
 from registry.services.token_state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
 from verifier.models import Confirmation, Home
-from verifier.services import replay_epochs
+from verifier.services import process_lease
 from verifier.services.clock_readings import ClockReading
 from verifier.services.confirmation_lifecycle import confirmation_state, request_confirmation
 from verifier.services.freshness import DecisionBasis, check_age
@@ -93,7 +93,7 @@ def decide_together(
     """
     _bar_leaked_keys(asked)
     # A kept yes also needs a valid lease before it is repeated.
-    replay_epoch, decided = replay_epochs.LEASE.current(), False
+    replay_epoch, decided = process_lease.LEASE.current(), False
     try:
         with transaction.atomic():
             # SQLite: the wait for its single writer lock is over, and nothing has been read yet.

@@ -11,16 +11,8 @@ from redis.exceptions import AuthenticationError, RedisClusterException, RedisEr
 
 from verifier.stores.redis_client import IDENTIFY, EvictingServerError, RedisAwayError, identity
 from verifier.stores.redis_for_threads import sync_client
-from verifier.stores.scripts import (
-    MARK,
-    MARKER,
-    SHARDS,
-    Code,
-    absent_key,
-    count_key,
-    epoch_key,
-    read_reply,
-)
+from verifier.stores.redis_keys import SHARDS, absent_key, count_key, epoch_key
+from verifier.stores.scripts import MARK, MARKER, Code, read_reply
 
 # Short, so that a hanging server does not keep the epoch keeper from a promoted replica.
 PROBE_SECONDS: Final = 0.5

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.time_limits import within
-from verifier.services import replay_epochs
+from verifier.services import process_lease
 from verifier.services.batch_fairness import ALONE
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.web_verification import WebProcess, run_to_end
-from verifier.stores import StoreCall, scripts
+from verifier.stores import StoreCall, redis_keys, scripts
 from verifier.stores.database_decisions import Outcome
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply, read_reply
@@ -44,7 +44,7 @@ def decided(call: StoreCall) -> Outcome:
     """Decide a prepared call as the web process does."""
     web, basis = (
         WebProcess(call.now),
-        DecisionBasis(ClockReading.now(), replay_epochs.LEASE.current()),
+        DecisionBasis(ClockReading.now(), process_lease.LEASE.current()),
     )
     return run_to_end(judge(web, call, basis, ALONE, lambda: None))
 
@@ -57,13 +57,13 @@ def judge_arguments(
     Its rate is one use per `interval` µs with a huge burst, so the first use is answered
     NOW + interval, which tells calls apart.
     """
-    shard = scripts.shard_of(grant)
+    shard = redis_keys.shard_of(grant)
     keys = [
-        scripts.epoch_key(shard),
-        scripts.proof_key(shard, "jkt", jti or str(uuid.uuid4())),
-        scripts.rate_key(shard, grant),
-        scripts.events_key(shard),
-        scripts.count_key(shard),
+        redis_keys.epoch_key(shard),
+        redis_keys.proof_key(shard, "jkt", jti or str(uuid.uuid4())),
+        redis_keys.rate_key(shard, grant),
+        redis_keys.events_key(shard),
+        redis_keys.count_key(shard),
     ]
     return (
         shard,
@@ -108,11 +108,11 @@ async def mark(servers: Servers, epoch: int) -> None:
         servers.evaluate(
             scripts.MARK,
             shard,
-            [scripts.epoch_key(shard), scripts.count_key(shard)],
+            [redis_keys.epoch_key(shard), redis_keys.count_key(shard)],
             [epoch],
             deadline=1,
         )
-        for shard in range(scripts.SHARDS)
+        for shard in range(redis_keys.SHARDS)
     ]
     assert {read_reply(raw).code for raw in await asyncio.gather(*calls)} == {Code.OK}
 

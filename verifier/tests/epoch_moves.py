@@ -15,7 +15,7 @@ from audit.models import Event
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
-from verifier.services import replay_epochs
+from verifier.services import process_lease, replay_epochs
 from verifier.stores.epoch_probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
@@ -53,7 +53,7 @@ def time(db: None) -> Iterator[Passing]:
     ):
         passing = Passing(travel)
         patch.setattr(replay_epochs, "database_clock", passing.database_clock)
-        patch.setattr(replay_epochs, "LEASE", replay_epochs.Lease(passing))
+        patch.setattr(process_lease, "LEASE", process_lease.Lease(passing))
         yield passing
 
 

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from agentauth.protocol.usage_counters import Rate
-from verifier.stores import scripts
+from verifier.stores import redis_keys, scripts
 from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.scripts import Reply, read_reply
@@ -42,11 +42,11 @@ class Stage:
         self.proofs += 1
         jti = given.pop("jti", f"proof {self.proofs}")
         return [
-            scripts.epoch_key(SHARD),
-            scripts.proof_key(SHARD, "jkt", jti),
-            scripts.rate_key(SHARD, GRANT),
-            scripts.events_key(SHARD),
-            scripts.count_key(SHARD),
+            redis_keys.epoch_key(SHARD),
+            redis_keys.proof_key(SHARD, "jkt", jti),
+            redis_keys.rate_key(SHARD, GRANT),
+            redis_keys.events_key(SHARD),
+            redis_keys.count_key(SHARD),
         ]
 
     def args(
@@ -84,22 +84,26 @@ class Stage:
         return [*judged, int(counts), int(acts), apart, 25_000, mark, *more]
 
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
-        keys = [scripts.epoch_key(SHARD), scripts.rate_key(SHARD, GRANT)]
+        keys = [redis_keys.epoch_key(SHARD), redis_keys.rate_key(SHARD, GRANT)]
         args = [epoch, rate.interval_us, held.tat_us or 0, held.before_us or 0, now]
         return read_reply(self.servers.evaluate(scripts.GIVE_BACK, SHARD, keys, args, deadline=5))
 
     def note(self, *, epoch: int = 1, bound: int = 1000) -> Reply:
-        keys = [scripts.epoch_key(SHARD), scripts.events_key(SHARD), scripts.count_key(SHARD)]
+        keys = [
+            redis_keys.epoch_key(SHARD),
+            redis_keys.events_key(SHARD),
+            redis_keys.count_key(SHARD),
+        ]
         return read_reply(
             self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound, MAC], deadline=5)
         )
 
     def tat(self) -> int | None:
-        held = self.client.get(scripts.rate_key(SHARD, GRANT))
+        held = self.client.get(redis_keys.rate_key(SHARD, GRANT))
         return None if held is None else int(held)
 
     def events(self) -> list[dict[bytes, bytes]]:
-        return [entry for _, entry in self.client.xrange(scripts.events_key(SHARD))]
+        return [entry for _, entry in self.client.xrange(redis_keys.events_key(SHARD))]
 
     def outcomes(self) -> str:
         return "".join(entry[b"o"].decode() for entry in self.events())

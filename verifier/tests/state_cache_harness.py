@@ -13,10 +13,10 @@ import pytest
 from registry.models import ServiceProvider
 from verifier.models import StateChange
 from verifier.services import state_watcher
+from verifier.services.cached_token import CachedToken
 from verifier.services.state_cache import StateCache, credentials_digest
 from verifier.services.state_change_feed import state_since
 from verifier.services.state_watcher import StateNews
-from verifier.services.token_cache import CachedToken
 from verifier.tests.scene import Scene
 
 T = TypeVar("T")

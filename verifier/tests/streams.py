@@ -18,7 +18,7 @@ from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters
 from verifier.stores.entry_macs import mac_of
-from verifier.stores.scripts import events_key
+from verifier.stores.redis_keys import events_key
 from verifier.tests.scene import LOOK, Scene
 
 

@@ -18,7 +18,7 @@ from tests import endpoint_modes
 from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.freshness import DecisionBasis
-from verifier.stores import SpendResult, StoreCall, database_decisions, scripts
+from verifier.stores import SpendResult, StoreCall, database_decisions, redis_keys
 from verifier.stores.scripts import Code
 from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, READ, key, pay, scene
@@ -48,7 +48,7 @@ def hold(stage: Stage, mark: bytes = MARK, **more: Any) -> Code:
 
 
 def test_the_very_same_call_passes_again_for_a_while_and_no_other_ever(stage: Stage) -> None:
-    proof = scripts.proof_key(SHARD, "jkt", "one")
+    proof = redis_keys.proof_key(SHARD, "jkt", "one")
     assert hold(stage) is Code.OK
     # Clocks of two hosts differ, so times may go back. The time of the first call counts.
     for seconds in (1, -10, 19):

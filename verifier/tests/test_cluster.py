@@ -6,7 +6,7 @@ import pytest
 
 from tests import redis_servers
 from tests.postgres import free_port
-from verifier.stores import scripts
+from verifier.stores import redis_keys
 from verifier.stores.redis_servers import SLOT_OF_SHARD, Servers
 from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, refusal, use
@@ -23,7 +23,7 @@ def test_a_slot_that_moves_takes_its_memory_along(program: str) -> None:
             await begin(servers)
             grant = uuid.uuid4()
             assert (await use(servers, grant, jti="one")).number == 1
-            slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+            slot = SLOT_OF_SHARD[redis_keys.shard_of(grant)]
             target = next(node for node in cluster.nodes if node is not cluster.owner(slot))
             cluster.migrate(slot, target)
             assert (await use(servers, grant, jti="one", deadline=1)).code is Code.REPLAYED
@@ -46,7 +46,7 @@ def test_a_cluster_is_found_with_one_address_down(
 
     async def work(servers: Servers) -> None:
         await begin(servers)
-        replies = [await use(servers, uuid.UUID(int=shard)) for shard in range(scripts.SHARDS)]
+        replies = [await use(servers, uuid.UUID(int=shard)) for shard in range(redis_keys.SHARDS)]
         assert {reply.number for reply in replies} == {1}
 
     on_loop(f"redis://127.0.0.1:{free_port()},127.0.0.1:{live}", work)
@@ -67,7 +67,7 @@ def test_a_cluster_answers_where_it_can_while_a_node_is_away() -> None:
                 else:
                     assert (await use(servers, grant)).code is Code.OK
             gone.thaw()
-            for shard in range(scripts.SHARDS):
+            for shard in range(redis_keys.SHARDS):
                 assert (await heals(servers, uuid.UUID(int=shard))).code is Code.OK
 
         on_loop(cluster.url, work)

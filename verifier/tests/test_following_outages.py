@@ -31,16 +31,17 @@ from verifier.services import (
     batch_loader,
     clock_readings,
     freshness,
+    process_lease,
     replay_epochs,
     state_cache,
     state_watcher,
 )
+from verifier.services.cached_token import load_tokens
 from verifier.services.clock_readings import ClockReading
 from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_cache import StateCache
 from verifier.services.state_change_feed import Change, Changes
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import SYSTEM, scene
 from verifier.tests.state_cache_harness import EVERYTHING, Followed, followed, until
 from verifier.tests.test_state_cache import issued
@@ -261,14 +262,14 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(
 
 
 def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
+    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
     with followed(monkeypatch):
-        assert replay_epochs.LEASE.last_epoch().number == 1
+        assert process_lease.LEASE.last_epoch().number == 1
         Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
 
         def left() -> bool:
             try:
-                replay_epochs.LEASE.last_epoch()
+                process_lease.LEASE.last_epoch()
             except TemporarilyUnavailableError:
                 return True
             return False

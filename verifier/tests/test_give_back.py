@@ -5,7 +5,7 @@ import random
 import pytest
 
 from agentauth.protocol.usage_counters import Rate
-from verifier.stores import scripts
+from verifier.stores import redis_keys
 from verifier.stores.scripts import Code, Reply
 from verifier.tests.script_stage import GRANT, NOW, RATE, SHARD, Stage
 
@@ -21,7 +21,7 @@ def test_a_hold_takes_from_the_rate_and_writes_no_event(stage: Stage) -> None:
     stage.judge(mode="hold")
     assert stage.judge(mode="hold").code is Code.RATE
     assert stage.events() == []
-    assert stage.client.get(scripts.count_key(SHARD)) is None
+    assert stage.client.get(redis_keys.count_key(SHARD)) is None
 
 
 def test_what_is_given_back_can_be_used_again(stage: Stage) -> None:
@@ -47,7 +47,7 @@ def test_nothing_is_given_back_to_a_rate_that_time_has_emptied(stage: Stage) -> 
     later = NOW + 3 * RATE.interval_us + 17
     stage.judge(now=later)
     assert stage.give_back(held, now=later + 1).tat_us == later + RATE.interval_us == stage.tat()
-    stage.client.delete(scripts.rate_key(SHARD, GRANT))
+    stage.client.delete(redis_keys.rate_key(SHARD, GRANT))
     assert stage.give_back(held) == Reply(Code.OK, None, 0, 0, None)
     assert stage.tat() is None
 

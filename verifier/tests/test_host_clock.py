@@ -14,7 +14,7 @@ from audit import kinds
 from audit.models import Event
 from registry.models import Agent
 from registry.tests.cast import AgentClient
-from verifier.services import host_clock, replay_epochs
+from verifier.services import host_clock, process_lease, replay_epochs
 from verifier.services.host_clock import CLOCK
 from verifier.tests.epoch_moves import Passing
 
@@ -110,8 +110,8 @@ def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
     with pytest.raises(OperationalError):
         CLOCK.check()
     # Another thread is reading the database's clock at this moment.
-    assert replay_epochs.LEASE._looking.acquire()
-    monkeypatch.setattr(replay_epochs, "LEASE_SECONDS", 0.01)
+    assert process_lease.LEASE._looking.acquire()
+    monkeypatch.setattr(process_lease, "LEASE_SECONDS", 0.01)
     with pytest.raises(TemporarilyUnavailableError):
         CLOCK.check()
 
@@ -119,7 +119,7 @@ def test_clock_is_compared_once_a_second_and_a_stale_result_is_refused(
 def test_where_the_home_is_being_left_other_things_go_on(time: Passing) -> None:
     row, database_now = replay_epochs.read_or_create_row()
     row.leaving_at = timezone.now() - timedelta(seconds=1)
-    replay_epochs.LEASE.renew(row, database_now, time())
+    process_lease.LEASE.renew(row, database_now, time())
     CLOCK.check()
 
 

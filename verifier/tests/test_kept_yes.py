@@ -18,8 +18,8 @@ from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.token_state import TokenState
 from verifier.requests import _action
+from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.replay_epochs import ReplayEpoch
-from verifier.services.token_cache import CachedToken, known_of
 from verifier.stores import Permit, StoreCall, redis_decisions
 from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
 from verifier.stores.scripts import Code, Reply

@@ -22,9 +22,10 @@ from kms.change_notices import Subject
 from kms.models import Key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
 from registry.services import (
-    agent_keys,
+    agent_claims,
     agent_manifests,
     agents,
+    barred_keys,
     enrolment_codes,
     expiry,
     grant_requests,
@@ -223,7 +224,7 @@ SERVICES = [
     Row(grants.approve_grant, the_made_grant, World.request, "grant"),
     Row(grants.approve_grant, the_grant, suspended_by_rotation, "grant"),
     Row(grants.deny_grant, None, World.request, "grant", {"reason": constant("")}),
-    Row(grants.withdraw_grant, None, World.request, "grant"),
+    Row(grant_requests.withdraw_grant, None, World.request, "grant"),
     Row(grants.end_pending_grants, None, World.request),
     Row(grants.revoke_grant, the_grant, World.grant, "grant"),
     Row(grants.suspend_grant, the_grant, World.grant, "grant"),
@@ -243,19 +244,19 @@ SERVICES = [
     Row(grants.expire_grant, the_grant, World.over, "grant"),
     Row(grants.expire_grant, None, World.request_that_is_over, "grant"),
     Row(
-        agents.check_claim_code,
+        agent_claims.check_claim_code,
         None,
         World.unclaimed,
         "agent",
         {"code": lambda _, made: claim_link(made)[1]},
     ),
     # No token exists for an agent that was unclaimed.
-    Row(agents.claim_agent, None, World.unclaimed, "agent"),
+    Row(agent_claims.claim_agent, None, World.unclaimed, "agent"),
     Row(agents.suspend_agent, the_agent),
     Row(agents.resume_agent, the_agent, suspended_agent),
     Row(agents.revoke_agent, the_agent),
-    Row(agent_keys.bar_disclosed_key, the_agent),
-    Row(agent_keys.bar_key, the_agent),
+    Row(barred_keys.bar_disclosed_key, the_agent),
+    Row(barred_keys.bar_key, the_agent),
     Row(key_rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
     Row(
         agent_manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"

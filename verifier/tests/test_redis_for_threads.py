@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
-from verifier.stores import redis_for_threads, scripts
+from verifier.stores import redis_for_threads, redis_keys, scripts
 from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError
@@ -90,9 +90,9 @@ def test_the_plain_client_reads_bytes_wherever_they_are(
     settings.REDIS_URL = redis_url
     use(servers, uuid.UUID(int=5))
     client: Any = sync_client()
-    [(_, entry)] = client.xrange(scripts.events_key(5))
+    [(_, entry)] = client.xrange(redis_keys.events_key(5))
     assert entry[b"n"] == b"1"
-    assert client.get(scripts.epoch_key(11)) == b"1"
+    assert client.get(redis_keys.epoch_key(11)) == b"1"
     client.close()
 
 

@@ -13,7 +13,7 @@ from agentauth.protocol.errors import AgentAuthError
 from tests import redis_servers
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
-from verifier.stores import scripts
+from verifier.stores import redis_keys, scripts
 from verifier.stores.redis_client import MOST_IN_FLIGHT, RedisConnection
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError, Servers
 from verifier.stores.scripts import Code, Reply
@@ -94,13 +94,13 @@ def test_a_server_that_lost_its_scripts_is_given_them_again(
 ) -> None:
     async def work(servers: Servers) -> None:
         await begin(servers)
-        grants = [uuid.UUID(int=shard) for shard in range(scripts.SHARDS)]
+        grants = [uuid.UUID(int=shard) for shard in range(redis_keys.SHARDS)]
         for grant in grants:
             await use(servers, grant)
         for node in redis_servers_running.nodes:
             node.client().script_flush()
         replies = await asyncio.gather(*(use(servers, grant, deadline=5) for grant in grants))
-        assert [reply.number for reply in replies] == [2] * scripts.SHARDS
+        assert [reply.number for reply in replies] == [2] * redis_keys.SHARDS
 
     on_loop(redis_url, work)
 
@@ -190,7 +190,7 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
             refusals.append(await assert_call_fails(use(servers, grant, jti="one")))
             await asyncio.sleep(0.01)
         assert any(isinstance(each, ForgetfulServerError) for each in refusals)
-        assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 0
+        assert server.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 0
         # A new epoch accepts the server as it is.
         runs.clear()
         other = Servers(server.url)
@@ -269,7 +269,7 @@ def test_a_call_that_ran_although_its_answer_was_lost_is_not_repeated(
         proxy.mode = "pass"
         await heals(servers, uuid.UUID(int=grant.int ^ 1))
         # It ran once: its proof is spent, and there is one event.
-        assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 2
+        assert server.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 2
         assert (await use(servers, grant, jti="lost")).code is Code.REPLAYED
 
     on_loop(through(proxy), work)

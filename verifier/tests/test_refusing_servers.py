@@ -8,7 +8,7 @@ from time import monotonic, sleep
 import pytest
 
 from tests import redis_servers
-from verifier.stores import redis_client, scripts
+from verifier.stores import redis_client, redis_keys
 from verifier.stores.redis_client import KNOWN_SECONDS
 from verifier.stores.redis_servers import SLOT_OF_SHARD, ForgetfulServerError, Servers
 from verifier.stores.scripts import Code
@@ -74,7 +74,7 @@ def test_a_call_that_is_closed_before_it_leaves_is_not_asked(
         await asyncio.sleep(0)
         servers.close()
         assert (await assert_call_fails(call)).why == "closed"
-        assert server.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 1
+        assert server.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 1
         # A later call gets a new connection.
         assert (await use(servers, grant)).number == 2
 
@@ -111,7 +111,7 @@ def test_a_cluster_that_names_no_hosts_is_where_we_asked(program: str) -> None:
             await begin(servers)
             grant = uuid.uuid4()
             assert (await use(servers, grant)).number == 1
-            slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+            slot = SLOT_OF_SHARD[redis_keys.shard_of(grant)]
             target = next(each for each in cluster.nodes if each is not cluster.owner(slot))
             cluster.migrate(slot, target)
             assert (await use(servers, grant, deadline=1)).number == 2
@@ -129,7 +129,7 @@ def test_cluster_shard_without_a_node_is_unavailable_until_served() -> None:
     with redis_servers.cluster() as cluster:
         on_loop(cluster.url, begin)
         grant = uuid.uuid4()
-        slot = SLOT_OF_SHARD[scripts.shard_of(grant)]
+        slot = SLOT_OF_SHARD[redis_keys.shard_of(grant)]
         until = monotonic() + 20
         while any(is_served(each, slot) for each in cluster.nodes):
             assert monotonic() < until

@@ -10,7 +10,7 @@ import pytest
 
 from agentauth.protocol.usage_counters import Rate
 from tests import redis_servers
-from verifier.stores import scripts
+from verifier.stores import redis_keys, scripts
 from verifier.stores.epoch_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_servers import RedisAwayError, Servers
@@ -25,7 +25,7 @@ def test_EN_4_of_fifty_at_once_with_one_proof_one_passes(redis_url: str, stage: 
         # Each over its own connection, as from fifty processes.
         many = [Servers(redis_url) for _ in range(50)]
         for servers in many:
-            marks = [scripts.epoch_key(SHARD), scripts.absent_key(SHARD)]
+            marks = [redis_keys.epoch_key(SHARD), redis_keys.absent_key(SHARD)]
             await servers.evaluate(scripts.MARKER, SHARD, marks, [], deadline=10)
         keys = stage.keys({"jti": "one"})
         calls = [
@@ -145,11 +145,11 @@ def test_EN_7_rate_left_by_an_earlier_epoch_counts_as_missing(stage: Stage) -> N
 
 def test_what_is_remembered_ends_when_it_means_nothing_any_more(stage: Stage) -> None:
     stage.judge(jti="one", ttl=125_000)
-    assert 120_000 < stage.client.pttl(scripts.proof_key(SHARD, "jkt", "one")) <= 125_000
+    assert 120_000 < stage.client.pttl(redis_keys.proof_key(SHARD, "jkt", "one")) <= 125_000
     # Clocks differ from the database's by up to 5 s either way, and a call may be 12 s late. The
     # latest caller must still find the rate.
     life = RATE.interval_us // 1000 + 25_000
-    assert life - 5000 < stage.client.pttl(scripts.rate_key(SHARD, GRANT)) <= life + 1
+    assert life - 5000 < stage.client.pttl(redis_keys.rate_key(SHARD, GRANT)) <= life + 1
 
 
 @pytest.mark.parametrize("marked", [None, "2", "01"])
@@ -157,9 +157,9 @@ def test_RF_5_server_without_the_epoch_reports_it_and_writes_nothing(
     marked: str | None, stage: Stage
 ) -> None:
     held = stage.judge(mode="hold")
-    stage.client.delete(scripts.epoch_key(SHARD))
+    stage.client.delete(redis_keys.epoch_key(SHARD))
     if marked is not None:
-        stage.client.set(scripts.epoch_key(SHARD), marked)
+        stage.client.set(redis_keys.epoch_key(SHARD), marked)
     before = stage.everything()
     lost = Reply(Code.LOST, None, 0, 0, None)
     assert [stage.judge(mode=mode) for mode in ("yes", "no", "hold")] == [lost] * 3
@@ -191,7 +191,9 @@ def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> No
     assert stage.judge(epoch=2).number == 1
     with pytest.raises(ServersAwayError):
         RedisProbe().mark(1)
-    assert {stage.client.get(scripts.epoch_key(shard)) for shard in range(scripts.SHARDS)} == {b"2"}
+    assert {
+        stage.client.get(redis_keys.epoch_key(shard)) for shard in range(redis_keys.SHARDS)
+    } == {b"2"}
     # Entries not yet in the log stay for the outbox.
     assert [(entry[b"e"], entry[b"n"]) for entry in stage.events()] == [
         (b"1", b"1"),
@@ -203,8 +205,8 @@ def test_an_epoch_begins_once_in_every_shard(redis_url: str, stage: Stage) -> No
 @pytest.mark.parametrize(
     ("key", "plant"),
     [
-        (scripts.count_key(SHARD), b"not a number"),
-        (scripts.events_key(SHARD), b"not a stream"),
+        (redis_keys.count_key(SHARD), b"not a number"),
+        (redis_keys.events_key(SHARD), b"not a stream"),
     ],
 )
 def test_a_script_that_fails_has_written_nothing(key: bytes, plant: bytes, stage: Stage) -> None:
@@ -242,14 +244,14 @@ def test_EN_7_a_server_that_is_full_or_reads_only_writes_nothing(
 
 
 def test_shards_and_keys_are_by_the_grant_alone() -> None:
-    assert scripts.shard_of(GRANT) == SHARD
-    assert {scripts.shard_of(uuid.uuid4()) for _ in range(400)} == set(range(scripts.SHARDS))
-    assert scripts.rate_key(SHARD, GRANT) == b"aa:{07}:r:" + GRANT.bytes
-    assert scripts.epoch_key(15) == b"aa:{15}:epoch"
-    proof = scripts.proof_key(3, "jkt", "jti")
+    assert redis_keys.shard_of(GRANT) == SHARD
+    assert {redis_keys.shard_of(uuid.uuid4()) for _ in range(400)} == set(range(redis_keys.SHARDS))
+    assert redis_keys.rate_key(SHARD, GRANT) == b"aa:{07}:r:" + GRANT.bytes
+    assert redis_keys.epoch_key(15) == b"aa:{15}:epoch"
+    proof = redis_keys.proof_key(3, "jkt", "jti")
     assert proof.startswith(b"aa:{03}:p:")
     assert len(proof) == 26
-    assert proof != scripts.proof_key(3, "jkt", "jtj")
+    assert proof != redis_keys.proof_key(3, "jkt", "jtj")
 
 
 @pytest.mark.parametrize("raw", [None, b"OK", [9, None, 0, 0, None], [0, None, 0, 0]])
@@ -260,5 +262,5 @@ def test_malformed_script_reply_is_refused(raw: Any) -> None:
 
 @pytest.mark.parametrize("written", ["inf", "nan", "1e308", "9" * 40])
 def test_malformed_stored_rate_counts_as_missing(stage: Stage, written: str) -> None:
-    stage.client.set(scripts.rate_key(SHARD, GRANT), written)
+    stage.client.set(redis_keys.rate_key(SHARD, GRANT), written)
     assert stage.judge().tat_us == NOW + RATE.interval_us

@@ -16,7 +16,7 @@ from tests.redis_servers import Watched
 from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
-from verifier.stores import scripts
+from verifier.stores import redis_keys
 from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.redis_client import ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_for_threads import sync_client
@@ -56,7 +56,7 @@ def test_the_primary_is_asked_though_a_sentinel_is_gone(watched: Watched) -> Non
         await begin(servers)
         grant = uuid.uuid4()
         assert (await use(servers, grant)).code is Code.OK
-        assert primary.client().xlen(scripts.events_key(scripts.shard_of(grant))) == 1
+        assert primary.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 1
 
     on_loop(watched.url, work)
 

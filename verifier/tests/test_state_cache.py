@@ -25,10 +25,10 @@ from registry.services.token_state import TokenState, token_state
 from tests.time_limits import within
 from verifier.services import batch_loader, state_cache
 from verifier.services.batch_loader import MOST_LOADS
+from verifier.services.cached_token import load_tokens
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import Changes
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.services.token_cache import load_tokens
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
 from verifier.tests.state_cache_harness import EVERYTHING, Followed, basic, followed, until
 

@@ -19,7 +19,7 @@ from audit.services import record_many
 from audit.tests.event_openings import opened
 from verifier.models import StreamCursor
 from verifier.services import outbox_drain, web_verification
-from verifier.stores import EarlyRefusal, SpendResult, StoreCall, scripts
+from verifier.stores import EarlyRefusal, SpendResult, StoreCall, redis_keys, scripts
 from verifier.stores.database_decisions import Outcome, decide_one
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
@@ -264,9 +264,11 @@ def test_an_outcome_that_no_script_writes_is_unreadable(outcome: bytes) -> None:
 def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     """The script's own entries: a yes, a replay, and a refusal made before the store."""
     grant = place.grant
-    shard = scripts.shard_of(grant.pk)
-    keys = [make(shard) for make in (scripts.epoch_key, scripts.events_key, scripts.count_key)]
-    proof, rate = scripts.proof_key(shard, "jkt", "jti"), scripts.rate_key(shard, grant.pk)
+    shard = redis_keys.shard_of(grant.pk)
+    keys = [
+        make(shard) for make in (redis_keys.epoch_key, redis_keys.events_key, redis_keys.count_key)
+    ]
+    proof, rate = redis_keys.proof_key(shard, "jkt", "jti"), redis_keys.rate_key(shard, grant.pk)
     redis.set(keys[0], "3")
     judged: list[Any] = [3, 125_000, "yes", 1_795_000_000_000_000, 0, 0, 0]
     for base in (decided(grant), decided(grant)):

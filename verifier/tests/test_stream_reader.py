@@ -27,9 +27,9 @@ from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
 from tests.time_limits import within
 from verifier import credential_checks, stores, verification
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import batch_fairness, replay_epochs, state_cache
+from verifier.services import batch_fairness, process_lease, state_cache
+from verifier.services.cached_token import CachedToken
 from verifier.services.state_cache import StateCache
-from verifier.services.token_cache import CachedToken
 from verifier.stores import NotDoneError
 from verifier.stores import group_commit as lanes
 from verifier.tests import scene as scenes
@@ -51,7 +51,7 @@ def disable_the_token_key() -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
     with redis_servers.server() as made:
-        monkeypatch.setattr(replay_epochs, "LEASE", replay_epochs.Lease())
+        monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
         monkeypatch.setattr(settings, "REDIS_URL", made.url)
         yield made
 

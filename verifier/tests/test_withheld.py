@@ -16,12 +16,12 @@ from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixtur
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.endpoint_paths import INTROSPECT
 from verifier.services import clock_readings, freshness
+from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.loop_verification import VerifierProcess
-from verifier.services.replay_epochs import Lease
+from verifier.services.process_lease import Lease
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.services.token_cache import CachedToken
 from verifier.services.web_verification import WebProcess
 from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.scripts import Reply, Script

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from approvals.services import cleanup as approvals_expiry
+from approvals.services import cleanup
 from audit.management.base_commands import JsonCommand
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
@@ -19,5 +19,5 @@ class Command(JsonCommand):
         return (
             registry_expiry.expire_everything(now=now)
             | verifier_expiry.expire_everything(now=now)
-            | approvals_expiry.expire_everything(now=now)
+            | cleanup.expire_everything(now=now)
         )

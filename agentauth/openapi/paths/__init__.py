@@ -1,16 +1,25 @@
-"""Every operation by method and path, one module per app. Describe an endpoint only here."""
+"""Every operation by method and path, one module per subject. Describe an endpoint only here."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.operations import Operation
-from agentauth.openapi.paths import agents, audit, discovery, grants, tokens, verify
+from agentauth.openapi.paths import (
+    agents,
+    audit,
+    confirmations,
+    discovery,
+    grants,
+    service_providers,
+    tokens,
+    verify,
+)
 
 # In the order for readers: the tag's name, its description, its operations.
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
     "Discovery": (
         "The addresses of all endpoints, and the keys that sign. Public.",
-        discovery.OPERATIONS,
+        {**discovery.OPERATIONS, **service_providers.OPERATIONS},
     ),
     "Agents": (
         "An agent registers with its own key, reads its own record, and can revoke itself.",
@@ -29,7 +38,7 @@ GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
             "A service provider asks whether an agent may do something now. An agent follows a "
             "confirmation."
         ),
-        verify.OPERATIONS,
+        {**verify.OPERATIONS, **confirmations.OPERATIONS},
     ),
     "Audit": ("What happened, in a log that can be verified.", audit.OPERATIONS),
 }

@@ -1,9 +1,9 @@
-"""Discovery, key set, this description, and what an agent may know of a service provider."""
+"""Discovery, key set, and this description."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from agentauth.openapi.example_values import ISSUER, PROVIDER, STORY
+from agentauth.openapi.example_values import ISSUER, STORY
 from agentauth.openapi.operations import Operation, SuccessResponse
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.capability import TYPES
@@ -52,7 +52,6 @@ _METADATA: Final = {
     "dpop_signing_alg_values_supported": ALGORITHMS,
     "authorization_details_types_supported": ["agentauth"],
 }
-_POLICY: Final = {"allowed": ["read:calendar", "transact:payments"], "require_nonce": False}
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /.well-known/agentauth": Operation(
         "discover",
@@ -81,11 +80,5 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         "This description, in OpenAPI 3.1",
         {200: SuccessResponse("May be cached for 300 s.", "OpenApi")},
         "`/docs/` shows it to people.",
-    ),
-    "GET /v1/service-providers/{reference}": Operation(
-        "service_provider",
-        "A service provider, before requesting a grant",
-        {200: SuccessResponse("", "ServiceProvider", PROVIDER | _POLICY)},
-        errors=["not_found"],
     ),
 }

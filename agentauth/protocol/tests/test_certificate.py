@@ -10,7 +10,6 @@ from agentauth.protocol.certificate import (
     CERTIFICATE_TYP,
     MAX_CERTIFICATE_SECONDS,
     Certificate,
-    read_key_set,
     sign_certificate,
     verify_certificate,
 )
@@ -18,6 +17,7 @@ from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidRequestError, InvalidTokenError
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_introduction import INTRODUCTION_TYP
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.tests.test_token import AUDIENCE, CAPABILITIES, ISSUER, JKT, NOW
 from agentauth.protocol.token import TYP, TokenKey, build_claims, sign_token, verify_token

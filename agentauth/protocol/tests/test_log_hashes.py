@@ -19,9 +19,8 @@ from agentauth.protocol.log_hashes import (
     leaf_hash,
     link,
     node_hash,
-    verify_consistency,
-    verify_inclusion,
 )
+from agentauth.protocol.merkle_proofs import verify_consistency, verify_inclusion
 
 SALT = bytes(range(32))
 

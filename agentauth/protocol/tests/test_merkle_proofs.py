@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import ChainError
-from agentauth.protocol.log_hashes import (
-    CompactTree,
-    node_hash,
-    verify_consistency,
-    verify_inclusion,
-)
+from agentauth.protocol.log_hashes import CompactTree, node_hash
 from agentauth.protocol.merkle_proofs import (
     consistency_nodes,
     full_subtrees,
@@ -24,6 +19,8 @@ from agentauth.protocol.merkle_proofs import (
     prove_inclusion,
     range_root,
     root,
+    verify_consistency,
+    verify_inclusion,
 )
 
 LARGEST = 130

@@ -7,7 +7,7 @@ import cbor2
 import pytest
 
 from agentauth.protocol.agent_manifest import MANIFEST_TYP, verify_manifest
-from agentauth.protocol.certificate import CERTIFICATE_TYP, read_key_set, verify_certificate
+from agentauth.protocol.certificate import CERTIFICATE_TYP, verify_certificate
 from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.dpop import make_proof, verify_proof
 from agentauth.protocol.encoding import b64u_decode
@@ -15,6 +15,7 @@ from agentauth.protocol.errors import AgentAuthError, InvalidKeyError
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.key_introduction import INTRODUCTION_TYP, verify_introduction
+from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer, ed25519_public_key, parse_jwk
 from agentauth.protocol.notes import parse_vkey, verifier_key
 from agentauth.protocol.tests import test_agent_manifest, test_certificate, test_key_change

@@ -12,7 +12,8 @@ import pytest
 
 from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk.errors import KeyFileError
-from agentauth.sdk.key_file import Identity, KeyFile, config_directory, default_path
+from agentauth.sdk.identity import Identity
+from agentauth.sdk.key_file import KeyFile, config_directory, default_path
 from agentauth.sdk.private_files import locked
 
 URL = "http://localhost:8000"

@@ -17,8 +17,9 @@ from agentauth.protocol.errors import InvalidKeyError, InvalidRequestError
 from agentauth.protocol.keys import PrivateKey
 from agentauth.sdk import AgentAuthClient, KeyFileError
 from agentauth.sdk.key_file import KeyFile
-from agentauth.sdk.key_store import EnvironmentStore, KeyStore, KmsSigner
+from agentauth.sdk.key_store import EnvironmentStore, KeyStore
 from agentauth.sdk.keyring_store import KeyringStore
+from agentauth.sdk.kms_signer import KmsSigner
 from agentauth.sdk.tests.fake_registry import (
     CALENDAR,
     SP_ID,

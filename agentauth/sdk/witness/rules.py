@@ -26,7 +26,7 @@ from agentauth.protocol.checkpoint_proofs import (
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import AgentAuthError, ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import Signer
-from agentauth.protocol.log_hashes import verify_consistency
+from agentauth.protocol.merkle_proofs import verify_consistency
 from agentauth.protocol.notes import (
     MAX_SIGNATURES,
     Note,

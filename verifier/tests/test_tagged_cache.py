@@ -3,7 +3,7 @@
 import random
 
 from verifier.services.state_change_feed import Change
-from verifier.services.token_cache import TaggedCache
+from verifier.services.tagged_cache import TaggedCache
 
 Value = tuple[str, ...]
 

@@ -1,0 +1,148 @@
+"""The series that each scrape reads: the state in the database, and what waits in Redis."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError
+from django.db.models import Count
+from django.utils import timezone
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from audit.checkpoints.copy_locations import store_name
+from audit.checkpoints.cosigning import witnesses
+from audit.db.role_rights import may_read_log
+from audit.log.load_shedding import MAX_WAITING_EVENTS
+from audit.models import QueueEntry
+from audit.row_ids import made_at
+from audit.verify.log_status import log_coverage, read_log_status
+from kms.models import Key
+from registry.models import Grant
+from verifier.services import outbox_drain
+from verifier.stores.scripts import MAX_STREAM
+
+
+class StateCollector(Collector):
+    """The state in the database at the time of the scrape, whichever process answers."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = timezone.now()
+        yield from _streams()
+        for families in (_database, _log):
+            try:
+                yield from list(families(now))
+            except (DatabaseError, InterfaceError):
+                # The database is away: the counters matter most then; missing series show the rest.
+                return
+
+
+def _database(now: datetime) -> Iterator[GaugeMetricFamily]:
+    yield from (_grants(), *_audit(now), *_keys(now))
+
+
+def _grants() -> GaugeMetricFamily:
+    family = GaugeMetricFamily("agentauth_grants", "Grants by recorded state", labels=["state"])
+    found = dict(Grant.objects.values_list("status").annotate(Count("pk")))
+    for state in Grant.Status.values:
+        family.add_metric([state], found.get(state, 0))
+    return family
+
+
+def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
+    # By the time in the id: a query on the events themselves might read all of them.
+    oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
+    yield GaugeMetricFamily(
+        "agentauth_audit_queue_events",
+        "Events that are waiting for their number",
+        value=QueueEntry.objects.count(),
+    )
+    age = now.timestamp() - made_at(oldest) if oldest else 0
+    yield GaugeMetricFamily(
+        "agentauth_audit_queue_oldest_seconds",
+        "How long the oldest of these events has waited",
+        value=max(0.0, age),
+    )
+    yield GaugeMetricFamily(
+        "agentauth_audit_queue_bound",
+        "How many events may wait; at this bound, nothing new is begun",
+        value=MAX_WAITING_EVENTS,
+    )
+
+
+def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
+    """The state of the log. A verifier's role may not read it; the registry reports it instead."""
+    if not may_read_log():
+        return
+    status, coverage = read_log_status(now=now), log_coverage()
+    for name, text, value in (
+        ("leaves", "Events that have their number", status.size),
+        ("signed_leaves", "Events that the newest checkpoint covers", status.signed),
+        (
+            "checkpoint_age_seconds",
+            "How long the oldest event with a number has waited for a signature; 0 if none waits",
+            status.unsigned_for.total_seconds(),
+        ),
+        (
+            "archived_leaves",
+            "Events in the archive that were read back and proved",
+            coverage.archived,
+        ),
+        (
+            "consistent",
+            "1 if the newest checkpoint and the head match the stored tree, else 0",
+            not status.problem,
+        ),
+    ):
+        yield GaugeMetricFamily(f"agentauth_audit_{name}", text, value=value)
+    if settings.AUDIT_STORE:
+        yield GaugeMetricFamily(
+            "agentauth_audit_copied_leaves",
+            "Events that a checkpoint in the external store covers",
+            value=coverage.copied.get(store_name(), 0),
+        )
+    cosigned = GaugeMetricFamily(
+        "agentauth_audit_cosigned_leaves", "Events that a witness cosigned", labels=["witness"]
+    )
+    # Only the configured witnesses: a removed one lacks nothing, a silent one everything.
+    for name in (witness.verifier.name for witness in witnesses()):
+        cosigned.add_metric([name], coverage.cosigned.get(name, 0))
+    yield cosigned
+
+
+def _streams() -> Iterator[GaugeMetricFamily]:
+    waiting = outbox_drain.count_waiting_in_redis()
+    if waiting is None:
+        # Redis is unavailable: leave the series out, as with the database.
+        return
+    family = GaugeMetricFamily(
+        "agentauth_verifier_stream_events",
+        "Decisions in Redis that are not in the log yet",
+        labels=["shard"],
+    )
+    for shard, number in enumerate(waiting):
+        family.add_metric([f"{shard:02d}"], number)
+    yield family
+    yield GaugeMetricFamily(
+        "agentauth_verifier_stream_bound",
+        "How many decisions of one shard may wait; at this bound, the shard decides nothing more",
+        value=MAX_STREAM,
+    )
+
+
+def _keys(now: datetime) -> Iterator[GaugeMetricFamily]:
+    states = GaugeMetricFamily(
+        "agentauth_keys", "Signing keys by recorded state", labels=["purpose", "state"]
+    )
+    ages = GaugeMetricFamily(
+        "agentauth_key_age_seconds", "How long the signing key has signed", labels=["purpose"]
+    )
+    found: dict[tuple[str, str], int] = {}
+    for purpose, state, active_from in Key.objects.values_list("purpose", "state", "active_from"):
+        found[purpose, state] = found.get((purpose, state), 0) + 1
+        if state == Key.State.ACTIVE:
+            ages.add_metric([purpose], (now - active_from).total_seconds())
+    for purpose in Key.Purpose.values:
+        for state in Key.State.values:
+            states.add_metric([purpose, state], found.get((purpose, state), 0))
+    yield from (states, ages)

@@ -1,0 +1,64 @@
+"""The registry's key set: its token keys, and the process keys that these certified."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from .certificate import verify_certificate
+from .errors import InvalidKeyError, InvalidRequestError
+from .json_fields import items
+from .keys import PrivateMemberError, PublicKey, parse_jwk
+from .token import TokenKey
+
+# More than any registry publishes. Bounds the work that a key set can cause.
+MAX_KEYS: Final = 10_000
+
+
+def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey]:
+    """Read `/.well-known/jwks.json` (RFC 7517 section 5): keys by `kid`, ready for
+    `token.verify_access_token`.
+
+    A key with a `certificate` counts only if a key of the same set without one certified it. A key
+    that fails this, or that we cannot read, is left out; the others still count. Raises
+    InvalidRequestError for what is not a key set, has a `kid` twice or shows a private member.
+    """
+    body = key_set.get("keys") if isinstance(key_set, Mapping) else None
+    own: dict[str, PublicKey] = {}
+    certified: list[tuple[PublicKey, object]] = []
+    names: set[str] = set()
+    for jwk in items(body, "keys", minimum=0, maximum=MAX_KEYS):
+        key = _key(jwk)
+        if key is None:
+            continue
+        assert isinstance(jwk, dict)
+        kid = jwk.get("kid")
+        # Readers differ in which of two equal kids wins.
+        if not isinstance(kid, str) or kid in names:
+            raise InvalidRequestError("keys: a kid is missing or appears twice.")
+        names.add(kid)
+        if "certificate" not in jwk:
+            own[kid] = key
+        elif kid == key.thumbprint:
+            certified.append((key, jwk["certificate"]))
+        else:
+            raise InvalidRequestError("keys: the kid of a certified key is not its thumbprint.")
+    found: dict[str, TokenKey] = dict(own)
+    for key, compact in certified:
+        try:
+            under = verify_certificate(str(compact), keys=own, expected_issuer=expected_issuer).key
+        except InvalidRequestError:
+            continue
+        # A certificate copied from another key of the set gives this one nothing.
+        if under.key == key:
+            found[key.thumbprint] = under
+    return found
+
+
+def _key(jwk: object) -> PublicKey | None:
+    try:
+        return parse_jwk(jwk)
+    except PrivateMemberError as error:
+        raise InvalidRequestError("keys: must not contain a private member.") from error
+    except InvalidKeyError:
+        # A key type of a later version (RFC 7517 section 5 says to ignore it). Its tokens are
+        # `unknown` here.
+        return None
