@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check static unit coverage audit campaign docs screenshots bench lock
+.PHONY: help run demo test check static unit coverage audit long campaign docs screenshots bench lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ coverage: $(VENV)/dev.stamp ## branches and lines the unit tests take, per packa
 
 audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in advisories, write sbom.json
 	$(BIN)/python -m tests.scan
+
+long: $(VENV)/dev.stamp ## the tests that CI leaves out, at CI's counts (a quarter of an hour on two cores)
+	$(BIN)/python -m tests.run long
 
 campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
 	CAMPAIGN=1 FAULTS_TABLE=tests/faults/RESULTS.md $(BIN)/python -m tests.run campaign

@@ -36,7 +36,7 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.urlconf_endpoints import endpoints
-from audit.row_ids import new_id_text
+from audit.new_ids import new_id_text
 from registry import rate_limits
 from registry.refusal_recording import METHODS
 from registry.services.agent_keys import callers_with

@@ -1,4 +1,4 @@
-"""`check --deploy`: the steps that an installation still lacks, in the order to do them."""
+"""`check --deploy`: list the installation steps that are still to do, in order."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from audit.db.role_rights import missing_rights
 from audit.models import QueueEntry
-from audit.row_ids import made_at
+from audit.new_ids import made_at
 from kms.key_health import inspect_keys
 from kms.models import Key, SealsPending
 from kms.services import may_sign
@@ -30,13 +30,13 @@ from verifier.stores.epoch_probe import (
 
 # PostgreSQL's insufficient_privilege.
 _NO_RIGHT: Final = "42501"
-# The jobs number events each second. This is longer than they need after a restart, and shorter
-# than an operator waits before looking.
+# The jobs number events each second. 30 s is longer than a restart of the jobs takes, and short
+# enough to report stopped jobs at the first check.
 _NUMBERED_SECONDS: Final = 30
 
 
 def _may_create() -> bool:
-    """Whether the owner may create tables. Needs no password: any role may ask about another."""
+    """Whether the owner's role may create tables. Any role may ask, so no owner login is needed."""
     if connection.vendor != "postgresql":
         return True
     with connection.cursor() as cursor:
@@ -56,19 +56,19 @@ def _is_migrated() -> bool:
     try:
         executor = MigrationExecutor(connection)
     except NodeNotFoundError:
-        # Too old for a squashed migration, which `migrate` explains.
+        # The database is too old for a squashed migration. `migrate` explains what to do.
         return False
     except ProgrammingError as error:
         if getattr(error.__cause__, "sqlstate", "") == _NO_RIGHT:
-            # The migration was begun. Only a role with rights can see whether it is done, and
-            # granting them is the next step.
+            # The migrations table exists, but this role may not read it. The next step (E044)
+            # grants that right.
             return True
         raise
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
 def _may_serve() -> bool:
-    # Without tables, no right on them is reported as missing.
+    # `missing_rights` reports nothing for tables that do not exist, so check them first.
     return _is_migrated() and not missing_rights("serving")[1]
 
 
@@ -81,7 +81,7 @@ def _seals_are_pending() -> bool:
     try:
         return SealsPending.objects.exists()
     except (DatabaseError, InterfaceError):
-        # An earlier step is missing, and reported.
+        # The table does not exist yet; an earlier step reports that.
         return False
 
 
@@ -131,7 +131,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
 
 @register(deploy=True)
 def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
-    """The missing steps, if any. Empty in development, where `serve` does each step."""
+    """List the missing steps and the warnings. Empty in development: `serve` does each step."""
     if settings.DEVELOPMENT:
         return []
     return [*_redis(), *_missing(), *_advice()]
@@ -142,9 +142,8 @@ def _missing() -> Iterator[CheckMessage]:
         connection.ensure_connection()
     except (DatabaseError, InterfaceError):
         yield Error(
-            "The database does not answer: check that it runs and that DATABASE_URL is "
-            "correct. The steps in the database can"
-            " only be checked after that.",
+            "The database does not answer: check that it runs and that DATABASE_URL is correct. "
+            "The steps in the database can only be checked after that.",
             id="agentauth.E040",
         )
         return
@@ -188,12 +187,12 @@ def _redis() -> Iterator[CheckMessage]:
 
 
 def _running() -> Iterator[CheckMessage]:
-    """What else must run: the key backend, and the jobs, whose numbering shows in the database."""
-    # Only the first: an unavailable key backend would be reported for each key.
+    """Check that the key backend signs and that the jobs run: they number the log's events."""
+    # Report only the first key: if the backend is unavailable, no key signs.
     if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
         yield Error(
-            f"The {found.purpose} key does not sign: {found.problem} `{settings.COMMAND} "
-            "check_keys` checks every key.",
+            f"The {found.purpose} key does not sign: {found.problem} To check every key, run "
+            f"`{settings.COMMAND} check_keys`.",
             id="agentauth.E046",
         )
     oldest = QueueEntry.objects.order_by("pk").first()
@@ -208,23 +207,22 @@ def _running() -> Iterator[CheckMessage]:
 def _advice() -> Iterator[CheckMessage]:
     if _seals_are_pending():
         yield Warning(
-            "Rows from before the upgrade grant rights, although nothing proves that this "
-            "registry wrote them: once no process of the previous release runs or will be started "
-            f"again, run `{settings.COMMAND} seal_rows`.",
+            "Rows from before the upgrade have no seal, so nothing proves that this registry "
+            "wrote them, and they are still accepted. Once no process of the previous release runs "
+            f"or will be started again, run `{settings.COMMAND} seal_rows`.",
             id="agentauth.W054",
         )
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:
         yield Warning(
-            "SUBJECT_KEY is not set, so the `sub` of people is made with SECRET_KEY, and "
-            "SECRET_KEY cannot be rotated: see Rotating secrets in docs/operations.md.",
+            "SUBJECT_KEY is not set, so people's `sub` identifiers are derived from SECRET_KEY, "
+            "which therefore cannot be rotated: see Rotating secrets in docs/operations.md.",
             id="agentauth.W050",
         )
     if settings.AUDIT_STORE.startswith("file:"):
         yield Warning(
             "AUDIT_STORE is a folder: unless it is on a write-once file system, an attacker "
-            "who takes over this host can rewrite"
-            " the copies of the log. Name a bucket with Object Lock: see The log's store in "
-            "docs/operations.md.",
+            "who takes over this host can rewrite the copies of the log. Set it to a bucket with "
+            "Object Lock: see The log's store in docs/operations.md.",
             id="agentauth.W051",
         )
     if not settings.EMAIL_HOST:
@@ -237,8 +235,7 @@ def _advice() -> Iterator[CheckMessage]:
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(
             "Neither REDIS_URL nor a store outside this host (AUDIT_STORE=s3://…) is set, so "
-            "a restore of the database from a"
-            " backup cannot be detected: set one of them, or follow docs/restore.md after "
-            "every restore.",
+            "a restore of the database from a backup cannot be detected: set one of them, or "
+            "follow docs/restore.md after every restore.",
             id="agentauth.W052",
         )

@@ -1,4 +1,4 @@
-"""The table of periodic jobs. `manage.py jobs` runs them in one process; Celery over a broker."""
+"""The table of periodic jobs. `manage.py jobs` runs them in one process, Celery in workers."""
 
 import logging
 import threading
@@ -31,20 +31,22 @@ from verifier.services.rollback_mark import mark_history
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two runs of a job. Slow jobs may run late: the clock decides what has expired.
+# Seconds between two runs of a job. Slow jobs may run late: each use of a record checks its expiry.
 EACH_SECOND: Final = 1.0
 SLOWLY: Final = 30.0
-# A failed job that waits for other systems rests this long (s), to not log an error each second.
+# A failed job that waits for other systems is retried after this long, or it would log an error
+# each second.
 REST_SECONDS: Final = 30.0
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A periodic job: `run(now=…)`, due every `seconds`, goes on where the last run ended anywhere.
+    """A periodic job: calls `run(now=…)` every `seconds`.
 
-    `waits`: the job waits for a store, a witness or a key backend, so it has its own thread.
-    `holds`: if it finds that the log is not what was signed, nothing is decided until an operator
-    continues.
+    A run resumes where the last one ended, in whichever process that was. `waits`: the job waits
+    for a store, a witness, a mail server or a key backend, so it has its own thread. `holds`: if
+    the job finds that the log contradicts what was signed, it halts all decisions until an operator
+    resumes them.
     """
 
     run: Callable[..., object]
@@ -56,19 +58,19 @@ class Job:
 
     @property
     def name(self) -> str:
-        """App and service, as in `audit.seal_audit`: the Celery task's name, also used in logs."""
+        """App and function, such as `audit.seal_audit`. Names the Celery task, logs and metrics."""
         return f"{self.run.__module__.partition('.')[0]}.{self.run.__name__}"
 
     def do(self) -> bool:
-        """Run it once, unless it is still running here, rests after a failure, or may not run now.
+        """Run the job once and return True, or return False if it must not run now.
 
-        Returns whether it ran: False also if this process may not act for the installation. Raises
-        what the job raises.
+        It must not run while it still runs in this process, within REST_SECONDS of a failure if it
+        `waits`, or while this process may not act for the installation. Raises what the job raises.
         """
         if time.monotonic() < self._rests_until or not self._running.acquire(blocking=False):
             return False
         try:
-            # Writing into a restored database would begin a second history.
+            # If the database was restored from a backup, writing would fork the log's history.
             if not may_act():
                 return False
             self._run()
@@ -92,13 +94,16 @@ class Job:
 
 
 def may_act() -> bool:
-    """Whether this process may act for the installation; at most 1 s old. False if unknown."""
+    """Whether this process may act for the installation.
+
+    By a read of at most 5 s ago (LEASE_SECONDS). False if unknown.
+    """
     try:
         START.require()
         return process_lease.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
-        # No traceback: the database logs the rest.
-        logger.error("jobs: not run, because it is unknown whether this process may act: %s", error)  # noqa: TRY400
+        # No traceback: an unreachable database is not a bug.
+        logger.error("jobs: skipped: this process cannot check whether it may act: %s", error)  # noqa: TRY400
         close_old_connections()
         return False
 

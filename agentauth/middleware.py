@@ -26,7 +26,7 @@ from agentauth.protocol.errors import (
 from agentauth.proxies import address_of
 from agentauth.server.request_bytes import WAITED
 from agentauth.startup_checks import START
-from audit.row_ids import new_id_text
+from audit.new_ids import new_id_text
 from registry import rate_limits
 from registry.models import Human
 from verifier.endpoint_paths import LEAN_PATHS

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.row_seals import Sealed
 
 

@@ -3,7 +3,7 @@
 from django.db import models
 
 from audit.kinds import DECISION_ALLOWED
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 
 
 class Event(models.Model):

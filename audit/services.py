@@ -40,7 +40,7 @@ from audit.log.load_shedding import check_backlog, check_backlog_of_many
 from audit.log.refusal_counts import count_refusal, summarise_refusals
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 
 __all__ = [
     "SYSTEM",

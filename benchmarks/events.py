@@ -157,8 +157,8 @@ def run(
 
 def fill(client: Any, tokens: Sequence[Any], calls: Iterator[int], events: int) -> None:
     """Have the script decide this many calls of all agents in turn, as the verifier does."""
+    from verifier.stores.lua_scripts import JUDGE
     from verifier.stores.redis_decisions import plan_light_decision
-    from verifier.stores.scripts import JUDGE
 
     sha1 = client.script_load(JUDGE.source.decode())
     with client.pipeline(transaction=False) as pipeline:

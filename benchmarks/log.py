@@ -86,7 +86,7 @@ def write_until(size: int, ids: list[str]) -> int:
 
     from audit import kinds
     from audit.log.sequencer import sequence_until_empty
-    from audit.row_ids import new_id_text
+    from audit.new_ids import new_id_text
     from audit.services import NewEvent, check_data, record_many
 
     data = check_data(

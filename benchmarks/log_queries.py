@@ -190,7 +190,7 @@ def questions() -> dict[str, Callable[[], Any]]:
     from audit.admin import EventAdmin
     from audit.log.listing import Cursor, page_of_log
     from audit.models import Event, Head, Leaf
-    from audit.row_ids import new_id_text
+    from audit.new_ids import new_id_text
     from audit.services import find_recorded
     from registry.models import Human
 

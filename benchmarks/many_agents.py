@@ -32,7 +32,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, build_claims
 from approvals.models import Receipt
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.services import signer
 from registry.models import Agent, Grant, Human, Token
 from registry.services.pairwise_subjects import pairwise_subject

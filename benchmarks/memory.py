@@ -28,7 +28,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import build_claims, sign_token
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.nonces import nonces_of

@@ -53,9 +53,9 @@ from verifier.services.clock_readings import ClockReading
 from verifier.services.loop_verification import VerifierProcess
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
+from verifier.stores.lua_scripts import Script
 from verifier.stores.redis_client import pack
 from verifier.stores.redis_servers import Servers
-from verifier.stores.scripts import Script
 
 CONNECTIONS = 8
 ROUND = 496

@@ -45,7 +45,7 @@ from agentauth.protocol.dpop import make_proof, verify_proof
 from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import build_claims, sign_token, verify_token
-from audit.row_ids import new_id, new_id_text
+from audit.new_ids import new_id, new_id_text
 from audit.services import Actor
 from registry.models import Agent, ServiceProvider
 from registry.services.nonces import nonces_of

@@ -21,7 +21,7 @@ from agentauth.protocol.identifiers import is_id
 from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.token import CertifiedKey, TokenKey
 from audit import kinds
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import SYSTEM, Actor, record
 from kms.change_notices import Subject, publish_change
 from kms.lifetimes import PUBLISHED_BEFORE_USE

@@ -1,6 +1,6 @@
 """Runs groups of tests, and names what this machine lacks: `python -m tests.run GROUP`.
 
-GROUP is unit, coverage, rest, production, again, campaign or screenshots.
+GROUP is unit, coverage, rest, production, again, long, campaign or screenshots.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,20 +29,33 @@ FLOOR = 95
 LONGEST = {
     f"tests/{name}.py"
     for name in (
-        "faults/test_kills", "faults/test_two_versions", "faults/test_statements",
-        "faults/test_celery", "flows/test_hostile_texts", "flows/test_scanner",
-        "flows/test_slow_senders", "flows/test_log_story",
-        "flows/test_sdk_demo", "flows/test_partition", "flows/test_tutorials",
-        "flows/test_agent_client",
+        "faults/test_kills", "faults/test_two_versions", "faults/test_table", "acts/test_acts",
+        "flows/test_hostile_texts", "flows/test_scanner", "flows/test_log_story",
+        "flows/test_tutorials", "flows/test_agent_life", "flows/test_agent_client",
     )
 }  # fmt: skip
 # One more than the cores, since some tests wait, but no more: each process collects all tests and
 # creates its tables. A slow test blocks those queued behind it, which other processes then take.
 CORES = min(os.cpu_count() or 1, 7)
 BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
+# Whole files in the given order: each has its own servers, and the longest should not come last.
+BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")
 # The SDK against a live server, without the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider")]
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
+# Bytes that all files of a run together may take, with some to spare.
+ROOM = 8 * 2**30
+
+
+def memory() -> str | None:
+    """A file system in memory with room for the tests' files, if there is one.
+
+    On a disk the thousands of small files, each synchronised, take a tenth of the time.
+    """
+    folder = Path("/dev/shm")  # noqa: S108 — a folder of our own is made in it
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        return None
+    return str(folder) if shutil.disk_usage(folder).free > ROOM else None
 
 
 def missing() -> dict[str, str]:
@@ -78,9 +92,18 @@ def missing() -> dict[str, str]:
 
 
 def pytest(
-    *arguments: str, database_url: str = "", together: bool = False, shared: bool = True
+    *arguments: str,
+    database_url: str = "",
+    together: bool = False,
+    shared: bool = True,
+    report: bool = False,
 ) -> bool:
-    """Whether all passed. `together`: print at the end. Not `shared`: hide the shared files."""
+    """Whether all passed.
+
+    `together`: print at the end. Not `shared`: hide the shared files. `report`: write what passed
+    to tests/campaign/RESULTS.md.
+    """
+    began = time.monotonic()
     env = {
         name: value
         for name, value in os.environ.items()
@@ -92,11 +115,14 @@ def pytest(
         env["AGENTAUTH_SHARED"] = ""
     slowest = ("--durations=8", "--durations-min=10")
     command = [sys.executable, "-m", "pytest", "-q", *slowest, *arguments]
+    if report:
+        command += ["-p", "tests.campaign.results"]
     print("+ pytest", *arguments, "(PostgreSQL)" if database_url else "", flush=True)
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if together else {}
     done = subprocess.run(command, env=env, check=False, text=True, **how)  # type: ignore[call-overload]
     if together:
         print("- pytest", *arguments, "\n" + done.stdout, flush=True)
+    print(f"= {time.monotonic() - began:.0f} s", flush=True)
     return bool(done.returncode == 0)
 
 
@@ -111,17 +137,18 @@ def marked(*markers: str) -> list[str]:
 def paced() -> list[str]:
     """Files outside tests/faults and tests/campaign with longer or stricter campaign tests."""
     named = re.compile(
-        r"^(?:from (?:tests\.pace|tests\.conftest|verifier\.tests\.calls) import "
-        r".*|@pytest\.mark\.long)$",
+        r"^from (?:tests\.time_limits|tests\.conftest|verifier\.tests\.calls) import .*$",
         re.MULTILINE,
     )
     files = (each for folder in [*APPS, "tests/flows"] for each in Path(folder).rglob("test_*.py"))
-    words = ("within", "CAMPAIGN", "fails", "mark.long")
-    return sorted(
+    words = ("within", "CAMPAIGN", "fails")
+    found = {
         str(each)
         for each in files
         if any(word in line for line in named.findall(each.read_text()) for word in words)
-    )
+    }
+    elsewhere = ("tests/faults/", "tests/campaign/")
+    return sorted(found | {each for each in marked("long") if not each.startswith(elsewhere)})
 
 
 def unit(absent: dict[str, str], *arguments: str) -> bool:
@@ -173,7 +200,9 @@ def coverage(absent: dict[str, str]) -> bool:
     return passed
 
 
-def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
+def on_postgresql(
+    absent: dict[str, str], url: str, *arguments: str, together: bool = False
+) -> bool:
     """The unit tests that use a database, and those with servers of their own."""
     unable = [each for each in ("redis", "softhsm", "history") if each in absent]
     without = "".join(f" and not {each}" for each in unable)
@@ -188,14 +217,14 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "--ignore=agentauth/tests/test_public_urls.py",
         "--database-tests",
         "only",
-        # They wait for PostgreSQL and Redis too.
         "-n",
-        str(CORES + 2),
+        str(CORES),
         "--dist",
         "worksteal",
         "-m",
         "not slow and not flow and not long" + without,
         database_url=url,
+        together=together,
     )
 
 
@@ -207,27 +236,40 @@ def with_redis(*arguments: str) -> bool:
 
 
 def rest(absent: dict[str, str]) -> bool:
-    """What `check` did not run: unit tests on PostgreSQL and Redis, then end-to-end tests."""
+    """What `check` did not run, in two lanes side by side, as many tests of each wait.
+
+    One lane has the unit tests on PostgreSQL and Redis, and the other Python. The other has the
+    end-to-end tests.
+    """
     if "postgres" in absent:
         passed = "redis" in absent or with_redis()
-        return stories(absent) and passed
-    with postgres.cluster() as url:
-        passed = on_postgresql(absent, url)
-        if "redis" not in absent:
-            # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
-            # in Redis.
-            again = (
-                "--through",
-                "lean",
-                "--home",
-                "redis",
-                *BY_TEST,
-                "-m",
-                "not slow and not postgres and not redis",
-            )
-            passed = pytest("verifier/tests", *again, database_url=url) and passed
+        return stories(absent) and run_other_python() and passed
+    with postgres.cluster() as url, ThreadPoolExecutor(1) as pool:
         os.environ["TEST_POSTGRES_URL"] = url
-        return stories(absent) and passed
+        units = pool.submit(again_on_postgresql, absent, url)
+        passed = stories(absent)
+        return units.result() and passed
+
+
+def again_on_postgresql(absent: dict[str, str], url: str) -> bool:
+    """The unit tests on PostgreSQL; what differs on another Python or without shared files."""
+    passed = on_postgresql(absent, url, together=True)
+    if "redis" not in absent:
+        # Tests of verify and its sisters, run again at the lean endpoint with the replay cache in
+        # Redis.
+        again = ("--through", "lean", "--home", "redis", "-n", "2", "--dist", "worksteal")
+        markers = "not slow and not postgres and not redis and not long"
+        lean = pytest("verifier/tests", *again, "-m", markers, database_url=url, together=True)
+        passed = lean and passed
+    passed = run_other_python() and passed
+    if not SECURITY:
+        return passed
+    alone = (
+        "not slow and not flow and not long",
+        *(f"not {each}" for each in ("redis", "softhsm") if each in absent),
+    )
+    files = (*marked("vectors"), "-m", " and ".join(alone))
+    return pytest(*files, database_url=url, shared=False, together=True) and passed
 
 
 def left_out(absent: dict[str, str]) -> str:
@@ -253,10 +295,10 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills in parallel; then flows, file by file, beside the browser, whose driver
-    needs its own process; then faults, which mostly wait, with `beside_faults` beside them.
+    """Tests of the installed system; sweeps and kills; flows, beside the browser, whose driver
+    needs its own process; then faults.
     """
-    without = left_out(absent)
+    without = left_out(absent) + " and not long"
     passed = True
     if "production" not in absent:
         # These replace runs against a development server.
@@ -264,42 +306,22 @@ def stories(absent: dict[str, str]) -> bool:
         without += " and not production"
     # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    # Whole files in the given order: each has its own servers, and the longest should not come
-    # last.
-    by_file = ("--dist", "loadfile", "--no-loadscope-reorder")
-    passed = pytest(*swept, "-n", "4", *by_file, "-m", "sweep" + without) and passed
+    passed = pytest(*swept, "-n", "3", *BY_FILE, "-m", "sweep" + without) and passed
     flows = (
         *marked("flow", "node", "slow"),
         "-n",
-        "4",
-        *by_file,
+        "3",
+        *BY_FILE,
         "-m",
-        "(flow or node or slow) and not faults and not long" + without,
+        "(flow or node or slow) and not faults" + without,
     )
     with ThreadPoolExecutor(2) as pool:
         told = pool.submit(pytest, *flows, together=True)
         shown = "browser" in absent or pytest("tests/browser", "-m", "browser", together=True)
         passed = told.result() and shown and passed
     # The longest file first.
-    hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *by_file)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(beside_faults, absent)
-        passed = pytest(*hurt, "-m", "faults and not long" + without) and passed
-        return other.result() and passed
-
-
-def beside_faults(absent: dict[str, str]) -> bool:
-    """Tests on the other Python; then the files that differ on a clone without shared files."""
-    passed = run_other_python()
-    url = os.environ.get("TEST_POSTGRES_URL")
-    if not (SECURITY and url):
-        return passed
-    alone = (
-        "not slow and not flow",
-        *(f"not {each}" for each in ("redis", "softhsm") if each in absent),
-    )
-    files = (*marked("vectors"), "-m", " and ".join(alone))
-    return pytest(*files, database_url=url, shared=False, together=True) and passed
+    hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *BY_FILE)
+    return pytest(*hurt, "-m", "faults" + without) and passed
 
 
 def run_other_python() -> bool:
@@ -312,6 +334,12 @@ def run_other_python() -> bool:
     )
     print(done.stdout, done.stderr, sep="\n", flush=True)
     return done.returncode == 0
+
+
+def long(absent: dict[str, str]) -> bool:
+    """The tests that CI leaves out, at CI's counts, on PostgreSQL where they need one."""
+    without = "".join(f" and not {marker}" for marker in absent)
+    return pytest(*marked("long"), "-n", "3", *BY_FILE, "-m", "long" + without, report=True)
 
 
 def campaign(absent: dict[str, str]) -> bool:
@@ -357,6 +385,8 @@ def main() -> int:
         passed = rest(absent)
     elif group == "production":
         passed = "production" not in absent and production(left_out(absent))
+    elif group == "long":
+        passed = long(absent)
     elif group == "campaign":
         passed = campaign(absent)
     else:
@@ -370,5 +400,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="agentauth-migrated-") as os.environ["MIGRATED"]:
+    with tempfile.TemporaryDirectory(prefix="t-", dir=memory()) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        # Servers that run as other users have their files here too.
+        Path(folder).chmod(0o1777)
+        os.environ["MIGRATED"] = tempfile.mkdtemp(prefix="migrated-")
         sys.exit(main())

@@ -276,6 +276,7 @@ def test_cpu_is_reported_in_signature_checks_of_the_same_minute() -> None:
         assert dict(zip(names[3:], found, strict=True))["÷ check"] == "3.0"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["named", "arguments", "many", "hot"])
 def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)

@@ -11,7 +11,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.usage_counters import Limits
-from audit.row_ids import id_text
+from audit.new_ids import id_text
 from verifier.stores import Permit
 
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.

@@ -28,7 +28,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from audit.row_ids import id_text, new_id_text
+from audit.new_ids import id_text, new_id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider

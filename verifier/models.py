@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import F, Q
 
 from agentauth.protocol.behavioural_envelope import Ledger
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from registry.models import Grant, Human
 
 

@@ -55,6 +55,7 @@ from verifier.stores import (
     decision_audit_events,
 )
 from verifier.stores.database_decisions import DecisionRequest, Outcome
+from verifier.stores.lua_scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script
 from verifier.stores.redis_decisions import (
     LightDecision,
     ScriptCall,
@@ -70,7 +71,6 @@ from verifier.stores.redis_decisions import (
 )
 from verifier.stores.redis_keys import shard_of
 from verifier.stores.redis_servers import DEADLINE_SECONDS
-from verifier.stores.scripts import GIVE_BACK, JUDGE, NOTE, Code, Reply, Script
 from verifier.stores.stream_entry_encoding import no_entry
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """The command line of an agent, an auditor and a witness: `agentauth --help`.
 
 `application` declares the commands with Typer. They are in `agent_commands`, `auditor_commands`,
-`witness_commands` and `doctor`; `output` prints their results, and `waiting` shows that a person
-must decide.
+`witness_commands`, `mcp_server` and `doctor`; `output` prints their results, and `waiting` shows
+that a person must decide.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The commands and options of `agentauth`, declared with Typer, and how one of them runs."""
+"""Declare the commands and options of `agentauth` with Typer, and run one command."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -86,13 +86,13 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = command.main(list(arguments), prog_name="agentauth", standalone_mode=False)
     except typer.TyperException as error:
-        # Wrong arguments. Typer's own words would print them as they are.
+        # Wrong arguments. Typer would echo them unescaped; `tell` escapes control characters.
         message = error.format_message()
         if "--json" in arguments:
             show_json({"error": "usage", "error_description": message, "reason": None})
         elif message:
             sentence = " ".join(message.split()).removesuffix(".")
-            # Which command it was, so that its own help shows the right form.
+            # Name the command, so that the message points to its own --help.
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "agentauth"
             tell(f"error: {sentence}. See {path} --help.")
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def finish(command: Coroutine[None, None, Outcome], *, as_json: bool) -> int:
-    """Run the command to its end and print the result; returns the exit code."""
+    """Run the command, print its outcome or error, and return the exit code."""
     try:
         outcome = asyncio.run(command)
     except AgentAuthError as error:
@@ -176,15 +176,15 @@ def request(
     enrolment_code: EnrolmentCode = None,
     capability: Capabilities = None,
     envelope: Annotated[str | None, typer.Option(help="Limits, as a JSON object.")] = None,
-    reason: Annotated[str, typer.Option(help="The reason, in one sentence for the person.")] = "",
+    reason: Annotated[str, typer.Option(help="One sentence for the person: why you need it.")] = "",
     ask_again: Annotated[
-        bool, typer.Option("--ask-again", help="Ask although the person said no before.")
+        bool, typer.Option("--ask-again", help="Ask even if the person denied this before.")
     ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
-    """Ask a person for a grant, unless one covers this already."""
+    """Ask a person for a grant, unless an existing grant already covers the request."""
     done = agent_commands.request(
         Connection(registry, key_file),
         service_provider,
@@ -203,7 +203,7 @@ def request(
 @app.command()
 def wait(
     grant: Annotated[
-        str | None, typer.Argument(help="The grant's id; without it, the one that waits.")
+        str | None, typer.Argument(help="The grant's id (default: the only pending grant).")
     ] = None,
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
@@ -224,7 +224,7 @@ def token(
     action: ActionText = None,
     as_json: Json = False,
 ) -> int:
-    """Print an access token. It needs the key to be used, but keep it private."""
+    """Print an access token. It is useless without the agent's key, but keep it private."""
     done = agent_commands.token(
         Connection(registry, key_file), service_provider, grant=grant, action=action
     )
@@ -241,13 +241,13 @@ def call(
     action: ActionText = None,
     data: Annotated[str | None, typer.Option(help="The body, as JSON.")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="The key that names the operation, to retry it.")
+        str | None, typer.Option(help="Names the operation, so that a retry runs it once.")
     ] = None,
     max_bytes: Annotated[
-        int, typer.Option(min=1, metavar="BYTES", help="Refuse an answer that is longer.")
+        int, typer.Option(min=1, metavar="BYTES", help="Refuse a longer response.")
     ] = MAX_ANSWER_BYTES,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for what a person must decide first.")
+        bool, typer.Option("--wait", help="If a person must decide first, wait for it.")
     ] = False,
     timeout: Timeout = None,
     as_json: Json = False,
@@ -272,7 +272,9 @@ def call(
 def grants(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
-    status: Annotated[str | None, typer.Option(help="Only those, such as approved.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="List only grants in this status, such as approved.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """List the agent's grants, oldest first."""
@@ -297,11 +299,11 @@ def whoami(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Read the key file only; ask no registry.")
+        bool, typer.Option("--offline", help="Read only the key file; do not contact the registry.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Show which agent this is, and its state."""
+    """Show this agent's id and status."""
     done = agent_commands.whoami(Connection(registry, key_file), offline=offline)
     return finish(done, as_json=as_json)
 
@@ -322,7 +324,7 @@ def serve_mcp(
     enrolment_code: EnrolmentCode = None,
     service: Annotated[
         list[str] | None,
-        typer.Option(help="Only this service provider may be used; repeatable."),
+        typer.Option(help="Allow only this service provider; repeatable."),
     ] = None,
     http: Annotated[
         bool, typer.Option("--http", help="Serve streamable HTTP at /mcp instead of stdio.")
@@ -336,7 +338,7 @@ def serve_mcp(
         list[str] | None, typer.Option(help="An Origin that requests may have; repeatable.")
     ] = None,
     qr_code: Annotated[
-        bool, typer.Option("--qr-code", help="Add links for a person as QR codes too.")
+        bool, typer.Option("--qr-code", help="Also show links for a person as QR codes.")
     ] = False,
     as_json: Json = False,
 ) -> int:
@@ -382,7 +384,7 @@ def verify_log(
     trusted_keys: TrustedVkeys,
     old_checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Kept from an earlier day."),
+        typer.Option(metavar="FILE", help="A checkpoint kept from earlier; repeatable."),
     ] = None,
     accept_break: Annotated[
         list[str] | None, typer.Option(metavar="BREAK", help="Accept this break of the log.")
@@ -456,10 +458,10 @@ def witness(
             help="The logs' vkeys, one per line, followed by the origin if it differs.",
         ),
     ],
-    port: Annotated[int, typer.Option(help="0: any free port.")],
+    port: Annotated[int, typer.Option(help="The port to listen on; 0: any free port.")],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     as_json: Json = False,
 ) -> int:
-    """Cosign the checkpoints of logs that have only grown."""
+    """Run a witness: cosign a log's checkpoint if the log has only grown since the last one."""
     done = witness_commands.witness(key=key, state=state, logs=logs, host=host, port=port)
     return finish(done, as_json=as_json)

@@ -1,7 +1,7 @@
-"""The arguments of a tool as its schema has them, checked before verify is asked.
+"""Check a tool's arguments against its schema before verify is asked.
 
-The MCP SDK converts what it gets: `"7"` becomes 7 for an integer, and the text `null` becomes null
-where null is allowed. Verify must not judge another value than the one the tool then gets.
+The MCP SDK converts arguments: `"7"` becomes 7 for an integer, and the text `null` becomes null
+where null is allowed. Verify must decide on exactly the value that the tool gets.
 """
 
 import json
@@ -13,34 +13,36 @@ from agentauth.protocol.json_fields import quote_safely
 
 from .extra import Draft202012Validator, FormatChecker, SchemaRegistry
 
-# Types of which a value reaches the tool as it was sent, if the schema has no other.
+# Types whose values the SDK never converts, if the schema allows no other type (but null).
 _EXACT: Final = frozenset({"string", "integer", "boolean"})
 _DEFINITIONS: Final = "#/$defs/"
-# The SDK converts texts of several formats; only a date has a single spelling.
+# The SDK converts strings of several formats. Only a date has a single spelling, so the action can
+# carry it as text.
 _DATE: Final = "date"
 _CONVERTED: Final = ("format", "contentEncoding", "contentMediaType", "contentSchema")
+# Depth of nested $ref and anyOf. A schema may refer to itself.
 _MAX_REFERENCES: Final = 8
 
 
 class ToolSchema:
-    """`schema` is the `inputSchema` of one tool, JSON Schema 2020-12."""
+    """The `inputSchema` of one tool, in JSON Schema 2020-12."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
         self._properties: Mapping[str, Any] = schema.get("properties", {})
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Raise InvalidRequestError for arguments that are not of the schema as they are.
+        """Raise InvalidRequestError unless the arguments fit the schema exactly as sent.
 
-        An argument that the tool does not have is refused too: under another spelling of a checked
-        one, the tool could read what the verifier did not see.
+        Unknown arguments are refused too: the tool could accept one as an alias of a checked
+        argument, and would then read a value that the verifier did not see.
         """
         for name in arguments:
             if name not in self._properties:
                 raise InvalidRequestError(f"The tool has no argument {quote_safely(name)}.")
         validator = Draft202012Validator(
             self._schema,
-            # An empty registry: no reference of a schema leads to the network.
+            # An empty registry, so that no $ref is fetched over the network.
             registry=SchemaRegistry(),
             format_checker=FormatChecker(formats=(_DATE,)),
         )
@@ -51,13 +53,14 @@ class ToolSchema:
         for name, value in arguments.items():
             if isinstance(value, str) and self._types(name) != {"string"} and _is_read(value):
                 raise InvalidRequestError(
-                    f"The argument {quote_safely(name)} must not be JSON in a text."
+                    f"The argument {quote_safely(name)} must not be a string that contains JSON; "
+                    "send the value itself."
                 )
 
     def is_exact(self, name: str) -> bool:
-        """Does the tool get each value of this argument as it was sent?
+        """Whether the tool gets every value of this argument exactly as it was sent.
 
-        Only if the schema has one type, besides null, and no format but `date`.
+        True if the schema allows one type of _EXACT, perhaps also null, and no format but `date`.
         """
         return len(self._types(name) - {"null"}) == 1 and self._types(name) - {"null"} <= _EXACT
 
@@ -66,7 +69,7 @@ class ToolSchema:
 
 
 def _types(schema: object, definitions: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """The types that `schema` allows; `any` for what is not known to be one."""
+    """The types that `schema` allows; `any` where they cannot be determined."""
     if not isinstance(schema, Mapping) or depth > _MAX_REFERENCES:
         return {"any"}
     if any(schema.get(each, _DATE) != _DATE for each in _CONVERTED):
@@ -83,7 +86,7 @@ def _types(schema: object, definitions: Mapping[str, Any], depth: int = 0) -> se
 
 
 def _is_read(value: str) -> bool:
-    """Would the MCP SDK replace this text by the JSON in it?"""
+    """Whether the MCP SDK would replace this string with the JSON value that it contains."""
     try:
         return not isinstance(json.loads(value), str | int | float)
     except (ValueError, RecursionError):

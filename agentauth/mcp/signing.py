@@ -1,11 +1,11 @@
-"""Sign the calls of a Python MCP client to a protected server.
+"""Sign the tool calls that a Python MCP client makes to a protected server.
 
     signing = SigningTransport(client, "calendar")
     async with httpx2.AsyncClient(transport=signing) as http:
         async with Client(streamable_http_client(url, http_client=http)) as session: …
 
-A transport, not an `httpx2.Auth`: an exception there would end the whole MCP session, while here
-the one call gets a JSON-RPC error.
+It is a transport, not an `httpx2.Auth`: an exception in an Auth would end the whole MCP session.
+The transport answers only the failed call, with a JSON-RPC error.
 """
 
 import json
@@ -25,7 +25,7 @@ except ImportError:
 
 ActionOf = Callable[[str, Mapping[str, Any]], Action | None]
 
-# A code of the range that JSON-RPC leaves to implementations.
+# JSON-RPC reserves -32000 to -32099 for implementation-defined errors.
 NOT_SIGNED: Final = -32_000
 _UNAUTHORIZED: Final = 401
 
@@ -38,12 +38,13 @@ class _ToolCall:
 
 
 class SigningTransport(httpx2.AsyncBaseTransport):
-    """Signs each `tools/call` as one agent, each try with a fresh proof; signs nothing else.
+    """Signs each `tools/call` as one agent, with a fresh proof per attempt. Signs nothing else.
 
-    `service` is the protected server's id or slug at the registry. `action_of` tells from tool and
-    arguments which of several grants to use. `inner` sends; by default over the network. If there
-    is no token for the call, it is not sent, and the client gets an error with the SDK's sentence;
-    its `data` has `error`, and `approval_url` and `claim_code` while a person must decide.
+    `service` is the protected server's id or slug at the registry. `action_of` maps a tool and its
+    arguments to the action, which selects one of several grants. `inner` sends the requests; by
+    default over the network. If the agent gets no token for the call, the call is not sent, and
+    the client gets a JSON-RPC error with the SDK's message. Its `data` has `error`, `reason` if
+    there is one, and `approval_url` and `claim_code` while a person must decide.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         self._nonce: str | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send; once more with the nonce or the new token that the answer asks for."""
+        """Send the request. Retry once if the server asks for a nonce or rejects the token."""
         content = await request.aread()
         call = _tool_call(request.method, content)
         if call is None:
@@ -86,7 +87,7 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         signed = await self._client.authenticate_headers(
             self._service, request.method, str(request.url), action=action, nonce=self._nonce
         )
-        # A request of its own: the client copies the headers of the first to a redirect's target.
+        # Sign a copy: on a redirect, the client copies the original's headers to the new target.
         headers = httpx2.Headers(request.headers)
         headers.update(signed)
         return await self._inner.handle_async_request(
@@ -127,7 +128,7 @@ def _tool_call(method: str, content: bytes) -> _ToolCall | None:
 
 
 def _not_sent(call: _ToolCall, error: AgentAuthError) -> httpx2.Response:
-    """The answer to a call that could not be signed, as JSON-RPC."""
+    """The JSON-RPC error response for a call that could not be signed."""
     data = {"error": error.code, "reason": error.reason}
     data |= {name: error.fields.get(name) for name in ("approval_url", "claim_code")}
     shown = {name: value for name, value in data.items() if value is not None}

@@ -15,12 +15,12 @@ from audit.checkpoints.cosigning import witnesses
 from audit.db.role_rights import may_read_log
 from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
-from audit.row_ids import made_at
+from audit.new_ids import made_at
 from audit.verify.log_status import log_coverage, read_log_status
 from kms.models import Key
 from registry.models import Grant
 from verifier.services import outbox_drain
-from verifier.stores.scripts import MAX_STREAM
+from verifier.stores.lua_scripts import MAX_STREAM
 
 
 class StateCollector(Collector):

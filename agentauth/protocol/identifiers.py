@@ -1,6 +1,6 @@
 """Identifiers: UUID version 7, made from a time and entropy that the caller passes in.
 
-Reads no clock and no random source. `audit.row_ids` does, and makes the ids of rows.
+Reads no clock and no random source. `audit.new_ids` does, and makes the ids of rows.
 """
 
 import re

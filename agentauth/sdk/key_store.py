@@ -1,11 +1,11 @@
-"""Where an agent's identity is kept: one small interface, and the stores that are not files.
+"""Where an agent keeps its identity: the interface KeyStore, EnvironmentStore and KmsSigner.
 
 | store | key | what it guarantees |
 |---|---|---|
 | `KeyFile` | in a file of mode 0600 | written atomically; processes of one host share it under a lock; a crash while the key is rotated loses neither key |
-| `KeyringStore` | in the keyring of the user's system | as the file, if the keyring replaces an entry atomically; the lock is a file beside the default key file |
-| `EnvironmentStore` | in `AGENTAUTH_KEY` | never written: no rotation, and no change of the manifest; what the registry answers is kept in memory |
-| `KeyFile` with a `signer` | in a key management service | the private key never enters this process; the file has the manifest and the agent's id, as above; no rotation |
+| `KeyringStore` | in the keyring of the user's system | as `KeyFile`, if the keyring replaces an entry atomically; the lock is a file in the default key file's folder |
+| `EnvironmentStore` | in `AGENTAUTH_KEY` | never written: the key cannot be rotated and the manifest cannot be changed; the registry's answers are kept in memory |
+| `KeyFile` with a `signer` | in a key management service | the private key never enters this process; the file has the manifest and the agent's id; the key cannot be rotated |
 """  # noqa: E501 — a table
 
 import os
@@ -29,15 +29,15 @@ class KeyStore(Protocol):
 
     @property
     def name(self) -> str:
-        """The store, for people: a path, for example. Never a secret."""
+        """The store's name in messages, such as a path. Never a secret."""
 
     @property
     def fixed_key(self) -> str | None:
-        """None if the key can be rotated, else the sentence that says why not."""
+        """None if the key can be rotated, else the error message that says why not."""
 
     @property
     def fixed_manifest(self) -> str | None:
-        """None if a changed manifest can be kept, else the sentence that says why not."""
+        """None if a changed manifest can be stored, else the error message that says why not."""
 
     def load(self, registry: str) -> Identity | None:
         """The stored identity, None before `create`."""
@@ -46,7 +46,7 @@ class KeyStore(Protocol):
         """A new identity, not stored."""
 
     def create(self, identity: Identity) -> Identity:
-        """Store a new identity; if another process was first, return that one's."""
+        """Store a new identity and return it. If another process was first, return its identity."""
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` to the identity as stored now, and return the result.
@@ -57,12 +57,12 @@ class KeyStore(Protocol):
 
 
 class EnvironmentStore:
-    r"""The identity that environment variables give. Read once; changes stay in memory.
+    r"""An identity from environment variables. They are read once; changes stay in memory.
 
-    `AGENTAUTH_KEY` is the private key, PKCS #8 in PEM; line feeds may be written as `\n`.
+    `AGENTAUTH_KEY` is the private key, PKCS #8 in PEM; newlines may be written as `\n`.
     `AGENTAUTH_MANIFEST` (the compact JWS) and `AGENTAUTH_AGENT_ID` are optional: without them the
-    agent registers with the capabilities that it asks for first, and the registry finds it again
-    if these are the same as before.
+    agent registers with the first capabilities that it requests. After a restart, the registry
+    recognises the agent if it requests the same ones.
     """
 
     fixed_key: Final = (
@@ -90,18 +90,18 @@ class EnvironmentStore:
             if self._identity is None:
                 self._identity = self.make(registry)
             if self._identity.registry != registry:
-                raise KeyFileError("One EnvironmentStore is for one registry: make another.")
+                raise KeyFileError("This EnvironmentStore is for another registry. Create one.")
             return self._identity
 
     def make(self, registry: str) -> Identity:
-        """The identity as the variables say."""
+        """Read the identity from the variables. Raises KeyFileError."""
         pem = self._variables.get(KEY_VARIABLE, "")
         if not pem:
             raise KeyFileError(f"{KEY_VARIABLE} is not set. Set it to the private key, in PEM.")
         try:
             key = PrivateKey.from_pem(pem.replace("\\n", "\n").encode())
         except (InvalidKeyError, UnicodeError):
-            # Without the cause, which could quote the key.
+            # `from None`: the cause could quote the key in a traceback.
             raise KeyFileError(
                 f"{KEY_VARIABLE} must be a private key in PEM (PKCS #8), Ed25519 or P-256."
             ) from None
@@ -113,7 +113,7 @@ class EnvironmentStore:
         )
 
     def create(self, identity: Identity) -> Identity:
-        """The identity that the variables give."""
+        """Return the identity from the variables; nothing is stored."""
         return self.load(identity.registry)
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:

@@ -19,9 +19,9 @@ class KmsSigner:
     """A Signer whose private key stays in a key management service.
 
     `public_key` is its public key in PEM: Ed25519, or P-256 with SHA-256. `sign` asks the service
-    to sign a message, and returns 64 raw bytes, or for P-256 the DER that most services return. It
-    is called once for each proof and blocks the caller's thread. Every signature is checked, so
-    that a service with another key is noticed here.
+    to sign a message, and returns 64 raw bytes or, for P-256, the DER that most services return. It
+    is called once for each proof and blocks the caller's thread. Every signature is verified here,
+    so that a service that uses another key is detected before the registry refuses the proof.
     """
 
     def __init__(self, public_key: str | bytes, sign: Callable[[bytes], bytes]) -> None:
@@ -39,7 +39,7 @@ class KmsSigner:
         return self.public.alg
 
     def sign(self, message: bytes) -> bytes:
-        """64 raw signature bytes over `message`. Raises KeyFileError, and what `sign` raises."""
+        """Sign `message`: 64 raw bytes. Raises KeyFileError and the errors of the given `sign`."""
         given: object = self._sign(message)
         try:
             if not isinstance(given, bytes | bytearray):
@@ -49,7 +49,7 @@ class KmsSigner:
             self.public.verify(message, raw, alg=self.alg)
         except (InvalidSignatureError, ValueError, OverflowError):
             raise KeyFileError(
-                "The key management service returned a signature that is not of this agent's key "
+                "The key management service returned a signature by a key other than "
                 f"{self.kid}. Check which key it signs with, and that it hashes with SHA-256."
             ) from None
         return raw

@@ -342,6 +342,7 @@ def handles_sigterm(pid: int) -> bool:
     return bool(int(caught, 16) & 1 << signal.SIGTERM - 1)
 
 
+@pytest.mark.long
 @pytest.mark.flow
 def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
     """Started, read and stopped as an operator's script would, on an empty registry."""

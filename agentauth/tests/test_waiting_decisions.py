@@ -12,7 +12,7 @@ from audit.models import Leaf
 from tests.postgres import free_port
 from tests.redis_servers import Server
 from verifier.services.outbox_drain import drain_redis
-from verifier.stores.scripts import MAX_STREAM
+from verifier.stores.lua_scripts import MAX_STREAM
 from verifier.tests.streams import Verifier, logged_decisions
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]

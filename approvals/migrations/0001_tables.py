@@ -4,7 +4,7 @@ import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
 
-import audit.row_ids
+import audit.new_ids
 
 
 class Migration(migrations.Migration):
@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -114,7 +114,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -153,7 +153,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -202,7 +202,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,

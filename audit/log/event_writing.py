@@ -28,7 +28,7 @@ from audit.db.prebuilt_sql import Insert, Statement, execute, run_together
 from audit.log.event_encoding import COLUMN_TYPES, COLUMNS, data_text, event_body
 from audit.log.sequencer import Numberable, number_at_once
 from audit.models import Event, Opening, QueueEntry
-from audit.row_ids import new_id, new_id_text
+from audit.new_ids import new_id, new_id_text
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 import django.db.models.deletion
 from django.db import migrations, models
 
-import audit.row_ids
+import audit.new_ids
 
 
 class _CreatePartitioned(migrations.CreateModel):
@@ -37,7 +37,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -162,7 +162,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,

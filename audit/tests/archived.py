@@ -19,7 +19,7 @@ from audit.archive.segment_writing import Range, archive_audit
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event, Head
-from audit.row_ids import new_id_text
+from audit.new_ids import new_id_text
 from audit.services import NewEvent, check_data, record_many
 from audit.stores import Sink, Store
 from audit.stores.folder import FolderStore

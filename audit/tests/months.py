@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from audit import row_ids
+from audit import new_ids
 from audit.db import partition_creation
 from audit.db.partition_creation import Month, month_at
 from audit.tests.tampering import execute
@@ -45,7 +45,7 @@ def months_on(number: int) -> Month:
 def set_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
     """Make ids as if it were `at`; the database's clock is unchanged."""
     clock = SimpleNamespace(time_ns=lambda: int(at.timestamp() * 1000) * 1_000_000)
-    monkeypatch.setattr(row_ids, "time", clock)
+    monkeypatch.setattr(new_ids, "time", clock)
 
 
 def empty_cache() -> None:

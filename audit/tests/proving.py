@@ -18,7 +18,7 @@ from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.signing import checkpoint_log, newest_checkpoint
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Cosignature, Leaf
-from audit.row_ids import new_id_text
+from audit.new_ids import new_id_text
 from audit.services import NewEvent, check_data, record_many
 from audit.tests.signing import verifier
 

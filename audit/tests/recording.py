@@ -14,13 +14,13 @@ def main() -> None:
     django.setup()
     from django.db import transaction
 
-    from audit import kinds, row_ids
+    from audit import kinds, new_ids
     from audit.services import SYSTEM, record
 
     _say("ready")
     for told in sys.stdin:
         made = int(told) * 1_000_000
-        vars(row_ids)["time"] = SimpleNamespace(time_ns=lambda at=made: at)
+        vars(new_ids)["time"] = SimpleNamespace(time_ns=lambda at=made: at)
         with transaction.atomic():
             record(kind=kinds.REQUEST_REFUSED, actor=SYSTEM, at=datetime.now(UTC))
         _say("ok")

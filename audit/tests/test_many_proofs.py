@@ -123,6 +123,7 @@ def test_AU_14_a_thousand_random_events_are_in_the_log(
             assert not both(bundle=bundle, event=other)["ok"]
 
 
+@pytest.mark.long
 def test_AU_14_every_checkpoint_is_consistent_with_every_other(
     checkpoints: list[Checkpoint], both: Check
 ) -> None:

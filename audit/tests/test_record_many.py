@@ -15,7 +15,7 @@ from audit import kinds
 from audit.log import sequencer
 from audit.log.sequencer import BATCH, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import Actor, NewEvent, check_data, find_recorded, record, record_many
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute

@@ -185,7 +185,8 @@ def test_a_store_says_where_it_is_and_no_more(tmp_path: Path) -> None:
 
 def test_folder_store_imports_no_s3_library(tmp_path: Path) -> None:
     program = (
-        "import sys; from audit.stores.opening import store_at; store_at(sys.argv[1]).put_once('a', b'1');"
+        "import sys; from audit.stores.opening import store_at;"
+        "store_at(sys.argv[1]).put_once('a', b'1');"
         "assert not {'boto3', 'botocore'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", program, f"file:{tmp_path}"], check=True)

@@ -25,7 +25,7 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.backends import der
 from kms.backends.backend_calls import CREATION_SECONDS
 from kms.backends.errors import BackendError, BusyError, ThrottledError

@@ -16,7 +16,7 @@ from pkcs11 import exceptions as failures
 
 from agentauth.protocol.errors import InvalidKeyError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key, p256_public_key
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.backends.errors import BackendError, BusyError
 from kms.backends.key_backend_setting import LABEL
 

@@ -27,7 +27,7 @@ from hvac.exceptions import (
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.keys import Algorithm, PublicKey, ed25519_public_key
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.backends import der
 from kms.backends.errors import BackendError, BusyError, ThrottledError
 from kms.backends.key_backend_setting import MOUNT

@@ -3,7 +3,7 @@
 import django.db.models.deletion
 from django.db import migrations, models
 
-import audit.row_ids
+import audit.new_ids
 from audit.db.triggers import append_only, keep_ended, state_machine
 
 
@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -115,7 +115,7 @@ class Migration(migrations.Migration):
                 (
                     "serial",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,

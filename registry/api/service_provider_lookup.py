@@ -1,4 +1,4 @@
-"""Service providers over HTTP: what an agent may learn of one before it asks for a grant."""
+"""Service providers over HTTP: what an agent may learn about one before it requests a grant."""
 
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -8,9 +8,10 @@ from registry.services.service_providers import find_service_provider
 
 
 class ServiceProviderView(NativeView):
-    """`GET /v1/service-providers/{id or slug}`: name, audience and what may be asked for."""
+    """`GET /v1/service-providers/{id or slug}`: its name, audience and allow-list."""
 
     def get(self, request: Request, reference: str) -> Response:
+        # Refuse all query parameters.
         self.query()
         found = find_service_provider(reference)
         return Response(

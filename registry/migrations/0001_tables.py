@@ -5,7 +5,7 @@ import django.db.models.functions.text
 from django.conf import settings
 from django.db import migrations, models
 
-import audit.row_ids
+import audit.new_ids
 
 
 class Migration(migrations.Migration):
@@ -36,7 +36,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -81,7 +81,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -162,7 +162,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -226,7 +226,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -269,7 +269,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -437,7 +437,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,

@@ -5,7 +5,7 @@ from datetime import datetime
 from django.conf import settings
 from django.db import models
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.row_seals import Sealed
 
 

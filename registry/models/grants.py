@@ -5,7 +5,7 @@ from datetime import datetime
 from django.conf import settings
 from django.db import models
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from registry.models.agents import Agent
 from registry.models.service_providers import ServiceProvider
 

@@ -9,7 +9,7 @@ from django.db.models.functions import Lower
 from django.utils.crypto import salted_hmac
 from django.utils.functional import cached_property
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.row_seals import Sealed
 
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from django.db import models
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from kms.row_seals import Sealed
 
 

@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from registry.models.grants import Grant
 
 

@@ -1,7 +1,7 @@
-"""Which grants a human's signed approval covers, term for term.
+"""Find the grants whose terms a human's signed approval receipt covers exactly.
 
-Checked once for each version of a grant, then cached. The receipts belong to the approvals app,
-above this one, so they are read by the name of their table.
+The result is cached per set of terms. The receipts belong to the approvals app, which this app must
+not import, so they are read with SQL by table name.
 """
 
 import json
@@ -31,14 +31,14 @@ from registry.services.grant_contradictions import contradiction, histories
 logger = logging.getLogger(__name__)
 
 NO_RECEIPT: Final = "no signed approval covers its terms"
-# Grants in the cache: some 200 bytes each, so 13 MB at most.
+# Most grants in the cache. At about 200 bytes each, that is 13 MB.
 BOUND: Final = 65_536
-# Number of receipt keys disabled so far, as a column of the caller's own statement. Disabling is
-# permanent, so each one raises the number, and what was proved before is checked again.
+# SQL column for the caller's SELECT: the number of disabled receipt keys. Disabling a key is
+# permanent, so it always changes the number, which invalidates every cached proof.
 DISABLED_KEYS: Final = (
     "(SELECT count(*) FROM kms_key lost WHERE lost.purpose = 'receipt' AND lost.state = 'disabled')"
 )
-# Whether the seal of the agent `a` ended, as a column of the caller's own statement.
+# SQL column for the caller's SELECT: whether the seal of the agent `a` has ended.
 SEAL_ENDED: Final = ENDED.format("a.seal")
 _OF_ONE: Final = (
     "SELECT subject, compact FROM approvals_receipt"
@@ -53,9 +53,9 @@ class Terms(NamedTuple):
     grant_id: str
     version: int
     agent_id: str
-    # `jkt` or `audience` None: not compared.
+    # None in `jkt` or `audience`: it is not compared.
     jkt: str | None
-    # Whether a service of ours wrote the agent's key into its row, by its seal.
+    # Whether the agent row's seal proves that the registry itself wrote the agent's key.
     is_key_ours: bool
     human_id: str
     service_provider_id: str
@@ -65,7 +65,7 @@ class Terms(NamedTuple):
     valid_until: datetime
 
     def digest(self, disabled_keys: int) -> bytes:
-        """Changes with every term, and whenever a receipt key is disabled."""
+        """The cache key. Changes with every term, and whenever a receipt key is disabled."""
         return sha256(repr((*self, disabled_keys)).encode())
 
 
@@ -81,12 +81,12 @@ def terms_of(
 ) -> Terms | None:
     """The terms of an approved grant; None for a grant in another state.
 
-    `seal_ended` is what SEAL_ENDED said in the statement that read the rows. Pass `capabilities`
-    and `envelope` if the caller has read them as JSON texts.
+    `seal_ended` is the value of SEAL_ENDED in the statement that read the rows. Pass `capabilities`
+    and `envelope` if the caller has already read them as JSON text.
 
-    With `suspended`, also the terms of a suspended grant. Its agent's key and its service
-    provider's audience may have changed since it was signed, so they are not compared; with most
-    causes the grant then waits for a new signature.
+    With `suspended`, also returns the terms of a suspended grant. Its agent's key and its service
+    provider's audience may have changed since it was signed, so they are not compared. For most
+    causes of suspension, the grant then needs a new signature before it resumes.
     """
     is_suspended = grant.status == Grant.Status.SUSPENDED
     if grant.valid_until is None or not (
@@ -121,16 +121,16 @@ class GrantReceiptCache:
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
         self._proved: OrderedDict[bytes, Proof] = OrderedDict()
-        # Digests of contradicted terms that were logged already.
+        # Digests of refused terms that were already logged, so that each is logged once.
         self._told: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
 
     def proofs(self, every: Collection[Terms], *, disabled_keys: int) -> dict[Terms, Proof]:
-        """The proof for each of these terms that a receipt covers; the others are left out.
+        """Return the proof of each of these terms that a receipt covers; omit the others.
 
-        `disabled_keys` is what DISABLED_KEYS counted in the statement that read the rows. Terms
-        that are not cached are looked up together, in receipts and log. Raises django.db errors: a
-        receipt that cannot be read covers nothing.
+        `disabled_keys` is the value of DISABLED_KEYS in the statement that read the rows. Terms
+        that are not cached are checked together, against the receipts and the log. Raises django.db
+        errors, so that an unreadable receipt never counts as an approval.
         """
         digests = {terms: terms.digest(disabled_keys) for terms in every}
         with self._lock:
@@ -149,7 +149,7 @@ class GrantReceiptCache:
         return found | proved
 
     def stands(self, terms: Terms, *, disabled_keys: int) -> bool:
-        """Whether a receipt covers these terms, and the log has nothing against the grant.
+        """Whether a receipt covers these terms and the log does not contradict the grant.
 
         The log is read each time, since a row can be set back to terms that were proved before.
         Only for processes that may read the log. Raises django.db errors.
@@ -179,7 +179,7 @@ class GrantReceiptCache:
             return
         _keep(self._told, digest, None, self._bound)
         logger.error(
-            "Refusing approved grant %s: %s. Run `%s verify_audit`.",
+            "Refusing approved grant %s: %s. Run `%s verify_audit` to examine it.",
             terms.grant_id,
             problem,
             settings.COMMAND,
@@ -197,10 +197,10 @@ def signed_version(receipt: VerifiedReceipt) -> int:
 
 
 def _judge(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, str]]:
-    """The terms that stand, with their proof, and those that do not, with what is wrong.
+    """Split the terms into those that stand, with their proofs, and those refused, with the reason.
 
-    Processes that may not read the log judge by the receipts alone. They decide about tokens, and
-    those were issued by processes that may read it.
+    A verifier process may not read the log and judges by the receipts alone. That is enough: it
+    only decides on tokens, and the process that issued them compared the grant with the log.
     """
     covered = covering_receipts(asked)
     proved = {
@@ -225,11 +225,11 @@ def _judge(asked: Collection[Terms]) -> tuple[dict[Terms, Proof], dict[Terms, st
 def covering_receipts(
     asked: Collection[Terms], keys: Mapping[str, PublicKey] | None = None
 ) -> dict[Terms, VerifiedReceipt]:
-    """The approval's receipt that covers each of these terms, verified now; others are left out.
+    """Verify the receipts, and return the one that covers each of these terms; omit the others.
 
-    Verified by the receipt keys that count, or by `keys`. If one receipt of a grant lost its text,
-    none covers the grant: its human was deleted, or an attacker wants an older receipt to count.
-    Raises django.db errors.
+    Verifies with `keys`, by default the evidence keys. If any receipt of a grant has lost its text,
+    none covers the grant: either its human was deleted, or an attacker blanked the latest
+    receipt so that an older one would count. Raises django.db errors.
     """
     keys = evidence_keys(purpose="receipt") if keys is None else keys
     receipts: dict[str, list[VerifiedReceipt]] = {}
@@ -240,7 +240,7 @@ def covering_receipts(
             receipts.setdefault(subject, []).append(receipt)
     proved = {}
     for terms in asked:
-        # The latest by what is signed: when a receipt's row was made is only its writer's word.
+        # Order by the signed content: whoever can write a receipt's row can choose its timestamp.
         latest = max(receipts.get(terms.grant_id, ()), key=_order, default=None)
         if latest is not None and _covers(latest.statement.body, terms):
             proved[terms] = latest
@@ -256,7 +256,7 @@ def _read_receipts(subjects: list[str]) -> list[tuple[Any, ...]]:
 def _approval_of(
     grant_id: str, compact: str, keys: Mapping[str, PublicKey]
 ) -> VerifiedReceipt | None:
-    """The receipt, if it is of an approval of this grant, whatever its row's other columns say."""
+    """The verified receipt if it approves this grant. The row's columns are not trusted."""
     try:
         receipt = verify_receipt(compact, keys=keys, expected_issuer=settings.ISSUER)
     except InvalidReceiptError:
@@ -275,8 +275,8 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
 
     The row's version may be above the signed one: each suspension raises it, and so does each new
     key or manifest that needs no new signature. A new key needs one for grants that move money or
-    delete (`registry.services.grants_after_change`); for all others it is enough that a rotation of
-    ours wrote it.
+    delete (`registry.services.grants_after_change`). For all others, the seal suffices: it proves
+    that a key rotation at this registry wrote the key.
     """
     agent, provider, capabilities = body["agent"], body["service_provider"], body["capabilities"]
     grave = any(each["type"] in GRAVE_TYPES for each in capabilities)
@@ -298,7 +298,7 @@ def _is_same(signed: object, text: str) -> bool:
     try:
         return canonical_json(signed) == canonical_json(json.loads(text))
     except EncodingError:
-        # The row holds a value that no statement can have.
+        # The row has a value that canonical JSON cannot encode, so no receipt can contain it.
         return False
 
 

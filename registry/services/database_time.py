@@ -1,7 +1,7 @@
-"""The database's clock.
+"""The database's clock, so that one host's wrong clock cannot end a waiting period early.
 
-A spent proof that is forgotten too early could be used again, and a recovery's wait could be cut
-short. So the clock of one host never decides that alone.
+If it could, a replay cache would drop a spent proof that could then be used again, or an account
+recovery would become ready before its wait is over.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ def not_behind(now: datetime) -> datetime:
 
 
 def database_time() -> datetime | None:
-    """None on SQLite, which runs on this host and has the same clock."""
+    """The database's time; None on SQLite, which uses this host's. Raises django.db errors."""
     if connection.vendor != "postgresql":
         return None
     with connection.cursor() as cursor:

@@ -11,7 +11,7 @@ from django.db.models import Model
 from agentauth.protocol.errors import InvalidTokenError
 from agentauth.protocol.token import TokenClaims
 from audit.db.prebuilt_sql import SelectQuery, Statement, all_but
-from audit.row_ids import id_text
+from audit.new_ids import id_text
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.approval_receipt_check import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 

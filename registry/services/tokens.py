@@ -27,7 +27,7 @@ from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, publi
 from audit import kinds
 from audit.db.prebuilt_sql import Columns, SelectQuery, Statement
 from audit.fault_injection import fault_point
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import Actor, record, record_refusal
 from kms.change_notices import Subject, publish_change
 from kms.process_key_certificates import token_keys

@@ -35,6 +35,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_DN_21_no_mutant_is_accepted_and_none_fails_otherwise(
     capsys: pytest.CaptureFixture[str],

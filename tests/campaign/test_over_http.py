@@ -259,6 +259,7 @@ def test_each_endpoint_that_is_attacked_exists() -> None:
     assert set(ATTACKED) <= set(writing())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ATTACKED)
 def test_DN_21_no_mutant_passes_an_endpoint(
     name: str, stage: Stage, capsys: pytest.CaptureFixture[str]

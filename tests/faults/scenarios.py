@@ -53,7 +53,7 @@ SCENARIOS = [
     # Processes.
     Scenario("no fault", "", b.nothing, seconds=4, within=2, good_during=97, none_lost=True),
     Scenario("kill -9 a worker again and again", "RF-1", b.kill_workers, campaign_seconds=300,
-             within=5, good=99.5, good_during=99.5, in_ci=True),
+             within=5, good=99.5, good_during=99.5),
     Scenario("kill -9 the master, started again", "RF-2", b.kill_masters, campaign_seconds=30,
              within=10),
     Scenario("kill -9 the registry, started again", "RF-2", b.kill_the_registry, within=10),
@@ -62,7 +62,7 @@ SCENARIOS = [
              campaign_seconds=30),
     Scenario("kill -9 around a payment's commit", "RF-1",
              b.die_at("verify.after_hold", "verify.after_debit", "verify.after_commit"),
-             campaign_seconds=60, in_ci=True),
+             campaign_seconds=60),
     Scenario("kill -9 the jobs, again and again", "", b.kill_jobs, campaign_seconds=15),
     Scenario("no jobs", "", b.stop_jobs, b.start_jobs, good_during=95),
     Scenario("two of the jobs", "", b.two_jobs, good_during=95),
@@ -148,7 +148,7 @@ OF_SENTINELS = [
 # With a PostgreSQL replica.
 OF_A_REPLICA = [
     Scenario("PostgreSQL dies, its replica takes over", "RF-3", b.fail_over, seconds=0,
-             campaign_seconds=60, within=30, cut_off=True, in_ci=True),
+             campaign_seconds=60, within=30, cut_off=True),
 ]  # fmt: skip
 
 

@@ -107,6 +107,7 @@ def work(registry: LiveRegistry, *arguments: str) -> Any:
     return json.loads(finished.stdout)
 
 
+@pytest.mark.long
 def test_RF_14_what_workers_do_that_are_killed_in_mid_task_is_done_once(
     registry: LiveRegistry, tmp_path: Path, results: Results
 ) -> None:

@@ -159,6 +159,7 @@ def restarted(held: Held, **env: str) -> Iterator[None]:
         held.registry.start()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("token", ["one-that-has-run-out", *([""] if CAMPAIGN else [])])
 def test_KM_4_KM_14_without_credentials_it_verifies_but_issues_nothing(
     held: Held, token: str

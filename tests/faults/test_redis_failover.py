@@ -101,6 +101,7 @@ def seconds_of_503(redis: Watched, watch: Watch) -> float:
     return took
 
 
+@pytest.mark.long
 def test_RF_5_replica_takeover_ends_the_503_and_sdk_calls_succeed(
     held: Stage, results: Results, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def place(tmp_path: Path) -> Iterator[RestoreStage]:
         yield made
 
 
+@pytest.mark.long
 def test_SA_13_nothing_is_answered_until_an_operator_continues(
     place: RestoreStage,
 ) -> None:

@@ -14,6 +14,7 @@ from tests.live import ROOT, LiveRegistry
 pytestmark = pytest.mark.sweep
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "database", ["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.postgres)]
 )

@@ -84,6 +84,7 @@ def many(registry: LiveRegistry, **more: str) -> Iterator[Scene]:
         yield from scenes(registry, [wish] * 20)
 
 
+@pytest.mark.long
 def test_RF_17_a_kill_before_any_statement_of_issuing(registry: LiveRegistry) -> None:
     place, log = next(many(registry)), new_log()
 
@@ -100,6 +101,7 @@ def test_RF_17_a_kill_before_any_statement_of_issuing(registry: LiveRegistry) ->
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 def test_RF_17_a_kill_before_any_statement_of_verifying(registry: LiveRegistry) -> None:
     """The provider repeats the question under its key; 3 euros are debited once each time."""
     log = new_log()
@@ -122,6 +124,7 @@ def test_RF_17_a_kill_before_any_statement_of_verifying(registry: LiveRegistry) 
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 def test_RF_17_a_kill_before_any_statement_of_approving(registry: LiveRegistry) -> None:
     alice, log = LivePerson(registry, f"alice-{uuid.uuid4().hex[:8]}@example.org"), new_log()
     places = many(registry, owner=alice.email)
@@ -138,6 +141,7 @@ def test_RF_17_a_kill_before_any_statement_of_approving(registry: LiveRegistry) 
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 def test_RF_17_kill_at_any_statement_of_a_confirmed_payment_is_safe(
     registry: LiveRegistry,
 ) -> None:
@@ -169,6 +173,7 @@ def test_RF_17_kill_at_any_statement_of_a_confirmed_payment_is_safe(
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 def test_RF_17_a_kill_before_any_statement_of_revoking(registry: LiveRegistry) -> None:
     places, log = many(registry), new_log()
 

@@ -133,6 +133,7 @@ class Story:
         return found
 
 
+@pytest.mark.long
 def test_two_versions_run_together_through_an_upgrade_and_back(
     installation: Stage, tmp_path: Path
 ) -> None:

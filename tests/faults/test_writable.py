@@ -41,6 +41,7 @@ def turns(registry: LiveRegistry, state: str) -> None:
     until(lambda: checks(registry)["writable"] == state, f"`writable` does not become {state}", 60)
 
 
+@pytest.mark.long
 def test_RF_3_a_lost_standby_is_reported_and_one_connection_waits(tmp_path: Path) -> None:
     with postgres.server() as primary, postgres.replica(primary) as replica:
         registry = started(tmp_path, primary.url)
@@ -101,6 +102,7 @@ def served(postgres_url: str, tmp_path: Path) -> Iterator[tuple[LiveRegistry, st
     registry.stop()
 
 
+@pytest.mark.long
 def test_rights_lost_while_running_are_reported_and_named_in_the_log(
     served: tuple[LiveRegistry, str, str],
 ) -> None:
@@ -114,6 +116,7 @@ def test_rights_lost_while_running_are_reported_and_named_in_the_log(
     turns(registry, "ok")
 
 
+@pytest.mark.long
 def test_after_a_migration_without_its_grants_no_process_starts(
     served: tuple[LiveRegistry, str, str],
 ) -> None:

@@ -91,6 +91,7 @@ def answers(connection: socket.socket, count: int) -> list[Answer]:
     return found
 
 
+@pytest.mark.long
 def test_SA_10_in_a_flood_agents_are_answered_and_strangers_are_not(flooded: Scene) -> None:
     asked = [*[stranger() for _ in range(20)], flooded.signer] * 3
     with connect(flooded) as connection:

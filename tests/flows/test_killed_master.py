@@ -70,6 +70,7 @@ def kill_first() -> Iterator[Kill]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_killed_master_takes_its_workers_along(server: LiveServer, kill_first: Kill) -> None:
     assert server.process
     until(lambda: len(pids_of(server.process.pid)) == 3, "there are not two workers", 20)  # type: ignore[union-attr]

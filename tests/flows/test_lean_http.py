@@ -114,6 +114,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept_by_the_endpoint(
     assert memory(pair.lean) - before < MOST_GROWTH
 
 
+@pytest.mark.long
 def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> None:
     """Slow heads and bodies and silent connections, while questions are answered beside them."""
     whole = pair.send(verify_question(pair))

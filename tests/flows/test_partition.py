@@ -108,6 +108,7 @@ def until(true: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["blackhole", "noreply"])
 def test_RF_4_RF_8_partitioned_verifier_never_says_yes_and_recovers(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene], mode: str

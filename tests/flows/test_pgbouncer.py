@@ -94,6 +94,7 @@ def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
     assert 1 <= int(count) <= pgbouncer.POOL_SIZE
 
 
+@pytest.mark.long
 def test_acts_and_the_log_are_whole_through_a_pooler(pooled: Pooled) -> None:
     place = scene(pooled.registry, capabilities=[READ], envelope={"max_uses": 3})
     token = place.token()

@@ -20,6 +20,7 @@ READ = {"type": "read", "resource": "calendar"}
 ENDS = [LiveRegistry.kill, *([LiveRegistry.stop] if CAMPAIGN else [])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ended", ENDS, ids=lambda each: each.__name__)
 def test_OG_18_four_servers_write_one_log_for_two_agents_over_restarts(
     live_registry: LiveRegistry, ended: Callable[[LiveRegistry], None]

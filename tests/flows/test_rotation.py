@@ -96,6 +96,7 @@ def seconds(clock: time_machine.Traveller) -> Iterator[int]:
         clock.shift(STEP)
 
 
+@pytest.mark.long
 def test_JK_14_half_an_hour_of_rotations_fails_no_verification(cast: Cast) -> None:
     random, live, kids = Random(14), list[tuple[int, str]](), set[str]()
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)

@@ -136,7 +136,9 @@ def grant_id_of(registry: LiveRegistry) -> str:
     return str(uuid.UUID(newest))
 
 
-# CI runs a sample: each key storage with one algorithm.
+# CI runs the demo with one key storage, `make long` with each, `make campaign` with each and each
+# algorithm. tests/production has its keys in OpenBao.
+_IN_CI = "file with passphrase"
 _ALGORITHMS = {
     "awskms": "ES256",
     "file with passphrase": "ES256",
@@ -146,7 +148,12 @@ _ALGORITHMS = {
 }
 _PARAMETERS = [
     pytest.param(
-        (name, alg), id=f"{name}-{alg}", marks=[pytest.mark.softhsm] if name == "pkcs11" else []
+        (name, alg),
+        id=f"{name}-{alg}",
+        marks=[
+            *([pytest.mark.softhsm] if name == "pkcs11" else []),
+            *([] if name == _IN_CI else [pytest.mark.long]),
+        ],
     )
     for name in HOMES
     for alg in ("EdDSA", "ES256")

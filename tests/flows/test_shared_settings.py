@@ -179,6 +179,7 @@ def web_at(port: int) -> list[str]:
 JOBS = ["manage.py", "jobs"]
 
 
+@pytest.mark.long
 def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     installation: Installation,
 ) -> None:

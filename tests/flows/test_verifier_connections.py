@@ -62,6 +62,7 @@ def longest_wait(verifier: LiveServer, times: int = 20) -> float:
     return longest
 
 
+@pytest.mark.long
 def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
     verifier: LiveServer, connect: Connect
 ) -> None:
@@ -226,6 +227,7 @@ def test_DJ_7_expect_100_continue_is_answered_once(connect: Connect) -> None:
     assert statuses(rest(connect(expects.replace(b"/1.1", b"/1.0") + b"{}"))) == [401]
 
 
+@pytest.mark.long
 def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(
     verifier: LiveServer, connect: Connect
 ) -> None:

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-import audit.row_ids
+import audit.new_ids
 from audit.db.triggers import append_only, state_machine
 
 
@@ -99,7 +99,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,
@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=audit.row_ids.new_id,
+                        default=audit.new_ids.new_id,
                         editable=False,
                         primary_key=True,
                         serialize=False,

@@ -23,9 +23,9 @@ from verifier.stores import ProviderKey
 from verifier.stores.answered_events import read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome
 from verifier.stores.group_commit import GroupCommitter
+from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_servers import Servers
-from verifier.stores.scripts import Reply, Script
 from verifier.verification import VerifyAnswer
 
 # Requests of a batch started without yielding to the event loop: half a millisecond.

@@ -24,7 +24,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.fault_injection import fault_point
 from audit.models import Event
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import SYSTEM, NewEvent, check_data, find_recorded, record_many
 from kms.row_seals import DEMAND
 from registry.models import Agent, Grant, Human

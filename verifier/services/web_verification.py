@@ -29,9 +29,9 @@ from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import ProviderKey
 from verifier.stores.answered_events import ACKNOWLEDGED, read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome, decide_one
+from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall
 from verifier.stores.redis_for_threads import SyncServers
-from verifier.stores.scripts import Reply, Script
 from verifier.verification import VerifyAnswer
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any
 from django.db import transaction
 
 from verifier.models import StreamCursor
+from verifier.stores.lua_scripts import GIVE_BACK, Reply, Script, read_reply
 from verifier.stores.redis_decisions import ScriptCall, epoch_of
-from verifier.stores.scripts import GIVE_BACK, Reply, Script, read_reply
 
 
 class AcknowledgedEvents:

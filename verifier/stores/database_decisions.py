@@ -1,4 +1,4 @@
-"""Durable decisions: several calls in one transaction of PostgreSQL or SQLite (ADR 31).
+"""Decide durable calls, several in one transaction of PostgreSQL or SQLite (ADR 31).
 
 Calls of one agent at one service provider are decided one after another, so concurrent calls cannot
 exceed a limit.
@@ -54,25 +54,25 @@ Outcome = Permit | Refuse | StoredAnswer
 class DecisionRequest:
     """One call to decide.
 
-    `spent`: the result of spending its proof in Redis; None if proofs are rows.
+    `spent`: the result of spending its proof in Redis; None if the replay cache is in the database.
     """
 
     call: Prepared
     spent: SpendResult | None = None
-    # Raises TemporarilyUnavailableError if what the call rests on changed while it waited.
+    # Called before deciding. Raises TemporarilyUnavailableError if the state that the call was
+    # checked against has changed while it waited.
     still: Callable[[], object] = lambda: None
 
 
 class UncertainError(TemporarilyUnavailableError):
-    """The commit failed: it is unknown whether anything was done."""
+    """The commit failed, and the transaction may or may not have been committed."""
 
 
 def decide_one(call: Prepared, spent: SpendResult | None = None) -> Outcome:
-    """Decide one call. It waits for locks as long as the connection allows.
+    """Decide one call. Waits for locks as long as the connection's lock timeout.
 
-    `spent` is as in `DecisionRequest`.
-
-    Raises the call's own error, and as `decide_together`.
+    `spent` is as in `DecisionRequest`. Raises the error that the call ends in, and whatever
+    `decide_together` raises.
     """
     (outcome,) = decide_together([DecisionRequest(call, spent)], patience=None)
     if isinstance(outcome, Exception):
@@ -85,47 +85,54 @@ def decide_together(
 ) -> list[Outcome | Exception]:
     """Do steps 2 and 6 to 15 of docs/protocol.md section 8 for each call, in one transaction.
 
-    Calls are decided in this order. A refusal commits the spent proof and its event. A call that
-    ends in an error changed nothing; the others are still decided. HeldUpError: another transaction
-    is deciding on the same counters. `patience`: seconds to wait for that one; None: as long as the
-    connection waits, and no call ends in HeldUpError. Raises UncertainError if the commit failed,
-    and django.db errors or an AgentAuthError if no call changed anything.
+    Calls are decided in the given order. A refusal commits the spent proof and its event. A call
+    that ends in an error changes nothing, and the others are still decided.
+
+    `patience` is the lock timeout in seconds. With 0, a call whose counters or Idempotency-Key
+    another transaction has locked ends in HeldUpError. Otherwise all locks are waited for, for
+    `patience` seconds or, with None, as long as the connection's own timeout; a timeout is raised.
+    The second of two calls in `asked` under one Idempotency-Key ends in HeldUpError.
+
+    Raises UncertainError if the commit failed. Raises django.db errors or another AgentAuthError
+    if everything was rolled back.
     """
     _bar_leaked_keys(asked)
-    # A kept yes also needs a valid lease before it is repeated.
-    replay_epoch, decided = process_lease.LEASE.current(), False
+    # Raises without a valid lease. Even a stored answer must not be returned without one.
+    replay_epoch = process_lease.LEASE.current()
+    decided = False
     try:
         with transaction.atomic():
-            # SQLite: the wait for its single writer lock is over, and nothing has been read yet.
+            # Start the clock here: on SQLite, `atomic` has waited for the single writer lock, and
+            # nothing has been read yet.
             basis = DecisionBasis(ClockReading.now(), replay_epoch)
             if patience:
-                _wait_for_locks(patience)
+                _set_lock_timeout(patience)
             outcomes = _decide_all(asked, replay_epoch, waits=patience != 0)
             _check_proofs_in_time(asked, outcomes)
             check_committable()
             basis.check()
             decided = True
     except Exception as error:
-        # Inside an outer transaction, as in tests and commands, nothing was committed here.
+        # Within an outer transaction (tests, commands), no commit was attempted here.
         if decided and not connection.in_atomic_block:
             raise UncertainError from error
         raise
     fault_point("verify.after_commit")
     try:
-        # The commit takes time too.
+        # The commit itself may have taken so long that the state is stale by now.
         check_age(basis.began)
     except TemporarilyUnavailableError as late:
         try:
             _withhold(asked, outcomes)
         except (DatabaseError, InterfaceError):
-            # The calls are committed. An error here would have them decided a second time.
+            # The calls are committed. If this were raised, the caller would decide them again.
             logger.exception("the log does not record that decisions were withheld")
         return [outcome if isinstance(outcome, Exception) else late for outcome in outcomes]
     return outcomes
 
 
 def _bar_leaked_keys(asked: Sequence[DecisionRequest]) -> None:
-    """Bar keys whose private half came with the proof, since others may have seen it too."""
+    """Bar keys whose private half was sent in the proof: others may have seen it too."""
     disclosed = [
         Disclosed(each.call.leaked_key, each.call.actor, each.call.now)
         for each in asked
@@ -140,8 +147,8 @@ def _check_proofs_in_time(
 ) -> None:
     """Raise TemporarilyUnavailableError if a proof spent here waited too long.
 
-    While the process was halted, the proof may have been used elsewhere and dropped from the replay
-    cache.
+    While this process was suspended, another may have spent the proof, and the replay cache may
+    have dropped it since.
     """
     for each, outcome in zip(asked, outcomes, strict=True):
         spent_here = each.spent is None and not isinstance(outcome, Exception)
@@ -159,8 +166,8 @@ def check_committable() -> None:
         raise TemporarilyUnavailableError
 
 
-def _wait_for_locks(seconds: float) -> None:
-    """Set the lock timeout of this transaction."""
+def _set_lock_timeout(seconds: float) -> None:
+    """Set this transaction's lock timeout. SQLite has none."""
     if connection.vendor == "postgresql":
         select("SELECT set_config('lock_timeout', %s, true)", f"{round(seconds * 1000)}ms")
 
@@ -174,7 +181,7 @@ def _is_aborted() -> bool:
 def _decide_all(
     asked: Sequence[DecisionRequest], replay_epoch: ReplayEpoch, *, waits: bool
 ) -> list[Outcome | Exception]:
-    """Everything but the commit."""
+    """Decide all calls and write the outcomes, but do not commit."""
     outcomes: dict[int, Outcome | Exception] = {}
     for place, each in enumerate(asked):
         try:
@@ -184,7 +191,7 @@ def _decide_all(
             outcomes[place] = error
     left = [place for place in range(len(asked)) if place not in outcomes]
     if left:
-        # 2. and 7. Lock names and counters before anything is read.
+        # 2. and 7. Lock Idempotency-Keys and counters before anything is read.
         work = DecisionBatch([asked[place].call for place in left], waits=waits)
         outcomes |= {left[number]: error for number, error in work.held_up.items()}
         left = [place for place in left if place not in outcomes]
@@ -194,11 +201,13 @@ def _decide_all(
 
 
 def _check_call(asked: DecisionRequest, replay_epoch: ReplayEpoch) -> None:
-    """Raise TemporarilyUnavailableError after a change of epoch or too long a wait."""
+    """Raise TemporarilyUnavailableError if the epoch changed or the call waited too long."""
     if isinstance(asked.call, StoreCall):
         kind = Home.Kind.DATABASE if asked.spent is None else Home.Kind.REDIS
         if asked.call.replay_epoch.kind != kind or asked.call.replay_epoch != replay_epoch:
             raise TemporarilyUnavailableError("The replay cache has moved. Try again.")
+        # A proof spent in Redis cannot be replayed. But under an Idempotency-Key, the stored answer
+        # of the first try may have expired during the wait.
         if asked.spent is None or asked.call.provider_key is not None:
             check_in_time(asked.call)
 
@@ -210,7 +219,7 @@ def _judge_all(asked: Sequence[DecisionRequest], work: DecisionBatch) -> list[Ou
         row is not None and row.expires_at > each.call.now
         for each, row in zip(asked, rows, strict=True)
     ]
-    # 6. The insert decides between two identical proofs: the second waits for the first's commit.
+    # 6. Of two calls with the same proof, the second insert waits for the first's commit.
     spent = _spend([each for each, again in zip(asked, known, strict=True) if not again])
     fault_point("verify.after_spend")
     outcomes: list[Outcome | Exception] = []
@@ -231,7 +240,7 @@ def _judge_all(asked: Sequence[DecisionRequest], work: DecisionBatch) -> list[Ou
 
 
 def _spend(asked: Sequence[DecisionRequest]) -> list[SpendResult]:
-    """Spend the proof of each call. A dry run only asks whether it was spent."""
+    """Spend the proof of each call. For a dry run, only look up whether it was spent."""
     calls = [each.call for each in asked if each.spent is None and isinstance(each.call, StoreCall)]
     first = spend_proofs(
         [(call.proof_jkt, call.proof_jti, call.spent_until) for call in calls if not call.dry_run]
@@ -282,9 +291,9 @@ def _judge(call: Prepared, spent: SpendResult, work: DecisionBatch) -> Permit | 
 
 
 def _withhold(asked: Sequence[DecisionRequest], outcomes: Sequence[Outcome | Exception]) -> None:
-    """Log that these committed decisions were not given.
+    """Record in the log that these committed decisions were not sent to the service provider.
 
-    Calls with a name find theirs on a retry.
+    Not for calls with an Idempotency-Key: a retry returns their stored answer.
     """
     withheld = [
         decision_audit_events.withheld(each.call, outcome.answer["decision_id"])
@@ -298,7 +307,7 @@ def _withhold(asked: Sequence[DecisionRequest], outcomes: Sequence[Outcome | Exc
 
 
 def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> Ledger:
-    """The ledger as if the burst was used at `floor_us`: an earlier epoch or grant may have."""
+    """The ledger with the burst used up at `floor_us`: an earlier epoch or grant may have."""
     if rate is None or floor_us is None:
         return ledger
     return replace(ledger, tat_us=max(ledger.tat_us or 0, rate.used_up(floor_us)))
@@ -307,7 +316,7 @@ def _without_burst(ledger: Ledger, rate: Rate | None, floor_us: int | None) -> L
 def _snapshot(call: StoreCall, state: TokenState, work: DecisionBatch) -> Snapshot:
     refusal = state.refusal(call.now)
     if refusal is not None:
-        # The grant may have no capabilities by now, so it is not read further.
+        # The grant may have lost its capabilities, so do not parse them.
         return Snapshot(refusal, (), EMPTY, None, "none", human_online=False)
     envelope = parse_envelope(state.grant.envelope)
     return Snapshot(
@@ -334,7 +343,7 @@ def _confirmation(call: StoreCall, state: TokenState, envelope: Envelope) -> Con
 
 def _ask_human(call: StoreCall, state: TokenState) -> Refuse:
     if call.action is None or call.operation_key is None:
-        raise TypeError("only a transact, which has a key, can be confirmed")
+        raise TypeError("Only a transact action with an operation key can ask a person.")
     asked, retry_after = request_confirmation(
         grant=state.grant,
         action=call.action,
@@ -386,7 +395,7 @@ def _consume(call: StoreCall, state: TokenState) -> uuid.UUID:
     found = yes.values_list("pk", flat=True).first()
     if found is None or not yes.update(status=Confirmation.Status.CONSUMED, consumed_at=call.now):
         # Used or expired since it was read. Roll back; the agent may retry.
-        raise TemporarilyUnavailableError("The confirmation could not be used just now. Try again.")
+        raise TemporarilyUnavailableError("The confirmation was used or has expired. Try again.")
     return found
 
 

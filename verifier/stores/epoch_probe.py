@@ -9,10 +9,10 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
+from verifier.stores.lua_scripts import MARK, MARKER, Code, read_reply
 from verifier.stores.redis_client import IDENTIFY, EvictingServerError, RedisAwayError, identity
 from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_keys import SHARDS, absent_key, count_key, epoch_key
-from verifier.stores.scripts import MARK, MARKER, Code, read_reply
 
 # Short, so that a hanging server does not keep the epoch keeper from a promoted replica.
 PROBE_SECONDS: Final = 0.5

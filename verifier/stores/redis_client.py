@@ -16,8 +16,8 @@ from typing import Any, Final, cast
 from hiredis import ProtocolError, Reader, ReplyError, pack_command
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from verifier.stores.lua_scripts import SCRIPTS
 from verifier.stores.redis_url import Address, RedisLocation
-from verifier.stores.scripts import SCRIPTS
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
 from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
 from verifier.stores.entry_macs import mac_of
+from verifier.stores.lua_scripts import MAX_STREAM, Code, Reply
 from verifier.stores.redis_keys import count_key, epoch_key, events_key, keys_of, proof_key
-from verifier.stores.scripts import MAX_STREAM, Code, Reply
 from verifier.stores.stored_answers import AGAIN_US, mark_of
 from verifier.stores.stream_entry_encoding import no_entry, yes_entry, yes_frame
 

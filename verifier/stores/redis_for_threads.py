@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
+from verifier.stores.lua_scripts import Script
 from verifier.stores.redis_servers import DEADLINE_SECONDS, Servers
 from verifier.stores.redis_url import parse_redis_url
-from verifier.stores.scripts import Script
 from verifier.stores.sentinels import find_primary
 
 # For stream readers and commands, not for verifications.

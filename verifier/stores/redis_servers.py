@@ -9,10 +9,10 @@ from typing import Any, Final
 from hiredis import ReplyError
 from redis.exceptions import RedisError
 
+from verifier.stores.lua_scripts import Script
 from verifier.stores.redis_client import ForgetfulServerError, Node, RedisAwayError, pack
 from verifier.stores.redis_keys import SHARDS, tag_of
 from verifier.stores.redis_url import Address, parse_redis_url
-from verifier.stores.scripts import Script
 from verifier.stores.sentinels import find_primary
 
 __all__ = ["ForgetfulServerError", "RedisAwayError", "Servers"]

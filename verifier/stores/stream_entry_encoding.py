@@ -12,7 +12,7 @@ import orjson
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.usage_counters import microseconds
-from audit.row_ids import id_text, new_id_text
+from audit.new_ids import id_text, new_id_text
 from verifier.stores import EarlyRefusal, StoreCall
 from verifier.stores.decision_audit_events import decision_data
 

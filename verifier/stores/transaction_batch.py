@@ -20,7 +20,7 @@ from agentauth.protocol.behavioural_envelope import Ledger
 from agentauth.protocol.decision_rules import Operation
 from agentauth.protocol.errors import IdempotencyInProgressError, TemporarilyUnavailableError
 from audit.db.prebuilt_sql import Insert, SelectQuery, Statement, all_but, run_together, select
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import Draft, record_drafts
 from registry.services.idempotency import waited_too_long
 from registry.services.token_state import TokenState, ask_states, read_states

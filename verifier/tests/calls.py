@@ -14,10 +14,10 @@ from verifier.services.batch_fairness import ALONE
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.services.web_verification import WebProcess, run_to_end
-from verifier.stores import StoreCall, redis_keys, scripts
+from verifier.stores import StoreCall, lua_scripts, redis_keys
 from verifier.stores.database_decisions import Outcome
+from verifier.stores.lua_scripts import Code, Reply, read_reply
 from verifier.stores.redis_servers import RedisAwayError, Servers
-from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.verification import judge
 
 T = TypeVar("T")
@@ -99,14 +99,16 @@ async def use(
     deadline: float = 5,
 ) -> Reply:
     shard, keys, args = judge_arguments(grant, interval=interval, jti=jti)
-    return read_reply(await servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=deadline))
+    return read_reply(
+        await servers.evaluate(lua_scripts.JUDGE, shard, keys, args, deadline=deadline)
+    )
 
 
 async def mark(servers: Servers, epoch: int) -> None:
     """Begin `epoch` in every shard."""
     calls = [
         servers.evaluate(
-            scripts.MARK,
+            lua_scripts.MARK,
             shard,
             [redis_keys.epoch_key(shard), redis_keys.count_key(shard)],
             [epoch],

@@ -10,10 +10,10 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from agentauth.protocol.usage_counters import Rate
-from verifier.stores import redis_keys, scripts
+from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.epoch_probe import RedisProbe
+from verifier.stores.lua_scripts import Reply, read_reply
 from verifier.stores.redis_for_threads import SyncServers, sync_client
-from verifier.stores.scripts import Reply, read_reply
 
 NOW = 1_764_118_000_123_457
 BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()
@@ -34,7 +34,7 @@ class Stage:
     def judge(self, **given: Any) -> Reply:
         return read_reply(
             self.servers.evaluate(
-                scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5
+                lua_scripts.JUDGE, SHARD, self.keys(given), self.args(**given), deadline=5
             )
         )
 
@@ -86,7 +86,9 @@ class Stage:
     def give_back(self, held: Reply, *, now: int = NOW, epoch: int = 1, rate: Rate = RATE) -> Reply:
         keys = [redis_keys.epoch_key(SHARD), redis_keys.rate_key(SHARD, GRANT)]
         args = [epoch, rate.interval_us, held.tat_us or 0, held.before_us or 0, now]
-        return read_reply(self.servers.evaluate(scripts.GIVE_BACK, SHARD, keys, args, deadline=5))
+        return read_reply(
+            self.servers.evaluate(lua_scripts.GIVE_BACK, SHARD, keys, args, deadline=5)
+        )
 
     def note(self, *, epoch: int = 1, bound: int = 1000) -> Reply:
         keys = [
@@ -95,7 +97,9 @@ class Stage:
             redis_keys.count_key(SHARD),
         ]
         return read_reply(
-            self.servers.evaluate(scripts.NOTE, SHARD, keys, [epoch, BASE, bound, MAC], deadline=5)
+            self.servers.evaluate(
+                lua_scripts.NOTE, SHARD, keys, [epoch, BASE, bound, MAC], deadline=5
+            )
         )
 
     def tat(self) -> int | None:

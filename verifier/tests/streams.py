@@ -11,7 +11,7 @@ from redis.cluster import RedisCluster
 
 from audit import kinds
 from audit.models import Event
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import seal_audit
 from audit.verify.verification import verify_log
 from registry.models import Grant

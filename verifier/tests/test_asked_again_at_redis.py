@@ -19,7 +19,7 @@ from verifier import stores
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.freshness import DecisionBasis
 from verifier.stores import SpendResult, StoreCall, database_decisions, redis_keys
-from verifier.stores.scripts import Code
+from verifier.stores.lua_scripts import Code
 from verifier.tests.calls import decided
 from verifier.tests.scene import PAY, READ, key, pay, scene
 from verifier.tests.script_stage import NOW, RATE, SHARD, Stage

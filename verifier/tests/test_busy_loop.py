@@ -12,9 +12,9 @@ import pytest
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from verifier.stores import redis_client
+from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_client import GRACE_SECONDS, Node, RedisAwayError, RedisConnection
 from verifier.stores.redis_servers import Servers
-from verifier.stores.scripts import Code
 from verifier.tests.calls import begin, on_loop, use
 
 

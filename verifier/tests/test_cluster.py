@@ -7,8 +7,8 @@ import pytest
 from tests import redis_servers
 from tests.postgres import free_port
 from verifier.stores import redis_keys
+from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_servers import SLOT_OF_SHARD, Servers
-from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, refusal, use
 
 pytestmark = pytest.mark.redis

@@ -15,7 +15,7 @@ from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixtur
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.time_limits import within
 from verifier.endpoint_paths import VERIFY
-from verifier.stores import scripts
+from verifier.stores import lua_scripts
 from verifier.stores.redis_servers import DEADLINE_SECONDS, RedisAwayError, Servers
 from verifier.tests.calls import begin, judge_arguments, on_loop, use
 from verifier.tests.scene import LOOK, READ, Scene, scene
@@ -34,7 +34,7 @@ def test_RF_6_a_call_without_its_own_deadline_waits_50_ms() -> None:
         server.freeze()
         began = time.monotonic()
         with pytest.raises(RedisAwayError):
-            await servers.evaluate(scripts.JUDGE, *judge_arguments(uuid.uuid4()))
+            await servers.evaluate(lua_scripts.JUDGE, *judge_arguments(uuid.uuid4()))
         return time.monotonic() - began
 
     with redis_servers.server() as server:

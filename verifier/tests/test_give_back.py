@@ -6,7 +6,7 @@ import pytest
 
 from agentauth.protocol.usage_counters import Rate
 from verifier.stores import redis_keys
-from verifier.stores.scripts import Code, Reply
+from verifier.stores.lua_scripts import Code, Reply
 from verifier.tests.script_stage import GRANT, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis

@@ -21,8 +21,8 @@ from verifier.requests import _action
 from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import Permit, StoreCall, redis_decisions
+from verifier.stores.lua_scripts import Code, Reply
 from verifier.stores.redis_decisions import MOST_YESES, AllowTemplate, conclude, plan_light_decision
-from verifier.stores.scripts import Code, Reply
 
 NOW = datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)
 HOUR, INSTANT = timedelta(hours=1), timedelta(microseconds=1)

@@ -14,6 +14,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.usage_counters import Rate, microseconds
 from verifier.answers import refusal_body
 from verifier.stores import ProviderKey, SpendResult, StoreCall, StoredAnswer
+from verifier.stores.lua_scripts import Code, Reply
 from verifier.stores.redis_decisions import (
     SLACK_MS,
     conclude,
@@ -25,7 +26,6 @@ from verifier.stores.redis_decisions import (
     read_hold,
     recall_refusal,
 )
-from verifier.stores.scripts import Code, Reply
 from verifier.tests.test_kept_yes import NOW, READ, WRITE, call, known
 from verifier.tests.test_kept_yes import _in_time as _in_time  # noqa: PLC0414 — a fixture
 

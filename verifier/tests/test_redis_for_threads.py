@@ -13,11 +13,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
-from verifier.stores import redis_for_threads, redis_keys, scripts
+from verifier.stores import lua_scripts, redis_for_threads, redis_keys
 from verifier.stores.epoch_probe import RedisProbe
+from verifier.stores.lua_scripts import Code, Reply, read_reply
 from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError
-from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.tests.calls import NOW, judge_arguments
 
 pytestmark = pytest.mark.redis
@@ -34,7 +34,7 @@ def servers(redis_url: str, settings: Any) -> Iterator[SyncServers]:
 
 def use(servers: SyncServers, grant: uuid.UUID, *, interval: int = 1, jti: str = "") -> Reply:
     shard, keys, args = judge_arguments(grant, interval=interval, jti=jti)
-    return read_reply(servers.evaluate(scripts.JUDGE, shard, keys, args, deadline=5))
+    return read_reply(servers.evaluate(lua_scripts.JUDGE, shard, keys, args, deadline=5))
 
 
 def loops() -> int:

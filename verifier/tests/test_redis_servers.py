@@ -13,10 +13,10 @@ from agentauth.protocol.errors import AgentAuthError
 from tests import redis_servers
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
-from verifier.stores import redis_keys, scripts
+from verifier.stores import lua_scripts, redis_keys
+from verifier.stores.lua_scripts import Code, Reply
 from verifier.stores.redis_client import MOST_IN_FLIGHT, RedisConnection
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError, Servers
-from verifier.stores.scripts import Code, Reply
 from verifier.tests.calls import (
     NOW,
     QUICK,
@@ -371,7 +371,7 @@ def bulk(text: bytes) -> bytes:
 
 # A complete greeting; a test adds one reply that was not asked for.
 GREETING = b"+OK\r\n" + bulk(b"run_id:abc\r\nmaster_replid:def\r\nmaxmemory_policy:noeviction\r\n")
-GREETING += b"+sha\r\n" * len(scripts.SCRIPTS)
+GREETING += b"+sha\r\n" * len(lua_scripts.SCRIPTS)
 
 
 @pytest.mark.parametrize(

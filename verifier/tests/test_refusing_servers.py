@@ -9,9 +9,9 @@ import pytest
 
 from tests import redis_servers
 from verifier.stores import redis_client, redis_keys
+from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_client import KNOWN_SECONDS
 from verifier.stores.redis_servers import SLOT_OF_SHARD, ForgetfulServerError, Servers
-from verifier.stores.scripts import Code
 from verifier.tests.calls import QUICK, assert_call_fails, begin, heals, on_loop, use
 
 pytestmark = pytest.mark.redis

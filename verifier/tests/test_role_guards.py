@@ -12,7 +12,7 @@ from django.db import Error, connection, transaction
 
 from audit import kinds
 from audit.db.role_rights import grant_serving_role, grant_verifier_role
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.tests.tampering import execute
 from kms.models import EndedSeal
 from verifier.tests.scene import Scene

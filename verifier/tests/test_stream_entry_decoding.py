@@ -14,12 +14,12 @@ from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.encoding import canonical_json
 from audit.log.event_encoding import commitment
 from audit.models import Event
-from audit.row_ids import new_id
+from audit.new_ids import new_id
 from audit.services import record_many
 from audit.tests.event_openings import opened
 from verifier.models import StreamCursor
 from verifier.services import outbox_drain, web_verification
-from verifier.stores import EarlyRefusal, SpendResult, StoreCall, redis_keys, scripts
+from verifier.stores import EarlyRefusal, SpendResult, StoreCall, lua_scripts, redis_keys
 from verifier.stores.database_decisions import Outcome, decide_one
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
@@ -276,7 +276,7 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
         arguments = [
             *judged,
             text,
-            scripts.MAX_STREAM,
+            lua_scripts.MAX_STREAM,
             1,
             1,
             10**15,
@@ -287,11 +287,13 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
             b"",
         ]
         redis.eval(
-            scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments
+            lua_scripts.JUDGE.source.decode(), 5, keys[0], proof, rate, keys[1], keys[2], *arguments
         )
     early = decided(grant, kind="denied", error="invalid_token", reason="expired", capability=None)
     text = encoded(early)
-    redis.eval(scripts.NOTE.source.decode(), 3, *keys, 3, text, scripts.MAX_STREAM, mac_of(text))
+    redis.eval(
+        lua_scripts.NOTE.source.decode(), 3, *keys, 3, text, lua_scripts.MAX_STREAM, mac_of(text)
+    )
     assert outbox_drain.drain(redis, now=timezone.now()) == 3
     found = Event.objects.filter(kind__startswith="verifier.").values_list("kind", "reason")
     assert sorted(found, key=str) == [

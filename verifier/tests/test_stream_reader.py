@@ -19,7 +19,7 @@ from agentauth.protocol.dpop import SPEND_SECONDS
 from agentauth.protocol.errors import InvalidProofError, TemporarilyUnavailableError
 from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
-from audit.row_ids import id_text
+from audit.new_ids import id_text
 from kms.models import Key
 from kms.services import disable_key
 from tests import endpoint_modes, redis_servers

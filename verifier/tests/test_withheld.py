@@ -23,8 +23,8 @@ from verifier.services.loop_verification import VerifierProcess
 from verifier.services.process_lease import Lease
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.services.web_verification import WebProcess
+from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall
-from verifier.stores.scripts import Reply, Script
 from verifier.tests.scene import LOOK, key, scene
 from verifier.verification import SPARE_SECONDS
 

@@ -271,7 +271,7 @@ def test_the_file_of_one_key_is_not_used_with_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize("service", [p256, ed])
 def test_a_signature_of_another_key_is_noticed(service: Callable[[], Any], wrong: Any) -> None:
     pem, _ = service()
-    with pytest.raises(KeyFileError, match="not of this agent's key"):
+    with pytest.raises(KeyFileError, match="by a key other than"):
         KmsSigner(pem, lambda _: wrong).sign(b"message")
 
 

@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import pytest
 
-from audit import row_ids
+from audit import new_ids
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf
-from audit.row_ids import MAX_SET_BACK_SECONDS, made_at, new_id, new_id_text
+from audit.new_ids import MAX_SET_BACK_SECONDS, made_at, new_id, new_id_text
 from audit.tests.conftest import MakeEvent
 
 MANY = 5_000
@@ -27,7 +27,7 @@ def mint(count: int) -> list[str]:
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """A function that stops the clock at nanoseconds after 2026-11-25, with a new id generator."""
-    monkeypatch.setattr(row_ids, "_mint", row_ids._Mint())
+    monkeypatch.setattr(new_ids, "_mint", new_ids._Mint())
 
     def at(nanoseconds: int) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: 1_795_564_800_000_000_000 + nanoseconds)
@@ -59,7 +59,7 @@ def test_ids_of_two_processes_sort_by_the_clock_below_a_millisecond(
     for microseconds in range(0, 1000, 10):
         set_clock(microseconds * 1000)
         one = new_id()
-        monkeypatch.setattr(row_ids, "_mint", row_ids._Mint())
+        monkeypatch.setattr(new_ids, "_mint", new_ids._Mint())
         set_clock(microseconds * 1000 + 500)
         assert new_id() > one
 
@@ -119,16 +119,16 @@ def test_child_with_a_stopped_clock_continues_past_the_parent(
     set_clock: Callable[[int], None],
 ) -> None:
     set_clock(0)
-    child = row_ids._Mint()
+    child = new_ids._Mint()
     # Forked before the parent minted anything.
     child.begin_anew()
     last = child.next()
     child.begin_anew()
-    assert child.next() >> row_ids._RANDOM_BITS > last >> row_ids._RANDOM_BITS
+    assert child.next() >> new_ids._RANDOM_BITS > last >> new_ids._RANDOM_BITS
 
 
 def test_a_child_forked_while_a_thread_mints_can_mint() -> None:
-    with row_ids._mint._lock:
+    with new_ids._mint._lock:
         assert len(_in_a_child(3)) == 3
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from agentauth.protocol.usage_counters import Rate
 from tests import redis_servers
-from verifier.stores import redis_keys, scripts
+from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.epoch_probe import RedisProbe, ServersAwayError
+from verifier.stores.lua_scripts import Code, Reply, read_reply
 from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_servers import RedisAwayError, Servers
-from verifier.stores.scripts import Code, Reply, read_reply
 from verifier.tests.script_stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
 
 pytestmark = pytest.mark.redis
@@ -26,10 +26,10 @@ def test_EN_4_of_fifty_at_once_with_one_proof_one_passes(redis_url: str, stage: 
         many = [Servers(redis_url) for _ in range(50)]
         for servers in many:
             marks = [redis_keys.epoch_key(SHARD), redis_keys.absent_key(SHARD)]
-            await servers.evaluate(scripts.MARKER, SHARD, marks, [], deadline=10)
+            await servers.evaluate(lua_scripts.MARKER, SHARD, marks, [], deadline=10)
         keys = stage.keys({"jti": "one"})
         calls = [
-            servers.evaluate(scripts.JUDGE, SHARD, keys, stage.args(rate=None), deadline=10)
+            servers.evaluate(lua_scripts.JUDGE, SHARD, keys, stage.args(rate=None), deadline=10)
             for servers in many
         ]
         raw = await asyncio.gather(*calls)
