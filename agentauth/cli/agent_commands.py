@@ -13,6 +13,8 @@ from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.grant_choice import waits_for_human
 from agentauth.sdk.identity import Identity
+from agentauth.sdk.key_file import KeyFile
+from agentauth.sdk.key_store import KEY_VARIABLE, EnvironmentStore, KeyStore
 from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.registry_answers import Grant, optional
 from agentauth.sdk.registry_client import Registry
@@ -26,17 +28,21 @@ _SERVER_ERROR = 500
 
 
 async def keygen(connection: Connection) -> Outcome:
-    """Create the key file. Raises KeyFileError if it exists: a key is never overwritten."""
+    """Create the key. Raises KeyFileError if there is one: a key is never overwritten."""
     registry = check_registry_url(connection.registry)
-    file = connection.stored()
-    if file.load(registry) is not None:
-        raise KeyFileError(
-            f"{file.path} already contains a key. Move the file away to create a new agent."
+    store = connection.stored()
+    if isinstance(store, EnvironmentStore):
+        raise UsageError(
+            f"keygen cannot set {KEY_VARIABLE}. Make a key with `openssl genpkey -algorithm "
+            "ed25519`, and set the variable to it."
         )
-    identity = file.create(file.make(registry))
+    if store.load(registry) is not None:
+        away = "Move the file" if isinstance(store, KeyFile) else f"Move its entry for {registry}"
+        raise KeyFileError(f"{store.name} already contains a key. {away} away to create another.")
+    identity = store.create(store.make(registry))
     return Outcome(
         {
-            "key_file": str(file.path),
+            **_place(store),
             "registry": registry,
             "jkt": identity.signer.public.thumbprint,
         }
@@ -58,15 +64,17 @@ async def register(
         agent = await client.renew_manifest(declared or None)
     else:
         agent = await client.register(declared)
-    return Outcome(
-        {
-            "agent_id": agent.agent_id,
-            "status": agent.status,
-            "claim_url": agent.claim_url,
-            "claim_code": agent.claim_code,
-            "expires_at": agent.expires_at,
-        }
-    )
+    answer: CommandResult = {
+        "agent_id": agent.agent_id,
+        "status": agent.status,
+        "claim_url": agent.claim_url,
+        "claim_code": agent.claim_code,
+        "expires_at": agent.expires_at,
+    }
+    if isinstance(client.keys, EnvironmentStore):
+        # Only the user can keep it for the next command.
+        answer = {**answer, "manifest": client.identity().manifest}
+    return Outcome(answer)
 
 
 async def request(
@@ -202,18 +210,18 @@ async def revoke(connection: Connection, grant_id: str) -> Outcome:
 
 
 async def whoami(connection: Connection, *, offline: bool) -> Outcome:
-    """The agent of the key file, and unless `offline` its state at the registry.
+    """The agent of the key store, and unless `offline` its state at the registry.
 
     Creates no key. Raises KeyFileError if there is none.
     """
     registry = check_registry_url(connection.registry)
-    file = connection.stored()
-    identity = file.load(registry)
+    store = connection.stored()
+    identity = store.load(registry)
     if identity is None:
-        raise KeyFileError(f"There is no key in {file.path}. Make one: agentauth keygen.")
+        raise KeyFileError(f"There is no key in {store.name}. Make one: agentauth keygen.")
     known = identity.manifest and read_manifest(identity.manifest, registry=registry)
     answer: dict[str, object] = {
-        "key_file": str(file.path),
+        **_place(store),
         "registry": registry,
         "jkt": identity.signer.public.thumbprint,
         "agent_id": identity.agent_id,
@@ -236,6 +244,11 @@ async def ask_about(connection: Connection, identity: Identity) -> Mapping[str, 
 
 
 # ---- the members of an answer
+
+
+def _place(store: KeyStore) -> CommandResult:
+    """Where the key is: the file's path is a member of its own."""
+    return {"key_file" if isinstance(store, KeyFile) else "key_store": store.name}
 
 
 def _grant(grant: Grant) -> CommandResult:

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.bounded_http import MAX_ANSWER_BYTES
+from agentauth.sdk.key_store_choice import KeyStoreName
 from agentauth.sdk.stderr_output import tell
 
 from . import agent_commands, auditor_commands, mcp_server, witness_commands
@@ -40,6 +41,13 @@ KeyFile = Annotated[
     typer.Option(
         envvar="AGENTAUTH_KEY_FILE",
         help="Path of the key file (default: one file for each registry).",
+    ),
+]
+KeyStore = Annotated[
+    KeyStoreName,
+    typer.Option(
+        envvar="AGENTAUTH_KEY_STORE",
+        help="Where the key is: the key file, the system's keyring, or $AGENTAUTH_KEY.",
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="The name a person sees.")]
@@ -137,16 +145,20 @@ def options(
 
 @app.command()
 def keygen(
-    registry: RegistryUrl = DEFAULT_REGISTRY, key_file: KeyFile = None, as_json: Json = False
+    registry: RegistryUrl = DEFAULT_REGISTRY,
+    key_file: KeyFile = None,
+    key_store: KeyStore = "file",
+    as_json: Json = False,
 ) -> int:
-    """Create a key file and print the key's thumbprint."""
-    return finish(agent_commands.keygen(Connection(registry, key_file)), as_json=as_json)
+    """Create a key and print its thumbprint."""
+    return finish(agent_commands.keygen(Connection(registry, key_file, key_store)), as_json=as_json)
 
 
 @app.command()
 def register(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     name: Name = None,
     enrolment_code: EnrolmentCode = None,
     capability: Capabilities = None,
@@ -158,7 +170,7 @@ def register(
 ) -> int:
     """Register the agent at the registry, or show its claim link again."""
     done = agent_commands.register(
-        Connection(registry, key_file),
+        Connection(registry, key_file, key_store),
         name=name,
         enrolment_code=enrolment_code,
         capabilities=capability or [],
@@ -172,6 +184,7 @@ def request(
     service_provider: ServiceProvider,
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     name: Name = None,
     enrolment_code: EnrolmentCode = None,
     capability: Capabilities = None,
@@ -186,7 +199,7 @@ def request(
 ) -> int:
     """Ask a person for a grant, unless an existing grant already covers the request."""
     done = agent_commands.request(
-        Connection(registry, key_file),
+        Connection(registry, key_file, key_store),
         service_provider,
         name=name,
         enrolment_code=enrolment_code,
@@ -207,11 +220,14 @@ def wait(
     ] = None,
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> int:
     """Wait for the decision about a grant."""
-    done = agent_commands.wait_for(Connection(registry, key_file), grant, timeout=timeout)
+    done = agent_commands.wait_for(
+        Connection(registry, key_file, key_store), grant, timeout=timeout
+    )
     return finish(done, as_json=as_json)
 
 
@@ -220,13 +236,14 @@ def token(
     service_provider: ServiceProvider,
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     grant: Annotated[str | None, typer.Option(help="Use this grant and no other.")] = None,
     action: ActionText = None,
     as_json: Json = False,
 ) -> int:
     """Print an access token. It is useless without the agent's key, but keep it private."""
     done = agent_commands.token(
-        Connection(registry, key_file), service_provider, grant=grant, action=action
+        Connection(registry, key_file, key_store), service_provider, grant=grant, action=action
     )
     return finish(done, as_json=as_json)
 
@@ -238,6 +255,7 @@ def call(
     url: Annotated[str, typer.Argument(help="A path at the service provider, or an absolute URL.")],
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     action: ActionText = None,
     data: Annotated[str | None, typer.Option(help="The body, as JSON.")] = None,
     idempotency_key: Annotated[
@@ -254,7 +272,7 @@ def call(
 ) -> int:
     """Call a service provider and print its answer."""
     done = agent_commands.call(
-        Connection(registry, key_file),
+        Connection(registry, key_file, key_store),
         service_provider,
         method,
         url,
@@ -272,6 +290,7 @@ def call(
 def grants(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     status: Annotated[
         str | None, typer.Option(help="List only grants in this status, such as approved.")
     ] = None,
@@ -279,7 +298,8 @@ def grants(
 ) -> int:
     """List the agent's grants, oldest first."""
     return finish(
-        agent_commands.grants(Connection(registry, key_file), status=status), as_json=as_json
+        agent_commands.grants(Connection(registry, key_file, key_store), status=status),
+        as_json=as_json,
     )
 
 
@@ -288,38 +308,46 @@ def revoke(
     grant: Annotated[str, typer.Argument(help="The grant's id.")],
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     as_json: Json = False,
 ) -> int:
     """End a grant permanently: revoke an approved one, withdraw a pending one."""
-    return finish(agent_commands.revoke(Connection(registry, key_file), grant), as_json=as_json)
+    return finish(
+        agent_commands.revoke(Connection(registry, key_file, key_store), grant), as_json=as_json
+    )
 
 
 @app.command()
 def whoami(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     offline: Annotated[
-        bool, typer.Option("--offline", help="Read only the key file; do not contact the registry.")
+        bool, typer.Option("--offline", help="Read only the key store; do not contact the registry.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Show this agent's id and status."""
-    done = agent_commands.whoami(Connection(registry, key_file), offline=offline)
+    done = agent_commands.whoami(Connection(registry, key_file, key_store), offline=offline)
     return finish(done, as_json=as_json)
 
 
 @app.command("doctor")
 def diagnose(
-    registry: RegistryUrl = DEFAULT_REGISTRY, key_file: KeyFile = None, as_json: Json = False
+    registry: RegistryUrl = DEFAULT_REGISTRY,
+    key_file: KeyFile = None,
+    key_store: KeyStore = "file",
+    as_json: Json = False,
 ) -> int:
-    """Check clock, address, reachability, key file, manifest and versions."""
-    return finish(doctor(Connection(registry, key_file)), as_json=as_json)
+    """Check clock, address, reachability, key store, manifest and versions."""
+    return finish(doctor(Connection(registry, key_file, key_store)), as_json=as_json)
 
 
 @app.command("mcp")
 def serve_mcp(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
+    key_store: KeyStore = "file",
     name: Name = None,
     enrolment_code: EnrolmentCode = None,
     service: Annotated[
@@ -331,10 +359,10 @@ def serve_mcp(
     ] = False,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 8765,
-    allow_host: Annotated[
+    allowed_host: Annotated[
         list[str] | None, typer.Option(help="A Host header that requests may have; repeatable.")
     ] = None,
-    allow_origin: Annotated[
+    allowed_origin: Annotated[
         list[str] | None, typer.Option(help="An Origin that requests may have; repeatable.")
     ] = None,
     qr_code: Annotated[
@@ -347,14 +375,15 @@ def serve_mcp(
         mcp_server.serve(
             registry=registry,
             key_file=key_file,
+            key_store=key_store,
             name=name,
             enrolment_code=enrolment_code,
             services=service or [],
             http=http,
             host=host,
             port=port,
-            allowed_hosts=allow_host or [],
-            allowed_origins=allow_origin or [],
+            allowed_hosts=allowed_host or [],
+            allowed_origins=allowed_origin or [],
             qr_code=qr_code,
         )
     except AgentAuthError as error:

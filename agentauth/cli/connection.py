@@ -1,28 +1,37 @@
-"""Which agent the commands act as: a registry's address and a key file."""
+"""Which agent the commands act as: a registry's address and where the agent's key is."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentauth.sdk.addresses import check_registry_url
+from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk.client import AgentAuthClient
-from agentauth.sdk.key_file import KeyFile, default_path
+from agentauth.sdk.key_store import KeyStore
+from agentauth.sdk.key_store_choice import KeyStoreName, choose_key_store
+
+from .result import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What the options --registry and --key-file say."""
+    """What the options --registry, --key-file and --key-store say."""
 
     registry: str
     key_file: Path | None = None
+    key_store: KeyStoreName = "file"
 
-    def stored(self) -> KeyFile:
-        """The key file, which may not exist yet. Raises AddressError."""
-        return KeyFile(self.key_file or default_path(check_registry_url(self.registry)))
+    def stored(self) -> KeyStore:
+        """The key store, which may have no key yet. Raises AddressError and UsageError."""
+        try:
+            return choose_key_store(self.key_store, self.registry, self.key_file)
+        except InvalidRequestError as error:
+            raise UsageError(error.description) from None
+        except ImportError as error:
+            raise UsageError(str(error)) from None
 
     def client(
         self, *, name: str | None = None, enrolment_code: str | None = None
     ) -> AgentAuthClient:
-        """The agent's client. Raises AddressError."""
+        """The agent's client. Raises AddressError and UsageError."""
         return AgentAuthClient(
-            self.registry, key_file=self.key_file, enrolment_code=enrolment_code, name=name
+            self.registry, keys=self.stored(), enrolment_code=enrolment_code, name=name
         )

@@ -21,6 +21,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.bounded_http import ask
 from agentauth.sdk.identity import Identity
+from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.own_manifest import is_due, read_manifest
 from agentauth.sdk.registry_answers import optional
 from agentauth.sdk.registry_client import TIMEOUT_SECONDS, open_client, registry_at
@@ -45,7 +46,7 @@ class Finding:
 
 
 async def doctor(connection: Connection) -> Outcome:
-    """Check versions, address, reachability, clock, key file, manifest and agent."""
+    """Check versions, address, reachability, clock, key store, manifest and agent."""
     findings = [_versions()]
     code = DONE
     try:
@@ -62,7 +63,7 @@ async def doctor(connection: Connection) -> Outcome:
     except TemporarilyUnavailableError as error:
         findings.append(Finding("reachability", "problem", error.description))
         code = UNAVAILABLE
-    stored, identity = _key_file(connection, registry)
+    stored, identity = _key_store(connection, registry)
     findings += stored
     if identity is not None:
         findings += _manifest(identity)
@@ -152,19 +153,22 @@ def _clock(response: httpx.Response, now: float) -> Iterator[Finding]:
         yield Finding("clock", "problem", detail)
 
 
-def _key_file(connection: Connection, registry: str) -> tuple[list[Finding], Identity | None]:
-    file = connection.stored()
+def _key_store(connection: Connection, registry: str) -> tuple[list[Finding], Identity | None]:
+    store = connection.stored()
+    check = "key file" if isinstance(store, KeyFile) else "key store"
     try:
-        identity = file.load(registry)
+        identity = store.load(registry)
     except AgentAuthError as error:
-        return [Finding("key file", "problem", error.description)], None
+        return [Finding(check, "problem", error.description)], None
     if identity is None:
-        detail = f"There is none at {file.path} yet. `agentauth register` makes it."
-        return [Finding("key file", "note", detail)], None
-    if not os.access(file.path.parent, os.W_OK):
-        detail = f"{file.path.parent} is not writable, so the manifest cannot be renewed."
-        return [Finding("key file", "problem", detail)], identity
-    return [Finding("key file", "ok", f"{file.path}, readable by its owner alone.")], identity
+        detail = f"There is none at {store.name} yet. `agentauth register` makes it."
+        return [Finding(check, "note", detail)], None
+    if not isinstance(store, KeyFile):
+        return [Finding(check, "ok", f"The key is in {store.name}.")], identity
+    if not os.access(store.path.parent, os.W_OK):
+        detail = f"{store.path.parent} is not writable, so the manifest cannot be renewed."
+        return [Finding(check, "problem", detail)], identity
+    return [Finding(check, "ok", f"{store.name}, readable by its owner alone.")], identity
 
 
 def _manifest(identity: Identity) -> Iterator[Finding]:

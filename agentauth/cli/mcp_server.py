@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from agentauth.sdk.key_store_choice import KeyStoreName
+
+from .connection import Connection
 from .result import UsageError
 
 _MISSING = "The MCP server needs further packages: pip install 'agentauth-sdk[mcp]'"
@@ -14,6 +17,7 @@ def serve(
     *,
     registry: str,
     key_file: Path | None,
+    key_store: KeyStoreName,
     name: str | None,
     enrolment_code: str | None,
     services: Sequence[str],
@@ -25,6 +29,7 @@ def serve(
     qr_code: bool,
 ) -> None:
     """Serve until the client or the user ends it. Raises UsageError, AgentAuthError."""
+    Connection(registry, key_file, key_store).stored()
     try:
         run = import_module("agentauth.mcp.server").run
         options = import_module("agentauth.mcp.options").Options
@@ -37,6 +42,7 @@ def serve(
             options(
                 registry_url=registry,
                 key_file=key_file,
+                key_store=key_store,
                 name=name,
                 enrolment_code=enrolment_code,
                 services=tuple(services),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from agentauth.protocol.errors import AgentAuthError
+from agentauth.sdk.key_store_choice import KEY_STORES
 
 from .options import Options
 from .server import run
@@ -19,6 +20,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--registry", help="the registry's address (default: $AGENTAUTH_REGISTRY)")
     made.add_argument("--key-file", help="path of the key file (default: one for each registry)")
+    made.add_argument(
+        "--key-store", choices=KEY_STORES, default=usual.key_store, help="default: %(default)s"
+    )
     made.add_argument("--name", help="the agent's name that a person sees")
     made.add_argument("--enrolment-code", help="assigns the agent to the person who made the code")
     made.add_argument(
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Options(
             **named,
             key_file=given.key_file,
+            key_store=given.key_store,
             name=given.name,
             enrolment_code=given.enrolment_code,
             services=tuple(given.service),
@@ -54,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except AgentAuthError as error:
         reading.error(error.description)
+    except ImportError as error:
+        reading.error(str(error))
     with contextlib.suppress(KeyboardInterrupt):
         run(options)
     return 0

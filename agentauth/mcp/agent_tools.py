@@ -43,7 +43,7 @@ class Access:
         self._options = options
         self._client = client or AgentAuthClient(
             options.registry_url,
-            key_file=options.key_file,
+            keys=options.keys(),
             enrolment_code=options.enrolment_code,
             name=options.name,
         )

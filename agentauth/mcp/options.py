@@ -6,7 +6,8 @@ from os import PathLike
 from typing import Final, Literal
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.sdk.addresses import check_registry_url
+from agentauth.sdk.key_store import KeyStore
+from agentauth.sdk.key_store_choice import KeyStoreName, choose_key_store
 
 DEFAULT_REGISTRY: Final = "http://localhost:8000"
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -22,6 +23,7 @@ class Options:
     """The settings of one MCP server, which is one agent at one registry.
 
     `registry_url`, `key_file`, `enrolment_code` and `name` are those of `AgentAuthClient`.
+    `key_store` is where the key is: `file`, `keyring` or `env` (`key_store_choice`).
     `services` are the ids or slugs of the only service providers that may be used; empty: all.
     `transport` is `stdio`, or `http` for streamable HTTP at `http://host:port/mcp`.
     `allowed_hosts` and `allowed_origins` are the `Host` and `Origin` headers that HTTP requests
@@ -34,6 +36,7 @@ class Options:
         default_factory=lambda: os.environ.get("AGENTAUTH_REGISTRY", DEFAULT_REGISTRY)
     )
     key_file: str | PathLike[str] | None = None
+    key_store: KeyStoreName = "file"
     enrolment_code: str | None = field(default=None, repr=False)
     name: str | None = None
     services: tuple[str, ...] = ()
@@ -46,8 +49,8 @@ class Options:
     qr_code: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings. Raises AddressError and InvalidRequestError."""
-        check_registry_url(self.registry_url)
+        """Check the settings. Raises AddressError, InvalidRequestError and ImportError."""
+        self.keys()
         if self.transport not in {"stdio", "http"}:
             raise InvalidRequestError("The transport must be stdio or http.")
         if not 0 <= self.wait_seconds <= LONGEST_WAIT:
@@ -60,3 +63,7 @@ class Options:
                 "elsewhere, behind a proxy that authenticates its clients, name the Host headers "
                 "that requests may have."
             )
+
+    def keys(self) -> KeyStore:
+        """The agent's key store."""
+        return choose_key_store(self.key_store, self.registry_url, self.key_file)

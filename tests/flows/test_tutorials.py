@@ -101,6 +101,19 @@ def test_mcp_in_five_minutes(sqlite_registry: LiveRegistry, wheel: Path, tmp_pat
             assert "approved" in reader.printed
 
 
+def test_the_commands_with_the_key_in_the_environment_act_as_one_agent(
+    sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path
+) -> None:
+    """docs/cli.md, after the installation of the tutorial."""
+    with api(sqlite_registry, "Nightly") as (slug, _):
+        names = {"http://localhost:8000": sqlite_registry.url, "my-api": slug}
+        with Reader(tmp_path, wheel, names, sqlite_registry) as reader:
+            reader.follow(blocks("tutorial-agent.md", "1. Install"))
+            reader.run(f"export AGENTAUTH_REGISTRY={sqlite_registry.url}", "")
+            reader.follow(blocks("cli.md"))
+        assert not list(tmp_path.glob(".config/agentauth/*.json"))
+
+
 @pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
 def test_protect_an_api_in_ten_minutes(
     sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path, framework: str
