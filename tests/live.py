@@ -199,6 +199,25 @@ class LiveRegistry(LiveServer):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    @contextlib.contextmanager
+    def person(self) -> Iterator[Callable[..., Any]]:
+        """Decides in one process: `person("approve", grant_id, …)`, see tests/decide.py."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.decide"],
+            cwd=self.root, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        asked, answers = process.stdin, process.stdout
+        assert asked
+        assert answers
+
+        def decide(act: str, subject: str, **wish: Any) -> Any:
+            print(json.dumps({"act": act, "id": subject, **wish}), file=asked, flush=True)
+            return json.loads(answers.readline())
+
+        with process:
+            yield decide
+            asked.close()
+
     def run(self, *arguments: str) -> None:
         """Run a management command without output."""
         subprocess.run(

@@ -5,23 +5,28 @@ Each is made from a lock file inside our own environment, by the first process t
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
+# Of an environment with the packages that are locked for another version of Python; "" for none.
+OTHER_PYTHON = os.environ.get("OTHER_PYTHON", "")
 
-def environment(name: str, lock: Path) -> Path:
+
+def environment(name: str, lock: Path, python: str = sys.executable) -> Path:
     """The folder of the environment, installed once per content of its lock file.
 
-    Other processes wait meanwhile.
+    `python` is the interpreter that it is made with. Other processes wait meanwhile.
     """
-    folder = Path(sys.prefix) / name / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    content = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    other = "" if python == sys.executable else "-other"
+    folder = Path(sys.prefix) / name / f"{content}{other}"
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not (folder / "complete").exists():
-            venv.create(folder, with_pip=True, clear=True)
+            subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
             install = [
                 "-m",
                 "pip",

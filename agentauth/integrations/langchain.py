@@ -54,28 +54,34 @@ class _ServiceTool(BaseTool):
     def _run(self, arguments: dict[str, Any], call_id: str | None) -> str:
         if self._show is not None:
             return asyncio.run(self._tool.run(arguments, self._show))
-        key = self._key(arguments, call_id)
-        while True:
-            try:
-                return asyncio.run(self._tool.run(arguments, park, key=key))
-            except Parked as parked:
-                needed = parked.needed
-            if interrupt(self._value(needed)) is False:
-                return declined()
+        try:
+            key = self._key(arguments, call_id)
+            return asyncio.run(self._tool.run(arguments, park, key=key))
+        except Parked as parked:
+            needed = parked.needed
+        return self._interrupt(needed)
 
     async def _arun(self, arguments: dict[str, Any], call_id: str | None) -> str:
         if self._show is not None:
             return await self._tool.run(arguments, self._show)
-        key = self._key(arguments, call_id)
-        while True:
-            try:
-                return await self._tool.run(arguments, park, key=key)
-            except Parked as parked:
-                needed = parked.needed
-            # Outside `except`: the interrupt is itself an exception. After the resumption, the
-            # graph runs this tool again from its start, under the same key.
-            if interrupt(self._value(needed)) is False:
-                return declined()
+        try:
+            key = self._key(arguments, call_id)
+            return await self._tool.run(arguments, park, key=key)
+        except Parked as parked:
+            needed = parked.needed
+        # Outside `except`: the interrupt is itself an exception.
+        return self._interrupt(needed)
+
+    def _interrupt(self, needed: PersonNeeded) -> str:
+        """Interrupt the graph, which runs this tool again from its start once it is resumed.
+
+        Then `interrupt` returns the value of each earlier resumption, in order, before it
+        interrupts again. So the registry has been asked once, by the run just now: polls in quick
+        succession would get `slow_down`.
+        """
+        while interrupt(self._value(needed)) is not False:
+            pass
+        return declined()
 
     def _key(self, arguments: dict[str, Any], call_id: str | None) -> str | None:
         """The same for each run of one call, also in another process.

@@ -1,10 +1,7 @@
 """A registry with a movable clock, a service provider, and a user who decides."""
 
 import asyncio
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,7 +13,7 @@ import time_machine
 from agentauth import AgentAuthClient, Capability
 from agentauth.sdk import Action, Money, VerifierClient
 from tests import faketime
-from tests.live import ROOT, LiveRegistry
+from tests.live import LiveRegistry
 
 READ = Capability.read("calendar")
 WRITE = Capability.write("files")
@@ -33,7 +30,7 @@ class Place:
     provider: dict[str, str]
     file: Path
     clock: time_machine.Traveller
-    person: "subprocess.Popen[str]"
+    person: Callable[..., Any]
     shifted: int = 0
 
     @property
@@ -50,10 +47,7 @@ class Place:
 
     def decide(self, act: str, grant_id: str, **wish: Any) -> None:
         """What a user does on a page; see tests/decide.py."""
-        assert self.person.stdin
-        assert self.person.stdout
-        print(json.dumps({"act": act, "id": grant_id, **wish}), file=self.person.stdin, flush=True)
-        assert self.person.stdout.readline()
+        self.person(act, grant_id, **wish)
 
     def granted(self, client: AgentAuthClient, *capabilities: Capability) -> str:
         """The id of a grant that the agent asked for and the user approved."""
@@ -105,16 +99,9 @@ def clocked_place(folder: Path) -> Iterator[Place]:
         "--allow",
         *allowed,
     )
-    person = subprocess.Popen(
-        [sys.executable, "-m", "tests.decide"],
-        cwd=ROOT,
-        env=registry.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with person, time_machine.travel(datetime.now(UTC), tick=True) as traveller:
+    with (
+        registry.person() as person,
+        time_machine.travel(datetime.now(UTC), tick=True) as traveller,
+    ):
         yield Place(registry, provider, clock, traveller, person)
-        assert person.stdin
-        person.stdin.close()
     registry.stop()

@@ -11,6 +11,7 @@ from autogen_core import CancellationToken, FunctionCall
 from autogen_core.models import ChatCompletionClient, CreateResult, RequestUsage
 
 from agentauth.integrations.autogen import AutoGenTool
+from tests.frameworks.live_stage import LiveStage
 from tests.frameworks.stage import CONFIRMATION_URL, LARGE, TOKEN, Stage, read, stage
 
 __all__ = ["stage"]
@@ -76,6 +77,11 @@ def run(tool: AutoGenTool, model: Scripted) -> dict[str, Any]:
     [result] = event.content
     assert not result.is_error
     return read(result.content)
+
+
+def act(live: LiveStage, arguments: Any) -> dict[str, Any]:
+    """One payment with the page's tool, which waits for the person."""
+    return run(live.tool(), Scripted("pay", arguments))
 
 
 def test_an_allowed_call_reaches_the_model(stage: Stage) -> None:

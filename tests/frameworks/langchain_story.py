@@ -14,6 +14,7 @@ from langgraph.types import Command
 
 from agentauth.integrations.langchain import langchain_tool
 from agentauth.integrations.requirement import ConfigurationError
+from tests.frameworks.live_stage import LiveStage
 from tests.frameworks.stage import CONFIRMATION_URL, LARGE, TOKEN, Stage, read, stage
 
 __all__ = ["stage"]
@@ -72,6 +73,23 @@ def results(state: Any) -> list[dict[str, Any]]:
     return [read(each.content) for each in state["messages"] if isinstance(each, ToolMessage)]
 
 
+def act(live: LiveStage, arguments: Any) -> dict[str, Any]:
+    """One payment with the page's tool: each interrupt is resumed in another process."""
+    thread = Run("async", [live.tool()], [call("pay", arguments)])
+    state = thread.go()
+    while interrupts(state):
+        [needed] = interrupts(state)
+        if needed["kind"] == "confirmation":
+            # Resumed too early: the registry decides, not the value of the resumption. An early
+            # look at a grant would wait, since it gets `slow_down`.
+            assert interrupts(thread.go(Command(resume=True))) == [needed]
+        live.decide(needed["question"], needed["url"], needed["code"])
+        thread = Run("async", [live.tool()], [call("pay", arguments)], saver=thread.saver)
+        state = thread.go(Command(resume=True))
+    [result] = results(state)
+    return result
+
+
 @pytest.fixture(params=["async", "sync"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -96,6 +114,16 @@ def test_a_pending_grant_interrupts_the_graph(stage: Stage, way: str) -> None:
     later = Run(way, [tool], [READ], saver=first.saver)
     [result] = results(later.go(Command(resume=True)))
     assert result["status"] == "answered"
+
+
+def test_a_resumption_asks_the_registry_about_the_grant_once(stage: Stage, way: str) -> None:
+    thread = Run(way, [langchain_tool(stage.reader())], [READ])
+    [shown] = interrupts(thread.go())
+    for _ in range(3):
+        before = len(stage.registry.requests)
+        assert interrupts(thread.go(Command(resume=True))) == [shown]
+        asked = [each.url.path for each in stage.registry.requests[before:]]
+        assert len([path for path in asked if path.startswith("/v1/grants/")]) == 1
 
 
 def test_a_step_up_is_parked_and_resumed_as_one_payment(stage: Stage, way: str) -> None:

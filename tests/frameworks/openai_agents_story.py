@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from agents import Agent, RunConfig, Runner, RunState
@@ -16,6 +17,7 @@ from openai.types.responses import (
 )
 
 from agentauth.integrations.openai_agents import openai_tool
+from tests.frameworks.live_stage import LiveStage
 from tests.frameworks.stage import (
     CONFIRMATION_URL,
     LARGE,
@@ -81,6 +83,14 @@ async def _resume(agent: Agent[Any], saved: dict[str, Any]) -> Any:
     for each in state.get_interruptions():
         state.approve(each)
     return await Runner.run(agent, state, run_config=QUIET)
+
+
+def act(live: LiveStage, arguments: Any) -> dict[str, Any]:
+    """One payment with the page's tool, which waits for the person."""
+    # As OpenAI's models do: the same id would be the same payment.
+    model = Scripted("pay", arguments, f"call_{uuid4()}")
+    assert run(live.tool(), model).final_output == "done"
+    return model.result()
 
 
 def test_an_allowed_call_reaches_the_model(stage: Stage) -> None:
