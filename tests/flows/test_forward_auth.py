@@ -25,7 +25,7 @@ import httpx
 import pytest
 
 from agentauth import AgentAuthClient, Capability
-from agentauth.integrations.forward_auth import SECRET_VARIABLE, TOLD
+from agentauth.integrations.forward_auth import TOLD
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
 from tests.nginx import nginx
@@ -98,11 +98,23 @@ def api() -> Iterator[int]:
             thread.join()
 
 
+def started_as_printed(port: int, secret: str) -> list[str]:
+    """The command of docs/forward-auth.md; its shell becomes gunicorn."""
+    page = (ROOT / "docs/forward-auth.md").read_text()
+    [block] = re.findall(r"^ *```sh\n(.+?)^ *```$", page, re.MULTILINE | re.DOTALL)
+    for printed, real in (("…", f"{secret} exec"), ("127.0.0.1:9000", f"127.0.0.1:{port}")):
+        assert printed in block
+        block = block.replace(printed, real)
+    return ["bash", "-c", block]
+
+
 @contextlib.contextmanager
-def running(command: list[str], directory: Path, port: int, **env: str) -> Iterator[Any]:
-    """A process that listens on `port`, until the end of the block."""
-    with (directory / f"{Path(command[0]).name}-{port}.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=log, stderr=log)
+def running(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> Iterator[Any]:
+    """A process in `cwd` that listens on `port`, until the end of the block."""
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"PATH": programs, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output)
     try:
         wait_for(process, port)
         yield process
@@ -150,7 +162,7 @@ def proxied(kind: str, directory: Path, port: int, check: int, behind: int) -> I
         "--global.checkNewVersion=false",
         "--global.sendAnonymousUsage=false",
     ]
-    with running(command, directory, port):
+    with running(command, directory / "traefik.log", port):
         url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
         # It listens before it has read its routes.
         while httpx.get(f"{url}/health", trust_env=False).status_code == 404:
@@ -186,16 +198,11 @@ def place(
     for old, new in settings.items():
         assert old in text
         text = text.replace(old, new)
-    file = directory / "agentauth.toml"
-    file.write_text(text)
-    command = [
-        sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{check}", "--threads", "4",
-        f'agentauth.integrations.forward_auth:application("{file}")',
-    ]  # fmt: skip
-    secret = {SECRET_VARIABLE: made["client_secret"]}
+    (directory / "agentauth.toml").write_text(text)
+    command = started_as_printed(check, made["client_secret"])
     with (
         api() as behind,
-        running(command, directory, check, **secret) as process,
+        running(command, directory / "check.log", check, directory) as process,
         proxied(request.param, directory, port, check, behind) as url,
     ):
         yield Place(url, made["slug"], client, process, sqlite_registry, grant.grant_id)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,10 +14,16 @@ import httpx
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.test import override_settings
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
 from agentauth.integrations import django as guard
+from agentauth.integrations import fastapi, starlette
 from agentauth.integrations.asgi import Receive, Scope, Send
-from agentauth.integrations.provider_settings import ENVIRONMENT
+from agentauth.integrations.fastapi import needs
+from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.tests import table
 from agentauth.integrations.tests.conformance import (
     Verify,
@@ -30,14 +37,18 @@ AUDIENCE = "https://api.example.com"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTIONS = dict(part.split("\n", 1) for part in ("\n" + table.PAGE.read_text()).split("\n## ")[1:])
 BLOCKS = {title: BLOCK.findall(text) for title, text in SECTIONS.items()}
+[ENVIRONMENT] = re.findall(
+    r"^```\n(AGENTAUTH_.*?)^```$", table.PAGE.read_text(), re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Verify]:
+    """Verify, in the environment that the page prints."""
     with verifying() as made:
-        given = {"registry_url": made.url, "client_id": "id", "client_secret": "s"}
-        for name, variable in ENVIRONMENT.items():
-            monkeypatch.setenv(variable, {**given, "audience": AUDIENCE}[name])
+        printed = ENVIRONMENT.replace("https://registry.example.com", made.url)
+        for line in printed.replace("…", "given").splitlines():
+            monkeypatch.setenv(*line.split("=", 1))
         yield made
 
 
@@ -78,6 +89,44 @@ def test_every_block_of_the_page_is_run_here() -> None:
         "Without a framework": 2,
     }
     assert {title: len(blocks) for title, blocks in BLOCKS.items() if blocks} == ran
+
+
+def test_the_environment_of_the_page_names_the_service_provider(registry: Verify) -> None:
+    assert Provider.from_environment() == Provider(registry.url, "given", "given", AUDIENCE)
+
+
+def test_the_dependency_of_the_page_checks_a_route_of_fastapi(registry: Verify) -> None:
+    [expression] = re.findall(r"`(dependencies=\[.+?\])`", SECTIONS["FastAPI"])
+    module = run(BLOCKS["FastAPI"][0])
+    given = vars(module) | {"Depends": Depends, "needs": needs}
+    app: FastAPI = eval(f"FastAPI({expression})", given)  # noqa: S307 — our own page
+
+    @app.get("/calendar/work")
+    async def events(agent: fastapi.Agent) -> dict[str, str]:
+        return {"for": agent.subject}
+
+    fastapi.protect(app, Provider.from_environment())
+    with served_by_asgi(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.get("/calendar/work").status_code == 401
+        signed = {"Authorization": "DPoP good", "DPoP": "a.b.c"}
+        assert client.get("/calendar/work", headers=signed).status_code == 200
+    assert registry.asked[0]["action"]["resource"] == "calendar"
+
+
+def test_the_open_mount_of_the_page_is_served_without_credentials(
+    registry: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static/a.txt").write_text("open")
+    [expression] = re.findall(r"`(Mount\(.+?\))`\.", SECTIONS["Starlette"])
+    names = {"Mount": Mount, "StaticFiles": StaticFiles, "unprotected": starlette.unprotected}
+    closed = Mount("/closed", StaticFiles(directory="static"))
+    app = Starlette(routes=[eval(expression, names), closed])  # noqa: S307 — our own page
+    starlette.protect(app, Provider.from_environment())
+    with served_by_asgi(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.get("/static/a.txt").text == "open"
+        assert client.get("/closed/a.txt").status_code == 401
 
 
 def test_the_requirements_of_the_page_are_valid() -> None:

@@ -1,5 +1,6 @@
 """The stores of an agent's identity beside the key file: keyring, environment, key management."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from agentauth import Capability
 from agentauth.protocol.errors import InvalidKeyError, InvalidRequestError
 from agentauth.protocol.keys import PrivateKey
-from agentauth.sdk import AgentAuthClient, KeyFileError
+from agentauth.sdk import AgentAuthClient, KeyFileError, key_store, keyring_store
 from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.key_store import EnvironmentStore, KeyStore
 from agentauth.sdk.keyring_store import KeyringStore
@@ -293,3 +294,36 @@ def test_a_service_that_is_down_is_not_hidden(registry: FakeRegistry, tmp_path: 
 def test_a_client_has_one_store(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError, match="not both"):
         AgentAuthClient(URL, key_file=tmp_path / "a", keys=KeyFile(tmp_path / "b"))
+
+
+# ---- the page
+
+
+def test_each_store_of_the_page_is_made_as_printed(
+    registry: FakeRegistry,
+    ring: FakeKeyring,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """docs/sdk.md, "Where the key is"."""
+    page = (Path(__file__).resolve().parents[3] / "docs/sdk.md").read_text()
+    section = page.partition("## Where the key is")[2]
+    _, *rows = re.findall(r"^\| `(\w[\w.]*\(.*?\))`", section, re.MULTILINE)
+    assert len(rows) == 4
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("AGENTAUTH_KEY", PrivateKey.generate().to_pem().decode())
+    public_key, sign = ed()
+    names = {
+        "keyring_store": keyring_store,
+        "key_store": key_store,
+        "KeyFile": KeyFile,
+        "KmsSigner": KmsSigner,
+        "public_key": public_key,
+        "sign": sign,
+    }
+    for number, expression in enumerate(rows):
+        given = names | {"path": tmp_path / f"{number}.json"}
+        made = eval(expression, given)  # noqa: S307 — our own page
+        agent = run(client_with(registry, made).register(CALENDAR))
+        assert agent.agent_id
+        assert made.name
