@@ -323,7 +323,8 @@ def whoami(
     key_file: KeyFile = None,
     key_store: KeyStore = "file",
     offline: Annotated[
-        bool, typer.Option("--offline", help="Read only the key store; do not contact the registry.")
+        bool,
+        typer.Option("--offline", help="Read only the key; do not contact the registry."),
     ] = False,
     as_json: Json = False,
 ) -> int:

@@ -276,6 +276,9 @@ class AgentAuthClient:
         """
         check_action(action)
         check_max_bytes(max_bytes)
+        needed = check_capabilities(ask_for) if ask_for else ()
+        if needed:
+            await self._grants.register_first(needed)
         absolute = await self._grants.address(service_provider_id, url)
         conversation = self.conversation(
             Call(
@@ -284,7 +287,7 @@ class AgentAuthClient:
                 absolute,
                 action,
                 idempotency_key,
-                check_capabilities(ask_for) if ask_for else (),
+                needed,
                 on_pending,
                 on_step_up,
             )

@@ -95,8 +95,7 @@ class AgentGrants:
         ask_again: bool,
     ) -> Grant:
         """`AgentAuthClient.ensure_grant`."""
-        if self._life.identity().agent_id is None:
-            await self._known_to_cover(capabilities)
+        await self.register_first(capabilities)
         provider = await self.service_provider(service)
         async with self._asking(provider):
             known = await self._grants.get((provider.id,), self._look_up(provider))
@@ -133,6 +132,14 @@ class AgentGrants:
         By id: one call may name the service provider by its slug, another by its id.
         """
         return self._locks.of("ask", provider.id)
+
+    async def register_first(self, capabilities: Sequence[Capability]) -> None:
+        """Register an agent that is not registered yet: before that, the registry answers nothing.
+
+        Raises ManifestError beyond the manifest.
+        """
+        if self._life.identity().agent_id is None:
+            await self._known_to_cover(capabilities)
 
     async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
         """Register if needed. Raises ManifestError beyond the manifest."""
@@ -238,12 +245,14 @@ class AgentGrants:
 
         return ask
 
+    def _check_registered(self) -> None:
+        """Raises NoGrantError: an agent without a registration has no grant."""
+        if self._life.identity().agent_id is None:
+            raise NoGrantError("This agent has not asked for a grant yet. Call ensure_grant first.")
+
     async def _choose(self, service: str, action: Action | None) -> Grant:
         """The usable grant for the action among cached grants, else among the registry's."""
-        if self._life.identity().agent_id is None:
-            raise NoGrantError(
-                "This agent has not asked for anything yet. Call request_grant first."
-            )
+        self._check_registered()
         provider = await self.service_provider(service)
         look_up, asked = self._look_up(provider), False
 
@@ -301,7 +310,11 @@ class AgentGrants:
                 is_last = True
 
     async def address(self, service: str, url: str) -> str:
-        """`url` as an absolute one within the audience. Raises AudienceError, AddressError."""
+        """`url` as an absolute one within the audience.
+
+        Raises AudienceError, AddressError, and NoGrantError if this agent is not registered yet.
+        """
+        self._check_registered()
         provider = await self.service_provider(service)
         return within_audience(url, check_audience(provider.audience))
 

@@ -293,6 +293,120 @@ def test_a_grant_revoked_in_mid_use_is_asked_for_again(
     assert answer.status_code == 200
 
 
+def test_the_first_call_of_a_new_agent_asks_for_its_grant(
+    place: Place, api: Api, started: Start
+) -> None:
+    """As also the next test's `call` does; without `ask_for`, the error says what to do."""
+    client = started()
+    with pytest.raises(NoGrantError, match="Call ensure_grant first"):
+        client.call(api.slug, "GET", "/api/events", action=READING)
+    signing = AgentAuth(
+        client, api.slug, action=READING, ask_for=[READ], on_pending=approving(place)
+    )
+    with httpx.Client(auth=signing, trust_env=False) as http:
+        assert http.get(f"{api.url}/api/events").status_code == 200
+
+
+def test_a_year_of_days_needs_a_person_only_when_a_grant_ended(
+    place: Place, api: Api, started: Start
+) -> None:
+    """One process: the SDK gets tokens, renews the manifest, and asks for the grant again."""
+    client = started()
+    asked: list[str] = []
+
+    def approve(pending: Grant) -> None:
+        asked.append(pending.grant_id)
+        place.decide("approve", pending.grant_id)
+
+    for day in range(0, 400, 25):
+        answer = client.call(
+            api.slug, "GET", "/api/events", action=READING, ask_for=[READ], on_pending=approve
+        )
+        assert answer.status_code == 200, day
+        place.later(timedelta(days=25))
+    # A grant of 30 days serves two of the calls.
+    assert len(asked) == len(set(asked)) == 8
+    kinds = [event["kind"] for event in client.audit_events()]
+    # On the first call after half of each manifest's year: days 200 and 400, the events' own call.
+    assert kinds.count("registry.agent.manifest_renewed") == 2
+    assert kinds.count("registry.agent.claimed") == 1
+
+
+def test_of_two_grants_only_the_one_that_ended_is_asked_for_again(
+    place: Place, api: Api, started: Start
+) -> None:
+    client = started()
+    client.register([READ, WRITE])
+    reading = ensured(client, api, READ)
+    place.later(timedelta(days=20))
+    writing = ensured(client, api, WRITE)
+    place.later(timedelta(days=11))
+    for each in (client, started()):
+        assert each.call(api.slug, "POST", "/api/files", action=WRITING).status_code == 200
+        with pytest.raises(NoGrantError, match="expired"):
+            each.call(api.slug, "GET", "/api/events", action=READING)
+    again = client.ensure_grant(api.slug, [READ, WRITE])
+    assert again.grant_id not in {reading.grant_id, writing.grant_id}
+    requested: Any = client.get_grant(again.grant_id).answer["requested"]
+    assert requested["capabilities"] == [READ.to_json()]
+
+
+def test_a_widened_manifest_is_renewed_half_a_year_later(place: Place, started: Start) -> None:
+    client = started()
+    client.register([READ])
+
+    def renewals() -> int:
+        kinds = [event["kind"] for event in started().audit_events()]
+        return kinds.count("registry.agent.manifest_renewed")
+
+    place.later(timedelta(days=150))
+    client.renew_manifest([READ, WRITE])
+    place.later(timedelta(days=180))
+    assert renewals() == 0
+    place.later(timedelta(days=10))
+    assert renewals() == 1
+
+
+def test_each_denial_in_a_row_makes_the_agent_wait_longer(
+    place: Place, api: Api, started: Start
+) -> None:
+    client = started()
+    client.ensure_grant(api.slug, [READ])
+    for hours in (1, 4, 24, 24):
+        asked = started().ensure_grant(api.slug, [READ], ask_again=True)
+        place.decide("deny", asked.grant_id)
+        place.later(timedelta(hours=hours, minutes=-1))
+        with pytest.raises(CooldownActiveError, match="Ask again from"):
+            started().ensure_grant(api.slug, [READ], ask_again=True)
+        place.later(timedelta(minutes=2))
+
+
+def test_a_confirmation_that_ended_unconfirmed_is_replaced(
+    place: Place, api: Api, started: Start
+) -> None:
+    client = started()
+    ensured(client, api, PAY, envelope={"confirm_above": {"value": "10.00", "currency": "EUR"}})
+    before = api.done.count("/api/pay")
+
+    def pay(**more: Any) -> httpx.Response:
+        return started().call(
+            api.slug, "POST", "/api/pay", action=PAYING, idempotency_key="rent", **more
+        )
+
+    first = pay().json()
+    assert pay().json()["confirmation_id"] == first["confirmation_id"]
+    place.later(timedelta(hours=2))
+    told: list[Confirmation] = []
+
+    def confirm(pending: Confirmation) -> None:
+        told.append(pending)
+        place.decide("confirm", pending.confirmation_id)
+
+    assert pay(on_step_up=confirm).status_code == 200
+    assert told[0].confirmation_id != first["confirmation_id"]
+    assert api.done.count("/api/pay") == before + 1
+
+
 def test_the_page_of_the_sdk_runs_as_printed(
     place: Place, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
