@@ -190,6 +190,7 @@ def place(
     file.write_text(text)
     command = [
         sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{check}", "--threads", "4",
+        "--forwarder-headers", "",
         f'agentauth.integrations.forward_auth:application("{file}")',
     ]  # fmt: skip
     secret = {SECRET_VARIABLE: made["client_secret"]}
