@@ -51,11 +51,15 @@ _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The route of one request. By default none is known: it is checked without an act."""
+    """The route of one request. By default none is known: it is checked without an act.
+
+    `converted`: as `Incoming.converted`.
+    """
 
     requirement: Requirement | None = None
     is_open: bool = False
     parameters: Mapping[str, object] = field(default_factory=dict)
+    converted: Callable[[], Mapping[str, Sequence[object]]] = field(default=dict, repr=False)
 
 
 RouteOf = Callable[[Scope], Route]
@@ -138,7 +142,11 @@ class AgentAuthMiddleware:
     async def _check(self, route: Route, scope: Scope, receive: Receive) -> tuple[Allowed, Receive]:
         """Ask verify; also the `receive` that the application then reads the body from."""
         incoming = Incoming(
-            scope["method"], asgi_target(scope), asgi_headers(scope), route.parameters
+            scope["method"],
+            asgi_target(scope),
+            asgi_headers(scope),
+            route.parameters,
+            converted=route.converted,
         )
         asked = question(incoming, self._audience)
         needed, act = route.requirement, None

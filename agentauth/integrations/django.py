@@ -10,8 +10,8 @@ Settings of the service provider's project:
         "CLIENT_ID": "…", "CLIENT_SECRET": "…",
         "AUDIENCE": "https://api.example.com/v1",
     }
-    # Put one of the two first: AgentAuthMiddleware checks every view, ProtectedMiddleware only
-    # views with `protected`.
+    # Put one of the two first: AgentAuthMiddleware checks every request but those of views with
+    # `unprotected`, ProtectedMiddleware only views with `protected`.
     MIDDLEWARE = ["agentauth.integrations.django.AgentAuthMiddleware", …]
     INSTALLED_APPS = ["agentauth.integrations.django.Checks", …]  # for `manage.py check`
 """
@@ -31,6 +31,7 @@ try:
     from django.http import HttpRequest, HttpResponse
     from django.http.response import HttpResponseBase
     from django.middleware.cache import FetchFromCacheMiddleware, UpdateCacheMiddleware
+    from django.urls import Resolver404, get_resolver
     from django.utils.module_loading import import_string
     from django.views.decorators.csrf import csrf_exempt
 except ModuleNotFoundError as error:
@@ -49,6 +50,7 @@ from .incoming import (
     asgi_target,
     bounded,
     check_length,
+    check_mount,
     encoded_path,
     question,
     received_target,
@@ -72,7 +74,14 @@ ActionOf = Callable[..., Action]
 
 # On the request: the check that the middleware made and its arguments; None if it made none.
 _CHECKED: Final = "agentauth_checked"
+# On the request: the view and its arguments that AgentAuthMiddleware found for the path.
+_FOUND: Final = "agentauth_found"
 _UNSEEN: Final = object()
+Found = tuple[View | None, tuple[Any, ...], dict[str, Any]]
+# In AGENTAUTH: what may stand before AgentAuthMiddleware.
+_BEFORE: Final = "UNCHECKED_MIDDLEWARE"
+# It answers only with a redirect to https, and Django's own checks want it near the top.
+_HARMLESS: Final = "django.middleware.security.SecurityMiddleware"
 _CACHED: Final = (
     "A cache middleware answers before token and proof are checked: take it out of MIDDLEWARE"
     " and put cache_page on single views instead (agentauth_sdk.E001)."
@@ -88,6 +97,8 @@ class _Check:
 
     def __call__(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Allowed:
         """Ask verify. Raises AgentAuthError for everything but a yes to exactly this request."""
+        if getattr(request, "scope", None) is None:
+            check_mount(request.META, (settings.FORCE_SCRIPT_NAME or "").rstrip("/"))
         incoming = _incoming(request, kwargs)
         asked = question(incoming, _setting("AUDIENCE"))
         act = self.action
@@ -220,10 +231,12 @@ def required_act(
     return found
 
 
-def checked_act(request: Any) -> object:
-    """The requirement that the middleware checked for this request; None if it checked none."""
+def checked_act(request: Any, arguments: Mapping[str, object]) -> object:
+    """The requirement that the middleware checked for a view with these arguments by name; None if
+    it checked none.
+    """
     checked: Any = getattr(request, _CHECKED, None)
-    return None if checked is None else checked[0].action
+    return None if checked is None or checked[2] != arguments else checked[0].action
 
 
 def _declared(view: View, request: HttpRequest) -> Requirement | None:
@@ -236,15 +249,19 @@ def _declared(view: View, request: HttpRequest) -> Requirement | None:
 
 
 class ProtectedMiddleware:
-    """Checks views with `protected` before the decorators around them; other views are open."""
+    """Checks views with `protected` before the decorators around them.
 
-    denies_by_default = False
+    Other views are open, and so is what another middleware answers itself.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         # Checked here too, since servers do not run the system checks.
-        if errors := cache_errors(None):
+        if errors := self._mistakes():
             raise ImproperlyConfigured(f"{errors[0].msg} {errors[0].hint}")
         self.get_response = get_response
+
+    def _mistakes(self) -> list[CheckMessage]:
+        return cache_errors(None)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
@@ -261,34 +278,92 @@ class ProtectedMiddleware:
         self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponse | None:
         """Django's hook between URL and view."""
-        if hasattr(request, "_cache_update_cache"):
-            # A cache middleware that `cache_errors` does not recognise has already looked for an
-            # answer.
-            raise ImproperlyConfigured(_CACHED)
+        _check_not_cached(request)
+        return self._before(request, view, args, kwargs)
+
+    def _before(
+        self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> HttpResponse | None:
         setattr(request, _CHECKED, None)
-        check = getattr(view, GUARDED, None)
-        if check is None and (act := _declared(view, request)) is not None:
-            check = _Check(act, act.handles_repeats)
-        if check is None:
-            if getattr(view, OPEN, False) or not self.denies_by_default:
-                return None
-            check = _WITHOUT_ACT
-        try:
-            request.agentauth = check(request, *args, **kwargs)  # type: ignore[attr-defined]  # our own attribute
-        except AgentAuthError as error:
-            return refusal(error)
-        setattr(request, _CHECKED, (check, args, kwargs))
-        return None
+        check = _check_of(view, request)
+        return None if check is None else _refusal_of(check, request, args, kwargs)
 
 
 class AgentAuthMiddleware(ProtectedMiddleware):
-    """Every view requires an agent unless it says otherwise: a forgotten decorator opens nothing.
+    """Every request requires an agent unless its view says otherwise: a forgotten decorator opens
+    nothing.
 
-    A view with `protected` is checked for its own act, one with `unprotected` is open, every other
-    is checked without an act: token, proof, windows and presence.
+    A view with `protected` is checked for its own act, one with `unprotected` is open. Every other
+    is checked without an act (token, proof, windows and presence), and so is a path without a view.
+
+    The check is made before any middleware that follows, which may answer itself: a static file, a
+    404 page. So nothing that follows may lead the request to another view.
     """
 
-    denies_by_default = True
+    def _mistakes(self) -> list[CheckMessage]:
+        return [*cache_errors(None), *order_errors(None)]
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        _check_not_cached(request)
+        view, args, kwargs = found = _found(request)
+        setattr(request, _FOUND, found)
+        if not getattr(view, OPEN, False):
+            check = None if view is None else _check_of(view, request)
+            refused = _refusal_of(check or _WITHOUT_ACT, request, args, kwargs)
+            if refused is not None:
+                return refused
+        return super().__call__(request)
+
+    def _before(
+        self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> HttpResponse | None:
+        if getattr(request, _FOUND, None) != (view, args, kwargs):
+            raise ImproperlyConfigured(
+                "After the check, a middleware led the request to another view or to other"
+                f" arguments. Put it before AgentAuthMiddleware and into AGENTAUTH[{_BEFORE!r}]."
+            )
+        if not hasattr(request, _CHECKED):
+            # An open view, which may still check for itself.
+            setattr(request, _CHECKED, None)
+        return None
+
+
+def _check_not_cached(request: HttpRequest) -> None:
+    if hasattr(request, "_cache_update_cache"):
+        # A cache middleware that `cache_errors` does not recognise has already looked for an
+        # answer.
+        raise ImproperlyConfigured(_CACHED)
+
+
+def _found(request: HttpRequest) -> Found:
+    """The view that Django will choose for the path, with its arguments; None if there is none."""
+    try:
+        match = get_resolver(getattr(request, "urlconf", None)).resolve(request.path_info)
+    except Resolver404:
+        return None, (), {}
+    return match.func, match.args, match.kwargs
+
+
+def _check_of(view: View, request: HttpRequest) -> _Check | None:
+    """What `protected`, or the attribute `requirement` of its class, says about a view."""
+    found: _Check | None = getattr(view, GUARDED, None)
+    if found is None and (act := _declared(view, request)) is not None:
+        return _Check(act, act.handles_repeats)
+    return found
+
+
+def _refusal_of(
+    check: _Check, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> HttpResponse | None:
+    """Ask verify, and keep the decision on the request. None if it is a yes."""
+    setattr(request, _CHECKED, None)
+    try:
+        request.agentauth = check(request, *args, **kwargs)  # type: ignore[attr-defined]  # our own attribute
+    except AgentAuthError as error:
+        return refusal(error)
+    # A copy: middleware that runs later may change the arguments.
+    setattr(request, _CHECKED, (check, args, dict(kwargs)))
+    return None
 
 
 class Checks(AppConfig):
@@ -310,6 +385,29 @@ def cache_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
         for path, each in made.items()
         if isinstance(each, type) and issubclass(each, caches)
     ]
+
+
+@register
+def order_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
+    """agentauth_sdk.E002: a middleware before AgentAuthMiddleware can answer without the check."""
+    before: list[str] = []
+    for path in settings.MIDDLEWARE:
+        made = import_string(path)
+        if isinstance(made, type) and issubclass(made, AgentAuthMiddleware):
+            known = getattr(settings, "AGENTAUTH", {}).get(_BEFORE, ())
+            return [
+                Error(
+                    f"{each} stands before AgentAuthMiddleware in MIDDLEWARE, so it could answer"
+                    " before token and proof are checked.",
+                    hint="Move it behind. If no answer of it needs a check, add it to"
+                    f" AGENTAUTH[{_BEFORE!r}].",
+                    id="agentauth_sdk.E002",
+                )
+                for each in before
+                if each != _HARMLESS and each not in known
+            ]
+        before.append(path)
+    return []
 
 
 def refusal(error: AgentAuthError) -> HttpResponse:

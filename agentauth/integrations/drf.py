@@ -92,4 +92,4 @@ class AgentPermission(BasePermission):
         wanted = required_act(
             type(view), actions, str(request.method), getattr(view, "requirement", None)
         )
-        return wanted is None or checked_act(request) is wanted
+        return wanted is None or checked_act(request, getattr(view, "kwargs", {})) is wanted

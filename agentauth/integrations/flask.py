@@ -34,6 +34,7 @@ from .incoming import (
     Incoming,
     bounded,
     check_length,
+    check_mount,
     question,
     too_long,
     wsgi_headers,
@@ -159,6 +160,7 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
         current,
     )
     try:
+        check_mount(current.environ, app.config["APPLICATION_ROOT"].rstrip("/"))
         asked = question(incoming, audience)
         act = None if needed is None else needed.action(incoming)
         allowed = client.verify(**asked, action=act)

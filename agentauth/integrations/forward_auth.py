@@ -4,7 +4,7 @@ For APIs of any language behind nginx (`auth_request`), Traefik (`forwardAuth`) 
 (`ext_authz` over HTTP): examples/forward-auth has a configuration of each. Run it beside the proxy,
 on loopback or in a private network:
 
-    AGENTAUTH_CLIENT_SECRET=… gunicorn --bind 127.0.0.1:9000 --threads 8 \
+    AGENTAUTH_CLIENT_SECRET=… gunicorn --bind 127.0.0.1:9000 --threads 8 --forwarder-headers '' \
         'agentauth.integrations.forward_auth:application("agentauth.toml")'
 
 `agentauth.toml` names the registry, the audience and every route:

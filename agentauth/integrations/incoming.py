@@ -26,14 +26,20 @@ def _no_body() -> bytes:
     return b""
 
 
+def _none_converted() -> Mapping[str, Sequence[object]]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """One HTTP request.
 
     `target` is the path and query as received, not decoded. `headers` has one entry per header
     line, with a name in any case; the repr leaves them out, since they hold token and proof.
-    `parameters` are those of the route's path, decoded. `request` is the framework's own object.
-    `read_body` returns the whole body, or raises InvalidRequestError if it is too long.
+    `parameters` are those of the route's path, decoded, and converted if the router does so.
+    `converted` returns what functions of the route get instead of one of them, if it differs in
+    type or value: FastAPI converts by the annotations of functions. `request` is the framework's
+    own object. `read_body` returns the whole body, or raises InvalidRequestError if it is too long.
     """
 
     method: str
@@ -42,6 +48,9 @@ class Incoming:
     parameters: Mapping[str, object] = field(default_factory=dict)
     read_body: Callable[[], bytes] = field(default=_no_body, repr=False)
     request: object = field(default=None, repr=False)
+    converted: Callable[[], Mapping[str, Sequence[object]]] = field(
+        default=_none_converted, repr=False
+    )
 
     def lines(self, name: str) -> list[str]:
         """The values of all header lines of this name."""
@@ -151,6 +160,17 @@ def wsgi_headers(environ: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     named = {"Content-Type": "CONTENT_TYPE", "Content-Length": "CONTENT_LENGTH"}
     return lines + [(name, str(environ[key])) for name, key in named.items() if environ.get(key)]
+
+
+def check_mount(environ: Mapping[str, Any], configured: str) -> None:
+    """Raises InvalidRequestError if a header of the request moves the path of a WSGI application.
+
+    gunicorn takes SCRIPT_NAME from a header of that name if the peer may be a proxy, by default any
+    on loopback, and cuts it off the path: the route would be another than the URL signed. Only the
+    prefix that is `configured` in the application may come that way.
+    """
+    if environ.get("HTTP_SCRIPT_NAME", configured) != configured:
+        raise InvalidRequestError("Send the request without the header SCRIPT_NAME.")
 
 
 def asgi_target(scope: Mapping[str, Any]) -> str:

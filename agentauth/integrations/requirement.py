@@ -8,17 +8,21 @@
 No framework and no I/O. A mistake in a requirement raises ConfigurationError at import.
 """
 
+import datetime as dt
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import UUID
 
 from agentauth.protocol.capability import TYPES, Action, parse_allow_entry
 from agentauth.protocol.constraint import Scalar, check_argument, parse_scalar
 from agentauth.protocol.encoding import MAX_BODY_BYTES
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.protocol.money import Money
 
 from .incoming import Incoming
@@ -88,6 +92,7 @@ class Requirement:
         Raises ConfigurationError if the route lacks a path parameter that the resource names.
         """
         self.check_parameters(incoming.parameters, "the route")
+        self._check_spelling(incoming)
         if not self.reads_body:
             incoming = replace(incoming, read_body=_unread)
         return Action(
@@ -98,6 +103,19 @@ class Requirement:
             self.namespace,
             self.name,
         )
+
+    def _check_spelling(self, incoming: Incoming) -> None:
+        """Raises InvalidRequestError if functions of the route get another value than is judged."""
+        for name, values in incoming.converted().items():
+            if name not in incoming.parameters:
+                continue
+            judged = parameter_text(name, incoming.parameters[name])
+            for each in values:
+                text = parameter_text(name, each)
+                if text != judged:
+                    raise InvalidRequestError(
+                        f"The path parameter {name} must be written as {quote(text, safe='')}."
+                    )
 
     def _amount(self, incoming: Incoming) -> Money | None:
         if isinstance(self.amount, str):
@@ -141,7 +159,8 @@ def requires(
 
     `kind` is read, write, delete, transact, or `custom:namespace.name`. `{id}` in `resource` is a
     path parameter of the route and one segment; `{path:path}` may span several. Whatever a
-    resource cannot contain is percent-encoded, so no capability covers it.
+    resource cannot contain is percent-encoded, so no capability covers it. A converted parameter
+    is judged as the text of the value that the route gets.
 
     `amount`, of a transact only, is the name of a member `{"value", "currency"}` of the JSON body,
     Money, or a function of the request (`Incoming`). `arguments` are the names of body members, a
@@ -261,7 +280,30 @@ def _check_callable(name: str, function: Callable[..., object]) -> None:
         ) from None
 
 
+def parameter_text(name: str, value: object) -> str:
+    """The text of a path parameter that verify judges: that of the value which the route gets.
+
+    Equal texts are equal values, so `7` is judged for a route that gets 7, however the path spells
+    it. Raises ConfigurationError for a value that has no such text, for example a database row.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # Not `str(value)`, which a subclass may override.
+        return "".join(value)
+    if isinstance(value, int | float | Decimal | UUID):
+        return str(value)
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    raise ConfigurationError(
+        f"The path parameter {name} is converted to {type(value).__name__}, whose text could stand"
+        " for several values. Convert it to a string, a number, a date or a UUID, and look the rest"
+        " up in the view."
+    )
+
+
 def _segment(match: re.Match[str], parameters: Mapping[str, object]) -> str:
-    value = parameters[match[1]]
-    text = value if isinstance(value, str) else str(value)
+    text = parameter_text(match[1], parameters[match[1]])
     return quote(text, safe="/" if match[2] else "", errors="replace")

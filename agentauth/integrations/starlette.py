@@ -9,7 +9,7 @@ async def events(request): …
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 try:
@@ -27,7 +27,15 @@ from agentauth.sdk.verifier import Allowed
 from . import asgi
 from .asgi import AgentAuthMiddleware, Checked, Route, Scope
 from .provider_settings import Provider
-from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
+from .requirement import (
+    GUARDED,
+    OPEN,
+    ConfigurationError,
+    Requirement,
+    parameter_text,
+    protects,
+    requires,
+)
 
 __all__ = [
     "ConfigurationError",
@@ -137,8 +145,8 @@ def _use(requirement: Requirement, args: tuple[Any, ...], arguments: dict[str, A
         # A second run needs a decision of its own.
         raise ConfigurationError("One decision is for one run of the endpoint.")
     for name in requirement.placeholders & arguments.keys():
-        value, judged = arguments[name], checked.route.parameters.get(name)
-        if isinstance(value, str) and isinstance(judged, str) and value != judged:
+        judged = checked.route.parameters.get(name)
+        if parameter_text(name, arguments[name]) != parameter_text(name, judged):
             raise ConfigurationError(_NOT_CHECKED)
     for each in (*args, *arguments.values()):
         if isinstance(each, HTTPConnection) and any(
@@ -185,7 +193,9 @@ def _of(route: BaseRoute, scope: dict[str, Any], method: str, context: object = 
     if _is_open(endpoint):
         return Route(is_open=True)
     requirement = _requirement(context or route, endpoint)
-    return Route(requirement, parameters=scope.get("path_params", {}))
+    parameters = scope.get("path_params", {})
+    converted = functools.partial(_converted, context or route, parameters)
+    return Route(requirement, parameters=parameters, converted=converted)
 
 
 def _is_open(endpoint: object) -> bool:
@@ -206,12 +216,54 @@ def _requirement(route: object, endpoint: object) -> Requirement | None:
 
 
 def _of_dependencies(route: object) -> Iterable[Requirement | None]:
+    for dependant in _dependants(route):
+        yield protects(dependant.call) if dependant.call else None
+
+
+def _dependants(route: object) -> Iterator[Any]:
+    """What FastAPI knows of the endpoint and of each of its dependencies; nothing of Starlette."""
     waiting = [getattr(route, "dependant", None)]
     while waiting:
         dependant = waiting.pop()
         if dependant is not None:
-            yield protects(dependant.call) if dependant.call else None
+            yield dependant
             waiting += dependant.dependencies
+
+
+def _converted(route: object, parameters: Mapping[str, object]) -> dict[str, list[object]]:
+    """What FastAPI makes of the path parameters for the endpoint and its dependencies.
+
+    A value that does not fit the annotation is left out: FastAPI answers 422.
+    """
+    found: dict[str, list[object]] = {}
+    for dependant in _dependants(route):
+        # Only FastAPI has dependants, so it is installed.
+        from fastapi.dependencies.utils import request_params_to_args
+
+        values, _ = request_params_to_args(dependant.path_params, parameters)
+        for each in dependant.path_params:
+            if each.name not in values:
+                continue
+            value = values[each.name]
+            # A model stands for several parameters.
+            members = getattr(type(value), "model_fields", None)
+            parts = (
+                [(_name(each, each.name, parameters), value)]
+                if members is None
+                else [
+                    (_name(member, name, parameters), getattr(value, name))
+                    for name, member in members.items()
+                ]
+            )
+            for name, part in parts:
+                found.setdefault(name, []).append(part)
+    return found
+
+
+def _name(declared: Any, name: str, parameters: Mapping[str, object]) -> str:
+    """The path parameter that a parameter of a function, or a member of a model, is read from."""
+    aliases = (getattr(declared, each, None) for each in ("alias", "validation_alias"))
+    return next((each for each in aliases if isinstance(each, str) and each in parameters), name)
 
 
 def _check_routes(routes: Iterable[Any], outer: frozenset[str] = frozenset()) -> None:

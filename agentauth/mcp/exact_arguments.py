@@ -5,13 +5,22 @@ where null is allowed. Verify must decide on exactly the value that the tool get
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.json_fields import quote_safely
 
-from .extra import Draft202012Validator, FormatChecker, SchemaRegistry
+from .extra import (
+    Draft202012Validator,
+    FormatChecker,
+    SchemaRegistry,
+    ValidationError,
+    to_jsonable_python,
+)
+
+logger = logging.getLogger(__name__)
 
 # Types whose values the SDK never converts, if the schema allows no other type (but null).
 _EXACT: Final = frozenset({"string", "integer", "boolean"})
@@ -25,10 +34,14 @@ _MAX_REFERENCES: Final = 8
 
 
 class ToolSchema:
-    """The `inputSchema` of one tool, in JSON Schema 2020-12."""
+    """The `inputSchema` of one tool, in JSON Schema 2020-12.
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = schema
+    `metadata` is what the MCP SDK validates the tool's arguments with; None if it is not known.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], metadata: Any = None) -> None:
+        self.schema = schema
+        self._metadata = metadata
         self._properties: Mapping[str, Any] = schema.get("properties", {})
 
     def check(self, arguments: Mapping[str, Any]) -> None:
@@ -41,7 +54,7 @@ class ToolSchema:
             if name not in self._properties:
                 raise InvalidRequestError(f"The tool has no argument {quote_safely(name)}.")
         validator = Draft202012Validator(
-            self._schema,
+            self.schema,
             # An empty registry, so that no $ref is fetched over the network.
             registry=SchemaRegistry(),
             format_checker=FormatChecker(formats=(_DATE,)),
@@ -57,6 +70,34 @@ class ToolSchema:
                     "send the value itself."
                 )
 
+    def check_received(self, arguments: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Raise InvalidRequestError if the tool would get another value of one of `names`.
+
+        A validator of the tool's own, which the schema does not show, may change or refuse a value.
+        The MCP SDK validates the arguments here as it will when it runs the tool.
+        """
+        if self._metadata is None:
+            return
+        try:
+            parsed = self._metadata.pre_parse_json(dict(arguments))
+            model = self._metadata.arg_model.model_validate(parsed)
+        except ValidationError:
+            raise InvalidRequestError("The tool refuses these arguments.") from None
+        except Exception:
+            logger.exception("a validator of the tool failed")
+            raise InvalidRequestError("The arguments could not be validated.") from None
+        got = {
+            _wire_name(name, field): getattr(model, name)
+            for name, field in type(model).model_fields.items()
+        }
+        for name in names:
+            if name in arguments and not _is_same(arguments[name], got.get(name)):
+                raise InvalidRequestError(
+                    f"The tool would get another value of the argument {quote_safely(name)} than"
+                    " was sent. Send it as the tool uses it: for example without spaces around it,"
+                    " or in lower case."
+                )
+
     def is_exact(self, name: str) -> bool:
         """Whether the tool gets every value of this argument exactly as it was sent.
 
@@ -65,7 +106,7 @@ class ToolSchema:
         return len(self._types(name) - {"null"}) == 1 and self._types(name) - {"null"} <= _EXACT
 
     def _types(self, name: str) -> set[str]:
-        return _types(self._properties.get(name), self._schema.get("$defs", {}))
+        return _types(self._properties.get(name), self.schema.get("$defs", {}))
 
 
 def _types(schema: object, definitions: Mapping[str, Any], depth: int = 0) -> set[str]:
@@ -91,3 +132,36 @@ def _is_read(value: str) -> bool:
         return not isinstance(json.loads(value), str | int | float)
     except (ValueError, RecursionError):
         return False
+
+
+def _wire_name(name: str, field: Any) -> str:
+    """The name under which a caller sends an argument."""
+    aliases = (field.validation_alias, field.alias)
+    return next((each for each in aliases if isinstance(each, str)), name)
+
+
+def _is_same(sent: object, received: object) -> bool:
+    """Does the tool get `sent`? A model or a date counts as the JSON that it is written as."""
+    if isinstance(sent, Mapping):
+        members = received if isinstance(received, Mapping) else _as_json(received)
+        # What was not sent has its default.
+        return isinstance(members, Mapping) and all(
+            name in members and _is_same(value, members[name]) for name, value in sent.items()
+        )
+    if isinstance(sent, list):
+        items = received if isinstance(received, list) else _as_json(received)
+        return (
+            isinstance(items, list)
+            and len(items) == len(sent)
+            and all(_is_same(*each) for each in zip(sent, items, strict=True))
+        )
+    written = received if type(received) is type(sent) else _as_json(received)
+    return isinstance(written, bool) == isinstance(sent, bool) and written == sent
+
+
+def _as_json(value: object) -> object:
+    try:
+        return to_jsonable_python(value)
+    except ValueError:
+        # No JSON: nothing equals it.
+        return _as_json

@@ -9,7 +9,15 @@ try:
         TransportSecuritySettings,
     )
     from mcp.shared.exceptions import MCPError
+    from mcp.shared.inbound import (
+        MCP_PROTOCOL_VERSION_HEADER,
+        InboundLadderRejection,
+        classify_inbound_request,
+        find_duplicated_routing_header,
+        validate_mcp_param_headers,
+    )
     from mcp_types import (
+        DEFAULT_NEGOTIATED_VERSION,
         INVALID_PARAMS,
         METHOD_NOT_FOUND,
         CallToolResult,
@@ -21,8 +29,10 @@ try:
         TextContent,
         ToolAnnotations,
     )
-    from mcp_types.version import is_version_at_least
-    from pydantic import Field, WithJsonSchema
+    from mcp_types.methods import validate_client_request
+    from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
+    from pydantic import Field, ValidationError, WithJsonSchema
+    from pydantic_core import to_jsonable_python
     from referencing import Registry as SchemaRegistry
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +40,10 @@ except ImportError:
     raise ImportError("For MCP, install the extra: pip install 'agentauth-sdk[mcp]'") from None
 
 __all__ = [
+    "DEFAULT_NEGOTIATED_VERSION",
+    "HANDSHAKE_PROTOCOL_VERSIONS",
     "INVALID_PARAMS",
+    "MCP_PROTOCOL_VERSION_HEADER",
     "METHOD_NOT_FOUND",
     "ASGIApp",
     "CallNext",
@@ -44,6 +57,7 @@ __all__ = [
     "Field",
     "FormatChecker",
     "HandlerResult",
+    "InboundLadderRejection",
     "InputRequiredResult",
     "MCPError",
     "MCPServer",
@@ -58,6 +72,12 @@ __all__ = [
     "ToolAnnotations",
     "TransportSecurityMiddleware",
     "TransportSecuritySettings",
+    "ValidationError",
     "WithJsonSchema",
+    "classify_inbound_request",
+    "find_duplicated_routing_header",
     "is_version_at_least",
+    "to_jsonable_python",
+    "validate_client_request",
+    "validate_mcp_param_headers",
 ]

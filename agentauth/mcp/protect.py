@@ -18,6 +18,7 @@ no protected tool there.
 """
 
 import inspect
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -163,20 +164,25 @@ class Protected:
             return
         if call is not None:
             content = call.content
-            verdict = await checks.refusal(scope, body) or await self._verdict(
-                call, _headers(scope)
-            )
-            if isinstance(verdict, HttpAnswer):
-                await _send(send, verdict)
+            refused = await checks.refusal(scope, body)
+            schema = await self._schema(call.name)
+            if refused is None and not checks.sdk_refuses(scope, json.loads(content), schema):
+                verdict = await self._verdict(call, schema, _headers(scope))
+                if isinstance(verdict, _Verdict):
+                    scope = {**scope, _VERDICT: verdict}
+                    nonce = verdict.allowed.nonce if verdict.allowed else None
+                    send = _kept_from_caches(send, nonce)
+                else:
+                    refused = verdict
+            if refused is not None:
+                await _send(send, refused)
                 return
-            scope = {**scope, _VERDICT: verdict}
-            send = _kept_from_caches(send, verdict.allowed.nonce if verdict.allowed else None)
         await app(_with_length(scope, content), _replayed(content, receive), send)
 
     async def _verdict(
-        self, call: ToolCall, headers: Mapping[str, list[str]]
+        self, call: ToolCall, schema: ToolSchema | None, headers: Mapping[str, list[str]]
     ) -> _Verdict | HttpAnswer:
-        rule, schema = self.tools.get(call.name), await self._schema(call.name)
+        rule = self.tools.get(call.name)
         if rule is None or schema is None:
             # The second layer closes it.
             return _Verdict(call)
@@ -204,7 +210,9 @@ class Protected:
         """The tool's schema; None if the server has no such tool."""
         for each in await self.server.list_tools():
             if each.name == tool:
-                return ToolSchema(each.input_schema)
+                # No public method of the SDK returns its own tool.
+                own = self.server._tool_manager.get_tool(tool)  # noqa: SLF001
+                return ToolSchema(each.input_schema, own and own.fn_metadata)
         return None
 
     async def _verify(self, token: str, proof: str, action: Action, key: str | None) -> Allowed:

@@ -61,6 +61,7 @@ class ToolAction:
     def action(self, arguments: Arguments, schema: ToolSchema) -> Action:
         """The act of a call. Raises InvalidRequestError for arguments that are not of `schema`."""
         schema.check(arguments)
+        schema.check_received(arguments, self._judged(arguments, schema))
         capability = parse_allow_entry(f"{self.kind}:x")
         return Action(
             capability.type,
@@ -70,6 +71,17 @@ class ToolAction:
             capability.namespace,
             capability.name,
         )
+
+    def _judged(self, arguments: Arguments, schema: ToolSchema) -> set[str]:
+        """The names of the arguments that make the action; all if a function may read any."""
+        if callable(self.amount) or callable(self.arguments):
+            return {
+                name
+                for name, value in arguments.items()
+                if schema.is_exact(name) or isinstance(value, Mapping | list)
+            }
+        named = {*_PLACEHOLDER.findall(self.resource), *self._supplied(arguments, schema)}
+        return named if self.amount is None else named | {self.amount}
 
     def _amount(self, arguments: Arguments) -> Money | None:
         if isinstance(self.amount, str):
@@ -84,12 +96,16 @@ class ToolAction:
                 )
                 for name, value in self.arguments(arguments).items()
             }
-        names = arguments if self.arguments is None else self.arguments
-        return {
-            name: arguments[name]
+        return {name: arguments[name] for name in self._supplied(arguments, schema)}
+
+    def _supplied(self, arguments: Arguments, schema: ToolSchema) -> list[str]:
+        """The names of the arguments that verify receives, unless a function makes them."""
+        names = arguments if callable(self.arguments) or self.arguments is None else self.arguments
+        return [
+            name
             for name in names
             if _is_scalar(name, arguments.get(name)) and schema.is_exact(name)
-        }
+        ]
 
 
 def _segment(name: str, arguments: Arguments, schema: ToolSchema) -> str:

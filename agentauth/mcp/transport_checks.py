@@ -11,7 +11,21 @@ from typing import Any, Final
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk.refusal_responses import HttpAnswer, answer_for
 
-from .extra import Request, Scope, TransportSecurityMiddleware, TransportSecuritySettings
+from .exact_arguments import ToolSchema
+from .extra import (
+    DEFAULT_NEGOTIATED_VERSION,
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    MCP_PROTOCOL_VERSION_HEADER,
+    InboundLadderRejection,
+    Request,
+    Scope,
+    TransportSecurityMiddleware,
+    TransportSecuritySettings,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    validate_client_request,
+    validate_mcp_param_headers,
+)
 
 _JSON: Final = "application/json"
 _ANY: Final = "*/*"
@@ -23,6 +37,7 @@ class HttpChecks:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._json_alone = bool(settings.get("json_response"))
+        self._has_sessions = not settings.get("stateless_http")
         security: TransportSecuritySettings | None = settings.get("transport_security")
         self._security = TransportSecurityMiddleware(security)
 
@@ -50,6 +65,34 @@ class HttpChecks:
         if body.get("jsonrpc") != "2.0":
             return _answer(_BAD, 'A tools/call needs "jsonrpc": "2.0".')
         return None
+
+    def sdk_refuses(self, scope: Scope, body: Mapping[str, Any], schema: ToolSchema | None) -> bool:
+        """Does the SDK refuse the message, by its protocol version and what that version demands?
+
+        The SDK then answers itself: its error names the versions that the client may use. `schema`
+        is the tool's, if there is one of that name.
+        """
+        headers, params = Request(scope).headers, body["params"]
+        version = headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            if find_duplicated_routing_header(headers.items()) is not None:
+                return True
+            route = classify_inbound_request(body, headers=dict(headers))
+            if isinstance(route, InboundLadderRejection):
+                return True
+            arguments = params.get("arguments") or {}
+            if schema and validate_mcp_param_headers(schema.schema, arguments, headers):
+                return True
+        if version is None and self._has_sessions:
+            # The version is the session's, which only the SDK knows.
+            return False
+        try:
+            known = version or DEFAULT_NEGOTIATED_VERSION
+            validate_client_request("tools/call", known, params)
+        except (ValueError, KeyError):
+            # Also a ValidationError.
+            return True
+        return False
 
 
 def _answer(status: int, sentence: str) -> HttpAnswer:

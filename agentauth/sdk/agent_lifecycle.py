@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
 
@@ -42,7 +42,7 @@ RENEW_AGAIN_SECONDS: Final = 3600
 _ME: Final = "/v1/agents/me"
 
 JsonObject = dict[str, object]
-Ask = Callable[[Signer], Awaitable[JsonObject]]
+T = TypeVar("T")
 
 
 class AgentLife:
@@ -105,7 +105,11 @@ class AgentLife:
         """`Registry.post` as this agent. Raises AgentAuthError."""
         return await self._as_agent(lambda signer: self._registry.post(signer, path, body))
 
-    async def _as_agent(self, ask: Ask) -> JsonObject:
+    async def create(self, path: str, body: Mapping[str, object]) -> tuple[JsonObject, bool]:
+        """`Registry.create` as this agent. Raises AgentAuthError."""
+        return await self._as_agent(lambda signer: self._registry.create(signer, path, body))
+
+    async def _as_agent(self, ask: Callable[[Signer], Awaitable[T]]) -> T:
         while True:
             await self._keep()
             signer = self.signer

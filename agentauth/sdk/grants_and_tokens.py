@@ -9,12 +9,16 @@ from typing import Final
 from agentauth.protocol.behavioural_envelope import EMPTY, Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.dpop import make_proof
-from agentauth.protocol.errors import CooldownActiveError, InvalidGrantError
+from agentauth.protocol.errors import (
+    CooldownActiveError,
+    InvalidGrantError,
+    TooManyPendingGrantsError,
+)
 
 from .addresses import check_audience, path_segment, within_audience, without_query
 from .agent_lifecycle import AgentLife
 from .client_cache import Cache, Kept, Locks, looked_up, token_of
-from .ensure_plan import held, plan, with_time
+from .ensure_plan import Plan, held, plan, with_time
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
 from .own_manifest import check_within
@@ -102,16 +106,48 @@ class AgentGrants:
             if (grant := held(known, capabilities, envelope)) is not None:
                 return grant
             await self._known_to_cover(capabilities)
-            self._grants.forget(provider.id)
-            known = await self._grants.get((provider.id,), self._look_up(provider))
-            planned = plan(known, capabilities, envelope, ask_again=ask_again)
-            if planned.grant is not None:
-                waits = waits_for_human(planned.grant)
-                return await self.with_link(planned.grant) if waits else planned.grant
+            while True:
+                known = await self._fresh(provider)
+                planned = plan(known, capabilities, envelope, ask_again=ask_again)
+                if planned.grant is not None:
+                    waits = waits_for_human(planned.grant)
+                    return await self.with_link(planned.grant) if waits else planned.grant
+                made = await self._ask_unless_another_did(provider, planned, envelope, reason)
+                if made is not None:
+                    return made
+
+    async def _ask_unless_another_did(
+        self, provider: ServiceProvider, planned: Plan, envelope: Envelope | None, reason: str
+    ) -> Grant | None:
+        """The new request; None if another process asked between our lookup and our request.
+
+        The registry returns an identical request instead of making another. One that only overlaps
+        it cannot know: so of two, the later is withdrawn before a person decides, and planned anew.
+        """
+
+        def is_settled(grants: Sequence[Grant]) -> bool:
             try:
-                return await self._ask(provider, planned.missing, envelope or EMPTY, reason)
-            except CooldownActiveError as error:
-                raise with_time(error) from None
+                return plan(grants, planned.missing, envelope, ask_again=True) == planned
+            except NoGrantError:
+                # A person suspended the other one meanwhile.
+                return True
+
+        try:
+            made, is_new = await self._ask(provider, planned.missing, envelope or EMPTY, reason)
+        except CooldownActiveError as error:
+            raise with_time(error) from None
+        except TooManyPendingGrantsError:
+            if is_settled(await self._fresh(provider)):
+                raise
+            return None
+        if not is_new:
+            return made
+        # Ids are UUIDv7, so they sort by time of request.
+        earlier = [each for each in await self._fresh(provider) if each.grant_id < made.grant_id]
+        if is_settled(earlier):
+            return made
+        await self.end(made, "withdraw")
+        return None
 
     async def request(
         self, service: str, capabilities: Sequence[Capability], envelope: Envelope, reason: str
@@ -124,7 +160,8 @@ class AgentGrants:
             if same is not None:
                 code = agent.claim_code if same.status == "pending" else None
                 return replace(same, claim_code=code)
-            return await self._ask(provider, capabilities, envelope, reason)
+            made, _ = await self._ask(provider, capabilities, envelope, reason)
+            return made
 
     def _asking(self, provider: ServiceProvider) -> asyncio.Lock:
         """Held from the lookup to the request: calls at once must not ask a person twice.
@@ -159,7 +196,8 @@ class AgentGrants:
         capabilities: Sequence[Capability],
         envelope: Envelope,
         reason: str,
-    ) -> Grant:
+    ) -> tuple[Grant, bool]:
+        """The request, and whether it is new."""
         assert self._agent is not None
         body: dict[str, object] = {
             "service_provider": provider.id,
@@ -167,9 +205,10 @@ class AgentGrants:
             "envelope": envelope.to_json(),
             "reason": reason,
         }
-        answer = await self._life.post("/v1/grants", body)
+        answer, is_new = await self._life.create("/v1/grants", body)
         self._grants.forget()
-        return Grant.of(answer, service_provider=provider.id, claim_code=self._agent.claim_code)
+        code = self._agent.claim_code
+        return Grant.of(answer, service_provider=provider.id, claim_code=code), is_new
 
     async def end(self, grant: Grant | str, how: str) -> None:
         """Withdraw or revoke a grant."""
@@ -235,6 +274,11 @@ class AgentGrants:
             if after is None:
                 break
         return rows
+
+    async def _fresh(self, provider: ServiceProvider) -> list[Grant]:
+        """The agent's grants there as the registry has them now."""
+        self._grants.forget(provider.id)
+        return await self._grants.get((provider.id,), self._look_up(provider))
 
     async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
         return [grant for grant in await self.list_all() if grant.service_provider == provider.id]

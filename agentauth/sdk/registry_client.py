@@ -110,15 +110,24 @@ class Registry:
     ) -> dict[str, object]:
         """Get `path`; with `wait`, as a long poll of that many seconds. Raises AgentAuthError."""
         query = {**(params or {}), **({"wait": wait} if wait else {})}
-        return await self._exchange(signer, "GET", path, query, None, TIMEOUT_SECONDS + wait)
+        _, answer = await self._exchange(signer, "GET", path, query, None, TIMEOUT_SECONDS + wait)
+        return answer
 
     async def post(
         self, signer: Signer, path: str, body: Mapping[str, object]
     ) -> dict[str, object]:
         """Post to `path`. Takes effect once, however many tries it needs. Raises AgentAuthError."""
-        return await self._exchange(
+        answer, _ = await self.create(signer, path, body)
+        return answer
+
+    async def create(
+        self, signer: Signer, path: str, body: Mapping[str, object]
+    ) -> tuple[dict[str, object], bool]:
+        """As `post`; also whether the call created what the answer describes (status 201)."""
+        status, answer = await self._exchange(
             signer, "POST", path, None, json.dumps(body).encode(), TIMEOUT_SECONDS
         )
+        return answer, status == httpx.codes.CREATED
 
     async def _exchange(
         self,
@@ -128,8 +137,8 @@ class Registry:
         params: Params | None,
         body: bytes | None,
         timeout: float,  # noqa: ASYNC109 — the limit of one try; a caller's own limit is asyncio.timeout
-    ) -> dict[str, object]:
-        """Send until there is a final answer.
+    ) -> tuple[int, dict[str, object]]:
+        """Send until there is a final answer: its status and its JSON.
 
         1. Each try has a new proof: the last one may be spent even if its answer was lost. 2. Body
         and Idempotency-Key stay the same bytes, so that the registry sees one operation. 3. Lost
@@ -162,7 +171,8 @@ class Registry:
                 self._clock.see(registry_at(self.url), response.headers)
                 if response.is_success:
                     self.nonce.take(response.headers, sent=nonce, refused=False)
-                    return _with_own_links(self.url, _read_from(self.url, response))
+                    answer = _with_own_links(self.url, _read_from(self.url, response))
+                    return response.status_code, answer
                 error = _explained(self.url, response)
                 refused = error.code == ProofNonceRequiredError.code
                 fresh = self.nonce.take(response.headers, sent=nonce, refused=refused)

@@ -52,10 +52,11 @@ class GrantRequest:
     reason: str
 
     def digest(self) -> bytes:
-        """Equal for requests that differ only in their reason."""
+        """Equal for requests that differ only in their reason or the order of capabilities."""
+        capabilities = [capability.to_json() for capability in self.capabilities]
         body = {
             "service_provider": str(self.service_provider.id),
-            "capabilities": [capability.to_json() for capability in self.capabilities],
+            "capabilities": sorted(capabilities, key=canonical_json),
             "envelope": self.envelope.to_json(),
             "seconds": self.seconds,
         }

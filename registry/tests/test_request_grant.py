@@ -89,6 +89,17 @@ def test_an_identical_pending_request_is_itself_whatever_its_reason(
     assert agent.ask(service_provider, envelope={"max_uses": 1}).status_code == 201
 
 
+def test_order_of_capabilities_makes_no_other_request(
+    agent: AgentClient, service_provider: ServiceProvider
+) -> None:
+    several = [READ_CALENDAR, calendar(1), calendar(2)]
+    first = agent.ask(service_provider, capabilities=several)
+    second = agent.ask(service_provider, capabilities=several[::-1])
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json() == second.json()
+    assert agent.ask(service_provider, capabilities=several[1:]).status_code == 201
+
+
 def test_OG_9_an_expired_request_makes_way_and_does_not_count(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:

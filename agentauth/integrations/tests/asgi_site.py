@@ -29,6 +29,7 @@ READ = ("/plain", "/etag", "/stream", "/missing", "/broken", *SAYS, "/coroutine"
 ROUTES: list[Line] = [
     *((method, path, suite.COROUTINE) for path in READ for method in ("GET", "HEAD")),
     ("GET", "/calendar/{name}", suite.CALENDAR),
+    ("GET", "/numbers/{number}", suite.NUMBERS),
     ("GET", "/files/{name:path}", suite.FILES),
     ("POST", "/payments", suite.PAYMENTS),
     ("POST", "/erase", suite.ERASE),
@@ -70,8 +71,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             text = "stored" if allowed.repeated else "new"
         elif path in SAYS:
             headers = [(b"cache-control", SAYS[path][0].encode())]
-        elif path.startswith("/calendar/"):
-            text += f" {path.removeprefix('/calendar/')}"
+        elif path.startswith(("/calendar/", "/numbers/")):
+            text += f" {path.split('/', 2)[2]}"
         elif path in {"/payments", "/upload"}:
             body = await body_of(receive)
             text += f" {json.loads(body)['payee'] if path == '/payments' else len(body)}"

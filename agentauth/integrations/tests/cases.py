@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -186,6 +187,12 @@ def forgotten(site: Site) -> None:
     assert "action" not in site.registry.asked[-1]
 
 
+@case("a path without a route is closed")
+def unknown(site: Site) -> None:
+    refused(site.ask("GET", "/nothing-here"), 401, "invalid_token")
+    refused(site.ask_as("bad", "GET", "/nothing-here"), 401, "invalid_token")
+
+
 @case("an open route is open")
 def opened(site: Site) -> None:
     answer = site.ask("GET", OPEN)
@@ -264,6 +271,25 @@ def encoded(site: Site) -> None:
         site.raw("GET", target, site.signed())
         for each in site.registry.asked:
             assert each["url"] == f"{AUDIENCE}{target}"
+
+
+# One number, as a converter may read it.
+SEVENS: Final = ("7", "007", "+7", "%207", "7%20", "7.0", "7e0", "0_7", "%D9%A7", "%EF%BC%97")
+
+
+@case("a converted path parameter is judged as the value that the view gets")
+def converted(site: Site) -> None:
+    for spelling in SEVENS:
+        site.registry.asked.clear()
+        answer = site.raw("GET", f"/numbers/{spelling}", site.signed())
+        if answer.status_code != 200:
+            assert answer.status_code in {400, 404, 422}, spelling
+            continue
+        number = answer.text.removeprefix(f"{SECRET}: good ")
+        [asked] = site.registry.asked
+        assert asked["action"]["resource"] == f"numbers/{quote(number, safe='')}", spelling
+        assert asked["url"] == f"{AUDIENCE}/numbers/{spelling}"
+    assert site.ask_as("good", "GET", "/numbers/7").text == f"{SECRET}: good 7"
 
 
 @case("a WebSocket upgrade is refused")

@@ -34,6 +34,7 @@ def kind_of(request: Incoming) -> Mapping[str, object]:
 
 # The routes of a site and what each requires; {name} is a path parameter.
 CALENDAR: Final = requires("read", "calendar/{name}")
+NUMBERS: Final = requires("read", "numbers/{number}")
 FILES: Final = requires("read", "files/{name:path}")
 PAYMENTS: Final = requires("transact", "payments", amount="amount", arguments=["payee"])
 ERASE: Final = requires("delete", "calendar")
@@ -43,6 +44,7 @@ EVENTS: Final = requires("write", "calendar")
 COROUTINE: Final = requires("read", "calendar")
 ROUTES: Final = {
     ("GET", "/calendar/{name}"): "its secret and its name",
+    ("GET", "/numbers/{number}"): "its secret and its number; converted where the framework does",
     ("GET", "/files/{name:path}"): "its secret; the name may have slashes",
     ("POST", "/payments"): "its secret and the payee of the body",
     ("POST", "/erase"): "its secret; says nothing of repeats",

@@ -33,6 +33,7 @@ from agentauth.integrations.tests.conformance import (
     EVENTS,
     FILES,
     KEPT,
+    NUMBERS,
     OPEN,
     PAYMENTS,
     RESOURCES,
@@ -124,6 +125,11 @@ def calendar(request: HttpRequest, name: str) -> HttpResponse:
     return HttpResponse(f"{text(request)} {name}")
 
 
+@protected(NUMBERS)
+def numbers(request: HttpRequest, number: int) -> HttpResponse:
+    return HttpResponse(f"{text(request)} {number}")
+
+
 @protected(FILES)
 def files(request: HttpRequest, name: str) -> HttpResponse:
     return answer(request)
@@ -160,6 +166,7 @@ async def open_coroutine(_request: HttpRequest) -> HttpResponse:
 
 urlpatterns += [
     path("calendar/<str:name>", calendar),
+    path("numbers/<int:number>", numbers),
     path("files/<path:name>", files),
     path("payments", payments),
     path("erase", protected(ERASE)(answer)),
@@ -195,6 +202,7 @@ def start(
     urls: str = __name__,
     before: tuple[str, ...] = (),
     after: tuple[str, ...] = (),
+    unchecked: tuple[str, ...] = (),
 ) -> Iterator[str]:
     """The site through Django's handler, with an empty cache of its own."""
     cache = {
@@ -219,6 +227,7 @@ def start(
             "CLIENT_ID": "id",
             "CLIENT_SECRET": "secret",
             "AUDIENCE": AUDIENCE,
+            "UNCHECKED_MIDDLEWARE": unchecked,
         },
     ):
         served = served_by_asgi(ASGIHandler()) if asgi else served_by_wsgi(WSGIHandler())
@@ -238,7 +247,10 @@ CACHES = ("UpdateCacheMiddleware", "FetchFromCacheMiddleware", "CacheMiddleware"
 SITE_CACHE = {each: (f"django.middleware.cache.{each}",) for each in CACHES}
 
 
-OPEN_OTHERWISE = {"a forgotten route is closed": "this middleware leaves other views open"}
+OPEN_OTHERWISE = {
+    "a forgotten route is closed": "this middleware leaves other views open",
+    "a path without a route is closed": "this middleware leaves paths without a view open",
+}
 
 
 def integration(middleware: str, resources: set[str], *, asgi: bool = False) -> Integration:

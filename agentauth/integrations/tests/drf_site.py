@@ -84,6 +84,13 @@ class Calendar(ViewSet, Protected):
         return Response(f"{self.text(request)} {name}")
 
 
+class Numbers(Protected):
+    requirement = suite.NUMBERS
+
+    def get(self, request: Request, **parameters: Any) -> Response:
+        return Response(f"{self.text(request)} {parameters['number']}")
+
+
 class Files(Protected):
     requirement = {"GET": suite.FILES}
 
@@ -148,6 +155,7 @@ VIEWS: dict[str, Any] = {
     "missing": Missing.as_view(),
     "broken": Broken.as_view(),
     "calendar/<str:name>": Calendar.as_view({"get": "retrieve"}),
+    "numbers/<int:number>": Numbers.as_view(),
     "files/<path:name>": Files.as_view(),
     "payments": Payments.as_view(),
     "erase": Erase.as_view(),

@@ -83,6 +83,10 @@ async def calendar(name: str, agent: Agent) -> str:
     return f"{text(agent)} {name}"
 
 
+async def numbers(number: int, agent: Agent) -> str:
+    return f"{text(agent)} {number}"
+
+
 async def files(name: str, agent: Agent) -> str:
     return text(agent)
 
@@ -116,6 +120,7 @@ ENDPOINTS: tuple[tuple[str, str, Requirement, Endpoint], ...] = (
     ("GET", "/missing", suite.COROUTINE, missing),
     ("GET", "/broken", suite.COROUTINE, broken),
     *(("GET", path, suite.COROUTINE, saying(stated)) for path, (stated, _) in SAYS.items()),
+    ("GET", "/numbers/{number}", suite.NUMBERS, numbers),
     ("GET", "/files/{name:path}", suite.FILES, files),
     ("POST", "/payments", suite.PAYMENTS, payments),
     ("POST", "/erase", suite.ERASE, answer),

@@ -64,6 +64,11 @@ def calendar(name: str) -> str:
     return f"{text()} {name}"
 
 
+@protected(suite.NUMBERS)
+def numbers(number: int) -> str:
+    return f"{text()} {number}"
+
+
 @protected(suite.FILES)
 def files(name: str) -> str:
     return text()
@@ -110,6 +115,7 @@ def application() -> Flask:
         "/broken": READ(broken),
         "/coroutine": coroutine,
         "/calendar/<name>": calendar,
+        "/numbers/<int:number>": numbers,
         "/files/<path:name>": files,
         OPEN: front,
     } | {path: READ(saying(stated)) for path, (stated, _) in SAYS.items()}

@@ -80,6 +80,11 @@ async def calendar(request: Request) -> Response:
     return PlainTextResponse(f"{text(request)} {request.path_params['name']}")
 
 
+@protected(suite.NUMBERS)
+async def numbers(request: Request) -> Response:
+    return PlainTextResponse(f"{text(request)} {request.path_params['number']}")
+
+
 @protected(suite.PAYMENTS)
 async def payments(request: Request) -> Response:
     return PlainTextResponse(f"{text(request)} {(await request.json())['payee']}")
@@ -125,6 +130,7 @@ def application() -> Starlette:
             Route("/broken", READ(broken)),
             *says,
             Mount("/calendar", routes=mounted),
+            Route("/numbers/{number:int}", numbers),
             Route("/files/{name:path}", protected(suite.FILES)(answer)),
             Route("/payments", payments, methods=["POST"]),
             Route("/erase", protected(suite.ERASE)(answer), methods=["POST"]),

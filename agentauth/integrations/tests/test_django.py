@@ -6,6 +6,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
+from django.urls import re_path
 
 from agentauth.integrations import django as guard
 from agentauth.integrations.django import AgentAuthMiddleware, decision, protected
@@ -56,6 +57,9 @@ def served(target: Callable[..., Any]) -> Callable[..., Any]:
     """The view as a server calls it: its middleware first."""
 
     def respond(request: HttpRequest, **kwargs: Any) -> Any:
+        # The only view, whatever the path.
+        request.urlconf = (re_path("", target, kwargs),)  # type: ignore[assignment]  # its patterns
+
         def inner(again: HttpRequest) -> Any:
             return middleware.process_view(again, target, (), kwargs) or target(again, **kwargs)
 

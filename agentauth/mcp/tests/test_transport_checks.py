@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
+from mcp.server.mcpserver import MCPServer
+from pydantic import Field
 
 from agentauth.mcp.signing import SigningTransport
 from agentauth.mcp.tests.guarded import ENDPOINT, Site, Verify
@@ -34,14 +37,26 @@ def message(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not ...}
 
 
-def posted(site: Site, *calls: tuple[dict[str, Any], dict[str, str]], **settings: Any) -> list[Any]:
-    """The answers to signed calls, each a message and what differs in its headers."""
+def posted(
+    site: Site,
+    *calls: tuple[dict[str, Any], dict[str, str]],
+    more: Sequence[tuple[str, str]] = (),
+    **settings: Any,
+) -> list[Any]:
+    """The answers to signed calls, each a message and what differs in its headers.
+
+    `more`: further header lines of the first call.
+    """
 
     async def story() -> list[Any]:
         async with site.http(signed=True, **settings) as http:
             return [
-                await http.post(ENDPOINT, content=json.dumps(body), headers=USUAL | headers)
-                for body, headers in calls
+                await http.post(
+                    ENDPOINT,
+                    content=json.dumps(body),
+                    headers=[*(USUAL | headers).items(), *(() if number else more)],
+                )
+                for number, (body, headers) in enumerate(calls)
             ]
 
     return asyncio.run(story())
@@ -67,6 +82,96 @@ def test_a_call_with_refused_headers_can_be_corrected_under_its_key(
     refused, corrected = posted(site, (message(), headers), (message(), {}))
     assert (refused.status_code, refused.json()["error"]) == (status, "invalid_request")
     assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    assert len(site.verify.asked) == 1
+
+
+MODERN = {
+    "MCP-Protocol-Version": "2026-07-28",
+    "MCP-Method": "tools/call",
+    "MCP-Name": "pay",
+}
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+def enveloped(**changes: Any) -> dict[str, Any]:
+    """The call as MCP 2026-07-28 has it."""
+    told = message()
+    told["params"]["_meta"] = {OPERATION_KEY: "k-1"} | ENVELOPE | changes
+    return told
+
+
+@pytest.mark.parametrize(
+    ("refused", "headers"),
+    [
+        (message(), {"MCP-Protocol-Version": "1999-01-01"}),
+        (message(), {"MCP-Protocol-Version": ""}),
+        (message(), {"MCP-Protocol-Version": "2025-11-25, 2025-11-25"}),
+        (message(), MODERN),
+        (enveloped(), MODERN | {"MCP-Protocol-Version": "2099-01-01"}),
+        (enveloped(), MODERN | {"MCP-Method": "tools/list"}),
+        (enveloped(), MODERN | {"MCP-Name": "wipe"}),
+        (enveloped(), {"MCP-Protocol-Version": "2026-07-28"}),
+        (enveloped(**{"io.modelcontextprotocol/protocolVersion": "2025-11-25"}), MODERN),
+        (enveloped(**{"io.modelcontextprotocol/clientCapabilities": 5}), MODERN),
+        (enveloped(progressToken=[]), {}),
+        (enveloped(progressToken={}), MODERN),
+    ],
+)
+def test_call_that_the_sdk_refuses_for_its_version_is_not_counted(
+    site: Site, refused: dict[str, Any], headers: dict[str, str]
+) -> None:
+    first, corrected, again = posted(
+        site, (refused, headers), (message(), {}), (enveloped(), MODERN)
+    )
+    # The SDK's own error, with the versions that it takes.
+    assert '"error":{"code":-32' in first.text.replace(" ", "")
+    if headers.get("MCP-Protocol-Version", "").startswith(("1999", "2099")):
+        assert first.status_code == 400
+    assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    # Under the same key, so that is the second time.
+    assert "already_processed" in again.text
+    assert len(site.verify.asked) == 2
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_call_with_two_routing_headers_is_not_counted(site: Site, name: str) -> None:
+    first, corrected = posted(
+        site, (enveloped(), MODERN), (enveloped(), MODERN), more=[(name, MODERN[name])]
+    )
+    assert first.status_code == 400
+    assert "more than once" in first.text
+    assert (corrected.status_code, site.ran) == (200, [("pay", "ACME")])
+    assert len(site.verify.asked) == 1
+
+
+class Mirroring(Site):
+    """Its tool wants the payee in a header too."""
+
+    def server(self) -> MCPServer[Any]:
+        server = MCPServer[Any]("calendar", log_level="WARNING")
+        mirrored = Field(json_schema_extra={"x-mcp-header": "Payee"})
+
+        def pay(payee: Annotated[str, mirrored], amount: dict[str, str]) -> str:
+            self.ran.append(("pay", payee))
+            return "paid"
+
+        server.add_tool(pay, structured_output=False)
+        return server
+
+
+@pytest.mark.parametrize("sent", [{}, {"Mcp-Param-Payee": "EVIL"}])
+def test_call_whose_mirrored_argument_differs_is_not_counted(
+    site: Site, sent: dict[str, str]
+) -> None:
+    mirroring = Mirroring(site.verify, site.registry, site.tmp_path)
+    whole = MODERN | {"Mcp-Param-Payee": "ACME"}
+    first, corrected = posted(mirroring, (enveloped(), MODERN | sent), (enveloped(), whole))
+    assert first.status_code == 400
+    assert "Mcp-Param-Payee" in first.text
+    assert (corrected.status_code, mirroring.ran) == (200, [("pay", "ACME")])
     assert len(site.verify.asked) == 1
 
 
