@@ -83,7 +83,8 @@ def _widest(usable: Sequence[Grant], provider: ServiceProvider) -> list[Grant]:
         raise AmbiguousGrantError(
             f"{len(usable)} grants at {provider.name} differ in what they cover. Say what the "
             "call does:"
-            ' pass action=Action("read", "calendar"), for example.',
+            ' pass action=Action("read", "calendar"), for example, or --action read:calendar on'
+            " the command line.",
             grant_ids=[grant.grant_id for grant in usable],
         )
     return widest
@@ -94,7 +95,7 @@ def _nothing(
 ) -> NoGrantError:
     """The error that says what is missing, and how to get it."""
     asked = "..." if action is None else _capability(action)
-    again = f"Ask for it: request_grant({called!r}, [{asked}])."
+    again = f"Ask for it: request_grant({called!r}, [{asked}]), or `agentauth request`."
     if not grants:
         return NoGrantError(
             f"This agent has not asked for anything at {provider.name} yet. {again}"

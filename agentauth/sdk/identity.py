@@ -69,11 +69,11 @@ def parse_identity(
         raise KeyFileError(f"{where} was written by another version of this library.")
     if kid != (None if signer is None else signer.kid):
         raise KeyFileError(
-            f"{where} belongs to an agent with another key. Use another key_file for this one."
+            f"{where} belongs to an agent with another key. Use another key file for this one."
         )
     if identity.registry != registry:
         raise KeyFileError(
-            f"{where} belongs to the registry {identity.registry}. Use another key_file for "
+            f"{where} belongs to the registry {identity.registry}. Use another key file for "
             f"{registry}."
         )
     return identity

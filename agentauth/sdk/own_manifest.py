@@ -94,12 +94,12 @@ def check_within(
     """
     if name is not None and name != manifest.name:
         raise ManifestError(
-            f"This key file holds the agent {manifest.name!r}. Use another key_file for {name!r}."
+            f"This key file holds the agent {manifest.name!r}. Use another key file for {name!r}."
         )
     for capability in capabilities:
         if not narrows([capability], manifest.capabilities):
             raise ManifestError(
-                f"The agent's manifest does not cover {capability.label}. Call renew_manifest "
-                "with all"
-                " capabilities this agent may ask for from now on, then ask again."
+                f"The agent's manifest does not cover {capability.label}. Renew it with all"
+                " capabilities that this agent may ask for from now on (renew_manifest, or"
+                " `agentauth register --renew`), then ask again."
             )

@@ -25,7 +25,9 @@ from tests.live import ROOT, LiveRegistry
 PATIENCE_SECONDS = 120
 _BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\S+/approvals/([0-9a-f-]{36})/|\S+[?&]grant=([0-9a-f-]{36})")
-_INSTALL = re.compile(r"^pip install '(agentauth-sdk)\[([a-z,]+)\]'.*$", re.MULTILINE)
+_INSTALL = re.compile(
+    r"^pip install '\./(agentauth_sdk)-[0-9.]+-py3-none-any\.whl\[([a-z,]+)\]'.*$", re.MULTILINE
+)
 _KEPT = re.compile(r"^(?:export |\. ).*$", re.MULTILINE)
 BACKGROUND = "keeps running"
 OPERATOR = "at the registry"

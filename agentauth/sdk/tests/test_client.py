@@ -108,7 +108,7 @@ def test_an_enrolment_code_goes_along(registry: FakeRegistry, tmp_path: Path) ->
 
 def test_another_name_on_the_same_key_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
     registered(registry, tmp_path)
-    with pytest.raises(ManifestError, match="another key_file"):
+    with pytest.raises(ManifestError, match="another key file"):
         run(registry.client(tmp_path, name="Somebody else").register())
 
 
