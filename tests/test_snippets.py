@@ -21,6 +21,7 @@ RUN: dict[str, dict[str, tuple[int, str]]] = {
     "forward-auth.md": {"sh": (1, "tests/flows/test_forward_auth.py")},
     "integrations.md": {
         "": (1, "agentauth/integrations/tests/test_page.py"),
+        "sh": (1, "agentauth/integrations/tests/test_page.py"),
         "python": (11, "agentauth/integrations/tests/test_page.py"),
     },
     "mcp.md": {

@@ -1,9 +1,11 @@
 """docs/integrations.md: each block runs as printed, and the table is the one of the suite."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +34,9 @@ from agentauth.integrations.tests.conformance import (
     verifying,
     yes,
 )
+from tests.postgres import free_port
 
+ROOT = Path(__file__).resolve().parents[3]
 AUDIENCE = "https://api.example.com"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SECTIONS = dict(part.split("\n", 1) for part in ("\n" + table.PAGE.read_text()).split("\n## ")[1:])
@@ -158,6 +162,39 @@ def test_an_asgi_application_of_the_page_is_protected(registry: Verify, title: s
 def test_the_flask_application_of_the_page_is_protected(registry: Verify) -> None:
     with served_by_wsgi(run(BLOCKS["Flask"][0]).app) as url:
         follow(url, registry)
+
+
+def test_gunicorn_as_printed_drops_the_header_that_changes_the_path(
+    registry: Verify, tmp_path: Path
+) -> None:
+    """Without the option, the check answers 400 to the header."""
+    [command] = re.findall(r"^```sh\n(gunicorn .*)\n```$", table.PAGE.read_text(), re.MULTILINE)
+    port = free_port()
+    (tmp_path / "module.py").write_text(BLOCKS["Flask"][0])
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    printed = command.replace(":9000", f":{port}")
+    assert printed != command
+    signed = {"Authorization": "DPoP good", "DPoP": "a.b.c", "SCRIPT_NAME": "/calendar"}
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {printed}"], cwd=tmp_path, env=os.environ | env,
+        stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        try:
+            answer = asked_once_up(f"http://127.0.0.1:{port}/calendar/work", signed)
+        finally:
+            process.terminate()
+    assert (answer.status_code, registry.asked[0]["url"]) == (200, f"{AUDIENCE}/calendar/work")
+
+
+def asked_once_up(url: str, headers: dict[str, str]) -> httpx.Response:
+    """The first answer of a server that is starting."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(url, headers=headers, trust_env=False, timeout=30)
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def django_settings(registry: Verify) -> dict[str, Any]:
