@@ -261,7 +261,7 @@ def test_a_denied_grant_says_why(registry: FakeRegistry, tmp_path: Path) -> None
 def test_who_never_asked_has_no_grant_and_sends_nothing(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    with pytest.raises(NoGrantError, match="request_grant"):
+    with pytest.raises(NoGrantError, match="ensure_grant"):
         run(registry.client(tmp_path).get_token(SP_ID))
     assert registry.requests == []
 
