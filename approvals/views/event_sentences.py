@@ -150,6 +150,7 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
                 if act and event.kind in ACTS
                 else _name_after("%(name)s", people.get(event.actor_id))
                 or who.get(event.actor_kind, _("someone")),
+                "says_outcome": act is not None,
                 "mark": marks.get(event.pk, ""),
                 # The sentence of an act says why it was refused.
                 "reason": "" if act else (event.reason or "").replace("_", " "),
