@@ -276,7 +276,7 @@ def questions() -> dict[str, Callable[[], Any]]:
         "spending: the busy human's last 14 days": lambda: count_days(
             me, today - timedelta(days=13)
         ),
-        "spending: the newest 20,000 of a year": lambda: count_days(
+        "spending: the newest 10,000 of a year": lambda: count_days(
             me, today - timedelta(days=360)
         ),
         "agent page: the busy agent": lambda: list(

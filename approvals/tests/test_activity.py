@@ -2,23 +2,29 @@
 
 import csv
 import json
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from approvals.tests.acting import PAID, READ, act
 from approvals.tests.cast import Person
 from approvals.views import activity_export, activity_search, paging, spending
-from approvals.views.activity_search import read_search, start_of_day
+from approvals.views.activity_search import read_search
 from approvals.views.day_chart import Series, draw_days
 from audit import kinds
+from audit.checkpoints.signing import checkpoint_log
 from audit.models import Event
 from audit.services import Actor, record, seal_audit
+from kms.services import ensure_key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, enrolled
@@ -79,6 +85,32 @@ def test_the_event_file_and_its_number_are_those_of_the_log(
     assert f"No. {body['leaf_index']} in the log" in page
 
 
+def test_the_two_files_of_an_event_prove_it_offline(
+    alice: Person, acts: list[Event], now: datetime, tmp_path: Path
+) -> None:
+    ensure_key(purpose="audit", actor=TESTER, now=now)
+    seal_audit(now=now)
+    checkpoint_log(now=now)
+    path = f"/activity/{acts[0].pk}/"
+    assert "covered by the checkpoint" in alice.get(path).content.decode()
+    bundle = alice.get(f"/v1/audit/proof/bundle?event={acts[0].pk}").content
+    (tmp_path / "event.json").write_bytes(alice.get(f"{path}event.json").content)
+    (tmp_path / "event.proof").write_bytes(bundle)
+    vkeys = alice.get("/.well-known/agentauth").json()["audit_vkeys"]
+    (tmp_path / "log.vkeys").write_text("\n".join(vkeys))
+    # The command that the page shows.
+    command = "verify-proof --trusted-keys log.vkeys --bundle event.proof --event event.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "agentauth.cli", *command.split()],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(settings.BASE_DIR)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_each_filter_leaves_only_what_matches(
     alice: Person, acts: list[Event], reading: Grant, now: datetime
 ) -> None:
@@ -121,11 +153,11 @@ def test_dates_are_whole_days_of_the_persons_zone(
     Human.objects.update(time_zone="Pacific/Auckland")
     zone = ZoneInfo("Pacific/Auckland")
     today = now.astimezone(zone).date()
-    start = start_of_day(today, "Pacific/Auckland")
+    start = datetime(today.year, today.month, today.day, tzinfo=zone)
     first = act(reading, start)
     before = act(reading, start - timedelta(microseconds=1))
     search = read_search({"from": str(today), "to": str(today)}, alice.human)
-    assert (search.start, search.end) == (start, start_of_day(today + timedelta(days=1), zone.key))
+    assert (search.start, search.end) == (start, start + timedelta(days=1))
     found = shown(alice, f"from={today}&kind=transact")
     assert first.pk in found
     assert before.pk not in found
