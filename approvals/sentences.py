@@ -319,10 +319,62 @@ def act(action: Action, at: str) -> str:
         case _:
             name = {"name": f"{action.namespace}.{action.name}"}
             text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
+    return text + _with_arguments(action)
+
+
+def acted(action: Action, at: str) -> str:
+    """One act that was allowed, as a verb phrase: paid €80.00 at Demo Service (payments)."""
+    where = {"resource": action.resource, "at": quoted(at)}
+    match action.type:
+        case "transact" if action.amount is not None:
+            text = _("paid %(amount)s at %(at)s (“%(resource)s”)") % (
+                where | {"amount": money(action.amount)}
+            )
+        case "read":
+            text = _("read “%(resource)s” at %(at)s") % where
+        case "write":
+            text = _("created or changed “%(resource)s” at %(at)s") % where
+        case "delete":
+            text = _("deleted “%(resource)s” at %(at)s") % where
+        case _:
+            name = {"name": f"{action.namespace}.{action.name}"}
+            text = _("used “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
+    return text + _with_arguments(action)
+
+
+def _with_arguments(action: Action) -> str:
     details = [
         _("%(name)s %(value)s") % {"name": name, "value": _value(value)}
         for name, value in sorted(action.arguments.items())
     ]
-    return text + (
-        _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
-    )
+    return _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
+
+
+def act_in_brief(kind: str, amount: Money | None, at: str) -> str:
+    """As `act`, of an action whose texts are not known: pay €80.00 at Demo Service."""
+    where = {"at": quoted(at)}
+    match kind:
+        case "transact" if amount is not None:
+            return _("pay %(amount)s at %(at)s") % (where | {"amount": money(amount)})
+        case "read":
+            return _("read something at %(at)s") % where
+        case "write":
+            return _("create or change something at %(at)s") % where
+        case "delete":
+            return _("delete something at %(at)s") % where
+    return _("use a function of %(at)s") % where
+
+
+def acted_in_brief(kind: str, amount: Money | None, at: str) -> str:
+    """As `acted`, of an action whose texts are not known: paid €80.00 at Demo Service."""
+    where = {"at": quoted(at)}
+    match kind:
+        case "transact" if amount is not None:
+            return _("paid %(amount)s at %(at)s") % (where | {"amount": money(amount)})
+        case "read":
+            return _("read something at %(at)s") % where
+        case "write":
+            return _("created or changed something at %(at)s") % where
+        case "delete":
+            return _("deleted something at %(at)s") % where
+    return _("used a function of %(at)s") % where

@@ -4,12 +4,14 @@ from django.urls import path
 
 from approvals.receipts_api import ReceiptView
 from approvals.views import (
+    activity,
+    activity_export,
     admin_denial,
     agents,
     claim,
     destructive_actions,
     grant_decision,
-    inbox_and_activity,
+    inbox,
     log_break,
     presence_lease,
     reauthentication,
@@ -18,6 +20,7 @@ from approvals.views import (
     resume,
     settings,
     setup_and_sign_in,
+    spending,
     transaction_confirmation,
 )
 
@@ -56,7 +59,7 @@ urlpatterns = [
     path("recoveries/<uuid:human_id>/stolen", recovery.start, {"case": "stolen"}),
     path("recoveries/<uuid:recovery_id>/confirm", recovery.confirm),
     path("recoveries/<uuid:recovery_id>/link", recovery.link),
-    path("approvals/", inbox_and_activity.inbox),
+    path("approvals/", inbox.inbox),
     path("approvals/<uuid:grant_id>/", grant_decision.page),
     path("approvals/<uuid:grant_id>/review", grant_decision.review),
     path("approvals/<uuid:grant_id>/review-denial", grant_decision.review_denial),
@@ -86,7 +89,12 @@ urlpatterns = [
     path("denials/<uuid:request_id>/statement", admin_denial.statement),
     path("denials/<uuid:request_id>/decide", admin_denial.decide),
     path("resume/<str:kind>/", resume.index),
-    path("activity/", inbox_and_activity.activity),
+    path("activity/", activity.index),
+    path("activity/spending/", spending.page),
+    path("activity/export.csv", activity_export.as_csv),
+    path("activity/export.jsonl", activity_export.as_json_lines),
+    path("activity/<uuid:event_id>/", activity.page),
+    path("activity/<uuid:event_id>/event.json", activity.event_file),
     path("settings/", settings.page),
     path("settings/passkeys/options", settings.passkey_options),
     path("settings/passkeys/finish", settings.passkey_finish),

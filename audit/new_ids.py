@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import uuid
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -101,3 +102,9 @@ def new_id_text() -> str:
 def made_at(made: uuid.UUID) -> float:
     """When the id was made, in seconds since 1970, to the millisecond."""
     return (made.int >> 80) / 1000
+
+
+def first_id_at(at: datetime) -> uuid.UUID:
+    """The smallest id that could be made at this time: ids from then on are not below it."""
+    milliseconds = max(0, int(at.timestamp() * 1000))
+    return uuid.UUID(uuid7_text(milliseconds, bytes(ENTROPY_BYTES)))

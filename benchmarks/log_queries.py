@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,9 @@ def questions() -> dict[str, Callable[[], Any]]:
     from django.contrib.admin import AdminSite
     from django.test import RequestFactory
 
+    from approvals.views.activity_search import read_search
     from approvals.views.paging import page_of
+    from approvals.views.spending import count_days
     from audit.admin import EventAdmin
     from audit.log.listing import Cursor, page_of_log
     from audit.models import Event, Head, Leaf
@@ -215,6 +218,16 @@ def questions() -> dict[str, Callable[[], Any]]:
             )
 
         return ask
+
+    me = Human(pk=BUSY_HUMAN, time_zone="Europe/Berlin")
+
+    def searched(**filters: str) -> Callable[[], Any]:
+        """As the list of the activity reads it, but for the agents, of which there are no rows."""
+        search = read_search({name.removesuffix("_"): text for name, text in filters.items()}, me)
+        return lambda: search.page(None, 50)
+
+    today = datetime.now(UTC).date()
+    quarter = {"from_": str(today - timedelta(days=180)), "to": str(today - timedelta(days=90))}
 
     def listed(query: str) -> Callable[[], Any]:
         def ask() -> Any:
@@ -255,6 +268,16 @@ def questions() -> dict[str, Callable[[], Any]]:
         "activity: the busy human and agent": activity(human_id=BUSY_HUMAN, agent_id=BUSY),
         "activity: the busy human and another's agent": activity(
             human_id=BUSY_HUMAN, agent_id=RARE
+        ),
+        "activity: the busy human's refusals": searched(outcome="denied"),
+        "activity: what the busy human never did (5,000 looked at)": searched(kind="transact"),
+        "activity: a service that the busy human never used": searched(service=str(NOBODY)),
+        "activity: refusals of three months half a year ago": searched(outcome="denied", **quarter),
+        "spending: the busy human's last 14 days": lambda: count_days(
+            me, today - timedelta(days=13)
+        ),
+        "spending: the newest 10,000 of a year": lambda: count_days(
+            me, today - timedelta(days=360)
         ),
         "agent page: the busy agent": lambda: list(
             Event.objects.filter(agent_id=BUSY).order_by("-id")[:20]

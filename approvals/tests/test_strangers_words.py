@@ -11,6 +11,7 @@ from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Receipt
 from approvals.templatetags.display_filters import set_apart, spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from audit.models import Event
 from kms.tests.sealing import change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approve, claim_link, pending
@@ -104,6 +105,7 @@ def test_AP_24_no_page_says_a_name_outside_quotation_marks(
         "/approvals/",
         "/agents/",
         "/activity/",
+        f"/activity/{Event.objects.filter(agent_id=grant.agent_id).latest('id').pk}/",
     ]
     for path in [*paths, f"/agents/{grant.agent_id}/"]:
         page = alice.get(path).content.decode()

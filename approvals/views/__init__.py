@@ -1,11 +1,13 @@
 """The pages, one module per area. A view parses, calls one service and renders.
 
 Start with `page_requests`, which all share: who is signed in, and how posted JSON is read and
-answered. `setup_and_sign_in` is the front page, setup and sign-in; `inbox_and_activity` the inbox
-and the activity feed. What a human decides: `claim`, `grant_decision`, `transaction_confirmation`,
-`resume`, and for administrators `admin_denial`. What exists: `agents`, with `grant_descriptions`
-and `usage_descriptions` (grants and their use in words), `event_sentences` (events in words) and
-`log_status` (the state of the log); `paging` cuts long lists. Acts on oneself: `settings`,
+answered. `setup_and_sign_in` is the front page, setup and sign-in; `inbox` what waits. What a human
+decides: `claim`, `grant_decision`, `transaction_confirmation`, `resume`, and for administrators
+`admin_denial`. What exists: `agents`, with `grant_descriptions` and `usage_descriptions` (grants
+and their use in words). What happened: `activity` (the list, one event), `activity_search`,
+`activity_export`, `spending` (budgets, and a `day_chart`), with `event_sentences` and
+`act_sentences` (events in words) and `log_status` (the state of the log); `paging` cuts long lists.
+Acts on oneself: `settings`,
 `presence_lease`, `recovery`. `reauthentication` asks for the signature of a sensitive act,
 `destructive_actions` before anything irreversible. After a restore, administrators use `log_break`
 and `release_after_restore`.

@@ -2,19 +2,27 @@
 
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
 from approvals.services.recent_recovery import RECENT, recovery_mark
+from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
 from approvals.views.grant_descriptions import sentence
 from audit import kinds
 from audit.models import Event
+from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Human, ServiceProvider
+from verifier.models import Confirmation
 
+# How soon after a decision its service's verifier records that it gave no answer: it waits for
+# seconds only.
+_WITHHELD_WITHIN: Final = timedelta(minutes=10)
 # What a person signs to let an agent do something.
 _SIGNED = (
     kinds.GRANT_APPROVED,
@@ -99,7 +107,8 @@ def _name_after(form: str, name: str | None) -> str:
 
 
 def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """One line per event; the names take three queries, however many events there are."""
+    """One line per event; names and texts take six queries, however many events there are."""
+    prefetch_related_objects([each for each in events if each.kind in ACTS], "openings")
     agents: dict[uuid.UUID | None, str] = dict(
         Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
     )
@@ -112,7 +121,7 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
     people = {
         str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")
     }
-    marks = _marks(events)
+    marks, asked, withheld = _marks(events), _confirmations(events), _withheld(events)
     lines = []
     for event in events:
         names = {
@@ -124,19 +133,62 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             str(_WORDS.get(event.kind, ""))
             or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         )
+        at = providers.get(event.service_provider_id)
+        act = None
+        if event.kind in ACTS:
+            act = describe_act(event, at, is_withheld=str(event.pk) in withheld)
+        elif event.kind in CONFIRMATIONS:
+            act = describe_confirmation(event, asked.get(_confirmation_id(event)), at)
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
         lines.append(
             {
                 "event": event,
-                "text": sentence(text % names if "%(" in text else text),
-                "who": _name_after("%(name)s", people.get(event.actor_id))
+                "text": sentence(act or (text % names if "%(" in text else text)),
+                # A service asks about an act of an agent: the agent acted.
+                "who": names["agent"]
+                if act and event.kind in ACTS
+                else _name_after("%(name)s", people.get(event.actor_id))
                 or who.get(event.actor_kind, _("someone")),
+                "says_outcome": act is not None,
                 "mark": marks.get(event.pk, ""),
-                "reason": (event.reason or "").replace("_", " "),
+                # The sentence of an act says why it was refused.
+                "reason": "" if act else (event.reason or "").replace("_", " "),
             }
         )
     return lines
+
+
+def _confirmation_id(event: Event) -> str:
+    return str(event.data.get("confirmation_id", ""))
+
+
+def _confirmations(events: Sequence[Event]) -> dict[str, Any]:
+    """What was to be confirmed, by the confirmation's id."""
+    wanted = {_confirmation_id(each) for each in events if each.kind in CONFIRMATIONS} - {""}
+    rows = Confirmation.objects.filter(pk__in=wanted)
+    return {str(pk): action for pk, action in rows.values_list("pk", "action")}
+
+
+def _withheld(events: Sequence[Event]) -> set[str]:
+    """The ids of decisions that were allowed too late to be given.
+
+    Between the first and the last event shown, the agents' index holds little else than what was
+    read for the page already.
+    """
+    allowed = [each for each in events if each.kind == kinds.DECISION_ALLOWED]
+    if not allowed:
+        return set()
+    ids = [each.pk for each in allowed]
+    until = first_id_at(datetime.fromtimestamp(made_at(max(ids)), UTC) + _WITHHELD_WITHIN)
+    found = Event.objects.filter(
+        agent_id__in={each.agent_id for each in allowed},
+        kind=kinds.DECISION_DENIED,
+        reason="withheld",
+        pk__gt=min(ids),
+        pk__lt=until,
+    )
+    return {str(data.get("withholds")) for data in found.values_list("data", flat=True)}
 
 
 def _marks(events: Sequence[Event]) -> dict[uuid.UUID, str]:

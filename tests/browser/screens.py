@@ -204,6 +204,20 @@ def signed_log(theatre: Theatre) -> Page:
     return page
 
 
+def event_of(words: str) -> Way:
+    """The page of the newest event whose sentence begins so."""
+
+    def way(theatre: Theatre) -> Page:
+        page = theatre.open(theatre.alice, "/activity/")
+        page.get_by_role("link", name=words).first.click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text(words)
+        for folded in page.locator("main summary").all():
+            folded.click()
+        return page
+
+    return way
+
+
 def wrong_log(theatre: Theatre) -> Page:
     """An attacker with database access has changed an event."""
     steps.stage(theatre.registry, "tamper", "another")
@@ -339,6 +353,13 @@ SCREENS = {
     "ending-keys": Screen(at("ending-key")),
     "activity-unsigned-log": Screen(at("/activity/")),
     "activity": Screen(signed_log),
+    "activity-filtered": Screen(at("/activity/?kind=transact&outcome=denied")),
+    "activity-nothing-found": Screen(at("/activity/?kind=delete&from=2026-01-01")),
+    "activity-wrong-filter": Screen(at("/activity/?from=soon&to=2026-01-01")),
+    "event-allowed": Screen(event_of("Paid €80.00")),
+    "event-refused": Screen(event_of("Was refused: pay €80.00")),
+    "spending": Screen(at("/activity/spending/")),
+    "spending-empty": Screen(as_bob("/activity/spending/")),
     "control-room-log": Screen(at("/admin/log/")),
     "settings": Screen(at("/settings/")),
     "settings-code-shown": Screen(code_shown),

@@ -29,6 +29,7 @@ def euros(value: str) -> Json:
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": euros("100.00")}
 BUDGET = {**euros("500.00"), "period": "day", "zone": "Europe/Berlin"}
+PAYMENT = {"type": "transact", "resource": "payments", "amount": euros("80.00")}
 SPENDING = {
     "confirm_above": euros("50.00"),
     "budgets": [BUDGET],
@@ -216,20 +217,31 @@ class Stage:
         return Confirmation.objects.get(pk=found)
 
     def decision(
-        self, grant: Any, ago: timedelta, kind: str, outcome: str, reason: str | None = None
+        self,
+        grant: Any,
+        ago: timedelta,
+        kind: str,
+        outcome: str,
+        refused: Sequence[str] = (),
+        action: Json | None = None,
     ) -> None:
+        """The event of one decision, as the verifier records it."""
         from django.db import transaction
 
         from audit.services import Actor, record
+        from verifier.stores.decision_audit_events import split
 
+        label = "transact:payments" if outcome == "success" else None
+        plain, personal = split({"action": action or PAYMENT}, label)
         with transaction.atomic():
             record(
                 kind=kind,
                 actor=Actor("service_provider", str(grant.service_provider_id)),
                 at=self.now - ago,
                 outcome=outcome,
-                reason=reason,
-                data={"error": "envelope_exceeded"} if reason else {},
+                reason=refused[1] if refused else None,
+                data=plain | ({"error": refused[0]} if refused else {}),
+                personal=personal,
                 agent_id=grant.agent_id,
                 human_id=self.human.pk,
                 service_provider_id=grant.service_provider_id,
@@ -290,8 +302,15 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     confirmation_lifecycle.confirm(
         confirmation=confirmed, human=stage.human, actor=stage.alice, now=stage.now - 4 * MINUTE
     )
+    looked = {"type": "read", "resource": "calendar/work"}
+    stage.decision(grant, 31 * MINUTE, kinds.DECISION_ALLOWED, "success", action=looked)
     stage.decision(grant, 30 * MINUTE, kinds.DECISION_ALLOWED, "success")
-    stage.decision(grant, 22 * MINUTE, kinds.DECISION_DENIED, "denied", "budget")
+    for ago, error, reason in (
+        (26 * MINUTE, "insufficient_scope", "no_capability"),
+        (22 * MINUTE, "envelope_exceeded", "budget"),
+        (2 * MINUTE, "step_up_required", "confirm_above"),
+    ):
+        stage.decision(grant, ago, kinds.DECISION_DENIED, "denied", (error, reason))
     pending = stage.confirmation(grant, "80.00", 2 * MINUTE)
     rows: dict[str, Confirmation] = {
         "expired": expired,

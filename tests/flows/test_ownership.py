@@ -17,6 +17,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser, invited, signed_in
+from audit.kinds import CONFIRMATION_REQUESTED
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
@@ -48,7 +49,7 @@ def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What each URL parameter names. A new parameter must be listed here, and so enters the sweep.
-OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id"}
+OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id", "event_id"}
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
@@ -138,6 +139,7 @@ def _parties(now: datetime) -> Cast:
         "agent_id": str(agents[0].agent().pk),
         "passkey_id": str(Passkey.objects.get(human=people[0].human).pk),
         "confirmation_id": str(confirmation.pk),
+        "event_id": str(Event.objects.get(kind=CONFIRMATION_REQUESTED).pk),
     }
     return Cast(
         provider=provider,
@@ -302,6 +304,7 @@ def test_DJ_14_the_sweep_would_see_an_answer(cast: Cast) -> None:
         "/approvals/{grant_id}/",
         "/agents/{agent_id}/",
         "/confirmations/{confirmation_id}/",
+        "/activity/{event_id}/",
     ):
         assert cast.alice.get(path.format(**ids)).status_code == 200, path
     for path in ("/v1/grants/{grant_id}", "/v1/confirmations/{confirmation_id}"):

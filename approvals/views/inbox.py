@@ -1,4 +1,4 @@
-"""The inbox and the activity feed."""
+"""The inbox: what waits for a decision, and what was decided."""
 
 from typing import Any
 
@@ -10,13 +10,9 @@ from django.views.decorators.http import require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services.recent_recovery import recovery_news
-from approvals.views.event_sentences import describe_events
 from approvals.views.grant_descriptions import describe_permissions, grant_status
-from approvals.views.log_status import describe_log
 from approvals.views.page_requests import human_of, require_sign_in
-from approvals.views.paging import id_or_none_of_ours, page_of
-from audit.models import Event
-from audit.verify.log_status import event_positions, read_log_status
+from approvals.views.paging import page_of
 from registry.models import Grant
 from verifier.services.confirmation_lifecycle import pending_for
 
@@ -47,19 +43,3 @@ def inbox(request: HttpRequest) -> HttpResponse:
         "recovery": recovery_news(human, now=now),
     } | paging
     return render(request, "inbox.html", context)
-
-
-@require_safe
-@require_sign_in
-def activity(request: HttpRequest) -> HttpResponse:
-    human = human_of(request)
-    events = Event.objects.filter(human_id=human.pk)
-    if agent := request.GET.get("agent", ""):
-        events = events.filter(agent_id=id_or_none_of_ours(agent))
-    page, paging = page_of(events, request)
-    # Before the events are looked up, so that they are compared with the log as it is now.
-    log_status = read_log_status(now=timezone.now())
-    positions = event_positions(page, log_status.checkpoint)
-    lines = [line | {"position": positions[line["event"].pk]} for line in describe_events(page)]
-    context = {"lines": lines, "agent": agent, "log": describe_log(log_status, positions)} | paging
-    return render(request, "activity.html", context)

@@ -1,0 +1,161 @@
+"""The sentence for each act: object, amount, service and outcome, in plain words."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from approvals.tests.acting import PAID, READ, act, verify
+from approvals.tests.cast import PAY, Person
+from approvals.views.act_sentences import REFUSALS
+from approvals.views.event_sentences import describe_events
+from audit import kinds
+from audit.models import Event, Opening
+from audit.tests.tampering import triggers_lifted
+from registry.models import Grant
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, approved
+from verifier.models import Confirmation
+
+pytestmark = pytest.mark.django_db
+PRINT: dict[str, Any] = {
+    "type": "custom",
+    "namespace": "com.acme",
+    "name": "print",
+    "resource": "printers/second",
+}
+
+
+def text(event: Event) -> str:
+    [line] = describe_events([Event.objects.get(pk=event.pk)])
+    return str(line["text"])
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (PAID, "Paid €80.00 at “Acme Payments” (“payments”)"),
+        (READ, "Read “calendar/work” at “Acme Payments”"),
+        (READ | {"type": "write"}, "Created or changed “calendar/work” at “Acme Payments”"),
+        (READ | {"type": "delete"}, "Deleted “calendar/work” at “Acme Payments”"),
+        (PRINT, "Used “com.acme.print” on “printers/second” at “Acme Payments”"),
+    ],
+)
+def test_each_allowed_act_has_its_sentence(
+    action: dict[str, Any], expected: str, reading: Grant, now: datetime
+) -> None:
+    assert text(act(reading, now, action)) == expected
+
+
+def test_refused_act_says_what_was_asked_and_why_not(reading: Grant, now: datetime) -> None:
+    refused = act(reading, now, refused=("step_up_required", "confirm_above"))
+    assert text(refused) == (
+        "Was refused: pay €80.00 at “Acme Payments” (“payments”), because your confirmation was "
+        "missing"
+    )
+
+
+def test_a_retry_and_a_dry_run_do_not_read_as_done(reading: Grant, now: datetime) -> None:
+    again = act(reading, now, kind=kinds.DECISION_REPEATED)
+    tried = act(reading, now, kind=kinds.DECISION_REHEARSED, dry_run=True)
+    refused = act(reading, now, refused=("envelope_exceeded", "budget"), dry_run=True)
+    assert text(again).startswith("Asked again, and was answered as before: pay €80.00")
+    assert text(tried).startswith("Would be allowed, as a dry run showed: pay €80.00")
+    assert text(refused).startswith("Would be refused, as a dry run showed: pay €80.00")
+
+
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_each_refusal_reads_as_one_sentence(
+    refused: tuple[str, str | None], reading: Grant, now: datetime
+) -> None:
+    said = text(act(reading, now, READ, refused=refused))
+    assert said.startswith("Was refused: read “calendar/work” at “Acme Payments”, because ")
+    assert said.endswith(str(REFUSALS[refused]))
+
+
+def test_an_unknown_reason_leaves_the_reason_out(reading: Grant, now: datetime) -> None:
+    said = text(act(reading, now, READ, refused=("from_a_later_release", "x")))
+    assert said == "Was refused: read “calendar/work” at “Acme Payments”"
+
+
+@pytest.mark.parametrize("change", ["erased", "altered"])
+def test_missing_or_altered_texts_leave_the_sentence_without_them(
+    change: str, reading: Grant, now: datetime
+) -> None:
+    paid, looked = act(reading, now), act(reading, now, READ)
+    # PostgreSQL changes no table whose deferred checks are pending.
+    connection.check_constraints()
+    with triggers_lifted():
+        if change == "erased":
+            Opening.objects.all().delete()
+        else:
+            Opening.objects.update(value={"resource": "invented", "capability": "read:invented"})
+    assert text(paid) == "Paid €80.00 at “Acme Payments”"
+    assert text(looked) == "Read something at “Acme Payments”"
+
+
+def test_summed_refusals_say_how_many(reading: Grant, now: datetime) -> None:
+    said = text(act(reading, now, READ, refused=("invalid_token", "expired"), count=12))
+    assert said.endswith("because its access token had expired (12 times)")
+
+
+def test_a_yes_that_was_never_given_does_not_read_as_done(reading: Grant, now: datetime) -> None:
+    given, late = act(reading, now), act(reading, now)
+    withheld = ("temporarily_unavailable", "withheld")
+    act(reading, now, refused=withheld, withholds=str(late.pk))
+    assert text(given) == "Paid €80.00 at “Acme Payments” (“payments”)"
+    assert text(late).startswith("Was allowed too late, so the service was not told yes: pay €80")
+
+
+def test_call_without_an_action_is_the_use_of_a_token(reading: Grant, now: datetime) -> None:
+    event = act(reading, now)
+    event.data = {"action": None}
+    [line] = describe_events([event])
+    assert line["text"] == "Used its access token at “Acme Payments”"
+
+
+def test_the_agent_is_named_as_the_actor_of_an_act(reading: Grant, now: datetime) -> None:
+    [line] = describe_events([act(reading, now)])
+    assert line["who"] == "agent “Research Assistant”"
+
+
+def test_the_verifiers_own_event_reads_as_what_was_done(
+    alice: Person, agent: AgentClient, now: datetime
+) -> None:
+    provider, secret = create_service_provider(
+        name="Demo Service",
+        audience="http://127.0.0.1:8003",
+        allowed=["transact:payments"],
+        actor=TESTER,
+        now=now,
+    )
+    envelope = {"confirm_above": {"value": "50.00", "currency": "EUR"}}
+    grant = approved(agent, provider, now=now, capabilities=[PAY], envelope=envelope)
+    small = PAID | {"amount": {"value": "36.50", "currency": "EUR"}}
+    assert verify(agent, grant, secret, small)["valid"]
+    large = PAID | {"arguments": {"payee": "ACME"}}
+    assert not verify(agent, grant, secret, large, idempotency_key="l")["valid"]
+    page = alice.get("/activity/").content.decode()
+    assert "Paid €36.50 at “Demo Service” (“payments”)" in page
+    assert (
+        "Was refused: pay €80.00 at “Demo Service” (“payments”), because your confirmation was "
+        "missing" in page
+    )
+    # The confirmation's own row has the arguments that the event lacks.
+    assert "Waits for your confirmation: pay €80.00 at “Demo Service” (“payments”)" in page
+    assert "with payee “ACME”" in page
+    Confirmation.objects.update(action={})
+    page = alice.get("/activity/").content.decode()
+    assert "Agent “Research Assistant” waits for a confirmation at service “Demo Service”" in page
+
+
+def test_names_and_texts_take_the_same_queries_for_any_number(
+    reading: Grant, now: datetime, django_assert_max_num_queries: Any
+) -> None:
+    for _ in range(12):
+        act(reading, now)
+    events = list(Event.objects.filter(agent_id=reading.agent_id, kind=kinds.DECISION_ALLOWED))
+    with django_assert_max_num_queries(6):
+        assert len(describe_events(events)) == 12
+    assert Opening.objects.filter(event__in=events).count() == 12

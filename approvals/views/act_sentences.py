@@ -1,0 +1,172 @@
+"""What an agent did, or was refused, in one sentence for each decision and confirmation."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.money import Money
+from agentauth.protocol.untrusted_text import quoted
+from approvals import sentences
+from audit import kinds
+from audit.log.event_encoding import is_committed
+from audit.models import Event
+
+ACTS: Final = (
+    kinds.DECISION_ALLOWED,
+    kinds.DECISION_DENIED,
+    kinds.DECISION_REPEATED,
+    kinds.DECISION_REHEARSED,
+)
+CONFIRMATIONS: Final = (
+    kinds.CONFIRMATION_REQUESTED,
+    kinds.CONFIRMATION_CONFIRMED,
+    kinds.CONFIRMATION_DENIED,
+    kinds.CONFIRMATION_EXPIRED,
+)
+# The member of a decision whose opening holds the texts that a caller chose.
+_DETAILS: Final = "details"
+# Error and reason of a refusal → why, after “because”. A test holds that every reason is here.
+REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
+    ("invalid_token", "malformed"): gettext_lazy("its access token could not be read"),
+    ("invalid_token", "unknown"): gettext_lazy("no such access token was issued for this service"),
+    ("invalid_token", "expired"): gettext_lazy("its access token had expired"),
+    ("invalid_token", "not_yet_valid"): gettext_lazy("its access token was not valid yet"),
+    ("invalid_token", "revoked"): gettext_lazy("its access token had been revoked"),
+    ("invalid_token", "grant_inactive"): gettext_lazy("its grant was not active"),
+    ("invalid_token", "agent_inactive"): gettext_lazy("the agent was not active"),
+    ("invalid_token", "human_inactive"): gettext_lazy("your account was not active"),
+    ("invalid_token", "binding"): gettext_lazy("its access token belongs to another key"),
+    ("invalid_dpop_proof", "malformed"): gettext_lazy("its proof was missing or unreadable"),
+    ("invalid_dpop_proof", "signature"): gettext_lazy("its proof was not signed with its key"),
+    ("invalid_dpop_proof", "method"): gettext_lazy("its proof was made for another request"),
+    ("invalid_dpop_proof", "url"): gettext_lazy("its proof was made for another address"),
+    ("invalid_dpop_proof", "iat"): gettext_lazy("its proof was too old or from the future"),
+    ("invalid_dpop_proof", "ath"): gettext_lazy("its proof was made for another access token"),
+    ("invalid_dpop_proof", "replayed"): gettext_lazy("its proof had been used before"),
+    ("use_dpop_nonce", None): gettext_lazy("its proof lacked the current nonce"),
+    ("insufficient_scope", "no_capability"): gettext_lazy("it has no permission for this"),
+    ("insufficient_scope", "constraint"): gettext_lazy("this exceeds a limit of its permission"),
+    ("outside_time_window", None): gettext_lazy("this was outside the hours that you allowed"),
+    ("step_up_required", "human_offline"): gettext_lazy("your “I'm here” switch was off"),
+    ("step_up_required", "confirm_above"): gettext_lazy("your confirmation was missing"),
+    ("step_up_required", "confirmation_denied"): gettext_lazy("you had denied it"),
+    ("envelope_exceeded", "rate"): gettext_lazy("it made too many requests in a short time"),
+    ("envelope_exceeded", "budget"): gettext_lazy("this would have exceeded its budget"),
+    ("envelope_exceeded", "max_uses"): gettext_lazy("all uses that you allowed had been used"),
+    ("idempotency_mismatch", None): gettext_lazy("it reused the key of another operation"),
+    ("temporarily_unavailable", "withheld"): gettext_lazy("the answer came too late"),
+}
+
+
+def describe_act(event: Event, at: str | None, *, is_withheld: bool = False) -> str | None:
+    """The act of a decision's event at the service named `at`, and its outcome, as a phrase.
+
+    Resource and names come from the event's opening. If that was erased or does not fit its
+    commitment, the phrase goes without them. None if not even the kind of act is known.
+    `is_withheld`: a later event says that the service never got this yes.
+    """
+    data = event.data if isinstance(event.data, dict) else {}
+    if at is None or "action" not in data:
+        return None
+    phrases = _phrases(event, data["action"], at)
+    if phrases is None:
+        return None
+    act, acted = phrases
+    match event.kind:
+        case kinds.DECISION_ALLOWED:
+            text = (
+                _("was allowed too late, so the service was not told yes: %(act)s") % {"act": act}
+                if is_withheld
+                else acted
+            )
+        case kinds.DECISION_REPEATED:
+            text = _("asked again, and was answered as before: %(act)s") % {"act": act}
+        case kinds.DECISION_REHEARSED:
+            text = _("would be allowed, as a dry run showed: %(act)s") % {"act": act}
+        case _:
+            text = _refused(data, event.reason, act)
+    return text + _times(data.get("count"))
+
+
+def describe_confirmation(event: Event, action: object, at: str | None) -> str | None:
+    """What was to be confirmed, and the outcome; None if the row no longer has its texts."""
+    try:
+        asked = parse_action(action)
+    except AgentAuthError:
+        return None
+    if at is None:
+        return None
+    words = {
+        kinds.CONFIRMATION_REQUESTED: _("waits for your confirmation: %(act)s"),
+        kinds.CONFIRMATION_CONFIRMED: _("confirmed: %(act)s"),
+        kinds.CONFIRMATION_DENIED: _("denied: %(act)s"),
+        kinds.CONFIRMATION_EXPIRED: _("was not confirmed in time: %(act)s"),
+    }
+    return words[event.kind] % {"act": sentences.act(asked, at)}
+
+
+def opened_details(event: Event) -> dict[str, Any]:
+    """The texts of a decision; empty if they were erased or do not fit their commitment."""
+    for opening in event.openings.all():
+        if opening.member == _DETAILS and is_committed(event, opening):
+            return opening.value if isinstance(opening.value, dict) else {}
+    return {}
+
+
+def action_of(event: Event) -> Action | None:
+    """The action of a decision; None if its texts are missing.
+
+    Its arguments are not in the event (docs/adr/0028).
+    """
+    shown = event.data.get("action")
+    details = opened_details(event)
+    if not isinstance(shown, dict) or "resource" not in details:
+        return None
+    texts = {name: details[name] for name in ("resource", "namespace", "name") if name in details}
+    try:
+        return parse_action(shown | texts)
+    except AgentAuthError:
+        return None
+
+
+def _phrases(event: Event, shown: object, at: str) -> tuple[str, str] | None:
+    """To do it, and that it was done."""
+    if shown is None:
+        call = {"at": quoted(at)}
+        return _("use its access token at %(at)s") % call, _(
+            "used its access token at %(at)s"
+        ) % call
+    if not isinstance(shown, dict) or not isinstance(kind := shown.get("type"), str):
+        return None
+    if (action := action_of(event)) is not None:
+        return sentences.act(action, at), sentences.acted(action, at)
+    try:
+        amount = Money.parse(shown["amount"]) if "amount" in shown else None
+    except AgentAuthError:
+        amount = None
+    return sentences.act_in_brief(kind, amount, at), sentences.acted_in_brief(kind, amount, at)
+
+
+def _refused(data: Mapping[str, Any], reason: str | None, act: str) -> str:
+    error = str(data.get("error", ""))
+    # An event of a refusal without a finer reason repeats the error as its reason.
+    why = REFUSALS.get((error, None if reason == error else reason))
+    parts = {"act": act, "why": why}
+    if data.get("dry_run"):
+        if why is None:
+            return _("would be refused, as a dry run showed: %(act)s") % parts
+        return _("would be refused, as a dry run showed: %(act)s, because %(why)s") % parts
+    if why is None:
+        return _("was refused: %(act)s") % parts
+    return _("was refused: %(act)s, because %(why)s") % parts
+
+
+def _times(count: object) -> str:
+    if not isinstance(count, int) or isinstance(count, bool) or count <= 1:
+        return ""
+    words = ngettext(" (%(n)s time)", " (%(n)s times)", count)
+    return words % {"n": sentences.whole(count)}

@@ -1,0 +1,164 @@
+"""The filtered activity as a file, generated while it is sent: CSV for people, JSON Lines."""
+
+import csv
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from io import StringIO
+from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+from django.http import HttpRequest, StreamingHttpResponse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.untrusted_text import legible
+from approvals.views.act_sentences import ACTS, opened_details
+from approvals.views.activity_search import ActivitySearch, read_search
+from approvals.views.event_sentences import describe_events
+from approvals.views.page_requests import human_of, require_sign_in
+from audit.log.event_encoding import event_with_openings
+from audit.models import Event, Leaf
+from registry.models import Agent, ServiceProvider
+
+# Events in one file. A longer list takes several files, by dates.
+MOST: Final = 10_000
+_PAGE: Final = 500
+# A spreadsheet takes a cell that begins with one of these for a formula.
+_FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")
+# So that spreadsheets read the file as UTF-8.
+_BYTE_ORDER_MARK: Final = "\ufeff"
+COLUMNS: Final = (
+    "time", "sentence", "by", "agent", "service", "outcome", "reason", "type", "resource",
+    "amount", "currency", "log_number", "event_id", "agent_id", "service_provider_id", "grant_id",
+    "token_jti",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One event with what the pages say about it."""
+
+    event: Event
+    line: dict[str, Any]
+    number: int | None
+    agent: str
+    service: str
+
+
+@require_safe
+@require_sign_in
+def as_csv(request: HttpRequest) -> StreamingHttpResponse:
+    search = _read(request)
+    return _file(_csv(search), "text/csv; charset=utf-8", "csv")
+
+
+@require_safe
+@require_sign_in
+def as_json_lines(request: HttpRequest) -> StreamingHttpResponse:
+    search = _read(request)
+    return _file(_json_lines(search), "application/x-ndjson", "jsonl")
+
+
+def _read(request: HttpRequest) -> ActivitySearch:
+    search = read_search(request.GET, human_of(request))
+    for name, error in search.errors.items():
+        raise InvalidRequestError(f"`{name}`: {error}")
+    return search
+
+
+def _file(lines: Iterator[str], media_type: str, ending: str) -> StreamingHttpResponse:
+    name = f"attachment; filename=agentauth-activity-{timezone.now():%Y-%m-%d}.{ending}"
+    headers = {"Content-Disposition": name, "Cache-Control": "no-store"}
+    return StreamingHttpResponse(lines, content_type=media_type, headers=headers)
+
+
+def _rows(search: ActivitySearch) -> Iterator[Row | None]:
+    """The newest MOST matching events; then None if there may be more."""
+    after, sent = None, 0
+    while sent < MOST:
+        page = search.page(after, min(_PAGE, MOST - sent))
+        yield from _described(page.events)
+        sent, after = sent + len(page.events), page.next
+        if after is None:
+            return
+    yield None
+
+
+def _described(events: list[Event]) -> Iterator[Row]:
+    leaves = Leaf.objects.filter(event_id__in=[event.pk for event in events])
+    numbers = dict(leaves.values_list("event_id", "leaf_index"))
+    agents: dict[Any, str] = dict(
+        Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
+    )
+    services: dict[Any, str] = dict(
+        ServiceProvider.objects.filter(
+            pk__in={each.service_provider_id for each in events}
+        ).values_list("pk", "name")
+    )
+    for line in describe_events(events):
+        event = line["event"]
+        agent, service = agents.get(event.agent_id, ""), services.get(event.service_provider_id, "")
+        yield Row(event, line, numbers.get(event.pk), agent, service)
+
+
+def _csv(search: ActivitySearch) -> Iterator[str]:
+    zone = ZoneInfo(search.human.time_zone)
+    yield _BYTE_ORDER_MARK + _csv_line(COLUMNS)
+    for row in _rows(search):
+        if row is None:
+            said = _("The list ends here: a file holds at most %(n)s events. Choose earlier dates.")
+            yield _csv_line([said % {"n": MOST}])
+        else:
+            yield _csv_line(_cells(row, zone))
+
+
+def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
+    event = row.event
+    action = event.data.get("action") if isinstance(event.data, dict) else None
+    action = action if isinstance(action, dict) else {}
+    amount = action.get("amount", {})
+    details = opened_details(event) if event.kind in ACTS else {}
+    return [
+        event.at.astimezone(zone).isoformat(),
+        row.line["text"],
+        row.line["who"],
+        legible(row.agent),
+        legible(row.service),
+        event.outcome,
+        event.reason,
+        action.get("type"),
+        details.get("resource"),
+        amount.get("value"),
+        amount.get("currency"),
+        row.number,
+        event.pk,
+        event.agent_id,
+        event.service_provider_id,
+        event.grant_id,
+        event.token_jti,
+    ]
+
+
+def _csv_line(cells: Any) -> str:
+    text = StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerow([neutral(each) for each in cells])
+    return text.getvalue()
+
+
+def neutral(cell: object) -> str:
+    """A cell's text that no spreadsheet takes for a formula: an apostrophe stands before one."""
+    text = "" if cell is None else str(cell)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def _json_lines(search: ActivitySearch) -> Iterator[str]:
+    last: datetime | None = None
+    for row in _rows(search):
+        if row is None:
+            yield json.dumps({"truncated": True, "last_at": last and last.isoformat()}) + "\n"
+        else:
+            last = row.event.at
+            told = {"sentence": row.line["text"], "agent": row.agent, "service": row.service}
+            yield json.dumps(told | {"event": event_with_openings(row.event, row.number)}) + "\n"

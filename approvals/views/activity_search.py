@@ -1,0 +1,196 @@
+"""Find events of a person by agent, service, outcome, kind of act and dates, newest first.
+
+The index of the person's (or the agent's) events leads. No index holds the other columns, so a page
+examines a bounded number of events and says how far back it came.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from approvals.views.act_sentences import ACTS
+from approvals.views.paging import id_or_none_of_ours
+from audit.models import Event
+from audit.new_ids import first_id_at
+from registry.models import Agent, Human, ServiceProvider
+
+# A page examines at most this many events: about 15 ms on PostgreSQL.
+EXAMINED: Final = 5_000
+# An id is made within milliseconds of its event's time; hosts' clocks differ by less than this.
+_SLACK: Final = timedelta(hours=1)
+NAMES: Final = ("agent", "service", "outcome", "kind", "from", "to")
+OUTCOMES: Final = {
+    "success": gettext_lazy("Allowed or done"),
+    "denied": gettext_lazy("Refused"),
+    "failed": gettext_lazy("Failed"),
+}
+KINDS: Final = {
+    "transact": gettext_lazy("Payments"),
+    "read": gettext_lazy("Reading"),
+    "write": gettext_lazy("Creating and changing"),
+    "delete": gettext_lazy("Deleting"),
+    "custom": gettext_lazy("Functions of services"),
+    "permission": gettext_lazy("Permissions and confirmations"),
+    "agent": gettext_lazy("Agents and access tokens"),
+    "account": gettext_lazy("Account and passkeys"),
+}
+# The beginnings of the kinds of events behind the choices that are not acts.
+_BEGINNINGS: Final = {
+    "permission": ("registry.grant.", "verifier.confirmation.", "approvals.second_step."),
+    "agent": ("registry.agent.", "registry.token.", "registry.enrolment_code."),
+    "account": (
+        "registry.human.",
+        "approvals.human.",
+        "approvals.passkey.",
+        "approvals.recovery.",
+        "approvals.setup_code.",
+        "verifier.presence.",
+    ),
+}
+# Names in one select.
+_LISTED: Final = 1_000
+NO_ONE: Final = uuid.UUID(int=0)
+
+
+class Page(NamedTuple):
+    """Events, newest first, and the cursor of the next page (None at the end).
+
+    `reached` is set if a bounded search ended before the page was full: the time it reached.
+    """
+
+    events: list[Event]
+    next: uuid.UUID | None
+    reached: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivitySearch:
+    """What a person filters by; empty texts filter nothing. `errors` is by the name of a field."""
+
+    given: Mapping[str, str]
+    human: Human
+    start: datetime | None
+    end: datetime | None
+    errors: Mapping[str, str]
+
+    @property
+    def query(self) -> str:
+        """The filters as a query string."""
+        return urlencode({name: text for name, text in self.given.items() if text})
+
+    @property
+    def is_filtered(self) -> bool:
+        return any(self.given.values())
+
+    def page(self, after: uuid.UUID | None, size: int) -> Page:
+        """At most `size` matching events before the id `after`, in at most two queries."""
+        led, rest = self._led(), self._rest()
+        if after is not None:
+            led = led.filter(pk__lt=after)
+        floor = None
+        if rest:
+            ids = led.order_by("-pk").values_list("pk", flat=True)
+            floor = ids[EXAMINED - 1 : EXAMINED].first()
+            led = led.filter(rest) if floor is None else led.filter(rest, pk__gte=floor)
+        found = list(led.order_by("-pk")[: size + 1])
+        if len(found) > size:
+            return Page(found[:size], found[size - 1].pk, None)
+        reached = (
+            None if floor is None else Event.objects.values_list("at", flat=True).get(pk=floor)
+        )
+        return Page(found, floor, reached)
+
+    def _led(self) -> QuerySet[Event]:
+        """By the columns of an index."""
+        rows = Event.objects.filter(human_id=self.human.pk)
+        if agent := self.given["agent"]:
+            # Another person's agent may have many events, none of which would match.
+            own = Agent.objects.filter(pk=id_or_none_of_ours(agent), human=self.human)
+            rows = rows.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
+        if self.start is not None:
+            rows = rows.filter(pk__gte=first_id_at(self.start - _SLACK))
+        if self.end is not None:
+            rows = rows.filter(pk__lt=first_id_at(self.end + _SLACK))
+        return rows
+
+    def _rest(self) -> Q:
+        """By the columns that no index has beside the person."""
+        wanted = Q()
+        if service := self.given["service"]:
+            wanted &= Q(service_provider_id=id_or_none_of_ours(service))
+        if outcome := self.given["outcome"]:
+            wanted &= Q(outcome=outcome)
+        if self.start is not None:
+            wanted &= Q(at__gte=self.start)
+        if self.end is not None:
+            wanted &= Q(at__lt=self.end)
+        if kind := self.given["kind"]:
+            wanted &= _of_kind(kind)
+        return wanted
+
+
+def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
+    """The filters of a query string; dates are days in the person's time zone."""
+    texts = {name: given.get(name, "")[:64] for name in NAMES}
+    errors: dict[str, str] = {}
+    days = {}
+    for name in ("from", "to"):
+        try:
+            days[name] = date.fromisoformat(texts[name]) if texts[name] else None
+        except ValueError:
+            days[name] = None
+            errors[name] = _("Write a date as in 2026-11-30.")
+    for name, known in (("outcome", OUTCOMES), ("kind", KINDS)):
+        if texts[name] and texts[name] not in known:
+            errors[name] = _("Choose one from the list.")
+    first, last = days["from"], days["to"]
+    if first and last and first > last:
+        errors["to"] = _("This day is before the first one.")
+    start: datetime | None = None
+    end: datetime | None = None
+    if not errors:
+        try:
+            if first is not None:
+                start = start_of_day(first, human.time_zone).astimezone(UTC)
+            if last is not None:
+                end = start_of_day(last + timedelta(days=1), human.time_zone).astimezone(UTC)
+        except (OverflowError, ValueError):
+            errors["from"] = errors["to"] = _("Choose days closer to today.")
+    return ActivitySearch(texts, human, start, end, errors)
+
+
+def start_of_day(day: date, zone: str) -> datetime:
+    """The first moment of a day in a zone, also where clocks change at midnight."""
+    return datetime.combine(day, time.min, ZoneInfo(zone))
+
+
+def _of_kind(kind: str) -> Q:
+    if beginnings := _BEGINNINGS.get(kind):
+        wanted = Q()
+        for beginning in beginnings:
+            wanted |= Q(kind__startswith=beginning)
+        return wanted
+    return Q(kind__in=ACTS, data__action__type=kind)
+
+
+def choices(human: Human) -> dict[str, Sequence[tuple[str, Any]]]:
+    """What the selects of the form offer, in two queries."""
+    agents = Agent.objects.filter(human=human).order_by("name", "pk")
+    services = ServiceProvider.objects.filter(grants__agent__human=human).distinct()
+    return {
+        "agents": [(str(pk), name) for pk, name in agents.values_list("pk", "name")[:_LISTED]],
+        "services": [
+            (str(pk), name)
+            for pk, name in services.order_by("name", "pk").values_list("pk", "name")[:_LISTED]
+        ],
+        "outcomes": list(OUTCOMES.items()),
+        "kinds": list(KINDS.items()),
+    }

@@ -1,0 +1,174 @@
+"""What a person's agents spent against their budgets, and what they did on each day."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from django.db.models import BigIntegerField, Count, F, Q, Sum, TextField, Value
+from django.db.models.fields.json import KT
+from django.db.models.functions import Cast, Replace, TruncDate
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from agentauth.protocol.money import MINOR_DIGITS, Money
+from agentauth.protocol.untrusted_text import quoted
+from approvals import sentences
+from approvals.views.activity_search import start_of_day
+from approvals.views.day_chart import Series, draw_days
+from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.usage_descriptions import load_usage
+from audit import kinds
+from audit.models import Event
+from audit.new_ids import first_id_at, made_at
+from registry.models import Agent, Grant, Human
+
+DAYS: Final = 14
+# The newest events of these days that are counted, so that no page counts a million of them.
+COUNTED: Final = 10_000
+# Agents with a colour of their own; the others share one.
+_DRAWN: Final = 4
+_BUDGETS: Final = 50
+_SLACK: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDay:
+    """What one agent did on one day; `spent` is in minor units by currency."""
+
+    day: date
+    agent_id: Any
+    allowed: int
+    refused: int
+    spent: Mapping[str, int]
+
+
+@require_safe
+@require_sign_in
+def page(request: HttpRequest) -> HttpResponse:
+    human, now = human_of(request), timezone.now()
+    zone = ZoneInfo(human.time_zone)
+    today = now.astimezone(zone).date()
+    days = [today - timedelta(days=ago) for ago in range(DAYS - 1, -1, -1)]
+    rows, counted_from = count_days(human, days[0])
+    found = Agent.objects.filter(pk__in={row.agent_id for row in rows}).values_list("pk", "name")
+    names = {pk: quoted(name) for pk, name in found}
+    series = _series(rows, names, days)
+    context = {
+        "chart": draw_days(days, series) if rows else None,
+        "series": series,
+        "rows": [_told(row, names) for row in sorted(rows, key=_newest_first)],
+        "counted_from": counted_from,
+        "counted": COUNTED,
+        "days": DAYS,
+        "budgets": _budgets(human, now),
+        "shown_budgets": _BUDGETS,
+    }
+    return render(request, "spending.html", context)
+
+
+def count_days(human: Human, first: date) -> tuple[list[AgentDay], datetime | None]:
+    """The acts since the first day, by day of the person's zone and agent, in two queries.
+
+    Also from when on, if more than COUNTED events happened since.
+    """
+    start = start_of_day(first, human.time_zone)
+    led = Event.objects.filter(human_id=human.pk, pk__gte=first_id_at(start - _SLACK))
+    # The id alone, which is in the index, tells the time too.
+    oldest = led.order_by("-pk").values_list("pk", flat=True)[COUNTED - 1 : COUNTED].first()
+    if oldest is not None:
+        led = led.filter(pk__gte=oldest)
+    # An amount has all digits of its currency: without the dot it is in minor units.
+    minor = Replace(KT("data__action__amount__value"), Value("."), Value(""))
+    found = (
+        led.filter(at__gte=start, kind__in=(kinds.DECISION_ALLOWED, kinds.DECISION_DENIED))
+        .annotate(
+            day=TruncDate("at", tzinfo=ZoneInfo(human.time_zone)),
+            currency=Cast(KT("data__action__amount__currency"), TextField()),
+        )
+        .values("day", "agent_id", "currency")
+        .annotate(
+            allowed=Count("pk", filter=Q(kind=kinds.DECISION_ALLOWED)),
+            refused=Count("pk", filter=Q(kind=kinds.DECISION_DENIED)),
+            minor=Sum(Cast(minor, BigIntegerField()), filter=Q(kind=kinds.DECISION_ALLOWED)),
+        )
+        .order_by(F("day"))
+    )
+    since = None if oldest is None else datetime.fromtimestamp(made_at(oldest), UTC)
+    return _merged(found), since
+
+
+def _merged(found: Iterable[Mapping[str, Any]]) -> list[AgentDay]:
+    """One row per day and agent, of one per currency."""
+    parts: dict[tuple[date, Any], list[Mapping[str, Any]]] = {}
+    for row in found:
+        parts.setdefault((row["day"], row["agent_id"]), []).append(row)
+    return [
+        AgentDay(
+            day,
+            agent_id,
+            sum(row["allowed"] for row in rows),
+            sum(row["refused"] for row in rows),
+            {row["currency"]: row["minor"] for row in rows if row["currency"] and row["minor"]},
+        )
+        for (day, agent_id), rows in parts.items()
+    ]
+
+
+def _series(
+    rows: Sequence[AgentDay], names: Mapping[Any, str], days: Sequence[date]
+) -> list[Series]:
+    """The busiest agents, the others together, and what was refused of all."""
+    totals: dict[Any, int] = {}
+    for row in rows:
+        totals[row.agent_id] = totals.get(row.agent_id, 0) + row.allowed
+    busiest = sorted((pk for pk in totals if totals[pk]), key=lambda pk: (-totals[pk], str(pk)))
+    drawn, rest = busiest[:_DRAWN], set(busiest[_DRAWN:])
+
+    def by_day(wanted: set[Any]) -> list[int]:
+        return [
+            sum(row.allowed for row in rows if row.day == day and row.agent_id in wanted)
+            for day in days
+        ]
+
+    series = [
+        Series(names.get(pk) or _("an agent"), str(number), by_day({pk}))
+        for number, pk in enumerate(drawn, 1)
+    ]
+    if rest:
+        series.append(Series(_("other agents"), "other", by_day(rest)))
+    refused = [sum(row.refused for row in rows if row.day == day) for day in days]
+    if any(refused):
+        series.append(Series(_("refused"), "refused", refused))
+    return series
+
+
+def _told(row: AgentDay, names: Mapping[Any, str]) -> dict[str, Any]:
+    return {
+        "day": row.day,
+        "agent": names.get(row.agent_id) or _("an agent"),
+        "agent_id": row.agent_id if row.agent_id in names else None,
+        "allowed": row.allowed,
+        "refused": row.refused,
+        "spent": ", ".join(
+            sentences.money(Money(minor, currency))
+            for currency, minor in sorted(row.spent.items())
+            if currency in MINOR_DIGITS
+        ),
+    }
+
+
+def _newest_first(row: AgentDay) -> tuple[int, int, str]:
+    return (-row.day.toordinal(), -row.allowed, str(row.agent_id))
+
+
+def _budgets(human: Human, now: datetime) -> list[dict[str, Any]]:
+    """The grants in force that have budgets, with what is used of each."""
+    live = Grant.objects.live(now).filter(agent__human=human, envelope__budgets__0__isnull=False)
+    grants = list(live.select_related("agent", "service_provider").order_by("-pk")[:_BUDGETS])
+    used = load_usage(*{grant.agent for grant in grants})
+    return [{"grant": grant, "use": used.bars(grant, now)} for grant in grants]
