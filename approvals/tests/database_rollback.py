@@ -31,8 +31,8 @@ def set_back() -> Iterator[None]:
 
 def close() -> int:
     """Close the history, with no leases to wait for."""
-    # PostgreSQL counts the connections, and an earlier test's thread may leave its own to the garbage
-    # collector: Django's reference cycle holds it. A collection takes 0.3 s.
+    # PostgreSQL counts the connections. An earlier test's thread may leave its own to the garbage
+    # collector, because Django's reference cycle holds it. A collection takes 0.3 s.
     if connection.vendor == "postgresql":
         gc.collect()
     return close_history(
