@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
+from tests.snapshots import SNAPSHOTS
 
 ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
@@ -53,6 +54,12 @@ class Person:
 
     client: Client = field(default_factory=browser)
     device: Authenticator = field(default_factory=lambda: Authenticator(origin=ORIGIN))
+
+    def copy(self) -> "Person":
+        """The same user with the same passkey, at a browser of their own."""
+        person = Person(device=copy(self.device))
+        person.client.cookies = deepcopy(self.client.cookies)
+        return person
 
     @property
     def human(self) -> Human:
@@ -207,6 +214,18 @@ def signed_in(*people: Person) -> Iterator[None]:
 
 def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:
     """A new user who accepted an invitation and is signed in."""
+    return SNAPSHOTS.build(
+        lambda: _invited(email, name, now=now, is_staff=is_staff),
+        "invited",
+        email,
+        name,
+        is_staff,
+        now=now,
+        copy=Person.copy,
+    )
+
+
+def _invited(email: str, name: str, *, now: datetime, is_staff: bool) -> Person:
     person = Person()
     link = create_setup_link(email=email, is_staff=is_staff, actor=TESTER, now=now)
     done = person.set_up(link.url, name=name, email=email)

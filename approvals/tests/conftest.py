@@ -5,17 +5,14 @@ from datetime import datetime
 import pytest
 
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, invited
-from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
-from registry.services.service_providers import create_service_provider
-from registry.tests.cast import TESTER, AgentClient, pending
+from registry.tests.cast import AgentClient, ensure_keys, pending, registered
 from registry.tests.cast import enrolled as enrol
 
 
 @pytest.fixture
 def keys(db: None, now: datetime) -> None:
-    for purpose in ("token", "receipt"):
-        ensure_key(purpose=purpose, actor=TESTER, now=now)
+    ensure_keys("token", "receipt", now=now)
 
 
 @pytest.fixture
@@ -35,14 +32,12 @@ def admin(keys: None, now: datetime) -> Person:
 
 @pytest.fixture
 def service_provider(db: None, now: datetime) -> ServiceProvider:
-    provider, _secret = create_service_provider(
-        name="Acme Payments",
-        audience="http://127.0.0.1:8001",
-        allowed=("read:calendar", "write:files", "transact:payments", "delete:files"),
-        actor=TESTER,
+    return registered(
+        "Acme Payments",
+        "http://127.0.0.1:8001",
+        ("read:calendar", "write:files", "transact:payments", "delete:files"),
         now=now,
-    )
-    return provider
+    )[0]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from approvals.services.continue_after_restore import continue_after_restore
@@ -31,9 +31,10 @@ def set_back() -> Iterator[None]:
 
 def close() -> int:
     """Close the history, with no leases to wait for."""
-    # An earlier test's thread may leave its connection to the garbage collector: Django's reference
-    # cycle holds it.
-    gc.collect()
+    # PostgreSQL counts the connections. An earlier test's thread may leave its own to the garbage
+    # collector, because Django's reference cycle holds it. A collection takes 0.3 s.
+    if connection.vendor == "postgresql":
+        gc.collect()
     return close_history(
         operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None
     )
