@@ -141,6 +141,8 @@ HUMAN_RECOVERED = "approvals.human.recovered"
 CHANNEL_ADDED = "approvals.channel.added"
 CHANNEL_CHANGED = "approvals.channel.changed"
 CHANNEL_REMOVED = "approvals.channel.removed"
+# An administrator had a message sent again that had failed too often.
+NOTIFICATION_RETRIED = "approvals.notification.retried"
 PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"

@@ -9,9 +9,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
+from django.db import transaction
+
+from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications import mail, webhooks
 from approvals.notifications.outbox import add_waiting, still_waiting
+from audit import kinds
+from audit.services import Actor, record
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +60,26 @@ def send_notifications(*, now: datetime) -> int:
     return errors.count("")
 
 
-def retry(*, notification: Notification, now: datetime) -> bool:
-    """Send a dead message again, with all its attempts, if it is still worth it."""
-    return bool(
-        Notification.objects.filter(
+def retry(*, notification: Notification, actor: Actor, now: datetime) -> None:
+    """Send a dead message again, with all its attempts.
+
+    Raises InvalidStateError if it is not dead, or no longer worth sending.
+    """
+    with transaction.atomic():
+        dead = Notification.objects.filter(
             pk=notification.pk, state=Notification.State.DEAD, expires_at__gt=now
-        ).update(state=Notification.State.PENDING, attempts=0, due_at=now, ended_at=None)
-    )
+        )
+        if not dead.update(
+            state=Notification.State.PENDING, attempts=0, error="", due_at=now, ended_at=None
+        ):
+            raise InvalidStateError("It is not dead, or what it says is over: it stays as it is.")
+        record(
+            kind=kinds.NOTIFICATION_RETRIED,
+            actor=actor,
+            at=now,
+            human_id=notification.channel.human_id,
+            data={"notification_id": str(notification.pk)},
+        )
 
 
 def _claim_due(now: datetime) -> list[_Claimed]:

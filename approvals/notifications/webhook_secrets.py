@@ -57,7 +57,7 @@ def decrypt(channel: NotificationChannel) -> bytes:
 
 
 def encrypt_again(*, limit: int) -> int:
-    """Encrypt keys under the newest SECRET_KEY, so that an old one can be dropped. Returns how many.
+    """Encrypt keys under the newest SECRET_KEY, so that old ones can be dropped. Returns how many.
 
     Unreadable ones stay: their messages fail and say why.
     """
