@@ -176,7 +176,8 @@ NETWORK = {
 }  # fmt: skip
 # Where the server may: the key service, Redis, the log's store and witnesses at addresses their
 # operator set, and our own processes. Messages to people go to the operator's mail server, and to
-# webhooks, whose addresses people type (approvals/notifications/webhook_addresses.py). A Redis cluster itself names its nodes. Database and Celery's
+# webhooks, whose addresses people type (approvals/notifications/webhook_addresses.py). A Redis
+# cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
     ("audit/checkpoints/bounded_http_post.py", "asyncio"),

@@ -13,7 +13,7 @@ from approvals.models import Notification, NotificationChannel
 from approvals.notifications import delivery
 from approvals.notifications.channels import Choices
 from approvals.notifications.delivery import MAX_ATTEMPTS, retry, send_notifications
-from approvals.notifications.outbox import REMIND_BEFORE, add_waiting, quiet_end
+from approvals.notifications.outbox import REMIND_BEFORE, add_waiting, quiet_end, still_waiting
 from approvals.services.cleanup import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.tests.authenticator import Authenticator
@@ -309,8 +309,6 @@ def test_a_claim_of_a_process_that_died_runs_out(
 def test_of_two_processes_one_sends_a_message(
     request_: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    still_waiting = delivery.still_waiting
-
     def also_elsewhere(*rows: object, **more: object) -> object:
         monkeypatch.setattr(delivery, "still_waiting", still_waiting)
         assert send_notifications(now=now) == 1
